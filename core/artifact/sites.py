@@ -1,0 +1,142 @@
+"""Which tensors an adapter holds: names and shapes for each method, counted without building a model.
+
+Names follow the original DiT. A factor is named after the module that it multiplies: `blocks.0.attn.qkv.factor`
+scales the output of `blocks.0.attn.qkv`, `blocks.0.attn.factor` the whole attention branch.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+from core.artifact.base import BaseConfig
+
+Shapes = dict[str, tuple[int, ...]]
+Method = Literal["difffit", "bitfit", "full"]
+METHODS: tuple[Method, ...] = ("difffit", "bitfit")
+"""The methods whose adapters fold into per-sample vectors, so that the engine can serve them."""
+
+CLASS_TABLE = "y_embedder.embedding_table.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sites:
+    """Where DiffFit (arXiv 2304.06648, section 3.2) puts its scale factors, beside all biases and the class table.
+
+    `first_block` and `last_block` count from 1, as the paper does; `last_block` None is the first half of the depth
+    ("1-14 of 28").
+    """
+
+    branches: bool = True
+    """The factors of the attention and the MLP branch (d each)."""
+    qkv: bool = True
+    """Of the stacked query, key and value (3d)."""
+    projection: bool = True
+    """Of the attention's output projection (d)."""
+    patch: bool = False
+    """Of the patch embedding (d)."""
+    time: bool = False
+    """Of the timestep embedding (d)."""
+    final: bool = True
+    """Of the final linear layer (32 for DiT-XL/2)."""
+    affine_norm: bool = True
+    """Affine layer norms: weight and bias for each norm of all blocks and the final one."""
+    first_block: int = 1
+    last_block: int | None = None
+
+    def factor_blocks(self, depth: int) -> range:
+        """The blocks that carry factors, counted from 0. Raises ValueError when they are not within the depth."""
+        last = math.ceil(depth / 2) if self.last_block is None else self.last_block
+        if not 1 <= self.first_block <= last <= depth:
+            raise ValueError(f"blocks {self.first_block} to {last} are not within the depth of {depth}")
+        return range(self.first_block - 1, last)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(**values)
+
+
+PRESETS: dict[str, Sites] = {
+    "paper": Sites(),
+    "literal": Sites(affine_norm=False),
+}
+"""`paper` is the placement that gives the 0.83 M of the paper's Table 1; `literal` is its Algorithms 1 to 3 on the
+released DiT, whose norms have no affine parameters."""
+
+
+def trainable_shapes(config: BaseConfig, method: Method, sites: Sites, num_classes: int) -> Shapes:
+    """Name and shape of every trainable tensor, in the order of the forward.
+
+    `num_classes` counts the domain's classes; the table has one row more, for the null class.
+    """
+    table = {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
+    if method == "full":
+        return base_shapes(config) | table
+    biases = {name: shape for name, shape in base_shapes(config).items() if name.endswith(".bias")}
+    if method == "bitfit":
+        return biases | table
+    return biases | dict(_factors(config, sites)) | dict(_affine_norms(config, sites)) | table
+
+
+def base_shapes(config: BaseConfig) -> Shapes:
+    """Name and shape of every tensor of a base. Positions are computed, never stored."""
+    d = config.hidden_size
+    shapes: Shapes = {
+        "x_embedder.proj.weight": (d, config.in_channels, config.patch_size, config.patch_size),
+        "x_embedder.proj.bias": (d,),
+        **_linear("t_embedder.mlp.0", TIMESTEP_FEATURES, d),
+        **_linear("t_embedder.mlp.2", d, d),
+        CLASS_TABLE: (config.num_classes + 1, d),
+    }
+    for i in range(config.depth):
+        shapes |= _linear(f"blocks.{i}.adaLN_modulation.1", d, 6 * d)
+        shapes |= _linear(f"blocks.{i}.attn.qkv", d, 3 * d)
+        shapes |= _linear(f"blocks.{i}.attn.proj", d, d)
+        shapes |= _linear(f"blocks.{i}.mlp.fc1", d, config.mlp_size)
+        shapes |= _linear(f"blocks.{i}.mlp.fc2", config.mlp_size, d)
+    shapes |= _linear("final_layer.adaLN_modulation.1", d, 2 * d)
+    shapes |= _linear("final_layer.linear", d, config.output_values)
+    return shapes
+
+
+TIMESTEP_FEATURES = 256
+"""Width of the sinusoidal timestep features."""
+
+
+def count(shapes: Shapes) -> int:
+    """Numbers in all tensors together."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _linear(name: str, inputs: int, outputs: int) -> Shapes:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _factors(config: BaseConfig, sites: Sites) -> Iterator[tuple[str, tuple[int, ...]]]:
+    d = config.hidden_size
+    if sites.patch:
+        yield "x_embedder.proj.factor", (d,)
+    if sites.time:
+        yield "t_embedder.mlp.2.factor", (d,)
+    for i in sites.factor_blocks(config.depth):
+        if sites.qkv:
+            yield f"blocks.{i}.attn.qkv.factor", (3 * d,)
+        if sites.projection:
+            yield f"blocks.{i}.attn.proj.factor", (d,)
+        if sites.branches:
+            yield f"blocks.{i}.attn.factor", (d,)
+            yield f"blocks.{i}.mlp.factor", (d,)
+    if sites.final:
+        yield "final_layer.linear.factor", (config.output_values,)
+
+
+def _affine_norms(config: BaseConfig, sites: Sites) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if not sites.affine_norm:
+        return
+    norms = [f"blocks.{i}.{norm}" for i in range(config.depth) for norm in ("norm1", "norm2")]
+    for name in [*norms, "final_layer.norm_final"]:
+        yield f"{name}.weight", (config.hidden_size,)
+        yield f"{name}.bias", (config.hidden_size,)

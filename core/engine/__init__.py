@@ -1,0 +1,1 @@
+"""The serving engine: requests, the scheduler, the runner and the loop that joins them."""

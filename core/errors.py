@@ -1,0 +1,247 @@
+"""Everything that can go wrong by name. Each error has a stable `code`, an HTTP status, and a sentence that says what
+to do. The API renders them as problem details; a job stores the code and the sentence.
+"""
+
+from typing import Any, ClassVar
+
+
+class CoreError(Exception):
+    """The root. Subclasses take typed arguments and build `detail` from them."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self, detail: str, *, errors: list[dict[str, Any]] | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors or []
+        self.headers = headers or {}
+
+
+# Who asks, and for what
+
+
+class Unauthenticated(CoreError):
+    code, status, title = "unauthenticated", 401, "Authentication required"
+
+    def __init__(self, reason: str = "Send a valid API key as 'Authorization: Bearer <key>'.") -> None:
+        super().__init__(reason, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(CoreError):
+    code, status, title = "forbidden", 403, "Not allowed"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This key lacks the scope '{scope}'. Use a key that has it.")
+
+
+class NotFound(CoreError):
+    code, status, title = "not_found", 404, "Not found"
+
+    def __init__(self, kind: str, id: str) -> None:
+        super().__init__(f"There is no {kind} '{id}'.")
+
+
+class InvalidRequest(CoreError):
+    code, status, title = "invalid_request", 422, "Invalid request"
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}", errors=[{"field": field, "detail": reason}])
+
+
+class NameTaken(CoreError):
+    code, status, title = "name_taken", 409, "Name already in use"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"There is already a {kind} named '{name}'. Choose another name.")
+
+
+class PayloadTooLarge(CoreError):
+    code, status, title = "payload_too_large", 413, "Upload too large"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The upload is larger than the limit of {limit_bytes:,} bytes.")
+
+
+class IdempotencyMismatch(CoreError):
+    code, status, title = "idempotency_mismatch", 422, "Idempotency key used for another request"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key came with a different request before. Send a new key.")
+
+
+class IdempotencyConflict(CoreError):
+    code, status, title = "idempotency_conflict", 409, "Request with this key still running"
+
+    def __init__(self) -> None:
+        super().__init__("A request with this Idempotency-Key is still running. Try again in a moment.")
+
+
+# Data sets
+
+
+class ArchiveInvalid(CoreError):
+    """A zip that cannot be a data set, whatever its images hold. `code` tells which way."""
+
+    status, title = 422, "The archive cannot be used"
+    code = "archive_invalid"
+
+    def __init__(self, code: str, detail: str, *, status: int = 422) -> None:
+        super().__init__(detail)
+        self.code = code  # type: ignore[misc]  # one class for the ways in which a zip can be wrong
+        self.status = status  # type: ignore[misc]
+
+
+class DatasetNotReady(CoreError):
+    code, status, title = "dataset_not_ready", 409, "Data set not ready"
+
+    def __init__(self, id: str, status: str) -> None:
+        super().__init__(f"Data set '{id}' is {status}. Wait until it is ready, or upload another.")
+
+
+# Adapters and bases
+
+
+class ArtifactInvalid(CoreError):
+    code, status, title = "artifact_invalid", 422, "The adapter file cannot be used"
+
+
+class BaseMismatch(CoreError):
+    code, status, title = "base_mismatch", 409, "Adapter made for another base"
+
+    def __init__(self, adapter_base: str, base: str) -> None:
+        super().__init__(
+            f"This adapter was made for the base {adapter_base[:12]}, the service holds {base[:12]}. "
+            "Start a fine-tune on the domain's kept data set to retrain it."
+        )
+
+
+class NoActiveAdapter(CoreError):
+    code, status, title = "no_active_adapter", 409, "Domain has no adapter yet"
+
+    def __init__(self, domain_id: str) -> None:
+        super().__init__(f"Domain '{domain_id}' has no active adapter. Fine-tune it first, or promote a version.")
+
+
+class AdapterQuarantined(CoreError):
+    code, status, title = "adapter_quarantined", 409, "Adapter quarantined"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"Adapter '{id}' failed its checks and is not served. Promote another version or retrain.")
+
+
+class UnknownClass(CoreError):
+    code, status, title = "unknown_class", 422, "Unknown class"
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        some = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+        super().__init__(f"The adapter has no class '{name}'. It knows: {some}.")
+
+
+class ChecksumMismatch(CoreError):
+    code, status, title = "checksum_mismatch", 500, "Stored object damaged"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The stored object '{key}' is not what was written. Restore it from a backup.")
+
+
+class BaseNotLoaded(CoreError):
+    code, status, title = "base_not_loaded", 503, "Base not loaded yet"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No worker has loaded the base '{name}' yet. Try again shortly.", headers={"Retry-After": "5"})
+
+
+class BaseMissing(CoreError):
+    code, status, title = "base_missing", 500, "Base not found"
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(f"The base '{reference}' cannot be loaded: {reason} Set DIFFFIT_BASE_MODEL.")
+
+
+class CheckpointInvalid(CoreError):
+    code, status, title = "checkpoint_invalid", 500, "Checkpoint cannot be used"
+
+
+# Jobs
+
+
+class JobFinished(CoreError):
+    code, status, title = "already_finished", 409, "Already finished"
+
+    def __init__(self, kind: str, id: str, status: str) -> None:
+        super().__init__(f"The {kind} '{id}' is {status}, so it cannot be cancelled.")
+
+
+class Cancelled(CoreError):
+    code, status, title = "cancelled", 409, "Cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("It was cancelled.")
+
+
+class DeadlineExceeded(CoreError):
+    code, status, title = "deadline_exceeded", 504, "Deadline passed"
+
+    def __init__(self) -> None:
+        super().__init__("The deadline passed before the images were done. Ask for fewer steps or a later deadline.")
+
+
+class AttemptsExhausted(CoreError):
+    code, status, title = "attempts_exhausted", 500, "Gave up after repeated failures"
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(f"Its worker was lost {attempts} times without progress. Start it again.")
+
+
+class TrainingDiverged(CoreError):
+    code, status, title = "training_diverged", 500, "Training diverged"
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"The loss was not finite at step {step}. Use a lower learning rate or gradient clipping.")
+
+
+# The services below, and the device
+
+
+class QueueFull(CoreError):
+    code, status, title = "queue_full", 429, "Too much work waiting"
+
+    def __init__(self, waiting: int, retry_after: int = 5) -> None:
+        super().__init__(
+            f"{waiting} requests are waiting already. Try again in {retry_after} s.",
+            headers={"Retry-After": str(retry_after)},
+        )
+
+
+class UnknownAdapter(CoreError):
+    """The engine was not given this adapter, or has dropped it: add it and submit again."""
+
+    code, status, title = "unknown_adapter", 500, "Adapter not in the bank"
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"The engine does not hold adapter {digest[:12]}.")
+
+
+class EngineStopped(CoreError):
+    code, status, title = "engine_stopped", 503, "Worker is stopping"
+
+    def __init__(self) -> None:
+        super().__init__("The worker is stopping; the work goes on elsewhere.")
+
+
+class StorageUnavailable(CoreError):
+    code, status, title = "storage_unavailable", 503, "Storage unavailable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The object store does not answer ({reason}). Try again.", headers={"Retry-After": "5"})
+
+
+class DatabaseUnavailable(CoreError):
+    code, status, title = "database_unavailable", 503, "Database unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The database does not answer. Try again.", headers={"Retry-After": "5"})

@@ -1,0 +1,1 @@
+"""The diffusion transformer, its adapters and its checkpoints. Knows nothing of the web, the database or settings."""

@@ -1,0 +1,1 @@
+"""Fine-tuning: latents, where the trainables start, the trainer and its checkpoints."""

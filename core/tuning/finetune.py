@@ -1,0 +1,163 @@
+"""A fine-tune as work in slices: a generator that the engine's loop steps beside serving.
+
+It yields events; whoever runs it stores them. The device is never held longer than one slice.
+"""
+
+import time
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from core.artifact.sites import Method, Sites, trainable_shapes
+from core.diffusion.sampling import sample, seeded_noise
+from core.model.adapter import BASE
+from core.model.checkpoint import LoadedBase
+from core.tuning.checkpoint import pack, unpack
+from core.tuning.latents import Latents, concatenate, encode_images, image_grid, to_image
+from core.tuning.start import start_tensors
+from core.tuning.trainer import Trainer, TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunePlan:
+    """Everything that decides the result, beside the base and the images."""
+
+    method: Method
+    sites: Sites
+    class_names: tuple[str, ...]
+    dataset_digest: str
+    training: TrainingSettings
+    progress_every: int = 5
+    checkpoint_every: int = 50
+    samples_every: int = 100
+
+    def about(self, base_digest: str) -> dict[str, Any]:
+        """What a checkpoint must have been made for, to be continued."""
+        return {
+            "method": self.method,
+            "sites": self.sites.to_json(),
+            "classes": list(self.class_names),
+            "dataset": self.dataset_digest,
+            "training": self.training.to_json(),
+            "base": base_digest,
+        }
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Images that are encoded so far."""
+
+    done: int
+
+
+@dataclass(frozen=True)
+class Started:
+    held_out_loss_base: float
+    trainable_parameters: int
+    step: int
+    """Where it starts: 0, or the step of the checkpoint that it continues."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    step: int
+    loss: float
+    """Mean since the last event."""
+    gradient_norm: float
+    seconds: float
+    """Device time of the steps since the last event."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    step: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Sample:
+    step: int
+    image: Image.Image
+    """One drawing of each class, with the moving average."""
+
+
+Event = Encoding | Started | Progress | Checkpoint | Sample
+
+
+@dataclass(frozen=True)
+class Outcome:
+    tensors: dict[str, Tensor]
+    """The moving average of every trainable."""
+    losses: dict[str, float]
+    """Held-out losses: base (null label), adapter (own label) and adapter_null (null label)."""
+
+
+def finetune(
+    base: LoadedBase, plan: FinetunePlan, images: Iterable[tuple[int, Image.Image]], checkpoint: bytes | None = None
+) -> Generator[Event | None, None, Outcome]:
+    """Trains one adapter. Equal base, plan and images give equal tensors, also across a resume.
+
+    Raises TrainingDiverged when the loss is not finite, CheckpointInvalid when the checkpoint is another run's.
+    """
+    parts: list[Latents] = []
+    for part in encode_images(images, base.autoencoder.encode, base.description.image_size):
+        parts.append(part)
+        yield Encoding(sum(len(part) for part in parts))
+    dit, about = base.dit, plan.about(base.description.digest)
+    shapes = trainable_shapes(dit.config, plan.method, plan.sites, len(plan.class_names))
+    start = start_tensors(dit, shapes, torch.Generator().manual_seed(plan.training.seed))
+    trainer = Trainer(dit, start, concatenate(parts), plan.training)
+    loss_base = trainer.held_out_loss(BASE, dit.config.null_class)
+    if checkpoint is not None:
+        trainer.restore(unpack(checkpoint, about))
+    yield Started(loss_base, trainer.parameters.numel(), trainer.steps_done)
+    yield from _steps(trainer, plan, base, about)
+    losses = {"base": loss_base}
+    for name, label in (("adapter", None), ("adapter_null", trainer.null_class)):
+        losses[name] = trainer.held_out_loss(trainer.adapter(averaged=True), label)
+        yield None
+    return Outcome({name: tensor.cpu() for name, tensor in trainer.tensors().items()}, losses)
+
+
+def _steps(
+    trainer: Trainer, plan: FinetunePlan, base: LoadedBase, about: dict[str, Any]
+) -> Generator[Event | None, None, None]:
+    losses: list[float] = []
+    seconds = 0.0
+    while not trainer.done:
+        started = time.perf_counter()
+        report = trainer.step()
+        seconds += time.perf_counter() - started
+        losses.append(report.loss)
+        step = report.step
+        if step % plan.progress_every == 0 or trainer.done:
+            yield Progress(step, sum(losses) / len(losses), report.gradient_norm, seconds)
+            losses, seconds = [], 0.0
+        else:
+            yield None
+        if step % plan.checkpoint_every == 0 and not trainer.done:
+            yield Checkpoint(step, pack(trainer.state(), about))
+        if step % plan.samples_every == 0 or trainer.done:
+            yield Sample(step, _samples(trainer, base))
+
+
+def _samples(trainer: Trainer, base: LoadedBase, most: int = 8, steps: int = 20) -> Image.Image:
+    config = base.dit.config
+    labels = torch.arange(min(trainer.null_class, most))
+    noise = seeded_noise(range(len(labels)), (config.in_channels, config.input_size, config.input_size))
+    adapter = trainer.adapter(averaged=True)
+    device = trainer.device
+    latents = sample(
+        lambda x, t, y: base.dit(x, t, y, adapter),
+        noise.to(device),
+        labels.to(device),
+        trainer.null_class,
+        steps=steps,
+        guidance_scale=4.0,
+        channels=config.guidance_channels,
+    )
+    return image_grid([to_image(base.autoencoder.decode(latent[None])[0]) for latent in latents], columns=len(labels))
