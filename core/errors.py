@@ -89,10 +89,9 @@ class ArchiveInvalid(CoreError):
     status, title = 422, "The archive cannot be used"
     code = "archive_invalid"
 
-    def __init__(self, code: str, detail: str, *, status: int = 422) -> None:
-        super().__init__(detail)
+    def __init__(self, code: str, detail: str, *, rejected: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(detail, errors=rejected)
         self.code = code  # type: ignore[misc]  # one class for the ways in which a zip can be wrong
-        self.status = status  # type: ignore[misc]
 
 
 class DatasetNotReady(CoreError):

@@ -1,0 +1,1 @@
+"""Adapters: the stored versions of a domain."""

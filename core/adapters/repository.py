@@ -1,0 +1,48 @@
+"""Queries on adapters."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from core.db.models import Adapter, BaseModelRow
+from core.db.paging import Page, PageRequest, fetch_page
+from core.tenancy import Scope, scoped
+
+
+@dataclass(frozen=True)
+class Filters:
+    tenant_id: str | None = None
+    domain_id: str | None = None
+    base_digest: str | None = None
+    status: str | None = None
+
+
+def get(session: Session, scope: Scope, id: str) -> Adapter | None:
+    return session.execute(scoped(select(Adapter), Adapter, scope).where(Adapter.id == id)).scalar_one_or_none()
+
+
+def page_of_domain(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Adapter]:
+    statement = scoped(select(Adapter), Adapter, scope).where(Adapter.domain_id == domain_id)
+    return fetch_page(session, statement, Adapter.id, request)
+
+
+def page_of_all(session: Session, filters: Filters, request: PageRequest) -> Page[Adapter]:
+    return fetch_page(session, _filtered(select(Adapter), filters), Adapter.id, request)
+
+
+def stored_bytes(session: Session, tenant_id: str) -> int:
+    statement = select(func.coalesce(func.sum(Adapter.size_bytes), 0)).where(Adapter.tenant_id == tenant_id)
+    return int(session.execute(statement).scalar_one())
+
+
+def served_base(session: Session, name: str) -> BaseModelRow | None:
+    return session.get(BaseModelRow, name)
+
+
+def _filtered(statement: Select[tuple[Adapter]], filters: Filters) -> Select[tuple[Adapter]]:
+    for column in ("tenant_id", "domain_id", "base_digest", "status"):
+        value = getattr(filters, column)
+        if value is not None:
+            statement = statement.where(getattr(Adapter, column) == value)
+    return statement

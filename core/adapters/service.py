@@ -1,0 +1,136 @@
+"""Stored adapters: published by fine-tunes, uploaded by tenants, promoted to be a domain's active one."""
+
+from sqlalchemy.orm import Session
+
+from core import audit
+from core.adapters import repository
+from core.adapters.repository import Filters
+from core.artifact.base import BaseDescription
+from core.artifact.file import Artifact, check_against, decode
+from core.db.base import new_id
+from core.db.models import Adapter, BaseModelRow, Domain
+from core.db.paging import Page, PageRequest
+from core.db.session import database_now
+from core.domains import service as domains
+from core.errors import AdapterQuarantined, BaseNotLoaded, NotFound
+from core.storage import ObjectStore, StoredObject
+from core.tenancy import Scope
+
+
+def get(session: Session, scope: Scope, id: str) -> Adapter:
+    """Raises NotFound."""
+    adapter = repository.get(session, scope, id)
+    if adapter is None:
+        raise NotFound("adapter", id)
+    return adapter
+
+
+def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Adapter]:
+    domains.get(session, scope, domain_id)
+    return repository.page_of_domain(session, scope, domain_id, request)
+
+
+def admin_listing(session: Session, filters: Filters, request: PageRequest) -> Page[Adapter]:
+    """Every stored adapter of every tenant."""
+    return repository.page_of_all(session, filters, request)
+
+
+def store_upload(
+    store: ObjectStore, scope: Scope, domain_id: str, data: bytes, base: BaseDescription, limit_bytes: int
+) -> tuple[Artifact, StoredObject]:
+    """Checks an uploaded file as our own are checked, and stores it. Raises ArtifactInvalid, BaseMismatch."""
+    artifact = decode(data, limit_bytes)
+    check_against(artifact, base)
+    key = f"{domains.folder(scope.tenant, domain_id)}adapters/{new_id('adp')}.safetensors"
+    return artifact, store.put(key, data)
+
+
+def create_uploaded(
+    session: Session, scope: Scope, domain_id: str, artifact: Artifact, stored: StoredObject
+) -> Adapter:
+    """Raises NotFound."""
+    adapter = publish(session, domains.get(session, scope, domain_id, lock=True), artifact, stored, finetune_id=None)
+    audit.record(session, scope, "adapter.upload", adapter.id)
+    return adapter
+
+
+def publish(
+    session: Session,
+    domain: Domain,
+    artifact: Artifact,
+    stored: StoredObject,
+    *,
+    finetune_id: str | None,
+    promote: bool = False,
+) -> Adapter:
+    """The next version of a locked domain. The first one becomes active by itself."""
+    manifest = artifact.manifest
+    adapter = Adapter(
+        id=new_id("adp"),
+        tenant_id=domain.tenant_id,
+        domain_id=domain.id,
+        finetune_id=finetune_id,
+        version=domain.next_version,
+        status="ready",
+        object_key=stored.key,
+        sha256=stored.sha256,
+        size_bytes=stored.size,
+        parameters=sum(tensor.size for tensor in artifact.tensors.values()),
+        base_digest=manifest.base_digest,
+        method=manifest.method,
+        preset=manifest.preset,
+        manifest=manifest.to_json(),
+    )
+    session.add(adapter)
+    domain.next_version += 1
+    if promote or domain.active_adapter_id is None:
+        domain.active_adapter_id = adapter.id
+    session.flush()
+    return adapter
+
+
+def promote(session: Session, scope: Scope, domain_id: str, adapter_id: str) -> Domain:
+    """Makes a version the domain's active one; promoting an older one is the way back.
+
+    Raises NotFound, AdapterQuarantined.
+    """
+    domain = domains.get(session, scope, domain_id, lock=True)
+    adapter = get(session, scope, adapter_id)
+    if adapter.domain_id != domain.id:
+        raise NotFound("adapter", adapter_id)
+    if adapter.status != "ready":
+        raise AdapterQuarantined(adapter_id)
+    domain.active_adapter_id = adapter.id
+    session.flush()
+    audit.record(session, scope, "adapter.promote", adapter_id, detail={"domain_id": domain_id})
+    return domain
+
+
+def quarantine(session: Session, adapter_id: str) -> None:
+    """Takes an adapter whose stored file is broken out of service."""
+    adapter = session.get(Adapter, adapter_id)
+    if adapter is not None:
+        adapter.status = "quarantined"
+
+
+def used(session: Session, adapter_id: str) -> None:
+    adapter = session.get(Adapter, adapter_id)
+    if adapter is not None:
+        adapter.last_used_at = database_now(session)
+
+
+def register_base(session: Session, reference: str, description: BaseDescription) -> None:
+    """A worker has loaded the base that the setting `reference` names."""
+    row = repository.served_base(session, reference)
+    if row is None:
+        row = BaseModelRow(name=reference)
+        session.add(row)
+    row.digest, row.description = description.digest, description.to_json()
+
+
+def served_base(session: Session, reference: str) -> BaseDescription:
+    """Raises BaseNotLoaded until a worker has loaded it."""
+    row = repository.served_base(session, reference)
+    if row is None:
+        raise BaseNotLoaded(reference)
+    return BaseDescription.from_json(row.description)

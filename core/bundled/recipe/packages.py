@@ -1,0 +1,62 @@
+"""The npm packages that the drawings come from: pinned, fetched once, read without unpacking."""
+
+import hashlib
+import json
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Package:
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def archive(self) -> str:
+        """File name that `npm pack` gives the package."""
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+
+EMOJI_NAMES = Package(
+    "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"
+)
+TRAINING_SETS = {
+    "fluent": Package(
+        "@iconify-json/fluent-emoji-flat",
+        "1.2.6",
+        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+    ),
+    "noto": Package(
+        "@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"
+    ),
+    "twemoji": Package(
+        "@iconify-json/twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"
+    ),
+}
+OPENMOJI = Package(
+    "@iconify-json/openmoji", "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5"
+)
+
+
+def read_json(package: Package, cache: Path, member: str) -> Any:
+    """One JSON file of a package, which is fetched into `cache` where it is not there yet.
+
+    Raises ValueError when the archive's digest is not the pinned one.
+    """
+    archive = cache / package.archive
+    if not archive.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "pack", f"{package.name}@{package.version}", "--silent"]
+        subprocess.run(command, cwd=cache, check=True, stdout=subprocess.DEVNULL)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if digest != package.sha256:
+        raise ValueError(f"{archive} has digest {digest}, not the pinned {package.sha256}")
+    with tarfile.open(archive) as tar:
+        file = tar.extractfile(f"package/{member}")
+        if file is None:
+            raise ValueError(f"{archive} has no file {member}")
+        return json.load(file)

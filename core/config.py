@@ -1,0 +1,89 @@
+"""Settings: environment variables with the prefix DIFFFIT_, or a `.env` file. Nothing else reads the environment."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The defaults run the service on one machine: SQLite, a folder, a broker in a folder, the bundled base."""
+
+    model_config = SettingsConfigDict(env_prefix="DIFFFIT_", env_file=".env", extra="ignore")
+
+    data_dir: Path = Path("difffit-data")
+    """Holds what the embedded default needs: database, objects, broker, the signing secret."""
+    database_url: str = ""
+    broker_url: str = ""
+    storage_url: str = ""
+    s3_endpoint_url: str | None = None
+    s3_region: str = "us-east-1"
+
+    base_model: str = "mini"
+    """`mini`, a local folder, an original `.pt` file, or a hub id such as `facebook/DiT-XL-2-256`."""
+    autoencoder: str | None = None
+    """Folder or hub id of the autoencoder, for a base that comes without one (`.pt`)."""
+    device: str = "auto"
+    torch_threads: int = 0
+    """Threads of the CPU device; 0 leaves torch's choice."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    public_url: str | None = None
+    """How clients reach the API, for absolute image URLs; by default what the request says."""
+    admin_key: SecretStr | None = None
+    """The first administrator's key. Without it one is made and printed at the first start."""
+    url_secret: SecretStr | None = None
+    """Signs image URLs. Without it one is made and kept in `data_dir`, which only suits a single API process."""
+    image_url_seconds: int = 3600
+
+    lease_seconds: float = 60
+    heartbeat_seconds: float = 10
+    reaper_seconds: float = 15
+    max_attempts: int = 3
+
+    max_upload_bytes: int = 512 * 2**20
+    max_archive_members: int = 20_000
+    max_image_bytes: int = 32 * 2**20
+    max_inflated_bytes: int = 4 * 2**30
+    max_image_pixels: int = 50_000_000
+    max_classes: int = 1000
+    max_adapter_bytes: int = 64 * 2**20
+
+    max_batch_rows: int = 32
+    max_waiting_images: int = 2_000
+    """Images that a worker takes in before it leaves rows to others."""
+    max_queued_generations: int = 500
+    """Of one tenant; more are answered with 429."""
+    adapter_slots: int = 64
+    host_cache_bytes: int = 2 * 2**30
+    training_share: float = Field(0.2, ge=0, le=1)
+    """Part of the device's time that fine-tunes get at least while images are waiting."""
+    concurrent_finetunes: int = 2
+    """On one worker."""
+    worker_threads: int = 16
+    worker_queues: str = "datasets,finetune,generate"
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_json: bool = False
+
+    @model_validator(mode="after")
+    def _embedded_defaults(self) -> "Settings":
+        folder = self.data_dir.absolute()
+        self.database_url = self.database_url or f"sqlite:///{folder / 'difffit.db'}"
+        self.broker_url = self.broker_url or "filesystem://"
+        self.storage_url = self.storage_url or f"file://{folder / 'objects'}"
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """On SQLite: the service makes its own tables."""
+        return self.database_url.startswith("sqlite")
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """For the edges: the API, the worker, migrations, command lines. Everything else is given what it needs."""
+    return Settings()

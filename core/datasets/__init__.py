@@ -1,0 +1,1 @@
+"""Data sets: uploaded zips, one folder a class."""

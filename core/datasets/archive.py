@@ -1,0 +1,222 @@
+"""Zips of images, one folder a class, from strangers: read by index, counted as they inflate, never extracted."""
+
+import hashlib
+import io
+import stat
+import unicodedata
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+from PIL import Image, UnidentifiedImageError
+
+from core.errors import ArchiveInvalid
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+MINIMUM_IMAGES = 2
+"""With one image nothing can be held out, and a domain of one picture is a copy."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    members: int
+    image_bytes: int
+    inflated_bytes: int
+    pixels: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Member:
+    file: str
+    class_id: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.file, "class_id": self.class_id}
+
+
+@dataclass
+class Rejected:
+    """A file that was not used, and why."""
+
+    file: str
+    code: str
+    detail: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"file": self.file, "code": self.code, "detail": self.detail}
+
+
+@dataclass
+class Report:
+    class_names: list[str]
+    members: list[Member] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    digest: str = ""
+
+    def classes_json(self) -> list[dict[str, Any]]:
+        counts = Counter(member.class_id for member in self.members)
+        return [{"id": id, "name": name, "images": counts[id]} for id, name in enumerate(self.class_names)]
+
+
+class _Refused(Exception):
+    def __init__(self, code: str, detail: str) -> None:
+        self.code, self.detail = code, detail
+
+
+def inspect(file: IO[bytes], limits: Limits) -> None:
+    """What can be told without inflating anything. Raises ArchiveInvalid."""
+    with _open(file) as archive:
+        candidates = _candidates(archive, limits)
+    names = {name for _, name in candidates if name is not None}
+    if not names:
+        raise ArchiveInvalid("no_class_folders", "The zip has no class folders. Put each class's images in a folder.")
+    if len(names) > limits.classes:
+        raise ArchiveInvalid("too_many_classes", f"The zip has {len(names)} classes; at most {limits.classes} are taken.")
+    if sum(name is not None for _, name in candidates) < MINIMUM_IMAGES:
+        raise ArchiveInvalid("too_few_images", f"A data set needs at least {MINIMUM_IMAGES} images in class folders.")
+
+
+def validate(file: IO[bytes], limits: Limits) -> Report:
+    """Decodes every image. Class ids are the positions of the folder names sorted after NFC normalization; a folder
+    without a usable image is no class.
+
+    Raises ArchiveInvalid when nothing usable is left, or the zip inflates beyond the limits.
+    """
+    with _open(file) as archive:
+        good, rejected = _decode_all(archive, _candidates(archive, limits), limits)
+    class_names = sorted({name for _, name, _ in good})
+    if len(good) < MINIMUM_IMAGES:
+        raise ArchiveInvalid(
+            "too_few_images",
+            f"{len(good)} of the images can be used; at least {MINIMUM_IMAGES} are needed. See the report.",
+            rejected=[one.to_json() for one in rejected],
+        )
+    ids = {name: id for id, name in enumerate(class_names)}
+    members = [Member(info.filename, ids[name]) for info, name, _ in good]
+    content = sorted((name, sha256) for _, name, sha256 in good)
+    digest = hashlib.sha256("\n".join(f"{name}\0{sha256}" for name, sha256 in content).encode()).hexdigest()
+    return Report(class_names, members, rejected, digest)
+
+
+def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, Image.Image]]:
+    """(class id, image) of accepted members, in an order that depends on their names alone."""
+    with _open(file) as archive:
+        for member in sorted(members, key=lambda member: (member["class_id"], member["file"])):
+            data = _inflate(archive, archive.getinfo(member["file"]), limits.image_bytes)
+            yield member["class_id"], _decode(data, limits)
+
+
+def _open(file: IO[bytes]) -> zipfile.ZipFile:
+    file.seek(0)
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise ArchiveInvalid("not_a_zip", "The file is not a zip archive. Upload a .zip with one folder a class.") from error
+
+
+def _candidates(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.ZipInfo, str | None]]:
+    """Every file that counts, with its class; None for one outside of a class folder. Raises ArchiveInvalid."""
+    infos = [info for info in archive.infolist() if not info.is_dir() and not _ignored(info.filename)]
+    if len(infos) > limits.members:
+        raise ArchiveInvalid("too_many_files", f"The zip has {len(infos)} files; at most {limits.members} are taken.")
+    paths = [PurePosixPath(info.filename).parts for info in infos]
+    # One folder around all class folders is how many tools zip a directory.
+    wrapped = bool(paths) and all(len(parts) >= 3 for parts in paths) and len({parts[0] for parts in paths}) == 1
+    return [(info, _class_name(parts[1:] if wrapped else parts)) for info, parts in zip(infos, paths, strict=True)]
+
+
+def _class_name(parts: tuple[str, ...]) -> str | None:
+    name = unicodedata.normalize("NFC", parts[0]).strip() if len(parts) == 2 else ""
+    return name if name and len(name) <= 100 and name.isprintable() else None
+
+
+def _ignored(path: str) -> bool:
+    """What operating systems leave in zips."""
+    parts = PurePosixPath(path).parts
+    return "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts) or parts[-1:] in (
+        ("Thumbs.db",),
+        ("desktop.ini",),
+    )
+
+
+def _decode_all(
+    archive: zipfile.ZipFile, candidates: list[tuple[zipfile.ZipInfo, str | None]], limits: Limits
+) -> tuple[list[tuple[zipfile.ZipInfo, str, str]], list[Rejected]]:
+    good: list[tuple[zipfile.ZipInfo, str, str]] = []
+    rejected: list[Rejected] = []
+    seen: dict[str, str] = {}
+    names: set[str] = set()
+    left = limits.inflated_bytes
+    for info, name in candidates:
+        try:
+            if name is None:
+                raise _Refused("no_class_folder", "It does not lie in a class folder.")
+            _check_entry(info, names)
+            data = _inflate(archive, info, min(limits.image_bytes, left))
+            left -= len(data)
+            sha256 = hashlib.sha256(data).hexdigest()
+            if sha256 in seen:
+                raise _Refused("duplicate", f"It is the same file as {seen[sha256]}.")
+            _decode(data, limits)
+        except _Refused as refused:
+            rejected.append(Rejected(info.filename[:500], refused.code, refused.detail))
+            if refused.code == "too_large" and left < limits.image_bytes:
+                raise ArchiveInvalid(
+                    "inflates_too_large", f"The zip inflates to more than {limits.inflated_bytes:,} bytes."
+                ) from refused
+        else:
+            seen[sha256] = info.filename
+            good.append((info, name, sha256))
+    return good, rejected
+
+
+def _check_entry(info: zipfile.ZipInfo, names: set[str]) -> None:
+    path = PurePosixPath(info.filename)
+    if path.is_absolute() or ".." in path.parts or "\\" in info.filename or "\0" in info.orig_filename:
+        raise _Refused("unsafe_path", "Its path leads outside of the zip.")
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise _Refused("link", "It is a link, not a file.")
+    if info.flag_bits & 0x1:
+        raise _Refused("encrypted", "It is encrypted. Upload a zip without a password.")
+    if info.filename in names:
+        raise _Refused("duplicate_name", "Another file of the zip has the same path.")
+    names.add(info.filename)
+
+
+def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
+    """The member's bytes, counted as they come: the size that the zip claims is not believed."""
+    try:
+        with archive.open(info) as member:
+            data = member.read(limit + 1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise _Refused("corrupt", "It cannot be read from the zip.") from error
+    if len(data) > limit:
+        raise _Refused("too_large", f"It inflates to more than {limit:,} bytes.")
+    return data
+
+
+def _decode(data: bytes, limits: Limits) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > limits.pixels:
+                    raise _Refused("too_many_pixels", f"It has {image.width}x{image.height} pixels.")
+                if getattr(image, "n_frames", 1) > 1:
+                    raise _Refused("animated", "It is animated or has several pages.")
+                image.load()
+                return image.copy() if image.mode in {"RGB", "RGBA", "L"} else image.convert("RGBA")
+    except _Refused:
+        raise
+    except UnidentifiedImageError as error:
+        raise _Refused("not_an_image", f"It is none of {', '.join(FORMATS)}.") from error
+    except Image.DecompressionBombError as error:
+        raise _Refused("too_many_pixels", "It has too many pixels.") from error
+    except Exception as error:  # decoders raise nearly everything on hostile input
+        raise _Refused("corrupt", "It cannot be decoded.") from error

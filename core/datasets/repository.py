@@ -1,0 +1,22 @@
+"""Queries on data sets."""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.db.models import Dataset
+from core.db.paging import Page, PageRequest, fetch_page
+from core.tenancy import Scope, scoped
+
+
+def get(session: Session, scope: Scope, id: str) -> Dataset | None:
+    return session.execute(scoped(select(Dataset), Dataset, scope).where(Dataset.id == id)).scalar_one_or_none()
+
+
+def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Dataset]:
+    statement = scoped(select(Dataset), Dataset, scope).where(Dataset.domain_id == domain_id)
+    return fetch_page(session, statement, Dataset.id, request)
+
+
+def stored_bytes(session: Session, tenant_id: str) -> int:
+    statement = select(func.coalesce(func.sum(Dataset.archive_bytes), 0)).where(Dataset.tenant_id == tenant_id)
+    return int(session.execute(statement).scalar_one())

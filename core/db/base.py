@@ -1,0 +1,79 @@
+"""What all tables share: naming, types, ids."""
+
+import datetime
+from typing import Annotated, Any
+
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, MetaData, String
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+from ulid import ULID
+
+
+class UtcDateTime(TypeDecorator[datetime.datetime]):
+    """Aware times in UTC on both databases; SQLite stores them without a zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime.datetime | None, dialect: Dialect) -> datetime.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("times must carry a zone")
+        return value.astimezone(datetime.UTC)
+
+    def process_result_value(self, value: datetime.datetime | None, dialect: Dialect) -> datetime.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
+
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {
+        datetime.datetime: UtcDateTime,
+        dict[str, Any]: Json,
+        list[Any]: Json,
+    }
+
+
+class Now(FunctionElement[datetime.datetime]):
+    """The database's clock with fractions of a second: leases of all workers are told by one clock."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(Now, "postgresql")
+def _now_postgresql(element: Now, compiler: SQLCompiler, **options: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(Now, "sqlite")
+def _now_sqlite(element: Now, compiler: SQLCompiler, **options: Any) -> str:
+    return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+
+
+def new_id(prefix: str) -> str:
+    """A sortable id, such as `dom_01jd…`."""
+    return f"{prefix}_{str(ULID()).lower()}"
+
+
+Id = Annotated[str, mapped_column(String(40), primary_key=True)]
+Created = Annotated[datetime.datetime, mapped_column(server_default=Now())]
+TenantId = Annotated[str, mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)]
+DomainId = Annotated[str, mapped_column(String(40), ForeignKey("domains.id", ondelete="CASCADE"), index=True)]

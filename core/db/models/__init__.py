@@ -1,0 +1,28 @@
+"""The tables, a file a noun."""
+
+from core.db.models.adapters import Adapter
+from core.db.models.datasets import Dataset
+from core.db.models.domains import Domain
+from core.db.models.finetunes import Finetune, FinetuneEvent
+from core.db.models.fleet import BaseModelRow, Worker
+from core.db.models.generations import Generation, GenerationImage
+from core.db.models.records import AuditEntry, Deletion, IdempotencyKey, UsageDay
+from core.db.models.tenants import ApiKey, Tenant
+
+__all__ = [
+    "Adapter",
+    "ApiKey",
+    "AuditEntry",
+    "BaseModelRow",
+    "Dataset",
+    "Deletion",
+    "Domain",
+    "Finetune",
+    "FinetuneEvent",
+    "Generation",
+    "GenerationImage",
+    "IdempotencyKey",
+    "Tenant",
+    "UsageDay",
+    "Worker",
+]

@@ -1,0 +1,24 @@
+"""Domains: the image styles that tenants teach."""
+
+import datetime
+
+from sqlalchemy import String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Base, Created, Id, Now, TenantId
+
+
+class Domain(Base):
+    __tablename__ = "domains"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    id: Mapped[Id]
+    tenant_id: Mapped[TenantId]
+    name: Mapped[str] = mapped_column(String(200))
+    description: Mapped[str] = mapped_column(Text, default="")
+    base_model: Mapped[str] = mapped_column(String(500))
+    active_adapter_id: Mapped[str | None] = mapped_column(String(40))
+    """No foreign key: adapters point at their domain, and a circle helps nobody."""
+    next_version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[Created]
+    updated_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), onupdate=Now())

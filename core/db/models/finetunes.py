@@ -1,0 +1,50 @@
+"""Fine-tunes and what happened in them."""
+
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Base, Created, DomainId, TenantId
+from core.db.models.jobs import JobColumns
+
+
+class Finetune(JobColumns, Base):
+    __tablename__ = "finetunes"
+
+    domain_id: Mapped[DomainId]
+    dataset_id: Mapped[str] = mapped_column(String(40), ForeignKey("datasets.id", ondelete="CASCADE"), index=True)
+    method: Mapped[str] = mapped_column(String(20))
+    preset: Mapped[str | None] = mapped_column(String(20))
+    sites: Mapped[dict[str, Any]]
+    steps: Mapped[int]
+    batch_size: Mapped[int]
+    learning_rate: Mapped[float]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    auto_promote: Mapped[bool] = mapped_column(default=False)
+    step: Mapped[int] = mapped_column(default=0)
+    loss: Mapped[float | None]
+    held_out_loss_base: Mapped[float | None]
+    held_out_loss_adapter: Mapped[float | None]
+    held_out_loss_adapter_null: Mapped[float | None]
+    eta_seconds: Mapped[float | None]
+    trainable_parameters: Mapped[int | None]
+    adapter_id: Mapped[str | None] = mapped_column(String(40))
+    checkpoint_key: Mapped[str | None] = mapped_column(String(500))
+    checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
+    checkpoint_step: Mapped[int] = mapped_column(default=0)
+
+
+class FinetuneEvent(Base):
+    """status, progress, sample or error; the id orders them and is what `Last-Event-ID` names."""
+
+    __tablename__ = "finetune_events"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    tenant_id: Mapped[TenantId]
+    finetune_id: Mapped[str] = mapped_column(String(40), ForeignKey("finetunes.id", ondelete="CASCADE"), index=True)
+    type: Mapped[str] = mapped_column(String(20))
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[Created]
+
+

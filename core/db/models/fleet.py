@@ -1,0 +1,35 @@
+"""What workers tell of themselves."""
+
+import datetime
+from typing import Any
+
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Base, Id, Now
+
+
+class BaseModelRow(Base):
+    """The base that workers hold under a name; written when one has loaded it."""
+
+    __tablename__ = "base_models"
+
+    name: Mapped[str] = mapped_column(String(500), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    description: Mapped[dict[str, Any]]
+    loaded_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), onupdate=Now())
+
+
+class Worker(Base):
+    __tablename__ = "workers"
+
+    id: Mapped[Id]
+    hostname: Mapped[str] = mapped_column(String(200))
+    pid: Mapped[int]
+    device: Mapped[str] = mapped_column(String(100))
+    base_digest: Mapped[str | None] = mapped_column(String(64))
+    queues: Mapped[list[Any]]
+    resident: Mapped[list[Any]] = mapped_column(default=list)
+    """SHA-256 of the adapters in the device table."""
+    started_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())
+    heartbeat_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())

@@ -1,0 +1,48 @@
+"""Generations and their images."""
+
+import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from core.db.base import Base, DomainId, TenantId
+from core.db.models.jobs import JobColumns
+
+
+class Generation(JobColumns, Base):
+    __tablename__ = "generations"
+
+    domain_id: Mapped[DomainId]
+    adapter_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    """None: drawn with the base itself."""
+    class_id: Mapped[int]
+    class_name: Mapped[str] = mapped_column(String(200))
+    count: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    steps: Mapped[int]
+    guidance_scale: Mapped[float]
+    sampler: Mapped[str] = mapped_column(String(20))
+    deadline_at: Mapped[datetime.datetime | None]
+    progress: Mapped[float] = mapped_column(default=0.0)
+    row_steps: Mapped[int] = mapped_column(default=0)
+    timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    images: Mapped[list["GenerationImage"]] = relationship(
+        order_by="GenerationImage.index", passive_deletes=True, lazy="selectin"
+    )
+
+
+class GenerationImage(Base):
+    __tablename__ = "generation_images"
+
+    generation_id: Mapped[str] = mapped_column(
+        String(40), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True
+    )
+    index: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[TenantId]
+    object_key: Mapped[str] = mapped_column(String(500))
+    seed: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int]
+    height: Mapped[int]

@@ -1,0 +1,30 @@
+"""Columns of every table whose rows are jobs. The row is the truth; a message is only a hint that it is there."""
+
+import datetime
+
+from sqlalchemy import Float, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Created, Id, TenantId
+
+
+class JobColumns:
+    id: Mapped[Id]
+    tenant_id: Mapped[TenantId]
+    status: Mapped[str] = mapped_column(String(20), index=True, default="queued")
+    priority: Mapped[int] = mapped_column(default=0)
+    attempt: Mapped[int] = mapped_column(default=0)
+    """The fence: a worker whose attempt is not this one any more changes nothing."""
+    failures: Mapped[int] = mapped_column(default=0)
+    """Attempts that were lost since the job last made progress that is kept."""
+    worker_id: Mapped[str | None] = mapped_column(String(80))
+    lease_expires_at: Mapped[datetime.datetime | None]
+    cancel_requested_at: Mapped[datetime.datetime | None]
+    dispatched_at: Mapped[datetime.datetime | None]
+    started_at: Mapped[datetime.datetime | None]
+    finished_at: Mapped[datetime.datetime | None]
+    error_code: Mapped[str | None] = mapped_column(String(60))
+    error_detail: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[Created]
+    seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    """Device time spent on it."""

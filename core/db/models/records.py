@@ -1,0 +1,58 @@
+"""Book-keeping: idempotency, usage, audit, objects to remove."""
+
+import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Date, ForeignKey, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.base import Base, Created, Id
+
+
+class IdempotencyKey(Base):
+    """The first answer to a POST with this key. `status_code` is null while that request still runs."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[str] = mapped_column(String(80), primary_key=True)
+    """The API key that sent it."""
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    request_digest: Mapped[str] = mapped_column(String(64))
+    status_code: Mapped[int | None]
+    body: Mapped[dict[str, Any] | None]
+    created_at: Mapped[Created]
+
+
+class UsageDay(Base):
+    __tablename__ = "usage_days"
+
+    tenant_id: Mapped[str] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    day: Mapped[datetime.date] = mapped_column(Date, primary_key=True)
+    images: Mapped[int] = mapped_column(BigInteger, default=0)
+    row_steps: Mapped[int] = mapped_column(BigInteger, default=0)
+    training_seconds: Mapped[float] = mapped_column(default=0.0)
+
+
+class AuditEntry(Base):
+    """Append-only. No foreign keys: the record outlives what it speaks of."""
+
+    __tablename__ = "audit_log"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    actor_key_id: Mapped[str | None] = mapped_column(String(40))
+    action: Mapped[str] = mapped_column(String(60))
+    target: Mapped[str] = mapped_column(String(80))
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[Created]
+
+
+class Deletion(Base):
+    """A prefix of objects to remove, written in the commit that removed their rows."""
+
+    __tablename__ = "deletions"
+
+    id: Mapped[Id]
+    prefix: Mapped[str] = mapped_column(String(500))
+    created_at: Mapped[Created]
+    done_at: Mapped[datetime.datetime | None]

@@ -1,0 +1,90 @@
+"""Sessions. `Database.session()` holds the only commit of the project."""
+
+import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from core.db.base import Now
+from core.errors import DatabaseUnavailable
+
+_AFTER_COMMIT = "after_commit"
+
+
+class Database:
+    """A connection pool and the transactions made from it. Safe to share between threads."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One transaction: committed at the end, rolled back on an error. What was registered with `after_commit`
+        runs behind a commit and is dropped with a rollback.
+
+        Raises DatabaseUnavailable when the database cannot be reached or drops the connection.
+        """
+        session = self._sessions()
+        try:
+            with session.begin():
+                yield session
+        except DBAPIError as error:
+            if isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated:
+                raise DatabaseUnavailable() from error
+            raise
+        finally:
+            session.close()
+        for action in session.info.pop(_AFTER_COMMIT, []):
+            action()
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def after_commit(session: Session, action: Callable[[], None]) -> None:
+    """Runs `action` once this transaction is committed, outside of it."""
+    session.info.setdefault(_AFTER_COMMIT, []).append(action)
+
+
+def database_now(session: Session) -> datetime.datetime:
+    """The database's clock: leases of all workers are told by it."""
+    return session.execute(select(Now())).scalar_one()
+
+
+def _postgresql(url: str) -> Engine:
+    url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=20,
+        pool_timeout=10,
+        connect_args={"connect_timeout": 5, "options": "-c lock_timeout=10s -c statement_timeout=30s"},
+    )
+
+
+def _sqlite(url: str) -> Engine:
+    path = make_url(url).database
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection, record) -> None:  # type: ignore[no-untyped-def]  # the driver's own connection
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A busy timeout does not cover a read that becomes a write: take the write lock at once.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,1 @@
+"""Domains: the image styles of a tenant."""

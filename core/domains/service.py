@@ -1,0 +1,62 @@
+"""A tenant's domains."""
+
+from sqlalchemy.orm import Session
+
+from core import audit
+from core.db.base import new_id
+from core.db.models import Deletion, Domain
+from core.db.paging import Page, PageRequest
+from core.domains import repository
+from core.errors import NameTaken, NotFound
+from core.tenancy import Scope
+
+
+def create(session: Session, scope: Scope, name: str, description: str, base_model: str) -> Domain:
+    """Raises NameTaken."""
+    if repository.by_name(session, scope, name) is not None:
+        raise NameTaken("domain", name)
+    domain = Domain(
+        id=new_id("dom"), tenant_id=scope.tenant, name=name, description=description, base_model=base_model
+    )
+    session.add(domain)
+    session.flush()
+    audit.record(session, scope, "domain.create", domain.id)
+    return domain
+
+
+def get(session: Session, scope: Scope, id: str, *, lock: bool = False) -> Domain:
+    """Raises NotFound, for another tenant's domain too."""
+    domain = repository.get(session, scope, id, lock=lock)
+    if domain is None:
+        raise NotFound("domain", id)
+    return domain
+
+
+def listing(session: Session, scope: Scope, request: PageRequest) -> Page[Domain]:
+    return repository.page(session, scope, request)
+
+
+def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) -> Domain:
+    """Name or description. Raises NotFound, NameTaken."""
+    domain = get(session, scope, id, lock=True)
+    name = changes.get("name")
+    if isinstance(name, str) and name != domain.name and repository.by_name(session, scope, name) is not None:
+        raise NameTaken("domain", name)
+    for field, value in changes.items():
+        setattr(domain, field, value)
+    session.flush()
+    audit.record(session, scope, "domain.change", id, detail=changes)
+    return domain
+
+
+def delete(session: Session, scope: Scope, id: str) -> None:
+    """Deletes a domain with all it owns; running jobs lose their rows and stop, objects follow. Raises NotFound."""
+    domain = get(session, scope, id, lock=True)
+    session.add(Deletion(id=new_id("del"), prefix=folder(domain.tenant_id, id)))
+    session.delete(domain)
+    audit.record(session, scope, "domain.delete", id)
+
+
+def folder(tenant_id: str, domain_id: str) -> str:
+    """The prefix of every object that belongs to a domain."""
+    return f"tenants/{tenant_id}/domains/{domain_id}/"

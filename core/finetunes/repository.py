@@ -1,0 +1,38 @@
+"""Queries on fine-tunes and their events."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.db.models import Finetune, FinetuneEvent
+from core.db.paging import Page, PageRequest, fetch_page
+from core.tenancy import Scope, scoped
+
+
+def get(session: Session, scope: Scope, id: str) -> Finetune | None:
+    return session.execute(scoped(select(Finetune), Finetune, scope).where(Finetune.id == id)).scalar_one_or_none()
+
+
+def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Finetune]:
+    statement = scoped(select(Finetune), Finetune, scope).where(Finetune.domain_id == domain_id)
+    return fetch_page(session, statement, Finetune.id, request)
+
+
+def events_after(session: Session, finetune_id: str, last_id: int, limit: int = 500) -> Sequence[FinetuneEvent]:
+    statement = (
+        select(FinetuneEvent)
+        .where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.id > last_id)
+        .order_by(FinetuneEvent.id)
+        .limit(limit)
+    )
+    return session.execute(statement).scalars().all()
+
+
+def progress_events(session: Session, finetune_id: str) -> Sequence[FinetuneEvent]:
+    statement = (
+        select(FinetuneEvent)
+        .where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == "progress")
+        .order_by(FinetuneEvent.id)
+    )
+    return session.execute(statement).scalars().all()

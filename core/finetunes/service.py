@@ -1,0 +1,176 @@
+"""Fine-tunes: asked for by tenants, reported by workers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core import audit, jobs
+from core.adapters import service as adapters
+from core.artifact.base import BaseDescription
+from core.artifact.file import Artifact
+from core.artifact.sites import PRESETS, Method, Sites, count, trainable_shapes
+from core.datasets import service as datasets
+from core.db.base import new_id
+from core.db.models import Dataset, Finetune, FinetuneEvent
+from core.db.paging import Page, PageRequest
+from core.domains import service as domains
+from core.errors import CoreError, DatasetNotReady, JobFinished, NotFound
+from core.finetunes import repository
+from core.jobs import Claim, Dispatcher
+from core.storage import StoredObject
+from core.tenancy import SYSTEM, Scope
+
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRequest:
+    """What a tenant asks for; limits are the API's."""
+
+    dataset_id: str
+    method: Method = "difffit"
+    preset: str = "paper"
+    steps: int = 400
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    seed: int = 0
+    auto_promote: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fine-tune would take, without starting it."""
+
+    trainable_parameters: int
+    trainable_fraction: float
+    adapter_bytes: int
+    images_seen: int
+    epochs: float
+
+
+def create(
+    session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest
+) -> Finetune:
+    """Raises NotFound, DatasetNotReady. It starts after the commit."""
+    domain = domains.get(session, scope, domain_id)
+    dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
+    finetune = Finetune(
+        id=new_id("ft"),
+        tenant_id=domain.tenant_id,
+        domain_id=domain.id,
+        dataset_id=dataset.id,
+        status="queued",
+        method=request.method,
+        preset=request.preset,
+        sites=PRESETS[request.preset].to_json(),
+        steps=request.steps,
+        batch_size=request.batch_size,
+        learning_rate=request.learning_rate,
+        seed=request.seed,
+        auto_promote=request.auto_promote,
+    )
+    session.add(finetune)
+    session.flush()
+    add_event(session, finetune, "status", {"status": "queued"})
+    jobs.dispatch(session, dispatcher, finetune)
+    audit.record(session, scope, "finetune.create", finetune.id)
+    return finetune
+
+
+def estimate(
+    session: Session, scope: Scope, domain_id: str, request: FinetuneRequest, base: BaseDescription
+) -> Estimate:
+    """Raises NotFound, DatasetNotReady."""
+    domains.get(session, scope, domain_id)
+    dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
+    shapes = trainable_shapes(base.config, request.method, PRESETS[request.preset], len(dataset.classes))
+    parameters = count(shapes)
+    seen = request.steps * request.batch_size
+    return Estimate(parameters, parameters / base.parameters, 4 * parameters, seen, seen / dataset.images)
+
+
+def get(session: Session, scope: Scope, id: str) -> Finetune:
+    """Raises NotFound."""
+    finetune = repository.get(session, scope, id)
+    if finetune is None:
+        raise NotFound("finetune", id)
+    return finetune
+
+
+def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Finetune]:
+    domains.get(session, scope, domain_id)
+    return repository.page(session, scope, domain_id, request)
+
+
+def events_after(session: Session, scope: Scope, id: str, last_id: int) -> Sequence[FinetuneEvent]:
+    get(session, scope, id)
+    return repository.events_after(session, id, last_id)
+
+
+def metrics(session: Session, scope: Scope, id: str) -> list[dict[str, Any]]:
+    """The loss curve."""
+    get(session, scope, id)
+    return [event.data for event in repository.progress_events(session, id)]
+
+
+def cancel(session: Session, scope: Scope, id: str) -> Finetune:
+    """A waiting one ends at once, a running one at its next step. Raises NotFound, JobFinished."""
+    finetune = get(session, scope, id)
+    if finetune.status in ENDED:
+        raise JobFinished("fine-tune", id, finetune.status)
+    if jobs.request_cancel(session, finetune):
+        add_event(session, finetune, "status", {"status": "cancelled"})
+    audit.record(session, scope, "finetune.cancel", id)
+    return finetune
+
+
+def add_event(session: Session, finetune: Finetune, type: str, data: dict[str, Any]) -> None:
+    session.add(FinetuneEvent(tenant_id=finetune.tenant_id, finetune_id=finetune.id, type=type, data=data))
+
+
+def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredObject, losses: dict[str, float]) -> bool:
+    """The end of a fine-tune: the row of its adapter, last of all. False when the claim was lost."""
+    finetune = jobs.guarded(session, Finetune, claim)
+    if finetune is None:
+        return False
+    domain = domains.get(session, SYSTEM, finetune.domain_id, lock=True)
+    adapter = adapters.publish(
+        session, domain, artifact, stored, finetune_id=finetune.id, promote=finetune.auto_promote
+    )
+    finetune.adapter_id = adapter.id
+    finetune.held_out_loss_base = losses["base"]
+    finetune.held_out_loss_adapter = losses["adapter"]
+    finetune.held_out_loss_adapter_null = losses["adapter_null"]
+    finetune.eta_seconds = 0.0
+    jobs.finish(session, finetune, "succeeded")
+    add_event(session, finetune, "status", {"status": "succeeded", "adapter_id": adapter.id})
+    return True
+
+
+def end(session: Session, claim: Claim, status: str, error: CoreError | None = None) -> bool:
+    """Ends a fine-tune as cancelled or failed; False when the claim was lost."""
+    finetune = jobs.guarded(session, Finetune, claim)
+    if finetune is None:
+        return False
+    if error is not None:
+        jobs.fail(session, finetune, error)
+        add_event(session, finetune, "error", {"code": error.code, "detail": error.detail})
+    else:
+        jobs.finish(session, finetune, status)
+    add_event(session, finetune, "status", {"status": finetune.status})
+    return True
+
+
+def _ready_dataset(session: Session, scope: Scope, domain_id: str, id: str) -> Dataset:
+    dataset = datasets.get(session, scope, id)
+    if dataset.domain_id != domain_id:
+        raise NotFound("dataset", id)
+    if dataset.status != "ready":
+        raise DatasetNotReady(id, dataset.status)
+    return dataset
+
+
+def sites(finetune: Finetune) -> Sites:
+    return Sites.from_json(finetune.sites)

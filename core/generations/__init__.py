@@ -1,0 +1,1 @@
+"""Generations: images drawn with an adapter."""

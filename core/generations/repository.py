@@ -1,0 +1,34 @@
+"""Queries on generations."""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.db.models import Generation, GenerationImage
+from core.db.paging import Page, PageRequest, fetch_page
+from core.tenancy import Scope, scoped
+
+
+def get(session: Session, scope: Scope, id: str) -> Generation | None:
+    statement = scoped(select(Generation), Generation, scope).where(Generation.id == id)
+    return session.execute(statement).scalar_one_or_none()
+
+
+def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Generation]:
+    statement = scoped(select(Generation), Generation, scope).where(Generation.domain_id == domain_id)
+    return fetch_page(session, statement, Generation.id, request)
+
+
+def image(session: Session, scope: Scope, id: str, index: int) -> GenerationImage | None:
+    statement = scoped(select(GenerationImage), GenerationImage, scope).where(
+        GenerationImage.generation_id == id, GenerationImage.index == index
+    )
+    return session.execute(statement).scalar_one_or_none()
+
+
+def waiting(session: Session, tenant_id: str) -> int:
+    statement = (
+        select(func.count())
+        .select_from(Generation)
+        .where(Generation.tenant_id == tenant_id, Generation.status == "queued")
+    )
+    return session.execute(statement).scalar_one()

@@ -1,0 +1,220 @@
+"""Generations: asked for by tenants, drawn by workers."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core import jobs
+from core.adapters import service as adapters
+from core.artifact.base import BaseDescription
+from core.db.base import new_id
+from core.db.models import Adapter, Domain, Generation, GenerationImage
+from core.db.paging import Page, PageRequest
+from core.db.session import database_now
+from core.domains import service as domains
+from core.errors import (
+    AdapterQuarantined,
+    BaseMismatch,
+    CoreError,
+    InvalidRequest,
+    JobFinished,
+    NoActiveAdapter,
+    NotFound,
+    QueueFull,
+    UnknownClass,
+)
+from core.generations import repository
+from core.jobs import Claim, Dispatcher
+from core.storage import StoredObject
+from core.tenancy import Scope
+from core.usage import service as usage
+
+ENDED = ("succeeded", "failed", "cancelled")
+BASE = "base"
+"""In place of an adapter's id: draw with the base itself, to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """What a tenant asks for; limits are the API's."""
+
+    class_name: str | None = None
+    class_id: int | None = None
+    count: int = 1
+    seed: int = 0
+    steps: int = 50
+    guidance_scale: float = 4.0
+    sampler: str = "ddim"
+    adapter_id: str | None = None
+    priority: int = 0
+    deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """One finished image of a generation, already stored."""
+
+    index: int
+    seed: int
+    stored: StoredObject
+    width: int
+    height: int
+
+
+def create(
+    session: Session,
+    scope: Scope,
+    dispatcher: Dispatcher,
+    domain_id: str,
+    request: GenerationRequest,
+    base: BaseDescription,
+    most_waiting: int,
+) -> Generation:
+    """Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, QueueFull."""
+    domain = domains.get(session, scope, domain_id)
+    waiting = repository.waiting(session, domain.tenant_id)
+    if waiting >= most_waiting:
+        raise QueueFull(waiting)
+    adapter = _adapter(session, scope, domain, request.adapter_id, base)
+    known = list(base.class_names) if adapter is None else list(adapter.manifest["class_names"])
+    class_id = _class_id(request, known)
+    deadline = request.deadline_seconds
+    generation = Generation(
+        id=new_id("gen"),
+        tenant_id=domain.tenant_id,
+        domain_id=domain.id,
+        adapter_id=adapter.id if adapter else None,
+        status="queued",
+        class_id=class_id,
+        class_name=known[class_id],
+        count=request.count,
+        seed=request.seed,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        sampler=request.sampler,
+        priority=request.priority,
+        deadline_at=None if deadline is None else database_now(session) + datetime.timedelta(seconds=deadline),
+        images=[],
+        timings={},
+    )
+    session.add(generation)
+    session.flush()
+    session.refresh(generation)
+    jobs.dispatch(session, dispatcher, generation)
+    return generation
+
+
+def get(session: Session, scope: Scope, id: str) -> Generation:
+    """Raises NotFound."""
+    generation = repository.get(session, scope, id)
+    if generation is None:
+        raise NotFound("generation", id)
+    return generation
+
+
+def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Generation]:
+    domains.get(session, scope, domain_id)
+    return repository.page(session, scope, domain_id, request)
+
+
+def image(session: Session, scope: Scope, id: str, index: int) -> GenerationImage:
+    """Raises NotFound."""
+    found = repository.image(session, scope, id, index)
+    if found is None:
+        raise NotFound("image", f"{id}/{index}")
+    return found
+
+
+def cancel(session: Session, scope: Scope, id: str) -> Generation:
+    """A waiting one ends at once, a running one at its next step. Raises NotFound, JobFinished."""
+    generation = get(session, scope, id)
+    if generation.status in ENDED:
+        raise JobFinished("generation", id, generation.status)
+    jobs.request_cancel(session, generation)
+    return generation
+
+
+def succeed(
+    session: Session,
+    claim: Claim,
+    images: Sequence[DrawnImage],
+    row_steps: int,
+    timings: dict[str, Any],
+) -> bool:
+    """Writes the images and meters them; False when the claim was lost."""
+    generation = jobs.guarded(session, Generation, claim)
+    if generation is None:
+        return False
+    for drawn in images:
+        session.add(
+            GenerationImage(
+                generation_id=generation.id,
+                index=drawn.index,
+                tenant_id=generation.tenant_id,
+                object_key=drawn.stored.key,
+                seed=drawn.seed,
+                sha256=drawn.stored.sha256,
+                size_bytes=drawn.stored.size,
+                width=drawn.width,
+                height=drawn.height,
+            )
+        )
+    generation.progress, generation.row_steps, generation.timings = 1.0, row_steps, timings
+    jobs.finish(session, generation, "succeeded")
+    usage.meter(session, generation.tenant_id, images=len(images), row_steps=row_steps)
+    if generation.adapter_id is not None:
+        adapters.used(session, generation.adapter_id)
+    return True
+
+
+def progress(session: Session, claim: Claim, share: float) -> bool:
+    """Tells how far it is; False when the claim was lost."""
+    generation = jobs.guarded(session, Generation, claim)
+    if generation is not None:
+        generation.progress = share
+    return generation is not None
+
+
+def end(session: Session, claim: Claim, status: str, error: CoreError | None = None) -> bool:
+    """Ends a generation as cancelled or failed; False when the claim was lost."""
+    generation = jobs.guarded(session, Generation, claim)
+    if generation is None:
+        return False
+    if error is not None:
+        jobs.fail(session, generation, error)
+    else:
+        jobs.finish(session, generation, status)
+    return True
+
+
+def _adapter(
+    session: Session, scope: Scope, domain: Domain, adapter_id: str | None, base: BaseDescription
+) -> Adapter | None:
+    if adapter_id == BASE:
+        return None
+    id = adapter_id or domain.active_adapter_id
+    if id is None:
+        raise NoActiveAdapter(domain.id)
+    adapter = adapters.get(session, scope, id)
+    if adapter.domain_id != domain.id:
+        raise NotFound("adapter", id)
+    if adapter.base_digest != base.digest:
+        raise BaseMismatch(adapter.base_digest, base.digest)
+    if adapter.status != "ready":
+        raise AdapterQuarantined(id)
+    return adapter
+
+
+def _class_id(request: GenerationRequest, known: list[str]) -> int:
+    if request.class_name is not None:
+        if request.class_name not in known:
+            raise UnknownClass(request.class_name, known)
+        return known.index(request.class_name)
+    if request.class_id is None:
+        raise InvalidRequest("class_name", "give class_name or class_id")
+    if not 0 <= request.class_id < len(known):
+        raise UnknownClass(str(request.class_id), known)
+    return request.class_id

@@ -1,0 +1,64 @@
+"""Idempotency keys: the same POST twice gives the first answer twice."""
+
+import datetime
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from core.db.models import IdempotencyKey
+from core.db.session import database_now
+from core.errors import IdempotencyConflict, IdempotencyMismatch
+
+_ABANDONED_AFTER = datetime.timedelta(minutes=5)
+_KEPT_FOR = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status_code: int
+    body: dict[str, Any] | None
+
+
+def begin(session: Session, scope: str, key: str, digest: str) -> Answer | None:
+    """Reserves a key for this request. Returns the first answer when there is one already.
+
+    Raises IdempotencyMismatch when the key came with another request, IdempotencyConflict while the first one runs.
+    """
+    try:
+        with session.begin_nested():
+            session.add(IdempotencyKey(scope=scope, key=key, request_digest=digest))
+    except IntegrityError:
+        pass
+    else:
+        return None
+    row = session.get(IdempotencyKey, (scope, key), with_for_update=True)
+    if row is None:
+        raise IdempotencyConflict()
+    if row.request_digest != digest:
+        raise IdempotencyMismatch()
+    if row.status_code is not None:
+        return Answer(row.status_code, row.body)
+    now = database_now(session)
+    if now - row.created_at < _ABANDONED_AFTER:
+        raise IdempotencyConflict()
+    row.created_at = now  # its process was lost before it could answer
+    return None
+
+
+def complete(session: Session, scope: str, key: str, answer: Answer) -> None:
+    row = session.get(IdempotencyKey, (scope, key))
+    if row is not None:
+        row.status_code, row.body = answer.status_code, answer.body
+
+
+def abandon(session: Session, scope: str, key: str) -> None:
+    """The request failed: its key may be used again."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.scope == scope, IdempotencyKey.key == key))
+
+
+def expire(session: Session) -> None:
+    limit = database_now(session) - _KEPT_FOR
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < limit))

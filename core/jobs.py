@@ -1,0 +1,194 @@
+"""Long work. The row is the truth, the message is a hint.
+
+The insert of a job's row is the outbox; its message leaves after the commit, and may be lost. A worker claims a row by
+compare-and-set and gets an attempt number: the fence. Every later write checks the fence, so that a worker that was
+thought dead changes nothing when it comes back. Times are the database's.
+"""
+
+import datetime
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from core.db.models import Dataset, Finetune, Generation, Tenant
+from core.db.session import after_commit, database_now
+from core.errors import AttemptsExhausted, CoreError
+
+logger = logging.getLogger(__name__)
+
+Job = TypeVar("Job", Dataset, Finetune, Generation)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one table's rows are jobs."""
+
+    queue: str
+    task: str
+    waiting: str = "queued"
+    running: str = "running"
+    succeeded: str = "succeeded"
+    failed: str = "failed"
+
+
+KINDS: dict[type[Any], Kind] = {
+    Dataset: Kind("datasets", "datasets.validate", "validating", "validating", "ready", "rejected"),
+    Finetune: Kind("finetune", "finetune.run"),
+    Generation: Kind("generate", "generate.run"),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to write to one row, as long as its attempt is still ours."""
+
+    id: str
+    attempt: int
+
+
+class Dispatcher(Protocol):
+    """Sends wake-ups. Never raises: what could not be sent is found by the sweeper."""
+
+    def send(self, task: str, queue: str, id: str) -> None: ...
+
+
+def dispatch(session: Session, dispatcher: Dispatcher, job: Dataset | Finetune | Generation) -> None:
+    """Wakes a worker for this row once the transaction is committed; a rollback drops it."""
+    kind = KINDS[type(job)]
+    job.dispatched_at = database_now(session)
+    after_commit(session, lambda: dispatcher.send(kind.task, kind.queue, job.id))
+
+
+def claim_next(session: Session, model: type[Job], worker_id: str, lease_seconds: float) -> Claim | None:
+    """Takes the next waiting row, or None.
+
+    Between tenants the one with the fewest rows in work for its weight goes first, whatever the order of arrival;
+    within a tenant by priority, then age.
+    """
+    kind = KINDS[model]
+    running = aliased(model)
+    in_work = (
+        select(func.count())
+        .select_from(running)
+        .where(running.tenant_id == model.tenant_id, running.lease_expires_at.is_not(None))
+        .scalar_subquery()
+    )
+    statement = (
+        select(model)
+        .join(Tenant, Tenant.id == model.tenant_id)
+        .where(model.status == kind.waiting, model.lease_expires_at.is_(None), model.cancel_requested_at.is_(None))
+        .order_by(in_work / Tenant.weight, model.priority.desc(), model.created_at, model.id)
+        .limit(1)
+        .with_for_update(of=model, skip_locked=True)
+    )
+    job = session.execute(statement).scalar_one_or_none()
+    if job is None:
+        return None
+    now = database_now(session)
+    job.status = kind.running
+    job.attempt += 1
+    job.worker_id = worker_id
+    job.lease_expires_at = now + datetime.timedelta(seconds=lease_seconds)
+    job.started_at = job.started_at or now
+    session.flush()
+    return Claim(job.id, job.attempt)
+
+
+def heartbeat(
+    session: Session, model: type[Job], claim: Claim, lease_seconds: float
+) -> Literal["alive", "cancel", "lost"]:
+    """Prolongs the lease. "cancel": the tenant wants it ended. "lost": the row is somebody else's, or gone."""
+    job = guarded(session, model, claim)
+    if job is None:
+        return "lost"
+    job.lease_expires_at = database_now(session) + datetime.timedelta(seconds=lease_seconds)
+    return "alive" if job.cancel_requested_at is None else "cancel"
+
+
+def guarded(session: Session, model: type[Job], claim: Claim) -> Job | None:
+    """The row, locked until the transaction ends, if it is still this claim's; None otherwise."""
+    statement = (
+        select(model)
+        .where(model.id == claim.id, model.attempt == claim.attempt, model.lease_expires_at.is_not(None))
+        .with_for_update(of=model)
+    )
+    return session.execute(statement).scalar_one_or_none()
+
+
+def release(session: Session, dispatcher: Dispatcher, job: Dataset | Finetune | Generation) -> None:
+    """Hands a claimed row back, for another worker to go on with."""
+    job.status = KINDS[type(job)].waiting
+    job.worker_id = job.lease_expires_at = None
+    dispatch(session, dispatcher, job)
+
+
+def finish(session: Session, job: Dataset | Finetune | Generation, status: str) -> None:
+    """Ends a row for good."""
+    job.status = status
+    job.lease_expires_at = None
+    job.finished_at = database_now(session)
+
+
+def fail(session: Session, job: Dataset | Finetune | Generation, error: CoreError) -> None:
+    """Ends a row with the error's code and sentence."""
+    job.error_code, job.error_detail = error.code, error.detail
+    finish(session, job, KINDS[type(job)].failed)
+
+
+def expired(session: Session, model: type[Job]) -> Sequence[Job]:
+    """Rows whose worker has not renewed its lease, locked."""
+    statement = select(model).where(model.lease_expires_at < database_now(session)).with_for_update(skip_locked=True)
+    return session.execute(statement).scalars().all()
+
+
+def reap(session: Session, dispatcher: Dispatcher, model: type[Job], max_attempts: int) -> list[Job]:
+    """Hands back the rows of lost workers. Returns those that ended instead: cancelled meanwhile, or lost too often
+    without progress."""
+    ended = []
+    for job in expired(session, model):
+        job.failures += 1
+        logger.warning("%s lost its worker %s in attempt %d", job.id, job.worker_id, job.attempt)
+        if job.cancel_requested_at is not None:
+            finish(session, job, "cancelled")
+        elif job.failures >= max_attempts:
+            fail(session, job, AttemptsExhausted(job.failures))
+        else:
+            release(session, dispatcher, job)
+            continue
+        ended.append(job)
+    return ended
+
+
+def sweep(session: Session, dispatcher: Dispatcher, model: type[Job], older_than_seconds: float) -> int:
+    """Sends the message of waiting rows again when none was sent lately: whatever the broker lost comes back."""
+    kind = KINDS[model]
+    limit = database_now(session) - datetime.timedelta(seconds=older_than_seconds)
+    statement = (
+        select(model)
+        .where(
+            and_(model.status == kind.waiting, model.lease_expires_at.is_(None)),
+            or_(model.dispatched_at.is_(None), model.dispatched_at < limit),
+        )
+        .order_by(model.created_at)
+        .limit(100)
+        .with_for_update(skip_locked=True)
+    )
+    jobs = session.execute(statement).scalars().all()
+    for job in jobs:
+        dispatch(session, dispatcher, job)
+    return len(jobs)
+
+
+def request_cancel(session: Session, job: Dataset | Finetune | Generation) -> bool:
+    """Asks for the end of a row. One that nobody works on ends at once; True then."""
+    statement = update(type(job)).where(type(job).id == job.id, type(job).cancel_requested_at.is_(None))
+    session.execute(statement.values(cancel_requested_at=database_now(session)))
+    session.refresh(job, with_for_update=True)
+    if job.lease_expires_at is not None:
+        return False
+    finish(session, job, "cancelled")
+    return True

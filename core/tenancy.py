@@ -1,0 +1,35 @@
+"""Whose rows a caller sees. The one place where statements get their tenant filter."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Select
+
+from core.errors import Forbidden
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Who asks: a tenant, or an administrator (`tenant_id` None)."""
+
+    tenant_id: str | None
+    key_id: str | None = None
+    scopes: frozenset[str] = frozenset()
+
+    @property
+    def tenant(self) -> str:
+        """The tenant's id. Raises Forbidden for an administrator, who has no rows of their own."""
+        if self.tenant_id is None:
+            raise Forbidden("tenant")
+        return self.tenant_id
+
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
+
+SYSTEM = Scope(tenant_id=None)
+"""Workers and administrators: every tenant's rows."""
+
+
+def scoped(statement: Select[Row], model: Any, scope: Scope) -> Select[Row]:
+    """The statement, seeing only the rows of `model` that the caller may see."""
+    return statement if scope.tenant_id is None else statement.where(model.tenant_id == scope.tenant_id)

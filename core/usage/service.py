@@ -1,0 +1,67 @@
+"""Metering for billing, and what administrators see of the fleet."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from core.adapters import repository as adapters
+from core.datasets import repository as datasets
+from core.db.models import AuditEntry, UsageDay, Worker
+from core.db.paging import Page, PageRequest
+from core.db.session import database_now
+from core.usage import repository
+
+WORKER_SILENCE = datetime.timedelta(seconds=60)
+"""A worker that was not heard of for longer counts as gone."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    images: int
+    row_steps: int
+    """Forward rows: one for each image and step, two where it is guided."""
+    training_seconds: float
+    stored_bytes: int
+    days: Sequence[UsageDay]
+
+
+def meter(
+    session: Session, tenant_id: str, *, images: int = 0, row_steps: int = 0, training_seconds: float = 0.0
+) -> None:
+    """Adds to the tenant's day."""
+    today = database_now(session).date()
+    row = repository.day(session, tenant_id, today)
+    if row is None:
+        try:
+            with session.begin_nested():
+                session.add(UsageDay(tenant_id=tenant_id, day=today, images=0, row_steps=0, training_seconds=0.0))
+        except IntegrityError:
+            pass  # another worker has just begun the day
+        row = repository.day(session, tenant_id, today)
+        assert row is not None
+    row.images += images
+    row.row_steps += row_steps
+    row.training_seconds += training_seconds
+
+
+def read(session: Session, tenant_id: str, *, days: int = 30) -> Usage:
+    since = database_now(session).date() - datetime.timedelta(days=days)
+    images, row_steps, seconds = repository.totals(session, tenant_id)
+    stored = adapters.stored_bytes(session, tenant_id) + datasets.stored_bytes(session, tenant_id)
+    return Usage(images, row_steps, seconds, stored, repository.days(session, tenant_id, since))
+
+
+def days_of_all(session: Session, *, days: int = 30) -> Sequence[UsageDay]:
+    return repository.days(session, None, database_now(session).date() - datetime.timedelta(days=days))
+
+
+def workers(session: Session) -> Sequence[Worker]:
+    """Those that are alive."""
+    return repository.workers(session, database_now(session) - WORKER_SILENCE)
+
+
+def audit(session: Session, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
+    return repository.audit_page(session, tenant_id, request)
