@@ -15,7 +15,8 @@ class BaseConfig:
 
     `timestep_convention` selects the frequencies of the sinusoidal timestep features: "dit" divides by half the
     width, "diffusers" by half the width minus one. `position_scale` multiplies the grid coordinates: 0.5 maps a
-    64x64 latent onto the positions of a 32x32 one (DiffFit section 4.3).
+    64x64 latent onto the positions of a 32x32 one (DiffFit section 4.3). `mlp_norm_eps` belongs to the norm before
+    the MLP alone: diffusers' forward differs there from the original's.
     """
 
     input_size: int = 32
@@ -28,7 +29,7 @@ class BaseConfig:
     num_classes: int = 1000
     learn_sigma: bool = True
     norm_eps: float = 1e-6
-    final_norm_eps: float = 1e-6
+    mlp_norm_eps: float = 1e-6
     timestep_convention: TimestepConvention = "dit"
     position_scale: float = 1.0
     guidance_channels: int = 3

@@ -86,7 +86,7 @@ class Block(nn.Module):
         super().__init__()
         d = config.hidden_size
         self.name = f"blocks.{index}"
-        self.norm_eps = config.norm_eps
+        self.norm_eps, self.mlp_norm_eps = config.norm_eps, config.mlp_norm_eps
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
         self.attn = Attention(d, config.num_heads, f"{self.name}.attn")
         self.mlp = Mlp(d, config.mlp_size, f"{self.name}.mlp")
@@ -100,7 +100,7 @@ class Block(nn.Module):
         gate1 = adapter.gate(f"{self.name}.attn", gate1)
         gate2 = adapter.gate(f"{self.name}.mlp", gate2)
         x = x + gate1 * self.attn(modulate(x, shift1, scale1, self.norm_eps), adapter)
-        return x + gate2 * self.mlp(modulate(x, shift2, scale2, self.norm_eps), adapter)
+        return x + gate2 * self.mlp(modulate(x, shift2, scale2, self.mlp_norm_eps), adapter)
 
 
 class Attention(nn.Module):
@@ -136,7 +136,7 @@ class FinalLayer(nn.Module):
     def __init__(self, config: BaseConfig) -> None:
         super().__init__()
         d = config.hidden_size
-        self.norm_eps = config.final_norm_eps
+        self.norm_eps = config.norm_eps
         self.linear = nn.Linear(d, config.output_values)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 2 * d))
 

@@ -12,7 +12,6 @@ products, which then run once for all images of a batch, whatever their adapters
 Letters in shapes: B images, N tokens, D hidden size, P vector length of an adapter.
 """
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -94,7 +93,7 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
     shift, scale = modulation.chunk(2, dim=1)
     shift = shift + scale * row["final.norm.bias"]
     shift, scale = _affine((shift, scale), row["final.modulation.scale"], row["final.modulation.shift"])
-    x = torch.addcmul(_wide(shift), _norm(x, config.final_norm_eps), _wide(scale))
+    x = torch.addcmul(_wide(shift), _norm(x, config.norm_eps), _wide(scale))
     y = F.linear(x, dit.final_layer.linear.weight)
     return unpatchify(torch.addcmul(_wide(row["final.shift"]), y, _wide(row["final.scale"])), config)
 
@@ -128,7 +127,7 @@ def _block(block: Block, x: Tensor, c: Tensor, row: dict[str, Tensor]) -> Tensor
     shift1, scale1, gate1, shift2, scale2, gate2 = (_wide(part) for part in parts)
     attention = _attention(block, torch.addcmul(shift1, _norm(x, block.norm_eps), scale1), row)
     x = torch.addcmul(x, gate1, attention)
-    hidden = F.linear(torch.addcmul(shift2, _norm(x, block.norm_eps), scale2), block.mlp.fc1.weight)
+    hidden = F.linear(torch.addcmul(shift2, _norm(x, block.mlp_norm_eps), scale2), block.mlp.fc1.weight)
     hidden = F.gelu(hidden.add_(_wide(row["fc1.bias"])), approximate="tanh")
     return torch.addcmul(x, gate2, F.linear(hidden, block.mlp.fc2.weight).add_(_wide(row["fc2.bias"])))
 
@@ -230,8 +229,3 @@ class _Folder:
 
     def get(self, name: str, default: Tensor) -> Tensor:
         return self.tensors.get(name, default).to(self.dtype)
-
-
-def vector_bytes(config: BaseConfig) -> int:
-    """Bytes of one adapter's row in the device table (fp32)."""
-    return 4 * sum(math.prod((size,)) for size in VectorLayout(config).sizes.values())

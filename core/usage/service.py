@@ -65,3 +65,12 @@ def workers(session: Session) -> Sequence[Worker]:
 
 def audit(session: Session, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
     return repository.audit_page(session, tenant_id, request)
+
+
+def residency(session: Session) -> dict[str, list[str]]:
+    """SHA-256 of an adapter to the live workers that hold it in their device table."""
+    holders: dict[str, list[str]] = {}
+    for worker in workers(session):
+        for sha256 in worker.resident:
+            holders.setdefault(sha256, []).append(worker.id)
+    return holders

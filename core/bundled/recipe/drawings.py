@@ -53,6 +53,22 @@ def main() -> None:
         print(f"{label:20} {len(list((arguments.output / label).glob('*.png'))):4}")
 
 
+def read_folder(folder: Path) -> tuple[list[str], list[tuple[int, Image.Image]]]:
+    """Class names in alphabetical order, and (class id, picture) pairs by class and file name.
+
+    Raises FileNotFoundError where the folder has no drawings.
+    """
+    labels = sorted(path.name for path in folder.glob("*/") if any(path.glob("*.png")))
+    if not labels:
+        raise FileNotFoundError(f"no drawings in {folder}: run core.bundled.recipe.drawings first")
+    pictures = [
+        (number, Image.open(path).convert("RGB"))
+        for number, label in enumerate(labels)
+        for path in sorted((folder / label).glob("*.png"))
+    ]
+    return labels, pictures
+
+
 def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
     """The classes of a table with their emoji, both in order: the table's and Unicode's.
 
@@ -81,7 +97,7 @@ def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
 def read_emoji(cache: Path) -> Iterator[Emoji]:
     """Every emoji in Unicode's order, without those that repeat a drawing.
 
-    Skin tones are listed below their emoji and so left out; drawings that only face the other way are skipped.
+    Skin tones are listed below their emoji and so left out; so are drawings that only face the other way.
     """
     subgroups = read_json(EMOJI_NAMES, cache, "meta/groups.json")["subgroups"]
     for entry in read_json(EMOJI_NAMES, cache, "en/data.json"):

@@ -1,0 +1,92 @@
+"""Tells waiting requests that something changed: one task a process asks the database for all of them.
+
+No client holds a session while it waits.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import func, select
+
+from core.db.models import Finetune, FinetuneEvent, Generation
+from core.db.session import Database
+from core.errors import DatabaseUnavailable
+
+_INTERVAL = 0.2
+State = tuple[Any, ...]
+
+
+class Notifier:
+    """Watches rows by id (`gen_…`, `ft_…`)."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._watched: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._states: dict[str, State] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.stopping = asyncio.Event()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        for events in self._watched.values():
+            for event in events:
+                event.set()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @asynccontextmanager
+    async def watch(self, id: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever the row changed; the watcher clears it."""
+        event = asyncio.Event()
+        event.set()  # what happened before the watch began is seen at once
+        self._watched[id].add(event)
+        try:
+            yield event
+        finally:
+            self._watched[id].discard(event)
+            if not self._watched[id]:
+                del self._watched[id]
+                self._states.pop(id, None)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            ids = list(self._watched)
+            if not ids:
+                continue
+            with suppress(DatabaseUnavailable):  # clients wait on; the next round asks again
+                self._notify(await run_in_threadpool(self._read, ids))
+
+    def _notify(self, states: dict[str, State]) -> None:
+        for id, state in states.items():
+            if self._states.get(id) != state:
+                self._states[id] = state
+                for event in self._watched.get(id, ()):
+                    event.set()
+
+    def _read(self, ids: list[str]) -> dict[str, State]:
+        generations = [id for id in ids if id.startswith("gen_")]
+        finetunes = [id for id in ids if id.startswith("ft_")]
+        states: dict[str, State] = dict.fromkeys(ids, ())
+        with self.database.session() as session:
+            if generations:
+                wanted = select(Generation.id, Generation.status).where(Generation.id.in_(generations))
+                states |= {id: (status,) for id, status in session.execute(wanted)}
+            if finetunes:
+                last = (
+                    select(Finetune.id, Finetune.status, func.max(FinetuneEvent.id))
+                    .outerjoin(FinetuneEvent, FinetuneEvent.finetune_id == Finetune.id)
+                    .where(Finetune.id.in_(finetunes))
+                    .group_by(Finetune.id, Finetune.status)
+                )
+                states |= {id: (status, event) for id, status, event in session.execute(last)}
+        return states

@@ -1,0 +1,1 @@
+"""One file a noun. A handler resolves, calls one service, returns."""

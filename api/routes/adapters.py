@@ -1,0 +1,68 @@
+"""Adapters: versions of a domain."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, File, Response, UploadFile
+
+from api.deps import PageDep, ReaderDep, ServicesDep, SessionDep, WriterDep
+from api.idempotency import IdempotentRoute
+from api.schemas.adapters import AdapterOut
+from api.schemas.common import Listing, listing
+from api.schemas.domains import DomainOut
+from core.adapters import service as adapters
+from core.domains import service as domains
+from core.errors import PayloadTooLarge
+
+router = APIRouter(prefix="/v1", tags=["adapters"], route_class=IdempotentRoute)
+
+
+@router.get("/domains/{id}/adapters", operation_id="list_adapters")
+def list_adapters(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[AdapterOut]:
+    """A domain's adapter versions, newest first."""
+    return listing(adapters.listing(session, scope, id, page), AdapterOut)
+
+
+@router.post("/domains/{id}/adapters", status_code=201, operation_id="upload_adapter")
+def upload_adapter(
+    id: str,
+    file: Annotated[UploadFile, File(description="A `.safetensors` that this service, or one with the same base, made.")],
+    scope: WriterDep,
+    services: ServicesDep,
+) -> AdapterOut:
+    """Upload an adapter. It passes the same checks as our own."""
+    limit = services.settings.max_adapter_bytes
+    if (file.size or 0) > limit:
+        raise PayloadTooLarge(limit)
+    with services.database.session() as session:
+        domains.get(session, scope, id)
+        base = adapters.served_base(session, services.settings.base_model)
+    artifact, stored = adapters.store_upload(services.store, scope, id, file.file.read(), base, limit)
+    with services.database.session() as session:
+        return AdapterOut.model_validate(adapters.create_uploaded(session, scope, id, artifact, stored))
+
+
+@router.get("/adapters/{id}", operation_id="get_adapter")
+def get_adapter(id: str, session: SessionDep, scope: ReaderDep) -> AdapterOut:
+    """One adapter."""
+    return AdapterOut.model_validate(adapters.get(session, scope, id))
+
+
+@router.get(
+    "/adapters/{id}/download",
+    operation_id="download_adapter",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "The `.safetensors`."}},
+)
+def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
+    """The adapter's file."""
+    with services.database.session() as session:
+        adapter = adapters.get(session, scope, id)
+    data = services.store.get(adapter.object_key, adapter.sha256)
+    headers = {"Content-Disposition": f'attachment; filename="{id}.safetensors"', "ETag": f'"{adapter.sha256}"'}
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+@router.post("/domains/{id}/adapters/{adapter_id}/promote", operation_id="promote_adapter")
+def promote_adapter(id: str, adapter_id: str, session: SessionDep, scope: WriterDep) -> DomainOut:
+    """Make a version the active one. Promoting an older one is the way back."""
+    return DomainOut.model_validate(adapters.promote(session, scope, id, adapter_id))

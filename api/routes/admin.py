@@ -1,0 +1,109 @@
+"""For administrators: tenants, keys, every stored adapter, the fleet."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from api.deps import AdminDep, PageDep, SessionDep, changes
+from api.idempotency import IdempotentRoute
+from api.schemas.adapters import AdminAdapterOut
+from api.schemas.common import Listing, listing
+from api.schemas.tenants import KeyCreate, KeyIssued, KeyOut, TenantChange, TenantCreate, TenantOut
+from api.schemas.usage import AuditOut, TenantUsageDayOut, WorkerOut
+from core.adapters import service as adapters
+from core.adapters.repository import Filters
+from core.tenants import service as tenants
+from core.usage import service as usage
+
+router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute)
+Filter = Annotated[str | None, Query(max_length=100)]
+
+
+@router.post("/tenants", status_code=201, operation_id="create_tenant")
+def create_tenant(body: TenantCreate, session: SessionDep, admin: AdminDep) -> TenantOut:
+    """Create a tenant."""
+    return TenantOut.model_validate(tenants.create(session, admin, body.name))
+
+
+@router.get("/tenants", operation_id="list_tenants")
+def list_tenants(session: SessionDep, admin: AdminDep, page: PageDep) -> Listing[TenantOut]:
+    """All tenants, newest first."""
+    return listing(tenants.listing(session, page), TenantOut)
+
+
+@router.get("/tenants/{id}", operation_id="get_tenant")
+def get_tenant(id: str, session: SessionDep, admin: AdminDep) -> TenantOut:
+    """One tenant."""
+    return TenantOut.model_validate(tenants.get(session, id))
+
+
+@router.patch("/tenants/{id}", operation_id="change_tenant")
+def change_tenant(id: str, body: TenantChange, session: SessionDep, admin: AdminDep) -> TenantOut:
+    """Change a tenant's name, weight or quotas."""
+    return TenantOut.model_validate(tenants.change(session, admin, id, changes(body)))
+
+
+@router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant")
+def delete_tenant(id: str, session: SessionDep, admin: AdminDep) -> None:
+    """Delete a tenant with all it owns."""
+    tenants.delete(session, admin, id)
+
+
+@router.post("/tenants/{id}/keys", status_code=201, operation_id="create_key")
+def create_key(id: str, body: KeyCreate, session: SessionDep, admin: AdminDep) -> KeyIssued:
+    """Create an API key. The secret is shown this once."""
+    scopes = None if body.scopes is None else list(body.scopes)
+    issued = tenants.issue_key(session, admin, id, body.name, scopes)
+    return KeyIssued.model_validate({**KeyOut.model_validate(issued.row).model_dump(), "key": issued.key})
+
+
+@router.get("/tenants/{id}/keys", operation_id="list_keys")
+def list_keys(id: str, session: SessionDep, admin: AdminDep) -> Listing[KeyOut]:
+    """A tenant's keys, without their secrets."""
+    rows = tenants.keys(session, id)
+    return Listing(data=[KeyOut.model_validate(row) for row in rows], next_cursor=None)
+
+
+@router.delete("/keys/{id}", status_code=204, operation_id="revoke_key")
+def revoke_key(id: str, session: SessionDep, admin: AdminDep) -> None:
+    """Revoke a key. It stops working at once."""
+    tenants.revoke_key(session, admin, id)
+
+
+@router.get("/adapters", operation_id="list_all_adapters")
+def list_all_adapters(
+    session: SessionDep,
+    admin: AdminDep,
+    page: PageDep,
+    tenant_id: Filter = None,
+    domain_id: Filter = None,
+    base_digest: Filter = None,
+    status: Literal["ready", "quarantined"] | None = None,
+) -> Listing[AdminAdapterOut]:
+    """Every stored adapter of every tenant, newest first, and the workers that hold it."""
+    found = adapters.admin_listing(session, Filters(tenant_id, domain_id, base_digest, status), page)
+    holders = usage.residency(session)
+    data = [
+        AdminAdapterOut.model_validate({**row.__dict__, "resident_on": holders.get(row.sha256, [])})
+        for row in found.data
+    ]
+    return Listing(data=data, next_cursor=found.next_cursor)
+
+
+@router.get("/workers", operation_id="list_workers")
+def list_workers(session: SessionDep, admin: AdminDep) -> Listing[WorkerOut]:
+    """Workers that are alive, and what they hold."""
+    return Listing(data=[WorkerOut.model_validate(row) for row in usage.workers(session)], next_cursor=None)
+
+
+@router.get("/usage", operation_id="list_usage")
+def list_usage(session: SessionDep, admin: AdminDep) -> Listing[TenantUsageDayOut]:
+    """Metering of the last 30 days, a row a tenant and day."""
+    rows = usage.days_of_all(session)
+    return Listing(data=[TenantUsageDayOut.model_validate(row) for row in rows], next_cursor=None)
+
+
+@router.get("/audit", operation_id="list_audit")
+def list_audit(session: SessionDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
+    """Who changed what, newest first."""
+    return listing(usage.audit(session, tenant_id, page), AuditOut)

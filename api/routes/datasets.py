@@ -1,0 +1,48 @@
+"""Data sets."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, File, UploadFile
+from fastapi import Request as HttpRequest
+
+from api.deps import PageDep, ReaderDep, ServicesDep, SessionDep, WriterDep
+from api.idempotency import IdempotentRoute
+from api.schemas.common import Listing
+from api.schemas.datasets import DatasetOut
+from core.datasets import service as datasets
+from core.domains import service as domains
+from core.errors import PayloadTooLarge
+
+router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
+
+
+@router.post("/domains/{id}/datasets", status_code=202, operation_id="create_dataset")
+def create_dataset(
+    id: str,
+    request: HttpRequest,
+    file: Annotated[UploadFile, File(description="A zip with one folder of images a class.")],
+    scope: WriterDep,
+    services: ServicesDep,
+) -> DatasetOut:
+    """Upload a data set. Its images are checked in the background; `report` names every file that was not used."""
+    limit = services.settings.max_upload_bytes
+    if (file.size or 0) > limit:
+        raise PayloadTooLarge(limit)
+    with services.database.session() as session:
+        domains.get(session, scope, id)
+    archive = datasets.store_archive(services.store, scope, id, file.file, datasets.limits(services.settings))
+    with services.database.session() as session:
+        return DatasetOut.of(datasets.create(session, scope, services.dispatcher, id, archive))
+
+
+@router.get("/domains/{id}/datasets", operation_id="list_datasets")
+def list_datasets(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[DatasetOut]:
+    """A domain's data sets, newest first."""
+    found = datasets.listing(session, scope, id, page)
+    return Listing(data=[DatasetOut.of(row) for row in found.data], next_cursor=found.next_cursor)
+
+
+@router.get("/datasets/{id}", operation_id="get_dataset")
+def get_dataset(id: str, session: SessionDep, scope: ReaderDep) -> DatasetOut:
+    """One data set: its classes, and why files were refused."""
+    return DatasetOut.of(datasets.get(session, scope, id))

@@ -1,0 +1,15 @@
+"""A tenant's usage."""
+
+from fastapi import APIRouter
+
+from api.deps import ReaderDep, SessionDep
+from api.schemas.usage import UsageOut
+from core.usage import service as usage
+
+router = APIRouter(prefix="/v1", tags=["usage"])
+
+
+@router.get("/usage", operation_id="get_usage")
+def get_usage(session: SessionDep, scope: ReaderDep) -> UsageOut:
+    """Images, row-steps, training seconds and stored bytes; days of the last 30."""
+    return UsageOut.model_validate(usage.read(session, scope.tenant))

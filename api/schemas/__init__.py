@@ -1,0 +1,1 @@
+"""Request and response models, a file a noun."""

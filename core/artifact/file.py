@@ -1,0 +1,108 @@
+"""The adapter's file: safetensors in fp32 with the manifest as one JSON value. Never pickle.
+
+Everything is checked as if a stranger had sent it, since tenants may upload adapters.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from core.artifact.base import BaseDescription, canonical_json
+from core.artifact.manifest import Manifest
+from core.artifact.sites import trainable_shapes
+from core.errors import ArtifactInvalid, BaseMismatch
+
+Array = npt.NDArray[np.float32]
+_HEADER_LIMIT = 2**20
+DEFAULT_LIMIT = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Artifact:
+    manifest: Manifest
+    tensors: dict[str, Array]
+    sha256: str
+    size: int
+
+
+def encode(manifest: Manifest, tensors: Mapping[str, Array]) -> bytes:
+    """The file's bytes; equal input gives equal bytes."""
+    arrays = {name: np.ascontiguousarray(array, dtype="<f4") for name, array in sorted(tensors.items())}
+    return save(arrays, metadata={"manifest": canonical_json(manifest.to_json()).decode()})
+
+
+def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
+    """Raises ArtifactInvalid, with a sentence, for anything that is not one of our files."""
+    if len(data) > limit_bytes:
+        raise ArtifactInvalid(f"The file is larger than {limit_bytes:,} bytes.")
+    header = _header(data)
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or set(metadata) != {"manifest"} or not isinstance(metadata["manifest"], str):
+        raise ArtifactInvalid("The file has no manifest. Upload an adapter that was downloaded from this service.")
+    if any(not isinstance(entry, dict) or entry.get("dtype") != "F32" for entry in header.values()):
+        raise ArtifactInvalid("Every tensor of an adapter must be F32.")
+    try:
+        manifest = Manifest.from_json(json.loads(metadata["manifest"]))
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ArtifactInvalid(f"The file is not valid safetensors: {error}.") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArtifactInvalid(f"The manifest cannot be used: {error}.") from error
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            raise ArtifactInvalid(f"The tensor '{name}' holds values that are not finite.")
+    return Artifact(manifest, tensors, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def check_against(artifact: Artifact, base: BaseDescription) -> None:
+    """Raises BaseMismatch when it was made for another base, ArtifactInvalid when names or shapes are not those that
+    its manifest promises."""
+    manifest = artifact.manifest
+    if manifest.base_digest != base.digest:
+        raise BaseMismatch(manifest.base_digest, base.digest)
+    try:
+        expected = trainable_shapes(base.config, manifest.method, manifest.sites, len(manifest.class_names))
+    except ValueError as error:
+        raise ArtifactInvalid(f"The sites do not fit the base: {error}.") from error
+    found = {name: array.shape for name, array in artifact.tensors.items()}
+    problems = [
+        *(f"'{name}' is missing" for name in expected if name not in found),
+        *(f"'{name}' is not expected" for name in found if name not in expected),
+        *(
+            f"'{name}' is {list(found[name])}, not {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ),
+    ]
+    if problems:
+        more = f", and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ArtifactInvalid(f"The tensors do not fit: {', '.join(problems[:10])}{more}.")
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """The safetensors header, parsed here as well, since duplicate keys and odd metadata must not slip through."""
+    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
+    if not 2 <= length <= min(_HEADER_LIMIT, len(data) - 8):
+        raise ArtifactInvalid("The file is not safetensors.")
+    try:
+        header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactInvalid("The file's header cannot be read.") from error
+    if not isinstance(header, dict):
+        raise ArtifactInvalid("The file's header cannot be read.")
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key stands twice")
+    return values

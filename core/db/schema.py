@@ -1,0 +1,35 @@
+"""The tables' version: migrations are run by alembic."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine
+
+from core.errors import DatabaseUnavailable
+
+_MIGRATIONS = Path(__file__).parents[2] / "migrations"
+
+
+def upgrade(url: str) -> None:
+    """Brings the tables to this version."""
+    command.upgrade(config(url), "head")
+
+
+def is_current(engine: Engine) -> bool:
+    """Whether the tables are at this version. Raises DatabaseUnavailable."""
+    head = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision() == head
+    except Exception as error:  # drivers differ in what they raise
+        raise DatabaseUnavailable() from error
+
+
+def config(url: str) -> Config:
+    settings = Config()
+    settings.set_main_option("script_location", str(_MIGRATIONS))
+    settings.attributes["url"] = url
+    return settings

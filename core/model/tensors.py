@@ -1,0 +1,20 @@
+"""Tensors as they are stored."""
+
+import torch
+from torch import Tensor
+
+from core.artifact.base import StoredTensor
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
+
+
+def stored_tensor(name: str, tensor: Tensor) -> StoredTensor:
+    """A view of a tensor's bytes on the host, for digests: no copy when it lies there already."""
+    flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return StoredTensor(name, _DTYPES[tensor.dtype], tuple(tensor.shape), memoryview(flat.numpy()))
