@@ -126,6 +126,14 @@ def release(session: Session, dispatcher: Dispatcher, job: Dataset | Finetune | 
     dispatch(session, dispatcher, job)
 
 
+def postpone(session: Session, job: Dataset | Finetune | Generation) -> None:
+    """Hands a claimed row back for later: the sweeper sends it again when its turn has come. A service below did not
+    answer, which is no failure of the job."""
+    job.status = KINDS[type(job)].waiting
+    job.worker_id = job.lease_expires_at = None
+    job.dispatched_at = database_now(session)
+
+
 def finish(session: Session, job: Dataset | Finetune | Generation, status: str) -> None:
     """Ends a row for good."""
     job.status = status

@@ -1,5 +1,6 @@
 """Fine-tunes: asked for by tenants, reported by workers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from core import audit, jobs
 from core.adapters import service as adapters
 from core.artifact.base import BaseDescription
 from core.artifact.file import Artifact
-from core.artifact.sites import PRESETS, Method, Sites, count, trainable_shapes
+from core.artifact.sites import PRESETS, Method, count, trainable_shapes
 from core.datasets import service as datasets
 from core.db.base import new_id
 from core.db.models import Dataset, Finetune, FinetuneEvent
@@ -21,6 +22,7 @@ from core.finetunes import repository
 from core.jobs import Claim, Dispatcher
 from core.storage import StoredObject
 from core.tenancy import SYSTEM, Scope
+from core.usage import service as usage
 
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -130,6 +132,31 @@ def add_event(session: Session, finetune: Finetune, type: str, data: dict[str, A
     session.add(FinetuneEvent(tenant_id=finetune.tenant_id, finetune_id=finetune.id, type=type, data=data))
 
 
+def record_start(session: Session, row: Finetune, held_out_loss_base: float, parameters: int, step: int) -> None:
+    row.held_out_loss_base = _finite(held_out_loss_base)
+    row.trainable_parameters, row.step = parameters, step
+    add_event(session, row, "status", {"status": "running", "step": step, "steps": row.steps})
+
+
+def record_progress(
+    session: Session, row: Finetune, step: int, loss: float, gradient_norm: float, seconds: float
+) -> None:
+    """`seconds`: device time since the last event."""
+    taken = step - row.step
+    row.step, row.loss = step, loss
+    row.seconds += seconds
+    row.eta_seconds = (row.steps - step) * seconds / taken if taken > 0 else None
+    data = {"step": step, "steps": row.steps, "loss": loss, "gradient_norm": gradient_norm, "seconds": seconds}
+    add_event(session, row, "progress", {**data, "eta_seconds": row.eta_seconds})
+    usage.meter(session, row.tenant_id, training_seconds=seconds)
+
+
+def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
+    """Progress that is kept: attempts lost before do not count any more."""
+    row.checkpoint_key, row.checkpoint_sha256, row.checkpoint_step = stored.key, stored.sha256, step
+    row.failures = 0
+
+
 def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredObject, losses: dict[str, float]) -> bool:
     """The end of a fine-tune: the row of its adapter, last of all. False when the claim was lost."""
     finetune = jobs.guarded(session, Finetune, claim)
@@ -140,9 +167,9 @@ def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredOb
         session, domain, artifact, stored, finetune_id=finetune.id, promote=finetune.auto_promote
     )
     finetune.adapter_id = adapter.id
-    finetune.held_out_loss_base = losses["base"]
-    finetune.held_out_loss_adapter = losses["adapter"]
-    finetune.held_out_loss_adapter_null = losses["adapter_null"]
+    finetune.held_out_loss_base = _finite(losses["base"])
+    finetune.held_out_loss_adapter = _finite(losses["adapter"])
+    finetune.held_out_loss_adapter_null = _finite(losses["adapter_null"])
     finetune.eta_seconds = 0.0
     jobs.finish(session, finetune, "succeeded")
     add_event(session, finetune, "status", {"status": "succeeded", "adapter_id": adapter.id})
@@ -172,5 +199,6 @@ def _ready_dataset(session: Session, scope: Scope, domain_id: str, id: str) -> D
     return dataset
 
 
-def sites(finetune: Finetune) -> Sites:
-    return Sites.from_json(finetune.sites)
+def _finite(value: float) -> float | None:
+    """A data set without held-out images has no held-out loss."""
+    return value if math.isfinite(value) else None

@@ -3,7 +3,9 @@
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -74,3 +76,18 @@ def residency(session: Session) -> dict[str, list[str]]:
         for sha256 in worker.resident:
             holders.setdefault(sha256, []).append(worker.id)
     return holders
+
+
+def report_worker(session: Session, id: str, hostname: str, pid: int, about: dict[str, Any]) -> None:
+    """A worker tells that it lives; `about` has its device, base_digest, queues and resident adapters."""
+    worker = session.get(Worker, id)
+    if worker is None:
+        worker = Worker(id=id, hostname=hostname, pid=pid)
+        session.add(worker)
+    for field, value in about.items():
+        setattr(worker, field, value)
+    worker.heartbeat_at = database_now(session)
+
+
+def forget_worker(session: Session, id: str) -> None:
+    session.execute(delete(Worker).where(Worker.id == id))

@@ -1,0 +1,66 @@
+"""Fixtures for all tests: real services once a run, a fresh database a test, on both databases."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from core.db.schema import upgrade
+from core.db.session import Database
+from core.storage import FolderStore, ObjectStore, S3Store
+from tests import services
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[services.Postgres]:
+    with services.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with services.redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        with services.s3() as endpoint:
+            yield endpoint
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without tables; every test that uses it runs on both kinds."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+        return
+    server: services.Postgres = request.getfixturevalue("postgres_server")
+    name = f"test_{uuid.uuid4().hex}"
+    yield server.create(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def database(empty_database_url: str) -> Iterator[Database]:
+    """A database as the migrations make it."""
+    upgrade(empty_database_url)
+    database = Database(empty_database_url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """An empty object store of each kind."""
+    if request.param == "folder":
+        return FolderStore(tmp_path / "objects")
+    endpoint: str = request.getfixturevalue("s3_endpoint")
+    bucket = f"test-{uuid.uuid4().hex}"
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
+    return S3Store(bucket, "prefix", endpoint, "us-east-1")

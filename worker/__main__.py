@@ -1,0 +1,28 @@
+"""`python -m worker`: a worker for the queues of DIFFFIT_WORKER_QUEUES."""
+
+import sys
+
+from core.config import get_settings
+from core.db.schema import is_current, upgrade
+from core.db.session import Database
+from core.errors import CoreError
+
+
+def main() -> None:
+    settings = get_settings()
+    if settings.embedded:
+        upgrade(settings.database_url)
+    elif not is_current(Database(settings.database_url).engine):
+        sys.exit("The tables are not at this version. Run `python -m migrations` first.")
+    from worker.app import app  # it loads torch, which takes a while
+
+    options = ["worker", "--pool", "threads", "--concurrency", str(settings.worker_threads)]
+    options += ["--queues", settings.worker_queues, "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    try:
+        app.worker_main([*options, "--loglevel", settings.log_level])
+    except CoreError as error:
+        sys.exit(f"The worker cannot start: {error.detail}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What one worker process holds: settings, database, store, leases, and the device when its queues need one."""
+
+import logging
+import os
+import socket
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from core.adapters import service as adapters
+from core.config import Settings
+from core.db.base import new_id
+from core.db.session import Database
+from core.jobs import Dispatcher
+from core.storage import ObjectStore, open_store
+from core.usage import service as usage
+from worker.gpu import Gpu
+from worker.leases import LeaseKeeper
+
+logger = logging.getLogger(__name__)
+DEVICE_QUEUES = {"generate", "finetune"}
+
+
+@dataclass
+class Context:
+    """Made once, when the worker starts; shared by its threads."""
+
+    settings: Settings
+    dispatcher: Dispatcher
+    id: str = field(default_factory=lambda: new_id("wrk"))
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(self.settings.database_url)
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        return open_store(self.settings)
+
+    @cached_property
+    def leases(self) -> LeaseKeeper:
+        return LeaseKeeper(self.database, self.settings.lease_seconds, self.settings.heartbeat_seconds)
+
+    @cached_property
+    def gpu(self) -> Gpu:
+        """Raises RuntimeError in a worker whose queues need no device."""
+        if not self.queues & DEVICE_QUEUES:
+            raise RuntimeError("this worker has no device: its queues need none")
+        return Gpu(self.settings)
+
+    @cached_property
+    def finetune_places(self) -> threading.Semaphore:
+        return threading.Semaphore(self.settings.concurrent_finetunes)
+
+    @property
+    def queues(self) -> set[str]:
+        return {queue.strip() for queue in self.settings.worker_queues.split(",")}
+
+    def start(self) -> None:
+        """Loads the base and tells the database about it. Raises BaseMissing, CheckpointInvalid."""
+        self.store.check()
+        if self.queues & DEVICE_QUEUES:
+            gpu = self.gpu
+            with self.database.session() as session:
+                adapters.register_base(session, self.settings.base_model, gpu.base.description)
+        self.leases.start()
+        self.report()
+
+    def report(self) -> None:
+        """Tells that this worker lives, and what lies in its device table."""
+        about: dict[str, Any] = {"queues": sorted(self.queues), "device": "none", "base_digest": None, "resident": []}
+        if self.queues & DEVICE_QUEUES:
+            gpu = self.gpu
+            about |= {
+                "device": str(gpu.device),
+                "base_digest": gpu.base.description.digest,
+                "resident": gpu.bank.resident,
+            }
+        with self.database.session() as session:
+            usage.report_worker(session, self.id, socket.gethostname(), os.getpid(), about)
+
+    def stop(self) -> None:
+        """Ends the engine: unfinished work fails with EngineStopped and its tasks hand it back."""
+        self.stopping.set()
+        if "gpu" in self.__dict__:
+            self.gpu.stop()
+
+    def close(self) -> None:
+        """After the last task: nothing holds a row any more."""
+        self.leases.stop()
+        with self.database.session() as session:
+            usage.forget_worker(session, self.id)
+        self.database.dispose()
+
+
+_current: Context | None = None
+
+
+def set_context(context: Context) -> None:
+    global _current  # noqa: PLW0603  # Celery finds tasks by name, so that they cannot be handed an argument
+    _current = context
+
+
+def get_context() -> Context:
+    if _current is None:
+        raise RuntimeError("the worker has not started")
+    return _current

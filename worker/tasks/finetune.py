@@ -1,0 +1,227 @@
+"""Fine-tunes: claim, train beside serving, publish."""
+
+import logging
+import queue
+import tempfile
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from core import jobs
+from core.artifact.file import decode, encode
+from core.artifact.manifest import Manifest
+from core.artifact.sites import Sites
+from core.datasets import archive
+from core.datasets import service as datasets
+from core.db.models import Dataset, Finetune
+from core.domains import service as domains
+from core.engine.engine import Training
+from core.errors import Cancelled, CheckpointInvalid, ChecksumMismatch, CoreError, EngineStopped, StorageUnavailable
+from core.finetunes import service
+from core.jobs import Claim
+from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
+from core.tuning.trainer import TrainingSettings
+from worker.context import Context, get_context
+from worker.images import encode_png
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a fine-tune needs, as plain values: no session is held while it trains."""
+
+    plan: FinetunePlan
+    preset: str | None
+    archive_key: str
+    archive_sha256: str
+    members: list[dict[str, Any]]
+    checkpoint_key: str | None
+    checkpoint_sha256: str | None
+    folder: str
+
+
+def register(app: Celery) -> None:
+    app.task(name="finetune.run")(run)
+
+
+def run(id: str) -> None:
+    """Runs waiting fine-tunes until none is left, as many at a time as the worker has places; the id is only a hint."""
+    context = get_context()
+    while not context.stopping.is_set():
+        if not context.finetune_places.acquire(blocking=False):
+            return  # whoever holds a place looks for the next row when it is done
+        try:
+            with context.database.session() as session:
+                claim = jobs.claim_next(session, Finetune, context.id, context.settings.lease_seconds)
+            if claim is None:
+                return
+            _Run(context, claim).run()
+        finally:
+            context.finetune_places.release()
+
+
+class _Run:
+    """One attempt at one fine-tune."""
+
+    def __init__(self, context: Context, claim: Claim) -> None:
+        self.context, self.claim = context, claim
+        self.training: Training | None = None
+        self.ended = False
+
+    def run(self) -> None:
+        with self.context.leases.hold(Finetune, self.claim, self._cancel):
+            job = self._load()
+            if job is None:
+                return
+            try:
+                outcome = self._train(job)
+                self._publish(job, outcome)
+            except (EngineStopped, StorageUnavailable) as error:
+                self._hand_back(error)
+            except Cancelled:
+                self._end("cancelled", None)
+            except CoreError as error:
+                self._end("failed", error)
+            except Exception:  # a defect here must not leave the row to be tried for ever
+                logger.exception("%s failed", self.claim.id)
+                self._end("failed", CoreError("Fine-tuning failed on our side. Try again."))
+
+    def _cancel(self) -> None:
+        self.ended = True
+        if self.training is not None:
+            self.training.cancelled.set()
+
+    def _load(self) -> _Job | None:
+        with self.context.database.session() as session:
+            row = jobs.guarded(session, Finetune, self.claim)
+            if row is None:
+                return None
+            dataset = session.get_one(Dataset, row.dataset_id)
+            plan = FinetunePlan(
+                method=row.method,  # type: ignore[arg-type]
+                sites=Sites.from_json(row.sites),
+                class_names=tuple(one["name"] for one in dataset.classes),
+                dataset_digest=dataset.digest or "",
+                training=TrainingSettings(
+                    steps=row.steps,
+                    batch_size=row.batch_size,
+                    learning_rate=row.learning_rate,
+                    seed=row.seed,
+                    gradient_clip=1.0,
+                ),
+            )
+            service.add_event(session, row, "status", {"status": "running", "attempt": self.claim.attempt})
+            folder = f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}"
+            return _Job(
+                plan,
+                row.preset,
+                dataset.archive_key,
+                dataset.archive_sha256,
+                dataset.members,
+                row.checkpoint_key,
+                row.checkpoint_sha256,
+                folder,
+            )
+
+    def _train(self, job: _Job) -> Outcome:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "archive.zip"
+            self.context.store.download(job.archive_key, path, job.archive_sha256)
+            with path.open("rb") as file:
+                images = archive.read_images(file, job.members, datasets.limits(self.context.settings))
+                work = finetune(self.context.gpu.base, job.plan, images, self._checkpoint(job))
+                return self._follow(job, work)
+
+    def _checkpoint(self, job: _Job) -> bytes | None:
+        """The last good checkpoint; without one that can be read the run starts anew."""
+        if job.checkpoint_key is None:
+            return None
+        try:
+            return self.context.store.get(job.checkpoint_key, job.checkpoint_sha256)
+        except (ChecksumMismatch, CheckpointInvalid) as error:
+            logger.warning("%s starts anew: %s", self.claim.id, error.detail)
+            return None
+
+    def _follow(self, job: _Job, work: Any) -> Outcome:
+        """Writes events as they come, until the future is resolved."""
+        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.training = self.context.gpu.train(work, events.put)
+        if self.ended:
+            self.training.cancelled.set()
+        future: Future[Outcome] = self.training.future
+        future.add_done_callback(lambda _: events.put(None))
+        while (event := events.get()) is not None:
+            if not self._write(job, event):
+                self.training.cancelled.set()
+        return future.result()
+
+    def _write(self, job: _Job, event: Any) -> bool:
+        """False when the row is not ours any more, or shall be cancelled."""
+        stored = None
+        if isinstance(event, Checkpoint):
+            key = f"{job.folder}/attempts/{self.claim.attempt}/checkpoint-{event.step}.safetensors"
+            stored = self.context.store.put(key, event.data)
+        elif isinstance(event, Sample):
+            key = f"{job.folder}/samples/{event.step}.png"
+            stored = self.context.store.put(key, encode_png(event.image, {}))
+        with self.context.database.session() as session:
+            row = jobs.guarded(session, Finetune, self.claim)
+            if row is None:
+                return False
+            match event:
+                case Encoding(done=done):
+                    service.add_event(session, row, "status", {"status": "running", "encoded_images": done})
+                case Started():
+                    service.record_start(session, row, event.held_out_loss_base, event.trainable_parameters, event.step)
+                case Progress():
+                    service.record_progress(
+                        session, row, event.step, event.loss, event.gradient_norm, event.seconds
+                    )
+                case Checkpoint(step=step) if stored is not None:
+                    service.record_checkpoint(session, row, step, stored)
+                case Sample(step=step) if stored is not None:
+                    service.add_event(session, row, "sample", {"step": step, "key": stored.key})
+            return row.cancel_requested_at is None
+
+    def _publish(self, job: _Job, outcome: Outcome) -> None:
+        """The object first, under a key of this attempt, read back and checked; the row last."""
+        base = self.context.gpu.base.description
+        manifest = Manifest(
+            method=job.plan.method,
+            preset=job.preset,
+            sites=job.plan.sites,
+            class_names=job.plan.class_names,
+            base_name=base.name,
+            base_digest=base.digest,
+            base_licence=base.licence,
+            dataset_digest=job.plan.dataset_digest,
+            training=job.plan.training.to_json(),
+        )
+        data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
+        key = f"{job.folder}/attempts/{self.claim.attempt}/adapter.safetensors"
+        stored = self.context.store.put(key, data)
+        artifact = decode(self.context.store.get(key, stored.sha256))
+        with self.context.database.session() as session:
+            service.publish(session, self.claim, artifact, stored, outcome.losses)
+
+    def _hand_back(self, error: CoreError) -> None:
+        logger.info("%s goes back: %s", self.claim.id, error.detail)
+        with self.context.database.session() as session:
+            row = jobs.guarded(session, Finetune, self.claim)
+            if row is None:
+                return
+            service.add_event(session, row, "status", {"status": "queued"})
+            if isinstance(error, EngineStopped):
+                jobs.release(session, self.context.dispatcher, row)
+            else:
+                jobs.postpone(session, row)
+
+    def _end(self, status: str, error: CoreError | None) -> None:
+        with self.context.database.session() as session:
+            service.end(session, self.claim, status, error)
+
+

@@ -1,0 +1,173 @@
+"""Generations: claim, draw, store, write."""
+
+import json
+import logging
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+from PIL import Image
+
+from core import jobs
+from core.adapters import service as adapters
+from core.db.models import Adapter, Generation, Tenant
+from core.db.session import database_now
+from core.domains import service as domains
+from core.engine.request import Drawn, ImageRequest
+from core.errors import (
+    ArtifactInvalid,
+    Cancelled,
+    ChecksumMismatch,
+    CoreError,
+    DeadlineExceeded,
+    EngineStopped,
+    NotFound,
+    QueueFull,
+    StorageUnavailable,
+    UnknownAdapter,
+)
+from core.generations import service
+from core.generations.service import DrawnImage
+from core.jobs import Claim
+from worker.context import Context, get_context
+from worker.images import encode_png
+
+logger = logging.getLogger(__name__)
+_PROGRESS_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a generation needs, as plain values: no session is held while it is drawn."""
+
+    request: ImageRequest
+    adapter_id: str | None
+    adapter_key: str
+    folder: str
+    settings: dict[str, Any]
+    """Written into the images."""
+    seconds_left: float | None
+
+
+def register(app: Celery) -> None:
+    app.task(name="generate.run")(run)
+
+
+def run(id: str) -> None:
+    """Draws waiting generations until none is left; the id is only a hint."""
+    context = get_context()
+    while not context.stopping.is_set():
+        with context.database.session() as session:
+            claim = jobs.claim_next(session, Generation, context.id, context.settings.lease_seconds)
+        if claim is None:
+            return
+        with context.leases.hold(Generation, claim, lambda id=claim.id: context.gpu.engine.cancel(id)):  # type: ignore[misc]
+            _run(context, claim)
+
+
+def _run(context: Context, claim: Claim) -> None:
+    job = _load(context, claim)
+    if job is None:
+        return
+    try:
+        drawn = _draw(context, claim, job)
+        images = _store(context, claim, job, drawn)
+    except (EngineStopped, QueueFull, StorageUnavailable, UnknownAdapter) as error:
+        _hand_back(context, claim, error)
+    except Cancelled:
+        with context.database.session() as session:
+            service.end(session, claim, "cancelled")
+    except CoreError as error:
+        _fail(context, claim, job, error)
+    except Exception:  # a defect here must not leave the row to be tried for ever
+        logger.exception("%s failed", claim.id)
+        _fail(context, claim, job, CoreError("Drawing failed on our side. Try again."))
+    else:
+        with context.database.session() as session:
+            service.succeed(session, claim, images, drawn.row_steps, drawn.timings)
+
+
+def _load(context: Context, claim: Claim) -> _Job | None:
+    with context.database.session() as session:
+        row = jobs.guarded(session, Generation, claim)
+        if row is None:
+            return None
+        adapter = session.get(Adapter, row.adapter_id) if row.adapter_id else None
+        tenant = session.get_one(Tenant, row.tenant_id)
+        left = None if row.deadline_at is None else (row.deadline_at - database_now(session)).total_seconds()
+        request = ImageRequest(
+            id=row.id,
+            tenant=row.tenant_id,
+            adapter=adapter.sha256 if adapter else None,
+            class_id=row.class_id,
+            seeds=tuple(row.seed + index for index in range(row.count)),
+            steps=row.steps,
+            guidance_scale=row.guidance_scale,
+            weight=tenant.weight,
+            priority=row.priority,
+        )
+        settings = {
+            "adapter": request.adapter or "base",
+            "base": context.gpu.base.description.digest,
+            "class": row.class_name,
+            "steps": row.steps,
+            "guidance_scale": row.guidance_scale,
+            "sampler": row.sampler,
+        }
+        folder = f"{domains.folder(row.tenant_id, row.domain_id)}generations/{row.id}/{claim.attempt}"
+        return _Job(request, row.adapter_id, adapter.object_key if adapter else "", folder, settings, left)
+
+
+def _draw(context: Context, claim: Claim, job: _Job) -> Drawn:
+    """Submits and waits; writes progress meanwhile. Raises what the engine's future holds, or DeadlineExceeded."""
+    share = [0.0]
+    fetch = lambda: context.store.get(job.adapter_key, job.request.adapter)  # noqa: E731
+    future: Future[Drawn] = context.gpu.draw(job.request, fetch, on_step=lambda done: share.__setitem__(0, done))
+    started, told = time.monotonic(), 0.0
+    while True:
+        try:
+            return future.result(timeout=_PROGRESS_SECONDS)
+        except FutureTimeout:
+            if future.done():
+                raise  # a timeout of the work itself, not of the wait
+        if job.seconds_left is not None and time.monotonic() - started > job.seconds_left:
+            context.gpu.engine.cancel(job.request.id)
+            raise DeadlineExceeded()
+        if share[0] != told:
+            told = share[0]
+            with context.database.session() as session:
+                service.progress(session, claim, told)
+
+
+def _store(context: Context, claim: Claim, job: _Job, drawn: Drawn) -> list[DrawnImage]:
+    images = []
+    for index, (seed, pixels) in enumerate(zip(job.request.seeds, drawn.images, strict=True)):
+        image = Image.fromarray(pixels.numpy())
+        data = encode_png(image, {"difffit": json.dumps({**job.settings, "seed": seed}, sort_keys=True)})
+        stored = context.store.put(f"{job.folder}/{index}.png", data)
+        images.append(DrawnImage(index, seed, stored, image.width, image.height))
+    return images
+
+
+def _hand_back(context: Context, claim: Claim, error: CoreError) -> None:
+    """The row waits again: this worker stops or is full, or the store does not answer."""
+    logger.info("%s goes back: %s", claim.id, error.detail)
+    with context.database.session() as session:
+        row = jobs.guarded(session, Generation, claim)
+        if row is None:
+            return
+        if isinstance(error, EngineStopped):
+            jobs.release(session, context.dispatcher, row)
+        else:
+            jobs.postpone(session, row)
+    context.stopping.wait(1.0)
+
+
+def _fail(context: Context, claim: Claim, job: _Job, error: CoreError) -> None:
+    with context.database.session() as session:
+        if job.adapter_id is not None and isinstance(error, (ChecksumMismatch, ArtifactInvalid, NotFound)):
+            adapters.quarantine(session, job.adapter_id)
+        service.end(session, claim, "failed", error)
