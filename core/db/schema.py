@@ -14,7 +14,7 @@ _MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 
 def upgrade(url: str) -> None:
-    """Brings the tables to this version."""
+    """Brings the tables to this version. Processes that start together do it one after the other."""
     command.upgrade(config(url), "head")
 
 
