@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 from PIL import Image, ImageDraw
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from core.bundled import sample_domain_folder
 
@@ -115,10 +115,10 @@ def draw_all(
 
 def follow(client: "Client", id: str) -> dict[str, Any]:
     """Shows a fine-tune's events until it ends."""
-    columns = (TextColumn("Fine-tuning"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+    columns = (TextColumn("Fine-tuning"), BarColumn(), MofNCompleteColumn())
     times = (TextColumn("loss {task.fields[loss]}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, *times, console=console) as progress:
-        task = progress.add_task("", total=None, loss="…")
+        task = progress.add_task("", total=None, loss="?")
         for event, data in client.events(f"/v1/finetunes/{id}/events"):
             if event == "progress":
                 progress.update(task, completed=data["step"], total=data["steps"], loss=f"{data['loss']:.4f}")

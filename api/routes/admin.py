@@ -81,13 +81,12 @@ def list_all_adapters(
     status: Literal["ready", "quarantined"] | None = None,
 ) -> Listing[AdminAdapterOut]:
     """Every stored adapter of every tenant, newest first, and the workers that hold it."""
-    found = adapters.admin_listing(session, Filters(tenant_id, domain_id, base_digest, status), page)
+    filters = Filters(tenant_id, domain_id, base_digest, status)
+    found = listing(adapters.admin_listing(session, filters, page), AdminAdapterOut)
     holders = usage.residency(session)
-    data = [
-        AdminAdapterOut.model_validate({**row.__dict__, "resident_on": holders.get(row.sha256, [])})
-        for row in found.data
-    ]
-    return Listing(data=data, next_cursor=found.next_cursor)
+    for adapter in found.data:
+        adapter.resident_on = holders.get(adapter.sha256, [])
+    return found
 
 
 @router.get("/workers", operation_id="list_workers")

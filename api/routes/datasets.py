@@ -7,7 +7,7 @@ from fastapi import Request as HttpRequest
 
 from api.deps import PageDep, ReaderDep, ServicesDep, SessionDep, WriterDep
 from api.idempotency import IdempotentRoute
-from api.schemas.common import Listing
+from api.schemas.common import Listing, listing
 from api.schemas.datasets import DatasetOut
 from core.datasets import service as datasets
 from core.domains import service as domains
@@ -32,17 +32,17 @@ def create_dataset(
         domains.get(session, scope, id)
     archive = datasets.store_archive(services.store, scope, id, file.file, datasets.limits(services.settings))
     with services.database.session() as session:
-        return DatasetOut.of(datasets.create(session, scope, services.dispatcher, id, archive))
+        dataset = datasets.create(session, scope, services.dispatcher, id, archive)
+        return DatasetOut.model_validate(dataset)
 
 
 @router.get("/domains/{id}/datasets", operation_id="list_datasets")
 def list_datasets(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[DatasetOut]:
     """A domain's data sets, newest first."""
-    found = datasets.listing(session, scope, id, page)
-    return Listing(data=[DatasetOut.of(row) for row in found.data], next_cursor=found.next_cursor)
+    return listing(datasets.listing(session, scope, id, page), DatasetOut)
 
 
 @router.get("/datasets/{id}", operation_id="get_dataset")
 def get_dataset(id: str, session: SessionDep, scope: ReaderDep) -> DatasetOut:
     """One data set: its classes, and why files were refused."""
-    return DatasetOut.of(datasets.get(session, scope, id))
+    return DatasetOut.model_validate(datasets.get(session, scope, id))

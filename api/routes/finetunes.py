@@ -11,7 +11,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api.deps import PageDep, ReaderDep, Services, ServicesDep, SessionDep, WriterDep
 from api.idempotency import IdempotentRoute
-from api.schemas.common import Listing
+from api.schemas.common import Listing, listing
 from api.schemas.finetunes import EstimateOut, FinetuneCreate, FinetuneOut, MetricsOut
 from api.waiting import wait_for
 from core.adapters import service as adapters
@@ -38,20 +38,19 @@ def create_finetune(
         response.status_code = 200
         base = adapters.served_base(session, services.settings.base_model)
         return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base))
-    return FinetuneOut.of(finetunes.create(session, scope, services.dispatcher, id, request))
+    return FinetuneOut.model_validate(finetunes.create(session, scope, services.dispatcher, id, request))
 
 
 @router.get("/domains/{id}/finetunes", operation_id="list_finetunes")
 def list_finetunes(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[FinetuneOut]:
     """A domain's fine-tunes, newest first."""
-    found = finetunes.listing(session, scope, id, page)
-    return Listing(data=[FinetuneOut.of(row) for row in found.data], next_cursor=found.next_cursor)
+    return listing(finetunes.listing(session, scope, id, page), FinetuneOut)
 
 
 @router.get("/finetunes/{id}", operation_id="get_finetune")
 def get_finetune(id: str, session: SessionDep, scope: ReaderDep) -> FinetuneOut:
     """One fine-tune."""
-    return FinetuneOut.of(finetunes.get(session, scope, id))
+    return FinetuneOut.model_validate(finetunes.get(session, scope, id))
 
 
 @router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics")
@@ -63,7 +62,7 @@ def get_finetune_metrics(id: str, session: SessionDep, scope: ReaderDep) -> Metr
 @router.post("/finetunes/{id}/cancel", status_code=202, operation_id="cancel_finetune")
 def cancel_finetune(id: str, session: SessionDep, scope: WriterDep) -> FinetuneOut:
     """Cancel a fine-tune: at once while it waits, at its next step while it runs."""
-    return FinetuneOut.of(finetunes.cancel(session, scope, id))
+    return FinetuneOut.model_validate(finetunes.cancel(session, scope, id))
 
 
 @router.get(

@@ -22,16 +22,6 @@ class AdapterOut(Output):
     last_used_at: Time | None
 
 
-class AdminAdapterOut(Output):
-    id: str
+class AdminAdapterOut(AdapterOut):
     tenant_id: str
-    domain_id: str
-    version: int
-    status: str
-    size_bytes: int
-    parameters: int
-    base_digest: str
-    sha256: str
-    created_at: Time
-    last_used_at: Time | None
-    resident_on: list[str] = Field(description="Workers that hold it in their device table.")
+    resident_on: list[str] = Field([], description="Workers that hold it in their device table.")

@@ -3,7 +3,6 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from api.schemas.common import Output, Time
-from core.db.models import Dataset
 
 
 class ClassOut(BaseModel):
@@ -39,12 +38,3 @@ class DatasetOut(Output):
     digest: str | None = Field(description="Of the accepted images and their classes.")
     error: JobError | None
     created_at: Time
-
-    @classmethod
-    def of(cls, row: Dataset) -> "DatasetOut":
-        return cls.model_validate({**row.__dict__, "size_bytes": row.archive_bytes, "error": job_error(row)})
-
-
-def job_error(row: object) -> dict[str, str] | None:
-    code, detail = getattr(row, "error_code", None), getattr(row, "error_detail", None)
-    return None if code is None else {"code": code, "detail": detail or ""}

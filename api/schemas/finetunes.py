@@ -3,8 +3,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from api.schemas.common import Identifier, Input, Output, Time
-from api.schemas.datasets import JobError, job_error
-from core.db.models import Finetune
+from api.schemas.datasets import JobError
 from core.finetunes.service import FinetuneRequest
 
 _DEFAULTS = FinetuneRequest(dataset_id="")
@@ -50,10 +49,6 @@ class FinetuneOut(Output):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
-
-    @classmethod
-    def of(cls, row: Finetune) -> "FinetuneOut":
-        return cls.model_validate({**row.__dict__, "error": job_error(row)})
 
 
 class EstimateOut(Output):

@@ -1,11 +1,14 @@
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from api.schemas.common import Identifier, Input, Output, Time
-from api.schemas.datasets import JobError, job_error
-from core.db.models import Generation
+from api.schemas.datasets import JobError
+from core.db.models import Generation, GenerationImage
 from core.generations.service import GenerationRequest
+
+ImageUrl = Callable[[str, int], str]
 
 
 class GenerationCreate(Input):
@@ -61,13 +64,12 @@ class GenerationOut(Output):
     finished_at: Time | None
 
     @classmethod
-    def of(cls, row: Generation, image_url: Any) -> "GenerationOut":
+    def of(cls, row: Generation, image_url: ImageUrl) -> "GenerationOut":
         """`image_url` makes the signed URL of an image's index."""
-        images = [
-            {**image.__dict__, "url": image_url(row.id, image.index)} for image in sorted(row.images, key=_index)
-        ]
-        return cls.model_validate({**row.__dict__, "images": images, "error": job_error(row)})
+        facts = {name: getattr(row, name) for name in cls.model_fields if name != "images"}
+        return cls.model_validate({**facts, "images": [_image(image, image_url) for image in row.images]})
 
 
-def _index(image: Any) -> int:
-    return int(image.index)
+def _image(image: GenerationImage, image_url: ImageUrl) -> dict[str, object]:
+    facts = {name: getattr(image, name) for name in ImageOut.model_fields if name != "url"}
+    return {**facts, "url": image_url(image.generation_id, image.index)}

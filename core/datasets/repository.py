@@ -18,5 +18,5 @@ def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -
 
 
 def stored_bytes(session: Session, tenant_id: str) -> int:
-    statement = select(func.coalesce(func.sum(Dataset.archive_bytes), 0)).where(Dataset.tenant_id == tenant_id)
+    statement = select(func.coalesce(func.sum(Dataset.size_bytes), 0)).where(Dataset.tenant_id == tenant_id)
     return int(session.execute(statement).scalar_one())

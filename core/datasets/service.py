@@ -50,7 +50,7 @@ def create(
         status="validating",
         archive_key=archive.key,
         archive_sha256=archive.sha256,
-        archive_bytes=archive.size,
+        size_bytes=archive.size,
     )
     session.add(dataset)
     session.flush()

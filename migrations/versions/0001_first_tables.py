@@ -162,7 +162,7 @@ def upgrade() -> None:
         sa.Column("domain_id", sa.String(length=40), nullable=False),
         sa.Column("archive_key", sa.String(length=500), nullable=False),
         sa.Column("archive_sha256", sa.String(length=64), nullable=False),
-        sa.Column("archive_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=True),
         sa.Column("classes", JSON, nullable=False),
         sa.Column("images", sa.Integer(), nullable=False),

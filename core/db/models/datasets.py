@@ -15,7 +15,8 @@ class Dataset(JobColumns, Base):
     domain_id: Mapped[DomainId]
     archive_key: Mapped[str] = mapped_column(String(500))
     archive_sha256: Mapped[str] = mapped_column(String(64))
-    archive_bytes: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    """Of the archive."""
     digest: Mapped[str | None] = mapped_column(String(64))
     """Of the accepted images and their classes: equal content gives an equal digest, whatever the zip looks like."""
     classes: Mapped[list[Any]] = mapped_column(default=list)

@@ -28,3 +28,8 @@ class JobColumns:
     created_at: Mapped[Created]
     seconds: Mapped[float] = mapped_column(Float, default=0.0)
     """Device time spent on it."""
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        """Why it failed: a stable code and a sentence."""
+        return None if self.error_code is None else {"code": self.error_code, "detail": self.error_detail or ""}
