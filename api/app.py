@@ -7,7 +7,6 @@ from fastapi import FastAPI
 
 from api.deps import Services
 from api.errors import add_error_handlers
-from core.logs import configure_logs
 from api.middleware import RequestMiddleware
 from api.notifier import Notifier
 from api.routes import adapters, admin, datasets, domains, finetunes, generations, health, usage
@@ -17,6 +16,7 @@ from core.broker import CeleryDispatcher, make_celery
 from core.config import Settings, get_settings
 from core.db.schema import is_current, upgrade
 from core.db.session import Database
+from core.logs import configure_logs
 from core.storage import open_store
 from core.tenants import service as tenants
 

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     """Of one tenant; more are answered with 429."""
     adapter_slots: int = 64
     host_cache_bytes: int = 2 * 2**30
-    training_share: float = Field(0.2, ge=0, le=1)
+    training_share: float = Field(default=0.2, ge=0, le=1)
     """Part of the device's time that fine-tunes get at least while images are waiting."""
     concurrent_finetunes: int = 2
     """On one worker."""

@@ -151,7 +151,8 @@ class BaseNotLoaded(CoreError):
     code, status, title = "base_not_loaded", 503, "Base not loaded yet"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"No worker has loaded the base '{name}' yet. Try again shortly.", headers={"Retry-After": "5"})
+        detail = f"No worker has loaded the base '{name}' yet. Try again shortly."
+        super().__init__(detail, headers={"Retry-After": "5"})
 
 
 class BaseMissing(CoreError):

@@ -1,4 +1,4 @@
-"""Objects: adapters, archives, checkpoints, images. On S3 or in a folder, with our own SHA-256 checked on every read."""
+"""Objects: adapters, archives, checkpoints, images. On S3 or in a folder, our own SHA-256 checked on every read."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlparse
 
-from core.config import Settings
+from core.config import Settings, get_settings
 from core.errors import ChecksumMismatch, NotFound, StorageUnavailable
 
 _CHUNK = 2**20
@@ -156,11 +156,10 @@ class S3Store:
 
     def put_file(self, key: str, file: IO[bytes]) -> StoredObject:
         sha256, size = file_digest(file)
-        with _S3Guard(key):
-            # A transfer closes the file that it was given; the caller's stays open.
-            with os.fdopen(os.dup(file.fileno()), "rb") as copy:
-                extra = {"Metadata": {"sha256": sha256}}
-                self.client.upload_fileobj(copy, self.bucket, self.prefix + key, ExtraArgs=extra)
+        extra = {"Metadata": {"sha256": sha256}}
+        # A transfer closes the file that it was given; the caller's stays open.
+        with _S3Guard(key), os.fdopen(os.dup(file.fileno()), "rb") as copy:
+            self.client.upload_fileobj(copy, self.bucket, self.prefix + key, ExtraArgs=extra)
         return StoredObject(key, sha256, size)
 
     def get(self, key: str, sha256: str | None = None) -> bytes:
@@ -194,6 +193,12 @@ class S3Store:
     def check(self) -> None:
         with _S3Guard(self.bucket):
             self.client.head_bucket(Bucket=self.bucket)
+
+    def create_bucket(self) -> None:
+        """Makes the bucket unless it is there."""
+        with _S3Guard(self.bucket):
+            if self.bucket not in {bucket["Name"] for bucket in self.client.list_buckets()["Buckets"]}:
+                self.client.create_bucket(Bucket=self.bucket)
 
 
 def file_digest(file: IO[bytes]) -> tuple[str, int]:
@@ -266,3 +271,16 @@ class _S3Guard:
             raise StorageUnavailable(f"it answered {code}") from error
         if isinstance(error, (BotoCoreError, S3UploadFailedError)):
             raise StorageUnavailable(type(error).__name__) from error
+
+
+def main() -> None:
+    """`python -m core.storage`: makes the bucket or folder of DIFFFIT_STORAGE_URL when it is not there."""
+    store = open_store(get_settings())
+    if isinstance(store, S3Store):
+        store.create_bucket()
+    store.check()
+    print("The object store can be used.")
+
+
+if __name__ == "__main__":
+    main()

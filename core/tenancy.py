@@ -24,12 +24,12 @@ class Scope:
         return self.tenant_id
 
 
-Row = TypeVar("Row", bound=tuple[Any, ...])
+Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
 
 SYSTEM = Scope(tenant_id=None)
 """Workers and administrators: every tenant's rows."""
 
 
-def scoped(statement: Select[Row], model: Any, scope: Scope) -> Select[Row]:
+def scoped(statement: Statement, model: Any, scope: Scope) -> Statement:
     """The statement, seeing only the rows of `model` that the caller may see."""
     return statement if scope.tenant_id is None else statement.where(model.tenant_id == scope.tenant_id)

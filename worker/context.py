@@ -99,7 +99,7 @@ _current: Context | None = None
 
 
 def set_context(context: Context) -> None:
-    global _current  # noqa: PLW0603  # Celery finds tasks by name, so that they cannot be handed an argument
+    global _current  # Celery finds tasks by name, so that they cannot be handed an argument
     _current = context
 
 

@@ -4,6 +4,7 @@ messages again, removes the objects of deleted rows. All of it may run in many w
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -16,6 +17,7 @@ from core.finetunes import service as finetunes
 from worker.context import Context
 
 logger = logging.getLogger(__name__)
+JOBS: tuple[type[Any], ...] = (Dataset, Finetune, Generation)
 
 
 class Maintenance:
@@ -44,14 +46,14 @@ class Maintenance:
 
     def _reap(self) -> None:
         context = self.context
-        for model in (Dataset, Finetune, Generation):
+        for model in JOBS:
             with context.database.session() as session:
                 for job in jobs.reap(session, context.dispatcher, model, context.settings.max_attempts):
                     _tell(session, job)
 
     def _sweep(self) -> None:
         context = self.context
-        for model in (Dataset, Finetune, Generation):
+        for model in JOBS:
             with context.database.session() as session:
                 jobs.sweep(session, context.dispatcher, model, context.settings.reaper_seconds)
 

@@ -25,7 +25,7 @@ def list_adapters(id: str, session: SessionDep, scope: ReaderDep, page: PageDep)
 @router.post("/domains/{id}/adapters", status_code=201, operation_id="upload_adapter")
 def upload_adapter(
     id: str,
-    file: Annotated[UploadFile, File(description="A `.safetensors` that this service, or one with the same base, made.")],
+    file: Annotated[UploadFile, File(description="A `.safetensors` made by this service or one with the same base.")],
     scope: WriterDep,
     services: ServicesDep,
 ) -> AdapterOut:

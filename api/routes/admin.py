@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 
-from api.deps import AdminDep, PageDep, SessionDep, changes
+from api.deps import AdminDep, PageDep, SessionDep, changes, get_admin
 from api.idempotency import IdempotentRoute
 from api.schemas.adapters import AdminAdapterOut
 from api.schemas.common import Listing, listing
@@ -15,7 +15,9 @@ from core.adapters.repository import Filters
 from core.tenants import service as tenants
 from core.usage import service as usage
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute)
+router = APIRouter(
+    prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute, dependencies=[Depends(get_admin)]
+)
 Filter = Annotated[str | None, Query(max_length=100)]
 
 
@@ -26,13 +28,13 @@ def create_tenant(body: TenantCreate, session: SessionDep, admin: AdminDep) -> T
 
 
 @router.get("/tenants", operation_id="list_tenants")
-def list_tenants(session: SessionDep, admin: AdminDep, page: PageDep) -> Listing[TenantOut]:
+def list_tenants(session: SessionDep, page: PageDep) -> Listing[TenantOut]:
     """All tenants, newest first."""
     return listing(tenants.listing(session, page), TenantOut)
 
 
 @router.get("/tenants/{id}", operation_id="get_tenant")
-def get_tenant(id: str, session: SessionDep, admin: AdminDep) -> TenantOut:
+def get_tenant(id: str, session: SessionDep) -> TenantOut:
     """One tenant."""
     return TenantOut.model_validate(tenants.get(session, id))
 
@@ -52,13 +54,12 @@ def delete_tenant(id: str, session: SessionDep, admin: AdminDep) -> None:
 @router.post("/tenants/{id}/keys", status_code=201, operation_id="create_key")
 def create_key(id: str, body: KeyCreate, session: SessionDep, admin: AdminDep) -> KeyIssued:
     """Create an API key. The secret is shown this once."""
-    scopes = None if body.scopes is None else list(body.scopes)
-    issued = tenants.issue_key(session, admin, id, body.name, scopes)
+    issued = tenants.issue_key(session, admin, id, body.name, body.scopes)
     return KeyIssued.model_validate({**KeyOut.model_validate(issued.row).model_dump(), "key": issued.key})
 
 
 @router.get("/tenants/{id}/keys", operation_id="list_keys")
-def list_keys(id: str, session: SessionDep, admin: AdminDep) -> Listing[KeyOut]:
+def list_keys(id: str, session: SessionDep) -> Listing[KeyOut]:
     """A tenant's keys, without their secrets."""
     rows = tenants.keys(session, id)
     return Listing(data=[KeyOut.model_validate(row) for row in rows], next_cursor=None)
@@ -73,7 +74,6 @@ def revoke_key(id: str, session: SessionDep, admin: AdminDep) -> None:
 @router.get("/adapters", operation_id="list_all_adapters")
 def list_all_adapters(
     session: SessionDep,
-    admin: AdminDep,
     page: PageDep,
     tenant_id: Filter = None,
     domain_id: Filter = None,
@@ -90,19 +90,19 @@ def list_all_adapters(
 
 
 @router.get("/workers", operation_id="list_workers")
-def list_workers(session: SessionDep, admin: AdminDep) -> Listing[WorkerOut]:
+def list_workers(session: SessionDep) -> Listing[WorkerOut]:
     """Workers that are alive, and what they hold."""
     return Listing(data=[WorkerOut.model_validate(row) for row in usage.workers(session)], next_cursor=None)
 
 
 @router.get("/usage", operation_id="list_usage")
-def list_usage(session: SessionDep, admin: AdminDep) -> Listing[TenantUsageDayOut]:
+def list_usage(session: SessionDep) -> Listing[TenantUsageDayOut]:
     """Metering of the last 30 days, a row a tenant and day."""
     rows = usage.days_of_all(session)
     return Listing(data=[TenantUsageDayOut.model_validate(row) for row in rows], next_cursor=None)
 
 
 @router.get("/audit", operation_id="list_audit")
-def list_audit(session: SessionDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
+def list_audit(session: SessionDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
     """Who changed what, newest first."""
     return listing(usage.audit(session, tenant_id, page), AuditOut)

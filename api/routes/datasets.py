@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, File, UploadFile
-from fastapi import Request as HttpRequest
 
 from api.deps import PageDep, ReaderDep, ServicesDep, SessionDep, WriterDep
 from api.idempotency import IdempotentRoute
@@ -19,7 +18,6 @@ router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 @router.post("/domains/{id}/datasets", status_code=202, operation_id="create_dataset")
 def create_dataset(
     id: str,
-    request: HttpRequest,
     file: Annotated[UploadFile, File(description="A zip with one folder of images a class.")],
     scope: WriterDep,
     services: ServicesDep,

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -25,7 +26,7 @@ class TenantOut(Output):
 
 class KeyCreate(Input):
     name: Name
-    scopes: list[Literal["read", "write"]] | None = Field(None, min_length=1, description="Default: both.")
+    scopes: Sequence[Literal["read", "write"]] | None = Field(None, min_length=1, description="Default: both.")
 
 
 class KeyOut(Output):

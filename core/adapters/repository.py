@@ -40,7 +40,7 @@ def served_base(session: Session, name: str) -> BaseModelRow | None:
     return session.get(BaseModelRow, name)
 
 
-def _filtered(statement: Select[tuple[Adapter]], filters: Filters) -> Select[tuple[Adapter]]:
+def _filtered(statement: Select[Adapter], filters: Filters) -> Select[Adapter]:
     for column in ("tenant_id", "domain_id", "base_digest", "status"):
         value = getattr(filters, column)
         if value is not None:

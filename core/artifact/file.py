@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 
 from core.artifact.base import BaseDescription, canonical_json
 from core.artifact.manifest import Manifest
-from core.artifact.sites import trainable_shapes
+from core.artifact.sites import METHODS, trainable_shapes
 from core.errors import ArtifactInvalid, BaseMismatch
 
 Array = npt.NDArray[np.float32]
@@ -49,13 +49,11 @@ def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
         raise ArtifactInvalid("The file has no manifest. Upload an adapter that was downloaded from this service.")
     if any(not isinstance(entry, dict) or entry.get("dtype") != "F32" for entry in header.values()):
         raise ArtifactInvalid("Every tensor of an adapter must be F32.")
+    manifest = _manifest(metadata["manifest"])
     try:
-        manifest = Manifest.from_json(json.loads(metadata["manifest"]))
         tensors = load(data)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, OverflowError) as error:  # numpy takes fewer shapes than the format
         raise ArtifactInvalid(f"The file is not valid safetensors: {error}.") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ArtifactInvalid(f"The manifest cannot be used: {error}.") from error
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise ArtifactInvalid(f"The tensor '{name}' holds values that are not finite.")
@@ -63,9 +61,11 @@ def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
 
 
 def check_against(artifact: Artifact, base: BaseDescription) -> None:
-    """Raises BaseMismatch when it was made for another base, ArtifactInvalid when names or shapes are not those that
-    its manifest promises."""
+    """Raises BaseMismatch when it was made for another base, ArtifactInvalid when its method cannot be served or names
+    or shapes are not those that its manifest promises."""
     manifest = artifact.manifest
+    if manifest.method not in METHODS:
+        raise ArtifactInvalid(f"Adapters of the method '{manifest.method}' cannot be served beside others.")
     if manifest.base_digest != base.digest:
         raise BaseMismatch(manifest.base_digest, base.digest)
     try:
@@ -99,6 +99,13 @@ def _header(data: bytes) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise ArtifactInvalid("The file's header cannot be read.")
     return header
+
+
+def _manifest(text: str) -> Manifest:
+    try:
+        return Manifest.from_json(json.loads(text, object_pairs_hook=_unique))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactInvalid(f"The manifest cannot be used: {error}.") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """What an adapter's file says of itself. No ids and no times, so that equal training gives equal bytes."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, get_args
 
 from core.artifact.sites import Method, Sites
 
 FORMAT_VERSION = 1
+_NAME_LENGTH = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class Manifest:
     base_licence: str
     dataset_digest: str
     training: dict[str, Any]
-    """The trainer's settings."""
+    """The trainer's settings: numbers, switches and short texts."""
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -30,17 +32,40 @@ class Manifest:
         """Raises ValueError with a sentence when the value is not a manifest."""
         if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
             raise ValueError("the manifest does not have the expected fields")
-        if values["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format version {values['format_version']!r} is not known here")
-        texts = [values[name] for name in ("base_name", "base_digest", "base_licence", "dataset_digest")]
-        names, sites = values["class_names"], values["sites"]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(values["preset"], str | None):
-            raise ValueError("a field of the manifest is not text")
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-            raise ValueError("class_names must be a list of names")
-        if values["method"] not in get_args(Method) or not isinstance(values["training"], dict):
+        version, preset, names = values["format_version"], values["preset"], values["class_names"]
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise ValueError("its format version is not known here")
+        if not all(_is_text(values[name]) for name in ("base_name", "base_digest", "base_licence", "dataset_digest")):
+            raise ValueError("a field of the manifest is not a short text")
+        if preset is not None and not _is_text(preset):
+            raise ValueError("the preset is not a short text")
+        if values["method"] not in get_args(Method):
             raise ValueError("the method is not known here")
-        return cls(**{**values, "class_names": tuple(names), "sites": _sites(sites)})
+        if not isinstance(names, list) or not names or not all(name and _is_text(name) for name in names):
+            raise ValueError("class_names must be a list of names")
+        if len(set(names)) != len(names):
+            raise ValueError("a class name stands twice")
+        training = _training(values["training"])
+        return cls(**{**values, "class_names": tuple(names), "sites": _sites(values["sites"]), "training": training})
+
+
+def _is_text(value: Any) -> bool:
+    """Short, and without control characters or halves of surrogates, which databases and terminals do not take."""
+    return isinstance(value, str) and len(value) <= _NAME_LENGTH and value.isprintable()
+
+
+def _training(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict) or not all(_is_text(name) for name in values):
+        raise ValueError("the training settings have no names")
+    if not all(
+        value is None or isinstance(value, bool) or _is_text(value) or _is_number(value) for value in values.values()
+    ):
+        raise ValueError("a training setting is neither a number, a switch nor a short text")
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, int) and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _sites(values: Any) -> Sites:

@@ -77,7 +77,8 @@ def inspect(file: IO[bytes], limits: Limits) -> None:
     if not names:
         raise ArchiveInvalid("no_class_folders", "The zip has no class folders. Put each class's images in a folder.")
     if len(names) > limits.classes:
-        raise ArchiveInvalid("too_many_classes", f"The zip has {len(names)} classes; at most {limits.classes} are taken.")
+        detail = f"The zip has {len(names)} classes; at most {limits.classes} are taken."
+        raise ArchiveInvalid("too_many_classes", detail)
     if sum(name is not None for _, name in candidates) < MINIMUM_IMAGES:
         raise ArchiveInvalid("too_few_images", f"A data set needs at least {MINIMUM_IMAGES} images in class folders.")
 
@@ -117,7 +118,8 @@ def _open(file: IO[bytes]) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise ArchiveInvalid("not_a_zip", "The file is not a zip archive. Upload a .zip with one folder a class.") from error
+        detail = "The file is not a zip archive. Upload a .zip with one folder a class."
+        raise ArchiveInvalid("not_a_zip", detail) from error
 
 
 def _candidates(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.ZipInfo, str | None]]:

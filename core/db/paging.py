@@ -25,8 +25,11 @@ class PageRequest:
     cursor: str | None = None
 
 
-def fetch_page(session: Session, statement: Select[tuple[Row]], id_column: Any, request: PageRequest) -> Page[Row]:
-    """One page of a statement, by an id column that sorts by age. Raises InvalidRequest on a cursor that is not ours."""
+def fetch_page(session: Session, statement: Select[Row], id_column: Any, request: PageRequest) -> Page[Row]:
+    """One page of a statement, by an id column that sorts by age.
+
+    Raises InvalidRequest on a cursor that is not ours.
+    """
     if request.cursor is not None:
         statement = statement.where(id_column < _decode(request.cursor, id_column))
     rows = list(session.execute(statement.order_by(id_column.desc()).limit(request.limit + 1)).scalars())

@@ -76,7 +76,7 @@ def _sqlite(url: str) -> Engine:
     engine = create_engine(url, connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")
-    def configure(connection, record) -> None:  # type: ignore[no-untyped-def]  # the driver's own connection
+    def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]  # the driver's own connection
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")

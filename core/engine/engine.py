@@ -73,7 +73,7 @@ class Engine:
         done.result()
 
     def submit(
-        self, request: ImageRequest, on_step: Callable[[float], None] = lambda share: None
+        self, request: ImageRequest, on_step: Callable[[float], None] = lambda _: None
     ) -> "Future[Drawn]":
         """A future of the request's images. It fails with QueueFull, UnknownAdapter (add it again), UnknownClass,
         Cancelled or EngineStopped."""

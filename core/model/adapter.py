@@ -46,9 +46,9 @@ class TensorAdapter(Adapter):
         self.tensors = tensors
 
     def linear(self, name: str, x: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
-        weight = self._get(f"{name}.weight", layer.weight, x)
-        bias = self._get(f"{name}.bias", layer.bias, x)
-        y = F.linear(x, weight.flatten(1), bias)
+        weight = self.tensors.get(f"{name}.weight", layer.weight).to(x.dtype)
+        bias = self.tensors.get(f"{name}.bias", layer.bias)
+        y = F.linear(x, weight.flatten(1), None if bias is None else bias.to(x.dtype))
         factor = self.tensors.get(f"{name}.factor")
         # The factor of attn.proj multiplies the same vector as its branch's: `gate` takes both at [B, 1, D].
         return y if factor is None or name.endswith("attn.proj") else y * factor.to(y.dtype)
@@ -68,7 +68,3 @@ class TensorAdapter(Adapter):
 
     def classes(self, table: Tensor, y: Tensor) -> Tensor:
         return F.embedding(y, self.tensors.get(CLASS_TABLE, table))
-
-    def _get(self, name: str, default: Tensor | None, x: Tensor) -> Tensor | None:
-        tensor = self.tensors.get(name)
-        return default if tensor is None else tensor.to(x.dtype)

@@ -8,7 +8,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from core.artifact.sites import base_shapes, count
 from core.bundled import mini_base_folder
 from core.errors import BaseMissing, CheckpointInvalid
 from core.model.autoencoder import Autoencoder
-from core.model.diffusers_format import config_from_diffusers, config_to_diffusers, from_diffusers, to_diffusers
+from core.model.diffusers_format import config_from_diffusers, from_diffusers
 from core.model.dit import DiT, position_table
 from core.model.tensors import stored_tensor
 
@@ -31,6 +31,9 @@ PUBLIC_LICENCE = "CC-BY-NC-4.0"
 _PUBLIC_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
 _HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Heads by hidden size in the DiT family, which the original checkpoint does not tell."""
+_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_DIFFUSERS_MLP_NORM_EPS = 1e-5
+"""What diffusers' forward uses where the original has 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,14 @@ def load_base(
     """
     source = _find(str(reference), autoencoder)
     if timestep_convention is not None:
-        config = {**source.config.to_json(), "timestep_convention": timestep_convention}
-        if timestep_convention == "diffusers":
-            config["mlp_norm_eps"] = 1e-5
-        source = _Source(**{**source.__dict__, "config": BaseConfig.from_json(config)})
+        eps = _DIFFUSERS_MLP_NORM_EPS if timestep_convention == "diffusers" else source.config.norm_eps
+        config = replace(source.config, timestep_convention=timestep_convention, mlp_norm_eps=eps)
+        source = replace(source, config=config)
     check_tensors(source.name, source.state, base_shapes(source.config))
     coder = Autoencoder.load(source.autoencoder, device=device)
+    if coder.latent_channels != source.config.in_channels:
+        channels = f"{coder.latent_channels} channels, the transformer takes {source.config.in_channels}"
+        raise CheckpointInvalid(f"The autoencoder of the base '{source.name}' makes latents of {channels}.")
     digest = base_digest(
         source.config, (stored_tensor(name, tensor) for name, tensor in source.state.items()), coder.digest
     )
@@ -87,7 +92,7 @@ def load_base(
         parameters=count(base_shapes(source.config)),
         class_names=source.class_names,
     )
-    return LoadedBase(_build(source, device, dtype), coder, description)
+    return LoadedBase(assemble(source.config, source.state, device, dtype), coder, description)
 
 
 def check_tensors(name: str, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -98,6 +103,9 @@ def check_tensors(name: str, state: Mapping[str, Tensor], shapes: Mapping[str, t
         f"{name} is {list(state[name].shape)}, not {list(shape)}"
         for name, shape in shapes.items()
         if name in state and tuple(state[name].shape) != shape
+    ]
+    problems += [
+        f"{name} is {state[name].dtype}" for name in shapes if name in state and state[name].dtype not in _TYPES
     ]
     if problems:
         more = f"; and {len(problems) - 12} more" if len(problems) > 12 else ""
@@ -123,15 +131,27 @@ def save_base(
     (folder / "base.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def export_diffusers(state: Mapping[str, Tensor], config: BaseConfig, folder: Path) -> None:
-    """Writes tensors under the original's names as a folder for `DiTTransformer2DModel.from_pretrained`."""
-    from diffusers import DiTTransformer2DModel
+def assemble(config: BaseConfig, state: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> DiT:
+    """A frozen DiT that takes the tensors as its own, one by one out of `state`: it never has memory beside theirs."""
+    with torch.device("meta"):
+        dit = DiT(config)
+    owned = {name: state.pop(name).to(device, dtype) for name in list(state)}
+    dit.load_state_dict(owned, strict=True, assign=True)
+    dit.positions = position_table(config).to(device, dtype)
+    return dit.requires_grad_(False).eval()
 
-    model = DiTTransformer2DModel(**config_to_diffusers(config))
-    missing, unexpected = model.load_state_dict(to_diffusers(state, config), strict=False)
-    if unexpected or set(missing) - {"pos_embed.pos_embed"}:
-        raise CheckpointInvalid(f"diffusers does not take these tensors: {missing} {unexpected}.")
-    model.save_pretrained(folder)
+
+_UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
+"""What damaged or foreign files raise on the way to tensors and a configuration."""
 
 
 def _find(reference: str, autoencoder: str | Path | None) -> _Source:
@@ -145,8 +165,8 @@ def _find(reference: str, autoencoder: str | Path | None) -> _Source:
             return _diffusers(path, path.name, autoencoder)
         if re.fullmatch(r"[\w.-]+/[\w.-]+", reference) and not path.parent.is_dir():
             return _diffusers(_download(reference), reference, autoencoder)
-    except (SafetensorError, pickle.UnpicklingError, ValueError, KeyError, EOFError, RuntimeError) as error:
-        raise CheckpointInvalid(f"The base '{reference}' cannot be read: {error}.") from error
+    except _UNREADABLE as error:
+        raise CheckpointInvalid(f"The base '{reference}' cannot be read ({type(error).__name__}: {error}).") from error
     raise BaseMissing(reference, "it is neither a file, a folder nor a hub id.")
 
 
@@ -173,7 +193,7 @@ def _diffusers(folder: Path, name: str, autoencoder: str | Path | None) -> _Sour
         config=config,
         state=from_diffusers(_read_weights(inner), config),
         autoencoder=coder,
-        licence=PUBLIC_LICENCE if "DiT-XL-2" in name else "unknown",
+        licence=_licence(name, config),
         class_names=_class_names(folder, config.num_classes),
     )
 
@@ -187,15 +207,20 @@ def _original(path: Path, autoencoder: str | Path | None) -> _Source:
     positions = state.pop("pos_embed", None)
     if positions is not None and not torch.allclose(positions.float(), position_table(config), atol=1e-5):
         raise CheckpointInvalid(f"The positions in '{path.name}' are not the sine-cosine table.")
-    public = path.name.startswith("DiT-XL-2")
-    licence = PUBLIC_LICENCE if public else "unknown"
-    return _Source(path.name, config, state, autoencoder or _PUBLIC_AUTOENCODER, licence)
+    return _Source(path.name, config, state, autoencoder or _PUBLIC_AUTOENCODER, _licence(path.name, config))
+
+
+def _licence(name: str, config: BaseConfig) -> str:
+    """The public weights' when the name or the shape is theirs: better one warning too many."""
+    return PUBLIC_LICENCE if "DiT-XL-2" in name or replace(config, input_size=32) == BaseConfig() else "unknown"
 
 
 def _infer_config(state: Mapping[str, Tensor]) -> BaseConfig:
     hidden, channels, patch, _ = state["x_embedder.proj.weight"].shape
     if hidden not in _HEADS:
-        raise CheckpointInvalid(f"a hidden size of {hidden} is not one of the DiT family")
+        raise CheckpointInvalid(
+            f"A hidden size of {hidden} is not one of the DiT family's: {', '.join(map(str, _HEADS))}."
+        )
     tokens = state["pos_embed"].shape[1] if "pos_embed" in state else 256
     outputs = state["final_layer.linear.weight"].shape[0]
     return BaseConfig(
@@ -210,27 +235,41 @@ def _infer_config(state: Mapping[str, Tensor]) -> BaseConfig:
     )
 
 
+_PARTS = ("transformer", "vae")
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
+"""diffusers' names: one file, or several; not its variants in other types."""
+
+
 def _download(reference: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["model_index.json", "transformer/*", "vae/*", "config.json", "*.safetensors"]
+    wanted = ["model_index.json", "config.json", *_WEIGHTS]
+    wanted += [f"{part}/{file}" for part in _PARTS for file in ("config.json", *_WEIGHTS)]
     try:
-        return Path(snapshot_download(reference, allow_patterns=wanted))
+        folder = Path(snapshot_download(reference, allow_patterns=wanted))
+        older = [part for part in _PARTS if (folder / part).is_dir() and not _weight_files(folder / part)]
+        if older:
+            snapshot_download(reference, allow_patterns=[f"{part}/diffusion_pytorch_model.bin" for part in older])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise BaseMissing(reference, f"the hub does not give it ({type(error).__name__}).") from error
+    return folder
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """diffusers' weights: safetensors, in one file or several, or its older `.bin`."""
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
+    if files := _weight_files(folder):
         return {name: tensor for file in files for name, tensor in _read(file).items()}
     binary = folder / "diffusion_pytorch_model.bin"
     if binary.is_file():
         state: dict[str, Tensor] = torch.load(binary, map_location="cpu", mmap=True, weights_only=True)
         return state
     raise BaseMissing(str(folder), "there are no weights in it.")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    one, several = (sorted(folder.glob(pattern)) for pattern in _WEIGHTS)
+    return one or several
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -246,13 +285,3 @@ def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     if len(labels) != num_classes:
         return ()
     return tuple(str(labels[str(id)]).split(",")[0] for id in range(num_classes))
-
-
-def _build(source: _Source, device: torch.device, dtype: torch.dtype) -> DiT:
-    """Assigns the tensors to a model that never had its own memory."""
-    with torch.device("meta"):
-        dit = DiT(source.config)
-    state = {name: source.state.pop(name).to(device, dtype) for name in list(source.state)}
-    dit.load_state_dict(state, strict=True, assign=True)
-    dit.positions = position_table(source.config).to(device, dtype)
-    return dit.requires_grad_(False).eval()

@@ -29,12 +29,21 @@ _BLOCK = {
     "ff.net.0.proj": "mlp.fc1",
     "ff.net.2": "mlp.fc2",
 }
+_FIXED = {
+    "attention_bias": True,
+    "activation_fn": "gelu-approximate",
+    "norm_type": "ada_norm_zero",
+    "norm_elementwise_affine": False,
+}
 _STACKED = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 
 
 def config_from_diffusers(config: Mapping[str, Any]) -> BaseConfig:
     """The configuration of public DiT weights in diffusers' format: the timestep features and norms are those that the
     weights were trained with, not those of diffusers' forward."""
+    for name, value in _FIXED.items():
+        if config.get(name, value) != value:
+            raise CheckpointInvalid(f"A DiT with {name} = {config[name]!r} is not supported; it must be {value!r}.")
     in_channels = int(config["in_channels"])
     return BaseConfig(
         input_size=int(config["sample_size"]),
@@ -49,6 +58,9 @@ def config_from_diffusers(config: Mapping[str, Any]) -> BaseConfig:
 
 
 def config_to_diffusers(config: BaseConfig) -> dict[str, Any]:
+    """Raises ValueError for what diffusers' class cannot express."""
+    if (config.position_scale, config.mlp_ratio, config.norm_eps) != (1.0, 4.0, 1e-6):
+        raise ValueError("diffusers' DiT has no position scale, an MLP ratio of 4 and a norm eps of 1e-6")
     return {
         "num_attention_heads": config.num_heads,
         "attention_head_dim": config.hidden_size // config.num_heads,
@@ -58,10 +70,8 @@ def config_to_diffusers(config: BaseConfig) -> dict[str, Any]:
         "sample_size": config.input_size,
         "patch_size": config.patch_size,
         "num_embeds_ada_norm": config.num_classes,
-        "attention_bias": True,
-        "activation_fn": "gelu-approximate",
-        "norm_type": "ada_norm_zero",
-        "norm_eps": 1e-5,
+        "norm_eps": config.mlp_norm_eps,
+        **_FIXED,
     }
 
 
@@ -75,7 +85,7 @@ def from_diffusers(state: Mapping[str, Tensor], config: BaseConfig) -> dict[str,
         for kind in ("weight", "bias"):
             names = [f"transformer_blocks.{i}.{part}.{kind}" for part in _STACKED]
             if missing := [name for name in names if name not in rest]:
-                raise CheckpointInvalid(f"tensors are missing: {', '.join(missing)}.")
+                raise CheckpointInvalid(f"Tensors are missing: {', '.join(missing)}.")
             named[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat([rest.pop(name) for name in names])
     return named | {_rename(name): tensor for name, tensor in rest.items()}
 
@@ -110,7 +120,7 @@ def _collapse(rest: dict[str, Tensor], depth: int) -> Iterator[tuple[str, Tensor
         for kind in ("weight",) if theirs.startswith("class") else ("weight", "bias"):
             names = [f"transformer_blocks.{i}.norm1.emb.{theirs}.{kind}" for i in range(depth)]
             if missing := [name for name in names if name not in rest]:
-                raise CheckpointInvalid(f"tensors are missing: {', '.join(missing[:10])}.")
+                raise CheckpointInvalid(f"Tensors are missing: {', '.join(missing[:10])}.")
             first, *copies = (rest.pop(name) for name in names)
             for name, copy in zip(names[1:], copies, strict=True):
                 if not torch.equal(first, copy):

@@ -7,6 +7,7 @@ Letters in shapes: B images, N tokens, D hidden size, C latent channels, H and W
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -62,13 +63,15 @@ class TimestepEmbedder(nn.Module):
     def __init__(self, hidden_size: int, convention: TimestepConvention) -> None:
         super().__init__()
         self.convention = convention
-        self.mlp = nn.Sequential(nn.Linear(TIMESTEP_FEATURES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        first, second = nn.Linear(TIMESTEP_FEATURES, hidden_size), nn.Linear(hidden_size, hidden_size)
+        self.mlp = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(self, t: Tensor, adapter: Adapter) -> Tensor:
         """[B] -> [B, D]"""
-        features = timestep_features(t, self.convention).to(self.mlp[0].weight.dtype)  # [B, 256]
-        hidden = F.silu(adapter.linear("t_embedder.mlp.0", features, self.mlp[0]))
-        return adapter.linear("t_embedder.mlp.2", hidden, self.mlp[2])
+        first, second = linear_in(self.mlp, 0), linear_in(self.mlp, 2)
+        features = timestep_features(t, self.convention).to(first.weight.dtype)  # [B, 256]
+        hidden = F.silu(adapter.linear("t_embedder.mlp.0", features, first))
+        return adapter.linear("t_embedder.mlp.2", hidden, second)
 
 
 class ClassEmbedder(nn.Module):
@@ -93,14 +96,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, adapter: Adapter) -> Tensor:
         """x [B, N, D] tokens, c [B, D] condition after SiLU -> [B, N, D]"""
-        modulation = adapter.linear(f"{self.name}.adaLN_modulation.1", c, self.adaLN_modulation[1])  # [B, 6D]
+        modulation = adapter.linear(f"{self.name}.adaLN_modulation.1", c, linear_in(self.adaLN_modulation, 1))  # [B, 6D]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unsqueeze(1).chunk(6, dim=-1)  # each [B, 1, D]
         shift1, scale1 = adapter.modulation(f"{self.name}.norm1", shift1, 1 + scale1)
         shift2, scale2 = adapter.modulation(f"{self.name}.norm2", shift2, 1 + scale2)
         gate1 = adapter.gate(f"{self.name}.attn", gate1)
         gate2 = adapter.gate(f"{self.name}.mlp", gate2)
         x = x + gate1 * self.attn(modulate(x, shift1, scale1, self.norm_eps), adapter)
-        return x + gate2 * self.mlp(modulate(x, shift2, scale2, self.mlp_norm_eps), adapter)
+        x = x + gate2 * self.mlp(modulate(x, shift2, scale2, self.mlp_norm_eps), adapter)
+        return x
 
 
 class Attention(nn.Module):
@@ -142,10 +146,15 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, adapter: Adapter) -> Tensor:
         """[B, N, D] -> [B, N, p*p*2C]"""
-        modulation = adapter.linear("final_layer.adaLN_modulation.1", c, self.adaLN_modulation[1])  # [B, 2D]
+        modulation = adapter.linear("final_layer.adaLN_modulation.1", c, linear_in(self.adaLN_modulation, 1))  # [B, 2D]
         shift, scale = modulation.unsqueeze(1).chunk(2, dim=-1)
         shift, scale = adapter.modulation("final_layer.norm_final", shift, 1 + scale)
         return adapter.linear("final_layer.linear", modulate(x, shift, scale, self.norm_eps), self.linear)
+
+
+def linear_in(layers: nn.Sequential, index: int) -> nn.Linear:
+    """A linear layer among others, as the original's names place it."""
+    return cast(nn.Linear, layers[index])
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

@@ -14,13 +14,14 @@ Letters in shapes: B images, N tokens, D hidden size, P vector length of an adap
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from core.artifact.base import BaseConfig
-from core.model.dit import Block, DiT, patchify, timestep_features, unpatchify
+from core.model.dit import Block, DiT, linear_in, patchify, timestep_features, unpatchify
 
 
 class VectorLayout:
@@ -88,8 +89,8 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
     x = torch.addcmul(_wide(row["patch.shift"]) + dit.positions, patches, _wide(row["patch.scale"]))
     c = F.silu(_time(dit, t, row) + classes.to(dtype))  # [B, D]
     for i, block in enumerate(dit.blocks):
-        x = _block(block, x, c, {name: row[f"blocks.{i}.{name}"] for name in _BLOCK_VECTORS})
-    modulation = F.linear(c, dit.final_layer.adaLN_modulation[1].weight)
+        x = _block(cast(Block, block), x, c, {name: row[f"blocks.{i}.{name}"] for name in _BLOCK_VECTORS})
+    modulation = F.linear(c, linear_in(dit.final_layer.adaLN_modulation, 1).weight)
     shift, scale = modulation.chunk(2, dim=1)
     shift = shift + scale * row["final.norm.bias"]
     shift, scale = _affine((shift, scale), row["final.modulation.scale"], row["final.modulation.shift"])
@@ -113,18 +114,19 @@ _BLOCK_VECTORS = (
 
 
 def _time(dit: DiT, t: Tensor, row: dict[str, Tensor]) -> Tensor:
-    first, second = dit.t_embedder.mlp[0], dit.t_embedder.mlp[2]
+    first, second = linear_in(dit.t_embedder.mlp, 0), linear_in(dit.t_embedder.mlp, 2)
     features = timestep_features(t, dit.t_embedder.convention).to(first.weight.dtype)
     hidden = F.silu(F.linear(features, first.weight) + row["time.bias"])
     return torch.addcmul(row["time.shift"], F.linear(hidden, second.weight), row["time.scale"])
 
 
 def _block(block: Block, x: Tensor, c: Tensor, row: dict[str, Tensor]) -> Tensor:
-    shift1, scale1, gate1, shift2, scale2, gate2 = F.linear(c, block.adaLN_modulation[1].weight).chunk(6, dim=1)
+    products = F.linear(c, linear_in(block.adaLN_modulation, 1).weight).chunk(6, dim=1)
+    shift1, scale1, gate1, shift2, scale2, gate2 = products
     shift1, shift2 = shift1 + scale1 * row["norm1.bias"], shift2 + scale2 * row["norm2.bias"]
     parts = (shift1, scale1, gate1, shift2, scale2, gate2)
-    parts = _affine(parts, row["modulation.scale"], row["modulation.shift"])
-    shift1, scale1, gate1, shift2, scale2, gate2 = (_wide(part) for part in parts)
+    modulation = _affine(parts, row["modulation.scale"], row["modulation.shift"])
+    shift1, scale1, gate1, shift2, scale2, gate2 = (_wide(part) for part in modulation)
     attention = _attention(block, torch.addcmul(shift1, _norm(x, block.norm_eps), scale1), row)
     x = torch.addcmul(x, gate1, attention)
     hidden = F.linear(torch.addcmul(shift2, _norm(x, block.mlp_norm_eps), scale2), block.mlp.fc1.weight)
@@ -144,9 +146,8 @@ def _attention(block: Block, x: Tensor, row: dict[str, Tensor]) -> Tensor:
 def _affine(parts: tuple[Tensor, ...], scale: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
     """adaLN's products, one [B, D] a part, with the vectors [B, parts*D] of scales and shifts."""
     width = parts[0].shape[1]
-    return tuple(
-        torch.addcmul(b, part, a) for part, a, b in zip(parts, scale.split(width, 1), shift.split(width, 1), strict=True)
-    )
+    vectors = zip(parts, scale.split(width, 1), shift.split(width, 1), strict=True)
+    return tuple(torch.addcmul(b, part, a) for part, a, b in vectors)
 
 
 def _norm(x: Tensor, eps: float) -> Tensor:
@@ -182,13 +183,14 @@ class _Folder:
         for i in range(self.dit.config.depth):
             vectors |= {f"blocks.{i}.{name}": vector for name, vector in self.block(f"blocks.{i}").items()}
         shift, scale = self.bias("final_layer.adaLN_modulation.1").chunk(2)
-        modulation = self.norm("final_layer.norm_final", shift, scale)
-        vectors |= {f"final.{name}": vector for name, vector in zip(("norm.bias", "shifts", "scales"), modulation)}
+        bias, shift, scale = self.norm("final_layer.norm_final", shift, scale)
         weight = self.get("final_layer.norm_final.weight", self.one)
         d = self.dit.config.hidden_size
-        vectors["final.modulation.scale"] = torch.cat([self.one.expand(d), weight.expand(d)])
-        vectors["final.modulation.shift"] = torch.cat([vectors.pop("final.shifts"), vectors.pop("final.scales")])
-        return vectors
+        return vectors | {
+            "final.modulation.scale": torch.cat([self.one.expand(d), weight.expand(d)]),
+            "final.modulation.shift": torch.cat([shift, scale]),
+            "final.norm.bias": bias,
+        }
 
     def block(self, name: str) -> dict[str, Tensor]:
         d = self.dit.config.hidden_size

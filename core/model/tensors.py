@@ -17,4 +17,4 @@ _DTYPES = {
 def stored_tensor(name: str, tensor: Tensor) -> StoredTensor:
     """A view of a tensor's bytes on the host, for digests: no copy when it lies there already."""
     flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return StoredTensor(name, _DTYPES[tensor.dtype], tuple(tensor.shape), memoryview(flat.numpy()))
+    return StoredTensor(name, _DTYPES[tensor.dtype], tuple(tensor.shape), flat.numpy().data)

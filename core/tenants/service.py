@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -74,10 +75,10 @@ def delete(session: Session, scope: Scope, id: str) -> None:
     audit.record(session, scope, "tenant.delete", id)
 
 
-def issue_key(session: Session, scope: Scope, tenant_id: str, name: str, scopes: list[str] | None) -> IssuedKey:
+def issue_key(session: Session, scope: Scope, tenant_id: str, name: str, scopes: Sequence[str] | None) -> IssuedKey:
     """Raises NotFound."""
     get(session, tenant_id)
-    issued = _issue(session, tenant_id, name, list(TENANT_SCOPES) if scopes is None else scopes)
+    issued = _issue(session, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes))
     audit.record(session, scope, "key.create", issued.row.id, tenant_id=tenant_id)
     return issued
 

@@ -1,5 +1,7 @@
 """Where each trainable tensor begins."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,9 @@ from core.artifact.sites import CLASS_TABLE, Shapes
 from core.model.dit import DiT
 
 
-def start_tensors(dit: DiT, shapes: Shapes, generator: torch.Generator, *, keep_classes: bool = False) -> dict[str, Tensor]:
+def start_tensors(
+    dit: DiT, shapes: Shapes, generator: torch.Generator, *, keep_classes: bool = False
+) -> dict[str, Tensor]:
     """fp32 tensors on the base's device: biases and weights as in the base, factors 1, affine norms (1, 0).
 
     The class table is new, N(0, 0.02), but its null row is the base's, so that the unconditional branch starts where
@@ -18,7 +22,7 @@ def start_tensors(dit: DiT, shapes: Shapes, generator: torch.Generator, *, keep_
 
 
 def _start(
-    name: str, shape: tuple[int, ...], base: dict[str, Tensor], dit: DiT, generator: torch.Generator, keep: bool
+    name: str, shape: tuple[int, ...], base: Mapping[str, Tensor], dit: DiT, generator: torch.Generator, keep: bool
 ) -> Tensor:
     device = dit.positions.device
     if name == CLASS_TABLE:

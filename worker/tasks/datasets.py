@@ -20,7 +20,7 @@ def register(app: Celery) -> None:
     app.task(name="datasets.validate")(validate)
 
 
-def validate(id: str) -> None:
+def validate(_id: str) -> None:
     """Validates waiting data sets until none is left; the id is only a hint."""
     context = get_context()
     while not context.stopping.is_set():

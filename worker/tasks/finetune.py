@@ -48,7 +48,7 @@ def register(app: Celery) -> None:
     app.task(name="finetune.run")(run)
 
 
-def run(id: str) -> None:
+def run(_id: str) -> None:
     """Runs waiting fine-tunes until none is left, as many at a time as the worker has places; the id is only a hint."""
     context = get_context()
     while not context.stopping.is_set():

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def register(app: Celery) -> None:
     app.task(name="generate.run")(run)
 
 
-def run(id: str) -> None:
+def run(_id: str) -> None:
     """Draws waiting generations until none is left; the id is only a hint."""
     context = get_context()
     while not context.stopping.is_set():
@@ -64,8 +65,12 @@ def run(id: str) -> None:
             claim = jobs.claim_next(session, Generation, context.id, context.settings.lease_seconds)
         if claim is None:
             return
-        with context.leases.hold(Generation, claim, lambda id=claim.id: context.gpu.engine.cancel(id)):  # type: ignore[misc]
+        with context.leases.hold(Generation, claim, _canceller(context, claim)):
             _run(context, claim)
+
+
+def _canceller(context: Context, claim: Claim) -> Callable[[], None]:
+    return lambda: context.gpu.engine.cancel(claim.id)
 
 
 def _run(context: Context, claim: Claim) -> None:
@@ -74,7 +79,7 @@ def _run(context: Context, claim: Claim) -> None:
         return
     try:
         drawn = _draw(context, claim, job)
-        images = _store(context, claim, job, drawn)
+        images = _store(context, job, drawn)
     except (EngineStopped, QueueFull, StorageUnavailable, UnknownAdapter) as error:
         _hand_back(context, claim, error)
     except Cancelled:
@@ -142,7 +147,7 @@ def _draw(context: Context, claim: Claim, job: _Job) -> Drawn:
                 service.progress(session, claim, told)
 
 
-def _store(context: Context, claim: Claim, job: _Job, drawn: Drawn) -> list[DrawnImage]:
+def _store(context: Context, job: _Job, drawn: Drawn) -> list[DrawnImage]:
     images = []
     for index, (seed, pixels) in enumerate(zip(job.request.seeds, drawn.images, strict=True)):
         image = Image.fromarray(pixels.numpy())

@@ -1,4 +1,4 @@
-"""Trains the mini base's autoencoder, 64x64 RGB <-> 16x16x4 latents.
+"""Trains the mini base's autoencoder, 64x64 RGB <-> 16x16x6 latents.
 
 Run as `python -m core.bundled.recipe.autoencoder`. Resumes from `<output>/training.pt` where that exists.
 Ends with an AutoencoderKL in diffusers' format in `<output>`, with `figures.json` and `reconstructions.png`
@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 HELD_OUT_EVERY = 50  # one emoji in fifty is kept from training, in all sets
+LATENT_CHANNELS = 6  # the principal components of 4x4 patches: red against green is only the fifth
 LATENT_NOISE = 0.1  # standard deviation, in units of the latents' own
 KL_WEIGHT = 1e-6
+SQUARED_WEIGHT = 2.0
 EDGE_WEIGHT = 1.0
 AVERAGE_DECAY = 0.995
 FLIPPED, RESIZED, RECOLOURED = 0.5, 0.5, 0.2  # shares of the training pictures
@@ -67,13 +69,13 @@ def new_autoencoder() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=1,  # over all channels: groups of three would wash out colours
         sample_size=64,
         mid_block_add_attention=False,
     )
     # The posterior starts narrow: at unit variance the decoder would first learn to ignore a channel or two.
-    torch.nn.init.constant_(model.get_parameter("quant_conv.bias")[4:], -4.0)
+    torch.nn.init.constant_(model.get_parameter("quant_conv.bias")[LATENT_CHANNELS:], -4.0)
     return model
 
 
@@ -193,8 +195,8 @@ def reconstruction_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss, and the mean squared error in [-1, 1] units.
 
-    Absolute errors of the pixels and of their differences to right and lower neighbours, which keeps edges
-    sharp, plus the divergence from the unit normal. Latents get a little noise, so that the decoder forgives
+    Absolute and squared errors of the pixels, absolute errors of their differences to right and lower neighbours,
+    which keeps edges sharp, and the divergence from the unit normal. Latents get a little noise, so that the decoder forgives
     the transformer's errors.
     """
     posterior = model.encode(pictures).latent_dist
@@ -202,8 +204,9 @@ def reconstruction_loss(
     noise = torch.randn(latents.shape, generator=generator) * LATENT_NOISE * posterior.mean.detach().std()
     difference = model.decode(latents + noise).sample - pictures
     edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
-    loss = difference.abs().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * posterior.kl().mean()
-    return loss, difference.detach().square().mean()
+    squared = difference.square().mean()
+    pixels = difference.abs().mean() + SQUARED_WEIGHT * squared
+    return pixels + EDGE_WEIGHT * edges + KL_WEIGHT * posterior.kl().mean(), squared.detach()
 
 
 @torch.no_grad()

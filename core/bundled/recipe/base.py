@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -117,7 +118,7 @@ def _train(trainer: Trainer, autoencoder: Autoencoder, output: Path, minutes: fl
     write_file(checkpoint, pack(trainer.state(), about))
 
 
-def _grid(trainer: Trainer, autoencoder: Autoencoder):  # type: ignore[no-untyped-def]
+def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
     """One drawing of each class with the moving average, guidance 4."""
     config = trainer.dit.config
     labels = torch.arange(config.num_classes)
@@ -146,7 +147,6 @@ def _finish(trainer: Trainer, autoencoder: Autoencoder, class_names: list[str], 
         autoencoder,
         name="mini",
         licence=LICENCE,
-        image_size=IMAGE_SIZE,
         class_names=class_names,
         dtype=torch.bfloat16,
     )

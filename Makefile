@@ -1,0 +1,49 @@
+# Everything runs in .venv, made on first use from requirements.lock.
+# Torch's index can be another, for a build without CUDA: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help install demo test serve lint format lock clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## Make the virtual environment
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		--constraint requirements.lock --editable '.[worker,demo,recipe,dev]'
+	@touch $@
+
+demo: install ## Run the main job through the REST API; the result is in demo-output/
+	$(BIN)/python demo.py
+
+test: install ## Run every test, with real PostgreSQL and Redis
+	$(BIN)/python -m pytest
+
+serve: install ## Start the API and a worker on this machine (SQLite, a folder, the bundled base)
+	$(BIN)/honcho start
+
+lint: install ## Check style, types and the directions of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Put the code into its standard form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## Pin the versions that a fresh environment gets
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade '.[worker,demo,recipe,dev]' torch==2.13.0
+	build/lock/bin/python -m pip freeze --exclude difffit-server | sed -E 's/^(torch==[0-9.]+).*/\1/' | grep -v '^nvidia\|^triton' > requirements.lock
+
+clean: ## Remove what was installed and made
+	rm -rf $(VENV) build demo-output difffit-data

@@ -1,0 +1,14 @@
+# The API, migrations and the bucket job. Without torch.
+FROM python:3.11-slim
+WORKDIR /app
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 DIFFFIT_DATA_DIR=/tmp/difffit
+COPY pyproject.toml requirements.lock README.md LICENSE alembic.ini ./
+COPY api api
+COPY core core
+COPY migrations migrations
+COPY worker worker
+RUN pip install --constraint requirements.lock --editable .
+RUN useradd --uid 10001 --no-create-home difffit
+USER 10001
+EXPOSE 8000
+CMD ["python", "-m", "api"]
