@@ -2,7 +2,6 @@
 
 import json
 import struct
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.artifact.base import BaseConfig, BaseDescription
-from core.artifact.file import Artifact, Array, check_against, decode, encode
+from core.artifact.file import Array, Artifact, check_against, decode, encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import PRESETS, Method, trainable_shapes
 from core.errors import ArtifactInvalid, BaseMismatch
@@ -215,7 +214,9 @@ MANIFESTS: dict[str, str] = {
     "training holds NaN": manifest_json(training={"a": float("nan")}),
     "training holds infinity": manifest_json(training={"a": 1}).replace('"a": 1', '"a": 1e999'),
     "training holds a vast number": manifest_json(training={"a": 10**4000}),
-    "training holds a number too long to read": manifest_json(training={"a": 1}).replace('"a": 1', f'"a": {"9" * 9999}'),
+    "training holds a number too long to read": manifest_json(training={"a": 1}).replace(
+        '"a": 1', f'"a": {"9" * 9999}'
+    ),
 }
 
 

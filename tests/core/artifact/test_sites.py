@@ -48,7 +48,9 @@ def test_counts_of_tables_4a_and_4b(first: int, last: int, millions: int) -> Non
 
 def test_28_to_14_of_table_4a_fits_fourteen_blocks() -> None:
     fourteen, fifteen = (
-        count(trainable_shapes(XL, "difffit", Sites(qkv=False, projection=False, first_block=first, last_block=28), FOOD))
+        count(
+            trainable_shapes(XL, "difffit", Sites(qkv=False, projection=False, first_block=first, last_block=28), FOOD)
+        )
         for first in (15, 14)
     )
     assert (fourteen // 1000, fifteen // 1000) == (770, 773)
@@ -56,7 +58,14 @@ def test_28_to_14_of_table_4a_fits_fourteen_blocks() -> None:
 
 @pytest.mark.parametrize(
     ("site", "added"),
-    [("branches", 28 * 2304), ("qkv", 28 * 3456), ("projection", 28 * 1152), ("patch", 1152), ("time", 1152), ("final", 32)],
+    [
+        ("branches", 28 * 2304),
+        ("qkv", 28 * 3456),
+        ("projection", 28 * 1152),
+        ("patch", 1152),
+        ("time", 1152),
+        ("final", 32),
+    ],
 )
 def test_each_site_of_table_4c_adds_its_own(site: str, added: int) -> None:
     nothing = Sites(

@@ -1,0 +1,108 @@
+"""A Ceph object gateway for tests, where its programs are installed: the most faithful S3 server without docker.
+
+One monitor and one store in memory, no manager; about 15 seconds until it answers.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.services import free_port
+
+PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "monmaptool", "radosgw-admin", "ceph")
+
+
+@dataclass(frozen=True)
+class Gateway:
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+def installed() -> bool:
+    return all(shutil.which(program) for program in PROGRAMS)
+
+
+@contextmanager
+def radosgw(folder: Path) -> Iterator[Gateway]:
+    """Starts the cluster under `folder`. Raises CalledProcessError or TimeoutError when it does not come up."""
+    port, monitor = free_port(), free_port()
+    identity = str(uuid.uuid4())
+    config = folder / "ceph.conf"
+    config.write_text(_config(folder, identity, monitor, port))
+    for name in ("mon", "osd", "run", "rgw"):
+        (folder / name).mkdir()
+    environment = os.environ | {"CEPH_CONF": str(config)}
+
+    def call(*command: str) -> str:
+        run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+        return run.stdout
+
+    with ExitStack() as stack:
+
+        def start(*command: str) -> None:
+            log = stack.enter_context((folder / f"{command[0]}.log").open("w"))
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            stack.callback(process.wait, 20)
+            stack.callback(process.kill)
+
+        monitor_map = str(folder / "monmap")
+        call("monmaptool", "--create", "--addv", "a", f"[v1:127.0.0.1:{monitor}]", "--fsid", identity, monitor_map)
+        call("ceph-mon", "-i", "a", "--mkfs", "--monmap", monitor_map, "--mon-data", str(folder / "mon"))
+        start("ceph-mon", "-f", "-i", "a", "--mon-data", str(folder / "mon"))
+        osd = str(uuid.uuid4())
+        call("ceph", "osd", "new", osd)
+        call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd, "--osd-data", str(folder / "osd"))
+        start("ceph-osd", "-f", "-i", "0", "--osd-data", str(folder / "osd"))
+        start("radosgw", "-f", "-n", "client.rgw")
+        endpoint = f"http://127.0.0.1:{port}"
+        _wait(endpoint)
+        user = json.loads(call("radosgw-admin", "user", "create", "--uid", "difffit", "--display-name", "DiffFit"))
+        yield Gateway(endpoint, user["keys"][0]["access_key"], user["keys"][0]["secret_key"])
+
+
+def _config(folder: Path, identity: str, monitor: int, port: int) -> str:
+    settings = {
+        "fsid": identity,
+        "mon_host": f"v1:127.0.0.1:{monitor}",
+        "ms_bind_msgr2": "false",
+        "auth_cluster_required": "none",
+        "auth_service_required": "none",
+        "auth_client_required": "none",
+        "run_dir": folder / "run",
+        "admin_socket": "",
+        "log_file": "",
+        "log_to_stderr": "true",
+        "osd_objectstore": "memstore",
+        "memstore_device_bytes": 2 * 2**30,
+        "osd_pool_default_size": 1,
+        "osd_pool_default_min_size": 1,
+        "osd_pool_default_pg_num": 4,
+        "osd_pool_default_pg_autoscale_mode": "off",
+        "mon_allow_pool_size_one": "true",
+        "osd_crush_chooseleaf_type": 0,
+        "rgw_data": folder / "rgw",
+        "rgw_frontends": f"beast endpoint=127.0.0.1:{port}",
+    }
+    return "[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
+
+
+def _wait(endpoint: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(endpoint, timeout=2).close()
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+        else:
+            return
+    raise TimeoutError(f"radosgw does not answer on {endpoint}")

@@ -1,0 +1,222 @@
+"""The main job through a real API process and a real worker process, on every kind of service."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from PIL import Image
+
+from core.artifact.file import decode
+from core.bundled import sample_domain_folder
+from core.db.schema import upgrade
+from tests import radosgw, services
+
+ADMIN = "an-administrator-for-tests"
+Environment = dict[str, str]
+
+
+def embedded(request: pytest.FixtureRequest, folder: Path) -> Environment:
+    """SQLite, a folder, a broker in a folder."""
+    return {"DIFFFIT_DATA_DIR": str(folder / "data")}
+
+
+def full(request: pytest.FixtureRequest, folder: Path) -> Environment:
+    """PostgreSQL, Redis and an S3 server."""
+    endpoint: str = request.getfixturevalue("s3_endpoint")
+    return _servers(request, folder, endpoint, "test", "test")
+
+
+def full_on_radosgw(request: pytest.FixtureRequest, folder: Path) -> Environment:
+    """The same on Ceph's gateway, which checks every signature."""
+    if not radosgw.installed():
+        pytest.skip("radosgw is not installed")
+    gateway: radosgw.Gateway = request.getfixturevalue("ceph_gateway")
+    return _servers(request, folder, gateway.endpoint, gateway.access_key, gateway.secret_key)
+
+
+@pytest.fixture(scope="module")
+def ceph_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[radosgw.Gateway]:
+    with radosgw.radosgw(tmp_path_factory.mktemp("ceph")) as gateway:
+        yield gateway
+
+
+@pytest.mark.parametrize("kind", [embedded, full, full_on_radosgw])
+def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    with running(kind(request, tmp_path), tmp_path) as url, httpx.Client(base_url=url, timeout=120) as http:
+        admin = Caller(http, ADMIN)
+        tenant = admin.post("/v1/admin/tenants", {"name": "First"})
+        key = admin.post(f"/v1/admin/tenants/{tenant['id']}/keys", {"name": "laptop"})["key"]
+        caller = Caller(http, key)
+        domain = caller.post("/v1/domains", {"name": "OpenMoji"})
+        asked = caller.send("POST", f"/v1/domains/{domain['id']}/generations", json={"class_id": 0})
+        assert (asked.status_code, asked.json()["code"]) == (409, "no_active_adapter")
+
+        dataset = caller.wait(f"/v1/datasets/{upload(caller, domain['id'])['id']}", "validating")
+        assert dataset["status"] == "ready"
+        assert dataset["images"] == 24
+        assert [one["file"] for one in dataset["report"]["rejected"]] == ["fruit/broken.png"]
+
+        first = finetune(caller, domain["id"], dataset["id"])
+        again = finetune(caller, domain["id"], dataset["id"])
+        adapters = caller.get(f"/v1/domains/{domain['id']}/adapters")["data"]
+        assert [adapter["version"] for adapter in adapters] == [2, 1]
+        assert adapters[0]["sha256"] == adapters[1]["sha256"], "equal training gives equal files"
+        assert caller.get(f"/v1/domains/{domain['id']}")["active_adapter_id"] == first["adapter_id"]
+        caller.post(f"/v1/domains/{domain['id']}/adapters/{again['adapter_id']}/promote", {})
+        assert caller.get(f"/v1/domains/{domain['id']}")["active_adapter_id"] == again["adapter_id"]
+
+        file = caller.send("GET", f"/v1/adapters/{first['adapter_id']}/download").content
+        artifact = decode(file)
+        assert artifact.sha256 == adapters[1]["sha256"]
+        assert artifact.manifest.class_names == ("fruit", "smiley")
+
+        body = {"class_name": "smiley", "count": 2, "seed": 7, "steps": 4}
+        alone = draw(caller, domain["id"], body)
+        crowd = [
+            caller.post(f"/v1/domains/{domain['id']}/generations", {"class_id": 0, "steps": steps, "seed": steps})
+            for steps in (3, 5, 8)
+        ]
+        together = draw(caller, domain["id"], body)
+        assert digests(alone) == digests(together), "an image does not depend on its neighbours"
+        for one in crowd:
+            assert caller.wait(f"/v1/generations/{one['id']}", "queued", "running")["status"] == "succeeded"
+        check_image(http, together)
+
+        stored = admin.get("/v1/admin/adapters")["data"]
+        assert {row["tenant_id"] for row in stored} == {tenant["id"]}
+        assert caller.get("/v1/usage")["images"] == 7
+
+
+def finetune(caller: "Caller", domain_id: str, dataset_id: str) -> dict[str, Any]:
+    body = {"dataset_id": dataset_id, "steps": 6, "batch_size": 4}
+    started = caller.post(f"/v1/domains/{domain_id}/finetunes", body)
+    ended = caller.wait(f"/v1/finetunes/{started['id']}", "queued", "running")
+    assert (ended["status"], ended["step"], ended["error"]) == ("succeeded", 6, None)
+    events = caller.send("GET", f"/v1/finetunes/{started['id']}/events").text
+    assert "event: progress" in events
+    assert events.rstrip().endswith(json.dumps({"status": "succeeded", "adapter_id": ended["adapter_id"]}))
+    return ended
+
+
+def draw(caller: "Caller", domain_id: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = caller.send("POST", f"/v1/domains/{domain_id}/generations", json=body, headers={"Prefer": "wait=60"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def digests(generation: dict[str, Any]) -> list[str]:
+    return [image["sha256"] for image in generation["images"]]
+
+
+def check_image(http: httpx.Client, generation: dict[str, Any]) -> None:
+    signed = generation["images"][0]["url"]
+    answer = httpx.get(signed)
+    assert answer.headers["content-type"] == "image/png"
+    image = Image.open(io.BytesIO(answer.content))
+    assert image.size == (64, 64)
+    assert json.loads(image.text["difffit"])["seed"] == 7  # type: ignore[attr-defined]
+    tampered = httpx.get(signed.replace("/images/0", "/images/1"))
+    assert tampered.status_code == 401
+
+
+def upload(caller: "Caller", domain_id: str) -> dict[str, Any]:
+    """Two classes of twelve drawings, and one file that is not an image."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("fruit", "smiley"):
+            for path in sorted((sample_domain_folder() / name).glob("*.png"))[:12]:
+                archive.write(path, f"{name}/{path.name}")
+        archive.writestr("fruit/broken.png", b"not an image")
+    found: dict[str, Any] = caller.send(
+        "POST", f"/v1/domains/{domain_id}/datasets", files={"file": ("set.zip", buffer.getvalue())}
+    ).json()
+    return found
+
+
+class Caller:
+    """One API key's requests."""
+
+    def __init__(self, http: httpx.Client, key: str) -> None:
+        self.http, self.key = http, key
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
+        return self.http.request(method, path, headers=headers, **options)
+
+    def get(self, path: str) -> Any:
+        return self.send("GET", path).raise_for_status().json()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self.send("POST", path, json=body).raise_for_status().json()
+
+    def wait(self, path: str, *unfinished: str) -> Any:
+        """Asks until the status is another; the test run's own limit is the last resort."""
+        while (found := self.get(path))["status"] in unfinished:
+            time.sleep(0.2)
+        return found
+
+
+@contextmanager
+def running(environment: Environment, folder: Path) -> Iterator[str]:
+    """An API process and a worker process; the URL. What they print is shown when the test fails."""
+    port = services.free_port()
+    environment = os.environ | environment | {"DIFFFIT_ADMIN_KEY": ADMIN, "DIFFFIT_PORT": str(port)}
+    with (folder / "log").open("w") as log:
+        processes = [
+            subprocess.Popen([sys.executable, "-m", name], env=environment, stdout=log, stderr=log)
+            for name in ("api", "worker")
+        ]
+        try:
+            _wait_until_ready(f"http://127.0.0.1:{port}", processes)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+            codes = [process.wait(60) for process in processes]
+            print((folder / "log").read_text())
+    assert codes[0] in {0, -signal.SIGTERM}
+    assert codes[1] == 0
+
+
+def _wait_until_ready(url: str, processes: "list[subprocess.Popen[bytes]]") -> None:
+    while True:
+        assert all(process.poll() is None for process in processes), "a process ended at its start"
+        try:
+            answer = httpx.get(f"{url}/readyz").json()
+        except httpx.TransportError:
+            answer = {}
+        if answer.get("status") == "ready" and answer["workers"]:
+            return
+        time.sleep(0.1)
+
+
+def _servers(request: pytest.FixtureRequest, folder: Path, endpoint: str, access: str, secret: str) -> Environment:
+    server: services.Postgres = request.getfixturevalue("postgres_server")
+    url = server.create(f"main_job_{uuid.uuid4().hex}")
+    upgrade(url)
+    bucket = f"main-job-{uuid.uuid4().hex}"
+    keys = {"aws_access_key_id": access, "aws_secret_access_key": secret}
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys).create_bucket(Bucket=bucket)
+    return {
+        "DIFFFIT_DATABASE_URL": url,
+        "DIFFFIT_BROKER_URL": request.getfixturevalue("redis_url"),
+        "DIFFFIT_STORAGE_URL": f"s3://{bucket}/prefix",
+        "DIFFFIT_S3_ENDPOINT_URL": endpoint,
+        "DIFFFIT_DATA_DIR": str(folder / "data"),
+        "AWS_ACCESS_KEY_ID": access,
+        "AWS_SECRET_ACCESS_KEY": secret,
+    }
