@@ -107,7 +107,8 @@ def finetune(caller: "Caller", domain_id: str, dataset_id: str) -> dict[str, Any
     assert (ended["status"], ended["step"], ended["error"]) == ("succeeded", 6, None)
     events = caller.send("GET", f"/v1/finetunes/{started['id']}/events").text
     assert "event: progress" in events
-    assert events.rstrip().endswith(json.dumps({"status": "succeeded", "adapter_id": ended["adapter_id"]}))
+    last = [line.removeprefix("data: ") for line in events.splitlines() if line.startswith("data: ")][-1]
+    assert json.loads(last) == {"status": "succeeded", "adapter_id": ended["adapter_id"]}
     return ended
 
 

@@ -35,7 +35,16 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     autoencoder = Autoencoder.load(options.autoencoder)
     class_names, latents = _latents(options.drawings, autoencoder, options.output / "latents.safetensors")
-    config = BaseConfig(input_size=16, hidden_size=192, depth=8, num_heads=6, num_classes=len(class_names))
+    channels = latents.mean.shape[2]
+    config = BaseConfig(
+        input_size=IMAGE_SIZE // autoencoder.factor,
+        in_channels=channels,
+        hidden_size=192,
+        depth=8,
+        num_heads=6,
+        num_classes=len(class_names),
+        guidance_channels=channels,
+    )
     dit = DiT(config)
     initialize(dit, torch.Generator().manual_seed(options.seed))
     trainer = Trainer(dit, _start(dit), latents, _settings(options))
