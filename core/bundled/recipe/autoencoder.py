@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--openmoji", type=Path, default=Path("build/openmoji"))
     parser.add_argument("--output", type=Path, default=Path("build/vae"))
     parser.add_argument("--ship", type=Path, help="folder for a copy in half precision")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--threads", type=int, default=2)
@@ -179,9 +179,7 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
     scale = torch.where(uniform(0, 1) < RESIZED, uniform(0.85, 1.3), 1.0)
     zero = torch.zeros(count)
     rows = [flip * scale, zero, uniform(-0.1, 0.1), zero, scale, uniform(-0.1, 0.1)]
-    grid = functional.affine_grid(
-        torch.stack(rows, 1).view(count, 2, 3), list(ink.shape), align_corners=False
-    )
+    grid = functional.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(ink.shape), align_corners=False)
     ink = functional.grid_sample(ink, grid, mode="bilinear", align_corners=False)
 
     order = torch.argsort(uniform(0, 1, 3), dim=1)
@@ -190,14 +188,12 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return (1 - 2 * ink * uniform(0.8, 1.2, 3, 1, 1)).clamp(-1, 1)
 
 
-def reconstruction_loss(
-    model: AutoencoderKL, pictures: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def reconstruction_loss(model: AutoencoderKL, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The loss, and the mean squared error in [-1, 1] units.
 
     Absolute and squared errors of the pixels, absolute errors of their differences to right and lower neighbours,
-    which keeps edges sharp, and the divergence from the unit normal. Latents get a little noise, so that the decoder forgives
-    the transformer's errors.
+    which keeps edges sharp, and the divergence from the unit normal. Latents get a little noise, so that the decoder
+    forgives the transformer's errors.
     """
     posterior = model.encode(pictures).latent_dist
     latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
@@ -261,10 +257,7 @@ def reconstruct(model: AutoencoderKL, pictures: Tensor, noise: float = 0.0) -> T
 def mean_psnr(model: AutoencoderKL, pictures: Tensor, noise: float = 0.0) -> float:
     """The mean over pictures of each picture's PSNR in dB."""
     errors = torch.cat(
-        [
-            (reconstruct(model, batch, noise) - unit(batch)).square().mean((1, 2, 3))
-            for batch in pictures.split(64)
-        ]
+        [(reconstruct(model, batch, noise) - unit(batch)).square().mean((1, 2, 3)) for batch in pictures.split(64)]
     )
     return round(sum(psnr(error) for error in errors) / len(errors), 2)
 

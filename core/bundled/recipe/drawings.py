@@ -83,9 +83,7 @@ def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
         if unknown := (wanted - subgroups) | ((added | dropped) - emoji.keys()):
             raise ValueError(f"class {label}: Unicode has no {sorted(unknown)}")
         members = [
-            one
-            for one in emoji.values()
-            if (one.subgroup in wanted and one.name not in dropped) or one.name in added
+            one for one in emoji.values() if (one.subgroup in wanted and one.name not in dropped) or one.name in added
         ]
         for one in members:
             if (other := taken.setdefault(one.name, label)) != label:
@@ -107,9 +105,7 @@ def read_emoji(cache: Path) -> Iterator[Emoji]:
 
 
 def slug(label: str) -> str:
-    ascii_label = (
-        unicodedata.normalize("NFKD", label.replace("\u2019", "")).encode("ascii", "ignore").decode()
-    )
+    ascii_label = unicodedata.normalize("NFKD", label.replace("\u2019", "")).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_label.lower()).strip("-")
 
 

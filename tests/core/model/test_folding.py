@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from core.artifact.base import BaseConfig
 from core.artifact.sites import CLASS_TABLE
 from core.model.adapter import TensorAdapter
 from core.model.folding import VectorLayout, fold, folded_forward
@@ -51,6 +52,4 @@ def test_rows_of_one_batch_can_belong_to_different_adapters_and_timesteps() -> N
 def test_vectors_of_xl_are_a_thousandth_of_the_model() -> None:
     """What a slot of the bank costs for DiT-XL/2: 28 blocks of 23 vectors as wide as the model and 10 around them."""
     d = 1152
-    from core.artifact.base import BaseConfig
-
     assert VectorLayout(BaseConfig()).length == (28 * (12 + 2 + 3 + 1 + 4 + 1) + 5 + 5) * d + 64

@@ -1,0 +1,166 @@
+"""Does the real size work? DiT-XL/2 on random weights, on the CPU: `python -m benchmarks.xl_smoke`.
+
+Another process writes a random DiT-XL/2 with its autoencoder in diffusers' format and runs diffusers' own forward. This
+one loads the folder as a user's would be loaded, compares, makes one DiffFit step, and draws one image in two steps.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.artifact.sites import PRESETS, trainable_shapes
+from core.engine.engine import Engine
+from core.engine.request import ImageRequest
+from core.engine.runner import Runner
+from core.model.bank import AdapterBank
+from core.model.checkpoint import LoadedBase, load_base
+from core.tuning.latents import Latents
+from core.tuning.start import start_tensors
+from core.tuning.trainer import Trainer, TrainingSettings
+
+TOLERANCE = 1e-4
+"""Of the largest difference from diffusers' output, relative to its standard deviation."""
+MEMORY_LIMIT = 12 * 2**30
+CLASSES = 101
+Result = TypeVar("Result")
+
+
+def main() -> None:
+    options = _options()
+    rows: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        writer = multiprocessing.get_context("spawn").Process(target=write_random_base, args=(folder,))
+        _timed(rows, "write the base, diffusers' forward (other process)", lambda: (writer.start(), writer.join()))
+        if writer.exitcode:
+            raise SystemExit("the random base could not be written")
+        cpu, fp32 = torch.device("cpu"), torch.float32
+        load: Callable[[], LoadedBase] = lambda: load_base(  # noqa: E731
+            folder, device=cpu, dtype=fp32, timestep_convention="diffusers"
+        )
+        base = _timed(rows, "load, check, digest", load)
+        difference = _timed(rows, "forward of 2 images", lambda: compare(base, folder))
+        report = _timed(rows, "one DiffFit step of 2 images", lambda: finetune_step(base))
+        _timed(rows, "draw 1 image, 2 guided steps", lambda: draw(base, report["tensors"]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    writer_peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    facts = {
+        "parameters": base.description.parameters,
+        "trainable_parameters": report["trainable"],
+        "relative_difference": difference,
+        "loss": report["loss"],
+        "peak_bytes": peak,
+        "writer_peak_bytes": writer_peak,
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+    show(rows, facts)
+    if options.json:
+        options.json.write_text(json.dumps({"seconds": rows, **facts}, indent=2) + "\n")
+    if difference > TOLERANCE or max(peak, writer_peak) > MEMORY_LIMIT:
+        raise SystemExit("a limit does not hold")
+
+
+def write_random_base(folder: Path) -> None:
+    """A random DiT-XL/2 and Stable Diffusion's autoencoder shape in diffusers' format, and what diffusers computes."""
+    from diffusers import AutoencoderKL, DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    network: Any = DiTTransformer2DModel(num_layers=28, sample_size=32, out_channels=8, norm_eps=1e-5).eval()
+    first = network.transformer_blocks[0].norm1.emb
+    for block in network.transformer_blocks[1:]:
+        block.norm1.emb.load_state_dict(first.state_dict())  # the public weights hold 28 copies of one embedder
+    network.save_pretrained(folder / "transformer")
+    x, t, y = batch()
+    with torch.inference_mode():
+        save_file({"output": network(x, timestep=t, class_labels=y).sample.contiguous()}, folder / "expected")
+    del network
+    coder: Any = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=256,
+    )
+    coder.save_pretrained(folder / "vae")
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    noise = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+    return noise, torch.tensor([17, 903]), torch.tensor([3, 1000])
+
+
+def compare(base: LoadedBase, folder: Path) -> float:
+    expected = load_file(folder / "expected")["output"]
+    with torch.inference_mode():
+        output = base.dit(*batch())
+    return float((output - expected).abs().max() / expected.std())
+
+
+def finetune_step(base: LoadedBase) -> dict[str, Any]:
+    """One step of DiffFit `paper` on random latents of 101 classes."""
+    generator = torch.Generator().manual_seed(2)
+    mean = torch.randn(2, 4, 4, 32, 32, generator=generator)
+    latents = Latents(mean, torch.full_like(mean, 0.1), torch.tensor([0, 1, 2, 3]))
+    shapes = trainable_shapes(base.dit.config, "difffit", PRESETS["paper"], CLASSES)
+    start = start_tensors(base.dit, shapes, generator)
+    trainer = Trainer(base.dit, start, latents, TrainingSettings(steps=1, batch_size=2, held_out_fraction=0))
+    report = trainer.step()
+    return {"tensors": trainer.tensors(), "loss": report.loss, "trainable": trainer.parameters.numel()}
+
+
+def draw(base: LoadedBase, tensors: dict[str, Tensor]) -> None:
+    bank = AdapterBank(base.dit, slots=2, host_bytes=2**30)
+    runner = Runner(base.dit, base.autoencoder, bank, bucket=2)
+    engine = Engine(runner, bank, max_rows=2, max_waiting=10, training_share=0)
+    engine.start()
+    engine.add_adapter("adapter", tensors)
+    request = ImageRequest(
+        id="one", tenant="one", adapter="adapter", class_id=5, seeds=(0,), steps=2, guidance_scale=4.0
+    )
+    (image,) = engine.submit(request).result().images
+    engine.stop()
+    if tuple(image.shape) != (256, 256, 3):
+        raise SystemExit(f"the image has shape {tuple(image.shape)}")
+
+
+def show(rows: dict[str, float], facts: dict[str, Any]) -> None:
+    table = Table("step", "seconds", title=f"DiT-XL/2, random weights, {facts['hardware']}")
+    for name, seconds in rows.items():
+        table.add_row(name, f"{seconds:.1f}")
+    console = Console()
+    console.print(table)
+    console.print(f"parameters {facts['parameters']:,}, trainable {facts['trainable_parameters']:,}")
+    console.print(f"largest difference from diffusers {facts['relative_difference']:.1e} of its output's deviation")
+    console.print(f"peak memory {facts['peak_bytes'] / 1e9:.1f} GB here, {facts['writer_peak_bytes'] / 1e9:.1f} GB there")
+
+
+def _timed(rows: dict[str, float], name: str, action: Callable[[], Result]) -> Result:
+    started = time.perf_counter()
+    result = action()
+    rows[name] = time.perf_counter() - started
+    return result
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--folder", type=Path, help="where the random base is written for the time being (6 GB)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
