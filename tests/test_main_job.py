@@ -2,15 +2,9 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +17,8 @@ from core.artifact.file import decode
 from core.bundled import sample_domain_folder
 from core.db.schema import upgrade
 from tests import radosgw, services
+from tests.processes import ADMIN, Caller, running
 
-ADMIN = "an-administrator-for-tests"
 Environment = dict[str, str]
 
 
@@ -100,7 +94,7 @@ def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureReque
         assert caller.get("/v1/usage")["images"] == 7
 
 
-def finetune(caller: "Caller", domain_id: str, dataset_id: str) -> dict[str, Any]:
+def finetune(caller: Caller, domain_id: str, dataset_id: str) -> dict[str, Any]:
     body = {"dataset_id": dataset_id, "steps": 6, "batch_size": 4}
     started = caller.post(f"/v1/domains/{domain_id}/finetunes", body)
     ended = caller.wait(f"/v1/finetunes/{started['id']}", "queued", "running")
@@ -112,7 +106,7 @@ def finetune(caller: "Caller", domain_id: str, dataset_id: str) -> dict[str, Any
     return ended
 
 
-def draw(caller: "Caller", domain_id: str, body: dict[str, Any]) -> dict[str, Any]:
+def draw(caller: Caller, domain_id: str, body: dict[str, Any]) -> dict[str, Any]:
     answer = caller.send("POST", f"/v1/domains/{domain_id}/generations", json=body, headers={"Prefer": "wait=60"})
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
     found: dict[str, Any] = answer.json()
@@ -134,7 +128,7 @@ def check_image(http: httpx.Client, generation: dict[str, Any]) -> None:
     assert tampered.status_code == 401
 
 
-def upload(caller: "Caller", domain_id: str) -> dict[str, Any]:
+def upload(caller: Caller, domain_id: str) -> dict[str, Any]:
     """Two classes of twelve drawings, and one file that is not an image."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -146,63 +140,6 @@ def upload(caller: "Caller", domain_id: str) -> dict[str, Any]:
         "POST", f"/v1/domains/{domain_id}/datasets", files={"file": ("set.zip", buffer.getvalue())}
     ).json()
     return found
-
-
-class Caller:
-    """One API key's requests."""
-
-    def __init__(self, http: httpx.Client, key: str) -> None:
-        self.http, self.key = http, key
-
-    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
-        return self.http.request(method, path, headers=headers, **options)
-
-    def get(self, path: str) -> Any:
-        return self.send("GET", path).raise_for_status().json()
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        return self.send("POST", path, json=body).raise_for_status().json()
-
-    def wait(self, path: str, *unfinished: str) -> Any:
-        """Asks until the status is another; the test run's own limit is the last resort."""
-        while (found := self.get(path))["status"] in unfinished:
-            time.sleep(0.2)
-        return found
-
-
-@contextmanager
-def running(environment: Environment, folder: Path) -> Iterator[str]:
-    """An API process and a worker process; the URL. What they print is shown when the test fails."""
-    port = services.free_port()
-    environment = os.environ | environment | {"DIFFFIT_ADMIN_KEY": ADMIN, "DIFFFIT_PORT": str(port)}
-    with (folder / "log").open("w") as log:
-        processes = [
-            subprocess.Popen([sys.executable, "-m", name], env=environment, stdout=log, stderr=log)
-            for name in ("api", "worker")
-        ]
-        try:
-            _wait_until_ready(f"http://127.0.0.1:{port}", processes)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            for process in processes:
-                process.send_signal(signal.SIGTERM)
-            codes = [process.wait(60) for process in processes]
-            print((folder / "log").read_text())
-    assert codes[0] in {0, -signal.SIGTERM}
-    assert codes[1] == 0
-
-
-def _wait_until_ready(url: str, processes: "list[subprocess.Popen[bytes]]") -> None:
-    while True:
-        assert all(process.poll() is None for process in processes), "a process ended at its start"
-        try:
-            answer = httpx.get(f"{url}/readyz").json()
-        except httpx.TransportError:
-            answer = {}
-        if answer.get("status") == "ready" and answer["workers"]:
-            return
-        time.sleep(0.1)
 
 
 def _servers(request: pytest.FixtureRequest, folder: Path, endpoint: str, access: str, secret: str) -> Environment:

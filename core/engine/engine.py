@@ -75,8 +75,8 @@ class Engine:
     def submit(
         self, request: ImageRequest, on_step: Callable[[float], None] = lambda _: None
     ) -> "Future[Drawn]":
-        """A future of the request's images. It fails with QueueFull, UnknownAdapter (add it again), UnknownClass,
-        Cancelled or EngineStopped."""
+        """A future of the request's images. It fails with QueueFull, UnknownAdapter (add it again), IndexError (no
+        such class), Cancelled or EngineStopped."""
         ticket = Ticket(request, on_step)
         self._post(lambda: self._accept(ticket))
         return ticket.future
