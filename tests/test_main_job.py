@@ -2,20 +2,21 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import pytest
 from PIL import Image
 
 from core.artifact.file import decode
 from core.bundled import sample_domain_folder
-from core.db.schema import upgrade
 from tests import radosgw, services
 from tests.processes import ADMIN, Caller, running
 
@@ -49,7 +50,8 @@ def ceph_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[radosgw.G
 
 @pytest.mark.parametrize("kind", [embedded, full, full_on_radosgw])
 def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    with running(kind(request, tmp_path), tmp_path) as url, httpx.Client(base_url=url, timeout=120) as http:
+    environment = kind(request, tmp_path)
+    with running(environment, tmp_path) as url, httpx.Client(base_url=url, timeout=120) as http:
         admin = Caller(http, ADMIN)
         tenant = admin.post("/v1/admin/tenants", {"name": "First"})
         key = admin.post(f"/v1/admin/tenants/{tenant['id']}/keys", {"name": "laptop"})["key"]
@@ -92,6 +94,8 @@ def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureReque
         stored = admin.get("/v1/admin/adapters")["data"]
         assert {row["tenant_id"] for row in stored} == {tenant["id"]}
         assert caller.get("/v1/usage")["images"] == 7
+        health = subprocess.run([sys.executable, "-m", "worker.health"], env={**os.environ, **environment}, check=False)
+        assert health.returncode == 0
 
 
 def finetune(caller: Caller, domain_id: str, dataset_id: str) -> dict[str, Any]:
@@ -143,18 +147,17 @@ def upload(caller: Caller, domain_id: str) -> dict[str, Any]:
 
 
 def _servers(request: pytest.FixtureRequest, folder: Path, endpoint: str, access: str, secret: str) -> Environment:
+    """An empty database and a bucket, made by the same two jobs that compose runs."""
     server: services.Postgres = request.getfixturevalue("postgres_server")
-    url = server.create(f"main_job_{uuid.uuid4().hex}")
-    upgrade(url)
-    bucket = f"main-job-{uuid.uuid4().hex}"
-    keys = {"aws_access_key_id": access, "aws_secret_access_key": secret}
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys).create_bucket(Bucket=bucket)
-    return {
-        "DIFFFIT_DATABASE_URL": url,
+    environment = {
+        "DIFFFIT_DATABASE_URL": server.create(f"main_job_{uuid.uuid4().hex}"),
         "DIFFFIT_BROKER_URL": request.getfixturevalue("redis_url"),
-        "DIFFFIT_STORAGE_URL": f"s3://{bucket}/prefix",
+        "DIFFFIT_STORAGE_URL": f"s3://main-job-{uuid.uuid4().hex}/prefix",
         "DIFFFIT_S3_ENDPOINT_URL": endpoint,
         "DIFFFIT_DATA_DIR": str(folder / "data"),
         "AWS_ACCESS_KEY_ID": access,
         "AWS_SECRET_ACCESS_KEY": secret,
     }
+    for job in ("migrations", "core.storage"):
+        subprocess.run([sys.executable, "-m", job], env={**os.environ, **environment}, check=True)
+    return environment
