@@ -68,31 +68,25 @@ class FolderStore:
 
     def put(self, key: str, data: bytes) -> StoredObject:
         path = self._path(key)
-        with self._guard(), _Partial(path) as file:
+        with _Guard(), _Partial(path) as file:
             file.write(data)
         return StoredObject(key, hashlib.sha256(data).hexdigest(), len(data))
 
     def put_file(self, key: str, file: IO[bytes]) -> StoredObject:
         sha256, size = file_digest(file)
-        with self._guard(), _Partial(self._path(key)) as target:
+        with _Guard(), _Partial(self._path(key)) as target:
             shutil.copyfileobj(file, target, _CHUNK)
         return StoredObject(key, sha256, size)
 
     def get(self, key: str, sha256: str | None = None) -> bytes:
-        try:
-            with self._guard():
-                data = self._path(key).read_bytes()
-        except FileNotFoundError as error:
-            raise NotFound("object", key) from error
+        with _Guard(reading=key):
+            data = self._path(key).read_bytes()
         _verify(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
-        try:
-            with self._guard():
-                shutil.copyfile(self._path(key), path)
-        except FileNotFoundError as error:
-            raise NotFound("object", key) from error
+        with _Guard(reading=key):
+            shutil.copyfile(self._path(key), path)
         with path.open("rb") as file:
             _verify(key, file_digest(file)[0], sha256)
 
@@ -114,7 +108,7 @@ class FolderStore:
         return sorted(key for key in files if key.startswith(prefix) and not key.endswith(".partial"))
 
     def check(self) -> None:
-        with self._guard():
+        with _Guard():
             self.root.mkdir(parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK):
                 raise StorageUnavailable(f"{self.root} cannot be written")
@@ -124,9 +118,6 @@ class FolderStore:
         if not path.is_relative_to(self.root):
             raise ValueError(f"key outside of the store: {key}")
         return path
-
-    def _guard(self) -> "_Guard":
-        return _Guard()
 
 
 class S3Store:
@@ -241,15 +232,18 @@ class _Partial:
 
 
 class _Guard:
-    """Turns the operating system's errors into StorageUnavailable; a missing file stays FileNotFoundError."""
+    """Turns the operating system's errors into StorageUnavailable, or NotFound where `reading` names the object."""
+
+    def __init__(self, reading: str | None = None) -> None:
+        self.reading = reading
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, IsADirectoryError)):
+        if self.reading is not None and isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            raise NotFound("object", self.reading) from error
+        if isinstance(error, OSError):
             raise StorageUnavailable(error.strerror or str(error)) from error
-        if isinstance(error, IsADirectoryError):
-            raise FileNotFoundError from error
 
 
 class _S3Guard:

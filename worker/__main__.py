@@ -2,26 +2,33 @@
 
 import sys
 
-from core.config import get_settings
+from core.config import Settings, get_settings
 from core.db.schema import is_current, upgrade
 from core.db.session import Database
 from core.errors import CoreError
+from core.logs import configure_logs
 
 
 def main() -> None:
     settings = get_settings()
+    configure_logs(settings)
+    try:
+        _run(settings)
+    except CoreError as error:
+        sys.exit(f"The worker cannot start: {error.detail}")
+
+
+def _run(settings: Settings) -> None:
     if settings.embedded:
         upgrade(settings.database_url)
     elif not is_current(Database(settings.database_url).engine):
         sys.exit("The tables are not at this version. Run `python -m migrations` first.")
-    from worker.app import app  # it loads torch, which takes a while
+    from worker.app import app, start  # it loads torch, which takes a while
 
+    start(settings)
     options = ["worker", "--pool", "threads", "--concurrency", str(settings.worker_threads)]
     options += ["--queues", settings.worker_queues, "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    try:
-        app.worker_main([*options, "--loglevel", settings.log_level])
-    except CoreError as error:
-        sys.exit(f"The worker cannot start: {error.detail}")
+    app.worker_main([*options, "--loglevel", settings.log_level])
 
 
 if __name__ == "__main__":

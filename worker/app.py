@@ -1,4 +1,4 @@
-"""The Celery application of the workers: `celery -A worker.app worker --pool threads`, or `python -m worker`."""
+"""The Celery application of the workers; `python -m worker` starts one."""
 
 import threading
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from celery import Celery, signals
 
 from core.broker import CeleryDispatcher, make_celery
-from core.config import get_settings
+from core.config import Settings, get_settings
 from core.logs import configure_logs
 from worker.context import Context, get_context, set_context
 from worker.maintenance import Maintenance
@@ -17,18 +17,21 @@ for module in (datasets, finetune, generate):
     module.register(app)
 
 
-@signals.setup_logging.connect
-def _logs(**_: Any) -> None:
-    configure_logs(get_settings())
+def start(settings: Settings) -> None:
+    """Before the first message is taken: the base is resident, and lost rows are looked for.
 
-
-@signals.worker_init.connect
-def _start(**_: Any) -> None:
-    """Before the first message is taken: the base is resident, and lost rows are looked for."""
-    context = Context(get_settings(), CeleryDispatcher(app))
+    Not a signal's receiver, since Celery only logs what those raise. Raises BaseMissing, CheckpointInvalid,
+    StorageUnavailable, DatabaseUnavailable.
+    """
+    context = Context(settings, CeleryDispatcher(app))
     context.start()
     set_context(context)
     Maintenance(context).start()
+
+
+@signals.setup_logging.connect
+def _logs(**_: Any) -> None:
+    configure_logs(get_settings())
 
 
 @signals.worker_shutting_down.connect

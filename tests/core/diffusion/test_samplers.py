@@ -22,7 +22,7 @@ def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
 
 
 def diffusers_scheduler(steps: int) -> Any:
-    scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False, timestep_spacing="trailing")
+    scheduler: Any = DDIMScheduler(beta_schedule="linear", clip_sample=False, timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
     return scheduler
 
@@ -39,9 +39,13 @@ def test_a_run_is_diffusers(steps: int) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-def test_timesteps_are_diffusers_for_every_number_of_steps() -> None:
+def test_timesteps_are_diffusers_but_for_its_rounding() -> None:
+    """Its rounding errors decide ties between two timesteps, and now and then add a timestep -1."""
     for steps in range(1, 1001):
-        assert sampling_timesteps(steps) == diffusers_scheduler(steps).timesteps.tolist(), steps
+        theirs = [t for t in diffusers_scheduler(steps).timesteps.tolist() if t >= 0]
+        for index, (found, expected) in enumerate(zip(sampling_timesteps(steps), theirs, strict=True)):
+            tie = 2 * (1000 * index % steps) == steps
+            assert abs(found - expected) <= tie, (steps, index)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 50, 333, 999, 1000])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -63,7 +64,7 @@ def autoencoder_folder(folder: Path, latent_channels: int = 4, seed: int = 4) ->
     """A random autoencoder in diffusers' format, 4 pixels to a latent position."""
     torch.manual_seed(seed)
     channels = (8, 8, 16)
-    network = AutoencoderKL(
+    network: Any = AutoencoderKL(
         block_out_channels=channels,
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),

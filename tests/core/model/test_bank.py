@@ -109,8 +109,6 @@ def test_what_is_forgotten_frees_its_slot(dit: DiT, adapters: dict[str, dict[str
 
 
 @pytest.mark.parametrize("class_id", [-1, 3, 99])
-def test_a_class_that_is_not_there_is_refused(
-    dit: DiT, adapters: dict[str, dict[str, Tensor]], class_id: int
-) -> None:
+def test_a_class_that_is_not_there_is_refused(dit: DiT, adapters: dict[str, dict[str, Tensor]], class_id: int) -> None:
     with pytest.raises(IndexError, match=f"class {class_id} of 3"):
         bank_of(dit, {"a": adapters["a"]}, slots=1).classes("a", class_id)

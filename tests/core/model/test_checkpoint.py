@@ -129,7 +129,9 @@ def test_weights_in_several_files_are_read_and_other_variants_are_not(bases: Pat
     assert load(bases / "diffusers").description.digest == expected
     names = sorted(state)
     for part, some in enumerate([names[::2], names[1::2]], start=1):
-        save_file({name: state[name] for name in some}, folder / f"diffusion_pytorch_model-{part:05}-of-00002.safetensors")
+        save_file(
+            {name: state[name] for name in some}, folder / f"diffusion_pytorch_model-{part:05}-of-00002.safetensors"
+        )
     (folder / WEIGHTS).unlink()
     assert load(bases / "diffusers").description.digest == expected
 
@@ -152,7 +154,9 @@ def test_a_hub_id_is_taken_from_the_cache(bases: Path, hub_cache: Path) -> None:
 
 
 def test_a_hub_that_does_not_answer_is_told(hub_cache: Path) -> None:
-    with pytest.raises(BaseMissing, match=r"'someone/elses' cannot be loaded: the hub does not give it .* DIFFFIT_BASE_MODEL"):
+    with pytest.raises(
+        BaseMissing, match=r"'someone/elses' cannot be loaded: the hub does not give it .* DIFFFIT_BASE_MODEL"
+    ):
         load_base("someone/elses", device=CPU, dtype=torch.float32)
 
 

@@ -28,7 +28,7 @@ def test_names_survive_the_way_there_and_back(config: BaseConfig) -> None:
 
 @pytest.mark.parametrize("config", SHAPES)
 def test_names_are_those_of_diffusers_own_class(config: BaseConfig) -> None:
-    theirs = DiTTransformer2DModel(**config_to_diffusers(config)).state_dict()
+    theirs = _diffusers_class(config).state_dict()
     renamed = to_diffusers(random_dit(config).state_dict(), config)
     assert {name: tensor.shape for name, tensor in renamed.items()} == {
         name: tensor.shape for name, tensor in theirs.items()
@@ -37,7 +37,7 @@ def test_names_are_those_of_diffusers_own_class(config: BaseConfig) -> None:
 
 @pytest.mark.parametrize("config", SHAPES)
 def test_a_configuration_survives_the_way_there_and_back(config: BaseConfig) -> None:
-    assert config_from_diffusers(DiTTransformer2DModel(**config_to_diffusers(config)).config) == config
+    assert config_from_diffusers(_diffusers_class(config).config) == config
 
 
 @pytest.mark.parametrize("config", SHAPES)
@@ -100,6 +100,10 @@ def test_another_architecture_is_refused(setting: str, value: Any) -> None:
 
 def _diffusers_model(state: dict[str, torch.Tensor], config: BaseConfig) -> Any:
     assert list(zeros(state)) == []
-    model: Any = DiTTransformer2DModel(**{**config_to_diffusers(config), "norm_eps": 1e-5})
+    model = _diffusers_class(config, norm_eps=1e-5)
     model.load_state_dict(to_diffusers(state, config))
     return model.eval()
+
+
+def _diffusers_class(config: BaseConfig, **settings: Any) -> Any:
+    return DiTTransformer2DModel(**{**config_to_diffusers(config), **settings})

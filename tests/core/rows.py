@@ -1,0 +1,73 @@
+"""Rows that the tests of several rooms need."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core import jobs
+from core.artifact.base import BaseConfig, BaseDescription
+from core.db.base import new_id
+from core.db.models import Adapter, Dataset, Generation
+from core.db.session import Database
+from core.domains import service as domains
+from core.tenancy import SYSTEM, Scope
+from core.tenants import service as tenants
+
+BASE = BaseDescription(
+    name="mini", digest="b" * 64, config=BaseConfig(), image_size=32, licence="test", parameters=1000
+)
+
+
+class Sent:
+    """A dispatcher that keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, str, str]] = []
+
+    def send(self, task: str, queue: str, id: str) -> None:
+        self.messages.append((task, queue, id))
+
+
+def tenant_with_domain(database: Database, name: str = "tenant", weight: float = 1.0) -> tuple[Scope, str]:
+    with database.session() as session:
+        tenant = tenants.create(session, SYSTEM, name)
+        tenant.weight = weight
+        scope = Scope(tenant_id=tenant.id)
+        return scope, domains.create(session, scope, "domain", "", "mini").id
+
+
+def add_generation(session: Session, scope: Scope, domain_id: str, **values: Any) -> Generation:
+    columns: dict[str, Any] = {"class_id": 0, "class_name": "cat", "count": 1, "seed": 0, "steps": 5}
+    columns |= {"guidance_scale": 4.0, "sampler": "ddim", "status": "queued", "timings": {}}
+    generation = Generation(id=new_id("gen"), tenant_id=scope.tenant, domain_id=domain_id, **columns | values)
+    session.add(generation)
+    session.flush()
+    return generation
+
+
+def add_dataset(session: Session, scope: Scope, domain_id: str, **values: Any) -> Dataset:
+    columns: dict[str, Any] = {"archive_key": "k", "archive_sha256": "0" * 64, "size_bytes": 100}
+    columns |= {"status": "ready", "classes": [{"id": 0, "name": "cat", "images": 4}], "images": 4}
+    dataset = Dataset(id=new_id("ds"), tenant_id=scope.tenant, domain_id=domain_id, **columns | values)
+    session.add(dataset)
+    session.flush()
+    return dataset
+
+
+def add_adapter(session: Session, scope: Scope, domain_id: str, version: int, **values: Any) -> Adapter:
+    columns: dict[str, Any] = {"object_key": "k", "sha256": "a" * 64, "size_bytes": 50, "parameters": 10}
+    columns |= {"base_digest": BASE.digest, "method": "difffit", "preset": "paper", "status": "ready"}
+    columns |= {"manifest": {"class_names": ["café", "dog"]}}
+    adapter = Adapter(
+        id=new_id("adp"), tenant_id=scope.tenant, domain_id=domain_id, version=version, **columns | values
+    )
+    session.add(adapter)
+    session.flush()
+    return adapter
+
+
+def claim(database: Database, lease_seconds: float = 60) -> jobs.Claim:
+    with database.session() as session:
+        found = jobs.claim_next(session, Generation, "worker", lease_seconds)
+    assert found is not None
+    return found

@@ -1,0 +1,98 @@
+"""Objects in a folder and on an S3 server."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from core.config import Settings
+from core.errors import ChecksumMismatch, NotFound, StorageUnavailable
+from core.storage import FolderStore, ObjectStore, S3Store, open_store
+
+
+def test_what_was_put_comes_back(store: ObjectStore) -> None:
+    stored = store.put("tenants/a/x.bin", b"content")
+    assert stored.size == 7
+    assert store.get("tenants/a/x.bin", stored.sha256) == b"content"
+
+
+@pytest.mark.parametrize("size", [0, 100, 9_000, 20_000_000])
+def test_files_of_every_size(store: ObjectStore, tmp_path: Path, size: int) -> None:
+    path, back = tmp_path / "in", tmp_path / "out"
+    path.write_bytes(bytes(range(256)) * (size // 256) + bytes(size % 256))
+    with path.open("rb") as file:
+        stored = store.put_file("a/file", file)
+        assert not file.closed
+    store.download("a/file", back, stored.sha256)
+    assert back.read_bytes() == path.read_bytes()
+    assert stored.size == size
+
+
+def test_another_digest_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+    store.put("a/x", b"content")
+    with pytest.raises(ChecksumMismatch):
+        store.get("a/x", "0" * 64)
+    with pytest.raises(ChecksumMismatch):
+        store.download("a/x", tmp_path / "x", "0" * 64)
+
+
+def test_a_damaged_object_is_told(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    stored = store.put("a/x", b"content")
+    (tmp_path / "a/x").write_bytes(b"contenT")
+    with pytest.raises(ChecksumMismatch):
+        store.get("a/x", stored.sha256)
+
+
+def test_a_missing_object(store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        store.get("no/such")
+    with pytest.raises(NotFound):
+        store.download("no/such", tmp_path / "x")
+
+
+def test_a_prefix_goes_with_all_below_it_and_nothing_beside(store: ObjectStore) -> None:
+    for key in ("a/b/1", "a/b/c/2", "a/bc/3", "d/4"):
+        store.put(key, b"x")
+    assert store.delete_prefix("a/b/") == 2
+    assert store.list("") == ["a/bc/3", "d/4"]
+    assert store.delete_prefix("a/b/") == 0
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/x", "a/../../x"])
+def test_no_key_leaves_the_folder(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        FolderStore(tmp_path / "objects").put(key, b"x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_broken_write_leaves_nothing(tmp_path: Path) -> None:
+    class Broken:
+        def read(self, size: int = -1) -> bytes:
+            raise OSError(28, "No space left on device")
+
+        def seek(self, offset: int) -> int:
+            return 0
+
+    store = FolderStore(tmp_path)
+    with pytest.raises(OSError, match="space"):
+        store.put_file("a/x", Broken())  # type: ignore[arg-type]  # the two methods that are used
+    assert store.list("") == []
+
+
+def test_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(StorageUnavailable):
+        S3Store("bucket", "", f"http://127.0.0.1:{port}", "us-east-1").get("a")
+
+
+def test_the_url_selects_the_store(tmp_path: Path) -> None:
+    folder = open_store(Settings(storage_url=f"file://{tmp_path}/my%20objects"))
+    assert isinstance(folder, FolderStore)
+    assert folder.root.name == "my objects"
+    with pytest.raises(ValueError, match="STORAGE_URL"):
+        open_store(Settings(storage_url="ftp://x"))
