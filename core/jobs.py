@@ -71,17 +71,19 @@ def claim_next(session: Session, model: type[Job], worker_id: str, lease_seconds
     """
     kind = KINDS[model]
     running = aliased(model)
+    # Counted once for each tenant, not for each waiting row: a long queue must not slow the claims.
     in_work = (
-        select(func.count())
-        .select_from(running)
-        .where(running.tenant_id == model.tenant_id, running.lease_expires_at.is_not(None))
-        .scalar_subquery()
+        select(running.tenant_id, func.count().label("rows"))
+        .where(running.lease_expires_at.is_not(None))
+        .group_by(running.tenant_id)
+        .subquery()
     )
     statement = (
         select(model)
         .join(Tenant, Tenant.id == model.tenant_id)
+        .outerjoin(in_work, in_work.c.tenant_id == model.tenant_id)
         .where(model.status == kind.waiting, model.lease_expires_at.is_(None), model.cancel_requested_at.is_(None))
-        .order_by(in_work / Tenant.weight, model.priority.desc(), model.created_at, model.id)
+        .order_by(func.coalesce(in_work.c.rows, 0) / Tenant.weight, model.priority.desc(), model.created_at, model.id)
         .limit(1)
         .with_for_update(of=model, skip_locked=True)
     )
@@ -120,18 +122,16 @@ def guarded(session: Session, model: type[Job], claim: Claim) -> Job | None:
 
 
 def release(session: Session, dispatcher: Dispatcher, job: Dataset | Finetune | Generation) -> None:
-    """Hands a claimed row back, for another worker to go on with."""
-    job.status = KINDS[type(job)].waiting
-    job.worker_id = job.lease_expires_at = None
-    dispatch(session, dispatcher, job)
+    """Hands a claimed row back, for another worker to go on with; one that is to be cancelled ends instead."""
+    if _hand_back(session, job):
+        dispatch(session, dispatcher, job)
 
 
 def postpone(session: Session, job: Dataset | Finetune | Generation) -> None:
     """Hands a claimed row back for later: the sweeper sends it again when its turn has come. A service below did not
-    answer, which is no failure of the job."""
-    job.status = KINDS[type(job)].waiting
-    job.worker_id = job.lease_expires_at = None
-    job.dispatched_at = database_now(session)
+    answer, which is no failure of the job. One that is to be cancelled ends instead."""
+    if _hand_back(session, job):
+        job.dispatched_at = database_now(session)
 
 
 def finish(session: Session, job: Dataset | Finetune | Generation, status: str) -> None:
@@ -196,7 +196,18 @@ def request_cancel(session: Session, job: Dataset | Finetune | Generation) -> bo
     statement = update(type(job)).where(type(job).id == job.id, type(job).cancel_requested_at.is_(None))
     session.execute(statement.values(cancel_requested_at=database_now(session)))
     session.refresh(job, with_for_update=True)
-    if job.lease_expires_at is not None:
+    # A worker may have ended it while this waited for the row: what is finished stays as it is.
+    if job.lease_expires_at is not None or job.finished_at is not None:
         return False
     finish(session, job, "cancelled")
+    return True
+
+
+def _hand_back(session: Session, job: Dataset | Finetune | Generation) -> bool:
+    """Makes a claimed row wait again. Nobody would claim one that is to be cancelled, so it ends; False then."""
+    if job.cancel_requested_at is not None:
+        finish(session, job, "cancelled")
+        return False
+    job.status = KINDS[type(job)].waiting
+    job.worker_id = job.lease_expires_at = None
     return True

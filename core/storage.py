@@ -171,7 +171,9 @@ class S3Store:
         for start in range(0, len(keys), 1000):
             objects = [{"Key": self.prefix + key} for key in keys[start : start + 1000]]
             with _S3Guard(prefix):
-                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+                answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+            if answer.get("Errors"):  # told in the answer's body, with status 200
+                raise StorageUnavailable(f"it kept {len(answer['Errors'])} objects")
         return len(keys)
 
     def list(self, prefix: str) -> list[str]:
@@ -182,6 +184,12 @@ class S3Store:
             return [item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", [])]
 
     def check(self) -> None:
+        try:
+            self._head()
+        except NotFound as error:
+            raise StorageUnavailable(f"there is no bucket '{self.bucket}'") from error
+
+    def _head(self) -> None:
         with _S3Guard(self.bucket):
             self.client.head_bucket(Bucket=self.bucket)
 

@@ -1,5 +1,6 @@
 """Stored adapters: published by fine-tunes, uploaded by tenants, promoted to be a domain's active one."""
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core import audit
@@ -121,11 +122,13 @@ def used(session: Session, adapter_id: str) -> None:
 
 def register_base(session: Session, reference: str, description: BaseDescription) -> None:
     """A worker has loaded the base that the setting `reference` names."""
-    row = repository.served_base(session, reference)
-    if row is None:
-        row = BaseModelRow(name=reference)
-        session.add(row)
-    row.digest, row.description = description.digest, description.to_json()
+    digest, values = description.digest, description.to_json()
+    try:
+        with session.begin_nested():
+            session.add(BaseModelRow(name=reference, digest=digest, description=values))
+    except IntegrityError:  # it is known, or another worker has just told
+        row = session.get_one(BaseModelRow, reference, with_for_update=True)
+        row.digest, row.description = digest, values
 
 
 def served_base(session: Session, reference: str) -> BaseDescription:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import stat
 import unicodedata
-import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -13,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from core.errors import ArchiveInvalid
 
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MINIMUM_IMAGES = 2
 """With one image nothing can be held out, and a domain of one picture is a copy."""
@@ -109,7 +109,10 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
     """(class id, image) of accepted members, in an order that depends on their names alone."""
     with _open(file) as archive:
         for member in sorted(members, key=lambda member: (member["class_id"], member["file"])):
-            data = _inflate(archive, archive.getinfo(member["file"]), limits.image_bytes)
+            info = archive.getinfo(member["file"])
+            data, _ = _inflate(archive, info, limits.image_bytes)
+            if data is None:
+                raise ArchiveInvalid("too_large", f"{info.filename} is larger than when it was accepted.")
             yield member["class_id"], _decode(data, limits)
 
 
@@ -128,8 +131,13 @@ def _candidates(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.
     if len(infos) > limits.members:
         raise ArchiveInvalid("too_many_files", f"The zip has {len(infos)} files; at most {limits.members} are taken.")
     paths = [PurePosixPath(info.filename).parts for info in infos]
-    # One folder around all class folders is how many tools zip a directory.
-    wrapped = bool(paths) and all(len(parts) >= 3 for parts in paths) and len({parts[0] for parts in paths}) == 1
+    # One folder around all class folders is how many tools zip a directory; a readme may lie beside the classes.
+    directly = [parts for parts in paths if len(parts) < 3]
+    wrapped = (
+        len({parts[0] for parts in paths}) == 1
+        and len(directly) < len(paths)
+        and not any(PurePosixPath(parts[-1]).suffix.lower() in _SUFFIXES for parts in directly)
+    )
     return [(info, _class_name(parts[1:] if wrapped else parts)) for info, parts in zip(infos, paths, strict=True)]
 
 
@@ -160,18 +168,20 @@ def _decode_all(
             if name is None:
                 raise _Refused("no_class_folder", "It does not lie in a class folder.")
             _check_entry(info, names)
-            data = _inflate(archive, info, min(limits.image_bytes, left))
-            left -= len(data)
+            data, inflated = _inflate(archive, info, min(limits.image_bytes, left))
+            left -= inflated
+            if left < 0:
+                raise ArchiveInvalid(
+                    "inflates_too_large", f"The zip inflates to more than {limits.inflated_bytes:,} bytes."
+                )
+            if data is None:
+                raise _Refused("too_large", f"It inflates to more than {limits.image_bytes:,} bytes.")
             sha256 = hashlib.sha256(data).hexdigest()
             if sha256 in seen:
                 raise _Refused("duplicate", f"It is the same file as {seen[sha256]}.")
             _decode(data, limits)
         except _Refused as refused:
             rejected.append(Rejected(info.filename[:500], refused.code, refused.detail))
-            if refused.code == "too_large" and left < limits.image_bytes:
-                raise ArchiveInvalid(
-                    "inflates_too_large", f"The zip inflates to more than {limits.inflated_bytes:,} bytes."
-                ) from refused
         else:
             seen[sha256] = info.filename
             good.append((info, name, sha256))
@@ -186,34 +196,35 @@ def _check_entry(info: zipfile.ZipInfo, names: set[str]) -> None:
         raise _Refused("link", "It is a link, not a file.")
     if info.flag_bits & 0x1:
         raise _Refused("encrypted", "It is encrypted. Upload a zip without a password.")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # zipfile inflates these without a bound: under a kilobyte of bzip2 can fill the memory.
+        raise _Refused("compression", "Its compression is not known here. Make a zip with the usual one, deflate.")
     if info.filename in names:
         raise _Refused("duplicate_name", "Another file of the zip has the same path.")
     names.add(info.filename)
 
 
-def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
-    """The member's bytes, counted as they come: the size that the zip claims is not believed."""
+def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tuple[bytes | None, int]:
+    """The member's bytes, or None beyond the limit, and how many were inflated: the size that the zip claims is not
+    believed."""
     try:
         with archive.open(info) as member:
             data = member.read(limit + 1)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         raise _Refused("corrupt", "It cannot be read from the zip.") from error
-    if len(data) > limit:
-        raise _Refused("too_large", f"It inflates to more than {limit:,} bytes.")
-    return data
+    return (None if len(data) > limit else data), len(data)
 
 
 def _decode(data: bytes, limits: Limits) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > limits.pixels:
-                    raise _Refused("too_many_pixels", f"It has {image.width}x{image.height} pixels.")
-                if getattr(image, "n_frames", 1) > 1:
-                    raise _Refused("animated", "It is animated or has several pages.")
-                image.load()
-                return image.copy() if image.mode in {"RGB", "RGBA", "L"} else image.convert("RGBA")
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > limits.pixels:
+                raise _Refused("too_many_pixels", f"It has {image.width}x{image.height} pixels.")
+            # Phones put a second picture, for depth or brightness, behind a JPEG: the first one is the photo.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                raise _Refused("animated", "It is animated or has several pages.")
+            upright = ImageOps.exif_transpose(image)
+            return upright if upright.mode in {"RGB", "RGBA", "L"} else upright.convert("RGBA")
     except _Refused:
         raise
     except UnidentifiedImageError as error:

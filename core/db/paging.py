@@ -45,6 +45,19 @@ def _encode(value: str | int) -> str:
 def _decode(cursor: str, id_column: Any) -> str | int:
     try:
         value = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-        return int(value) if id_column.type.python_type is int else value
+        return _number(value) if id_column.type.python_type is int else _text(value)
     except (ValueError, binascii.Error) as error:
         raise InvalidRequest("cursor", "take it from next_cursor of the page before") from error
+
+
+def _number(value: str) -> int:
+    number = int(value)
+    if not 0 <= number < 2**63:
+        raise ValueError("no column holds it")
+    return number
+
+
+def _text(value: str) -> str:
+    if not value.isprintable():  # PostgreSQL refuses text with a NUL
+        raise ValueError("no id looks so")
+    return value

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.db.base import Now
@@ -34,6 +35,8 @@ class Database:
         try:
             with session.begin():
                 yield session
+        except PoolTimeoutError as error:
+            raise DatabaseUnavailable() from error
         except DBAPIError as error:
             if isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated:
                 raise DatabaseUnavailable() from error

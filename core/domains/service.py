@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 from core import audit
 from core.db.base import new_id
 from core.db.models import Deletion, Domain
+from core.db.names import named_once
 from core.db.paging import Page, PageRequest
 from core.domains import repository
 from core.errors import NameTaken, NotFound
@@ -19,7 +20,8 @@ def create(session: Session, scope: Scope, name: str, description: str, base_mod
         id=new_id("dom"), tenant_id=scope.tenant, name=name, description=description, base_model=base_model
     )
     session.add(domain)
-    session.flush()
+    with named_once(session, "domain", name):
+        session.flush()
     audit.record(session, scope, "domain.create", domain.id)
     return domain
 
@@ -44,7 +46,8 @@ def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) 
         raise NameTaken("domain", name)
     for field, value in changes.items():
         setattr(domain, field, value)
-    session.flush()
+    with named_once(session, "domain", domain.name):
+        session.flush()
     audit.record(session, scope, "domain.change", id, detail=changes)
     return domain
 

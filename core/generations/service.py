@@ -1,6 +1,7 @@
 """Generations: asked for by tenants, drawn by workers."""
 
 import datetime
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -210,9 +211,10 @@ def _adapter(
 
 def _class_id(request: GenerationRequest, known: list[str]) -> int:
     if request.class_name is not None:
-        if request.class_name not in known:
+        name = unicodedata.normalize("NFC", request.class_name)  # as the folders' names are
+        if name not in known:
             raise UnknownClass(request.class_name, known)
-        return known.index(request.class_name)
+        return known.index(name)
     if request.class_id is None:
         raise InvalidRequest("class_name", "give class_name or class_id")
     if not 0 <= request.class_id < len(known):

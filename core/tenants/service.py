@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from core import audit
 from core.db.base import new_id
 from core.db.models import ApiKey, Deletion, Tenant
+from core.db.names import named_once
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
 from core.errors import NameTaken, NotFound, Unauthenticated
@@ -37,7 +38,8 @@ def create(session: Session, scope: Scope, name: str) -> Tenant:
         raise NameTaken("tenant", name)
     tenant = Tenant(id=new_id("ten"), name=name, weight=1.0, quotas={})
     session.add(tenant)
-    session.flush()
+    with named_once(session, "tenant", name):
+        session.flush()
     audit.record(session, scope, "tenant.create", tenant.id, tenant_id=tenant.id)
     return tenant
 
@@ -62,7 +64,8 @@ def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) 
         raise NameTaken("tenant", name)
     for field, value in changes.items():
         setattr(tenant, field, value)
-    session.flush()
+    with named_once(session, "tenant", tenant.name):
+        session.flush()
     audit.record(session, scope, "tenant.change", id, tenant_id=id, detail=changes)
     return tenant
 

@@ -22,11 +22,12 @@ def unpack(data: bytes, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state of a checkpoint. Raises CheckpointInvalid when it is damaged or belongs to something else."""
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        found = json.loads(header["__metadata__"]["about"])
         state = load(data)
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointInvalid(f"it cannot be read ({error})") from error
-    if json.loads(header["__metadata__"]["about"]) != json.loads(json.dumps(about)):
-        raise CheckpointInvalid("it belongs to a run with other settings")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointInvalid(f"The checkpoint cannot be read ({type(error).__name__}: {error}).") from error
+    if found != json.loads(json.dumps(about)):
+        raise CheckpointInvalid("The checkpoint belongs to a run with other settings.")
     return state
 
 

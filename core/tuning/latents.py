@@ -94,8 +94,8 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     filtering = Image.Resampling.BOX if side >= 2 * size else Image.Resampling.BICUBIC
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), filtering, box=box)
+    square = image.crop((left, top, left + side, top + side))  # `resize` with a box would look beyond it
+    return square.resize((size, size), filtering)
 
 
 def to_image(pixels: Tensor) -> Image.Image:

@@ -16,6 +16,7 @@ def start_tensors(
 
     The class table is new, N(0, 0.02), but its null row is the base's, so that the unconditional branch starts where
     the base left it. `keep_classes` starts from the base's whole table instead: then a forward equals the base's.
+    Raises ValueError when the shapes are for another number of classes than the base's.
     """
     base = dict(dit.named_parameters())
     return {name: _start(name, shape, base, dit, generator, keep_classes) for name, shape in shapes.items()}
@@ -27,6 +28,8 @@ def _start(
     device = dit.positions.device
     if name == CLASS_TABLE:
         old = base[CLASS_TABLE].detach().float()
+        if keep and old.shape != shape:
+            raise ValueError(f"the base has {len(old) - 1} classes, not {shape[0] - 1}")
         if keep:
             return old.clone()
         table = torch.empty(shape).normal_(std=0.02, generator=generator).to(device)

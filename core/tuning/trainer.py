@@ -91,6 +91,7 @@ class Trainer:
         """One optimizer step. Raises TrainingDiverged when the loss or a gradient is not finite; nothing is changed
         by such a step, so the last checkpoint stays good."""
         settings = self.settings
+        drawn_before = self.generator.get_state(), self._order
         indices = self._next_indices()
         x0, labels = self._draw(self.latents, indices)
         dropped = torch.rand(len(indices), generator=self.generator) < settings.label_dropout  # one draw a sample
@@ -102,6 +103,8 @@ class Trainer:
         (gradient,) = torch.autograd.grad(loss, [self.parameters])
         norm = gradient.norm()
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            self.generator.set_state(drawn_before[0])
+            self._order = drawn_before[1]
             raise TrainingDiverged(self.steps_done + 1)
         self._update(gradient, norm)
         report = mse.mean() + bound.mean()
@@ -141,14 +144,17 @@ class Trainer:
         return total / len(indices)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that an exact resume needs, as tensors: a checkpoint without pickle."""
+        """Everything that an exact resume needs, as tensors of its own: a checkpoint without pickle."""
         optimizer = self.optimizer.state.get(self.parameters, {})
         zeros = torch.zeros_like(self.average)
+        on_device = {
+            "parameters": self.parameters.detach(),
+            "average": self.average,
+            "first_moment": optimizer.get("exp_avg", zeros),
+            "second_moment": optimizer.get("exp_avg_sq", zeros),
+        }
         return {
-            "parameters": self.parameters.detach().cpu(),
-            "average": self.average.cpu(),
-            "first_moment": optimizer.get("exp_avg", zeros).cpu(),
-            "second_moment": optimizer.get("exp_avg_sq", zeros).cpu(),
+            **{name: tensor.to("cpu", copy=True) for name, tensor in on_device.items()},
             "steps_done": torch.tensor(self.steps_done),
             "generator": self.generator.get_state(),
             "order": self._order.clone(),

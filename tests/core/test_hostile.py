@@ -1,0 +1,100 @@
+"""Input that was made to hurt, and photos as phones make them."""
+
+import base64
+import io
+import tracemalloc
+import zipfile
+
+import pytest
+from PIL import Image
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from core.datasets.archive import inspect, read_images, validate
+from core.db.models import Generation
+from core.db.paging import PageRequest
+from core.db.session import Database
+from core.errors import ArchiveInvalid, DatabaseUnavailable, InvalidRequest, StorageUnavailable
+from core.generations import service as generations
+from core.generations.service import GenerationRequest
+from core.storage import S3Store
+from core.tenants import service as tenants
+from core.usage import service as usage
+from tests.core.rows import BASE, Sent, add_adapter, tenant_with_domain
+from tests.core.zips import GOOD, LIMITS, picture, zipped
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compression_without_a_bound_is_not_inflated(compression: int) -> None:
+    """Some hundred bytes of bzip2 inflate to 64 MB in one step."""
+    buffer = zipped(GOOD)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("cat/bomb.png", bytes(2**26), compression)
+    tracemalloc.start()
+    report = validate(buffer, LIMITS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert {one.file: one.code for one in report.rejected} == {"cat/bomb.png": "compression"}
+    assert peak < 2**24
+
+
+def test_refused_files_count_towards_what_a_zip_inflates_to() -> None:
+    bombs = {f"cat/{i}.png": bytes(LIMITS.image_bytes + 1) for i in range(20)}
+    with pytest.raises(ArchiveInvalid) as caught:
+        validate(zipped(GOOD | bombs), LIMITS)
+    assert caught.value.code == "inflates_too_large"
+
+
+def test_a_readme_beside_the_classes_spoils_nothing() -> None:
+    files = {f"set/{name}": data for name, data in GOOD.items()} | {"set/README.txt": b"hello"}
+    inspect(zipped(files), LIMITS)
+    report = validate(zipped(files), LIMITS)
+    assert report.class_names == ["cat", "dog"]
+    assert [one.file for one in report.rejected] == ["set/README.txt"]
+
+
+def test_a_single_class_with_a_folder_in_it_is_not_taken_for_a_wrapper() -> None:
+    files = {"cat/1.png": picture(1), "cat/2.png": picture(2), "cat/more/3.png": picture(3)}
+    assert validate(zipped(files), LIMITS).class_names == ["cat"]
+
+
+def test_photos_stand_upright_and_keep_their_first_picture() -> None:
+    turned, double = io.BytesIO(), io.BytesIO()
+    image = Image.new("RGB", (8, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the orientation: turn right
+    image.save(turned, "JPEG", exif=exif)
+    image.save(double, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 4), "red")])
+    archive = zipped({"cat/1.jpg": turned.getvalue(), "cat/2.jpg": double.getvalue()})
+    report = validate(archive, LIMITS)
+    assert report.rejected == []
+    images = list(read_images(archive, [member.to_json() for member in report.members], LIMITS))
+    assert [image.size for _, image in images] == [(4, 8), (8, 4)]
+
+
+@pytest.mark.parametrize("value", ["\0", "9" * 40, "9" * 5000, "-1"])
+def test_cursors_that_no_column_holds(database: Database, value: str) -> None:
+    cursor = base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
+    with pytest.raises(InvalidRequest), database.session() as session:
+        usage.audit(session, None, PageRequest(cursor=cursor))
+    if value == "\0":
+        with pytest.raises(InvalidRequest), database.session() as session:
+            tenants.listing(session, PageRequest(cursor=cursor))
+
+
+def test_a_class_may_be_named_in_either_spelling(database: Database) -> None:
+    scope, domain_id = tenant_with_domain(database)
+    with database.session() as session:
+        adapter = add_adapter(session, scope, domain_id, 1)
+        request = GenerationRequest(class_name="cafe\u0301", adapter_id=adapter.id)
+        made: Generation = generations.create(session, scope, Sent(), domain_id, request, BASE, 10)
+        assert made.class_id == 0
+
+
+def test_a_pool_without_a_free_connection_is_told_as_unavailable(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailable), database.session():
+        raise PoolTimeoutError("QueuePool limit reached")
+
+
+def test_a_bucket_that_is_not_there(s3_endpoint: str) -> None:
+    with pytest.raises(StorageUnavailable, match="no bucket"):
+        S3Store("no-such-bucket", "", s3_endpoint, "us-east-1").check()
