@@ -96,15 +96,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, adapter: Adapter) -> Tensor:
         """x [B, N, D] tokens, c [B, D] condition after SiLU -> [B, N, D]"""
-        modulation = adapter.linear(f"{self.name}.adaLN_modulation.1", c, linear_in(self.adaLN_modulation, 1))  # [B, 6D]
+        layer = linear_in(self.adaLN_modulation, 1)
+        modulation = adapter.linear(f"{self.name}.adaLN_modulation.1", c, layer)  # [B, 6D]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unsqueeze(1).chunk(6, dim=-1)  # each [B, 1, D]
         shift1, scale1 = adapter.modulation(f"{self.name}.norm1", shift1, 1 + scale1)
         shift2, scale2 = adapter.modulation(f"{self.name}.norm2", shift2, 1 + scale2)
         gate1 = adapter.gate(f"{self.name}.attn", gate1)
         gate2 = adapter.gate(f"{self.name}.mlp", gate2)
         x = x + gate1 * self.attn(modulate(x, shift1, scale1, self.norm_eps), adapter)
-        x = x + gate2 * self.mlp(modulate(x, shift2, scale2, self.mlp_norm_eps), adapter)
-        return x
+        hidden: Tensor = self.mlp(modulate(x, shift2, scale2, self.mlp_norm_eps), adapter)
+        return x + gate2 * hidden
 
 
 class Attention(nn.Module):

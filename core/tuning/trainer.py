@@ -63,9 +63,7 @@ class StepReport:
 class Trainer:
     """Trains the tensors of one adapter on a frozen base."""
 
-    def __init__(
-        self, dit: DiT, tensors: Mapping[str, Tensor], latents: Latents, settings: TrainingSettings
-    ) -> None:
+    def __init__(self, dit: DiT, tensors: Mapping[str, Tensor], latents: Latents, settings: TrainingSettings) -> None:
         self.dit = dit
         self.settings = settings
         self.shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -1,0 +1,117 @@
+"""A fine-tune in slices, from images to an adapter, whole and resumed."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.artifact.sites import PRESETS, count, trainable_shapes
+from core.errors import CheckpointInvalid
+from core.model.autoencoder import Autoencoder
+from core.model.checkpoint import LoadedBase, load_base, save_base
+from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
+from core.tuning.trainer import TrainingSettings
+from tests.core.model.small import CONFIG, autoencoder_folder, random_dit
+
+PLAN = FinetunePlan(
+    method="difffit",
+    sites=PRESETS["paper"],
+    class_names=("dark", "bright"),
+    dataset_digest="d",
+    training=TrainingSettings(steps=7, batch_size=4, held_out_fraction=0.2),
+    progress_every=3,
+    checkpoint_every=2,
+    samples_every=5,
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
+    folder = tmp_path_factory.mktemp("base")
+    autoencoder = Autoencoder.load(autoencoder_folder(folder / "source"))
+    dit = random_dit()
+    save_base(folder / "own", dit, autoencoder, name="s", licence="MIT", class_names=[], dtype=torch.float32)
+    return load_base(folder / "own", device=torch.device("cpu"), dtype=torch.float32)
+
+
+def images() -> Iterator[tuple[int, Image.Image]]:
+    generator = np.random.default_rng(0)
+    for index in range(20):
+        array = generator.integers(0, 128, (32, 32, 3), dtype=np.uint8) + 127 * (index % 2)
+        yield index % 2, Image.fromarray(array.astype(np.uint8))
+
+
+def run(base: LoadedBase, plan: FinetunePlan = PLAN, checkpoint: bytes | None = None) -> tuple[list[Any], Outcome]:
+    work = finetune(base, plan, images(), checkpoint)
+    events = []
+    while True:
+        try:
+            events.append(next(work))
+        except StopIteration as end:
+            return [event for event in events if event is not None], end.value
+
+
+def of_kind(events: list[Any], kind: type) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_events_tell_what_happens_when(base: LoadedBase) -> None:
+    events, outcome = run(base)
+    assert [event.done for event in of_kind(events, Encoding)] == [16, 20]
+    shapes = trainable_shapes(CONFIG, PLAN.method, PLAN.sites, 2)
+    (started,) = of_kind(events, Started)
+    assert (started.trainable_parameters, started.step) == (count(shapes), 0)
+    assert started.held_out_loss_base == outcome.losses["base"] > 0
+    assert [event.step for event in of_kind(events, Progress)] == [3, 6, 7]
+    assert [event.step for event in of_kind(events, Checkpoint)] == [2, 4, 6]
+    assert [event.step for event in of_kind(events, Sample)] == [5, 7]
+    assert of_kind(events, Sample)[0].image.size == (2 * 34 + 2, 36)
+    assert {name: tuple(tensor.shape) for name, tensor in outcome.tensors.items()} == shapes
+    assert outcome.losses.keys() == {"base", "adapter", "adapter_null"}
+
+
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+def test_a_resumed_fine_tune_ends_with_the_same_adapter(base: LoadedBase, chosen: int) -> None:
+    events, whole = run(base)
+    checkpoint = of_kind(events, Checkpoint)[chosen]
+    later, resumed = run(base, checkpoint=checkpoint.data)
+    assert of_kind(later, Started)[0].step == checkpoint.step
+    assert resumed.losses == whole.losses
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": replace(PLAN.training, learning_rate=1e-4)},
+        {"dataset_digest": "another"},
+        {"class_names": ("bright", "dark")},
+        {"method": "bitfit"},
+        {"sites": PRESETS["literal"]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_plans_checkpoint_is_refused(base: LoadedBase, change: dict[str, Any]) -> None:
+    checkpoint = of_kind(run(base)[0], Checkpoint)[0]
+    with pytest.raises(CheckpointInvalid, match="other settings"):
+        run(base, replace(PLAN, **change), checkpoint.data)
+
+
+def test_another_bases_checkpoint_is_refused(base: LoadedBase) -> None:
+    checkpoint = of_kind(run(base)[0], Checkpoint)[0]
+    other = replace(base, description=replace(base.description, digest="another"))
+    with pytest.raises(CheckpointInvalid, match="other settings"):
+        run(other, PLAN, checkpoint.data)
+
+
+def test_it_can_be_closed_in_the_middle(base: LoadedBase) -> None:
+    work = finetune(base, PLAN, images())
+    for _ in range(5):
+        next(work)
+    work.close()
+    with pytest.raises(StopIteration):
+        next(work)
