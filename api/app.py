@@ -7,10 +7,10 @@ from fastapi import FastAPI
 
 from api.deps import Services
 from api.errors import add_error_handlers
-from api.middleware import RequestMiddleware
+from api.middleware import BodyLimitMiddleware, RequestMiddleware
 from api.notifier import Notifier
+from api.openapi import add_openapi
 from api.routes import adapters, admin, datasets, domains, finetunes, generations, health, usage
-from api.schemas.common import Problem
 from api.signing import load_secret
 from core.broker import CeleryDispatcher, make_celery
 from core.config import Settings, get_settings
@@ -20,33 +20,38 @@ from core.logs import configure_logs
 from core.storage import open_store
 from core.tenants import service as tenants
 
-DESCRIPTION = """
-Fine-tune and serve image domains on one resident diffusion transformer.
-
-Create a domain, upload a zip with one folder of images a class, start a fine-tune, and draw. Send an API key as
-`Authorization: Bearer <key>`. Errors are problem details (RFC 9457) with a stable `code`. Every POST takes an
-`Idempotency-Key`. Lists are newest first; pass `next_cursor` on as `cursor`.
-"""
-
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The ASGI application; `uvicorn --factory api.app:create_app`."""
     settings = settings or get_settings()
     configure_logs(settings)
-    responses = {"default": {"model": Problem, "description": "A problem", "content": {"application/problem+json": {}}}}
-    app = FastAPI(
-        title="DiffFit Server",
-        version="0.1.0",
-        description=DESCRIPTION,
-        lifespan=_lifespan,
-        responses=responses,  # type: ignore[arg-type]
-    )
+    app = FastAPI(title="DiffFit Server", version="0.1.0", lifespan=_lifespan)
     app.state.services = _services(settings)
     add_error_handlers(app)
+    app.add_middleware(BodyLimitMiddleware, max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(RequestMiddleware)
     for room in (domains, datasets, finetunes, generations, adapters, usage, admin, health):
         app.include_router(room.router)
+    add_openapi(app)
     return app
+
+
+def prepare(services: Services) -> None:
+    """Makes the tables of the embedded database, and the first administrator's key. Doing it again changes nothing.
+
+    Raises SystemExit when the tables of a database server are not at this version, DatabaseUnavailable when it does
+    not answer.
+    """
+    settings = services.settings
+    if not is_current(services.database.engine):
+        if not settings.embedded:
+            raise SystemExit("The tables are not at this version. Run `python -m migrations` first.")
+        upgrade(settings.database_url)
+    configured = settings.admin_key.get_secret_value() if settings.admin_key else None
+    with services.database.session() as session:
+        made = tenants.ensure_admin_key(session, configured)
+    if made is not None:
+        print(f"\nThe first administrator's key, shown this once:\n\n    {made}\n", flush=True)
 
 
 def _services(settings: Settings) -> Services:
@@ -64,22 +69,8 @@ def _services(settings: Settings) -> Services:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
-    _prepare(services)
+    prepare(services)
     services.notifier.start()
     yield
     await services.notifier.stop()
     services.database.dispose()
-
-
-def _prepare(services: Services) -> None:
-    """Makes the tables of the embedded database, and the first administrator's key."""
-    settings = services.settings
-    if settings.embedded:
-        upgrade(settings.database_url)
-    elif not is_current(services.database.engine):
-        raise SystemExit("The tables are not at this version. Run `python -m migrations` first.")
-    configured = settings.admin_key.get_secret_value() if settings.admin_key else None
-    with services.database.session() as session:
-        made = tenants.ensure_admin_key(session, configured)
-    if made is not None:
-        print(f"\nThe first administrator's key, shown this once:\n\n    {made}\n", flush=True)

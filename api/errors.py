@@ -1,5 +1,6 @@
 """Every error as RFC 9457 problem details, in one place."""
 
+import json
 from http import HTTPStatus
 from typing import Any
 
@@ -7,72 +8,145 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError, IntegrityError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from core.errors import CoreError
+from core.errors import CoreError, InvalidRequest, PayloadTooLarge
 
 logger = structlog.get_logger()
 
 PROBLEM_TYPE = "https://difffit.dev/problems/"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+
+class Conflict(CoreError):
+    """Two requests changed the same thing at once, and the database let one of them win."""
+
+    code, status, title = "conflict", 409, "Changed by another request"
+
+    def __init__(self) -> None:
+        super().__init__("Another request changed the same thing at this moment. Read it again, then try again.")
+
+
+class UnsupportedMediaType(CoreError):
+    code, status, title = "unsupported_media_type", 415, "Unsupported media type"
+
+    def __init__(self) -> None:
+        super().__init__("The body is not JSON. Send it with 'Content-Type: application/json'.")
+
+
+class InvalidFields(CoreError):
+    """What schemas refuse: each field by its path, such as `body.steps`."""
+
+    code, status, title = InvalidRequest.code, InvalidRequest.status, InvalidRequest.title
+
+    def __init__(self, errors: list[dict[str, Any]]) -> None:
+        detail = f"{errors[0]['field']}: {errors[0]['detail']}" if errors else "The request is not valid."
+        super().__init__(detail, errors=errors)
+
+
+class Refused(CoreError):
+    """What the router and the parsers of bodies refuse, with a status of their own."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str]) -> None:
+        super().__init__(detail, headers=headers)
+        phrase = HTTPStatus(status).phrase
+        code = PayloadTooLarge.code if status == PayloadTooLarge.status else phrase.lower().replace(" ", "_")
+        self.code, self.status, self.title = code, status, phrase  # type: ignore[misc]  # one class for all statuses
+
+
+class UnexpectedError(CoreError):
+    """What no one foresaw. Its own words stay in the log."""
+
+    def __init__(self) -> None:
+        super().__init__("Something went wrong on our side. Give the request_id when you report it.")
+
+
+class ProblemResponse(JSONResponse):
+    media_type = PROBLEM_MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        """Problems repeat parts of the request: half of a surrogate pair in it must not break them."""
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(CoreError, _core_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(IntegrityError, _integrity_error)
+    app.add_exception_handler(DataError, _value_error)
+    app.add_exception_handler(OverflowError, _value_error)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
 
 
-def problem(
-    request: Request,
-    status: int,
-    code: str,
-    title: str,
-    detail: str,
-    errors: list[dict[str, Any]] | None = None,
-    headers: dict[str, str] | None = None,
-) -> JSONResponse:
+def render(request: Request, error: CoreError) -> ProblemResponse:
     body: dict[str, Any] = {
-        "type": PROBLEM_TYPE + code,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "code": code,
+        "type": PROBLEM_TYPE + error.code,
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
         "request_id": getattr(request.state, "request_id", ""),
     }
-    if errors:
-        body["errors"] = errors
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    if error.errors:
+        body["errors"] = error.errors
+    headers = error.headers | (_rate_limit(request, error) if error.status == HTTPStatus.TOO_MANY_REQUESTS else {})
+    return ProblemResponse(body, error.status, headers)
 
 
-async def _core_error(request: Request, error: Exception) -> JSONResponse:
+async def _core_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, CoreError)
     if error.status >= 500:
         logger.warning("request failed", code=error.code, detail=error.detail)
-    return problem(request, error.status, error.code, error.title, error.detail, error.errors, error.headers)
+    return render(request, error)
 
 
-async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [
+    found = error.errors()
+    if any(one["loc"] == ("body",) and one["type"] != "missing" for one in found) and not _is_json(request):
+        return render(request, UnsupportedMediaType())
+    fields = [
         {"field": ".".join(str(part) for part in one["loc"]), "code": one["type"], "detail": one["msg"]}
-        for one in error.errors()
+        for one in found
     ]
-    detail = f"{errors[0]['field']}: {errors[0]['detail']}" if errors else "The request is not valid."
-    detail = detail.encode(errors="replace").decode()
-    return problem(request, 422, "invalid_request", "Invalid request", detail, errors)
+    return render(request, InvalidFields(fields))
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
-    title = HTTPStatus(error.status_code).phrase
-    code = title.lower().replace(" ", "_")
-    return problem(
-        request, error.status_code, code, title, str(error.detail), headers=dict(error.headers or {}) or None
+    detail = error.detail
+    if error.status_code in (404, 405):
+        detail = f"There is no {request.method} {request.scope['path']}. What there is, is told at /docs."
+    return render(request, Refused(error.status_code, detail, dict(error.headers or {})))
+
+
+async def _integrity_error(request: Request, error: Exception) -> ProblemResponse:
+    logger.info("lost a race", exc_info=error)
+    return render(request, Conflict())
+
+
+async def _value_error(request: Request, error: Exception) -> ProblemResponse:
+    """The last net: schemas should have refused what the database cannot hold."""
+    logger.warning("a value that the database cannot hold", exc_info=error)
+    return render(
+        request, InvalidRequest("request", "a value is out of range or holds characters that cannot be stored")
     )
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    logger.error("unexpected error", exc_info=error)
-    detail = "Something went wrong on our side. Give the request_id when you report it."
-    return problem(request, 500, "internal_error", "Internal error", detail)
+async def _disconnected(request: Request, _: Exception) -> ProblemResponse:
+    return render(request, InvalidRequest("body", "the connection ended before all of it had come"))
+
+
+def _is_json(request: Request) -> bool:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def _rate_limit(request: Request, error: CoreError) -> dict[str, str]:
+    """The only limit so far is that of waiting generations."""
+    quota = request.app.state.services.settings.max_queued_generations
+    wait = error.headers.get("Retry-After", "1")
+    return {"RateLimit-Policy": f'"queue";q={quota}', "RateLimit": f'"queue";r=0;t={wait}'}

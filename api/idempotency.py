@@ -11,64 +11,87 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.datastructures import FormData, UploadFile
 
+from api.auth import authenticate
 from core import idempotency
+from core.db.session import Database
 from core.errors import InvalidRequest
 from core.idempotency import Answer
 
 HEADER = "Idempotency-Key"
+REPLAYED = "Idempotent-Replayed"
+LONGEST = 255
 _CHUNK = 2**20
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class IdempotentRoute(APIRoute):
-    """Successful answers are kept for a day and given again for the same key and body; a failure frees the key."""
+    """Successful answers are kept for a day and given again for the same key and body; a failure frees the key.
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    Who asks is known before any of the body is read: strangers upload nothing.
+    """
+
+    def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
 
         async def idempotent(request: Request) -> Response:
-            key = request.headers.get(HEADER)
-            if request.method != "POST" or key is None:
+            if request.method != "POST":
                 return await handle(request)
-            if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
-                raise InvalidRequest(HEADER, "must be 1 to 255 printable ASCII characters")
-            return await _once(request, key, handle)
+            scope = await run_in_threadpool(authenticate, request)
+            key = request.headers.get(HEADER)
+            if key is None:
+                return await handle(request)
+            if not 1 <= len(key) <= LONGEST or not key.isascii() or not key.isprintable():
+                raise InvalidRequest(HEADER, f"must be 1 to {LONGEST} printable ASCII characters")
+            return await _once(request, scope.key_id or "", key, handle)
 
         return idempotent
 
 
-async def _once(
-    request: Request, key: str, handle: Callable[[Request], Coroutine[Any, Any, Response]]
-) -> Response:
-    database = request.app.state.services.database
-    who = hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
+async def _once(request: Request, who: str, key: str, handle: Handler) -> Response:
     digest = await _digest(request)
-
-    def begin() -> Answer | None:
-        with database.session() as session:
-            return idempotency.begin(session, who, key, digest)
-
-    def end(answer: Answer | None) -> None:
-        with database.session() as session:
-            if answer is None:
-                idempotency.abandon(session, who, key)
-            else:
-                idempotency.complete(session, who, key, answer)
-
-    first = await run_in_threadpool(begin)
-    if first is not None:
-        return JSONResponse(first.body, first.status_code, {"Idempotent-Replayed": "true"})
-    answer: Answer | None = None
+    run = _Run(request.app.state.services.database, who, key)
     try:
+        first = await run_in_threadpool(run.begin, digest)
+        if first is not None:
+            return JSONResponse(first.body, first.status_code, {REPLAYED: "true"})
+        # FastAPI closes this stack, and with it the handler's transaction, when the handler has returned. What is
+        # registered before the handler runs is called last: no answer is kept before its work is committed.
+        request.scope["fastapi_function_astack"].push_async_exit(run.end)
         response = await handle(request)
-        answer = _storable(response)
+        run.answer = _storable(response)
         return response
     finally:
-        await run_in_threadpool(end, answer)
+        await request.close()
+
+
+class _Run:
+    """A key that is held while its request runs."""
+
+    def __init__(self, database: Database, who: str, key: str) -> None:
+        self.database, self.who, self.key = database, who, key
+        self.answer: Answer | None = None
+
+    def begin(self, digest: str) -> Answer | None:
+        with self.database.session() as session:
+            return idempotency.begin(session, self.who, self.key, digest)
+
+    async def end(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Keeps the answer, or frees the key when there is none, or its transaction failed."""
+        if kind is not None:
+            self.answer = None
+        await run_in_threadpool(self._end)
+
+    def _end(self) -> None:
+        with self.database.session() as session:
+            if self.answer is None:
+                idempotency.abandon(session, self.who, self.key)
+            else:
+                idempotency.complete(session, self.who, self.key, self.answer)
 
 
 async def _digest(request: Request) -> str:
-    """Of method, path and body; an upload counts by its bytes, not by how they were wrapped."""
-    digest = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
+    """Of path, query and body; a form counts by its fields and files, not by how they were wrapped."""
+    digest = hashlib.sha256(f"{request.scope['path']}?".encode() + request.scope["query_string"] + b"\n")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         await _add_form(digest, await request.form())
     else:

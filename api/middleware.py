@@ -1,23 +1,31 @@
-"""Around every request: its id, one log line, and its count."""
+"""Around every request: its id, one log line, its count, and how large its body may be."""
 
 import re
 import time
 import uuid
 
 import structlog
+from fastapi import Request
 from prometheus_client import Counter, Histogram
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import UnexpectedError, render
+from core.errors import NotFound, PayloadTooLarge
 
 logger = structlog.get_logger()
 
 REQUESTS = Counter("difffit_http_requests_total", "Requests", ["method", "route", "status"])
 SECONDS = Histogram("difffit_http_request_seconds", "Time to the answer's first byte", ["method", "route"])
 _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
+_JSON_BYTES = 2**20
+_MULTIPART_BYTES = 2**20
+"""What the parts of a form may take beside the file."""
 
 
 class RequestMiddleware:
-    """Plain ASGI, so that streams stay streams."""
+    """Plain ASGI, so that streams stay streams. Nothing passes it unlogged: unforeseen errors end here."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -28,8 +36,7 @@ class RequestMiddleware:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        started, status = time.perf_counter(), 500
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, status = time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -39,27 +46,82 @@ class RequestMiddleware:
                 _observe(scope, status, time.perf_counter() - started)
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_with_id)
-        finally:
-            logger.info(
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                seconds=round(time.perf_counter() - started, 4),
-            )
-            structlog.contextvars.unbind_contextvars("request_id")
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._answer(scope, receive, send_with_id)
+            except Exception as error:
+                if status:
+                    raise  # half of an answer is sent: the server can only close the connection
+                logger.exception("unexpected error", exc_info=error)
+                await render(Request(scope), UnexpectedError())(scope, receive, send_with_id)
+            finally:
+                _log(scope, status, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "\0" in scope["path"]:  # no id holds it, and PostgreSQL refuses to look for it
+            await render(Request(scope), NotFound("path", scope["path"].replace("\0", "\\0")))(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+class BodyLimitMiddleware:
+    """Refuses a body as soon as it is known to be too large, by its announced length or as it comes."""
+
+    def __init__(self, app: ASGIApp, max_upload_bytes: int) -> None:
+        self.app, self.max_upload_bytes = app, max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_upload = headers.get("content-type", "").startswith("multipart/")
+        limit = self.max_upload_bytes + _MULTIPART_BYTES if is_upload else _JSON_BYTES
+        received = limit + 1 if _announces_more(headers.get("content-length", ""), limit) else 0
+
+        async def limited() -> Message:
+            nonlocal received
+            if received <= limit:
+                message = await receive()
+                received += len(message.get("body", b""))
+            if received > limit:
+                # FastAPI passes on this kind of error while it reads a body, and no other.
+                raise HTTPException(PayloadTooLarge.status, PayloadTooLarge(limit).detail)
+            return message
+
+        await self.app(scope, limited, send)
+
+
+def _announces_more(content_length: str, limit: int) -> bool:
+    return content_length.isdecimal() and (len(content_length) > 15 or int(content_length) > limit)
 
 
 def _observe(scope: Scope, status: int, seconds: float) -> None:
-    route = getattr(scope.get("route"), "path", "unknown")
-    method = scope["method"] if scope["method"] in _METHODS else "other"
+    method, route = scope["method"] if scope["method"] in _METHODS else "other", _route(scope)
     REQUESTS.labels(method, route, str(status)).inc()
     SECONDS.labels(method, route).observe(seconds)
 
 
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    caller = scope["state"].get("scope")
+    logger.info(
+        "request",
+        method=scope["method"],
+        path=scope["path"],
+        route=_route(scope),
+        status=status,
+        seconds=round(seconds, 4),
+        tenant_id=caller.tenant_id if caller else None,
+        key_id=caller.key_id if caller else None,
+    )
+
+
+def _route(scope: Scope) -> str:
+    """The template, so that ids do not become labels."""
+    return getattr(scope.get("route"), "path", "unknown")
+
+
 def _request_id(scope: Scope) -> str:
     """The client's, when it is harmless to repeat in logs and headers."""
-    sent = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    sent = Headers(scope=scope).get("x-request-id", "")
     return sent if re.fullmatch(r"[\w.-]{1,100}", sent, re.ASCII) else uuid.uuid4().hex

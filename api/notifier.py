@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import structlog
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import func, select
 
 from core.db.models import Finetune, FinetuneEvent, Generation
 from core.db.session import Database
-from core.errors import DatabaseUnavailable
 
+logger = structlog.get_logger()
 _INTERVAL = 0.2
 State = tuple[Any, ...]
 
@@ -28,16 +29,21 @@ class Notifier:
         self._watched: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._states: dict[str, State] = {}
         self._task: asyncio.Task[None] | None = None
-        self.stopping = asyncio.Event()
+        self.closing = False
+        """Whoever waits gives up: the process is about to stop."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
-    async def stop(self) -> None:
-        self.stopping.set()
+    def close(self) -> None:
+        """Wakes all who wait, for the last time: a graceful stop waits for their answers."""
+        self.closing = True
         for events in self._watched.values():
             for event in events:
                 event.set()
+
+    async def stop(self) -> None:
+        self.close()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -63,8 +69,10 @@ class Notifier:
             ids = list(self._watched)
             if not ids:
                 continue
-            with suppress(DatabaseUnavailable):  # clients wait on; the next round asks again
+            try:
                 self._notify(await run_in_threadpool(self._read, ids))
+            except Exception as error:  # clients wait on; the next round asks again
+                logger.warning("the notifier could not read", error=str(error))
 
     def _notify(self, states: dict[str, State]) -> None:
         for id, state in states.items():

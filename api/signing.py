@@ -1,36 +1,36 @@
-"""Image URLs that work without a key until they expire."""
+"""URLs that work without a key until they expire."""
 
 import hashlib
 import hmac
 import os
 import secrets
 import time
+from pathlib import Path
 
+import structlog
 from fastapi import Request
 
 from core.config import Settings
+
+logger = structlog.get_logger()
 
 
 def load_secret(settings: Settings) -> bytes:
     """The configured secret, or one that is made once and kept in the data folder."""
     if settings.url_secret is not None:
         return settings.url_secret.get_secret_value().encode()
+    if not settings.embedded:
+        logger.warning("DIFFFIT_URL_SECRET is not set: signed URLs hold for this data folder's processes alone")
     path = settings.data_dir / "url-secret"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_hex(32).encode())
+    if not path.exists():
+        _write_once(path, secrets.token_hex(32).encode())
     return path.read_bytes()
 
 
-def signed_image_url(request: Request, generation_id: str, index: int) -> str:
+def signed_url(request: Request, path: str) -> str:
     """Absolute; the signature covers the path and the time of expiry."""
     services = request.app.state.services
     settings: Settings = services.settings
-    path = f"/v1/generations/{generation_id}/images/{index}"
     # Rounded up, so that a page that is drawn again finds its images in the browser's cache.
     expires = (int(time.time()) // 60 + 1) * 60 + settings.image_url_seconds
     base = (settings.public_url or str(request.base_url)).rstrip("/")
@@ -44,3 +44,17 @@ def signature_is_valid(secret: bytes, path: str, expires: int, signature: str) -
 
 def _signature(secret: bytes, path: str, expires: int) -> str:
     return hmac.new(secret, f"{path}\n{expires}".encode(), hashlib.sha256).hexdigest()
+
+
+def _write_once(path: Path, data: bytes) -> None:
+    """All of it or nothing: of two processes that start together, one wins and both read the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    finally:
+        partial.unlink()

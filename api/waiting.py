@@ -1,12 +1,12 @@
-"""Waiting for a row to end, without a session."""
+"""Waiting for a row to change, without a session."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from api.notifier import Notifier
 
-LONGEST_WAIT = 60.0
+LONGEST_WAIT = 60
 
 
 async def wait_for(event: asyncio.Event, seconds: float) -> bool:
@@ -19,17 +19,17 @@ async def wait_for(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-def preferred_wait(prefer: str | None) -> float:
+def preferred_wait(prefer: str | None) -> int:
     """The seconds of `Prefer: wait=30` (RFC 7240), at most a minute; 0 without it."""
     match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE | re.ASCII)
-    return min(float(match.group(1)), LONGEST_WAIT) if match else 0.0
+    return min(int(match.group(1)), LONGEST_WAIT) if match else 0
 
 
-async def changes_until(notifier: Notifier, id: str, seconds: float) -> AsyncIterator[None]:
+async def changes_until(notifier: Notifier, id: str, seconds: float) -> AsyncGenerator[None]:
     """Yields after each change of a row, at once the first time, until the time is over."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     async with notifier.watch(id) as changed:
-        while not notifier.stopping.is_set() and await wait_for(changed, end - loop.time()):
+        while not notifier.closing and await wait_for(changed, end - loop.time()):
             changed.clear()
             yield

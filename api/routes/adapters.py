@@ -4,28 +4,44 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, Response, UploadFile
 
-from api.deps import PageDep, ReaderDep, ServicesDep, SessionDep, WriterDep
+from api.auth import ReaderDep, WriterDep
+from api.deps import PageDep, ServicesDep, SessionDep
 from api.idempotency import IdempotentRoute
+from api.openapi import problems
 from api.schemas.adapters import AdapterOut
 from api.schemas.common import Listing, listing
 from api.schemas.domains import DomainOut
 from core.adapters import service as adapters
 from core.domains import service as domains
-from core.errors import PayloadTooLarge
+from core.errors import (
+    AdapterQuarantined,
+    ArtifactInvalid,
+    BaseMismatch,
+    BaseNotLoaded,
+    ChecksumMismatch,
+    NotFound,
+    PayloadTooLarge,
+    StorageUnavailable,
+)
 
 router = APIRouter(prefix="/v1", tags=["adapters"], route_class=IdempotentRoute)
 
 
-@router.get("/domains/{id}/adapters", operation_id="list_adapters")
+@router.get("/domains/{id}/adapters", operation_id="list_adapters", responses=problems(NotFound))
 def list_adapters(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[AdapterOut]:
     """A domain's adapter versions, newest first."""
     return listing(adapters.listing(session, scope, id, page), AdapterOut)
 
 
-@router.post("/domains/{id}/adapters", status_code=201, operation_id="upload_adapter")
+@router.post(
+    "/domains/{id}/adapters",
+    status_code=201,
+    operation_id="upload_adapter",
+    responses=problems(NotFound, ArtifactInvalid, BaseMismatch, BaseNotLoaded, StorageUnavailable),
+)
 def upload_adapter(
     id: str,
-    file: Annotated[UploadFile, File(description="A `.safetensors` made by this service or one with the same base.")],
+    file: Annotated[UploadFile, File(description="A `.safetensors` made by a service with the same base.")],
     scope: WriterDep,
     services: ServicesDep,
 ) -> AdapterOut:
@@ -41,7 +57,7 @@ def upload_adapter(
         return AdapterOut.model_validate(adapters.create_uploaded(session, scope, id, artifact, stored))
 
 
-@router.get("/adapters/{id}", operation_id="get_adapter")
+@router.get("/adapters/{id}", operation_id="get_adapter", responses=problems(NotFound))
 def get_adapter(id: str, session: SessionDep, scope: ReaderDep) -> AdapterOut:
     """One adapter."""
     return AdapterOut.model_validate(adapters.get(session, scope, id))
@@ -51,18 +67,28 @@ def get_adapter(id: str, session: SessionDep, scope: ReaderDep) -> AdapterOut:
     "/adapters/{id}/download",
     operation_id="download_adapter",
     response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "The `.safetensors`."}},
+    responses={
+        200: {
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "description": "The `.safetensors`.",
+        },
+        **problems(NotFound, StorageUnavailable, ChecksumMismatch),
+    },
 )
 def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
     """The adapter's file."""
     with services.database.session() as session:
         adapter = adapters.get(session, scope, id)
     data = services.store.get(adapter.object_key, adapter.sha256)
-    headers = {"Content-Disposition": f'attachment; filename="{id}.safetensors"', "ETag": f'"{adapter.sha256}"'}
+    headers = {"Content-Disposition": f'attachment; filename="{adapter.id}.safetensors"', "ETag": f'"{adapter.sha256}"'}
     return Response(data, media_type="application/octet-stream", headers=headers)
 
 
-@router.post("/domains/{id}/adapters/{adapter_id}/promote", operation_id="promote_adapter")
+@router.post(
+    "/domains/{id}/adapters/{adapter_id}/promote",
+    operation_id="promote_adapter",
+    responses=problems(NotFound, AdapterQuarantined),
+)
 def promote_adapter(id: str, adapter_id: str, session: SessionDep, scope: WriterDep) -> DomainOut:
     """Make a version the active one. Promoting an older one is the way back."""
     return DomainOut.model_validate(adapters.promote(session, scope, id, adapter_id))

@@ -4,24 +4,25 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 
-from api.deps import AdminDep, PageDep, SessionDep, changes, get_admin
+from api.auth import AdminDep, get_admin
+from api.deps import PageDep, SessionDep
 from api.idempotency import IdempotentRoute
+from api.openapi import problems
 from api.schemas.adapters import AdminAdapterOut
-from api.schemas.common import Listing, listing
+from api.schemas.common import Identifier, Listing, changes, listing
 from api.schemas.tenants import KeyCreate, KeyIssued, KeyOut, TenantChange, TenantCreate, TenantOut
 from api.schemas.usage import AuditOut, TenantUsageDayOut, WorkerOut
 from core.adapters import service as adapters
 from core.adapters.repository import Filters
+from core.errors import NameTaken, NotFound
 from core.tenants import service as tenants
 from core.usage import service as usage
 
-router = APIRouter(
-    prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute, dependencies=[Depends(get_admin)]
-)
-Filter = Annotated[str | None, Query(max_length=100)]
+router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute, dependencies=[Depends(get_admin)])
+Filter = Annotated[Identifier | None, Query()]
 
 
-@router.post("/tenants", status_code=201, operation_id="create_tenant")
+@router.post("/tenants", status_code=201, operation_id="create_tenant", responses=problems(NameTaken))
 def create_tenant(body: TenantCreate, session: SessionDep, admin: AdminDep) -> TenantOut:
     """Create a tenant."""
     return TenantOut.model_validate(tenants.create(session, admin, body.name))
@@ -33,39 +34,39 @@ def list_tenants(session: SessionDep, page: PageDep) -> Listing[TenantOut]:
     return listing(tenants.listing(session, page), TenantOut)
 
 
-@router.get("/tenants/{id}", operation_id="get_tenant")
+@router.get("/tenants/{id}", operation_id="get_tenant", responses=problems(NotFound))
 def get_tenant(id: str, session: SessionDep) -> TenantOut:
     """One tenant."""
     return TenantOut.model_validate(tenants.get(session, id))
 
 
-@router.patch("/tenants/{id}", operation_id="change_tenant")
+@router.patch("/tenants/{id}", operation_id="change_tenant", responses=problems(NotFound, NameTaken))
 def change_tenant(id: str, body: TenantChange, session: SessionDep, admin: AdminDep) -> TenantOut:
     """Change a tenant's name, weight or quotas."""
     return TenantOut.model_validate(tenants.change(session, admin, id, changes(body)))
 
 
-@router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant")
+@router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant", responses=problems(NotFound))
 def delete_tenant(id: str, session: SessionDep, admin: AdminDep) -> None:
     """Delete a tenant with all it owns."""
     tenants.delete(session, admin, id)
 
 
-@router.post("/tenants/{id}/keys", status_code=201, operation_id="create_key")
+@router.post("/tenants/{id}/keys", status_code=201, operation_id="create_key", responses=problems(NotFound))
 def create_key(id: str, body: KeyCreate, session: SessionDep, admin: AdminDep) -> KeyIssued:
-    """Create an API key. The secret is shown this once."""
+    """Create an API key. The key itself is shown this once."""
     issued = tenants.issue_key(session, admin, id, body.name, body.scopes)
-    return KeyIssued.model_validate({**KeyOut.model_validate(issued.row).model_dump(), "key": issued.key})
+    return KeyIssued.model_validate(issued.row).model_copy(update={"key": issued.key})
 
 
-@router.get("/tenants/{id}/keys", operation_id="list_keys")
+@router.get("/tenants/{id}/keys", operation_id="list_keys", responses=problems(NotFound))
 def list_keys(id: str, session: SessionDep) -> Listing[KeyOut]:
     """A tenant's keys, without their secrets."""
     rows = tenants.keys(session, id)
     return Listing(data=[KeyOut.model_validate(row) for row in rows], next_cursor=None)
 
 
-@router.delete("/keys/{id}", status_code=204, operation_id="revoke_key")
+@router.delete("/keys/{id}", status_code=204, operation_id="revoke_key", responses=problems(NotFound))
 def revoke_key(id: str, session: SessionDep, admin: AdminDep) -> None:
     """Revoke a key. It stops working at once."""
     tenants.revoke_key(session, admin, id)

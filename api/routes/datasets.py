@@ -4,25 +4,36 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, UploadFile
 
-from api.deps import PageDep, ReaderDep, ServicesDep, SessionDep, WriterDep
+from api.auth import ReaderDep, WriterDep
+from api.deps import PageDep, ServicesDep, SessionDep
 from api.idempotency import IdempotentRoute
+from api.openapi import problems
 from api.schemas.common import Listing, listing
 from api.schemas.datasets import DatasetOut
 from core.datasets import service as datasets
 from core.domains import service as domains
-from core.errors import PayloadTooLarge
+from core.errors import ArchiveInvalid, NotFound, PayloadTooLarge, StorageUnavailable
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 
 
-@router.post("/domains/{id}/datasets", status_code=202, operation_id="create_dataset")
+@router.post(
+    "/domains/{id}/datasets",
+    status_code=202,
+    operation_id="create_dataset",
+    responses=problems(NotFound, ArchiveInvalid, StorageUnavailable),
+)
 def create_dataset(
     id: str,
     file: Annotated[UploadFile, File(description="A zip with one folder of images a class.")],
     scope: WriterDep,
     services: ServicesDep,
 ) -> DatasetOut:
-    """Upload a data set. Its images are checked in the background; `report` names every file that was not used."""
+    """Upload a data set. Its images are checked in the background; `report` names every file that was not used.
+
+    A zip that cannot be one fails at once, with the code `not_a_zip`, `no_class_folders`, `too_many_classes`,
+    `too_many_files` or `too_few_images`.
+    """
     limit = services.settings.max_upload_bytes
     if (file.size or 0) > limit:
         raise PayloadTooLarge(limit)
@@ -34,13 +45,13 @@ def create_dataset(
         return DatasetOut.model_validate(dataset)
 
 
-@router.get("/domains/{id}/datasets", operation_id="list_datasets")
+@router.get("/domains/{id}/datasets", operation_id="list_datasets", responses=problems(NotFound))
 def list_datasets(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[DatasetOut]:
     """A domain's data sets, newest first."""
     return listing(datasets.listing(session, scope, id, page), DatasetOut)
 
 
-@router.get("/datasets/{id}", operation_id="get_dataset")
+@router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
 def get_dataset(id: str, session: SessionDep, scope: ReaderDep) -> DatasetOut:
     """One data set: its classes, and why files were refused."""
     return DatasetOut.model_validate(datasets.get(session, scope, id))

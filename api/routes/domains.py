@@ -2,16 +2,19 @@
 
 from fastapi import APIRouter
 
-from api.deps import PageDep, ReaderDep, ServicesDep, SessionDep, WriterDep, changes
+from api.auth import ReaderDep, WriterDep
+from api.deps import PageDep, ServicesDep, SessionDep
 from api.idempotency import IdempotentRoute
-from api.schemas.common import Listing, listing
+from api.openapi import problems
+from api.schemas.common import Listing, changes, listing
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
 from core.domains import service as domains
+from core.errors import NameTaken, NotFound
 
 router = APIRouter(prefix="/v1/domains", tags=["domains"], route_class=IdempotentRoute)
 
 
-@router.post("", status_code=201, operation_id="create_domain")
+@router.post("", status_code=201, operation_id="create_domain", responses=problems(NameTaken))
 def create_domain(body: DomainCreate, session: SessionDep, scope: WriterDep, services: ServicesDep) -> DomainOut:
     """Create a domain: an image style that the base is taught."""
     base = services.settings.base_model
@@ -24,19 +27,19 @@ def list_domains(session: SessionDep, scope: ReaderDep, page: PageDep) -> Listin
     return listing(domains.listing(session, scope, page), DomainOut)
 
 
-@router.get("/{id}", operation_id="get_domain")
+@router.get("/{id}", operation_id="get_domain", responses=problems(NotFound))
 def get_domain(id: str, session: SessionDep, scope: ReaderDep) -> DomainOut:
     """One domain."""
     return DomainOut.model_validate(domains.get(session, scope, id))
 
 
-@router.patch("/{id}", operation_id="change_domain")
+@router.patch("/{id}", operation_id="change_domain", responses=problems(NotFound, NameTaken))
 def change_domain(id: str, body: DomainChange, session: SessionDep, scope: WriterDep) -> DomainOut:
     """Change a domain's name or description."""
     return DomainOut.model_validate(domains.change(session, scope, id, changes(body)))
 
 
-@router.delete("/{id}", status_code=204, operation_id="delete_domain")
+@router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=problems(NotFound))
 def delete_domain(id: str, session: SessionDep, scope: WriterDep) -> None:
     """Delete a domain with its data sets, fine-tunes, adapters and images."""
     domains.delete(session, scope, id)

@@ -2,32 +2,44 @@
 
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from api.deps import PageDep, ReaderDep, Services, ServicesDep, SessionDep, WriterDep
+from api.auth import ReaderDep, ViewerDep, WriterDep
+from api.deps import PageDep, Services, ServicesDep, SessionDep
 from api.idempotency import IdempotentRoute
+from api.openapi import problems
+from api.routes.images import IMAGE, OPTIONAL_KEY, png
 from api.schemas.common import Listing, listing
 from api.schemas.finetunes import EstimateOut, FinetuneCreate, FinetuneOut, MetricsOut
+from api.signing import signed_url
 from api.waiting import wait_for
 from core.adapters import service as adapters
 from core.db.models import FinetuneEvent
+from core.domains import service as domains
+from core.errors import BaseNotLoaded, CoreError, DatasetNotReady, JobFinished, NotFound, StorageUnavailable
 from core.finetunes import service as finetunes
 from core.tenancy import Scope
 
 router = APIRouter(prefix="/v1", tags=["finetunes"], route_class=IdempotentRoute)
 _KEEPALIVE_SECONDS = 15.0
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+EventId = Annotated[int, Path(ge=1, lt=2**63)]
 
 
 @router.post(
     "/domains/{id}/finetunes",
     status_code=202,
     operation_id="create_finetune",
-    responses={200: {"model": EstimateOut, "description": "With `dry_run`: what it would take."}},
+    responses={
+        200: {"model": EstimateOut, "description": "With `dry_run`: what it would take."},
+        202: {"model": FinetuneOut},
+        **problems(NotFound, DatasetNotReady, BaseNotLoaded),
+    },
 )
 def create_finetune(
     id: str, body: FinetuneCreate, session: SessionDep, scope: WriterDep, services: ServicesDep, response: Response
@@ -36,30 +48,36 @@ def create_finetune(
     request = body.to_request()
     if body.dry_run:
         response.status_code = 200
+        domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
         base = adapters.served_base(session, services.settings.base_model)
         return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base))
     return FinetuneOut.model_validate(finetunes.create(session, scope, services.dispatcher, id, request))
 
 
-@router.get("/domains/{id}/finetunes", operation_id="list_finetunes")
+@router.get("/domains/{id}/finetunes", operation_id="list_finetunes", responses=problems(NotFound))
 def list_finetunes(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[FinetuneOut]:
     """A domain's fine-tunes, newest first."""
     return listing(finetunes.listing(session, scope, id, page), FinetuneOut)
 
 
-@router.get("/finetunes/{id}", operation_id="get_finetune")
+@router.get("/finetunes/{id}", operation_id="get_finetune", responses=problems(NotFound))
 def get_finetune(id: str, session: SessionDep, scope: ReaderDep) -> FinetuneOut:
     """One fine-tune."""
     return FinetuneOut.model_validate(finetunes.get(session, scope, id))
 
 
-@router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics")
+@router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics", responses=problems(NotFound))
 def get_finetune_metrics(id: str, session: SessionDep, scope: ReaderDep) -> MetricsOut:
     """The loss curve."""
-    return MetricsOut(data=finetunes.metrics(session, scope, id))
+    return MetricsOut.model_validate({"data": finetunes.metrics(session, scope, id)})
 
 
-@router.post("/finetunes/{id}/cancel", status_code=202, operation_id="cancel_finetune")
+@router.post(
+    "/finetunes/{id}/cancel",
+    status_code=202,
+    operation_id="cancel_finetune",
+    responses=problems(NotFound, JobFinished),
+)
 def cancel_finetune(id: str, session: SessionDep, scope: WriterDep) -> FinetuneOut:
     """Cancel a fine-tune: at once while it waits, at its next step while it runs."""
     return FinetuneOut.model_validate(finetunes.cancel(session, scope, id))
@@ -69,35 +87,80 @@ def cancel_finetune(id: str, session: SessionDep, scope: WriterDep) -> FinetuneO
     "/finetunes/{id}/events",
     operation_id="stream_finetune_events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}, "description": "status, progress, sample and error events"}},
+    responses={
+        200: {
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "Events: an `id`, an `event` (`status`, `progress`, `sample`, `error`) and JSON `data`.",
+        },
+        204: {"description": "It has ended, and nothing comes after `Last-Event-ID`: do not connect again."},
+        **problems(NotFound),
+    },
 )
 async def stream_finetune_events(
     id: str,
+    request: Request,
     scope: ReaderDep,
     services: ServicesDep,
     last_event_id: Annotated[int, Header(ge=0, lt=2**63, description="Resumes behind this event.")] = 0,
-) -> StreamingResponse:
+) -> Response:
     """Events of a fine-tune, from the first on, until it ends."""
-    await run_in_threadpool(_read, services, scope, id, last_event_id)  # raises NotFound before the stream begins
-    stream = _events(services, scope, id, last_event_id)
-    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    events, ended = await run_in_threadpool(_read, services, scope, id, last_event_id)
+    if ended and not events:
+        return Response(status_code=204)
+    stream = _stream(services, scope, id, last_event_id, request)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=_STREAM_HEADERS)
 
 
-async def _events(services: Services, scope: Scope, id: str, last_id: int) -> AsyncIterator[bytes]:
+@router.get(
+    "/finetunes/{id}/samples/{event_id}",
+    operation_id="get_finetune_sample",
+    response_class=Response,
+    responses={200: IMAGE, **problems(NotFound, StorageUnavailable)},
+    openapi_extra=OPTIONAL_KEY,
+)
+def get_finetune_sample(id: str, event_id: EventId, scope: ViewerDep, services: ServicesDep) -> Response:
+    """The drawing of a `sample` event, by API key or by the signature of its URL."""
+    with services.database.session() as session:
+        following = finetunes.events_after(session, scope, id, event_id - 1)
+        event = following[0] if following else None
+        if event is None or event.id != event_id or event.type != "sample":
+            raise NotFound("sample", f"{id}/{event_id}")
+    return png(services.store.get(event.data["key"]))
+
+
+async def _stream(services: Services, scope: Scope, id: str, last_id: int, request: Request) -> AsyncIterator[bytes]:
     async with services.notifier.watch(id) as changed:
-        while not services.notifier.stopping.is_set():
+        while not services.notifier.closing:
             if not await wait_for(changed, _KEEPALIVE_SECONDS):
                 yield KEEPALIVE_COMMENT
                 continue
             changed.clear()
-            while events := await run_in_threadpool(_read, services, scope, id, last_id):
+            ended = False
+            while not ended:
+                try:
+                    events, ended = await run_in_threadpool(_read, services, scope, id, last_id)
+                except CoreError:  # deleted, or the database is away: whoever listens connects again and is told
+                    return
                 for event in events:
                     last_id = event.id
-                    yield format_sse_event(data_str=json.dumps(event.data), event=event.type, id=str(event.id))
-                    if event.type == "status" and event.data["status"] in finetunes.ENDED:
-                        return
+                    yield _render(event, request)
+                if not events:
+                    break
+            if ended:
+                return
 
 
-def _read(services: Services, scope: Scope, id: str, last_id: int) -> list[FinetuneEvent]:
+def _read(services: Services, scope: Scope, id: str, last_id: int) -> tuple[list[FinetuneEvent], bool]:
+    """The next events, and whether they are the last ones."""
     with services.database.session() as session:
-        return list(finetunes.events_after(session, scope, id, last_id))
+        ended = finetunes.get(session, scope, id).status in finetunes.ENDED  # first: its last event is then visible
+        events = list(finetunes.events_after(session, scope, id, last_id))
+    return events, ended
+
+
+def _render(event: FinetuneEvent, request: Request) -> bytes:
+    data: dict[str, Any] = event.data
+    if event.type == "sample":
+        url = signed_url(request, f"/v1/finetunes/{event.finetune_id}/samples/{event.id}")
+        data = {name: value for name, value in data.items() if name != "key"} | {"url": url}
+    return format_sse_event(data_str=json.dumps(data), event=event.type, id=str(event.id))

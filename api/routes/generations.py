@@ -1,20 +1,36 @@
 """Generations and their images."""
 
+from contextlib import aclosing
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response, Security
+from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials
 
-from api.deps import PageDep, ReaderDep, Services, ServicesDep, SessionDep, WriterDep, _bearer, get_reader, get_scope
+from api.auth import ReaderDep, ViewerDep, WriterDep
+from api.deps import PageDep, Services, ServicesDep, SessionDep
 from api.idempotency import IdempotentRoute
+from api.openapi import problems
+from api.routes.images import IMAGE, OPTIONAL_KEY, png
 from api.schemas.common import Listing
-from api.schemas.generations import GenerationCreate, GenerationOut
-from api.signing import signature_is_valid, signed_image_url
-from api.waiting import changes_until, preferred_wait
+from api.schemas.generations import GenerationCreate, GenerationOut, ImageUrl
+from api.signing import signed_url
+from api.waiting import LONGEST_WAIT, changes_until, preferred_wait
 from core.adapters import service as adapters
+from core.domains import service as domains
+from core.errors import (
+    AdapterQuarantined,
+    BaseMismatch,
+    BaseNotLoaded,
+    ChecksumMismatch,
+    JobFinished,
+    NoActiveAdapter,
+    NotFound,
+    QueueFull,
+    StorageUnavailable,
+    UnknownClass,
+)
 from core.generations import service as generations
-from core.tenancy import SYSTEM, Scope
+from core.tenancy import Scope
 
 router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRoute)
 
@@ -23,7 +39,10 @@ router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRou
     "/domains/{id}/generations",
     status_code=202,
     operation_id="create_generation",
-    responses={200: {"model": GenerationOut, "description": "Done within the preferred wait."}},
+    responses={
+        200: {"model": GenerationOut, "description": "Ended within the preferred wait."},
+        **problems(NotFound, NoActiveAdapter, BaseMismatch, AdapterQuarantined, UnknownClass, QueueFull, BaseNotLoaded),
+    },
 )
 async def create_generation(
     id: str,
@@ -32,84 +51,96 @@ async def create_generation(
     scope: WriterDep,
     services: ServicesDep,
     response: Response,
-    prefer: Annotated[str | None, Header(description="`wait=30` answers when the images are done, or then.")] = None,
+    prefer: Annotated[
+        str | None,
+        Header(
+            description=f"`wait=30` answers when the generation has ended, or after so many seconds; {LONGEST_WAIT} at "
+            "most. `Preference-Applied` tells what was taken.",
+            examples=["wait=30"],
+        ),
+    ] = None,
 ) -> GenerationOut:
     """Draw images of the domain."""
-    result = await run_in_threadpool(_create, services, scope, id, body, request)
-    seconds = preferred_wait(prefer)
-    if seconds:
-        response.headers["Preference-Applied"] = f"wait={seconds:.0f}"
-        async for _ in changes_until(services.notifier, result.id, seconds):
-            result = await run_in_threadpool(_read, services, scope, result.id, request)
-            if result.status in generations.ENDED:
-                response.status_code = 200
-                break
+    image_url = _image_url(request)
+    result = await run_in_threadpool(_create, services, scope, id, body, image_url)
+    if seconds := preferred_wait(prefer):
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+        result = await _wait(services, scope, result, seconds, image_url)
+    if result.status in generations.ENDED:
+        response.status_code = 200
     return result
 
 
-@router.get("/domains/{id}/generations", operation_id="list_generations")
+@router.get("/domains/{id}/generations", operation_id="list_generations", responses=problems(NotFound))
 def list_generations(
     id: str, request: Request, session: SessionDep, scope: ReaderDep, page: PageDep
 ) -> Listing[GenerationOut]:
     """A domain's generations, newest first."""
     found = generations.listing(session, scope, id, page)
-    data = [GenerationOut.of(row, lambda *image: signed_image_url(request, *image)) for row in found.data]
+    data = [GenerationOut.of(row, _image_url(request)) for row in found.data]
     return Listing(data=data, next_cursor=found.next_cursor)
 
 
-@router.get("/generations/{id}", operation_id="get_generation")
+@router.get("/generations/{id}", operation_id="get_generation", responses=problems(NotFound))
 def get_generation(id: str, request: Request, session: SessionDep, scope: ReaderDep) -> GenerationOut:
     """One generation, with signed URLs of its images."""
-    row = generations.get(session, scope, id)
-    return GenerationOut.of(row, lambda *image: signed_image_url(request, *image))
+    return GenerationOut.of(generations.get(session, scope, id), _image_url(request))
 
 
-@router.post("/generations/{id}/cancel", status_code=202, operation_id="cancel_generation")
+@router.post(
+    "/generations/{id}/cancel",
+    status_code=202,
+    operation_id="cancel_generation",
+    responses=problems(NotFound, JobFinished),
+)
 def cancel_generation(id: str, request: Request, session: SessionDep, scope: WriterDep) -> GenerationOut:
     """Cancel a generation: at once while it waits, at its next step while it runs."""
-    row = generations.cancel(session, scope, id)
-    return GenerationOut.of(row, lambda *image: signed_image_url(request, *image))
+    return GenerationOut.of(generations.cancel(session, scope, id), _image_url(request))
 
 
 @router.get(
     "/generations/{id}/images/{index}",
     operation_id="get_image",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}, "description": "The image, its settings in PNG text chunks."}},
+    responses={200: IMAGE, **problems(NotFound, StorageUnavailable, ChecksumMismatch)},
+    openapi_extra=OPTIONAL_KEY,
 )
 def get_image(
-    id: str,
-    index: int,
-    request: Request,
-    services: ServicesDep,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-    expires: Annotated[int | None, Query(ge=0, lt=2**53)] = None,
-    signature: Annotated[str | None, Query(max_length=64)] = None,
+    id: str, index: Annotated[int, Path(ge=0, lt=2**31)], scope: ViewerDep, services: ServicesDep
 ) -> Response:
     """One image, by API key or by the signature of its URL."""
-    signed = expires is not None and signature is not None
-    if signed and signature_is_valid(services.url_secret, request.url.path, expires or 0, signature or ""):
-        scope = SYSTEM
-    else:
-        scope = get_reader(get_scope(services, credentials))
     with services.database.session() as session:
         image = generations.image(session, scope, id, index)
-    data = services.store.get(image.object_key, image.sha256)
-    headers = {"Cache-Control": "private, max-age=31536000, immutable", "ETag": f'"{image.sha256}"'}
-    return Response(data, media_type="image/png", headers=headers)
+    return png(services.store.get(image.object_key, image.sha256), image.sha256)
 
 
-def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, request: Request) -> GenerationOut:
+def _image_url(request: Request) -> ImageUrl:
+    return lambda generation, index: signed_url(request, f"/v1/generations/{generation}/images/{index}")
+
+
+def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, image_url: ImageUrl) -> GenerationOut:
     settings = services.settings
     with services.database.session() as session:
+        domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
         base = adapters.served_base(session, settings.base_model)
         row = generations.create(
             session, scope, services.dispatcher, id, body.to_request(), base, settings.max_queued_generations
         )
-        return GenerationOut.of(row, lambda *image: signed_image_url(request, *image))
+        return GenerationOut.of(row, image_url)
 
 
-def _read(services: Services, scope: Scope, id: str, request: Request) -> GenerationOut:
+async def _wait(
+    services: Services, scope: Scope, result: GenerationOut, seconds: int, image_url: ImageUrl
+) -> GenerationOut:
+    """The generation when it has ended, or as it is when the time is over."""
+    async with aclosing(changes_until(services.notifier, result.id, seconds)) as changes:
+        async for _ in changes:
+            result = await run_in_threadpool(_read, services, scope, result.id, image_url)
+            if result.status in generations.ENDED:
+                break
+    return result
+
+
+def _read(services: Services, scope: Scope, id: str, image_url: ImageUrl) -> GenerationOut:
     with services.database.session() as session:
-        row = generations.get(session, scope, id)
-        return GenerationOut.of(row, lambda *image: signed_image_url(request, *image))
+        return GenerationOut.of(generations.get(session, scope, id), image_url)

@@ -2,7 +2,8 @@
 
 from fastapi import APIRouter
 
-from api.deps import ReaderDep, SessionDep
+from api.auth import ReaderDep
+from api.deps import SessionDep
 from api.schemas.usage import UsageOut
 from core.usage import service as usage
 

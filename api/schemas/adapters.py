@@ -1,23 +1,23 @@
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from api.schemas.common import Output, Time
+from api.schemas.common import Digest, Output, Time
 
 
 class AdapterOut(Output):
-    id: str
+    id: str = Field(examples=["adp_01m84b6j6k1yq7c2b7m4z5d3xw"])
     domain_id: str
-    finetune_id: str | None
-    version: int
-    status: str = Field(description="`ready`, or `quarantined` when its stored file failed a check.")
+    finetune_id: str | None = Field(description="Null for an uploaded one.")
+    version: int = Field(description="Counts up within a domain, from 1.")
+    status: Literal["ready", "quarantined"] = Field(description="`quarantined`: its stored file failed a check.")
     method: str
     preset: str | None
     size_bytes: int
     parameters: int
-    base_digest: str
-    sha256: str = Field(description="Of exactly the bytes that the download serves.")
-    manifest: dict[str, Any]
+    base_digest: Digest = Field(description="Of the base that it was made for, and that alone can serve it.")
+    sha256: Digest = Field(description="Of exactly the bytes that the download serves.")
+    manifest: dict[str, Any] = Field(description="What the file says of itself: classes, sites, data set, training.")
     created_at: Time
     last_used_at: Time | None
 

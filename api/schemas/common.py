@@ -1,43 +1,61 @@
 """What all models share."""
 
-import datetime
-from typing import Annotated, Generic, TypeVar
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from core.db.paging import Page
 
-Item = TypeVar("Item")
 
-
-def _plain(text: str) -> str:
-    if "\0" in text or not text.isprintable() or not text.strip():
-        raise ValueError("must be printable text")
-    text.encode()  # lone surrogates raise here
-    return text.strip()
-
-
-def _no_nul(text: str) -> str:
+def _storable(text: str) -> str:
+    """Both databases and UTF-8 can hold it."""
     if "\0" in text:
         raise ValueError("must not hold NUL characters")
-    text.encode()
+    text.encode()  # half of a surrogate pair raises here
     return text
 
 
-Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Product icons"]), AfterValidator(_plain)]
-Description = Annotated[str, Field(max_length=2000), AfterValidator(_no_nul)]
-Identifier = Annotated[str, Field(max_length=100), AfterValidator(_no_nul)]
-Time = datetime.datetime
+def _one_line(text: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("must not hold control characters")
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return _storable(text).strip()
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Product icons"]), AfterValidator(_one_line)]
+Description = Annotated[
+    str, Field(max_length=2000, examples=["Flat icons with one accent colour"]), AfterValidator(_storable)
+]
+Identifier = Annotated[str, Field(max_length=100), AfterValidator(_storable)]
+ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), AfterValidator(_storable)]
+"""Up to 100 characters once composed (NFC), as the folder names of a data set are; decomposed they are more."""
+Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
+Digest = Annotated[str, Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])]
 
 
 class Input(BaseModel):
-    """A request body: unknown fields are errors, so that a typing mistake is not silently a default."""
+    """A request body: unknown fields and wrong types are errors, so that a typing mistake is not silently a default."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Output(BaseModel):
-    model_config = ConfigDict(from_attributes=True, protected_namespaces=())
+    """Read from a row by attribute; what has a default is always sent nevertheless."""
+
+    model_config = ConfigDict(
+        from_attributes=True, protected_namespaces=(), json_schema_serialization_defaults_required=True
+    )
+
+
+def optional(description: str | None = None) -> Any:
+    """A field of a PATCH body: it may be left out, which null does not stand for."""
+    return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
+
+
+Item = TypeVar("Item", bound=BaseModel)
 
 
 class Listing(BaseModel, Generic[Item]):
@@ -45,17 +63,26 @@ class Listing(BaseModel, Generic[Item]):
     next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last one.")
 
 
-def listing(page: Page, model: type[Item]) -> "Listing[Item]":  # type: ignore[type-arg]
-    return Listing(data=[model.model_validate(row) for row in page.data], next_cursor=page.next_cursor)  # type: ignore[attr-defined]
+def listing(page: Page[Any], model: type[Item]) -> Listing[Item]:
+    return Listing(data=[model.model_validate(row) for row in page.data], next_cursor=page.next_cursor)
+
+
+def changes(body: Input) -> dict[str, object]:
+    """The fields of a PATCH body that were sent."""
+    return body.model_dump(exclude_unset=True)
 
 
 class Problem(BaseModel):
-    """RFC 9457. `code` is stable; `detail` says what to do."""
+    """RFC 9457 problem details. `code` is stable; `detail` says what to do."""
 
     type: str = Field(examples=["https://difffit.dev/problems/not_found"])
     title: str = Field(examples=["Not found"])
     status: int = Field(examples=[404])
-    detail: str = Field(examples=["There is no domain 'dom_x'."])
+    detail: str = Field(examples=["There is no domain 'dom_01m84b6j2hsp29f4pz3j0s1ax6'."])
     code: str = Field(examples=["not_found"])
-    request_id: str
-    errors: list[dict[str, object]] | None = None
+    request_id: str = Field(description="Also in the header X-Request-ID, and in our logs.")
+    errors: list[dict[str, Any]] | None = Field(
+        None,
+        description="Of an invalid request: each field that is wrong.",
+        examples=[[{"field": "body.steps", "code": "less_than_equal", "detail": "Input should be less than 100000"}]],
+    )

@@ -1,6 +1,6 @@
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from api.schemas.common import Identifier, Input, Output, Time
 from api.schemas.datasets import JobError
@@ -10,22 +10,36 @@ _DEFAULTS = FinetuneRequest(dataset_id="")
 
 
 class FinetuneCreate(Input):
-    dataset_id: Identifier
-    method: Literal["difffit", "bitfit"] = "difffit"
-    preset: Literal["paper", "literal"] = Field("paper", description="Where DiffFit trains. `paper`: Table 1's 0.83 M.")
-    steps: int = Field(_DEFAULTS.steps, ge=1, le=100_000)
-    batch_size: int = Field(_DEFAULTS.batch_size, ge=1, le=1024, description="May be larger than the data set.")
+    dataset_id: Identifier = Field(
+        description="A data set of this domain that is `ready`.", examples=["ds_01m84b6j3wmxg6fxz5yqv3ce5r"]
+    )
+    method: Literal["difffit", "bitfit"] = Field(
+        "difffit", description="`difffit` trains biases, norms and scale factors; `bitfit` biases alone."
+    )
+    preset: Literal["paper", "literal"] = Field(
+        "paper",
+        description="Where DiffFit (arXiv 2304.06648) trains. `paper`: as in its Table 1, with affine norms; "
+        "`literal`: as in its Algorithms 1 to 3 on the released DiT, without them.",
+    )
+    steps: int = Field(_DEFAULTS.steps, ge=1, le=100_000, description="Optimizer steps.")
+    batch_size: int = Field(
+        _DEFAULTS.batch_size, ge=1, le=1024, description="Images a step; may be larger than the data set."
+    )
     learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, le=1)
-    seed: int = Field(0, ge=0, lt=2**63)
-    auto_promote: bool = Field(False, description="Make the new version active at once. The first one always is.")
-    dry_run: bool = Field(False, description="Only estimate: nothing is stored or started.")
+    seed: int = Field(
+        _DEFAULTS.seed, ge=0, lt=2**63, description="Equal data, settings and seed give an equal adapter on one device."
+    )
+    auto_promote: bool = Field(
+        _DEFAULTS.auto_promote, description="Make the new version active at once. A domain's first one always is."
+    )
+    dry_run: bool = Field(False, description="Only estimate: answers 200, and nothing is stored or started.")
 
     def to_request(self) -> FinetuneRequest:
         return FinetuneRequest(**self.model_dump(exclude={"dry_run"}))
 
 
 class FinetuneOut(Output):
-    id: str
+    id: str = Field(examples=["ft_01m84b6j4c2m5d0mst2xghx6vq"])
     domain_id: str
     dataset_id: str
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -36,15 +50,15 @@ class FinetuneOut(Output):
     learning_rate: float
     seed: int
     auto_promote: bool
-    step: int
+    step: int = Field(description="Steps that are done.")
     loss: float | None = Field(description="Mean over the last steps.")
     held_out_loss_base: float | None = Field(description="Of the base on held-out images, with the null label.")
     held_out_loss_adapter: float | None = Field(description="Of the adapter on the same images, own labels.")
     held_out_loss_adapter_null: float | None = Field(description="The same with the null label.")
     seconds: float = Field(description="Device time of the training steps.")
-    eta_seconds: float | None
-    trainable_parameters: int | None
-    adapter_id: str | None
+    eta_seconds: float | None = Field(description="Device time that is left, as the last steps went.")
+    trainable_parameters: int | None = Field(description="Null until it runs.")
+    adapter_id: str | None = Field(description="The new version, once it succeeded.")
     error: JobError | None
     created_at: Time
     started_at: Time | None
@@ -52,15 +66,25 @@ class FinetuneOut(Output):
 
 
 class EstimateOut(Output):
+    """What a fine-tune would take."""
+
     trainable_parameters: int
-    trainable_fraction: float
+    trainable_fraction: float = Field(description="Of the base's parameters.")
     adapter_bytes: int
-    images_seen: int
-    epochs: float
+    images_seen: int = Field(description="steps x batch_size.")
+    epochs: float = Field(description="How often each image of the data set is seen.")
+
+
+class MetricPoint(BaseModel):
+    """Means since the point before."""
+
+    step: int
+    steps: int
+    loss: float
+    gradient_norm: float
+    seconds: float
+    eta_seconds: float | None
 
 
 class MetricsOut(Output):
-    data: list[dict[str, Any]] = Field(
-        examples=[[{"step": 5, "loss": 0.31, "gradient_norm": 0.2, "seconds": 1.3}]],
-        description="The loss curve: means between events.",
-    )
+    data: list[MetricPoint] = Field(description="The loss curve, from the first step on.")

@@ -1,27 +1,40 @@
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.schemas.common import Identifier, Input, Output, Time
+from api.schemas.common import ClassName, Digest, Identifier, Input, Output, Time
 from api.schemas.datasets import JobError
 from core.db.models import Generation, GenerationImage
 from core.generations.service import GenerationRequest
 
 ImageUrl = Callable[[str, int], str]
+_DEFAULTS = GenerationRequest()
 
 
 class GenerationCreate(Input):
-    class_name: Identifier | None = Field(None, examples=["fruit"])
-    class_id: int | None = Field(None, ge=0, lt=2**31)
-    count: int = Field(1, ge=1, le=64)
-    seed: int = Field(0, ge=0, lt=2**62, description="Image k uses seed + k.")
-    steps: int = Field(50, ge=1, le=1000)
-    guidance_scale: float = Field(4.0, ge=0, le=50, description="1 draws without guidance, at half the cost.")
+    """Give `class_name` or `class_id`, not both."""
+
+    class_name: ClassName | None = Field(None, description="One of the adapter's classes.")
+    class_id: int | None = Field(None, ge=0, lt=2**31, description="The same by its position.")
+    count: int = Field(_DEFAULTS.count, ge=1, le=64, description="Images to draw.")
+    seed: int = Field(_DEFAULTS.seed, ge=0, lt=2**62, description="Image k uses seed + k.")
+    steps: int = Field(_DEFAULTS.steps, ge=1, le=1000, description="Sampling steps.")
+    guidance_scale: float = Field(
+        _DEFAULTS.guidance_scale,
+        ge=0,
+        le=50,
+        description="Classifier-free guidance; 1 draws without, at half the cost.",
+    )
     sampler: Literal["ddim"] = "ddim"
-    adapter_id: Identifier | None = Field(None, description="A version of the domain, or `base` for the base itself.")
-    priority: int = Field(0, ge=-10, le=10, description="Among your own requests.")
-    deadline_seconds: float | None = Field(None, gt=0, le=86_400)
+    adapter_id: Identifier | None = Field(
+        None, description="A version of the domain, or `base` for the base itself; the active version when left out."
+    )
+    priority: int = Field(_DEFAULTS.priority, ge=-10, le=10, description="Among your own requests; higher goes first.")
+    deadline_seconds: float | None = Field(
+        None, gt=0, le=86_400, description="From now; what is not drawn by then fails with `deadline_exceeded`."
+    )
+    previews: bool = Field(False, description="Reserved: accepted, but this version shows `progress` alone.")
 
     @model_validator(mode="after")
     def _one_class(self) -> "GenerationCreate":
@@ -30,23 +43,36 @@ class GenerationCreate(Input):
         return self
 
     def to_request(self) -> GenerationRequest:
-        return GenerationRequest(**self.model_dump())
+        return GenerationRequest(**self.model_dump(exclude={"previews"}))
 
 
 class ImageOut(BaseModel):
     index: int
-    url: str = Field(description="Signed and expiring: works in an <img> without a key.")
-    seed: int
-    sha256: str
+    url: str = Field(
+        description="Absolute, signed and expiring: works in an `<img>` without a key.",
+        examples=["http://127.0.0.1:8000/v1/generations/gen_…/images/0?expires=1795442340&signature=…"],
+    )
+    seed: int = Field(description="Draws this image alone again, with a count of 1.")
+    sha256: Digest = Field(description="Of exactly the bytes that the URL serves.")
     width: int
     height: int
 
 
+class Timings(BaseModel):
+    """Seconds; null until it succeeded."""
+
+    model_config = ConfigDict(extra="allow")
+
+    queued: float | None = Field(None, description="In the engine, before the first step.")
+    activation: float | None = Field(None, description="To bring the adapter into the device's table.")
+    total: float | None = Field(None, description="In the engine, until the last image.")
+
+
 class GenerationOut(Output):
-    id: str
+    id: str = Field(examples=["gen_01m84b6j5r0q4d8n8c6t8y9k2p"])
     domain_id: str
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
-    progress: float
+    progress: float = Field(description="0 to 1.")
     class_id: int
     class_name: str
     count: int
@@ -55,10 +81,10 @@ class GenerationOut(Output):
     guidance_scale: float
     sampler: str
     priority: int
-    adapter_id: str | None
-    images: list[ImageOut]
-    timings: dict[str, Any] = Field(description="Seconds: queued, activation, total.")
-    row_steps: int
+    adapter_id: str | None = Field(description="The version that draws; null for the base itself.")
+    images: list[ImageOut] = Field(description="Empty until it succeeded.")
+    timings: Timings
+    row_steps: int = Field(description="Forward rows that it took: one for each image and step, two where guided.")
     error: JobError | None
     created_at: Time
     finished_at: Time | None

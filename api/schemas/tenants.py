@@ -1,44 +1,55 @@
-from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.schemas.common import Input, Name, Output, Time
+from api.schemas.common import Identifier, Input, Name, Output, Time, optional
+
+Quotas = Annotated[
+    dict[Identifier, Annotated[int, Field(ge=0, lt=2**53)]],
+    Field(max_length=20, examples=[{"images_per_day": 1000}], description="Limits by name; kept, not yet enforced."),
+]
+Weight = Annotated[float, Field(gt=0, le=1000, description="Share of the device beside other tenants'.")]
 
 
 class TenantCreate(Input):
-    name: Name
+    name: Name = Field(description="Unique among tenants.")
 
 
 class TenantChange(Input):
-    name: Name | None = None
-    weight: float | None = Field(None, gt=0, le=1000, description="Share of the device beside other tenants'.")
-    quotas: dict[str, int] | None = Field(None, max_length=20)
+    """Fields that are left out stay as they are."""
+
+    name: Name = optional("Unique among tenants.")
+    weight: Weight = optional()
+    quotas: Quotas = optional()
 
 
 class TenantOut(Output):
-    id: str
+    id: str = Field(examples=["ten_01m84b6j1msby0475feqpdzzxr"])
     name: str
-    weight: float
+    weight: float = Field(description="Share of the device beside other tenants'; 1 at first.")
     quotas: dict[str, int]
     created_at: Time
 
 
 class KeyCreate(Input):
-    name: Name
-    scopes: Sequence[Literal["read", "write"]] | None = Field(None, min_length=1, description="Default: both.")
+    name: Name = Field(description="To tell keys apart.", examples=["Web shop"])
+    scopes: list[Literal["read", "write"]] | None = Field(
+        None, min_length=1, max_length=2, description="What the key may do; both when left out."
+    )
 
 
 class KeyOut(Output):
-    id: str
+    id: str = Field(examples=["key_01m84b6j222zcre9wxh8wwd3ch"])
     name: str
     tenant_id: str | None
-    scopes: list[str]
+    scopes: list[str] = Field(examples=[["read", "write"]])
     created_at: Time
     expires_at: Time | None
     revoked_at: Time | None
-    last_used_at: Time | None
+    last_used_at: Time | None = Field(description="To the minute.")
 
 
 class KeyIssued(KeyOut):
-    key: str | None = Field(description="The secret, shown this once. A replay of the same request has null.")
+    key: str | None = Field(
+        None, description="The key itself, shown this once: a replay of the same request has null.", examples=["dfk_…"]
+    )

@@ -1,36 +1,40 @@
-import datetime
+from datetime import date
 from typing import Any
 
-from api.schemas.common import Output, Time
+from pydantic import Field
+
+from api.schemas.common import Digest, Output, Time
 
 
-class UsageDayOut(Output):
-    day: datetime.date
+class Consumption(Output):
     images: int
-    row_steps: int
-    training_seconds: float
+    row_steps: int = Field(description="Forward rows: one for each image and step, two where guided.")
+    training_seconds: float = Field(description="Device time.")
+
+
+class UsageDayOut(Consumption):
+    day: date = Field(description="In UTC.")
 
 
 class TenantUsageDayOut(UsageDayOut):
     tenant_id: str
 
 
-class UsageOut(Output):
-    images: int
-    row_steps: int
-    training_seconds: float
-    stored_bytes: int
-    days: list[UsageDayOut]
+class UsageOut(Consumption):
+    """From the beginning on."""
+
+    stored_bytes: int = Field(description="Of data sets and adapters, now.")
+    days: list[UsageDayOut] = Field(description="The last 30 days in which anything was used, newest first.")
 
 
 class WorkerOut(Output):
     id: str
     hostname: str
     pid: int
-    device: str
-    base_digest: str | None
-    queues: list[str]
-    resident: list[str]
+    device: str = Field(examples=["cuda:0"])
+    base_digest: Digest | None
+    queues: list[str] = Field(examples=[["datasets", "finetune", "generate"]])
+    resident: list[str] = Field(description="SHA-256 of the adapters in its device table.")
     started_at: Time
     heartbeat_at: Time
 
@@ -38,8 +42,25 @@ class WorkerOut(Output):
 class AuditOut(Output):
     id: int
     tenant_id: str | None
-    actor_key_id: str | None
-    action: str
-    target: str
+    actor_key_id: str | None = Field(description="Null for what the service did by itself.")
+    action: str = Field(examples=["adapter.promote"])
+    target: str = Field(examples=["adp_01m84b6j6k1yq7c2b7m4z5d3xw"])
     detail: dict[str, Any]
     created_at: Time
+
+
+class Liveness(Output):
+    status: str = Field("ok", examples=["ok"])
+
+
+class Readiness(Output):
+    status: str = Field(examples=["ready", "unavailable"])
+    problems: dict[str, str] = Field(
+        description="What is missing, by name: database, migrations, storage, broker.",
+        examples=[{"broker": "It does not answer (OperationalError)."}],
+    )
+    workers: int = Field(description="Workers that are alive.")
+    warnings: dict[str, str] = Field(
+        description="What does not keep requests from being taken: without a worker, work waits.",
+        examples=[{"worker": "No worker is alive: work waits."}],
+    )

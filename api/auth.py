@@ -1,0 +1,86 @@
+"""Who asks, and what they may do: dependencies of the handlers, as named types."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request, Security
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
+
+from api.signing import signature_is_valid
+from core.errors import Forbidden, Unauthenticated
+from core.tenancy import SYSTEM, Scope
+from core.tenants import service as tenants
+
+BEARER = HTTPBearer(
+    scheme_name="ApiKey",
+    bearerFormat="dfk_…",
+    auto_error=False,
+    description="An API key: of a tenant with the scopes `read` and `write`, or of an administrator with `admin`.",
+)
+_Documented = Annotated[Any, Security(BEARER)]
+"""Puts the scheme into the OpenAPI document; `authenticate` reads the header, before a body is read."""
+
+
+def authenticate(request: Request) -> Scope:
+    """Who asks, looked up once a request. Raises Unauthenticated.
+
+    Its transaction is its own, so that no handler holds one while it waits.
+    """
+    known: Scope | None = getattr(request.state, "scope", None)
+    if known is not None:
+        return known
+    scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
+    if scheme.lower() != "bearer" or not token or "\0" in token:
+        raise Unauthenticated
+    with request.app.state.services.database.session() as session:
+        scope = tenants.authenticate(session, token)
+    request.state.scope = scope
+    return scope
+
+
+def get_scope(request: Request, _: _Documented) -> Scope:
+    return authenticate(request)
+
+
+ScopeDep = Annotated[Scope, Depends(get_scope)]
+
+
+def get_admin(scope: ScopeDep) -> Scope:
+    if scope.tenant_id is not None or "admin" not in scope.scopes:
+        raise Forbidden("admin")
+    return scope
+
+
+def get_reader(scope: ScopeDep) -> Scope:
+    return _tenant_with("read", scope)
+
+
+def get_writer(scope: ScopeDep) -> Scope:
+    return _tenant_with("write", scope)
+
+
+def get_viewer(
+    request: Request,
+    _: _Documented,
+    expires: Annotated[int | None, Query(ge=0, lt=2**53, description="Of a signed URL: seconds since 1970.")] = None,
+    signature: Annotated[str | None, Query(max_length=64, description="Of a signed URL.")] = None,
+) -> Scope:
+    """A reader, or whoever holds a signed URL: its path names one object, so that every tenant's rows may be seen."""
+    if expires is not None and signature is not None:
+        secret = request.app.state.services.url_secret
+        if not signature_is_valid(secret, request.scope["path"], expires, signature):
+            raise Unauthenticated("The signed URL has expired or was changed. Read the object again for a new one.")
+        return SYSTEM
+    return _tenant_with("read", authenticate(request))
+
+
+AdminDep = Annotated[Scope, Depends(get_admin)]
+ReaderDep = Annotated[Scope, Depends(get_reader)]
+WriterDep = Annotated[Scope, Depends(get_writer)]
+ViewerDep = Annotated[Scope, Depends(get_viewer)]
+
+
+def _tenant_with(name: str, scope: Scope) -> Scope:
+    if scope.tenant_id is None or name not in scope.scopes:
+        raise Forbidden(name)
+    return scope

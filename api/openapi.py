@@ -1,0 +1,134 @@
+"""The OpenAPI document: what no single route can tell is added here, for all of them."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api.errors import PROBLEM_MEDIA_TYPE, Conflict, UnsupportedMediaType
+from api.idempotency import HEADER, LONGEST, REPLAYED
+from api.schemas.common import Problem
+from core.errors import (
+    CoreError,
+    DatabaseUnavailable,
+    Forbidden,
+    IdempotencyConflict,
+    IdempotencyMismatch,
+    InvalidRequest,
+    PayloadTooLarge,
+    Unauthenticated,
+)
+
+DESCRIPTION = """
+Fine-tune and serve image domains on one resident diffusion transformer.
+
+1. Create a **domain**: an image style that the base is taught.
+2. Upload a **data set** to it, a zip with one folder of images a class, and wait until it is `ready`.
+3. Start a **fine-tune** and follow its events. It ends with an **adapter**, the domain's next version.
+4. Draw: a **generation** of a class, with the domain's active version.
+
+Send an API key as `Authorization: Bearer <key>`. Errors are problem details (RFC 9457) with a stable `code`. Every POST
+takes an `Idempotency-Key`. Lists are newest first: pass `next_cursor` on as `cursor`. Times are RFC 3339 in UTC.
+"""
+
+TAGS = [
+    {"name": "domains", "description": "Image styles that the base is taught."},
+    {"name": "datasets", "description": "Zips of images, one folder a class."},
+    {"name": "finetunes", "description": "From a data set to an adapter, with events as they happen."},
+    {"name": "adapters", "description": "The versions of a domain: list, upload, download, promote."},
+    {"name": "generations", "description": "Images drawn with a domain's adapter."},
+    {"name": "usage", "description": "What you used."},
+    {"name": "admin", "description": "Tenants, keys, every stored adapter, the fleet. For administrators' keys."},
+    {"name": "health", "description": "For those who operate the service. No key needed."},
+]
+
+Responses = dict[int | str, dict[str, Any]]
+_SCHEMA = {"$ref": "#/components/schemas/Problem"}
+
+
+def problems(*errors: type[CoreError]) -> Responses:
+    """The `responses=` of a route that can raise these errors."""
+    responses: Responses = {}
+    for error in errors:
+        line = f"`{error.code}`: {error.title}."
+        if error.status in responses:
+            responses[error.status]["description"] += f"\n\n{line}"
+        else:
+            content = {PROBLEM_MEDIA_TYPE: {"schema": _SCHEMA}}
+            responses[error.status] = {"description": line, "content": content}
+    return responses
+
+
+def add_openapi(app: FastAPI) -> None:
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # the way that FastAPI's documentation shows
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, tags=TAGS, routes=app.routes)
+    components = document["components"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(unused)
+    components["schemas"]["Problem"] = Problem.model_json_schema()
+    components["parameters"] = {"IdempotencyKey": _idempotency_key()}
+    components["headers"] = {"RequestId": _header("Names this request, as sent or made here.")}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            _complete(operation, method, is_open=not path.startswith("/v1"))
+    return document
+
+
+def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
+    responses = operation["responses"]
+    if "application/json" in responses.get("422", {}).get("content", {}):
+        del responses["422"]  # FastAPI's own form, which is not sent
+    if "requestBody" in operation or "parameters" in operation:
+        _add(responses, InvalidRequest)
+    if "requestBody" in operation:
+        _add(responses, PayloadTooLarge)
+        _add_status(responses, "400", "`bad_request`: The body cannot be read.")
+        if "application/json" in operation["requestBody"]["content"]:
+            _add(responses, UnsupportedMediaType)
+    if not is_open:
+        _add(responses, Unauthenticated, Forbidden, DatabaseUnavailable)
+    if method in ("post", "patch", "delete"):
+        _add(responses, Conflict)
+    if method == "post":
+        operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/IdempotencyKey"})
+        _add(responses, IdempotencyConflict, IdempotencyMismatch)
+    for status, response in responses.items():
+        headers = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
+        if method == "post" and status.startswith("2"):
+            headers[REPLAYED] = _header("`true` when this is the first answer, given again.")
+        response["headers"] = {**response.get("headers", {}), **headers}
+
+
+def _add(responses: dict[str, Any], *errors: type[CoreError]) -> None:
+    for status, response in problems(*errors).items():
+        _add_status(responses, str(status), response["description"])
+
+
+def _add_status(responses: dict[str, Any], status: str, description: str) -> None:
+    if status in responses:
+        responses[status]["description"] += f"\n\n{description}"
+    else:
+        responses[status] = {"description": description, "content": {PROBLEM_MEDIA_TYPE: {"schema": _SCHEMA}}}
+
+
+def _idempotency_key() -> dict[str, Any]:
+    return {
+        "name": HEADER,
+        "in": "header",
+        "required": False,
+        "description": "A value of your own, such as a UUID: the same key and body within a day give the first answer "
+        "again; another body is refused with 422, and 409 tells that the first request still runs.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": "^[ -~]+$"},
+    }
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}

@@ -1,0 +1,254 @@
+"""A synchronous client of the real application, and what a worker does to its rows without a device."""
+
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from fastapi import FastAPI
+from PIL import Image
+
+from api.app import create_app
+from api.deps import Services
+from core import jobs
+from core.adapters import service as adapters
+from core.artifact.base import BaseConfig, BaseDescription
+from core.artifact.file import decode, encode
+from core.artifact.manifest import Manifest
+from core.artifact.sites import PRESETS, Sites, trainable_shapes
+from core.config import Settings
+from core.datasets import archive
+from core.datasets import service as datasets
+from core.db.models import Dataset, Finetune, Generation
+from core.errors import ArchiveInvalid
+from core.finetunes import service as finetunes
+from core.generations import service as generations
+from core.generations.service import DrawnImage
+from core.jobs import Claim
+
+ADMIN_KEY = "the-administrators-own-key"
+BASE = BaseDescription(
+    name="mini",
+    digest="ba5e" * 16,
+    config=BaseConfig(input_size=4, hidden_size=8, depth=2, num_heads=2, num_classes=3),
+    image_size=32,
+    licence="Apache-2.0",
+    parameters=100_000,
+    class_names=("circle", "square", "star"),
+)
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+class Client:
+    """Requests to one application with one key."""
+
+    def __init__(self, portal: BlockingPortal, http: httpx.AsyncClient, key: str | None = None) -> None:
+        self.portal, self.http = portal, http
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def request(
+        self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
+    ) -> httpx.Response:
+        send = partial(self.http.request, method, path, headers={**self.headers, **(headers or {})}, **options)
+        return self.portal.call(send)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **({} if body is None else {"json": body}), **options)
+
+    def patch(self, path: str, body: Any) -> httpx.Response:
+        return self.request("PATCH", path, json=body)
+
+    def delete(self, path: str) -> httpx.Response:
+        return self.request("DELETE", path)
+
+    def upload(self, path: str, data: bytes, **options: Any) -> httpx.Response:
+        return self.post(path, files={"file": ("a-file", data, "application/octet-stream")}, **options)
+
+    def made(self, path: str, body: Any = None, **options: Any) -> dict[str, Any]:
+        """The answer of a POST that must succeed."""
+        response = self.post(path, body, **options)
+        assert response.is_success, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    def read(self, path: str, **options: Any) -> dict[str, Any]:
+        response = self.get(path, **options)
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+
+@dataclass(frozen=True)
+class Api:
+    """A running application."""
+
+    app: FastAPI
+    portal: BlockingPortal
+    http: httpx.AsyncClient
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.app.state.services
+        return services
+
+    def client(self, key: str | None = None) -> Client:
+        return Client(self.portal, self.http, key)
+
+    @property
+    def admin(self) -> Client:
+        return self.client(ADMIN_KEY)
+
+    def tenant(self, name: str, scopes: list[str] | None = None) -> Client:
+        tenant = self.admin.made("/v1/admin/tenants", {"name": name})
+        body = {"name": "key", "scopes": scopes}
+        return self.client(self.admin.made(f"/v1/admin/tenants/{tenant['id']}/keys", body)["key"])
+
+
+@contextmanager
+def running(settings: Settings, change: Callable[[FastAPI], None] = lambda app: None) -> Iterator[Api]:
+    """The application between its start and its stop; `change` may add to it before."""
+    app = create_app(settings)
+    change(app)
+    transport = httpx.ASGITransport(app)
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(app.router.lifespan_context(app)),
+        portal.wrap_async_context_manager(httpx.AsyncClient(transport=transport, base_url="http://api.test")) as http,
+    ):
+        yield Api(app, portal, http)
+
+
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The body of an answer that must be this problem, in the form that all problems have."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = json.loads(response.content)
+    assert body["code"] == code, body
+    assert body["status"] == status
+    assert body["type"].endswith(f"/{code}")
+    assert body["title"]
+    assert body["detail"]
+    assert body["request_id"] == response.headers["x-request-id"]
+    return body
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for name, data in files.items():
+            packed.writestr(name, data)
+    return buffer.getvalue()
+
+
+def png(colour: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (colour, 255 - colour, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def images_zip(classes: tuple[str, ...] = ("apple", "pear"), each: int = 2) -> bytes:
+    return zip_of({f"{name}/{k}.png": png(40 * k + number) for number, name in enumerate(classes) for k in range(each)})
+
+
+def adapter_file(class_names: tuple[str, ...] = ("apple", "pear"), seed: int = 0, digest: str = BASE.digest) -> bytes:
+    """An adapter with random values, in the form that fine-tunes publish."""
+    generator = np.random.default_rng(seed)
+    shapes = trainable_shapes(BASE.config, "difffit", PRESETS["paper"], len(class_names))
+    tensors = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    manifest = Manifest(
+        method="difffit",
+        preset="paper",
+        sites=PRESETS["paper"],
+        class_names=class_names,
+        base_name=BASE.name,
+        base_digest=digest,
+        base_licence=BASE.licence,
+        dataset_digest="da7a" * 16,
+        training={"seed": seed},
+    )
+    return encode(manifest, tensors)
+
+
+# What a worker does
+
+
+def load_base(services: Services) -> None:
+    with services.database.session() as session:
+        adapters.register_base(session, services.settings.base_model, BASE)
+
+
+def claims(services: Services, model: Any) -> Iterator[Claim]:
+    """Every waiting row, as a worker takes them."""
+    while True:
+        with services.database.session() as session:
+            claim = jobs.claim_next(session, model, "wrk_test", 60)
+        if claim is None:
+            return
+        yield claim
+
+
+def validate_datasets(services: Services) -> None:
+    for claim in claims(services, Dataset):
+        with services.database.session() as session:
+            row = session.get_one(Dataset, claim.id)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "archive.zip"
+            services.store.download(row.archive_key, path, row.archive_sha256)
+            with path.open("rb") as file, services.database.session() as session:
+                try:
+                    report = archive.validate(file, datasets.limits(services.settings))
+                except ArchiveInvalid as error:
+                    datasets.reject(session, claim, error)
+                else:
+                    datasets.succeed(session, claim, report)
+
+
+def start_finetunes(services: Services) -> list[Claim]:
+    """Claims them, and reports the first steps with a sample."""
+    started = list(claims(services, Finetune))
+    for claim in started:
+        with services.database.session() as session:
+            row = session.get_one(Finetune, claim.id)
+            finetunes.record_start(session, row, 0.5, 1234, 0)
+            finetunes.record_progress(session, row, 5, 0.4, 0.2, 1.5)
+            stored = services.store.put(f"tenants/{row.tenant_id}/samples/{row.id}.png", png(9))
+            finetunes.add_event(session, row, "sample", {"step": 5, "key": stored.key})
+            finetunes.record_progress(session, row, 10, 0.3, 0.1, 1.5)
+    return started
+
+
+def finish_finetune(services: Services, claim: Claim, seed: int = 0) -> None:
+    with services.database.session() as session:
+        row = session.get_one(Finetune, claim.id)
+        names = tuple(one["name"] for one in session.get_one(Dataset, row.dataset_id).classes)
+        assert Sites.from_json(row.sites) == PRESETS["paper"]
+    data = adapter_file(names, seed)
+    stored = services.store.put(f"tenants/{row.tenant_id}/domains/{row.domain_id}/{claim.id}.safetensors", data)
+    losses = {"base": 0.5, "adapter": 0.2, "adapter_null": float("nan")}
+    with services.database.session() as session:
+        assert finetunes.publish(session, claim, decode(data), stored, losses)
+
+
+def draw_generations(services: Services) -> None:
+    for claim in claims(services, Generation):
+        with services.database.session() as session:
+            row = session.get_one(Generation, claim.id)
+        images = []
+        for index in range(row.count):
+            key = f"tenants/{row.tenant_id}/domains/{row.domain_id}/generations/{row.id}/1/{index}.png"
+            images.append(DrawnImage(index, row.seed + index, services.store.put(key, png(index)), 8, 8))
+        timings = {"queued": 0.1, "activation": 0.01, "total": 0.5}
+        with services.database.session() as session:
+            assert generations.succeed(session, claim, images, row.count * row.steps * 2, timings)

@@ -1,0 +1,112 @@
+"""One application a run on each database; every test makes tenants of its own."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from api.deps import Services
+from core.config import Settings
+from core.db.schema import upgrade
+from tests import services as real_services
+from tests.api.client import (
+    ADMIN_KEY,
+    Api,
+    Client,
+    finish_finetune,
+    images_zip,
+    load_base,
+    running,
+    start_finetunes,
+    validate_datasets,
+)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    folder = tmp_path_factory.mktemp("api")
+    if request.param == "sqlite":
+        yield make_settings(folder)
+        return
+    server: real_services.Postgres = request.getfixturevalue("postgres_server")
+    name = f"api_{uuid.uuid4().hex}"
+    url = server.create(name)
+    upgrade(url)
+    yield make_settings(folder, database_url=url)
+    server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def api(settings: Settings) -> Iterator[Api]:
+    with running(settings) as api:
+        load_base(api.services)
+        yield api
+
+
+@pytest.fixture
+def services(api: Api) -> Services:
+    return api.services
+
+
+@pytest.fixture
+def admin(api: Api) -> Client:
+    return api.admin
+
+
+@pytest.fixture
+def tenant(api: Api) -> Client:
+    return api.tenant(f"tenant {uuid.uuid4()}")
+
+
+@pytest.fixture
+def other(api: Api) -> Client:
+    """Another tenant."""
+    return api.tenant(f"other {uuid.uuid4()}")
+
+
+@pytest.fixture
+def domain(tenant: Client) -> str:
+    """The id of the tenant's empty domain."""
+    id: str = tenant.made("/v1/domains", {"name": "Fruit"})["id"]
+    return id
+
+
+@pytest.fixture
+def dataset(tenant: Client, domain: str, services: Services) -> str:
+    """The id of a data set of that domain that is ready."""
+    id: str = tenant.upload(f"/v1/domains/{domain}/datasets", images_zip()).json()["id"]
+    validate_datasets(services)
+    return id
+
+
+@pytest.fixture
+def adapter(tenant: Client, domain: str, dataset: str, services: Services) -> str:
+    """The id of the domain's first adapter, made by a fine-tune and active."""
+    return finetuned(tenant, domain, dataset, services)
+
+
+def finetuned(tenant: Client, domain: str, dataset: str, services: Services, seed: int = 0) -> str:
+    """The id of a new version of the domain."""
+    finetune = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "steps": 10})
+    for claim in start_finetunes(services):
+        finish_finetune(services, claim, seed)
+    id: str = tenant.read(f"/v1/finetunes/{finetune['id']}")["adapter_id"]
+    return id
+
+
+def make_settings(folder: object, **changes: object) -> Settings:
+    """Nothing of the surroundings: no `.env`, no variables but those that tests set."""
+    values = {
+        "data_dir": folder,
+        "broker_url": "memory://localhost/",
+        "admin_key": ADMIN_KEY,
+        "log_level": "WARNING",
+        **changes,
+    }
+    return Settings(_env_file=None, **values)  # type: ignore[arg-type,call-arg]
+
+
+@pytest.fixture
+def api_client(api: Api) -> Client:
+    """A client without a key."""
+    return api.client()

@@ -1,0 +1,85 @@
+import hashlib
+
+import pytest
+
+from api.deps import Services
+from core.adapters import service as adapters
+from tests.api.client import Api, Client, adapter_file, problem, running
+from tests.api.conftest import finetuned, make_settings
+
+
+def test_versions_are_listed_downloaded_and_promoted(
+    tenant: Client, domain: str, dataset: str, adapter: str, services: Services
+) -> None:
+    second = finetuned(tenant, domain, dataset, services, seed=1)
+    versions = tenant.read(f"/v1/domains/{domain}/adapters")["data"]
+    assert [(one["id"], one["version"]) for one in versions] == [(second, 2), (adapter, 1)]
+    assert tenant.read(f"/v1/adapters/{second}") == versions[0]
+
+    download = tenant.get(f"/v1/adapters/{second}/download")
+    assert hashlib.sha256(download.content).hexdigest() == versions[0]["sha256"]
+    assert len(download.content) == versions[0]["size_bytes"]
+    assert f'filename="{second}.safetensors"' in download.headers["content-disposition"]
+
+    for version in (second, adapter):
+        promoted = tenant.post(f"/v1/domains/{domain}/adapters/{version}/promote")
+        assert promoted.status_code == 200
+        assert promoted.json()["active_adapter_id"] == version
+
+
+def test_an_upload_becomes_the_next_version(tenant: Client, domain: str) -> None:
+    data = adapter_file(("one", "two", "three"))
+    sent = tenant.upload(f"/v1/domains/{domain}/adapters", data)
+    assert sent.status_code == 201
+    found = sent.json()
+    assert (found["version"], found["finetune_id"], found["status"]) == (1, None, "ready")
+    assert found["manifest"]["class_names"] == ["one", "two", "three"]
+    assert found["sha256"] == hashlib.sha256(data).hexdigest()
+    assert tenant.get(f"/v1/adapters/{found['id']}/download").content == data
+    assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == found["id"]
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 100, b"\x80\x04pickle", adapter_file()[:-4]])
+def test_a_file_that_is_no_adapter_is_refused(tenant: Client, domain: str, data: bytes) -> None:
+    problem(tenant.upload(f"/v1/domains/{domain}/adapters", data), 422, "artifact_invalid")
+    assert tenant.read(f"/v1/domains/{domain}/adapters")["data"] == []
+
+
+def test_an_adapter_of_another_base_is_refused(tenant: Client, domain: str) -> None:
+    problem(tenant.upload(f"/v1/domains/{domain}/adapters", adapter_file(digest="0" * 64)), 409, "base_mismatch")
+
+
+def test_a_version_of_another_domain_cannot_be_promoted(tenant: Client, adapter: str) -> None:
+    second = tenant.made("/v1/domains", {"name": "Second"})["id"]
+    problem(tenant.post(f"/v1/domains/{second}/adapters/{adapter}/promote"), 404, "not_found")
+
+
+def test_a_quarantined_version_is_told_and_not_promoted(
+    tenant: Client, domain: str, adapter: str, services: Services
+) -> None:
+    with services.database.session() as session:
+        adapters.quarantine(session, adapter)
+    assert tenant.read(f"/v1/adapters/{adapter}")["status"] == "quarantined"
+    problem(tenant.post(f"/v1/domains/{domain}/adapters/{adapter}/promote"), 409, "adapter_quarantined")
+    problem(tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}), 409, "adapter_quarantined")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[misc]
+    """No worker has loaded a base."""
+    with running(make_settings(tmp_path_factory.mktemp("bare"), max_adapter_bytes=1000)) as api:
+        yield api
+
+
+def test_without_a_base_nothing_is_checked_against_it(bare: Api) -> None:
+    tenant = bare.tenant("bare")
+    domain = tenant.made("/v1/domains", {"name": "d"})["id"]
+    for sent in (
+        tenant.upload(f"/v1/domains/{domain}/adapters", b"small"),
+        tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}),
+        tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": "ds_x", "dry_run": True}),
+    ):
+        problem(sent, 503, "base_not_loaded")
+        assert int(sent.headers["retry-after"]) > 0
+    problem(tenant.upload(f"/v1/domains/{domain}/adapters", bytes(1001)), 413, "payload_too_large")
+    problem(tenant.post("/v1/domains/dom_x/generations", {"class_id": 0}), 404, "not_found")

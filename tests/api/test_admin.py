@@ -1,0 +1,107 @@
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from api.deps import Services
+from core.usage import service as usage
+from tests.api.client import Api, Client, problem
+
+
+@pytest.fixture
+def name() -> str:
+    return f"tenant {uuid.uuid4()}"
+
+
+def test_a_tenant_is_created_changed_and_deleted(admin: Client, name: str) -> None:
+    made = admin.post("/v1/admin/tenants", {"name": name})
+    assert made.status_code == 201
+    tenant = made.json()
+    assert tenant["id"].startswith("ten_")
+    assert (tenant["weight"], tenant["quotas"]) == (1, {})
+    path = f"/v1/admin/tenants/{tenant['id']}"
+    assert admin.read(path) == tenant
+    changed = admin.patch(path, {"weight": 2.5, "quotas": {"images_per_day": 10}}).json()
+    assert (changed["name"], changed["weight"], changed["quotas"]) == (name, 2.5, {"images_per_day": 10})
+    assert tenant["id"] in [one["id"] for one in admin.read("/v1/admin/tenants", params={"limit": 100})["data"]]
+    assert admin.delete(path).status_code == 204
+    for answer in (admin.get(path), admin.patch(path, {"weight": 1}), admin.delete(path), admin.get(f"{path}/keys")):
+        problem(answer, 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"weight": 0}, {"weight": -1}, {"weight": None}, {"quotas": {"a": -1}}, {"quotas": {"a": 2**53}}, {"quotas": None},
+     {"quotas": {"a\0": 1}}, {"quotas": {"x" * 101: 1}}, {"quotas": {str(k): k for k in range(21)}}, {"name": None}],
+)  # fmt: skip
+def test_odd_changes_are_refused(admin: Client, name: str, body: dict[str, object]) -> None:
+    tenant = admin.made("/v1/admin/tenants", {"name": name})
+    problem(admin.patch(f"/v1/admin/tenants/{tenant['id']}", body), 422, "invalid_request")
+
+
+def test_names_of_tenants_are_unique_even_when_two_ask_at_once(admin: Client, name: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: admin.post("/v1/admin/tenants", {"name": name}), range(8)))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 7
+    assert {answer.json()["code"] for answer in answers if answer.status_code == 409} <= {"name_taken", "conflict"}
+
+
+def test_keys_are_listed_without_their_secrets(api: Api, admin: Client, name: str) -> None:
+    tenant = admin.made("/v1/admin/tenants", {"name": name})
+    path = f"/v1/admin/tenants/{tenant['id']}/keys"
+    issued = admin.made(path, {"name": "shop", "scopes": ["read"]})
+    assert (issued["scopes"], issued["tenant_id"], issued["last_used_at"]) == (["read"], tenant["id"], None)
+    api.client(issued["key"]).read("/v1/domains")
+    (listed,) = admin.read(path)["data"]
+    assert "key" not in listed
+    assert listed["id"] == issued["id"]
+    assert listed["last_used_at"] is not None
+    for scopes in (["admin"], [], ["read", "read", "read"], "read"):
+        problem(admin.post(path, {"name": "k", "scopes": scopes}), 422, "invalid_request")
+
+
+def test_a_deleted_tenants_keys_stop(api: Api, admin: Client, name: str) -> None:
+    client = api.tenant(name)
+    id = next(
+        one["id"] for one in admin.read("/v1/admin/tenants", params={"limit": 100})["data"] if one["name"] == name
+    )
+    client.made("/v1/domains", {"name": "d"})
+    assert admin.delete(f"/v1/admin/tenants/{id}").status_code == 204
+    problem(client.get("/v1/domains"), 401, "unauthenticated")
+
+
+def test_every_stored_adapter_is_listed_with_who_holds_it(
+    admin: Client, tenant: Client, domain: str, adapter: str, services: Services
+) -> None:
+    mine = tenant.read(f"/v1/adapters/{adapter}")
+    about = {"device": "cpu", "base_digest": mine["base_digest"], "queues": ["generate"], "resident": [mine["sha256"]]}
+    with services.database.session() as session:
+        usage.report_worker(session, "wrk_1", "machine", 7, about)
+    filters = {"domain_id": domain, "base_digest": mine["base_digest"], "status": "ready"}
+    (found,) = admin.read("/v1/admin/adapters", params=filters)["data"]
+    assert found == {**mine, "tenant_id": found["tenant_id"], "resident_on": ["wrk_1"]}
+    assert admin.read("/v1/admin/adapters", params={"tenant_id": found["tenant_id"]})["data"] == [found]
+    for nothing in ({"status": "quarantined"}, {"base_digest": "0"}, {"tenant_id": "ten_x"}):
+        assert admin.read("/v1/admin/adapters", params={"domain_id": domain, **nothing})["data"] == []
+    (worker,) = admin.read("/v1/admin/workers")["data"]
+    assert (worker["id"], worker["pid"], worker["resident"]) == ("wrk_1", 7, [mine["sha256"]])
+    with services.database.session() as session:
+        usage.forget_worker(session, "wrk_1")
+    assert admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"][0]["resident_on"] == []
+
+
+def test_usage_and_audit_tell_of_every_tenant(admin: Client, tenant: Client, domain: str, adapter: str) -> None:
+    listed = admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"][0]
+    days = [one for one in admin.read("/v1/admin/usage")["data"] if one["tenant_id"] == listed["tenant_id"]]
+    assert [one["training_seconds"] for one in days] == [3.0]
+    tenant.delete(f"/v1/domains/{domain}")
+    entries = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "limit": 100})["data"]
+    actions = [one["action"] for one in entries]
+    assert actions == [
+        "domain.delete", "finetune.create", "dataset.create", "domain.create", "key.create", "tenant.create"
+    ]  # fmt: skip
+    assert entries[0]["target"] == domain
+    assert entries[0]["actor_key_id"] == f"key_{tenant.headers['Authorization'].split('_')[1]}"
+    page = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "limit": 4})
+    rest = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "cursor": page["next_cursor"]})
+    assert page["data"] + rest["data"] == entries

@@ -1,0 +1,75 @@
+import pytest
+
+from api.deps import Services
+from tests.api.client import Api, Client, images_zip, png, problem, running, validate_datasets, zip_of
+from tests.api.conftest import make_settings
+
+
+def test_an_upload_is_validated_and_every_file_is_accounted_for(
+    tenant: Client, domain: str, services: Services
+) -> None:
+    files = {"pear/1.png": png(1), "apple/1.png": png(2), "apple/2.png": png(3), "apple/2b.png": png(3)}
+    sent = tenant.upload(f"/v1/domains/{domain}/datasets", zip_of({**files, "pear/x.png": b"no image"}))
+    assert sent.status_code == 202
+    dataset = sent.json()
+    assert (dataset["status"], dataset["classes"], dataset["images"]) == ("validating", [], 0)
+    assert dataset["report"] == {"accepted": 0, "rejected": []}
+
+    validate_datasets(services)
+    ready = tenant.read(f"/v1/datasets/{dataset['id']}")
+    assert ready["status"] == "ready"
+    assert ready["classes"] == [{"id": 0, "name": "apple", "images": 2}, {"id": 1, "name": "pear", "images": 1}]
+    assert ready["images"] == ready["report"]["accepted"] == 3
+    rejected = {one["file"]: one["code"] for one in ready["report"]["rejected"]}
+    assert rejected == {"apple/2b.png": "duplicate", "pear/x.png": "not_an_image"}
+    assert ready["size_bytes"] == len(zip_of({**files, "pear/x.png": b"no image"}))
+    assert tenant.read(f"/v1/domains/{domain}/datasets")["data"] == [ready]
+
+
+def test_what_only_decoding_tells_ends_in_rejected(tenant: Client, domain: str, services: Services) -> None:
+    sent = tenant.upload(f"/v1/domains/{domain}/datasets", zip_of({"a/1.png": b"x", "a/2.png": b"y"})).json()
+    validate_datasets(services)
+    found = tenant.read(f"/v1/datasets/{sent['id']}")
+    assert (found["status"], found["error"]["code"]) == ("rejected", "too_few_images")
+    assert {one["file"] for one in found["report"]["rejected"]} == {"a/1.png", "a/2.png"}
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"no zip", "not_a_zip"), (b"", "not_a_zip"), (zip_of({"1.png": png(1)}), "no_class_folders"),
+     (zip_of({}), "no_class_folders"), (zip_of({"a/1.png": png(1)}), "too_few_images"),
+     (images_zip()[:-30], "not_a_zip")],
+)  # fmt: skip
+def test_a_broken_zip_fails_at_once_and_leaves_nothing(
+    tenant: Client, domain: str, services: Services, data: bytes, code: str
+) -> None:
+    problem(tenant.upload(f"/v1/domains/{domain}/datasets", data), 422, code)
+    assert tenant.read(f"/v1/domains/{domain}/datasets")["data"] == []
+    with_domain = [key for key in services.store.list("tenants/") if domain in key]
+    assert with_domain == []
+
+
+def test_a_request_without_a_file_is_refused(tenant: Client, domain: str) -> None:
+    path = f"/v1/domains/{domain}/datasets"
+    problem(tenant.post(path, {"file": "x"}), 422, "invalid_request")
+    problem(tenant.post(path, files={"other": b"x"}), 422, "invalid_request")
+    problem(tenant.post(path, data={"file": "text, not a file"}), 422, "invalid_request")
+    broken = {"Content-Type": "multipart/form-data; boundary=x"}
+    problem(tenant.post(path, content=b"--y\r\nnonsense", headers=broken), 400, "bad_request")
+    problem(tenant.post(path, content=b"x", headers={"Content-Type": "multipart/form-data"}), 400, "bad_request")
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[misc]
+    settings = make_settings(tmp_path_factory.mktemp("narrow"), max_upload_bytes=10_000, max_archive_members=3)
+    with running(settings) as api:
+        yield api
+
+
+def test_an_upload_over_the_limit_is_refused(narrow: Api) -> None:
+    tenant = narrow.tenant("over the limit")
+    path = f"/v1/domains/{tenant.made('/v1/domains', {'name': 'd'})['id']}/datasets"
+    found = problem(tenant.upload(path, bytes(10_001)), 413, "payload_too_large")
+    assert "10,000" in found["detail"]
+    problem(tenant.upload(path, images_zip(each=3)), 422, "too_many_files")
+    assert tenant.upload(path, images_zip(("a",), 2)).status_code == 202

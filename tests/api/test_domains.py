@@ -1,0 +1,71 @@
+import pytest
+
+from tests.api.client import Client, problem
+
+
+def test_a_domain_is_created_read_changed_and_deleted(tenant: Client) -> None:
+    made = tenant.post("/v1/domains", {"name": " Fruit ", "description": "Flat"})
+    assert made.status_code == 201
+    domain = made.json()
+    assert domain["id"].startswith("dom_")
+    assert (domain["name"], domain["description"], domain["base_model"]) == ("Fruit", "Flat", "mini")
+    assert domain["active_adapter_id"] is None
+    path = f"/v1/domains/{domain['id']}"
+    assert tenant.read(path) == domain
+
+    changed = tenant.patch(path, {"name": "Obst"}).json()
+    assert (changed["name"], changed["description"]) == ("Obst", "Flat")
+    assert changed["updated_at"] > domain["updated_at"]
+
+    deleted = tenant.delete(path)
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    problem(tenant.get(path), 404, "not_found")
+
+
+def test_pages_hold_every_domain_once_newest_first(tenant: Client) -> None:
+    ids = [tenant.made("/v1/domains", {"name": f"d{k}"})["id"] for k in range(5)]
+    found, cursor = [], None
+    for size in (2, 2, 1):
+        page = tenant.read("/v1/domains", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))
+        assert len(page["data"]) == size
+        found += [one["id"] for one in page["data"]]
+        cursor = page["next_cursor"]
+    assert cursor is None
+    assert found == ids[::-1]
+
+
+def test_names_are_unique_for_each_tenant(tenant: Client, other: Client) -> None:
+    tenant.made("/v1/domains", {"name": "Fruit"})
+    problem(tenant.post("/v1/domains", {"name": "Fruit"}), 409, "name_taken")
+    other.made("/v1/domains", {"name": "Fruit"})
+    second = tenant.made("/v1/domains", {"name": "Trees"})
+    problem(tenant.patch(f"/v1/domains/{second['id']}", {"name": "Fruit"}), 409, "name_taken")
+
+
+@pytest.mark.parametrize("name", ["Früchte 寿司", "👩‍🌾 garden", "x" * 200, "a\u200db"])
+def test_names_may_be_any_text(tenant: Client, name: str) -> None:
+    assert tenant.made("/v1/domains", {"name": name})["name"] == name
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"name": ""},
+        {"name": "  "},
+        {"name": "x" * 201},
+        {"name": "a\nb"},
+        {"name": 7},
+        {"name": None},
+        {"name": "x", "colour": 1},
+        {"name": "x", "description": "y" * 2001},
+    ],
+)
+def test_what_is_no_domain_is_refused(tenant: Client, body: object) -> None:
+    found = problem(tenant.post("/v1/domains", body), 422, "invalid_request")
+    assert found["errors"][0]["field"].startswith("body")
+
+
+@pytest.mark.parametrize("body", [{"name": None}, {"description": None}, {"name": ""}, {"id": "dom_x"}])
+def test_a_change_to_nothing_is_refused(tenant: Client, domain: str, body: object) -> None:
+    problem(tenant.patch(f"/v1/domains/{domain}", body), 422, "invalid_request")

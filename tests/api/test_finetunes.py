@@ -1,0 +1,141 @@
+import json
+from typing import Any
+
+import pytest
+
+from api.deps import Services
+from tests.api.client import PNG_START, Client, finish_finetune, images_zip, problem, start_finetunes
+from tests.api.conftest import finetuned
+
+
+def events(client: Client, id: str, last: int | None = None) -> list[tuple[int, str, dict[str, Any]]]:
+    """(id, type, data) of a stream that ends."""
+    headers = {} if last is None else {"Last-Event-ID": str(last)}
+    response = client.get(f"/v1/finetunes/{id}/events", headers=headers)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    found = []
+    for block in response.text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines())
+        found.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
+    return found
+
+
+def test_a_fine_tune_goes_from_queued_to_an_adapter(
+    tenant: Client, domain: str, dataset: str, services: Services
+) -> None:
+    sent = tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "steps": 10})
+    assert sent.status_code == 202
+    finetune = sent.json()
+    path = f"/v1/finetunes/{finetune['id']}"
+    assert (finetune["status"], finetune["step"], finetune["steps"]) == ("queued", 0, 10)
+    assert (finetune["method"], finetune["preset"], finetune["batch_size"]) == ("difffit", "paper", 32)
+    assert tenant.read(f"{path}/metrics") == {"data": []}
+
+    (claim,) = start_finetunes(services)
+    running = tenant.read(path)
+    assert (running["status"], running["step"], running["loss"]) == ("running", 10, 0.3)
+    assert running["trainable_parameters"] == 1234
+
+    finish_finetune(services, claim)
+    done = tenant.read(path)
+    assert (done["status"], done["held_out_loss_base"], done["held_out_loss_adapter"]) == ("succeeded", 0.5, 0.2)
+    assert done["held_out_loss_adapter_null"] is None
+    assert done["error"] is None
+    assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == done["adapter_id"]
+    assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == [done]
+    points = tenant.read(f"{path}/metrics")["data"]
+    assert [(point["step"], point["loss"], point["gradient_norm"]) for point in points] == [
+        (5, 0.4, 0.2),
+        (10, 0.3, 0.1),
+    ]
+    problem(tenant.post(f"{path}/cancel"), 409, "already_finished")
+
+
+def test_events_are_replayed_and_resumed(
+    tenant: Client, domain: str, dataset: str, adapter: str, api_client: Client
+) -> None:
+    (finetune,) = tenant.read(f"/v1/domains/{domain}/finetunes")["data"]
+    id = finetune["id"]
+    found = events(tenant, id)
+    assert [type for _, type, _ in found] == ["status", "status", "progress", "sample", "progress", "status"]
+    assert [data["status"] for _, type, data in found if type == "status"] == ["queued", "running", "succeeded"]
+    ids = [number for number, _, _ in found]
+    assert ids == sorted(set(ids))
+    assert events(tenant, id, last=ids[2]) == found[3:]
+
+    ended = tenant.get(f"/v1/finetunes/{id}/events", headers={"Last-Event-ID": str(ids[-1])})
+    assert (ended.status_code, ended.content) == (204, b"")
+    problem(tenant.get(f"/v1/finetunes/{id}/events", headers={"Last-Event-ID": "x"}), 422, "invalid_request")
+    problem(tenant.get(f"/v1/finetunes/{id}/events", headers={"Last-Event-ID": "9" * 30}), 422, "invalid_request")
+
+    number, _, sample = found[3]
+    assert sample.keys() == {"step", "url"}
+    image = api_client.get(sample["url"])
+    assert image.headers["content-type"] == "image/png"
+    assert image.content.startswith(PNG_START)
+    path = f"/v1/finetunes/{id}/samples/{number}"
+    assert tenant.get(path).content == image.content
+    problem(api_client.get(path), 401, "unauthenticated")
+    problem(tenant.get(f"/v1/finetunes/{id}/samples/{number - 1}"), 404, "not_found")
+    problem(tenant.get(f"/v1/finetunes/{id}/samples/{2**62}"), 404, "not_found")
+
+
+def test_a_waiting_one_is_cancelled_at_once(tenant: Client, domain: str, dataset: str) -> None:
+    finetune = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset})
+    cancelled = tenant.post(f"/v1/finetunes/{finetune['id']}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (202, "cancelled")
+    assert [data["status"] for _, _, data in events(tenant, finetune["id"])] == ["queued", "cancelled"]
+
+
+def test_a_dry_run_estimates_and_stores_nothing(tenant: Client, domain: str, dataset: str) -> None:
+    body = {"dataset_id": dataset, "dry_run": True, "steps": 10, "batch_size": 8}
+    estimate = tenant.post(f"/v1/domains/{domain}/finetunes", body)
+    assert estimate.status_code == 200
+    found = estimate.json()
+    assert (found["images_seen"], found["epochs"]) == (80, 20.0)
+    assert found["adapter_bytes"] == 4 * found["trainable_parameters"]
+    assert found["trainable_fraction"] == pytest.approx(found["trainable_parameters"] / 100_000)
+    assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []
+
+
+def test_the_data_set_must_be_ready_and_of_this_domain(
+    tenant: Client, domain: str, dataset: str, services: Services
+) -> None:
+    fresh = tenant.upload(f"/v1/domains/{domain}/datasets", images_zip(("x", "y"))).json()["id"]
+    problem(tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": fresh}), 409, "dataset_not_ready")
+    second = tenant.made("/v1/domains", {"name": "Second"})["id"]
+    problem(tenant.post(f"/v1/domains/{second}/finetunes", {"dataset_id": dataset}), 404, "not_found")
+    problem(tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": "ds_\u0000"}), 422, "invalid_request")
+
+
+def test_later_versions_wait_for_promotion_unless_asked(
+    tenant: Client, domain: str, dataset: str, adapter: str, services: Services
+) -> None:
+    finetuned(tenant, domain, dataset, services, seed=1)
+    assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == adapter
+    body = {"dataset_id": dataset, "steps": 10, "auto_promote": True}
+    third = tenant.made(f"/v1/domains/{domain}/finetunes", body)
+    for claim in start_finetunes(services):
+        finish_finetune(services, claim, seed=2)
+    promoted = tenant.read(f"/v1/finetunes/{third['id']}")["adapter_id"]
+    assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == promoted
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": 0}, {"steps": 100_001}, {"steps": "10"}, {"steps": 1.5}, {"steps": 10**400}, {"steps": True},
+     {"batch_size": 0}, {"batch_size": 1025}, {"learning_rate": 0}, {"learning_rate": 2}, {"seed": -1},
+     {"seed": 2**63}, {"method": "lora"}, {"preset": "mine"}, {"dry_run": 1}, {"epochs": 3}],
+)  # fmt: skip
+def test_settings_outside_of_the_limits_are_refused(tenant: Client, domain: str, change: dict[str, object]) -> None:
+    body = {"dataset_id": "ds_x", **change}
+    found = problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 422, "invalid_request")
+    assert found["errors"][0]["field"] == f"body.{next(iter(change))}"
+
+
+def test_the_largest_seed_is_kept_exactly(tenant: Client, domain: str, dataset: str) -> None:
+    body = {"dataset_id": dataset, "seed": 2**63 - 1}
+    finetune = tenant.made(f"/v1/domains/{domain}/finetunes", body)
+    assert tenant.read(f"/v1/finetunes/{finetune['id']}")["seed"] == 2**63 - 1
+    tenant.made(f"/v1/finetunes/{finetune['id']}/cancel")

@@ -1,0 +1,198 @@
+import hashlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import pytest
+from starlette.requests import Request
+
+from api.deps import Services
+from api.signing import signed_url
+from core.adapters import service as adapters
+from tests.api.client import BASE, PNG_START, Api, Client, adapter_file, draw_generations, load_base, problem, running
+from tests.api.conftest import make_settings
+
+
+def test_images_are_drawn_and_served(
+    tenant: Client, domain: str, adapter: str, services: Services, api_client: Client
+) -> None:
+    body = {"class_name": "pear", "count": 2, "seed": 7, "steps": 5, "previews": True}
+    sent = tenant.post(f"/v1/domains/{domain}/generations", body)
+    assert sent.status_code == 202
+    assert "preference-applied" not in sent.headers
+    generation = sent.json()
+    assert (generation["status"], generation["progress"], generation["images"]) == ("queued", 0, [])
+    assert (generation["class_id"], generation["adapter_id"]) == (1, adapter)
+
+    draw_generations(services)
+    done = tenant.read(f"/v1/generations/{generation['id']}")
+    assert (done["status"], done["progress"], done["row_steps"]) == ("succeeded", 1, 20)
+    assert done["timings"]["total"] == 0.5
+    assert [(image["index"], image["seed"]) for image in done["images"]] == [(0, 7), (1, 8)]
+    for image in done["images"]:
+        assert image["url"].startswith(f"http://api.test/v1/generations/{generation['id']}/images/{image['index']}?")
+        served = api_client.get(image["url"])
+        assert served.status_code == 200
+        assert served.headers["content-type"] == "image/png"
+        assert served.content.startswith(PNG_START)
+        assert hashlib.sha256(served.content).hexdigest() == image["sha256"]
+        by_key = tenant.get(f"/v1/generations/{generation['id']}/images/{image['index']}")
+        assert by_key.content == served.content
+    problem(tenant.get(f"/v1/generations/{generation['id']}/images/2"), 404, "not_found")
+    (listed,) = tenant.read(f"/v1/domains/{domain}/generations")["data"]
+    assert listed["id"] == generation["id"]
+    assert tenant.read(f"/v1/adapters/{adapter}")["last_used_at"] is not None
+    usage = tenant.read("/v1/usage")
+    assert (usage["images"], usage["row_steps"], usage["training_seconds"]) == (2, 20, 3.0)
+    assert usage["stored_bytes"] > 0
+    assert usage["days"][0]["images"] == 2
+
+
+def test_a_signed_url_opens_one_image_for_a_time(
+    tenant: Client, domain: str, adapter: str, services: Services, api_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "count": 2})
+    draw_generations(services)
+    url = tenant.read(f"/v1/generations/{generation['id']}")["images"][0]["url"]
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    expires = int(query["expires"])
+    assert 3600 <= expires - time.time() <= 3660
+
+    def at(path: str, **changes: object) -> int:
+        return api_client.get(f"{path}?{urlencode(query | changes)}").status_code
+
+    assert at(parts.path) == 200
+    assert at(parts.path.replace("images/0", "images/1")) == 401
+    assert at(parts.path, expires=expires + 1) == 401
+    assert at(parts.path, signature="0" * 64) == 401
+    assert at(parts.path, signature="é") == 401
+    assert at(parts.path, expires="9" * 30) == 422
+    problem(api_client.get(parts.path), 401, "unauthenticated")
+    monkeypatch.setattr("api.signing.time.time", lambda: expires + 1)
+    found = problem(api_client.get(url), 401, "unauthenticated")
+    assert "expired" in found["detail"]
+
+
+def test_a_wait_answers_when_the_images_are_done(tenant: Client, domain: str, adapter: str, services: Services) -> None:
+    worker = threading.Timer(0.5, draw_generations, [services])
+    worker.start()
+    started = time.monotonic()
+    sent = tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}, headers={"Prefer": "wait=20"})
+    assert time.monotonic() - started < 15
+    worker.join()
+    assert (sent.status_code, sent.json()["status"]) == (200, "succeeded")
+    assert sent.headers["preference-applied"] == "wait=20"
+    assert len(sent.json()["images"]) == 1
+
+
+def test_a_wait_that_is_over_answers_202(tenant: Client, domain: str, adapter: str) -> None:
+    started = time.monotonic()
+    sent = tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}, headers={"Prefer": "wait=1"})
+    assert 0.9 < time.monotonic() - started < 5
+    assert (sent.status_code, sent.json()["status"]) == (202, "queued")
+    assert sent.headers["preference-applied"] == "wait=1"
+    cancelled = tenant.post(f"/v1/generations/{sent.json()['id']}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (202, "cancelled")
+    problem(tenant.post(f"/v1/generations/{sent.json()['id']}/cancel"), 409, "already_finished")
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=", "wait=x", "wait=-1", "wait=0", "swait=9", "\xe9"])
+def test_other_preferences_are_not_waited_for(tenant: Client, domain: str, adapter: str, prefer: str) -> None:
+    started = time.monotonic()
+    headers = {"Prefer": prefer}
+    if prefer == "\xe9":
+        headers = {"Prefer": prefer.encode("latin-1")}  # type: ignore[dict-item]
+    sent = tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}, headers=headers)
+    assert sent.status_code == 202
+    assert time.monotonic() - started < 2
+    assert "preference-applied" not in sent.headers
+    tenant.made(f"/v1/generations/{sent.json()['id']}/cancel")
+
+
+def test_many_waits_at_once_hold_no_connection(tenant: Client, domain: str, adapter: str, services: Services) -> None:
+    """More clients wait than the pool has connections and the process has threads, and all are told."""
+    path, wait, clients = f"/v1/domains/{domain}/generations", {"Prefer": "wait=60"}, 45
+    with ThreadPoolExecutor(clients) as pool:
+        sent = [pool.submit(tenant.post, path, {"class_id": 0, "seed": k}, headers=wait) for k in range(clients)]
+        while len(tenant.read(path, params={"limit": 100})["data"]) < clients:  # answers while all of them wait
+            time.sleep(0.05)
+        draw_generations(services)
+        assert [one.result().json()["status"] for one in sent] == ["succeeded"] * clients
+        assert {one.result().status_code for one in sent} == {200}
+
+
+def test_the_base_itself_can_be_drawn_with(tenant: Client, domain: str) -> None:
+    problem(tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}), 409, "no_active_adapter")
+    drawn = tenant.made(f"/v1/domains/{domain}/generations", {"class_name": "star", "adapter_id": "base"})
+    assert (drawn["adapter_id"], drawn["class_id"]) == (None, 2)
+    tenant.made(f"/v1/generations/{drawn['id']}/cancel")
+
+
+def test_class_names_are_compared_composed(tenant: Client, domain: str, services: Services) -> None:
+    tenant.upload(f"/v1/domains/{domain}/adapters", adapter_file(("crème",)))
+    drawn = tenant.made(f"/v1/domains/{domain}/generations", {"class_name": "cre\u0300me"})
+    assert drawn["class_name"] == "crème"
+    tenant.made(f"/v1/generations/{drawn['id']}/cancel")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [({"class_name": "banana"}, "unknown_class"), ({"class_id": 9}, "unknown_class"), ({}, "invalid_request"),
+     ({"class_id": 0, "class_name": "pear"}, "invalid_request"), ({"class_id": -1}, "invalid_request"),
+     ({"class_id": 2**31}, "invalid_request"), ({"class_id": 0, "count": 65}, "invalid_request"),
+     ({"class_id": 0, "seed": 2**62}, "invalid_request"), ({"class_id": 0, "guidance_scale": 51}, "invalid_request"),
+     ({"class_id": 0, "sampler": "magic"}, "invalid_request"), ({"class_name": "a\0"}, "invalid_request"),
+     ({"class_id": 0, "deadline_seconds": 0}, "invalid_request")],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_refused(
+    tenant: Client, domain: str, adapter: str, body: dict[str, object], code: str
+) -> None:
+    problem(tenant.post(f"/v1/domains/{domain}/generations", body), 422, code)
+
+
+def test_an_adapter_of_a_base_that_is_gone_is_told(
+    tenant: Client, domain: str, adapter: str, services: Services
+) -> None:
+    with services.database.session() as session:
+        adapters.register_base(session, services.settings.base_model, replace(BASE, digest="0" * 64))
+    try:
+        found = problem(tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}), 409, "base_mismatch")
+        assert "fine-tune" in found["detail"]
+    finally:
+        load_base(services)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[misc]
+    settings = make_settings(
+        tmp_path_factory.mktemp("small"), max_queued_generations=2, public_url="https://draw.example/api/"
+    )
+    with running(settings) as api:
+        load_base(api.services)
+        yield api
+
+
+def test_a_full_queue_tells_when_to_come_back(small: Api) -> None:
+    tenant = small.tenant("full")
+    path = f"/v1/domains/{tenant.made('/v1/domains', {'name': 'd'})['id']}/generations"
+    body = {"class_id": 0, "adapter_id": "base"}
+    for _ in range(2):
+        tenant.made(path, body)
+    refused = tenant.post(path, body)
+    problem(refused, 429, "queue_full")
+    wait = int(refused.headers["retry-after"])
+    assert refused.headers["ratelimit"] == f'"queue";r=0;t={wait}'
+    assert refused.headers["ratelimit-policy"] == '"queue";q=2'
+    small.tenant("its neighbour").made("/v1/domains", {"name": "d"})
+
+
+def test_urls_are_those_of_the_public_address(small: Api) -> None:
+    """A proxy that takes its own prefix off sends the path that was signed."""
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"", "app": small.app}
+    url = signed_url(Request(scope), "/v1/generations/gen_x/images/0")
+    assert url.startswith("https://draw.example/api/v1/generations/gen_x/images/0?expires=")
+    behind_the_proxy = small.client().get(url.removeprefix("https://draw.example/api"))
+    problem(behind_the_proxy, 404, "not_found")  # the signature holds, and there is no such image

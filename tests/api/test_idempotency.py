@@ -1,0 +1,126 @@
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import event, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from api.deps import Services
+from core.db.models import Domain, IdempotencyKey
+from tests.api.client import Client, images_zip, problem
+
+
+@pytest.fixture
+def key() -> dict[str, str]:
+    return {"Idempotency-Key": str(uuid.uuid4())}
+
+
+def test_the_same_request_gives_the_first_answer(tenant: Client, key: dict[str, str]) -> None:
+    first = tenant.post("/v1/domains", {"name": "Fruit"}, headers=key)
+    again = tenant.post("/v1/domains", {"name": "Fruit"}, headers=key)
+    assert (again.status_code, again.json()) == (first.status_code, first.json())
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len(tenant.read("/v1/domains")["data"]) == 1
+
+
+def test_another_body_or_path_is_refused(tenant: Client, domain: str, key: dict[str, str]) -> None:
+    tenant.made("/v1/domains", {"name": "One"}, headers=key)
+    problem(tenant.post("/v1/domains", {"name": "Two"}, headers=key), 422, "idempotency_mismatch")
+    problem(tenant.post("/v1/domains?x=1", {"name": "One"}, headers=key), 422, "idempotency_mismatch")
+    problem(tenant.post("/v1/finetunes/ft_x/cancel", headers=key), 422, "idempotency_mismatch")
+
+
+def test_the_keys_of_two_tenants_are_two_keys(tenant: Client, other: Client, key: dict[str, str]) -> None:
+    one = tenant.made("/v1/domains", {"name": "Fruit"}, headers=key)
+    two = other.made("/v1/domains", {"name": "Fruit"}, headers=key)
+    assert one["id"] != two["id"]
+
+
+def test_a_request_that_still_runs_is_told(tenant: Client, services: Services, key: dict[str, str]) -> None:
+    tenant.made("/v1/domains", {"name": "Fruit"}, headers=key)
+    wanted = select(IdempotencyKey).where(IdempotencyKey.key == key["Idempotency-Key"])
+    with services.database.session() as session:
+        session.execute(wanted).scalar_one().status_code = None  # as it is until the first answer
+    problem(tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), 409, "idempotency_conflict")
+
+
+def test_a_failure_frees_the_key(tenant: Client, domain: str, key: dict[str, str]) -> None:
+    body = {"class_id": 0}
+    path = f"/v1/domains/{domain}/generations"
+    problem(tenant.post(path, body, headers=key), 409, "no_active_adapter")
+    problem(tenant.post(path, {}, headers=key), 422, "invalid_request")
+    sent = tenant.post(path, {"class_id": 0, "adapter_id": "base"}, headers=key)
+    assert sent.status_code == 202
+    assert tenant.post(path, {"class_id": 0, "adapter_id": "base"}, headers=key).json()["id"] == sent.json()["id"]
+    tenant.made(f"/v1/generations/{sent.json()['id']}/cancel")
+
+
+def test_the_secret_of_a_key_is_shown_once(admin: Client, services: Services, key: dict[str, str]) -> None:
+    tenant = admin.made("/v1/admin/tenants", {"name": f"t {uuid.uuid4()}"})
+    path = f"/v1/admin/tenants/{tenant['id']}/keys"
+    first = admin.made(path, {"name": "k"}, headers=key)
+    again = admin.made(path, {"name": "k"}, headers=key)
+    assert first["key"].startswith("dfk_")
+    assert again == {**first, "key": None}
+    assert len(admin.read(path)["data"]) == 1
+    with services.database.session() as session:
+        rows = session.execute(select(IdempotencyKey.body)).scalars()
+        assert first["key"] not in str(list(rows))
+
+
+def test_an_upload_counts_by_its_bytes(tenant: Client, domain: str, key: dict[str, str]) -> None:
+    path = f"/v1/domains/{domain}/datasets"
+    first = tenant.upload(path, images_zip(), headers=key)
+    again = tenant.upload(path, images_zip(), headers=key)  # with a boundary of its own
+    assert first.request.headers["content-type"] != again.request.headers["content-type"]
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert len(tenant.read(f"/v1/domains/{domain}/datasets")["data"]) == 1
+    problem(tenant.upload(path, images_zip(each=3), headers=key), 422, "idempotency_mismatch")
+
+
+@pytest.mark.parametrize("value", ["", "x" * 256, b"\xff", "ü".encode(), b"a\x7f"])
+def test_odd_keys_are_refused(tenant: Client, value: str | bytes) -> None:
+    headers = {"Idempotency-Key": value}
+    problem(tenant.post("/v1/domains", {"name": "d"}, headers=headers), 422, "invalid_request")  # type: ignore[dict-item]
+
+
+def test_only_posts_are_kept(tenant: Client, domain: str, key: dict[str, str]) -> None:
+    path = f"/v1/domains/{domain}"
+    for name in ("One", "Two"):
+        assert tenant.request("PATCH", path, json={"name": name}, headers=key).json()["name"] == name
+
+
+def test_an_answer_is_kept_only_after_its_work_is_committed(
+    tenant: Client, services: Services, key: dict[str, str]
+) -> None:
+    """When the commit fails, the key is free: a replay must not tell of what never was."""
+
+    def mark(session: Session, _: object) -> None:
+        session.info["adds_a_domain"] = any(isinstance(row, Domain) for row in session.new)
+
+    def fail(session: Session) -> None:
+        if session.info.get("adds_a_domain"):
+            raise OperationalError("COMMIT", None, Exception("the connection is gone"))
+
+    event.listen(Session, "after_flush", mark)
+    event.listen(Session, "before_commit", fail)
+    try:
+        problem(tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), 503, "database_unavailable")
+    finally:
+        event.remove(Session, "after_flush", mark)
+        event.remove(Session, "before_commit", fail)
+    assert tenant.read("/v1/domains")["data"] == []
+    made = tenant.post("/v1/domains", {"name": "Fruit"}, headers=key)
+    assert "idempotent-replayed" not in made.headers
+    assert [one["id"] for one in tenant.read("/v1/domains")["data"]] == [made.json()["id"]]
+
+
+def test_of_requests_at_once_one_does_the_work(tenant: Client, key: dict[str, str]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), range(8)))
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert len({answer.json()["id"] for answer in answers if answer.status_code == 201}) == 1
+    assert {answer.json()["code"] for answer in answers if answer.status_code == 409} <= {"idempotency_conflict"}
+    assert len(tenant.read("/v1/domains")["data"]) == 1

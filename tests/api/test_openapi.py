@@ -1,0 +1,131 @@
+"""The document is what clients are generated from."""
+
+from typing import Any, get_args
+
+import pytest
+from openapi_spec_validator import validate
+
+from core.artifact.sites import METHODS, PRESETS
+from core.finetunes.service import FinetuneRequest
+from core.generations.service import GenerationRequest
+from tests.api.client import Client
+
+CONTRACT = """
+POST /v1/admin/tenants 201
+GET /v1/admin/tenants 200
+GET /v1/admin/tenants/{id} 200
+PATCH /v1/admin/tenants/{id} 200
+DELETE /v1/admin/tenants/{id} 204
+POST /v1/admin/tenants/{id}/keys 201
+DELETE /v1/admin/keys/{id} 204
+POST /v1/domains 201
+GET /v1/domains 200
+GET /v1/domains/{id} 200
+PATCH /v1/domains/{id} 200
+DELETE /v1/domains/{id} 204
+POST /v1/domains/{id}/datasets 202
+GET /v1/domains/{id}/datasets 200
+GET /v1/domains/{id}/finetunes 200
+GET /v1/domains/{id}/generations 200
+GET /v1/datasets/{id} 200
+POST /v1/domains/{id}/finetunes 202
+GET /v1/finetunes/{id} 200
+GET /v1/finetunes/{id}/events 200
+GET /v1/finetunes/{id}/metrics 200
+POST /v1/finetunes/{id}/cancel 202
+GET /v1/domains/{id}/adapters 200
+POST /v1/domains/{id}/adapters 201
+GET /v1/adapters/{id} 200
+GET /v1/adapters/{id}/download 200
+POST /v1/domains/{id}/adapters/{adapter_id}/promote 200
+POST /v1/domains/{id}/generations 202
+GET /v1/generations/{id} 200
+GET /v1/generations/{id}/images/{index} 200
+POST /v1/generations/{id}/cancel 202
+GET /v1/usage 200
+GET /v1/admin/adapters 200
+GET /v1/admin/workers 200
+GET /v1/admin/usage 200
+GET /v1/admin/audit 200
+GET /livez 200
+GET /readyz 200
+GET /metrics 200
+"""
+
+Document = dict[str, Any]
+
+
+@pytest.fixture
+def document(api_client: Client) -> Document:
+    return api_client.read("/openapi.json")
+
+
+def operations(document: Document) -> list[tuple[str, str, Document]]:
+    return [(method, path, one) for path, found in document["paths"].items() for method, one in found.items()]
+
+
+def test_it_is_valid_and_shown(document: Document, api_client: Client) -> None:
+    validate(document)
+    assert "swagger" in api_client.get("/docs").text.lower()
+
+
+def test_every_route_of_the_contract_is_there(document: Document) -> None:
+    for line in CONTRACT.split("\n")[1:-1]:
+        method, path, status = line.split()
+        assert status in document["paths"][path][method.lower()]["responses"], line
+
+
+def test_every_operation_tells_what_it_does_and_how_it_fails(document: Document) -> None:
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(ids)) == len(ids)
+    for method, path, operation in operations(document):
+        assert operation["operationId"].replace("_", "").isalpha()
+        assert operation["description"], path
+        assert operation["tags"]
+        assert not {"default", "HTTPValidationError"} & set(operation["responses"])
+        for status, response in operation["responses"].items():
+            assert response["description"]
+            assert "X-Request-ID" in response["headers"]
+            if int(status) >= 400 and path.startswith("/v1"):
+                assert list(response["content"]) == ["application/problem+json"], (method, path, status)
+        if path.startswith("/v1"):
+            assert {"401", "403", "503"} <= set(operation["responses"])
+            assert {"ApiKey": []} in operation["security"]
+        if "{" in path:
+            assert "404" in operation["responses"], path
+        has_key = {"$ref": "#/components/parameters/IdempotencyKey"} in operation.get("parameters", [])
+        assert has_key == (method == "post"), path
+
+
+def test_every_field_of_a_request_has_limits_and_a_description(document: Document) -> None:
+    for name in ("FinetuneCreate", "GenerationCreate", "DomainCreate", "TenantCreate", "KeyCreate"):
+        schema = document["components"]["schemas"][name]
+        assert schema["additionalProperties"] is False
+        for field, about in schema["properties"].items():
+            assert "description" in about or "examples" in about or "default" in about, f"{name}.{field}"
+            if about.get("type") in ("integer", "number"):
+                assert {"minimum", "exclusiveMinimum"} & set(about), f"{name}.{field}"
+                assert {"maximum", "exclusiveMaximum"} & set(about), f"{name}.{field}"
+            if about.get("type") == "string" and "enum" not in about and "const" not in about:
+                assert "maxLength" in about, f"{name}.{field}"
+
+
+def test_defaults_are_those_of_the_services(document: Document) -> None:
+    for name, request in (
+        ("FinetuneCreate", FinetuneRequest(dataset_id="")),
+        ("GenerationCreate", GenerationRequest()),
+    ):
+        fields = document["components"]["schemas"][name]["properties"]
+        for field, about in fields.items():
+            if "default" in about and hasattr(request, field):
+                assert about["default"] == getattr(request, field), f"{name}.{field}"
+    fields = document["components"]["schemas"]["FinetuneCreate"]["properties"]
+    assert tuple(fields["method"]["enum"]) == METHODS
+    assert tuple(fields["preset"]["enum"]) == tuple(PRESETS)
+    assert get_args(FinetuneRequest.__annotations__["method"])[: len(METHODS)] == METHODS
+
+
+def test_all_references_lead_somewhere_and_nothing_is_left_over(document: Document) -> None:
+    text = str(document["paths"]) + str(document["components"])
+    for name in document["components"]["schemas"]:
+        assert f"#/components/schemas/{name}'" in text, name
