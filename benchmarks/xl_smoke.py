@@ -145,7 +145,9 @@ def show(rows: dict[str, float], facts: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"parameters {facts['parameters']:,}, trainable {facts['trainable_parameters']:,}")
     console.print(f"largest difference from diffusers {facts['relative_difference']:.1e} of its output's deviation")
-    console.print(f"peak memory {facts['peak_bytes'] / 1e9:.1f} GB here, {facts['writer_peak_bytes'] / 1e9:.1f} GB there")
+    console.print(
+        f"peak memory {facts['peak_bytes'] / 1e9:.1f} GB here, {facts['writer_peak_bytes'] / 1e9:.1f} GB there"
+    )
 
 
 def _timed(rows: dict[str, float], name: str, action: Callable[[], Result]) -> Result:

@@ -149,9 +149,14 @@ def _class_name(parts: tuple[str, ...]) -> str | None:
 def _ignored(path: str) -> bool:
     """What operating systems leave in zips."""
     parts = PurePosixPath(path).parts
-    return "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts) or parts[-1:] in (
-        ("Thumbs.db",),
-        ("desktop.ini",),
+    return (
+        "__MACOSX" in parts
+        or any(part.startswith(".") and part != ".." for part in parts)
+        or parts[-1:]
+        in (
+            ("Thumbs.db",),
+            ("desktop.ini",),
+        )
     )
 
 

@@ -38,9 +38,7 @@ def store_archive(store: ObjectStore, scope: Scope, domain_id: str, file: IO[byt
     return store.put_file(key, file)
 
 
-def create(
-    session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, archive: StoredObject
-) -> Dataset:
+def create(session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, archive: StoredObject) -> Dataset:
     """A data set for a stored archive; its validation starts after the commit. Raises NotFound."""
     domain = domains.get(session, scope, domain_id)
     dataset = Dataset(

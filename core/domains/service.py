@@ -16,9 +16,7 @@ def create(session: Session, scope: Scope, name: str, description: str, base_mod
     """Raises NameTaken."""
     if repository.by_name(session, scope, name) is not None:
         raise NameTaken("domain", name)
-    domain = Domain(
-        id=new_id("dom"), tenant_id=scope.tenant, name=name, description=description, base_model=base_model
-    )
+    domain = Domain(id=new_id("dom"), tenant_id=scope.tenant, name=name, description=description, base_model=base_model)
     session.add(domain)
     with named_once(session, "domain", name):
         session.flush()

@@ -72,9 +72,7 @@ class Engine:
         self._post(lambda: _resolve(done, lambda: self.bank.add(digest, tensors)))
         done.result()
 
-    def submit(
-        self, request: ImageRequest, on_step: Callable[[float], None] = lambda _: None
-    ) -> "Future[Drawn]":
+    def submit(self, request: ImageRequest, on_step: Callable[[float], None] = lambda _: None) -> "Future[Drawn]":
         """A future of the request's images. It fails with QueueFull, UnknownAdapter (add it again), IndexError (no
         such class), Cancelled or EngineStopped."""
         ticket = Ticket(request, on_step)

@@ -151,7 +151,7 @@ def record_progress(
     usage.meter(session, row.tenant_id, training_seconds=seconds)
 
 
-def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
+def record_checkpoint(row: Finetune, step: int, stored: StoredObject) -> None:
     """Progress that is kept: attempts lost before do not count any more."""
     row.checkpoint_key, row.checkpoint_sha256, row.checkpoint_step = stored.key, stored.sha256, step
     row.failures = 0

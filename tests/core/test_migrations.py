@@ -21,9 +21,7 @@ assert core.db.models.__all__, "importing the models registers their tables"
 
 def test_up_makes_the_tables_of_the_models(database: Database) -> None:
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(
-            connection, opts={"compare_type": True, "compare_server_default": False}
-        )
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": False})
         assert compare_metadata(context, Base.metadata) == []
 
 

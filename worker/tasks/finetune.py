@@ -178,11 +178,9 @@ class _Run:
                 case Started():
                     service.record_start(session, row, event.held_out_loss_base, event.trainable_parameters, event.step)
                 case Progress():
-                    service.record_progress(
-                        session, row, event.step, event.loss, event.gradient_norm, event.seconds
-                    )
+                    service.record_progress(session, row, event.step, event.loss, event.gradient_norm, event.seconds)
                 case Checkpoint(step=step) if stored is not None:
-                    service.record_checkpoint(session, row, step, stored)
+                    service.record_checkpoint(row, step, stored)
                 case Sample(step=step) if stored is not None:
                     service.add_event(session, row, "sample", {"step": step, "key": stored.key})
             return row.cancel_requested_at is None
@@ -223,5 +221,3 @@ class _Run:
     def _end(self, status: str, error: CoreError | None) -> None:
         with self.context.database.session() as session:
             service.end(session, self.claim, status, error)
-
-

@@ -48,24 +48,18 @@ def main() -> None:
     dit = DiT(config)
     initialize(dit, torch.Generator().manual_seed(options.seed))
     trainer = Trainer(dit, _start(dit), latents, _settings(options))
-    print(
-        f"{count(trainer.shapes):,} parameters, {len(trainer.latents)} drawings, {len(class_names)} classes"
-    )
+    print(f"{count(trainer.shapes):,} parameters, {len(trainer.latents)} drawings, {len(class_names)} classes")
     _train(trainer, autoencoder, options.output, options.minutes)
     _finish(trainer, autoencoder, class_names, options.output)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--drawings", type=Path, default=Path("build/drawings"))
     parser.add_argument("--autoencoder", type=Path, default=Path("core/bundled/mini/vae"))
     parser.add_argument("--output", type=Path, default=Path("build/base"))
     parser.add_argument("--steps", type=int, default=12_000)
-    parser.add_argument(
-        "--decay-steps", type=int, default=1_000, help="last steps over which the rate falls to zero"
-    )
+    parser.add_argument("--decay-steps", type=int, default=1_000, help="last steps over which the rate falls to zero")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, help="stop after this long; the next run continues")
@@ -131,9 +125,7 @@ def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
     """One drawing of each class with the moving average, guidance 4."""
     config = trainer.dit.config
     labels = torch.arange(config.num_classes)
-    noise = seeded_noise(
-        range(config.num_classes), (config.in_channels, config.input_size, config.input_size)
-    )
+    noise = seeded_noise(range(config.num_classes), (config.in_channels, config.input_size, config.input_size))
     adapter = trainer.adapter(averaged=True)
     latents = sample(
         lambda x, t, y: trainer.dit(x, t, y, adapter),

@@ -46,5 +46,3 @@ class FinetuneEvent(Base):
     type: Mapped[str] = mapped_column(String(20))
     data: Mapped[dict[str, Any]]
     created_at: Mapped[Created]
-
-

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.diffusion.sampling import sample, seeded_noise
 from core.engine.engine import Engine
 from core.engine.request import ImageRequest
 from core.engine.runner import Runner
@@ -15,7 +16,6 @@ from core.errors import Cancelled, EngineStopped, QueueFull, UnknownAdapter
 from core.model.adapter import TensorAdapter
 from core.model.autoencoder import Autoencoder
 from core.model.bank import AdapterBank
-from core.diffusion.sampling import sample, seeded_noise
 from tests.core.model.small import CONFIG, autoencoder_folder, random_dit, random_tensors
 
 SLOTS = 3
@@ -91,7 +91,9 @@ def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
 
 
 def test_adapters_differ_and_the_base_draws_too(engine: Engine) -> None:
-    images = [engine.submit(request(str(name), adapter=name)).result().images[0] for name in (None, "adapter-0", "adapter-1")]
+    images = [
+        engine.submit(request(str(name), adapter=name)).result().images[0] for name in (None, "adapter-0", "adapter-1")
+    ]
     assert not torch.equal(images[0], images[1])
     assert not torch.equal(images[1], images[2])
 

@@ -24,7 +24,13 @@ requests = st.lists(
 
 
 def request(
-    id: str, tenant: str = "a", images: int = 1, steps: int = 3, guided: bool = True, priority: int = 0, weight: float = 1
+    id: str,
+    tenant: str = "a",
+    images: int = 1,
+    steps: int = 3,
+    guided: bool = True,
+    priority: int = 0,
+    weight: float = 1,
 ) -> ImageRequest:
     return ImageRequest(
         id=id,
