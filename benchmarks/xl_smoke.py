@@ -43,10 +43,7 @@ def main() -> None:
     rows: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        writer = multiprocessing.get_context("spawn").Process(target=write_random_base, args=(folder,))
-        _timed(rows, "write the base, diffusers' forward (other process)", lambda: (writer.start(), writer.join()))
-        if writer.exitcode:
-            raise SystemExit("the random base could not be written")
+        _timed(rows, "write the base, diffusers' forward (other process)", lambda: _in_another_process(folder))
         cpu, fp32 = torch.device("cpu"), torch.float32
         load: Callable[[], LoadedBase] = lambda: load_base(  # noqa: E731
             folder, device=cpu, dtype=fp32, timestep_convention="diffusers"
@@ -73,12 +70,21 @@ def main() -> None:
         raise SystemExit("a limit does not hold")
 
 
+def _in_another_process(folder: Path) -> None:
+    writer = multiprocessing.get_context("spawn").Process(target=write_random_base, args=(folder,))
+    writer.start()
+    writer.join()
+    if writer.exitcode:
+        raise SystemExit("the random base could not be written")
+
+
 def write_random_base(folder: Path) -> None:
     """A random DiT-XL/2 and Stable Diffusion's autoencoder shape in diffusers' format, and what diffusers computes."""
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
     torch.manual_seed(0)
-    network: Any = DiTTransformer2DModel(num_layers=28, sample_size=32, out_channels=8, norm_eps=1e-5).eval()
+    network: Any = DiTTransformer2DModel(num_layers=28, sample_size=32, out_channels=8, norm_eps=1e-5)
+    network.eval()
     first = network.transformer_blocks[0].norm1.emb
     for block in network.transformer_blocks[1:]:
         block.norm1.emb.load_state_dict(first.state_dict())  # the public weights hold 28 copies of one embedder

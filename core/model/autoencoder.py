@@ -67,7 +67,9 @@ class Autoencoder:
         if problems := [f"{kind}: {found[kind]}" for kind in ("missing_keys", "unexpected_keys") if found[kind]]:
             raise CheckpointInvalid(f"The autoencoder '{folder}' does not fit: {'; '.join(problems)}.")
         autoencoder = cls(network)
-        network.to(device=device, dtype=dtype)
+        network.to(device or "cpu")
+        if dtype != torch.float32:
+            network.to(dtype)
         return autoencoder
 
     @property
