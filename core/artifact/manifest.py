@@ -7,7 +7,7 @@ from typing import Any, Self, get_args
 from core.artifact.sites import Method, Sites
 
 FORMAT_VERSION = 1
-_NAME_LENGTH = 200
+_TEXT_LENGTH = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,13 @@ class Manifest:
         version, preset, names = values["format_version"], values["preset"], values["class_names"]
         if type(version) is not int or version != FORMAT_VERSION:
             raise ValueError("its format version is not known here")
-        if not all(_is_text(values[name]) for name in ("base_name", "base_digest", "base_licence", "dataset_digest")):
+        if not all(is_text(values[name]) for name in ("base_name", "base_digest", "base_licence", "dataset_digest")):
             raise ValueError("a field of the manifest is not a short text")
-        if preset is not None and not _is_text(preset):
+        if preset is not None and not is_text(preset):
             raise ValueError("the preset is not a short text")
         if values["method"] not in get_args(Method):
             raise ValueError("the method is not known here")
-        if not isinstance(names, list) or not names or not all(name and _is_text(name) for name in names):
+        if not isinstance(names, list) or not names or not all(name and is_text(name) for name in names):
             raise ValueError("class_names must be a list of names")
         if len(set(names)) != len(names):
             raise ValueError("a class name stands twice")
@@ -49,16 +49,16 @@ class Manifest:
         return cls(**{**values, "class_names": tuple(names), "sites": _sites(values["sites"]), "training": training})
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     """Short, and without control characters or halves of surrogates, which databases and terminals do not take."""
-    return isinstance(value, str) and len(value) <= _NAME_LENGTH and value.isprintable()
+    return isinstance(value, str) and len(value) <= _TEXT_LENGTH and value.isprintable()
 
 
 def _training(values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict) or not all(_is_text(name) for name in values):
+    if not isinstance(values, dict) or not all(is_text(name) for name in values):
         raise ValueError("the training settings have no names")
     if not all(
-        value is None or isinstance(value, bool) or _is_text(value) or _is_number(value) for value in values.values()
+        value is None or isinstance(value, bool) or is_text(value) or _is_number(value) for value in values.values()
     ):
         raise ValueError("a training setting is neither a number, a switch nor a short text")
     return values

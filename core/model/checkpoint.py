@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.artifact.base import BaseConfig, BaseDescription, TimestepConvention, base_digest
+from core.artifact.manifest import is_text
 from core.artifact.sites import base_shapes, count
 from core.bundled import mini_base_folder
 from core.errors import BaseMissing, CheckpointInvalid
@@ -75,6 +76,8 @@ def load_base(
         eps = _DIFFUSERS_MLP_NORM_EPS if timestep_convention == "diffusers" else source.config.norm_eps
         config = replace(source.config, timestep_convention=timestep_convention, mlp_norm_eps=eps)
         source = replace(source, config=config)
+    if not (is_text(source.name) and is_text(source.licence)):  # every adapter's manifest will hold them
+        raise CheckpointInvalid(f"The name or the licence of the base '{reference}' is not one line of text.")
     check_tensors(source.name, source.state, base_shapes(source.config))
     coder = Autoencoder.load(source.autoencoder, device=device)
     if coder.latent_channels != source.config.in_channels:

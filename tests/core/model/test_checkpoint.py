@@ -84,6 +84,22 @@ def test_the_public_weights_licence_is_told_by_their_name(bases: Path) -> None:
     assert load(public).description.licence == "CC-BY-NC-4.0"
 
 
+def test_the_bundled_base_loads_by_its_name() -> None:
+    loaded = load_base("mini", device=CPU, dtype=torch.float32)
+    description = loaded.description
+    assert (description.name, description.image_size) == ("mini", 64)
+    assert len(set(description.class_names)) == description.config.num_classes
+    assert loaded.autoencoder.decode(torch.zeros(1, *batch(description.config)[0].shape[1:])).shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("field", ["name", "licence"])
+def test_what_a_manifest_cannot_hold_is_refused_before_anything_trains(bases: Path, field: str) -> None:
+    file = bases / "own" / "base.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: "two\nlines"}))
+    with pytest.raises(CheckpointInvalid, match="not one line of text"):
+        load(bases / "own")
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_the_original_comes_bare_or_as_a_training_checkpoint(bases: Path, dit: DiT, wrapped: bool) -> None:
     file = bases / "training.pt"
