@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DataError, IntegrityError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 
 from core.errors import CoreError, InvalidRequest, PayloadTooLarge
 
@@ -109,7 +110,11 @@ async def _validation_error(request: Request, error: Exception) -> ProblemRespon
     if any(one["loc"] == ("body",) and one["type"] != "missing" for one in found) and not _is_json(request):
         return render(request, UnsupportedMediaType())
     fields = [
-        {"field": ".".join(str(part) for part in one["loc"]), "code": one["type"], "detail": one["msg"]}
+        {
+            "field": ".".join(str(part) for part in one["loc"]),
+            "code": one["type"],
+            "detail": one["msg"].removeprefix("Value error, "),
+        }
         for one in found
     ]
     return render(request, InvalidFields(fields))
@@ -117,10 +122,12 @@ async def _validation_error(request: Request, error: Exception) -> ProblemRespon
 
 async def _http_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
-    detail = error.detail
-    if error.status_code in (404, 405):
+    detail, headers = error.detail, dict(error.headers or {})
+    if error.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
         detail = f"There is no {request.method} {request.scope['path']}. What there is, is told at /docs."
-    return render(request, Refused(error.status_code, detail, dict(error.headers or {})))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _allowed(request) or headers.get("Allow", "")
+    return render(request, Refused(error.status_code, detail, headers))
 
 
 async def _integrity_error(request: Request, error: Exception) -> ProblemResponse:
@@ -138,6 +145,15 @@ async def _value_error(request: Request, error: Exception) -> ProblemResponse:
 
 async def _disconnected(request: Request, _: Exception) -> ProblemResponse:
     return render(request, InvalidRequest("body", "the connection ended before all of it had come"))
+
+
+def _allowed(request: Request) -> str:
+    """All methods of a path: the router knows only those of the first route that it tried."""
+    methods: set[str] = set()
+    for path, operations in request.app.openapi()["paths"].items():
+        if compile_path(path)[0].match(request.scope["path"]):
+            methods |= {method.upper() for method in operations}
+    return ", ".join(sorted(methods))
 
 
 def _is_json(request: Request) -> bool:

@@ -1,5 +1,7 @@
 """The OpenAPI document: what no single route can tell is added here, for all of them."""
 
+import json
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -79,14 +81,22 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(operation, method, is_open=not path.startswith("/v1"))
-    return document
+    return _named(document)
+
+
+def _named(document: dict[str, Any]) -> dict[str, Any]:
+    """`DomainList` for a list of `DomainOut`: names that types of clients can have."""
+    found: dict[str, Any] = json.loads(
+        re.sub(r"Listing[_\[](\w+?)(?:Out)?[_\]]", r"\1List", json.dumps(document, ensure_ascii=False))
+    )
+    return found
 
 
 def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]  # FastAPI's own form, which is not sent
-    if "requestBody" in operation or "parameters" in operation:
+    if "requestBody" in operation or any(_can_be_wrong(one) for one in operation.get("parameters", [])):
         _add(responses, InvalidRequest)
     if "requestBody" in operation:
         _add(responses, PayloadTooLarge)
@@ -105,6 +115,11 @@ def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
         if method == "post" and status.startswith("2"):
             headers[REPLAYED] = _header("`true` when this is the first answer, given again.")
         response["headers"] = {**response.get("headers", {}), **headers}
+
+
+def _can_be_wrong(parameter: dict[str, Any]) -> bool:
+    """An id in a path is any text: one that is not ours is not found."""
+    return bool(parameter["in"] != "path" or parameter["schema"].get("type") != "string")
 
 
 def _add(responses: dict[str, Any], *errors: type[CoreError]) -> None:

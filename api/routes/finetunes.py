@@ -28,6 +28,14 @@ from core.tenancy import Scope
 router = APIRouter(prefix="/v1", tags=["finetunes"], route_class=IdempotentRoute)
 _KEEPALIVE_SECONDS = 15.0
 _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "Counts up."},
+        "event": {"type": "string", "enum": ["status", "progress", "sample", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 EventId = Annotated[int, Path(ge=1, lt=2**63)]
 
 
@@ -89,8 +97,8 @@ def cancel_finetune(id: str, session: SessionDep, scope: WriterDep) -> FinetuneO
     response_class=StreamingResponse,
     responses={
         200: {
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            "description": "Events: an `id`, an `event` (`status`, `progress`, `sample`, `error`) and JSON `data`.",
+            "content": {"text/event-stream": {"schema": _EVENT}},
+            "description": "Events, each in the form of the schema.",
         },
         204: {"description": "It has ended, and nothing comes after `Last-Event-ID`: do not connect again."},
         **problems(NotFound),
@@ -103,7 +111,15 @@ async def stream_finetune_events(
     services: ServicesDep,
     last_event_id: Annotated[int, Header(ge=0, lt=2**63, description="Resumes behind this event.")] = 0,
 ) -> Response:
-    """Events of a fine-tune, from the first on, until it ends."""
+    """Server-sent events of a fine-tune, from the first on, until it ends. Their `data` is JSON:
+
+    - `status`: `{status}`, and what belongs to it, such as the `adapter_id` of one that succeeded
+    - `progress`: `{step, steps, loss, gradient_norm, seconds, eta_seconds}`
+    - `sample`: `{step, url}`, a drawing of the adapter so far; the URL is signed
+    - `error`: `{code, detail}`
+
+    Send the last `id` as `Last-Event-ID` to go on behind it, as browsers do by themselves.
+    """
     events, ended = await run_in_threadpool(_read, services, scope, id, last_event_id)
     if ended and not events:
         return Response(status_code=204)

@@ -59,6 +59,8 @@ Item = TypeVar("Item", bound=BaseModel)
 
 
 class Listing(BaseModel, Generic[Item]):
+    """One page."""
+
     data: list[Item]
     next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last one.")
 

@@ -29,7 +29,7 @@ def test_odd_paths(tenant: Client, method: str, path: str, status: int, code: st
     response = tenant.request(method, path)
     problem(response, status, code)
     if status == 405:
-        assert response.headers["allow"]
+        assert response.headers["allow"] == {"/v1/domains": "GET, POST", "/v1/usage": "GET", "/livez": "GET"}[path]
 
 
 @pytest.mark.parametrize(

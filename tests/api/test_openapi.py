@@ -125,6 +125,11 @@ def test_defaults_are_those_of_the_services(document: Document) -> None:
     assert get_args(FinetuneRequest.__annotations__["method"])[: len(METHODS)] == METHODS
 
 
+def test_types_have_names_that_clients_can_use(document: Document) -> None:
+    assert "DomainList" in document["components"]["schemas"]
+    assert all(name.replace("_", "").isalnum() and not name.endswith("_") for name in document["components"]["schemas"])
+
+
 def test_all_references_lead_somewhere_and_nothing_is_left_over(document: Document) -> None:
     text = str(document["paths"]) + str(document["components"])
     for name in document["components"]["schemas"]:
