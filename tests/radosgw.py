@@ -21,6 +21,10 @@ from tests.services import free_port
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "monmaptool", "radosgw-admin", "ceph")
 
 
+class NotStarted(Exception):
+    """Ceph does not come up on this machine."""
+
+
 @dataclass(frozen=True)
 class Gateway:
     endpoint: str
@@ -34,7 +38,7 @@ def installed() -> bool:
 
 @contextmanager
 def radosgw(folder: Path) -> Iterator[Gateway]:
-    """Starts the cluster under `folder`. Raises CalledProcessError or TimeoutError when it does not come up."""
+    """Starts the cluster under `folder`. Raises NotStarted, with the end of its logs, when it does not come up."""
     port, monitor = free_port(), free_port()
     identity = str(uuid.uuid4())
     config = folder / "ceph.conf"
@@ -44,7 +48,10 @@ def radosgw(folder: Path) -> Iterator[Gateway]:
     environment = os.environ | {"CEPH_CONF": str(config)}
 
     def call(*command: str) -> str:
-        run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+        try:
+            run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            raise NotStarted(f"{error}: {error.stderr}\n{_logs(folder)}") from error
         return run.stdout
 
     with ExitStack() as stack:
@@ -65,7 +72,8 @@ def radosgw(folder: Path) -> Iterator[Gateway]:
         start("ceph-osd", "-f", "-i", "0", "--osd-data", str(folder / "osd"))
         start("radosgw", "-f", "-n", "client.rgw")
         endpoint = f"http://127.0.0.1:{port}"
-        _wait(endpoint)
+        if not _answers(endpoint):
+            raise NotStarted(f"no answer on {endpoint}\n{_logs(folder)}")
         user = json.loads(call("radosgw-admin", "user", "create", "--uid", "difffit", "--display-name", "DiffFit"))
         yield Gateway(endpoint, user["keys"][0]["access_key"], user["keys"][0]["secret_key"])
 
@@ -89,6 +97,8 @@ def _config(folder: Path, identity: str, monitor: int, port: int) -> str:
         "osd_pool_default_pg_num": 4,
         "osd_pool_default_pg_autoscale_mode": "off",
         "mon_allow_pool_size_one": "true",
+        "mon_data_avail_warn": 0,
+        "mon_data_avail_crit": 0,
         "osd_crush_chooseleaf_type": 0,
         "rgw_data": folder / "rgw",
         "rgw_frontends": f"beast endpoint=127.0.0.1:{port}",
@@ -96,7 +106,7 @@ def _config(folder: Path, identity: str, monitor: int, port: int) -> str:
     return "[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
 
 
-def _wait(endpoint: str, seconds: float = 90) -> None:
+def _answers(endpoint: str, seconds: float = 120) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -104,5 +114,9 @@ def _wait(endpoint: str, seconds: float = 90) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
         else:
-            return
-    raise TimeoutError(f"radosgw does not answer on {endpoint}")
+            return True
+    return False
+
+
+def _logs(folder: Path) -> str:
+    return "\n".join(f"{path.name}: {path.read_text()[-1000:]}" for path in sorted(folder.glob("*.log")))

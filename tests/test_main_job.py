@@ -8,6 +8,7 @@ import sys
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,11 @@ def full_on_radosgw(request: pytest.FixtureRequest, folder: Path) -> Environment
 
 @pytest.fixture(scope="module")
 def ceph_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[radosgw.Gateway]:
-    with radosgw.radosgw(tmp_path_factory.mktemp("ceph")) as gateway:
+    with ExitStack() as stack:
+        try:
+            gateway = stack.enter_context(radosgw.radosgw(tmp_path_factory.mktemp("ceph")))
+        except radosgw.NotStarted as error:
+            pytest.skip(f"Ceph is installed but does not start here: {error}")
         yield gateway
 
 
