@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from core.diffusion.samplers import ddim_step, guided_noise
-from core.diffusion.schedule import SCHEDULE
-from core.diffusion.timesteps import sampling_timesteps
+from core.diffusion.samplers import coefficients, guided_noise, step
+from core.diffusion.timesteps import SamplerName, sampling_timesteps
 
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]
 """x [B, C, H, W], t [B], y [B] -> [B, 2C, H, W]"""
@@ -15,24 +14,35 @@ Model = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @torch.no_grad()
 def sample(
-    model: Model, noise: Tensor, labels: Tensor, null_class: int, *, steps: int, guidance_scale: float, channels: int
+    model: Model,
+    noise: Tensor,
+    labels: Tensor,
+    null_class: int,
+    *,
+    steps: int,
+    guidance_scale: float,
+    channels: int,
+    sampler: SamplerName = "ddim",
+    eta: float = 0.0,
+    fresh: Callable[[], Tensor] | None = None,
 ) -> Tensor:
-    """DDIM from noise [B, C, H, W] for class ids [B] -> latents [B, C, H, W]. Guides the first `channels` channels."""
-    x, count = noise, len(noise)
+    """From noise [B, C, H, W] for class ids [B] to latents [B, C, H, W]. Guides the first `channels` channels.
+
+    `fresh` brings the noise [B, C, H, W] of each step that adds some; ddpm and an eta above 0 need it.
+    """
+    x, count = noise.float(), len(noise)
     scale = torch.full((count,), guidance_scale, device=x.device)
     both = torch.cat([labels, torch.full_like(labels, null_class)])
-    timesteps = sampling_timesteps(steps)
-    for now, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+    lines = coefficients(sampler, steps, eta).to(x.device)
+    x0, none = torch.zeros_like(x), torch.zeros_like(x)
+    for line, now in zip(lines, sampling_timesteps(steps), strict=True):
         t = torch.full((2 * count,), now, device=x.device)
-        epsilon = model(torch.cat([x, x]), t, both)[:, : x.shape[1]].float()
+        output = model(torch.cat([x, x]), t, both).float()
+        epsilon, interpolation = output.chunk(2, dim=1)
         guided = guided_noise(epsilon[:count], epsilon[count:], scale, channels)
-        x = ddim_step(x, guided, *(torch.full((count,), kept(step), device=x.device) for step in (now, following)))
+        added = fresh().to(x) if fresh is not None and line[-1] else none
+        x, x0 = step(x, guided, interpolation[:count], x0, added, line.expand(count, -1))
     return x
-
-
-def kept(timestep: int | None) -> float:
-    """alphas_cumprod at a timestep; 1 after the last (None)."""
-    return 1.0 if timestep is None else SCHEDULE.alphas_cumprod[timestep].item()
 
 
 def seeded_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:

@@ -1,6 +1,10 @@
-"""Which timesteps a sampling run visits. No torch here: the scheduler of the engine uses it too."""
+"""Names of samplers, and which timesteps a run visits. No torch here: the scheduler of the engine uses it too."""
+
+from typing import Literal
 
 TIMESTEPS = 1000
+SamplerName = Literal["ddim", "ddpm", "dpmpp_2m"]
+"""DDIM, ancestral sampling with the learned variance, and DPM-Solver++ of second order, multistep."""
 
 
 def sampling_timesteps(steps: int) -> list[int]:

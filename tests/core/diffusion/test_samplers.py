@@ -1,24 +1,25 @@
-"""Sampling steps beside diffusers' DDIM scheduler."""
+"""Sampling steps beside diffusers' schedulers, on any model output."""
 
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from core.diffusion.samplers import ddim_step, guided_noise
-from core.diffusion.sampling import kept, sample, seeded_noise
+from core.diffusion.samplers import SAMPLERS, coefficients, guided_noise, step
+from core.diffusion.sampling import sample, seeded_noise
 from core.diffusion.schedule import SCHEDULE
-from core.diffusion.timesteps import sampling_timesteps
+from core.diffusion.timesteps import SamplerName, sampling_timesteps
 
 DIVISORS = [steps for steps in range(1, 1001) if 1000 % steps == 0]
+SHAPE = (3, 4, 4)
 
 
 def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-    """A stand-in that depends on everything it is given; its second half is the variance, which DDIM does not use."""
+    """A stand-in that depends on everything it is given."""
     epsilon = torch.tanh(x * (1 + y.view(-1, 1, 1, 1)) + t.view(-1, 1, 1, 1) / 1000)
-    return torch.cat([epsilon, torch.full_like(epsilon, 9.0)], dim=1)
+    return torch.cat([epsilon, torch.sin(3 * x)], dim=1)
 
 
 def diffusers_scheduler(steps: int) -> Any:
@@ -27,15 +28,63 @@ def diffusers_scheduler(steps: int) -> Any:
     return scheduler
 
 
+def run(steps: int, sampler: SamplerName, eta: float = 0.0) -> tuple[Tensor, list[Tensor]]:
+    """Our run, and the noise that it took for each step."""
+    taken: list[Tensor] = []
+
+    def fresh() -> Tensor:
+        taken.append(seeded_noise([1000 + len(taken), 2000 + len(taken)], SHAPE))
+        return taken[-1]
+
+    noise, labels = seeded_noise([1, 2], SHAPE), torch.tensor([0, 1])
+    options: dict[str, Any] = {"steps": steps, "guidance_scale": 1.0, "channels": 3}
+    return sample(model, noise, labels, 2, sampler=sampler, eta=eta, fresh=fresh, **options), taken
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("steps", DIVISORS)
-def test_a_run_is_diffusers(steps: int) -> None:
-    scheduler = diffusers_scheduler(steps)
-    noise, labels = seeded_noise([1, 2], (3, 4, 4)), torch.tensor([0, 1])
-    expected = noise
+def test_ddim_is_diffusers(steps: int, eta: float) -> None:
+    found, taken = run(steps, "ddim", eta)
+    scheduler, expected = diffusers_scheduler(steps), seeded_noise([1, 2], SHAPE)
+    added = iter([*taken, torch.zeros(2, *SHAPE)])
     for t in scheduler.timesteps:
-        epsilon = model(expected, t.expand(2), labels)[:, :3]
+        epsilon = model(expected, t.expand(2), torch.tensor([0, 1]))[:, :3]
+        noise = {"variance_noise": next(added)} if eta else {}
+        expected = scheduler.step(epsilon, t, expected, eta=eta, **noise).prev_sample
+    assert len(taken) == (steps - 1 if eta else 0), "the last step adds none"
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("steps", DIVISORS)
+def test_ddpm_is_diffusers_but_for_its_noise_after_the_last_step(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, taken = run(steps, "ddpm")
+    scheduler: Any = DDPMScheduler(
+        beta_schedule="linear", clip_sample=False, timestep_spacing="trailing", variance_type="learned_range"
+    )
+    scheduler.set_timesteps(steps)
+    added = iter([*taken, torch.zeros(2, *SHAPE)])  # diffusers adds noise at the last timestep where that is not 0
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: next(added))
+    expected = seeded_noise([1, 2], SHAPE)
+    for t in scheduler.timesteps:
+        output = model(expected, t.expand(2), torch.tensor([0, 1]))
+        expected = scheduler.step(output, t, expected).prev_sample
+    assert len(taken) == steps - 1
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("steps", [steps for steps in DIVISORS if steps <= 250])
+def test_dpm_solver_is_diffusers(steps: int) -> None:
+    """Its sigmas are those of the timesteps; up to 250 steps, since it drops timesteps that repeat after rounding."""
+    found, taken = run(steps, "dpmpp_2m")
+    scheduler: Any = DPMSolverMultistepScheduler(
+        beta_schedule="linear", timestep_spacing="trailing", final_sigmas_type="zero"
+    )
+    scheduler.set_timesteps(steps)
+    expected = seeded_noise([1, 2], SHAPE)
+    for t in scheduler.timesteps:
+        epsilon = model(expected, t.expand(2), torch.tensor([0, 1]))[:, :3]
         expected = scheduler.step(epsilon, t, expected).prev_sample
-    found = sample(model, noise, labels, 2, steps=steps, guidance_scale=1.0, channels=3)
+    assert taken == []
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
@@ -63,20 +112,30 @@ def test_a_number_of_steps_that_cannot_be_is_refused(steps: int) -> None:
         sampling_timesteps(steps)
 
 
-def test_rows_of_one_step_may_stand_at_different_timesteps() -> None:
-    x, noise = seeded_noise([1, 2, 3], (4, 8, 8)), seeded_noise([4, 5, 6], (4, 8, 8))
-    now, following = [999, 500, 20], [980, 250, None]
-    together = ddim_step(x, noise, *(torch.tensor([kept(t) for t in some]) for some in (now, following)))
+def test_rows_of_one_step_may_differ_in_everything() -> None:
+    x, noise, before, fresh = (seeded_noise([i, i + 1, i + 2], (4, 8, 8)) for i in (1, 4, 7, 10))
+    v = fresh.tanh()
+    lines = torch.stack([coefficients("ddim", 50, 0.7)[3], coefficients("ddpm", 7)[0], coefficients("dpmpp_2m", 9)[5]])
+    together = step(x, noise, v, before, fresh, lines)
     for row in range(3):
-        alone = (torch.tensor([kept(some[row])]) for some in (now, following))
-        assert torch.equal(together[row], ddim_step(x[row, None], noise[row, None], *alone)[0])
+        alone = step(*(tensor[row, None] for tensor in (x, noise, v, before, fresh, lines)))
+        assert all(torch.equal(both[row], one[0]) for both, one in zip(together, alone, strict=True))
 
 
-def test_the_true_noise_leads_back_in_one_step() -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_true_noise_leads_back_in_the_last_step(sampler: SamplerName) -> None:
     x0, noise = seeded_noise([1, 2], (4, 8, 8)), seeded_noise([3, 4], (4, 8, 8))
-    t = torch.tensor([700, 30])
-    back = ddim_step(SCHEDULE.add_noise(x0, noise, t), noise, SCHEDULE.alphas_cumprod[t].float(), torch.ones(2))
+    t = sampling_timesteps(40)[-1]
+    zero = torch.zeros_like(x0)
+    xt = SCHEDULE.add_noise(x0, noise, torch.tensor([t, t]))
+    back, predicted = step(xt, noise, zero, zero, zero, coefficients(sampler, 40)[-1].expand(2, -1))
     torch.testing.assert_close(back, x0, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(predicted, x0, rtol=1e-4, atol=1e-4)
+
+
+def test_eta_belongs_to_ddim() -> None:
+    with pytest.raises(ValueError, match="eta belongs to ddim"):
+        coefficients("dpmpp_2m", 10, 0.5)
 
 
 def test_guidance_moves_the_first_channels_and_each_row_by_its_own_scale() -> None:
