@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.artifact.sites import PRESETS, trainable_shapes
+from core.engine.cache import AdapterCache
 from core.engine.engine import Engine
 from core.engine.request import ImageRequest
 from core.engine.runner import Runner
@@ -129,15 +130,15 @@ def finetune_step(base: LoadedBase) -> dict[str, Any]:
 
 
 def draw(base: LoadedBase, tensors: dict[str, Tensor]) -> None:
-    bank = AdapterBank(base.dit, slots=2, host_bytes=2**30)
-    runner = Runner(base.dit, base.autoencoder, bank, bucket=2)
-    engine = Engine(runner, bank, max_rows=2, max_waiting=10, training_share=0)
+    bank = AdapterBank(base.dit, slots=2)
+    runner = Runner(bank, base.autoencoder, buckets=(2,))
+    cache = AdapterCache(bank, host_bytes=2**30)
+    engine = Engine(runner, cache, max_rows=2, max_waiting=10, training_share=0)
     engine.start()
-    engine.add_adapter("adapter", tensors)
     request = ImageRequest(
         id="one", tenant="one", adapter="adapter", class_id=5, seeds=(0,), steps=2, guidance_scale=4.0
     )
-    (image,) = engine.submit(request).result().images
+    (image,) = engine.submit(request, lambda: tensors).result().images
     engine.stop()
     if tuple(image.shape) != (256, 256, 3):
         raise SystemExit(f"the image has shape {tuple(image.shape)}")

@@ -52,12 +52,19 @@ class Settings(BaseSettings):
     max_classes: int = 1000
     max_adapter_bytes: int = 64 * 2**20
 
-    max_batch_rows: int = 32
+    max_batch_rows: int = Field(default=32, ge=2)
+    """Rows of one forward; a guided image takes two."""
     max_waiting_images: int = 2_000
     """Images that a worker takes in before it leaves rows to others."""
     max_queued_generations: int = 500
     """Of one tenant; more are answered with 429."""
-    adapter_slots: int = 64
+    adapter_slots: int = Field(default=1024, ge=2)
+    """Adapters that lie on the device at once; at least `max_batch_rows`."""
+    compile: bool = False
+    """Traces the forward with torch.compile when it first meets a batch size; on a GPU with CUDA graphs."""
+    exact: bool = False
+    """Computes every batch at one size, so that on a GPU too an image is the same bit for bit whatever its
+    neighbours."""
     host_cache_bytes: int = 2 * 2**30
     training_share: float = Field(default=0.2, ge=0, le=1)
     """Part of the device's time that fine-tunes get at least while images are waiting."""
@@ -68,6 +75,12 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = False
+
+    @model_validator(mode="after")
+    def _slots_for_every_row(self) -> "Settings":
+        if self.adapter_slots < self.max_batch_rows:
+            raise ValueError("adapter_slots must be at least max_batch_rows: every row may have an adapter of its own")
+        return self
 
     @model_validator(mode="after")
     def _embedded_defaults(self) -> "Settings":

@@ -190,6 +190,13 @@ class DeadlineExceeded(CoreError):
         super().__init__("The deadline passed before the images were done. Ask for fewer steps or a later deadline.")
 
 
+class DrawingDiverged(CoreError):
+    code, status, title = "drawing_diverged", 500, "Drawing diverged"
+
+    def __init__(self) -> None:
+        super().__init__("The numbers of an image were not finite. Use a lower guidance scale or another adapter.")
+
+
 class AttemptsExhausted(CoreError):
     code, status, title = "attempts_exhausted", 500, "Gave up after repeated failures"
 
@@ -215,15 +222,6 @@ class QueueFull(CoreError):
             f"{waiting} requests are waiting already. Try again in {retry_after} s.",
             headers={"Retry-After": str(retry_after)},
         )
-
-
-class UnknownAdapter(CoreError):
-    """The engine was not given this adapter, or has dropped it: add it and submit again."""
-
-    code, status, title = "unknown_adapter", 500, "Adapter not in the bank"
-
-    def __init__(self, digest: str) -> None:
-        super().__init__(f"The engine does not hold adapter {digest[:12]}.")
 
 
 class EngineStopped(CoreError):

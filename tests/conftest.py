@@ -6,11 +6,15 @@ from pathlib import Path
 
 import boto3
 import pytest
+from hypothesis import settings
 
 from core.db.schema import upgrade
 from core.db.session import Database
 from core.storage import FolderStore, ObjectStore, S3Store
 from tests import services
+
+settings.register_profile("no clock", deadline=None)
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")

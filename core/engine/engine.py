@@ -1,24 +1,28 @@
 """The loop that owns the device: it serves rows and runs fine-tunes on one resident base.
 
-Everything that touches the device happens on this one thread. Others submit and wait on a future.
+Every step runs on this one thread. Others submit and wait on a future. Adapters come from the cache's threads, and
+finished latents go to the decoder's.
 """
 
+import heapq
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from core.engine.cache import AdapterCache, Load
+from core.engine.decoder import Decoder
 from core.engine.request import Drawn, ImageRequest, Row, Ticket
 from core.engine.runner import Runner
 from core.engine.scheduler import Scheduler
-from core.errors import Cancelled, EngineStopped, QueueFull, UnknownAdapter
-from core.model.bank import AdapterBank
+from core.errors import Cancelled, DeadlineExceeded, EngineStopped, QueueFull
+from core.model.bank import FoldedAdapter
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +40,52 @@ class Training:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
+@dataclass
+class Counters:
+    """Sums since the start. Seconds are the loop's."""
+
+    steps: int = 0
+    rows: int = 0
+    """Rows stepped: images, not the unconditional ones."""
+    row_steps: int = 0
+    """Forward rows, the unconditional ones included, without padding."""
+    adapters: int = 0
+    """Distinct adapters of each step."""
+    images: int = 0
+    waits: int = 0
+    wait_seconds: float = 0.0
+    """From submission to the first step, for each of `waits` requests."""
+    step_seconds: float = 0.0
+    training_seconds: float = 0.0
+
+
 class Engine:
     """Serves image requests in one batch and gives training the time that serving leaves.
 
-    `training_share` is the part of the device's time that training gets at least while both have work.
+    `training_share` is the part of the device's time that training gets at least while both have work. `max_waiting`
+    images may be in here, those in flight included. Raises ValueError when a step could hold more adapters than the
+    bank has slots.
     """
 
     def __init__(
-        self, runner: Runner, bank: AdapterBank, *, max_rows: int, max_waiting: int, training_share: float
+        self, runner: Runner, cache: AdapterCache, *, max_rows: int, max_waiting: int, training_share: float
     ) -> None:
-        self.runner, self.bank = runner, bank
+        if runner.bank.slots < max_rows:
+            raise ValueError(f"{max_rows} rows may have as many adapters, but there are {runner.bank.slots} slots")
+        self.runner, self.cache, self.bank = runner, cache, runner.bank
         self.scheduler = Scheduler(max_rows)
         self.max_waiting, self.training_share = max_waiting, training_share
+        self.counters = Counters()
         self._tickets: dict[str, Ticket] = {}
+        self._adapters: dict[str, FoldedAdapter | None] = {}
+        self._deadlines: list[tuple[float, str]] = []
+        self._waiting = 0
         self._trainings: deque[Training] = deque()
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._serving_seconds = self._training_seconds = 0.0
+        self._serving_debt = self._training_debt = 0.0
+        self._decoder = Decoder(runner.decode, runner.decode_rows)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -65,18 +97,28 @@ class Engine:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
+        self._decoder.close()
+        self.cache.close()
 
-    def add_adapter(self, digest: str, tensors: Mapping[str, Tensor]) -> None:
-        """Makes an adapter known before requests name it. Returns when it is in the host cache."""
-        done: Future[None] = Future()
-        self._post(lambda: _resolve(done, lambda: self.bank.add(digest, tensors)))
-        done.result()
+    def submit(
+        self,
+        request: ImageRequest,
+        load: Load | None = None,
+        *,
+        on_step: Callable[[float], None] = lambda _: None,
+        on_preview: Callable[[int, int, Any], None] = lambda *_: None,
+    ) -> "Future[Drawn]":
+        """A future of the request's images. `load` brings its adapter when the host cache does not hold it; it runs on
+        a thread of the cache while the request waits.
 
-    def submit(self, request: ImageRequest, on_step: Callable[[float], None] = lambda _: None) -> "Future[Drawn]":
-        """A future of the request's images. It fails with QueueFull, UnknownAdapter (add it again), IndexError (no
-        such class), Cancelled or EngineStopped."""
-        ticket = Ticket(request, on_step)
-        self._post(lambda: self._accept(ticket))
+        The future fails with what `load` raised, QueueFull, DeadlineExceeded, IndexError (no such class),
+        DrawingDiverged, Cancelled or EngineStopped. Raises EngineStopped at once after `stop`, ValueError for a
+        request with an adapter and without `load`.
+        """
+        if request.adapter is not None and load is None:
+            raise ValueError("a request with an adapter needs a way to load it")
+        ticket = Ticket(request, on_step, on_preview)
+        self._post(lambda: self._accept(ticket, load))
         return ticket.future
 
     def cancel(self, request_id: str) -> None:
@@ -89,6 +131,23 @@ class Engine:
         self._post(lambda: self._trainings.append(training))
         return training
 
+    def stats(self) -> dict[str, float]:
+        """Counters since the start, and how things stand now."""
+        runner, cache = self.runner, self.cache
+        return asdict(self.counters) | {
+            "forward_seconds": runner.forward_seconds,
+            "padded_rows": runner.padded_rows,
+            "out_of_memory": runner.out_of_memory,
+            "activations": self.bank.copies,
+            "cache_hits": cache.hits,
+            "cache_misses": cache.misses,
+            "load_seconds": cache.load_seconds,
+            "adapters_on_device": len(self.bank.resident),
+            "adapters_on_host": len(cache.resident),
+            "host_bytes": cache.bytes,
+            "waiting_images": self._waiting,
+        }
+
     def _post(self, action: Callable[[], None]) -> None:
         with self._wake:
             if self._stopping:
@@ -96,27 +155,47 @@ class Engine:
             self._inbox.append(action)
             self._wake.notify()
 
+    def _post_unless_stopped(self, action: Callable[[], None]) -> None:
+        """For other threads' reports: what they are about has been failed when the engine stopped."""
+        try:
+            self._post(action)
+        except EngineStopped:
+            logger.debug("the engine had stopped")
+
     def _loop(self) -> None:
         while self._wait_for_work():
-            while self._inbox:
-                self._inbox.popleft()()
+            self._read_inbox()
+            self._end_what_is_late()
             if self._training_is_due():
-                self._training_seconds += _timed(self._train_slice)
+                self._training_debt += self._timed("training_seconds", self._train_slice)
             elif not self.scheduler.idle:
-                self._serving_seconds += _timed(self._serve_step)
+                self._serving_debt += self._timed("step_seconds", self._serve_step)
         self._fail_everything()
 
     def _wait_for_work(self) -> bool:
         with self._wake:
             while not (self._stopping or self._inbox or self._trainings or not self.scheduler.idle):
-                self._wake.wait()
+                soonest = max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
+                if not self._wake.wait(soonest):
+                    break
             return not self._stopping
+
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+
+    def _timed(self, counter: str, action: Callable[[], None]) -> float:
+        started = time.perf_counter()
+        action()
+        seconds = time.perf_counter() - started
+        setattr(self.counters, counter, getattr(self.counters, counter) + seconds)
+        return seconds
 
     def _training_is_due(self) -> bool:
         if not self._trainings or self.scheduler.idle:
-            self._serving_seconds = self._training_seconds = 0.0  # a share is owed only while both have work
+            self._serving_debt = self._training_debt = 0.0  # a share is owed only while both have work
             return bool(self._trainings)
-        return self._training_seconds <= self.training_share * (self._serving_seconds + self._training_seconds)
+        return self._training_debt <= self.training_share * (self._serving_debt + self._training_debt)
 
     def _train_slice(self) -> None:
         training = self._trainings.popleft()
@@ -135,64 +214,123 @@ class Engine:
                 training.on_event(event)
             self._trainings.append(training)
 
+    def _accept(self, ticket: Ticket, load: Load | None) -> None:
+        request = ticket.request
+        if self._waiting + len(request.seeds) > self.max_waiting:
+            ticket.fail(QueueFull(self._waiting))
+            return
+        self._tickets[request.id] = ticket
+        self._waiting += len(request.seeds)
+        if request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, request.id))
+        if request.adapter is None or load is None:
+            self._enqueue(ticket, None)
+            return
+        loading = self.cache.get(request.adapter, load)
+        if loading.done():
+            self._loaded(ticket, loading)
+        else:
+            loading.add_done_callback(lambda done: self._post_unless_stopped(lambda: self._loaded(ticket, done)))
+
+    def _loaded(self, ticket: Ticket, loading: "Future[FoldedAdapter]") -> None:
+        if self._tickets.get(ticket.request.id) is not ticket:
+            return  # it ended meanwhile
+        error = loading.exception()
+        if error is None:
+            self._enqueue(ticket, loading.result())
+        else:
+            self._end(ticket.request.id, error)
+
+    def _enqueue(self, ticket: Ticket, adapter: FoldedAdapter | None) -> None:
+        ticket.reached("loading")
+        self._adapters[ticket.request.id] = adapter
+        self.scheduler.add(ticket.request)
+
+    def _end_what_is_late(self) -> None:
+        now = time.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            self._end(heapq.heappop(self._deadlines)[1], DeadlineExceeded())
+
     def _serve_step(self) -> None:
-        rows = self._admitted(self.scheduler.next_rows())
+        rows = self._started(self.scheduler.next_rows())
         if not rows:
             return
-        self.runner.step(rows)
-        for row in rows:
-            self._tickets[row.request.id].stepped(row)
-        for row in self.scheduler.advance(rows):
-            self._deliver(row)
+        costs = [row.cost for row in rows]
+        try:
+            self.runner.step(rows)
+        except Exception as error:
+            logger.exception("a step of %d rows failed", len(rows))
+            for request_id in {row.request.id for row in rows}:
+                self._end(request_id, error)
+            return
+        self._count(rows, costs)
+        finished = self.scheduler.advance(rows)
+        for row, cost in zip(rows, costs, strict=True):
+            ticket = self._tickets[row.request.id]
+            if "queued" not in ticket.timings:
+                ticket.reached("queued")
+                ticket.timings["activation"] = self.runner.activation_seconds
+                self.counters.waits += 1
+                self.counters.wait_seconds += ticket.timings["queued"]
+            ticket.stepped(cost)
+            if row.previewed:
+                self._decoder.add(self.runner.x0(row), _previewed(ticket, row))
+        for row in finished:
+            self._decoder.add(self.runner.latent(row), self._decoded(self._tickets[row.request.id], row))
+            self.runner.end(row)
 
-    def _admitted(self, rows: list[Row]) -> list[Row]:
-        """Rows that are ready to step. One whose adapter finds no free slot waits; a slot is free sooner or later,
-        since rows in flight end."""
+    def _started(self, rows: list[Row]) -> list[Row]:
         ready = []
         for row in rows:
-            if row in self.runner.states:
-                ready.append(row)
-                continue
             try:
-                started = time.perf_counter()
-                if self.runner.admit(row):
-                    ready.append(row)
-                    self._tickets[row.request.id].admitted(time.perf_counter() - started)
-            except KeyError:
-                self._end(row.request.id, UnknownAdapter(row.request.adapter or ""))
-            except Exception as error:
-                logger.exception("a row could not be admitted")
+                if not self.runner.started(row):
+                    self.runner.start(row, self._adapters[row.request.id])
+                ready.append(row)
+            except Exception as error:  # its own request's: no such class
                 self._end(row.request.id, error)
-        return [row for row in ready if row in self.runner.states]
+        return [row for row in ready if row.request.id in self._tickets]
 
-    def _accept(self, ticket: Ticket) -> None:
+    def _count(self, rows: Sequence[Row], costs: Sequence[int]) -> None:
+        self.counters.steps += 1
+        self.counters.rows += len(rows)
+        self.counters.row_steps += sum(costs)
+        self.counters.adapters += len({row.request.adapter for row in rows})
+
+    def _decoded(self, ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
+        def done(image: Tensor | Exception) -> None:
+            if isinstance(image, Exception):
+                self._post_unless_stopped(lambda: self._end(ticket.request.id, image))
+            elif ticket.deliver(row.index, image):
+                self._post_unless_stopped(lambda: self._finished(ticket))
+
+        return done
+
+    def _finished(self, ticket: Ticket) -> None:
+        self._forget(ticket)
+
+    def _forget(self, ticket: Ticket) -> list[Row]:
+        """Drops a request that has ended; returns its rows that were still here."""
         request = ticket.request
-        if self.scheduler.waiting + len(request.seeds) > self.max_waiting:
-            ticket.future.set_exception(QueueFull(self.scheduler.waiting))
-        elif request.adapter is not None and request.adapter not in self.bank:
-            ticket.future.set_exception(UnknownAdapter(request.adapter))
-        else:
-            self._tickets[request.id] = ticket
-            self.scheduler.add(request)
+        if self._tickets.get(request.id) is not ticket:
+            return []
+        del self._tickets[request.id]
+        self._adapters.pop(request.id, None)
+        self._waiting -= len(request.seeds)
+        self.counters.images += len(ticket.images)
+        self._deadlines = [entry for entry in self._deadlines if entry[1] != request.id]
+        heapq.heapify(self._deadlines)
+        return self.scheduler.remove(request)
 
-    def _deliver(self, row: Row) -> None:
-        ticket = self._tickets[row.request.id]
-        ticket.images[row.index] = self.runner.decode(self.runner.leave(row).latent)
-        if len(ticket.images) == len(row.request.seeds):
-            del self._tickets[row.request.id]
-            ticket.finish()
-
-    def _end(self, request_id: str, error: Exception) -> None:
-        for row in self.scheduler.remove(request_id):
-            if row in self.runner.states:
-                self.runner.leave(row)
-        ticket = self._tickets.pop(request_id, None)
-        if ticket is not None:
-            ticket.future.set_exception(error)
+    def _end(self, request_id: str, error: BaseException) -> None:
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return
+        for row in self._forget(ticket):
+            self.runner.end(row)
+        ticket.fail(error)
 
     def _fail_everything(self) -> None:
-        while self._inbox:
-            self._inbox.popleft()()
+        self._read_inbox()
         for request_id in list(self._tickets):
             self._end(request_id, EngineStopped())
         for training in self._trainings:
@@ -200,16 +338,11 @@ class Engine:
             training.future.set_exception(EngineStopped())
 
 
-def _resolve(future: "Future[None]", action: Callable[[], None]) -> None:
-    try:
-        action()
-    except Exception as error:
-        future.set_exception(error)
-    else:
-        future.set_result(None)
+def _previewed(ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
+    steps_made = row.position
 
+    def done(image: Tensor | Exception) -> None:
+        if not isinstance(image, Exception):  # a preview is a courtesy
+            ticket.on_preview(row.index, steps_made, image)
 
-def _timed(action: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
+    return done

@@ -1,12 +1,15 @@
 """What is asked of the engine, and one image of it on its way. No torch here."""
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.diffusion.timesteps import sampling_timesteps
+from core.diffusion.timesteps import TIMESTEPS, SamplerName, sampling_timesteps
+
+EVERY_TIMESTEP = (0, TIMESTEPS - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +19,24 @@ class ImageRequest:
     id: str
     tenant: str
     adapter: str | None
-    """Digest of a registered adapter; None draws with the base itself."""
+    """Digest of an adapter; None draws with the base itself."""
     class_id: int
     seeds: tuple[int, ...]
     steps: int
     guidance_scale: float
+    guidance_interval: tuple[int, int] = EVERY_TIMESTEP
+    """Lowest and highest timestep that are guided (arXiv 2404.07724)."""
+    sampler: SamplerName = "ddim"
+    eta: float = 0.0
+    """Of ddim: 0 is deterministic."""
     weight: float = 1.0
     """The tenant's share beside others'."""
     priority: int = 0
     """Higher goes first within the tenant."""
+    deadline: float | None = None
+    """On time.monotonic()'s clock."""
+    previews: int = 0
+    """How many times each image is shown on its way, in even distances."""
 
 
 @dataclass(eq=False)
@@ -45,12 +57,13 @@ class Row:
 
     @property
     def guided(self) -> bool:
-        """A scale of 1 needs no unconditional row."""
-        return self.request.guidance_scale != 1.0
+        """Whether this step takes an unconditional row too: not at a scale of 1, nor outside the interval."""
+        lowest, highest = self.request.guidance_interval
+        return self.request.guidance_scale != 1.0 and lowest <= self.timestep <= highest
 
     @property
     def cost(self) -> int:
-        """Rows of the forward that one step takes."""
+        """Rows of the forward that this step takes."""
         return 2 if self.guided else 1
 
     @property
@@ -58,14 +71,14 @@ class Row:
         return self.timesteps[self.position]
 
     @property
-    def next_timestep(self) -> int | None:
-        """None after the last step."""
-        following = self.position + 1
-        return self.timesteps[following] if following < len(self.timesteps) else None
-
-    @property
     def finished(self) -> bool:
         return self.position == len(self.timesteps)
+
+    @property
+    def previewed(self) -> bool:
+        """Whether the step that was just made is to be shown."""
+        parts, steps = self.request.previews + 1, len(self.timesteps)
+        return not self.finished and self.position * parts // steps > (self.position - 1) * parts // steps
 
 
 @dataclass(frozen=True)
@@ -77,33 +90,49 @@ class Drawn:
     row_steps: int
     """Forward rows that the request took, the unconditional ones included."""
     timings: dict[str, float]
-    """Seconds: `queued` until the first row was admitted, `activation` of its adapter's slot, `total`."""
+    """Seconds: `loading` until its adapter lay in the host cache, `queued` until its first step, `total`."""
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A submitted request on its way to its future."""
+    """A submitted request on its way to its future. Its listeners are called by the engine's threads, so they must be
+    quick."""
 
     request: ImageRequest
     on_step: Callable[[float], None]
-    """Hears which share of the steps is done; called by the loop, so it must be quick."""
+    """Hears which share of the steps is done."""
+    on_preview: Callable[[int, int, Any], None]
+    """Hears an image's index, the steps it has made, and its pixels as they would end now."""
     future: "Future[Drawn]" = field(default_factory=Future)
     images: dict[int, Any] = field(default_factory=dict)
     steps: int = 0
     row_steps: int = 0
     submitted: float = field(default_factory=time.monotonic)
     timings: dict[str, float] = field(default_factory=dict)
+    _ending: threading.Lock = field(default_factory=threading.Lock)
 
-    def admitted(self, activation: float) -> None:
-        if not self.timings:
-            self.timings = {"queued": time.monotonic() - self.submitted, "activation": activation}
+    def reached(self, stage: str) -> None:
+        """Notes the seconds from submission to this stage, once."""
+        self.timings.setdefault(stage, time.monotonic() - self.submitted)
 
-    def stepped(self, row: Row) -> None:
+    def stepped(self, cost: int) -> None:
         self.steps += 1
-        self.row_steps += row.cost
+        self.row_steps += cost
         self.on_step(self.steps / (len(self.request.seeds) * self.request.steps))
 
-    def finish(self) -> None:
-        images = [self.images[index] for index in range(len(self.images))]
-        self.timings["total"] = time.monotonic() - self.submitted
-        self.future.set_result(Drawn(images, self.row_steps, self.timings))
+    def deliver(self, index: int, image: Any) -> bool:
+        """Takes an image; True when it was the last and the future is resolved."""
+        with self._ending:
+            self.images[index] = image
+            if len(self.images) < len(self.request.seeds) or self.future.done():
+                return False
+            self.reached("total")
+            images = [self.images[index] for index in range(len(self.images))]
+            self.future.set_result(Drawn(images, self.row_steps, self.timings))
+            return True
+
+    def fail(self, error: BaseException) -> None:
+        """Fails the future, unless it is resolved already."""
+        with self._ending:
+            if not self.future.done():
+                self.future.set_exception(error)

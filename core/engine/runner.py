@@ -1,93 +1,196 @@
-"""One step of the device for a list of rows. Holds each row's tensors while it is in flight."""
+"""One step of the device for a list of rows. Holds each row's tensors from its first step to its last."""
 
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from core.diffusion.samplers import ddim_step, guided_noise
-from core.diffusion.sampling import kept, seeded_noise
+from core.diffusion.samplers import coefficients, guided_noise, step
 from core.engine.request import Row
+from core.errors import DrawingDiverged
 from core.model.autoencoder import Autoencoder
-from core.model.bank import BASE_SLOT, AdapterBank
+from core.model.bank import BASE_SLOT, AdapterBank, FoldedAdapter
 from core.model.dit import DiT
 from core.model.folding import folded_forward
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class RowState:
     """Tensors of a row in flight."""
 
-    latent: Tensor
-    """[C, H, W]"""
+    adapter: FoldedAdapter | None
     classes: Tensor
     """[2, D]: its class and the null class"""
-    slot: int
+    lines: Tensor
+    """[steps, 8]: its sampler's coefficients, on the host"""
+    generator: torch.Generator
+    """Its seed's noise, on the host: the same on every device, whatever else is in the batch"""
+    latent: Tensor
+    """[C, H, W]"""
+    x0: Tensor
+    """[C, H, W]: where the last step saw it end"""
+
+
+def buckets_for(device: torch.device, max_rows: int, *, exact: bool = False) -> tuple[int, ...]:
+    """Sizes to which a batch of forward rows is padded, ascending.
+
+    On the CPU a row's result does not depend on the batch from 8 rows on, so every size is a multiple of 8. A GPU picks
+    its kernels by the size: `exact` keeps a single one, for results that are equal bit for bit.
+    """
+    top = -(-max_rows // 8) * 8
+    if exact:
+        return (top,)
+    eights = tuple(range(8, top + 1, 8))
+    return eights if device.type == "cpu" else (1, 2, 4, *eights)
 
 
 class Runner:
-    """Computes. On the CPU a row's result does not depend on its neighbours as long as the batch has at least
-    `bucket` rows, so batches are padded to multiples of it."""
+    """Computes. `compile` traces the forward once for each bucket: torch.compile, with CUDA graphs on a GPU."""
 
-    def __init__(self, dit: DiT, autoencoder: Autoencoder, bank: AdapterBank, bucket: int = 8) -> None:
-        self.dit, self.autoencoder, self.bank, self.bucket = dit, autoencoder, bank, bucket
-        self.states: dict[Row, RowState] = {}
+    def __init__(
+        self, bank: AdapterBank, autoencoder: Autoencoder, buckets: Sequence[int], *, compile: bool = False
+    ) -> None:
+        self.bank, self.autoencoder, self.buckets = bank, autoencoder, sorted(buckets)
+        self.dit: DiT = bank.dit
+        self.device = bank.device
+        self.decode_rows = 1 if self.device.type == "cpu" else 8
+        self.forward_seconds = self.activation_seconds = 0.0
+        self.padded_rows = self.out_of_memory = 0
+        self._states: dict[Row, RowState] = {}
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        self._forward = torch.compile(self._gathered, dynamic=False, mode=mode) if compile else self._gathered
+        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
-    def admit(self, row: Row) -> bool:
-        """Prepares a row's tensors; False when no slot is free for its adapter."""
-        adapter, config = row.request.adapter, self.dit.config
-        classes = self.bank.classes(adapter, row.request.class_id)
-        slot = self.bank.pin(adapter)
-        if slot is None:
-            return False
-        shape = (config.in_channels, config.input_size, config.input_size)
-        latent = seeded_noise([row.seed], shape)[0].to(self.dit.positions.device)
-        self.states[row] = RowState(latent, classes, slot)
-        return True
+    def start(self, row: Row, adapter: FoldedAdapter | None) -> None:
+        """Prepares a row's tensors. Raises IndexError when the adapter has no such class."""
+        config, request = self.dit.config, row.request
+        generator = torch.Generator().manual_seed(row.seed)
+        noise = torch.randn(config.in_channels, config.input_size, config.input_size, generator=generator)
+        latent = noise.to(self.device)
+        classes = self.bank.classes(adapter, request.class_id)
+        lines = coefficients(request.sampler, request.steps, request.eta)
+        self._states[row] = RowState(adapter, classes, lines, generator, latent, torch.zeros_like(latent))
 
-    def leave(self, row: Row) -> RowState:
-        """Forgets a row in flight and unpins its adapter."""
-        self.bank.unpin(row.request.adapter)
-        return self.states.pop(row)
+    def started(self, row: Row) -> bool:
+        return row in self._states
+
+    def end(self, row: Row) -> None:
+        """Forgets a row; one that was never started is no error."""
+        self._states.pop(row, None)
+
+    def latent(self, row: Row) -> Tensor:
+        """[C, H, W]"""
+        return self._states[row].latent
+
+    def x0(self, row: Row) -> Tensor:
+        """[C, H, W]: where the row would end, seen from its last step."""
+        return self._states[row].x0
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row]) -> None:
-        """Moves each row one step on. Guided rows take a second, unconditional place behind all conditional ones."""
-        states = [self.states[row] for row in rows]
+        """Moves each row one step on. Guided rows take a second, unconditional place behind all conditional ones.
+
+        Nothing has changed when it raises. Memory that runs out makes the batches smaller; it raises
+        torch.OutOfMemoryError when the smallest does not fit.
+        """
+        states = [self._states[row] for row in rows]
         guided = [index for index, row in enumerate(rows) if row.guided]
-        latents = torch.stack([state.latent for state in states])  # [R, C, H, W]
+        x = torch.stack([state.latent for state in states])  # [R, C, H, W]
         places = [(index, 0) for index in range(len(rows))] + [(index, 1) for index in guided]
-        epsilon = self._forward(rows, states, latents, places)
-        conditional = epsilon[: len(rows)]
+        output = self._outputs(rows, states, x, places)
+        noise, interpolation = output[: len(rows)].chunk(2, dim=1)
         if guided:
             scale = self._numbers([rows[index].request.guidance_scale for index in guided])
-            channels = self.dit.config.guidance_channels
-            conditional[guided] = guided_noise(conditional[guided], epsilon[len(rows) :], scale, channels)
-        now = self._numbers([kept(row.timestep) for row in rows])
-        following = self._numbers([kept(row.next_timestep) for row in rows])
-        for state, latent in zip(states, ddim_step(latents, conditional, now, following), strict=True):
-            state.latent = latent
+            unconditional, channels = output[len(rows) :, : x.shape[1]], self.dit.config.guidance_channels
+            noise = noise.index_copy(
+                0,
+                torch.tensor(guided, device=self.device),
+                guided_noise(noise[guided], unconditional, scale, channels),
+            )
+        lines = torch.stack([state.lines[row.position] for state, row in zip(states, rows, strict=True)])
+        fresh = torch.zeros(x.shape)
+        for index in lines[:, -1].nonzero().flatten().tolist():
+            fresh[index] = torch.randn(x.shape[1:], generator=states[index].generator)
+        before = torch.stack([state.x0 for state in states])
+        following, x0 = step(x, noise, interpolation, before, fresh.to(self.device), lines.to(self.device))
+        for index, state in enumerate(states):
+            state.latent, state.x0 = following[index], x0[index]
 
     @torch.inference_mode()
-    def decode(self, latent: Tensor) -> Tensor:
-        """[C, H, W] -> 8-bit pixels [S, S, 3] on the host. One at a time, so that neighbours cannot matter."""
-        pixels = self.autoencoder.decode(latent[None])[0]
-        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu()
+    def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """[C, H, W] each -> 8-bit pixels [S, S, 3] each, on the host. For a thread beside the steps: on a GPU it runs
+        on a stream of its own. Batches have one size, so that neighbours do not matter.
 
-    def _forward(
-        self, rows: Sequence[Row], states: Sequence[RowState], latents: Tensor, places: Sequence[tuple[int, int]]
+        Raises DrawingDiverged when one of them is not finite."""
+        if self._side is None:
+            return self._decode(latents)
+        self._side.wait_stream(torch.cuda.default_stream(self.device))
+        for latent in latents:
+            latent.record_stream(self._side)
+        with torch.cuda.stream(self._side):
+            return self._decode(latents)
+
+    def _decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        images: list[Tensor] = []
+        for start in range(0, len(latents), self.decode_rows):
+            part = list(latents[start : start + self.decode_rows])
+            padded = torch.stack(part + [part[0]] * (self.decode_rows - len(part)))
+            pixels = self.autoencoder.decode(padded)[: len(part)]
+            if not pixels.isfinite().all():
+                raise DrawingDiverged()
+            images += ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+        return images
+
+    def _outputs(
+        self, rows: Sequence[Row], states: Sequence[RowState], x: Tensor, places: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """The predicted noise [places, C, H, W] in fp32, for (row, 0 conditional or 1 unconditional)."""
-        padding = -len(places) % self.bucket
-        padded = [*places, *[(0, 0)] * padding]
-        device = latents.device
-        x = latents[[index for index, _ in padded]]
-        t = torch.tensor([rows[index].timestep for index, _ in padded], device=device)
+        """The model's output [places, 2C, H, W] in fp32, for (row, 0 conditional or 1 unconditional)."""
+        started = time.perf_counter()
+        slots = self.bank.activate([state.adapter for state in states])
+        self.activation_seconds = time.perf_counter() - started
+        while True:
+            limit = self.buckets[-1]
+            try:
+                parts = [places[start : start + limit] for start in range(0, len(places), limit)]
+                return torch.cat([self._part(rows, states, x, slots, part) for part in parts])
+            except torch.OutOfMemoryError:
+                if len(self.buckets) == 1:
+                    raise
+                self.buckets.pop()
+                self.out_of_memory += 1
+                logger.warning("out of memory with %d rows: at most %d from here on", limit, self.buckets[-1])
+                torch.cuda.empty_cache()
+
+    def _part(
+        self,
+        rows: Sequence[Row],
+        states: Sequence[RowState],
+        x: Tensor,
+        slots: Sequence[int],
+        places: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        size = next(bucket for bucket in self.buckets if bucket >= len(places))
+        padding = size - len(places)
+        padded = [*places, *[places[0]] * padding]
+        index = torch.tensor([index for index, _ in padded], device=self.device)
+        t = torch.tensor([rows[index].timestep for index, _ in padded], device=self.device)
         classes = torch.stack([states[index].classes[branch] for index, branch in padded])
-        slots = torch.tensor([states[index].slot for index, _ in places] + [BASE_SLOT] * padding, device=device)
-        output = folded_forward(self.dit, x, t, classes, self.bank.table[slots])
-        return output[: len(places), : self.dit.config.in_channels].float()
+        taken = torch.tensor([slots[index] for index, _ in places] + [BASE_SLOT] * padding, device=self.device)
+        started = time.perf_counter()
+        output = self._forward(x[index], t, classes, taken)[: len(places)].float()
+        if self.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # else the loop would run ahead of cancels and arrivals
+        self.forward_seconds += time.perf_counter() - started
+        self.padded_rows += padding
+        return output
+
+    def _gathered(self, x: Tensor, t: Tensor, classes: Tensor, slots: Tensor) -> Tensor:
+        return folded_forward(self.dit, x, t, classes, self.bank.table[slots])
 
     def _numbers(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=self.dit.positions.device, dtype=torch.float32)
+        return torch.tensor(values, device=self.device, dtype=torch.float32)

@@ -1,93 +1,113 @@
 """Which rows step next. Decides and counts; knows no tensors.
 
-Tenants share the device by row-steps: each has a virtual time, the row-steps it was given divided by its weight, and
-the waiting tenant with the smallest one is admitted next (start-time fair queueing). A tenant that was away comes back
-at the smallest virtual time among those present, so that it can neither save up time nor lose its turn.
+A row's state is small, so a row can pause at any step and go on later. That makes every step a free choice: tenants
+share the device by row-steps. Each has a virtual time, the row-steps it was given divided by its weight, and the
+tenant with the smallest one brings its next row (start-time fair queueing). Rows that ran in the last step keep their
+place until their tenant is `quantum` ahead, so that equal tenants finish one after the other instead of all at last.
 """
 
-from collections import deque
+import heapq
+import math
+from bisect import bisect_right
 from collections.abc import Iterable
 
 from core.engine.request import ImageRequest, Row
 
+QUANTUM = 128.0
+
 
 class Scheduler:
-    """Rows wait in their tenant's queue, run until their last step, and leave. Up to `max_rows` forward rows a step."""
+    """Rows of a tenant go in order of priority, then of arrival, and leave after their last step. Up to `max_rows`
+    forward rows a step; `max_rows` may change between steps."""
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_rows: int, quantum: float = QUANTUM) -> None:
         if max_rows < 2:
             raise ValueError("a guided image takes two rows: max_rows must be at least 2")
         self.max_rows = max_rows
-        self.running: list[Row] = []
-        self._waiting: dict[str, deque[Row]] = {}
+        self.quantum = quantum
+        self._queues: dict[str, list[Row]] = {}
         self._virtual_time: dict[str, float] = {}
+        self._running: set[Row] = set()
+        self._passed_over: set[Row] = set()
 
     @property
-    def waiting(self) -> int:
-        return sum(len(queue) for queue in self._waiting.values())
+    def rows(self) -> int:
+        """Rows that are not finished."""
+        return sum(len(queue) for queue in self._queues.values())
 
     @property
     def idle(self) -> bool:
-        return not self.running and not self._waiting
+        return not self._queues
 
     def add(self, request: ImageRequest) -> None:
         tenant = request.tenant
-        if not self._present(tenant):
-            floor = min((self._virtual_time[other] for other in self._tenants_present()), default=0.0)
-            self._virtual_time[tenant] = max(self._virtual_time.get(tenant, 0.0), floor)
-        queue = self._waiting.setdefault(tenant, deque())
-        rows = [Row(request, index) for index in range(len(request.seeds))]
-        place = next((i for i, row in enumerate(queue) if row.request.priority < request.priority), len(queue))
-        for offset, row in enumerate(rows):
-            queue.insert(place + offset, row)
+        if tenant not in self._queues:
+            # One that was away can neither save up time nor lose what it owes.
+            self._virtual_time[tenant] = max(self._virtual_time.get(tenant, 0.0), self._floor())
+        queue = self._queues.setdefault(tenant, [])
+        place = bisect_right(queue, -request.priority, key=lambda row: -row.request.priority)
+        queue[place:place] = [Row(request, index) for index in range(len(request.seeds))]
 
     def next_rows(self) -> list[Row]:
-        """Admits what fits and returns every running row: each steps once."""
-        used = sum(row.cost for row in self.running)
-        while (tenant := self._next_tenant()) is not None:
-            row = self._waiting[tenant][0]
-            if used + row.cost > self.max_rows:
-                break
-            self._waiting[tenant].popleft()
-            if not self._waiting[tenant]:
-                del self._waiting[tenant]
-            # A row is charged for all its steps at once: admission is the only choice there is.
-            self._virtual_time[tenant] += row.cost * len(row.timesteps) / row.request.weight
-            self.running.append(row)
-            used += row.cost
-        return list(self.running)
+        """The rows of the next step, charged to their tenants."""
+        chosen: list[Row] = []
+        passed_over: set[Row] = set()
+        left = self.max_rows
+        heap = [(self._urgency(tenant, queue[0]), tenant, 0) for tenant, queue in self._queues.items()]
+        heapq.heapify(heap)
+        while heap and left:
+            _, tenant, place = heapq.heappop(heap)
+            queue = self._queues[tenant]
+            row = queue[place]
+            if row.cost > left:  # another tenant's row may still fit; this one is first at the next step
+                passed_over.add(row)
+                continue
+            chosen.append(row)
+            left -= row.cost
+            self._virtual_time[tenant] += row.cost / row.request.weight
+            if place + 1 < len(queue):
+                heapq.heappush(heap, (self._urgency(tenant, queue[place + 1]), tenant, place + 1))
+        self._running, self._passed_over = set(chosen), passed_over
+        return chosen
 
     def advance(self, rows: Iterable[Row]) -> list[Row]:
         """Counts one step for each row; returns those that are finished, which leave."""
+        finished = []
         for row in rows:
             row.position += 1
-        finished = [row for row in self.running if row.finished]
-        self.running = [row for row in self.running if not row.finished]
+            if row.finished:
+                finished.append(row)
+                self._leave(row)
         self._forget_absent()
         return finished
 
-    def remove(self, request_id: str) -> list[Row]:
-        """Takes a request's rows out, waiting or running; returns those that were running."""
-        running = [row for row in self.running if row.request.id == request_id]
-        self.running = [row for row in self.running if row.request.id != request_id]
-        for tenant, queue in list(self._waiting.items()):
-            kept = deque(row for row in queue if row.request.id != request_id)
-            if kept:
-                self._waiting[tenant] = kept
-            else:
-                del self._waiting[tenant]
+    def remove(self, request: ImageRequest) -> list[Row]:
+        """Takes a request's rows out and returns them."""
+        gone = [row for row in self._queues.get(request.tenant, ()) if row.request is request]
+        for row in gone:
+            self._leave(row)
         self._forget_absent()
-        return running
+        return gone
 
-    def _next_tenant(self) -> str | None:
-        return min(self._waiting, key=lambda tenant: self._virtual_time[tenant], default=None)
+    def _urgency(self, tenant: str, row: Row) -> float:
+        if row in self._passed_over:
+            return -math.inf
+        return self._virtual_time[tenant] - (self.quantum if row in self._running else 0.0)
 
-    def _present(self, tenant: str) -> bool:
-        return tenant in self._waiting or any(row.request.tenant == tenant for row in self.running)
+    def _leave(self, row: Row) -> None:
+        queue = self._queues[row.request.tenant]
+        queue.remove(row)
+        self._running.discard(row)
+        self._passed_over.discard(row)
+        if not queue:
+            del self._queues[row.request.tenant]
 
-    def _tenants_present(self) -> set[str]:
-        return set(self._waiting) | {row.request.tenant for row in self.running}
+    def _floor(self) -> float:
+        return min((self._virtual_time[tenant] for tenant in self._queues), default=0.0)
 
     def _forget_absent(self) -> None:
-        present = self._tenants_present()
-        self._virtual_time = {tenant: time for tenant, time in self._virtual_time.items() if tenant in present}
+        """A tenant that is away is remembered as long as it owes time to those present."""
+        if len(self._virtual_time) > len(self._queues):
+            floor = self._floor() if self._queues else math.inf
+            times = self._virtual_time.items()
+            self._virtual_time = {tenant: time for tenant, time in times if tenant in self._queues or time > floor}

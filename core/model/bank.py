@@ -1,10 +1,10 @@
-"""The adapter bank: folded adapters in a table on the device, and more of them in a cache on the host.
+"""The adapter bank: folded adapters in a table on the device, one row each.
 
 Slots are allocated once and written by index; activation is one copy. Slot 0 is the base itself.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,103 +17,79 @@ from core.model.folding import VectorLayout, fold
 BASE_SLOT = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FoldedAdapter:
-    """An adapter on the host: its vectors [P] and its class table [classes + 1, D], the null class last."""
+    """An adapter on the host. Who holds it can step with it, whatever leaves the caches meanwhile."""
 
+    digest: str
     vectors: Tensor
+    """[P]"""
     classes: Tensor
+    """[classes + 1, D], the null class last"""
 
     @property
     def size(self) -> int:
+        """Bytes"""
         return self.vectors.nbytes + self.classes.nbytes
 
 
 class AdapterBank:
-    """Adapters by digest. A slot in use by a row in flight is pinned and never given away."""
+    """The device's table, [slots + 1, P] in the base's dtype. One thread activates; any may fold."""
 
-    def __init__(self, dit: DiT, slots: int, host_bytes: int) -> None:
-        self.dit = dit
-        self.host_bytes = host_bytes
-        self.table = torch.zeros(slots + 1, VectorLayout(dit.config).length, device=dit.positions.device)
+    def __init__(self, dit: DiT, slots: int) -> None:
+        self.dit, self.slots = dit, slots
+        self.device, self.dtype = dit.positions.device, dit.positions.dtype
+        self.table = torch.zeros(slots + 1, VectorLayout.of(dit.config).length, dtype=self.dtype, device=self.device)
         self.table[BASE_SLOT] = fold(dit, {})
-        self.table = self.table.to(dit.positions.dtype)
+        self.copies = 0
         self._base_classes = dit.y_embedder.embedding_table.weight.detach()
-        self._host: OrderedDict[str, FoldedAdapter] = OrderedDict()
-        self._slots: OrderedDict[str, int] = OrderedDict()  # least recently used first
-        self._pins: dict[str, int] = {}
+        self._resident: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._free = list(range(slots, 0, -1))
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._host
 
     @property
     def resident(self) -> list[str]:
         """Digests in the device table, least recently used first."""
-        return list(self._slots)
+        return list(self._resident)
 
-    def add(self, digest: str, tensors: Mapping[str, Tensor]) -> None:
-        """Folds an adapter into the host cache. What no row in flight uses may leave it for lack of room."""
-        device = self.dit.positions.device
-        on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
-        dtype = self.table.dtype
-        vectors = fold(self.dit, on_device).to(dtype).cpu()
-        self._host[digest] = FoldedAdapter(vectors, tensors[CLASS_TABLE].to(dtype).cpu())
-        self._host.move_to_end(digest)
-        total = sum(adapter.size for adapter in self._host.values())
-        for old in [old for old in self._host if old != digest and not self._pins.get(old)]:
-            if total <= self.host_bytes:
-                break
-            total -= self._host.pop(old).size
+    def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
+        """Combines an adapter's tensors with the base's into vectors, on the device, and brings them to the host."""
+        on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        vectors, classes = fold(self.dit, on_device).to(self.dtype).cpu(), tensors[CLASS_TABLE].to(self.dtype).cpu()
+        if self.device.type == "cuda":  # a copy from pinned memory does not wait
+            vectors, classes = vectors.pin_memory(), classes.pin_memory()
+        return FoldedAdapter(digest, vectors, classes)
 
-    def pin(self, digest: str | None) -> int | None:
-        """The slot of an adapter in the host cache, for one more row in flight; None when every slot is pinned.
+    def activate(self, adapters: Sequence[FoldedAdapter | None]) -> list[int]:
+        """The slots of one step's adapters; None is the base. The others make room, least recently used first, never
+        one of this step.
 
-        The vectors are written before the slot is published. Raises KeyError for an adapter that was not added.
+        Raises ValueError when one step has more adapters than there are slots.
         """
-        if digest is None:
-            return BASE_SLOT
-        if digest not in self._slots:
-            slot = self._take_slot()
-            if slot is None:
-                return None
-            self.table[slot].copy_(self._host[digest].vectors, non_blocking=True)
-            self._slots[digest] = slot
-        self._slots.move_to_end(digest)
-        if digest in self._host:
-            self._host.move_to_end(digest)
-        self._pins[digest] = self._pins.get(digest, 0) + 1
-        return self._slots[digest]
+        wanted = {adapter.digest: adapter for adapter in adapters if adapter is not None}
+        if len(wanted) > self.slots:
+            raise ValueError(f"{len(wanted)} adapters in one step, but {self.slots} slots")
+        for digest in wanted:
+            if digest in self._resident:
+                self._resident.move_to_end(digest)
+        for digest, adapter in wanted.items():
+            if digest not in self._resident:
+                slot = self._free.pop() if self._free else self._resident.popitem(last=False)[1]
+                self.table[slot].copy_(adapter.vectors, non_blocking=True)
+                self._resident[digest] = slot
+                self.copies += 1
+        return [BASE_SLOT if adapter is None else self._resident[adapter.digest] for adapter in adapters]
 
-    def unpin(self, digest: str | None) -> None:
-        if digest is None:
-            return
-        self._pins[digest] -= 1
-        if not self._pins[digest]:
-            del self._pins[digest]
-
-    def classes(self, digest: str | None, class_id: int) -> Tensor:
+    def classes(self, adapter: FoldedAdapter | None, class_id: int) -> Tensor:
         """The embedding of a class and of the null class, [2, D] on the device.
 
         Raises IndexError when the adapter has no such class.
         """
-        table = self._base_classes if digest is None else self._host[digest].classes
+        table = self._base_classes if adapter is None else adapter.classes
         if not 0 <= class_id < len(table) - 1:
             raise IndexError(f"class {class_id} of {len(table) - 1}")
-        return table[[class_id, len(table) - 1]].to(self.table.device)
+        return table[[class_id, len(table) - 1]].to(self.device)
 
     def forget(self, digest: str) -> None:
-        """Drops an adapter that was deleted, unless a row in flight still uses it."""
-        if self._pins.get(digest):
-            return
-        self._host.pop(digest, None)
-        if digest in self._slots:
-            self._free.append(self._slots.pop(digest))
-
-    def _take_slot(self) -> int | None:
-        if self._free:
-            return self._free.pop()
-        for digest in self._slots:
-            if not self._pins.get(digest):
-                return self._slots.pop(digest)
-        return None
+        """Frees the slot of an adapter that was deleted."""
+        if digest in self._resident:
+            self._free.append(self._resident.pop(digest))

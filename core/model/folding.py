@@ -13,8 +13,8 @@ Letters in shapes: B images, N tokens, D hidden size, P vector length of an adap
 """
 
 from collections.abc import Mapping
-from functools import cached_property
-from typing import cast
+from functools import cached_property, lru_cache
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,12 @@ from core.model.dit import Block, DiT, linear_in, patchify, timestep_features, u
 
 class VectorLayout:
     """Where each vector of an adapter stands in its row of P numbers."""
+
+    @classmethod
+    @lru_cache
+    def of(cls, config: BaseConfig) -> Self:
+        """The layout of a base, made once."""
+        return cls(config)
 
     def __init__(self, config: BaseConfig) -> None:
         d = config.hidden_size
@@ -74,7 +80,7 @@ def fold(dit: DiT, tensors: Mapping[str, Tensor]) -> Tensor:
     """
     folder = _Folder(dit, tensors)
     vectors = folder.vectors()
-    sizes = VectorLayout(dit.config).sizes
+    sizes = VectorLayout.of(dit.config).sizes
     return torch.cat([vectors[name].expand(size) for name, size in sizes.items()])
 
 
@@ -84,7 +90,7 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
     Equals `dit(x, t, y, adapter)` row by row up to rounding.
     """
     config, dtype = dit.config, dit.positions.dtype
-    row = VectorLayout(config).split(vectors)
+    row = VectorLayout.of(config).split(vectors)
     patches = F.linear(patchify(x.to(dtype), config.patch_size), dit.x_embedder.proj.weight.flatten(1))
     x = torch.addcmul(_wide(row["patch.shift"]) + dit.positions, patches, _wide(row["patch.scale"]))
     c = F.silu(_time(dit, t, row) + classes.to(dtype))  # [B, D]

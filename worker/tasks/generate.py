@@ -3,14 +3,14 @@
 import json
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery
 from PIL import Image
+from torch import Tensor
 
 from core import jobs
 from core.adapters import service as adapters
@@ -23,12 +23,10 @@ from core.errors import (
     Cancelled,
     ChecksumMismatch,
     CoreError,
-    DeadlineExceeded,
     EngineStopped,
     NotFound,
     QueueFull,
     StorageUnavailable,
-    UnknownAdapter,
 )
 from core.generations import service
 from core.generations.service import DrawnImage
@@ -50,7 +48,6 @@ class _Job:
     folder: str
     settings: dict[str, Any]
     """Written into the images."""
-    seconds_left: float | None
 
 
 def register(app: Celery) -> None:
@@ -80,7 +77,7 @@ def _run(context: Context, claim: Claim) -> None:
     try:
         drawn = _draw(context, claim, job)
         images = _store(context, job, drawn)
-    except (EngineStopped, QueueFull, StorageUnavailable, UnknownAdapter) as error:
+    except (EngineStopped, QueueFull, StorageUnavailable) as error:
         _hand_back(context, claim, error)
     except Cancelled:
         with context.database.session() as session:
@@ -113,6 +110,7 @@ def _load(context: Context, claim: Claim) -> _Job | None:
             guidance_scale=row.guidance_scale,
             weight=tenant.weight,
             priority=row.priority,
+            deadline=None if left is None else time.monotonic() + left,
         )
         settings = {
             "adapter": request.adapter or "base",
@@ -123,28 +121,30 @@ def _load(context: Context, claim: Claim) -> _Job | None:
             "sampler": row.sampler,
         }
         folder = f"{domains.folder(row.tenant_id, row.domain_id)}generations/{row.id}/{claim.attempt}"
-        return _Job(request, row.adapter_id, adapter.object_key if adapter else "", folder, settings, left)
+        return _Job(request, row.adapter_id, adapter.object_key if adapter else "", folder, settings)
 
 
 def _draw(context: Context, claim: Claim, job: _Job) -> Drawn:
-    """Submits and waits; writes progress meanwhile. Raises what the engine's future holds, or DeadlineExceeded."""
-    share = [0.0]
-    fetch = lambda: context.store.get(job.adapter_key, job.request.adapter)  # noqa: E731
-    future: Future[Drawn] = context.gpu.draw(job.request, fetch, on_step=lambda done: share.__setitem__(0, done))
-    started, told = time.monotonic(), 0.0
+    """Submits and waits; writes progress meanwhile. Raises what the engine's future holds."""
+    share, told = [0.0], 0.0
+    future = context.gpu.engine.submit(
+        job.request, lambda: _load_adapter(context, job), on_step=lambda done: share.__setitem__(0, done)
+    )
     while True:
         try:
             return future.result(timeout=_PROGRESS_SECONDS)
         except FutureTimeout:
             if future.done():
                 raise  # a timeout of the work itself, not of the wait
-        if job.seconds_left is not None and time.monotonic() - started > job.seconds_left:
-            context.gpu.engine.cancel(job.request.id)
-            raise DeadlineExceeded()
         if share[0] != told:
             told = share[0]
             with context.database.session() as session:
                 service.progress(session, claim, told)
+
+
+def _load_adapter(context: Context, job: _Job) -> Mapping[str, Tensor]:
+    digest = job.request.adapter or ""
+    return context.gpu.tensors(digest, context.store.get(job.adapter_key, digest))
 
 
 def _store(context: Context, job: _Job, drawn: Drawn) -> list[DrawnImage]:

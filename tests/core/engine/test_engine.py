@@ -1,7 +1,11 @@
 """The engine on a small random base: mixed batches, hot swaps, training beside serving, and everything that ends."""
 
+import shutil
 import threading
+import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,16 +13,17 @@ import torch
 from torch import Tensor
 
 from core.diffusion.sampling import sample, seeded_noise
+from core.engine.cache import AdapterCache
 from core.engine.engine import Engine
-from core.engine.request import ImageRequest
-from core.engine.runner import Runner
-from core.errors import Cancelled, EngineStopped, QueueFull, UnknownAdapter
+from core.engine.request import Drawn, ImageRequest
+from core.engine.runner import Runner, buckets_for
+from core.errors import ArtifactInvalid, Cancelled, DeadlineExceeded, DrawingDiverged, EngineStopped, QueueFull
 from core.model.adapter import TensorAdapter
 from core.model.autoencoder import Autoencoder
 from core.model.bank import AdapterBank
 from tests.core.model.small import CONFIG, autoencoder_folder, random_dit, random_tensors
 
-SLOTS = 3
+SLOTS = 16
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +33,31 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Autoencoder:
 
 @pytest.fixture
 def engine(autoencoder: Autoencoder) -> Iterator[Engine]:
-    dit = random_dit()
-    bank = AdapterBank(dit, SLOTS, host_bytes=2**30)
-    engine = Engine(Runner(dit, autoencoder, bank), bank, max_rows=16, max_waiting=60, training_share=0.2)
+    engine = engine_of(autoencoder)
     engine.start()
-    for seed in range(2 * SLOTS):
-        engine.add_adapter(f"adapter-{seed}", tensors(seed))
     yield engine
     engine.stop()
 
 
+def engine_of(
+    autoencoder: Autoencoder, max_rows: int = 16, compile: bool = False, exact: bool = False, depth: int = CONFIG.depth
+) -> Engine:
+    bank = AdapterBank(random_dit(replace(CONFIG, depth=depth)), SLOTS)
+    runner = Runner(bank, autoencoder, buckets_for(bank.device, max_rows, exact=exact), compile=compile)
+    cache = AdapterCache(bank, host_bytes=2**30)
+    return Engine(runner, cache, max_rows=max_rows, max_waiting=60, training_share=0.2)
+
+
 def tensors(seed: int) -> dict[str, Tensor]:
     return random_tensors(random_dit(), "paper", seed=seed)
+
+
+def draw(engine: Engine, request: ImageRequest, **listeners: Any) -> "Future[Drawn]":
+    return engine.submit(request, lambda: tensors(int((request.adapter or "-0").split("-")[1])), **listeners)
+
+
+def result(engine: Engine, request: ImageRequest) -> Drawn:
+    return draw(engine, request).result(60)
 
 
 def request(id: str, **changes: Any) -> ImageRequest:
@@ -55,7 +73,7 @@ def request(id: str, **changes: Any) -> ImageRequest:
 
 
 def test_an_image_equals_a_plain_sampling_run(engine: Engine) -> None:
-    (drawn, _) = engine.submit(request("one")).result().images
+    (drawn, _) = draw(engine, request("one")).result().images
     dit, adapter = engine.runner.dit, TensorAdapter(tensors(0))
     shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
     latents = sample(
@@ -67,92 +85,223 @@ def test_an_image_equals_a_plain_sampling_run(engine: Engine) -> None:
         guidance_scale=3.0,
         channels=CONFIG.guidance_channels,
     )
-    assert (drawn.int() - engine.runner.decode(latents[0]).int()).abs().max() <= 1
+    assert (drawn.int() - engine.runner.decode([latents[0]])[0].int()).abs().max() <= 1
 
 
 def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
-    alone = engine.submit(request("alone")).result().images
-    crowd = [
-        engine.submit(
-            request(
-                f"crowd-{number}",
-                tenant=f"tenant-{number % 3}",
-                adapter=f"adapter-{number % (2 * SLOTS)}",
-                steps=2 + number % 5,
-                guidance_scale=(1.0, 2.0, 5.0)[number % 3],
-                seeds=(number,),
+    """Different tenants, adapters, samplers, step counts, scales, intervals and seeds, at different timesteps."""
+    samplers: list[dict[str, Any]] = [{}, {"eta": 0.7}, {"sampler": "ddpm"}, {"sampler": "dpmpp_2m"}]
+    for number, settings in enumerate(samplers):
+        alone = result(engine, request(f"alone-{number}", **settings)).images
+        crowd = [
+            draw(
+                engine,
+                request(
+                    f"crowd-{number}-{other}",
+                    tenant=f"tenant-{other % 3}",
+                    adapter=f"adapter-{other % 6}",
+                    steps=2 + other % 5,
+                    guidance_scale=(1.0, 2.0, 5.0)[other % 3],
+                    guidance_interval=((0, 999), (200, 800))[other % 2],
+                    seeds=(other,),
+                    **samplers[other % 4],
+                ),
             )
-        )
-        for number in range(14)
-    ]
-    together = engine.submit(request("together")).result().images
-    assert all(future.result().images for future in crowd)
-    assert all(torch.equal(first, second) for first, second in zip(alone, together, strict=True))
+            for other in range(14)
+        ]
+        together = result(engine, request(f"together-{number}", **settings)).images
+        assert all(future.result(60).images for future in crowd)
+        assert all(torch.equal(first, second) for first, second in zip(alone, together, strict=True))
 
 
 def test_adapters_differ_and_the_base_draws_too(engine: Engine) -> None:
     images = [
-        engine.submit(request(str(name), adapter=name)).result().images[0] for name in (None, "adapter-0", "adapter-1")
+        draw(engine, request(str(name), adapter=name)).result().images[0] for name in (None, "adapter-0", "adapter-1")
     ]
     assert not torch.equal(images[0], images[1])
     assert not torch.equal(images[1], images[2])
 
 
 def test_guidance_of_one_costs_half(engine: Engine) -> None:
-    assert engine.submit(request("guided")).result().row_steps == 2 * 2 * 4
-    assert engine.submit(request("plain", guidance_scale=1.0)).result().row_steps == 2 * 4
+    assert draw(engine, request("guided")).result().row_steps == 2 * 2 * 4
+    assert draw(engine, request("plain", guidance_scale=1.0)).result().row_steps == 2 * 4
 
 
 def test_more_adapters_than_slots_are_all_served(engine: Engine) -> None:
-    futures = [engine.submit(request(str(n), adapter=f"adapter-{n % 6}", seeds=(n,))) for n in range(18)]
+    futures = [draw(engine, request(str(n), adapter=f"adapter-{n % 24}", seeds=(n,))) for n in range(48)]
     assert all(len(future.result(60).images) == 1 for future in futures)
-    assert len(engine.bank.resident) == SLOTS
 
 
 def test_progress_reaches_one(engine: Engine) -> None:
     told: list[float] = []
-    engine.submit(request("told"), told.append).result()
+    draw(engine, request("told"), on_step=told.append).result()
     assert told == sorted(told)
     assert (len(told), told[-1]) == (8, 1.0)
 
 
-def test_an_unknown_adapter_fails_its_own_request_only(engine: Engine) -> None:
-    good = engine.submit(request("good"))
-    assert isinstance(engine.submit(request("bad", adapter="nobody's")).exception(), UnknownAdapter)
-    assert isinstance(engine.submit(request("class", class_id=99)).exception(), IndexError)
-    assert len(good.result().images) == 2
-    assert engine.submit(request("after")).result().images
+def test_a_broken_adapter_fails_its_own_requests_only(engine: Engine) -> None:
+    def broken() -> dict[str, Tensor]:
+        raise ArtifactInvalid("not finite")
+
+    good = draw(engine, request("good"))
+    assert isinstance(engine.submit(request("bad", adapter="broken"), broken).exception(60), ArtifactInvalid)
+    assert isinstance(draw(engine, request("class", class_id=99)).exception(60), IndexError)
+    assert len(good.result(60).images) == 2
+    assert result(engine, request("after")).images
 
 
-def test_cancel_ends_a_request_and_frees_its_slot(engine: Engine) -> None:
+def test_numbers_that_are_not_finite_fail_their_own_request(engine: Engine) -> None:
+    def poisoned() -> dict[str, Tensor]:
+        return {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors(0).items()}
+
+    good = draw(engine, request("good"))
+    assert isinstance(engine.submit(request("bad", adapter="nan"), poisoned).exception(60), DrawingDiverged)
+    assert len(good.result(60).images) == 2
+
+
+def test_a_request_waits_for_its_adapter_while_others_go_on(engine: Engine) -> None:
+    go = threading.Event()
+
+    def slow() -> dict[str, Tensor]:
+        go.wait()
+        return tensors(9)
+
+    waiting = engine.submit(request("waiting", adapter="adapter-9"), slow)
+    assert result(engine, request("other")).images
+    assert not waiting.done()
+    go.set()
+    drawn = waiting.result(60)
+    assert drawn.timings["loading"] <= drawn.timings["queued"] <= drawn.timings["total"]
+
+
+def test_an_adapter_that_leaves_the_caches_does_not_disturb_rows_in_flight(engine: Engine) -> None:
+    alone = result(engine, request("alone", steps=30)).images
     stepped = threading.Event()
-    future = engine.submit(request("long", steps=1000), lambda _: stepped.set())
+    future = draw(engine, request("together", steps=30), on_step=lambda _: stepped.set())
+    stepped.wait()
+    engine.cache.forget("adapter-0")
+    others = [draw(engine, request(str(n), adapter=f"adapter-{n}", tenant=str(n), seeds=(n,))) for n in range(1, 33)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, future.result(60).images, strict=True))
+    assert all(other.result(60).images for other in others)
+
+
+def test_a_deadline_ends_a_request_that_runs_and_one_that_loads(engine: Engine) -> None:
+    go = threading.Event()
+
+    def slow() -> dict[str, Tensor]:
+        go.wait()
+        return tensors(9)
+
+    soon = time.monotonic() + 0.2
+    loading = engine.submit(request("loading", adapter="adapter-9", deadline=soon), slow)
+    running = draw(engine, request("running", steps=1000, deadline=soon))
+    assert isinstance(loading.exception(60), DeadlineExceeded)
+    assert isinstance(running.exception(60), DeadlineExceeded)
+    go.set()
+    assert result(engine, request("after", deadline=time.monotonic() + 1000)).images
+    engine.stop()
+    assert engine.stats()["waiting_images"] == 0
+
+
+def test_previews_show_each_image_on_its_way(engine: Engine) -> None:
+    told: list[tuple[int, int, Tensor]] = []
+    future = draw(engine, request("one", steps=9, previews=2), on_preview=lambda *seen: told.append(seen))
+    images = future.result(60).images
+    assert sorted((index, steps) for index, steps, _ in told) == [(0, 3), (0, 6), (1, 3), (1, 6)]
+    last = {index: picture.float() for index, steps, picture in told if steps == 6}
+    first = {index: picture.float() for index, steps, picture in told if steps == 3}
+    for index, image in enumerate(images):
+        assert last[index].shape == image.shape
+        assert (last[index] - image.float()).abs().mean() < (first[index] - image.float()).abs().mean()
+
+
+def test_cancel_ends_a_request(engine: Engine) -> None:
+    stepped = threading.Event()
+    future = draw(engine, request("long", steps=1000), on_step=lambda _: stepped.set())
     stepped.wait()
     engine.cancel("long")
-    assert isinstance(future.exception(), Cancelled)
-    assert engine.submit(request("next")).result().images
-    assert engine.bank._pins == {}
+    assert isinstance(future.exception(60), Cancelled)
+    assert result(engine, request("next")).images
+    assert engine.runner._states == {}
+
+
+def test_memory_that_runs_out_shrinks_the_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = result(engine, request("alone")).images
+    forward = engine.runner._forward
+
+    def small_only(x: Tensor, *others: Tensor) -> Tensor:
+        if len(x) > 8:
+            raise torch.OutOfMemoryError("too much")
+        return forward(x, *others)
+
+    monkeypatch.setattr(engine.runner, "_forward", small_only)
+    futures = [draw(engine, request(str(n), tenant=str(n))) for n in range(6)]
+    assert all(torch.equal(a, b) for f in futures for a, b in zip(alone, f.result(60).images, strict=True))
+    assert engine.stats()["out_of_memory"] == 1
+    assert engine.runner.buckets == [8]
+
+
+def test_a_step_that_fails_ends_its_rows_and_the_loop_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.runner, "_forward", lambda *_: 1 / 0)
+        assert isinstance(draw(engine, request("bad")).exception(60), ZeroDivisionError)
+    assert result(engine, request("good")).images
+
+
+def test_batches_of_a_single_size_draw_the_same(autoencoder: Autoencoder) -> None:
+    plain, exact = (drawn_by(engine_of(autoencoder, exact=exact)) for exact in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, exact, strict=True))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_a_compiled_forward_draws_the_same(autoencoder: Autoencoder) -> None:
+    plain, compiled = (drawn_by(engine_of(autoencoder, compile=compile, depth=1)) for compile in (False, True))
+    assert all((a.int() - b.int()).abs().max() <= 1 for a, b in zip(plain, compiled, strict=True))
+
+
+def drawn_by(engine: Engine) -> list[Tensor]:
+    engine.start()
+    images = draw(engine, request("one", adapter=None)).result(600).images
+    engine.stop()
+    return images
+
+
+def test_slots_for_every_row_are_asked_for(autoencoder: Autoencoder) -> None:
+    with pytest.raises(ValueError, match="32 rows may have as many adapters"):
+        engine_of(autoencoder, max_rows=32)
+
+
+def test_the_counters_add_up(engine: Engine) -> None:
+    result(engine, request("one"))
+    result(engine, request("two", guidance_scale=1.0, adapter=None))
+    engine.stop()
+    stats = engine.stats()
+    assert (stats["images"], stats["rows"], stats["row_steps"]) == (4, 16, 24)
+    assert (stats["steps"], stats["adapters"], stats["waits"]) == (8, 8, 2)
+    assert (stats["cache_misses"], stats["activations"], stats["adapters_on_host"]) == (1, 1, 1)
+    assert 0 < stats["forward_seconds"] <= stats["step_seconds"]
 
 
 def test_a_full_queue_says_so(engine: Engine) -> None:
-    futures = [engine.submit(request(str(n), seeds=tuple(range(20)), steps=200)) for n in range(5)]
+    futures = [draw(engine, request(str(n), seeds=tuple(range(20)), steps=200)) for n in range(5)]
     assert isinstance(futures[-1].exception(10), QueueFull)
     for number in range(5):
         engine.cancel(str(number))
 
 
 def test_stopping_fails_what_is_unfinished(engine: Engine) -> None:
-    futures = [engine.submit(request(str(n), steps=1000)) for n in range(3)]
+    futures = [draw(engine, request(str(n), steps=1000)) for n in range(3)]
     training = engine.train(endless(), lambda _: None)
     engine.stop()
     assert all(isinstance(future.exception(), EngineStopped) for future in [*futures, training.future])
     with pytest.raises(EngineStopped):
-        engine.submit(request("late"))
+        draw(engine, request("late"))
 
 
 def test_training_runs_beside_serving(engine: Engine) -> None:
     events: list[int] = []
-    serving = [engine.submit(request(str(n), steps=40, seeds=(n,))) for n in range(4)]
+    serving = [draw(engine, request(str(n), steps=40, seeds=(n,))) for n in range(4)]
     training = engine.train(counting(10), events.append)
     assert training.future.result() == "done"
     assert events == list(range(10))
@@ -162,7 +311,7 @@ def test_training_runs_beside_serving(engine: Engine) -> None:
 def test_a_failing_training_leaves_serving_alone(engine: Engine) -> None:
     training = engine.train(failing(), lambda _: None)
     assert isinstance(training.future.exception(), ZeroDivisionError)
-    assert engine.submit(request("after")).result().images
+    assert draw(engine, request("after")).result().images
 
 
 def test_a_cancelled_training_stops(engine: Engine) -> None:

@@ -1,16 +1,15 @@
-"""The bank: slots on the device, a cache on the host, pins for rows in flight."""
+"""The bank: a table on the device, filled by what one step needs."""
 
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.artifact.sites import CLASS_TABLE
-from core.model.bank import BASE_SLOT, AdapterBank
+from core.model.bank import BASE_SLOT, AdapterBank, FoldedAdapter
 from core.model.dit import DiT
 from core.model.folding import fold
 from tests.core.model.small import random_dit, random_tensors
-
-PLENTY = 2**30
 
 
 @pytest.fixture(scope="module")
@@ -19,96 +18,70 @@ def dit() -> DiT:
 
 
 @pytest.fixture(scope="module")
-def adapters(dit: DiT) -> dict[str, dict[str, Tensor]]:
-    return {name: random_tensors(dit, "paper", seed=seed) for seed, name in enumerate("abcd")}
-
-
-def bank_of(dit: DiT, adapters: dict[str, dict[str, Tensor]], slots: int, host_bytes: int = PLENTY) -> AdapterBank:
-    bank = AdapterBank(dit, slots, host_bytes)
-    for digest, tensors in adapters.items():
-        bank.add(digest, tensors)
-    return bank
+def adapters(dit: DiT) -> dict[str, FoldedAdapter]:
+    bank = AdapterBank(dit, 1)
+    return {name: bank.fold(name, random_tensors(dit, "paper", seed=seed)) for seed, name in enumerate("abcdef")}
 
 
 def test_slot_zero_is_the_base(dit: DiT) -> None:
-    bank = AdapterBank(dit, 1, PLENTY)
-    assert bank.pin(None) == BASE_SLOT
+    bank = AdapterBank(dit, 1)
+    assert bank.activate([None, None]) == [BASE_SLOT, BASE_SLOT]
     torch.testing.assert_close(bank.table[BASE_SLOT], fold(dit, {}))
     expected = dit.y_embedder.embedding_table.weight[[2, dit.config.null_class]]
     assert torch.equal(bank.classes(None, 2), expected)
 
 
-def test_a_pinned_slot_holds_its_adapters_vectors(dit: DiT, adapters: dict[str, dict[str, Tensor]]) -> None:
-    bank = bank_of(dit, adapters, slots=4)
-    slots = {digest: bank.pin(digest) for digest in adapters}
-    assert sorted(slots.values(), key=str) == [1, 2, 3, 4]
-    for digest, slot in slots.items():
-        torch.testing.assert_close(bank.table[slot], fold(dit, adapters[digest]))
-        assert torch.equal(bank.classes(digest, 1), adapters[digest][CLASS_TABLE][[1, 3]])
+def test_folding_keeps_the_class_table(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+    tensors = random_tensors(dit, "paper", seed=0)
+    assert torch.equal(adapters["a"].classes, tensors[CLASS_TABLE])
+    torch.testing.assert_close(adapters["a"].vectors, fold(dit, tensors))
+    assert torch.equal(AdapterBank(dit, 1).classes(adapters["a"], 1), tensors[CLASS_TABLE][[1, 3]])
 
 
-def test_the_least_recently_used_slot_goes_first_and_a_pinned_one_never(
-    dit: DiT, adapters: dict[str, dict[str, Tensor]]
+@given(steps=st.lists(st.lists(st.sampled_from([None, *"abcdef"]), min_size=1, max_size=8), min_size=1, max_size=20))
+def test_every_step_finds_its_adapters_in_its_slots(
+    dit: DiT, adapters: dict[str, FoldedAdapter], steps: list[list[str | None]]
 ) -> None:
-    bank = bank_of(dit, adapters, slots=2)
-    bank.pin("a")
-    bank.pin("b")
-    assert bank.pin("c") is None, "both are in flight"
-    bank.unpin("b")
-    taken = bank.pin("c")
-    assert taken is not None
+    bank, small = AdapterBank(dit, 6), AdapterBank(dit, 3)
+    base = fold(dit, {})
+    for names in steps:
+        wanted = [None if name is None else adapters[name] for name in names]
+        for one in (bank, small):
+            if len(set(names) - {None}) > one.slots:
+                with pytest.raises(ValueError, match="slots"):
+                    one.activate(wanted)
+                continue
+            slots = one.activate(wanted)
+            for adapter, slot in zip(wanted, slots, strict=True):
+                vectors = base if adapter is None else adapter.vectors
+                assert torch.equal(one.table[slot], vectors)
+            assert len(set(one.resident)) == len(one.resident) <= one.slots
+
+
+def test_the_least_recently_used_goes_first(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+    a, b, c = (adapters[name] for name in "abc")
+    bank = AdapterBank(dit, 2)
+    bank.activate([a])
+    bank.activate([b])
+    bank.activate([a])
+    bank.activate([c])
     assert bank.resident == ["a", "c"]
-    torch.testing.assert_close(bank.table[taken], fold(dit, adapters["c"]))
-    bank.unpin("a")
-    bank.unpin("c")
-    bank.pin("a")
-    bank.unpin("a")
-    bank.pin("b")
-    assert bank.resident == ["a", "b"], "c was used longest ago"
+    bank.activate([b, a])
+    assert bank.resident == ["a", "b"] or bank.resident == ["b", "a"]
+    assert bank.copies == 4
 
 
-def test_a_slot_is_free_when_its_last_row_has_left(dit: DiT, adapters: dict[str, dict[str, Tensor]]) -> None:
-    bank = bank_of(dit, adapters, slots=1)
-    assert bank.pin("a") == bank.pin("a") == 1
-    bank.unpin("a")
-    assert bank.pin("b") is None
-    bank.unpin("a")
-    assert bank.pin("b") == 1
-
-
-def test_the_host_cache_drops_the_longest_unused(dit: DiT, adapters: dict[str, dict[str, Tensor]]) -> None:
-    size = bank_of(dit, {"a": adapters["a"]}, slots=1)._host["a"].size
-    bank = bank_of(dit, {name: adapters[name] for name in "ab"}, slots=2, host_bytes=2 * size)
-    bank.pin("a")
-    bank.unpin("a")
-    bank.add("c", adapters["c"])
-    assert [digest for digest in "abc" if digest in bank] == ["a", "c"]
-    with pytest.raises(KeyError):
-        bank.pin("b")
-
-
-def test_an_adapter_in_flight_stays_in_the_cache(dit: DiT, adapters: dict[str, dict[str, Tensor]]) -> None:
-    bank = bank_of(dit, {"a": adapters["a"]}, slots=2, host_bytes=1)
-    bank.pin("a")
-    bank.add("b", adapters["b"])
-    assert "a" in bank
-    bank.unpin("a")
-    bank.add("c", adapters["c"])
-    assert "a" not in bank
-
-
-def test_what_is_forgotten_frees_its_slot(dit: DiT, adapters: dict[str, dict[str, Tensor]]) -> None:
-    bank = bank_of(dit, adapters, slots=1)
-    bank.pin("a")
+def test_what_is_forgotten_frees_its_slot(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+    bank = AdapterBank(dit, 2)
+    bank.activate([adapters["a"], adapters["b"]])
     bank.forget("a")
-    assert "a" in bank, "a row in flight uses it"
-    bank.unpin("a")
-    bank.forget("a")
-    assert "a" not in bank
-    assert bank.pin("b") == 1
+    bank.forget("never here")
+    assert bank.resident == ["b"]
+    bank.activate([adapters["c"]])
+    assert bank.resident == ["b", "c"]
 
 
 @pytest.mark.parametrize("class_id", [-1, 3, 99])
-def test_a_class_that_is_not_there_is_refused(dit: DiT, adapters: dict[str, dict[str, Tensor]], class_id: int) -> None:
+def test_a_class_that_is_not_there_is_refused(dit: DiT, adapters: dict[str, FoldedAdapter], class_id: int) -> None:
     with pytest.raises(IndexError, match=f"class {class_id} of 3"):
-        bank_of(dit, {"a": adapters["a"]}, slots=1).classes("a", class_id)
+        AdapterBank(dit, 1).classes(adapters["a"], class_id)
