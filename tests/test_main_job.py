@@ -84,11 +84,17 @@ def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureReque
         assert artifact.sha256 == adapters[1]["sha256"]
         assert artifact.manifest.class_names == ("fruit", "smiley")
 
-        body = {"class_name": "smiley", "count": 2, "seed": 7, "steps": 4}
+        body = {"class_name": "smiley", "count": 2, "seed": 7, "steps": 4, "sampler": "ddpm", "previews": 1}
         alone = draw(caller, domain["id"], body)
+        assert sorted((one["index"], one["step"]) for one in alone["previews"]) == [(0, 2), (1, 2)]
+        seen = Image.open(io.BytesIO(httpx.get(alone["previews"][0]["url"]).content))
+        assert seen.size == (64, 64)
         crowd = [
-            caller.post(f"/v1/domains/{domain['id']}/generations", {"class_id": 0, "steps": steps, "seed": steps})
-            for steps in (3, 5, 8)
+            caller.post(
+                f"/v1/domains/{domain['id']}/generations",
+                {"class_id": 0, "steps": steps, "seed": steps, "sampler": sampler, "guidance_interval": [300, 900]},
+            )
+            for steps, sampler in ((3, "ddim"), (5, "dpmpp_2m"), (8, "ddpm"))
         ]
         together = draw(caller, domain["id"], body)
         assert digests(alone) == digests(together), "an image does not depend on its neighbours"

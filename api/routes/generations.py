@@ -12,7 +12,7 @@ from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, png
 from api.schemas.common import Listing
-from api.schemas.generations import GenerationCreate, GenerationOut, ImageUrl
+from api.schemas.generations import GenerationCreate, GenerationOut, SignedUrl
 from api.signing import signed_url
 from api.waiting import LONGEST_WAIT, changes_until, preferred_wait
 from core.adapters import service as adapters
@@ -61,11 +61,11 @@ async def create_generation(
     ] = None,
 ) -> GenerationOut:
     """Draw images of the domain."""
-    image_url = _image_url(request)
-    result = await run_in_threadpool(_create, services, scope, id, body, image_url)
+    signed = _signed(request)
+    result = await run_in_threadpool(_create, services, scope, id, body, signed)
     if seconds := preferred_wait(prefer):
         response.headers["Preference-Applied"] = f"wait={seconds}"
-        result = await _wait(services, scope, result, seconds, image_url)
+        result = await _wait(services, scope, result, seconds, signed)
     if result.status in generations.ENDED:
         response.status_code = 200
     return result
@@ -77,14 +77,14 @@ def list_generations(
 ) -> Listing[GenerationOut]:
     """A domain's generations, newest first."""
     found = generations.listing(session, scope, id, page)
-    data = [GenerationOut.of(row, _image_url(request)) for row in found.data]
+    data = [GenerationOut.of(row, _signed(request)) for row in found.data]
     return Listing(data=data, next_cursor=found.next_cursor)
 
 
 @router.get("/generations/{id}", operation_id="get_generation", responses=problems(NotFound))
 def get_generation(id: str, request: Request, session: SessionDep, scope: ReaderDep) -> GenerationOut:
     """One generation, with signed URLs of its images."""
-    return GenerationOut.of(generations.get(session, scope, id), _image_url(request))
+    return GenerationOut.of(generations.get(session, scope, id), _signed(request))
 
 
 @router.post(
@@ -95,7 +95,7 @@ def get_generation(id: str, request: Request, session: SessionDep, scope: Reader
 )
 def cancel_generation(id: str, request: Request, session: SessionDep, scope: WriterDep) -> GenerationOut:
     """Cancel a generation: at once while it waits, at its next step while it runs."""
-    return GenerationOut.of(generations.cancel(session, scope, id), _image_url(request))
+    return GenerationOut.of(generations.cancel(session, scope, id), _signed(request))
 
 
 @router.get(
@@ -114,11 +114,31 @@ def get_image(
     return png(services.store.get(image.object_key, image.sha256), image.sha256)
 
 
-def _image_url(request: Request) -> ImageUrl:
-    return lambda generation, index: signed_url(request, f"/v1/generations/{generation}/images/{index}")
+@router.get(
+    "/generations/{id}/previews/{index}/{step}",
+    operation_id="get_preview",
+    response_class=Response,
+    responses={200: IMAGE, **problems(NotFound, StorageUnavailable, ChecksumMismatch)},
+    openapi_extra=OPTIONAL_KEY,
+)
+def get_preview(
+    id: str,
+    index: Annotated[int, Path(ge=0, lt=2**31)],
+    step: Annotated[int, Path(ge=0, lt=2**31)],
+    scope: ViewerDep,
+    services: ServicesDep,
+) -> Response:
+    """One image on its way, by API key or by the signature of its URL."""
+    with services.database.session() as session:
+        preview = generations.preview(session, scope, id, index, step)
+    return png(services.store.get(preview.object_key, preview.sha256), preview.sha256)
 
 
-def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, image_url: ImageUrl) -> GenerationOut:
+def _signed(request: Request) -> SignedUrl:
+    return lambda path: signed_url(request, path)
+
+
+def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, signed: SignedUrl) -> GenerationOut:
     settings = services.settings
     with services.database.session() as session:
         domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
@@ -126,21 +146,21 @@ def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, i
         row = generations.create(
             session, scope, services.dispatcher, id, body.to_request(), base, settings.max_queued_generations
         )
-        return GenerationOut.of(row, image_url)
+        return GenerationOut.of(row, signed)
 
 
 async def _wait(
-    services: Services, scope: Scope, result: GenerationOut, seconds: int, image_url: ImageUrl
+    services: Services, scope: Scope, result: GenerationOut, seconds: int, signed: SignedUrl
 ) -> GenerationOut:
     """The generation when it has ended, or as it is when the time is over."""
     async with aclosing(changes_until(services.notifier, result.id, seconds)) as changes:
         async for _ in changes:
-            result = await run_in_threadpool(_read, services, scope, result.id, image_url)
+            result = await run_in_threadpool(_read, services, scope, result.id, signed)
             if result.status in generations.ENDED:
                 break
     return result
 
 
-def _read(services: Services, scope: Scope, id: str, image_url: ImageUrl) -> GenerationOut:
+def _read(services: Services, scope: Scope, id: str, signed: SignedUrl) -> GenerationOut:
     with services.database.session() as session:
-        return GenerationOut.of(generations.get(session, scope, id), image_url)
+        return GenerationOut.of(generations.get(session, scope, id), signed)

@@ -1,14 +1,17 @@
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.schemas.common import ClassName, Digest, Identifier, Input, Output, Time
 from api.schemas.datasets import JobError
 from core.db.models import Generation, GenerationImage
+from core.diffusion.timesteps import TIMESTEPS, SamplerName
 from core.generations.service import GenerationRequest
 
-ImageUrl = Callable[[str, int], str]
+SignedUrl = Callable[[str], str]
+"""Makes the signed URL of a path."""
+Timestep = Annotated[int, Field(ge=0, le=TIMESTEPS - 1)]
 _DEFAULTS = GenerationRequest()
 
 
@@ -26,7 +29,17 @@ class GenerationCreate(Input):
         le=50,
         description="Classifier-free guidance; 1 draws without, at half the cost.",
     )
-    sampler: Literal["ddim"] = "ddim"
+    guidance_interval: tuple[Timestep, Timestep] = Field(
+        _DEFAULTS.guidance_interval,
+        description="Lowest and highest of the 1,000 noise levels that are guided. Guiding the middle alone costs less "
+        "and varies more.",
+        examples=[[200, 800]],
+    )
+    sampler: SamplerName = Field(
+        _DEFAULTS.sampler,
+        description="`ddim`; `ddpm`, with fresh noise at every step; `dpmpp_2m`, which needs the fewest steps.",
+    )
+    eta: float = Field(_DEFAULTS.eta, ge=0, le=1, description="Noise of `ddim`: 0 for none, 1 for as much as `ddpm`.")
     adapter_id: Identifier | None = Field(
         None, description="A version of the domain, or `base` for the base itself; the active version when left out."
     )
@@ -34,7 +47,9 @@ class GenerationCreate(Input):
     deadline_seconds: float | None = Field(
         None, gt=0, le=86_400, description="From now; what is not drawn by then fails with `deadline_exceeded`."
     )
-    previews: bool = Field(False, description="Reserved: accepted, but this version shows `progress` alone.")
+    previews: int = Field(
+        _DEFAULTS.previews, ge=0, le=10, description="How often each image is shown on its way, in even distances."
+    )
 
     @model_validator(mode="after")
     def _one_class(self) -> "GenerationCreate":
@@ -42,8 +57,16 @@ class GenerationCreate(Input):
             raise ValueError("give either class_name or class_id")
         return self
 
+    @model_validator(mode="after")
+    def _settings_that_fit(self) -> "GenerationCreate":
+        if self.eta and self.sampler != "ddim":
+            raise ValueError("eta belongs to the sampler ddim")
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError("guidance_interval goes from the lowest to the highest noise level")
+        return self
+
     def to_request(self) -> GenerationRequest:
-        return GenerationRequest(**self.model_dump(exclude={"previews"}))
+        return GenerationRequest(**self.model_dump())
 
 
 class ImageOut(BaseModel):
@@ -58,12 +81,21 @@ class ImageOut(BaseModel):
     height: int
 
 
+class PreviewOut(BaseModel):
+    """An image as it would end, seen from one of its steps."""
+
+    index: int = Field(description="Of the image.")
+    step: int = Field(description="Steps made by then.")
+    url: str = Field(description="Absolute, signed and expiring.")
+
+
 class Timings(BaseModel):
     """Seconds; null until it succeeded."""
 
     model_config = ConfigDict(extra="allow")
 
-    queued: float | None = Field(None, description="In the engine, before the first step.")
+    loading: float | None = Field(None, description="Until the adapter lay in the worker's memory.")
+    queued: float | None = Field(None, description="In the engine, until the first step was made.")
     activation: float | None = Field(None, description="To bring the adapter into the device's table.")
     total: float | None = Field(None, description="In the engine, until the last image.")
 
@@ -79,10 +111,13 @@ class GenerationOut(Output):
     seed: int
     steps: int
     guidance_scale: float
+    guidance_interval: tuple[int, int]
     sampler: str
+    eta: float
     priority: int
     adapter_id: str | None = Field(description="The version that draws; null for the base itself.")
     images: list[ImageOut] = Field(description="Empty until it succeeded.")
+    previews: list[PreviewOut] = Field(description="As they come, in the order of their steps; kept afterwards.")
     timings: Timings
     row_steps: int = Field(description="Forward rows that it took: one for each image and step, two where guided.")
     error: JobError | None
@@ -90,12 +125,22 @@ class GenerationOut(Output):
     finished_at: Time | None
 
     @classmethod
-    def of(cls, row: Generation, image_url: ImageUrl) -> "GenerationOut":
-        """`image_url` makes the signed URL of an image's index."""
-        facts = {name: getattr(row, name) for name in cls.model_fields if name != "images"}
-        return cls.model_validate({**facts, "images": [_image(image, image_url) for image in row.images]})
+    def of(cls, row: Generation, signed: SignedUrl) -> "GenerationOut":
+        own = {"images", "previews", "guidance_interval"}
+        facts = {name: getattr(row, name) for name in cls.model_fields if name not in own}
+        path = f"/v1/generations/{row.id}"
+        return cls.model_validate(
+            {
+                **facts,
+                "guidance_interval": (row.guidance_from, row.guidance_to),
+                "images": [_image(image, signed(f"{path}/images/{image.index}")) for image in row.images],
+                "previews": [
+                    {"index": one.index, "step": one.step, "url": signed(f"{path}/previews/{one.index}/{one.step}")}
+                    for one in row.previews
+                ],
+            }
+        )
 
 
-def _image(image: GenerationImage, image_url: ImageUrl) -> dict[str, object]:
-    facts = {name: getattr(image, name) for name in ImageOut.model_fields if name != "url"}
-    return {**facts, "url": image_url(image.generation_id, image.index)}
+def _image(image: GenerationImage, url: str) -> dict[str, object]:
+    return {**{name: getattr(image, name) for name in ImageOut.model_fields if name != "url"}, "url": url}

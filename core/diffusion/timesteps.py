@@ -3,6 +3,7 @@
 from typing import Literal
 
 TIMESTEPS = 1000
+EVERY_TIMESTEP = (0, TIMESTEPS - 1)
 SamplerName = Literal["ddim", "ddpm", "dpmpp_2m"]
 """DDIM, ancestral sampling with the learned variance, and DPM-Solver++ of second order, multistep."""
 

@@ -7,9 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.diffusion.timesteps import TIMESTEPS, SamplerName, sampling_timesteps
-
-EVERY_TIMESTEP = (0, TIMESTEPS - 1)
+from core.diffusion.timesteps import EVERY_TIMESTEP, SamplerName, sampling_timesteps
 
 
 @dataclass(frozen=True, kw_only=True)

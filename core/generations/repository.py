@@ -3,7 +3,7 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.db.models import Generation, GenerationImage
+from core.db.models import Generation, GenerationImage, GenerationPreview
 from core.db.paging import Page, PageRequest, fetch_page
 from core.tenancy import Scope, scoped
 
@@ -21,6 +21,13 @@ def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -
 def image(session: Session, scope: Scope, id: str, index: int) -> GenerationImage | None:
     statement = scoped(select(GenerationImage), GenerationImage, scope).where(
         GenerationImage.generation_id == id, GenerationImage.index == index
+    )
+    return session.execute(statement).scalar_one_or_none()
+
+
+def preview(session: Session, scope: Scope, id: str, index: int, step: int) -> GenerationPreview | None:
+    statement = scoped(select(GenerationPreview), GenerationPreview, scope).where(
+        GenerationPreview.generation_id == id, GenerationPreview.index == index, GenerationPreview.step == step
     )
     return session.execute(statement).scalar_one_or_none()
 

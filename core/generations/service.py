@@ -12,9 +12,10 @@ from core import jobs
 from core.adapters import service as adapters
 from core.artifact.base import BaseDescription
 from core.db.base import new_id
-from core.db.models import Adapter, Domain, Generation, GenerationImage
+from core.db.models import Adapter, Domain, Generation, GenerationImage, GenerationPreview
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
+from core.diffusion.timesteps import EVERY_TIMESTEP, SamplerName
 from core.domains import service as domains
 from core.errors import (
     AdapterQuarantined,
@@ -48,10 +49,13 @@ class GenerationRequest:
     seed: int = 0
     steps: int = 50
     guidance_scale: float = 4.0
-    sampler: str = "ddim"
+    guidance_interval: tuple[int, int] = EVERY_TIMESTEP
+    sampler: SamplerName = "ddim"
+    eta: float = 0.0
     adapter_id: str | None = None
     priority: int = 0
     deadline_seconds: float | None = None
+    previews: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,15 @@ def create(
         seed=request.seed,
         steps=request.steps,
         guidance_scale=request.guidance_scale,
+        guidance_from=request.guidance_interval[0],
+        guidance_to=request.guidance_interval[1],
         sampler=request.sampler,
+        eta=request.eta,
+        preview_count=request.previews,
         priority=request.priority,
         deadline_at=None if deadline is None else database_now(session) + datetime.timedelta(seconds=deadline),
         images=[],
+        previews=[],
         timings={},
     )
     session.add(generation)
@@ -126,6 +135,14 @@ def image(session: Session, scope: Scope, id: str, index: int) -> GenerationImag
     found = repository.image(session, scope, id, index)
     if found is None:
         raise NotFound("image", f"{id}/{index}")
+    return found
+
+
+def preview(session: Session, scope: Scope, id: str, index: int, step: int) -> GenerationPreview:
+    """Raises NotFound."""
+    found = repository.preview(session, scope, id, index, step)
+    if found is None:
+        raise NotFound("preview", f"{id}/{index}/{step}")
     return found
 
 
@@ -177,6 +194,24 @@ def progress(session: Session, claim: Claim, share: float) -> bool:
     if generation is not None:
         generation.progress = share
     return generation is not None
+
+
+def add_preview(session: Session, claim: Claim, index: int, step: int, stored: StoredObject) -> bool:
+    """Shows an image on its way; False when the claim was lost. Another attempt's preview of the step is replaced."""
+    generation = jobs.guarded(session, Generation, claim)
+    if generation is None:
+        return False
+    session.merge(
+        GenerationPreview(
+            generation_id=generation.id,
+            index=index,
+            step=step,
+            tenant_id=generation.tenant_id,
+            object_key=stored.key,
+            sha256=stored.sha256,
+        )
+    )
+    return True
 
 
 def end(session: Session, claim: Claim, status: str, error: CoreError | None = None) -> bool:

@@ -10,7 +10,10 @@ from starlette.requests import Request
 
 from api.deps import Services
 from api.signing import signed_url
+from core import jobs
 from core.adapters import service as adapters
+from core.db.models import Generation
+from core.generations import service as generations
 from tests.api.client import BASE, PNG_START, Api, Client, adapter_file, draw_generations, load_base, problem, running
 from tests.api.conftest import make_settings
 
@@ -18,7 +21,7 @@ from tests.api.conftest import make_settings
 def test_images_are_drawn_and_served(
     tenant: Client, domain: str, adapter: str, services: Services, api_client: Client
 ) -> None:
-    body = {"class_name": "pear", "count": 2, "seed": 7, "steps": 5, "previews": True}
+    body = {"class_name": "pear", "count": 2, "seed": 7, "steps": 5, "previews": 2}
     sent = tenant.post(f"/v1/domains/{domain}/generations", body)
     assert sent.status_code == 202
     assert "preference-applied" not in sent.headers
@@ -48,6 +51,42 @@ def test_images_are_drawn_and_served(
     assert (usage["images"], usage["row_steps"], usage["training_seconds"]) == (2, 20, 3.0)
     assert usage["stored_bytes"] > 0
     assert usage["days"][0]["images"] == 2
+
+
+def test_settings_of_the_sampler_are_kept_and_shown(
+    tenant: Client, domain: str, adapter: str, services: Services
+) -> None:
+    body = {"class_id": 0, "sampler": "ddim", "eta": 0.5, "guidance_interval": [200, 800], "previews": 3}
+    made = tenant.made(f"/v1/domains/{domain}/generations", body)
+    assert (made["sampler"], made["eta"], made["guidance_interval"]) == ("ddim", 0.5, [200, 800])
+    assert made["previews"] == []
+    plain = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "sampler": "dpmpp_2m"})
+    draw_generations(services)
+    assert (plain["sampler"], plain["eta"], plain["guidance_interval"]) == ("dpmpp_2m", 0.0, [0, 999])
+
+
+def test_previews_are_served_while_it_runs(
+    tenant: Client, other: Client, domain: str, adapter: str, services: Services, api_client: Client
+) -> None:
+    made = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "previews": 2, "steps": 6})
+    with services.database.session() as session:
+        claim = jobs.claim_next(session, Generation, "worker", 60)
+        assert claim is not None
+        assert claim.id == made["id"]
+        for step in (4, 2, 4):  # another attempt shows a step again
+            stored = services.store.put(f"previews/{step}.png", PNG_START + bytes([step]))
+            assert generations.add_preview(session, claim, 0, step, stored)
+        assert not generations.add_preview(session, replace(claim, attempt=9), 0, 5, stored)
+    running = tenant.read(f"/v1/generations/{made['id']}")
+    assert [(one["index"], one["step"]) for one in running["previews"]] == [(0, 2), (0, 4)]
+    for one in running["previews"]:
+        served = api_client.get(one["url"])
+        assert (served.status_code, served.content[-1]) == (200, one["step"])
+    path = f"/v1/generations/{made['id']}/previews/0/2"
+    assert tenant.get(path).status_code == 200
+    problem(other.get(path), 404, "not_found")
+    problem(tenant.get(f"/v1/generations/{made['id']}/previews/0/3"), 404, "not_found")
+    tenant.post(f"/v1/generations/{made['id']}/cancel")
 
 
 def test_a_signed_url_opens_one_image_for_a_time(
@@ -144,7 +183,11 @@ def test_class_names_are_compared_composed(tenant: Client, domain: str, services
      ({"class_id": 0, "class_name": "pear"}, "invalid_request"), ({"class_id": -1}, "invalid_request"),
      ({"class_id": 2**31}, "invalid_request"), ({"class_id": 0, "count": 65}, "invalid_request"),
      ({"class_id": 0, "seed": 2**62}, "invalid_request"), ({"class_id": 0, "guidance_scale": 51}, "invalid_request"),
-     ({"class_id": 0, "sampler": "magic"}, "invalid_request"), ({"class_name": "a\0"}, "invalid_request"),
+     ({"class_id": 0, "sampler": "magic"}, "invalid_request"),
+     ({"class_id": 0, "sampler": "ddpm", "eta": 0.5}, "invalid_request"),
+     ({"class_id": 0, "guidance_interval": [800, 200]}, "invalid_request"),
+     ({"class_id": 0, "guidance_interval": [0, 1000]}, "invalid_request"),
+     ({"class_id": 0, "previews": 11}, "invalid_request"), ({"class_name": "a\0"}, "invalid_request"),
      ({"class_id": 0, "deadline_seconds": 0}, "invalid_request")],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(

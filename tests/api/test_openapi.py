@@ -1,5 +1,6 @@
 """The document is what clients are generated from."""
 
+import json
 from typing import Any, get_args
 
 import pytest
@@ -118,7 +119,8 @@ def test_defaults_are_those_of_the_services(document: Document) -> None:
         fields = document["components"]["schemas"][name]["properties"]
         for field, about in fields.items():
             if "default" in about and hasattr(request, field):
-                assert about["default"] == getattr(request, field), f"{name}.{field}"
+                expected = json.loads(json.dumps(getattr(request, field)))
+                assert about["default"] == expected, f"{name}.{field}"
     fields = document["components"]["schemas"]["FinetuneCreate"]["properties"]
     assert tuple(fields["method"]["enum"]) == METHODS
     assert tuple(fields["preset"]["enum"]) == tuple(PRESETS)

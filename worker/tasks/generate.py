@@ -2,11 +2,12 @@
 
 import json
 import logging
+import queue
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from celery import Celery
 from PIL import Image
@@ -16,6 +17,7 @@ from core import jobs
 from core.adapters import service as adapters
 from core.db.models import Adapter, Generation, Tenant
 from core.db.session import database_now
+from core.diffusion.timesteps import SamplerName
 from core.domains import service as domains
 from core.engine.request import Drawn, ImageRequest
 from core.errors import (
@@ -108,6 +110,10 @@ def _load(context: Context, claim: Claim) -> _Job | None:
             seeds=tuple(row.seed + index for index in range(row.count)),
             steps=row.steps,
             guidance_scale=row.guidance_scale,
+            guidance_interval=(row.guidance_from, row.guidance_to),
+            sampler=cast(SamplerName, row.sampler),
+            eta=row.eta,
+            previews=row.preview_count,
             weight=tenant.weight,
             priority=row.priority,
             deadline=None if left is None else time.monotonic() + left,
@@ -118,28 +124,52 @@ def _load(context: Context, claim: Claim) -> _Job | None:
             "class": row.class_name,
             "steps": row.steps,
             "guidance_scale": row.guidance_scale,
+            "guidance_interval": [row.guidance_from, row.guidance_to],
             "sampler": row.sampler,
+            "eta": row.eta,
         }
         folder = f"{domains.folder(row.tenant_id, row.domain_id)}generations/{row.id}/{claim.attempt}"
         return _Job(request, row.adapter_id, adapter.object_key if adapter else "", folder, settings)
 
 
 def _draw(context: Context, claim: Claim, job: _Job) -> Drawn:
-    """Submits and waits; writes progress meanwhile. Raises what the engine's future holds."""
+    """Submits and waits; writes progress and previews meanwhile. Raises what the engine's future holds."""
     share, told = [0.0], 0.0
+    previews: queue.SimpleQueue[tuple[int, int, Tensor]] = queue.SimpleQueue()
     future = context.gpu.engine.submit(
-        job.request, lambda: _load_adapter(context, job), on_step=lambda done: share.__setitem__(0, done)
+        job.request,
+        lambda: _load_adapter(context, job),
+        on_step=lambda done: share.__setitem__(0, done),
+        on_preview=lambda *seen: previews.put(seen),
     )
     while True:
         try:
-            return future.result(timeout=_PROGRESS_SECONDS)
+            drawn = future.result(timeout=_PROGRESS_SECONDS)
         except FutureTimeout:
             if future.done():
                 raise  # a timeout of the work itself, not of the wait
+            drawn = None
+        _show(context, claim, job, previews)
+        if drawn is not None:
+            return drawn
         if share[0] != told:
             told = share[0]
             with context.database.session() as session:
                 service.progress(session, claim, told)
+
+
+def _show(context: Context, claim: Claim, job: _Job, previews: "queue.SimpleQueue[tuple[int, int, Tensor]]") -> None:
+    """Stores the previews that have come. One that cannot be stored is left out: it is a courtesy."""
+    while not previews.empty():
+        index, step, pixels = previews.get()
+        data = encode_png(Image.fromarray(pixels.numpy()), {})
+        try:
+            stored = context.store.put(f"{job.folder}/preview-{index}-{step}.png", data)
+        except StorageUnavailable:
+            logger.warning("a preview of %s could not be stored", claim.id)
+            continue
+        with context.database.session() as session:
+            service.add_preview(session, claim, index, step, stored)
 
 
 def _load_adapter(context: Context, job: _Job) -> Mapping[str, Tensor]:

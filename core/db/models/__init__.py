@@ -5,7 +5,7 @@ from core.db.models.datasets import Dataset
 from core.db.models.domains import Domain
 from core.db.models.finetunes import Finetune, FinetuneEvent
 from core.db.models.fleet import BaseModelRow, Worker
-from core.db.models.generations import Generation, GenerationImage
+from core.db.models.generations import Generation, GenerationImage, GenerationPreview
 from core.db.models.records import AuditEntry, Deletion, IdempotencyKey, UsageDay
 from core.db.models.tenants import ApiKey, Tenant
 
@@ -21,6 +21,7 @@ __all__ = [
     "FinetuneEvent",
     "Generation",
     "GenerationImage",
+    "GenerationPreview",
     "IdempotencyKey",
     "Tenant",
     "UsageDay",

@@ -22,13 +22,22 @@ class Generation(JobColumns, Base):
     seed: Mapped[int] = mapped_column(BigInteger)
     steps: Mapped[int]
     guidance_scale: Mapped[float]
+    guidance_from: Mapped[int] = mapped_column(default=0)
+    guidance_to: Mapped[int] = mapped_column(default=999)
+    """The lowest and the highest timestep that are guided."""
     sampler: Mapped[str] = mapped_column(String(20))
+    eta: Mapped[float] = mapped_column(default=0.0)
+    preview_count: Mapped[int] = mapped_column(default=0)
+    """Asked for, of each image."""
     deadline_at: Mapped[datetime.datetime | None]
     progress: Mapped[float] = mapped_column(default=0.0)
     row_steps: Mapped[int] = mapped_column(default=0)
     timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     images: Mapped[list["GenerationImage"]] = relationship(
         order_by="GenerationImage.index", passive_deletes=True, lazy="selectin"
+    )
+    previews: Mapped[list["GenerationPreview"]] = relationship(
+        order_by="GenerationPreview.step", passive_deletes=True, lazy="selectin"
     )
 
 
@@ -46,3 +55,18 @@ class GenerationImage(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     width: Mapped[int]
     height: Mapped[int]
+
+
+class GenerationPreview(Base):
+    """An image as it would have ended, seen from one of its steps."""
+
+    __tablename__ = "generation_previews"
+
+    generation_id: Mapped[str] = mapped_column(
+        String(40), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True
+    )
+    index: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[TenantId]
+    object_key: Mapped[str] = mapped_column(String(500))
+    sha256: Mapped[str] = mapped_column(String(64))
