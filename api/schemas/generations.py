@@ -31,6 +31,7 @@ class GenerationCreate(Input):
     )
     guidance_interval: tuple[Timestep, Timestep] = Field(
         _DEFAULTS.guidance_interval,
+        strict=False,  # JSON has lists alone
         description="Lowest and highest of the 1,000 noise levels that are guided. Guiding the middle alone costs less "
         "and varies more.",
         examples=[[200, 800]],

@@ -48,7 +48,12 @@ def test_every_route_with_anothers_id_is_not_found(tenant: Client, other: Client
     assert len(found) >= 20
     for method, path, operation in sorted(found):
         url = path.replace("{id}", ids[path.split("/")[2]])
-        url = url.replace("{adapter_id}", ids["adapters"]).replace("{index}", "0").replace("{event_id}", "1")
+        url = (
+            url.replace("{adapter_id}", ids["adapters"])
+            .replace("{index}", "0")
+            .replace("{step}", "1")
+            .replace("{event_id}", "1")
+        )
         options = BODIES.get(operation, {})
         if operation == "create_finetune":
             options = {"json": {"dataset_id": ids["datasets"]}}
