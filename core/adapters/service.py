@@ -64,7 +64,8 @@ def publish(
     finetune_id: str | None,
     promote: bool = False,
 ) -> Adapter:
-    """The next version of a locked domain. The first one becomes active by itself."""
+    """The next version of a locked domain. It becomes active by itself when it is the first one, or when the active
+    one was made for another base and so cannot draw any more."""
     manifest = artifact.manifest
     adapter = Adapter(
         id=new_id("adp"),
@@ -82,9 +83,10 @@ def publish(
         preset=manifest.preset,
         manifest=manifest.to_json(),
     )
+    active = domain.active_adapter_id and session.get(Adapter, domain.active_adapter_id)
     session.add(adapter)
     domain.next_version += 1
-    if promote or domain.active_adapter_id is None:
+    if promote or not active or active.base_digest != adapter.base_digest:
         domain.active_adapter_id = adapter.id
     session.flush()
     return adapter

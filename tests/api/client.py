@@ -234,7 +234,8 @@ def finish_finetune(services: Services, claim: Claim, seed: int = 0) -> None:
         row = session.get_one(Finetune, claim.id)
         names = tuple(one["name"] for one in session.get_one(Dataset, row.dataset_id).classes)
         assert Sites.from_json(row.sites) == PRESETS["paper"]
-    data = adapter_file(names, seed)
+        digest = adapters.served_base(session, services.settings.base_model).digest
+    data = adapter_file(names, seed, digest)
     stored = services.store.put(f"tenants/{row.tenant_id}/domains/{row.domain_id}/{claim.id}.safetensors", data)
     losses = {"base": 0.5, "adapter": 0.2, "adapter_null": float("nan")}
     with services.database.session() as session:
