@@ -42,7 +42,7 @@ format: install ## Put the code into its standard form
 
 lock: ## Pin the versions that a fresh environment gets
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --upgrade '.[worker,demo,recipe,dev]' torch==2.13.0
+	build/lock/bin/python -m pip install --quiet --upgrade '.[worker,demo,recipe,dev,benchmarks]' torch==2.13.0
 	build/lock/bin/python -m pip freeze --exclude difffit-server | sed -E 's/^(torch==[0-9.]+).*/\1/' | grep -v '^nvidia\|^triton' > requirements.lock
 
 clean: ## Remove what was installed and made

@@ -1,0 +1,46 @@
+"""diffusers' transformer, scheduler and autoencoder from a base of ours: what both competitors run."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DiTTransformer2DModel
+from torch import Tensor
+
+from core.artifact.base import BaseConfig
+from core.model.autoencoder import Autoencoder
+from core.model.diffusers_format import config_to_diffusers, to_diffusers
+from core.model.dit import DiT
+
+
+def transformer(dit: DiT, config: BaseConfig | None = None, state: Mapping[str, Tensor] | None = None) -> Any:
+    """The same weights in diffusers' class; `config` and `state` for those of a domain of its own.
+
+    All blocks share one embedder of timestep and class, as the public weights hold 28 copies of one: to change a domain
+    then means to write it once.
+    """
+    config = config or dit.config
+    network: Any = DiTTransformer2DModel(**config_to_diffusers(config))
+    network.load_state_dict(to_diffusers(state or dit.state_dict(), config), strict=True)
+    first, *others = network.transformer_blocks
+    for block in others:
+        block.norm1.emb = first.norm1.emb
+    return network.to(dit.positions.device, dit.positions.dtype).eval().requires_grad_(False)
+
+
+def ddim() -> Any:
+    """The sampler that the engine runs, step by step."""
+    return DDIMScheduler(
+        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", timestep_spacing="trailing", clip_sample=False
+    )
+
+
+def autoencoder(coder: Autoencoder, dtype: torch.dtype) -> Any:
+    """A copy in the transformer's dtype, as diffusers' pipelines want it."""
+    return copy.deepcopy(coder.network).to(dtype)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """[B, 3, S, S] in 0..1 -> 8-bit [B, S, S, 3] on the host: what the engine delivers."""
+    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()

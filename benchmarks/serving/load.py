@@ -1,0 +1,79 @@
+"""An engine with domains to draw from, and requests for it."""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Self
+
+from torch import Tensor
+
+from benchmarks.serving.subjects import CLASSES, Subject
+from core.engine.cache import AdapterCache
+from core.engine.engine import Engine
+from core.engine.request import Drawn, ImageRequest
+from core.engine.runner import Runner, buckets_for
+from core.model.bank import AdapterBank, FoldedAdapter
+
+MAX_ROWS = 32
+GUIDANCE = 4.0
+_ids = itertools.count()
+
+
+class Serving(AbstractContextManager["Serving"]):
+    """The engine as a worker has it, with `domains` in its host cache. `slots` on the device, or enough for all."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        domains: Mapping[str, Mapping[str, Tensor]],
+        *,
+        slots: int | None = None,
+        max_rows: int = MAX_ROWS,
+        exact: bool = False,
+    ) -> None:
+        self.subject, self.domains = subject, domains
+        bank = AdapterBank(subject.dit, slots or max(len(domains), max_rows))
+        self.cache = AdapterCache(bank, host_bytes=2**40)
+        buckets = buckets_for(subject.device, max_rows, exact=exact)
+        self.runner = Runner(bank, subject.autoencoder, buckets, compile=subject.compile)
+        self.engine = Engine(self.runner, self.cache, max_rows=max_rows, max_waiting=10_000, training_share=0)
+
+    def __enter__(self) -> Self:
+        for domain in self.domains:
+            self.folded(domain)
+        self.engine.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.stop()
+
+    def folded(self, domain: str) -> FoldedAdapter:
+        return self.cache.get(domain, partial(self.domains.__getitem__, domain)).result()
+
+    def submit(self, request: ImageRequest, on_step: Callable[[float], None] = lambda _: None) -> "Future[Drawn]":
+        load = None if request.adapter is None else partial(self.domains.__getitem__, request.adapter)
+        return self.engine.submit(request, load, on_step=on_step)
+
+    def seconds(self, requests: Sequence[ImageRequest]) -> float:
+        """Until all of them, submitted together, are images."""
+        started = time.perf_counter()
+        for drawn in [self.submit(request) for request in requests]:
+            drawn.result()
+        return time.perf_counter() - started
+
+    def closed_loop(self, requests: Sequence[ImageRequest], clients: int) -> tuple[float, list[float]]:
+        """Clients that each send their next request when the one before is done -> seconds for all, and of each."""
+        with ThreadPoolExecutor(clients) as pool:
+            started = time.perf_counter()
+            latencies = list(pool.map(lambda request: self.seconds([request]), requests))
+            return time.perf_counter() - started, latencies
+
+
+def request(domain: str | None, *, steps: int, seeds: tuple[int, ...] = (0,), **others: Any) -> ImageRequest:
+    """One image, guided, of a tenant that is called like its domain, unless `others` say otherwise."""
+    number = next(_ids)
+    values = {"tenant": str(domain), "class_id": number % CLASSES, "guidance_scale": GUIDANCE, **others}
+    return ImageRequest(id=str(number), adapter=domain, seeds=seeds, steps=steps, **values)

@@ -1,0 +1,18 @@
+"""A model of no size that stands for the mini base in the benchmark's measures."""
+
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from benchmarks.serving.subjects import CLASSES, Subject, random_autoencoder
+from tests.core.model.small import CONFIG, random_dit
+
+DIFFUSERS = replace(CONFIG, num_classes=CLASSES, timestep_convention="diffusers", guidance_channels=4)
+"""What diffusers' forward computes."""
+
+
+@cache
+def subject() -> Subject:
+    coder = random_autoencoder((8, 8), torch.device("cpu"))
+    return Subject("mini", "small, CPU", random_dit(DIFFUSERS), coder, steps=2)
