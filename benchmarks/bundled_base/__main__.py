@@ -1,0 +1,91 @@
+"""`python -m benchmarks.bundled_base`: measures, prints the table, writes JSON and the pictures to look at.
+
+Needs what `python -m core.bundled.recipe.drawings` makes. Drawing takes most of the time: minutes on a CPU.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.bundled_base import quality
+from benchmarks.bundled_base.domain import Domain
+from benchmarks.bundled_base.figures import Figure, show, write_json
+from benchmarks.bundled_base.pictures import Artist
+from benchmarks.bundled_base.quality import Quality
+from benchmarks.bundled_base.yardsticks import Judges
+from benchmarks.serving.report import hardware
+from core.bundled import mini_base_folder
+from core.evaluation.classifier import IMAGE_SIZE
+from core.evaluation.drawings import read_drawings
+from core.model.checkpoint import LoadedBase
+
+PARTS = ("cost", "quality", "domain")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    judges = Judges(options.classifier, options.inception)
+    progress = Console(stderr=True)
+    if options.inception is None:
+        progress.print("No FID: that needs Inception's weights, --inception inception-2015-12-05.pt")
+    base, loading = quality.loading(options.base)
+    figures: list[Figure] = []
+    for figure in _measure(options, base, loading, judges):
+        figures.append(figure)
+        progress.print(f"{figure.name}: {figure.value:.2f} {figure.verdict} {figure.note}")
+    show(figures, f"{base.description.name} {base.description.digest[:12]}")
+    facts = {
+        "base": base.description.digest,
+        "classifier": judges.digest,
+        "sampling_steps": options.sampling_steps,
+        "guidance_scale": options.guidance_scale,
+        "hardware": hardware(),
+    }
+    write_json(options.output / "figures.json", figures, facts)
+    progress.print(f"{options.output}: figures.json and pictures")
+
+
+def _measure(options: argparse.Namespace, base: LoadedBase, loading: Figure, judges: Judges) -> Iterator[Figure]:
+    if "cost" in options.only:
+        yield quality.size(options.base)
+        yield loading
+        yield quality.drawing(base)
+    artist = Artist.of_base(base, options.sampling_steps, options.guidance_scale)
+    if "quality" in options.only:
+        drawings = read_drawings(options.drawings, IMAGE_SIZE)
+        yield from Quality(artist, judges, drawings, options.count, options.output).figures()
+    if "domain" in options.only:
+        count, steps = options.domain_count, options.finetune_steps
+        yield from Domain(artist, judges, options.openmoji, count, steps, options.output).figures()
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bundled_base",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--base", type=Path, default=mini_base_folder(), help="folder of the base to measure")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts alone")
+    parser.add_argument("--count", type=int, default=512, help="pictures of the base")
+    parser.add_argument("--domain-count", type=int, default=256, help="pictures of base and domain, of 8 classes")
+    parser.add_argument("--finetune-steps", type=int, default=300, help="the demo's number")
+    parser.add_argument("--sampling-steps", type=int, default=25, help="half the demo's, to be done sooner")
+    parser.add_argument("--guidance-scale", type=float, default=4.0)
+    parser.add_argument("--drawings", type=Path, default=Path("build/drawings"))
+    parser.add_argument("--openmoji", type=Path, default=Path("build/openmoji"))
+    parser.add_argument("--classifier", type=Path, help="folder of another one than core/evaluation has")
+    parser.add_argument("--inception", type=Path, help="inception-2015-12-05.pt, to measure FID too")
+    parser.add_argument("--threads", type=int, help="of torch; all cores when not given")
+    parser.add_argument("--output", type=Path, default=Path("build/bundled-base"))
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The demo's fine-tune: how far does it take the base towards OpenMoji?
+
+One emoji in five is kept from the fine-tune, by the same rule as from the classifier, so that the distance is to
+drawings that neither has seen. OpenMoji's further emoji of the same classes, which the sample domain leaves out, are
+not seen by the fine-tune either and join them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress as Bar
+from torch import Tensor
+
+from benchmarks.bundled_base.figures import Figure
+from benchmarks.bundled_base.pictures import Artist, alike
+from benchmarks.bundled_base.quality import copies
+from benchmarks.bundled_base.yardsticks import Judges
+from core.artifact.sites import PRESETS
+from core.bundled import sample_domain_folder
+from core.evaluation.classifier import IMAGE_SIZE, unit
+from core.evaluation.drawings import Drawings, read_drawings
+from core.model.checkpoint import LoadedBase
+from core.tuning.finetune import FinetunePlan, Outcome, Progress, finetune
+from core.tuning.latents import image_grid, to_image
+from core.tuning.trainer import TrainingSettings
+
+BASE_CLASSES = {"smiley": "smiling-face", "vehicle": "car"}
+"""Classes of the sample domain that the base knows under another name, as in the demo."""
+FALL = 0.4
+"""Share by which the distance must fall."""
+GRID = 64
+
+
+@dataclass(frozen=True)
+class Domain:
+    artist: Artist
+    judges: Judges
+    openmoji: Path
+    count: int
+    steps: int
+    """Of the fine-tune."""
+    output: Path
+
+    def figures(self) -> Iterator[Figure]:
+        seen, _ = read_drawings(sample_domain_folder(), IMAGE_SIZE).split()
+        names = self.artist.base.description.class_names
+        in_base = [BASE_CLASSES.get(name, name) for name in seen.class_names]
+        held_out = of_classes(unseen_openmoji(self.openmoji), [name in names for name in in_base])
+        outcome, seconds = train(self.artist.base, seen, self.steps)
+        note = f"{self.steps} steps on {len(seen)} drawings, {torch.get_num_threads()} threads"
+        yield Figure(name="fine-tune", value=seconds, unit="s", note=note)
+        labels = alike(held_out.labels, self.count)
+        base_labels = torch.tensor([names.index(in_base[label]) for label in labels.tolist()])
+        domain = self.artist.with_domain(outcome.tensors, len(seen.class_names))
+        before = self.artist.draw(base_labels, "the base, the domain's classes")
+        after = domain.draw(labels, "the domain")
+        yield from self._distances(before, after, held_out, of_classes(seen, [name in names for name in in_base]))
+        grid = domain.draw(alike(torch.arange(len(seen.class_names)), GRID), "grid")
+        image_grid([to_image(picture) for picture in unit(grid)], columns=8).save(self.output / "domain.png")
+        yield copies(after, seen.pixels, self.judges, self.output / "domain-neighbours.png", "domain")
+
+    def _distances(self, before: Tensor, after: Tensor, held_out: Drawings, seen: Drawings) -> Iterator[Figure]:
+        for yardstick in self.judges.yardsticks:
+            base, domain, real = (
+                yardstick.distance(pictures, held_out.pixels) for pictures in (before, after, seen.pixels)
+            )
+            to = f"{yardstick.name} to {len(held_out)} held-out OpenMoji"
+            yield Figure(name=f"{to}, base", value=base, unit="distance", note=f"{len(before)} pictures")
+            yield Figure(name=f"{to}, domain", value=domain, unit="distance", note=f"{len(after)} pictures")
+            note = f"{len(seen)} real ones: what is left"
+            yield Figure(name=f"{to}, the fine-tune's drawings", value=real, unit="distance", note=note)
+            fall = 100 * (1 - domain / base)
+            yield Figure(name=f"{yardstick.name}, fall", value=fall, unit="%", limit=100 * FALL, best="highest")
+
+
+def unseen_openmoji(folder: Path) -> Drawings:
+    """OpenMoji of the sample domain's classes that the fine-tune does not see.
+
+    Raises FileNotFoundError where the recipe's drawings are missing.
+    """
+    sample = read_drawings(sample_domain_folder(), IMAGE_SIZE)
+    _, held_out = sample.split()
+    others = read_drawings(folder, IMAGE_SIZE)
+    ours = {BASE_CLASSES.get(name, name): place for place, name in enumerate(sample.class_names)}
+    known = set(sample.emoji)
+    names = [others.class_names[label] for label in others.labels.tolist()]
+    more = [k for k, name in enumerate(names) if name in ours and others.emoji[k] not in known]
+    return Drawings(
+        torch.cat([held_out.pixels, others.pixels[more]]),
+        torch.cat([held_out.labels, torch.tensor([ours[names[k]] for k in more], dtype=torch.long)]),
+        held_out.emoji + tuple(others.emoji[k] for k in more),
+        held_out.sets + tuple(others.sets[k] for k in more),
+        sample.class_names,
+    )
+
+
+def of_classes(drawings: Drawings, wanted: list[bool]) -> Drawings:
+    """Those whose class is wanted, by its place in `class_names`: base and domain are compared on what both know."""
+    return drawings.subset(torch.tensor(wanted)[drawings.labels].nonzero().flatten())
+
+
+def train(base: LoadedBase, drawings: Drawings, steps: int) -> tuple[Outcome, float]:
+    """The demo's settings, as the worker completes them; returns the outcome and the seconds of its steps."""
+    plan = FinetunePlan(
+        method="difffit",
+        sites=PRESETS["paper"],
+        class_names=drawings.class_names,
+        dataset_digest="",
+        training=TrainingSettings(steps=steps, batch_size=32, learning_rate=1e-3, seed=0, gradient_clip=1.0),
+        checkpoint_every=steps + 1,
+        samples_every=steps + 1,
+    )
+    images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawings.pixels]
+    work = finetune(base, plan, zip(drawings.labels.tolist(), images, strict=True))
+    seconds = 0.0
+    with Bar(console=Console(stderr=True)) as bar:
+        task = bar.add_task("fine-tuning", total=steps)
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value, seconds
+            if isinstance(event, Progress):
+                seconds += event.seconds
+                bar.update(task, completed=event.step)

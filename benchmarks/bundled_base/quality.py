@@ -1,0 +1,145 @@
+"""The base by itself: size, times, and whether its pictures are of what was asked for."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.bundled_base.figures import Figure
+from benchmarks.bundled_base.pictures import Artist, alike
+from benchmarks.bundled_base.yardsticks import Judges
+from core.bundled import sample_domain_folder
+from core.evaluation.classifier import unit
+from core.evaluation.drawings import Drawings
+from core.evaluation.neighbours import nearest, sheet
+from core.model.checkpoint import LoadedBase, load_base
+from core.tuning.latents import image_grid, to_image
+
+SIZE_LIMIT_MB, DRAWING_LIMIT_SECONDS, AGREEMENT_SHARE = 28, 30, 0.8
+GRID, NEIGHBOURS, SHOWN = 64, 3, 16
+FIRST = Path(__file__).with_name("first.json")
+"""What this benchmark found of the first version of the base."""
+
+
+def size(base_folder: Path) -> Figure:
+    files = [path for folder in (base_folder, sample_domain_folder()) for path in folder.rglob("*") if path.is_file()]
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    return Figure(name="size of the bundle", value=megabytes, unit="MB", limit=SIZE_LIMIT_MB, note="base and domain")
+
+
+def loading(base_folder: Path) -> tuple[LoadedBase, Figure]:
+    started = time.perf_counter()
+    base = load_base(base_folder, device=torch.device("cpu"), dtype=torch.float32)
+    seconds = time.perf_counter() - started
+    return base, Figure(name="loading", value=seconds, unit="s", note="with the import of diffusers")
+
+
+def drawing(base: LoadedBase) -> Figure:
+    started = time.perf_counter()
+    Artist.of_base(base, steps=50, guidance_scale=4.0).draw(torch.arange(16), "time")
+    seconds = time.perf_counter() - started
+    return Figure(
+        name="16 pictures, 50 steps, guidance 4",
+        value=seconds,
+        unit="s",
+        limit=DRAWING_LIMIT_SECONDS,
+        note=f"{torch.get_num_threads()} threads; the limit is for 2 cores",
+    )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Pictures of the classes that held-out drawings show, as often as those, so that only the drawing differs."""
+
+    artist: Artist
+    judges: Judges
+    drawings: Drawings
+    """The base's own sets."""
+    count: int
+    output: Path
+
+    def figures(self) -> Iterator[Figure]:
+        _, held_out = self.drawings.split()
+        real = (self.judges.classifier.judge(held_out.pixels).classes == held_out.labels).float().mean().item()
+        note = f"{len(held_out)} real drawings, {len(self.drawings.class_names)} classes"
+        yield Figure(name="classifier's held-out accuracy", value=100 * real, unit="%", best="highest", note=note)
+        labels = alike(held_out.labels, self.count)
+        pictures = self.artist.draw(self._of_base(labels), "the base")
+        found = (self.judges.classifier.judge(pictures).classes == labels).float().mean().item()
+        yield Figure(
+            name="class agreement",
+            value=100 * found,
+            unit="%",
+            limit=100 * AGREEMENT_SHARE * real,
+            best="highest",
+            note=f"{self.count} pictures, {found / real:.0%} of the accuracy{self._of_first('class agreement')}",
+        )
+        yield from self._distances(pictures, held_out.pixels)
+        self._grid().save(self.output / "base.png")
+        yield copies(pictures, self.drawings.pixels, self.judges, self.output / "base-neighbours.png", "base")
+
+    def _distances(self, pictures: Tensor, real: Tensor) -> Iterator[Figure]:
+        coded = reconstructed(self.artist.base, real)
+        for yardstick in self.judges.yardsticks:
+            name = f"{yardstick.name}, base to held-out drawings"
+            yield Figure(
+                name=name,
+                value=yardstick.distance(pictures, real),
+                unit="distance",
+                note=f"{len(pictures)} pictures, {len(real)} drawings{self._of_first(name)}",
+            )
+            value = yardstick.between_halves(real)
+            note = f"{len(real) // 2} each: so few differ by chance"
+            yield Figure(name=f"{yardstick.name}, between halves of these", value=value, unit="distance", note=note)
+            value = yardstick.distance(coded, real)
+            note = "the same drawings, encoded and decoded"
+            yield Figure(name=f"{yardstick.name}, autoencoder alone", value=value, unit="distance", note=note)
+
+    def _grid(self) -> Any:
+        labels = torch.arange(GRID) % len(self.drawings.class_names)
+        pictures = self.artist.draw(self._of_base(labels), "grid")
+        return image_grid([to_image(picture) for picture in unit(pictures)], columns=8)
+
+    def _of_base(self, labels: Tensor) -> Tensor:
+        """The base's class ids for the drawings'. Raises ValueError for a class that it does not have."""
+        names = self.artist.base.description.class_names
+        return torch.tensor([names.index(name) for name in self.drawings.class_names])[labels]
+
+    def _of_first(self, name: str) -> str:
+        if not FIRST.is_file():
+            return ""
+        first = json.loads(FIRST.read_text())
+        if name not in first["figures"]:
+            return ""
+        same = first["classifier"] == self.judges.digest
+        return f"; first version {first['figures'][name]:.1f}{'' if same else ' by another classifier'}"
+
+
+def reconstructed(base: LoadedBase, pixels: Tensor) -> Tensor:
+    """[K, 3, S, S] uint8, through the autoencoder and back."""
+    decoded = [base.autoencoder.decode(base.autoencoder.encode(unit(part))[0]) for part in pixels.split(64)]
+    return ((torch.cat(decoded).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def copies(pictures: Tensor, drawings: Tensor, judges: Judges, path: Path, what: str) -> Figure:
+    """Writes some pictures beside their nearest training drawings, by pixels and then by features. Training mirrors
+    drawings: both ways count."""
+    shown = pictures[:: max(1, len(pictures) // SHOWN)][:SHOWN]
+    references = torch.cat([drawings, drawings.flip(-1)])
+    by_pixels = nearest(shown, references, NEIGHBOURS)
+    judge = judges.classifier.judge
+    by_features = nearest(judge(shown).features, judge(references).features, NEIGHBOURS)
+    places = torch.cat([by_pixels.places, by_features.places], 1)
+    sheet(shown, references, places).save(path)
+    closest = by_pixels.distances[:, 0]
+    return Figure(
+        name=f"{what}: to the nearest training drawing",
+        value=closest.median().item(),
+        unit="of 255",
+        note=f"root mean square, median of {len(shown)}; the closest {closest.min().item():.1f}; {path.name}",
+    )

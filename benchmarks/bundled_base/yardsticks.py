@@ -1,0 +1,69 @@
+"""What pictures are measured by: the classifier's features, and Inception's where its weights are at hand."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.evaluation.classifier import WEIGHTS, Classifier, load_classifier
+from core.evaluation.frechet import Statistics, frechet_distance
+from core.evaluation.inception import Inception
+
+SHUFFLES = 8
+"""Ways of taking halves, whose distances are averaged."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    name: str
+    """"feature distance", or "FID" with Inception's features."""
+    features: Callable[[Tensor], Tensor]
+    """Pictures [B, 3, S, S] uint8 -> [B, D]"""
+
+    def distance(self, pictures: Tensor, real: Tensor) -> float:
+        return frechet_distance(Statistics.of(self.features(pictures)), Statistics.of(self.features(real)))
+
+    def between_halves(self, real: Tensor) -> float:
+        """What the distance is where nothing but chance makes it, for halves as small as these."""
+        features, generator = self.features(real), torch.Generator().manual_seed(0)
+        distances = []
+        for _ in range(SHUFFLES):
+            first, second = features[torch.randperm(len(features), generator=generator)].tensor_split(2)
+            distances.append(frechet_distance(Statistics.of(first), Statistics.of(second)))
+        return sum(distances) / SHUFFLES
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The classifier with what is known of it, and Inception if there is one."""
+
+    folder: Path | None = None
+    """Of another classifier than the one that ships."""
+    inception: Path | None = None
+
+    @cached_property
+    def loaded(self) -> tuple[Classifier, dict[str, Any]]:
+        return load_classifier(self.folder)
+
+    @property
+    def classifier(self) -> Classifier:
+        return self.loaded[0]
+
+    @cached_property
+    def digest(self) -> str:
+        import core.evaluation
+
+        folder = self.folder or Path(core.evaluation.__path__[0])
+        return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+
+    @cached_property
+    def yardsticks(self) -> list[Yardstick]:
+        found = [Yardstick("feature distance", lambda pictures: self.classifier.judge(pictures).features)]
+        if self.inception is not None:
+            found.append(Yardstick("FID", Inception(self.inception).features))
+        return found

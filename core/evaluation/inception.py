@@ -1,0 +1,44 @@
+"""Inception's features, with which the Fréchet distance is the FID (arXiv 1706.08500).
+
+Takes the TorchScript file `inception-2015-12-05.pt` and prepares pictures as clean-fid does in its mode "clean"
+(arXiv 2104.11222). The file is not part of the project. The tests run this code with a stand-in TorchScript module of
+the same interface; with the real weights it has not been run.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+SIDE, FEATURES = 299, 2048
+
+
+class Inception:
+    def __init__(self, path: Path, device: torch.device | None = None) -> None:
+        """Raises FileNotFoundError where there is no file, ValueError for a file that is not such a network."""
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there: FID needs Inception's weights, inception-2015-12-05.pt")
+        self.device = device or torch.device("cpu")
+        try:
+            self.layers = torch.jit.load(str(path), map_location=self.device).eval().layers
+        except (RuntimeError, AttributeError) as error:
+            raise ValueError(f"{path} is not the TorchScript file inception-2015-12-05.pt: {error}") from error
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor, batch_size: int = 32) -> Tensor:
+        """Pictures [B, 3, S, S] uint8 -> [B, 2048] fp32."""
+        return torch.cat([self._of_batch(batch) for batch in pixels.split(batch_size)])
+
+    def _of_batch(self, pixels: Tensor) -> Tensor:
+        pictures = torch.stack([enlarged(picture) for picture in pixels]).to(self.device)
+        features: Tensor = self.layers((pictures - 128) / 128)
+        return features.view(len(pixels), FEATURES).float().cpu()
+
+
+def enlarged(picture: Tensor) -> Tensor:
+    """[3, S, S] uint8 -> [3, 299, 299] fp32 in about [0, 255]: bicubic, channel by channel, not rounded."""
+    channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in picture]
+    resized = [np.asarray(channel.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for channel in channels]
+    return torch.from_numpy(np.stack(resized))
