@@ -1,11 +1,9 @@
 """Dependencies of the handlers, as named types."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
-from sqlalchemy.orm import Session
 
 from api.notifier import Notifier
 from core.broker import CeleryDispatcher
@@ -35,13 +33,13 @@ def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def get_session(services: ServicesDep) -> Iterator[Session]:
-    """One transaction a request: committed before the answer is sent."""
-    with services.database.session() as session:
-        yield session
+def get_database(services: ServicesDep) -> Database:
+    return services.database
 
 
-SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+DatabaseDep = Annotated[Database, Depends(get_database)]
+"""A handler opens its transaction and ends it before it returns. One that were open between two calls of the thread
+pool, as a dependency's is, would wait for a thread while all threads wait for its lock or connection."""
 
 
 def get_page(

@@ -54,11 +54,11 @@ async def _once(request: Request, who: str, key: str, handle: Handler) -> Respon
         first = await run_in_threadpool(run.begin, digest)
         if first is not None:
             return JSONResponse(first.body, first.status_code, {REPLAYED: "true"})
-        # FastAPI closes this stack, and with it the handler's transaction, when the handler has returned. What is
-        # registered before the handler runs is called last: no answer is kept before its work is committed.
-        request.scope["fastapi_function_astack"].push_async_exit(run.end)
-        response = await handle(request)
-        run.answer = _storable(response)
+        try:
+            response = await handle(request)  # it has ended its transaction: its work is committed
+            run.answer = _storable(response)
+        finally:
+            await run_in_threadpool(run.end)
         return response
     finally:
         await request.close()
@@ -75,13 +75,8 @@ class _Run:
         with self.database.session() as session:
             return idempotency.begin(session, self.who, self.key, digest)
 
-    async def end(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Keeps the answer, or frees the key when there is none, or its transaction failed."""
-        if kind is not None:
-            self.answer = None
-        await run_in_threadpool(self._end)
-
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Keeps the answer, or frees the key when there is none."""
         with self.database.session() as session:
             if self.answer is None:
                 idempotency.abandon(session, self.who, self.key)

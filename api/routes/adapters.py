@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, File, Response, UploadFile
 
 from api.auth import ReaderDep, WriterDep
-from api.deps import PageDep, ServicesDep, SessionDep
+from api.deps import DatabaseDep, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.schemas.adapters import AdapterOut
@@ -28,9 +28,10 @@ router = APIRouter(prefix="/v1", tags=["adapters"], route_class=IdempotentRoute)
 
 
 @router.get("/domains/{id}/adapters", operation_id="list_adapters", responses=problems(NotFound))
-def list_adapters(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[AdapterOut]:
+def list_adapters(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[AdapterOut]:
     """A domain's adapter versions, newest first."""
-    return listing(adapters.listing(session, scope, id, page), AdapterOut)
+    with database.session() as session:
+        return listing(adapters.listing(session, scope, id, page), AdapterOut)
 
 
 @router.post(
@@ -58,9 +59,10 @@ def upload_adapter(
 
 
 @router.get("/adapters/{id}", operation_id="get_adapter", responses=problems(NotFound))
-def get_adapter(id: str, session: SessionDep, scope: ReaderDep) -> AdapterOut:
+def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
     """One adapter."""
-    return AdapterOut.model_validate(adapters.get(session, scope, id))
+    with database.session() as session:
+        return AdapterOut.model_validate(adapters.get(session, scope, id))
 
 
 @router.get(
@@ -89,6 +91,7 @@ def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Respon
     operation_id="promote_adapter",
     responses=problems(NotFound, AdapterQuarantined),
 )
-def promote_adapter(id: str, adapter_id: str, session: SessionDep, scope: WriterDep) -> DomainOut:
+def promote_adapter(id: str, adapter_id: str, database: DatabaseDep, scope: WriterDep) -> DomainOut:
     """Make a version the active one. Promoting an older one is the way back."""
-    return DomainOut.model_validate(adapters.promote(session, scope, id, adapter_id))
+    with database.session() as session:
+        return DomainOut.model_validate(adapters.promote(session, scope, id, adapter_id))

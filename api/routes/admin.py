@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 
 from api.auth import AdminDep, get_admin
-from api.deps import PageDep, SessionDep
+from api.deps import DatabaseDep, PageDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.schemas.adapters import AdminAdapterOut
@@ -23,58 +23,66 @@ Filter = Annotated[Identifier | None, Query()]
 
 
 @router.post("/tenants", status_code=201, operation_id="create_tenant", responses=problems(NameTaken))
-def create_tenant(body: TenantCreate, session: SessionDep, admin: AdminDep) -> TenantOut:
+def create_tenant(body: TenantCreate, database: DatabaseDep, admin: AdminDep) -> TenantOut:
     """Create a tenant."""
-    return TenantOut.model_validate(tenants.create(session, admin, body.name))
+    with database.session() as session:
+        return TenantOut.model_validate(tenants.create(session, admin, body.name))
 
 
 @router.get("/tenants", operation_id="list_tenants")
-def list_tenants(session: SessionDep, page: PageDep) -> Listing[TenantOut]:
+def list_tenants(database: DatabaseDep, page: PageDep) -> Listing[TenantOut]:
     """All tenants, newest first."""
-    return listing(tenants.listing(session, page), TenantOut)
+    with database.session() as session:
+        return listing(tenants.listing(session, page), TenantOut)
 
 
 @router.get("/tenants/{id}", operation_id="get_tenant", responses=problems(NotFound))
-def get_tenant(id: str, session: SessionDep) -> TenantOut:
+def get_tenant(id: str, database: DatabaseDep) -> TenantOut:
     """One tenant."""
-    return TenantOut.model_validate(tenants.get(session, id))
+    with database.session() as session:
+        return TenantOut.model_validate(tenants.get(session, id))
 
 
 @router.patch("/tenants/{id}", operation_id="change_tenant", responses=problems(NotFound, NameTaken))
-def change_tenant(id: str, body: TenantChange, session: SessionDep, admin: AdminDep) -> TenantOut:
+def change_tenant(id: str, body: TenantChange, database: DatabaseDep, admin: AdminDep) -> TenantOut:
     """Change a tenant's name, weight or quotas."""
-    return TenantOut.model_validate(tenants.change(session, admin, id, changes(body)))
+    with database.session() as session:
+        return TenantOut.model_validate(tenants.change(session, admin, id, changes(body)))
 
 
 @router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant", responses=problems(NotFound))
-def delete_tenant(id: str, session: SessionDep, admin: AdminDep) -> None:
+def delete_tenant(id: str, database: DatabaseDep, admin: AdminDep) -> None:
     """Delete a tenant with all it owns."""
-    tenants.delete(session, admin, id)
+    with database.session() as session:
+        tenants.delete(session, admin, id)
 
 
 @router.post("/tenants/{id}/keys", status_code=201, operation_id="create_key", responses=problems(NotFound))
-def create_key(id: str, body: KeyCreate, session: SessionDep, admin: AdminDep) -> KeyIssued:
+def create_key(id: str, body: KeyCreate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
     """Create an API key. The key itself is shown this once."""
-    issued = tenants.issue_key(session, admin, id, body.name, body.scopes)
-    return KeyIssued.model_validate(issued.row).model_copy(update={"key": issued.key})
+    with database.session() as session:
+        issued = tenants.issue_key(session, admin, id, body.name, body.scopes)
+        return KeyIssued.model_validate(issued.row).model_copy(update={"key": issued.key})
 
 
 @router.get("/tenants/{id}/keys", operation_id="list_keys", responses=problems(NotFound))
-def list_keys(id: str, session: SessionDep) -> Listing[KeyOut]:
+def list_keys(id: str, database: DatabaseDep) -> Listing[KeyOut]:
     """A tenant's keys, without their secrets."""
-    rows = tenants.keys(session, id)
-    return Listing(data=[KeyOut.model_validate(row) for row in rows], next_cursor=None)
+    with database.session() as session:
+        rows = tenants.keys(session, id)
+        return Listing(data=[KeyOut.model_validate(row) for row in rows], next_cursor=None)
 
 
 @router.delete("/keys/{id}", status_code=204, operation_id="revoke_key", responses=problems(NotFound))
-def revoke_key(id: str, session: SessionDep, admin: AdminDep) -> None:
+def revoke_key(id: str, database: DatabaseDep, admin: AdminDep) -> None:
     """Revoke a key. It stops working at once."""
-    tenants.revoke_key(session, admin, id)
+    with database.session() as session:
+        tenants.revoke_key(session, admin, id)
 
 
 @router.get("/adapters", operation_id="list_all_adapters")
 def list_all_adapters(
-    session: SessionDep,
+    database: DatabaseDep,
     page: PageDep,
     tenant_id: Filter = None,
     domain_id: Filter = None,
@@ -82,28 +90,32 @@ def list_all_adapters(
     status: Literal["ready", "quarantined"] | None = None,
 ) -> Listing[AdminAdapterOut]:
     """Every stored adapter of every tenant, newest first, and the workers that hold it."""
-    filters = Filters(tenant_id, domain_id, base_digest, status)
-    found = listing(adapters.admin_listing(session, filters, page), AdminAdapterOut)
-    holders = usage.residency(session)
-    for adapter in found.data:
-        adapter.resident_on = holders.get(adapter.sha256, [])
-    return found
+    with database.session() as session:
+        filters = Filters(tenant_id, domain_id, base_digest, status)
+        found = listing(adapters.admin_listing(session, filters, page), AdminAdapterOut)
+        holders = usage.residency(session)
+        for adapter in found.data:
+            adapter.resident_on = holders.get(adapter.sha256, [])
+        return found
 
 
 @router.get("/workers", operation_id="list_workers")
-def list_workers(session: SessionDep) -> Listing[WorkerOut]:
+def list_workers(database: DatabaseDep) -> Listing[WorkerOut]:
     """Workers that are alive, and what they hold."""
-    return Listing(data=[WorkerOut.model_validate(row) for row in usage.workers(session)], next_cursor=None)
+    with database.session() as session:
+        return Listing(data=[WorkerOut.model_validate(row) for row in usage.workers(session)], next_cursor=None)
 
 
 @router.get("/usage", operation_id="list_usage")
-def list_usage(session: SessionDep) -> Listing[TenantUsageDayOut]:
+def list_usage(database: DatabaseDep) -> Listing[TenantUsageDayOut]:
     """Metering of the last 30 days, a row a tenant and day."""
-    rows = usage.days_of_all(session)
-    return Listing(data=[TenantUsageDayOut.model_validate(row) for row in rows], next_cursor=None)
+    with database.session() as session:
+        rows = usage.days_of_all(session)
+        return Listing(data=[TenantUsageDayOut.model_validate(row) for row in rows], next_cursor=None)
 
 
 @router.get("/audit", operation_id="list_audit")
-def list_audit(session: SessionDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
+def list_audit(database: DatabaseDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
     """Who changed what, newest first."""
-    return listing(usage.audit(session, tenant_id, page), AuditOut)
+    with database.session() as session:
+        return listing(usage.audit(session, tenant_id, page), AuditOut)

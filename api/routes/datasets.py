@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, File, UploadFile
 
 from api.auth import ReaderDep, WriterDep
-from api.deps import PageDep, ServicesDep, SessionDep
+from api.deps import DatabaseDep, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.schemas.common import Listing, listing
@@ -46,12 +46,14 @@ def create_dataset(
 
 
 @router.get("/domains/{id}/datasets", operation_id="list_datasets", responses=problems(NotFound))
-def list_datasets(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[DatasetOut]:
+def list_datasets(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DatasetOut]:
     """A domain's data sets, newest first."""
-    return listing(datasets.listing(session, scope, id, page), DatasetOut)
+    with database.session() as session:
+        return listing(datasets.listing(session, scope, id, page), DatasetOut)
 
 
 @router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
-def get_dataset(id: str, session: SessionDep, scope: ReaderDep) -> DatasetOut:
+def get_dataset(id: str, database: DatabaseDep, scope: ReaderDep) -> DatasetOut:
     """One data set: its classes, and why files were refused."""
-    return DatasetOut.model_validate(datasets.get(session, scope, id))
+    with database.session() as session:
+        return DatasetOut.model_validate(datasets.get(session, scope, id))

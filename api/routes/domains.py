@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from api.auth import ReaderDep, WriterDep
-from api.deps import PageDep, ServicesDep, SessionDep
+from api.deps import DatabaseDep, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.schemas.common import Listing, changes, listing
@@ -15,31 +15,36 @@ router = APIRouter(prefix="/v1/domains", tags=["domains"], route_class=Idempoten
 
 
 @router.post("", status_code=201, operation_id="create_domain", responses=problems(NameTaken))
-def create_domain(body: DomainCreate, session: SessionDep, scope: WriterDep, services: ServicesDep) -> DomainOut:
+def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, services: ServicesDep) -> DomainOut:
     """Create a domain: an image style that the base is taught."""
-    base = services.settings.base_model
-    return DomainOut.model_validate(domains.create(session, scope, body.name, body.description, base))
+    with database.session() as session:
+        base = services.settings.base_model
+        return DomainOut.model_validate(domains.create(session, scope, body.name, body.description, base))
 
 
 @router.get("", operation_id="list_domains")
-def list_domains(session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[DomainOut]:
+def list_domains(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DomainOut]:
     """Your domains, newest first."""
-    return listing(domains.listing(session, scope, page), DomainOut)
+    with database.session() as session:
+        return listing(domains.listing(session, scope, page), DomainOut)
 
 
 @router.get("/{id}", operation_id="get_domain", responses=problems(NotFound))
-def get_domain(id: str, session: SessionDep, scope: ReaderDep) -> DomainOut:
+def get_domain(id: str, database: DatabaseDep, scope: ReaderDep) -> DomainOut:
     """One domain."""
-    return DomainOut.model_validate(domains.get(session, scope, id))
+    with database.session() as session:
+        return DomainOut.model_validate(domains.get(session, scope, id))
 
 
 @router.patch("/{id}", operation_id="change_domain", responses=problems(NotFound, NameTaken))
-def change_domain(id: str, body: DomainChange, session: SessionDep, scope: WriterDep) -> DomainOut:
+def change_domain(id: str, body: DomainChange, database: DatabaseDep, scope: WriterDep) -> DomainOut:
     """Change a domain's name or description."""
-    return DomainOut.model_validate(domains.change(session, scope, id, changes(body)))
+    with database.session() as session:
+        return DomainOut.model_validate(domains.change(session, scope, id, changes(body)))
 
 
 @router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=problems(NotFound))
-def delete_domain(id: str, session: SessionDep, scope: WriterDep) -> None:
+def delete_domain(id: str, database: DatabaseDep, scope: WriterDep) -> None:
     """Delete a domain with its data sets, fine-tunes, adapters and images."""
-    domains.delete(session, scope, id)
+    with database.session() as session:
+        domains.delete(session, scope, id)

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api.auth import ReaderDep, ViewerDep, WriterDep
-from api.deps import PageDep, Services, ServicesDep, SessionDep
+from api.deps import DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, png
@@ -50,34 +50,38 @@ EventId = Annotated[int, Path(ge=1, lt=2**63)]
     },
 )
 def create_finetune(
-    id: str, body: FinetuneCreate, session: SessionDep, scope: WriterDep, services: ServicesDep, response: Response
+    id: str, body: FinetuneCreate, database: DatabaseDep, scope: WriterDep, services: ServicesDep, response: Response
 ) -> FinetuneOut | EstimateOut:
     """Fine-tune the base on a data set with DiffFit."""
-    request = body.to_request()
-    if body.dry_run:
-        response.status_code = 200
-        domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
-        base = adapters.served_base(session, services.settings.base_model)
-        return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base))
-    return FinetuneOut.model_validate(finetunes.create(session, scope, services.dispatcher, id, request))
+    with database.session() as session:
+        request = body.to_request()
+        if body.dry_run:
+            response.status_code = 200
+            domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
+            base = adapters.served_base(session, services.settings.base_model)
+            return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base))
+        return FinetuneOut.model_validate(finetunes.create(session, scope, services.dispatcher, id, request))
 
 
 @router.get("/domains/{id}/finetunes", operation_id="list_finetunes", responses=problems(NotFound))
-def list_finetunes(id: str, session: SessionDep, scope: ReaderDep, page: PageDep) -> Listing[FinetuneOut]:
+def list_finetunes(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[FinetuneOut]:
     """A domain's fine-tunes, newest first."""
-    return listing(finetunes.listing(session, scope, id, page), FinetuneOut)
+    with database.session() as session:
+        return listing(finetunes.listing(session, scope, id, page), FinetuneOut)
 
 
 @router.get("/finetunes/{id}", operation_id="get_finetune", responses=problems(NotFound))
-def get_finetune(id: str, session: SessionDep, scope: ReaderDep) -> FinetuneOut:
+def get_finetune(id: str, database: DatabaseDep, scope: ReaderDep) -> FinetuneOut:
     """One fine-tune."""
-    return FinetuneOut.model_validate(finetunes.get(session, scope, id))
+    with database.session() as session:
+        return FinetuneOut.model_validate(finetunes.get(session, scope, id))
 
 
 @router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics", responses=problems(NotFound))
-def get_finetune_metrics(id: str, session: SessionDep, scope: ReaderDep) -> MetricsOut:
+def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> MetricsOut:
     """The loss curve."""
-    return MetricsOut.model_validate({"data": finetunes.metrics(session, scope, id)})
+    with database.session() as session:
+        return MetricsOut.model_validate({"data": finetunes.metrics(session, scope, id)})
 
 
 @router.post(
@@ -86,9 +90,10 @@ def get_finetune_metrics(id: str, session: SessionDep, scope: ReaderDep) -> Metr
     operation_id="cancel_finetune",
     responses=problems(NotFound, JobFinished),
 )
-def cancel_finetune(id: str, session: SessionDep, scope: WriterDep) -> FinetuneOut:
+def cancel_finetune(id: str, database: DatabaseDep, scope: WriterDep) -> FinetuneOut:
     """Cancel a fine-tune: at once while it waits, at its next step while it runs."""
-    return FinetuneOut.model_validate(finetunes.cancel(session, scope, id))
+    with database.session() as session:
+        return FinetuneOut.model_validate(finetunes.cancel(session, scope, id))
 
 
 @router.get(

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.auth import ReaderDep, ViewerDep, WriterDep
-from api.deps import PageDep, Services, ServicesDep, SessionDep
+from api.deps import DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, png
@@ -73,18 +73,20 @@ async def create_generation(
 
 @router.get("/domains/{id}/generations", operation_id="list_generations", responses=problems(NotFound))
 def list_generations(
-    id: str, request: Request, session: SessionDep, scope: ReaderDep, page: PageDep
+    id: str, request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep
 ) -> Listing[GenerationOut]:
     """A domain's generations, newest first."""
-    found = generations.listing(session, scope, id, page)
-    data = [GenerationOut.of(row, _signed(request)) for row in found.data]
-    return Listing(data=data, next_cursor=found.next_cursor)
+    with database.session() as session:
+        found = generations.listing(session, scope, id, page)
+        data = [GenerationOut.of(row, _signed(request)) for row in found.data]
+        return Listing(data=data, next_cursor=found.next_cursor)
 
 
 @router.get("/generations/{id}", operation_id="get_generation", responses=problems(NotFound))
-def get_generation(id: str, request: Request, session: SessionDep, scope: ReaderDep) -> GenerationOut:
+def get_generation(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> GenerationOut:
     """One generation, with signed URLs of its images."""
-    return GenerationOut.of(generations.get(session, scope, id), _signed(request))
+    with database.session() as session:
+        return GenerationOut.of(generations.get(session, scope, id), _signed(request))
 
 
 @router.post(
@@ -93,9 +95,10 @@ def get_generation(id: str, request: Request, session: SessionDep, scope: Reader
     operation_id="cancel_generation",
     responses=problems(NotFound, JobFinished),
 )
-def cancel_generation(id: str, request: Request, session: SessionDep, scope: WriterDep) -> GenerationOut:
+def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> GenerationOut:
     """Cancel a generation: at once while it waits, at its next step while it runs."""
-    return GenerationOut.of(generations.cancel(session, scope, id), _signed(request))
+    with database.session() as session:
+        return GenerationOut.of(generations.cancel(session, scope, id), _signed(request))
 
 
 @router.get(

@@ -157,6 +157,7 @@ def test_many_waits_at_once_hold_no_connection(tenant: Client, domain: str, adap
     with ThreadPoolExecutor(clients) as pool:
         sent = [pool.submit(tenant.post, path, {"class_id": 0, "seed": k}, headers=wait) for k in range(clients)]
         while len(tenant.read(path, params={"limit": 100})["data"]) < clients:  # answers while all of them wait
+            assert [one.result().text for one in sent if one.done()] == []
             time.sleep(0.05)
         draw_generations(services)
         assert [one.result().json()["status"] for one in sent] == ["succeeded"] * clients
