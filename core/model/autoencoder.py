@@ -46,6 +46,7 @@ class Autoencoder:
         self.scale = float(self.config.get("scaling_factor") or 1.0)
         self.shift = float(self.config.get("shift_factor") or 0.0)
         self.digest = autoencoder_digest({name: self.config.get(name) for name in _DIGESTED}, self._stored())
+        network.to(memory_format=torch.channels_last)  # in which a CPU decodes a fifth faster
 
     @classmethod
     def load(
@@ -95,7 +96,8 @@ class Autoencoder:
         return pixels.float()
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
-        copy.deepcopy(self.network).to(device="cpu", dtype=dtype).save_pretrained(folder)
+        network = copy.deepcopy(self.network).to(memory_format=torch.contiguous_format)
+        network.to(device="cpu", dtype=dtype).save_pretrained(folder)
 
     def _as_network(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.network.device, self.network.dtype)

@@ -133,7 +133,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, adapter: Adapter) -> Tensor:
         """[B, N, D] -> [B, N, D]"""
-        hidden = F.gelu(adapter.linear(f"{self.name}.fc1", x, self.fc1), approximate="tanh")
+        hidden = gelu(adapter.linear(f"{self.name}.fc1", x, self.fc1))
         return adapter.linear(f"{self.name}.fc2", hidden, self.fc2)
 
 
@@ -161,6 +161,20 @@ def linear_in(layers: nn.Sequential, index: int) -> nn.Linear:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm without parameters, then a scale (1 + adaLN's) and a shift. x [B, N, D], the others [B, 1, D]."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The GELU with the hyperbolic tangent's approximation (arXiv 1606.08415). It may write into x when no gradient is
+    asked for.
+
+    0.5 (1 + tanh z) is the logistic function of 2 z, which a CPU computes more than twice as fast. In bf16 its steps
+    would round.
+    """
+    if not x.is_cpu or x.dtype == torch.bfloat16 or torch.is_grad_enabled():
+        return F.gelu(x, approximate="tanh")
+    slope = 2 * math.sqrt(2 / math.pi)
+    logit = torch.addcmul(x.new_tensor(slope), x, x, value=0.044715 * slope).mul_(x)
+    return x.mul_(logit.sigmoid_())
 
 
 def patchify(x: Tensor, patch_size: int) -> Tensor:

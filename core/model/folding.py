@@ -18,10 +18,10 @@ from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.artifact.base import BaseConfig
-from core.model.dit import Block, DiT, linear_in, patchify, timestep_features, unpatchify
+from core.model.dit import Block, DiT, gelu, linear_in, patchify, timestep_features, unpatchify
 
 
 class VectorLayout:
@@ -96,11 +96,10 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
     c = F.silu(_time(dit, t, row) + classes.to(dtype))  # [B, D]
     for i, block in enumerate(dit.blocks):
         x = _block(cast(Block, block), x, c, {name: row[f"blocks.{i}.{name}"] for name in _BLOCK_VECTORS})
-    modulation = F.linear(c, linear_in(dit.final_layer.adaLN_modulation, 1).weight)
-    shift, scale = modulation.chunk(2, dim=1)
-    shift = shift + scale * row["final.norm.bias"]
-    shift, scale = _affine((shift, scale), row["final.modulation.scale"], row["final.modulation.shift"])
-    x = torch.addcmul(_wide(shift), _norm(x, config.norm_eps), _wide(scale))
+    layer = linear_in(dit.final_layer.adaLN_modulation, 1)
+    scale, shift = row["final.modulation.scale"], row["final.modulation.shift"]
+    shift, scale = _modulation(layer, c, scale, shift, row["final.norm.bias"])
+    x = torch.addcmul(shift, _norm(x, config.norm_eps), scale)
     y = F.linear(x, dit.final_layer.linear.weight)
     return unpatchify(torch.addcmul(_wide(row["final.shift"]), y, _wide(row["final.scale"])), config)
 
@@ -127,33 +126,44 @@ def _time(dit: DiT, t: Tensor, row: dict[str, Tensor]) -> Tensor:
 
 
 def _block(block: Block, x: Tensor, c: Tensor, row: dict[str, Tensor]) -> Tensor:
-    products = F.linear(c, linear_in(block.adaLN_modulation, 1).weight).chunk(6, dim=1)
-    shift1, scale1, gate1, shift2, scale2, gate2 = products
-    shift1, shift2 = shift1 + scale1 * row["norm1.bias"], shift2 + scale2 * row["norm2.bias"]
-    parts = (shift1, scale1, gate1, shift2, scale2, gate2)
-    modulation = _affine(parts, row["modulation.scale"], row["modulation.shift"])
-    shift1, scale1, gate1, shift2, scale2, gate2 = (_wide(part) for part in modulation)
+    """Writes into x, which is `folded_forward`'s own: a pass over memory that is new costs twice one over old."""
+    layer, scale, shift = linear_in(block.adaLN_modulation, 1), row["modulation.scale"], row["modulation.shift"]
+    parts = _modulation(layer, c, scale, shift, row["norm1.bias"], row["norm2.bias"])
+    shift1, scale1, gate1, shift2, scale2, gate2 = parts
     attention = _attention(block, torch.addcmul(shift1, _norm(x, block.norm_eps), scale1), row)
-    x = torch.addcmul(x, gate1, attention)
-    hidden = F.linear(torch.addcmul(shift2, _norm(x, block.mlp_norm_eps), scale2), block.mlp.fc1.weight)
-    hidden = F.gelu(hidden.add_(_wide(row["fc1.bias"])), approximate="tanh")
-    return torch.addcmul(x, gate2, F.linear(hidden, block.mlp.fc2.weight).add_(_wide(row["fc2.bias"])))
+    x = x.addcmul_(gate1, attention)
+    hidden = torch.addcmul(shift2, _norm(x, block.mlp_norm_eps), scale2)
+    hidden = gelu(_linear(hidden, block.mlp.fc1.weight, row["fc1.bias"]))
+    return x.addcmul_(gate2, _linear(hidden, block.mlp.fc2.weight, row["fc2.bias"]))
 
 
 def _attention(block: Block, x: Tensor, row: dict[str, Tensor]) -> Tensor:
-    heads = block.attn.num_heads
     q, k, v = F.linear(x, block.attn.qkv.weight).chunk(3, dim=-1)  # each [B, N, D]
-    q = torch.addcmul(_wide(row["query.shift"]), q, _wide(row["query.scale"]))
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # [B, heads, N, D/heads]
+    torch.addcmul(_wide(row["query.shift"]), q, _wide(row["query.scale"]), out=q)
+    q, k, v = (part.unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
     mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, N, D]
-    return F.linear(mixed * _wide(row["value.scale"]), block.attn.proj.weight).add_(_wide(row["proj.bias"]))
+    return _linear(mixed.mul_(_wide(row["value.scale"])), block.attn.proj.weight, row["proj.bias"])
 
 
-def _affine(parts: tuple[Tensor, ...], scale: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
-    """adaLN's products, one [B, D] a part, with the vectors [B, parts*D] of scales and shifts."""
-    width = parts[0].shape[1]
-    vectors = zip(parts, scale.split(width, 1), shift.split(width, 1), strict=True)
-    return tuple(torch.addcmul(b, part, a) for part, a, b in vectors)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [B, N, in] -> [B, N, out] with a bias [B, out] an image. A CPU's product with one bias for all is computed by
+    adding it to copies of the bias, so that here a bias each costs nothing more."""
+    if not x.is_cpu:
+        return F.linear(x, weight).add_(_wide(bias))
+    y = _wide(bias).repeat(1, x.shape[1], 1)
+    y.flatten(0, 1).addmm_(x.flatten(0, 1), weight.t())
+    return y
+
+
+def _modulation(layer: nn.Linear, c: Tensor, scale: Tensor, shift: Tensor, *norm_biases: Tensor) -> tuple[Tensor, ...]:
+    """adaLN's parts, each [B, 1, D], from c [B, D] and an image's own scales and shifts [B, parts*D]. Every third part
+    from the first is the shift behind a norm: it takes the norm's bias [B, D] through the scale after it."""
+    d = c.shape[1]
+    products = F.linear(c, layer.weight).unflatten(1, (-1, d))
+    parts = torch.addcmul(shift.unflatten(1, (-1, d)), products, scale.unflatten(1, (-1, d)))
+    for index, bias in enumerate(norm_biases):
+        parts[:, 3 * index].addcmul_(products[:, 3 * index + 1], bias)
+    return parts.split(1, dim=1)
 
 
 def _norm(x: Tensor, eps: float) -> Tensor:
