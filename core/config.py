@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """On one worker."""
     worker_threads: int = 16
     worker_queues: str = "datasets,finetune,generate"
+    metrics_port: int = 0
+    """Where a worker answers Prometheus, on `host`; 0 for nowhere. The API has its own at `/metrics`."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = False

@@ -15,6 +15,7 @@ from core.db.session import Database
 from core.jobs import Dispatcher
 from core.storage import ObjectStore, open_store
 from core.usage import service as usage
+from worker import metrics
 from worker.gpu import Gpu
 from worker.leases import LeaseKeeper
 
@@ -65,6 +66,8 @@ class Context:
             gpu = self.gpu
             with self.database.session() as session:
                 adapters.register_base(session, self.settings.base_model, gpu.base.description)
+            if self.settings.metrics_port:
+                metrics.serve(self.settings, gpu.engine)
         self.leases.start()
         self.report()
 

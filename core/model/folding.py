@@ -163,7 +163,7 @@ def _modulation(layer: nn.Linear, c: Tensor, scale: Tensor, shift: Tensor, *norm
     parts = torch.addcmul(shift.unflatten(1, (-1, d)), products, scale.unflatten(1, (-1, d)))
     for index, bias in enumerate(norm_biases):
         parts[:, 3 * index].addcmul_(products[:, 3 * index + 1], bias)
-    return parts.split(1, dim=1)
+    return cast(tuple[Tensor, ...], parts.split(1, dim=1))
 
 
 def _norm(x: Tensor, eps: float) -> Tensor:

@@ -33,6 +33,7 @@ from core.errors import (
 from core.generations import service
 from core.generations.service import DrawnImage
 from core.jobs import Claim
+from worker import metrics
 from worker.context import Context, get_context
 from worker.images import encode_png
 
@@ -81,17 +82,22 @@ def _run(context: Context, claim: Claim) -> None:
         images = _store(context, job, drawn)
     except (EngineStopped, QueueFull, StorageUnavailable) as error:
         _hand_back(context, claim, error)
+        metrics.ended("returned")
     except Cancelled:
         with context.database.session() as session:
             service.end(session, claim, "cancelled")
+        metrics.ended("cancelled")
     except CoreError as error:
         _fail(context, claim, job, error)
+        metrics.ended("failed")
     except Exception:  # a defect here must not leave the row to be tried for ever
         logger.exception("%s failed", claim.id)
         _fail(context, claim, job, CoreError("Drawing failed on our side. Try again."))
+        metrics.ended("failed")
     else:
         with context.database.session() as session:
             service.succeed(session, claim, images, drawn.row_steps, drawn.timings)
+        metrics.ended("succeeded", drawn.timings)
 
 
 def _load(context: Context, claim: Claim) -> _Job | None:

@@ -1,0 +1,61 @@
+"""Scraped over HTTP from a real engine on the bundled base."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from core.config import Settings
+from core.engine.request import ImageRequest
+from worker import metrics
+from worker.gpu import Gpu
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return Settings(_env_file=None, data_dir=tmp_path, device="cpu", metrics_port=port)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def gpu(settings: Settings) -> Iterator[Gpu]:
+    gpu = Gpu(settings)
+    yield gpu
+    gpu.stop()
+
+
+def test_what_the_engine_did_can_be_scraped(settings: Settings, gpu: Gpu) -> None:
+    server, thread = metrics.serve(settings, gpu.engine)
+    try:
+        assert samples(settings)["difffit_engine_steps_total"] == 0
+        request = ImageRequest(id="a", tenant="a", adapter=None, class_id=0, seeds=(1, 2), steps=3, guidance_scale=4.0)
+        drawn = gpu.engine.submit(request).result(timeout=60)
+        metrics.ended("succeeded", drawn.timings)
+        found = samples(settings)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert found["difffit_engine_steps_total"] == 3
+    assert found["difffit_engine_rows_total"] == 6
+    assert found["difffit_engine_row_steps_total"] == 12
+    assert found["difffit_engine_padded_rows_total"] == 12  # four rows in a batch of eight
+    assert found["difffit_engine_adapters_total"] == 3
+    assert found["difffit_engine_queue_wait_seconds_count"] == 1
+    assert found["difffit_engine_waiting_images"] == 0
+    assert found['difffit_generations_total{result="succeeded"}'] == 1
+    assert found['difffit_generation_stage_seconds_count{stage="total"}'] == 1
+
+
+def samples(settings: Settings) -> dict[str, float]:
+    text = httpx.get(f"http://127.0.0.1:{settings.metrics_port}/metrics").text
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found

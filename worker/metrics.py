@@ -1,0 +1,79 @@
+"""Prometheus metrics of a worker: what its engine counts, read when they are asked for, and how generations end.
+
+Labels are few and fixed: neither tenants nor adapters are among them. What a tenant used is in the database.
+"""
+
+from collections.abc import Iterator, Mapping
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import REGISTRY, Counter, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from core.config import Settings
+from core.engine.engine import Engine
+
+GENERATIONS = Counter("difffit_generations", "Generations that ended here, or were handed back", ["result"])
+STAGES = Histogram(
+    "difffit_generation_stage_seconds",
+    "Seconds from the engine's taking a generation to each stage of it",
+    ["stage"],
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
+)
+
+_COUNTERS = {
+    "steps": "Batched steps of the device",
+    "rows": "Images that stepped, summed over the steps: by steps, how full a batch is",
+    "row_steps": "Forward rows, the unconditional ones of guided images included",
+    "padded_rows": "Forward rows that only filled a batch up to its size",
+    "adapters": "Distinct adapters, summed over the steps: by steps, how mixed a batch is",
+    "images": "Images drawn",
+    "activations": "Adapters copied from the host into a slot of the device",
+    "step_seconds": "Time of the loop in steps",
+    "forward_seconds": "Time of these in the model's forward",
+    "training_seconds": "Time of the loop in fine-tunes",
+    "out_of_memory": "Times the device's memory ran out, after each of which batches are smaller",
+}
+
+
+def serve(settings: Settings, engine: Engine) -> tuple[WSGIServer, Thread]:
+    """On `host` and `metrics_port`, where anybody who reaches it may read."""
+    REGISTRY.register(EngineCollector(engine))
+    return start_http_server(settings.metrics_port, settings.host)
+
+
+def ended(result: str, timings: Mapping[str, float] | None = None) -> None:
+    """Counts a generation: succeeded, failed, cancelled or returned."""
+    GENERATIONS.labels(result).inc()
+    for stage, seconds in (timings or {}).items():
+        STAGES.labels(stage).observe(seconds)
+
+
+class EngineCollector(Collector):
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self.engine.stats()
+        for name, meaning in _COUNTERS.items():
+            yield CounterMetricFamily(f"difffit_engine_{name}", meaning, value=stats[name])
+        yield GaugeMetricFamily("difffit_engine_waiting_images", "Images taken in", value=stats["waiting_images"])
+        wait = "Seconds from taking a request to its first step"
+        yield _summary("difffit_engine_queue_wait_seconds", wait, stats["waits"], stats["wait_seconds"])
+        load = "Seconds to fetch, check and fold an adapter"
+        yield _summary("difffit_adapter_load_seconds", load, stats["cache_misses"], stats["load_seconds"])
+        requests = CounterMetricFamily("difffit_adapter_cache_requests", "Of the host's cache", labels=["result"])
+        requests.add_metric(["hit"], stats["cache_hits"])
+        requests.add_metric(["miss"], stats["cache_misses"])
+        yield requests
+        resident = GaugeMetricFamily("difffit_adapters_resident", "Adapters held", labels=["tier"])
+        resident.add_metric(["device"], stats["adapters_on_device"])
+        resident.add_metric(["host"], stats["adapters_on_host"])
+        yield resident
+        yield GaugeMetricFamily("difffit_adapter_host_bytes", "Memory of the host's cache", value=stats["host_bytes"])
+
+
+def _summary(name: str, meaning: str, count: float, seconds: float) -> Metric:
+    return SummaryMetricFamily(name, meaning, count_value=int(count), sum_value=seconds)
