@@ -27,6 +27,8 @@ class ImageRequest:
     sampler: SamplerName = "ddim"
     eta: float = 0.0
     """Of ddim: 0 is deterministic."""
+    scale: int = 1
+    """How many times the base's image size: 2 takes four times the tokens."""
     weight: float = 1.0
     """The tenant's share beside others'."""
     priority: int = 0
@@ -61,8 +63,8 @@ class Row:
 
     @property
     def cost(self) -> int:
-        """Rows of the forward that this step takes."""
-        return 2 if self.guided else 1
+        """Rows of the forward that this step takes, in rows of the base's size."""
+        return self.request.scale**2 * (2 if self.guided else 1)
 
     @property
     def timestep(self) -> int:

@@ -18,6 +18,9 @@ from core.model.folding import folded_forward
 
 logger = logging.getLogger(__name__)
 
+SOLITARY_ROWS = 8
+"""From so many rows on, a CPU computes a row alike whatever the size of the batch."""
+
 
 @dataclass(eq=False)
 class RowState:
@@ -42,10 +45,10 @@ def buckets_for(device: torch.device, max_rows: int, *, exact: bool = False) -> 
     On the CPU a row's result does not depend on the batch from 8 rows on, so every size is a multiple of 8. A GPU picks
     its kernels by the size: `exact` keeps a single one, for results that are equal bit for bit.
     """
-    top = -(-max_rows // 8) * 8
+    top = -(-max_rows // SOLITARY_ROWS) * SOLITARY_ROWS
     if exact:
         return (top,)
-    eights = tuple(range(8, top + 1, 8))
+    eights = tuple(range(SOLITARY_ROWS, top + 1, SOLITARY_ROWS))
     return eights if device.type == "cpu" else (1, 2, 4, *eights)
 
 
@@ -70,7 +73,8 @@ class Runner:
         """Prepares a row's tensors. Raises IndexError when the adapter has no such class."""
         config, request = self.dit.config, row.request
         generator = torch.Generator().manual_seed(row.seed)
-        noise = torch.randn(config.in_channels, config.input_size, config.input_size, generator=generator)
+        size = config.input_size * request.scale
+        noise = torch.randn(config.in_channels, size, size, generator=generator)
         latent = noise.to(self.device)
         classes = self.bank.classes(adapter, request.class_id)
         lines = coefficients(request.sampler, request.steps, request.eta)
@@ -93,11 +97,23 @@ class Runner:
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row]) -> None:
-        """Moves each row one step on. Guided rows take a second, unconditional place behind all conditional ones.
+        """Moves each row one step on; rows of one size share a forward.
 
         Nothing has changed when it raises. Memory that runs out makes the batches smaller; it raises
         torch.OutOfMemoryError when the smallest does not fit.
         """
+        self.activation_seconds = 0.0
+        scales = sorted({row.request.scale for row in rows})
+        groups = [[row for row in rows if row.request.scale == scale] for scale in scales]
+        steps = [self._stepped(group) for group in groups]
+        for group, (latents, x0) in zip(groups, steps, strict=True):
+            for index, row in enumerate(group):
+                state = self._states[row]
+                state.latent, state.x0 = latents[index], x0[index]
+
+    def _stepped(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """The next latents and their ends, [R, C, H, W] each. Guided rows take a second, unconditional place behind
+        all conditional ones."""
         states = [self._states[row] for row in rows]
         guided = [index for index, row in enumerate(rows) if row.guided]
         x = torch.stack([state.latent for state in states])  # [R, C, H, W]
@@ -117,9 +133,7 @@ class Runner:
         for index in lines[:, -1].nonzero().flatten().tolist():
             fresh[index] = torch.randn(x.shape[1:], generator=states[index].generator)
         before = torch.stack([state.x0 for state in states])
-        following, x0 = step(x, noise, interpolation, before, fresh.to(self.device), lines.to(self.device))
-        for index, state in enumerate(states):
-            state.latent, state.x0 = following[index], x0[index]
+        return step(x, noise, interpolation, before, fresh.to(self.device), lines.to(self.device))
 
     @torch.inference_mode()
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
@@ -136,15 +150,18 @@ class Runner:
             return self._decode(latents)
 
     def _decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        images: list[Tensor] = []
-        for start in range(0, len(latents), self.decode_rows):
-            part = list(latents[start : start + self.decode_rows])
-            padded = torch.stack(part + [part[0]] * (self.decode_rows - len(part)))
-            pixels = self.autoencoder.decode(padded)[: len(part)]
-            if not pixels.isfinite().all():
-                raise DrawingDiverged()
-            images += ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
-        return images
+        images: dict[int, Tensor] = {}
+        sizes = {latent.shape[-1] for latent in latents}
+        for same in [[index for index, latent in enumerate(latents) if latent.shape[-1] == size] for size in sizes]:
+            for start in range(0, len(same), self.decode_rows):
+                part = same[start : start + self.decode_rows]
+                padded = part + part[:1] * (self.decode_rows - len(part))
+                pixels = self.autoencoder.decode(torch.stack([latents[index] for index in padded]))[: len(part)]
+                if not pixels.isfinite().all():
+                    raise DrawingDiverged()
+                pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+                images.update(zip(part, pixels.cpu(), strict=True))
+        return [images[index] for index in range(len(latents))]
 
     def _outputs(
         self, rows: Sequence[Row], states: Sequence[RowState], x: Tensor, places: Sequence[tuple[int, int]]
@@ -152,9 +169,10 @@ class Runner:
         """The model's output [places, 2C, H, W] in fp32, for (row, 0 conditional or 1 unconditional)."""
         started = time.perf_counter()
         slots = self.bank.activate([state.adapter for state in states])
-        self.activation_seconds = time.perf_counter() - started
+        self.activation_seconds += time.perf_counter() - started
+        scale = rows[0].request.scale
         while True:
-            limit = self.buckets[-1]
+            limit = self._buckets(scale)[-1]
             try:
                 parts = [places[start : start + limit] for start in range(0, len(places), limit)]
                 return torch.cat([self._part(rows, states, x, slots, part) for part in parts])
@@ -174,7 +192,8 @@ class Runner:
         slots: Sequence[int],
         places: Sequence[tuple[int, int]],
     ) -> Tensor:
-        size = next(bucket for bucket in self.buckets if bucket >= len(places))
+        scale = rows[0].request.scale
+        size = next(bucket for bucket in self._buckets(scale) if bucket >= len(places))
         padding = size - len(places)
         padded = [*places, *[places[0]] * padding]
         index = torch.tensor([index for index, _ in padded], device=self.device)
@@ -186,11 +205,16 @@ class Runner:
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # else the loop would run ahead of cancels and arrivals
         self.forward_seconds += time.perf_counter() - started
-        self.padded_rows += padding
+        self.padded_rows += padding * scale**2
         return output
 
     def _gathered(self, x: Tensor, t: Tensor, classes: Tensor, slots: Tensor) -> Tensor:
         return folded_forward(self.dit, x, t, classes, self.bank.table[slots])
+
+    def _buckets(self, scale: int) -> list[int]:
+        """Of rows that are larger than the base's: fewer, but no fewer than keep a row's result its own."""
+        fewest = SOLITARY_ROWS if self.device.type == "cpu" else 1
+        return sorted({max(min(fewest, size), size // scale**2) for size in self.buckets})
 
     def _numbers(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self.device, dtype=torch.float32)

@@ -18,7 +18,7 @@ QUANTUM = 128.0
 
 class Scheduler:
     """Rows of a tenant go in order of priority, then of arrival, and leave after their last step. Up to `max_rows`
-    forward rows a step; `max_rows` may change between steps."""
+    forward rows a step; `max_rows` may change between steps. A row that is larger than that steps alone."""
 
     def __init__(self, max_rows: int, quantum: float = QUANTUM) -> None:
         if max_rows < 2:
@@ -59,11 +59,11 @@ class Scheduler:
             _, tenant, place = heapq.heappop(heap)
             queue = self._queues[tenant]
             row = queue[place]
-            if row.cost > left:  # another tenant's row may still fit; this one is first at the next step
+            if row.cost > left and chosen:  # another tenant's row may still fit; this one is first at the next step
                 passed_over.add(row)
                 continue
             chosen.append(row)
-            left -= row.cost
+            left = max(0, left - row.cost)
             self._virtual_time[tenant] += row.cost / row.request.weight
             if place + 1 < len(queue):
                 heapq.heappush(heap, (self._urgency(tenant, queue[place + 1]), tenant, place + 1))

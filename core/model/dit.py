@@ -7,6 +7,7 @@ Letters in shapes: B images, N tokens, D hidden size, C latent channels, H and W
 """
 
 import math
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -32,20 +33,34 @@ class DiT(nn.Module):
         self.final_layer = FinalLayer(config)
         self.register_buffer("positions", position_table(config), persistent=False)  # [1, N, D]
         self.positions: Tensor
+        self._stretched: dict[int, Tensor] = {}
         self.requires_grad_(False)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, adapter: Adapter = BASE) -> Tensor:
         """x [B, C, H, W] noisy latents, t [B] timesteps in 0..999, y [B] class ids -> [B, 2C, H, W].
 
+        H = W is the base's input size, or another multiple of the patch size (see `positions_for`).
         The first C channels predict the noise, the others interpolate the variance (when the config learns sigma).
         Class ids index the adapter's class table where it has one.
         """
-        x = self.x_embedder(x.to(self.positions.dtype), adapter) + self.positions  # [B, N, D]
+        positions = self.positions_for(x.shape[-1])
+        x = self.x_embedder(x.to(positions.dtype), adapter) + positions  # [B, N, D]
         c = self.t_embedder(t, adapter) + adapter.classes(self.y_embedder.embedding_table.weight, y)  # [B, D]
         c = F.silu(c.to(x.dtype))  # every use of c begins with it
         for block in self.blocks:
             x = block(x, c, adapter)
         return unpatchify(self.final_layer(x, c, adapter), self.config)
+
+    def positions_for(self, size: int) -> Tensor:
+        """[1, N, D] for latents of `size` rows and columns. Other sizes than the base's stretch its grid: at twice the
+        size (i, j) becomes (i/2, j/2), the positional encoding trick of arXiv 2304.06648."""
+        if size == self.config.input_size:
+            return self.positions
+        if size not in self._stretched:
+            scale = self.config.position_scale * self.config.input_size / size
+            self._stretched[size] = position_table(replace(self.config, input_size=size, position_scale=scale))
+        self._stretched[size] = self._stretched[size].to(self.positions)
+        return self._stretched[size]
 
 
 class PatchEmbedder(nn.Module):
@@ -187,9 +202,9 @@ def patchify(x: Tensor, patch_size: int) -> Tensor:
 
 def unpatchify(x: Tensor, config: BaseConfig) -> Tensor:
     """[B, N, p*p*2C] -> [B, 2C, H, W]"""
-    p, side = config.patch_size, config.input_size // config.patch_size
+    p, side = config.patch_size, math.isqrt(x.shape[1])
     x = x.reshape(x.shape[0], side, side, p, p, config.out_channels).permute(0, 5, 1, 3, 2, 4)
-    return x.reshape(x.shape[0], config.out_channels, config.input_size, config.input_size)
+    return x.reshape(x.shape[0], config.out_channels, side * p, side * p)
 
 
 def timestep_features(t: Tensor, convention: TimestepConvention) -> Tensor:

@@ -89,11 +89,11 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
 
     Equals `dit(x, t, y, adapter)` row by row up to rounding.
     """
-    config, dtype = dit.config, dit.positions.dtype
+    config, positions = dit.config, dit.positions_for(x.shape[-1])
     row = VectorLayout.of(config).split(vectors)
-    patches = F.linear(patchify(x.to(dtype), config.patch_size), dit.x_embedder.proj.weight.flatten(1))
-    x = torch.addcmul(_wide(row["patch.shift"]) + dit.positions, patches, _wide(row["patch.scale"]))
-    c = F.silu(_time(dit, t, row) + classes.to(dtype))  # [B, D]
+    patches = F.linear(patchify(x.to(positions.dtype), config.patch_size), dit.x_embedder.proj.weight.flatten(1))
+    x = torch.addcmul(_wide(row["patch.shift"]) + positions, patches, _wide(row["patch.scale"]))
+    c = F.silu(_time(dit, t, row) + classes.to(positions.dtype))  # [B, D]
     for i, block in enumerate(dit.blocks):
         x = _block(cast(Block, block), x, c, {name: row[f"blocks.{i}.{name}"] for name in _BLOCK_VECTORS})
     layer = linear_in(dit.final_layer.adaLN_modulation, 1)

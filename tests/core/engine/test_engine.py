@@ -114,6 +114,30 @@ def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
         assert all(torch.equal(first, second) for first, second in zip(alone, together, strict=True))
 
 
+def test_images_of_two_sizes_are_drawn_side_by_side(engine: Engine) -> None:
+    """At twice the size too an image is that of a plain run, and the same bit for bit alone and among others."""
+    large = request("large", scale=2)
+    alone = result(engine, large)
+    crowd = [draw(engine, request(f"{n}", adapter=f"adapter-{n}", scale=1 + n % 3 // 2, seeds=(n,))) for n in range(9)]
+    together = result(engine, replace(large, id="together")).images
+    small = next(iter(crowd[0].result(60).images))
+    assert all(future.result(60).images for future in crowd)
+    assert alone.images[0].shape == (2 * small.shape[0], 2 * small.shape[1], 3)
+    assert all(torch.equal(first, second) for first, second in zip(alone.images, together, strict=True))
+    assert alone.row_steps == 2 * 4 * 2 * 4  # images, steps, guided, times the area
+    dit, adapter, size = engine.runner.dit, TensorAdapter(tensors(0)), 2 * CONFIG.input_size
+    latents = sample(
+        lambda x, t, y: dit(x, t, y, adapter),
+        seeded_noise([5], (CONFIG.in_channels, size, size)),
+        torch.tensor([1]),
+        null_class=3,
+        steps=4,
+        guidance_scale=3.0,
+        channels=CONFIG.guidance_channels,
+    )
+    assert (alone.images[0].int() - engine.runner.decode([latents[0]])[0].int()).abs().max() <= 1
+
+
 def test_adapters_differ_and_the_base_draws_too(engine: Engine) -> None:
     images = [
         draw(engine, request(str(name), adapter=name)).result().images[0] for name in (None, "adapter-0", "adapter-1")

@@ -1,6 +1,7 @@
 """The scheduler: no row is lost, none is stepped twice, the batch never overflows, and tenants share by weight."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -208,6 +209,20 @@ def test_a_batch_may_shrink_between_steps() -> None:
     scheduler.advance(scheduler.next_rows())
     scheduler.max_rows = 2
     assert len(scheduler.next_rows()) == 1
+
+
+def test_larger_images_count_by_their_area_and_step_alone_when_nothing_else_fits() -> None:
+    scheduler = Scheduler(max_rows=8)
+    scheduler.add(replace(request("small", steps=2), scale=1))
+    scheduler.add(replace(request("twice", steps=1), tenant="twice", scale=2))
+    scheduler.add(replace(request("huge", steps=1), tenant="huge", scale=4))
+    seen = []
+    while not scheduler.idle:
+        rows = scheduler.next_rows()
+        seen.append({row.request.id: row.cost for row in rows})
+        scheduler.advance(rows)
+    assert {id: cost for step in seen for id, cost in step.items()} == {"small": 2, "twice": 8, "huge": 32}
+    assert all(len(step) == 1 or sum(step.values()) <= 8 for step in seen)
 
 
 def test_a_batch_too_small_for_guidance_is_refused() -> None:

@@ -67,6 +67,9 @@ def test_position_tables_at_twice_the_size_agree_at_every_second_place() -> None
     small_table = position_table(base).view(16, 16, -1)
     assert torch.equal(position_table(large).view(32, 32, -1)[::2, ::2], small_table)
     assert not torch.equal(position_table(replace(large, position_scale=1.0)).view(32, 32, -1)[::2, ::2], small_table)
+    dit = DiT(replace(base, depth=1))
+    assert torch.equal(dit.positions_for(64), position_table(large))
+    assert torch.equal(dit.double().positions_for(64), position_table(large).double())
 
 
 def test_timestep_conventions_differ_as_known() -> None:
