@@ -39,9 +39,11 @@ class TrainingSettings:
     """Largest norm of the gradient of all trainables together."""
     minimum_snr_gamma: float | None = None
     """Weights the squared error by min(SNR, gamma) / SNR (arXiv 2303.09556); None is the paper's plain mean."""
-    timesteps: Literal["independent", "stratified"] = "independent"
+    timesteps: Literal["independent", "stratified", "focused"] = "independent"
     """"stratified" draws one timestep from each of `batch_size` equal parts: the same distribution, less noise in the
-    gradient (arXiv 2107.00630, appendix I.1)."""
+    gradient (arXiv 2107.00630, appendix I.1). "focused" gives 85 % of these parts to the timesteps below 600, in
+    which an image takes shape: above, where noise is nearly all, a model soon learns what there is (arXiv 2405.17403).
+    """
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """"shuffled" goes through the data again and again in new orders; "balanced" draws a class, then an image."""
     held_out_fraction: float = 0.1
@@ -220,8 +222,10 @@ class Trainer:
         if self.settings.timesteps == "independent":
             return torch.randint(0, TIMESTEPS, (count,), generator=self.generator)
         # The images come in random order, so that the parts need not.
-        places = torch.arange(count) + torch.rand(count, generator=self.generator)
-        return (places * (TIMESTEPS / count)).long().clamp(max=TIMESTEPS - 1)
+        places = (torch.arange(count) + torch.rand(count, generator=self.generator)) / count
+        if self.settings.timesteps == "focused":
+            places = torch.where(places < 0.85, places / 0.85 * 0.6, 0.6 + (places - 0.85) / 0.15 * 0.4)
+        return (places * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
 
     def _balanced_indices(self) -> Tensor:
         labels = self.latents.labels

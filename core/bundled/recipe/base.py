@@ -77,7 +77,7 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
         decay_steps=options.decay_steps,
         gradient_clip=1.0,
         minimum_snr_gamma=5.0,
-        timesteps="stratified",
+        timesteps="focused",
         sampling="balanced",
         held_out_fraction=0.03,
         seed=options.seed,

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -254,6 +254,20 @@ def test_timesteps_are_uniform(dit: DiT) -> None:
     tenths = (torch.cat(recorder.timesteps) // 100).bincount(minlength=10)
     assert tenths.sum() == 1000
     assert all(60 <= tenth <= 140 for tenth in tenths.tolist())
+
+
+@pytest.mark.parametrize(("timesteps", "below_600"), [("stratified", 120), ("focused", 170)])
+def test_parts_of_the_timesteps_come_in_fixed_numbers(
+    dit: DiT, timesteps: Literal["stratified", "focused"], below_600: int
+) -> None:
+    recorder = Recorder(dit)
+    trainer = trainer_of(dit, batch_size=200, steps=1, timesteps=timesteps)
+    trainer.step()
+    (t,) = recorder.timesteps
+    below, above = t[t < 600], t[t >= 600]
+    assert (len(below), len(above)) == (below_600, 200 - below_600)
+    for tenths in ((below // 60).bincount(), ((above - 600) // 40).bincount()):
+        assert tenths.max() - tenths.min() <= 2  # spread evenly
 
 
 def test_minimum_snr_weights_easy_timesteps_down(dit: DiT) -> None:
