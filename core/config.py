@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = 10
     reaper_seconds: float = 15
     max_attempts: int = 3
+    orphan_seconds: float = 86_400
+    """How old an object must be that no row speaks of, to be removed; longer than anything stays without its row."""
 
     max_upload_bytes: int = 512 * 2**20
     max_archive_members: int = 20_000

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import shutil
+import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -20,6 +22,12 @@ class StoredObject:
     key: str
     sha256: str
     size: int
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    key: str
+    age_seconds: float
 
 
 class ObjectStore(Protocol):
@@ -43,7 +51,16 @@ class ObjectStore(Protocol):
         """Removes every object whose key begins so; how many there were."""
         ...
 
+    def delete(self, keys: Sequence[str]) -> None:
+        """Removes objects; one that is not there is no error."""
+        ...
+
     def list(self, prefix: str) -> list[str]: ...
+
+    def page(self, prefix: str, after: str, limit: int) -> Sequence[ListedObject]:
+        """The first objects in the order of their keys, at most 1,000, behind the key `after`; also what a broken
+        write left."""
+        ...
 
     def check(self) -> None:
         """Raises StorageUnavailable unless the store can be used."""
@@ -92,20 +109,31 @@ class FolderStore:
 
     def delete_prefix(self, prefix: str) -> int:
         keys = self.list(prefix)
-        for key in keys:
-            path = self._path(key)
-            path.unlink(missing_ok=True)
-            for parent in path.parents:
-                if parent == self.root or any(parent.iterdir()):
-                    break
-                parent.rmdir()
+        self.delete(keys)
         return len(keys)
 
+    def delete(self, keys: Sequence[str]) -> None:
+        with _Guard():
+            for key in keys:
+                path = self._path(key)
+                path.unlink(missing_ok=True)
+                for parent in path.parents:
+                    if parent == self.root or not parent.is_dir() or any(parent.iterdir()):
+                        break
+                    parent.rmdir()
+
     def list(self, prefix: str) -> list[str]:
+        return [key for key in self._keys(prefix) if not key.endswith(".partial")]
+
+    def page(self, prefix: str, after: str, limit: int) -> Sequence[ListedObject]:
+        keys = [key for key in self._keys(prefix) if key > after][:limit]
+        return [ListedObject(key, _age(self._path(key))) for key in keys]
+
+    def _keys(self, prefix: str) -> Sequence[str]:
         start = self._path(prefix)
         folder = start if start.is_dir() else start.parent
         files = (path.relative_to(self.root).as_posix() for path in folder.rglob("*") if path.is_file())
-        return sorted(key for key in files if key.startswith(prefix) and not key.endswith(".partial"))
+        return sorted(key for key in files if key.startswith(prefix))
 
     def check(self) -> None:
         with _Guard():
@@ -168,13 +196,16 @@ class S3Store:
 
     def delete_prefix(self, prefix: str) -> int:
         keys = self.list(prefix)
+        self.delete(keys)
+        return len(keys)
+
+    def delete(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), 1000):
             objects = [{"Key": self.prefix + key} for key in keys[start : start + 1000]]
-            with _S3Guard(prefix):
+            with _S3Guard(keys[start]):
                 answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
             if answer.get("Errors"):  # told in the answer's body, with status 200
                 raise StorageUnavailable(f"it kept {len(answer['Errors'])} objects")
-        return len(keys)
 
     def list(self, prefix: str) -> list[str]:
         with _S3Guard(prefix):
@@ -182,6 +213,17 @@ class S3Store:
                 Bucket=self.bucket, Prefix=self.prefix + prefix
             )
             return [item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", [])]
+
+    def page(self, prefix: str, after: str, limit: int) -> Sequence[ListedObject]:
+        start = {"StartAfter": self.prefix + after} if after else {}
+        with _S3Guard(prefix):
+            page = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + prefix, MaxKeys=limit, **start)
+        now = time.time()
+        found = page.get("Contents", [])
+        return [
+            ListedObject(item["Key"].removeprefix(self.prefix), now - item["LastModified"].timestamp())
+            for item in found
+        ]
 
     def check(self) -> None:
         try:
@@ -214,6 +256,14 @@ def file_digest(file: IO[bytes]) -> tuple[str, int]:
 def _verify(key: str, found: str, expected: str | None) -> None:
     if expected is not None and found != expected:
         raise ChecksumMismatch(key)
+
+
+def _age(path: Path) -> float:
+    """Seconds; 0 when the file is gone meanwhile."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 class _Partial:

@@ -3,13 +3,14 @@ messages again, removes the objects of deleted rows. All of it may run in many w
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core import idempotency, jobs
+from core import idempotency, jobs, orphans
 from core.db.models import Dataset, Deletion, Finetune, Generation
 from core.db.session import database_now
 from core.errors import CoreError
@@ -25,6 +26,8 @@ class Maintenance:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self._orphans_after = ""
+        self._orphans_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -33,7 +36,14 @@ class Maintenance:
     def _run(self) -> None:
         interval = self.context.settings.reaper_seconds
         while not self.context.stopping.wait(min(interval, 5.0)):
-            for chore in (self.context.report, self._reap, self._sweep, self._remove_objects, self._expire):
+            for chore in (
+                self.context.report,
+                self._reap,
+                self._sweep,
+                self._remove_objects,
+                self._orphans,
+                self._expire,
+            ):
                 self._try(chore)
 
     def _try(self, chore: Callable[[], None]) -> None:
@@ -67,6 +77,15 @@ class Maintenance:
                 row = session.get(Deletion, deletion.id)
                 if row is not None:
                     row.done_at = database_now(session)
+
+    def _orphans(self) -> None:
+        """A page of the store at a time, from its beginning again in every half of the time that makes an orphan."""
+        if time.monotonic() < self._orphans_at:
+            return
+        context, seconds = self.context, self.context.settings.orphan_seconds
+        self._orphans_after = orphans.remove_page(context.database, context.store, self._orphans_after, seconds)
+        if not self._orphans_after:
+            self._orphans_at = time.monotonic() + seconds / 2
 
     def _expire(self) -> None:
         with self.context.database.session() as session:

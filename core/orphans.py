@@ -1,0 +1,61 @@
+"""Objects that no row speaks of: what a lost attempt stored, uploads that were cut off before their row, checkpoints
+that newer ones replaced. They are found by walking through the store, a page at a time."""
+
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from core.db.models import Adapter, Dataset, Finetune, GenerationImage, GenerationPreview
+from core.db.session import Database
+from core.storage import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+PAGE = 500
+_DOMAIN = re.compile(r"tenants/[^/]+/domains/([^/]+)/")
+_FINETUNE = re.compile(r"/finetunes/([^/]+)/")
+_SAMPLE = re.compile(r"/finetunes/([^/]+)/samples/")
+_GENERATION = re.compile(r"/generations/([^/]+)/")
+
+
+def remove_page(database: Database, store: ObjectStore, after: str, older_than_seconds: float) -> str:
+    """Looks at the objects behind the key `after` and removes those that are old enough and that nobody speaks of;
+    younger ones may still get their row. Returns the last key it saw, "" at the end of the store.
+
+    Objects that were not put there by this service stay. Raises StorageUnavailable, DatabaseUnavailable.
+    """
+    page = store.page("tenants/", after, PAGE)
+    old = [one.key for one in page if one.age_seconds > older_than_seconds and _DOMAIN.match(one.key)]
+    orphans = sorted(set(old) - _spoken_of(database, old))
+    if orphans:
+        store.delete(orphans)
+        logger.info("removed %d objects without a row, the first %s", len(orphans), orphans[0])
+    return page[-1].key if len(page) == PAGE else ""
+
+
+def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
+    """Those of the keys that rows hold, looked up by what the keys say of their owners."""
+    domains, finetunes, generations = (_ids(pattern, keys) for pattern in (_DOMAIN, _FINETUNE, _GENERATION))
+    columns: list[tuple[InstrumentedAttribute[Any], InstrumentedAttribute[str], set[str]]] = [
+        (Adapter.object_key, Adapter.domain_id, domains),
+        (Dataset.archive_key, Dataset.domain_id, domains),
+        (Finetune.checkpoint_key, Finetune.id, finetunes),
+        (GenerationImage.object_key, GenerationImage.generation_id, generations),
+        (GenerationPreview.object_key, GenerationPreview.generation_id, generations),
+    ]
+    with database.session() as session:
+        found = {
+            key for key, owner, ids in columns if ids for key in session.scalars(select(key).where(owner.in_(ids)))
+        }
+        # The samples of a fine-tune lie in its events; they are kept as long as it is.
+        alive = set(session.scalars(select(Finetune.id).where(Finetune.id.in_(_ids(_SAMPLE, keys)))))
+    samples = {key for key in keys if (match := _SAMPLE.search(key)) and match.group(1) in alive}
+    return found | samples
+
+
+def _ids(pattern: re.Pattern[str], keys: Sequence[str]) -> set[str]:
+    return {match.group(1) for key in keys if (match := pattern.search(key))}

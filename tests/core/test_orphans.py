@@ -1,0 +1,91 @@
+"""Objects without a row go; everything that a row holds stays, on SQLite with a folder and on an S3 server."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from core import orphans
+from core.db.base import new_id
+from core.db.models import GenerationImage, GenerationPreview
+from core.db.session import Database
+from core.domains import service as domains
+from core.finetunes import service as finetunes
+from core.finetunes.service import FinetuneRequest
+from core.storage import FolderStore, ObjectStore
+from tests.core.rows import Sent, add_adapter, add_dataset, add_generation, tenant_with_domain
+
+
+def test_only_what_no_row_holds_goes(database: Database, store: ObjectStore) -> None:
+    scope, domain = tenant_with_domain(database)
+    folder = domains.folder(scope.tenant, domain)
+    with database.session() as session:
+        dataset = add_dataset(session, scope, domain, archive_key=f"{folder}datasets/ds_1/archive.zip")
+        request = FinetuneRequest(dataset_id=dataset.id)
+        finetune = finetunes.create(session, scope, Sent(), domain, request)
+        attempts = f"{folder}finetunes/{finetune.id}/attempts"
+        finetune.checkpoint_key = f"{attempts}/2/checkpoint-50.safetensors"
+        add_adapter(session, scope, domain, 1, object_key=f"{attempts}/1/adapter.safetensors")
+        generation = add_generation(session, scope, domain)
+        drawn = f"{folder}generations/{generation.id}"
+        size = {"size_bytes": 1, "width": 8, "height": 8}
+        image = GenerationImage(
+            generation_id=generation.id, index=0, tenant_id=scope.tenant, object_key=f"{drawn}/2/0.png", seed=0,
+            sha256="0" * 64, **size,
+        )  # fmt: skip
+        preview = GenerationPreview(
+            generation_id=generation.id, index=0, step=1, tenant_id=scope.tenant,
+            object_key=f"{drawn}/2/preview-0-1.png", sha256="0" * 64,
+        )  # fmt: skip
+        session.add_all([image, preview])
+    held = {
+        f"{folder}datasets/ds_1/archive.zip",
+        f"{attempts}/2/checkpoint-50.safetensors",
+        f"{attempts}/1/adapter.safetensors",
+        f"{folder}finetunes/{finetune.id}/samples/100.png",
+        f"{drawn}/2/0.png",
+        f"{drawn}/2/preview-0-1.png",
+        "elsewhere/backup.sql",
+        "tenants/notes.txt",
+    }
+    lost = {
+        f"{folder}datasets/ds_2/archive.zip",
+        f"{attempts}/2/checkpoint-10.safetensors",
+        f"{attempts}/1/checkpoint-50.safetensors",
+        f"{folder}finetunes/{new_id('ft')}/samples/100.png",
+        f"{drawn}/1/0.png",
+        f"{folder}adapters/{new_id('adp')}.safetensors",
+        f"tenants/{new_id('ten')}/domains/{new_id('dom')}/datasets/ds_1/archive.zip",
+    }
+    for key in held | lost:
+        store.put(key, b"content")
+    assert orphans.remove_page(database, store, "", older_than_seconds=3600) == ""
+    assert set(store.list("")) >= held | lost, "what is young may still get its row"
+    assert orphans.remove_page(database, store, "", older_than_seconds=-1) == ""
+    assert set(store.list("")) >= held
+    assert not set(store.list("")) & lost
+
+
+def test_a_large_store_is_walked_page_by_page(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "PAGE", 3)
+    folder = f"tenants/{new_id('ten')}/domains/{new_id('dom')}/"
+    for number in range(7):
+        store.put(f"{folder}datasets/{number}", b"")
+    after, pages = "", 0
+    while pages == 0 or after:
+        after, pages = orphans.remove_page(database, store, after, -1), pages + 1
+    assert pages >= 3
+    assert store.list(folder) == []
+
+
+def test_what_a_killed_writer_left_in_a_folder_goes_too(database: Database, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    partial = tmp_path / f"tenants/{new_id('ten')}/domains/{new_id('dom')}/datasets/archive.zip.0123.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"half")
+    os.utime(partial, (time.time() - 100_000,) * 2)
+    orphans.remove_page(database, store, "", older_than_seconds=86_400)
+    assert not partial.exists()
