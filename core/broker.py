@@ -52,7 +52,9 @@ class CeleryDispatcher:
 
 def _transport_options(settings: Settings) -> dict[str, object]:
     if not settings.broker_url.startswith("filesystem"):
-        return {"socket_connect_timeout": 1, "socket_timeout": 5, "visibility_timeout": 3600}
+        # A sender gives up at once: kombu would wait for two seconds and try again, and the sweeper does that anyhow.
+        sender = {"max_retries": 1, "interval_start": 0}
+        return {"socket_connect_timeout": 1, "socket_timeout": 5, "visibility_timeout": 3600, **sender}
     folder = _folder(settings.data_dir / "broker" / "messages")
     return {
         "data_folder_in": folder,

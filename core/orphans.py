@@ -24,7 +24,8 @@ _GENERATION = re.compile(r"/generations/([^/]+)/")
 
 def remove_page(database: Database, store: ObjectStore, after: str, older_than_seconds: float) -> str:
     """Looks at the objects behind the key `after` and removes those that are old enough and that nobody speaks of;
-    younger ones may still get their row. Returns the last key it saw, "" at the end of the store.
+    younger ones may still get their row. Returns the last key it saw, "" at the end of the store, where it removes the
+    parts of old uploads.
 
     Objects that were not put there by this service stay. Raises StorageUnavailable, DatabaseUnavailable.
     """
@@ -34,7 +35,11 @@ def remove_page(database: Database, store: ObjectStore, after: str, older_than_s
     if orphans:
         store.delete(orphans)
         logger.info("removed %d objects without a row, the first %s", len(orphans), orphans[0])
-    return page[-1].key if len(page) == PAGE else ""
+    if len(page) == PAGE:
+        return page[-1].key
+    if dropped := store.drop_parts(older_than_seconds):
+        logger.info("removed the parts of %d uploads that were cut off", dropped)
+    return ""
 
 
 def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:

@@ -62,6 +62,10 @@ class ObjectStore(Protocol):
         write left."""
         ...
 
+    def drop_parts(self, older_than_seconds: float) -> int:
+        """Removes the parts of uploads that nobody goes on with; how many uploads there were."""
+        ...
+
     def check(self) -> None:
         """Raises StorageUnavailable unless the store can be used."""
         ...
@@ -129,6 +133,10 @@ class FolderStore:
         keys = [key for key in self._keys(prefix) if key > after][:limit]
         return [ListedObject(key, _age(self._path(key))) for key in keys]
 
+    def drop_parts(self, older_than_seconds: float) -> int:  # noqa: ARG002  # as the protocol has it
+        """None: what a broken write left is a file of its own, which `page` shows."""
+        return 0
+
     def _keys(self, prefix: str) -> Sequence[str]:
         start = self._path(prefix)
         folder = start if start.is_dir() else start.parent
@@ -158,8 +166,8 @@ class S3Store:
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         config = Config(
             connect_timeout=5,
-            read_timeout=30,
-            retries={"max_attempts": 4, "mode": "standard"},
+            read_timeout=20,
+            retries={"max_attempts": 3, "mode": "standard"},  # a store that freezes is told to be away after a minute
             s3={"addressing_style": "path"} if endpoint_url else {},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -224,6 +232,16 @@ class S3Store:
             ListedObject(item["Key"].removeprefix(self.prefix), now - item["LastModified"].timestamp())
             for item in found
         ]
+
+    def drop_parts(self, older_than_seconds: float) -> int:
+        before = time.time() - older_than_seconds
+        with _S3Guard(self.bucket):
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
+            uploads = [upload for page in pages for upload in page.get("Uploads", [])]
+            left = [upload for upload in uploads if upload["Initiated"].timestamp() < before]
+            for upload in left:
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        return len(left)
 
     def check(self) -> None:
         try:

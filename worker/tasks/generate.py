@@ -70,7 +70,12 @@ def run(_id: str) -> None:
 
 
 def _canceller(context: Context, claim: Claim) -> Callable[[], None]:
-    return lambda: context.gpu.engine.cancel(claim.id)
+    return lambda: context.gpu.engine.cancel(_engine_id(claim))
+
+
+def _engine_id(claim: Claim) -> str:
+    """Of this attempt alone: the end of an earlier one in this process must not reach it."""
+    return f"{claim.id}/{claim.attempt}"
 
 
 def _run(context: Context, claim: Claim) -> None:
@@ -109,7 +114,7 @@ def _load(context: Context, claim: Claim) -> _Job | None:
         tenant = session.get_one(Tenant, row.tenant_id)
         left = None if row.deadline_at is None else (row.deadline_at - database_now(session)).total_seconds()
         request = ImageRequest(
-            id=row.id,
+            id=_engine_id(claim),
             tenant=row.tenant_id,
             adapter=adapter.sha256 if adapter else None,
             class_id=row.class_id,

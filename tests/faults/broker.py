@@ -1,0 +1,76 @@
+"""Redis that dies, forgets, or is away; a message that comes a hundred times."""
+
+import time
+
+from core.broker import CeleryDispatcher, make_celery
+from core.config import Settings
+from tests.faults.stack import Outcome, Stack, until
+from tests.faults.workers import ended, prepared, whole_images
+from tests.processes import Caller
+
+QUICK = {"class_id": 0, "count": 2, "steps": 2, "seed": 11, "adapter_id": "base"}
+DRAINED_WITHIN = 60.0
+ANSWERED_WITHIN = 2.0
+
+
+def redis_away(stack: Stack, jobs: int, seconds: float) -> Outcome:
+    """Redis is killed, and jobs are sent while it is away; then it comes back, empty."""
+    started = time.monotonic()
+    caller, domain, _ = prepared(stack)
+    stack.redis.kill()
+    sent, slowest = _send(caller, domain, jobs)
+    time.sleep(max(0.0, seconds - (time.monotonic() - started)))
+    stack.redis.start()
+    drained = until(lambda: all(ended(stack, "generations", id) for id in sent))
+    held = jobs if drained <= DRAINED_WITHIN and slowest <= ANSWERED_WITHIN else 0
+    note = f"POST took {slowest:.2f} s at most; drained {drained:.1f} s after the return"
+    must = "POST is 202 within 2 s; no job lost; drained within 60 s of its return"
+    lost = jobs - whole_images(caller, sent)
+    return Outcome("Redis killed and away", must, jobs, held, lost, time.monotonic() - started, note)
+
+
+def redis_emptied(stack: Stack, jobs: int) -> Outcome:
+    """Everything in Redis is dropped again and again while jobs come in."""
+    started = time.monotonic()
+    caller, domain, _ = prepared(stack)
+    sent = []
+    for _ in range(jobs):
+        ids, _ = _send(caller, domain, 1)
+        sent += ids
+        stack.redis.client.flushall()
+    drained = until(lambda: all(ended(stack, "generations", id) for id in sent))
+    held = jobs if drained <= DRAINED_WITHIN else 0
+    lost = jobs - whole_images(caller, sent)
+    note = f"drained {drained:.1f} s after the last"
+    return Outcome("Redis emptied", "no job lost", jobs, held, lost, time.monotonic() - started, note)
+
+
+def one_message_often(stack: Stack, messages: int) -> Outcome:
+    """The same wake-up many times, before and while its row is in work."""
+    started = time.monotonic()
+    caller, domain, _ = prepared(stack)
+    settings = Settings(_env_file=None, broker_url=stack.redis.url)  # type: ignore[call-arg]
+    dispatcher = CeleryDispatcher(make_celery(settings))
+    (id,), _ = _send(caller, domain, 1)
+    for _ in range(messages):
+        dispatcher.send("generate.run", "generate", id)
+    until(lambda: ended(stack, "generations", id))
+    until(lambda: stack.redis.client.llen("generate") == 0)
+    (found,) = stack.rows("SELECT attempt, row_steps FROM generations WHERE id = %s", id)
+    once = found == {"attempt": 1, "row_steps": 2 * QUICK["count"] * QUICK["steps"]}  # type: ignore[operator]
+    lost = 1 - whole_images(caller, [id])
+    return Outcome(
+        f"the same message {messages} times", "one execution", 1, int(once), lost, time.monotonic() - started
+    )
+
+
+def _send(caller: Caller, domain: str, jobs: int) -> tuple[list[str], float]:
+    """The ids, and how long the slowest answer took. Raises httpx.HTTPStatusError."""
+    ids, slowest = [], 0.0
+    for _ in range(jobs):
+        started = time.monotonic()
+        answer = caller.send("POST", f"/v1/domains/{domain}/generations", json=QUICK)
+        slowest = max(slowest, time.monotonic() - started)
+        assert answer.status_code == 202, answer.text
+        ids.append(answer.json()["id"])
+    return ids, slowest

@@ -1,0 +1,90 @@
+"""Clients that repeat themselves, and clients that only listen."""
+
+import asyncio
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from tests.faults.stack import Outcome, Stack
+from tests.faults.workers import prepared, start_finetune
+
+
+def one_key_at_once(stack: Stack, posts: int) -> Outcome:
+    """Parallel posts with one idempotency key."""
+    started = time.monotonic()
+    caller = stack.tenant()
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+
+    def post(_: int) -> httpx.Response:
+        return caller.send("POST", "/v1/domains", json={"name": "Fruit"}, headers=headers)
+
+    with ThreadPoolExecutor(posts) as pool:
+        answers = list(pool.map(post, range(posts)))
+    held = sum(answer.status_code in {201, 409} for answer in answers)
+    made = {answer.json()["id"] for answer in answers if answer.status_code == 201}
+    rows = len(caller.get("/v1/domains")["data"])
+    lost = 0 if len(made) == rows == 1 else 1
+    return Outcome(
+        f"{posts} parallel posts with one idempotency key",
+        "one resource",
+        posts,
+        held,
+        lost,
+        time.monotonic() - started,
+    )
+
+
+def idle_streams(stack: Stack, streams: int) -> Outcome:
+    """Many clients listen to a fine-tune that waits; none of them holds a connection to the database."""
+    started = time.monotonic()
+    caller, domain, dataset = prepared(stack)
+    for pid in list(stack.workers):
+        stack.kill_worker(pid)
+    id = start_finetune(caller, domain, dataset)
+    open_before = _connections(stack)
+    listening, connections, ends = asyncio.run(_listen(stack, caller.key, id, streams))
+    held = listening if connections <= open_before else 0
+    note = f"{connections} database connections with {listening} streams, {open_before} without; {ends} heard the end"
+    must = "they hold 0 database connections, and hear the end"
+    lost = streams - ends
+    return Outcome(f"{streams} idle streams", must, streams, held, lost, time.monotonic() - started, note)
+
+
+async def _listen(stack: Stack, key: str, id: str, streams: int) -> tuple[int, int, int]:
+    """How many streams were open at once, the connections meanwhile, and how many streams told of the end."""
+    opened, ends = 0, 0
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=stack.url, timeout=120, limits=limits) as http:
+
+        async def one() -> None:
+            nonlocal opened, ends
+            headers = {"Authorization": f"Bearer {key}"}
+            async with http.stream("GET", f"/v1/finetunes/{id}/events", headers=headers) as answer:
+                counted = False
+                async for line in answer.aiter_lines():
+                    if not counted and line.startswith("data:"):
+                        opened, counted = opened + 1, True
+                    ends += '"cancelled"' in line
+
+        tasks = [asyncio.create_task(one()) for _ in range(streams)]
+        while opened < streams:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(3)  # what was opened for the first events is back in the pool
+        listening, connections = opened, await asyncio.to_thread(_connections, stack)
+        await asyncio.to_thread(lambda: httpx.post(f"{stack.url}/v1/finetunes/{id}/cancel", headers=_key(key)))
+        await asyncio.gather(*tasks)
+    return listening, connections, ends
+
+
+def _key(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _connections(stack: Stack) -> int:
+    """In a transaction, or waiting for a command: of the service's role, in its database."""
+    query = (
+        "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = %s AND usename <> 'postgres' AND state <> 'idle'"
+    )
+    return int(stack.rows(query, stack.name)[0]["n"])

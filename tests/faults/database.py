@@ -1,0 +1,57 @@
+"""PostgreSQL that restarts under load."""
+
+import threading
+import time
+from collections import Counter
+
+import httpx
+
+from tests.faults.stack import Outcome, Stack, until
+from tests.processes import Caller
+
+READY_WITHIN = 10.0
+WRITERS = 4
+
+
+def postgres_restarts(stack: Stack, restarts: int) -> Outcome:
+    """Clients create domains without a pause while the server is stopped, fast, and started again.
+
+    Lost: a domain that was acknowledged and is not there. Held: a restart after which the service was ready in time,
+    with no answer but 201 and 503, and every 503 told when to come back.
+    """
+    started = time.monotonic()
+    caller = stack.tenant()
+    stop, acknowledged, answers = threading.Event(), [], Counter[str]()
+
+    def write(number: int) -> None:
+        with httpx.Client(base_url=stack.url, timeout=60) as http:
+            own, count = Caller(http, caller.key), 0
+            while not stop.is_set():
+                count += 1
+                name = f"domain {number}-{count}"
+                answer = own.send("POST", "/v1/domains", json={"name": name})
+                if answer.status_code == 201:
+                    acknowledged.append(name)
+                retry = answer.status_code == 503 and "retry-after" in answer.headers
+                answers["503, told when" if retry else str(answer.status_code)] += 1
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    held, slowest = 0, 0.0
+    for _ in range(restarts):
+        time.sleep(2)
+        stack.postgres.restart()
+        back = until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 200)
+        slowest, held = max(slowest, back), held + (back <= READY_WITHIN)
+    time.sleep(1)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    if set(answers) - {"201", "503, told when"}:
+        held = 0
+    present = {row["name"] for row in stack.rows("SELECT name FROM domains")}
+    lost = len(set(acknowledged) - present)
+    note = f"{dict(answers)}; ready after {slowest:.1f} s at most"
+    must = "0 acknowledged writes lost; 503 with Retry-After; ready within 10 s"
+    return Outcome("PostgreSQL restarted under load", must, restarts, held, lost, time.monotonic() - started, note)

@@ -1,0 +1,88 @@
+"""A wire between a client and a server that can be cut, reset or frozen."""
+
+import asyncio
+import socket
+import struct
+import threading
+from contextlib import suppress
+from typing import Literal, Self
+
+from tests.services import free_port
+
+Fault = Literal["none", "refused", "reset", "frozen"]
+_CHUNK = 2**16
+
+
+class Proxy:
+    """Listens on `port` and passes on to `target`, whole until a fault strikes."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.port = target, free_port()
+        self.fault: Fault = "none"
+        self._left = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def strike(self, fault: Fault, after_bytes: int) -> None:
+        """Connections break once so many bytes have gone up in all."""
+        self._left, self.fault = after_bytes, fault
+
+    def mend(self) -> None:
+        self.fault = "none"
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._server.close()
+        self._loop.close()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.fault == "refused":
+            writer.transport.abort()
+            return
+        with suppress(OSError):
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            await asyncio.wait(
+                [
+                    asyncio.create_task(self._pass_on(reader, up_writer, writer)),
+                    asyncio.create_task(self._pass_on(up_reader, writer, None)),
+                ],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            up_writer.close()
+        writer.close()
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter | None
+    ) -> None:
+        """Upwards when the client is given: there the fault strikes."""
+        with suppress(OSError):
+            while chunk := await reader.read(_CHUNK):
+                if client is not None and self.fault != "none":
+                    self._left -= len(chunk)
+                    if self._left < 0:
+                        await self._break(client)
+                        return
+                writer.write(chunk)
+                await writer.drain()
+
+    async def _break(self, client: asyncio.StreamWriter) -> None:
+        while self.fault == "frozen":
+            await asyncio.sleep(0.1)
+        sock: socket.socket = client.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+        client.transport.abort()
