@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from tests.faults.stack import Outcome, Stack
-from tests.faults.workers import prepared, start_finetune
+from tests.faults.stack import Outcome, Stack, until
+from tests.faults.workers import alive, prepared, start_finetune
 
 
 def one_key_at_once(stack: Stack, posts: int) -> Outcome:
@@ -45,6 +45,8 @@ def idle_streams(stack: Stack, streams: int) -> Outcome:
     id = start_finetune(caller, domain, dataset)
     open_before = _connections(stack)
     listening, connections, ends = asyncio.run(_listen(stack, caller.key, id, streams))
+    stack.add_worker()
+    until(lambda: alive(stack))
     held = listening if connections <= open_before else 0
     note = f"{connections} database connections with {listening} streams, {open_before} without; {ends} heard the end"
     must = "they hold 0 database connections, and hear the end"

@@ -2,11 +2,12 @@
 
 import tempfile
 import uuid
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal, get_args
 from urllib.parse import urlparse
 
 from core.storage import S3Store
@@ -15,6 +16,7 @@ from tests.faults import broker, clients, database, storage, workers
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.stack import Outcome, Stack
 
+Service = Literal["one worker", "two workers", "on S3"]
 SWEPT_SOON = {"DIFFFIT_ORPHAN_SECONDS": "5"}
 BREAKS: list[tuple[Fault, int]] = [
     ("refused", 0),
@@ -27,69 +29,93 @@ BREAKS: list[tuple[Fault, int]] = [
 
 @dataclass(frozen=True)
 class Scenario:
-    full: Callable[[Stack], Outcome]
-    short: Callable[[Stack], Outcome]
-    workers: int = 1
-    settings: dict[str, str] = field(default_factory=dict)
+    service: Service
+    full: Callable[[Any], Outcome]
+    short: Callable[[Any], Outcome]
 
 
-@dataclass(frozen=True)
-class OnS3:
+class StackOnS3(Stack):
     """Its store is an S3 server behind a wire that can break."""
 
-    full: Callable[[Stack, Proxy, S3Store], Outcome]
-    short: Callable[[Stack, Proxy, S3Store], Outcome]
+    proxy: Proxy
+    store: S3Store
 
 
-SCENARIOS: dict[str, Scenario | OnS3] = {
-    "kills": Scenario(partial(workers.kills, points=60), partial(workers.kills, points=2), workers=2),
-    "pauses": Scenario(
-        partial(workers.pauses, times=5), partial(workers.pauses, times=1), workers=2, settings=SWEPT_SOON
-    ),
+SCENARIOS = {
+    "kills": Scenario("two workers", partial(workers.kills, points=60), partial(workers.kills, points=1)),
+    "pauses": Scenario("two workers", partial(workers.pauses, times=5), partial(workers.pauses, times=1)),
     "redis-away": Scenario(
-        partial(broker.redis_away, jobs=10, seconds=60), partial(broker.redis_away, jobs=2, seconds=3)
+        "one worker", partial(broker.redis_away, jobs=10, seconds=60), partial(broker.redis_away, jobs=2, seconds=3)
     ),
-    "redis-emptied": Scenario(partial(broker.redis_emptied, jobs=20), partial(broker.redis_emptied, jobs=3)),
+    "redis-emptied": Scenario(
+        "one worker", partial(broker.redis_emptied, jobs=20), partial(broker.redis_emptied, jobs=3)
+    ),
     "message": Scenario(
-        partial(broker.one_message_often, messages=100), partial(broker.one_message_often, messages=20)
+        "one worker", partial(broker.one_message_often, messages=100), partial(broker.one_message_often, messages=20)
     ),
     "postgres": Scenario(
-        partial(database.postgres_restarts, restarts=5), partial(database.postgres_restarts, restarts=1), workers=0
+        "one worker",
+        partial(database.postgres_restarts, restarts=5),
+        partial(database.postgres_restarts, restarts=1),
     ),
-    "uploads": OnS3(
-        lambda stack, proxy, store: storage.uploads_break(stack, proxy, store, BREAKS),
-        lambda stack, proxy, store: storage.uploads_break(stack, proxy, store, BREAKS[2:3]),
+    "flipped-byte": Scenario(
+        "one worker", partial(storage.flipped_byte, times=5), partial(storage.flipped_byte, times=1)
     ),
-    "images": OnS3(
-        lambda stack, proxy, _: storage.images_wait(stack, proxy, 20),
-        lambda stack, proxy, _: storage.images_wait(stack, proxy, 8),
-    ),
-    "flipped-byte": Scenario(partial(storage.flipped_byte, times=5), partial(storage.flipped_byte, times=1)),
     "idempotency": Scenario(
-        partial(clients.one_key_at_once, posts=50), partial(clients.one_key_at_once, posts=10), workers=0
+        "one worker", partial(clients.one_key_at_once, posts=50), partial(clients.one_key_at_once, posts=10)
     ),
-    "streams": Scenario(partial(clients.idle_streams, streams=300), partial(clients.idle_streams, streams=20)),
+    "streams": Scenario(
+        "one worker", partial(clients.idle_streams, streams=300), partial(clients.idle_streams, streams=20)
+    ),
+    "uploads": Scenario(
+        "on S3",
+        lambda stack: storage.uploads_break(stack, stack.proxy, stack.store, BREAKS),
+        lambda stack: storage.uploads_break(stack, stack.proxy, stack.store, BREAKS[2:3]),
+    ),
+    "images": Scenario(
+        "on S3",
+        lambda stack: storage.images_wait(stack, stack.proxy, 20),
+        lambda stack: storage.images_wait(stack, stack.proxy, 8),
+    ),
 }
 
 
-def run(name: str, postgres: services.Postgres, *, quick: bool) -> Outcome:
-    """On a service of its own."""
-    scenario = SCENARIOS[name]
+def run(names: Iterable[str], postgres: services.Postgres, *, quick: bool) -> Iterator[tuple[str, Outcome]]:
+    """Those scenarios, each group of them on one service."""
+    chosen = {name: SCENARIOS[name] for name in names}
+    for service in get_args(Service):
+        here = {name: scenario for name, scenario in chosen.items() if scenario.service == service}
+        if not here:
+            continue
+        with serving(service, postgres) as stack:
+            for name, scenario in here.items():
+                yield name, (scenario.short if quick else scenario.full)(stack)
+
+
+@contextmanager
+def serving(service: Service, postgres: services.Postgres) -> Iterator[Stack]:
     with ExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
-        if isinstance(scenario, Scenario):
-            stack = Stack(folder, postgres, workers=scenario.workers, settings=scenario.settings)
-            return (scenario.short if quick else scenario.full)(exits.enter_context(stack))
-        endpoint = exits.enter_context(services.s3())
-        proxy = exits.enter_context(Proxy(urlparse(endpoint).port or 0))
-        store = S3Store(f"faults-{uuid.uuid4().hex}", "prefix", endpoint, "us-east-1")
-        store.create_bucket()
-        settings = {
-            **SWEPT_SOON,
-            "DIFFFIT_STORAGE_URL": f"s3://{store.bucket}/prefix",
-            "DIFFFIT_S3_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-        }
-        stack = exits.enter_context(Stack(folder, postgres, settings=settings))
-        return (scenario.short if quick else scenario.full)(stack, proxy, store)
+        if service == "one worker":
+            yield exits.enter_context(Stack(folder, postgres))
+        elif service == "two workers":
+            yield exits.enter_context(Stack(folder, postgres, workers=2, settings=SWEPT_SOON))
+        else:
+            yield _on_s3(exits, folder, postgres)
+
+
+def _on_s3(exits: ExitStack, folder: Path, postgres: services.Postgres) -> StackOnS3:
+    endpoint = exits.enter_context(services.s3())
+    proxy = exits.enter_context(Proxy(urlparse(endpoint).port or 0))
+    store = S3Store(f"faults-{uuid.uuid4().hex}", "prefix", endpoint, "us-east-1")
+    store.create_bucket()
+    settings = {
+        **SWEPT_SOON,
+        "DIFFFIT_STORAGE_URL": f"s3://{store.bucket}/prefix",
+        "DIFFFIT_S3_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+    stack = StackOnS3(folder, postgres, settings=settings)
+    stack.proxy, stack.store = proxy, store
+    return exits.enter_context(stack)
