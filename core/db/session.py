@@ -15,6 +15,8 @@ from core.db.base import Now
 from core.errors import DatabaseUnavailable
 
 _AFTER_COMMIT = "after_commit"
+_LIMITS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
+"""A process that is stopped in the middle of a transaction must not keep its rows locked: nobody could take them."""
 
 
 class Database:
@@ -68,7 +70,7 @@ def _postgresql(url: str) -> Engine:
         pool_size=10,
         max_overflow=20,
         pool_timeout=10,
-        connect_args={"connect_timeout": 5, "options": "-c lock_timeout=10s -c statement_timeout=30s"},
+        connect_args={"connect_timeout": 5, "options": _LIMITS},
     )
 
 
