@@ -16,6 +16,7 @@ from core import idempotency
 from core.db.session import Database
 from core.errors import InvalidRequest
 from core.idempotency import Answer
+from core.tenancy import Scope
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -42,14 +43,14 @@ class IdempotentRoute(APIRoute):
                 return await handle(request)
             if not 1 <= len(key) <= LONGEST or not key.isascii() or not key.isprintable():
                 raise InvalidRequest(HEADER, f"must be 1 to {LONGEST} printable ASCII characters")
-            return await _once(request, scope.key_id or "", key, handle)
+            return await _once(request, scope, key, handle)
 
         return idempotent
 
 
-async def _once(request: Request, who: str, key: str, handle: Handler) -> Response:
+async def _once(request: Request, scope: Scope, key: str, handle: Handler) -> Response:
     digest = await _digest(request)
-    run = _Run(request.app.state.services.database, who, key)
+    run = _Run(request.app.state.services.database, scope, key)
     try:
         first = await run_in_threadpool(run.begin, digest)
         if first is not None:
@@ -67,21 +68,21 @@ async def _once(request: Request, who: str, key: str, handle: Handler) -> Respon
 class _Run:
     """A key that is held while its request runs."""
 
-    def __init__(self, database: Database, who: str, key: str) -> None:
-        self.database, self.who, self.key = database, who, key
+    def __init__(self, database: Database, scope: Scope, key: str) -> None:
+        self.database, self.scope, self.key = database, scope, key
         self.answer: Answer | None = None
 
     def begin(self, digest: str) -> Answer | None:
-        with self.database.session() as session:
-            return idempotency.begin(session, self.who, self.key, digest)
+        with self.database.session(self.scope) as session:
+            return idempotency.begin(session, self.scope, self.key, digest)
 
     def end(self) -> None:
         """Keeps the answer, or frees the key when there is none."""
-        with self.database.session() as session:
+        with self.database.session(self.scope) as session:
             if self.answer is None:
-                idempotency.abandon(session, self.who, self.key)
+                idempotency.abandon(session, self.scope, self.key)
             else:
-                idempotency.complete(session, self.who, self.key, self.answer)
+                idempotency.complete(session, self.scope, self.key, self.answer)
 
 
 async def _digest(request: Request) -> str:

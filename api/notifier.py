@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 
 from core.db.models import Finetune, FinetuneEvent, Generation
 from core.db.session import Database
+from core.tenancy import SYSTEM
 
 logger = structlog.get_logger()
 _INTERVAL = 0.2
@@ -85,7 +86,7 @@ class Notifier:
         generations = [id for id in ids if id.startswith("gen_")]
         finetunes = [id for id in ids if id.startswith("ft_")]
         states: dict[str, State] = dict.fromkeys(ids, ())
-        with self.database.session() as session:
+        with self.database.session(SYSTEM) as session:
             if generations:
                 wanted = select(Generation.id, Generation.status).where(Generation.id.in_(generations))
                 states |= {id: (status,) for id, status in session.execute(wanted)}

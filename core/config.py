@@ -16,6 +16,10 @@ class Settings(BaseSettings):
     data_dir: Path = Path("difffit-data")
     """Holds what the embedded default needs: database, objects, broker, the signing secret."""
     database_url: str = ""
+    worker_database_url: str = ""
+    """The workers' own role on PostgreSQL; `database_url` when left out."""
+    owner_database_url: str = ""
+    """The role that owns the tables on PostgreSQL, for migrations; `database_url` when left out."""
     broker_url: str = ""
     storage_url: str = ""
     s3_endpoint_url: str | None = None
@@ -90,8 +94,18 @@ class Settings(BaseSettings):
     def _embedded_defaults(self) -> "Settings":
         folder = self.data_dir.absolute()
         self.database_url = self.database_url or f"sqlite:///{folder / 'difffit.db'}"
+        self.worker_database_url = self.worker_database_url or self.database_url
+        self.owner_database_url = self.owner_database_url or self.database_url
         self.broker_url = self.broker_url or "filesystem://"
         self.storage_url = self.storage_url or f"file://{folder / 'objects'}"
+        return self
+
+    @model_validator(mode="after")
+    def _one_database(self) -> "Settings":
+        """Runs after the defaults are filled in."""
+        urls = (self.database_url, self.worker_database_url, self.owner_database_url)
+        if len({url.startswith("sqlite") for url in urls}) > 1:
+            raise ValueError("database_url, worker_database_url and owner_database_url must lead to one database")
         return self
 
     @property

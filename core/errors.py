@@ -59,6 +59,13 @@ class NameTaken(CoreError):
         super().__init__(f"There is already a {kind} named '{name}'. Choose another name.")
 
 
+class KeyRevoked(CoreError):
+    code, status, title = "key_revoked", 409, "Key revoked"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"The key '{id}' was revoked, for good. Create another one.")
+
+
 class PayloadTooLarge(CoreError):
     code, status, title = "payload_too_large", 413, "Upload too large"
 
@@ -243,3 +250,12 @@ class DatabaseUnavailable(CoreError):
 
     def __init__(self) -> None:
         super().__init__("The database does not answer. Try again.", headers={"Retry-After": "5"})
+
+
+class DatabaseRoleUnfit(CoreError):
+    code, status, title = "database_role_unfit", 500, "Database role not accepted"
+
+    def __init__(self, role: str, reason: str) -> None:
+        super().__init__(
+            f"PostgreSQL's role '{role}' {reason}. Connect as a role that deploy/postgres/roles.sql has made."
+        )

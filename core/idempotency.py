@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from core.db.models import IdempotencyKey
 from core.db.session import database_now
 from core.errors import IdempotencyConflict, IdempotencyMismatch
+from core.tenancy import Scope
 
 _ABANDONED_AFTER = datetime.timedelta(minutes=5)
 _KEPT_FOR = datetime.timedelta(days=1)
@@ -22,19 +23,19 @@ class Answer:
     body: dict[str, Any] | None
 
 
-def begin(session: Session, scope: str, key: str, digest: str) -> Answer | None:
-    """Reserves a key for this request. Returns the first answer when there is one already.
+def begin(session: Session, scope: Scope, key: str, digest: str) -> Answer | None:
+    """Reserves a caller's key for this request. Returns the first answer when there is one already.
 
     Raises IdempotencyMismatch when the key came with another request, IdempotencyConflict while the first one runs.
     """
     try:
         with session.begin_nested():
-            session.add(IdempotencyKey(scope=scope, key=key, request_digest=digest))
+            session.add(IdempotencyKey(scope=_who(scope), tenant_id=scope.tenant_id, key=key, request_digest=digest))
     except IntegrityError:
         pass
     else:
         return None
-    row = session.get(IdempotencyKey, (scope, key), with_for_update=True)
+    row = session.get(IdempotencyKey, (_who(scope), key), with_for_update=True)
     if row is None:
         raise IdempotencyConflict()
     if row.request_digest != digest:
@@ -48,17 +49,21 @@ def begin(session: Session, scope: str, key: str, digest: str) -> Answer | None:
     return None
 
 
-def complete(session: Session, scope: str, key: str, answer: Answer) -> None:
-    row = session.get(IdempotencyKey, (scope, key))
+def complete(session: Session, scope: Scope, key: str, answer: Answer) -> None:
+    row = session.get(IdempotencyKey, (_who(scope), key))
     if row is not None:
         row.status_code, row.body = answer.status_code, answer.body
 
 
-def abandon(session: Session, scope: str, key: str) -> None:
+def abandon(session: Session, scope: Scope, key: str) -> None:
     """The request failed: its key may be used again."""
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.scope == scope, IdempotencyKey.key == key))
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.scope == _who(scope), IdempotencyKey.key == key))
 
 
 def expire(session: Session) -> None:
     limit = database_now(session) - _KEPT_FOR
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < limit))
+
+
+def _who(scope: Scope) -> str:
+    return scope.key_id or ""

@@ -1,9 +1,9 @@
-"""Whose rows a caller sees. The one place where statements get their tenant filter."""
+"""Whose rows a caller sees: the one place where statements get their tenant filter, and the database is told of it."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import Connection, Select, func, select
 
 from core.errors import Forbidden
 
@@ -29,7 +29,16 @@ Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
 SYSTEM = Scope(tenant_id=None)
 """Workers and administrators: every tenant's rows."""
 
+_EVERY_TENANT = "*"
+
 
 def scoped(statement: Statement, model: Any, scope: Scope) -> Statement:
     """The statement, seeing only the rows of `model` that the caller may see."""
     return statement if scope.tenant_id is None else statement.where(model.tenant_id == scope.tenant_id)
+
+
+def admit(connection: Connection, scope: Scope) -> None:
+    """Tells PostgreSQL who asks, until the transaction ends: its policies hide every other tenant's rows, whatever the
+    statements forget. A transaction that was not told sees no tenant's rows."""
+    tenant = _EVERY_TENANT if scope.tenant_id is None else scope.tenant_id
+    connection.execute(select(func.set_config("difffit.tenant", tenant, True)))

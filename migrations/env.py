@@ -6,14 +6,16 @@ from sqlalchemy import text
 from core.config import get_settings
 from core.db.models import Tenant
 from core.db.session import Database
+from core.tenancy import SYSTEM, admit
 
 
 def run() -> None:
-    url = context.config.attributes.get("url") or get_settings().database_url
+    url = context.config.attributes.get("url") or get_settings().owner_database_url
     database = Database(url)
     with database.engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(7316)"))
+            admit(connection, SYSTEM)  # the policies bind the tables' owner too, and a migration may change rows
         context.configure(
             connection=connection,
             target_metadata=Tenant.metadata,

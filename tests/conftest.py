@@ -11,6 +11,7 @@ from hypothesis import settings
 from core.db.schema import upgrade
 from core.db.session import Database
 from core.storage import FolderStore, ObjectStore, S3Store
+from core.tenancy import SYSTEM
 from tests import services
 
 settings.register_profile("no clock", deadline=None)
@@ -40,7 +41,7 @@ def s3_endpoint() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database without tables; every test that uses it runs on both kinds."""
+    """A database without tables, for its owner; every test that uses it runs on both kinds."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'test.db'}"
         return
@@ -52,9 +53,9 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 @pytest.fixture
 def database(empty_database_url: str) -> Iterator[Database]:
-    """A database as the migrations make it."""
+    """A database as the migrations make it, seen by a worker."""
     upgrade(empty_database_url)
-    database = Database(empty_database_url)
+    database = Database(services.as_role(empty_database_url, services.WORKER), SYSTEM)
     yield database
     database.dispose()
 

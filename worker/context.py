@@ -14,6 +14,7 @@ from core.db.base import new_id
 from core.db.session import Database
 from core.jobs import Dispatcher
 from core.storage import ObjectStore, open_store
+from core.tenancy import SYSTEM
 from core.usage import service as usage
 from worker import metrics
 from worker.gpu import Gpu
@@ -34,7 +35,7 @@ class Context:
 
     @cached_property
     def database(self) -> Database:
-        return Database(self.settings.database_url)
+        return Database(self.settings.worker_database_url, SYSTEM)
 
     @cached_property
     def store(self) -> ObjectStore:

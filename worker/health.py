@@ -9,7 +9,7 @@ from core.usage import service as usage
 
 
 def main() -> None:
-    with Database(get_settings().database_url).session() as session:
+    with Database(get_settings().worker_database_url).session() as session:
         alive = any(worker.hostname == socket.gethostname() for worker in usage.workers(session))
     sys.exit(0 if alive else "no worker on this machine has been heard of lately")
 

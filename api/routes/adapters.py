@@ -30,7 +30,7 @@ router = APIRouter(prefix="/v1", tags=["adapters"], route_class=IdempotentRoute)
 @router.get("/domains/{id}/adapters", operation_id="list_adapters", responses=problems(NotFound))
 def list_adapters(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[AdapterOut]:
     """A domain's adapter versions, newest first."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return listing(adapters.listing(session, scope, id, page), AdapterOut)
 
 
@@ -50,18 +50,18 @@ def upload_adapter(
     limit = services.settings.max_adapter_bytes
     if (file.size or 0) > limit:
         raise PayloadTooLarge(limit)
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         domains.get(session, scope, id)
         base = adapters.served_base(session, services.settings.base_model)
     artifact, stored = adapters.store_upload(services.store, scope, id, file.file.read(), base, limit)
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         return AdapterOut.model_validate(adapters.create_uploaded(session, scope, id, artifact, stored))
 
 
 @router.get("/adapters/{id}", operation_id="get_adapter", responses=problems(NotFound))
 def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
     """One adapter."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return AdapterOut.model_validate(adapters.get(session, scope, id))
 
 
@@ -79,7 +79,7 @@ def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
 )
 def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
     """The adapter's file."""
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         adapter = adapters.get(session, scope, id)
     data = services.store.get(adapter.object_key, adapter.sha256)
     headers = {"Content-Disposition": f'attachment; filename="{adapter.id}.safetensors"', "ETag": f'"{adapter.sha256}"'}
@@ -93,5 +93,5 @@ def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Respon
 )
 def promote_adapter(id: str, adapter_id: str, database: DatabaseDep, scope: WriterDep) -> DomainOut:
     """Make a version the active one. Promoting an older one is the way back."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return DomainOut.model_validate(adapters.promote(session, scope, id, adapter_id))

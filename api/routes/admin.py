@@ -10,12 +10,22 @@ from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.schemas.adapters import AdminAdapterOut
 from api.schemas.common import Identifier, Listing, changes, listing
-from api.schemas.tenants import KeyCreate, KeyIssued, KeyOut, TenantChange, TenantCreate, TenantOut
+from api.schemas.tenants import (
+    KeyChange,
+    KeyCreate,
+    KeyIssued,
+    KeyOut,
+    KeyRotate,
+    TenantChange,
+    TenantCreate,
+    TenantOut,
+)
 from api.schemas.usage import AuditOut, TenantUsageDayOut, WorkerOut
 from core.adapters import service as adapters
 from core.adapters.repository import Filters
-from core.errors import NameTaken, NotFound
+from core.errors import KeyRevoked, NameTaken, NotFound
 from core.tenants import service as tenants
+from core.tenants.service import IssuedKey
 from core.usage import service as usage
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute, dependencies=[Depends(get_admin)])
@@ -25,64 +35,78 @@ Filter = Annotated[Identifier | None, Query()]
 @router.post("/tenants", status_code=201, operation_id="create_tenant", responses=problems(NameTaken))
 def create_tenant(body: TenantCreate, database: DatabaseDep, admin: AdminDep) -> TenantOut:
     """Create a tenant."""
-    with database.session() as session:
+    with database.session(admin) as session:
         return TenantOut.model_validate(tenants.create(session, admin, body.name))
 
 
 @router.get("/tenants", operation_id="list_tenants")
-def list_tenants(database: DatabaseDep, page: PageDep) -> Listing[TenantOut]:
+def list_tenants(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantOut]:
     """All tenants, newest first."""
-    with database.session() as session:
+    with database.session(admin) as session:
         return listing(tenants.listing(session, page), TenantOut)
 
 
 @router.get("/tenants/{id}", operation_id="get_tenant", responses=problems(NotFound))
-def get_tenant(id: str, database: DatabaseDep) -> TenantOut:
+def get_tenant(id: str, database: DatabaseDep, admin: AdminDep) -> TenantOut:
     """One tenant."""
-    with database.session() as session:
+    with database.session(admin) as session:
         return TenantOut.model_validate(tenants.get(session, id))
 
 
 @router.patch("/tenants/{id}", operation_id="change_tenant", responses=problems(NotFound, NameTaken))
 def change_tenant(id: str, body: TenantChange, database: DatabaseDep, admin: AdminDep) -> TenantOut:
     """Change a tenant's name, weight or quotas."""
-    with database.session() as session:
+    with database.session(admin) as session:
         return TenantOut.model_validate(tenants.change(session, admin, id, changes(body)))
 
 
 @router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant", responses=problems(NotFound))
 def delete_tenant(id: str, database: DatabaseDep, admin: AdminDep) -> None:
     """Delete a tenant with all it owns."""
-    with database.session() as session:
+    with database.session(admin) as session:
         tenants.delete(session, admin, id)
 
 
 @router.post("/tenants/{id}/keys", status_code=201, operation_id="create_key", responses=problems(NotFound))
 def create_key(id: str, body: KeyCreate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
     """Create an API key. The key itself is shown this once."""
-    with database.session() as session:
-        issued = tenants.issue_key(session, admin, id, body.name, body.scopes)
-        return KeyIssued.model_validate(issued.row).model_copy(update={"key": issued.key})
+    with database.session(admin) as session:
+        return _issued(tenants.issue_key(session, admin, id, body.name, body.scopes, body.lifetime_seconds))
 
 
 @router.get("/tenants/{id}/keys", operation_id="list_keys", responses=problems(NotFound))
-def list_keys(id: str, database: DatabaseDep) -> Listing[KeyOut]:
+def list_keys(id: str, database: DatabaseDep, admin: AdminDep) -> Listing[KeyOut]:
     """A tenant's keys, without their secrets."""
-    with database.session() as session:
+    with database.session(admin) as session:
         rows = tenants.keys(session, id)
         return Listing(data=[KeyOut.model_validate(row) for row in rows], next_cursor=None)
+
+
+@router.patch("/keys/{id}", operation_id="change_key", responses=problems(NotFound, KeyRevoked))
+def change_key(id: str, body: KeyChange, database: DatabaseDep, admin: AdminDep) -> KeyOut:
+    """Change a key's name, or when it expires."""
+    with database.session(admin) as session:
+        return KeyOut.model_validate(tenants.change_key(session, admin, id, changes(body)))
+
+
+@router.post("/keys/{id}/rotate", status_code=201, operation_id="rotate_key", responses=problems(NotFound, KeyRevoked))
+def rotate_key(id: str, body: KeyRotate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
+    """Create a key in the place of this one, with its name and scopes; this one works for the overlap still."""
+    with database.session(admin) as session:
+        return _issued(tenants.rotate_key(session, admin, id, body.overlap_seconds, body.lifetime_seconds))
 
 
 @router.delete("/keys/{id}", status_code=204, operation_id="revoke_key", responses=problems(NotFound))
 def revoke_key(id: str, database: DatabaseDep, admin: AdminDep) -> None:
     """Revoke a key. It stops working at once."""
-    with database.session() as session:
+    with database.session(admin) as session:
         tenants.revoke_key(session, admin, id)
 
 
 @router.get("/adapters", operation_id="list_all_adapters")
 def list_all_adapters(
     database: DatabaseDep,
+    admin: AdminDep,
     page: PageDep,
     tenant_id: Filter = None,
     domain_id: Filter = None,
@@ -90,9 +114,9 @@ def list_all_adapters(
     status: Literal["ready", "quarantined"] | None = None,
 ) -> Listing[AdminAdapterOut]:
     """Every stored adapter of every tenant, newest first, and the workers that hold it."""
-    with database.session() as session:
+    with database.session(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
-        found = listing(adapters.admin_listing(session, filters, page), AdminAdapterOut)
+        found = listing(adapters.admin_listing(session, admin, filters, page), AdminAdapterOut)
         holders = usage.residency(session)
         for adapter in found.data:
             adapter.resident_on = holders.get(adapter.sha256, [])
@@ -100,22 +124,26 @@ def list_all_adapters(
 
 
 @router.get("/workers", operation_id="list_workers")
-def list_workers(database: DatabaseDep) -> Listing[WorkerOut]:
+def list_workers(database: DatabaseDep, admin: AdminDep) -> Listing[WorkerOut]:
     """Workers that are alive, and what they hold."""
-    with database.session() as session:
+    with database.session(admin) as session:
         return Listing(data=[WorkerOut.model_validate(row) for row in usage.workers(session)], next_cursor=None)
 
 
 @router.get("/usage", operation_id="list_usage")
-def list_usage(database: DatabaseDep) -> Listing[TenantUsageDayOut]:
+def list_usage(database: DatabaseDep, admin: AdminDep) -> Listing[TenantUsageDayOut]:
     """Metering of the last 30 days, a row a tenant and day."""
-    with database.session() as session:
-        rows = usage.days_of_all(session)
+    with database.session(admin) as session:
+        rows = usage.days_of_all(session, admin)
         return Listing(data=[TenantUsageDayOut.model_validate(row) for row in rows], next_cursor=None)
 
 
 @router.get("/audit", operation_id="list_audit")
-def list_audit(database: DatabaseDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
+def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
     """Who changed what, newest first."""
-    with database.session() as session:
-        return listing(usage.audit(session, tenant_id, page), AuditOut)
+    with database.session(admin) as session:
+        return listing(usage.audit(session, admin, tenant_id, page), AuditOut)
+
+
+def _issued(issued: IssuedKey) -> KeyIssued:
+    return KeyIssued.model_validate(issued.row).model_copy(update={"key": issued.key})

@@ -37,10 +37,10 @@ def create_dataset(
     limit = services.settings.max_upload_bytes
     if (file.size or 0) > limit:
         raise PayloadTooLarge(limit)
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         domains.get(session, scope, id)
     archive = datasets.store_archive(services.store, scope, id, file.file, datasets.limits(services.settings))
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         dataset = datasets.create(session, scope, services.dispatcher, id, archive)
         return DatasetOut.model_validate(dataset)
 
@@ -48,12 +48,12 @@ def create_dataset(
 @router.get("/domains/{id}/datasets", operation_id="list_datasets", responses=problems(NotFound))
 def list_datasets(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DatasetOut]:
     """A domain's data sets, newest first."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return listing(datasets.listing(session, scope, id, page), DatasetOut)
 
 
 @router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
 def get_dataset(id: str, database: DatabaseDep, scope: ReaderDep) -> DatasetOut:
     """One data set: its classes, and why files were refused."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return DatasetOut.model_validate(datasets.get(session, scope, id))

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/domains", tags=["domains"], route_class=Idempoten
 @router.post("", status_code=201, operation_id="create_domain", responses=problems(NameTaken))
 def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, services: ServicesDep) -> DomainOut:
     """Create a domain: an image style that the base is taught."""
-    with database.session() as session:
+    with database.session(scope) as session:
         base = services.settings.base_model
         return DomainOut.model_validate(domains.create(session, scope, body.name, body.description, base))
 
@@ -25,26 +25,26 @@ def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, s
 @router.get("", operation_id="list_domains")
 def list_domains(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DomainOut]:
     """Your domains, newest first."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return listing(domains.listing(session, scope, page), DomainOut)
 
 
 @router.get("/{id}", operation_id="get_domain", responses=problems(NotFound))
 def get_domain(id: str, database: DatabaseDep, scope: ReaderDep) -> DomainOut:
     """One domain."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return DomainOut.model_validate(domains.get(session, scope, id))
 
 
 @router.patch("/{id}", operation_id="change_domain", responses=problems(NotFound, NameTaken))
 def change_domain(id: str, body: DomainChange, database: DatabaseDep, scope: WriterDep) -> DomainOut:
     """Change a domain's name or description."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return DomainOut.model_validate(domains.change(session, scope, id, changes(body)))
 
 
 @router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=problems(NotFound))
 def delete_domain(id: str, database: DatabaseDep, scope: WriterDep) -> None:
     """Delete a domain with its data sets, fine-tunes, adapters and images."""
-    with database.session() as session:
+    with database.session(scope) as session:
         domains.delete(session, scope, id)

@@ -53,7 +53,7 @@ def create_finetune(
     id: str, body: FinetuneCreate, database: DatabaseDep, scope: WriterDep, services: ServicesDep, response: Response
 ) -> FinetuneOut | EstimateOut:
     """Fine-tune the base on a data set with DiffFit."""
-    with database.session() as session:
+    with database.session(scope) as session:
         request = body.to_request()
         if body.dry_run:
             response.status_code = 200
@@ -66,21 +66,21 @@ def create_finetune(
 @router.get("/domains/{id}/finetunes", operation_id="list_finetunes", responses=problems(NotFound))
 def list_finetunes(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[FinetuneOut]:
     """A domain's fine-tunes, newest first."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return listing(finetunes.listing(session, scope, id, page), FinetuneOut)
 
 
 @router.get("/finetunes/{id}", operation_id="get_finetune", responses=problems(NotFound))
 def get_finetune(id: str, database: DatabaseDep, scope: ReaderDep) -> FinetuneOut:
     """One fine-tune."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return FinetuneOut.model_validate(finetunes.get(session, scope, id))
 
 
 @router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics", responses=problems(NotFound))
 def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> MetricsOut:
     """The loss curve."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return MetricsOut.model_validate({"data": finetunes.metrics(session, scope, id)})
 
 
@@ -92,7 +92,7 @@ def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> Me
 )
 def cancel_finetune(id: str, database: DatabaseDep, scope: WriterDep) -> FinetuneOut:
     """Cancel a fine-tune: at once while it waits, at its next step while it runs."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return FinetuneOut.model_validate(finetunes.cancel(session, scope, id))
 
 
@@ -141,7 +141,7 @@ async def stream_finetune_events(
 )
 def get_finetune_sample(id: str, event_id: EventId, scope: ViewerDep, services: ServicesDep) -> Response:
     """The drawing of a `sample` event, by API key or by the signature of its URL."""
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         following = finetunes.events_after(session, scope, id, event_id - 1)
         event = following[0] if following else None
         if event is None or event.id != event_id or event.type != "sample":
@@ -173,7 +173,7 @@ async def _stream(services: Services, scope: Scope, id: str, last_id: int, reque
 
 def _read(services: Services, scope: Scope, id: str, last_id: int) -> tuple[list[FinetuneEvent], bool]:
     """The next events, and whether they are the last ones."""
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         ended = finetunes.get(session, scope, id).status in finetunes.ENDED  # first: its last event is then visible
         events = list(finetunes.events_after(session, scope, id, last_id))
     return events, ended

@@ -76,7 +76,7 @@ def list_generations(
     id: str, request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep
 ) -> Listing[GenerationOut]:
     """A domain's generations, newest first."""
-    with database.session() as session:
+    with database.session(scope) as session:
         found = generations.listing(session, scope, id, page)
         data = [GenerationOut.of(row, _signed(request)) for row in found.data]
         return Listing(data=data, next_cursor=found.next_cursor)
@@ -85,7 +85,7 @@ def list_generations(
 @router.get("/generations/{id}", operation_id="get_generation", responses=problems(NotFound))
 def get_generation(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> GenerationOut:
     """One generation, with signed URLs of its images."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return GenerationOut.of(generations.get(session, scope, id), _signed(request))
 
 
@@ -97,7 +97,7 @@ def get_generation(id: str, request: Request, database: DatabaseDep, scope: Read
 )
 def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> GenerationOut:
     """Cancel a generation: at once while it waits, at its next step while it runs."""
-    with database.session() as session:
+    with database.session(scope) as session:
         return GenerationOut.of(generations.cancel(session, scope, id), _signed(request))
 
 
@@ -112,7 +112,7 @@ def get_image(
     id: str, index: Annotated[int, Path(ge=0, lt=2**31)], scope: ViewerDep, services: ServicesDep
 ) -> Response:
     """One image, by API key or by the signature of its URL."""
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         image = generations.image(session, scope, id, index)
     return png(services.store.get(image.object_key, image.sha256), image.sha256)
 
@@ -132,7 +132,7 @@ def get_preview(
     services: ServicesDep,
 ) -> Response:
     """One image on its way, by API key or by the signature of its URL."""
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         preview = generations.preview(session, scope, id, index, step)
     return png(services.store.get(preview.object_key, preview.sha256), preview.sha256)
 
@@ -143,7 +143,7 @@ def _signed(request: Request) -> SignedUrl:
 
 def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, signed: SignedUrl) -> GenerationOut:
     settings = services.settings
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
         base = adapters.served_base(session, settings.base_model)
         row = generations.create(
@@ -165,5 +165,5 @@ async def _wait(
 
 
 def _read(services: Services, scope: Scope, id: str, signed: SignedUrl) -> GenerationOut:
-    with services.database.session() as session:
+    with services.database.session(scope) as session:
         return GenerationOut.of(generations.get(session, scope, id), signed)

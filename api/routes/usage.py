@@ -13,5 +13,5 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 @router.get("/usage", operation_id="get_usage")
 def get_usage(database: DatabaseDep, scope: ReaderDep) -> UsageOut:
     """Images, row-steps, training seconds and stored bytes; days of the last 30."""
-    with database.session() as session:
-        return UsageOut.model_validate(usage.read(session, scope.tenant))
+    with database.session(scope) as session:
+        return UsageOut.model_validate(usage.read(session, scope))

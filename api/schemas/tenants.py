@@ -8,6 +8,7 @@ Quotas = Annotated[
     dict[Identifier, Annotated[int, Field(ge=0, lt=2**53)]],
     Field(max_length=20, examples=[{"images_per_day": 1000}], description="Limits by name; kept, not yet enforced."),
 ]
+Lifetime = Annotated[int, Field(ge=1, le=10 * 366 * 86_400, examples=[90 * 86_400])]
 Weight = Annotated[float, Field(gt=0, le=1000, description="Share of the device beside other tenants'.")]
 
 
@@ -36,6 +37,21 @@ class KeyCreate(Input):
     scopes: list[Literal["read", "write"]] | None = Field(
         None, min_length=1, max_length=2, description="What the key may do; both when left out."
     )
+    lifetime_seconds: Lifetime | None = Field(None, description="When it expires; never when left out.")
+
+
+class KeyChange(Input):
+    """Fields that are left out stay as they are."""
+
+    name: Name = optional("To tell keys apart.")
+    lifetime_seconds: Lifetime | None = optional("When it expires, counted from now; null for never.")
+
+
+class KeyRotate(Input):
+    overlap_seconds: int = Field(
+        86_400, ge=0, le=30 * 86_400, description="How long the old key works beside the new one."
+    )
+    lifetime_seconds: Lifetime | None = Field(None, description="When the new one expires; never when left out.")
 
 
 class KeyOut(Output):

@@ -27,12 +27,12 @@ def page_of_domain(session: Session, scope: Scope, domain_id: str, request: Page
     return fetch_page(session, statement, Adapter.id, request)
 
 
-def page_of_all(session: Session, filters: Filters, request: PageRequest) -> Page[Adapter]:
-    return fetch_page(session, _filtered(select(Adapter), filters), Adapter.id, request)
+def page_of_all(session: Session, scope: Scope, filters: Filters, request: PageRequest) -> Page[Adapter]:
+    return fetch_page(session, _filtered(scoped(select(Adapter), Adapter, scope), filters), Adapter.id, request)
 
 
-def stored_bytes(session: Session, tenant_id: str) -> int:
-    statement = select(func.coalesce(func.sum(Adapter.size_bytes), 0)).where(Adapter.tenant_id == tenant_id)
+def stored_bytes(session: Session, scope: Scope) -> int:
+    statement = scoped(select(func.coalesce(func.sum(Adapter.size_bytes), 0)), Adapter, scope)
     return int(session.execute(statement).scalar_one())
 
 

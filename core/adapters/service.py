@@ -15,7 +15,7 @@ from core.db.session import database_now
 from core.domains import service as domains
 from core.errors import AdapterQuarantined, BaseNotLoaded, NotFound
 from core.storage import ObjectStore, StoredObject
-from core.tenancy import Scope
+from core.tenancy import SYSTEM, Scope
 
 
 def get(session: Session, scope: Scope, id: str) -> Adapter:
@@ -31,9 +31,9 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
     return repository.page_of_domain(session, scope, domain_id, request)
 
 
-def admin_listing(session: Session, filters: Filters, request: PageRequest) -> Page[Adapter]:
-    """Every stored adapter of every tenant."""
-    return repository.page_of_all(session, filters, request)
+def admin_listing(session: Session, scope: Scope, filters: Filters, request: PageRequest) -> Page[Adapter]:
+    """Every stored adapter of every tenant, for an administrator."""
+    return repository.page_of_all(session, scope, filters, request)
 
 
 def store_upload(
@@ -83,7 +83,7 @@ def publish(
         preset=manifest.preset,
         manifest=manifest.to_json(),
     )
-    active = domain.active_adapter_id and session.get(Adapter, domain.active_adapter_id)
+    active = domain.active_adapter_id and repository.get(session, Scope(domain.tenant_id), domain.active_adapter_id)
     session.add(adapter)
     domain.next_version += 1
     if promote or not active or active.base_digest != adapter.base_digest:
@@ -111,13 +111,13 @@ def promote(session: Session, scope: Scope, domain_id: str, adapter_id: str) -> 
 
 def quarantine(session: Session, adapter_id: str) -> None:
     """Takes an adapter whose stored file is broken out of service."""
-    adapter = session.get(Adapter, adapter_id)
+    adapter = repository.get(session, SYSTEM, adapter_id)
     if adapter is not None:
         adapter.status = "quarantined"
 
 
 def used(session: Session, adapter_id: str) -> None:
-    adapter = session.get(Adapter, adapter_id)
+    adapter = repository.get(session, SYSTEM, adapter_id)
     if adapter is not None:
         adapter.last_used_at = database_now(session)
 

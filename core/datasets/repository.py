@@ -17,6 +17,6 @@ def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -
     return fetch_page(session, statement, Dataset.id, request)
 
 
-def stored_bytes(session: Session, tenant_id: str) -> int:
-    statement = select(func.coalesce(func.sum(Dataset.size_bytes), 0)).where(Dataset.tenant_id == tenant_id)
+def stored_bytes(session: Session, scope: Scope) -> int:
+    statement = scoped(select(func.coalesce(func.sum(Dataset.size_bytes), 0)), Dataset, scope)
     return int(session.execute(statement).scalar_one())

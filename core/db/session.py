@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.db.base import Now
 from core.errors import DatabaseUnavailable
+from core.tenancy import Scope, admit
 
 _AFTER_COMMIT = "after_commit"
 _LIMITS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
@@ -20,22 +21,32 @@ _LIMITS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_s
 
 
 class Database:
-    """A connection pool and the transactions made from it. Safe to share between threads."""
+    """A connection pool and the transactions made from it. Safe to share between threads.
 
-    def __init__(self, url: str) -> None:
+    `scope` is of the sessions that name none: the workers' see every tenant's rows, the API's see no tenant's.
+    """
+
+    def __init__(self, url: str, scope: Scope | None = None) -> None:
+        self.scope = scope
         self.engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, scope: Scope | None = None) -> Iterator[Session]:
         """One transaction: committed at the end, rolled back on an error. What was registered with `after_commit`
         runs behind a commit and is dropped with a rollback.
+
+        On PostgreSQL it reaches the rows of `scope` alone, by row level security; SQLite has only the filters of the
+        statements.
 
         Raises DatabaseUnavailable when the database cannot be reached or drops the connection.
         """
         session = self._sessions()
         try:
             with session.begin():
+                scope = scope or self.scope
+                if scope is not None and self.engine.dialect.name == "postgresql":
+                    admit(session.connection(), scope)
                 yield session
         except PoolTimeoutError as error:
             raise DatabaseUnavailable() from error

@@ -19,9 +19,11 @@ def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -
     return fetch_page(session, statement, Finetune.id, request)
 
 
-def events_after(session: Session, finetune_id: str, last_id: int, limit: int = 500) -> Sequence[FinetuneEvent]:
+def events_after(
+    session: Session, scope: Scope, finetune_id: str, last_id: int, limit: int = 500
+) -> Sequence[FinetuneEvent]:
     statement = (
-        select(FinetuneEvent)
+        scoped(select(FinetuneEvent), FinetuneEvent, scope)
         .where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.id > last_id)
         .order_by(FinetuneEvent.id)
         .limit(limit)
@@ -29,9 +31,9 @@ def events_after(session: Session, finetune_id: str, last_id: int, limit: int = 
     return session.execute(statement).scalars().all()
 
 
-def progress_events(session: Session, finetune_id: str) -> Sequence[FinetuneEvent]:
+def progress_events(session: Session, scope: Scope, finetune_id: str) -> Sequence[FinetuneEvent]:
     statement = (
-        select(FinetuneEvent)
+        scoped(select(FinetuneEvent), FinetuneEvent, scope)
         .where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == "progress")
         .order_by(FinetuneEvent.id)
     )

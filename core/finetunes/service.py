@@ -108,13 +108,13 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
 
 def events_after(session: Session, scope: Scope, id: str, last_id: int) -> Sequence[FinetuneEvent]:
     get(session, scope, id)
-    return repository.events_after(session, id, last_id)
+    return repository.events_after(session, scope, id, last_id)
 
 
 def metrics(session: Session, scope: Scope, id: str) -> list[dict[str, Any]]:
     """The loss curve."""
     get(session, scope, id)
-    return [event.data for event in repository.progress_events(session, id)]
+    return [event.data for event in repository.progress_events(session, scope, id)]
 
 
 def cancel(session: Session, scope: Scope, id: str) -> Finetune:

@@ -32,10 +32,6 @@ def preview(session: Session, scope: Scope, id: str, index: int, step: int) -> G
     return session.execute(statement).scalar_one_or_none()
 
 
-def waiting(session: Session, tenant_id: str) -> int:
-    statement = (
-        select(func.count())
-        .select_from(Generation)
-        .where(Generation.tenant_id == tenant_id, Generation.status == "queued")
-    )
-    return session.execute(statement).scalar_one()
+def waiting(session: Session, scope: Scope) -> int:
+    statement = scoped(select(func.count()).select_from(Generation), Generation, scope)
+    return session.execute(statement.where(Generation.status == "queued")).scalar_one()

@@ -80,7 +80,7 @@ def create(
 ) -> Generation:
     """Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, QueueFull."""
     domain = domains.get(session, scope, domain_id)
-    waiting = repository.waiting(session, domain.tenant_id)
+    waiting = repository.waiting(session, scope)
     if waiting >= most_waiting:
         raise QueueFull(waiting)
     adapter = _adapter(session, scope, domain, request.adapter_id, base)

@@ -1,8 +1,11 @@
 """Queries on tenants and keys."""
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+import datetime
 
+from sqlalchemy import column, func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from core.db.base import Now
 from core.db.models import ApiKey, Tenant
 from core.db.paging import Page, PageRequest, fetch_page
 
@@ -19,8 +22,29 @@ def page(session: Session, request: PageRequest) -> Page[Tenant]:
     return fetch_page(session, select(Tenant), Tenant.id, request)
 
 
-def key(session: Session, id: str) -> ApiKey | None:
-    return session.get(ApiKey, id)
+def key(session: Session, id: str, *, lock: bool = False) -> ApiKey | None:
+    return session.get(ApiKey, id, with_for_update=lock)
+
+
+def presented_key(session: Session, id: str) -> tuple[ApiKey, datetime.datetime] | None:
+    """The key that a caller shows, before it is known whose it is, and the time. To read only.
+
+    On PostgreSQL a function finds it, since the policies hide every key from a transaction without a tenant.
+    """
+    statement = select(ApiKey, Now()).where(ApiKey.id == id)
+    if session.get_bind().dialect.name == "postgresql":
+        columns = (column(one.name, one.type) for one in ApiKey.__table__.columns)
+        found = func.api_key_by_id(id).table_valued(*columns)
+        statement = select(aliased(ApiKey, found, adapt_on_names=True), Now())
+    row = session.execute(statement).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
+def note_use(session: Session, id: str, now: datetime.datetime) -> None:
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.note_api_key_use(id)))
+    else:
+        session.execute(update(ApiKey).where(ApiKey.id == id).values(last_used_at=now))
 
 
 def keys_of(session: Session, tenant_id: str) -> list[ApiKey]:

@@ -6,6 +6,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -15,12 +16,12 @@ from core.db.models import ApiKey, Deletion, Tenant
 from core.db.names import named_once
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
-from core.errors import NameTaken, NotFound, Unauthenticated
-from core.tenancy import Scope
+from core.errors import KeyRevoked, NameTaken, NotFound, Unauthenticated
+from core.tenancy import SYSTEM, Scope
 from core.tenants import repository
 
 TENANT_SCOPES = ("read", "write")
-ADMIN_SCOPES = ("admin",)
+_USE_NOTED_EVERY = datetime.timedelta(minutes=1)
 _FIRST_ADMIN_KEY = "key_00000000000000000000000000"
 
 
@@ -75,15 +76,21 @@ def delete(session: Session, scope: Scope, id: str) -> None:
     tenant = get(session, id)
     session.add(Deletion(id=new_id("del"), prefix=f"tenants/{id}/"))
     session.delete(tenant)
-    audit.record(session, scope, "tenant.delete", id)
+    audit.record(session, scope, "tenant.delete", id, tenant_id=id)
 
 
-def issue_key(session: Session, scope: Scope, tenant_id: str, name: str, scopes: Sequence[str] | None) -> IssuedKey:
-    """Raises NotFound."""
+def issue_key(
+    session: Session,
+    scope: Scope,
+    tenant_id: str,
+    name: str,
+    scopes: Sequence[str] | None = None,
+    lifetime_seconds: int | None = None,
+) -> IssuedKey:
+    """A tenant's new key; without a lifetime it works until it is revoked. Raises NotFound."""
     get(session, tenant_id)
-    issued = _issue(session, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes))
-    audit.record(session, scope, "key.create", issued.row.id, tenant_id=tenant_id)
-    return issued
+    expires_at = _after(session, lifetime_seconds)
+    return _issue(session, scope, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes), expires_at)
 
 
 def keys(session: Session, tenant_id: str) -> list[ApiKey]:
@@ -91,9 +98,33 @@ def keys(session: Session, tenant_id: str) -> list[ApiKey]:
     return repository.keys_of(session, tenant_id)
 
 
+def change_key(session: Session, scope: Scope, id: str, changes: dict[str, Any]) -> ApiKey:
+    """Its `name`, or `lifetime_seconds` from now on, None for no end. Raises NotFound, KeyRevoked."""
+    key = _living_key(session, id)
+    if "name" in changes:
+        key.name = changes["name"]
+    if "lifetime_seconds" in changes:
+        key.expires_at = _after(session, changes["lifetime_seconds"])
+    audit.record(session, scope, "key.change", id, tenant_id=key.tenant_id, detail=changes)
+    return key
+
+
+def rotate_key(
+    session: Session, scope: Scope, id: str, overlap_seconds: int, lifetime_seconds: int | None = None
+) -> IssuedKey:
+    """A key in the place of another, which works for the overlap still. Raises NotFound, KeyRevoked."""
+    old = _living_key(session, id)
+    overlap_ends = database_now(session) + datetime.timedelta(seconds=overlap_seconds)
+    old.expires_at = min(old.expires_at or overlap_ends, overlap_ends)
+    new = _issue(session, scope, old.tenant_id, old.name, list(old.scopes), _after(session, lifetime_seconds))
+    detail = {"successor": new.row.id, "overlap_seconds": overlap_seconds}
+    audit.record(session, scope, "key.rotate", id, tenant_id=old.tenant_id, detail=detail)
+    return new
+
+
 def revoke_key(session: Session, scope: Scope, id: str) -> None:
-    """Raises NotFound."""
-    key = repository.key(session, id)
+    """For good. Raises NotFound."""
+    key = repository.key(session, id, lock=True)
     if key is None:
         raise NotFound("key", id)
     key.revoked_at = key.revoked_at or database_now(session)
@@ -101,39 +132,68 @@ def revoke_key(session: Session, scope: Scope, id: str) -> None:
 
 
 def authenticate(session: Session, token: str) -> Scope:
-    """Who a key belongs to. Raises Unauthenticated; the reason does not tell whether the key exists."""
+    """Who a key belongs to, in a session without a scope. Raises Unauthenticated; the reason does not tell whether the
+    key exists."""
     key_id, secret = _parse(token)
-    key = repository.key(session, key_id) if key_id else None
-    found = hmac.compare_digest(_hash(secret), key.secret_hash if key else _hash(""))
-    now = database_now(session)
-    if key is None or not found or key.revoked_at or (key.expires_at and key.expires_at < now):
+    presented = repository.presented_key(session, key_id)
+    known = hmac.compare_digest(_hash(secret), presented[0].secret_hash if presented else _hash(""))
+    if presented is None or not known:
         raise Unauthenticated()
-    if key.last_used_at is None or now - key.last_used_at > datetime.timedelta(minutes=1):
-        key.last_used_at = now
+    key, now = presented
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+        raise Unauthenticated()
+    if key.last_used_at is None or now - key.last_used_at > _USE_NOTED_EVERY:
+        repository.note_use(session, key.id, now)
     return Scope(tenant_id=key.tenant_id, key_id=key.id, scopes=frozenset(key.scopes))
 
 
 def ensure_admin_key(session: Session, configured: str | None) -> str | None:
     """Makes the first administrator's key. Returns it when it was made here, to be printed once.
 
-    A configured key always works, whatever was configured before.
+    A newly configured key works, whatever was configured before; one that was revoked stays so.
     """
     if configured is None:
-        return None if repository.any_admin_key(session) else _issue(session, None, "first admin", ["admin"]).key
-    key = repository.key(session, _FIRST_ADMIN_KEY)
+        if repository.any_admin_key(session):
+            return None
+        return _issue(session, SYSTEM, None, "first admin", ["admin"], None).key
+    key = repository.key(session, _FIRST_ADMIN_KEY, lock=True)
     if key is None:
-        key = ApiKey(id=_FIRST_ADMIN_KEY, tenant_id=None, name="DIFFFIT_ADMIN_KEY", scopes=["admin"])
+        key = ApiKey(id=_FIRST_ADMIN_KEY, tenant_id=None, name="DIFFFIT_ADMIN_KEY", scopes=["admin"], secret_hash="")
         session.add(key)
-    key.secret_hash = _hash(configured)
+    if key.secret_hash != _hash(configured):
+        key.secret_hash, key.revoked_at, key.expires_at = _hash(configured), None, None
+        audit.record(session, SYSTEM, "key.configure", key.id)
     return None
 
 
-def _issue(session: Session, tenant_id: str | None, name: str, scopes: list[str]) -> IssuedKey:
+def _issue(
+    session: Session,
+    scope: Scope,
+    tenant_id: str | None,
+    name: str,
+    scopes: list[str],
+    expires_at: datetime.datetime | None,
+) -> IssuedKey:
     id, secret = new_id("key"), secrets.token_urlsafe(32)
-    row = ApiKey(id=id, tenant_id=tenant_id, name=name, scopes=scopes, secret_hash=_hash(secret))
+    row = ApiKey(id=id, tenant_id=tenant_id, name=name, scopes=scopes, secret_hash=_hash(secret), expires_at=expires_at)
     session.add(row)
     session.flush()
+    detail = {"scopes": scopes, "expires_at": expires_at and expires_at.isoformat()}
+    audit.record(session, scope, "key.create", id, tenant_id=tenant_id, detail=detail)
     return IssuedKey(row, f"dfk_{id.removeprefix('key_')}_{secret}")
+
+
+def _living_key(session: Session, id: str) -> ApiKey:
+    key = repository.key(session, id, lock=True)
+    if key is None:
+        raise NotFound("key", id)
+    if key.revoked_at is not None:
+        raise KeyRevoked(id)
+    return key
+
+
+def _after(session: Session, seconds: int | None) -> datetime.datetime | None:
+    return None if seconds is None else database_now(session) + datetime.timedelta(seconds=seconds)
 
 
 def _parse(token: str) -> tuple[str, str]:

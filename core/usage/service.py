@@ -14,6 +14,7 @@ from core.datasets import repository as datasets
 from core.db.models import AuditEntry, UsageDay, Worker
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
+from core.tenancy import Scope
 from core.usage import repository
 
 WORKER_SILENCE = datetime.timedelta(seconds=60)
@@ -49,15 +50,16 @@ def meter(
     row.training_seconds += training_seconds
 
 
-def read(session: Session, tenant_id: str, *, days: int = 30) -> Usage:
+def read(session: Session, scope: Scope, *, days: int = 30) -> Usage:
     since = database_now(session).date() - datetime.timedelta(days=days)
-    images, row_steps, seconds = repository.totals(session, tenant_id)
-    stored = adapters.stored_bytes(session, tenant_id) + datasets.stored_bytes(session, tenant_id)
-    return Usage(images, row_steps, seconds, stored, repository.days(session, tenant_id, since))
+    images, row_steps, seconds = repository.totals(session, scope)
+    stored = adapters.stored_bytes(session, scope) + datasets.stored_bytes(session, scope)
+    return Usage(images, row_steps, seconds, stored, repository.days(session, scope, since))
 
 
-def days_of_all(session: Session, *, days: int = 30) -> Sequence[UsageDay]:
-    return repository.days(session, None, database_now(session).date() - datetime.timedelta(days=days))
+def days_of_all(session: Session, scope: Scope, *, days: int = 30) -> Sequence[UsageDay]:
+    """Of every tenant, for an administrator."""
+    return repository.days(session, scope, database_now(session).date() - datetime.timedelta(days=days))
 
 
 def workers(session: Session) -> Sequence[Worker]:
@@ -65,8 +67,8 @@ def workers(session: Session) -> Sequence[Worker]:
     return repository.workers(session, database_now(session) - WORKER_SILENCE)
 
 
-def audit(session: Session, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
-    return repository.audit_page(session, tenant_id, request)
+def audit(session: Session, scope: Scope, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
+    return repository.audit_page(session, scope, tenant_id, request)
 
 
 def residency(session: Session) -> dict[str, list[str]]:

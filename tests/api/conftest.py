@@ -32,7 +32,13 @@ def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     name = f"api_{uuid.uuid4().hex}"
     url = server.create(name)
     upgrade(url)
-    yield make_settings(folder, database_url=url)
+    as_role = real_services.as_role
+    yield make_settings(
+        folder,
+        database_url=as_role(url, real_services.API),
+        worker_database_url=as_role(url, real_services.WORKER),
+        owner_database_url=url,
+    )
     server.drop(name)
 
 

@@ -1,11 +1,13 @@
 import datetime
 import logging
 import uuid
+from typing import Any
 
 import pytest
 
 from api.deps import Services
 from core.db.models import ApiKey
+from core.db.session import database_now
 from tests.api.client import Api, Client, problem
 
 
@@ -56,23 +58,107 @@ def test_tenants_and_administrators_keep_to_their_own(tenant: Client, admin: Cli
 
 
 def test_a_revoked_key_stops_at_once(tenant: Client, admin: Client) -> None:
-    id = f"key_{tenant.headers['Authorization'].split('_')[1]}"
+    id = key_id(tenant)
     assert admin.delete(f"/v1/admin/keys/{id}").status_code == 204
     problem(tenant.get("/v1/domains"), 401, "unauthenticated")
     problem(admin.delete("/v1/admin/keys/key_x"), 404, "not_found")
 
 
 def test_an_expired_key_is_refused(tenant: Client, services: Services) -> None:
-    id = f"key_{tenant.headers['Authorization'].split('_')[1]}"
-    now = datetime.datetime.now(datetime.UTC)
-    for expires, status in ((now + datetime.timedelta(hours=1), 200), (now - datetime.timedelta(hours=1), 401)):
+    id = key_id(tenant)
+    for _ in range(2):
+        assert tenant.get("/v1/domains").status_code == 200
+        expire(services, id)
+        problem(tenant.get("/v1/domains"), 401, "unauthenticated")
         with services.database.session() as session:
-            session.get_one(ApiKey, id).expires_at = expires
-        assert tenant.get("/v1/domains").status_code == status
+            session.get_one(ApiKey, id).expires_at = None
+
+
+def test_a_key_gets_its_expiry_when_it_is_made_or_later(api: Api, admin: Client, services: Services) -> None:
+    tenant = admin.made("/v1/admin/tenants", {"name": f"t {uuid.uuid4()}"})
+    path = f"/v1/admin/tenants/{tenant['id']}/keys"
+    made = admin.made(path, {"name": "for an hour", "lifetime_seconds": 3600})
+    assert lifetime(made) == pytest.approx(3600, abs=60)
+    assert admin.made(path, {"name": "for ever"})["expires_at"] is None
+    client, own = api.client(made["key"]), f"/v1/admin/keys/{made['id']}"
+    expire(services, made["id"])
+    problem(client.get("/v1/domains"), 401, "unauthenticated")
+    changed = admin.patch(own, {"lifetime_seconds": 60}).json()
+    assert lifetime(changed) == pytest.approx(60, abs=30)
+    assert changed["name"] == "for an hour"
+    assert client.get("/v1/domains").status_code == 200
+    assert admin.patch(own, {"name": "for ever", "lifetime_seconds": None}).json()["expires_at"] is None
+    assert admin.read(path)["data"][1]["name"] == "for ever"
+    for odd in ({"lifetime_seconds": 0}, {"lifetime_seconds": 2**40}, {"name": None}, {"scopes": ["read"]}):
+        problem(admin.patch(own, odd), 422, "invalid_request")
+    problem(admin.patch("/v1/admin/keys/key_x", {"name": "n"}), 404, "not_found")
+
+
+def test_a_rotated_key_works_beside_its_successor_until_the_overlap_ends(
+    api: Api, admin: Client, services: Services
+) -> None:
+    old = api.tenant(f"rotating {uuid.uuid4()}", ["read"])
+    made = admin.made(f"/v1/admin/keys/{key_id(old)}/rotate", {"overlap_seconds": 3600, "lifetime_seconds": 7200})
+    new = api.client(made["key"])
+    assert (made["scopes"], made["name"]) == (["read"], "key")
+    assert lifetime(made) == pytest.approx(7200, abs=60)
+    (before,) = (one for one in admin.read(keys_of(made))["data"] if one["id"] == key_id(old))
+    assert lifetime(before) == pytest.approx(3600, abs=60)
+    for client in (old, new):
+        assert client.get("/v1/domains").status_code == 200
+    expire(services, key_id(old))
+    problem(old.get("/v1/domains"), 401, "unauthenticated")
+    assert new.get("/v1/domains").status_code == 200
+
+
+def test_a_rotation_never_prolongs_the_old_key_and_can_end_it_at_once(api: Api, admin: Client) -> None:
+    client = api.tenant(f"rotating {uuid.uuid4()}")
+    path = f"/v1/admin/keys/{key_id(client)}"
+    first = admin.patch(path, {"lifetime_seconds": 600}).json()
+    admin.made(f"{path}/rotate", {})  # with a day of overlap
+    assert first in admin.read(keys_of(first))["data"]
+    made = admin.made(f"{path}/rotate", {"overlap_seconds": 0})
+    problem(client.get("/v1/domains"), 401, "unauthenticated")
+    assert api.client(made["key"]).get("/v1/domains").status_code == 200
+
+
+def test_the_successor_is_shown_once(api: Api, admin: Client) -> None:
+    path = f"/v1/admin/keys/{key_id(api.tenant(f'rotating {uuid.uuid4()}'))}/rotate"
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    first, again = (admin.made(path, {"overlap_seconds": 60}, headers=headers) for _ in range(2))
+    assert first["key"].startswith("dfk_")
+    assert again == {**first, "key": None}
+    assert len(admin.read(keys_of(first))["data"]) == 2
+
+
+def test_what_is_revoked_stays_so(api: Api, admin: Client) -> None:
+    client = api.tenant(f"revoked {uuid.uuid4()}")
+    path = f"/v1/admin/keys/{key_id(client)}"
+    admin.delete(path)
+    problem(admin.patch(path, {"lifetime_seconds": None}), 409, "key_revoked")
+    problem(admin.post(f"{path}/rotate", {}), 409, "key_revoked")
+    problem(client.get("/v1/domains"), 401, "unauthenticated")
+
+
+def test_every_change_of_a_key_is_in_the_audit_log(api: Api, admin: Client) -> None:
+    id = key_id(api.tenant(f"audited {uuid.uuid4()}"))
+    path = f"/v1/admin/keys/{id}"
+    admin.patch(path, {"name": "renamed"})
+    made = admin.made(f"{path}/rotate", {"overlap_seconds": 60})
+    admin.delete(path)
+    entries = admin.read("/v1/admin/audit", params={"tenant_id": made["tenant_id"]})["data"]
+    told = [(one["action"], one["target"]) for one in entries]
+    assert told == [
+        ("key.revoke", id), ("key.rotate", id), ("key.create", made["id"]), ("key.change", id), ("key.create", id),
+        ("tenant.create", made["tenant_id"]),
+    ]  # fmt: skip
+    assert entries[1]["detail"] == {"successor": made["id"], "overlap_seconds": 60}
+    assert entries[3]["detail"] == {"name": "renamed"}
+    assert all(one["actor_key_id"] for one in entries)
 
 
 def test_use_of_a_key_is_noted_at_most_once_a_minute(tenant: Client, services: Services) -> None:
-    id = f"key_{tenant.headers['Authorization'].split('_')[1]}"
+    id = key_id(tenant)
 
     def last_used() -> datetime.datetime | None:
         with services.database.session() as session:
@@ -101,5 +187,23 @@ def test_secrets_are_in_no_log_and_in_no_row(
     assert "request" in caplog.text
     assert secret not in caplog.text
     with services.database.session() as session:
-        row = session.get_one(ApiKey, f"key_{tenant.headers['Authorization'].split('_')[1]}")
+        row = session.get_one(ApiKey, key_id(tenant))
         assert secret not in str(vars(row))
+
+
+def key_id(client: Client) -> str:
+    return f"key_{client.headers['Authorization'].split('_')[1]}"
+
+
+def keys_of(key: dict[str, Any]) -> str:
+    return f"/v1/admin/tenants/{key['tenant_id']}/keys"
+
+
+def lifetime(key: dict[str, Any]) -> float:
+    """Seconds from now on."""
+    return (datetime.datetime.fromisoformat(key["expires_at"]) - datetime.datetime.now(datetime.UTC)).total_seconds()
+
+
+def expire(services: Services, id: str) -> None:
+    with services.database.session() as session:
+        session.get_one(ApiKey, id).expires_at = database_now(session)

@@ -31,7 +31,7 @@ def test_services_that_are_away_are_named_without_their_addresses(tmp_path: Path
         found = api.client().get("/readyz")
         assert found.status_code == 503
         assert set(found.json()["problems"]) == {"storage", "broker"}
-        api.services.database.dispose()
+        api.app.state.services.database.dispose()
         database.unlink()
         for rest in tmp_path.glob("difffit.db-*"):
             rest.unlink()

@@ -18,6 +18,8 @@ GET /v1/admin/tenants/{id} 200
 PATCH /v1/admin/tenants/{id} 200
 DELETE /v1/admin/tenants/{id} 204
 POST /v1/admin/tenants/{id}/keys 201
+PATCH /v1/admin/keys/{id} 200
+POST /v1/admin/keys/{id}/rotate 201
 DELETE /v1/admin/keys/{id} 204
 POST /v1/domains 201
 GET /v1/domains 200
@@ -99,7 +101,15 @@ def test_every_operation_tells_what_it_does_and_how_it_fails(document: Document)
 
 
 def test_every_field_of_a_request_has_limits_and_a_description(document: Document) -> None:
-    for name in ("FinetuneCreate", "GenerationCreate", "DomainCreate", "TenantCreate", "KeyCreate"):
+    for name in (
+        "FinetuneCreate",
+        "GenerationCreate",
+        "DomainCreate",
+        "TenantCreate",
+        "KeyCreate",
+        "KeyChange",
+        "KeyRotate",
+    ):
         schema = document["components"]["schemas"][name]
         assert schema["additionalProperties"] is False
         for field, about in schema["properties"].items():

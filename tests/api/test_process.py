@@ -17,13 +17,16 @@ from typing import Any
 
 import httpx
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import select
 
 from api.deps import Services
 from core.broker import CeleryDispatcher, make_celery
 from core.db.models import Generation
+from core.db.schema import upgrade
 from core.db.session import Database
 from core.storage import open_store
+from core.tenancy import SYSTEM
 from tests import services as real_services
 from tests.api.client import (
     PNG_START,
@@ -77,11 +80,11 @@ def serving(folder: Path, **variables: str) -> Iterator[Server]:
         process.stdout.close()
 
 
-def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":
+def start(folder: Path, module: str = "api", **variables: str) -> "subprocess.Popen[str]":
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DIFFFIT_")}
     environment = kept | {"PYTHONPATH": str(ROOT), "DIFFFIT_DATA_DIR": str(folder), "DIFFFIT_PORT": "0", **variables}
     return subprocess.Popen(
-        [sys.executable, "-m", "api"],
+        [sys.executable, "-m", module],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -95,7 +98,7 @@ def services_of(folder: Path) -> Services:
     settings = make_settings(folder, broker_url="filesystem://")
     return Services(
         settings=settings,
-        database=Database(settings.database_url),
+        database=Database(settings.database_url, SYSTEM),
         store=open_store(settings),
         dispatcher=CeleryDispatcher(make_celery(settings)),
         notifier=None,  # type: ignore[arg-type]
@@ -237,6 +240,22 @@ def test_a_database_server_without_our_tables_is_refused(
     postgres_server.drop("bare_api")
     assert process.returncode == 1
     assert "python -m migrations" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("module", ["api", "worker"])
+def test_a_role_above_row_level_security_is_refused(
+    tmp_path: Path, postgres_server: real_services.Postgres, module: str
+) -> None:
+    url = postgres_server.create("with_superuser")
+    upgrade(url)
+    name = conninfo_to_dict(postgres_server.uri)["user"]
+    process = start(tmp_path, module, DIFFFIT_DATABASE_URL=real_services.as_role(url, str(name)))
+    output, _ = process.communicate(timeout=60)
+    postgres_server.drop("with_superuser")
+    assert process.returncode == 1
+    assert f"PostgreSQL's role '{name}' is a superuser" in output
+    assert "deploy/postgres/roles.sql" in output
     assert "Traceback" not in output
 
 

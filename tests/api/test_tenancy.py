@@ -1,16 +1,21 @@
 """Another tenant's id is not found, whatever is asked of it."""
 
+import re
 from typing import Any
 
 import pytest
 
 from api.deps import Services
-from tests.api.client import Client, adapter_file, draw_generations, images_zip, problem
+from core.db.models import Generation
+from core.finetunes import service as finetunes
+from core.generations import service as generations
+from core.generations.service import DrawnImage
+from core.tenancy import SYSTEM
+from tests.api.client import Api, Client, adapter_file, claims, images_zip, png, problem
 
 BODIES: dict[str, dict[str, Any]] = {
     "create_dataset": {"files": {"file": ("a.zip", images_zip())}},
     "upload_adapter": {"files": {"file": ("a.safetensors", adapter_file())}},
-    "create_finetune": {"json": {"dataset_id": "{dataset}"}},
     "create_generation": {"json": {"class_id": 0}},
     "change_domain": {"json": {"name": "Mine now"}},
 }
@@ -20,14 +25,26 @@ BODIES: dict[str, dict[str, Any]] = {
 def ids(tenant: Client, domain: str, dataset: str, adapter: str, services: Services) -> dict[str, str]:
     """One of everything that a tenant owns, by the path that names it."""
     finetune = tenant.read(f"/v1/domains/{domain}/finetunes")["data"][0]["id"]
-    generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0})["id"]
-    draw_generations(services)
+    generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "previews": 1})["id"]
+    for claim in claims(services, Generation):
+        stored = services.store.put(f"tenants/{claim.id}/preview.png", png(1))
+        with services.database.session() as session:
+            generations.add_preview(session, claim, 0, 1, stored)
+            image = DrawnImage(0, 0, services.store.put(f"tenants/{claim.id}/0.png", png(2)), 8, 8)
+            assert generations.succeed(session, claim, [image], 1, {})
+    with services.database.session() as session:
+        events = finetunes.events_after(session, SYSTEM, finetune, 0)
+        sample = next(event.id for event in events if event.type == "sample")
     return {
         "domains": domain,
         "datasets": dataset,
         "finetunes": finetune,
         "adapters": adapter,
         "generations": generation,
+        "{adapter_id}": adapter,
+        "{index}": "0",
+        "{step}": "1",
+        "{event_id}": str(sample),
     }
 
 
@@ -41,23 +58,25 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def filled(path: str, ids: dict[str, str]) -> str:
+    """With what is the tenant's for every name."""
+    url = path.replace("{id}", ids[path.split("/")[2]])
+    return re.sub(r"\{\w+\}", lambda found: ids[found.group()], url)
+
+
 def test_every_route_with_anothers_id_is_not_found(tenant: Client, other: Client, ids: dict[str, str]) -> None:
     document = tenant.read("/openapi.json")
     before = tenant.read(f"/v1/domains/{ids['domains']}")
     found = operations(document)
     assert len(found) >= 20
     for method, path, operation in sorted(found):
-        url = path.replace("{id}", ids[path.split("/")[2]])
-        url = (
-            url.replace("{adapter_id}", ids["adapters"])
-            .replace("{index}", "0")
-            .replace("{step}", "1")
-            .replace("{event_id}", "1")
-        )
         options = BODIES.get(operation, {})
         if operation == "create_finetune":
             options = {"json": {"dataset_id": ids["datasets"]}}
+        url = filled(path, ids)
         problem(other.request(method, url, **options), 404, "not_found")
+        if method == "GET":
+            assert tenant.get(url).status_code == 200, "it is there for its owner"
     assert tenant.read(f"/v1/domains/{ids['domains']}") == before
     assert other.read("/v1/domains")["data"] == []
 
@@ -75,3 +94,15 @@ def test_lists_show_ones_own(tenant: Client, other: Client, ids: dict[str, str])
     assert other.read("/v1/domains")["data"] == []
     usage = other.read("/v1/usage")
     assert (usage["images"], usage["stored_bytes"], usage["days"]) == (0, 0, [])
+
+
+def test_a_signed_url_opens_one_object_without_a_key(api: Api, tenant: Client, ids: dict[str, str]) -> None:
+    found = tenant.read(f"/v1/generations/{ids['generations']}")
+    signed = [one["url"] for one in (*found["images"], *found["previews"])]
+    stranger = api.client()
+    assert len(signed) == 2
+    for url in signed:
+        assert stranger.get(url).status_code == 200
+        problem(stranger.get(url.split("?")[0]), 401, "unauthenticated")
+    image, preview = signed
+    problem(stranger.get(f"{preview.split('?')[0]}?{image.split('?')[1]}"), 401, "unauthenticated")

@@ -17,6 +17,7 @@ from core.errors import ArchiveInvalid, DatabaseUnavailable, InvalidRequest, Sto
 from core.generations import service as generations
 from core.generations.service import GenerationRequest
 from core.storage import S3Store
+from core.tenancy import SYSTEM
 from core.tenants import service as tenants
 from core.usage import service as usage
 from tests.core.rows import BASE, Sent, add_adapter, tenant_with_domain
@@ -75,7 +76,7 @@ def test_photos_stand_upright_and_keep_their_first_picture() -> None:
 def test_cursors_that_no_column_holds(database: Database, value: str) -> None:
     cursor = base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
     with pytest.raises(InvalidRequest), database.session() as session:
-        usage.audit(session, None, PageRequest(cursor=cursor))
+        usage.audit(session, SYSTEM, None, PageRequest(cursor=cursor))
     if value == "\0":
         with pytest.raises(InvalidRequest), database.session() as session:
             tenants.listing(session, PageRequest(cursor=cursor))

@@ -12,11 +12,41 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 import core.db.models
+from core import idempotency
 from core.db.base import Base
 from core.db.schema import config, is_current, upgrade
 from core.db.session import Database
+from core.tenancy import SYSTEM, Scope
+from core.tenants import service as tenants
 
 assert core.db.models.__all__, "importing the models registers their tables"
+
+ROWS = (
+    "INSERT INTO tenants (id, name, weight, quotas) VALUES ('ten_1', 'one', 1, '{}')",
+    "INSERT INTO api_keys (id, tenant_id, name, scopes, secret_hash) VALUES ('key_tenant', 'ten_1', 'k', '[]', 'h')",
+    "INSERT INTO api_keys (id, name, scopes, secret_hash) VALUES ('key_admin', 'k', '[]', 'h')",
+    (
+        "INSERT INTO domains (id, tenant_id, name, description, base_model, next_version) "
+        "VALUES ('dom_1', 'ten_1', 'one', '', 'mini', 1)"
+    ),
+    (
+        "INSERT INTO generations (id, tenant_id, domain_id, class_id, class_name, count, seed, steps, guidance_scale, "
+        "sampler, progress, row_steps, timings, status, priority, attempt, failures, seconds) "
+        "VALUES ('gen_1', 'ten_1', 'dom_1', 0, 'cat', 1, 0, 5, 4, 'ddim', 0, 0, '{}', 'queued', 0, 0, 0, 0)"
+    ),
+    *(
+        f"INSERT INTO idempotency_keys (scope, key, request_digest) VALUES ('{scope}', 'k', 'd')"
+        for scope in ("key_tenant", "key_admin", "key_gone")
+    ),
+    "INSERT INTO audit_log (tenant_id, action, target, detail) VALUES ('ten_1', 'domain.create', 'dom_1', '{}')",
+)
+STEPS = (
+    (command.upgrade, "head"),
+    (command.downgrade, "0002"),
+    (command.upgrade, "head"),
+    (command.downgrade, "0001"),
+    (command.upgrade, "head"),
+)
 
 
 def test_up_makes_the_tables_of_the_models(database: Database) -> None:
@@ -60,6 +90,43 @@ def test_down_leaves_nothing(database: Database, empty_database_url: str) -> Non
     assert inspect(database.engine).get_table_names() == ["alembic_version"]
     upgrade(empty_database_url)
     assert "domains" in inspect(database.engine).get_table_names()
+
+
+def test_rows_stay_up_and_down(empty_database_url: str) -> None:
+    """From the first tables on: what lies in them is there after every step, in both directions."""
+    command.upgrade(config(empty_database_url), "0001")
+    owner = Database(empty_database_url, SYSTEM)
+    with owner.session() as session:
+        for statement in ROWS:
+            session.execute(text(statement))
+    for direction, revision in STEPS:
+        direction(config(empty_database_url), revision)
+        with owner.session() as session:
+            found = {
+                table: session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+                for table in ("tenants", "api_keys", "domains", "generations", "idempotency_keys", "audit_log")
+            }
+            assert found == {
+                "tenants": 1, "api_keys": 2, "domains": 1, "generations": 1, "idempotency_keys": 3, "audit_log": 1
+            }, revision  # fmt: skip
+            if revision == "head":
+                tenants = session.execute(text("SELECT scope, tenant_id FROM idempotency_keys ORDER BY scope"))
+                assert [tuple(row) for row in tenants] == [
+                    ("key_admin", None), ("key_gone", None), ("key_tenant", "ten_1")
+                ]  # fmt: skip
+    owner.dispose()
+
+
+def test_a_tenants_answers_go_with_it(database: Database) -> None:
+    with database.session() as session:
+        tenant = tenants.create(session, SYSTEM, "tenant").id
+    for scope in (Scope(tenant, "key_1"), Scope(None, "key_2")):
+        with database.session() as session:
+            idempotency.begin(session, scope, "k", "d")
+    with database.session() as session:
+        tenants.delete(session, SYSTEM, tenant)
+    with database.session() as session:
+        assert session.execute(text("SELECT scope FROM idempotency_keys")).scalars().all() == ["key_2"]
 
 
 @pytest.mark.parametrize("processes", [2])

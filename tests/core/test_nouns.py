@@ -137,6 +137,23 @@ def test_the_first_administrators_key(database: Database) -> None:
         assert tenants.authenticate(session, "configured secret").scopes == {"admin"}
 
 
+def test_a_configured_key_that_was_revoked_stays_so_until_another_is_configured(database: Database) -> None:
+    with database.session() as session:
+        tenants.ensure_admin_key(session, "leaked")
+        configured = tenants.authenticate(session, "leaked")
+        assert configured.key_id is not None
+        tenants.revoke_key(session, configured, configured.key_id)
+    with database.session() as session:
+        tenants.ensure_admin_key(session, "leaked")
+        with pytest.raises(Unauthenticated):
+            tenants.authenticate(session, "leaked")
+    with database.session() as session:
+        tenants.ensure_admin_key(session, "another")
+        assert tenants.authenticate(session, "another").scopes == {"admin"}
+        entries = usage.audit(session, SYSTEM, None, PageRequest()).data
+        assert [one.action for one in entries] == ["key.configure", "key.revoke", "key.configure"]
+
+
 def test_which_adapter_draws(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
 
@@ -189,7 +206,7 @@ def test_events_resume_where_a_client_left(database: Database) -> None:
         assert [event.type for event in events] == ["status", "progress", "progress"]
         assert list(finetunes.events_after(session, scope, finetune.id, events[1].id)) == [events[2]]
         assert [point["loss"] for point in finetunes.metrics(session, scope, finetune.id)] == [0.5, 0.4]
-        assert usage.read(session, scope.tenant).training_seconds == 4.0
+        assert usage.read(session, scope).training_seconds == 4.0
         finetunes.cancel(session, scope, finetune.id)
     with pytest.raises(JobFinished), database.session() as session:
         finetunes.cancel(session, scope, finetune.id)
@@ -204,4 +221,4 @@ def test_a_lost_claim_writes_no_images_and_meters_nothing(database: Database) ->
         session.get_one(Generation, claimed.id).attempt += 1
     with database.session() as session:
         assert not generations.succeed(session, claimed, [], 10, {})
-        assert usage.read(session, scope.tenant).row_steps == 0
+        assert usage.read(session, scope).row_steps == 0

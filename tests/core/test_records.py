@@ -12,45 +12,47 @@ from core.db.paging import PageRequest
 from core.db.session import Database, database_now
 from core.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyMismatch, InvalidRequest
 from core.idempotency import Answer
-from core.tenancy import SYSTEM
+from core.tenancy import SYSTEM, Scope
 from core.tenants import service as tenants
 from core.usage import service as usage
 from tests.core.rows import tenant_with_domain
 
+CALLER, ANOTHER = (Scope(tenant_id=None, key_id=id) for id in ("key", "another key"))
 
-def begin(database: Database, scope: str, key: str, digest: str) -> Answer | None:
+
+def begin(database: Database, scope: Scope, key: str, digest: str) -> Answer | None:
     """As a request does: in a transaction of its own."""
     with database.session() as session:
         return idempotency.begin(session, scope, key, digest)
 
 
 def test_the_first_answer_comes_again(database: Database) -> None:
-    assert begin(database, "key", "k", "digest") is None
+    assert begin(database, CALLER, "k", "digest") is None
     with pytest.raises(IdempotencyConflict):
-        begin(database, "key", "k", "digest")
+        begin(database, CALLER, "k", "digest")
     with pytest.raises(IdempotencyMismatch):
-        begin(database, "key", "k", "other")
-    assert begin(database, "another key", "k", "other") is None
+        begin(database, CALLER, "k", "other")
+    assert begin(database, ANOTHER, "k", "other") is None
     with database.session() as session:
-        idempotency.complete(session, "key", "k", Answer(201, {"id": "x"}))
-    assert begin(database, "key", "k", "digest") == Answer(201, {"id": "x"})
+        idempotency.complete(session, CALLER, "k", Answer(201, {"id": "x"}))
+    assert begin(database, CALLER, "k", "digest") == Answer(201, {"id": "x"})
 
 
 def test_a_failed_request_frees_its_key_and_an_old_reservation_can_be_taken(database: Database) -> None:
-    begin(database, "key", "failed", "digest")
+    begin(database, CALLER, "failed", "digest")
     with database.session() as session:
-        idempotency.abandon(session, "key", "failed")
-    assert begin(database, "key", "failed", "other") is None
-    begin(database, "key", "lost", "digest")
+        idempotency.abandon(session, CALLER, "failed")
+    assert begin(database, CALLER, "failed", "other") is None
+    begin(database, CALLER, "lost", "digest")
     with database.session() as session:
         session.get_one(IdempotencyKey, ("key", "lost")).created_at -= datetime.timedelta(minutes=10)
-    assert begin(database, "key", "lost", "digest") is None
+    assert begin(database, CALLER, "lost", "digest") is None
 
 
 def test_one_of_many_gets_the_key(database: Database) -> None:
     def attempt(_: int) -> str:
         try:
-            begin(database, "key", "k", "digest")
+            begin(database, CALLER, "k", "digest")
         except IdempotencyConflict:
             return "conflict"
         return "mine"
@@ -69,7 +71,7 @@ def test_workers_meter_at_the_same_time(database: Database) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(meter, range(40)))
     with database.session() as session:
-        used = usage.read(session, scope.tenant)
+        used = usage.read(session, scope)
     assert (used.images, used.row_steps) == (40, 400)
 
 

@@ -12,11 +12,13 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
-JOBS = {"bucket", "migrate"}
+JOBS = {"bucket", "migrate", "roles"}
 
 
 def test_the_services_are_there() -> None:
-    assert set(SERVICES) == {"postgres", "redis", "storage", "bucket", "migrate", "api", "worker", "worker-gpu"}
+    apart = {"postgres", "redis", "storage", "roles"}
+    assert set(SERVICES) - set(OURS) == apart
+    assert set(OURS) == {"bucket", "migrate", "api", "worker", "worker-gpu"}
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
@@ -55,3 +57,15 @@ def test_no_secret_has_a_default() -> None:
 def test_the_api_image_has_no_torch() -> None:
     dockerfile = (ROOT / OURS["api"]["build"]["dockerfile"]).read_text()
     assert "[worker]" not in dockerfile
+
+
+@pytest.mark.parametrize(
+    ("name", "role"), [("migrate", "owner"), ("api", "api"), ("worker", "worker"), ("worker-gpu", "worker")]
+)
+def test_each_part_connects_as_its_own_role_with_the_password_that_role_gets(name: str, role: str) -> None:
+    password = SERVICES["roles"]["environment"][f"{role.upper()}_PASSWORD"]
+    url = OURS[name]["environment"]["DIFFFIT_DATABASE_URL"]
+    assert url == f"postgresql://difffit_{role}:{password}@postgres:5432/difffit"
+    script = (ROOT / "deploy/postgres/roles.sql").read_text()
+    assert f"ALTER ROLE difffit_{role} PASSWORD :'{role}_password'" in script
+    assert f"\\getenv {role}_password {role.upper()}_PASSWORD" in script

@@ -17,6 +17,8 @@ class IdempotencyKey(Base):
     scope: Mapped[str] = mapped_column(String(80), primary_key=True)
     """The API key that sent it."""
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    tenant_id: Mapped[str | None] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    """None: an administrator's."""
     request_digest: Mapped[str] = mapped_column(String(64))
     status_code: Mapped[int | None]
     body: Mapped[dict[str, Any] | None]

@@ -1,0 +1,178 @@
+"""Queries on what tenants own lie in repositories and go through the scope helper, but for the few named here."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import core.db.models
+from core.db.base import Base
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("api", "core", "worker")
+
+ADMINISTERED = {"ApiKey", "Tenant"}
+"""Of administrators alone, who see every tenant."""
+FREE = {"BaseModelRow", "Worker"}
+"""Nobody's."""
+OWNED = set(core.db.models.__all__) - FREE
+
+UNSCOPED = {
+    "core/tenants/repository.py": "tenants and keys: administrators alone reach its service",
+    "core/jobs.py": "workers claim and keep the rows of every tenant; a claim names one row",
+    "core/orphans.py": "looks for the rows of objects of every tenant",
+    "core/idempotency.py:begin": "by the key that asks",
+    "core/idempotency.py:complete": "by the key that asks",
+    "core/idempotency.py:abandon": "by the key that asks",
+    "core/idempotency.py:expire": "of every tenant, by a worker",
+    "core/generations/service.py:add_preview": "belongs to a generation that this worker has claimed",
+    "worker/maintenance.py:Maintenance._remove_objects": "objects of every tenant",
+    "worker/tasks/finetune.py:_Run._load": "belongs to a fine-tune that this worker has claimed",
+    "worker/tasks/generate.py:_load": "belongs to a generation that this worker has claimed",
+    "api/notifier.py:Notifier._read": "one query for all who wait; each is only told to look, in its own scope",
+}
+RAW = {
+    "core/db/roles.py": "PostgreSQL's own catalogue",
+    "core/db/session.py:_sqlite.begin": "begins a transaction",
+}
+SYSTEM = {
+    "core/tenancy.py": "where it is made",
+    "worker/context.py:Context.database": "workers serve every tenant",
+    "core/finetunes/service.py:publish": "a worker's, for the domain of a fine-tune that it has claimed",
+    "core/adapters/service.py:quarantine": "a worker's",
+    "core/adapters/service.py:used": "a worker's",
+    "core/tenants/service.py:ensure_admin_key": "the first administrator's key, at the start",
+    "api/app.py:prepare": "the first administrator's key, at the start",
+    "api/auth.py:get_viewer": "a signed URL names one object, whosever it is",
+    "api/notifier.py:Notifier._read": "one query for all who wait; each is only told to look, in its own scope",
+}
+"""file or file:function, and why it may."""
+
+Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+STATEMENTS = {"select", "update", "delete", "insert", "aliased"}
+OF_A_SESSION = {"get", "get_one", "merge", "query"}
+OF_A_STATEMENT = {"select_from", "join", "outerjoin"}
+
+
+def test_every_model_is_owned_administered_or_free() -> None:
+    for mapper in Base.registry.mappers:
+        columns = {column.name for column in mapper.local_table.columns}
+        name = mapper.class_.__name__
+        assert (name in FREE | ADMINISTERED) or columns & {"tenant_id", "prefix"}, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "allowed"), [("unscoped", UNSCOPED), ("raw", RAW), ("system", SYSTEM)], ids=["queries", "raw", "system"]
+)
+def test_what_sees_every_tenant_is_named_here(kind: str, allowed: dict[str, str]) -> None:
+    places = {f"{path.relative_to(ROOT)}:{name}" for path, name, what in findings(ROOT) if what == kind}
+    unexpected = {place for place in places if not {place, place.split(":")[0]} & set(allowed)}
+    assert not unexpected, "see tests/core/test_tenancy_lint.py: use `scoped` in a repository"
+    assert set(allowed) <= places | {place.split(":")[0] for place in places}, "a reason without its place"
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "expected"),
+    [
+        ("core/a/repository.py", "scoped(select(Domain), Domain, scope).where(Domain.id == id)", []),
+        ("core/a/repository.py", "scoped(select(func.count()).select_from(Domain), Domain, scope)", []),
+        ("core/a/repository.py", "select(Domain)", ["unscoped"]),
+        ("core/a/repository.py", "select(Domain).where(Domain.tenant_id == tenant_id)", ["unscoped"]),
+        ("core/a/repository.py", "scoped(select(Domain).join(Dataset), Domain, scope)", ["unscoped"]),
+        ("core/a/repository.py", "scoped(select(func.count()), Worker, scope).select_from(Domain)", ["unscoped"]),
+        ("core/a/repository.py", "select(func.count()).select_from(Domain)", ["unscoped"]),
+        ("core/a/repository.py", "select(func.count()).select_from(model)", ["unscoped"]),
+        ("core/a/repository.py", "update(Domain)", ["unscoped"]),
+        ("core/a/repository.py", "select(model)", ["unscoped"]),
+        ("core/a/repository.py", "sqlalchemy.select(Domain)", ["unscoped"]),
+        ("core/a/service.py", "scoped(select(Domain), Domain, scope)", ["unscoped"]),
+        ("core/a/service.py", "session.get(Domain, id)", ["unscoped"]),
+        ("core/a/service.py", "session.get(Worker, id)", []),
+        ("core/a/service.py", "session.add(Domain(id=id)), quotas.get('images')", []),
+        ("core/a/service.py", "session.execute(text('SELECT 1'))", ["raw"]),
+        ("core/a/service.py", "select(Now())", []),
+        ("api/routes/a.py", "database.session(SYSTEM)", ["system"]),
+        ("api/routes/a.py", "database.session(Scope(tenant_id=None))", ["system"]),
+        ("api/routes/a.py", "database.session(Scope(None))", ["system"]),
+    ],
+)
+def test_the_lint_sees(file: str, source: str, expected: list[str]) -> None:
+    tree = ast.parse(f"def function(session: Session) -> Domain:\n    return {source}")
+    assert [what for _, what in of_module(Path(file), tree)] == expected
+
+
+def findings(root: Path) -> Iterator[tuple[Path, str, str]]:
+    for room in ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            for name, what in of_module(path, ast.parse(path.read_text())):
+                yield path, name, what
+
+
+def of_module(path: Path, tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(function, "unscoped" | "raw" | "system"), what its functions and its own level do."""
+    for name, nodes in functions(tree, ""):
+        if is_unscoped(path, nodes):
+            yield name, "unscoped"
+        if any(called(node) in {"text", "exec_driver_sql"} for node in nodes):
+            yield name, "raw"
+        if any(is_system(node) for node in nodes):
+            yield name, "system"
+
+
+def functions(node: Definition, name: str) -> Iterator[tuple[str, list[ast.AST]]]:
+    """Every function with the nodes of its body, without those of functions inside of it."""
+    own: list[ast.AST] = []
+    inner: list[Definition] = []
+    waiting: list[ast.AST] = list(node.body)
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            inner.append(one)
+        else:
+            own.append(one)
+            waiting += ast.iter_child_nodes(one)
+    yield name, own
+    for one in inner:
+        yield from functions(one, f"{name}.{one.name}".lstrip("."))
+
+
+def is_unscoped(path: Path, nodes: list[ast.AST]) -> bool:
+    """Of a function: it makes a query, and not every owned model that it names is in the hand of the helper."""
+    queries = [node for node in nodes if is_query(node)]
+    if not queries:
+        return False
+    named = {node.id for node in nodes if isinstance(node, ast.Name)}
+    scoped = {node.args[1].id for node in nodes if called(node) == "scoped"}  # type: ignore[attr-defined]
+    if named & OWNED:
+        return bool(named & OWNED - scoped) or path.name != "repository.py"
+    joins = any(called(node) in OF_A_STATEMENT for node in nodes)
+    return not named & FREE and (joins or any(is_of_a_table(node) for node in queries))
+
+
+def is_query(node: ast.AST) -> bool:
+    """`select(…)` or `sqlalchemy.select(…)`, but not a method of the same name; and a session's look-ups."""
+    receiver = getattr(getattr(getattr(node, "func", None), "value", None), "id", "")
+    if called(node) in STATEMENTS:
+        return isinstance(node.func, ast.Name) or receiver in {"sqlalchemy", "sa"}  # type: ignore[attr-defined]
+    return called(node) in OF_A_SESSION and receiver == "session"
+
+
+def is_of_a_table(node: ast.AST) -> bool:
+    """`select(Now())` and `select(func.name(…))` are of none."""
+    assert isinstance(node, ast.Call)
+    return not all(isinstance(one, ast.Call) for one in node.args)
+
+
+def is_system(node: ast.AST) -> bool:
+    if called(node) == "Scope":
+        given = [*node.args[:1], *(one.value for one in node.keywords if one.arg == "tenant_id")]  # type: ignore[attr-defined]
+        return any(isinstance(one, ast.Constant) and one.value is None for one in given)
+    return isinstance(node, ast.Name) and node.id == "SYSTEM" and isinstance(node.ctx, ast.Load)
+
+
+def called(node: ast.AST) -> str:
+    """The name of what a call calls, whatever it is an attribute of."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

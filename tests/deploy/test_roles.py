@@ -1,0 +1,80 @@
+"""The script that makes PostgreSQL's roles, run by psql as an operator runs it."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from core.db.roles import check_role
+from core.db.schema import is_current, upgrade
+from core.db.session import Database
+from core.domains import service as domains
+from core.tenancy import SYSTEM
+from core.tenants import service as tenants
+from tests import services
+from tests.core.rows import tenant_with_domain
+
+NAME = "older"
+
+
+@pytest.fixture
+def older(postgres_server: services.Postgres) -> Iterator[services.Postgres]:
+    """With a database that one role of its own has made and filled, before there were three."""
+    postgres_server.execute("CREATE ROLE only_one LOGIN")
+    postgres_server.execute(f"CREATE DATABASE {NAME} OWNER only_one")
+    upgrade(url_of(postgres_server, "only_one"))
+    yield postgres_server
+    postgres_server.drop(NAME)
+    postgres_server.execute("DROP ROLE only_one")
+
+
+def url_of(server: services.Postgres, role: str) -> str:
+    return services.as_role(server.url(NAME), role)
+
+
+def test_one_role_is_enough_and_three_can_follow(older: services.Postgres) -> None:
+    one = Database(url_of(older, "only_one"))
+    with one.session(SYSTEM) as session:
+        token = tenants.issue_key(session, SYSTEM, tenants.create(session, SYSTEM, "tenant").id, "key").key
+    with one.session() as session:
+        assert tenants.authenticate(session, token).tenant_id is not None
+    one.dispose()
+
+    for _ in range(2):
+        older.make_roles(NAME)
+    upgrade(url_of(older, services.OWNER))
+    for role in (services.API, services.WORKER):
+        database = Database(url_of(older, role), SYSTEM)
+        check_role(database.engine)
+        assert is_current(database.engine)
+        scope, domain = tenant_with_domain(database, role)
+        with database.session(scope) as session:
+            domains.delete(session, scope, domain)
+        database.dispose()
+    api = Database(url_of(older, services.API))
+    with api.session() as session:
+        assert tenants.authenticate(session, token).scopes == {"read", "write"}
+    api.dispose()
+
+
+def test_passwords_are_set_and_kept(older: services.Postgres) -> None:
+    given = {"OWNER_PASSWORD": "one'\"", "API_PASSWORD": "two", "WORKER_PASSWORD": "three"}
+    older.make_roles(NAME, **given)
+    older.make_roles(NAME)
+    with psycopg.connect(older.uri) as connection:
+        roles = [services.OWNER, services.API, services.WORKER]
+        statement = "SELECT rolpassword LIKE 'SCRAM-SHA-256$%%' FROM pg_authid WHERE rolname = ANY(%s)"
+        assert connection.execute(statement, [roles]).fetchall() == [(True,)] * 3
+
+
+def test_a_role_that_may_create_roles_is_enough(older: services.Postgres) -> None:
+    """As on servers that others operate, where nobody gets the superuser."""
+    older.execute("ALTER ROLE only_one CREATEROLE")
+    for role in (services.OWNER, services.API, services.WORKER):
+        older.execute(f"GRANT {role} TO only_one WITH ADMIN OPTION")
+    older.make_roles(NAME, role="only_one")
+    database = Database(url_of(older, services.API), SYSTEM)
+    tenant_with_domain(database)
+    database.dispose()
+    for role in (services.OWNER, services.API, services.WORKER):
+        older.execute(f"REVOKE {role} FROM only_one CASCADE")
