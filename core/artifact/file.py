@@ -61,11 +61,20 @@ def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
 
 
 def check_against(artifact: Artifact, base: BaseDescription) -> None:
-    """Raises BaseMismatch when it was made for another base, ArtifactInvalid when its method cannot be served or names
-    or shapes are not those that its manifest promises."""
+    """What the engine serves. Raises as `check_fits`, and ArtifactInvalid when the method cannot be served."""
+    method = artifact.manifest.method
+    if method not in METHODS:
+        raise ArtifactInvalid(
+            f"Adapters of the method '{method}' cannot be served: images of many domains are drawn in one batch, which "
+            f"is possible for the methods {' and '.join(METHODS)}."
+        )
+    check_fits(artifact, base)
+
+
+def check_fits(artifact: Artifact, base: BaseDescription) -> None:
+    """Raises BaseMismatch when it was made for another base, ArtifactInvalid when names or shapes are not those that
+    its manifest promises."""
     manifest = artifact.manifest
-    if manifest.method not in METHODS:
-        raise ArtifactInvalid(f"Adapters of the method '{manifest.method}' cannot be served beside others.")
     if manifest.base_digest != base.digest:
         raise BaseMismatch(manifest.base_digest, base.digest)
     try:

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, get_args
 
-from core.artifact.sites import Method, Sites
+from core.artifact.sites import Method, MethodSites, sites_of
 
 FORMAT_VERSION = 1
 _TEXT_LENGTH = 1000
@@ -14,7 +14,8 @@ _TEXT_LENGTH = 1000
 class Manifest:
     method: Method
     preset: str | None
-    sites: Sites
+    sites: MethodSites
+    """Of the method: with them and the tensors an adapter can be loaded alone."""
     class_names: tuple[str, ...]
     base_name: str
     base_digest: str
@@ -45,8 +46,8 @@ class Manifest:
             raise ValueError("class_names must be a list of names")
         if len(set(names)) != len(names):
             raise ValueError("a class name stands twice")
-        training = _training(values["training"])
-        return cls(**{**values, "class_names": tuple(names), "sites": _sites(values["sites"]), "training": training})
+        sites, training = sites_of(values["method"], values["sites"]), _training(values["training"])
+        return cls(**{**values, "class_names": tuple(names), "sites": sites, "training": training})
 
 
 def is_text(value: Any) -> bool:
@@ -66,14 +67,3 @@ def _training(values: Any) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return (isinstance(value, int) and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _sites(values: Any) -> Sites:
-    switches = {field.name for field in fields(Sites) if field.type is bool}
-    if not isinstance(values, dict) or set(values) != {field.name for field in fields(Sites)}:
-        raise ValueError("sites do not have the expected fields")
-    if not all(isinstance(values[name], bool) for name in switches):
-        raise ValueError("a switch of the sites is not true or false")
-    if type(values["first_block"]) is not int or type(values["last_block"]) not in (int, type(None)):
-        raise ValueError("the block range of the sites is not made of whole numbers")
-    return Sites.from_json(values)

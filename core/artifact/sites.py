@@ -1,18 +1,19 @@
 """Which tensors an adapter holds: names and shapes for each method, counted without building a model.
 
 Names follow the original DiT. A factor is named after the module that it multiplies: `blocks.0.attn.qkv.factor`
-scales the output of `blocks.0.attn.qkv`, `blocks.0.attn.factor` the whole attention branch.
+scales the output of `blocks.0.attn.qkv`, `blocks.0.attn.factor` the whole attention branch. What the other methods of
+the DiffFit paper (arXiv 2304.06648, Table 1) add is in `core.artifact.additions`.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args, get_origin
 
+from core.artifact.additions import AdaptFormer, Lora, Prompts, Shapes
 from core.artifact.base import BaseConfig
 
-Shapes = dict[str, tuple[int, ...]]
-Method = Literal["difffit", "bitfit", "full"]
+Method = Literal["difffit", "bitfit", "full", "lora", "adaptformer", "vpt"]
 METHODS: tuple[Method, ...] = ("difffit", "bitfit")
 """The methods whose adapters fold into per-sample vectors, so that the engine can serve them."""
 
@@ -66,19 +67,41 @@ PRESETS: dict[str, Sites] = {
 """`paper` is the placement that gives the 0.83 M of the paper's Table 1; `literal` is its Algorithms 1 to 3 on the
 released DiT, whose norms have no affine parameters."""
 
+MethodSites = Sites | Lora | AdaptFormer | Prompts
+"""Where a method adds what, and how large."""
+SITES: dict[Method, type[MethodSites]] = {
+    "difffit": Sites,
+    "bitfit": Sites,  # it has nothing to place, nor has full fine-tuning
+    "full": Sites,
+    "lora": Lora,
+    "adaptformer": AdaptFormer,
+    "vpt": Prompts,
+}
+"""The kind of sites that each method has; its defaults are the paper's."""
 
-def trainable_shapes(config: BaseConfig, method: Method, sites: Sites, num_classes: int) -> Shapes:
-    """Name and shape of every trainable tensor, in the order of the forward.
 
-    `num_classes` counts the domain's classes; the table has one row more, for the null class.
+def sites_of(method: Method, values: Any) -> MethodSites:
+    """The sites of a method from their JSON. Raises ValueError with a sentence when it is not that."""
+    kind = SITES[method]
+    names = [field.name for field in fields(kind)]
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise ValueError(f"sites of the method '{method}' have the fields {', '.join(names)}")
+    for field in fields(kind):
+        if not _fits(values[field.name], field.type):
+            raise ValueError(f"'{field.name}' of the sites is not what it must be")
+    return kind(**values)
+
+
+def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num_classes: int) -> Shapes:
+    """Name and shape of every trainable tensor, the class table last.
+
+    `num_classes` counts the domain's classes; the table has one row more, for the null class. Raises ValueError when
+    the sites are another method's or do not fit the base.
     """
+    if type(sites) is not SITES[method]:
+        raise ValueError(f"{type(sites).__name__} are not sites of the method '{method}'")
     table = {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
-    if method == "full":
-        return base_shapes(config) | table
-    biases = {name: shape for name, shape in base_shapes(config).items() if name.endswith(".bias")}
-    if method == "bitfit":
-        return biases | table
-    return biases | dict(_factors(config, sites)) | dict(_affine_norms(config, sites)) | table
+    return _trained_of_base(config, method) | _added(config, method, sites) | table
 
 
 def base_shapes(config: BaseConfig) -> Shapes:
@@ -109,6 +132,33 @@ TIMESTEP_FEATURES = 256
 def count(shapes: Shapes) -> int:
     """Numbers in all tensors together."""
     return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of a field's type."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    return type(value) in (get_args(kind) or (kind,))
+
+
+def _trained_of_base(config: BaseConfig, method: Method) -> Shapes:
+    """The base's tensors that train, beside the class table."""
+    shapes = base_shapes(config)
+    if method == "full":
+        return shapes
+    if method in ("difffit", "bitfit"):
+        return {name: shape for name, shape in shapes.items() if name.endswith(".bias")}
+    if method == "vpt":
+        return {name: shape for name, shape in shapes.items() if name.startswith("final_layer.")}
+    return {}
+
+
+def _added(config: BaseConfig, method: Method, sites: MethodSites) -> Shapes:
+    if not isinstance(sites, Sites):
+        return sites.shapes(config)
+    return dict(_factors(config, sites)) | dict(_affine_norms(config, sites)) if method == "difffit" else {}
 
 
 def _linear(name: str, inputs: int, outputs: int) -> Shapes:

@@ -1,4 +1,4 @@
-"""What an adapter may change in a forward of the base: the five questions that `core.model.dit` asks.
+"""What an adapter may change in a forward of the base: the questions that `core.model.dit` asks.
 
 Letters in shapes: B images, N tokens, D hidden size.
 """
@@ -25,6 +25,15 @@ class Adapter:
     def gate(self, branch: str, gate: Tensor) -> Tensor:
         """adaLN's gate [B, 1, D] in front of the residual branch `branch` ("blocks.0.attn", "blocks.0.mlp")."""
         return gate
+
+    def mlp(self, name: str, hidden: Tensor, x: Tensor) -> Tensor:
+        """The output of the MLP `name` ("blocks.0.mlp"), [B, N, D], in front of its gate. x [B, N, D] is the residual
+        stream in front of its norm."""
+        return hidden
+
+    def tokens(self, name: str, x: Tensor) -> Tensor:
+        """The tokens that enter "blocks.0" ... and "final_layer", which must get the image's alone: [B, N, D]."""
+        return x
 
     def classes(self, table: Tensor, y: Tensor) -> Tensor:
         """The class embedding: base table [classes + 1, D], y [B] -> [B, D]."""

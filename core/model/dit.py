@@ -47,9 +47,9 @@ class DiT(nn.Module):
         x = self.x_embedder(x.to(positions.dtype), adapter) + positions  # [B, N, D]
         c = self.t_embedder(t, adapter) + adapter.classes(self.y_embedder.embedding_table.weight, y)  # [B, D]
         c = F.silu(c.to(x.dtype))  # every use of c begins with it
-        for block in self.blocks:
-            x = block(x, c, adapter)
-        return unpatchify(self.final_layer(x, c, adapter), self.config)
+        for index, block in enumerate(self.blocks):
+            x = block(adapter.tokens(f"blocks.{index}", x), c, adapter)
+        return unpatchify(self.final_layer(adapter.tokens("final_layer", x), c, adapter), self.config)
 
     def positions_for(self, size: int) -> Tensor:
         """[1, N, D] for latents of `size` rows and columns. Other sizes than the base's stretch its grid: at twice the
@@ -120,7 +120,7 @@ class Block(nn.Module):
         gate2 = adapter.gate(f"{self.name}.mlp", gate2)
         x = x + gate1 * self.attn(modulate(x, shift1, scale1, self.norm_eps), adapter)
         hidden: Tensor = self.mlp(modulate(x, shift2, scale2, self.mlp_norm_eps), adapter)
-        return x + gate2 * hidden
+        return x + gate2 * adapter.mlp(f"{self.name}.mlp", hidden, x)
 
 
 class Attention(nn.Module):

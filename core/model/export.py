@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def fold_into_weights(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     """Weights of a plain DiT that computes what `dit` does with the adapter `tensors`, under the original's names.
 
     The class table is the domain's, with its N + 1 rows. In fp32 (fp64 for a base in fp64), on the base's device.
+    Raises ValueError for tensors of a method that adds modules.
     """
     return _Weights(dit, tensors).folded()
 
@@ -48,6 +50,9 @@ def export_diffusers(dit: DiT, folder: Path, dtype: torch.dtype = torch.float32)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+_FOLDS = re.compile(r"\.factor$|\.norm(1|2|_final)\.(weight|bias)$")
+
+
 class _Weights:
     """The base's weights, or the adapter's in their place, and the adapter's factors and norms folded into them."""
 
@@ -58,6 +63,9 @@ class _Weights:
         self.state = {name: tensors.get(name, tensor).detach().to(self.one) for name, tensor in dit.named_parameters()}
 
     def folded(self) -> dict[str, Tensor]:
+        others = [name for name in self.tensors if name not in self.state and not _FOLDS.search(name)]
+        if others:
+            raise ValueError(f"'{others[0]}' does not fold into the weights of a plain DiT")
         self._scale("x_embedder.proj", "x_embedder.proj")
         self._scale("t_embedder.mlp.2", "t_embedder.mlp.2")
         self._scale("final_layer.linear", "final_layer.linear")

@@ -6,18 +6,20 @@ It yields events; whoever runs it stores them. The device is never held longer t
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from core.artifact.sites import Method, Sites, trainable_shapes
+from core.artifact.sites import Method, MethodSites, trainable_shapes
 from core.diffusion.sampling import sample, seeded_noise
 from core.model.adapter import BASE
 from core.model.checkpoint import LoadedBase
 from core.tuning.checkpoint import pack, unpack
 from core.tuning.latents import Latents, concatenate, encode_images, image_grid, to_image
+from core.tuning.methods import adapter_of
 from core.tuning.start import start_tensors
 from core.tuning.trainer import Trainer, TrainingSettings
 
@@ -27,7 +29,7 @@ class FinetunePlan:
     """Everything that decides the result, beside the base and the images."""
 
     method: Method
-    sites: Sites
+    sites: MethodSites
     class_names: tuple[str, ...]
     dataset_digest: str
     training: TrainingSettings
@@ -110,7 +112,7 @@ def finetune(
     dit, about = base.dit, plan.about(base.description.digest)
     shapes = trainable_shapes(dit.config, plan.method, plan.sites, len(plan.class_names))
     start = start_tensors(dit, shapes, torch.Generator().manual_seed(plan.training.seed))
-    trainer = Trainer(dit, start, concatenate(parts), plan.training)
+    trainer = Trainer(dit, start, concatenate(parts), plan.training, partial(adapter_of, plan.sites))
     loss_base = trainer.held_out_loss(BASE, dit.config.null_class)
     if checkpoint is not None:
         trainer.restore(unpack(checkpoint, about))

@@ -1,42 +1,57 @@
 """Where each trainable tensor begins."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from core.artifact.sites import CLASS_TABLE, Shapes
+from core.artifact.additions import Shapes
+from core.artifact.sites import CLASS_TABLE
 from core.model.dit import DiT
 
 
 def start_tensors(
     dit: DiT, shapes: Shapes, generator: torch.Generator, *, keep_classes: bool = False
 ) -> dict[str, Tensor]:
-    """fp32 tensors on the base's device: biases and weights as in the base, factors 1, affine norms (1, 0).
+    """fp32 tensors on the base's device: biases and weights as in the base, factors 1, affine norms (1, 0), the way
+    down of LoRA and AdaptFormer as PyTorch starts a linear layer, their way up 0, prompts as VPT's paper has them.
 
     The class table is new, N(0, 0.02), but its null row is the base's, so that the unconditional branch starts where
     the base left it. `keep_classes` starts from the base's whole table instead: then a forward equals the base's.
     Raises ValueError when the shapes are for another number of classes than the base's.
     """
     base = dict(dit.named_parameters())
-    return {name: _start(name, shape, base, dit, generator, keep_classes) for name, shape in shapes.items()}
+    device = dit.positions.device
+    return {name: _start(name, shape, base, generator, keep_classes).to(device) for name, shape in shapes.items()}
 
 
 def _start(
-    name: str, shape: tuple[int, ...], base: Mapping[str, Tensor], dit: DiT, generator: torch.Generator, keep: bool
+    name: str, shape: tuple[int, ...], base: Mapping[str, Tensor], generator: torch.Generator, keep: bool
 ) -> Tensor:
-    device = dit.positions.device
     if name == CLASS_TABLE:
-        old = base[CLASS_TABLE].detach().float()
-        if keep and old.shape != shape:
-            raise ValueError(f"the base has {len(old) - 1} classes, not {shape[0] - 1}")
-        if keep:
-            return old.clone()
-        table = torch.empty(shape).normal_(std=0.02, generator=generator).to(device)
-        table[-1] = old[-1]
-        return table
+        return _class_table(shape, base[CLASS_TABLE].detach().float(), generator, keep)
     if name in base:
         return base[name].detach().float().clone()
-    if name.endswith((".factor", ".weight")):
-        return torch.ones(shape, device=device)
-    return torch.zeros(shape, device=device)
+    if name.endswith(".prompts"):
+        patch_values = base["x_embedder.proj.weight"][0].numel()
+        return _uniform(shape, math.sqrt(6 / (patch_values + shape[1])), generator)  # Xavier's, of the patch embedding
+    if name.endswith(".down.weight"):
+        return _uniform(shape, 1 / math.sqrt(shape[1]), generator)  # Kaiming's with a = sqrt(5)
+    if name.endswith(".up.weight"):
+        return torch.zeros(shape)
+    return torch.ones(shape) if name.endswith((".factor", ".weight")) else torch.zeros(shape)
+
+
+def _class_table(shape: tuple[int, ...], old: Tensor, generator: torch.Generator, keep: bool) -> Tensor:
+    if keep and old.shape != shape:
+        raise ValueError(f"the base has {len(old) - 1} classes, not {shape[0] - 1}")
+    if keep:
+        return old.clone()
+    table = torch.empty(shape).normal_(std=0.02, generator=generator)
+    table[-1] = old[-1]
+    return table
+
+
+def _uniform(shape: tuple[int, ...], limit: float, generator: torch.Generator) -> Tensor:
+    return torch.empty(shape).uniform_(-limit, limit, generator=generator)

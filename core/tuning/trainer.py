@@ -5,14 +5,15 @@ then each one operation on it. The recipe is DiT's and DiffFit's (arXiv 2304.066
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from core.artifact.sites import CLASS_TABLE, Shapes
+from core.artifact.additions import Shapes
+from core.artifact.sites import CLASS_TABLE
 from core.diffusion.loss import diffusion_loss
 from core.diffusion.schedule import SCHEDULE
 from core.diffusion.timesteps import TIMESTEPS
@@ -21,6 +22,9 @@ from core.model.adapter import Adapter, TensorAdapter
 from core.model.dit import DiT
 from core.tuning.latents import Latents
 
+PRETRAINING_RATE = 1e-4
+"""The rate of DiT's pre-training and of full fine-tuning. The paper gives the others as ratios to it (Table 4d)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
@@ -28,8 +32,8 @@ class TrainingSettings:
 
     steps: int
     batch_size: int = 32
-    learning_rate: float = 1e-3
-    """Constant after `warmup_steps`: 1e-3 for parameter-efficient methods, 1e-4 for full fine-tuning."""
+    learning_rate: float = 10 * PRETRAINING_RATE
+    """Constant after `warmup_steps`: the paper's for parameter-efficient methods."""
     warmup_steps: int = 0
     decay_steps: int = 0
     """The rate falls linearly to zero over this many last steps."""
@@ -68,9 +72,18 @@ class StepReport:
 class Trainer:
     """Trains the tensors of one adapter on a frozen base."""
 
-    def __init__(self, dit: DiT, tensors: Mapping[str, Tensor], latents: Latents, settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        dit: DiT,
+        tensors: Mapping[str, Tensor],
+        latents: Latents,
+        settings: TrainingSettings,
+        make_adapter: Callable[[Mapping[str, Tensor]], Adapter] = TensorAdapter,
+    ) -> None:
+        """`tensors` are where it starts; `make_adapter` makes of them, as they become, what the model asks."""
         self.dit = dit
         self.settings = settings
+        self.make_adapter = make_adapter
         self.shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.device = dit.positions.device
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -113,9 +126,9 @@ class Trainer:
         report = mse.mean() + bound.mean()
         return StepReport(self.steps_done, report.item(), mse.mean().item(), bound.mean().item(), norm.item())
 
-    def adapter(self, *, averaged: bool = False) -> TensorAdapter:
+    def adapter(self, *, averaged: bool = False) -> Adapter:
         """The adapter as it trains, or with the moving average, as it will be stored."""
-        return TensorAdapter(self._views(self.average if averaged else self.parameters))
+        return self.make_adapter(self._views(self.average if averaged else self.parameters))
 
     def tensors(self) -> dict[str, Tensor]:
         """The moving average of every trainable, by name: what an artifact holds."""

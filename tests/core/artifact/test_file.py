@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.artifact.additions import Lora, Prompts
 from core.artifact.base import BaseConfig, BaseDescription
-from core.artifact.file import Array, Artifact, check_against, decode, encode
+from core.artifact.file import Array, Artifact, check_against, check_fits, decode, encode
 from core.artifact.manifest import Manifest
-from core.artifact.sites import PRESETS, Method, trainable_shapes
+from core.artifact.sites import PRESETS, SITES, Method, trainable_shapes
 from core.errors import ArtifactInvalid, BaseMismatch
 
 CONFIG = BaseConfig(input_size=4, hidden_size=8, depth=2, num_heads=2, num_classes=3)
@@ -77,8 +78,17 @@ def test_another_base_is_refused() -> None:
 
 
 def test_a_full_model_is_refused_since_it_cannot_share_the_base() -> None:
-    with pytest.raises(ArtifactInvalid, match="'full' cannot be served"):
-        check_against(artifact({"method": "full"}, tensors("full")), BASE)
+    whole = artifact({"method": "full"}, tensors("full"))
+    check_fits(whole, BASE)
+    with pytest.raises(ArtifactInvalid, match=r"'full' cannot be served: .* for the methods difffit and bitfit"):
+        check_against(whole, BASE)
+
+
+def test_another_methods_tensors_are_refused() -> None:
+    with pytest.raises(ArtifactInvalid, match=r"'blocks.0.attn.query.down.weight' is missing"):
+        check_fits(artifact({"method": "lora", "sites": Lora(rank=2)}), BASE)
+    with pytest.raises(ArtifactInvalid, match="sites do not fit the base: 5 blocks with prompts in a depth of 2"):
+        check_fits(artifact({"method": "vpt", "sites": Prompts()}), BASE)
 
 
 def test_missing_extra_and_misshaped_tensors_are_named() -> None:
@@ -191,7 +201,8 @@ MANIFESTS: dict[str, str] = {
     "newer format": manifest_json(format_version=2),
     "format is true": manifest_json(format_version=True),
     "format is a fraction": manifest_json(format_version=1.0),
-    "unknown method": manifest_json(method="lora"),
+    "unknown method": manifest_json(method="dreambooth"),
+    "another method's sites": manifest_json(method="lora"),
     "method is a list": manifest_json(method=["difffit"]),
     "preset is a number": manifest_json(preset=3),
     "digest is a number": manifest_json(base_digest=1),
@@ -255,10 +266,12 @@ def test_changed_bytes_never_give_another_error(changes: list[tuple[int, int]]) 
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
         max_leaves=6,
     ),
-    st.sampled_from([*MANIFEST.to_json(), *MANIFEST.sites.to_json()]),
+    st.sampled_from(list(SITES)),
+    st.data(),
 )
-def test_any_value_in_any_field_never_gives_another_error(value: Any, field: str) -> None:
-    fields = MANIFEST.to_json()
+def test_any_value_in_any_field_never_gives_another_error(value: Any, method: Method, data: st.DataObject) -> None:
+    fields = MANIFEST.to_json() | {"method": method, "sites": SITES[method]().to_json()}
+    field = data.draw(st.sampled_from([*fields, *fields["sites"]]))
     (fields if field in fields else fields["sites"])[field] = value
     _decodes_or_is_refused(one(GOOD, manifest=json.dumps(fields)))
 
@@ -266,7 +279,7 @@ def test_any_value_in_any_field_never_gives_another_error(value: Any, field: str
 def _decodes_or_is_refused(data: bytes) -> None:
     try:
         found = decode(data)
-        check_against(found, BASE)
+        check_fits(found, BASE)
     except (ArtifactInvalid, BaseMismatch):
         return
     raise AssertionError("a file that is not complete passed")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from core.artifact.sites import PRESETS, count, trainable_shapes
+from core.artifact.additions import AdaptFormer, Lora, Prompts
+from core.artifact.sites import PRESETS, Method, MethodSites, Sites, count, trainable_shapes
 from core.errors import CheckpointInvalid
 from core.model.autoencoder import Autoencoder
 from core.model.checkpoint import LoadedBase, load_base, save_base
@@ -82,6 +83,25 @@ def test_a_resumed_fine_tune_ends_with_the_same_adapter(base: LoadedBase, chosen
     assert of_kind(later, Started)[0].step == checkpoint.step
     assert resumed.losses == whole.losses
     assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("method", "sites"),
+    [("lora", Lora(rank=2)), ("adaptformer", AdaptFormer()), ("vpt", Prompts(blocks=2)), ("full", Sites())],
+)
+def test_other_methods_are_fine_tuned_and_resumed_alike(base: LoadedBase, method: Method, sites: MethodSites) -> None:
+    plan = replace(PLAN, method=method, sites=sites)
+    events, whole = run(base, plan)
+    shapes = trainable_shapes(CONFIG, method, sites, 2)
+    assert {name: tuple(tensor.shape) for name, tensor in whole.tensors.items()} == shapes
+    assert len(of_kind(events, Sample)) == 2
+    checkpoint = of_kind(events, Checkpoint)[1]
+    _, resumed = run(base, plan, checkpoint.data)
+    assert resumed.losses == whole.losses
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    others = AdaptFormer(bottleneck=2) if method == "adaptformer" else AdaptFormer()
+    with pytest.raises(CheckpointInvalid, match="other settings"):
+        run(base, replace(plan, method="adaptformer", sites=others), checkpoint.data)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""`python -m benchmarks.paper NAME`: runs one of the paper's experiments; `NAME --help` tells its options."""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+
+EXPERIMENTS = {
+    "theorem2": "error of the recovered factors against the bound of Theorem 2",
+}
+"""Each is a module of this package with a `main(arguments)`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    lines = "\n".join(f"  {name:10} {about}" for name, about in EXPERIMENTS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper",
+        description=f"{__doc__}\n\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="of the experiment")
+    asked = parser.parse_args(arguments)
+    importlib.import_module(f"benchmarks.paper.{asked.experiment}").main(asked.options)
+
+
+if __name__ == "__main__":
+    main()

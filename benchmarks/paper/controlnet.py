@@ -1,0 +1,89 @@
+"""DiffFit on ControlNet, counted (section 6 of arXiv 2304.06648): what would train at Stable Diffusion's size.
+
+The copy of the encoder is frozen; its factors, all biases and the zero convolutions train. Built on the meta device:
+shapes alone, no memory and no weights.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel
+from torch import nn
+
+ZERO_CONVOLUTIONS = ("controlnet_down_blocks", "controlnet_mid_block")
+HINT = "controlnet_cond_embedding"
+HINT_ZERO = f"{HINT}.conv_out"
+
+
+@dataclass(frozen=True)
+class ControlNetCounts:
+    total: int
+    """The whole ControlNet: what trains without DiffFit."""
+    zero_convolutions: int
+    """13 of them, with their biases."""
+    hint_zero_convolution: int
+    """The last one of the hint's own network."""
+    biases: int
+    """All others."""
+    branch_factors: int
+    """Of the output of each ResNet block, attention and feed-forward, as DiffFit has them in DiT."""
+    attention_factors: int
+    """Of query, key, value and the projection of each attention."""
+    layer_factors: int
+    """Instead of the two above: of every linear layer and convolution of the copy ("a scale factor in each layer")."""
+
+    @property
+    def trainable(self) -> int:
+        """With DiffFit's own sites."""
+        return self._without_factors + self.branch_factors + self.attention_factors
+
+    @property
+    def trainable_each_layer(self) -> int:
+        return self._without_factors + self.layer_factors
+
+    @property
+    def _without_factors(self) -> int:
+        return self.zero_convolutions + self.hint_zero_convolution + self.biases
+
+
+def controlnet_counts() -> ControlNetCounts:
+    """Of the ControlNet of Stable Diffusion 1.x: diffusers' defaults, with text features of 768."""
+    with torch.device("meta"):
+        network: Any = ControlNetModel(cross_attention_dim=768)
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    zero = {name: size for name, size in sizes.items() if name.startswith(ZERO_CONVOLUTIONS)}
+    hint = {name: size for name, size in sizes.items() if name.startswith(HINT_ZERO)}
+    branches, attention = _factors(network)
+    return ControlNetCounts(
+        total=sum(sizes.values()),
+        zero_convolutions=sum(zero.values()),
+        hint_zero_convolution=sum(hint.values()),
+        biases=sum(size for name, size in sizes.items() if name.endswith(".bias") and name not in zero | hint),
+        branch_factors=branches,
+        attention_factors=attention,
+        layer_factors=sum(_outputs(layer) for name, layer in network.named_modules() if _is_layer_of_copy(name, layer)),
+    )
+
+
+def _factors(network: Any) -> tuple[int, int]:
+    branches = attention = 0
+    for module in network.modules():
+        match type(module).__name__:
+            case "ResnetBlock2D":
+                branches += module.conv2.out_channels
+            case "FeedForward":
+                branches += module.net[-1].out_features
+            case "Attention":
+                projection = module.to_out[0].out_features
+                branches += projection
+                attention += projection + sum(layer.out_features for layer in (module.to_q, module.to_k, module.to_v))
+    return branches, attention
+
+
+def _is_layer_of_copy(name: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Conv2d) and not name.startswith((*ZERO_CONVOLUTIONS, HINT))
+
+
+def _outputs(layer: nn.Module) -> int:
+    return int(layer.get_parameter("weight").shape[0])

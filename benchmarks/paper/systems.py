@@ -1,0 +1,115 @@
+"""The systems that the DiffFit paper (arXiv 2304.06648) compares, as settings: Table 1 and Tables 4a to 4d.
+
+Block numbers are those of DiT-XL/2's 28 blocks, counted from 1.
+"""
+
+from dataclasses import dataclass
+
+from core.artifact.additions import AdaptFormer, Lora, Prompts
+from core.artifact.sites import PRESETS, Method, MethodSites, Sites
+from core.tuning.trainer import PRETRAINING_RATE
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    name: str
+    """As the paper prints it."""
+    method: Method
+    sites: MethodSites
+    rate_ratio: float = 10
+    """Of the learning rate to the pre-training's."""
+    fid: float | None
+    """The paper's: the mean of eight data sets in Table 1, Food-101 in Tables 4."""
+    parameters: str | None = None
+    """The paper's, in millions, with its digits."""
+    percent: str | None = None
+    """The same as a share of full fine-tuning's."""
+
+    @property
+    def learning_rate(self) -> float:
+        return self.rate_ratio * PRETRAINING_RATE
+
+
+TABLE_1 = (
+    System(
+        name="Full Fine-tuning", method="full", sites=Sites(), rate_ratio=1,
+        parameters="673.8", percent="100", fid=16.59,
+    ),
+    System(
+        name="Adapt-Parallel", method="adaptformer", sites=AdaptFormer(placement="parallel"),
+        parameters="4.28", percent="0.63", fid=20.17,
+    ),
+    System(
+        name="Adapt-Sequential", method="adaptformer", sites=AdaptFormer(placement="sequential"),
+        parameters="4.28", percent="0.63", fid=18.70,
+    ),
+    System(name="BitFit", method="bitfit", sites=Sites(), parameters="0.61", percent="0.09", fid=16.82),
+    System(name="VPT-Deep", method="vpt", sites=Prompts(), parameters="2.81", percent="0.42", fid=26.80),
+    System(name="LoRA-R8", method="lora", sites=Lora(rank=8), parameters="1.15", percent="0.17", fid=81.25),
+    System(name="LoRA-R16", method="lora", sites=Lora(rank=16), parameters="2.18", percent="0.32", fid=81.31),
+    System(name="DiffFit", method="difffit", sites=PRESETS["paper"], parameters="0.83", percent="0.12", fid=15.39),
+)  # fmt: skip
+
+
+def _branches(first: int, last: int) -> Sites:
+    """Factors of the two branches of these blocks alone: what fits the counts of Tables 4a and 4b."""
+    return Sites(qkv=False, projection=False, first_block=first, last_block=last)
+
+
+def _depth(name: str, first: int, last: int, parameters: str, fid: float) -> System:
+    return System(name=name, method="difffit", sites=_branches(first, last), parameters=parameters, fid=fid)
+
+
+TABLE_4A = (
+    _depth("28→25", 25, 28, "0.747", 10.04),
+    _depth("28→22", 22, 28, "0.754", 10.03),
+    _depth("28→18", 18, 28, "0.763", 10.33),
+    _depth("28→14", 15, 28, "0.770", 10.51),  # its count is that of 14 blocks, not of 15
+    _depth("28→11", 11, 28, "0.779", 9.92),
+    _depth("28→8", 8, 28, "0.786", 9.28),
+    _depth("28→4", 4, 28, "0.796", 8.87),
+    _depth("28→1", 1, 28, "0.803", 8.19),
+)
+TABLE_4B = (
+    _depth("1→3", 1, 3, "0.745", 8.29),
+    _depth("1→7", 1, 7, "0.754", 7.99),
+    _depth("1→11", 1, 11, "0.763", 7.72),
+    _depth("1→14", 1, 14, "0.770", 7.61),
+    _depth("1→18", 1, 18, "0.779", 7.63),
+    _depth("1→21", 1, 21, "0.786", 7.67),
+    _depth("1→25", 1, 25, "0.796", 7.85),
+    _depth("1→28", 1, 28, "0.803", 8.19),
+)
+
+
+def _location(name: str, fid: float, *, last: int = 28, qkv: bool = False, final: bool = False,
+              patch: bool = False, time: bool = False) -> System:  # fmt: skip
+    """The blocks' factors and what a row adds to them. The attention's own factors come together, as in Algorithm 3."""
+    sites = Sites(qkv=qkv, projection=qkv, final=final, patch=patch, time=time, first_block=1, last_block=last)
+    return System(name=name, method="difffit", sites=sites, fid=fid)
+
+
+TABLE_4C = (
+    System(name="NA (BitFit)", method="bitfit", sites=Sites(), fid=9.17),
+    _location("+Blocks", 8.19),
+    _location("+PatchEmb", 9.05, patch=True),
+    _location("+TimeEmb", 8.46, time=True),
+    _location("+QKV-Linear", 7.37, qkv=True),
+    _location("+Final Layer", 7.49, final=True),
+    _location("+ID 1, 2, 5, 6", 7.17, qkv=True, final=True),
+    _location("+(1→14 Layers)", 6.96, qkv=True, final=True, last=14),
+)
+"""Rows 3 to 6 each add to row 2: the text calls row 5 that of blocks and QKV, and rows 3 and 4, whose FID is below row
+1's but not row 2's, no improvement."""
+
+TABLE_4D = tuple(
+    System(name=f"{ratio}×", method="difffit", sites=_branches(1, 28), rate_ratio=ratio, fid=fid)
+    for ratio, fid in (
+        (0.1, 25.85), (0.2, 21.42), (0.5, 17.16), (1, 15.68), (2, 13.84), (5, 10.97), (10, 8.19), (20, 8.30),
+    )
+)  # fmt: skip
+"""At 10× it has the FID of "28→1" and "1→28": the same system."""
+
+TABLES: dict[str, tuple[System, ...]] = {
+    "1": TABLE_1, "4a": TABLE_4A, "4b": TABLE_4B, "4c": TABLE_4C, "4d": TABLE_4D,
+}  # fmt: skip

@@ -1,0 +1,256 @@
+"""Theorem 2 as an experiment: `python -m benchmarks.paper theorem2`.
+
+Does the error of the recovered factors stay below the theorem's bound? With orthogonal rows of W, which make the
+columns of A independent as its Lemma 5 needs, over D, m, eta and three activations; and with rows that are nearly
+parallel, where they are not. See `benchmarks.paper.recovery`.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.paper import results
+from benchmarks.paper.recovery import Activation, Recovery, Setting, recover
+from benchmarks.paper.results import said
+
+ETAS = (0.001, 0.01, 0.1)
+NONLINEAR: tuple[Activation, ...] = ("relu", "tanh", "sigmoid")
+SPREADS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+TITLE = "Theorem 2: least squares against its bound"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """All runs of one setting with one eta."""
+
+    setting: Setting
+    eta: float
+    runs: int
+    holds: int
+    """Runs whose error is below the theorem's bound."""
+    holds_corrected: int
+    """The same with the least eigenvalue of A^T A / m in the place of V_min / 2."""
+    lemma_7: int
+    """Runs in which that eigenvalue is above V_min / 2, as Lemma 7 says."""
+    error: float
+    """Median of |g - g*| / |g*|"""
+    bound: float
+    """Median of the theorem's bound on it."""
+    ratio: float
+    """Median of error / bound."""
+    largest_ratio: float
+
+    def to_json(self) -> dict[str, Any]:
+        values = asdict(self)
+        setting: dict[str, Any] = values.pop("setting")
+        return setting | {"samples": self.setting.samples} | values
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    settings = [*orthogonal_settings(options.dimensions), *parallel_settings(options.dimensions)]
+    steps = track(list(enumerate(settings)), "Recovering", console=Console(stderr=True), transient=True)
+    cells = [cell for index, setting in steps for cell in measure(setting, index, options.runs, options.seed)]
+    orthogonal = [cell for cell in cells if cell.setting.spread is None]
+    parallel = [cell for cell in cells if cell.setting.spread is not None]
+    command = f"python -m benchmarks.paper theorem2 --runs {options.runs} --seed {options.seed}"
+    seeds = f"run k of setting s draws from numpy's default_rng(({options.seed}, s, k))"
+    about = results.facts(command, seeds, runs=options.runs)
+    rows = {name: [c.to_json() for c in part] for name, part in (("orthogonal", orthogonal), ("parallel", parallel))}
+    results.write_json(options.output / "theorem2.json", about | {"verdict": verdict(orthogonal, parallel)} | rows)
+    _draw(options.output / "theorem2.png", orthogonal, parallel)
+    results.write_markdown(options.output / "theorem2.md", TITLE, about, _text(orthogonal, parallel))
+    for sentence in verdict(orthogonal, parallel):
+        Console().print(sentence, highlight=False)
+    Console().print(f"Written: theorem2.json, theorem2.md and theorem2.png in {options.output}")
+
+
+def orthogonal_settings(dimensions: Sequence[int]) -> list[Setting]:
+    """m from D^2 log D to four times as much; at the largest D only the least m, for the sake of time."""
+    return [
+        Setting(activation=activation, dimension=d, multiple=multiple)
+        for activation in NONLINEAR
+        for d in dimensions
+        for multiple in ((1.0,) if d == max(dimensions) else (1.0, 2.0, 4.0))
+    ]
+
+
+def parallel_settings(dimensions: Sequence[int]) -> list[Setting]:
+    """The linear map too: with it the counterexample needs nothing but W. m = D^2 log D; not at the largest D."""
+    activations: tuple[Activation, ...] = ("linear", *NONLINEAR)
+    return [
+        Setting(activation=activation, dimension=d, spread=spread)
+        for activation in activations
+        for d in sorted(dimensions)[:-1]
+        for spread in SPREADS
+    ]
+
+
+def measure(setting: Setting, index: int, runs: int, seed: int) -> Iterator[Cell]:
+    """One cell for each eta; every run has its own W, b, factors, data and noise."""
+    found = [recover(setting, ETAS, np.random.default_rng((seed, index, run))) for run in range(runs)]
+    for eta, recoveries in zip(ETAS, zip(*found, strict=True), strict=True):
+        yield _cell(setting, eta, recoveries)
+
+
+def verdict(orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> list[str]:
+    """What was seen, in sentences."""
+    held, all_runs = sum(cell.holds for cell in orthogonal), sum(cell.runs for cell in orthogonal)
+    failed = sum(cell.runs - cell.holds for cell in parallel)
+    corrected = sum(cell.holds_corrected for cell in parallel)
+    tightest = max(cell.largest_ratio for cell in orthogonal)
+    runs = sum(cell.runs for cell in parallel)
+    return [
+        said(f"Orthogonal rows: the bound held in {held:,} of {all_runs:,} runs; the largest error was {tightest:.2f}",
+             "of it."),
+        said(f"Nearly parallel rows: the bound failed in {failed:,} of {runs:,} runs. With the least eigenvalue of",
+             f"A^T A / m in the place of V_min / 2 it held in {corrected:,}."),
+        *_first_failures(parallel),
+    ]  # fmt: skip
+
+
+def _first_failures(parallel: Sequence[Cell]) -> Iterator[str]:
+    """For each activation, the widest spread at which a run failed."""
+    for activation in dict.fromkeys(cell.setting.activation for cell in parallel):
+        cells = [cell for cell in parallel if cell.setting.activation == activation]
+        failing = [cell for cell in cells if cell.holds < cell.runs]
+        if not failing:
+            yield f"{activation}: no failure down to a spread of {min(SPREADS):g}."
+            continue
+        worst = max(cells, key=lambda cell: cell.ratio)
+        first, spread = max(_spread(cell) for cell in failing), _spread(worst)
+        yield said(
+            f"{activation}: first failures at a spread of {first:g}; at worst, D = {worst.setting.dimension} and a",
+            f"spread of {spread:g}, the median error is {worst.ratio:.2g} times the bound.",
+        )
+
+
+def _cell(setting: Setting, eta: float, runs: Sequence[Recovery]) -> Cell:
+    ratios = [run.error / run.bound for run in runs]
+    return Cell(
+        setting=setting,
+        eta=eta,
+        runs=len(runs),
+        holds=sum(run.holds for run in runs),
+        holds_corrected=sum(run.error < run.corrected_bound for run in runs),
+        lemma_7=sum(run.eigenvalue_ratio > 0.5 for run in runs),
+        error=statistics.median(run.error for run in runs),
+        bound=statistics.median(run.bound for run in runs),
+        ratio=statistics.median(ratios),
+        largest_ratio=max(ratios),
+    )
+
+
+def _text(orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> list[str]:
+    return [
+        said("Section 9 of DiffFit (arXiv 2304.06648) says that least squares recovers the factors g* with a relative",
+             "error below 4 sqrt(2) eta / sqrt(V_min) when m is of the order of D^2 log D. Its Lemma 5 takes the",
+             "columns of A = f(E W^T + b) for independent without saying so: they are when W's rows are orthogonal.",
+             "Rows that are nearly parallel are the counterexample: the least eigenvalue of A^T A / m falls far below",
+             "V_min / 2, the least that Lemma 7 allows."),
+        "\n".join(f"- {sentence}" for sentence in verdict(orthogonal, parallel)),
+        "![error against bound](theorem2.png)",
+        said("Each run has its own W, b, g*, E and noise. Noise is normal with standard deviation s, whose",
+             "sub-Gaussian norm by the paper's definition is eta = sqrt(2/pi) s. Every cell is in theorem2.json."),
+        "## Orthogonal rows",
+        _orthogonal_table(orthogonal),
+        "## Nearly parallel rows",
+        said("Each row of W is one unit vector that all share and `spread` times one of its own, scaled to length 1.",
+             "m = D^2 log D. Runs of all three eta in which the bound held, by spread:"),
+        _parallel_table(parallel, lambda cells: f"{_share(cells, 'holds')}"),
+        "Median error in units of the bound, at eta = 0.01:",
+        _parallel_table(parallel, lambda cells: f"{cells[1].ratio:.2g}"),
+    ]  # fmt: skip
+
+
+def _orthogonal_table(cells: Sequence[Cell]) -> str:
+    head = ["", "D", "m", "bound held", "Lemma 7 held", *(f"largest error / bound, eta = {eta:g}" for eta in ETAS)]
+    rows = []
+    for setting, group in _by_setting(cells).items():
+        largest = (f"{cell.largest_ratio:.2g}" for cell in group)
+        held = (_share(group, "holds"), _share(group, "lemma_7"))
+        rows.append([setting.activation, str(setting.dimension), f"{setting.samples:,}", *held, *largest])
+    return results.markdown_table(head, rows)
+
+
+def _parallel_table(cells: Sequence[Cell], value: Callable[[Sequence[Cell]], str]) -> str:
+    """A row for each activation and D, a column for each spread; `value` tells of a setting's cells, one an eta."""
+    rows: dict[tuple[str, int], list[str]] = {}
+    for setting, group in _by_setting(cells).items():
+        rows.setdefault((setting.activation, setting.dimension), []).append(value(group))
+    head = ["", "D", *(f"{spread:g}" for spread in SPREADS)]
+    return results.markdown_table(head, [[name, str(d), *values] for (name, d), values in rows.items()])
+
+
+def _by_setting(cells: Sequence[Cell]) -> dict[Setting, list[Cell]]:
+    groups: dict[Setting, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.setting, []).append(cell)
+    return groups
+
+
+def _share(cells: Sequence[Cell], count: str) -> str:
+    return f"{sum(getattr(cell, count) for cell in cells)} of {sum(cell.runs for cell in cells)}"
+
+
+def _spread(cell: Cell) -> float:
+    return cell.setting.spread or 0.0
+
+
+def _draw(path: Path, orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> None:
+    """The largest error of all runs over the bound: over D with orthogonal rows, over the spread with parallel ones."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    eta = ETAS[1]
+    _lines(left, [cell for cell in orthogonal if cell.eta == eta], lambda cell: cell.setting.dimension, "multiple")
+    _lines(right, [cell for cell in parallel if cell.eta == eta], _spread, "dimension")
+    for axes in (left, right):
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set(xscale="log", yscale="log")
+        axes.legend(fontsize="x-small", ncols=2, handlelength=3, columnspacing=1)
+    places = sorted({cell.setting.dimension for cell in orthogonal})
+    left.set_xticks(places, [str(place) for place in places])
+    left.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    left.set(title="orthogonal rows of W", xlabel="D")
+    left.set_ylabel(f"largest error / bound of {orthogonal[0].runs} runs, eta = {eta:g}")
+    right.set(title="nearly parallel rows of W", xlabel="spread of the rows")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _lines(axes: Any, cells: Sequence[Cell], place: Callable[[Cell], float], other: str) -> None:
+    """A line for each activation (colour) and each value of `other` (style)."""
+    values = sorted({getattr(cell.setting, other) for cell in cells})
+    styles = dict(zip(values, ("-", "--", ":", "-."), strict=False))
+    colours = {"linear": "tab:gray", "relu": "tab:blue", "tanh": "tab:orange", "sigmoid": "tab:green"}
+    for activation in dict.fromkeys(cell.setting.activation for cell in cells):
+        for value in values:
+            chosen = [c for c in cells if c.setting.activation == activation and getattr(c.setting, other) == value]
+            points = sorted((place(cell), cell.largest_ratio) for cell in chosen)
+            label = f"{activation}, {f'D = {value}' if other == 'dimension' else f'm = {value:g} D² log D'}"
+            style = {"linestyle": styles[value], "color": colours[activation], "marker": ".", "label": label}
+            axes.plot(*zip(*points, strict=True), **style)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper theorem2",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--runs", type=int, default=100, help="of each setting")
+    parser.add_argument("--dimensions", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="D")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=results.FOLDER, help="folder of the three files")
+    return parser.parse_args(arguments)

@@ -1,0 +1,85 @@
+"""What LoRA, AdaptFormer and VPT add to a base: the settings of each, and the tensors that follow from them.
+
+The defaults are those with which the DiffFit paper (arXiv 2304.06648, sections 2.3 and 4.1, Table 1) compares. Each
+class raises ValueError from `shapes` when it does not fit the base.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from core.artifact.base import BaseConfig
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Addition:
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(_Addition):
+    """LoRA (arXiv 2106.09685): W x becomes W x + scale * up(down(x)) in the attention of every block."""
+
+    rank: int = 8
+    scale: float = 1.0
+    """alpha / rank in LoRA's paper."""
+    matrices: Literal["query_value", "qkv"] = "query_value"
+    """A pair on the query and one on the value, or one pair on the stacked query, key and value: equal counts."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("query", "value") if self.matrices == "query_value" else ("qkv",)
+
+    def shapes(self, config: BaseConfig) -> Shapes:
+        d = config.hidden_size
+        _require(1 <= self.rank <= d, f"a rank of {self.rank} does not fit matrices of {d} rows")
+        shapes: Shapes = {}
+        for i in range(config.depth):
+            for part in self.parts:
+                name = f"blocks.{i}.attn.{part}"
+                shapes[f"{name}.down.weight"] = (self.rank, d)
+                shapes[f"{name}.up.weight"] = (3 * d if part == "qkv" else d, self.rank)
+        return shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptFormer(_Addition):
+    """AdaptFormer (arXiv 2205.13535): scale * up(ReLU(down(u))) is added to the MLP's output in every block."""
+
+    placement: Literal["parallel", "sequential"] = "parallel"
+    """What u is: the residual stream in front of the MLP's norm, or the MLP's output."""
+    bottleneck: int = 64
+    scale: float = 0.1
+
+    def shapes(self, config: BaseConfig) -> Shapes:
+        d = config.hidden_size
+        _require(self.bottleneck >= 1, f"a bottleneck of {self.bottleneck} lets nothing through")
+        shapes: Shapes = {}
+        for i in range(config.depth):
+            name = f"blocks.{i}.mlp.adapter"
+            shapes |= {f"{name}.down.weight": (self.bottleneck, d), f"{name}.down.bias": (self.bottleneck,)}
+            shapes |= {f"{name}.up.weight": (d, self.bottleneck), f"{name}.up.bias": (d,)}
+        return shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts(_Addition):
+    """VPT-deep (arXiv 2203.12119): prompt tokens in front of the image's, new ones in each of the first blocks. The
+    final layer trains too."""
+
+    blocks: int = 5
+    """How many blocks take prompts of their own; behind them the last ones stay to the end."""
+    tokens: int = 1
+    """Prompts of a block."""
+
+    def shapes(self, config: BaseConfig) -> Shapes:
+        _require(1 <= self.blocks <= config.depth, f"{self.blocks} blocks with prompts in a depth of {config.depth}")
+        _require(self.tokens >= 1, f"{self.tokens} prompts in a block")
+        return {f"blocks.{i}.prompts": (self.tokens, config.hidden_size) for i in range(self.blocks)}
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise ValueError(problem)
