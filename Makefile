@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test faults serve lint format lock clean
+.PHONY: help install client demo test faults serve lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -14,11 +14,11 @@ help: ## Show this list
 
 install: $(VENV)/.installed ## Make the virtual environment
 
-$(VENV)/.installed: pyproject.toml requirements.lock
+$(VENV)/.installed: pyproject.toml client/pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		--constraint requirements.lock --editable '.[worker,demo,recipe,dev]'
+		--constraint requirements.lock --editable '.[worker,demo,recipe,dev]' --editable ./client
 	@touch $@
 
 demo: install ## Run the main job through the REST API; the result is in demo-output/
@@ -43,10 +43,13 @@ format: install ## Put the code into its standard form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+client: install ## Write the client's models anew from the API's OpenAPI document
+	$(BIN)/python client/scripts/generate.py
+
 lock: ## Pin the versions that a fresh environment gets
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --upgrade '.[worker,demo,recipe,dev,benchmarks]' torch==2.13.0
-	build/lock/bin/python -m pip freeze --exclude difffit-server | sed -E 's/^(torch==[0-9.]+).*/\1/' | grep -v '^nvidia\|^triton' > requirements.lock
+	build/lock/bin/python -m pip install --quiet --upgrade '.[worker,demo,recipe,dev,benchmarks]' ./client torch==2.13.0
+	build/lock/bin/python -m pip freeze --exclude difffit-server --exclude difffit | sed -E 's/^(torch==[0-9.]+).*/\1/' | grep -v '^nvidia\|^triton' > requirements.lock
 
 clean: ## Remove what was installed and made
 	rm -rf $(VENV) build demo-output difffit-data

@@ -1,0 +1,36 @@
+"""DiffFit: teach image domains to a server, and draw with them.
+
+`Client` and `AsyncClient` are the way in; `models` holds what they answer, `errors` what they raise.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from difffit import errors as errors
+    from difffit import models as models
+    from difffit._async.client import AsyncClient as AsyncClient
+    from difffit._sync.client import Client as Client
+    from difffit.errors import DiffFitError as DiffFitError
+    from difffit.pictures import Picture as Picture
+    from difffit.pictures import read_settings as read_settings
+
+__version__ = "0.1.0"
+__all__ = ["AsyncClient", "Client", "DiffFitError", "Picture", "errors", "models", "read_settings"]
+
+_HOMES = {
+    "AsyncClient": "difffit._async.client",
+    "Client": "difffit._sync.client",
+    "DiffFitError": "difffit.errors",
+    "Picture": "difffit.pictures",
+    "read_settings": "difffit.pictures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads on first use: the command's help and completion need neither HTTP nor models."""
+    if name in ("errors", "models"):
+        return import_module(f"difffit.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'difffit' has no attribute '{name}'")

@@ -1,0 +1,45 @@
+"""Adapters: the versions of a domain."""
+
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+
+from difffit._async.backend import opened
+from difffit._async.session import AsyncSession
+from difffit.archives import open_archive
+from difffit.errors import BadDownload
+from difffit.models import Adapter, AdapterList, Domain
+
+
+class AsyncAdapters:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def list(self, domain_id: str, limit: int | None = None) -> AsyncIterator[Adapter]:
+        """Newest version first."""
+        return self._session.pages("/v1/domains/{id}/adapters", AdapterList, limit, id=domain_id)
+
+    async def get(self, id: str) -> Adapter:
+        return await self._session.call("GET", "/v1/adapters/{id}", Adapter, id=id)
+
+    async def upload(self, domain_id: str, file: str | Path) -> Adapter:
+        """A `.safetensors` made on the same base, here or elsewhere. Raises InvalidRequest, BaseMismatch."""
+        async with opened(open_archive(Path(file))) as archive:
+            path = "/v1/domains/{id}/adapters"
+            return await self._session.call("POST", path, Adapter, upload=archive, id=domain_id)
+
+    async def download(self, id: str, path: str | Path) -> Path:
+        """Writes the `.safetensors` and returns its path; in a folder it is named after the adapter. Raises
+        BadDownload."""
+        adapter = await self.get(id)
+        data = (await self._session.send("GET", "/v1/adapters/{id}/download", id=id)).content
+        if sha256(data).hexdigest() != adapter.sha256:
+            raise BadDownload(id)
+        target = Path(path) / f"{id}.safetensors" if Path(path).is_dir() else Path(path)
+        target.write_bytes(data)
+        return target
+
+    async def promote(self, domain_id: str, adapter_id: str) -> Domain:
+        """Makes a version the active one; promoting an older one is the way back."""
+        path = "/v1/domains/{id}/adapters/{adapter_id}/promote"
+        return await self._session.call("POST", path, Domain, id=domain_id, adapter_id=adapter_id)

@@ -1,0 +1,131 @@
+"""For administrators' keys: tenants, their keys, every stored adapter, the fleet."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Literal
+
+from difffit._async.session import AsyncSession, given
+from difffit.models import (
+    AdminAdapter,
+    AdminAdapterList,
+    Audit,
+    AuditList,
+    Key,
+    KeyIssued,
+    KeyList,
+    Tenant,
+    TenantList,
+    TenantUsageDay,
+    TenantUsageDayList,
+    Worker,
+    WorkerList,
+)
+
+
+class AsyncTenants:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def create(self, name: str) -> Tenant:
+        """Raises NameTaken."""
+        return await self._session.call("POST", "/v1/admin/tenants", Tenant, body={"name": name})
+
+    def list(self, limit: int | None = None) -> AsyncIterator[Tenant]:
+        """Newest first."""
+        return self._session.pages("/v1/admin/tenants", TenantList, limit)
+
+    async def get(self, id: str) -> Tenant:
+        return await self._session.call("GET", "/v1/admin/tenants/{id}", Tenant, id=id)
+
+    async def update(
+        self, id: str, *, name: str | None = None, weight: float | None = None, quotas: Mapping[str, int] | None = None
+    ) -> Tenant:
+        """What is left out stays as it is. Raises NameTaken."""
+        body = given({"name": name, "weight": weight, "quotas": quotas})
+        return await self._session.call("PATCH", "/v1/admin/tenants/{id}", Tenant, body=body, id=id)
+
+    async def delete(self, id: str) -> None:
+        """With all it owns."""
+        await self._session.send("DELETE", "/v1/admin/tenants/{id}", id=id)
+
+
+class AsyncKeys:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def create(
+        self,
+        tenant_id: str,
+        name: str,
+        scopes: Sequence[Literal["read", "write"]] | None = None,
+        lifetime_seconds: int | None = None,
+    ) -> KeyIssued:
+        """`key` is shown this once. A key whose answer was lost on the way is revoked and another one made."""
+        path = "/v1/admin/tenants/{id}/keys"
+        body = given({"name": name, "scopes": scopes, "lifetime_seconds": lifetime_seconds})
+        issued = await self._session.call("POST", path, KeyIssued, body=body, id=tenant_id)
+        while issued.key is None:
+            await self.revoke(issued.id)
+            issued = await self._session.call("POST", path, KeyIssued, body=body, id=tenant_id)
+        return issued
+
+    def list(self, tenant_id: str, limit: int | None = None) -> AsyncIterator[Key]:
+        """Without their secrets."""
+        return self._session.pages("/v1/admin/tenants/{id}/keys", KeyList, limit, id=tenant_id)
+
+    async def update(
+        self, id: str, *, name: str | None = None, lifetime_seconds: int | Literal["endless"] | None = None
+    ) -> Key:
+        """What is left out stays as it is; a lifetime counts from now."""
+        body: dict[str, Any] = given({"name": name, "lifetime_seconds": lifetime_seconds})
+        if lifetime_seconds == "endless":
+            body["lifetime_seconds"] = None
+        return await self._session.call("PATCH", "/v1/admin/keys/{id}", Key, body=body, id=id)
+
+    async def rotate(
+        self, id: str, *, overlap_seconds: int | None = None, lifetime_seconds: int | None = None
+    ) -> KeyIssued:
+        """A new key in this one's place; this one works for the overlap still. A new one whose answer was lost on the
+        way is replaced at once."""
+        path, body = "/v1/admin/keys/{id}/rotate", given({"lifetime_seconds": lifetime_seconds})
+        first = {**body, **given({"overlap_seconds": overlap_seconds})}
+        issued = await self._session.call("POST", path, KeyIssued, body=first, id=id)
+        while issued.key is None:
+            again = {**body, "overlap_seconds": 0}
+            issued = await self._session.call("POST", path, KeyIssued, body=again, id=issued.id)
+        return issued
+
+    async def revoke(self, id: str) -> None:
+        """It stops working at once."""
+        await self._session.send("DELETE", "/v1/admin/keys/{id}", id=id)
+
+
+class AsyncAdmin:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        self.tenants = AsyncTenants(session)
+        self.keys = AsyncKeys(session)
+
+    def adapters(
+        self,
+        limit: int | None = None,
+        *,
+        tenant_id: str | None = None,
+        domain_id: str | None = None,
+        base_digest: str | None = None,
+        status: Literal["ready", "quarantined"] | None = None,
+    ) -> AsyncIterator[AdminAdapter]:
+        """Every stored adapter of every tenant, newest first, and the workers that hold it."""
+        query = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
+        return self._session.pages("/v1/admin/adapters", AdminAdapterList, limit, query)
+
+    def workers(self) -> AsyncIterator[Worker]:
+        """Those that are alive, and what they hold."""
+        return self._session.pages("/v1/admin/workers", WorkerList, None)
+
+    def usage(self) -> AsyncIterator[TenantUsageDay]:
+        """The last 30 days, a row a tenant and day."""
+        return self._session.pages("/v1/admin/usage", TenantUsageDayList, None)
+
+    def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncIterator[Audit]:
+        """Who changed what, newest first."""
+        return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})

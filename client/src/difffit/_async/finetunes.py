@@ -1,0 +1,78 @@
+"""Fine-tunes: from a data set to an adapter."""
+
+from collections.abc import AsyncIterator
+from typing import Unpack
+
+import httpx
+
+from difffit._async.backend import sleep
+from difffit._async.session import AsyncSession
+from difffit._async.waiting import ended
+from difffit.errors import ApiError
+from difffit.events import Event, EventStream
+from difffit.models import Estimate, Finetune, FinetuneList, Metrics
+from difffit.requests import FinetuneSettings
+from difffit.retries import Retries
+
+
+class AsyncFinetunes:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def start(self, domain_id: str, dataset_id: str, **settings: Unpack[FinetuneSettings]) -> Finetune:
+        """What is left out takes the server's defaults. Raises Conflict when the data set is not ready."""
+        body = {"dataset_id": dataset_id, **settings}
+        return await self._session.call("POST", "/v1/domains/{id}/finetunes", Finetune, body=body, id=domain_id)
+
+    async def estimate(self, domain_id: str, dataset_id: str, **settings: Unpack[FinetuneSettings]) -> Estimate:
+        """What `start` with the same arguments would take; nothing is started."""
+        body = {"dataset_id": dataset_id, **settings, "dry_run": True}
+        return await self._session.call("POST", "/v1/domains/{id}/finetunes", Estimate, body=body, id=domain_id)
+
+    def list(self, domain_id: str, limit: int | None = None) -> AsyncIterator[Finetune]:
+        """Newest first."""
+        return self._session.pages("/v1/domains/{id}/finetunes", FinetuneList, limit, id=domain_id)
+
+    async def get(self, id: str) -> Finetune:
+        return await self._session.call("GET", "/v1/finetunes/{id}", Finetune, id=id)
+
+    async def metrics(self, id: str) -> Metrics:
+        """The loss curve."""
+        return await self._session.call("GET", "/v1/finetunes/{id}/metrics", Metrics, id=id)
+
+    async def cancel(self, id: str) -> Finetune:
+        """At once while it waits, at its next step while it runs. Raises Conflict when it has ended."""
+        return await self._session.call("POST", "/v1/finetunes/{id}/cancel", Finetune, id=id)
+
+    async def wait(self, id: str, timeout: float | None = None) -> Finetune:
+        """Until it has succeeded. Raises JobFailed, and WaitTimeout after `timeout` seconds."""
+        return await ended("Fine-tune", lambda: self.get(id), timeout)
+
+    async def events(self, id: str, after: int = 0) -> AsyncIterator[Event]:
+        """Everything that happens, as it happens, until the fine-tune has ended; `after` is the id of the last event
+        that is known. A connection that is lost is made again, and nothing is told twice.
+
+        Raises NotFound, ConnectionFailed.
+        """
+        stream, retries = EventStream(after), Retries(self._session.max_retries)
+        while not stream.ended:
+            try:
+                async with self._session.open("/v1/finetunes/{id}/events", stream.connect(), id=id) as response:
+                    if response.status_code == httpx.codes.NO_CONTENT:
+                        return  # it has ended, and nothing comes after
+                    async for data in response.aiter_bytes():
+                        retries = Retries(self._session.max_retries)
+                        for event in stream.feed(data):
+                            yield event
+                lost: httpx.TransportError | ApiError = httpx.RemoteProtocolError(
+                    "the stream ended early", request=response.request
+                )
+            except (httpx.TransportError, ApiError) as error:
+                lost = error
+            if not stream.ended:
+                await sleep(retries.after_loss(lost))
+
+    async def sample(self, id: str, event_id: int) -> bytes:
+        """The drawing of a `Sample` event, a PNG."""
+        path = "/v1/finetunes/{id}/samples/{event_id}"
+        return (await self._session.send("GET", path, id=id, event_id=event_id)).content

@@ -1,0 +1,68 @@
+"""Generations: images drawn with a domain's adapter."""
+
+from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
+from typing import Unpack
+
+from difffit._async.session import AsyncSession
+from difffit._async.waiting import ended
+from difffit.errors import BadDownload
+from difffit.models import Generation, GenerationList, Image
+from difffit.pictures import Picture
+from difffit.requests import GenerationSettings
+
+_READ_SECONDS = 60.0
+
+
+class AsyncGenerations:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def create(
+        self, domain_id: str, *, prefer_wait: int = 0, **settings: Unpack[GenerationSettings]
+    ) -> Generation:
+        """Asks for images of one class; what is left out takes the server's defaults. With `prefer_wait` the server
+        answers when they are drawn, or after so many seconds, 60 at most.
+
+        Raises NoActiveAdapter, BaseMismatch, InvalidRequest, TooManyRequests.
+        """
+        path = "/v1/domains/{id}/generations"
+        headers = {"Prefer": f"wait={prefer_wait}"} if prefer_wait else {}
+        timeout = _READ_SECONDS + prefer_wait
+        return await self._session.call(
+            "POST", path, Generation, body=settings, headers=headers, timeout=timeout, id=domain_id
+        )
+
+    def list(self, domain_id: str, limit: int | None = None) -> AsyncIterator[Generation]:
+        """Newest first."""
+        return self._session.pages("/v1/domains/{id}/generations", GenerationList, limit, id=domain_id)
+
+    async def get(self, id: str) -> Generation:
+        return await self._session.call("GET", "/v1/generations/{id}", Generation, id=id)
+
+    async def cancel(self, id: str) -> Generation:
+        """At once while it waits, at its next step while it runs. Raises Conflict when it has ended."""
+        return await self._session.call("POST", "/v1/generations/{id}/cancel", Generation, id=id)
+
+    async def wait(
+        self, id: str, timeout: float | None = None, on_change: Callable[[Generation], object] | None = None
+    ) -> Generation:
+        """Until all its images are drawn; `on_change` hears of its progress. Raises JobFailed, and WaitTimeout after
+        `timeout` seconds."""
+        return await ended("Generation", lambda: self.get(id), timeout, on_change)
+
+    async def pictures(self, generation: Generation) -> tuple[Picture, ...]:
+        """The images of a generation that has succeeded. Raises BadDownload."""
+        return tuple([await self._picture(generation, image) for image in generation.images])
+
+    async def preview(self, id: str, index: int, step: int) -> bytes:
+        """One image on its way, a PNG; `previews` of the generation names them."""
+        path = "/v1/generations/{id}/previews/{index}/{step}"
+        return (await self._session.send("GET", path, id=id, index=index, step=step)).content
+
+    async def _picture(self, generation: Generation, image: Image) -> Picture:
+        path = "/v1/generations/{id}/images/{index}"
+        data = (await self._session.send("GET", path, id=generation.id, index=image.index)).content
+        if sha256(data).hexdigest() != image.sha256:
+            raise BadDownload(f"image {image.index} of {generation.id}")
+        return Picture(data, image.index, image.seed, image.sha256, generation.class_name, generation.id)

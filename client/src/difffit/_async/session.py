@@ -1,0 +1,153 @@
+"""Requests: authenticated, repeated when they may be, and their answers as models or errors."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from difffit._async.backend import sleep
+from difffit.archives import Archive, Counted, OnProgress
+from difffit.errors import InvalidInput, NotConfigured, UnexpectedAnswer, error_of
+from difffit.retries import Retries, retry_after
+from difffit.settings import Settings
+
+Model = TypeVar("Model", bound=BaseModel)
+Item = TypeVar("Item")
+_UPLOAD_SECONDS = 900.0
+"""How long the server may work on an upload once it has all of it."""
+
+
+class Page(Protocol[Item]):
+    data: list[Item]
+    next_cursor: str | None
+
+
+class AsyncSession:
+    """`paths` are those of the OpenAPI document; ids fill their braces."""
+
+    def __init__(self, settings: Settings, http: httpx.AsyncClient, max_retries: int) -> None:
+        self.settings, self.http, self.max_retries = settings, http, max_retries
+
+    async def call(self, method: str, path: str, model: type[Model], **options: Any) -> Model:
+        """The answer as a model; options as `send` has them."""
+        return parsed(await self.send(method, path, **options), model)
+
+    async def pages(
+        self,
+        path: str,
+        model: "type[Page[Item]]",
+        limit: int | None,
+        query: Mapping[str, Any] | None = None,
+        **ids: str,
+    ) -> AsyncIterator[Item]:
+        """The rows of a list, page by page as they are asked for; `limit` of them at most."""
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            asked = {**(query or {}), "limit": 100 if left is None else min(left, 100), "cursor": cursor}
+            page = await self.call("GET", path, model, query=asked, **ids)  # type: ignore[type-var]  # it is a model too
+            for item in page.data:
+                yield item
+            left = None if left is None else left - len(page.data)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        upload: Archive | None = None,
+        on_progress: OnProgress | None = None,
+        timeout: float | None = None,
+        **ids: str | int,
+    ) -> httpx.Response:
+        """A successful answer, read to its end. What is None is left out of the query.
+
+        Raises ApiError, ConnectionFailed, NotConfigured.
+        """
+        retries = Retries(self.max_retries)
+        sent_headers = {**self._headers(), **(headers or {})}
+        if method == "POST":
+            sent_headers["Idempotency-Key"] = str(uuid4())
+        options: dict[str, Any] = {"params": given(query or {}), "headers": sent_headers}
+        if body is not None:
+            options["json"] = body
+        if timeout is not None or upload is not None:
+            options["timeout"] = httpx.Timeout(timeout or _UPLOAD_SECONDS, connect=10.0)
+        while True:
+            if upload is not None:
+                options["files"] = {"file": _form_file(upload, on_progress)}
+            try:
+                response = await self.http.request(method, filled(path, ids), **options)
+            except httpx.TransportError as error:
+                await sleep(retries.after_error(error))
+                continue
+            delay = retries.after_answer(response)
+            if delay is None:
+                break
+            await sleep(delay)
+        if response.is_success or (method == "DELETE" and response.status_code == 404 and retries.lost_answer):
+            return response  # what a lost try has deleted is not found again
+        raise error_of(response, retry_after(response))
+
+    @asynccontextmanager
+    async def open(self, path: str, headers: Mapping[str, str], **ids: str) -> AsyncIterator[httpx.Response]:
+        """A GET whose answer is read as it comes, tried once. Raises ApiError, httpx.TransportError."""
+        headers = {**self._headers(), **headers}
+        async with self.http.stream("GET", filled(path, ids), headers=headers) as response:
+            if not response.is_success:
+                await response.aread()
+                raise error_of(response, retry_after(response))
+            yield response
+
+    async def probe(self, path: str) -> httpx.Response:
+        """Whatever is answered, at once and without a key. Raises ConnectionFailed."""
+        try:
+            return await self.http.get(path)
+        except httpx.TransportError as error:
+            Retries(0).after_error(error)
+            raise
+
+    def _headers(self) -> dict[str, str]:
+        if not self.settings.api_key:
+            raise NotConfigured(
+                f"There is no API key for {self.settings.url}. Run `difffit login`, or set DIFFFIT_API_KEY."
+            )
+        return {"Authorization": f"Bearer {self.settings.api_key}"}
+
+
+def parsed(response: httpx.Response, model: type[Model]) -> Model:
+    """Raises UnexpectedAnswer."""
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UnexpectedAnswer(str(response.request.url), f"{place} {first['msg']}".strip()) from error
+
+
+def filled(path: str, ids: Mapping[str, str | int]) -> str:
+    """Raises InvalidInput for an id that would make the path another one: servers take `%2F` for a slash."""
+    for id in map(str, ids.values()):
+        if not id.strip(".") or "/" in id:
+            raise InvalidInput(f"'{id}' cannot be an id.")
+    return path.format(**{name: quote(str(id), safe="") for name, id in ids.items()})
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _form_file(upload: Archive, on_progress: OnProgress | None) -> tuple[str, Any, str]:
+    upload.file.seek(0)
+    file = upload.file if on_progress is None else Counted(upload.file, upload.size, on_progress)
+    return upload.name, file, "application/octet-stream"

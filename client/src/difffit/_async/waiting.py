@@ -1,0 +1,40 @@
+"""Asking again and again until something has ended."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from difffit._async.backend import sleep
+from difffit.errors import JobFailed, WaitTimeout
+from difffit.models import Dataset, Finetune, Generation
+
+Job = TypeVar("Job", Dataset, Finetune, Generation)
+_GOING_ON = {"validating", "queued", "running"}
+_GOOD = {"ready", "succeeded"}
+_FIRST_SECONDS, _MOST_SECONDS = 0.1, 2.0
+
+
+async def ended(
+    kind: str,
+    get: Callable[[], Awaitable[Job]],
+    timeout: float | None,
+    on_change: Callable[[Job], object] | None = None,
+) -> Job:
+    """The job once it has ended well. `on_change` hears what every asking found.
+
+    Raises JobFailed, and WaitTimeout after `timeout` seconds.
+    """
+    started, pause = time.monotonic(), _FIRST_SECONDS
+    while True:
+        job = await get()
+        if on_change is not None:
+            on_change(job)
+        if job.status not in _GOING_ON:
+            break
+        if timeout is not None and time.monotonic() - started + pause > timeout:
+            raise WaitTimeout(job.id, job.status, timeout)
+        await sleep(pause)
+        pause = min(_MOST_SECONDS, pause * 1.5)
+    if job.status not in _GOOD:
+        raise JobFailed(kind, job)
+    return job

@@ -1,0 +1,77 @@
+"""Folders and zips on their way to the server: packed into a temporary file and read in pieces, never whole."""
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from difffit.errors import InvalidInput
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+OnProgress = Callable[[int, int], None]
+"""Hears the bytes that are sent, and how many there are. It begins again when an upload is repeated."""
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Archive:
+    file: IO[bytes]
+    name: str
+    size: int
+    """Bytes"""
+
+
+class Counted:
+    """A file that tells how much of it was read."""
+
+    def __init__(self, file: IO[bytes], size: int, on_progress: OnProgress) -> None:
+        self._file, self._size, self._on_progress = file, size, on_progress
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._on_progress(self._file.tell(), self._size)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+
+@contextmanager
+def open_archive(source: Path) -> Iterator[Archive]:
+    """A zip as it is, or a folder as a zip. Raises InvalidInput, FileNotFoundError."""
+    if source.is_dir():
+        with tempfile.TemporaryFile(prefix="difffit-", suffix=".zip") as file:
+            pack(source, file)
+            yield Archive(file, f"{source.resolve().name}.zip", file.tell())
+    else:
+        with source.open("rb") as file:
+            yield Archive(file, source.name, os.fstat(file.fileno()).st_size)
+
+
+def pack(folder: Path, file: IO[bytes]) -> None:
+    """All images of a folder as a zip, with their paths from there. Equal images and names give equal bytes, so that an
+    upload can be repeated under one key. Raises InvalidInput."""
+    images = sorted(path for path in folder.rglob("*") if _is_image(path.relative_to(folder)) and path.is_file())
+    if not images:
+        raise InvalidInput(f"There are no images in {folder}. It should hold one folder of images for each class.")
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # images are compressed already
+        for path in images:
+            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _LONG_AGO)
+            info.file_size = path.stat().st_size
+            with path.open("rb") as source, archive.open(info, "w") as target:
+                while piece := source.read(2**20):
+                    target.write(piece)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)

@@ -1,0 +1,68 @@
+"""The command's root, and the commands that other distributions add to it."""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from difffit import __version__
+from difffit.cli import account, adapters, admin, datasets, domains, finetunes, generations
+from difffit.cli.base import State, command
+from difffit.cli.failures import EXIT_CODES
+
+GROUP = "difffit.commands"
+"""Entry points: each names a `typer.Typer` with one command, loaded when it is run or listed."""
+
+
+class Root(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *sorted(_added())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Entry points are looked for only when the name is none of our own."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in _added():
+            return own
+        return typer.main.get_command(_added()[cmd_name].load())
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {one.name: one for one in entry_points(group=GROUP)}
+
+
+app = typer.Typer(cls=Root, invoke_without_command=True, epilog=EXIT_CODES, pretty_exceptions_show_locals=False)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    profile: Annotated[
+        str | None, typer.Option(help="Which stored login is used. DIFFFIT_PROFILE does the same.")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Teach image domains to a DiffFit server, and draw with them.
+
+    DIFFFIT_URL and DIFFFIT_API_KEY tell which server and which key; `difffit login` stores both.
+    """
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    context.obj = State(profile=profile)
+
+
+command(app)(account.login)
+command(app)(account.logout)
+command(app)(account.status)
+app.add_typer(domains.app, name="domains")
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(finetunes.app, name="finetunes")
+app.add_typer(adapters.app, name="adapters")
+command(app)(generations.generate)
+app.add_typer(generations.app, name="generations")
+command(app)(account.usage)
+command(app)(account.inspect)
+app.add_typer(admin.app, name="admin")

@@ -1,0 +1,135 @@
+"""What all commands share: `--json`, one client, errors as exit codes, and where output goes."""
+
+import functools
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+
+import typer
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from difffit.cli.failures import exit_code, render
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from difffit import Client
+
+Parameters = ParamSpec("Parameters")
+_WIDE = 250
+"""Columns of what is answered: the terminal breaks longer lines, so that ids can be copied and scripts read whole
+lines."""
+
+
+@dataclass
+class State:
+    """One run of the command."""
+
+    profile: str | None = None
+    json: bool = False
+    out: Console = field(default_factory=lambda: _console(sys.stdout, _WIDE))
+    err: Console = field(default_factory=lambda: _console(sys.stderr))
+    _client: "Client | None" = None
+
+    @property
+    def client(self) -> "Client":
+        """Raises NotConfigured."""
+        if self._client is None:
+            from difffit import Client
+
+            self._client = Client(profile=self.profile)
+        return self._client
+
+    def show(self, value: "BaseModel | Iterable[BaseModel] | dict[str, Any]", view: RenderableType) -> None:
+        """The value as JSON where that is asked for, otherwise as it reads best."""
+        if self.json:
+            typer.echo(json.dumps(_plain(value), ensure_ascii=False))
+        else:
+            self.out.print(view)
+
+    def tell(self, text: RenderableType) -> None:
+        """To whoever watches; never mixed into what the command answers."""
+        if not self.json:
+            self.err.print(text, soft_wrap=isinstance(text, str))
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+Function = Callable[Concatenate[State, Parameters], None]
+
+
+def command(
+    app: typer.Typer, name: str | None = None, **options: Any
+) -> Callable[[Function[Parameters]], Function[Parameters]]:
+    """Registers a function as a command: its first argument is the state, the others are those of the command line."""
+
+    def register(function: Function[Parameters]) -> Function[Parameters]:
+        @functools.wraps(function)
+        def run(context: typer.Context, json: bool, **arguments: Any) -> None:
+            state = context.find_root().obj or State()
+            state.json = json
+            _run(state, function, arguments)
+
+        _, *own = inspect.signature(function).parameters.values()
+        kind = inspect.Parameter.KEYWORD_ONLY
+        first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        last = inspect.Parameter("json", kind, default=False, annotation=JsonOption)
+        parameters = [first, *(one.replace(kind=kind) for one in own), last]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        app.command(name, **options)(run)
+        return function
+
+    return register
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
+
+
+def _run(state: State, function: Callable[..., None], arguments: dict[str, Any]) -> None:
+    handler = _Retries(state)
+    logger = logging.getLogger("difffit")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        function(state, **arguments)
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        render(state.err, error, as_json=state.json)
+        raise typer.Exit(code) from error
+    finally:
+        logger.removeHandler(handler)
+        state.close()
+
+
+class _Retries(logging.Handler):
+    """Shows that the command waits for the server."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.state = state
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.state.tell(Text(record.getMessage(), "dim"))
+
+
+def _console(file: Any, width: int | None = None) -> Console:
+    """Shows text as it is: what users named must not be read as markup."""
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    return [_plain(one) for one in value]

@@ -1,0 +1,87 @@
+"""`difffit datasets`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group, RenderableType
+
+from difffit.cli.arguments import DomainArgument, LimitOption, WaitOption, domain_id
+from difffit.cli.base import State, command
+from difffit.cli.views import bytes_bar, record, size, table
+
+if TYPE_CHECKING:
+    from difffit.models import Dataset
+
+app = typer.Typer(help="Images to learn from, one folder a class.", no_args_is_help=True)
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Its id.")]
+
+
+@command(app)
+def upload(
+    state: State,
+    domain: DomainArgument,
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", exists=True, help="A folder with one folder of images a class, or a zip.")
+    ],
+    wait: WaitOption = True,
+) -> None:
+    """Upload a folder or a zip, and show what the server made of it."""
+    owner = domain_id(state.client, domain)
+    with bytes_bar(state, "Uploading") as progress:
+        task = progress.add_task("")
+        dataset = state.client.datasets.upload(
+            owner, path, lambda sent, total: progress.update(task, completed=sent, total=total)
+        )
+    if wait:
+        with state.err.status("Checking the images"):
+            dataset = _checked(state, dataset.id)
+    state.show(dataset, _view(dataset))
+
+
+@command(app, "list")
+def list_datasets(state: State, domain: DomainArgument, limit: LimitOption = None) -> None:
+    """List a domain's data sets, newest first."""
+    found = list(state.client.datasets.list(domain_id(state.client, domain), limit))
+    columns = {
+        "id": lambda one: one.id,
+        "status": lambda one: one.status,
+        "images": lambda one: one.images,
+        "classes": lambda one: len(one.classes),
+        "size": lambda one: size(one.size_bytes),
+        "created": lambda one: one.created_at,
+    }
+    state.show(found, table(found, columns))
+
+
+@command(app)
+def get(state: State, dataset: DatasetArgument) -> None:
+    """Show a data set, its classes, and each file that was refused."""
+    found = state.client.datasets.get(dataset)
+    state.show(found, _view(found))
+
+
+def _checked(state: State, id: str) -> "Dataset":
+    """Raises JobFailed, after the refused files are shown."""
+    from difffit.errors import JobFailed
+
+    try:
+        return state.client.datasets.wait(id)
+    except JobFailed as error:
+        state.tell(_view(error.job))  # type: ignore[arg-type]  # the job of a data set
+        raise
+
+
+def _view(dataset: "Dataset") -> RenderableType:
+    parts: list[RenderableType] = [record(dataset, "id", "status", "images", size=size(dataset.size_bytes))]
+    if dataset.classes:
+        columns = {
+            "class": lambda one: str(one.id),
+            "name": lambda one: one.name,
+            "images": lambda one: one.images,
+        }
+        parts.append(table(dataset.classes, columns))
+    if dataset.report.rejected:
+        refused = {"file": lambda one: one.file, "not used, because": lambda one: one.detail}
+        parts.append(table(dataset.report.rejected, refused))
+    return Group(*parts)

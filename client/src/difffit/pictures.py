@@ -1,0 +1,78 @@
+"""Drawn images: bytes that carry the settings that they were drawn with."""
+
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from difffit.errors import InvalidInput
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_KEYWORD = b"difffit"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a generation."""
+
+    data: bytes
+    """PNG"""
+    index: int
+    seed: int
+    """Draws this image alone again, with a count of 1."""
+    sha256: str
+    class_name: str
+    generation_id: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Adapter, base, class, seed, steps, sampler and guidance, out of the image's text chunk."""
+        return read_settings(self.data)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the PNG as it is, its settings in it, and returns its path. A path without a suffix is a folder, in
+        which it is named after class and seed, and takes no other picture's place."""
+        target = Path(path)
+        if target.is_dir() or not target.suffix:
+            target = self._place_in(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(self.data)
+        return target
+
+    def _place_in(self, folder: Path) -> Path:
+        name = file_name(self.class_name, self.seed)
+        target, number = folder / name, 2
+        while target.exists() and target.read_bytes() != self.data:
+            target, number = folder / f"{name.removesuffix('.png')}-{number}.png", number + 1
+        return target
+
+
+def file_name(class_name: str, seed: int) -> str:
+    """What a picture is called."""
+    slug = re.sub(r"[^\w.-]+", "-", class_name).strip("-.") or "image"
+    return f"{slug}-{seed}.png"
+
+
+def read_settings(data: bytes) -> dict[str, Any]:
+    """The settings in a PNG. Raises InvalidInput when it has none."""
+    if not data.startswith(_SIGNATURE):
+        raise InvalidInput("This is not a PNG.")
+    for kind, chunk in _chunks(data):
+        if kind == b"iTXt" and chunk.startswith(_KEYWORD + b"\0"):
+            is_compressed = chunk[len(_KEYWORD) + 1] == 1
+            _language, _translated, text = chunk[len(_KEYWORD) + 3 :].split(b"\0", 2)
+            settings: dict[str, Any] = json.loads(zlib.decompress(text) if is_compressed else text)
+            return settings
+    raise InvalidInput("This PNG was not drawn by a DiffFit server: it holds no settings.")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    position = len(_SIGNATURE)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        yield kind, data[position + 8 : position + 8 + length]
+        position += length + 12

@@ -1,0 +1,314 @@
+"""Every command against a real server, with and without `--json`, and how it ends."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from core.artifact.file import decode
+from difffit import Client, read_settings
+from difffit.cli.app import app
+from tests import services
+from tests.client.conftest import Drawable, Server
+from tests.processes import ADMIN
+
+
+class Shell:
+    """Types commands with one key in the environment."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self.environment = {"DIFFFIT_URL": url} | ({"DIFFFIT_API_KEY": key} if key else {})
+
+    def run(self, *words: object, typed: str | None = None) -> Result:
+        return CliRunner().invoke(app, [str(word) for word in words], env=self.environment, input=typed)
+
+    def text(self, *words: object) -> str:
+        """What a command that must succeed prints."""
+        done = self.run(*words)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def json(self, *words: object) -> Any:
+        done = self.run(*words, "--json")
+        assert done.exit_code == 0, done.output
+        assert done.stderr == ""
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def shell(server: Server) -> Shell:
+    return Shell(server.url, server.key)
+
+
+@pytest.fixture
+def admin_shell(server: Server) -> Shell:
+    return Shell(server.url, ADMIN)
+
+
+def test_domains(shell: Shell, name: str) -> None:
+    made = shell.json("domains", "create", name, "--description", "[bold]Flat[/bold]")
+    assert made["id"] in shell.text("domains", "list")
+    assert made["id"] == shell.json("domains", "list", "--limit", 1)[0]["id"]
+    assert "[bold]Flat[/bold]" in shell.text("domains", "get", name)
+    assert shell.json("domains", "update", name, "--name", f"{name}, again")["name"] == f"{name}, again"
+    kept = shell.run("domains", "delete", made["id"], typed="n\n")
+    assert (kept.exit_code, shell.json("domains", "get", made["id"])["id"]) == (1, made["id"])
+    assert shell.json("domains", "delete", made["id"], "--yes") == {"deleted": made["id"]}
+    assert shell.run("domains", "get", made["id"]).exit_code == 4
+
+
+def test_the_main_job_as_it_is_typed(shell: Shell, name: str, drawings: Path, tmp_path: Path) -> None:
+    shell.text("domains", "create", name)
+    shown = shell.text("datasets", "upload", name, drawings)
+    assert "ready" in shown
+    assert "smiley" in shown
+    watched = shell.text(
+        *("finetunes", "start", name, "--steps", 3, "--batch-size", 2, "--watch", "--samples", tmp_path / "on the way")
+    )
+    assert "succeeded" in watched
+    assert [path.suffix for path in (tmp_path / "on the way").iterdir()] == [".png"]
+    paths = shell.text("generate", name, "fruit", "-n", 2, "--seed", 5, "--steps", 2, "-o", tmp_path).splitlines()
+    assert paths == [str(tmp_path / "fruit-5.png"), str(tmp_path / "fruit-6.png")]
+    inspected = shell.json("inspect", paths[1])
+    assert (inspected["class"], inspected["seed"]) == ("fruit", 6)
+    assert inspected == read_settings(Path(paths[1]).read_bytes())
+    assert "fruit" in shell.text("inspect", paths[0])
+
+
+def test_datasets(shell: Shell, name: str, drawings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "with a broken one"
+    shutil.copytree(drawings, folder)
+    (folder / "fruit" / "broken.png").write_bytes(b"not an image")
+    shell.text("domains", "create", name)
+    made = shell.json("datasets", "upload", name, folder)
+    assert (made["status"], made["images"]) == ("ready", 8)
+    assert "fruit/broken.png" in shell.text("datasets", "get", made["id"])
+    assert shell.json("datasets", "get", made["id"]) == made
+    assert made["id"] in shell.text("datasets", "list", name)
+    assert shell.json("datasets", "list", name) == [made]
+    assert shell.json("datasets", "upload", name, drawings, "--no-wait")["status"] in {"validating", "ready"}
+
+
+def test_finetunes(shell: Shell, drawable: Drawable) -> None:
+    estimate = shell.json("finetunes", "start", drawable.name, "--dry-run", "--steps", 10)
+    assert estimate["images_seen"] == 320
+    assert "% of the base" in shell.text("finetunes", "start", drawable.name, "--dry-run")
+    started = shell.json("finetunes", "start", drawable.id, "--dataset", drawable.dataset_id, "--steps", 100_000)
+    assert shell.json("finetunes", "cancel", started["id"])["id"] == started["id"]
+    ended = shell.run("finetunes", "watch", started["id"])
+    assert (ended.exit_code, "cancelled" in ended.stderr) == (1, True)
+    for command in ("get", "watch", "metrics"):
+        assert "3" in shell.text("finetunes", command, drawable.finetune_id)
+        assert shell.json("finetunes", command, drawable.finetune_id)
+    listed = shell.json("finetunes", "list", drawable.id)
+    assert {drawable.finetune_id, started["id"]} <= {one["id"] for one in listed}
+    assert drawable.finetune_id in shell.text("finetunes", "list", drawable.id)
+    events = [json.loads(line) for line in shell.text("finetunes", "events", drawable.finetune_id).splitlines()]
+    assert {one["event"] for one in events} == {"status", "progress", "sample"}
+    last = shell.json("finetunes", "events", drawable.finetune_id, "--after", events[-2]["id"])
+    assert last == events[-1]
+
+
+def test_adapters(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    assert shell.text("adapters", "download", drawable.adapter_id, "--output", path).strip() == str(path)
+    assert decode(path.read_bytes()).sha256 == shell.json("adapters", "get", drawable.adapter_id)["sha256"]
+    assert "fruit, smiley" in shell.text("adapters", "get", drawable.adapter_id)
+    assert shell.json("inspect", path)["class_names"] == ["fruit", "smiley"]
+    uploaded = shell.json("adapters", "upload", drawable.name, path)
+    assert uploaded["version"] > 1
+    assert uploaded["id"] in shell.text("adapters", "list", drawable.name)
+    assert shell.json("adapters", "promote", uploaded["id"])["active_adapter_id"] == uploaded["id"]
+    lines = shell.text("adapters", "list", drawable.name).splitlines()
+    marked = [line for line in lines if line.lstrip().startswith("*")]
+    assert [uploaded["id"] in line for line in marked] == [True]
+    assert drawable.adapter_id in shell.text("adapters", "promote", drawable.adapter_id)
+    assert len(shell.json("adapters", "list", drawable.name)) >= 2
+
+
+def test_generations(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
+    drawn = shell.json("generate", drawable.id, "--class-id", 1, "--steps", 2, "--output", tmp_path / "a")
+    (image,) = drawn["images"]
+    assert Path(image["path"]).name == "smiley-0.png"
+    assert drawn["id"] in shell.text("generations", "list", drawable.id)
+    assert drawn["id"] in {one["id"] for one in shell.json("generations", "list", drawable.id)}
+    assert "smiley" in shell.text("generations", "get", drawn["id"])
+    assert shell.json("generations", "get", drawn["id"])["images"][0]["sha256"] == image["sha256"]
+    again = shell.text("generations", "download", drawn["id"], "-o", tmp_path / "b").strip()
+    assert Path(again).read_bytes() == Path(image["path"]).read_bytes()
+    assert shell.run("generations", "cancel", drawn["id"]).exit_code == 5
+    base = shell.json("generate", drawable.id, "car", "--adapter", "base", "--steps", 1, "-o", tmp_path)
+    assert base["adapter_id"] is None
+
+
+def test_status_and_usage(shell: Shell) -> None:
+    assert shell.json("status")["workers"] == 1
+    assert "ready" in shell.text("status")
+    assert shell.json("usage")["images"] >= 0
+    assert "row steps" in shell.text("usage")
+
+
+def test_administration(admin_shell: Shell, server: Server) -> None:
+    tenant = admin_shell.json("admin", "tenants", "create", "By command")
+    updated = ("admin", "tenants", "update", tenant["id"], "--weight", 2, "--quota", "images=5", "--quota", "days=1")
+    assert admin_shell.json(*updated)["quotas"] == {"images": 5, "days": 1}
+    assert admin_shell.run("admin", "tenants", "update", tenant["id"], "--quota", "images").exit_code == 2
+    assert "By command" in admin_shell.text("admin", "tenants", "get", tenant["id"])
+    key = admin_shell.json("admin", "keys", "create", tenant["id"], "laptop", "--read-only")
+    assert key["scopes"] == ["read"]
+    assert Shell(server.url, key["key"]).json("domains", "list") == []
+    assert "laptop" in admin_shell.text("admin", "keys", "list", tenant["id"])
+    assert admin_shell.json("admin", "keys", "update", key["id"], "--expires-in-days", 3)["expires_at"]
+    assert admin_shell.json("admin", "keys", "update", key["id"], "--endless")["expires_at"] is None
+    rotated = admin_shell.json("admin", "keys", "rotate", key["id"], "--overlap", 60)
+    assert Shell(server.url, rotated["key"]).json("domains", "list") == []
+    assert admin_shell.json("admin", "keys", "revoke", rotated["id"], "--yes") == {"revoked": rotated["id"]}
+    assert tenant["id"] in admin_shell.text("admin", "tenants", "list")
+    assert len(admin_shell.json("admin", "tenants", "list")) >= 2
+    assert admin_shell.json("admin", "tenants", "delete", tenant["id"], "--yes") == {"deleted": tenant["id"]}
+
+
+@pytest.mark.parametrize("what", ["adapters", "workers", "usage", "audit"])
+def test_what_administrators_see(admin_shell: Shell, drawable: Drawable, what: str) -> None:
+    assert admin_shell.json("admin", what)
+    assert len(admin_shell.text("admin", what).splitlines()) >= 3
+
+
+def test_login_is_kept_for_its_owner_alone(server: Server, tmp_path: Path) -> None:
+    anywhere = Shell("http://127.0.0.1:1", None)
+    done = anywhere.run("login", "--url", f"{server.url}/", typed=f"{server.key}\n")
+    assert done.exit_code == 0, done.output
+    assert server.key not in done.output
+    path = tmp_path / "configuration" / "config.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    named = anywhere.run("--profile", "admin", "login", "--url", server.url, typed=f"{ADMIN}\n")
+    assert named.exit_code == 0, named.output
+    stored = Shell(server.url, None)
+    assert stored.json("usage")["images"] >= 0
+    assert stored.json("--profile", "admin", "admin", "workers")
+    assert stored.run("admin", "workers").exit_code == 3
+    # The key belongs to the address that it was stored with.
+    elsewhere = anywhere.run("domains", "list")
+    assert elsewhere.exit_code == 3
+    assert stored.json("logout") == {"profile": "default", "forgotten": True}
+    assert stored.run("domains", "list").exit_code == 3
+    assert stored.run("--profile", "other", "domains", "list").exit_code == 3
+    assert "There was no" in stored.text("logout")
+
+
+def test_a_wrong_key_or_address_is_not_stored(server: Server, tmp_path: Path) -> None:
+    shell = Shell(server.url, None)
+    assert shell.run("login", "--url", server.url, typed="dfk_wrong\n").exit_code == 3
+    assert shell.run("login", "--url", f"http://127.0.0.1:{services.free_port()}", typed="x\n").exit_code == 7
+    assert not (tmp_path / "configuration").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["domains", "get", "dom_nothing"], 4, "Not found"),
+        (["domains", "get", "Nothing by this name"], 4, "Nothing by this name"),
+        (["domains", "create", "Line drawings"], 5, "Choose another name"),
+        (["generate", "Line drawings", "car", "--steps", "1"], 6, "It knows: fruit, smiley"),
+        (["generate", "Line drawings", "--count", "1000"], 6, "body.count"),
+        (["generate", "Line drawings", "fruit", "--sampler", "euler"], 2, "euler"),
+        (["finetunes", "start"], 2, "DOMAIN"),
+        (["datasets", "upload", "Line drawings", "no such folder"], 2, "does not exist"),
+        (["admin", "workers"], 3, "An administrator's"),
+        (["inspect", __file__], 6, "not a PNG"),
+        (["domain"], 2, "No such command"),
+    ],
+)
+def test_how_it_ends(shell: Shell, drawable: Drawable, words: list[str], code: int, told: str) -> None:
+    done = shell.run(*words)
+    assert done.exit_code == code, done.output
+    assert told.lower() in " ".join(done.stderr.replace("│", "").split()).lower()
+    assert done.stdout == ""
+
+
+def test_errors_as_json(shell: Shell, drawable: Drawable) -> None:
+    done = shell.run("domains", "get", "dom_nothing", "--json")
+    assert (done.exit_code, done.stdout) == (4, "")
+    error = json.loads(done.stderr)
+    assert (error["code"], error["status"], bool(error["request_id"])) == ("not_found", 404, True)
+    done = shell.run("generate", drawable.id, "--count", "0", "--steps", "0", "--json")
+    assert len(json.loads(done.stderr)["errors"]) > 1
+
+
+def test_a_domain_without_a_version_tells_what_to_do(shell: Shell, name: str) -> None:
+    shell.text("domains", "create", name)
+    done = shell.run("generate", name, "fruit")
+    assert done.exit_code == 5
+    assert "difffit finetunes start" in done.stderr
+    done = shell.run("finetunes", "start", name)
+    assert done.exit_code == 6
+    assert "difffit datasets upload" in done.stderr
+
+
+def test_a_rejected_data_set_fails_and_tells_each_file(shell: Shell, name: str, tmp_path: Path) -> None:
+    (tmp_path / "set" / "class").mkdir(parents=True)
+    for number in range(2):
+        (tmp_path / "set" / "class" / f"{number}.png").write_bytes(b"not an image")
+    shell.text("domains", "create", name)
+    done = shell.run("datasets", "upload", name, tmp_path / "set")
+    assert done.exit_code == 1
+    assert "class/0.png" in done.stderr
+    assert "class/1.png" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["watch", "events"])
+def test_interrupting_a_watch_leaves_the_fine_tune(
+    server: Server, client: Client, drawable: Drawable, verb: str
+) -> None:
+    finetune = client.finetunes.start(drawable.id, drawable.dataset_id, steps=100_000, batch_size=1)
+    environment = os.environ | {"DIFFFIT_URL": server.url, "DIFFFIT_API_KEY": server.key}
+    command = [sys.executable, "-m", "difffit", "finetunes", verb, finetune.id]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert (process.stdout if verb == "events" else process.stderr).readline()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert verb == "events" or f"difffit finetunes cancel {finetune.id}" in told
+    assert client.finetunes.get(finetune.id).status in {"queued", "running"}
+    client.finetunes.cancel(finetune.id)
+
+
+def test_a_server_that_is_away(tmp_path: Path) -> None:
+    shell = Shell(f"http://127.0.0.1:{services.free_port()}", "dfk_x")
+    done = shell.run("status")
+    assert done.exit_code == 7
+    assert "Is it running?" in done.stderr
+
+
+def test_completion_for_shells() -> None:
+    environment = os.environ | {"_DIFFFIT_COMPLETE": "complete_bash", "COMP_WORDS": "difffit data", "COMP_CWORD": "1"}
+    command = [str(Path(sys.executable).parent / "difffit")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["datasets"]
+
+
+def test_every_command_takes_json() -> None:
+    from typer.main import get_command
+
+    def walk(found: Any, words: tuple[str, ...]) -> None:
+        if hasattr(found, "commands"):
+            for name, inner in found.commands.items():
+                walk(inner, (*words, name))
+        else:
+            assert "json" in [parameter.name for parameter in found.params], words
+            assert found.help, words
+
+    walk(get_command(app), ())
+    assert CliRunner().invoke(app, ["--version"]).stdout == "0.1.0\n"
+    assert "domains" in CliRunner().invoke(app, []).stdout

@@ -1,0 +1,93 @@
+"""The client beside the API's document, and by itself."""
+
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import httpx
+import mypy.api
+import pytest
+
+from difffit.cli import finetunes, generations
+from difffit.requests import FinetuneSettings, GenerationSettings
+from tests.client.conftest import Server
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "client" / "src" / "difffit"
+FOR_MACHINES = {("GET", "/livez"), ("GET", "/metrics")}
+
+
+def test_models_are_those_of_the_document() -> None:
+    script = [sys.executable, "client/scripts/generate.py", "--check"]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_operation_has_a_method(server: Server) -> None:
+    document: dict[str, Any] = httpx.get(f"{server.url}/openapi.json").json()
+    promised = {(method.upper(), path) for path, found in document["paths"].items() for method in found}
+    sources = "\n".join(path.read_text() for path in (PACKAGE / "_sync").glob("*.py"))
+    assert {path for _, path in promised - FOR_MACHINES} == set(re.findall(r'"(/(?:v1/|readyz)[^"]*)"', sources))
+
+
+@pytest.mark.parametrize(
+    ("function", "settings", "without"),
+    [(finetunes.start, FinetuneSettings, set()), (generations.generate, GenerationSettings, {"previews"})],
+)
+def test_the_command_has_every_setting(function: Any, settings: Any, without: set[str]) -> None:
+    assert set(settings.__annotations__) - without <= set(inspect.signature(function).parameters)
+
+
+def test_it_imports_neither_torch_nor_the_server() -> None:
+    blocked = ["torch", "api", "core", "worker", "sqlalchemy", "fastapi", "numpy", "PIL"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import difffit.cli.app; difffit.Client"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_help_needs_neither_http_nor_models() -> None:
+    code = (
+        "import sys, difffit.cli.app; sys.exit(bool({'httpx', 'difffit.models', 'difffit._sync'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_types_reach_the_user(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        """
+from difffit import AsyncClient, Client
+
+with Client() as client:
+    domain = client.domains.create("Icons")
+    reveal_type(domain.active_adapter_id)
+    reveal_type([event for event in client.finetunes.events("ft_1")])
+    reveal_type(client.generate(domain.id, class_name="fruit")[0].settings)
+    client.finetunes.start(domain.id, "ds_1", method="other")
+    client.generate(domain.id, steps="many")
+
+async def main(client: AsyncClient) -> None:
+    reveal_type(await client.domains.get("dom_1"))
+    reveal_type([one async for one in client.domains.list()])
+"""
+    )
+    output, _, _ = mypy.api.run(["--strict", "--cache-dir", str(ROOT / ".mypy_cache"), str(tmp_path / "script.py")])
+    found = [re.sub(r"^.*?script\.py:\d+: ", "", line) for line in output.splitlines()]
+    events = "difffit.events.Status | difffit.events.Progress | difffit.events.Sample | difffit.events.Failure"
+    for expected in (
+        'note: Revealed type is "str | None"',
+        f'note: Revealed type is "list[{events}]"',
+        'note: Revealed type is "dict[str, Any]"',
+        'note: Revealed type is "difffit.models.Domain"',
+        'note: Revealed type is "list[difffit.models.Domain]"',
+    ):
+        assert expected in [line.replace("builtins.", "") for line in found], output
+    assert len([line for line in found if line.startswith("error")]) == 2, output
+
+
+def test_it_is_installed_with_its_types() -> None:
+    about = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())
+    assert about["tool"]["setuptools"]["package-data"]["difffit"] == ["py.typed"]
+    assert (PACKAGE / "py.typed").is_file()

@@ -1,0 +1,140 @@
+"""`difffit train` and `difffit sample`: without a server, and equal to what one makes."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from core.artifact.file import decode
+from difffit import Client, read_settings
+from difffit.cli.app import app
+from tests.client.conftest import CLASSES, Drawable
+
+STEPS = ("--steps", "3", "--batch-size", "2")
+
+
+def run(*words: object, folder: Path, code: int = 0) -> Any:
+    """The answer of a command as JSON; when it must fail, the error."""
+    command = [sys.executable, "-m", "difffit", *map(str, words), "--json"]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stderr if code else done.stdout)
+
+
+def run_here(*words: object, folder: Path, code: int = 0) -> Any:
+    """The same within this process, where torch is loaded already."""
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(app, [str(word) for word in (*words, "--device", "cpu", "--json")])
+    assert done.exit_code == code, done.output
+    return json.loads(done.stderr if code else done.stdout)
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DIFFFIT_")}
+    return kept | {"DIFFFIT_TORCH_THREADS": "1", "DIFFFIT_DEVICE": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def adapter(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("local")
+    made = run("train", drawings, *STEPS, "-o", "made/adapter.safetensors", folder=folder)
+    assert made["held_out_loss_adapter"] > 0
+    assert made["parameters"] == sum(one.size for one in load_file(folder / made["adapter"]).values())
+    assert sorted(path.name for path in (folder / "made").iterdir()) == ["adapter-000003.png", "adapter.safetensors"]
+    return folder / str(made["adapter"])
+
+
+def test_it_trains_what_a_server_trains(adapter: Path, client: Client, drawable: Drawable) -> None:
+    assert decode(adapter.read_bytes()).sha256 == client.adapters.get(drawable.adapter_id).sha256
+
+
+def test_it_draws_what_a_server_draws(adapter: Path, client: Client, drawable: Drawable, tmp_path: Path) -> None:
+    words = ("sample", adapter, "--class", "smiley", "-n", 2, "--seed", 3, "--steps", 2, "--sampler", "dpmpp_2m")
+    drawn = run(*words, folder=tmp_path)
+    pictures = client.generate(drawable.id, class_name="smiley", count=2, seed=3, steps=2, sampler="dpmpp_2m")
+    assert drawn["images"] == ["samples/001-smiley-3.png", "samples/001-smiley-4.png"]
+    assert [(tmp_path / path).read_bytes() for path in drawn["images"]] == [picture.data for picture in pictures]
+
+
+def test_images_that_are_there_are_not_drawn_again(adapter: Path, tmp_path: Path) -> None:
+    words = ("sample", adapter, "--steps", 2, "-n")
+    first = run_here(*words, 1, folder=tmp_path)["images"]
+    assert first == [f"samples/{id:03}-{name}-0.png" for id, name in enumerate(CLASSES)]
+    (tmp_path / first[1]).write_bytes(b"half of an image")
+    before = [(tmp_path / path).stat().st_mtime_ns for path in first]
+    both = run_here(*words, 2, folder=tmp_path)["images"]
+    assert len(both) == 4
+    after = [(tmp_path / path).stat().st_mtime_ns for path in first]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
+    assert read_settings((tmp_path / first[1]).read_bytes())["class"] == "smiley"
+
+
+def test_an_interrupted_training_goes_on(drawings: Path, tmp_path: Path) -> None:
+    words = ["train", str(drawings), "--batch-size", "2", "--checkpoint-every", "1", "--steps", "60"]
+    checkpoint = tmp_path / "adapter.checkpoint"
+    command = [sys.executable, "-m", "difffit", *words]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE) as process:
+        while not checkpoint.is_file():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert not (tmp_path / "adapter.safetensors").exists()
+    refused = run_here(*words, "--seed", 1, folder=tmp_path, code=1)
+    assert (refused["code"], "--restart" in refused["detail"]) == ("checkpoint_invalid", True)
+    made = run_here(*words, folder=tmp_path)
+    assert 1 <= made["started_at_step"] < made["steps"] == 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter-000060.png", "adapter.safetensors"]
+    assert decode((tmp_path / "adapter.safetensors").read_bytes()).sha256 == made["sha256"]
+
+
+def test_a_training_can_begin_anew(drawings: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter.checkpoint").write_bytes(b"of another run")
+    made = run_here("train", drawings, *STEPS, "--restart", folder=tmp_path)
+    assert made["started_at_step"] == 0
+    assert not (tmp_path / "adapter.checkpoint").exists()
+
+
+def test_the_base_draws_too(tmp_path: Path) -> None:
+    (path,) = run_here("sample", "--class", "car", "-n", 1, "--steps", 1, folder=tmp_path)["images"]
+    assert read_settings((tmp_path / path).read_bytes())["adapter"] == "base"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["sample", "{adapter}", "--class", "lion"], "unknown_class"),
+        (["sample", "{adapter}", "--base", "no such base"], "base_missing"),
+        (["sample", "{drawings}/notes.txt"], "artifact_invalid"),
+        (["train", "{drawings}/notes.txt"], "not_a_zip"),
+        (["train", "{drawings}", "--preset", "other"], "invalid_request"),
+    ],
+)
+def test_what_cannot_be_done(adapter: Path, drawings: Path, tmp_path: Path, words: list[str], code: str) -> None:
+    filled = [word.format(adapter=adapter, drawings=drawings) for word in words]
+    assert run_here(*filled, folder=tmp_path, code=1)["code"] == code
+
+
+def test_they_are_part_of_the_command_without_slowing_it(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "difffit"), "--help"]
+    listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    panel = listed[listed.index("Without a server") :]
+    assert "train" in panel
+    assert "sample" in panel
+    code = "import sys, worker.local.commands; sys.exit('torch' in sys.modules or 'sqlalchemy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_server_without_the_worker_parts_says_so(drawings: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from difffit.cli.app import app; app()"
+    command = [sys.executable, "-c", code, "train", str(drawings), "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert ".[worker]" in json.loads(done.stderr)["detail"]

@@ -1,0 +1,60 @@
+"""`difffit train` and `difffit sample` with the methods that a server does not serve, and with sites of one's own."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from core.artifact.additions import AdaptFormer, Lora, Prompts
+from core.artifact.file import decode
+from core.artifact.sites import MethodSites, Sites
+from tests.client.test_local import STEPS, run_here
+
+
+@pytest.mark.parametrize(
+    ("words", "sites", "preset", "rate"),
+    [
+        ("--method lora --site rank=2 --site matrices=qkv", Lora(rank=2, matrices="qkv"), None, 1e-3),
+        ("--method adaptformer --site placement=sequential", AdaptFormer(placement="sequential"), None, 1e-3),
+        ("--method vpt", Prompts(), None, 1e-3),
+        ("--method full", Sites(), "paper", 1e-4),
+        ("--site first_block=2 --site patch=true --learning-rate 0.002", Sites(first_block=2, patch=True), None, 2e-3),
+    ],
+)
+def test_each_method_trains_is_stored_and_draws(
+    drawings: Path, tmp_path: Path, words: str, sites: MethodSites, preset: str | None, rate: float
+) -> None:
+    made = run_here("train", drawings, *STEPS, *words.split(), folder=tmp_path)
+    data = (tmp_path / made["adapter"]).read_bytes()
+    manifest = decode(data, limit_bytes=len(data)).manifest
+    assert (manifest.sites, manifest.preset, manifest.training["learning_rate"]) == (sites, preset, rate)
+    asked = ("sample", "adapter.safetensors", "--class", "smiley", "--steps", 2, "--sampler", "ddpm")
+    together = run_here(*asked, "-n", 2, folder=tmp_path)["images"]
+    alone = run_here(*asked, "-n", 1, "--seed", 1, "-o", "again", folder=tmp_path)["images"]
+    first, second, third = (Image.open(tmp_path / path).tobytes() for path in (*together, *alone))
+    assert first != second
+    differences = [abs(a - b) for a, b in zip(second, third, strict=True)]
+    assert max(differences) <= 1, "an image does not depend on those beside it"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--method", "lora", "--site", "rank=0"], "rank of 0"),
+        (["--method", "lora", "--site", "rank=many"], "'rank' of the sites"),
+        (["--method", "lora", "--site", "qkv=true"], "have the fields rank, scale, matrices"),
+        (["--method", "vpt", "--site", "blocks=99"], "99 blocks with prompts"),
+        (["--site", "last_block=99"], "not within the depth"),
+    ],
+)
+def test_sites_that_cannot_be_are_told(drawings: Path, tmp_path: Path, words: list[str], problem: str) -> None:
+    refused = run_here("train", drawings, *STEPS, *words, folder=tmp_path, code=1)
+    assert refused["code"] == "invalid_request"
+    assert problem in refused["detail"]
+
+
+def test_what_only_the_engine_does_is_told(drawings: Path, tmp_path: Path) -> None:
+    run_here("train", drawings, *STEPS, "--method", "lora", folder=tmp_path)
+    words = ("sample", "adapter.safetensors", "-n", 1, "--steps", 1, "--guidance-interval", 0, 500)
+    refused = run_here(*words, folder=tmp_path, code=1)
+    assert "adapters of the method 'lora' are guided at every timestep" in refused["detail"]

@@ -1,0 +1,176 @@
+"""What the client makes of networks and servers that fail, with a real server behind a proxy that does."""
+
+import asyncio
+import datetime
+import time
+from collections.abc import Iterator
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from difffit import AsyncClient, Client, errors
+from tests import services
+from tests.client.conftest import Drawable, Server
+from tests.client.proxy import Proxy, proxied
+from tests.processes import ADMIN
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with proxied(server.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def shaky(proxy: Proxy, server: Server) -> Iterator[Client]:
+    """A client whose requests go through the proxy."""
+    with Client(proxy.url, server.key) as client:
+        yield client
+
+
+def test_a_lost_answer_makes_nothing_twice(shaky: Client, proxy: Proxy, name: str) -> None:
+    proxy.faults = ["lose answer", "lose request"]
+    domain = shaky.domains.create(name)
+    assert [one.id for one in shaky.domains.list() if one.name == name] == [domain.id]
+    keys = [headers["idempotency-key"] for headers in proxy.requests[:3]]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+
+
+def test_two_calls_have_two_keys(shaky: Client, proxy: Proxy, name: str) -> None:
+    shaky.domains.create(f"{name} a")
+    shaky.domains.create(f"{name} b")
+    assert len({headers["idempotency-key"] for headers in proxy.requests}) == 2
+
+
+def test_the_asynchronous_client_repeats_too(proxy: Proxy, server: Server, name: str) -> None:
+    async def create() -> str:
+        async with AsyncClient(proxy.url, server.key) as client:
+            proxy.faults = ["unavailable", "lose answer"]
+            return (await client.domains.create(name)).name
+
+    assert asyncio.run(create()) == name
+    assert len(proxy.requests) == 3
+
+
+@pytest.mark.parametrize("is_date", [False, True])
+def test_retry_after_is_honoured(shaky: Client, proxy: Proxy, is_date: bool) -> None:
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=3)
+    proxy.faults, proxy.retry_after = ["unavailable"], format_datetime(later, usegmt=True) if is_date else "2"
+    started = time.monotonic()
+    shaky.usage()
+    assert 1.5 < time.monotonic() - started < 10
+
+
+def test_more_patience_than_a_minute_is_not_had(shaky: Client, proxy: Proxy) -> None:
+    proxy.faults, proxy.retry_after = ["unavailable"], "3600"
+    with pytest.raises(errors.ServerError) as refused:
+        shaky.usage()
+    assert (refused.value.status, refused.value.retry_after, refused.value.code) == (503, 3600.0, "unexpected_answer")
+
+
+def test_it_gives_up(proxy: Proxy, server: Server) -> None:
+    proxy.faults = [*["unavailable"] * 4, *["lose request"] * 2]  # type: ignore[list-item]
+    with Client(proxy.url, server.key, max_retries=1) as client:
+        for _ in range(2):
+            with pytest.raises(errors.ServerError):
+                client.usage()
+        with pytest.raises(errors.ConnectionFailed):
+            client.usage()
+    assert len(proxy.requests) == 6
+
+
+def test_nobody_listens() -> None:
+    url = f"http://127.0.0.1:{services.free_port()}"
+    with Client(url, "dfk_x", max_retries=0) as client:
+        for call in (client.usage, client.ready):
+            with pytest.raises(errors.ConnectionFailed, match=url):
+                call()
+
+
+def test_what_is_refused_is_not_repeated(shaky: Client, proxy: Proxy) -> None:
+    with pytest.raises(errors.NotFound):
+        shaky.domains.delete("dom_nothing")
+    assert len(proxy.requests) == 1
+
+
+def test_a_lost_deletion_is_a_deletion(shaky: Client, proxy: Proxy, name: str) -> None:
+    domain = shaky.domains.create(name)
+    proxy.faults = ["lose answer"]
+    shaky.domains.delete(domain.id)
+    with pytest.raises(errors.NotFound):
+        shaky.domains.get(domain.id)
+
+
+def test_a_first_try_that_still_runs_is_waited_for(shaky: Client, proxy: Proxy, drawable: Drawable) -> None:
+    before = len(list(shaky.generations.list(drawable.id)))
+    proxy.faults = ["leave running"]
+    generation = shaky.generations.create(drawable.id, class_id=0, steps=25, count=2, prefer_wait=60)
+    assert generation.status == "succeeded"
+    assert len(list(shaky.generations.list(drawable.id))) == before + 1
+
+
+def test_a_key_whose_answer_was_lost_is_revoked_and_made_again(proxy: Proxy) -> None:
+    with Client(proxy.url, ADMIN) as admin:
+        tenant = admin.admin.tenants.create("Lost key")
+        proxy.faults = ["lose answer"]
+        issued = admin.admin.keys.create(tenant.id, "laptop")
+        keys = {one.id: one for one in admin.admin.keys.list(tenant.id)}
+        assert keys.pop(issued.id).revoked_at is None
+        assert [one.revoked_at is not None for one in keys.values()] == [True]
+        proxy.faults = ["lose answer"]
+        rotated = admin.admin.keys.rotate(issued.id)
+        with Client(proxy.url, rotated.key) as client:
+            assert client.usage().images == 0
+        admin.admin.tenants.delete(tenant.id)
+
+
+def test_an_upload_is_repeated_from_its_start(shaky: Client, proxy: Proxy, drawings: Path, name: str) -> None:
+    domain = shaky.domains.create(name)
+    proxy.faults = ["lose answer"]
+    sent: list[int] = []
+    dataset = shaky.datasets.upload(domain.id, drawings, lambda done, total: sent.append(done))
+    assert sent.count(max(sent)) >= 2  # to its end, twice
+    assert [one.id for one in shaky.datasets.list(domain.id)] == [dataset.id]
+    assert shaky.datasets.wait(dataset.id).images == 8
+
+
+def test_a_stream_that_breaks_goes_on_where_it_was(shaky: Client, proxy: Proxy, drawable: Drawable) -> None:
+    whole = list(shaky.finetunes.events(drawable.finetune_id))
+    length = sum(len(event.model_dump_json()) for event in whole)
+    proxy.requests.clear()
+    proxy.faults = [length // 3, "unavailable", "lose request", length // 2]
+    assert [event.id for event in shaky.finetunes.events(drawable.finetune_id)] == [event.id for event in whole]
+    resumed = [int(headers["last-event-id"]) for headers in proxy.requests]
+    assert len(resumed) == 5
+    assert resumed == sorted(resumed)
+    assert resumed[-1] > 0
+
+
+def test_the_asynchronous_stream_goes_on_too(proxy: Proxy, server: Server, drawable: Drawable) -> None:
+    async def ids() -> list[int]:
+        async with AsyncClient(proxy.url, server.key) as client:
+            return [event.id async for event in client.finetunes.events(drawable.finetune_id)]
+
+    whole = asyncio.run(ids())
+    proxy.faults = [150]
+    assert asyncio.run(ids()) == whole
+    assert len(proxy.requests) == 3
+
+
+def test_a_stream_that_never_comes_is_given_up(proxy: Proxy, server: Server, drawable: Drawable) -> None:
+    proxy.faults = ["lose request", "unavailable", "unavailable", "unavailable"]
+    with Client(proxy.url, server.key, max_retries=1) as client:
+        with pytest.raises(errors.ServerError):
+            list(client.finetunes.events(drawable.finetune_id))
+        proxy.faults = ["lose request"] * 2
+        with pytest.raises(errors.ConnectionFailed):
+            list(client.finetunes.events(drawable.finetune_id))
+        with pytest.raises(errors.NotFound):
+            list(client.finetunes.events("ft_nothing"))
+
+
+def test_another_servers_answer_is_told_as_that(name: str, proxy: Proxy) -> None:
+    with Client(f"{proxy.url}/openapi.json?", "dfk_x") as client, pytest.raises(errors.DiffFitError):
+        client.domains.create(name)

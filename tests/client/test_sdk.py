@@ -1,0 +1,264 @@
+"""The SDK's work with a real server, through both of its clients."""
+
+import asyncio
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from core.artifact.file import decode
+from difffit import AsyncClient, Client, Picture, errors, read_settings
+from difffit.archives import pack
+from difffit.events import Progress, Sample, Status
+from tests.client.conftest import CLASSES, Drawable, Server
+
+
+def test_the_main_job_of_the_readme(
+    server: Server, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parents[2] / "client" / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    monkeypatch.setenv("DIFFFIT_URL", server.url)
+    monkeypatch.setenv("DIFFFIT_API_KEY", server.key)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drawings").symlink_to(drawings)
+    exec(compile(code.replace("steps=300", "steps=3, batch_size=2"), "README.md", "exec"), {})
+    pictures = sorted((tmp_path / "pictures").glob("*.png"))
+    assert [path.name for path in pictures] == ["fruit-1.png", "fruit-2.png", "fruit-3.png", "fruit-4.png"]
+    assert [read_settings(path.read_bytes())["seed"] for path in pictures] == [1, 2, 3, 4]
+
+
+def test_the_same_with_the_asynchronous_client(server: Server, drawings: Path, name: str) -> None:
+    async def main_job() -> tuple[Picture, ...]:
+        async with AsyncClient(server.url, server.key) as client:
+            domain = await client.domains.create(name)
+            sent: list[int] = []
+            dataset = await client.datasets.upload(domain.id, drawings, lambda done, total: sent.append(total - done))
+            assert sent[-1] == 0
+            await client.datasets.wait(dataset.id)
+            finetune = await client.finetunes.start(domain.id, dataset.id, steps=3, batch_size=2)
+            events = [event async for event in client.finetunes.events(finetune.id)]
+            assert isinstance(events[-1], Status)
+            assert events[-1].status == "succeeded"
+            assert [one.id async for one in client.domains.list(limit=1)] == [domain.id]
+            pictures, usage = await asyncio.gather(
+                client.generate(domain.id, class_name="smiley", steps=2), client.usage()
+            )
+            assert usage.training_seconds > 0
+            return pictures
+
+    (picture,) = asyncio.run(main_job())
+    assert picture.settings["class"] == "smiley"
+
+
+def test_a_folder_becomes_a_data_set(client: Client, drawable: Drawable) -> None:
+    dataset = client.datasets.get(drawable.dataset_id)
+    assert [(one.name, one.images) for one in dataset.classes] == [(name, 4) for name in CLASSES]
+    assert dataset.report.rejected == []  # neither the hidden file nor the text was sent
+
+
+def test_a_zip_is_sent_as_it_is(client: Client, drawings: Path, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "drawings.zip"
+    with path.open("wb") as file:
+        pack(drawings, file)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("fruit/broken.png", b"not an image")
+    dataset = client.datasets.wait(client.datasets.upload(client.domains.create(name).id, path).id)
+    assert (dataset.size_bytes, dataset.images) == (path.stat().st_size, 8)
+    assert [(one.file, one.code) for one in dataset.report.rejected] == [("fruit/broken.png", "not_an_image")]
+
+
+def test_equal_folders_give_equal_archives(drawings: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    for path in drawings.rglob("*.png"):
+        target = copy / path.relative_to(drawings)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    digests = set()
+    for folder in (drawings, copy):
+        with (tmp_path / "packed.zip").open("wb") as file:
+            pack(folder, file)
+        digests.add(hashlib.sha256((tmp_path / "packed.zip").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_what_cannot_be_a_data_set(client: Client, drawable: Drawable, tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidInput, match="no images"):
+        client.datasets.upload(drawable.id, tmp_path)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (flat / "one.png").write_bytes(b"not in a class folder")
+    with pytest.raises(errors.InvalidRequest) as refused:
+        client.datasets.upload(drawable.id, flat)
+    assert refused.value.code == "no_class_folders"
+    (flat / "class").mkdir()
+    for number in range(2):
+        (flat / "class" / f"{number}.png").write_bytes(b"not an image")
+    rejected = client.datasets.upload(drawable.id, flat / "class" / "..")
+    with pytest.raises(errors.JobFailed) as failed:
+        client.datasets.wait(rejected.id)
+    assert failed.value.code == "too_few_images"
+    assert failed.value.job.id == rejected.id
+
+
+def test_an_upload_that_is_too_large_is_told_as_that(client: Client, drawable: Drawable, tmp_path: Path) -> None:
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "large.png").write_bytes(bytes(16 * 2**20))
+    with pytest.raises(errors.InvalidRequest) as refused:
+        client.datasets.upload(drawable.id, tmp_path)
+    assert refused.value.code == "payload_too_large"
+
+
+def test_events_tell_the_whole_fine_tune(client: Client, drawable: Drawable) -> None:
+    events = list(client.finetunes.events(drawable.finetune_id))
+    assert [event.id for event in events] == sorted({event.id for event in events})
+    (progress,) = [event for event in events if isinstance(event, Progress)]
+    (sample,) = [event for event in events if isinstance(event, Sample)]
+    assert (progress.step, progress.steps, sample.step) == (3, 3, 3)
+    assert client.finetunes.sample(drawable.finetune_id, sample.id).startswith(b"\x89PNG")
+    assert isinstance(events[-1], Status)
+    assert events[-1].adapter_id == drawable.adapter_id
+    assert [event.id for event in client.finetunes.events(drawable.finetune_id, after=sample.id)] == [events[-1].id]
+    assert list(client.finetunes.events(drawable.finetune_id, after=events[-1].id)) == []
+    assert [point.step for point in client.finetunes.metrics(drawable.finetune_id).data] == [3]
+
+
+def test_an_estimate_starts_nothing(client: Client, drawable: Drawable) -> None:
+    before = list(client.finetunes.list(drawable.id))
+    estimate = client.finetunes.estimate(drawable.id, drawable.dataset_id, steps=10, batch_size=4)
+    assert (estimate.images_seen, estimate.epochs) == (40, 5.0)
+    assert list(client.finetunes.list(drawable.id)) == before
+
+
+def test_lists_go_on_over_their_pages(admin: Client, server: Server) -> None:
+    tenant = admin.admin.tenants.create("Many domains")
+    with Client(server.url, admin.admin.keys.create(tenant.id, "k").key) as client:
+        made = [client.domains.create(f"Domain {number}").id for number in range(103)]
+        assert [one.id for one in client.domains.list()] == made[::-1]
+        assert [one.id for one in client.domains.list(limit=102)] == made[:0:-1]
+        assert list(client.domains.list(limit=0)) == []
+    admin.admin.tenants.delete(tenant.id)
+
+
+def test_versions_are_promoted_downloaded_and_uploaded(client: Client, drawable: Drawable, tmp_path: Path) -> None:
+    path = client.adapters.download(drawable.adapter_id, tmp_path)
+    assert path == tmp_path / f"{drawable.adapter_id}.safetensors"
+    assert decode(path.read_bytes()).manifest.class_names == CLASSES
+    uploaded = client.adapters.upload(drawable.id, path)
+    assert uploaded.finetune_id is None
+    assert uploaded.sha256 == client.adapters.get(drawable.adapter_id).sha256
+    assert [one.id for one in client.adapters.list(drawable.id)][:1] == [uploaded.id]
+    assert client.adapters.promote(drawable.id, uploaded.id).active_adapter_id == uploaded.id
+    assert client.adapters.promote(drawable.id, drawable.adapter_id).active_adapter_id == drawable.adapter_id
+
+
+def test_pictures_carry_their_settings_and_take_no_others_place(
+    client: Client, drawable: Drawable, tmp_path: Path
+) -> None:
+    first, second = client.generate(drawable.id, class_id=0, count=2, seed=7, steps=2, guidance_interval=(200, 800))
+    assert (first.seed, second.seed) == (7, 8)
+    assert first.settings | {"adapter": "", "base": ""} == {
+        "adapter": "",
+        "base": "",
+        "class": "fruit",
+        "seed": 7,
+        "steps": 2,
+        "guidance_scale": 4.0,
+        "guidance_interval": [200, 800],
+        "sampler": "ddim",
+        "eta": 0.0,
+    }
+    assert first.save(tmp_path) == first.save(tmp_path) == tmp_path / "fruit-7.png"
+    (other,) = client.generate(drawable.id, class_name="fruit", seed=7, steps=3)
+    assert other.save(tmp_path) == tmp_path / "fruit-7-2.png"
+    assert second.save(tmp_path / "named.png").read_bytes() == second.data
+    with pytest.raises(errors.InvalidInput, match="not a PNG"):
+        read_settings(b"GIF89a")
+
+
+def test_previews(client: Client, drawable: Drawable) -> None:
+    started = client.generations.create(drawable.id, class_id=0, steps=4, previews=1, prefer_wait=30)
+    drawn = client.generations.wait(started.id)
+    assert [(one.index, one.step) for one in drawn.previews] == [(0, 2)]
+    assert client.generations.preview(drawn.id, 0, 2).startswith(b"\x89PNG")
+
+
+def test_waiting_has_an_end(client: Client, drawable: Drawable) -> None:
+    finetune = client.finetunes.start(drawable.id, drawable.dataset_id, steps=100_000, batch_size=1)
+    with pytest.raises(errors.WaitTimeout):
+        client.finetunes.wait(finetune.id, timeout=0.3)
+    client.finetunes.cancel(finetune.id)
+    with pytest.raises(errors.JobFailed, match="cancelled") as ended:
+        client.finetunes.wait(finetune.id)
+    assert ended.value.code == "cancelled"
+    with pytest.raises(errors.Conflict):
+        client.finetunes.cancel(finetune.id)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "code"),
+    [
+        (lambda client, domain: client.domains.get("dom_nothing"), errors.NotFound, "not_found"),
+        (lambda client, domain: client.domains.create("Line drawings"), errors.NameTaken, "name_taken"),
+        (lambda client, domain: client.domains.create("\n"), errors.InvalidRequest, "invalid_request"),
+        (lambda client, domain: client.generate(domain, class_name="car"), errors.InvalidRequest, "unknown_class"),
+        (lambda client, domain: client.admin.tenants.create("x"), errors.Forbidden, "forbidden"),
+    ],
+)
+def test_problems_are_typed(client: Client, drawable: Drawable, call, kind, code) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(kind) as raised:
+        call(client, drawable.id)
+    error = raised.value
+    assert (error.code, error.title != "", error.request_id != "") == (code, True, True)
+
+
+def test_a_domain_without_a_version_and_a_wrong_key(client: Client, server: Server, name: str) -> None:
+    domain = client.domains.create(name)
+    with pytest.raises(errors.NoActiveAdapter):
+        client.generate(domain.id, class_id=0)
+    with Client(server.url, "dfk_wrong") as stranger, pytest.raises(errors.Unauthenticated):
+        stranger.usage()
+    with Client(server.url) as keyless:
+        assert keyless.ready().workers == 1
+        with pytest.raises(errors.NotConfigured, match="DIFFFIT_API_KEY"):
+            keyless.usage()
+
+
+@pytest.mark.parametrize("id", ["", "..", "{id}/adapters", "{id}/../.."])
+def test_ids_cannot_change_the_path(client: Client, drawable: Drawable, id: str) -> None:
+    with pytest.raises(errors.InvalidInput):
+        client.domains.get(id.format(id=drawable.id))
+
+
+def test_ids_cannot_bring_a_query(client: Client, drawable: Drawable) -> None:
+    with pytest.raises(errors.NotFound):
+        client.domains.get(f"{drawable.id}?x")
+
+
+def test_administration(admin: Client, drawable: Drawable, server: Server) -> None:
+    tenant = admin.admin.tenants.create("Acme")
+    assert admin.admin.tenants.update(tenant.id, weight=2.0, quotas={"images_per_day": 5}).weight == 2.0
+    assert admin.admin.tenants.get(tenant.id).quotas == {"images_per_day": 5}
+    key = admin.admin.keys.create(tenant.id, "laptop", ["read"])
+    with Client(server.url, key.key) as reader, pytest.raises(errors.Forbidden):
+        reader.domains.create("not with this key")
+    assert admin.admin.keys.update(key.id, lifetime_seconds=60).expires_at is not None
+    assert admin.admin.keys.update(key.id, name="phone", lifetime_seconds="endless").expires_at is None
+    rotated = admin.admin.keys.rotate(key.id, overlap_seconds=0)
+    assert (rotated.name, rotated.scopes) == ("phone", ["read"])
+    with Client(server.url, key.key) as old, pytest.raises(errors.Unauthenticated):
+        old.usage()
+    admin.admin.keys.revoke(rotated.id)
+    assert {one.id for one in admin.admin.keys.list(tenant.id)} == {key.id, rotated.id}
+    stored = {one.id: one for one in admin.admin.adapters(domain_id=drawable.id)}
+    assert drawable.adapter_id in stored
+    assert list(admin.admin.adapters(tenant_id=tenant.id)) == []
+    (worker,) = admin.admin.workers()
+    assert stored[drawable.adapter_id].base_digest == worker.base_digest
+    assert {day.tenant_id for day in admin.admin.usage()} == {stored[drawable.adapter_id].tenant_id}
+    assert next(admin.admin.audit(limit=1)).action == "key.revoke"
+    admin.admin.tenants.delete(tenant.id)
+    with pytest.raises(errors.NotFound):
+        admin.admin.tenants.get(tenant.id)

@@ -1,0 +1,181 @@
+"""A fine-tune on this machine: the same steps as a worker's, with files in place of the database and the store."""
+
+import hashlib
+import json
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress as Bar
+
+from core.artifact.file import encode
+from core.artifact.manifest import Manifest
+from core.artifact.sites import PRESETS, SITES, MethodSites, Sites, sites_of, trainable_shapes
+from core.config import Settings, get_settings
+from core.datasets import archive
+from core.datasets import service as datasets
+from core.errors import CheckpointInvalid, InvalidRequest
+from core.finetunes.service import FinetuneRequest
+from core.model.checkpoint import LoadedBase, load_base
+from core.tuning.checkpoint import write_file
+from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
+from core.tuning.trainer import PRETRAINING_RATE, TrainingSettings
+from difffit.archives import open_archive
+from difffit.cli.base import State
+from difffit.cli.views import steps_bar
+
+
+@dataclass
+class Run:
+    images: Path
+    output: Path
+    base: str | None
+    device: str | None
+    asked: dict[str, Any]
+    """Of FinetuneRequest; what is missing takes the server's defaults."""
+    site: list[str]
+    """NAME=VALUE: what differs from the preset, or from the method's defaults."""
+    checkpoint_every: int
+    samples_every: int
+    restart: bool
+    started: int = 0
+    """The step that it began at."""
+
+    def train(self, state: State) -> dict[str, Any]:
+        """Writes the adapter and tells what was made. Raises ArchiveInvalid, BaseMissing, CheckpointInvalid,
+        TrainingDiverged."""
+        settings, request = get_settings(), self._request()
+        if request.preset not in PRESETS:
+            raise InvalidRequest("--preset", f"must be one of {', '.join(PRESETS)}")
+        with open_archive(self.images) as packed:
+            limits = datasets.limits(settings)
+            report = archive.validate(packed.file, limits)
+            for one in report.rejected:
+                state.tell(f"Not used: {one.file}. {one.detail}")
+            base = _load(settings, self.base, self.device)
+            plan = self._plan(request, report, base)
+            members = [member.to_json() for member in report.members]
+            pictures = archive.read_images(packed.file, members, limits)
+            work = finetune(base, plan, pictures, self._checkpoint())
+            with steps_bar(state, "Training") as bar:
+                outcome = self._follow(work, bar, request.steps, len(members))
+        return self._publish(outcome, plan, request, base)
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.output.with_suffix(".checkpoint")
+
+    def _request(self) -> FinetuneRequest:
+        slow = {"learning_rate": PRETRAINING_RATE} if self.asked.get("method") == "full" else {}
+        return FinetuneRequest(dataset_id="", **(slow | self.asked))
+
+    def _plan(self, request: FinetuneRequest, report: archive.Report, base: LoadedBase) -> FinetunePlan:
+        try:
+            sites = _sites(request, self.site)
+            trainable_shapes(base.description.config, request.method, sites, len(report.class_names))
+        except ValueError as error:
+            raise InvalidRequest("--site", str(error)) from error
+        return FinetunePlan(
+            method=request.method,
+            sites=sites,
+            class_names=tuple(report.class_names),
+            dataset_digest=report.digest,
+            training=TrainingSettings(
+                steps=request.steps,
+                batch_size=request.batch_size,
+                learning_rate=request.learning_rate,
+                seed=request.seed,
+                gradient_clip=1.0,  # as the worker trains
+            ),
+            checkpoint_every=self.checkpoint_every,
+            samples_every=self.samples_every,
+        )
+
+    def _checkpoint(self) -> bytes | None:
+        if self.restart or not self.checkpoint_path.is_file():
+            return None
+        return self.checkpoint_path.read_bytes()
+
+    def _follow(self, work: Generator[Any, None, Outcome], bar: Bar, steps: int, images: int) -> Outcome:
+        task = bar.add_task("", total=steps, note="loading")
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+            except CheckpointInvalid as error:
+                detail = f"{self.checkpoint_path}: {error.detail} `--restart` begins anew."
+                raise CheckpointInvalid(detail) from error
+            match event:
+                case Encoding(done=done):
+                    bar.update(task, note=f"{done} of {images} images encoded")
+                case Started(step=step):
+                    self.started = step
+                    bar.update(task, completed=step, note="")
+                case Progress():
+                    bar.update(task, completed=event.step, note=f"loss {event.loss:.4f}")
+                case Checkpoint():
+                    write_file(self.checkpoint_path, event.data)
+                case Sample():
+                    event.image.save(self.output.with_name(f"{self.output.stem}-{event.step:06}.png"))
+
+    def _publish(
+        self, outcome: Outcome, plan: FinetunePlan, request: FinetuneRequest, base: LoadedBase
+    ) -> dict[str, Any]:
+        about = base.description
+        manifest = Manifest(
+            method=plan.method,
+            preset=request.preset if plan.sites == PRESETS[request.preset] else None,
+            sites=plan.sites,
+            class_names=plan.class_names,
+            base_name=about.name,
+            base_digest=about.digest,
+            base_licence=about.licence,
+            dataset_digest=plan.dataset_digest,
+            training=plan.training.to_json(),
+        )
+        data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
+        write_file(self.output, data)
+        self.checkpoint_path.unlink(missing_ok=True)
+        return {
+            "adapter": str(self.output),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size_bytes": len(data),
+            "parameters": sum(tensor.numel() for tensor in outcome.tensors.values()),
+            "classes": list(plan.class_names),
+            "steps": plan.training.steps,
+            "started_at_step": self.started,
+            **{f"held_out_loss_{name}": loss for name, loss in outcome.losses.items()},
+        }
+
+
+def _sites(request: FinetuneRequest, words: list[str]) -> MethodSites:
+    """Raises ValueError."""
+    kind = SITES[request.method]
+    start = PRESETS[request.preset] if kind is Sites else kind()
+    pairs = [word.partition("=") for word in words]
+    return sites_of(request.method, start.to_json() | {name: _value(text) for name, _, text in pairs})
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _load(settings: Settings, reference: str | None, device: str | None) -> LoadedBase:
+    """The base as a worker of these settings holds it."""
+    name = device or settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu" and settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    dtype = torch.float32 if name == "cpu" else torch.bfloat16
+    return load_base(
+        reference or settings.base_model, device=torch.device(name), dtype=dtype, autoencoder=settings.autoencoder
+    )
