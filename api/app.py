@@ -9,7 +9,7 @@ from api.deps import Services
 from api.errors import add_error_handlers
 from api.middleware import BodyLimitMiddleware, RequestMiddleware
 from api.notifier import Notifier
-from api.openapi import add_openapi
+from api.openapi import add_documentation, add_openapi
 from api.routes import adapters, admin, datasets, domains, finetunes, generations, health, usage
 from api.signing import load_secret
 from core.broker import CeleryDispatcher, make_celery
@@ -27,7 +27,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The ASGI application; `uvicorn --factory api.app:create_app`."""
     settings = settings or get_settings()
     configure_logs(settings)
-    app = FastAPI(title="DiffFit Server", version="0.1.0", lifespan=_lifespan)
+    app = FastAPI(
+        title="DiffFit Server",
+        version="0.1.0",
+        lifespan=_lifespan,
+        docs_url=None,  # `add_documentation` has its own
+        redoc_url=None,
+    )
     app.state.services = _services(settings)
     add_error_handlers(app)
     app.add_middleware(BodyLimitMiddleware, max_upload_bytes=settings.max_upload_bytes)
@@ -35,6 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for room in (domains, datasets, finetunes, generations, adapters, usage, admin, health):
         app.include_router(room.router)
     add_openapi(app)
+    add_documentation(app)
     return app
 
 
