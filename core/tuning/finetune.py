@@ -101,7 +101,8 @@ class Outcome:
 def finetune(
     base: LoadedBase, plan: FinetunePlan, images: Iterable[tuple[int, Image.Image]], checkpoint: bytes | None = None
 ) -> Generator[Event | None, None, Outcome]:
-    """Trains one adapter. Equal base, plan and images give equal tensors, also across a resume.
+    """Trains one adapter. Equal base, plan and images give equal tensors, also across a resume. Classes that the base
+    knows by the same name start from its embeddings of them; the paper, whose base knows none of them, starts all anew.
 
     Raises TrainingDiverged when the loss is not finite, CheckpointInvalid when the checkpoint is another run's.
     """
@@ -111,7 +112,9 @@ def finetune(
         yield Encoding(sum(len(part) for part in parts))
     dit, about = base.dit, plan.about(base.description.digest)
     shapes = trainable_shapes(dit.config, plan.method, plan.sites, len(plan.class_names))
-    start = start_tensors(dit, shapes, torch.Generator().manual_seed(plan.training.seed))
+    of_base = {name: label for label, name in enumerate(base.description.class_names)}
+    known = {label: of_base[name] for label, name in enumerate(plan.class_names) if name in of_base}
+    start = start_tensors(dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
     trainer = Trainer(dit, start, concatenate(parts), plan.training, partial(adapter_of, plan.sites))
     loss_base = trainer.held_out_loss(BASE, dit.config.null_class)
     if checkpoint is not None:

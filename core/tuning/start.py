@@ -12,18 +12,27 @@ from core.model.dit import DiT
 
 
 def start_tensors(
-    dit: DiT, shapes: Shapes, generator: torch.Generator, *, keep_classes: bool = False
+    dit: DiT,
+    shapes: Shapes,
+    generator: torch.Generator,
+    *,
+    keep_classes: bool = False,
+    known: Mapping[int, int] | None = None,
 ) -> dict[str, Tensor]:
     """fp32 tensors on the base's device: biases and weights as in the base, factors 1, affine norms (1, 0), the way
     down of LoRA and AdaptFormer as PyTorch starts a linear layer, their way up 0, prompts as VPT's paper has them.
 
     The class table is new, N(0, 0.02), but its null row is the base's, so that the unconditional branch starts where
-    the base left it. `keep_classes` starts from the base's whole table instead: then a forward equals the base's.
-    Raises ValueError when the shapes are for another number of classes than the base's.
+    the base left it; so do the rows in `known`, which maps places in the new table to those in the base's.
+    `keep_classes` starts from the base's whole table instead: then a forward equals the base's. Raises ValueError when
+    the shapes are for another number of classes than the base's.
     """
     base = dict(dit.named_parameters())
     device = dit.positions.device
-    return {name: _start(name, shape, base, generator, keep_classes).to(device) for name, shape in shapes.items()}
+    tensors = {name: _start(name, shape, base, generator, keep_classes).to(device) for name, shape in shapes.items()}
+    for place, of_base in (known or {}).items():
+        tensors[CLASS_TABLE][place] = base[CLASS_TABLE][of_base].detach().float()
+    return tensors
 
 
 def _start(

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from core.artifact.additions import AdaptFormer, Lora, Prompts
-from core.artifact.sites import PRESETS, Method, MethodSites, Sites, count, trainable_shapes
+from core.artifact.sites import CLASS_TABLE, PRESETS, Method, MethodSites, Sites, count, trainable_shapes
 from core.errors import CheckpointInvalid
 from core.model.autoencoder import Autoencoder
 from core.model.checkpoint import LoadedBase, load_base, save_base
@@ -126,6 +126,14 @@ def test_another_bases_checkpoint_is_refused(base: LoadedBase) -> None:
     other = replace(base, description=replace(base.description, digest="another"))
     with pytest.raises(CheckpointInvalid, match="other settings"):
         run(other, PLAN, checkpoint.data)
+
+
+def test_a_class_that_the_base_knows_by_name_starts_from_its_embedding(base: LoadedBase) -> None:
+    knowing = replace(base, description=replace(base.description, class_names=("dim", "bright", "grey", "red", "blue")))
+    _, outcome = run(knowing, replace(PLAN, training=replace(PLAN.training, steps=1, learning_rate=1e-9)))
+    rows, of_base = outcome.tensors[CLASS_TABLE], base.dit.y_embedder.embedding_table.weight
+    assert torch.allclose(rows[1], of_base[1], atol=1e-7)
+    assert not torch.allclose(rows[0], of_base[0], atol=1e-2)
 
 
 def test_it_can_be_closed_in_the_middle(base: LoadedBase) -> None:

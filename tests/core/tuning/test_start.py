@@ -42,6 +42,14 @@ def test_class_rows_are_new_and_the_null_row_is_the_bases(dit: DiT) -> None:
     assert not torch.equal(table, start(dit, 200, seed=1)[CLASS_TABLE])
 
 
+def test_a_class_that_the_base_knows_starts_from_its_row(dit: DiT) -> None:
+    shapes = trainable_shapes(CONFIG, "difffit", PRESETS["paper"], 3)
+    table = start_tensors(dit, shapes, torch.Generator().manual_seed(0), known={1: 4})[CLASS_TABLE]
+    new = start(dit, 3)[CLASS_TABLE]
+    assert torch.equal(table[1], dit.y_embedder.embedding_table.weight[4].float())
+    assert torch.equal(table[[0, 2, 3]], new[[0, 2, 3]])
+
+
 def test_the_bases_rows_can_be_kept(dit: DiT) -> None:
     kept = start(dit, CONFIG.num_classes, keep=True)[CLASS_TABLE]
     assert torch.equal(kept, dit.y_embedder.embedding_table.weight.float())
