@@ -240,9 +240,15 @@ class EngineStopped(CoreError):
 
 class StorageUnavailable(CoreError):
     code, status, title = "storage_unavailable", 503, "Storage unavailable"
+    sentence: ClassVar[str] = "The object store does not answer ({reason}). Try again."
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The object store does not answer ({reason}). Try again.", headers={"Retry-After": "5"})
+        super().__init__(self.sentence.format(reason=reason), headers={"Retry-After": "5"})
+
+
+class StorageFull(StorageUnavailable):
+    code, title = "storage_full", "Storage full"
+    sentence = "The object store has no room ({reason}). Try again when its operator has made some."
 
 
 class DatabaseUnavailable(CoreError):

@@ -96,6 +96,7 @@ def claim_next(session: Session, model: type[Job], worker_id: str, lease_seconds
     job.worker_id = worker_id
     job.lease_expires_at = now + datetime.timedelta(seconds=lease_seconds)
     job.started_at = job.started_at or now
+    job.error_code = job.error_detail = None
     session.flush()
     return Claim(job.id, job.attempt)
 
@@ -132,6 +133,17 @@ def postpone(session: Session, job: Dataset | Finetune | Generation) -> None:
     answer, which is no failure of the job. One that is to be cancelled ends instead."""
     if _hand_back(session, job):
         job.dispatched_at = database_now(session)
+
+
+def set_back(session: Session, job: Dataset | Finetune | Generation, error: CoreError, max_attempts: int) -> None:
+    """Hands a claimed row back for later with the reason that a tenant and an operator should read. It fails when that
+    happened too often without progress: what lacks may not come back by itself."""
+    job.failures += 1
+    job.error_code, job.error_detail = error.code, error.detail
+    if job.failures >= max_attempts and job.cancel_requested_at is None:
+        fail(session, job, error)
+    else:
+        postpone(session, job)
 
 
 def finish(session: Session, job: Dataset | Finetune | Generation, status: str) -> None:

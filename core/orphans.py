@@ -12,6 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from core.db.models import Adapter, Dataset, Finetune, GenerationImage, GenerationPreview
 from core.db.session import Database
 from core.storage import ObjectStore
+from core.tenancy import SYSTEM
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
         (GenerationImage.object_key, GenerationImage.generation_id, generations),
         (GenerationPreview.object_key, GenerationPreview.generation_id, generations),
     ]
-    with database.session() as session:
+    with database.session(SYSTEM) as session:  # whoever sees no rows would take everything for an orphan
         found = {
             key for key, owner, ids in columns if ids for key in session.scalars(select(key).where(owner.in_(ids)))
         }

@@ -1,20 +1,24 @@
 """Objects: adapters, archives, checkpoints, images. On S3 or in a folder, our own SHA-256 checked on every read."""
 
+import errno
 import hashlib
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlparse
 
 from core.config import Settings, get_settings
-from core.errors import ChecksumMismatch, NotFound, StorageUnavailable
+from core.errors import ChecksumMismatch, NotFound, StorageFull, StorageUnavailable
 
 _CHUNK = 2**20
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_CODES = {"QuotaExceeded", "XMinioStorageFull"}
 
 
 @dataclass(frozen=True)
@@ -304,6 +308,8 @@ class _Partial:
             if kind is None:
                 self.partial.replace(self.target)
         finally:
+            with suppress(OSError):  # on a full disk it would flush once more
+                self.file.close()
             self.partial.unlink(missing_ok=True)
 
 
@@ -319,7 +325,8 @@ class _Guard:
         if self.reading is not None and isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             raise NotFound("object", self.reading) from error
         if isinstance(error, OSError):
-            raise StorageUnavailable(error.strerror or str(error)) from error
+            unusable = StorageFull if error.errno in _FULL else StorageUnavailable
+            raise unusable(error.strerror or str(error)) from error
 
 
 class _S3Guard:
@@ -338,7 +345,7 @@ class _S3Guard:
             code = error.response.get("Error", {}).get("Code", "")
             if code in {"NoSuchKey", "404"}:
                 raise NotFound("object", self.key) from error
-            raise StorageUnavailable(f"it answered {code}") from error
+            raise (StorageFull if code in _FULL_CODES else StorageUnavailable)(f"it answered {code}") from error
         if isinstance(error, (BotoCoreError, S3UploadFailedError)):
             raise StorageUnavailable(type(error).__name__) from error
 

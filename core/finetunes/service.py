@@ -190,6 +190,16 @@ def end(session: Session, claim: Claim, status: str, error: CoreError | None = N
     return True
 
 
+def set_back(session: Session, claim: Claim, error: CoreError, max_attempts: int) -> None:
+    """Lets a fine-tune wait for what it lacks, from its last checkpoint on, or fail in the end; its listeners hear
+    why."""
+    finetune = jobs.guarded(session, Finetune, claim)
+    if finetune is not None:
+        jobs.set_back(session, finetune, error, max_attempts)
+        add_event(session, finetune, "error", {"code": error.code, "detail": error.detail})
+        add_event(session, finetune, "status", {"status": finetune.status})
+
+
 def _ready_dataset(session: Session, scope: Scope, domain_id: str, id: str) -> Dataset:
     dataset = datasets.get(session, scope, id)
     if dataset.domain_id != domain_id:

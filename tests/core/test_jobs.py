@@ -7,7 +7,7 @@ import pytest
 from core import jobs
 from core.db.models import Generation
 from core.db.session import Database
-from core.errors import TrainingDiverged
+from core.errors import StorageFull, TrainingDiverged
 from tests.core.rows import Sent, add_generation, claim, tenant_with_domain
 
 
@@ -20,6 +20,20 @@ def queue(database: Database, count: int = 1, name: str = "tenant", **values: ob
 def row(database: Database, id: str) -> Generation:
     with database.session() as session:
         return session.get_one(Generation, id)
+
+
+def test_what_is_set_back_tells_why_and_fails_in_the_end(database: Database) -> None:
+    [id] = queue(database)
+    for attempt in (1, 2, 3):
+        claimed = claim(database)
+        assert row(database, id).error_code is None, "it has another try"
+        with database.session() as session:
+            job = jobs.guarded(session, Generation, claimed)
+            assert job is not None
+            jobs.set_back(session, job, StorageFull("No space left on device"), max_attempts=3)
+        found = row(database, id)
+        assert found.status == ("queued" if attempt < 3 else "failed")
+        assert (found.error_code, "no room" in str(found.error_detail)) == ("storage_full", True)
 
 
 def test_many_workers_claim_every_row_once(database: Database) -> None:

@@ -67,6 +67,20 @@ def test_only_what_no_row_holds_goes(database: Database, store: ObjectStore) -> 
     assert not set(store.list("")) & lost
 
 
+def test_who_was_not_told_whose_rows_to_see_removes_nothing_that_is_held(database: Database, tmp_path: Path) -> None:
+    """To PostgreSQL such a session has no rows: every object would be an orphan."""
+    scope, domain = tenant_with_domain(database)
+    store = FolderStore(tmp_path / "objects")
+    key = f"{domains.folder(scope.tenant, domain)}datasets/ds_1/archive.zip"
+    store.put(key, b"content")
+    with database.session() as session:
+        add_dataset(session, scope, domain, archive_key=key)
+    untold = Database(database.engine.url.render_as_string(hide_password=False).replace("+psycopg", ""))
+    orphans.remove_page(untold, store, "", older_than_seconds=-1)
+    untold.dispose()
+    assert store.list("") == [key]
+
+
 def test_a_large_store_is_walked_page_by_page(
     database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

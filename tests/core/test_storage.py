@@ -1,12 +1,13 @@
 """Objects in a folder and on an S3 server."""
 
+import resource
 import socket
 from pathlib import Path
 
 import pytest
 
 from core.config import Settings
-from core.errors import ChecksumMismatch, NotFound, StorageUnavailable
+from core.errors import ChecksumMismatch, NotFound, StorageFull, StorageUnavailable
 from core.storage import FolderStore, ObjectStore, S3Store, open_store
 
 
@@ -64,6 +65,21 @@ def test_no_key_leaves_the_folder(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="outside"):
         FolderStore(tmp_path / "objects").put(key, b"x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("size", [5_000, 5_000_000])
+def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path, size: int) -> None:
+    store = FolderStore(tmp_path)
+    stored = store.put("a/x", b"content")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(StorageFull, match="no room"):
+            store.put("a/x", bytes(size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [one.key for one in store.page("", "", 10)] == ["a/x"]
+    assert store.get("a/x", stored.sha256) == b"content"
 
 
 def test_a_broken_write_leaves_nothing(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from urllib.parse import urlparse
 
 from core.storage import S3Store
 from tests import services
-from tests.faults import broker, clients, database, storage, workers
+from tests.faults import broker, clients, database, disk, storage, workers
+from tests.faults.disk import Disk, LimitedWorkers, small_disk
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.stack import Outcome, Stack
 
-Service = Literal["one worker", "two workers", "on S3"]
+Service = Literal["one worker", "two workers", "on S3", "small disk"]
 SWEPT_SOON = {"DIFFFIT_ORPHAN_SECONDS": "5"}
 BREAKS: list[tuple[Fault, int]] = [
     ("refused", 0),
@@ -39,6 +40,12 @@ class StackOnS3(Stack):
 
     proxy: Proxy
     store: S3Store
+
+
+class StackOnSmallDisk(Stack):
+    """Its store is a folder that can be filled up."""
+
+    disk: Disk
 
 
 SCENARIOS = {
@@ -77,6 +84,11 @@ SCENARIOS = {
         lambda stack: storage.images_wait(stack, stack.proxy, 20),
         lambda stack: storage.images_wait(stack, stack.proxy, 8),
     ),
+    "disk": Scenario(
+        "small disk",
+        lambda stack: disk.disk_full(stack, stack.disk, times=5, in_full=True),
+        lambda stack: disk.disk_full(stack, stack.disk, times=1, in_full=False),
+    ),
 }
 
 
@@ -100,8 +112,10 @@ def serving(service: Service, postgres: services.Postgres) -> Iterator[Stack]:
             yield exits.enter_context(Stack(folder, postgres))
         elif service == "two workers":
             yield exits.enter_context(Stack(folder, postgres, workers=2, settings=SWEPT_SOON))
-        else:
+        elif service == "on S3":
             yield _on_s3(exits, folder, postgres)
+        else:
+            yield _on_small_disk(exits, folder, postgres)
 
 
 def _on_s3(exits: ExitStack, folder: Path, postgres: services.Postgres) -> StackOnS3:
@@ -110,7 +124,8 @@ def _on_s3(exits: ExitStack, folder: Path, postgres: services.Postgres) -> Stack
     store = S3Store(f"faults-{uuid.uuid4().hex}", "prefix", endpoint, "us-east-1")
     store.create_bucket()
     settings = {
-        **SWEPT_SOON,
+        # Longer than an upload takes on a busy machine: one that is under way is not swept.
+        "DIFFFIT_ORPHAN_SECONDS": "30",
         "DIFFFIT_STORAGE_URL": f"s3://{store.bucket}/prefix",
         "DIFFFIT_S3_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
         "AWS_ACCESS_KEY_ID": "test",
@@ -118,4 +133,11 @@ def _on_s3(exits: ExitStack, folder: Path, postgres: services.Postgres) -> Stack
     }
     stack = StackOnS3(folder, postgres, settings=settings)
     stack.proxy, stack.store = proxy, store
+    return exits.enter_context(stack)
+
+
+def _on_small_disk(exits: ExitStack, folder: Path, postgres: services.Postgres) -> StackOnSmallDisk:
+    mounted = exits.enter_context(small_disk(folder / "objects"))
+    stack = StackOnSmallDisk(folder, postgres, settings={"DIFFFIT_STORAGE_URL": f"file://{folder / 'objects'}"})
+    stack.disk = mounted or LimitedWorkers(stack)
     return exits.enter_context(stack)

@@ -62,7 +62,7 @@ class Stack(AbstractContextManager["Stack"]):
         self.environment = {
             **SETTINGS,
             **settings,
-            "DIFFFIT_DATABASE_URL": postgres.create(self.name),
+            **services.roles_of(postgres.create(self.name)),
             "DIFFFIT_BROKER_URL": self.redis.url,
             "DIFFFIT_DATA_DIR": str(folder / "data"),
         }

@@ -44,7 +44,7 @@ def uploads_break(stack: Stack, proxy: Proxy, store: S3Store, faults: list[tuple
             failed.append(
                 f"{fault} after {after}: refused {refused}, unseen {unseen}, hidden {hidden}, again {again.text}"
             )
-    parts = until(lambda: not store.client.list_multipart_uploads(Bucket=store.bucket).get("Uploads"), seconds=60)
+    parts = until(lambda: not store.client.list_multipart_uploads(Bucket=store.bucket).get("Uploads"), seconds=180)
     lost = sum(row["status"] != "ready" for row in stack.rows("SELECT status FROM datasets"))
     note = "; ".join([*failed, f"refused after {slowest:.1f} s at most; abandoned parts gone {parts:.0f} s later"])
     must = "503 with its code, nothing partial visible, taken when it is back"

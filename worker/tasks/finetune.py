@@ -19,7 +19,15 @@ from core.datasets import service as datasets
 from core.db.models import Dataset, Finetune
 from core.domains import service as domains
 from core.engine.engine import Training
-from core.errors import Cancelled, CheckpointInvalid, ChecksumMismatch, CoreError, EngineStopped, StorageUnavailable
+from core.errors import (
+    Cancelled,
+    CheckpointInvalid,
+    ChecksumMismatch,
+    CoreError,
+    EngineStopped,
+    StorageFull,
+    StorageUnavailable,
+)
 from core.finetunes import service
 from core.jobs import Claim
 from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
@@ -80,6 +88,8 @@ class _Run:
             try:
                 outcome = self._train(job)
                 self._publish(job, outcome)
+            except StorageFull as error:
+                self._set_back(error)
             except (EngineStopped, StorageUnavailable) as error:
                 self._hand_back(error)
             except Cancelled:
@@ -154,9 +164,13 @@ class _Run:
             self.training.cancelled.set()
         future: Future[Outcome] = self.training.future
         future.add_done_callback(lambda _: events.put(None))
-        while (event := events.get()) is not None:
-            if not self._write(job, event):
-                self.training.cancelled.set()
+        try:
+            while (event := events.get()) is not None:
+                if not self._write(job, event):
+                    self.training.cancelled.set()
+        except BaseException:  # the device must not train on for a row that nobody writes
+            self.training.cancelled.set()
+            raise
         return future.result()
 
     def _write(self, job: _Job, event: Any) -> bool:
@@ -205,6 +219,11 @@ class _Run:
         artifact = decode(self.context.store.get(key, stored.sha256))
         with self.context.database.session() as session:
             service.publish(session, self.claim, artifact, stored, outcome.losses)
+
+    def _set_back(self, error: CoreError) -> None:
+        logger.warning("%s waits: %s", self.claim.id, error.detail)
+        with self.context.database.session() as session:
+            service.set_back(session, self.claim, error, self.context.settings.max_attempts)
 
     def _hand_back(self, error: CoreError) -> None:
         logger.info("%s goes back: %s", self.claim.id, error.detail)

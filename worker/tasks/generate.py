@@ -28,6 +28,7 @@ from core.errors import (
     EngineStopped,
     NotFound,
     QueueFull,
+    StorageFull,
     StorageUnavailable,
 )
 from core.generations import service
@@ -207,6 +208,8 @@ def _hand_back(context: Context, claim: Claim, error: CoreError) -> None:
             return
         if isinstance(error, EngineStopped):
             jobs.release(session, context.dispatcher, row)
+        elif isinstance(error, StorageFull):
+            jobs.set_back(session, row, error, context.settings.max_attempts)
         else:
             jobs.postpone(session, row)
     context.stopping.wait(1.0)

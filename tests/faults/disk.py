@@ -1,0 +1,147 @@
+"""A disk that runs full while a fine-tune writes its checkpoint."""
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from core.storage import FolderStore
+from tests.faults.stack import Outcome, Stack, until
+from tests.faults.workers import ended, prepared, start_finetune
+from tests.processes import Caller
+
+STEPS = 110
+"""Two checkpoints, after 50 and 100; the second one finds no room."""
+_DISK_BYTES = 2**26
+_PAGE = 2**12
+
+
+class Disk(Protocol):
+    def fill(self) -> None: ...
+
+    def free(self) -> None: ...
+
+
+class MountedDisk:
+    """A small file system of its own: what is written to a full one ends with ENOSPC."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._filler = root, root / "filler"
+
+    def fill(self) -> None:
+        with self._filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(_PAGE))
+            except OSError:
+                return
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
+class LimitedWorkers:
+    """Where nobody may mount: no worker can write a file of more than a page, which ends with EFBIG."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+
+    def fill(self) -> None:
+        self._limit(_PAGE)
+
+    def free(self) -> None:
+        self._limit(resource.RLIM_INFINITY)
+
+    def _limit(self, size: int) -> None:
+        for pid in self.stack.workers:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@contextmanager
+def small_disk(root: Path) -> Iterator[MountedDisk | None]:
+    """None where it may not be mounted."""
+    root.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "none", str(root)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield MountedDisk(root)
+    finally:
+        subprocess.run(["umount", "--lazy", str(root)], check=True)
+
+
+def disk_full(stack: Stack, disk: Disk, *, times: int, in_full: bool) -> Outcome:
+    """It fills up behind the first checkpoint of a fine-tune, and has room again as soon as the fine-tune has told why
+    it waits; in full, it also stays full once, and the files are compared with one that was left alone.
+
+    Held: the last good checkpoint is whole, and the reason is told. Lost: a fine-tune that did not go on from there to
+    the same file as one that was left alone, or that did not fail with the reason where no room came.
+    """
+    started, held, lost = time.monotonic(), 0, 0
+    caller, domain, dataset = prepared(stack)
+    files = {_run(stack, caller, domain, dataset)} if in_full else set()
+    for _ in range(times):
+        id = _interrupted(stack, disk, caller, domain, dataset)
+        held += _told(stack, id) and _checkpoint_is_whole(stack, id)
+        disk.free()
+        until(lambda: ended(stack, "finetunes", id))  # noqa: B023  # called at once
+        files.add(_sha256(caller, id))
+        lost += not (_goes_on_at(stack, id) > 50 and len(files) == 1 and "" not in files)
+    if in_full:
+        id = _interrupted(stack, disk, caller, domain, dataset)
+        until(lambda: ended(stack, "finetunes", id))
+        found = caller.get(f"/v1/finetunes/{id}")
+        held += _told(stack, id) and _checkpoint_is_whole(stack, id)
+        lost += (found["status"], (found["error"] or {}).get("code")) != ("failed", "storage_full")
+        disk.free()
+    must = "the last good one is kept, the job says why and goes on from there"
+    note = "a file system of its own" if isinstance(disk, MountedDisk) else "a limit on the size of files"
+    return Outcome("disk full at a checkpoint", must, times + in_full, held, lost, time.monotonic() - started, note)
+
+
+def _interrupted(stack: Stack, disk: Disk, caller: Caller, domain: str, dataset: str) -> str:
+    id = start_finetune(caller, domain, dataset, STEPS)
+    until(lambda: _row(stack, id)["checkpoint_step"])
+    disk.fill()
+    until(lambda: _told(stack, id) or ended(stack, "finetunes", id))
+    return id
+
+
+def _run(stack: Stack, caller: Caller, domain: str, dataset: str) -> str:
+    id = start_finetune(caller, domain, dataset, STEPS)
+    until(lambda: ended(stack, "finetunes", id))
+    return _sha256(caller, id)
+
+
+def _row(stack: Stack, id: str) -> dict[str, object]:
+    return stack.rows("SELECT * FROM finetunes WHERE id = %s", id)[0]
+
+
+def _told(stack: Stack, id: str) -> bool:
+    query = "SELECT data FROM finetune_events WHERE finetune_id = %s AND type = 'error' ORDER BY id LIMIT 1"
+    return [row["data"]["code"] for row in stack.rows(query, id)] == ["storage_full"]
+
+
+def _checkpoint_is_whole(stack: Stack, id: str) -> bool:
+    """It is read as a worker reads it, by its digest."""
+    row = _row(stack, id)
+    store = FolderStore(Path(stack.environment["DIFFFIT_STORAGE_URL"].removeprefix("file://")))
+    return row["checkpoint_step"] == 50 and bool(store.get(str(row["checkpoint_key"]), str(row["checkpoint_sha256"])))
+
+
+def _goes_on_at(stack: Stack, id: str) -> int:
+    """The first step that was told of behind the error."""
+    query = """SELECT (data->>'step')::int AS step FROM finetune_events WHERE finetune_id = %s AND type = 'progress'
+        AND id > (SELECT max(id) FROM finetune_events WHERE finetune_id = %s AND type = 'error') ORDER BY id LIMIT 1"""
+    found = stack.rows(query, id, id)
+    return int(found[0]["step"]) if found else 0
+
+
+def _sha256(caller: Caller, id: str) -> str:
+    adapter = caller.get(f"/v1/finetunes/{id}")["adapter_id"]
+    return str(caller.get(f"/v1/adapters/{adapter}")["sha256"]) if adapter else ""
