@@ -28,8 +28,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from core.bundled import sample_domain_folder
 
 OUTPUT = Path("demo-output")
-BASE_CLASSES = {"smiley": "smiling-face", "vehicle": "car"}
-"""Classes of the sample domain that the base knows under another name."""
 console = Console()
 
 
@@ -98,11 +96,7 @@ def draw_all(
     """Every class with the same seeds, all at once: the engine puts them into one batch."""
     settings = {"count": options.count, "seed": 1, "steps": options.sampling_steps, "adapter_id": adapter_id}
     requests = [
-        client.post(
-            f"/v1/domains/{domain_id}/generations",
-            {"class_name": BASE_CLASSES.get(name, name) if adapter_id else name, **settings},
-        )
-        for name in classes
+        client.post(f"/v1/domains/{domain_id}/generations", {"class_name": name, **settings}) for name in classes
     ]
     with console.status(f"Drawing with {'the base' if adapter_id else 'the domain'}"):
         drawn = [client.wait(f"/v1/generations/{one['id']}", {"succeeded", "failed"}) for one in requests]

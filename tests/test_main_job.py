@@ -82,9 +82,9 @@ def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureReque
         file = caller.send("GET", f"/v1/adapters/{first['adapter_id']}/download").content
         artifact = decode(file)
         assert artifact.sha256 == adapters[1]["sha256"]
-        assert artifact.manifest.class_names == ("fruit", "smiley")
+        assert artifact.manifest.class_names == ("fruit", "smiling-face")
 
-        body = {"class_name": "smiley", "count": 2, "seed": 7, "steps": 4, "sampler": "ddpm", "previews": 1}
+        body = {"class_name": "smiling-face", "count": 2, "seed": 7, "steps": 4, "sampler": "ddpm", "previews": 1}
         alone = draw(caller, domain["id"], body)
         assert sorted((one["index"], one["step"]) for one in alone["previews"]) == [(0, 2), (1, 2)]
         seen = Image.open(io.BytesIO(httpx.get(alone["previews"][0]["url"]).content))
@@ -147,7 +147,7 @@ def upload(caller: Caller, domain_id: str) -> dict[str, Any]:
     """Two classes of twelve drawings, and one file that is not an image."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("fruit", "smiley"):
+        for name in ("fruit", "smiling-face"):
             for path in sorted((sample_domain_folder() / name).glob("*.png"))[:12]:
                 archive.write(path, f"{name}/{path.name}")
         archive.writestr("fruit/broken.png", b"not an image")

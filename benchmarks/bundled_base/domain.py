@@ -28,8 +28,6 @@ from core.tuning.finetune import FinetunePlan, Outcome, Progress, finetune
 from core.tuning.latents import image_grid, to_image
 from core.tuning.trainer import TrainingSettings
 
-BASE_CLASSES = {"smiley": "smiling-face", "vehicle": "car"}
-"""Classes of the sample domain that the base knows under another name, as in the demo."""
 FALL = 0.4
 """Share by which the distance must fall."""
 GRID = 64
@@ -48,17 +46,17 @@ class Domain:
     def figures(self) -> Iterator[Figure]:
         seen, _ = read_drawings(sample_domain_folder(), IMAGE_SIZE).split()
         names = self.artist.base.description.class_names
-        in_base = [BASE_CLASSES.get(name, name) for name in seen.class_names]
-        held_out = of_classes(unseen_openmoji(self.openmoji), [name in names for name in in_base])
+        in_base = [name in names for name in seen.class_names]
+        held_out = of_classes(unseen_openmoji(self.openmoji), in_base)
         outcome, seconds = train(self.artist.base, seen, self.steps)
         note = f"{self.steps} steps on {len(seen)} drawings, {torch.get_num_threads()} threads"
         yield Figure(name="fine-tune", value=seconds, unit="s", note=note)
         labels = alike(held_out.labels, self.count)
-        base_labels = torch.tensor([names.index(in_base[label]) for label in labels.tolist()])
+        base_labels = torch.tensor([names.index(seen.class_names[label]) for label in labels.tolist()])
         domain = self.artist.with_domain(outcome.tensors, len(seen.class_names))
         before = self.artist.draw(base_labels, "the base, the domain's classes")
         after = domain.draw(labels, "the domain")
-        yield from self._distances(before, after, held_out, of_classes(seen, [name in names for name in in_base]))
+        yield from self._distances(before, after, held_out, of_classes(seen, in_base))
         grid = domain.draw(alike(torch.arange(len(seen.class_names)), GRID), "grid")
         image_grid([to_image(picture) for picture in unit(grid)], columns=8).save(self.output / "domain.png")
         yield copies(after, seen.pixels, self.judges, self.output / "domain-neighbours.png", "domain")
@@ -85,7 +83,7 @@ def unseen_openmoji(folder: Path) -> Drawings:
     sample = read_drawings(sample_domain_folder(), IMAGE_SIZE)
     _, held_out = sample.split()
     others = read_drawings(folder, IMAGE_SIZE)
-    ours = {BASE_CLASSES.get(name, name): place for place, name in enumerate(sample.class_names)}
+    ours = {name: place for place, name in enumerate(sample.class_names)}
     known = set(sample.emoji)
     names = [others.class_names[label] for label in others.labels.tolist()]
     more = [k for k, name in enumerate(names) if name in ours and others.emoji[k] not in known]

@@ -10,9 +10,10 @@ import pytest
 
 from core.bundled import sample_domain_folder
 from difffit import Client
+from tests import services
 from tests.processes import ADMIN, running
 
-CLASSES = ("fruit", "smiley")
+CLASSES = ("fruit", "smiling-face")
 _numbers = itertools.count()
 
 
@@ -35,17 +36,19 @@ class Drawable:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With a Redis of its own: its worker lives until the run's end, and would take the messages of other tests."""
     folder = tmp_path_factory.mktemp("server")
-    environment = {
-        "DIFFFIT_DATA_DIR": str(folder / "data"),
-        "DIFFFIT_BROKER_URL": redis_url,
-        "DIFFFIT_TORCH_THREADS": "1",
-        "DIFFFIT_MAX_UPLOAD_BYTES": str(3 * 2**20),
-    }
-    with running(environment, folder) as url, Client(url, ADMIN) as admin:
-        tenant = admin.admin.tenants.create("Client")
-        yield Server(url, admin.admin.keys.create(tenant.id, "tests").key or "")
+    with services.redis(folder) as redis_url:
+        environment = {
+            "DIFFFIT_DATA_DIR": str(folder / "data"),
+            "DIFFFIT_BROKER_URL": redis_url,
+            "DIFFFIT_TORCH_THREADS": "1",
+            "DIFFFIT_MAX_UPLOAD_BYTES": str(3 * 2**20),
+        }
+        with running(environment, folder) as url, Client(url, ADMIN) as admin:
+            tenant = admin.admin.tenants.create("Client")
+            yield Server(url, admin.admin.keys.create(tenant.id, "tests").key or "")
 
 
 @pytest.fixture

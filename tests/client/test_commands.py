@@ -69,7 +69,7 @@ def test_the_main_job_as_it_is_typed(shell: Shell, name: str, drawings: Path, tm
     shell.text("domains", "create", name)
     shown = shell.text("datasets", "upload", name, drawings)
     assert "ready" in shown
-    assert "smiley" in shown
+    assert "smiling-face" in shown
     watched = shell.text(
         *("finetunes", "start", name, "--steps", 3, "--batch-size", 2, "--watch", "--samples", tmp_path / "on the way")
     )
@@ -121,8 +121,8 @@ def test_adapters(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
     path = tmp_path / "adapter.safetensors"
     assert shell.text("adapters", "download", drawable.adapter_id, "--output", path).strip() == str(path)
     assert decode(path.read_bytes()).sha256 == shell.json("adapters", "get", drawable.adapter_id)["sha256"]
-    assert "fruit, smiley" in shell.text("adapters", "get", drawable.adapter_id)
-    assert shell.json("inspect", path)["class_names"] == ["fruit", "smiley"]
+    assert "fruit, smiling-face" in shell.text("adapters", "get", drawable.adapter_id)
+    assert shell.json("inspect", path)["class_names"] == ["fruit", "smiling-face"]
     uploaded = shell.json("adapters", "upload", drawable.name, path)
     assert uploaded["version"] > 1
     assert uploaded["id"] in shell.text("adapters", "list", drawable.name)
@@ -137,10 +137,10 @@ def test_adapters(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
 def test_generations(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
     drawn = shell.json("generate", drawable.id, "--class-id", 1, "--steps", 2, "--output", tmp_path / "a")
     (image,) = drawn["images"]
-    assert Path(image["path"]).name == "smiley-0.png"
+    assert Path(image["path"]).name == "smiling-face-0.png"
     assert drawn["id"] in shell.text("generations", "list", drawable.id)
     assert drawn["id"] in {one["id"] for one in shell.json("generations", "list", drawable.id)}
-    assert "smiley" in shell.text("generations", "get", drawn["id"])
+    assert "smiling-face" in shell.text("generations", "get", drawn["id"])
     assert shell.json("generations", "get", drawn["id"])["images"][0]["sha256"] == image["sha256"]
     again = shell.text("generations", "download", drawn["id"], "-o", tmp_path / "b").strip()
     assert Path(again).read_bytes() == Path(image["path"]).read_bytes()
@@ -217,7 +217,7 @@ def test_a_wrong_key_or_address_is_not_stored(server: Server, tmp_path: Path) ->
         (["domains", "get", "dom_nothing"], 4, "Not found"),
         (["domains", "get", "Nothing by this name"], 4, "Nothing by this name"),
         (["domains", "create", "Line drawings"], 5, "Choose another name"),
-        (["generate", "Line drawings", "car", "--steps", "1"], 6, "It knows: fruit, smiley"),
+        (["generate", "Line drawings", "car", "--steps", "1"], 6, "It knows: fruit, smiling-face"),
         (["generate", "Line drawings", "--count", "1000"], 6, "body.count"),
         (["generate", "Line drawings", "fruit", "--sampler", "euler"], 2, "euler"),
         (["finetunes", "start"], 2, "DOMAIN"),

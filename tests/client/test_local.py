@@ -57,10 +57,10 @@ def test_it_trains_what_a_server_trains(adapter: Path, client: Client, drawable:
 
 
 def test_it_draws_what_a_server_draws(adapter: Path, client: Client, drawable: Drawable, tmp_path: Path) -> None:
-    words = ("sample", adapter, "--class", "smiley", "-n", 2, "--seed", 3, "--steps", 2, "--sampler", "dpmpp_2m")
+    words = ("sample", adapter, "--class", "smiling-face", "-n", 2, "--seed", 3, "--steps", 2, "--sampler", "dpmpp_2m")
     drawn = run(*words, folder=tmp_path)
-    pictures = client.generate(drawable.id, class_name="smiley", count=2, seed=3, steps=2, sampler="dpmpp_2m")
-    assert drawn["images"] == ["samples/001-smiley-3.png", "samples/001-smiley-4.png"]
+    pictures = client.generate(drawable.id, class_name="smiling-face", count=2, seed=3, steps=2, sampler="dpmpp_2m")
+    assert drawn["images"] == ["samples/001-smiling-face-3.png", "samples/001-smiling-face-4.png"]
     assert [(tmp_path / path).read_bytes() for path in drawn["images"]] == [picture.data for picture in pictures]
 
 
@@ -74,7 +74,7 @@ def test_images_that_are_there_are_not_drawn_again(adapter: Path, tmp_path: Path
     assert len(both) == 4
     after = [(tmp_path / path).stat().st_mtime_ns for path in first]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
-    assert read_settings((tmp_path / first[1]).read_bytes())["class"] == "smiley"
+    assert read_settings((tmp_path / first[1]).read_bytes())["class"] == "smiling-face"
 
 
 def test_an_interrupted_training_goes_on(drawings: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_each_method_trains_is_stored_and_draws(
     data = (tmp_path / made["adapter"]).read_bytes()
     manifest = decode(data, limit_bytes=len(data)).manifest
     assert (manifest.sites, manifest.preset, manifest.training["learning_rate"]) == (sites, preset, rate)
-    asked = ("sample", "adapter.safetensors", "--class", "smiley", "--steps", 2, "--sampler", "ddpm")
+    asked = ("sample", "adapter.safetensors", "--class", "smiling-face", "--steps", 2, "--sampler", "ddpm")
     together = run_here(*asked, "-n", 2, folder=tmp_path)["images"]
     alone = run_here(*asked, "-n", 1, "--seed", 1, "-o", "again", folder=tmp_path)["images"]
     first, second, third = (Image.open(tmp_path / path).tobytes() for path in (*together, *alone))

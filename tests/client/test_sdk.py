@@ -44,13 +44,13 @@ def test_the_same_with_the_asynchronous_client(server: Server, drawings: Path, n
             assert events[-1].status == "succeeded"
             assert [one.id async for one in client.domains.list(limit=1)] == [domain.id]
             pictures, usage = await asyncio.gather(
-                client.generate(domain.id, class_name="smiley", steps=2), client.usage()
+                client.generate(domain.id, class_name="smiling-face", steps=2), client.usage()
             )
             assert usage.training_seconds > 0
             return pictures
 
     (picture,) = asyncio.run(main_job())
-    assert picture.settings["class"] == "smiley"
+    assert picture.settings["class"] == "smiling-face"
 
 
 def test_a_folder_becomes_a_data_set(client: Client, drawable: Drawable) -> None:

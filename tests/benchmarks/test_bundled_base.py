@@ -1,0 +1,92 @@
+"""The benchmark of the bundled base: verdicts, which pictures are drawn, and both parts on a base of no size."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.bundled_base.domain import Domain, unseen_openmoji
+from benchmarks.bundled_base.figures import Figure
+from benchmarks.bundled_base.pictures import Artist, alike
+from benchmarks.bundled_base.quality import Quality, size
+from benchmarks.bundled_base.yardsticks import Judges, Yardstick
+from benchmarks.serving.subjects import random_autoencoder
+from core.artifact.base import BaseDescription
+from core.bundled import mini_base_folder, sample_domain_folder
+from core.evaluation.drawings import Drawings, is_held_out, read_drawings
+from core.model.checkpoint import LoadedBase
+from tests.core.model.small import CONFIG, random_dit
+
+CLASSES = ("bird", "fruit", "heart", "smiling-face")
+
+
+@pytest.fixture(scope="module")
+def artist() -> Artist:
+    """A base of random weights that knows four of the classes."""
+    config = replace(CONFIG, num_classes=len(CLASSES), input_size=16)
+    coder = random_autoencoder((8, 8, 8), torch.device("cpu"))
+    about = BaseDescription(
+        name="small", digest="0" * 64, config=config, image_size=64, licence="none", parameters=1, class_names=CLASSES
+    )
+    return Artist.of_base(LoadedBase(random_dit(config), coder, about), steps=2, guidance_scale=4.0)
+
+
+def as_base_drawings() -> Drawings:
+    """The sample domain's birds, fruits and hearts as if they were what the base learned from."""
+    sample = read_drawings(sample_domain_folder())
+    names = CLASSES[:3]
+    chosen = torch.tensor([sample.class_names[label] in names for label in sample.labels.tolist()])
+    part = sample.subset(chosen.nonzero().flatten())
+    labels = torch.tensor([names.index(sample.class_names[label]) for label in part.labels.tolist()])
+    return replace(part, labels=labels, class_names=names)
+
+
+def test_pictures_are_of_the_classes_that_the_drawings_show() -> None:
+    labels = torch.tensor([2] * 10 + [0] * 30 + [5] * 60)
+    assert alike(labels, 10).bincount().tolist() == [3, 0, 1, 0, 0, 6]
+    assert alike(torch.arange(4), 8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_verdicts() -> None:
+    figure = Figure(name="size", value=20, unit="MB", limit=28)
+    assert (figure.verdict, replace(figure, value=30).verdict) == ("pass", "below")
+    assert (replace(figure, best="highest").verdict, replace(figure, limit=None).verdict) == ("below", "measured")
+
+
+def test_the_bundle_is_small_enough() -> None:
+    assert size(mini_base_folder()).verdict == "pass"
+
+
+def test_halves_of_one_set_are_near_each_other() -> None:
+    points = torch.randn(400, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    yardstick = Yardstick("distance", lambda pictures: pictures.flatten(1))
+    assert yardstick.between_halves(points) < 1 < yardstick.distance(points, points + 1)
+
+
+def test_what_the_fine_tune_never_sees(tmp_path: Path) -> None:
+    for name in ("heart/red-heart", "heart/two-hearts", "smiling-face/money-mouth-face", "train/tram"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 64), "red").save(tmp_path / f"{name}.png")
+    unseen = unseen_openmoji(tmp_path)
+    assert {"two-hearts", "money-mouth-face"} <= set(unseen.emoji)
+    assert not {"red-heart", "tram"} & set(unseen.emoji)
+    assert all(is_held_out(name) for name in set(unseen.emoji) - {"two-hearts", "money-mouth-face"})
+    place = unseen.emoji.index("money-mouth-face")
+    assert unseen.class_names[int(unseen.labels[place])] == "smiling-face"
+
+
+def test_both_parts_measure_and_draw(artist: Artist, tmp_path: Path) -> None:
+    judges = Judges()
+    found = list(Quality(artist, judges, as_base_drawings(), 12, tmp_path).figures())
+    (tmp_path / "openmoji" / "heart").mkdir(parents=True)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "openmoji" / "heart" / "two-hearts.png")
+    found += Domain(artist, judges, tmp_path / "openmoji", 12, 2, tmp_path).figures()
+    names = [figure.name for figure in found]
+    assert "class agreement" in names
+    assert "feature distance, fall" in names
+    assert all(torch.tensor(figure.value).isfinite() for figure in found)
+    for name in ("base", "domain", "base-neighbours", "domain-neighbours"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.width > 200
