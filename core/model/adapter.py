@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.artifact.sites import CLASS_TABLE
+from core.model.functions import scaled
 
 
 class Adapter:
@@ -60,7 +61,7 @@ class TensorAdapter(Adapter):
         y = F.linear(x, weight.flatten(1), None if bias is None else bias.to(x.dtype))
         factor = self.tensors.get(f"{name}.factor")
         # The factor of attn.proj multiplies the same vector as its branch's: `gate` takes both at [B, 1, D].
-        return y if factor is None or name.endswith("attn.proj") else y * factor.to(y.dtype)
+        return y if factor is None or name.endswith("attn.proj") else scaled(y, factor.to(y.dtype))
 
     def modulation(self, norm: str, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias = self.tensors.get(f"{norm}.weight"), self.tensors.get(f"{norm}.bias")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from core.artifact.base import BaseConfig, TimestepConvention
 from core.artifact.sites import TIMESTEP_FEATURES
 from core.model.adapter import BASE, Adapter
+from core.model.functions import gated, gelu, heads, modulate
 
 
 class DiT(nn.Module):
@@ -118,9 +119,9 @@ class Block(nn.Module):
         shift2, scale2 = adapter.modulation(f"{self.name}.norm2", shift2, 1 + scale2)
         gate1 = adapter.gate(f"{self.name}.attn", gate1)
         gate2 = adapter.gate(f"{self.name}.mlp", gate2)
-        x = x + gate1 * self.attn(modulate(x, shift1, scale1, self.norm_eps), adapter)
+        x = gated(x, gate1, self.attn(modulate(x, shift1, scale1, self.norm_eps), adapter))
         hidden: Tensor = self.mlp(modulate(x, shift2, scale2, self.mlp_norm_eps), adapter)
-        return x + gate2 * adapter.mlp(f"{self.name}.mlp", hidden, x)
+        return gated(x, gate2, adapter.mlp(f"{self.name}.mlp", hidden, x))
 
 
 class Attention(nn.Module):
@@ -134,7 +135,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, adapter: Adapter) -> Tensor:
         """[B, N, D] -> [B, N, D]"""
         qkv = adapter.linear(f"{self.name}.qkv", x, self.qkv)  # [B, N, 3D]
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, heads, N, D/heads]
+        q, k, v = heads(qkv, self.num_heads)  # each [B, heads, N, D/heads]
         x = F.scaled_dot_product_attention(q, k, v)
         return adapter.linear(f"{self.name}.proj", x.transpose(1, 2).flatten(2), self.proj)
 
@@ -171,25 +172,6 @@ class FinalLayer(nn.Module):
 def linear_in(layers: nn.Sequential, index: int) -> nn.Linear:
     """A linear layer among others, as the original's names place it."""
     return cast(nn.Linear, layers[index])
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm without parameters, then a scale (1 + adaLN's) and a shift. x [B, N, D], the others [B, 1, D]."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), scale)
-
-
-def gelu(x: Tensor) -> Tensor:
-    """The GELU with the hyperbolic tangent's approximation (arXiv 1606.08415). It may write into x when no gradient is
-    asked for.
-
-    0.5 (1 + tanh z) is the logistic function of 2 z, which a CPU computes more than twice as fast. In bf16 its steps
-    would round.
-    """
-    if not x.is_cpu or x.dtype == torch.bfloat16 or torch.is_grad_enabled():
-        return F.gelu(x, approximate="tanh")
-    slope = 2 * math.sqrt(2 / math.pi)
-    logit = torch.addcmul(x.new_tensor(slope), x, x, value=0.044715 * slope).mul_(x)
-    return x.mul_(logit.sigmoid_())
 
 
 def patchify(x: Tensor, patch_size: int) -> Tensor:

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.artifact.base import BaseConfig
-from core.model.dit import Block, DiT, gelu, linear_in, patchify, timestep_features, unpatchify
+from core.model.dit import Block, DiT, linear_in, patchify, timestep_features, unpatchify
+from core.model.functions import gelu
 
 
 class VectorLayout:
