@@ -1,0 +1,138 @@
+"""`python -m benchmarks.finetune_cost`: time and peak memory of a fine-tuning step, for each method.
+
+Every method has a process of its own, and they take their steps in turns, so that whatever else the machine does meets
+all alike. On a CPU: four blocks of DiT-XL/2's width, since all 28 would take minutes a step. With a GPU, the whole
+model too.
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.finetune_cost.process import Subject
+from benchmarks.finetune_cost.subjects import NAMES, Setting
+from benchmarks.paper.results import FOLDER, facts, markdown_table, said, write_json, write_markdown
+
+BY_OPERATIONS = 0.68
+"""Of full fine-tuning's time: a frozen layer needs its output and its input's gradient, not its weight's."""
+LIMITS = {"cpu": {"step": 0.62, "gradients": 0.70, "memory": 0.45}, "cuda": {"step": 0.49, "memory": 0.45}}
+"""Of DiffFit, relative to our own full fine-tuning."""
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    console = Console(stderr=True)
+    settings = [Setting(depth=options.depth, batch=options.batch, device="cpu", threads=options.threads)]
+    if torch.cuda.is_available():
+        settings.append(Setting(depth=28, batch=options.gpu_batch, device="cuda", threads=options.threads))
+    else:
+        console.print("Not measured: the whole model, since there is no GPU here.")
+    tables = []
+    for setting in settings:
+        rows = measure(setting, options.rounds, console)
+        tables.append({"setting": vars(setting), "rows": rows, "verdicts": verdicts(rows, setting.device)})
+    _write(options, tables)
+    for table in tables:
+        Console().print(_markdown(table))
+
+
+def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
+    """One row a method: medians over `rounds`, after one step that does not count."""
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        subjects = {}
+        for name in track(NAMES, "making the models", console=console):
+            subjects[name] = Subject(name, setting)
+            stack.callback(subjects[name].close)
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
+        for turn in track(range(rounds + 1), "steps", console=console):
+            for name, subject in subjects.items():
+                found = subject.seconds()
+                if turn:
+                    seconds[name].append(found)
+        for name, subject in subjects.items():
+            steps, optimizers = zip(*seconds[name], strict=True)
+            rows.append({
+                "method": name,
+                "trainable": subject.trainable,
+                "step": statistics.median(steps) / setting.batch,
+                "gradients": statistics.median(s - o for s, o in seconds[name]) / setting.batch,
+                "optimizer": statistics.median(optimizers) / setting.batch,
+                "memory": subject.peak_gibibytes() / setting.batch,
+                "steps": steps,
+            })  # fmt: skip
+    return rows
+
+
+def verdicts(rows: Sequence[Row], device: str) -> list[Row]:
+    """DiffFit against our own full fine-tuning, and against that of diffusers."""
+    of = {row["method"]: row for row in rows}
+    found = []
+    for full in (name for name in of if name.startswith("full")):
+        for figure, limit in LIMITS[device].items():
+            ratio = of["difffit"][figure] / of[full][figure]
+            found.append({"figure": figure, "against": full, "ratio": ratio, "limit": limit, "kept": ratio <= limit})
+    return found
+
+
+def _write(options: argparse.Namespace, tables: Sequence[Row]) -> None:
+    about = facts("python -m benchmarks.finetune_cost", "0, weights and data are random", rounds=options.rounds)
+    write_json(options.output / "finetune_cost.json", {**about, "tables": tables})
+    missing = [] if len(tables) > 1 else ["Not measured: the whole model, since there was no GPU."]
+    parts = [_markdown(table) for table in tables]
+    write_markdown(options.output / "finetune_cost.md", "What a fine-tuning step costs", about, [*parts, *missing])
+
+
+def _markdown(table: Row) -> str:
+    setting, rows = table["setting"], table["rows"]
+    full = rows[0]
+    lines = [
+        (
+            row["method"],
+            f"{row['trainable']:,}",
+            *(f"{1000 * row[name]:.0f} ({row[name] / full[name]:.2f}x)" for name in ("step", "gradients")),
+            f"{1000 * row['optimizer']:.0f}",
+            f"{row['memory']:.2f} ({row['memory'] / full['memory']:.2f}x)",
+        )
+        for row in rows
+    ]
+    head = ("method", "trains", "ms an image", "without the optimizer", "optimizer", "peak GiB an image")
+    said_of = [
+        f"DiffFit's {one['figure']} is {one['ratio']:.2f}x that of '{one['against']}' "
+        f"(limit {one['limit']:.2f}x: {'kept' if one['kept'] else 'not kept'})."
+        for one in table["verdicts"]
+    ]
+    beaten = said(
+        f"By operations alone it would be {BY_OPERATIONS}x. What is below comes from what is not kept for the backward",
+        "pass (normalized activations, GELU's results and inputs of frozen layers are neither written nor read again)",
+        "and from no optimizer on the frozen weights.",
+    )
+    where = f"{setting['depth']} blocks of DiT-XL/2's width on {setting['device']}, batches of {setting['batch']}."
+    return "\n\n".join([where, markdown_table(head, lines), "\n".join(f"- {line}" for line in said_of), beaten])
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.finetune_cost",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--depth", type=int, default=4, help="blocks on the CPU")
+    parser.add_argument("--batch", type=int, default=8, help="images a step on the CPU")
+    parser.add_argument("--gpu-batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""A subject in a process of its own, so that its memory can be told from that of others."""
+
+import multiprocessing
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.finetune_cost.subjects import Setting, make
+
+GIBIBYTE = 2**30
+_FAILED = "failed"
+
+
+class Subject:
+    """`seconds` may be asked again and again; `peak_gibibytes` tells of all steps so far."""
+
+    def __init__(self, name: str, setting: Setting) -> None:
+        """Raises RuntimeError with the other process's report when the subject cannot be made."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, name, setting), daemon=True)
+        self._process.start()
+        self.trainable = int(self._answer())
+
+    def seconds(self) -> tuple[float, float]:
+        """One more step's, and the optimizer's part of it."""
+        found: tuple[float, float] = self._ask("seconds")
+        return found
+
+    def peak_gibibytes(self) -> float:
+        peak: float = self._ask("peak")
+        return peak
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join()
+
+    def _ask(self, question: str) -> Any:
+        self._pipe.send(question)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"its process ended with {self._process.exitcode}") from None
+        if answer == _FAILED:
+            raise RuntimeError(self._pipe.recv())
+        return answer
+
+
+def _serve(pipe: Connection, name: str, setting: Setting) -> None:
+    try:
+        torch.set_num_threads(setting.threads)
+        _warm_up()
+        memory = _Memory(setting.device)
+        step = make(name, setting)
+        memory.forget_peak()
+        pipe.send(step.trainable)
+        while True:
+            pipe.send(step.seconds() if pipe.recv() == "seconds" else memory.peak())
+    except EOFError:
+        return
+    except Exception:  # told to whoever asks
+        pipe.send(_FAILED)
+        pipe.send(traceback.format_exc())
+
+
+def _warm_up() -> None:
+    """Threads and their buffers are not a method's memory."""
+    import diffusers  # noqa: F401
+    import peft  # noqa: F401
+
+    torch.ones(512, 512, requires_grad=True).matmul(torch.ones(512, 512)).sum().backward()
+
+
+class _Memory:
+    """On a GPU what torch has allocated there; on a CPU what the process holds beyond its start."""
+
+    def __init__(self, device: str) -> None:
+        self.on_gpu = device != "cpu"
+        self._start = _of_status("VmRSS")
+
+    def forget_peak(self) -> None:
+        """Whatever was needed to make the model is not a step's."""
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> float:
+        if self.on_gpu:
+            return float(torch.cuda.max_memory_allocated()) / GIBIBYTE
+        return (_of_status("VmHWM") - self._start) / GIBIBYTE
+
+
+def _of_status(name: str) -> int:
+    """Bytes."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status[name].split()[0])

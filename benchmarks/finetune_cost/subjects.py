@@ -1,0 +1,150 @@
+"""One training step of each method, on random weights: no figure depends on what they would draw.
+
+Ours run through `Trainer`, as in a worker. The others are what a researcher would write with diffusers, PEFT and
+PyTorch; they keep no moving average and clip no gradient, in their favour.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.baselines.diffusers_model import transformer
+from benchmarks.serving.subjects import random_dit
+from core.artifact.additions import Lora
+from core.artifact.base import BaseConfig
+from core.artifact.sites import PRESETS, Method, MethodSites, Sites, trainable_shapes
+from core.diffusion.loss import diffusion_loss
+from core.diffusion.schedule import SCHEDULE
+from core.model.dit import DiT
+from core.tuning.latents import Latents
+from core.tuning.methods import adapter_of
+from core.tuning.start import start_tensors
+from core.tuning.trainer import Trainer, TrainingSettings
+
+CLASSES = 101
+"""Food-101's."""
+OURS: dict[str, tuple[Method, MethodSites]] = {
+    "full": ("full", Sites()),
+    "bitfit": ("bitfit", Sites()),
+    "difffit": ("difffit", PRESETS["paper"]),
+    "lora, rank 8": ("lora", Lora(rank=8)),
+}
+OTHERS = ("full, diffusers and PyTorch", "lora, rank 8, diffusers and PEFT")
+NAMES = (*OURS, *OTHERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    depth: int
+    """Blocks of DiT-XL/2's width; it has 28."""
+    batch: int
+    device: str
+    threads: int
+
+    @property
+    def config(self) -> BaseConfig:
+        return BaseConfig(depth=self.depth, num_classes=CLASSES, timestep_convention="diffusers")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the frozen weights; what trains is fp32."""
+        return torch.float32 if self.device == "cpu" else torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step at a time, and what of its time the optimizer took."""
+
+    run: Callable[[], object]
+    optimizer: torch.optim.Optimizer
+    trainable: int
+
+    def seconds(self) -> tuple[float, float]:
+        """The whole step, and the optimizer's part of it; both until the device has done it."""
+        step, spent = self.optimizer.step, 0.0
+
+        def timed(*arguments: Any) -> None:
+            nonlocal spent
+            _wait()
+            started = time.perf_counter()
+            step(*arguments)
+            _wait()
+            spent = time.perf_counter() - started
+
+        self.optimizer.step = timed  # type: ignore[method-assign,assignment]
+        try:
+            started = time.perf_counter()
+            self.run()
+            _wait()
+            return time.perf_counter() - started, spent
+        finally:
+            self.optimizer.step = step  # type: ignore[method-assign]
+
+
+def make(name: str, setting: Setting) -> Step:
+    dit = random_dit(setting.config, torch.device(setting.device), setting.dtype)
+    if name in OURS:
+        return _ours(dit, *OURS[name], setting)
+    return _plain(_full_by_diffusers(dit) if name == OTHERS[0] else _lora_by_peft(dit), setting)
+
+
+def _ours(dit: DiT, method: Method, sites: MethodSites, setting: Setting) -> Step:
+    shapes = trainable_shapes(dit.config, method, sites, CLASSES)
+    start = start_tensors(dit, shapes, torch.Generator().manual_seed(0), keep_classes=True)
+    config, count = dit.config, 4 * setting.batch
+    mean = torch.randn(2, count, config.in_channels, config.input_size, config.input_size)
+    latents = Latents(mean, torch.ones_like(mean) / 10, torch.arange(count) % CLASSES)
+    settings = TrainingSettings(steps=10**6, batch_size=setting.batch, held_out_fraction=0)
+    trainer = Trainer(dit, start, latents, settings, partial(adapter_of, sites))
+    return Step(trainer.step, trainer.optimizer, trainer.parameters.numel())
+
+
+def _full_by_diffusers(dit: DiT) -> Any:
+    return transformer(dit).float().requires_grad_(True).train()
+
+
+def _lora_by_peft(dit: DiT) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    network = transformer(dit)
+    model: Any = get_peft_model(network, LoraConfig(r=8, lora_alpha=8, target_modules=["to_q", "to_v"]))
+    embedder = network.transformer_blocks[0].norm1.emb.class_embedder
+    embedder.embedding_table.requires_grad_(True)  # the new domain's classes, as in all methods
+    return model.train()
+
+
+def _plain(network: Any, setting: Setting) -> Step:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
+    batches = _batches(setting)
+
+    def step() -> None:
+        x0, t, labels, noise = next(batches)
+        noisy = SCHEDULE.add_noise(x0, noise, t)
+        with torch.autocast(setting.device, setting.dtype, enabled=setting.dtype != torch.float32):
+            output = network(noisy, timestep=t, class_labels=labels).sample
+        loss = diffusion_loss(output, x0, noise, t, SCHEDULE)
+        (loss.mse + loss.bound).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return Step(step, optimizer, sum(parameter.numel() for parameter in parameters))
+
+
+def _batches(setting: Setting) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Latents and noise [B, C, H, W], timesteps [B] and class ids [B], drawn on the host as the trainer does."""
+    config, count = setting.config, setting.batch
+    shape = (count, config.in_channels, config.input_size, config.input_size)
+    while True:
+        values = (torch.randn(shape), torch.randint(0, 1000, (count,)), torch.randint(0, CLASSES, (count,)))
+        yield *(value.to(setting.device) for value in values), torch.randn(shape).to(setting.device)  # type: ignore[misc]
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
