@@ -1,13 +1,15 @@
 """`python -m benchmarks.paper NAME`: runs one of the paper's experiments; `NAME --help` tells its options."""
 
 import argparse
-import importlib
 from collections.abc import Sequence
+
+from benchmarks.paper import theorem2
+from benchmarks.paper.comparison import COMPARISONS
 
 EXPERIMENTS = {
     "theorem2": "error of the recovered factors against the bound of Theorem 2",
+    **{name: comparison.title for name, comparison in COMPARISONS.items()},
 }
-"""Each is a module of this package with a `main(arguments)`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of the experiment")
     asked = parser.parse_args(arguments)
-    importlib.import_module(f"benchmarks.paper.{asked.experiment}").main(asked.options)
+    if asked.experiment in COMPARISONS:
+        COMPARISONS[asked.experiment].main(asked.options)
+    else:
+        theorem2.main(asked.options)
 
 
 if __name__ == "__main__":

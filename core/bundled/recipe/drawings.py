@@ -116,12 +116,13 @@ def plain_code(code: str) -> str:
 def render_set(
     package: Package, classes: dict[str, list[Emoji]], cache: Path, size: int
 ) -> Iterator[tuple[str, str, Image.Image]]:
-    """What a set has of the classes: class, name of the emoji, picture."""
+    """What a set has of the classes: class, name of the emoji, picture. A set without characters is read by name."""
     icons = read_json(package, cache, "icons.json")
     names = {plain_code(code): name for code, name in read_json(package, cache, "chars.json").items()}
     for label, members in classes.items():
         for emoji in members:
-            if name := names.get(emoji.code):
+            name = names.get(emoji.code, emoji.name)
+            if name in icons["icons"] or name in icons.get("aliases", {}):
                 yield label, emoji.name, render(svg(icons, name), size)
 
 

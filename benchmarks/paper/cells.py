@@ -1,0 +1,114 @@
+"""One cell of a comparison: a system fine-tunes the bundled base on a domain, and its pictures are scored."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.bundled_base.pictures import Artist, alike
+from benchmarks.bundled_base.yardsticks import Judges
+from benchmarks.paper.domains import Domain
+from benchmarks.paper.systems import System
+from core.artifact.sites import Sites
+from core.model.checkpoint import LoadedBase
+from core.tuning.finetune import FinetunePlan, Outcome, Progress, Started, finetune
+from core.tuning.methods import adapter_of
+from core.tuning.trainer import TrainingSettings
+
+PAPER_DEPTH = 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The same for every cell."""
+
+    steps: int
+    batch_size: int
+    pictures: int
+    sampling_steps: int
+    guidance_scale: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all cells share."""
+
+    base: LoadedBase
+    judges: Judges
+    budget: Budget
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Cells of another one do not compare with these."""
+        digests = {"base": self.base.description.digest, "classifier": self.judges.digest}
+        return {**digests, "budget": asdict(self.budget)}
+
+    def run(self, system: System, domain: Domain, seed: int) -> dict[str, Any]:
+        """Distances to the domain's held-out drawings, and the processor's seconds of the training steps: on a busy
+        machine these tell more of a method than the clock does."""
+        system = fitted(system, self.base.dit.config.depth)
+        outcome, seconds = self._train(system, domain, seed)
+        artist = Artist(
+            self.base,
+            self.budget.sampling_steps,
+            self.budget.guidance_scale,
+            adapter_of(system.sites, outcome.tensors),
+            len(domain.seen.class_names),
+        )
+        pictures = artist.draw(alike(domain.held_out.labels, self.budget.pictures), "drawing")
+        return {
+            "trainable": sum(tensor.numel() for tensor in outcome.tensors.values()),
+            "seconds": seconds,
+            "held_out_loss": outcome.losses["adapter"],
+            **self.scores(pictures, domain),
+        }
+
+    def scores(self, pictures: Tensor, domain: Domain) -> dict[str, float]:
+        return {one.name: one.distance(pictures, domain.held_out.pixels) for one in self.judges.yardsticks}
+
+    def _train(self, system: System, domain: Domain, seed: int) -> tuple[Outcome, float]:
+        budget = self.budget
+        plan = FinetunePlan(
+            method=system.method,
+            sites=system.sites,
+            class_names=domain.seen.class_names,
+            dataset_digest="",
+            training=TrainingSettings(
+                steps=budget.steps,
+                batch_size=budget.batch_size,
+                learning_rate=system.learning_rate,
+                gradient_clip=1.0,
+                seed=seed,
+            ),
+            checkpoint_every=budget.steps + 1,
+            samples_every=budget.steps + 1,
+        )
+        work = finetune(self.base, plan, _images(domain))
+        started = ended = 0.0
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value, ended - started
+            if isinstance(event, Started):
+                started = time.process_time()
+            elif isinstance(event, Progress):
+                ended = time.process_time()
+
+
+def fitted(system: System, depth: int) -> System:
+    """The same share of a base of another depth: block 14 of 28 is block 4 of 8."""
+    sites = system.sites
+    if not isinstance(sites, Sites) or sites.last_block is None:
+        return system
+    first = round((sites.first_block - 1) * depth / PAPER_DEPTH) + 1
+    last = max(first, round(sites.last_block * depth / PAPER_DEPTH))
+    return replace(system, sites=replace(sites, first_block=first, last_block=last))
+
+
+def _images(domain: Domain) -> Iterator[tuple[int, Image.Image]]:
+    for label, picture in zip(domain.seen.labels.tolist(), domain.seen.pixels, strict=True):
+        yield label, Image.fromarray(picture.permute(1, 2, 0).numpy())
