@@ -39,6 +39,7 @@ RAW = {
 SYSTEM = {
     "core/tenancy.py": "where it is made",
     "worker/context.py:Context.database": "workers serve every tenant",
+    "core/orphans.py:_spoken_of": "an object of any tenant is none of the orphans",
     "core/finetunes/service.py:publish": "a worker's, for the domain of a fine-tune that it has claimed",
     "core/adapters/service.py:quarantine": "a worker's",
     "core/adapters/service.py:used": "a worker's",
