@@ -1,8 +1,8 @@
 """The demo's fine-tune: how far does it take the base towards OpenMoji?
 
-One emoji in five is kept from the fine-tune, by the same rule as from the classifier, so that the distance is to
-drawings that neither has seen. OpenMoji's further emoji of the same classes, which the sample domain leaves out, are
-not seen by the fine-tune either and join them.
+One emoji in five is kept from the fine-tune, by the same rule as from the classifier: neither has seen its drawing.
+OpenMoji's further emoji of the same classes, which the sample domain leaves out, join them: the fine-tune has not seen
+those either, though the classifier has.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress as Bar
 from torch import Tensor
 
 from benchmarks.bundled_base.figures import Figure
+from benchmarks.bundled_base.finetuning import fine_tuned
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.quality import copies
 from benchmarks.bundled_base.yardsticks import Judges
@@ -24,7 +24,7 @@ from core.bundled import sample_domain_folder
 from core.evaluation.classifier import IMAGE_SIZE, unit
 from core.evaluation.drawings import Drawings, read_drawings
 from core.model.checkpoint import LoadedBase
-from core.tuning.finetune import FinetunePlan, Outcome, Progress, finetune
+from core.tuning.finetune import Event, Outcome, Progress
 from core.tuning.latents import image_grid, to_image
 from core.tuning.trainer import TrainingSettings
 
@@ -103,25 +103,16 @@ def of_classes(drawings: Drawings, wanted: list[bool]) -> Drawings:
 
 def train(base: LoadedBase, drawings: Drawings, steps: int) -> tuple[Outcome, float]:
     """The demo's settings, as the worker completes them; returns the outcome and the seconds of its steps."""
-    plan = FinetunePlan(
-        method="difffit",
-        sites=PRESETS["paper"],
-        class_names=drawings.class_names,
-        dataset_digest="",
-        training=TrainingSettings(steps=steps, batch_size=32, learning_rate=1e-3, seed=0, gradient_clip=1.0),
-        checkpoint_every=steps + 1,
-        samples_every=steps + 1,
-    )
-    images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawings.pixels]
-    work = finetune(base, plan, zip(drawings.labels.tolist(), images, strict=True))
+    training = TrainingSettings(steps=steps, batch_size=32, learning_rate=1e-3, seed=0, gradient_clip=1.0)
     seconds = 0.0
     with Bar(console=Console(stderr=True)) as bar:
         task = bar.add_task("fine-tuning", total=steps)
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as end:
-                return end.value, seconds
+
+        def count(event: Event | None) -> None:
+            nonlocal seconds
             if isinstance(event, Progress):
                 seconds += event.seconds
                 bar.update(task, completed=event.step)
+
+        outcome = fine_tuned(base, drawings, "difffit", PRESETS["paper"], training, count)
+    return outcome, seconds

@@ -7,13 +7,14 @@ from benchmarks.paper import theorem2
 from benchmarks.paper.comparison import COMPARISONS
 
 EXPERIMENTS = {
-    "theorem2": "error of the recovered factors against the bound of Theorem 2",
-    **{name: comparison.title for name, comparison in COMPARISONS.items()},
+    "theorem2": ("error of the recovered factors against the bound of Theorem 2", theorem2.main),
+    **{name: (comparison.title, comparison.main) for name, comparison in COMPARISONS.items()},
 }
+"""What each is about, and what runs it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    lines = "\n".join(f"  {name:10} {about}" for name, about in EXPERIMENTS.items())
+    lines = "\n".join(f"  {name:10} {about}" for name, (about, _) in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.paper",
         description=f"{__doc__}\n\n{lines}",
@@ -22,10 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of the experiment")
     asked = parser.parse_args(arguments)
-    if asked.experiment in COMPARISONS:
-        COMPARISONS[asked.experiment].main(asked.options)
-    else:
-        theorem2.main(asked.options)
+    _, run = EXPERIMENTS[asked.experiment]
+    run(asked.options)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
 """One cell of a comparison: a system fine-tunes the bundled base on a domain, and its pictures are scored."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
+from benchmarks.bundled_base.finetuning import fine_tuned
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.systems import System
 from core.artifact.sites import Sites
 from core.model.checkpoint import LoadedBase
-from core.tuning.finetune import FinetunePlan, Outcome, Progress, Started, finetune
+from core.tuning.finetune import Event, Outcome, Progress, Started
 from core.tuning.methods import adapter_of
 from core.tuning.trainer import TrainingSettings
 
@@ -70,33 +69,24 @@ class Bench:
         return {one.name: one.distance(pictures, domain.held_out.pixels) for one in self.judges.yardsticks}
 
     def _train(self, system: System, domain: Domain, seed: int) -> tuple[Outcome, float]:
-        budget = self.budget
-        plan = FinetunePlan(
-            method=system.method,
-            sites=system.sites,
-            class_names=domain.seen.class_names,
-            dataset_digest="",
-            training=TrainingSettings(
-                steps=budget.steps,
-                batch_size=budget.batch_size,
-                learning_rate=system.learning_rate,
-                gradient_clip=1.0,
-                seed=seed,
-            ),
-            checkpoint_every=budget.steps + 1,
-            samples_every=budget.steps + 1,
+        training = TrainingSettings(
+            steps=self.budget.steps,
+            batch_size=self.budget.batch_size,
+            learning_rate=system.learning_rate,
+            gradient_clip=1.0,
+            seed=seed,
         )
-        work = finetune(self.base, plan, _images(domain))
         started = ended = 0.0
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as end:
-                return end.value, ended - started
+
+        def clock(event: Event | None) -> None:
+            nonlocal started, ended
             if isinstance(event, Started):
                 started = time.process_time()
             elif isinstance(event, Progress):
                 ended = time.process_time()
+
+        outcome = fine_tuned(self.base, domain.seen, system.method, system.sites, training, clock)
+        return outcome, ended - started
 
 
 def fitted(system: System, depth: int) -> System:
@@ -107,8 +97,3 @@ def fitted(system: System, depth: int) -> System:
     first = round((sites.first_block - 1) * depth / PAPER_DEPTH) + 1
     last = max(first, round(sites.last_block * depth / PAPER_DEPTH))
     return replace(system, sites=replace(sites, first_block=first, last_block=last))
-
-
-def _images(domain: Domain) -> Iterator[tuple[int, Image.Image]]:
-    for label, picture in zip(domain.seen.labels.tolist(), domain.seen.pixels, strict=True):
-        yield label, Image.fromarray(picture.permute(1, 2, 0).numpy())

@@ -1,0 +1,39 @@
+"""A fine-tune of a whole base in one go, as a worker runs it slice by slice."""
+
+from collections.abc import Callable
+
+from PIL import Image
+
+from core.artifact.sites import Method, MethodSites
+from core.evaluation.drawings import Drawings
+from core.model.checkpoint import LoadedBase
+from core.tuning.finetune import Event, FinetunePlan, Outcome, finetune
+from core.tuning.trainer import TrainingSettings
+
+
+def fine_tuned(
+    base: LoadedBase,
+    drawings: Drawings,
+    method: Method,
+    sites: MethodSites,
+    training: TrainingSettings,
+    on_event: Callable[[Event | None], None],
+) -> Outcome:
+    """Without checkpoints; one grid of samples at the end, as every fine-tune has."""
+    plan = FinetunePlan(
+        method=method,
+        sites=sites,
+        class_names=drawings.class_names,
+        dataset_digest="",
+        training=training,
+        checkpoint_every=training.steps + 1,
+        samples_every=training.steps + 1,
+    )
+    images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawings.pixels]
+    work = finetune(base, plan, zip(drawings.labels.tolist(), images, strict=True))
+    while True:
+        try:
+            on_event(next(work))
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
