@@ -2,7 +2,7 @@
 
 Fetched by pinned version from npm and rendered here; none of these drawings is part of the project but OpenMoji's
 sample. A fine-tune gets the emoji of the sample domain without one in five; scores are against those and the further
-emoji of the same classes, which no fine-tune and no classifier has seen.
+emoji of the same classes, which no fine-tune has seen. (The classifier has learned from OpenMoji, without one in five.)
 """
 
 from dataclasses import dataclass
@@ -40,8 +40,9 @@ class Domain:
 
 def load(name: str, cache: Path) -> Domain:
     """Fetches a set into `cache` where it is not there yet. Raises ValueError when its digest is not the pinned one."""
-    chosen = {one.name for members in read_classes(sample_domain.TABLE, cache).values() for one in members}
-    labels = sorted(read_classes(sample_domain.TABLE, cache))
+    sample = read_classes(sample_domain.TABLE, cache)
+    chosen = {one.name for members in sample.values() for one in members}
+    labels = sorted(sample)
     classes = {label: one for label, one in read_classes(CLASS_TABLE, cache).items() if label in labels}
     drawn = list(render_set(SETS[name], classes, cache, IMAGE_SIZE))
     seen = [one for one in drawn if one[1] in chosen and not is_held_out(one[1])]
