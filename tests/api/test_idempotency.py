@@ -72,8 +72,9 @@ def test_the_secret_of_a_key_is_shown_once(admin: Client, services: Services, ke
 
 def test_an_upload_counts_by_its_bytes(tenant: Client, domain: str, key: dict[str, str]) -> None:
     path = f"/v1/domains/{domain}/datasets"
-    first = tenant.upload(path, images_zip(), headers=key)
-    again = tenant.upload(path, images_zip(), headers=key)  # with a boundary of its own
+    archive = images_zip()
+    first = tenant.upload(path, archive, headers=key)
+    again = tenant.upload(path, archive, headers=key)  # with a boundary of its own
     assert first.request.headers["content-type"] != again.request.headers["content-type"]
     assert (again.status_code, again.json()) == (202, first.json())
     assert len(tenant.read(f"/v1/domains/{domain}/datasets")["data"]) == 1
