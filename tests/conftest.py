@@ -1,5 +1,6 @@
 """Fixtures for all tests: real services once a run, a fresh database a test, on both databases."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests import services
 
 settings.register_profile("no clock", deadline=None)
 settings.load_profile("no clock")
+# A job in a shell's background starts deaf to it, and so would every process that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
