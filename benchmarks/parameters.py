@@ -101,7 +101,7 @@ def _questions_of_table_1() -> list[str]:
     ways = {s.name: agreement(_millions(found[s.name]), s.parameters) for s in TABLE_1 if s.parameters}
     only_rounded = [name for name, way in ways.items() if way == "rounded"]
     only_cut = [name for name, way in ways.items() if way == "truncated"]
-    frozen_table = count(trainable_shapes(XL, "difffit", PRESETS["paper"], 0)) - XL.hidden_size
+    frozen_table = count(trainable_shapes(XL, "difffit", PRESETS["paper"], None))
     imagenet_table = count(trainable_shapes(XL, "difffit", PRESETS["paper"], 1000))
     return [
         said("Table 1 follows no one rule:", ", ".join(only_rounded), "fit when rounded alone,", ", ".join(only_cut),

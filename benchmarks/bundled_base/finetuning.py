@@ -29,11 +29,16 @@ def fine_tuned(
         checkpoint_every=training.steps + 1,
         samples_every=training.steps + 1,
     )
-    images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawings.pixels]
-    work = finetune(base, plan, zip(drawings.labels.tolist(), images, strict=True))
+    work = finetune(base, plan, labelled(drawings))
     while True:
         try:
             on_event(next(work))
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
+
+
+def labelled(drawings: Drawings) -> list[tuple[int, Image.Image]]:
+    """(class id, picture) pairs, as a fine-tune takes them."""
+    images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawings.pixels]
+    return list(zip(drawings.labels.tolist(), images, strict=True))

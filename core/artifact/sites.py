@@ -92,15 +92,16 @@ def sites_of(method: Method, values: Any) -> MethodSites:
     return kind(**values)
 
 
-def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num_classes: int) -> Shapes:
+def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num_classes: int | None) -> Shapes:
     """Name and shape of every trainable tensor, the class table last.
 
-    `num_classes` counts the domain's classes; the table has one row more, for the null class. Raises ValueError when
-    the sites are another method's or do not fit the base.
+    `num_classes` counts the domain's classes; the table has one row more, for the null class. None leaves the base's
+    classes and their frozen table, as the paper does where only the resolution changes (section 4.3). Raises
+    ValueError when the sites are another method's or do not fit the base.
     """
     if type(sites) is not SITES[method]:
         raise ValueError(f"{type(sites).__name__} are not sites of the method '{method}'")
-    table = {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
+    table = {} if num_classes is None else {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
     return _trained_of_base(config, method) | _added(config, method, sites) | table
 
 
@@ -145,7 +146,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _trained_of_base(config: BaseConfig, method: Method) -> Shapes:
     """The base's tensors that train, beside the class table."""
-    shapes = base_shapes(config)
+    shapes = {name: shape for name, shape in base_shapes(config).items() if name != CLASS_TABLE}
     if method == "full":
         return shapes
     if method in ("difffit", "bitfit"):

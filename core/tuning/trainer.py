@@ -88,7 +88,8 @@ class Trainer:
         self.device = dit.positions.device
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.latents, self.held_out = latents.split(settings.held_out_fraction, self.generator)
-        self.null_class = tensors[CLASS_TABLE].shape[0] - 1
+        table = tensors.get(CLASS_TABLE, dit.y_embedder.embedding_table.weight)  # without one, the base's classes stay
+        self.null_class = len(table) - 1
         flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors.values()])
         self.parameters = torch.nn.Parameter(flat)
         self.average = flat.clone()

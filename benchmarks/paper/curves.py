@@ -1,0 +1,140 @@
+"""Curves over training: a trainer is stopped at some steps, draws with what it has, and its pictures are scored.
+
+What Figure 5 (`highres`) and Figure 6 (`figure6`) of the DiffFit paper (arXiv 2304.06648) share. A line is run again
+from its beginning when it was not finished.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.paper.results import FOLDER, facts, markdown_table, write_json, write_markdown
+from core.model.adapter import Adapter
+from core.tuning.trainer import Trainer
+
+Point = dict[str, Any]
+"""Step, and what was measured at it."""
+Started = tuple[Trainer, Callable[[Adapter], Mapping[str, float]]]
+"""A trainer, and what scores an adapter of it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    key: Mapping[str, Any]
+    """What it is: "line", and where there are several, "domain" and "seed"."""
+    start: Callable[[], Started]
+
+    def points(self, steps: Sequence[int]) -> Iterator[Point]:
+        trainer, score = self.start()
+        for step in sorted(steps):
+            left = range(trainer.steps_done, step)
+            what = f"{', '.join(map(str, self.key.values()))}: to step {step}"
+            for _ in track(left, what, console=Console(stderr=True)):
+                trainer.step()
+            yield {**self.key, "step": step, **score(trainer.adapter(averaged=True))}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A result with several lines, as JSON, Markdown and PNG."""
+
+    name: str
+    title: str
+    text: str
+    scores: Sequence[str]
+    """What of a point is shown, an axis each."""
+    panel: Callable[[Point], str]
+    """The title of the axes that a point belongs to."""
+
+    def run(self, lines: Sequence[Line], identity: Mapping[str, Any], options: argparse.Namespace) -> None:
+        path = options.output / f"{self.name}.json"
+        points = _kept(path, identity)
+        for line in lines:
+            if not any(line.key.items() <= point.items() for point in points):
+                points += list(line.points(options.at))
+                self.write(path, points, identity, options)
+        self.write(path, points, identity, options)
+
+    def write(
+        self, path: Path, points: Sequence[Point], identity: Mapping[str, Any], options: argparse.Namespace
+    ) -> None:
+        about = facts(f"python -m benchmarks.paper {self.name}", f"0 to {options.seeds - 1}", **identity)
+        write_json(path, {**about, "points": points})
+        parts = [self.text, f"![{self.title}]({self.name}.png)", *self._tables(points)]
+        write_markdown(path.with_suffix(".md"), self.title, about, parts)
+        self._plot(path.with_suffix(".png"), points)
+
+    def _tables(self, points: Sequence[Point]) -> Iterator[str]:
+        for panel, score in self._axes(points):
+            here = [point for point in points if self.panel(point) == panel]
+            steps = sorted({point["step"] for point in here})
+            rows = [
+                (line, *(f"{_mean(here, line, step, score):.4g}" for step in steps))
+                for line in dict.fromkeys(point["line"] for point in here)
+            ]
+            yield f"{panel}: {score} after so many steps\n\n{markdown_table(('', *map(str, steps)), rows)}"
+
+    def _plot(self, path: Path, points: Sequence[Point]) -> None:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        import matplotlib.pyplot as plt
+
+        places = list(self._axes(points))
+        figure, found = plt.subplots(1, len(places), figsize=(5 * len(places), 4), layout="constrained", squeeze=False)
+        for axes, (panel, score) in zip(found[0], places, strict=True):
+            here = [point for point in points if self.panel(point) == panel]
+            for line in dict.fromkeys(point["line"] for point in here):
+                steps = sorted({point["step"] for point in here if point["line"] == line})
+                axes.plot(steps, [_mean(here, line, step, score) for step in steps], marker="o", label=line)
+            axes.set(title=panel, xlabel="steps", ylabel=score)
+            axes.legend()
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+    def _axes(self, points: Sequence[Point]) -> list[tuple[str, str]]:
+        return [(panel, score) for panel in dict.fromkeys(map(self.panel, points)) for score in self.scores]
+
+
+def options_of(name: str, about: str | None, at: Sequence[int]) -> argparse.ArgumentParser:
+    """What all figures can be told."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.paper {name}",
+        description=about,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--at", type=int, nargs="+", default=list(at), help="steps to draw at")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--sampling-steps", type=int, default=20)
+    parser.add_argument("--guidance-scale", type=float, default=3.0)
+    parser.add_argument("--cache", type=Path, default=Path("build/packages"), help="for the fetched sets")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    return parser
+
+
+def budget_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Points of another budget do not compare with these."""
+    names = ("at", "batch_size", "pictures", "sampling_steps", "guidance_scale")
+    return {name: getattr(options, name) for name in names}
+
+
+def _kept(path: Path, identity: Mapping[str, Any]) -> list[Point]:
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text())
+    return found["points"] if all(found[name] == value for name, value in identity.items()) else []
+
+
+def _mean(points: Sequence[Point], line: str, step: int, score: str) -> float:
+    found: list[float] = [point[score] for point in points if point["line"] == line and point["step"] == step]
+    return sum(found) / len(found)

@@ -1,0 +1,94 @@
+"""Figure 6 of the paper: how soon five methods reach a domain, on the bundled base."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from benchmarks.bundled_base.finetuning import labelled
+from benchmarks.bundled_base.pictures import Artist, alike
+from benchmarks.bundled_base.yardsticks import Judges
+from benchmarks.paper import domains
+from benchmarks.paper.curves import Figure, Line, Started, budget_of, options_of
+from benchmarks.paper.domains import SETS, Domain
+from benchmarks.paper.results import said
+from benchmarks.paper.systems import TABLE_1, System
+from core.artifact.sites import trainable_shapes
+from core.model.adapter import Adapter
+from core.model.checkpoint import load_base
+from core.tuning.latents import concatenate, encode_images
+from core.tuning.methods import adapter_of
+from core.tuning.start import start_tensors
+from core.tuning.trainer import Trainer, TrainingSettings
+
+METHODS = ("Full Fine-tuning", "Adapt-Parallel", "BitFit", "VPT-Deep", "DiffFit")
+"""The paper's five. It does not say which of its two kinds of AdaptFormer it shows."""
+FIGURE = Figure(
+    name="figure6",
+    title="Figure 6: distance to a domain over training",
+    text=said(
+        "Fine-tunes of the bundled base with the rates of the paper's Table 1, stopped at some steps; pictures of the",
+        "moving average. The distance is the feature distance to drawings of the domain that no fine-tune has seen: no",
+        "FID, and not to be compared with the paper's.",
+    ),
+    scores=("feature distance",),
+    panel=lambda point: str(point["domain"]),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = options_of("figure6", __doc__, (0, 25, 50, 100, 200, 400))
+    parser.add_argument("--domains", nargs="+", choices=SETS, default=list(SETS))
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    base = load_base("mini", device=torch.device(options.device), dtype=torch.float32)
+    bench = Bench(Artist.of_base(base, options.sampling_steps, options.guidance_scale), Judges(), options)
+    loaded = [domains.load(name, options.cache) for name in options.domains]
+    systems = [system for system in TABLE_1 if system.name in METHODS]
+    lines = [
+        Line({"line": system.name, "domain": domain.name, "seed": seed}, partial(bench.start, system, domain, seed))
+        for seed in range(options.seeds)
+        for domain in loaded
+        for system in systems
+    ]
+    identity = {"base": base.description.digest, "classifier": bench.judges.digest, "budget": budget_of(options)}
+    FIGURE.run(lines, identity, options)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all lines share."""
+
+    artist: Artist
+    judges: Judges
+    options: argparse.Namespace
+
+    def start(self, system: System, domain: Domain, seed: int) -> Started:
+        trainer = self._trainer(system, domain, seed)
+        labels = alike(domain.held_out.labels, self.options.pictures)
+
+        def score(adapter: Adapter) -> Mapping[str, float]:
+            artist = replace(self.artist, adapter=adapter, null_class=trainer.null_class)
+            pictures = artist.draw(labels, "drawing")
+            return {one.name: one.distance(pictures, domain.held_out.pixels) for one in self.judges.yardsticks}
+
+        return trainer, score
+
+    def _trainer(self, system: System, domain: Domain, seed: int) -> Trainer:
+        """As a cell of Table 1 has it: classes that the base knows start from its rows."""
+        base, names = self.artist.base, domain.seen.class_names
+        latents = encode_images(labelled(domain.seen), base.autoencoder.encode, base.description.image_size)
+        shapes = trainable_shapes(base.dit.config, system.method, system.sites, len(names))
+        known = {place: base.description.class_names.index(name) for place, name in enumerate(names)}
+        start = start_tensors(base.dit, shapes, torch.Generator().manual_seed(seed), known=known)
+        settings = TrainingSettings(
+            steps=max(self.options.at),
+            batch_size=self.options.batch_size,
+            learning_rate=system.learning_rate,
+            gradient_clip=1.0,
+            seed=seed,
+        )
+        return Trainer(base.dit, start, concatenate(list(latents)), settings, partial(adapter_of, system.sites))

@@ -1,0 +1,136 @@
+"""Figure 5 of the paper: the bundled base at twice its resolution, with and without the positional encoding trick.
+
+DiffFit on the drawings that the base has learned from, at 128 pixels where it knew 64, the class table frozen (section
+4.3). With the trick, the position (i, j) of the larger grid becomes (i/2, j/2), where the base knows it; without, three
+quarters of the positions are new to it. Held-out emoji judge: by the diffusion loss on their latents, and by the
+feature distance of pictures to them, both brought to the classifier's 64 pixels.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.bundled_base.pictures import Artist, alike
+from benchmarks.bundled_base.yardsticks import Judges
+from benchmarks.paper.curves import Figure, Line, Started, budget_of, options_of
+from benchmarks.paper.results import said
+from core.artifact.sites import PRESETS, trainable_shapes
+from core.bundled.recipe.drawings import CLASS_TABLE, read_classes, render_set
+from core.bundled.recipe.packages import TRAINING_SETS
+from core.evaluation.drawings import is_held_out, to_bytes
+from core.model.adapter import Adapter
+from core.model.checkpoint import LoadedBase, load_base
+from core.model.dit import DiT
+from core.tuning.latents import Latents, concatenate, encode_images
+from core.tuning.start import start_tensors
+from core.tuning.trainer import PRETRAINING_RATE, Trainer, TrainingSettings
+
+LINES = {"with the trick": 0.5, "without": 1.0}
+"""By what the coordinates of the larger grid are multiplied."""
+FIGURE = Figure(
+    name="highres",
+    title="Figure 5: twice the resolution, with and without the positional encoding trick",
+    text=said(
+        "DiffFit takes the bundled base from 64 to 128 pixels on its own training drawings; the class table is frozen.",
+        "Losses are of drawings that it has not seen; distances are feature distances of pictures to those, no FID.",
+    ),
+    scores=("held-out loss", "feature distance"),
+    panel=lambda point: str(point["classes"]),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = options_of("highres", __doc__, (0, 25, 50, 100, 200, 400)).parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    base = load_base("mini", device=torch.device(options.device), dtype=torch.float32)
+    bench = Bench.of(base, options)
+    classes = f"{base.dit.config.num_classes} classes, 64 to {bench.size} pixels"
+    lines = [
+        Line({"line": name, "classes": classes, "seed": seed}, partial(bench.start, scale, seed))
+        for seed in range(options.seeds)
+        for name, scale in LINES.items()
+    ]
+    identity = {"base": base.description.digest, "classifier": bench.judges.digest, "budget": budget_of(options)}
+    FIGURE.run(lines, identity, options)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What both lines share."""
+
+    base: LoadedBase
+    judges: Judges
+    seen: Latents
+    unseen: Latents
+    real: Tensor
+    """[K, 3, 64, 64] uint8: the drawings of `unseen`"""
+    options: argparse.Namespace
+
+    @classmethod
+    def of(cls, base: LoadedBase, options: argparse.Namespace) -> "Bench":
+        size = 2 * base.description.image_size
+        drawn = list(_drawings(base, size, options))
+        seen, unseen = ([pair for held_out, pair in drawn if held_out is side] for side in (False, True))
+        known, new = (concatenate(list(encode_images(part, base.autoencoder.encode, size))) for part in (seen, unseen))
+        real = _halved(to_bytes([picture for _, picture in unseen], size))
+        return cls(base, Judges(), known, new, real, options)
+
+    @property
+    def size(self) -> int:
+        return 2 * self.base.description.image_size
+
+    def start(self, position_scale: float, seed: int) -> Started:
+        options, base = self.options, replace(self.base, dit=enlarged(self.base.dit, position_scale))
+        shapes = trainable_shapes(base.dit.config, "difffit", PRESETS["paper"], None)
+        start = start_tensors(base.dit, shapes, torch.Generator().manual_seed(seed))
+        settings = TrainingSettings(
+            steps=max(options.at),
+            batch_size=options.batch_size,
+            learning_rate=10 * PRETRAINING_RATE,
+            gradient_clip=1.0,
+            held_out_fraction=0,
+            seed=seed,
+        )
+        trainer = Trainer(base.dit, start, self.seen, settings)
+        trainer.held_out = self.unseen
+        labels = alike(self.unseen.labels, options.pictures)
+        artist = Artist.of_base(base, options.sampling_steps, options.guidance_scale)
+
+        def score(adapter: Adapter) -> Mapping[str, float]:
+            pictures = _halved(replace(artist, adapter=adapter).draw(labels, "drawing"))
+            loss = trainer.held_out_loss(adapter, repeats=1)
+            return {"held-out loss": loss} | {
+                one.name: one.distance(pictures, self.real) for one in self.judges.yardsticks
+            }
+
+        return trainer, score
+
+
+def enlarged(dit: DiT, position_scale: float) -> DiT:
+    """The same weights for latents of twice the size, whose coordinates are multiplied by `position_scale`."""
+    larger = DiT(replace(dit.config, input_size=2 * dit.config.input_size, position_scale=position_scale))
+    larger.load_state_dict(dit.state_dict(), assign=True)
+    return larger.to(dit.positions.device).requires_grad_(False)
+
+
+def _drawings(
+    base: LoadedBase, size: int, options: argparse.Namespace
+) -> Iterator[tuple[bool, tuple[int, Image.Image]]]:
+    """Whether it is held out, class id and picture, of all sets that the base has learned from."""
+    names = base.description.class_names
+    classes = read_classes(CLASS_TABLE, options.cache)
+    for package in TRAINING_SETS.values():
+        for label, emoji, picture in render_set(package, classes, options.cache, size):
+            yield is_held_out(emoji), (names.index(label), picture)
+
+
+def _halved(pictures: Tensor) -> Tensor:
+    """[K, 3, 2S, 2S] uint8 -> [K, 3, S, S] uint8, by the mean of four."""
+    return F.avg_pool2d(pictures.float(), 2).round().to(torch.uint8)
