@@ -20,6 +20,7 @@ from core.model.checkpoint import LoadedBase
 from core.tuning.checkpoint import pack, unpack
 from core.tuning.latents import Latents, concatenate, encode_images, image_grid, to_image
 from core.tuning.methods import adapter_of
+from core.tuning.parallel import ALONE, Processes
 from core.tuning.start import start_tensors
 from core.tuning.trainer import Trainer, TrainingSettings
 
@@ -99,10 +100,16 @@ class Outcome:
 
 
 def finetune(
-    base: LoadedBase, plan: FinetunePlan, images: Iterable[tuple[int, Image.Image]], checkpoint: bytes | None = None
+    base: LoadedBase,
+    plan: FinetunePlan,
+    images: Iterable[tuple[int, Image.Image]],
+    checkpoint: bytes | None = None,
+    processes: Processes = ALONE,
 ) -> Generator[Event | None, None, Outcome]:
     """Trains one adapter. Equal base, plan and images give equal tensors, also across a resume. Classes that the base
     knows by the same name start from its embeddings of them; the paper, whose base knows none of them, starts all anew.
+
+    Of several processes each runs this with the same plan, images and checkpoint, and yields the same events.
 
     Raises TrainingDiverged when the loss is not finite, CheckpointInvalid when the checkpoint is another run's.
     """
@@ -115,7 +122,7 @@ def finetune(
     of_base = {name: label for label, name in enumerate(base.description.class_names)}
     known = {label: of_base[name] for label, name in enumerate(plan.class_names) if name in of_base}
     start = start_tensors(dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
-    trainer = Trainer(dit, start, concatenate(parts), plan.training, partial(adapter_of, plan.sites))
+    trainer = Trainer(dit, start, concatenate(parts), plan.training, partial(adapter_of, plan.sites), processes)
     loss_base = trainer.held_out_loss(BASE, dit.config.null_class)
     if checkpoint is not None:
         trainer.restore(unpack(checkpoint, about))

@@ -21,6 +21,7 @@ from core.errors import TrainingDiverged
 from core.model.adapter import Adapter, TensorAdapter
 from core.model.dit import DiT
 from core.tuning.latents import Latents
+from core.tuning.parallel import ALONE, Processes
 
 PRETRAINING_RATE = 1e-4
 """The rate of DiT's pre-training and of full fine-tuning. The paper gives the others as ratios to it (Table 4d)."""
@@ -51,6 +52,9 @@ class TrainingSettings:
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """"shuffled" goes through the data again and again in new orders; "balanced" draws a class, then an image."""
     held_out_fraction: float = 0.1
+    micro_batch_size: int | None = None
+    """Images of a batch that pass at once: a smaller number needs less memory, and gradients are summed. The sums'
+    rounding is all that it changes."""
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -79,10 +83,15 @@ class Trainer:
         latents: Latents,
         settings: TrainingSettings,
         make_adapter: Callable[[Mapping[str, Tensor]], Adapter] = TensorAdapter,
+        processes: Processes = ALONE,
     ) -> None:
-        """`tensors` are where it starts; `make_adapter` makes of them, as they become, what the model asks."""
+        """`tensors` are where it starts; `make_adapter` makes of them, as they become, what the model asks. Every one
+        of the `processes` makes the same trainer. Raises ValueError when a batch has not an image for each of them."""
+        if settings.batch_size < processes.count:
+            raise ValueError(f"{settings.batch_size} images a batch are too few for {processes.count} processes")
         self.dit = dit
         self.settings = settings
+        self.processes = processes
         self.make_adapter = make_adapter
         self.shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.device = dit.positions.device
@@ -115,17 +124,14 @@ class Trainer:
         labels = labels.masked_fill(dropped, self.null_class)
         t = self._timesteps(len(indices))
         noise = torch.randn(x0.shape, generator=self.generator)
-        mse, bound = self._losses(self.adapter(), x0, labels, t, noise)
-        loss = (mse * self._weights(t)).mean() + bound.mean()
-        (gradient,) = torch.autograd.grad(loss, [self.parameters])
+        gradient, mse, bound = self._gradient(x0, labels, t, noise)
         norm = gradient.norm()
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+        if not (math.isfinite(mse + bound) and math.isfinite(norm.item())):
             self.generator.set_state(drawn_before[0])
             self._order = drawn_before[1]
             raise TrainingDiverged(self.steps_done + 1)
         self._update(gradient, norm)
-        report = mse.mean() + bound.mean()
-        return StepReport(self.steps_done, report.item(), mse.mean().item(), bound.mean().item(), norm.item())
+        return StepReport(self.steps_done, mse + bound, mse, bound, norm.item())
 
     def adapter(self, *, averaged: bool = False) -> Adapter:
         """The adapter as it trains, or with the moving average, as it will be stored."""
@@ -190,6 +196,19 @@ class Trainer:
             }
         self.generator.set_state(state["generator"])
         self._order = state["order"].clone()
+
+    def _gradient(self, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, float, float]:
+        """Of the batch's mean loss, and the means of its two terms: over all processes and micro-batches."""
+        total = torch.zeros(len(self.parameters) + 2, device=self.device)
+        for part in self.processes.share(len(t)).split(self.settings.micro_batch_size or len(t)):
+            mse, bound = self._losses(self.adapter(), x0[part], labels[part], t[part], noise[part])
+            loss = (mse * self._weights(t[part])).mean() + bound.mean()
+            (gradient,) = torch.autograd.grad(loss, [self.parameters])
+            terms = torch.stack([mse.mean(), bound.mean()]).detach()
+            total += torch.cat([gradient, terms]) * (len(part) / len(t))
+        total = self.processes.summed(total)
+        mse_mean, bound_mean = total[-2:].tolist()
+        return total[:-2], mse_mean, bound_mean
 
     def _losses(self, adapter: Adapter, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         x0, labels, t, noise = (tensor.to(self.device) for tensor in (x0, labels, t, noise))

@@ -56,6 +56,25 @@ def test_it_trains_what_a_server_trains(adapter: Path, client: Client, drawable:
     assert decode(adapter.read_bytes()).sha256 == client.adapters.get(drawable.adapter_id).sha256
 
 
+def test_several_processes_train_one_adapter(adapter: Path, drawings: Path, tmp_path: Path) -> None:
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "difffit")
+    command = [sys.executable, *launch, "train", str(drawings), *STEPS, "--distributed", "--json"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    about = json.loads(done.stdout)  # of one of them
+    assert decode((tmp_path / about["adapter"]).read_bytes()).sha256 == about["sha256"]
+    found, alone = (load_file(path)["blocks.0.attn.proj.bias"] for path in (tmp_path / about["adapter"], adapter))
+    assert abs(found - alone).max() < 1e-4 < abs(alone).max()
+
+
+def test_a_batch_in_parts_leaves_its_mark(drawings: Path, tmp_path: Path) -> None:
+    made = run_here("train", drawings, *STEPS, "--micro-batch-size", 1, folder=tmp_path)
+    artifact = decode((tmp_path / made["adapter"]).read_bytes())
+    assert artifact.manifest.training["micro_batch_size"] == 1
+
+
 def test_it_draws_what_a_server_draws(adapter: Path, client: Client, drawable: Drawable, tmp_path: Path) -> None:
     words = ("sample", adapter, "--class", "smiling-face", "-n", 2, "--seed", 3, "--steps", 2, "--sampler", "dpmpp_2m")
     drawn = run(*words, folder=tmp_path)

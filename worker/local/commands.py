@@ -45,6 +45,13 @@ def train(
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
     samples_every: Annotated[int, typer.Option(min=1, help="Steps between drawings.")] = 100,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever an earlier run left.")] = False,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images that pass at once; fewer need less memory.")
+    ] = None,
+    distributed: Annotated[
+        bool,
+        typer.Option("--distributed", help="As one of the processes of `accelerate launch` or `torchrun`."),
+    ] = False,
 ) -> None:
     """Fine-tune a base on a folder of images, here.
 
@@ -60,11 +67,17 @@ def train(
         "seed": seed,
     }
     with _explained():
+        from core.tuning.parallel import ALONE, started_processes
         from worker.local.train import Run
 
-        run = Run(images, output, base, device, _given(asked), site or [], checkpoint_every, samples_every, restart)
+        processes = started_processes() if distributed else ALONE
+        run = Run(
+            images, output, base, device, _given(asked), site or [], checkpoint_every, samples_every, restart,
+            micro_batch_size, processes,
+        )  # fmt: skip
         about = run.train(state)
-    state.show(about, record(None, **about))
+    if run.writes:
+        state.show(about, record(None, **about))
 
 
 @command(sample_app, "sample", rich_help_panel=PANEL)

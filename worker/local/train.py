@@ -21,6 +21,7 @@ from core.finetunes.service import FinetuneRequest
 from core.model.checkpoint import LoadedBase, load_base
 from core.tuning.checkpoint import write_file
 from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
+from core.tuning.parallel import ALONE, Processes
 from core.tuning.trainer import PRETRAINING_RATE, TrainingSettings
 from difffit.archives import open_archive
 from difffit.cli.base import State
@@ -40,6 +41,8 @@ class Run:
     checkpoint_every: int
     samples_every: int
     restart: bool
+    micro_batch_size: int | None = None
+    processes: Processes = ALONE
     started: int = 0
     """The step that it began at."""
 
@@ -54,11 +57,11 @@ class Run:
             report = archive.validate(packed.file, limits)
             for one in report.rejected:
                 state.tell(f"Not used: {one.file}. {one.detail}")
-            base = _load(settings, self.base, self.device)
+            base = _load(settings, self.base, self.device or self._own_device(settings))
             plan = self._plan(request, report, base)
             members = [member.to_json() for member in report.members]
             pictures = archive.read_images(packed.file, members, limits)
-            work = finetune(base, plan, pictures, self._checkpoint())
+            work = finetune(base, plan, pictures, self._checkpoint(), self.processes)
             with steps_bar(state, "Training") as bar:
                 outcome = self._follow(work, bar, request.steps, len(members))
         return self._publish(outcome, plan, request, base)
@@ -66,6 +69,16 @@ class Run:
     @property
     def checkpoint_path(self) -> Path:
         return self.output.with_suffix(".checkpoint")
+
+    @property
+    def writes(self) -> bool:
+        """Of several processes the first alone does; all of them have the same to write."""
+        return self.processes.index == 0
+
+    def _own_device(self, settings: Settings) -> str | None:
+        """Of several processes on GPUs each has one."""
+        several = self.processes.count > 1 and settings.device != "cpu" and torch.cuda.is_available()
+        return f"cuda:{torch.cuda.current_device()}" if several else None
 
     def _request(self) -> FinetuneRequest:
         slow = {"learning_rate": PRETRAINING_RATE} if self.asked.get("method") == "full" else {}
@@ -88,6 +101,7 @@ class Run:
                 learning_rate=request.learning_rate,
                 seed=request.seed,
                 gradient_clip=1.0,  # as the worker trains
+                micro_batch_size=self.micro_batch_size,
             ),
             checkpoint_every=self.checkpoint_every,
             samples_every=self.samples_every,
@@ -118,9 +132,9 @@ class Run:
                     bar.update(task, completed=step, note="")
                 case Progress():
                     bar.update(task, completed=event.step, note=f"loss {event.loss:.4f}")
-                case Checkpoint():
+                case Checkpoint() if self.writes:
                     write_file(self.checkpoint_path, event.data)
-                case Sample():
+                case Sample() if self.writes:
                     event.image.save(self.output.with_name(f"{self.output.stem}-{event.step:06}.png"))
 
     def _publish(
@@ -139,8 +153,9 @@ class Run:
             training=plan.training.to_json(),
         )
         data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
-        write_file(self.output, data)
-        self.checkpoint_path.unlink(missing_ok=True)
+        if self.writes:
+            write_file(self.output, data)
+            self.checkpoint_path.unlink(missing_ok=True)
         return {
             "adapter": str(self.output),
             "sha256": hashlib.sha256(data).hexdigest(),

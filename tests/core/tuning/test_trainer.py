@@ -14,6 +14,7 @@ from core.model.adapter import BASE, TensorAdapter
 from core.model.dit import DiT
 from core.tuning.checkpoint import pack, unpack
 from core.tuning.latents import Latents
+from core.tuning.parallel import ALONE, Processes
 from core.tuning.start import start_tensors
 from core.tuning.trainer import Trainer, TrainingSettings
 from tests.core.model.small import ADAPTERS, CONFIG, fresh_tensors, random_dit
@@ -39,10 +40,13 @@ def latents_of(labels: list[int], seed: int = 0, deviation: float = 0.1) -> Late
     return Latents(mean, torch.full_like(mean, deviation), torch.tensor(labels))
 
 
-def trainer_of(dit: DiT, name: str = "paper", latents: Latents | None = None, **settings: Any) -> Trainer:
+def trainer_of(
+    dit: DiT, name: str = "paper", latents: Latents | None = None, processes: Processes = ALONE, **settings: Any
+) -> Trainer:
     settings = {"steps": 8, "batch_size": 5, "held_out_fraction": 0.2, **settings}
     chosen = latents or latents_of([0] * 8 + [1] * 6 + [2] * 5)
-    return Trainer(dit, fresh_tensors(dit, name, NULL), chosen, TrainingSettings(**settings))
+    start = fresh_tensors(dit, name, NULL)
+    return Trainer(dit, start, chosen, TrainingSettings(**settings), processes=processes)
 
 
 class Recorder:
@@ -63,6 +67,34 @@ def assert_equal_states(found: dict[str, Tensor], expected: dict[str, Tensor]) -
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_batch_in_parts_trains_the_same(dit: DiT, settings: dict[str, Any]) -> None:
+    """Parts of unequal size among them: 5 = 2 + 2 + 1. Each part passes the model by itself."""
+    whole = trainer_of(dit, **settings)
+    reports = [whole.step() for _ in range(3)]
+    recorder = Recorder(dit)
+    parts = trainer_of(dit, micro_batch_size=2, **settings)
+    for report in reports:
+        found = parts.step()
+        assert (found.mse, found.bound) == pytest.approx((report.mse, report.bound), rel=1e-5)
+        assert found.gradient_norm == pytest.approx(report.gradient_norm, rel=1e-4)
+    assert max(map(len, recorder.labels)) == 2
+    torch.testing.assert_close(parts.state()["first_moment"], whole.state()["first_moment"], rtol=1e-3, atol=1e-6)
+
+
+def test_without_a_class_table_the_base_s_classes_stay(dit: DiT) -> None:
+    """The paper's fine-tune to another resolution (section 4.3)."""
+    shapes = trainable_shapes(CONFIG, *ADAPTERS["paper"], None)
+    assert CLASS_TABLE not in shapes
+    start = start_tensors(dit, shapes, torch.Generator())
+    recorder = Recorder(dit)
+    settings = TrainingSettings(steps=2, batch_size=20, label_dropout=0.5, held_out_fraction=0)
+    trainer = Trainer(dit, start, latents_of([0, 1]), settings)
+    trainer.step()
+    assert set(torch.cat(recorder.labels).tolist()) == {0, 1, CONFIG.null_class}
+    assert CLASS_TABLE not in trainer.tensors()
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)

@@ -1,0 +1,42 @@
+"""One batch over several processes: each trains on its share of the rows, and their gradients are summed.
+
+All of them draw the same batch, timesteps and noise, so that they end with the same adapter as one process alone, but
+for the rounding of sums.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many this is. The only one there is, unless told otherwise."""
+
+    index: int = 0
+    count: int = 1
+
+    def share(self, rows: int) -> Tensor:
+        """The places of its rows among `rows`: [rows / count], at least one when there are `count` rows."""
+        return torch.arange(self.index, rows, self.count)
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in each of them."""
+        if self.count == 1:
+            return tensor
+        from accelerate.utils import reduce
+
+        total: Tensor = reduce(tensor, "sum")
+        return total
+
+
+ALONE = Processes()
+
+
+def started_processes() -> Processes:
+    """Joins the processes that `accelerate launch` or `torchrun` started; alone where neither did."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return Processes(state.process_index, state.num_processes)
