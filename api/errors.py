@@ -93,8 +93,7 @@ def render(request: Request, error: CoreError) -> ProblemResponse:
     }
     if error.errors:
         body["errors"] = error.errors
-    headers = error.headers | (_rate_limit(request, error) if error.status == HTTPStatus.TOO_MANY_REQUESTS else {})
-    return ProblemResponse(body, error.status, headers)
+    return ProblemResponse(body, error.status, error.headers)
 
 
 async def _core_error(request: Request, error: Exception) -> ProblemResponse:
@@ -159,10 +158,3 @@ def _allowed(request: Request) -> str:
 def _is_json(request: Request) -> bool:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return media_type == "application/json" or media_type.endswith("+json")
-
-
-def _rate_limit(request: Request, error: CoreError) -> dict[str, str]:
-    """The only limit so far is that of waiting generations."""
-    quota = request.app.state.services.settings.max_queued_generations
-    wait = error.headers.get("Retry-After", "1")
-    return {"RateLimit-Policy": f'"queue";q={quota}', "RateLimit": f'"queue";r=0;t={wait}'}

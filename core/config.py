@@ -63,7 +63,15 @@ class Settings(BaseSettings):
     max_waiting_images: int = 2_000
     """Images that a worker takes in before it leaves rows to others."""
     max_queued_generations: int = 500
-    """Of one tenant; more are answered with 429."""
+    """Of one tenant; more are answered with 429. So are the next three; the last is answered with 403. An
+    administrator can give a tenant numbers of its own."""
+    max_active_finetunes: int = 100
+    """Queued and running ones."""
+    max_validating_datasets: int = 100
+    max_images_per_day: int | None = None
+    """In UTC; None for no limit."""
+    max_stored_bytes: int | None = None
+    """Of data sets and adapters; None for no limit."""
     adapter_slots: int = Field(default=1024, ge=2)
     """Adapters that lie on the device at once; at least `max_batch_rows`."""
     compile: bool = False

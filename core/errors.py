@@ -227,7 +227,30 @@ class QueueFull(CoreError):
     def __init__(self, waiting: int, retry_after: int = 5) -> None:
         super().__init__(
             f"{waiting} requests are waiting already. Try again in {retry_after} s.",
-            headers={"Retry-After": str(retry_after)},
+            headers=_limit_headers("queued_generations", waiting, retry_after),
+        )
+
+
+class QuotaExceeded(CoreError):
+    """`name` is that of the quota; `retry_after` seconds later there may be room."""
+
+    code, status, title = "quota_exceeded", 429, "Quota used up"
+
+    def __init__(self, name: str, limit: int, used: int, retry_after: int) -> None:
+        super().__init__(
+            f"The quota '{name}' is {limit}, and {used} are used. Try again in {retry_after} s, or ask for more.",
+            headers=_limit_headers(name, limit, retry_after),
+        )
+
+
+class StorageQuotaExceeded(CoreError):
+    """No time will help, so this is no 429."""
+
+    code, status, title = "storage_quota_exceeded", 403, "Storage quota used up"
+
+    def __init__(self, limit: int, used: int, more: int) -> None:
+        super().__init__(
+            f"{used:,} of {limit:,} bytes are stored, and this needs {more:,} more. Delete data sets or adapters."
         )
 
 
@@ -265,3 +288,9 @@ class DatabaseRoleUnfit(CoreError):
         super().__init__(
             f"PostgreSQL's role '{role}' {reason}. Connect as a role that deploy/postgres/roles.sql has made."
         )
+
+
+def _limit_headers(name: str, limit: int, retry_after: int) -> dict[str, str]:
+    """Retry-After, and the fields of the draft "RateLimit header fields for HTTP"."""
+    fields = {"RateLimit-Policy": f'"{name}";q={limit}', "RateLimit": f'"{name}";r=0;t={retry_after}'}
+    return {"Retry-After": str(retry_after), **fields}

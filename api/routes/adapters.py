@@ -21,8 +21,10 @@ from core.errors import (
     ChecksumMismatch,
     NotFound,
     PayloadTooLarge,
+    StorageQuotaExceeded,
     StorageUnavailable,
 )
+from core.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["adapters"], route_class=IdempotentRoute)
 
@@ -38,7 +40,9 @@ def list_adapters(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDe
     "/domains/{id}/adapters",
     status_code=201,
     operation_id="upload_adapter",
-    responses=problems(NotFound, ArtifactInvalid, BaseMismatch, BaseNotLoaded, StorageUnavailable),
+    responses=problems(
+        NotFound, StorageQuotaExceeded, ArtifactInvalid, BaseMismatch, BaseNotLoaded, StorageUnavailable
+    ),
 )
 def upload_adapter(
     id: str,
@@ -53,8 +57,10 @@ def upload_adapter(
     with services.database.session(scope) as session:
         domains.get(session, scope, id)
         base = adapters.served_base(session, services.settings.base_model)
+        Quotas(session, scope, services.settings).admit_bytes(file.size or 0)  # before anything is stored
     artifact, stored = adapters.store_upload(services.store, scope, id, file.file.read(), base, limit)
     with services.database.session(scope) as session:
+        Quotas(session, scope, services.settings).admit_bytes(stored.size)
         return AdapterOut.model_validate(adapters.create_uploaded(session, scope, id, artifact, stored))
 
 

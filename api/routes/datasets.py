@@ -12,7 +12,15 @@ from api.schemas.common import Listing, listing
 from api.schemas.datasets import DatasetOut
 from core.datasets import service as datasets
 from core.domains import service as domains
-from core.errors import ArchiveInvalid, NotFound, PayloadTooLarge, StorageUnavailable
+from core.errors import (
+    ArchiveInvalid,
+    NotFound,
+    PayloadTooLarge,
+    QuotaExceeded,
+    StorageQuotaExceeded,
+    StorageUnavailable,
+)
+from core.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 
@@ -21,7 +29,7 @@ router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
     "/domains/{id}/datasets",
     status_code=202,
     operation_id="create_dataset",
-    responses=problems(NotFound, ArchiveInvalid, StorageUnavailable),
+    responses=problems(NotFound, ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded, StorageUnavailable),
 )
 def create_dataset(
     id: str,
@@ -39,8 +47,10 @@ def create_dataset(
         raise PayloadTooLarge(limit)
     with services.database.session(scope) as session:
         domains.get(session, scope, id)
+        Quotas(session, scope, services.settings).admit_dataset(file.size or 0)  # before anything is stored
     archive = datasets.store_archive(services.store, scope, id, file.file, datasets.limits(services.settings))
     with services.database.session(scope) as session:
+        Quotas(session, scope, services.settings).admit_dataset(archive.size)
         dataset = datasets.create(session, scope, services.dispatcher, id, archive)
         return DatasetOut.model_validate(dataset)
 

@@ -21,9 +21,18 @@ from api.waiting import wait_for
 from core.adapters import service as adapters
 from core.db.models import FinetuneEvent
 from core.domains import service as domains
-from core.errors import BaseNotLoaded, CoreError, DatasetNotReady, JobFinished, NotFound, StorageUnavailable
+from core.errors import (
+    BaseNotLoaded,
+    CoreError,
+    DatasetNotReady,
+    JobFinished,
+    NotFound,
+    QuotaExceeded,
+    StorageUnavailable,
+)
 from core.finetunes import service as finetunes
 from core.tenancy import Scope
+from core.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["finetunes"], route_class=IdempotentRoute)
 _KEEPALIVE_SECONDS = 15.0
@@ -46,7 +55,7 @@ EventId = Annotated[int, Path(ge=1, lt=2**63)]
     responses={
         200: {"model": EstimateOut, "description": "With `dry_run`: what it would take."},
         202: {"model": FinetuneOut},
-        **problems(NotFound, DatasetNotReady, BaseNotLoaded),
+        **problems(NotFound, DatasetNotReady, BaseNotLoaded, QuotaExceeded),
     },
 )
 def create_finetune(
@@ -60,6 +69,7 @@ def create_finetune(
             domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
             base = adapters.served_base(session, services.settings.base_model)
             return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base))
+        Quotas(session, scope, services.settings).admit_finetune()
         return FinetuneOut.model_validate(finetunes.create(session, scope, services.dispatcher, id, request))
 
 

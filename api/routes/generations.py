@@ -26,11 +26,13 @@ from core.errors import (
     NoActiveAdapter,
     NotFound,
     QueueFull,
+    QuotaExceeded,
     StorageUnavailable,
     UnknownClass,
 )
 from core.generations import service as generations
 from core.tenancy import Scope
+from core.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRoute)
 
@@ -41,7 +43,16 @@ router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRou
     operation_id="create_generation",
     responses={
         200: {"model": GenerationOut, "description": "Ended within the preferred wait."},
-        **problems(NotFound, NoActiveAdapter, BaseMismatch, AdapterQuarantined, UnknownClass, QueueFull, BaseNotLoaded),
+        **problems(
+            NotFound,
+            NoActiveAdapter,
+            BaseMismatch,
+            AdapterQuarantined,
+            UnknownClass,
+            QueueFull,
+            QuotaExceeded,
+            BaseNotLoaded,
+        ),
     },
 )
 async def create_generation(
@@ -146,9 +157,9 @@ def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, s
     with services.database.session(scope) as session:
         domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
         base = adapters.served_base(session, settings.base_model)
-        row = generations.create(
-            session, scope, services.dispatcher, id, body.to_request(), base, settings.max_queued_generations
-        )
+        request = body.to_request()
+        most_waiting = Quotas(session, scope, settings).admit_generation(request.count)
+        row = generations.create(session, scope, services.dispatcher, id, request, base, most_waiting)
         return GenerationOut.of(row, signed)
 
 

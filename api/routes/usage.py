@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from api.auth import ReaderDep
-from api.deps import DatabaseDep
+from api.deps import ServicesDep
 from api.schemas.usage import UsageOut
 from core.usage import service as usage
 
@@ -11,7 +11,7 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 
 
 @router.get("/usage", operation_id="get_usage")
-def get_usage(database: DatabaseDep, scope: ReaderDep) -> UsageOut:
-    """Images, row-steps, training seconds and stored bytes; days of the last 30."""
-    with database.session(scope) as session:
-        return UsageOut.model_validate(usage.read(session, scope))
+def get_usage(services: ServicesDep, scope: ReaderDep) -> UsageOut:
+    """Images, row-steps, training seconds and stored bytes; quotas; days of the last 30."""
+    with services.database.session(scope) as session:
+        return UsageOut.model_validate(usage.read(session, scope, services.settings))

@@ -2,11 +2,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.schemas.common import Identifier, Input, Name, Output, Time, optional
+from api.schemas.common import Input, Name, Output, Time, optional
+from core.usage.quotas import QuotaName
 
 Quotas = Annotated[
-    dict[Identifier, Annotated[int, Field(ge=0, lt=2**53)]],
-    Field(max_length=20, examples=[{"images_per_day": 1000}], description="Limits by name; kept, not yet enforced."),
+    dict[QuotaName, Annotated[int, Field(ge=0, lt=2**53)]],
+    Field(
+        examples=[{"images_per_day": 1000}],
+        description="The tenant's own limits by name, all of them at once; the service's hold for the others.",
+    ),
 ]
 Lifetime = Annotated[int, Field(ge=1, le=10 * 366 * 86_400, examples=[90 * 86_400])]
 Weight = Annotated[float, Field(gt=0, le=1000, description="Share of the device beside other tenants'.")]

@@ -4,6 +4,7 @@ from typing import Any
 from pydantic import Field
 
 from api.schemas.common import Digest, Output, Time
+from core.usage.quotas import QuotaName
 
 
 class Consumption(Output):
@@ -20,10 +21,16 @@ class TenantUsageDayOut(UsageDayOut):
     tenant_id: str
 
 
+class QuotaOut(Output):
+    limit: int | None = Field(description="Null for none.")
+    used: int
+
+
 class UsageOut(Consumption):
     """From the beginning on."""
 
     stored_bytes: int = Field(description="Of data sets and adapters, now.")
+    quotas: dict[QuotaName, QuotaOut] = Field(description="What the tenant may have at once and use in a day.")
     days: list[UsageDayOut] = Field(description="The last 30 days in which anything was used, newest first.")
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from core.db.models import Adapter, BaseModelRow
@@ -29,11 +29,6 @@ def page_of_domain(session: Session, scope: Scope, domain_id: str, request: Page
 
 def page_of_all(session: Session, scope: Scope, filters: Filters, request: PageRequest) -> Page[Adapter]:
     return fetch_page(session, _filtered(scoped(select(Adapter), Adapter, scope), filters), Adapter.id, request)
-
-
-def stored_bytes(session: Session, scope: Scope) -> int:
-    statement = scoped(select(func.coalesce(func.sum(Adapter.size_bytes), 0)), Adapter, scope)
-    return int(session.execute(statement).scalar_one())
 
 
 def served_base(session: Session, name: str) -> BaseModelRow | None:

@@ -1,6 +1,6 @@
 """Queries on data sets."""
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.db.models import Dataset
@@ -15,8 +15,3 @@ def get(session: Session, scope: Scope, id: str) -> Dataset | None:
 def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Dataset]:
     statement = scoped(select(Dataset), Dataset, scope).where(Dataset.domain_id == domain_id)
     return fetch_page(session, statement, Dataset.id, request)
-
-
-def stored_bytes(session: Session, scope: Scope) -> int:
-    statement = scoped(select(func.coalesce(func.sum(Dataset.size_bytes), 0)), Dataset, scope)
-    return int(session.execute(statement).scalar_one())

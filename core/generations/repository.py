@@ -1,6 +1,6 @@
 """Queries on generations."""
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.db.models import Generation, GenerationImage, GenerationPreview
@@ -30,8 +30,3 @@ def preview(session: Session, scope: Scope, id: str, index: int, step: int) -> G
         GenerationPreview.generation_id == id, GenerationPreview.index == index, GenerationPreview.step == step
     )
     return session.execute(statement).scalar_one_or_none()
-
-
-def waiting(session: Session, scope: Scope) -> int:
-    statement = scoped(select(func.count()).select_from(Generation), Generation, scope)
-    return session.execute(statement.where(Generation.status == "queued")).scalar_one()

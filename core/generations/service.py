@@ -32,6 +32,7 @@ from core.generations import repository
 from core.jobs import Claim, Dispatcher
 from core.storage import StoredObject
 from core.tenancy import Scope
+from core.usage import repository as usage_queries
 from core.usage import service as usage
 
 ENDED = ("succeeded", "failed", "cancelled")
@@ -80,7 +81,7 @@ def create(
 ) -> Generation:
     """Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, QueueFull."""
     domain = domains.get(session, scope, domain_id)
-    waiting = repository.waiting(session, scope)
+    waiting = usage_queries.queued_generations(session, scope)
     if waiting >= most_waiting:
         raise QueueFull(waiting)
     adapter = _adapter(session, scope, domain, request.adapter_id, base)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.db.models import AuditEntry, UsageDay, Worker
+from core.db.models import Adapter, AuditEntry, Dataset, Finetune, Generation, UsageDay, Worker
 from core.db.paging import Page, PageRequest, fetch_page
 from core.tenancy import Scope, scoped
 
@@ -36,3 +36,40 @@ def audit_page(session: Session, scope: Scope, tenant_id: str | None, request: P
     if tenant_id is not None:
         statement = statement.where(AuditEntry.tenant_id == tenant_id)
     return fetch_page(session, statement, AuditEntry.id, request)
+
+
+def lock_tenant(session: Session, scope: Scope) -> None:
+    """Until the transaction ends. SQLite has one writer anyhow; on PostgreSQL a tenant's row is not its to lock."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(scope.tenant_id, 0))))
+
+
+def queued_generations(session: Session, scope: Scope) -> int:
+    statement = scoped(select(func.count()).select_from(Generation), Generation, scope)
+    return session.execute(statement.where(Generation.status == "queued")).scalar_one()
+
+
+def active_finetunes(session: Session, scope: Scope) -> int:
+    """Queued and running."""
+    statement = scoped(select(func.count()).select_from(Finetune), Finetune, scope)
+    return session.execute(statement.where(Finetune.status.in_(("queued", "running")))).scalar_one()
+
+
+def validating_datasets(session: Session, scope: Scope) -> int:
+    statement = scoped(select(func.count()).select_from(Dataset), Dataset, scope)
+    return session.execute(statement.where(Dataset.status == "validating")).scalar_one()
+
+
+def images_per_day(session: Session, scope: Scope, date: datetime.date) -> int:
+    """Drawn on that day, and still to be drawn."""
+    drawn = scoped(select(func.sum(UsageDay.images)), UsageDay, scope).where(UsageDay.day == date)
+    coming = scoped(select(func.sum(Generation.count)), Generation, scope)
+    coming = coming.where(Generation.status.in_(("queued", "running")))
+    return sum(int(session.execute(statement).scalar_one() or 0) for statement in (drawn, coming))
+
+
+def stored_bytes(session: Session, scope: Scope) -> int:
+    """Of data sets and adapters."""
+    datasets = scoped(select(func.sum(Dataset.size_bytes)), Dataset, scope)
+    adapters = scoped(select(func.sum(Adapter.size_bytes)), Adapter, scope)
+    return sum(int(session.execute(statement).scalar_one() or 0) for statement in (datasets, adapters))

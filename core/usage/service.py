@@ -9,13 +9,13 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from core.adapters import repository as adapters
-from core.datasets import repository as datasets
+from core.config import Settings
 from core.db.models import AuditEntry, UsageDay, Worker
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
 from core.tenancy import Scope
 from core.usage import repository
+from core.usage.quotas import Quota, QuotaName, Quotas
 
 WORKER_SILENCE = datetime.timedelta(seconds=60)
 """A worker that was not heard of for longer counts as gone."""
@@ -28,6 +28,7 @@ class Usage:
     """Forward rows: one for each image and step, two where it is guided."""
     training_seconds: float
     stored_bytes: int
+    quotas: dict[QuotaName, Quota]
     days: Sequence[UsageDay]
 
 
@@ -50,11 +51,12 @@ def meter(
     row.training_seconds += training_seconds
 
 
-def read(session: Session, scope: Scope, *, days: int = 30) -> Usage:
+def read(session: Session, scope: Scope, settings: Settings, *, days: int = 30) -> Usage:
     since = database_now(session).date() - datetime.timedelta(days=days)
     images, row_steps, seconds = repository.totals(session, scope)
-    stored = adapters.stored_bytes(session, scope) + datasets.stored_bytes(session, scope)
-    return Usage(images, row_steps, seconds, stored, repository.days(session, scope, since))
+    quotas = Quotas(session, scope, settings).read()
+    stored = quotas["stored_bytes"].used
+    return Usage(images, row_steps, seconds, stored, quotas, repository.days(session, scope, since))
 
 
 def days_of_all(session: Session, scope: Scope, *, days: int = 30) -> Sequence[UsageDay]:

@@ -158,8 +158,19 @@ def test_status_and_usage(shell: Shell) -> None:
 
 def test_administration(admin_shell: Shell, server: Server) -> None:
     tenant = admin_shell.json("admin", "tenants", "create", "By command")
-    updated = ("admin", "tenants", "update", tenant["id"], "--weight", 2, "--quota", "images=5", "--quota", "days=1")
-    assert admin_shell.json(*updated)["quotas"] == {"images": 5, "days": 1}
+    updated = (
+        "admin",
+        "tenants",
+        "update",
+        tenant["id"],
+        "--weight",
+        2,
+        "--quota",
+        "images_per_day=5",
+        "--quota",
+        "active_finetunes=1",
+    )
+    assert admin_shell.json(*updated)["quotas"] == {"images_per_day": 5, "active_finetunes": 1}
     assert admin_shell.run("admin", "tenants", "update", tenant["id"], "--quota", "images").exit_code == 2
     assert "By command" in admin_shell.text("admin", "tenants", "get", tenant["id"])
     key = admin_shell.json("admin", "keys", "create", tenant["id"], "laptop", "--read-only")

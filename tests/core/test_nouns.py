@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import select
 
 from core.adapters import service as adapters
+from core.config import Settings
 from core.datasets import service as datasets
 from core.db.models import AuditEntry, Deletion, Domain, Generation
 from core.db.paging import PageRequest
@@ -206,7 +207,7 @@ def test_events_resume_where_a_client_left(database: Database) -> None:
         assert [event.type for event in events] == ["status", "progress", "progress"]
         assert list(finetunes.events_after(session, scope, finetune.id, events[1].id)) == [events[2]]
         assert [point["loss"] for point in finetunes.metrics(session, scope, finetune.id)] == [0.5, 0.4]
-        assert usage.read(session, scope).training_seconds == 4.0
+        assert usage.read(session, scope, Settings(_env_file=None)).training_seconds == 4.0
         finetunes.cancel(session, scope, finetune.id)
     with pytest.raises(JobFinished), database.session() as session:
         finetunes.cancel(session, scope, finetune.id)
@@ -221,4 +222,4 @@ def test_a_lost_claim_writes_no_images_and_meters_nothing(database: Database) ->
         session.get_one(Generation, claimed.id).attempt += 1
     with database.session() as session:
         assert not generations.succeed(session, claimed, [], 10, {})
-        assert usage.read(session, scope).row_steps == 0
+        assert usage.read(session, scope, Settings(_env_file=None)).row_steps == 0

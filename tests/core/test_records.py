@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core import idempotency
+from core.config import Settings
 from core.db.base import new_id
 from core.db.models import IdempotencyKey, Tenant
 from core.db.paging import PageRequest
@@ -71,7 +72,7 @@ def test_workers_meter_at_the_same_time(database: Database) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(meter, range(40)))
     with database.session() as session:
-        used = usage.read(session, scope)
+        used = usage.read(session, scope, Settings(_env_file=None))
     assert (used.images, used.row_steps) == (40, 400)
 
 

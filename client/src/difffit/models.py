@@ -206,6 +206,12 @@ class Problem(BaseModel):
     """Of an invalid request: each field that is wrong."""
 
 
+class Quota(BaseModel):
+    limit: int | None
+    """Null for none."""
+    used: int
+
+
 class Readiness(BaseModel):
     status: str
     problems: dict[str, str]
@@ -285,6 +291,11 @@ class Usage(BaseModel):
     """Device time."""
     stored_bytes: int
     """Of data sets and adapters, now."""
+    quotas: dict[
+        Literal["queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes"],
+        Quota,
+    ]
+    """What the tenant may have at once and use in a day."""
     days: list[UsageDay]
     """The last 30 days in which anything was used, newest first."""
 

@@ -1,0 +1,103 @@
+"""What a tenant may have at once, and use in a day: a setting for all, or a number of its own in the setting's place.
+
+A request that adds something holds the tenant's quotas until it is committed, so that parallel ones cannot pass
+together.
+"""
+
+import datetime
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sqlalchemy.orm import Session
+
+from core.config import Settings
+from core.db.session import database_now
+from core.errors import QuotaExceeded, StorageQuotaExceeded
+from core.tenancy import Scope
+from core.tenants import repository as tenants
+from core.usage import repository
+
+QuotaName = Literal["queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes"]
+_DAY = datetime.timedelta(days=1)
+_BUSY_SECONDS = 30
+"""After which something that is in work may have ended."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    limit: int | None
+    """None for none."""
+    used: int
+
+
+class Quotas:
+    """Of the tenant that asks, in one transaction."""
+
+    def __init__(self, session: Session, scope: Scope, settings: Settings) -> None:
+        self.session, self.scope = session, scope
+        defaults: dict[QuotaName, int | None] = {
+            "queued_generations": settings.max_queued_generations,
+            "active_finetunes": settings.max_active_finetunes,
+            "validating_datasets": settings.max_validating_datasets,
+            "images_per_day": settings.max_images_per_day,
+            "stored_bytes": settings.max_stored_bytes,
+        }
+        tenant = tenants.get(session, scope.tenant_id) if scope.tenant_id else None
+        own = tenant.quotas if tenant else {}
+        self.limits: dict[QuotaName, int | None] = {name: own.get(name, limit) for name, limit in defaults.items()}
+
+    def read(self) -> dict[QuotaName, Quota]:
+        return {name: Quota(self.limits[name], self._used(name)) for name in get_args(QuotaName)}
+
+    def hold(self) -> None:
+        """Other requests of the tenant wait here until this transaction ends."""
+        repository.lock_tenant(self.session, self.scope)
+
+    def admit_generation(self, images: int) -> int:
+        """How many generations may wait. Raises QuotaExceeded for the day's images, those in work included."""
+        self.hold()
+        now = database_now(self.session)
+        midnight = datetime.datetime.combine(now.date() + _DAY, datetime.time(), now.tzinfo)
+        self._admit("images_per_day", images, int((midnight - now).total_seconds()) + 1)
+        limit = self.limits["queued_generations"]
+        assert limit is not None  # the setting is a number
+        return limit
+
+    def admit_finetune(self) -> None:
+        """Raises QuotaExceeded."""
+        self.hold()
+        self._admit("active_finetunes", 1, _BUSY_SECONDS)
+
+    def admit_dataset(self, size_bytes: int) -> None:
+        """Raises QuotaExceeded, StorageQuotaExceeded."""
+        self.hold()
+        self._admit("validating_datasets", 1, _BUSY_SECONDS)
+        self.admit_bytes(size_bytes)
+
+    def admit_bytes(self, size_bytes: int) -> None:
+        """Raises StorageQuotaExceeded."""
+        self.hold()
+        limit, used = self.limits["stored_bytes"], self._used("stored_bytes")
+        if limit is not None and used + size_bytes > limit:
+            raise StorageQuotaExceeded(limit, used, size_bytes)
+
+    def _admit(self, name: QuotaName, added: int, retry_after: int) -> None:
+        limit = self.limits[name]
+        if limit is None:
+            return
+        used = self._used(name)
+        if used + added > limit:
+            raise QuotaExceeded(name, limit, used, retry_after)
+
+    def _used(self, name: QuotaName) -> int:
+        match name:
+            case "queued_generations":
+                return repository.queued_generations(self.session, self.scope)
+            case "active_finetunes":
+                return repository.active_finetunes(self.session, self.scope)
+            case "validating_datasets":
+                return repository.validating_datasets(self.session, self.scope)
+            case "images_per_day":
+                return repository.images_per_day(self.session, self.scope, database_now(self.session).date())
+            case "stored_bytes":
+                return repository.stored_bytes(self.session, self.scope)

@@ -1,0 +1,85 @@
+"""What a tenant may have at once and use in a day: refused with its headers, and never passed by parallel requests."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.api.client import Client, adapter_file, images_zip, problem
+
+ARCHIVE = images_zip()
+
+
+@pytest.fixture
+def give(admin: Client, tenant: Client) -> Any:
+    """Gives the tenant, the newest one, quotas of its own."""
+    id = admin.read("/v1/admin/tenants")["data"][0]["id"]
+
+    def change(**quotas: int) -> None:
+        assert admin.patch(f"/v1/admin/tenants/{id}", {"quotas": quotas}).json()["quotas"] == quotas
+
+    return change
+
+
+def used(tenant: Client, name: str) -> tuple[int | None, int]:
+    quota = tenant.read("/v1/usage")["quotas"][name]
+    return quota["limit"], quota["used"]
+
+
+def test_fine_tunes(tenant: Client, dataset: str, domain: str, give: Any) -> None:
+    give(active_finetunes=2)
+    path = f"/v1/domains/{domain}/finetunes"
+    first, _ = (tenant.made(path, {"dataset_id": dataset}) for _ in range(2))
+    answer = tenant.post(path, {"dataset_id": dataset})
+    problem(answer, 429, "quota_exceeded")
+    assert answer.headers["retry-after"] == "30"
+    assert answer.headers["ratelimit-policy"] == '"active_finetunes";q=2'
+    assert answer.headers["ratelimit"] == '"active_finetunes";r=0;t=30'
+    assert used(tenant, "active_finetunes") == (2, 2)
+    assert tenant.post(f"/v1/finetunes/{first['id']}/cancel").status_code in {200, 202}
+    assert used(tenant, "active_finetunes") == (2, 1)
+    tenant.made(path, {"dataset_id": dataset})
+
+
+def test_parallel_posts_do_not_pass_together(tenant: Client, dataset: str, domain: str, give: Any) -> None:
+    give(active_finetunes=3)
+    path = f"/v1/domains/{domain}/finetunes"
+    with ThreadPoolExecutor(12) as pool:
+        statuses = list(pool.map(lambda _: tenant.post(path, {"dataset_id": dataset}).status_code, range(12)))
+    assert (statuses.count(202), statuses.count(429)) == (3, 9)
+
+
+def test_images_of_a_day(tenant: Client, domain: str, give: Any) -> None:
+    give(images_per_day=5)
+    path = f"/v1/domains/{domain}/generations"
+    body = {"class_id": 0, "adapter_id": "base", "count": 3}
+    tenant.made(path, body)
+    answer = tenant.post(path, body)
+    problem(answer, 429, "quota_exceeded")
+    assert 0 < int(answer.headers["retry-after"]) <= 86_400
+    tenant.made(path, {**body, "count": 2})
+    assert used(tenant, "images_per_day") == (5, 5)
+
+
+def test_data_sets_and_bytes(tenant: Client, domain: str, give: Any) -> None:
+    path = f"/v1/domains/{domain}/datasets"
+    give(validating_datasets=1)
+    assert tenant.upload(path, ARCHIVE).status_code == 202
+    problem(tenant.upload(path, ARCHIVE), 429, "quota_exceeded")
+    give(stored_bytes=len(ARCHIVE) + 100)
+    answer = tenant.upload(path, ARCHIVE)
+    problem(answer, 403, "storage_quota_exceeded")
+    assert "retry-after" not in answer.headers
+    problem(tenant.upload(f"/v1/domains/{domain}/adapters", adapter_file()), 403, "storage_quota_exceeded")
+    assert used(tenant, "stored_bytes") == (len(ARCHIVE) + 100, len(ARCHIVE))
+
+
+def test_a_tenant_has_the_service_s_quotas_by_default(tenant: Client) -> None:
+    assert used(tenant, "queued_generations") == (500, 0)
+    assert used(tenant, "images_per_day") == (None, 0)
+
+
+def test_quotas_are_each_tenant_s_own(tenant: Client, give: Any, other: Client, dataset: str, domain: str) -> None:
+    give(active_finetunes=0)
+    problem(tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset}), 429, "quota_exceeded")
+    assert used(other, "active_finetunes") == (100, 0)
