@@ -1,0 +1,186 @@
+"""The manifests, without a cluster: valid by Kubernetes' own schemas, and true to the code that they start.
+
+kustomize does not run here. What it would do that matters, resources by file and patches by name, is done by hand.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+
+from core.config import Settings
+from core.db.schema import upgrade
+from core.db.session import Database
+from core.tenancy import SYSTEM
+from tests import services
+from tests.core.rows import add_generation, tenant_with_domain
+from tests.deploy.test_compose import OURS
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import kubernetes_validate
+
+FOLDER = Path(__file__).parents[2] / "deploy/kubernetes"
+BASE, GPU, KEDA = (FOLDER / name for name in ("base", "gpu", "keda"))
+SETTINGS = {f"DIFFFIT_{name.upper()}" for name in Settings.model_fields}
+OF_BOTO = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+
+def kustomization(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    return found
+
+
+def documents(folder: Path) -> Iterator[dict[str, Any]]:
+    for name in kustomization(folder)["resources"]:
+        path = (folder / name).resolve()
+        assert path.exists(), name
+        yield from documents(path) if path.is_dir() else yaml.safe_load_all(path.read_text())
+
+
+def merged(document: Any, patch: Any) -> Any:
+    """A strategic merge: mappings by key, lists of what has a name by their names."""
+    if isinstance(document, dict) and isinstance(patch, dict):
+        return document | {key: merged(document.get(key), value) for key, value in patch.items()}
+    if isinstance(document, list) and isinstance(patch, list) and all("name" in one for one in patch):
+        changes = {one["name"]: one for one in patch}
+        return [merged(one, changes.get(one["name"], {})) for one in document]
+    return patch
+
+
+def on_gpus() -> Iterator[dict[str, Any]]:
+    patches = [yaml.safe_load((GPU / patch["path"]).read_text()) for patch in kustomization(GPU)["patches"]]
+    for document in documents(GPU):
+        for patch in patches:
+            if (patch["kind"], patch["metadata"]) == (document["kind"], document["metadata"]):
+                document = merged(document, patch)
+        yield document
+
+
+VARIANTS = {"base": list(documents(BASE)), "gpu": list(on_gpus())}
+PODS = {
+    (variant, document["metadata"]["name"]): document["spec"]["template"]
+    for variant, found in VARIANTS.items()
+    for document in found
+    if "template" in document.get("spec", {})
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_is_what_kubernetes_takes(variant: str) -> None:
+    for document in VARIANTS[variant]:
+        kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+def test_the_schemas_would_tell() -> None:
+    (job,) = [one for one in VARIANTS["base"] if one["kind"] == "Job"]
+    broken = merged(job, {"spec": {"template": {"spec": {"containres": []}}}})
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, "1.34", strict=True)
+
+
+@pytest.mark.parametrize("pod", PODS.values(), ids=map(" ".join, PODS))
+def test_a_pod_can_do_little(pod: dict[str, Any]) -> None:
+    spec = pod["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["automountServiceAccountToken"] is False
+    (container,) = spec["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["resources"]["limits"]["memory"]
+    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in spec["volumes"]}
+
+
+@pytest.mark.parametrize("pod", PODS.values(), ids=map(" ".join, PODS))
+def test_it_starts_what_compose_starts_and_sets_what_there_is_to_set(pod: dict[str, Any]) -> None:
+    (container,) = pod["spec"]["containers"]
+    assert container["command"] in [service["command"] for service in OURS.values()]
+    config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
+    own = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"]}
+    assert set(config) | set(own) <= SETTINGS | OF_BOTO
+    given = set(re.findall(r"^(\w+)=", (BASE / "secret.example.env").read_text(), re.MULTILINE))
+    assert {one["key"] for one in own.values()} <= given
+    assert {one["name"] for one in own.values()} == {"difffit"}
+    assert not any(re.search("PASSWORD|SECRET|KEY|DATABASE|BROKER", name) for name in config)
+
+
+def test_each_part_connects_as_its_own_role() -> None:
+    urls = {}
+    for (_, name), pod in PODS.items():
+        (container,) = pod["spec"]["containers"]
+        (url,) = [one["valueFrom"]["secretKeyRef"]["key"] for one in container["env"] if "DATABASE" in one["name"]]
+        urls[name] = url.removeprefix("DIFFFIT_").removesuffix("DATABASE_URL").strip("_")
+    assert urls == {"difffit-migrate": "OWNER", "difffit-api": "", "difffit-worker": "WORKER"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_selectors_find_their_pods(variant: str) -> None:
+    labels = {name: pod["metadata"]["labels"] for (of, name), pod in PODS.items() if of == variant}
+    for document in VARIANTS[variant]:
+        spec = document.get("spec", {})
+        for field in ("selector", "podSelector"):
+            wanted = spec.get(field, {}).get("matchLabels", spec.get(field)) if field in spec else None
+            assert wanted is None or wanted in labels.values()
+
+
+def test_patches_change_what_is_there() -> None:
+    names = {(one["kind"], one["metadata"]["name"]) for one in VARIANTS["base"]}
+    for patch in kustomization(GPU)["patches"]:
+        document = yaml.safe_load((GPU / patch["path"]).read_text())
+        assert (document["kind"], document["metadata"]["name"]) in names
+    (container,) = PODS["gpu", "difffit-worker"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert container["command"] == ["python", "-m", "worker"]
+
+
+def test_ports_are_those_that_the_services_listen_on() -> None:
+    (api,), (worker,) = (PODS["base", f"difffit-{name}"]["spec"]["containers"] for name in ("api", "worker"))
+    config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
+    assert api["ports"][0]["containerPort"] == Settings.model_fields["port"].default
+    assert str(worker["ports"][0]["containerPort"]) == config["DIFFFIT_METRICS_PORT"]
+
+
+def test_keda_s_objects_name_what_is_there() -> None:
+    authentication, scaled = documents(KEDA)
+    assert (authentication["kind"], scaled["kind"]) == ("TriggerAuthentication", "ScaledObject")
+    assert {one["apiVersion"] for one in (authentication, scaled)} == {"keda.sh/v1alpha1"}
+    assert ("base", scaled["spec"]["scaleTargetRef"]["name"]) in PODS
+    assert scaled["spec"]["minReplicaCount"] <= scaled["spec"]["maxReplicaCount"]
+    for trigger in scaled["spec"]["triggers"]:
+        assert trigger["type"] == "postgresql"
+        assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    (secret,) = authentication["spec"]["secretTargetRef"]
+    assert re.search(rf"^{secret['key']}=", (BASE / "secret.example.env").read_text(), re.MULTILINE)
+
+
+def test_keda_s_queries_count_every_tenant_s_work(postgres_server: services.Postgres) -> None:
+    """As the workers' role, with the options of the example."""
+    name = "keda"
+    url = postgres_server.create(name)
+    try:
+        upgrade(url)
+        worker_url = services.as_role(url, services.WORKER)
+        database = Database(worker_url, SYSTEM)
+        for tenant in ("one", "two"):
+            scope, domain = tenant_with_domain(database, tenant)
+            with database.session(scope) as session:
+                add_generation(session, scope, domain, count=3)
+        database.dispose()
+        example = re.search(r"^KEDA_DATABASE_URL=\S+\?(\S+)$", (BASE / "secret.example.env").read_text(), re.MULTILINE)
+        assert example is not None
+        joint = "&" if "?" in worker_url else "?"
+        plain = worker_url.replace("postgresql+psycopg://", "postgresql://")
+        *_, scaled = documents(KEDA)
+        queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+        with psycopg.connect(f"{plain}{joint}{example[1]}") as connection:
+            counts = [connection.execute(query).fetchone() for query in queries]
+        assert counts == [(6,), (0,)]
+        with psycopg.connect(plain) as connection:
+            assert connection.execute(queries[0]).fetchone() == (0,)
+    finally:
+        postgres_server.drop(name)
