@@ -1,0 +1,49 @@
+"""Links within the documents lead to files and headings that are there."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    path for pattern in ("*.md", "client/*.md", "core/**/*.md", "docs/**/*.md") for path in sorted(ROOT.glob(pattern))
+]
+
+
+def links(document: Path) -> Iterator[str]:
+    """Targets of links and pictures, outside of code."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", document.read_text(), flags=re.DOTALL)
+    yield from re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+def anchors(document: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in links(document):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_there_are_links_to_check() -> None:
+    assert sum(1 for document in DOCUMENTS for _ in links(document)) > 20
+
+
+def test_settings_that_documents_name_exist() -> None:
+    from core.config import Settings
+
+    known = {f"DIFFFIT_{name.upper()}" for name in Settings.model_fields}
+    of_the_client = {"DIFFFIT_URL", "DIFFFIT_API_KEY", "DIFFFIT_PROFILE", "DIFFFIT_CONFIG"}
+    for document in DOCUMENTS:
+        named = set(re.findall(r"\bDIFFFIT_[A-Z0-9_]*[A-Z0-9]\b", document.read_text()))
+        assert named <= known | of_the_client, (document, named - known - of_the_client)
