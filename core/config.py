@@ -75,7 +75,8 @@ class Settings(BaseSettings):
     adapter_slots: int = Field(default=1024, ge=2)
     """Adapters that lie on the device at once; at least `max_batch_rows`."""
     compile: bool = False
-    """Traces the forward with torch.compile when it first meets a batch size; on a GPU with CUDA graphs."""
+    """Traces the forward with torch.compile when it first meets a batch size, on a GPU with CUDA graphs; and the steps
+    of a fine-tune at its first."""
     exact: bool = False
     """Computes every batch at one size, so that on a GPU too an image is the same bit for bit whatever its
     neighbours."""

@@ -24,9 +24,23 @@ class Yardstick:
     """"feature distance", or "FID" with Inception's features."""
     features: Callable[[Tensor], Tensor]
     """Pictures [B, 3, S, S] uint8 -> [B, D]"""
+    digest: str
+    """Of the network's weights."""
+    cache: Path = Path("build/statistics")
 
     def distance(self, pictures: Tensor, real: Tensor) -> float:
-        return frechet_distance(Statistics.of(self.features(pictures)), Statistics.of(self.features(real)))
+        return frechet_distance(Statistics.of(self.features(pictures)), self.of_real(real))
+
+    def of_real(self, real: Tensor) -> Statistics:
+        """Computed once for a set of real pictures: kept by the digest of these and of the network."""
+        shape = str(tuple(real.shape)).encode()
+        digest = hashlib.sha256(self.digest.encode() + shape + real.contiguous().numpy().tobytes()).hexdigest()
+        path = self.cache / f"{digest}.safetensors"
+        if path.is_file():
+            return Statistics.load(path)
+        statistics = Statistics.of(self.features(real))
+        statistics.save(path)
+        return statistics
 
     def between_halves(self, real: Tensor) -> float:
         """What the distance is where nothing but chance makes it, for halves as small as these."""
@@ -63,7 +77,8 @@ class Judges:
 
     @cached_property
     def yardsticks(self) -> list[Yardstick]:
-        found = [Yardstick("feature distance", lambda pictures: self.classifier.judge(pictures).features)]
+        found = [Yardstick("feature distance", lambda pictures: self.classifier.judge(pictures).features, self.digest)]
         if self.inception is not None:
-            found.append(Yardstick("FID", Inception(self.inception).features))
+            digest = hashlib.sha256(self.inception.read_bytes()).hexdigest()
+            found.append(Yardstick("FID", Inception(self.inception).features, digest))
         return found

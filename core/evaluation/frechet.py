@@ -6,9 +6,11 @@ Letters in shapes: N samples, D features.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
@@ -42,6 +44,16 @@ class Statistics:
         if whole is None:
             raise ValueError("there are no features")
         return whole
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"count": torch.tensor(self.count), "mean": self.mean, "covariance": self.covariance}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises FileNotFoundError."""
+        found = load_file(path)
+        return cls(int(found["count"]), found["mean"], found["covariance"])
 
     def merged(self, other: Self) -> Self:
         """Of both sets together (Chan, Golub and LeVeque, 1979)."""

@@ -37,6 +37,8 @@ class FinetunePlan:
     progress_every: int = 5
     checkpoint_every: int = 50
     samples_every: int = 100
+    compiled: bool = False
+    """Traces the steps with torch.compile; its rounding is all that it changes."""
 
     def about(self, base_digest: str) -> dict[str, Any]:
         """What a checkpoint must have been made for, to be continued."""
@@ -122,7 +124,9 @@ def finetune(
     of_base = {name: label for label, name in enumerate(base.description.class_names)}
     known = {label: of_base[name] for label, name in enumerate(plan.class_names) if name in of_base}
     start = start_tensors(dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
-    trainer = Trainer(dit, start, concatenate(parts), plan.training, partial(adapter_of, plan.sites), processes)
+    trainer = Trainer(
+        dit, start, concatenate(parts), plan.training, partial(adapter_of, plan.sites), processes, plan.compiled
+    )
     loss_base = trainer.held_out_loss(BASE, dit.config.null_class)
     if checkpoint is not None:
         trainer.restore(unpack(checkpoint, about))

@@ -84,12 +84,16 @@ class Trainer:
         settings: TrainingSettings,
         make_adapter: Callable[[Mapping[str, Tensor]], Adapter] = TensorAdapter,
         processes: Processes = ALONE,
+        compiled: bool = False,
     ) -> None:
         """`tensors` are where it starts; `make_adapter` makes of them, as they become, what the model asks. Every one
-        of the `processes` makes the same trainer. Raises ValueError when a batch has not an image for each of them."""
+        of the `processes` makes the same trainer. `compiled` traces the forward and its backward pass at the first
+        step, which takes a minute or more, with torch.compile. Raises ValueError when a batch has not an image for each
+        process."""
         if settings.batch_size < processes.count:
             raise ValueError(f"{settings.batch_size} images a batch are too few for {processes.count} processes")
         self.dit = dit
+        self._forward = torch.compile(dit) if compiled else dit
         self.settings = settings
         self.processes = processes
         self.make_adapter = make_adapter
@@ -162,7 +166,7 @@ class Trainer:
             labels = torch.full_like(labels, null_class)
         total = 0.0
         for part in torch.arange(len(indices)).split(batch_size):
-            mse, bound = self._losses(adapter, x0[part], labels[part], t[part], noise[part])
+            mse, bound = self._losses(adapter, x0[part], labels[part], t[part], noise[part], self.dit)
             total += (mse + bound).sum().item()
         return total / len(indices)
 
@@ -201,7 +205,7 @@ class Trainer:
         """Of the batch's mean loss, and the means of its two terms: over all processes and micro-batches."""
         total = torch.zeros(len(self.parameters) + 2, device=self.device)
         for part in self.processes.share(len(t)).split(self.settings.micro_batch_size or len(t)):
-            mse, bound = self._losses(self.adapter(), x0[part], labels[part], t[part], noise[part])
+            mse, bound = self._losses(self.adapter(), x0[part], labels[part], t[part], noise[part], self._forward)
             loss = (mse * self._weights(t[part])).mean() + bound.mean()
             (gradient,) = torch.autograd.grad(loss, [self.parameters])
             terms = torch.stack([mse.mean(), bound.mean()]).detach()
@@ -210,9 +214,11 @@ class Trainer:
         mse_mean, bound_mean = total[-2:].tolist()
         return total[:-2], mse_mean, bound_mean
 
-    def _losses(self, adapter: Adapter, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, adapter: Adapter, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor, forward: Callable[..., Tensor]
+    ) -> tuple[Tensor, Tensor]:
         x0, labels, t, noise = (tensor.to(self.device) for tensor in (x0, labels, t, noise))
-        output = self.dit(SCHEDULE.add_noise(x0, noise, t), t, labels, adapter)
+        output = forward(SCHEDULE.add_noise(x0, noise, t), t, labels, adapter)
         loss = diffusion_loss(output, x0, noise, t, SCHEDULE)
         return loss.mse, loss.bound
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.bundled_base.domain import Domain, unseen_openmoji
 from benchmarks.bundled_base.figures import Figure
@@ -59,10 +60,27 @@ def test_the_bundle_is_small_enough() -> None:
     assert size(mini_base_folder()).verdict == "pass"
 
 
-def test_halves_of_one_set_are_near_each_other() -> None:
+def test_halves_of_one_set_are_near_each_other(tmp_path: Path) -> None:
     points = torch.randn(400, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    yardstick = Yardstick("distance", lambda pictures: pictures.flatten(1))
+    yardstick = Yardstick("distance", lambda pictures: pictures.flatten(1), "network", tmp_path)
     assert yardstick.between_halves(points) < 1 < yardstick.distance(points, points + 1)
+
+
+def test_a_real_set_is_measured_once_for_each_network(tmp_path: Path) -> None:
+    asked: list[Tensor] = []
+
+    def features(pictures: Tensor) -> Tensor:
+        asked.append(pictures)
+        return pictures.flatten(1).float()
+
+    first, second = torch.randint(0, 255, (2, 30, 3, 2, 2), generator=torch.Generator().manual_seed(0)).byte()
+    yardstick = Yardstick("distance", features, "network", tmp_path)
+    distances = [yardstick.distance(first, second) for _ in range(3)]
+    assert distances[1:] == [pytest.approx(distances[0])] * 2
+    assert len([one for one in asked if one is second]) == 1
+    Yardstick("distance", features, "another network", tmp_path).of_real(second)
+    yardstick.of_real(first)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_the_fine_tune_never_sees(tmp_path: Path) -> None:

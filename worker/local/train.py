@@ -105,6 +105,7 @@ class Run:
             ),
             checkpoint_every=self.checkpoint_every,
             samples_every=self.samples_every,
+            compiled=get_settings().compile,
         )
 
     def _checkpoint(self) -> bytes | None:

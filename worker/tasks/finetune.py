@@ -123,6 +123,7 @@ class _Run:
                     seed=row.seed,
                     gradient_clip=1.0,
                 ),
+                compiled=self.context.settings.compile,
             )
             service.add_event(session, row, "status", {"status": "running", "attempt": self.claim.attempt})
             folder = f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}"

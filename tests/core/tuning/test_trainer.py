@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -82,6 +83,21 @@ def test_a_batch_in_parts_trains_the_same(dit: DiT, settings: dict[str, Any]) ->
         assert found.gradient_norm == pytest.approx(report.gradient_norm, rel=1e-4)
     assert max(map(len, recorder.labels)) == 2
     torch.testing.assert_close(parts.state()["first_moment"], whole.state()["first_moment"], rtol=1e-3, atol=1e-6)
+
+
+# What the tracer itself does to every tensor and function:
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore:.*should not be instantiated")
+def test_compiled_steps_train_the_same(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole forward and its backward pass are traced; without generated code, which takes minutes on a CPU."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    plain = trainer_of(dit, processes=ALONE)
+    start = fresh_tensors(dit, "paper", NULL)
+    compiled = Trainer(dit, start, latents_of([0] * 8 + [1] * 6 + [2] * 5), plain.settings, compiled=True)
+    for _ in range(3):
+        expected, found = plain.step(), compiled.step()
+        assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
+    torch.testing.assert_close(compiled.state()["first_moment"], plain.state()["first_moment"], rtol=1e-3, atol=1e-6)
 
 
 def test_without_a_class_table_the_base_s_classes_stay(dit: DiT) -> None:
