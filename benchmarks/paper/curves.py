@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.paper.results import FOLDER, facts, markdown_table, write_json, write_markdown
+from benchmarks.paper.results import FOLDER, facts, markdown_table, said, write_json, write_markdown
 from core.model.adapter import Adapter
 from core.tuning.trainer import Trainer
 
@@ -66,7 +66,11 @@ class Figure:
     ) -> None:
         about = facts(f"python -m benchmarks.paper {self.name}", f"0 to {options.seeds - 1}", **identity)
         write_json(path, {**about, "points": points})
-        parts = [self.text, f"![{self.title}]({self.name}.png)", *self._tables(points)]
+        made = said(
+            f"Steps of {options.batch_size} images. At each point {options.pictures} pictures, of",
+            f"{options.sampling_steps} steps with guidance {options.guidance_scale}, by the moving average.",
+        )
+        parts = [f"{self.text} {made}", f"![{self.title}]({self.name}.png)", *self._tables(points)]
         write_markdown(path.with_suffix(".md"), self.title, about, parts)
         self._plot(path.with_suffix(".png"), points)
 

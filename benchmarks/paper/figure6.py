@@ -29,8 +29,8 @@ FIGURE = Figure(
     name="figure6",
     title="Figure 6: distance to a domain over training",
     text=said(
-        "Fine-tunes of the bundled base with the rates of the paper's Table 1, stopped at some steps; pictures of the",
-        "moving average. The distance is the feature distance to drawings of the domain that no fine-tune has seen: no",
+        "Fine-tunes of the bundled base with the rates of the paper's Table 1, stopped at some steps.",
+        "The distance is the feature distance to drawings of the domain that no fine-tune has seen: no",
         "FID, and not to be compared with the paper's.",
     ),
     scores=("feature distance",),
