@@ -6,7 +6,6 @@ its embedding, for all systems alike; the paper's base knew none of its domains'
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper import domains
 from benchmarks.paper.cells import Bench, Budget
 from benchmarks.paper.domains import SETS, Domain
-from benchmarks.paper.results import FOLDER, facts, markdown_table, said, write_json, write_markdown
+from benchmarks.paper.results import facts, kept, markdown_table, said, write_json, write_markdown
+from benchmarks.paper.settings import bundled_base, parser_of
 from benchmarks.paper.systems import TABLES, System
-from core.model.checkpoint import load_base
 
 Cell = dict[str, Any]
 
@@ -37,9 +36,7 @@ class Comparison:
 
     def main(self, arguments: Sequence[str] | None) -> None:
         options = _options(self, arguments)
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        base = load_base("mini", device=torch.device(options.device), dtype=torch.float32)
+        base = bundled_base(options)
         budget = Budget(
             steps=options.steps,
             batch_size=options.batch_size,
@@ -49,7 +46,7 @@ class Comparison:
         )
         bench = Bench(base, Judges(inception=options.inception), budget)
         path = options.output / f"{self.name}.json"
-        cells = _kept(path, bench.identity)
+        cells = kept(path, bench.identity, "cells")
         console = Console(stderr=True)
         wanted = [(domain, seed, system) for seed in range(options.seeds) for domain in options.domains
                   for system in self.systems]  # fmt: skip
@@ -114,13 +111,6 @@ def _before(bench: Bench, loaded: Mapping[str, Domain], cells: list[Cell]) -> No
         cells.append({"domain": name, "seed": 0, "system": "the base", **bench.scores(pictures, domain)})
 
 
-def _kept(path: Path, identity: Mapping[str, Any]) -> list[Cell]:
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text())
-    return found["cells"] if all(found[name] == value for name, value in identity.items()) else []
-
-
 def _values(cells: Sequence[Cell], system: str, domain: str, yardstick: str) -> list[float]:
     return [cell[yardstick] for cell in cells if cell["system"] == system and cell["domain"] == domain]
 
@@ -145,23 +135,11 @@ def _relative_time(cells: Sequence[Cell], system: str) -> str:
 
 
 def _options(comparison: Comparison, arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.paper {comparison.name}",
-        description=f"{comparison.title}. {__doc__}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    about = f"{comparison.title}. {__doc__}"
+    parser = parser_of(comparison.name, about, seeds=3, pictures=192)
     parser.add_argument("--domains", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--pictures", type=int, default=192)
-    parser.add_argument("--sampling-steps", type=int, default=20)
-    parser.add_argument("--guidance-scale", type=float, default=3.0)
     parser.add_argument("--inception", type=Path, help="inception-2015-12-05.pt, to measure FID too")
-    parser.add_argument("--cache", type=Path, default=Path("build/packages"), help="for the fetched sets")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--output", type=Path, default=FOLDER)
     return parser.parse_args(arguments)
 
 

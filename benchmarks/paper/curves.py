@@ -5,7 +5,6 @@ from its beginning when it was not finished.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.paper.results import FOLDER, facts, markdown_table, said, write_json, write_markdown
+from benchmarks.bundled_base.yardsticks import Judges
+from benchmarks.paper.results import facts, kept, markdown_table, said, write_json, write_markdown
+from benchmarks.paper.settings import parser_of
 from core.model.adapter import Adapter
+from core.model.checkpoint import LoadedBase
 from core.tuning.trainer import Trainer
 
 Point = dict[str, Any]
@@ -54,7 +56,7 @@ class Figure:
 
     def run(self, lines: Sequence[Line], identity: Mapping[str, Any], options: argparse.Namespace) -> None:
         path = options.output / f"{self.name}.json"
-        points = _kept(path, identity)
+        points = kept(path, identity, "points")
         for line in lines:
             if not any(line.key.items() <= point.items() for point in points):
                 points += list(line.points(options.at))
@@ -106,37 +108,18 @@ class Figure:
         return [(panel, score) for panel in dict.fromkeys(map(self.panel, points)) for score in self.scores]
 
 
-def options_of(name: str, about: str | None, at: Sequence[int]) -> argparse.ArgumentParser:
+def options_of(name: str, about: str | None) -> argparse.ArgumentParser:
     """What all figures can be told."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.paper {name}",
-        description=about,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--at", type=int, nargs="+", default=list(at), help="steps to draw at")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--pictures", type=int, default=96)
-    parser.add_argument("--sampling-steps", type=int, default=20)
-    parser.add_argument("--guidance-scale", type=float, default=3.0)
-    parser.add_argument("--cache", type=Path, default=Path("build/packages"), help="for the fetched sets")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--output", type=Path, default=FOLDER)
+    parser = parser_of(name, about, seeds=1, pictures=96)
+    parser.add_argument("--at", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400], help="steps to draw at")
     return parser
 
 
-def budget_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Points of another budget do not compare with these."""
+def identity_of(base: LoadedBase, judges: Judges, options: argparse.Namespace) -> dict[str, Any]:
+    """Points of another one do not compare with these."""
     names = ("at", "batch_size", "pictures", "sampling_steps", "guidance_scale")
-    return {name: getattr(options, name) for name in names}
-
-
-def _kept(path: Path, identity: Mapping[str, Any]) -> list[Point]:
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text())
-    return found["points"] if all(found[name] == value for name, value in identity.items()) else []
+    budget = {name: getattr(options, name) for name in names}
+    return {"base": base.description.digest, "classifier": judges.digest, "budget": budget}
 
 
 def _mean(points: Sequence[Point], line: str, step: int, score: str) -> float:

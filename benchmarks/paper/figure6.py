@@ -11,13 +11,13 @@ from benchmarks.bundled_base.finetuning import labelled
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper import domains
-from benchmarks.paper.curves import Figure, Line, Started, budget_of, options_of
+from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
 from benchmarks.paper.domains import SETS, Domain
 from benchmarks.paper.results import said
+from benchmarks.paper.settings import bundled_base
 from benchmarks.paper.systems import TABLE_1, System
 from core.artifact.sites import trainable_shapes
 from core.model.adapter import Adapter
-from core.model.checkpoint import load_base
 from core.tuning.latents import concatenate, encode_images
 from core.tuning.methods import adapter_of
 from core.tuning.start import start_tensors
@@ -39,12 +39,10 @@ FIGURE = Figure(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = options_of("figure6", __doc__, (0, 25, 50, 100, 200, 400))
+    parser = options_of(FIGURE.name, __doc__)
     parser.add_argument("--domains", nargs="+", choices=SETS, default=list(SETS))
     options = parser.parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    base = load_base("mini", device=torch.device(options.device), dtype=torch.float32)
+    base = bundled_base(options)
     bench = Bench(Artist.of_base(base, options.sampling_steps, options.guidance_scale), Judges(), options)
     loaded = [domains.load(name, options.cache) for name in options.domains]
     systems = [system for system in TABLE_1 if system.name in METHODS]
@@ -54,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for domain in loaded
         for system in systems
     ]
-    identity = {"base": base.description.digest, "classifier": bench.judges.digest, "budget": budget_of(options)}
-    FIGURE.run(lines, identity, options)
+    FIGURE.run(lines, identity_of(base, bench.judges, options), options)
 
 
 @dataclass(frozen=True)

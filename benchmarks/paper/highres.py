@@ -18,14 +18,15 @@ from torch import Tensor
 
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.yardsticks import Judges
-from benchmarks.paper.curves import Figure, Line, Started, budget_of, options_of
+from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
 from benchmarks.paper.results import said
+from benchmarks.paper.settings import bundled_base
 from core.artifact.sites import PRESETS, trainable_shapes
 from core.bundled.recipe.drawings import CLASS_TABLE, read_classes, render_set
 from core.bundled.recipe.packages import TRAINING_SETS
 from core.evaluation.drawings import is_held_out, to_bytes
 from core.model.adapter import Adapter
-from core.model.checkpoint import LoadedBase, load_base
+from core.model.checkpoint import LoadedBase
 from core.model.dit import DiT
 from core.tuning.latents import Latents, concatenate, encode_images
 from core.tuning.start import start_tensors
@@ -46,10 +47,8 @@ FIGURE = Figure(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = options_of("highres", __doc__, (0, 25, 50, 100, 200, 400)).parse_args(arguments)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    base = load_base("mini", device=torch.device(options.device), dtype=torch.float32)
+    options = options_of(FIGURE.name, __doc__).parse_args(arguments)
+    base = bundled_base(options)
     bench = Bench.of(base, options)
     classes = f"{base.dit.config.num_classes} classes, 64 to {bench.size} pixels"
     lines = [
@@ -57,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in range(options.seeds)
         for name, scale in LINES.items()
     ]
-    identity = {"base": base.description.digest, "classifier": bench.judges.digest, "budget": budget_of(options)}
-    FIGURE.run(lines, identity, options)
+    FIGURE.run(lines, identity_of(base, bench.judges, options), options)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,14 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
+def kept(path: Path, identity: Mapping[str, Any], rows: str) -> list[dict[str, Any]]:
+    """The `rows` of an earlier run, to go on behind them; none where its `identity` was another."""
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text())
+    return found[rows] if all(found[name] == value for name, value in identity.items()) else []
+
+
 def write_markdown(path: Path, title: str, about: Mapping[str, Any], parts: Iterable[str]) -> None:
     """`parts` are paragraphs and tables, in order."""
     machine = about["hardware"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmarks.paper.cells import fitted
 from benchmarks.paper.comparison import COMPARISONS, Cell
+from benchmarks.paper.results import kept
 from benchmarks.paper.systems import TABLE_1, TABLE_4A, TABLE_4B
 from core.artifact.sites import Sites
 
@@ -37,10 +38,8 @@ def test_a_table_tells_means_spread_and_what_is_missing() -> None:
 
 
 def test_cells_of_another_budget_are_not_kept(tmp_path: Path) -> None:
-    from benchmarks.paper.comparison import _kept
-
     path = tmp_path / "table1.json"
     path.write_text('{"base": "a", "budget": {"steps": 2}, "cells": [{"system": "DiffFit"}]}')
-    assert _kept(path, {"base": "a", "budget": {"steps": 2}}) == [{"system": "DiffFit"}]
-    assert _kept(path, {"base": "a", "budget": {"steps": 3}}) == []
-    assert _kept(tmp_path / "none.json", {}) == []
+    assert kept(path, {"base": "a", "budget": {"steps": 2}}, "cells") == [{"system": "DiffFit"}]
+    assert kept(path, {"base": "a", "budget": {"steps": 3}}, "cells") == []
+    assert kept(tmp_path / "none.json", {}, "cells") == []
