@@ -224,10 +224,10 @@ class TrainingDiverged(CoreError):
 class QueueFull(CoreError):
     code, status, title = "queue_full", 429, "Too much work waiting"
 
-    def __init__(self, waiting: int, retry_after: int = 5) -> None:
+    def __init__(self, waiting: int, limit: int, retry_after: int = 5) -> None:
         super().__init__(
             f"{waiting} requests are waiting already. Try again in {retry_after} s.",
-            headers=_limit_headers("queued_generations", waiting, retry_after),
+            headers=_limit_headers("queued_generations", limit, retry_after),
         )
 
 

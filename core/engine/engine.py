@@ -217,7 +217,7 @@ class Engine:
     def _accept(self, ticket: Ticket, load: Load | None) -> None:
         request = ticket.request
         if self._waiting + len(request.seeds) > self.max_waiting:
-            ticket.fail(QueueFull(self._waiting))
+            ticket.fail(QueueFull(self._waiting, self.max_waiting))
             return
         self._tickets[request.id] = ticket
         self._waiting += len(request.seeds)

@@ -83,7 +83,7 @@ def create(
     domain = domains.get(session, scope, domain_id)
     waiting = usage_queries.queued_generations(session, scope)
     if waiting >= most_waiting:
-        raise QueueFull(waiting)
+        raise QueueFull(waiting, most_waiting)
     adapter = _adapter(session, scope, domain, request.adapter_id, base)
     known = list(base.class_names) if adapter is None else list(adapter.manifest["class_names"])
     class_id = _class_id(request, known)

@@ -72,14 +72,12 @@ class Quotas:
         """Raises QuotaExceeded, StorageQuotaExceeded."""
         self.hold()
         self._admit("validating_datasets", 1, _BUSY_SECONDS)
-        self.admit_bytes(size_bytes)
+        self._admit_bytes(size_bytes)
 
     def admit_bytes(self, size_bytes: int) -> None:
         """Raises StorageQuotaExceeded."""
         self.hold()
-        limit, used = self.limits["stored_bytes"], self._used("stored_bytes")
-        if limit is not None and used + size_bytes > limit:
-            raise StorageQuotaExceeded(limit, used, size_bytes)
+        self._admit_bytes(size_bytes)
 
     def _admit(self, name: QuotaName, added: int, retry_after: int) -> None:
         limit = self.limits[name]
@@ -88,6 +86,14 @@ class Quotas:
         used = self._used(name)
         if used + added > limit:
             raise QuotaExceeded(name, limit, used, retry_after)
+
+    def _admit_bytes(self, size_bytes: int) -> None:
+        limit = self.limits["stored_bytes"]
+        if limit is None:
+            return
+        used = self._used("stored_bytes")
+        if used + size_bytes > limit:
+            raise StorageQuotaExceeded(limit, used, size_bytes)
 
     def _used(self, name: QuotaName) -> int:
         match name:

@@ -61,6 +61,16 @@ def test_images_of_a_day(tenant: Client, domain: str, give: Any) -> None:
     assert used(tenant, "images_per_day") == (5, 5)
 
 
+def test_a_lowered_quota_is_told_as_it_is(tenant: Client, domain: str, give: Any) -> None:
+    path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"}
+    for _ in range(3):
+        tenant.made(path, body)
+    give(queued_generations=1)
+    answer = tenant.post(path, body)
+    problem(answer, 429, "queue_full")
+    assert answer.headers["ratelimit-policy"] == '"queued_generations";q=1'
+
+
 def test_data_sets_and_bytes(tenant: Client, domain: str, give: Any) -> None:
     path = f"/v1/domains/{domain}/datasets"
     give(validating_datasets=1)
