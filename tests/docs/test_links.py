@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from core.config import Settings
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     path for pattern in ("*.md", "client/*.md", "core/**/*.md", "docs/**/*.md") for path in sorted(ROOT.glob(pattern))
@@ -40,8 +42,6 @@ def test_there_are_links_to_check() -> None:
 
 
 def test_settings_that_documents_name_exist() -> None:
-    from core.config import Settings
-
     known = {f"DIFFFIT_{name.upper()}" for name in Settings.model_fields}
     of_the_client = {"DIFFFIT_URL", "DIFFFIT_API_KEY", "DIFFFIT_PROFILE", "DIFFFIT_CONFIG"}
     for document in DOCUMENTS:

@@ -42,12 +42,18 @@ def latents_of(labels: list[int], seed: int = 0, deviation: float = 0.1) -> Late
 
 
 def trainer_of(
-    dit: DiT, name: str = "paper", latents: Latents | None = None, processes: Processes = ALONE, **settings: Any
+    dit: DiT,
+    name: str = "paper",
+    latents: Latents | None = None,
+    *,
+    processes: Processes = ALONE,
+    compiled: bool = False,
+    **settings: Any,
 ) -> Trainer:
     settings = {"steps": 8, "batch_size": 5, "held_out_fraction": 0.2, **settings}
     chosen = latents or latents_of([0] * 8 + [1] * 6 + [2] * 5)
     start = fresh_tensors(dit, name, NULL)
-    return Trainer(dit, start, chosen, TrainingSettings(**settings), processes=processes)
+    return Trainer(dit, start, chosen, TrainingSettings(**settings), processes=processes, compiled=compiled)
 
 
 class Recorder:
@@ -90,9 +96,7 @@ def test_a_batch_in_parts_trains_the_same(dit: DiT, settings: dict[str, Any]) ->
 def test_compiled_steps_train_the_same(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole forward and its backward pass are traced; without generated code, which takes minutes on a CPU."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
-    plain = trainer_of(dit, processes=ALONE)
-    start = fresh_tensors(dit, "paper", NULL)
-    compiled = Trainer(dit, start, latents_of([0] * 8 + [1] * 6 + [2] * 5), plain.settings, compiled=True)
+    plain, compiled = trainer_of(dit), trainer_of(dit, compiled=True)
     for _ in range(3):
         expected, found = plain.step(), compiled.step()
         assert found.loss == pytest.approx(expected.loss, rel=1e-5)
