@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from api.deps import Services
 from api.errors import add_error_handlers
+from api.limits import RequestLimits
 from api.middleware import BodyLimitMiddleware, RequestMiddleware
 from api.notifier import Notifier
 from api.openapi import add_documentation, add_openapi
@@ -72,6 +73,7 @@ def _services(settings: Settings) -> Services:
         store=open_store(settings),
         dispatcher=CeleryDispatcher(make_celery(settings)),
         notifier=Notifier(database),
+        limits=RequestLimits(settings),
         url_secret=load_secret(settings),
     )
 

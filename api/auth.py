@@ -22,7 +22,7 @@ _Documented = Annotated[Any, Security(BEARER)]
 
 
 def authenticate(request: Request) -> Scope:
-    """Who asks, looked up once a request. Raises Unauthenticated.
+    """Who asks, looked up and counted once a request. Raises Unauthenticated, RateLimited.
 
     Its transaction is its own, so that no handler holds one while it waits.
     """
@@ -32,9 +32,17 @@ def authenticate(request: Request) -> Scope:
     scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
     if scheme.lower() != "bearer" or not token or "\0" in token:
         raise Unauthenticated
-    with request.app.state.services.database.session() as session:
-        scope = tenants.authenticate(session, token)
+    services = request.app.state.services
+    services.limits.admit_key(request, token)
+    try:
+        with services.database.session() as session:
+            scope: Scope = tenants.authenticate(session, token)
+    except Unauthenticated:
+        services.limits.note_key(request, token, right=False)
+        raise
+    services.limits.note_key(request, token, right=True)
     request.state.scope = scope
+    services.limits.admit(request, scope)
     return scope
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from api.limits import RequestLimits
 from api.notifier import Notifier
 from core.broker import CeleryDispatcher
 from core.config import Settings
@@ -22,6 +23,7 @@ class Services:
     store: ObjectStore
     dispatcher: CeleryDispatcher
     notifier: Notifier
+    limits: RequestLimits
     url_secret: bytes
 
 

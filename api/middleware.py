@@ -42,7 +42,10 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in scope["state"].get("limit_headers", {}).items():
+                    headers.append(name, value)  # beside those of a quota that refuses
                 _observe(scope, status, time.perf_counter() - started)
             await send(message)
 

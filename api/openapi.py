@@ -21,6 +21,7 @@ from core.errors import (
     IdempotencyMismatch,
     InvalidRequest,
     PayloadTooLarge,
+    RateLimited,
     Unauthenticated,
 )
 
@@ -33,7 +34,8 @@ Fine-tune and serve image domains on one resident diffusion transformer.
 4. Draw: a **generation** of a class, with the domain's active version.
 
 Send an API key as `Authorization: Bearer <key>`. Errors are problem details (RFC 9457) with a stable `code`. Every POST
-takes an `Idempotency-Key`. Lists are newest first: pass `next_cursor` on as `cursor`. Times are RFC 3339 in UTC.
+takes an `Idempotency-Key`. Lists are newest first: pass `next_cursor` on as `cursor`. Times are RFC 3339 in UTC. Too
+many requests are answered with 429 and `Retry-After`.
 """
 
 TAGS = [
@@ -47,6 +49,14 @@ TAGS = [
     {"name": "health", "description": "For those who operate the service. No key needed."},
 ]
 
+_HEADERS = {
+    "RequestId": ("X-Request-ID", "Names this request, as sent or made here."),
+    "RateLimit": ("RateLimit", 'What is left of a limit: `"requests_per_minute";r=599;t=1`, more in `t` seconds.'),
+    "RateLimitPolicy": ("RateLimit-Policy", 'The limits: `"requests_per_minute";q=600;w=60`; none where none is set.'),
+    "RetryAfter": ("Retry-After", "Seconds until another try makes sense."),
+    "Replayed": (REPLAYED, "`true` when this is the first answer, given again."),
+}
+"""By their names in the document."""
 Responses = dict[int | str, dict[str, Any]]
 _SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
@@ -96,7 +106,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         components["schemas"].pop(unused)
     components["schemas"]["Problem"] = Problem.model_json_schema()
     components["parameters"] = {"IdempotencyKey": _idempotency_key()}
-    components["headers"] = {"RequestId": _header("Names this request, as sent or made here.")}
+    components["headers"] = {name: _header(description) for name, (_, description) in _HEADERS.items()}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(operation, method, is_open=not path.startswith("/v1"))
@@ -123,17 +133,23 @@ def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
         if "application/json" in operation["requestBody"]["content"]:
             _add(responses, UnsupportedMediaType)
     if not is_open:
-        _add(responses, Unauthenticated, Forbidden, DatabaseUnavailable)
+        _add(responses, Unauthenticated, Forbidden, RateLimited, DatabaseUnavailable)
     if method in ("post", "patch", "delete"):
         _add(responses, Conflict)
     if method == "post":
         operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/IdempotencyKey"})
         _add(responses, IdempotencyConflict, IdempotencyMismatch)
     for status, response in responses.items():
-        headers = {"X-Request-ID": {"$ref": "#/components/headers/RequestId"}}
-        if method == "post" and status.startswith("2"):
-            headers[REPLAYED] = _header("`true` when this is the first answer, given again.")
-        response["headers"] = {**response.get("headers", {}), **headers}
+        response["headers"] = {**response.get("headers", {}), **_headers(method, status, is_open=is_open)}
+
+
+def _headers(method: str, status: str, *, is_open: bool) -> dict[str, Any]:
+    names = ["RequestId"] if is_open else ["RequestId", "RateLimit", "RateLimitPolicy"]
+    if not is_open and status in ("429", "503"):
+        names.append("RetryAfter")
+    if method == "post" and status.startswith("2"):
+        names.append("Replayed")
+    return {_HEADERS[name][0]: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _can_be_wrong(parameter: dict[str, Any]) -> bool:

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     """In UTC; None for no limit."""
     max_stored_bytes: int | None = None
     """Of data sets and adapters; None for no limit."""
+    max_requests_per_minute: int | None = None
+    """Of one tenant, counted in Redis for all processes of the API, and in each alone without; None for no limit."""
+    max_wrong_keys_per_minute: int = 100
+    """From one address."""
     adapter_slots: int = Field(default=1024, ge=2)
     """Adapters that lie on the device at once; at least `max_batch_rows`."""
     compile: bool = False

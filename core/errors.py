@@ -243,6 +243,18 @@ class QuotaExceeded(CoreError):
         )
 
 
+class RateLimited(CoreError):
+    """`what` came too often; `retry_after` seconds later there is room."""
+
+    code, status, title = "rate_limited", 429, "Too many requests"
+
+    def __init__(self, what: str, limit: int, retry_after: int) -> None:
+        super().__init__(
+            f"More than {limit} {what} a minute. Try again in {retry_after} s.",
+            headers={"Retry-After": str(retry_after)},
+        )
+
+
 class StorageQuotaExceeded(CoreError):
     """No time will help, so this is no 429."""
 

@@ -15,6 +15,8 @@ class Scope:
     tenant_id: str | None
     key_id: str | None = None
     scopes: frozenset[str] = frozenset()
+    requests_per_minute: int | None = None
+    """The tenant's own limit; None: the service's."""
 
     @property
     def tenant(self) -> str:

@@ -1,9 +1,11 @@
 """Fixtures for all tests: real services once a run, a fresh database a test, on both databases."""
 
 import signal
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -61,6 +63,15 @@ def database(empty_database_url: str) -> Iterator[Database]:
     database = Database(services.as_role(empty_database_url, services.WORKER), SYSTEM)
     yield database
     database.dispose()
+
+
+@pytest.fixture
+def one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts of a minute see no other minute begin."""
+    moment = time.time() // 60 * 60 + 10
+    clock = SimpleNamespace(time=lambda: moment)
+    monkeypatch.setattr("limits.storage.memory.time", clock)
+    monkeypatch.setattr("limits.strategies.time", clock)
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -13,5 +13,6 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 @router.get("/usage", operation_id="get_usage")
 def get_usage(services: ServicesDep, scope: ReaderDep) -> UsageOut:
     """Images, row-steps, training seconds and stored bytes; quotas; days of the last 30."""
+    requests = services.limits.used(scope)
     with services.database.session(scope) as session:
-        return UsageOut.model_validate(usage.read(session, scope, services.settings))
+        return UsageOut.model_validate(usage.read(session, scope, services.settings, requests=requests))

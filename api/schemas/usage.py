@@ -23,14 +23,14 @@ class TenantUsageDayOut(UsageDayOut):
 
 class QuotaOut(Output):
     limit: int | None = Field(description="Null for none.")
-    used: int
+    used: int = Field(description="Of requests a minute: 0 without a limit, since nobody counts them then.")
 
 
 class UsageOut(Consumption):
     """From the beginning on."""
 
     stored_bytes: int = Field(description="Of data sets and adapters, now.")
-    quotas: dict[QuotaName, QuotaOut] = Field(description="What the tenant may have at once and use in a day.")
+    quotas: dict[QuotaName, QuotaOut] = Field(description="What the tenant may have at once, and use in a time.")
     days: list[UsageDayOut] = Field(description="The last 30 days in which anything was used, newest first.")
 
 

@@ -1,11 +1,12 @@
 """Queries on tenants and keys."""
 
 import datetime
+from typing import Any
 
 from sqlalchemy import column, func, select, update
 from sqlalchemy.orm import Session, aliased
 
-from core.db.base import Now
+from core.db.base import Json, Now
 from core.db.models import ApiKey, Tenant
 from core.db.paging import Page, PageRequest, fetch_page
 
@@ -26,18 +27,20 @@ def key(session: Session, id: str, *, lock: bool = False) -> ApiKey | None:
     return session.get(ApiKey, id, with_for_update=lock)
 
 
-def presented_key(session: Session, id: str) -> tuple[ApiKey, datetime.datetime] | None:
-    """The key that a caller shows, before it is known whose it is, and the time. To read only.
+def presented_key(session: Session, id: str) -> tuple[ApiKey, dict[str, Any], datetime.datetime] | None:
+    """The key that a caller shows, before it is known whose it is, its tenant's quotas, and the time. To read only.
 
-    On PostgreSQL a function finds it, since the policies hide every key from a transaction without a tenant.
+    On PostgreSQL functions find them, since the policies hide them from a transaction without a tenant.
     """
-    statement = select(ApiKey, Now()).where(ApiKey.id == id)
+    statement = select(ApiKey, Tenant.quotas, Now()).outerjoin(Tenant, Tenant.id == ApiKey.tenant_id)
+    statement = statement.where(ApiKey.id == id)
     if session.get_bind().dialect.name == "postgresql":
         columns = (column(one.name, one.type) for one in ApiKey.__table__.columns)
         found = func.api_key_by_id(id).table_valued(*columns)
-        statement = select(aliased(ApiKey, found, adapt_on_names=True), Now())
+        quotas = func.tenant_quotas(found.c.tenant_id, type_=Json)
+        statement = select(aliased(ApiKey, found, adapt_on_names=True), quotas, Now())
     row = session.execute(statement).one_or_none()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else (row[0], row[1] or {}, row[2])
 
 
 def note_use(session: Session, id: str, now: datetime.datetime) -> None:

@@ -139,12 +139,12 @@ def authenticate(session: Session, token: str) -> Scope:
     known = hmac.compare_digest(_hash(secret), presented[0].secret_hash if presented else _hash(""))
     if presented is None or not known:
         raise Unauthenticated()
-    key, now = presented
+    key, quotas, now = presented
     if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
         raise Unauthenticated()
     if key.last_used_at is None or now - key.last_used_at > _USE_NOTED_EVERY:
         repository.note_use(session, key.id, now)
-    return Scope(tenant_id=key.tenant_id, key_id=key.id, scopes=frozenset(key.scopes))
+    return Scope(key.tenant_id, key.id, frozenset(key.scopes), quotas.get("requests_per_minute"))
 
 
 def ensure_admin_key(session: Session, configured: str | None) -> str | None:

@@ -17,7 +17,11 @@ from core.tenancy import Scope
 from core.tenants import repository as tenants
 from core.usage import repository
 
-QuotaName = Literal["queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes"]
+RowQuotaName = Literal[
+    "queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes"
+]
+"""Of what rows tell."""
+QuotaName = Literal[RowQuotaName, "requests_per_minute"]
 _DAY = datetime.timedelta(days=1)
 _BUSY_SECONDS = 30
 """After which something that is in work may have ended."""
@@ -36,6 +40,7 @@ class Quotas:
     def __init__(self, session: Session, scope: Scope, settings: Settings) -> None:
         self.session, self.scope = session, scope
         defaults: dict[QuotaName, int | None] = {
+            "requests_per_minute": settings.max_requests_per_minute,
             "queued_generations": settings.max_queued_generations,
             "active_finetunes": settings.max_active_finetunes,
             "validating_datasets": settings.max_validating_datasets,
@@ -46,8 +51,12 @@ class Quotas:
         own = tenant.quotas if tenant else {}
         self.limits: dict[QuotaName, int | None] = {name: own.get(name, limit) for name, limit in defaults.items()}
 
-    def read(self) -> dict[QuotaName, Quota]:
-        return {name: Quota(self.limits[name], self._used(name)) for name in get_args(QuotaName)}
+    def read(self, requests: int) -> dict[QuotaName, Quota]:
+        """`requests`: of this minute, which no row tells."""
+        found: dict[QuotaName, Quota] = {
+            name: Quota(self.limits[name], self._used(name)) for name in get_args(RowQuotaName)
+        }
+        return found | {"requests_per_minute": Quota(self.limits["requests_per_minute"], requests)}
 
     def hold(self) -> None:
         """Other requests of the tenant wait here until this transaction ends."""
@@ -79,7 +88,7 @@ class Quotas:
         self.hold()
         self._admit_bytes(size_bytes)
 
-    def _admit(self, name: QuotaName, added: int, retry_after: int) -> None:
+    def _admit(self, name: RowQuotaName, added: int, retry_after: int) -> None:
         limit = self.limits[name]
         if limit is None:
             return
@@ -95,7 +104,7 @@ class Quotas:
         if used + size_bytes > limit:
             raise StorageQuotaExceeded(limit, used, size_bytes)
 
-    def _used(self, name: QuotaName) -> int:
+    def _used(self, name: RowQuotaName) -> int:
         match name:
             case "queued_generations":
                 return repository.queued_generations(self.session, self.scope)

@@ -51,10 +51,11 @@ def meter(
     row.training_seconds += training_seconds
 
 
-def read(session: Session, scope: Scope, settings: Settings, *, days: int = 30) -> Usage:
+def read(session: Session, scope: Scope, settings: Settings, *, requests: int = 0, days: int = 30) -> Usage:
+    """`requests`: of this minute."""
     since = database_now(session).date() - datetime.timedelta(days=days)
     images, row_steps, seconds = repository.totals(session, scope)
-    quotas = Quotas(session, scope, settings).read()
+    quotas = Quotas(session, scope, settings).read(requests)
     stored = quotas["stored_bytes"].used
     return Usage(images, row_steps, seconds, stored, quotas, repository.days(session, scope, since))
 

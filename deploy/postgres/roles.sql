@@ -36,7 +36,8 @@ GRANT USAGE, CREATE ON SCHEMA public TO difffit_owner;
 SELECT format('ALTER TABLE %I.%I OWNER TO difffit_owner', schemaname, tablename) FROM pg_tables
 WHERE schemaname = 'public' AND tableowner <> 'difffit_owner' \gexec
 SELECT format('ALTER FUNCTION %s OWNER TO difffit_owner', oid::regprocedure) FROM pg_proc
-WHERE pronamespace = 'public'::regnamespace AND proname IN ('api_key_by_id', 'note_api_key_use', 'refuse_change')
+WHERE pronamespace = 'public'::regnamespace
+    AND proname IN ('api_key_by_id', 'note_api_key_use', 'tenant_quotas', 'refuse_change')
 \gexec
 
 -- The others get the rows: of the tables that are there, and of those that migrations will make.
@@ -48,7 +49,8 @@ ALTER DEFAULT PRIVILEGES FOR ROLE difffit_owner IN SCHEMA public
 ALTER DEFAULT PRIVILEGES FOR ROLE difffit_owner IN SCHEMA public
     GRANT USAGE ON SEQUENCES TO difffit_api, difffit_worker;
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO difffit_api, difffit_worker', oid::regprocedure) FROM pg_proc
-WHERE pronamespace = 'public'::regnamespace AND proname IN ('api_key_by_id', 'note_api_key_use') \gexec
+WHERE pronamespace = 'public'::regnamespace
+    AND proname IN ('api_key_by_id', 'note_api_key_use', 'tenant_quotas') \gexec
 ALTER DEFAULT PRIVILEGES FOR ROLE difffit_owner IN SCHEMA public
     GRANT EXECUTE ON FUNCTIONS TO difffit_api, difffit_worker;
 

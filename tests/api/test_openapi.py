@@ -98,7 +98,10 @@ def test_every_operation_tells_what_it_does_and_how_it_fails(document: Document)
             if int(status) >= 400 and path.startswith("/v1"):
                 assert list(response["content"]) == ["application/problem+json"], (method, path, status)
         if path.startswith("/v1"):
-            assert {"401", "403", "503"} <= set(operation["responses"])
+            assert {"401", "403", "429", "503"} <= set(operation["responses"])
+            for response in operation["responses"].values():
+                assert {"RateLimit", "RateLimit-Policy"} <= set(response["headers"])
+            assert "Retry-After" in operation["responses"]["429"]["headers"]
             assert {"ApiKey": []} in operation["security"]
         if "{" in path:
             assert "404" in operation["responses"], path

@@ -1,11 +1,15 @@
 """What a tenant may have at once and use in a day: refused with its headers, and never passed by parallel requests."""
 
+import re
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.api.client import Client, adapter_file, images_zip, problem
+from api.limits import RequestLimits
+from core.config import Settings
+from tests.api.client import Api, Client, adapter_file, draw_generations, images_zip, problem
 
 ARCHIVE = images_zip()
 
@@ -93,3 +97,58 @@ def test_quotas_are_each_tenant_s_own(tenant: Client, give: Any, other: Client, 
     give(active_finetunes=0)
     problem(tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset}), 429, "quota_exceeded")
     assert used(other, "active_finetunes") == (100, 0)
+
+
+@pytest.mark.usefixtures("one_moment")
+def test_requests_of_a_minute(tenant: Client, give: Any, other: Client) -> None:
+    assert "ratelimit" not in tenant.get("/v1/domains").headers, "none is set"
+    give(requests_per_minute=4)
+    passed = tenant.get("/v1/domains")
+    assert passed.headers["ratelimit-policy"] == '"requests_per_minute";q=4;w=60'
+    assert re.fullmatch(r'"requests_per_minute";r=3;t=[1-9]\d?', passed.headers["ratelimit"])
+    problem(tenant.get("/v1/domains/dom_x"), 404, "not_found")
+    assert used(tenant, "requests_per_minute") == (4, 3)
+    tenant.made("/v1/domains", {"name": "The last"})
+    for method, path in (("GET", "/v1/usage"), ("POST", "/v1/domains"), ("DELETE", "/v1/domains/dom_x")):
+        refused = tenant.request(method, path)
+        problem(refused, 429, "rate_limited")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert refused.headers["ratelimit"] == f'"requests_per_minute";r=0;t={refused.headers["retry-after"]}'
+    assert other.get("/v1/domains").status_code == 200
+    assert tenant.get("/livez").status_code == 200
+    give(requests_per_minute=100)
+    assert used(tenant, "requests_per_minute") == (100, 1)
+
+
+@pytest.mark.usefixtures("one_moment")
+def test_a_quota_that_refuses_tells_the_requests_that_are_left_too(
+    tenant: Client, dataset: str, domain: str, give: Any
+) -> None:
+    give(active_finetunes=0, requests_per_minute=50)
+    answer = tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset})
+    problem(answer, 429, "quota_exceeded")
+    assert answer.headers["ratelimit-policy"] == '"active_finetunes";q=0, "requests_per_minute";q=50;w=60'
+    assert answer.headers["ratelimit"].startswith('"active_finetunes";r=0;t=30, "requests_per_minute";r=49')
+
+
+def test_a_signed_url_is_no_request_of_the_tenant(api: Api, tenant: Client, domain: str, give: Any) -> None:
+    generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"})["id"]
+    draw_generations(api.services)
+    url = tenant.read(f"/v1/generations/{generation}")["images"][0]["url"]
+    give(requests_per_minute=0)
+    problem(tenant.get(url.split("?")[0]), 429, "rate_limited")
+    assert api.client().get(url).status_code == 200
+
+
+@pytest.mark.usefixtures("one_moment")
+def test_wrong_keys_of_one_address(settings: Settings, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = RequestLimits(settings.model_copy(update={"max_wrong_keys_per_minute": 3}))
+    right, unseen = (api.tenant(f"{name} {uuid.uuid4()}") for name in ("seen", "unseen"))
+    monkeypatch.setitem(api.app.state.services.__dict__, "limits", limits)
+    assert right.get("/v1/domains").status_code == 200
+    wrong = [api.client(f"dfk_{n}").get("/v1/domains") for n in range(4)]
+    assert [one.status_code for one in wrong] == [401, 401, 401, 429]
+    problem(wrong[-1], 429, "rate_limited")
+    assert 1 <= int(wrong[-1].headers["retry-after"]) <= 60
+    assert right.get("/v1/domains").status_code == 200, "a key that was right before is not locked out"
+    problem(unseen.get("/v1/domains"), 429, "rate_limited")

@@ -42,6 +42,8 @@ ROWS = (
 )
 STEPS = (
     (command.upgrade, "head"),
+    (command.downgrade, "0003"),
+    (command.upgrade, "head"),
     (command.downgrade, "0002"),
     (command.upgrade, "head"),
     (command.downgrade, "0001"),

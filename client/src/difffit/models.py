@@ -210,6 +210,7 @@ class Quota(BaseModel):
     limit: int | None
     """Null for none."""
     used: int
+    """Of requests a minute: 0 without a limit, since nobody counts them then."""
 
 
 class Readiness(BaseModel):
@@ -292,10 +293,17 @@ class Usage(BaseModel):
     stored_bytes: int
     """Of data sets and adapters, now."""
     quotas: dict[
-        Literal["queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes"],
+        Literal[
+            "queued_generations",
+            "active_finetunes",
+            "validating_datasets",
+            "images_per_day",
+            "stored_bytes",
+            "requests_per_minute",
+        ],
         Quota,
     ]
-    """What the tenant may have at once and use in a day."""
+    """What the tenant may have at once, and use in a time."""
     days: list[UsageDay]
     """The last 30 days in which anything was used, newest first."""
 

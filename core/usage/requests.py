@@ -1,0 +1,93 @@
+"""How many requests somebody sends a minute: counted in Redis for all processes of the API, where there is one, and in
+this process alone otherwise. A Redis that does not answer costs one request a moment, and then none for a while.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from limits import RateLimitItemPerMinute
+from limits.errors import StorageError
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+_PATIENCE_SECONDS = 0.2
+_AWAY_SECONDS = 5.0
+"""After which a Redis that did not answer is asked again, by one request."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What somebody has left of a minute's requests."""
+
+    admitted: bool
+    limit: int
+    left: int
+    seconds: int
+    """Until there is more; at least 1."""
+
+
+class RequestCounter:
+    """A sliding window of a minute for each name. Safe to share between threads."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._here = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._shared = _shared(broker_url)
+        self._lock = threading.Lock()
+        self._ask_again_at: float | None = None
+        """None while Redis answers."""
+
+    def take(self, name: str, limit: int) -> Allowance:
+        """Counts one request, unless there is no room for it."""
+        item = RateLimitItemPerMinute(limit)
+        return self._ask(lambda limiter: _allowance(limiter, item, name, admitted=limiter.hit(item, name)))
+
+    def look(self, name: str, limit: int) -> Allowance:
+        """The same without counting."""
+        item = RateLimitItemPerMinute(limit)
+        return self._ask(lambda limiter: _allowance(limiter, item, name, admitted=limiter.test(item, name)))
+
+    def _ask(self, question: Callable[[SlidingWindowCounterRateLimiter], Answer]) -> Answer:
+        if self._shared is not None and self._may_ask():
+            try:
+                answer = question(self._shared)
+            except StorageError as error:
+                logger.warning("requests are counted in this process alone: %s", error.storage_error)
+                self._ask_again_at = time.monotonic() + _AWAY_SECONDS
+            else:
+                self._ask_again_at = None
+                return answer
+        return question(self._here)
+
+    def _may_ask(self) -> bool:
+        with self._lock:
+            if self._ask_again_at is None:
+                return True
+            if time.monotonic() < self._ask_again_at:
+                return False
+            self._ask_again_at = time.monotonic() + _AWAY_SECONDS  # the others go on while this one finds out
+            return True
+
+
+def _shared(broker_url: str) -> SlidingWindowCounterRateLimiter | None:
+    if not broker_url.startswith(("redis://", "rediss://")):
+        return None
+    patience = {"socket_timeout": _PATIENCE_SECONDS, "socket_connect_timeout": _PATIENCE_SECONDS}
+    once = {"retry": Retry(NoBackoff(), 0)}
+    storage = RedisStorage(broker_url, key_prefix="difffit:requests", wrap_exceptions=True, **patience, **once)  # type: ignore[arg-type]  # options of redis-py, whatever their types
+    return SlidingWindowCounterRateLimiter(storage)
+
+
+def _allowance(
+    limiter: SlidingWindowCounterRateLimiter, item: RateLimitItemPerMinute, name: str, *, admitted: bool
+) -> Allowance:
+    stats = limiter.get_window_stats(item, name)
+    return Allowance(admitted, item.amount, stats.remaining, max(1, math.ceil(stats.reset_time - time.time())))
