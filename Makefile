@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install client demo test faults serve lint format lock clean
+.PHONY: help install client demo test faults serve lint check-api-image format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -38,6 +38,12 @@ lint: install ## Check style, types and the directions of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-api-image: ## Install what the API's image has, and measure what starting it costs
+	rm -rf build/api && $(PYTHON) -m venv build/api
+	build/api/bin/python -m pip install --quiet --constraint requirements.lock --editable .
+	! build/api/bin/python -m pip list --format freeze | grep -iE '^(torch|diffusers|nvidia|matplotlib)'
+	build/api/bin/python -m benchmarks.api_import
 
 format: install ## Put the code into its standard form
 	$(BIN)/ruff check --fix .

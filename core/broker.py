@@ -1,36 +1,21 @@
 """The message broker: one configuration for those who send and those who work."""
 
 import logging
-import time
-import uuid
 from pathlib import Path
-from typing import Any
-
-from celery import Celery
-from kombu.transport import filesystem
-from kombu.utils.json import dumps
+from typing import TYPE_CHECKING
 
 from core.config import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 logger = logging.getLogger(__name__)
 
 
-class FolderChannel(filesystem.Channel):
-    """Kombu's broker in a folder, whose messages appear whole: a reader that met one half written would end with it."""
-
-    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]  # the name as in its parent
-        folder, name = Path(self.data_folder_out), f"{time.monotonic_ns() // 10**6}_{uuid.uuid4()}.{queue}.msg"
-        partial = folder / f".{name}.partial"
-        partial.write_text(dumps(payload))
-        partial.replace(folder / name)
-
-
-class FolderTransport(filesystem.Transport):
-    Channel = FolderChannel
-
-
-def make_celery(settings: Settings) -> Celery:
+def make_celery(settings: Settings) -> "Celery":
     """A Celery application. Results are rows of the database, so there is no result backend."""
+    from celery import Celery
+
     app = Celery("difffit", broker=settings.broker_url)
     app.conf.update(
         broker_transport_options=_transport_options(settings),
@@ -48,6 +33,8 @@ def make_celery(settings: Settings) -> Celery:
         enable_utc=True,
     )
     if settings.broker_url.startswith("filesystem"):
+        from core.folder_broker import FolderTransport
+
         app.conf.broker_transport = FolderTransport
     return app
 
@@ -55,7 +42,7 @@ def make_celery(settings: Settings) -> Celery:
 class CeleryDispatcher:
     """Sends wake-ups from processes that do no work themselves."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: "Celery") -> None:
         self.app = app
 
     def send(self, task: str, queue: str, id: str) -> None:

@@ -15,3 +15,11 @@ MODEL_HALF = "core.model.checkpoint, core.diffusion.sampling, core.engine.engine
 def test_imports_without(blocked: str, modules: str) -> None:
     code = f"import sys; sys.modules[{blocked!r}] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_api_starts_light() -> None:
+    """What is heavy and not needed to answer is imported with its first use, or never."""
+    heavy = {"torch", "diffusers", "nicegui", "matplotlib", "numpy", "celery", "alembic"}
+    code = f"import sys, api.app; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -8,19 +8,19 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from core.artifact.base import BaseDescription, canonical_json
 from core.artifact.manifest import Manifest
 from core.artifact.sites import METHODS, trainable_shapes
 from core.errors import ArtifactInvalid, BaseMismatch
 
-Array = npt.NDArray[np.float32]
+# The API imports this module at its start, and numpy with an adapter's first upload.
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Array: TypeAlias = "npt.NDArray[np.float32]"
 _HEADER_LIMIT = 2**20
 DEFAULT_LIMIT = 64 * 2**20
 
@@ -35,12 +35,19 @@ class Artifact:
 
 def encode(manifest: Manifest, tensors: Mapping[str, Array]) -> bytes:
     """The file's bytes; equal input gives equal bytes."""
+    import numpy as np
+    from safetensors.numpy import save
+
     arrays = {name: np.ascontiguousarray(array, dtype="<f4") for name, array in sorted(tensors.items())}
     return save(arrays, metadata={"manifest": canonical_json(manifest.to_json()).decode()})
 
 
 def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
     """Raises ArtifactInvalid, with a sentence, for anything that is not one of our files."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     if len(data) > limit_bytes:
         raise ArtifactInvalid(f"The file is larger than {limit_bytes:,} bytes.")
     header = _header(data)

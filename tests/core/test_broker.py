@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty
 
-from core.broker import CeleryDispatcher, FolderChannel, make_celery
+from core.broker import CeleryDispatcher, make_celery
 from core.config import Settings
+from core.folder_broker import FolderChannel
 
 MESSAGES = 300
 

@@ -1,0 +1,75 @@
+"""What does starting the API cost? `python -m benchmarks.api_import`.
+
+Imports `api.app` in fresh processes, and in as many others fastapi, sqlalchemy and boto3 alone, in turn: seconds that
+passed, seconds of the processor, resident memory. Imports do not wait, so that on a busy machine the processor's are
+the steadier figure, and the ratio is theirs. `make check-api-image` measures it in the API's own environment, where
+nothing is that a worker or a developer has installed beside it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+LIBRARIES = ("fastapi", "sqlalchemy", "boto3")
+API = ("api.app",)
+MAX_RATIO = 1.5
+MAX_MEBIBYTES = 150.0
+
+
+class Cost(NamedTuple):
+    passed: float
+    """Seconds, as is the next."""
+    processor: float
+    mebibytes: float
+    """The most that was resident."""
+
+
+_PROGRAM = """
+import importlib, json, sys, time
+start, started = time.perf_counter(), time.process_time()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+passed, processor = time.perf_counter() - start, time.process_time() - started
+import resource
+print(json.dumps([passed, processor, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    measured = measure(options.python, options.runs)
+    for names, one in measured.items():
+        print(f"{', '.join(names):28} {one.passed:6.3f} s  {one.processor:6.3f} s processor  {one.mebibytes:6.1f} MiB")
+    ratio = measured[API].processor / measured[LIBRARIES].processor
+    print(f"ratio: {ratio:.2f} (at most {MAX_RATIO}); memory at most {MAX_MEBIBYTES:.0f} MiB")
+    if ratio > MAX_RATIO or measured[API].mebibytes > MAX_MEBIBYTES:
+        sys.exit("more than it may cost")
+
+
+def measure(python: str, runs: int) -> dict[tuple[str, ...], Cost]:
+    """Medians, after one run that is not counted."""
+    taken: dict[tuple[str, ...], list[Cost]] = {LIBRARIES: [], API: []}
+    for _ in range(runs + 1):
+        for names, found in taken.items():
+            found.append(_run(python, names))
+    return {names: Cost(*map(median, zip(*found[1:], strict=True))) for names, found in taken.items()}
+
+
+def _run(python: str, names: tuple[str, ...]) -> Cost:
+    done = subprocess.run([python, "-c", _PROGRAM, *names], capture_output=True, text=True, check=True)
+    return Cost(*json.loads(done.stdout))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.api_import", description=__doc__)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--python", default=sys.executable, help="of the environment to measure")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
