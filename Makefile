@@ -27,7 +27,7 @@ demo: install ## Run the main job through the REST API; the result is in demo-ou
 test: install ## Run every test, with real PostgreSQL and Redis
 	$(BIN)/python -m pytest
 
-faults: install ## Break whatever can break, and show what held (about 40 minutes)
+faults: install ## Break whatever can break, and show what held (about an hour)
 	$(BIN)/python -m tests.faults
 
 serve: install ## Start the API and a worker on this machine (SQLite, a folder, the bundled base)

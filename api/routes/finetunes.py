@@ -166,8 +166,7 @@ async def _stream(services: Services, scope: Scope, id: str, last_id: int, reque
                 yield KEEPALIVE_COMMENT
                 continue
             changed.clear()
-            ended = False
-            while not ended:
+            while True:  # an ended one may have more than one page too
                 try:
                     events, ended = await run_in_threadpool(_read, services, scope, id, last_id)
                 except CoreError:  # deleted, or the database is away: whoever listens connects again and is told
@@ -182,7 +181,7 @@ async def _stream(services: Services, scope: Scope, id: str, last_id: int, reque
 
 
 def _read(services: Services, scope: Scope, id: str, last_id: int) -> tuple[list[FinetuneEvent], bool]:
-    """The next events, and whether they are the last ones."""
+    """The next page of events, and whether the fine-tune has ended: none come then but those that are there."""
     with services.database.session(scope) as session:
         ended = finetunes.get(session, scope, id).status in finetunes.ENDED  # first: its last event is then visible
         events = list(finetunes.events_after(session, scope, id, last_id))

@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 
 from api.deps import Services
+from core.db.models import Finetune
+from core.finetunes import service as finetunes
 from tests.api.client import PNG_START, Client, finish_finetune, images_zip, problem, start_finetunes
 from tests.api.conftest import finetuned
 
@@ -50,6 +52,21 @@ def test_a_fine_tune_goes_from_queued_to_an_adapter(
         (10, 0.3, 0.1),
     ]
     problem(tenant.post(f"{path}/cancel"), 409, "already_finished")
+
+
+def test_a_long_stream_of_an_ended_one_is_told_whole(
+    tenant: Client, domain: str, dataset: str, services: Services
+) -> None:
+    id = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "steps": 10})["id"]
+    (claim,) = start_finetunes(services)
+    with services.database.session() as session:
+        row = session.get_one(Finetune, id)
+        for step in range(1100):  # more than two pages
+            finetunes.add_event(session, row, "progress", {"step": step})
+    finish_finetune(services, claim)
+    found = events(tenant, id)
+    assert len(found) == 1100 + 6
+    assert found[-1][2]["status"] == "succeeded"
 
 
 def test_events_are_replayed_and_resumed(

@@ -10,6 +10,7 @@ from typing import Literal, Self
 from tests.services import free_port
 
 Fault = Literal["none", "refused", "reset", "frozen"]
+Direction = Literal["up", "down"]
 _CHUNK = 2**16
 
 
@@ -19,6 +20,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.target, self.port = target, free_port()
         self.fault: Fault = "none"
+        self.direction: Direction = "up"
         self._left = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -32,9 +34,9 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def strike(self, fault: Fault, after_bytes: int) -> None:
-        """Connections break once so many bytes have gone up in all."""
-        self._left, self.fault = after_bytes, fault
+    def strike(self, fault: Fault, after_bytes: int, direction: Direction = "up") -> None:
+        """Connections break once so many bytes have gone that way in all: up to the server, or down."""
+        self._left, self.direction, self.fault = after_bytes, direction, fault
 
     def mend(self) -> None:
         self.fault = "none"
@@ -54,12 +56,14 @@ class Proxy:
         if self.fault == "refused":
             writer.transport.abort()
             return
-        with suppress(OSError):
+        with suppress(
+            OSError, asyncio.CancelledError
+        ):  # the end of the proxy; the streams' own callback would raise it
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
             await asyncio.wait(
                 [
-                    asyncio.create_task(self._pass_on(reader, up_writer, writer)),
-                    asyncio.create_task(self._pass_on(up_reader, writer, None)),
+                    asyncio.create_task(self._pass_on("up", reader, up_writer, writer)),
+                    asyncio.create_task(self._pass_on("down", up_reader, writer, writer)),
                 ],
                 return_when=asyncio.FIRST_COMPLETED,
             )
@@ -67,14 +71,19 @@ class Proxy:
         writer.close()
 
     async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter | None
+        self,
+        direction: Direction,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
     ) -> None:
-        """Upwards when the client is given: there the fault strikes."""
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK):
-                if client is not None and self.fault != "none":
+                if direction == self.direction and self.fault != "none":
                     self._left -= len(chunk)
                     if self._left < 0:
+                        writer.write(chunk[: self._left])  # negative: what is too much
+                        await writer.drain()
                         await self._break(client)
                         return
                 writer.write(chunk)

@@ -1,5 +1,6 @@
 """Every fault with the service that it strikes, and how often: in full, and in short for the tests."""
 
+import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -8,17 +9,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
+from unittest.mock import patch
 from urllib.parse import urlparse
 
+from core.config import Settings
 from core.storage import S3Store
-from tests import services
-from tests.faults import broker, clients, database, disk, storage, workers
+from tests import radosgw, services
+from tests.faults import broker, clients, database, disk, endings, events, storage, tenants, workers
 from tests.faults.disk import Disk, LimitedWorkers, small_disk
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.stack import Outcome, Stack
+from tests.faults.storage import StackOnS3
 
-Service = Literal["one worker", "two workers", "on S3", "small disk"]
+Service = Literal["one worker", "two workers", "default leases", "on S3", "small disk"]
 SWEPT_SOON = {"DIFFFIT_ORPHAN_SECONDS": "5"}
+DEFAULTS = {
+    f"DIFFFIT_{name.upper()}": str(Settings.model_fields[name].default)
+    for name in ("lease_seconds", "heartbeat_seconds", "reaper_seconds")
+}
 BREAKS: list[tuple[Fault, int]] = [
     ("refused", 0),
     ("reset", 0),
@@ -32,14 +40,8 @@ BREAKS: list[tuple[Fault, int]] = [
 class Scenario:
     service: Service
     full: Callable[[Any], Outcome]
-    short: Callable[[Any], Outcome]
-
-
-class StackOnS3(Stack):
-    """Its store is an S3 server behind a wire that can break."""
-
-    proxy: Proxy
-    store: S3Store
+    short: Callable[[Any], Outcome] | None
+    """None where it would take minutes: another row shows the same."""
 
 
 class StackOnSmallDisk(Stack):
@@ -51,6 +53,9 @@ class StackOnSmallDisk(Stack):
 SCENARIOS = {
     "kills": Scenario("two workers", partial(workers.kills, points=60), partial(workers.kills, points=1)),
     "pauses": Scenario("two workers", partial(workers.pauses, times=5), partial(workers.pauses, times=1)),
+    "default-leases": Scenario("default leases", partial(workers.kills, points=6), None),
+    "cancel": Scenario("two workers", partial(endings.cancels, times=12), partial(endings.cancels, times=3)),
+    "stops": Scenario("two workers", partial(endings.stops, times=10), partial(endings.stops, times=1)),
     "redis-away": Scenario(
         "one worker", partial(broker.redis_away, jobs=10, seconds=60), partial(broker.redis_away, jobs=2, seconds=3)
     ),
@@ -71,18 +76,24 @@ SCENARIOS = {
     "idempotency": Scenario(
         "one worker", partial(clients.one_key_at_once, posts=50), partial(clients.one_key_at_once, posts=10)
     ),
+    "tenants": Scenario("one worker", tenants.tenants_pry, tenants.tenants_pry),
+    "cut-streams": Scenario(
+        "one worker",
+        partial(events.streams_are_cut, listeners=10, steps=300),
+        partial(events.streams_are_cut, listeners=2, steps=30),
+    ),
     "streams": Scenario(
         "one worker", partial(clients.idle_streams, streams=300), partial(clients.idle_streams, streams=20)
     ),
     "uploads": Scenario(
         "on S3",
-        lambda stack: storage.uploads_break(stack, stack.proxy, stack.store, BREAKS),
-        lambda stack: storage.uploads_break(stack, stack.proxy, stack.store, BREAKS[2:3]),
+        lambda stack: storage.uploads_break(stack, BREAKS),
+        lambda stack: storage.uploads_break(stack, BREAKS[2:3]),
     ),
     "images": Scenario(
         "on S3",
-        lambda stack: storage.images_wait(stack, stack.proxy, 20),
-        lambda stack: storage.images_wait(stack, stack.proxy, 8),
+        lambda stack: storage.images_wait(stack, 20),
+        lambda stack: storage.images_wait(stack, 8),
     ),
     "disk": Scenario(
         "small disk",
@@ -92,34 +103,49 @@ SCENARIOS = {
 }
 
 
-def run(names: Iterable[str], postgres: services.Postgres, *, quick: bool) -> Iterator[tuple[str, Outcome]]:
-    """Those scenarios, each group of them on one service."""
-    chosen = {name: SCENARIOS[name] for name in names}
+def run(
+    names: Iterable[str], postgres: services.Postgres, *, quick: bool, seed: int = 0
+) -> Iterator[tuple[str, Outcome]]:
+    """Those scenarios, each group of them on one service. `seed` is of the moments that are drawn at random."""
     for service in get_args(Service):
-        here = {name: scenario for name, scenario in chosen.items() if scenario.service == service}
+        strikes = {
+            name: SCENARIOS[name].short if quick else SCENARIOS[name].full
+            for name in names
+            if SCENARIOS[name].service == service
+        }
+        here = {name: strike for name, strike in strikes.items() if strike is not None}
         if not here:
             continue
-        with serving(service, postgres) as stack:
-            for name, scenario in here.items():
-                yield name, (scenario.short if quick else scenario.full)(stack)
+        with serving(service, postgres, quick=quick) as stack:
+            stack.seed = seed
+            for name, strike in here.items():
+                yield name, strike(stack)
 
 
 @contextmanager
-def serving(service: Service, postgres: services.Postgres) -> Iterator[Stack]:
+def serving(service: Service, postgres: services.Postgres, *, quick: bool) -> Iterator[Stack]:
     with ExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
         if service == "one worker":
             yield exits.enter_context(Stack(folder, postgres))
         elif service == "two workers":
             yield exits.enter_context(Stack(folder, postgres, workers=2, settings=SWEPT_SOON))
+        elif service == "default leases":
+            yield exits.enter_context(Stack(folder, postgres, workers=2, settings=DEFAULTS))
         elif service == "on S3":
-            yield _on_s3(exits, folder, postgres)
+            yield _on_s3(exits, folder, postgres, ceph=radosgw.installed() and not quick)
         else:
             yield _on_small_disk(exits, folder, postgres)
 
 
-def _on_s3(exits: ExitStack, folder: Path, postgres: services.Postgres) -> StackOnS3:
-    endpoint = exits.enter_context(services.s3())
+def _on_s3(exits: ExitStack, folder: Path, postgres: services.Postgres, *, ceph: bool) -> StackOnS3:
+    gateway = radosgw.Gateway("", "test", "test")
+    if ceph:
+        home = Path(exits.enter_context(tempfile.TemporaryDirectory()))
+        gateway = exits.enter_context(radosgw.radosgw(home))
+    endpoint = gateway.endpoint or exits.enter_context(services.s3())
+    keys = {"AWS_ACCESS_KEY_ID": gateway.access_key, "AWS_SECRET_ACCESS_KEY": gateway.secret_key}
+    exits.enter_context(patch.dict(os.environ, keys))
     proxy = exits.enter_context(Proxy(urlparse(endpoint).port or 0))
     store = S3Store(f"faults-{uuid.uuid4().hex}", "prefix", endpoint, "us-east-1")
     store.create_bucket()
@@ -128,11 +154,9 @@ def _on_s3(exits: ExitStack, folder: Path, postgres: services.Postgres) -> Stack
         "DIFFFIT_ORPHAN_SECONDS": "30",
         "DIFFFIT_STORAGE_URL": f"s3://{store.bucket}/prefix",
         "DIFFFIT_S3_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
     }
     stack = StackOnS3(folder, postgres, settings=settings)
-    stack.proxy, stack.store = proxy, store
+    stack.proxy, stack.store, stack.server = proxy, store, "Ceph" if ceph else "moto"
     return exits.enter_context(stack)
 
 

@@ -1,6 +1,7 @@
 """A whole service of real processes on real PostgreSQL and Redis, each of which can be hurt."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -53,6 +54,9 @@ class Outcome:
 class Stack(AbstractContextManager["Stack"]):
     """`workers` processes of them; more come with `add_worker`."""
 
+    seed = 0
+    """Of whatever strikes at random."""
+
     def __init__(
         self, folder: Path, postgres: services.Postgres, *, workers: int = 1, settings: Mapping[str, str] = {}
     ) -> None:
@@ -86,6 +90,15 @@ class Stack(AbstractContextManager["Stack"]):
 
     def __exit__(self, *_: object) -> None:
         self._exit.close()
+
+    @property
+    def lease(self) -> float:
+        """Seconds."""
+        return float(self.environment["DIFFFIT_LEASE_SECONDS"])
+
+    def chance(self) -> random.Random:
+        """Anew for every scenario, so that each can be run again alone."""
+        return random.Random(self.seed)
 
     def add_worker(self) -> Process:
         log = (self.folder / f"worker-{len(list(self.folder.glob('worker-*')))}.log").open("w")

@@ -15,14 +15,22 @@ from tests.processes import Caller
 MEBIBYTE = 2**20
 
 
-def uploads_break(stack: Stack, proxy: Proxy, store: S3Store, faults: list[tuple[Fault, int]]) -> Outcome:
+class StackOnS3(Stack):
+    """Its store is an S3 server behind a wire that can break."""
+
+    proxy: Proxy
+    store: S3Store
+    server: str
+
+
+def uploads_break(stack: StackOnS3, faults: list[tuple[Fault, int]]) -> Outcome:
     """A data set of several parts is uploaded while the wire to the store breaks after so many bytes; then again.
 
     Held: an answer of 503 with its code, nothing visible of it in the service or the store, and the same upload is
     taken once the wire is whole. Lost: a data set that is visible and not ready.
     """
     started, held, slowest, failed = time.monotonic(), 0, 0.0, list[str]()
-    caller = stack.tenant()
+    caller, proxy, store = stack.tenant(), stack.proxy, stack.store
     archive = large_archive()
     for fault, after in faults:
         domain = caller.post("/v1/domains", {"name": f"{fault} {after}"})["id"]
@@ -46,25 +54,27 @@ def uploads_break(stack: Stack, proxy: Proxy, store: S3Store, faults: list[tuple
             )
     parts = until(lambda: not store.client.list_multipart_uploads(Bucket=store.bucket).get("Uploads"), seconds=180)
     lost = sum(row["status"] != "ready" for row in stack.rows("SELECT status FROM datasets"))
-    note = "; ".join([*failed, f"refused after {slowest:.1f} s at most; abandoned parts gone {parts:.0f} s later"])
+    note = "; ".join(
+        [*failed, f"on {stack.server}; refused after {slowest:.1f} s at most; abandoned parts gone {parts:.0f} s later"]
+    )
     must = "503 with its code, nothing partial visible, taken when it is back"
     return Outcome("storage away, reset, frozen", must, len(faults), held, lost, time.monotonic() - started, note)
 
 
-def images_wait(stack: Stack, proxy: Proxy, jobs: int) -> Outcome:
+def images_wait(stack: StackOnS3, jobs: int) -> Outcome:
     """Generations while the store is away: they wait for it and end well."""
     started = time.monotonic()
     caller, domain, _ = prepared(stack)
-    proxy.strike("refused", 0)
+    stack.proxy.strike("refused", 0)
     body = {"class_id": 0, "steps": 2, "adapter_id": "base"}
     sent = [str(caller.post(f"/v1/domains/{domain}/generations", body)["id"]) for _ in range(jobs)]
     time.sleep(5)
-    proxy.mend()
+    stack.proxy.mend()
     until(lambda: all(ended(stack, "generations", id) for id in sent))
     found = [caller.get(f"/v1/generations/{id}") for id in sent]
     good = sum(one["status"] == "succeeded" for one in found)
     must = "they end well when it is back"
-    note = ", ".join(sorted({one["status"] for one in found}))
+    note = f"on {stack.server}; " + ", ".join(sorted({one["status"] for one in found}))
     seconds = time.monotonic() - started
     return Outcome("storage away while images are drawn", must, jobs, good, jobs - good, seconds, note)
 

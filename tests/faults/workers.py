@@ -1,20 +1,59 @@
 """Workers that are killed, or that sleep through their lease."""
 
 import io
-import random
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 
 from PIL import Image
 
 from core.storage import FolderStore
-from tests.faults.stack import LEASE, Outcome, Stack, until
+from tests.faults.stack import Outcome, Stack, until
 from tests.processes import Caller
 from tests.test_main_job import upload
 
 STEPS = 60
-GENERATION = {"class_id": 0, "count": 2, "seed": 11, "steps": 50}
+GENERATION = {"class_id": 0, "count": 2, "seed": 11, "steps": 50, "adapter_id": "base"}
 ENDED = {"succeeded", "failed", "cancelled"}
+TABLES = ("generations", "finetunes")
+
+
+class Jobs:
+    """Generations and fine-tunes of one tenant, each like the others of its kind, so that their results are equal."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.caller, self.domain, dataset = prepared(stack)
+        self._start: dict[str, Callable[[], str]] = {
+            "generations": partial(start_generation, self.caller, self.domain),
+            "finetunes": partial(start_finetune, self.caller, self.domain, dataset),
+        }
+        self.ids: dict[str, list[str]] = {table: [] for table in TABLES}
+        self._takes: dict[str, float] = {}
+
+    def start(self, table: str) -> str:
+        """A new one, in work by now or ended already."""
+        if table not in self._takes:
+            first = self._begun(table)
+            self._takes[table] = until(lambda: ended(self.stack, table, first))
+        return self._begun(table)
+
+    def moment(self, table: str, fraction: float) -> None:
+        """Waits for that part of what the first one took, which nothing struck."""
+        time.sleep(fraction * self._takes[table])
+
+    def lost(self) -> int:
+        """What did not end well, with exactly one version, the same file each, and the same pictures each."""
+        for table, ids in self.ids.items():
+            until(lambda: all(ended(self.stack, table, id) for id in ids))  # noqa: B023  # called at once
+        whole = whole_versions(self.stack, self.ids["finetunes"]) + whole_images(self.caller, self.ids["generations"])
+        return sum(len(ids) for ids in self.ids.values()) - whole
+
+    def _begun(self, table: str) -> str:
+        self.ids[table].append(id := self._start[table]())
+        until(lambda: self.stack.holder(table, id) or ended(self.stack, table, id))
+        return id
 
 
 def kills(stack: Stack, points: int) -> Outcome:
@@ -23,62 +62,52 @@ def kills(stack: Stack, points: int) -> Outcome:
     Held: the row was taken up again, or had ended in that very moment; late: after more than one and a half leases.
     Lost: what did not end well, with exactly one version, the same file each, and the same pictures each.
     """
-    started, chance = time.monotonic(), random.Random(0)
-    caller, domain, dataset = prepared(stack)
-    finetunes, generations, taken = [], [], list[float]()
+    started, chance = time.monotonic(), stack.chance()
+    jobs, taken, in_work = Jobs(stack), list[float](), 0
     for point in range(points):
-        if point % 2:
-            table, id = "finetunes", start_finetune(caller, domain, dataset)
-            finetunes.append(id)
-        else:
-            body = GENERATION | {"adapter_id": "base"}
-            table, id = "generations", str(caller.post(f"/v1/domains/{domain}/generations", body)["id"])
-            generations.append(id)
-        until(lambda: stack.holder(table, id) or ended(stack, table, id))  # noqa: B023  # called at once
-        time.sleep(chance.uniform(0, 6))
+        table = TABLES[point % 2]
+        id = jobs.start(table)
+        jobs.moment(table, chance.random())
         pid = stack.holder(table, id)
         attempt = stack.rows(f"SELECT attempt FROM {table} WHERE id = %s", id)[0]["attempt"]
+        in_work += pid is not None
         if pid is None:
             pid = chance.choice(list(stack.workers))  # it has just ended: the kill must not undo it
         stack.kill_worker(pid)
-        taken.append(until(lambda: taken_up(stack, table, id, attempt)))  # noqa: B023
+        taken.append(until(lambda: taken_up(stack, table, id, attempt)))  # noqa: B023  # called at once
         stack.add_worker()
         until(lambda: len(alive(stack)) == 2)
-    for table, ids in (("finetunes", finetunes), ("generations", generations)):
-        until(lambda: all(ended(stack, table, id) for id in ids))  # noqa: B023
-    lost = len(finetunes) - whole_versions(stack, finetunes) + len(generations) - whole_images(caller, generations)
-    note, late = f"taken up after {max(taken):.1f} s at most", sum(one > 1.5 * LEASE for one in taken)
-    must = f"all end, one version each, the same bytes; taken up within 1.5 leases of {LEASE:.0f} s"
+    lost, late = jobs.lost(), sum(one > 1.5 * stack.lease for one in taken)
+    note = f"{in_work} of them in work; taken up after {max(taken):.1f} s at most"
+    must = f"all end, one version each, the same bytes; taken up within 1.5 leases of {stack.lease:.0f} s"
     return Outcome("SIGKILL of a worker", must, points, len(taken), lost, time.monotonic() - started, note, late)
 
 
 def pauses(stack: Stack, times: int) -> Outcome:
-    """The worker that draws is stopped past its lease, another one ends the row, and the first one wakes up.
+    """The worker that draws or trains is stopped past its lease at a random moment, another one ends the row, and the
+    first one wakes up.
 
     Held: the sleeper changed nothing of the row, and what it stored was swept.
     """
-    started, held, lost = time.monotonic(), 0, 0
-    caller, domain, _ = prepared(stack)
-    store = FolderStore(stack.folder / "data" / "objects")
-    for _ in range(times):
-        body = GENERATION | {"adapter_id": "base"}
-        id = str(caller.post(f"/v1/domains/{domain}/generations", body)["id"])
-        until(lambda: stack.holder("generations", id))  # noqa: B023
-        time.sleep(1)
-        sleeper = stack.holder("generations", id)
-        if sleeper is None:  # it was too quick
-            continue
+    started, chance, held, tried = time.monotonic(), stack.chance(), 0, 0
+    jobs, store = Jobs(stack), FolderStore(stack.folder / "data" / "objects")
+    while tried < times:
+        table = TABLES[tried % 2]
+        id = jobs.start(table)
+        jobs.moment(table, chance.uniform(0, 0.8))
+        sleeper = stack.holder(table, id)
+        if sleeper is None:
+            continue  # it was too quick: another one
+        tried += 1
         stack.workers[sleeper].send_signal(signal.SIGSTOP)
-        until(lambda: ended(stack, "generations", id))  # noqa: B023
-        before = row(stack, id)
+        until(lambda: ended(stack, table, id))  # noqa: B023  # called at once
+        before = row(stack, table, id)
         stack.workers[sleeper].send_signal(signal.SIGCONT)
-        folder = f"generations/{id}/{before['attempt']}/"
-        until(lambda: not strangers(store, id, folder), seconds=60)  # noqa: B023
-        time.sleep(LEASE)
-        unchanged = row(stack, id) == before and before["status"] == "succeeded" and not strangers(store, id, folder)
-        held, lost = held + unchanged, lost + (whole_images(caller, [id]) != 1)
+        time.sleep(stack.lease)
+        until(lambda: not strangers(stack, store, id), seconds=60)  # noqa: B023
+        held += row(stack, table, id) == before and before["status"] == "succeeded"
     must = "the stale attempt changes 0 rows, its objects are swept"
-    return Outcome("SIGSTOP past the lease, SIGCONT", must, times, held, lost, time.monotonic() - started)
+    return Outcome("SIGSTOP past the lease, SIGCONT", must, times, held, jobs.lost(), time.monotonic() - started)
 
 
 def prepared(stack: Stack) -> tuple[Caller, str, str]:
@@ -92,6 +121,10 @@ def prepared(stack: Stack) -> tuple[Caller, str, str]:
 def start_finetune(caller: Caller, domain: str, dataset: str, steps: int = STEPS) -> str:
     body = {"dataset_id": dataset, "steps": steps, "batch_size": 2, "preset": "literal"}
     return str(caller.post(f"/v1/domains/{domain}/finetunes", body)["id"])
+
+
+def start_generation(caller: Caller, domain: str) -> str:
+    return str(caller.post(f"/v1/domains/{domain}/generations", GENERATION)["id"])
 
 
 def ended(stack: Stack, table: str, id: str) -> bool:
@@ -109,16 +142,27 @@ def alive(stack: Stack) -> set[int]:
     return {row["pid"] for row in stack.rows("SELECT pid FROM workers")} & set(stack.workers)
 
 
-def row(stack: Stack, id: str) -> dict[str, object]:
-    """Of a generation, all that a stale attempt could change."""
-    (found,) = stack.rows("SELECT * FROM generations WHERE id = %s", id)
-    images = stack.rows('SELECT * FROM generation_images WHERE generation_id = %s ORDER BY "index"', id)
-    return {**found, "images": images}
+def row(stack: Stack, table: str, id: str) -> dict[str, object]:
+    """Of a job, all that a stale attempt could change."""
+    (found,) = stack.rows(f"SELECT * FROM {table} WHERE id = %s", id)
+    parts = {
+        "generations": ("generation_images", "generation_previews"),
+        "finetunes": ("finetune_events", "adapters"),
+    }[table]
+    return found | {
+        part: stack.rows(f"SELECT * FROM {part} WHERE {table[:-1]}_id = %s ORDER BY 1, 2", id) for part in parts
+    }
 
 
-def strangers(store: FolderStore, id: str, folder: str) -> list[str]:
-    """Objects of a generation that are not of the attempt that ended it."""
-    return [key for key in store.list("") if f"generations/{id}/" in key and folder not in key]
+def strangers(stack: Stack, store: FolderStore, id: str) -> list[str]:
+    """Objects of a job that no row speaks of."""
+    query = """SELECT object_key AS key FROM generation_images WHERE generation_id = %s
+        UNION SELECT object_key FROM generation_previews WHERE generation_id = %s
+        UNION SELECT object_key FROM adapters WHERE finetune_id = %s
+        UNION SELECT checkpoint_key FROM finetunes WHERE id = %s
+        UNION SELECT data->>'key' FROM finetune_events WHERE finetune_id = %s"""
+    spoken_of = {row["key"] for row in stack.rows(query, *[id] * 5)}
+    return [key for key in store.list("") if f"/{id}/" in key and key not in spoken_of]
 
 
 def whole_versions(stack: Stack, ids: list[str]) -> int:
