@@ -29,6 +29,8 @@ SETTINGS = {
     "DIFFFIT_HEARTBEAT_SECONDS": str(HEARTBEAT),
     "DIFFFIT_REAPER_SECONDS": str(REAPER),
     "DIFFFIT_TORCH_THREADS": "1",
+    # Never reached, but counted, in Redis too.
+    "DIFFFIT_MAX_REQUESTS_PER_MINUTE": "1000000",
 }
 
 
