@@ -11,10 +11,22 @@ from api.limits import RequestLimits
 from api.middleware import BodyLimitMiddleware, RequestMiddleware
 from api.notifier import Notifier
 from api.openapi import add_documentation, add_openapi
-from api.routes import adapters, admin, datasets, domains, finetunes, generations, health, usage
+from api.routes import (
+    adapters,
+    admin,
+    dataset_uploads,
+    datasets,
+    deletions,
+    domains,
+    finetunes,
+    generations,
+    health,
+    usage,
+)
 from api.signing import load_secret
 from core.broker import CeleryDispatcher, make_celery
 from core.config import Settings, get_settings
+from core.datasets.uploads import part_bytes
 from core.db.roles import check_role
 from core.db.schema import is_current, upgrade
 from core.db.session import Database
@@ -37,9 +49,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.services = _services(settings)
     add_error_handlers(app)
-    app.add_middleware(BodyLimitMiddleware, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_part_bytes=part_bytes(settings.max_multipart_bytes, settings.upload_part_bytes),
+    )
     app.add_middleware(RequestMiddleware)
-    for room in (domains, datasets, finetunes, generations, adapters, usage, admin, health):
+    for room in (domains, datasets, dataset_uploads, finetunes, generations, adapters, usage, deletions, admin, health):
         app.include_router(room.router)
     add_openapi(app)
     add_documentation(app)

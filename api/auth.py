@@ -67,28 +67,37 @@ def get_writer(scope: ScopeDep) -> Scope:
     return _tenant_with("write", scope)
 
 
-def get_viewer(
-    request: Request,
-    _: _Documented,
-    expires: Annotated[int | None, Query(ge=0, lt=2**53, description="Of a signed URL: seconds since 1970.")] = None,
-    signature: Annotated[str | None, Query(max_length=64, description="Of a signed URL.")] = None,
-) -> Scope:
+Expires = Annotated[int | None, Query(ge=0, lt=2**53, description="Of a signed URL: seconds since 1970.")]
+Signature = Annotated[str | None, Query(max_length=64, description="Of a signed URL.")]
+
+
+def get_viewer(request: Request, _: _Documented, expires: Expires = None, signature: Signature = None) -> Scope:
     """A reader, or whoever holds a signed URL: its path names one object, so that every tenant's rows may be seen."""
-    if expires is not None and signature is not None:
-        secret = request.app.state.services.url_secret
-        if not signature_is_valid(secret, request.scope["path"], expires, signature):
-            raise Unauthenticated("The signed URL has expired or was changed. Read the object again for a new one.")
-        return SYSTEM
-    return _tenant_with("read", authenticate(request))
+    return _by_signed_url(request, expires, signature) or _tenant_with("read", authenticate(request))
+
+
+def get_sender(request: Request, _: _Documented, expires: Expires = None, signature: Signature = None) -> Scope:
+    """A writer, or whoever holds the signed URL of one part of one upload."""
+    return _by_signed_url(request, expires, signature) or _tenant_with("write", authenticate(request))
 
 
 AdminDep = Annotated[Scope, Depends(get_admin)]
 ReaderDep = Annotated[Scope, Depends(get_reader)]
 WriterDep = Annotated[Scope, Depends(get_writer)]
 ViewerDep = Annotated[Scope, Depends(get_viewer)]
+SenderDep = Annotated[Scope, Depends(get_sender)]
 
 
 def _tenant_with(name: str, scope: Scope) -> Scope:
     if scope.tenant_id is None or name not in scope.scopes:
         raise Forbidden(name)
     return scope
+
+
+def _by_signed_url(request: Request, expires: int | None, signature: str | None) -> Scope | None:
+    """None without one. Raises Unauthenticated."""
+    if expires is None or signature is None:
+        return None
+    if not signature_is_valid(request.app.state.services.url_secret, request.scope["path"], expires, signature):
+        raise Unauthenticated("The signed URL has expired or was changed. Read the object again for a new one.")
+    return SYSTEM

@@ -70,16 +70,15 @@ class RequestMiddleware:
 class BodyLimitMiddleware:
     """Refuses a body as soon as it is known to be too large, by its announced length or as it comes."""
 
-    def __init__(self, app: ASGIApp, max_upload_bytes: int) -> None:
-        self.app, self.max_upload_bytes = app, max_upload_bytes
+    def __init__(self, app: ASGIApp, max_upload_bytes: int, max_part_bytes: int) -> None:
+        self.app, self.max_upload_bytes, self.max_part_bytes = app, max_upload_bytes, max_part_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_upload = headers.get("content-type", "").startswith("multipart/")
-        limit = self.max_upload_bytes + _MULTIPART_BYTES if is_upload else _JSON_BYTES
+        limit = self._limit(scope["method"], headers.get("content-type", ""))
         received = limit + 1 if _announces_more(headers.get("content-length", ""), limit) else 0
 
         async def limited() -> Message:
@@ -93,6 +92,11 @@ class BodyLimitMiddleware:
             return message
 
         await self.app(scope, limited, send)
+
+    def _limit(self, method: str, content_type: str) -> int:
+        if method == "PUT":  # a part of an upload: nothing else is put
+            return self.max_part_bytes
+        return self.max_upload_bytes + _MULTIPART_BYTES if content_type.startswith("multipart/") else _JSON_BYTES
 
 
 def _announces_more(content_length: str, limit: int) -> bool:

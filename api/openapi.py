@@ -45,6 +45,7 @@ TAGS = [
     {"name": "adapters", "description": "The versions of a domain: list, upload, download, promote."},
     {"name": "generations", "description": "Images drawn with a domain's adapter."},
     {"name": "usage", "description": "What you used."},
+    {"name": "deletions", "description": "Receipts of what was deleted."},
     {"name": "admin", "description": "Tenants, keys, every stored adapter, the fleet. For administrators' keys."},
     {"name": "health", "description": "For those who operate the service. No key needed."},
 ]
@@ -72,6 +73,12 @@ def problems(*errors: type[CoreError]) -> Responses:
             content = {PROBLEM_MEDIA_TYPE: {"schema": _SCHEMA}}
             responses[error.status] = {"description": line, "content": content}
     return responses
+
+
+def deleted(*errors: type[CoreError]) -> Responses:
+    """The `responses=` of a route that deletes something and leaves a receipt."""
+    receipt = {"Location": _header("Where the receipt of the deletion is.")}
+    return {204: {"description": "Its rows are gone; its files follow.", "headers": receipt}, **problems(*errors)}
 
 
 def add_openapi(app: FastAPI) -> None:

@@ -27,12 +27,12 @@ def load_secret(settings: Settings) -> bytes:
     return path.read_bytes()
 
 
-def signed_url(request: Request, path: str) -> str:
-    """Absolute; the signature covers the path and the time of expiry."""
+def signed_url(request: Request, path: str, seconds: int | None = None) -> str:
+    """Absolute; the signature covers the path and the time of expiry. Without `seconds` it holds as an image's does."""
     services = request.app.state.services
     settings: Settings = services.settings
     # Rounded up, so that a page that is drawn again finds its images in the browser's cache.
-    expires = (int(time.time()) // 60 + 1) * 60 + settings.image_url_seconds
+    expires = (int(time.time()) // 60 + 1) * 60 + (seconds or settings.image_url_seconds)
     base = (settings.public_url or str(request.base_url)).rstrip("/")
     return f"{base}{path}?expires={expires}&signature={_signature(services.url_secret, path, expires)}"
 

@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     storage_url: str = ""
     s3_endpoint_url: str | None = None
     s3_region: str = "us-east-1"
+    s3_public_endpoint_url: str | None = None
+    """Where clients reach the store, to put the parts of large uploads there. Without it, and with an endpoint of our
+    own, parts go through the API."""
 
     base_model: str = "mini"
     """`mini`, a local folder, an original `.pt` file, or a hub id such as `facebook/DiT-XL-2-256`."""
@@ -51,6 +54,15 @@ class Settings(BaseSettings):
     """How old an object must be that no row speaks of, to be removed; longer than anything stays without its row."""
 
     max_upload_bytes: int = 512 * 2**20
+    """In one request."""
+    max_multipart_bytes: int = 4 * 2**30
+    """In parts."""
+    upload_part_bytes: int = Field(default=16 * 2**20, ge=5 * 2**20)
+    """Of all parts but the last; S3 takes none smaller. Of very large uploads they are larger."""
+    upload_seconds: int = 86_400
+    """After which an upload that was not completed is removed with its parts."""
+    upload_url_seconds: int = 3600
+    """How long the URL of a part holds."""
     max_archive_members: int = 20_000
     max_image_bytes: int = 32 * 2**20
     max_inflated_bytes: int = 4 * 2**30

@@ -101,6 +101,21 @@ class ArchiveInvalid(CoreError):
         self.code = code  # type: ignore[misc]  # one class for the ways in which a zip can be wrong
 
 
+class PartsMissing(CoreError):
+    code, status, title = "parts_missing", 409, "Parts are missing"
+
+    def __init__(self, numbers: list[int]) -> None:
+        some = ", ".join(map(str, numbers[:20])) + (", …" if len(numbers) > 20 else "")
+        super().__init__(f"The parts {some} are not there, or not with these etags. Send them, then complete again.")
+
+
+class UploadEnded(CoreError):
+    code, status, title = "upload_ended", 409, "Upload ended"
+
+    def __init__(self, id: str, status: str) -> None:
+        super().__init__(f"The upload '{id}' is {status}. Begin another one.")
+
+
 class DatasetNotReady(CoreError):
     code, status, title = "dataset_not_ready", 409, "Data set not ready"
 

@@ -4,7 +4,7 @@ import datetime
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, or_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -58,6 +58,13 @@ def complete(session: Session, scope: Scope, key: str, answer: Answer) -> None:
 def abandon(session: Session, scope: Scope, key: str) -> None:
     """The request failed: its key may be used again."""
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.scope == _who(scope), IdempotencyKey.key == key))
+
+
+def forget(session: Session, tenant_id: str, domain_id: str) -> None:
+    """A domain is deleted: the answers that speak of it go too."""
+    body = IdempotencyKey.body
+    speaks_of_it = or_(body["id"].as_string() == domain_id, body["domain_id"].as_string() == domain_id)
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.tenant_id == tenant_id, speaks_of_it))
 
 
 def expire(session: Session) -> None:

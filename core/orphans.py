@@ -1,5 +1,6 @@
 """Objects that no row speaks of: what a lost attempt stored, uploads that were cut off before their row, checkpoints
-that newer ones replaced. They are found by walking through the store, a page at a time."""
+that newer ones replaced, parts of uploads that were forgotten. They are found by walking through the store, a page at a
+time."""
 
 import logging
 import re
@@ -9,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from core.db.models import Adapter, Dataset, Finetune, GenerationImage, GenerationPreview
+from core.db.models import Adapter, Dataset, DatasetUpload, Finetune, GenerationImage, GenerationPreview
 from core.db.session import Database
 from core.storage import ObjectStore
 from core.tenancy import SYSTEM
@@ -20,6 +21,7 @@ PAGE = 500
 _DOMAIN = re.compile(r"tenants/[^/]+/domains/([^/]+)/")
 _FINETUNE = re.compile(r"/finetunes/([^/]+)/")
 _SAMPLE = re.compile(r"/finetunes/([^/]+)/samples/")
+_UPLOAD = re.compile(r"(.*/archive\.zip)\.parts/")
 _GENERATION = re.compile(r"/generations/([^/]+)/")
 
 
@@ -38,7 +40,9 @@ def remove_page(database: Database, store: ObjectStore, after: str, older_than_s
         logger.info("removed %d objects without a row, the first %s", len(orphans), orphans[0])
     if len(page) == PAGE:
         return page[-1].key
-    if dropped := store.drop_parts(older_than_seconds):
+    with database.session(SYSTEM) as session:
+        held = set(session.scalars(select(DatasetUpload.object_key).where(DatasetUpload.status == "open")))
+    if dropped := store.drop_parts("tenants/", older_than_seconds, held):
         logger.info("removed the parts of %d uploads that were cut off", dropped)
     return ""
 
@@ -57,10 +61,13 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
         found = {
             key for key, owner, ids in columns if ids for key in session.scalars(select(key).where(owner.in_(ids)))
         }
+        uploads = select(DatasetUpload.object_key).where(DatasetUpload.domain_id.in_(domains))
+        coming = set(session.scalars(uploads.where(DatasetUpload.status == "open")))
         # The samples of a fine-tune lie in its events; they are kept as long as it is.
         alive = set(session.scalars(select(Finetune.id).where(Finetune.id.in_(_ids(_SAMPLE, keys)))))
     samples = {key for key in keys if (match := _SAMPLE.search(key)) and match.group(1) in alive}
-    return found | samples
+    parts = {key for key in keys if (match := _UPLOAD.match(key)) and match.group(1) in coming}
+    return found | samples | parts | coming
 
 
 def _ids(pattern: re.Pattern[str], keys: Sequence[str]) -> set[str]:

@@ -4,6 +4,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from core.db.schema import upgrade
 from core.db.session import Database
 from core.storage import FolderStore, ObjectStore, S3Store
 from core.tenancy import SYSTEM
-from tests import services
+from tests import radosgw, services
 
 settings.register_profile("no clock", deadline=None)
 settings.load_profile("no clock")
@@ -42,6 +43,16 @@ def s3_endpoint() -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         with services.s3() as endpoint:
             yield endpoint
+
+
+@pytest.fixture(scope="session")
+def ceph_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[radosgw.Gateway]:
+    with ExitStack() as stack:
+        try:
+            gateway = stack.enter_context(radosgw.radosgw(tmp_path_factory.mktemp("ceph")))
+        except radosgw.NotStarted as error:
+            pytest.skip(f"Ceph is installed but does not start here: {error}")
+        yield gateway
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

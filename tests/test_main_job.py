@@ -7,8 +7,7 @@ import subprocess
 import sys
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +40,6 @@ def full_on_radosgw(request: pytest.FixtureRequest, folder: Path) -> Environment
         pytest.skip("radosgw is not installed")
     gateway: radosgw.Gateway = request.getfixturevalue("ceph_gateway")
     return _servers(request, folder, gateway.endpoint, gateway.access_key, gateway.secret_key)
-
-
-@pytest.fixture(scope="module")
-def ceph_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[radosgw.Gateway]:
-    with ExitStack() as stack:
-        try:
-            gateway = stack.enter_context(radosgw.radosgw(tmp_path_factory.mktemp("ceph")))
-        except radosgw.NotStarted as error:
-            pytest.skip(f"Ceph is installed but does not start here: {error}")
-        yield gateway
 
 
 @pytest.mark.parametrize("kind", [embedded, full, full_on_radosgw])

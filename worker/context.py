@@ -1,5 +1,6 @@
 """What one worker process holds: settings, database, store, leases, and the device when its queues need one."""
 
+import datetime
 import logging
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 from core.adapters import service as adapters
 from core.config import Settings
 from core.db.base import new_id
-from core.db.session import Database
+from core.db.session import Database, database_now
 from core.jobs import Dispatcher
 from core.storage import ObjectStore, open_store
 from core.tenancy import SYSTEM
@@ -32,6 +33,7 @@ class Context:
     dispatcher: Dispatcher
     id: str = field(default_factory=lambda: new_id("wrk"))
     stopping: threading.Event = field(default_factory=threading.Event)
+    _evicted_at: datetime.datetime | None = None
 
     @cached_property
     def database(self) -> Database:
@@ -72,9 +74,22 @@ class Context:
         self.leases.start()
         self.report()
 
+    def evict(self) -> None:
+        """Lets go of the adapters that were deleted. Raises EngineStopped, DatabaseUnavailable."""
+        with self.database.session() as session:
+            now, gone = database_now(session), set[str]()
+            if self.queues & DEVICE_QUEUES:
+                engine = self.gpu.engine
+                gone = adapters.deleted(session, {*engine.cache.resident, *engine.bank.resident})
+        if gone:
+            engine.forget(gone)
+            logger.info("let go of %d adapters that were deleted", len(gone))
+        self._evicted_at = now
+
     def report(self) -> None:
-        """Tells that this worker lives, and what lies in its device table."""
+        """Tells that this worker lives, what lies in its device table, and when it last let go of what was deleted."""
         about: dict[str, Any] = {"queues": sorted(self.queues), "device": "none", "base_digest": None, "resident": []}
+        about |= {"evicted_at": self._evicted_at}
         if self.queues & DEVICE_QUEUES:
             gpu = self.gpu
             about |= {

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core import idempotency, jobs, orphans
-from core.db.models import Dataset, Deletion, Finetune, Generation
-from core.db.session import database_now
+from core.datasets import uploads
+from core.db.models import Dataset, Finetune, Generation
+from core.deletions import service as deletions
 from core.errors import CoreError
 from core.finetunes import service as finetunes
 from worker.context import Context
@@ -37,6 +37,7 @@ class Maintenance:
         interval = self.context.settings.reaper_seconds
         while not self.context.stopping.wait(min(interval, 5.0)):
             for chore in (
+                self.context.evict,
                 self.context.report,
                 self._reap,
                 self._sweep,
@@ -68,15 +69,7 @@ class Maintenance:
                 jobs.sweep(session, context.dispatcher, model, context.settings.reaper_seconds)
 
     def _remove_objects(self) -> None:
-        with self.context.database.session() as session:
-            waiting = list(session.execute(select(Deletion).where(Deletion.done_at.is_(None)).limit(20)).scalars())
-        for deletion in waiting:
-            count = self.context.store.delete_prefix(deletion.prefix)
-            logger.info("removed %d objects under %s", count, deletion.prefix)
-            with self.context.database.session() as session:
-                row = session.get(Deletion, deletion.id)
-                if row is not None:
-                    row.done_at = database_now(session)
+        deletions.advance(self.context.database, self.context.store)
 
     def _orphans(self) -> None:
         """A page of the store at a time, from its beginning again in every half of the time that makes an orphan."""
@@ -90,6 +83,10 @@ class Maintenance:
     def _expire(self) -> None:
         with self.context.database.session() as session:
             idempotency.expire(session)
+            forgotten = uploads.expire(session)
+        for upload in forgotten:
+            logger.info("the upload %s was not completed in time", upload.id)
+            uploads.drop(self.context.store, upload)
 
 
 def _tell(session: Session, job: Dataset | Finetune | Generation) -> None:

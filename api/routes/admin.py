@@ -2,14 +2,15 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 
 from api.auth import AdminDep, get_admin
 from api.deps import DatabaseDep, PageDep
 from api.idempotency import IdempotentRoute
-from api.openapi import problems
+from api.openapi import deleted, problems
 from api.schemas.adapters import AdminAdapterOut
 from api.schemas.common import Identifier, Listing, changes, listing
+from api.schemas.deletions import DeletionOut, DeletionReceiptOut
 from api.schemas.tenants import (
     KeyChange,
     KeyCreate,
@@ -23,6 +24,7 @@ from api.schemas.tenants import (
 from api.schemas.usage import AuditOut, TenantUsageDayOut, WorkerOut
 from core.adapters import service as adapters
 from core.adapters.repository import Filters
+from core.deletions import service as deletions
 from core.errors import KeyRevoked, NameTaken, NotFound
 from core.tenants import service as tenants
 from core.tenants.service import IssuedKey
@@ -60,11 +62,12 @@ def change_tenant(id: str, body: TenantChange, database: DatabaseDep, admin: Adm
         return TenantOut.model_validate(tenants.change(session, admin, id, changes(body)))
 
 
-@router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant", responses=problems(NotFound))
-def delete_tenant(id: str, database: DatabaseDep, admin: AdminDep) -> None:
-    """Delete a tenant with all it owns."""
+@router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant", responses=deleted(NotFound))
+def delete_tenant(id: str, response: Response, database: DatabaseDep, admin: AdminDep) -> None:
+    """Delete a tenant with all it owns. `Location` has the receipt."""
     with database.session(admin) as session:
-        tenants.delete(session, admin, id)
+        deletion = tenants.delete(session, admin, id)
+    response.headers["Location"] = f"/v1/admin/deletions/{deletion.id}"
 
 
 @router.post("/tenants/{id}/keys", status_code=201, operation_id="create_key", responses=problems(NotFound))
@@ -143,6 +146,22 @@ def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id:
     """Who changed what, newest first."""
     with database.session(admin) as session:
         return listing(usage.audit(session, admin, tenant_id, page), AuditOut)
+
+
+@router.get("/deletions", operation_id="list_all_deletions")
+def list_all_deletions(
+    database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None
+) -> Listing[DeletionOut]:
+    """Receipts of deleted domains and tenants, newest first."""
+    with database.session(admin) as session:
+        return listing(deletions.listing(session, admin, page, tenant_id), DeletionOut)
+
+
+@router.get("/deletions/{id}", operation_id="get_any_deletion", responses=problems(NotFound))
+def get_any_deletion(id: str, database: DatabaseDep, admin: AdminDep) -> DeletionReceiptOut:
+    """One receipt: what was deleted, by whom, and when the last of it was gone."""
+    with database.session(admin) as session:
+        return DeletionReceiptOut.model_validate(deletions.get(session, admin, id))
 
 
 def _issued(issued: IssuedKey) -> KeyIssued:

@@ -1,11 +1,11 @@
 """Domains."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from api.auth import ReaderDep, WriterDep
 from api.deps import DatabaseDep, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
-from api.openapi import problems
+from api.openapi import deleted, problems
 from api.schemas.common import Listing, changes, listing
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
 from core.domains import service as domains
@@ -43,8 +43,9 @@ def change_domain(id: str, body: DomainChange, database: DatabaseDep, scope: Wri
         return DomainOut.model_validate(domains.change(session, scope, id, changes(body)))
 
 
-@router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=problems(NotFound))
-def delete_domain(id: str, database: DatabaseDep, scope: WriterDep) -> None:
-    """Delete a domain with its data sets, fine-tunes, adapters and images."""
+@router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=deleted(NotFound))
+def delete_domain(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
+    """Delete a domain with its data sets, fine-tunes, adapters and images. `Location` has the receipt."""
     with database.session(scope) as session:
-        domains.delete(session, scope, id)
+        deletion = domains.delete(session, scope, id)
+    response.headers["Location"] = f"/v1/deletions/{deletion.id}"

@@ -2,7 +2,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Digest, Output, Time
+from api.schemas.common import Digest, Identifier, Input, Name, Output, Time
+from core.datasets.uploads import MOST_PARTS
 
 
 class ClassOut(BaseModel):
@@ -43,3 +44,51 @@ class DatasetOut(Output):
     error: JobError | None = Field(description="Why it was rejected.")
     created_at: Time
     finished_at: Time | None = Field(description="When it became ready or rejected.")
+
+
+class DatasetUploadCreate(Input):
+    size_bytes: int = Field(ge=1, lt=2**53, description="Of the zip.", examples=[1_400_000_000])
+    sha256: str | None = Field(
+        None,
+        min_length=64,
+        max_length=64,
+        pattern="^[0-9a-f]{64}$",
+        description="Of the zip. When it is told, another zip is refused; uploads can be found again by it.",
+    )
+    filename: Name | None = Field(None, description="For you to know it by.", examples=["drawings.zip"])
+
+
+class UploadedPart(Input):
+    number: int = Field(ge=1, le=MOST_PARTS, description="From 1.")
+    etag: Identifier = Field(min_length=1, description="As the part's PUT was answered, with quotes or without.")
+
+
+class DatasetUploadComplete(Input):
+    parts: list[UploadedPart] = Field(max_length=MOST_PARTS, description="All of them.")
+
+
+class DatasetUploadOut(Output):
+    id: str = Field(examples=["upl_01m84b6j3wmxg6fxz5yqv3ce5r"])
+    domain_id: str
+    status: Literal["open", "completed", "failed"]
+    filename: str | None
+    size_bytes: int
+    sha256: Digest | None
+    part_bytes: int = Field(description="Of every part but the last.")
+    dataset_id: str = Field(description="The data set that it becomes, once it is completed.")
+    error: JobError | None = Field(description="Why its zip cannot be a data set.")
+    created_at: Time
+    expires_at: Time = Field(description="An upload that is still open then is removed with its parts.")
+
+
+class UploadPartOut(BaseModel):
+    number: int
+    size_bytes: int
+    url: str = Field(description="Takes a PUT of the part's bytes without a key, for an hour; read it again then.")
+    etag: str | None = Field(description="Of the part that is there; null while there is none.")
+
+
+class DatasetUploadPartsOut(DatasetUploadOut):
+    """An upload with its parts, in their order. There are none once it has ended."""
+
+    parts: list[UploadPartOut]

@@ -1,5 +1,6 @@
 """Queries on adapters."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import Select, select
@@ -29,6 +30,12 @@ def page_of_domain(session: Session, scope: Scope, domain_id: str, request: Page
 
 def page_of_all(session: Session, scope: Scope, filters: Filters, request: PageRequest) -> Page[Adapter]:
     return fetch_page(session, _filtered(scoped(select(Adapter), Adapter, scope), filters), Adapter.id, request)
+
+
+def stored(session: Session, scope: Scope, digests: Collection[str]) -> set[str]:
+    """Those of the digests that some row has."""
+    statement = scoped(select(Adapter.sha256), Adapter, scope).where(Adapter.sha256.in_(digests))
+    return set(session.execute(statement.distinct()).scalars())
 
 
 def served_base(session: Session, name: str) -> BaseModelRow | None:

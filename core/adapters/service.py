@@ -1,5 +1,7 @@
 """Stored adapters: published by fine-tunes, uploaded by tenants, promoted to be a domain's active one."""
 
+from collections.abc import Collection
+
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -120,6 +122,11 @@ def used(session: Session, adapter_id: str) -> None:
     adapter = repository.get(session, SYSTEM, adapter_id)
     if adapter is not None:
         adapter.last_used_at = database_now(session)
+
+
+def deleted(session: Session, digests: Collection[str]) -> set[str]:
+    """Those of the digests that no adapter of any tenant has any more."""
+    return set(digests) - repository.stored(session, SYSTEM, digests)
 
 
 def register_base(session: Session, reference: str, description: BaseDescription) -> None:

@@ -7,14 +7,14 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from core.errors import ArchiveInvalid
+from core.errors import ArchiveInvalid, Cancelled
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
@@ -83,14 +83,15 @@ def inspect(file: IO[bytes], limits: Limits) -> None:
         raise ArchiveInvalid("too_few_images", f"A data set needs at least {MINIMUM_IMAGES} images in class folders.")
 
 
-def validate(file: IO[bytes], limits: Limits) -> Report:
+def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = lambda: True) -> Report:
     """Decodes every image. Class ids are the positions of the folder names sorted after NFC normalization; a folder
     without a usable image is no class.
 
-    Raises ArchiveInvalid when nothing usable is left, or the zip inflates beyond the limits.
+    Raises ArchiveInvalid when nothing usable is left, or the zip inflates beyond the limits; Cancelled as soon as it is
+    not wanted any more.
     """
     with _open(file) as archive:
-        good, rejected = _decode_all(archive, _candidates(archive, limits), limits)
+        good, rejected = _decode_all(archive, _candidates(archive, limits), limits, is_wanted)
     class_names = sorted({name for _, name, _ in good})
     if len(good) < MINIMUM_IMAGES:
         raise ArchiveInvalid(
@@ -161,7 +162,10 @@ def _ignored(path: str) -> bool:
 
 
 def _decode_all(
-    archive: zipfile.ZipFile, candidates: list[tuple[zipfile.ZipInfo, str | None]], limits: Limits
+    archive: zipfile.ZipFile,
+    candidates: list[tuple[zipfile.ZipInfo, str | None]],
+    limits: Limits,
+    is_wanted: Callable[[], bool],
 ) -> tuple[list[tuple[zipfile.ZipInfo, str, str]], list[Rejected]]:
     good: list[tuple[zipfile.ZipInfo, str, str]] = []
     rejected: list[Rejected] = []
@@ -169,6 +173,8 @@ def _decode_all(
     names: set[str] = set()
     left = limits.inflated_bytes
     for info, name in candidates:
+        if not is_wanted():
+            raise Cancelled()
         try:
             if name is None:
                 raise _Refused("no_class_folder", "It does not lie in a class folder.")

@@ -34,8 +34,11 @@ def store_archive(store: ObjectStore, scope: Scope, domain_id: str, file: IO[byt
     The object lies under the id that its data set will have, so that an upload without a row is told by its key.
     """
     inspect(file, limits)
-    key = f"{domains.folder(scope.tenant, domain_id)}datasets/{new_id('ds')}/archive.zip"
-    return store.put_file(key, file)
+    return store.put_file(archive_key(scope, domain_id, new_id("ds")), file)
+
+
+def archive_key(scope: Scope, domain_id: str, dataset_id: str) -> str:
+    return f"{domains.folder(scope.tenant, domain_id)}datasets/{dataset_id}/archive.zip"
 
 
 def create(session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, archive: StoredObject) -> Dataset:
@@ -70,11 +73,12 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
     return repository.page(session, scope, domain_id, request)
 
 
-def succeed(session: Session, claim: Claim, report: Report) -> bool:
+def succeed(session: Session, claim: Claim, report: Report, archive_sha256: str) -> bool:
     """Writes what validation found; False when the claim was lost."""
     dataset = jobs.guarded(session, Dataset, claim)
     if dataset is None:
         return False
+    dataset.archive_sha256 = archive_sha256
     dataset.classes = report.classes_json()
     dataset.images = len(report.members)
     dataset.members = [member.to_json() for member in report.members]

@@ -2,11 +2,12 @@
 
 from sqlalchemy.orm import Session
 
-from core import audit
+from core import audit, idempotency
 from core.db.base import new_id
 from core.db.models import Deletion, Domain
 from core.db.names import named_once
 from core.db.paging import Page, PageRequest
+from core.deletions import service as deletions
 from core.domains import repository
 from core.errors import NameTaken, NotFound
 from core.tenancy import Scope
@@ -50,12 +51,15 @@ def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) 
     return domain
 
 
-def delete(session: Session, scope: Scope, id: str) -> None:
-    """Deletes a domain with all it owns; running jobs lose their rows and stop, objects follow. Raises NotFound."""
+def delete(session: Session, scope: Scope, id: str) -> Deletion:
+    """Deletes a domain with all it owns; running jobs lose their rows and stop, objects follow. The answers that are
+    kept for repeated requests are forgotten where they speak of it. Raises NotFound."""
     domain = get(session, scope, id, lock=True)
-    session.add(Deletion(id=new_id("del"), prefix=folder(domain.tenant_id, id)))
+    deletion = deletions.record(session, scope, domain, folder(domain.tenant_id, id))
+    idempotency.forget(session, domain.tenant_id, id)
     session.delete(domain)
-    audit.record(session, scope, "domain.delete", id)
+    audit.record(session, scope, "domain.delete", id, detail={"deletion": deletion.id})
+    return deletion
 
 
 def folder(tenant_id: str, domain_id: str) -> str:

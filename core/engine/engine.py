@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -124,6 +124,21 @@ class Engine:
     def cancel(self, request_id: str) -> None:
         """The request's rows leave before the next step."""
         self._post(lambda: self._end(request_id, Cancelled()))
+
+    def forget(self, digests: Collection[str], timeout: float = 60.0) -> None:
+        """Drops adapters that were deleted from the host and the device, and returns when they are gone. A request in
+        flight that draws with one brings it back: it is for the caller to cancel. Raises EngineStopped, TimeoutError.
+        """
+        forgotten: Future[None] = Future()
+
+        def forget() -> None:
+            for digest in digests:
+                self.cache.forget(digest)
+                self.bank.forget(digest)
+            forgotten.set_result(None)
+
+        self._post(forget)
+        forgotten.result(timeout)
 
     def train(self, work: Work, on_event: Callable[[Any], None]) -> Training:
         """Runs `work` slice by slice; its return value resolves the future. Several take turns."""

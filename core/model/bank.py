@@ -90,6 +90,8 @@ class AdapterBank:
         return table[[class_id, len(table) - 1]].to(self.device)
 
     def forget(self, digest: str) -> None:
-        """Frees the slot of an adapter that was deleted."""
+        """Frees the slot of an adapter that was deleted, and overwrites it."""
         if digest in self._resident:
-            self._free.append(self._resident.pop(digest))
+            slot = self._resident.pop(digest)
+            self.table[slot].zero_()
+            self._free.append(slot)

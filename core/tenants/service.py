@@ -16,6 +16,7 @@ from core.db.models import ApiKey, Deletion, Tenant
 from core.db.names import named_once
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
+from core.deletions import service as deletions
 from core.errors import KeyRevoked, NameTaken, NotFound, Unauthenticated
 from core.tenancy import SYSTEM, Scope
 from core.tenants import repository
@@ -71,12 +72,13 @@ def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) 
     return tenant
 
 
-def delete(session: Session, scope: Scope, id: str) -> None:
+def delete(session: Session, scope: Scope, id: str) -> Deletion:
     """Deletes a tenant with all it owns; its objects follow. Raises NotFound."""
     tenant = get(session, id)
-    session.add(Deletion(id=new_id("del"), prefix=f"tenants/{id}/"))
+    deletion = deletions.record(session, scope, tenant, f"tenants/{id}/")
     session.delete(tenant)
-    audit.record(session, scope, "tenant.delete", id, tenant_id=id)
+    audit.record(session, scope, "tenant.delete", id, tenant_id=id, detail={"deletion": deletion.id})
+    return deletion
 
 
 def issue_key(

@@ -83,6 +83,13 @@ class Quotas:
         self._admit("validating_datasets", 1, _BUSY_SECONDS)
         self._admit_bytes(size_bytes)
 
+    def admit_received_dataset(self) -> None:
+        """Whose bytes and place its upload has held; the quotas may be others by now. Raises QuotaExceeded,
+        StorageQuotaExceeded."""
+        self.hold()
+        self._admit("validating_datasets", 0, _BUSY_SECONDS)
+        self._admit_bytes(0)
+
     def admit_bytes(self, size_bytes: int) -> None:
         """Raises StorageQuotaExceeded."""
         self.hold()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.db.models import Adapter, AuditEntry, Dataset, Finetune, Generation, UsageDay, Worker
+from core.db.models import Adapter, AuditEntry, Dataset, DatasetUpload, Finetune, Generation, UsageDay, Worker
 from core.db.paging import Page, PageRequest, fetch_page
 from core.tenancy import Scope, scoped
 
@@ -56,8 +56,11 @@ def active_finetunes(session: Session, scope: Scope) -> int:
 
 
 def validating_datasets(session: Session, scope: Scope) -> int:
-    statement = scoped(select(func.count()).select_from(Dataset), Dataset, scope)
-    return session.execute(statement.where(Dataset.status == "validating")).scalar_one()
+    """Those that come in parts included."""
+    checked = scoped(select(func.count()).select_from(Dataset), Dataset, scope).where(Dataset.status == "validating")
+    coming = scoped(select(func.count()).select_from(DatasetUpload), DatasetUpload, scope)
+    coming = coming.where(DatasetUpload.status == "open")
+    return sum(int(session.execute(statement).scalar_one()) for statement in (checked, coming))
 
 
 def images_per_day(session: Session, scope: Scope, date: datetime.date) -> int:
@@ -69,7 +72,9 @@ def images_per_day(session: Session, scope: Scope, date: datetime.date) -> int:
 
 
 def stored_bytes(session: Session, scope: Scope) -> int:
-    """Of data sets and adapters."""
+    """Of data sets and adapters, and what uploads in parts have announced."""
+    uploads = scoped(select(func.sum(DatasetUpload.size_bytes)), DatasetUpload, scope)
+    uploads = uploads.where(DatasetUpload.status == "open")
     datasets = scoped(select(func.sum(Dataset.size_bytes)), Dataset, scope)
     adapters = scoped(select(func.sum(Adapter.size_bytes)), Adapter, scope)
-    return sum(int(session.execute(statement).scalar_one() or 0) for statement in (datasets, adapters))
+    return sum(int(session.execute(statement).scalar_one() or 0) for statement in (datasets, adapters, uploads))

@@ -35,6 +35,7 @@ from core.finetunes import service as finetunes
 from core.generations import service as generations
 from core.generations.service import DrawnImage
 from core.jobs import Claim
+from core.storage import file_digest
 from core.tenancy import SYSTEM
 
 ADMIN_KEY = "the-administrators-own-key"
@@ -206,14 +207,14 @@ def validate_datasets(services: Services) -> None:
             row = session.get_one(Dataset, claim.id)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "archive.zip"
-            services.store.download(row.archive_key, path, row.archive_sha256)
+            services.store.download(row.archive_key, path, row.archive_sha256 or None)
             with path.open("rb") as file, services.database.session() as session:
                 try:
                     report = archive.validate(file, datasets.limits(services.settings))
                 except ArchiveInvalid as error:
                     datasets.reject(session, claim, error)
                 else:
-                    datasets.succeed(session, claim, report)
+                    datasets.succeed(session, claim, report, file_digest(file)[0])
 
 
 def start_finetunes(services: Services) -> list[Claim]:

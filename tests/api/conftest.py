@@ -107,6 +107,7 @@ def make_settings(folder: object, **changes: object) -> Settings:
         "broker_url": "memory://localhost/",
         "admin_key": ADMIN_KEY,
         "log_level": "WARNING",
+        "upload_part_bytes": 5 * 2**20,
         **changes,
     }
     return Settings(_env_file=None, **values)  # type: ignore[arg-type,call-arg]

@@ -29,6 +29,10 @@ PATCH /v1/domains/{id} 200
 DELETE /v1/domains/{id} 204
 POST /v1/domains/{id}/datasets 202
 GET /v1/domains/{id}/datasets 200
+POST /v1/domains/{id}/datasets/uploads 201
+GET /v1/domains/{id}/datasets/uploads/{upload_id} 200
+POST /v1/domains/{id}/datasets/uploads/{upload_id}/complete 202
+DELETE /v1/domains/{id}/datasets/uploads/{upload_id} 204
 GET /v1/domains/{id}/finetunes 200
 GET /v1/domains/{id}/generations 200
 GET /v1/datasets/{id} 200
@@ -51,6 +55,8 @@ GET /v1/admin/adapters 200
 GET /v1/admin/workers 200
 GET /v1/admin/usage 200
 GET /v1/admin/audit 200
+GET /v1/admin/deletions 200
+GET /v1/deletions/{id} 200
 GET /livez 200
 GET /readyz 200
 GET /metrics 200
@@ -113,6 +119,8 @@ def test_every_field_of_a_request_has_limits_and_a_description(document: Documen
     for name in (
         "FinetuneCreate",
         "GenerationCreate",
+        "DatasetUploadCreate",
+        "UploadedPart",
         "DomainCreate",
         "TenantCreate",
         "KeyCreate",

@@ -16,6 +16,9 @@ from tests.api.client import Api, Client, adapter_file, claims, images_zip, png,
 BODIES: dict[str, dict[str, Any]] = {
     "create_dataset": {"files": {"file": ("a.zip", images_zip())}},
     "upload_adapter": {"files": {"file": ("a.safetensors", adapter_file())}},
+    "create_dataset_upload": {"json": {"size_bytes": 5}},
+    "complete_dataset_upload": {"json": {"parts": []}},
+    "put_dataset_part": {"content": b"12345"},
     "create_generation": {"json": {"class_id": 0}},
     "change_domain": {"json": {"name": "Mine now"}},
 }
@@ -35,8 +38,13 @@ def ids(tenant: Client, domain: str, dataset: str, adapter: str, services: Servi
     with services.database.session() as session:
         events = finetunes.events_after(session, SYSTEM, finetune, 0)
         sample = next(event.id for event in events if event.type == "sample")
+    gone = tenant.delete(f"/v1/domains/{tenant.made('/v1/domains', {'name': 'gone'})['id']}")
+    upload = tenant.made(f"/v1/domains/{domain}/datasets/uploads", {"size_bytes": 5})["id"]
     return {
         "domains": domain,
+        "deletions": gone.headers["location"].rpartition("/")[2],
+        "{upload_id}": upload,
+        "{number}": "1",
         "datasets": dataset,
         "finetunes": finetune,
         "adapters": adapter,

@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 from core import jobs
 from core.artifact.base import BaseConfig, BaseDescription
 from core.db.base import new_id
-from core.db.models import Adapter, Dataset, Generation
-from core.db.session import Database
+from core.db.models import Adapter, Dataset, DatasetUpload, Generation
+from core.db.session import Database, database_now
 from core.domains import service as domains
 from core.tenancy import SYSTEM, Scope
 from core.tenants import service as tenants
@@ -52,6 +52,15 @@ def add_dataset(session: Session, scope: Scope, domain_id: str, **values: Any) -
     session.add(dataset)
     session.flush()
     return dataset
+
+
+def add_upload(session: Session, scope: Scope, domain_id: str, **values: Any) -> DatasetUpload:
+    columns: dict[str, Any] = {"dataset_id": new_id("ds"), "object_key": "k", "store_upload": "", "size_bytes": 100}
+    columns |= {"part_bytes": 100, "status": "open", "expires_at": database_now(session)}
+    upload = DatasetUpload(id=new_id("upl"), tenant_id=scope.tenant, domain_id=domain_id, **columns | values)
+    session.add(upload)
+    session.flush()
+    return upload
 
 
 def add_adapter(session: Session, scope: Scope, domain_id: str, version: int, **values: Any) -> Adapter:

@@ -38,11 +38,13 @@ ROWS = (
         f"INSERT INTO idempotency_keys (scope, key, request_digest) VALUES ('{scope}', 'k', 'd')"
         for scope in ("key_tenant", "key_admin", "key_gone")
     ),
+    "INSERT INTO deletions (id, prefix) VALUES ('del_1', 'tenants/ten_1/domains/dom_0/')",
+    "INSERT INTO deletions (id, prefix) VALUES ('del_2', 'tenants/ten_2/')",
     "INSERT INTO audit_log (tenant_id, action, target, detail) VALUES ('ten_1', 'domain.create', 'dom_1', '{}')",
 )
 STEPS = (
     (command.upgrade, "head"),
-    (command.downgrade, "0003"),
+    (command.downgrade, "0004"),
     (command.upgrade, "head"),
     (command.downgrade, "0002"),
     (command.upgrade, "head"),
@@ -116,6 +118,8 @@ def test_rows_stay_up_and_down(empty_database_url: str) -> None:
                 assert [tuple(row) for row in tenants] == [
                     ("key_admin", None), ("key_gone", None), ("key_tenant", "ten_1")
                 ]  # fmt: skip
+                receipts = session.execute(text("SELECT tenant_id, kind, target FROM deletions ORDER BY id"))
+                assert [tuple(row) for row in receipts] == [("ten_1", "domain", "dom_0"), ("ten_2", "tenant", "ten_2")]
     owner.dispose()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from core.db.base import new_id
 from core.db.models import GenerationImage, GenerationPreview
 from core.db.session import Database
 from core.domains import service as domains
+from core.errors import NotFound
 from core.finetunes import service as finetunes
 from core.finetunes.service import FinetuneRequest
-from core.storage import FolderStore, ObjectStore
-from tests.core.rows import Sent, add_adapter, add_dataset, add_generation, tenant_with_domain
+from core.storage import FolderStore, ObjectStore, S3Store
+from tests.core.rows import Sent, add_adapter, add_dataset, add_generation, add_upload, tenant_with_domain
 
 
 def test_only_what_no_row_holds_goes(database: Database, store: ObjectStore) -> None:
@@ -39,6 +41,9 @@ def test_only_what_no_row_holds_goes(database: Database, store: ObjectStore) -> 
             object_key=f"{drawn}/2/preview-0-1.png", sha256="0" * 64,
         )  # fmt: skip
         session.add_all([image, preview])
+        coming, joined = (f"{folder}datasets/ds_{number}/archive.zip" for number in (3, 4))
+        add_upload(session, scope, domain, object_key=coming)
+        add_upload(session, scope, domain, object_key=joined)
     held = {
         f"{folder}datasets/ds_1/archive.zip",
         f"{attempts}/2/checkpoint-50.safetensors",
@@ -46,11 +51,14 @@ def test_only_what_no_row_holds_goes(database: Database, store: ObjectStore) -> 
         f"{folder}finetunes/{finetune.id}/samples/100.png",
         f"{drawn}/2/0.png",
         f"{drawn}/2/preview-0-1.png",
+        f"{coming}.parts/00001.{'0' * 64}",
+        joined,
         "elsewhere/backup.sql",
         "tenants/notes.txt",
     }
     lost = {
         f"{folder}datasets/ds_2/archive.zip",
+        f"{folder}datasets/ds_1/archive.zip.parts/00001.{'0' * 64}",
         f"{attempts}/2/checkpoint-10.safetensors",
         f"{attempts}/1/checkpoint-50.safetensors",
         f"{folder}finetunes/{new_id('ft')}/samples/100.png",
@@ -61,10 +69,28 @@ def test_only_what_no_row_holds_goes(database: Database, store: ObjectStore) -> 
     for key in held | lost:
         store.put(key, b"content")
     assert orphans.remove_page(database, store, "", older_than_seconds=3600) == ""
-    assert set(store.list("")) >= held | lost, "what is young may still get its row"
+    assert keys(store) == held | lost, "what is young may still get its row"
     assert orphans.remove_page(database, store, "", older_than_seconds=-1) == ""
-    assert set(store.list("")) >= held
-    assert not set(store.list("")) & lost
+    assert keys(store) == held
+
+
+def keys(store: ObjectStore) -> set[str]:
+    """With those of parts, which a list does not show."""
+    return {one.key for one in store.page("", "", 1000)}
+
+
+def test_parts_in_a_bucket_stay_with_their_upload(database: Database, s3_endpoint: str) -> None:
+    store = S3Store(f"parts-{uuid.uuid4().hex}", "", s3_endpoint, "us-east-1")
+    store.create_bucket()
+    scope, domain = tenant_with_domain(database)
+    held, lost = (f"{domains.folder(scope.tenant, domain)}datasets/ds_{n}/archive.zip" for n in (1, 2))
+    uploads = {key: store.begin_parts(key) for key in (held, lost)}
+    with database.session() as session:
+        add_upload(session, scope, domain, object_key=held)
+    orphans.remove_page(database, store, "", older_than_seconds=-1)
+    assert store.parts(held, uploads[held]) == []
+    with pytest.raises(NotFound):
+        store.parts(lost, uploads[lost])
 
 
 def test_who_was_not_told_whose_rows_to_see_removes_nothing_that_is_held(database: Database, tmp_path: Path) -> None:

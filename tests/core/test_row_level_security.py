@@ -26,7 +26,7 @@ from core.tenancy import SYSTEM, Scope
 from core.tenants import service as tenants
 from core.usage import service as usage
 from tests import services
-from tests.core.rows import Sent, add_adapter, add_dataset, add_generation, tenant_with_domain
+from tests.core.rows import Sent, add_adapter, add_dataset, add_generation, add_upload, tenant_with_domain
 
 OWNED = {table.name for table in Base.metadata.sorted_tables} - {"base_models", "workers"}
 WITH_TENANT = {name for name in OWNED if "tenant_id" in Base.metadata.tables[name].columns} - {"api_keys"}
@@ -68,6 +68,7 @@ def owner(database: Database) -> Scope:
         caller = Scope(scope.tenant, key.row.id)
         idempotency.begin(session, caller, "k", "d")
         domains.delete(session, scope, domains.create(session, scope, "gone", "", "mini").id)
+        add_upload(session, scope, domain)
     return caller
 
 

@@ -1,5 +1,7 @@
 """Objects in a folder and on an S3 server."""
 
+import io
+import os
 import resource
 import socket
 from pathlib import Path
@@ -52,12 +54,63 @@ def test_a_missing_object(store: ObjectStore, tmp_path: Path) -> None:
         store.download("no/such", tmp_path / "x")
 
 
-def test_a_prefix_goes_with_all_below_it_and_nothing_beside(store: ObjectStore) -> None:
+def test_keys_go_and_nothing_beside_them(store: ObjectStore) -> None:
     for key in ("a/b/1", "a/b/c/2", "a/bc/3", "d/4"):
         store.put(key, b"x")
-    assert store.delete_prefix("a/b/") == 2
+    assert [(one.key, one.size) for one in store.page("a/b/", "", 10)] == [("a/b/1", 1), ("a/b/c/2", 1)]
+    store.delete(["a/b/1", "a/b/c/2", "a/b/nothing"])
     assert store.list("") == ["a/bc/3", "d/4"]
-    assert store.delete_prefix("a/b/") == 0
+
+
+def test_a_piece_is_read_from_an_object(store: ObjectStore) -> None:
+    content = bytes(range(256)) * 1000
+    store.put("a/x", content)
+    with store.open("a/x") as file:
+        assert file.seek(-10, os.SEEK_END) == len(content) - 10
+        assert file.read() == content[-10:]
+        file.seek(100_000)
+        assert file.read(300) == content[100_000:100_300]
+        assert file.read(0) == b""
+        assert (file.seek(len(content) + 5), file.read(1)) == (len(content) + 5, b"")
+        with pytest.raises((OSError, ValueError)):
+            file.seek(-len(content) - 1, os.SEEK_END)
+    with pytest.raises(NotFound):
+        store.open("no/such")
+
+
+FIRST, LAST = bytes(5 * 2**20), b"the last part is as small as it is"
+
+
+def test_an_object_comes_in_parts(store: ObjectStore) -> None:
+    upload = store.begin_parts("a/x")
+    store.put_part("a/x", upload, 2, io.BytesIO(b"another one first"))
+    last = store.put_part("a/x", upload, 2, io.BytesIO(LAST))
+    first = store.put_part("a/x", upload, 1, io.BytesIO(FIRST))
+    assert store.parts("a/x", upload) == [first, last]
+    assert (first.number, first.size, last.size) == (1, len(FIRST), len(LAST))
+    assert store.list("") == [], "nothing is to be seen before all of it is there"
+    store.join_parts("a/x", upload, [first, last])
+    assert store.get("a/x") == FIRST + LAST
+    assert [one.key for one in store.page("", "", 10)] == ["a/x"]
+
+
+def test_parts_are_forgotten(store: ObjectStore) -> None:
+    uploads = {key: store.begin_parts(key) for key in ("a/x", "a/y", "b/z")}
+    for key, upload in uploads.items():
+        store.put_part(key, upload, 1, io.BytesIO(LAST))
+    store.drop_upload("a/x", uploads["a/x"])
+    store.drop_upload("a/x", uploads["a/x"])
+    if isinstance(store, S3Store):
+        with pytest.raises(NotFound):
+            store.parts("a/x", uploads["a/x"])
+        assert store.drop_parts("a/", -60, held={"a/y"}) == 0
+        assert store.parts("a/y", uploads["a/y"])
+        assert store.drop_parts("", -60, held={"b/z"}) == 1
+        assert store.parts("b/z", uploads["b/z"])
+    else:
+        assert store.parts("a/x", uploads["a/x"]) == []
+        left = [one.key for one in store.page("", "", 10)]
+        assert [key.split(".parts/")[0] for key in left] == ["a/y", "b/z"]
 
 
 @pytest.mark.parametrize("key", ["../x", "/etc/x", "a/../../x"])

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import threading
 from pathlib import Path
 
 from celery import Celery
@@ -9,8 +10,9 @@ from celery import Celery
 from core import jobs
 from core.datasets import archive, service
 from core.db.models import Dataset
-from core.errors import ArchiveInvalid, CoreError, StorageUnavailable
+from core.errors import ArchiveInvalid, Cancelled, ChecksumMismatch, CoreError, StorageUnavailable
 from core.jobs import Claim
+from core.storage import file_digest
 from worker.context import Context, get_context
 
 logger = logging.getLogger(__name__)
@@ -28,11 +30,12 @@ def validate(_id: str) -> None:
             claim = jobs.claim_next(session, Dataset, context.id, context.settings.lease_seconds)
         if claim is None:
             return
-        with context.leases.hold(Dataset, claim, on_end=lambda: None):
-            _validate(context, claim)
+        unwanted = threading.Event()
+        with context.leases.hold(Dataset, claim, on_end=unwanted.set):
+            _validate(context, claim, unwanted)
 
 
-def _validate(context: Context, claim: Claim) -> None:
+def _validate(context: Context, claim: Claim, unwanted: threading.Event) -> None:
     with context.database.session() as session:
         row = jobs.guarded(session, Dataset, claim)
         if row is None:
@@ -41,12 +44,19 @@ def _validate(context: Context, claim: Claim) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "archive.zip"
-            context.store.download(key, path, sha256)
+            context.store.download(key, path, sha256 or None)
             with path.open("rb") as file:
-                report = archive.validate(file, service.limits(context.settings))
+                sha256 = sha256 or file_digest(file)[0]
+                report = archive.validate(file, service.limits(context.settings), lambda: not unwanted.is_set())
     except ArchiveInvalid as error:
         with context.database.session() as session:
             service.reject(session, claim, error)
+    except Cancelled:
+        logger.info("%s is gone, or another worker's", claim.id)
+    except ChecksumMismatch:
+        detail = "The archive is not the one whose SHA-256 was told. Upload it again."
+        with context.database.session() as session:
+            service.reject(session, claim, ArchiveInvalid("checksum_mismatch", detail))
     except StorageUnavailable as error:
         logger.warning("%s waits: %s", claim.id, error.detail)
         with context.database.session() as session:
@@ -59,4 +69,4 @@ def _validate(context: Context, claim: Claim) -> None:
                 jobs.fail(session, row, error)
     else:
         with context.database.session() as session:
-            service.succeed(session, claim, report)
+            service.succeed(session, claim, report, sha256)

@@ -74,6 +74,48 @@ class Class(BaseModel):
     images: int
 
 
+class Deletion(BaseModel):
+    id: str
+    tenant_id: str
+    kind: Literal["domain", "tenant"]
+    target: str
+    """The id of what was deleted."""
+    actor_key_id: str | None
+    """The key that asked for it."""
+    rows: dict[str, int]
+    """Rows that went with it at once, by table."""
+    objects: int
+    """Stored files that were removed so far."""
+    bytes: int
+    """Of these files."""
+    created_at: AwareDatetime
+    """When it was asked for, and the rows were gone."""
+    done_at: AwareDatetime | None
+    """When no file was left, and no living worker held an adapter of it in memory. Null until then."""
+
+
+class DeletionReceipt(BaseModel):
+    id: str
+    tenant_id: str
+    kind: Literal["domain", "tenant"]
+    target: str
+    """The id of what was deleted."""
+    actor_key_id: str | None
+    """The key that asked for it."""
+    rows: dict[str, int]
+    """Rows that went with it at once, by table."""
+    objects: int
+    """Stored files that were removed so far."""
+    bytes: int
+    """Of these files."""
+    created_at: AwareDatetime
+    """When it was asked for, and the rows were gone."""
+    done_at: AwareDatetime | None
+    """When no file was left, and no living worker held an adapter of it in memory. Null until then."""
+    adapters: list[str]
+    """SHA-256 of the adapters that were deleted."""
+
+
 class Domain(BaseModel):
     id: str
     name: str
@@ -272,6 +314,25 @@ class Timings(BaseModel):
     """In the engine, until the last image."""
 
 
+class UploadPart(BaseModel):
+    number: int
+    size_bytes: int
+    url: str
+    """Takes a PUT of the part's bytes without a key, for an hour; read it again then."""
+    etag: str | None
+    """Of the part that is there; null while there is none."""
+
+
+class UploadedPart(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    number: Annotated[int, Field(ge=1, le=1000)]
+    """From 1."""
+    etag: Annotated[str, Field(max_length=100, min_length=1)]
+    """As the part's PUT was answered, with quotes or without."""
+
+
 class UsageDay(BaseModel):
     images: int
     row_steps: int
@@ -357,6 +418,59 @@ class Dataset(BaseModel):
     created_at: AwareDatetime
     finished_at: AwareDatetime | None
     """When it became ready or rejected."""
+
+
+class DatasetUploadComplete(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    parts: Annotated[list[UploadedPart], Field(max_length=1000)]
+    """All of them."""
+
+
+class DatasetUpload(BaseModel):
+    id: str
+    domain_id: str
+    status: Literal["open", "completed", "failed"]
+    filename: str | None
+    size_bytes: int
+    sha256: str | None
+    part_bytes: int
+    """Of every part but the last."""
+    dataset_id: str
+    """The data set that it becomes, once it is completed."""
+    error: JobError | None
+    """Why its zip cannot be a data set."""
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    """An upload that is still open then is removed with its parts."""
+
+
+class DatasetUploadParts(BaseModel):
+    """An upload with its parts, in their order. There are none once it has ended."""
+
+    id: str
+    domain_id: str
+    status: Literal["open", "completed", "failed"]
+    filename: str | None
+    size_bytes: int
+    sha256: str | None
+    part_bytes: int
+    """Of every part but the last."""
+    dataset_id: str
+    """The data set that it becomes, once it is completed."""
+    error: JobError | None
+    """Why its zip cannot be a data set."""
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    """An upload that is still open then is removed with its parts."""
+    parts: list[UploadPart]
+
+
+class DeletionList(BaseModel):
+    data: list[Deletion]
+    next_cursor: str | None
+    """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class DomainList(BaseModel):
@@ -457,6 +571,12 @@ class WorkerList(BaseModel):
 
 class DatasetList(BaseModel):
     data: list[Dataset]
+    next_cursor: str | None
+    """Pass it as `cursor` for the next page; null on the last one."""
+
+
+class DatasetUploadList(BaseModel):
+    data: list[DatasetUpload]
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 

@@ -1,7 +1,7 @@
 """The tables, a file a noun."""
 
 from core.db.models.adapters import Adapter
-from core.db.models.datasets import Dataset
+from core.db.models.datasets import Dataset, DatasetUpload
 from core.db.models.domains import Domain
 from core.db.models.finetunes import Finetune, FinetuneEvent
 from core.db.models.fleet import BaseModelRow, Worker
@@ -15,6 +15,7 @@ __all__ = [
     "AuditEntry",
     "BaseModelRow",
     "Dataset",
+    "DatasetUpload",
     "Deletion",
     "Domain",
     "Finetune",

@@ -1,11 +1,12 @@
-"""Data sets: an uploaded zip and what validation found in it."""
+"""Data sets: an uploaded zip and what validation found in it; zips on their way, part by part."""
 
+import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, String
+from sqlalchemy import BigInteger, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base, DomainId
+from core.db.base import Base, Created, DomainId, Id, TenantId
 from core.db.models.jobs import JobColumns
 
 
@@ -15,6 +16,7 @@ class Dataset(JobColumns, Base):
     domain_id: Mapped[DomainId]
     archive_key: Mapped[str] = mapped_column(String(500))
     archive_sha256: Mapped[str] = mapped_column(String(64))
+    """Empty until validation, of an archive that came in parts and whose sender did not tell it."""
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     """Of the archive."""
     digest: Mapped[str | None] = mapped_column(String(64))
@@ -26,3 +28,35 @@ class Dataset(JobColumns, Base):
     """Accepted files of the zip: [{file, class_id}]"""
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{accepted, rejected: [{file, code, detail}]}"""
+
+
+class DatasetUpload(Base):
+    """A zip that comes in parts."""
+
+    __tablename__ = "dataset_uploads"
+
+    id: Mapped[Id]
+    tenant_id: Mapped[TenantId]
+    domain_id: Mapped[DomainId]
+    dataset_id: Mapped[str] = mapped_column(String(40))
+    """The data set that it becomes: its object lies under that id from the beginning."""
+    status: Mapped[str] = mapped_column(String(20), default="open")
+    """open, completed or failed"""
+    filename: Mapped[str | None] = mapped_column(String(255))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    part_bytes: Mapped[int] = mapped_column(BigInteger)
+    """Of all parts but the last."""
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    """As its sender told."""
+    object_key: Mapped[str] = mapped_column(String(500))
+    store_upload: Mapped[str] = mapped_column(Text)
+    """What the object store calls it."""
+    error_code: Mapped[str | None] = mapped_column(String(60))
+    error_detail: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[Created]
+    expires_at: Mapped[datetime.datetime]
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        """Why its zip cannot be a data set."""
+        return None if self.error_code is None else {"code": self.error_code, "detail": self.error_detail or ""}

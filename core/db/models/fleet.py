@@ -31,5 +31,7 @@ class Worker(Base):
     queues: Mapped[list[Any]]
     resident: Mapped[list[Any]] = mapped_column(default=list)
     """SHA-256 of the adapters in the device table."""
+    evicted_at: Mapped[datetime.datetime | None]
+    """All adapters that were deleted before then have left its memory."""
     started_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())
     heartbeat_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())

@@ -50,11 +50,30 @@ class AuditEntry(Base):
 
 
 class Deletion(Base):
-    """A prefix of objects to remove, written in the commit that removed their rows."""
+    """The receipt of a domain or tenant that is gone, written in the commit that removed its rows; its objects follow.
+    No foreign keys: it outlives what it speaks of."""
 
     __tablename__ = "deletions"
 
     id: Mapped[Id]
+    tenant_id: Mapped[str] = mapped_column(String(40), index=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    """domain or tenant"""
+    target: Mapped[str] = mapped_column(String(40))
+    actor_key_id: Mapped[str | None] = mapped_column(String(40))
     prefix: Mapped[str] = mapped_column(String(500))
+    """Of the objects."""
+    rows: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """How many there were, by table."""
+    adapters: Mapped[list[Any]] = mapped_column(default=list)
+    """SHA-256 of each."""
+    objects: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Removed so far."""
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[Created]
-    done_at: Mapped[datetime.datetime | None]
+    claimed_until: Mapped[datetime.datetime | None]
+    """Until then a worker is at it."""
+    emptied_at: Mapped[datetime.datetime | None]
+    """When something was last removed under the prefix."""
+    done_at: Mapped[datetime.datetime | None] = mapped_column(index=True)
+    """When nothing was left there, and no worker held its adapters."""

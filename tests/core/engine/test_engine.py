@@ -146,6 +146,16 @@ def test_adapters_differ_and_the_base_draws_too(engine: Engine) -> None:
     assert not torch.equal(images[1], images[2])
 
 
+def test_adapters_that_were_deleted_leave_host_and_device(engine: Engine) -> None:
+    before = [result(engine, request(f"{k}", adapter=f"adapter-{k}")).images for k in range(2)]
+    engine.forget(["adapter-0", "adapter-7"])
+    assert engine.cache.resident == engine.bank.resident == ["adapter-1"]
+    after = [result(engine, request(f"again-{k}", adapter=f"adapter-{k}")).images for k in range(2)]
+    assert all(
+        torch.equal(one, two) for old, new in zip(before, after, strict=True) for one, two in zip(old, new, strict=True)
+    )
+
+
 def test_guidance_of_one_costs_half(engine: Engine) -> None:
     assert draw(engine, request("guided")).result().row_steps == 2 * 2 * 4
     assert draw(engine, request("plain", guidance_scale=1.0)).result().row_steps == 2 * 4

@@ -73,10 +73,11 @@ def test_the_least_recently_used_goes_first(dit: DiT, adapters: dict[str, Folded
 
 def test_what_is_forgotten_frees_its_slot(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
     bank = AdapterBank(dit, 2)
-    bank.activate([adapters["a"], adapters["b"]])
+    slot, _ = bank.activate([adapters["a"], adapters["b"]])
     bank.forget("a")
     bank.forget("never here")
     assert bank.resident == ["b"]
+    assert not bank.table[slot].any(), "nothing of it is left"
     bank.activate([adapters["c"]])
     assert bank.resident == ["b", "c"]
 

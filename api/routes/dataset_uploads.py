@@ -1,0 +1,205 @@
+"""Data sets that come in parts."""
+
+import tempfile
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from api.auth import ReaderDep, SenderDep, WriterDep
+from api.deps import DatabaseDep, PageDep, Services, ServicesDep
+from api.idempotency import IdempotentRoute
+from api.openapi import problems
+from api.routes.images import OPTIONAL_KEY
+from api.schemas.common import Listing, listing
+from api.schemas.datasets import (
+    DatasetOut,
+    DatasetUploadComplete,
+    DatasetUploadCreate,
+    DatasetUploadOut,
+    DatasetUploadPartsOut,
+    UploadPartOut,
+)
+from api.signing import signed_url
+from core.datasets import service as datasets
+from core.datasets import uploads
+from core.db.models import DatasetUpload
+from core.domains import service as domains
+from core.errors import (
+    ArchiveInvalid,
+    InvalidRequest,
+    NotFound,
+    PartsMissing,
+    QuotaExceeded,
+    StorageQuotaExceeded,
+    StorageUnavailable,
+    UploadEnded,
+)
+from core.tenancy import Scope
+from core.usage.quotas import Quotas
+
+router = APIRouter(prefix="/v1/domains/{id}/datasets/uploads", tags=["datasets"], route_class=IdempotentRoute)
+PartNumber = Annotated[int, Path(ge=1, le=uploads.MOST_PARTS)]
+_IN_MEMORY = 2**20
+
+
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_dataset_upload",
+    responses=problems(NotFound, QuotaExceeded, StorageQuotaExceeded, StorageUnavailable),
+)
+def create_dataset_upload(
+    id: str, body: DatasetUploadCreate, request: Request, scope: WriterDep, services: ServicesDep
+) -> DatasetUploadPartsOut:
+    """Begin a data set that is too large for one request, or whose upload should be resumed where it broke.
+
+    PUT each part's bytes to its URL and keep the `ETag` of the answer, in any order, several at once, again after a
+    failure; then complete the upload with all etags. Until it is completed or aborted, or expires, its bytes count as
+    stored.
+    """
+    asked = uploads.UploadRequest(body.size_bytes, body.sha256, body.filename)
+    with services.database.session(scope) as session:
+        domains.get(session, scope, id)
+        Quotas(session, scope, services.settings).admit_dataset(body.size_bytes)  # before anything is stored
+    begun = uploads.begin(services.store, scope, id, asked, services.settings)
+    with services.database.session(scope) as session:
+        Quotas(session, scope, services.settings).admit_dataset(body.size_bytes)
+        upload = uploads.create(session, scope, begun, services.settings.upload_seconds)
+    return _with_parts(request, services, upload)
+
+
+@router.get("", operation_id="list_dataset_uploads", responses=problems(NotFound))
+def list_dataset_uploads(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DatasetUploadOut]:
+    """A domain's uploads that have not expired, newest first."""
+    with database.session(scope) as session:
+        return listing(uploads.listing(session, scope, id, page), DatasetUploadOut)
+
+
+@router.get("/{upload_id}", operation_id="get_dataset_upload", responses=problems(NotFound, StorageUnavailable))
+def get_dataset_upload(
+    id: str, upload_id: str, request: Request, scope: WriterDep, services: ServicesDep
+) -> DatasetUploadPartsOut:
+    """One upload: which of its parts are there, and new URLs for all of them, which is why the key needs the scope
+    `write`."""
+    with services.database.session(scope) as session:
+        upload = uploads.get(session, scope, id, upload_id)
+    return _with_parts(request, services, upload)
+
+
+@router.put(
+    "/{upload_id}/parts/{number}",
+    operation_id="put_dataset_part",
+    status_code=204,
+    response_class=Response,
+    responses={
+        204: {
+            "description": "It is stored.",
+            "headers": {"ETag": {"description": "Of the part.", "schema": {"type": "string"}}},
+        },
+        **problems(NotFound, UploadEnded, StorageUnavailable),
+    },
+    openapi_extra={
+        **OPTIONAL_KEY,
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        },
+    },
+)
+async def put_dataset_part(
+    id: str, upload_id: str, number: PartNumber, request: Request, scope: SenderDep, services: ServicesDep
+) -> Response:
+    """Send a part, where its URL leads here: some services take parts at their object store itself."""
+    upload, size = await run_in_threadpool(_expected, services, scope, id, upload_id, number)
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
+        received = 0
+        async for piece in request.stream():
+            received += len(piece)
+            if received > size:
+                break
+            await run_in_threadpool(file.write, piece)
+        if received != size:
+            raise InvalidRequest("body", f"part {number} has {size:,} bytes")
+        file.seek(0)
+        key, name = upload.object_key, upload.store_upload
+        part = await run_in_threadpool(services.store.put_part, key, name, number, file)
+    return Response(status_code=204, headers={"ETag": f'"{part.etag}"'})
+
+
+@router.post(
+    "/{upload_id}/complete",
+    status_code=202,
+    operation_id="complete_dataset_upload",
+    responses=problems(
+        NotFound, UploadEnded, PartsMissing, ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded, StorageUnavailable
+    ),
+)
+def complete_dataset_upload(
+    id: str, upload_id: str, body: DatasetUploadComplete, scope: WriterDep, services: ServicesDep
+) -> DatasetOut:
+    """Make the data set of an upload whose parts are all there. It is checked as one that comes in one request; a zip
+    that cannot be one ends the upload. To complete it once more is to ask for the data set."""
+    with services.database.session(scope) as session:
+        upload = uploads.get(session, scope, id, upload_id)
+        if upload.status == "completed":
+            return DatasetOut.model_validate(datasets.get(session, scope, upload.dataset_id))
+        uploads.check_open(upload)
+        Quotas(session, scope, services.settings).admit_received_dataset()
+    uploads.join(services.store, upload, {part.number: part.etag.strip('"') for part in body.parts})
+    try:
+        uploads.check(services.store, upload, datasets.limits(services.settings))
+    except ArchiveInvalid as error:
+        with services.database.session(scope) as session:
+            uploads.fail(session, scope, id, upload_id, error)
+        services.store.delete([upload.object_key])
+        raise
+    with services.database.session(scope) as session:
+        Quotas(session, scope, services.settings).hold()
+        dataset = uploads.complete(session, scope, services.dispatcher, id, upload_id)
+        return DatasetOut.model_validate(dataset)
+
+
+@router.delete(
+    "/{upload_id}",
+    status_code=204,
+    operation_id="abort_dataset_upload",
+    responses=problems(NotFound, UploadEnded, StorageUnavailable),
+)
+def abort_dataset_upload(id: str, upload_id: str, scope: WriterDep, services: ServicesDep) -> None:
+    """Abort an upload and remove its parts."""
+    with services.database.session(scope) as session:
+        upload = uploads.abort(session, scope, id, upload_id)
+    uploads.drop(services.store, upload)
+
+
+def _expected(services: Services, scope: Scope, id: str, upload_id: str, number: int) -> tuple[DatasetUpload, int]:
+    """An open upload and the size of its part. Raises NotFound, UploadEnded."""
+    with services.database.session(scope) as session:
+        upload = uploads.get(session, scope, id, upload_id)
+    uploads.check_open(upload)
+    sizes = uploads.sizes(upload)
+    if number > len(sizes):
+        raise NotFound("part", str(number))
+    return upload, sizes[number - 1]
+
+
+def _with_parts(request: Request, services: Services, upload: DatasetUpload) -> DatasetUploadPartsOut:
+    about = DatasetUploadOut.model_validate(upload).model_dump()
+    found = uploads.received(services.store, upload)
+    sizes = uploads.sizes(upload) if upload.status == "open" else []
+    parts = []
+    for number, size in enumerate(sizes, 1):
+        etag = found[number].etag if number in found else None
+        parts.append(
+            UploadPartOut(number=number, size_bytes=size, url=_url(request, services, upload, number, size), etag=etag)
+        )
+    return DatasetUploadPartsOut(**about, parts=parts)
+
+
+def _url(request: Request, services: Services, upload: DatasetUpload, number: int, size: int) -> str:
+    """In the store where a client reaches it, and here elsewhere."""
+    seconds = services.settings.upload_url_seconds
+    direct = services.store.part_url(upload.object_key, upload.store_upload, number, size, seconds)
+    path = f"/v1/domains/{upload.domain_id}/datasets/uploads/{upload.id}/parts/{number}"
+    return direct or signed_url(request, path, seconds)

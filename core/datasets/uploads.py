@@ -1,0 +1,181 @@
+"""Zips that come in parts, for data sets that are too large for one request, and resumed part by part.
+
+Parts go to the store itself where clients reach it, and through the API elsewhere. What counts is the row: parts that
+no open upload speaks of are removed.
+"""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from core import audit
+from core.config import Settings
+from core.datasets import repository, service
+from core.datasets.archive import Limits, inspect
+from core.db.base import new_id
+from core.db.models import Dataset, DatasetUpload
+from core.db.paging import Page, PageRequest
+from core.db.session import database_now
+from core.domains import service as domains
+from core.errors import ArchiveInvalid, NotFound, PartsMissing, PayloadTooLarge, UploadEnded
+from core.jobs import Dispatcher
+from core.storage import ObjectStore, Part, StoredObject
+from core.tenancy import Scope
+
+MOST_PARTS = 1000
+_MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class UploadRequest:
+    size_bytes: int
+    sha256: str | None = None
+    filename: str | None = None
+
+
+def begin(
+    store: ObjectStore, scope: Scope, domain_id: str, request: UploadRequest, settings: Settings
+) -> DatasetUpload:
+    """A new upload, begun in the store and not yet a row. Raises PayloadTooLarge."""
+    if request.size_bytes > settings.max_multipart_bytes:
+        raise PayloadTooLarge(settings.max_multipart_bytes)
+    dataset_id = new_id("ds")
+    key = service.archive_key(scope, domain_id, dataset_id)
+    return DatasetUpload(
+        id=new_id("upl"),
+        tenant_id=scope.tenant,
+        domain_id=domain_id,
+        dataset_id=dataset_id,
+        status="open",
+        filename=request.filename,
+        size_bytes=request.size_bytes,
+        part_bytes=part_bytes(request.size_bytes, settings.upload_part_bytes),
+        sha256=request.sha256,
+        object_key=key,
+        store_upload=store.begin_parts(key),
+    )
+
+
+def create(session: Session, scope: Scope, upload: DatasetUpload, lifetime_seconds: int) -> DatasetUpload:
+    """Raises NotFound when its domain is gone."""
+    domains.get(session, scope, upload.domain_id)
+    upload.expires_at = database_now(session) + datetime.timedelta(seconds=lifetime_seconds)
+    session.add(upload)
+    session.flush()
+    session.refresh(upload)
+    audit.record(session, scope, "dataset.upload", upload.id, tenant_id=upload.tenant_id)
+    return upload
+
+
+def get(session: Session, scope: Scope, domain_id: str, id: str, *, lock: bool = False) -> DatasetUpload:
+    """Raises NotFound."""
+    upload = repository.upload(session, scope, id, lock=lock)
+    if upload is None or upload.domain_id != domain_id:
+        raise NotFound("upload", id)
+    return upload
+
+
+def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[DatasetUpload]:
+    domains.get(session, scope, domain_id)
+    return repository.uploads(session, scope, domain_id, request)
+
+
+def part_bytes(size_bytes: int, least: int) -> int:
+    """Of an upload's parts but the last: at least so many, and enough that there are not too many parts."""
+    needed = -(-size_bytes // MOST_PARTS)
+    return max(least, -(-needed // _MEBIBYTE) * _MEBIBYTE)
+
+
+def sizes(upload: DatasetUpload) -> list[int]:
+    """Of its parts, in bytes."""
+    whole, rest = divmod(upload.size_bytes, upload.part_bytes)
+    return [upload.part_bytes] * whole + [rest] * bool(rest)
+
+
+def received(store: ObjectStore, upload: DatasetUpload) -> dict[int, Part]:
+    """The parts that are there in full, by number."""
+    if upload.status != "open":
+        return {}
+    try:
+        parts = store.parts(upload.object_key, upload.store_upload)
+    except NotFound:  # just completed, or its last request was cut off there
+        return {}
+    expected = dict(enumerate(sizes(upload), 1))
+    return {part.number: part for part in parts if part.size == expected.get(part.number)}
+
+
+def check_open(upload: DatasetUpload) -> None:
+    """Raises UploadEnded; ArchiveInvalid when that is how it ended."""
+    if upload.status == "failed":
+        raise ArchiveInvalid(upload.error_code or "", upload.error_detail or "")
+    if upload.status != "open":
+        raise UploadEnded(upload.id, upload.status)
+
+
+def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> None:
+    """Makes the object, unless an earlier try did. Raises PartsMissing, and NotFound when the store has lost it."""
+    found = received(store, upload)
+    wanted = range(1, len(sizes(upload)) + 1)
+    missing = [number for number in wanted if number not in found or found[number].etag != etags.get(number)]
+    if not missing:
+        store.join_parts(upload.object_key, upload.store_upload, [found[number] for number in wanted])
+    elif not _is_joined(store, upload):
+        raise PartsMissing(missing)
+
+
+def check(store: ObjectStore, upload: DatasetUpload, limits: Limits) -> None:
+    """As an archive that comes in one request is checked; of its object the index alone is read. Raises
+    ArchiveInvalid."""
+    with store.open(upload.object_key) as file:
+        inspect(file, limits)
+
+
+def complete(session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, id: str) -> Dataset:
+    """The data set of an upload whose object is there. Raises NotFound."""
+    upload = get(session, scope, domain_id, id, lock=True)
+    if upload.status == "completed":
+        return service.get(session, scope, upload.dataset_id)
+    upload.status = "completed"
+    archive = StoredObject(upload.object_key, upload.sha256 or "", upload.size_bytes)
+    return service.create(session, scope, dispatcher, domain_id, archive)
+
+
+def fail(session: Session, scope: Scope, domain_id: str, id: str, error: ArchiveInvalid) -> None:
+    """Its zip cannot be a data set. Raises NotFound."""
+    upload = get(session, scope, domain_id, id, lock=True)
+    upload.status, upload.error_code, upload.error_detail = "failed", error.code, error.detail
+    audit.record(session, scope, "dataset.upload.fail", id, detail={"code": error.code})
+
+
+def abort(session: Session, scope: Scope, domain_id: str, id: str) -> DatasetUpload:
+    """Forgets an upload; its parts are then nobody's. Raises NotFound, UploadEnded for one that is a data set."""
+    upload = get(session, scope, domain_id, id, lock=True)
+    if upload.status == "completed":
+        raise UploadEnded(id, upload.status)
+    session.delete(upload)
+    audit.record(session, scope, "dataset.upload.abort", id)
+    return upload
+
+
+def expire(session: Session) -> Sequence[DatasetUpload]:
+    """Forgets uploads whose time is over, for a worker; those that were open are returned."""
+    found = repository.expired_uploads(session, database_now(session))
+    for upload in found:
+        session.delete(upload)
+    return [upload for upload in found if upload.status == "open"]
+
+
+def drop(store: ObjectStore, upload: DatasetUpload) -> None:
+    """Removes what is there of an upload that was forgotten."""
+    store.drop_upload(upload.object_key, upload.store_upload)
+    store.delete([upload.object_key])
+
+
+def _is_joined(store: ObjectStore, upload: DatasetUpload) -> bool:
+    try:
+        with store.open(upload.object_key) as file:
+            return file.seek(0, 2) == upload.size_bytes
+    except NotFound:
+        return False

@@ -1,0 +1,1 @@
+"""Receipts of what was deleted, and the removal of its objects."""

@@ -1,0 +1,118 @@
+"""What every store can do, and the digest of what it holds."""
+
+import hashlib
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from core.errors import ChecksumMismatch
+
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    key: str
+    age_seconds: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of an object that comes in parts."""
+
+    number: int
+    """From 1."""
+    size: int
+    etag: str
+    """Of this part's bytes; what the store answers when it is put."""
+
+
+class ObjectStore(Protocol):
+    """Keys are paths with forward slashes. Every method raises StorageUnavailable when the store does not answer."""
+
+    def put(self, key: str, data: bytes) -> StoredObject: ...
+
+    def put_file(self, key: str, file: IO[bytes]) -> StoredObject:
+        """Stores an open file from its beginning."""
+        ...
+
+    def get(self, key: str, sha256: str | None = None) -> bytes:
+        """The object's bytes. Raises NotFound, or ChecksumMismatch when they are not those of `sha256`."""
+        ...
+
+    def download(self, key: str, path: Path, sha256: str | None = None) -> None:
+        """The same into a file."""
+        ...
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Removes objects; one that is not there is no error."""
+        ...
+
+    def list(self, prefix: str) -> list[str]: ...
+
+    def page(self, prefix: str, after: str, limit: int) -> Sequence[ListedObject]:
+        """The first objects in the order of their keys, at most 1,000, behind the key `after`; also what a broken
+        write left."""
+        ...
+
+    def open(self, key: str) -> IO[bytes]:
+        """To read a piece here and there. Raises NotFound."""
+        ...
+
+    def begin_parts(self, key: str) -> str:
+        """Begins an object that comes in parts; what the store calls this upload, beside the key."""
+        ...
+
+    def part_url(self, key: str, upload: str, number: int, size: int, seconds: int) -> str | None:
+        """Where a client can put a part without us, for so long; None when there is no such place."""
+        ...
+
+    def put_part(self, key: str, upload: str, number: int, file: IO[bytes]) -> Part:
+        """Stores a part, in the place of an earlier one with its number. Raises NotFound."""
+        ...
+
+    def parts(self, key: str, upload: str) -> Sequence[Part]:
+        """Those that are there, by number. Raises NotFound when the store does not know the upload."""
+        ...
+
+    def join_parts(self, key: str, upload: str, parts: Sequence[Part]) -> None:
+        """Makes the object of these parts, in their order. Raises NotFound."""
+        ...
+
+    def drop_upload(self, key: str, upload: str) -> None:
+        """Removes the parts of one upload; one that is not there is no error."""
+        ...
+
+    def drop_parts(self, prefix: str, older_than_seconds: float, held: Container[str] = ()) -> int:
+        """Removes the parts of uploads that nobody goes on with, but not of those whose key is held; how many uploads
+        there were. Where parts are objects, which `page` shows, there are none."""
+        ...
+
+    def check(self) -> None:
+        """Raises StorageUnavailable unless the store can be used."""
+        ...
+
+
+def file_digest(file: IO[bytes]) -> tuple[str, int]:
+    """SHA-256 and size of an open file; leaves it at its beginning."""
+    file.seek(0)
+    digest, size = hashlib.sha256(), 0
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+    file.seek(0)
+    return digest.hexdigest(), size
+
+
+def verify(key: str, found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
+        raise ChecksumMismatch(key)
