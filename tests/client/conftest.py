@@ -45,6 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             "DIFFFIT_BROKER_URL": redis_url,
             "DIFFFIT_TORCH_THREADS": "1",
             "DIFFFIT_MAX_UPLOAD_BYTES": str(3 * 2**20),
+            "DIFFFIT_UPLOAD_PART_BYTES": str(5 * 2**20),
         }
         with running(environment, folder) as url, Client(url, ADMIN) as admin:
             tenant = admin.admin.tenants.create("Client")

@@ -11,7 +11,7 @@ import httpx
 
 Fault = Literal["pass", "lose request", "lose answer", "leave running", "unavailable"] | int
 """A number cuts the answer's body after so many bytes."""
-_HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host", "keep-alive"}
+_HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 
 @dataclass
@@ -60,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault != "lose request":
             self._forward(headers, body, fault)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = handle_request  # noqa: N815  # http.server's names
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815  # http.server's names
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -61,7 +61,11 @@ def test_domains(shell: Shell, name: str) -> None:
     assert shell.json("domains", "update", name, "--name", f"{name}, again")["name"] == f"{name}, again"
     kept = shell.run("domains", "delete", made["id"], typed="n\n")
     assert (kept.exit_code, shell.json("domains", "get", made["id"])["id"]) == (1, made["id"])
-    assert shell.json("domains", "delete", made["id"], "--yes") == {"deleted": made["id"]}
+    deleted = shell.json("domains", "delete", made["id"], "--yes")
+    assert deleted["deleted"] == made["id"]
+    assert shell.json("deletions", "get", deleted["receipt"])["rows"] == {"domains": 1}
+    assert deleted["receipt"] in [one["id"] for one in shell.json("deletions", "list")]
+    assert made["id"] in shell.text("deletions", "get", deleted["receipt"])
     assert shell.run("domains", "get", made["id"]).exit_code == 4
 
 

@@ -18,7 +18,11 @@ from tests.client.conftest import Server
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "client" / "src" / "difffit"
-FOR_MACHINES = {("GET", "/livez"), ("GET", "/metrics")}
+FOR_MACHINES = {
+    ("GET", "/livez"),
+    ("GET", "/metrics"),
+    ("PUT", "/v1/domains/{id}/datasets/uploads/{upload_id}/parts/{number}"),  # its URL is told
+}
 
 
 def test_models_are_those_of_the_document() -> None:

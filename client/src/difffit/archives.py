@@ -1,5 +1,6 @@
 """Folders and zips on their way to the server: packed into a temporary file and read in pieces, never whole."""
 
+import hashlib
 import os
 import tempfile
 import zipfile
@@ -14,6 +15,8 @@ from difffit.errors import InvalidInput
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 OnProgress = Callable[[int, int], None]
 """Hears the bytes that are sent, and how many there are. It begins again when an upload is repeated."""
+LARGE_BYTES = 64 * 2**20
+"""A zip beyond this is sent in parts, so that a connection that breaks costs one of them."""
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
@@ -71,6 +74,15 @@ def pack(folder: Path, file: IO[bytes]) -> None:
             with path.open("rb") as source, archive.open(info, "w") as target:
                 while piece := source.read(2**20):
                     target.write(piece)
+
+
+def digest(file: IO[bytes]) -> str:
+    """SHA-256 of an open file."""
+    found = hashlib.sha256()
+    file.seek(0)
+    while piece := file.read(2**20):
+        found.update(piece)
+    return found.hexdigest()
 
 
 def _is_image(path: Path) -> bool:

@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal
 
-from difffit._async.session import AsyncSession, given
+from difffit._async.session import AsyncSession, given, receipt
 from difffit.models import (
     AdminAdapter,
     AdminAdapterList,
     Audit,
     AuditList,
+    Deletion,
+    DeletionList,
+    DeletionReceipt,
     Key,
     KeyIssued,
     KeyList,
@@ -43,9 +46,9 @@ class AsyncTenants:
         body = given({"name": name, "weight": weight, "quotas": quotas})
         return await self._session.call("PATCH", "/v1/admin/tenants/{id}", Tenant, body=body, id=id)
 
-    async def delete(self, id: str) -> None:
-        """With all it owns."""
-        await self._session.send("DELETE", "/v1/admin/tenants/{id}", id=id)
+    async def delete(self, id: str) -> str | None:
+        """With all it owns. Returns the id of the receipt, for `deletion`; None when the answer was lost on the way."""
+        return receipt(await self._session.send("DELETE", "/v1/admin/tenants/{id}", id=id))
 
 
 class AsyncKeys:
@@ -129,3 +132,11 @@ class AsyncAdmin:
     def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncIterator[Audit]:
         """Who changed what, newest first."""
         return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})
+
+    def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncIterator[Deletion]:
+        """Receipts of deleted domains and tenants, newest first."""
+        return self._session.pages("/v1/admin/deletions", DeletionList, limit, {"tenant_id": tenant_id})
+
+    async def deletion(self, id: str) -> DeletionReceipt:
+        """What went; `done_at` tells when the last of it was gone."""
+        return await self._session.call("GET", "/v1/admin/deletions/{id}", DeletionReceipt, id=id)

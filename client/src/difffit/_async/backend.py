@@ -1,14 +1,19 @@
 """What differs between the two clients."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
 Value = TypeVar("Value")
 sleep = anyio.sleep
+
+
+async def away(function: Callable[..., Value], *arguments: Any) -> Value:
+    """Work on files, away from the event loop."""
+    return await anyio.to_thread.run_sync(function, *arguments)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from difffit import __version__
 from difffit._async.adapters import AsyncAdapters
 from difffit._async.admin import AsyncAdmin
 from difffit._async.datasets import AsyncDatasets
+from difffit._async.deletions import AsyncDeletions
 from difffit._async.domains import AsyncDomains
 from difffit._async.finetunes import AsyncFinetunes
 from difffit._async.generations import AsyncGenerations
@@ -57,6 +58,7 @@ class AsyncClient:
         self.finetunes = AsyncFinetunes(session)
         self.adapters = AsyncAdapters(session)
         self.generations = AsyncGenerations(session)
+        self.deletions = AsyncDeletions(session)
         self.admin = AsyncAdmin(session)
 
     @property

@@ -5,21 +5,33 @@ from pathlib import Path
 
 from difffit._async.backend import opened
 from difffit._async.session import AsyncSession
+from difffit._async.uploads import AsyncUploads
 from difffit._async.waiting import ended
-from difffit.archives import OnProgress, open_archive
+from difffit.archives import LARGE_BYTES, OnProgress, open_archive
 from difffit.models import Dataset, DatasetList
 
 
 class AsyncDatasets:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+        self.uploads = AsyncUploads(session)
 
-    async def upload(self, domain_id: str, source: str | Path, on_progress: OnProgress | None = None) -> Dataset:
+    async def upload(
+        self,
+        domain_id: str,
+        source: str | Path,
+        on_progress: OnProgress | None = None,
+        *,
+        in_parts: bool | None = None,
+    ) -> Dataset:
         """Uploads a zip, or a folder with one folder of images a class. The server then checks every image: `wait`.
 
-        Raises InvalidInput, FileNotFoundError, InvalidRequest.
+        Large ones go in parts: called again after it broke off, by another process too, it sends what is missing.
+        `in_parts` decides that whatever the size. Raises InvalidInput, FileNotFoundError, InvalidRequest.
         """
         async with opened(open_archive(Path(source))) as archive:
+            if archive.size > LARGE_BYTES if in_parts is None else in_parts:
+                return await self.uploads.send(domain_id, archive, on_progress)
             path = "/v1/domains/{id}/datasets"
             return await self._session.call(
                 "POST", path, Dataset, upload=archive, on_progress=on_progress, id=domain_id

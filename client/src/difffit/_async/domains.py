@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from difffit._async.session import AsyncSession, given
+from difffit._async.session import AsyncSession, given, receipt
 from difffit.models import Domain, DomainList
 
 
@@ -27,6 +27,7 @@ class AsyncDomains:
         body = given({"name": name, "description": description})
         return await self._session.call("PATCH", "/v1/domains/{id}", Domain, body=body, id=id)
 
-    async def delete(self, id: str) -> None:
-        """With its data sets, fine-tunes, adapters and images."""
-        await self._session.send("DELETE", "/v1/domains/{id}", id=id)
+    async def delete(self, id: str) -> str | None:
+        """With its data sets, fine-tunes, adapters and images. Returns the id of the receipt, for `deletions.get`; None
+        when the answer was lost on the way."""
+        return receipt(await self._session.send("DELETE", "/v1/domains/{id}", id=id))

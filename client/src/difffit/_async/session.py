@@ -17,7 +17,7 @@ from difffit.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
 Item = TypeVar("Item")
-_UPLOAD_SECONDS = 900.0
+UPLOAD_SECONDS = 900.0
 """How long the server may work on an upload once it has all of it."""
 
 
@@ -82,7 +82,7 @@ class AsyncSession:
         if body is not None:
             options["json"] = body
         if timeout is not None or upload is not None:
-            options["timeout"] = httpx.Timeout(timeout or _UPLOAD_SECONDS, connect=10.0)
+            options["timeout"] = httpx.Timeout(timeout or UPLOAD_SECONDS, connect=10.0)
         while True:
             if upload is not None:
                 options["files"] = {"file": _form_file(upload, on_progress)}
@@ -141,6 +141,11 @@ def filled(path: str, ids: Mapping[str, str | int]) -> str:
         if not id.strip(".") or "/" in id:
             raise InvalidInput(f"'{id}' cannot be an id.")
     return path.format(**{name: quote(str(id), safe="") for name, id in ids.items()})
+
+
+def receipt(response: httpx.Response) -> str | None:
+    """The id of a deletion's receipt; None when the answer that told it was lost."""
+    return response.headers.get("Location", "").rpartition("/")[2] or None
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

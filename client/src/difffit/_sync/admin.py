@@ -4,12 +4,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from difffit._sync.session import Session, given
+from difffit._sync.session import Session, given, receipt
 from difffit.models import (
     AdminAdapter,
     AdminAdapterList,
     Audit,
     AuditList,
+    Deletion,
+    DeletionList,
+    DeletionReceipt,
     Key,
     KeyIssued,
     KeyList,
@@ -44,9 +47,9 @@ class Tenants:
         body = given({"name": name, "weight": weight, "quotas": quotas})
         return self._session.call("PATCH", "/v1/admin/tenants/{id}", Tenant, body=body, id=id)
 
-    def delete(self, id: str) -> None:
-        """With all it owns."""
-        self._session.send("DELETE", "/v1/admin/tenants/{id}", id=id)
+    def delete(self, id: str) -> str | None:
+        """With all it owns. Returns the id of the receipt, for `deletion`; None when the answer was lost on the way."""
+        return receipt(self._session.send("DELETE", "/v1/admin/tenants/{id}", id=id))
 
 
 class Keys:
@@ -128,3 +131,11 @@ class Admin:
     def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> Iterator[Audit]:
         """Who changed what, newest first."""
         return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})
+
+    def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> Iterator[Deletion]:
+        """Receipts of deleted domains and tenants, newest first."""
+        return self._session.pages("/v1/admin/deletions", DeletionList, limit, {"tenant_id": tenant_id})
+
+    def deletion(self, id: str) -> DeletionReceipt:
+        """What went; `done_at` tells when the last of it was gone."""
+        return self._session.call("GET", "/v1/admin/deletions/{id}", DeletionReceipt, id=id)

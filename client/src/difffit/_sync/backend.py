@@ -1,11 +1,16 @@
 """What differs between the two clients."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import sleep
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["opened", "sleep"]
+__all__ = ["away", "opened", "sleep"]
 Value = TypeVar("Value")
+
+
+def away(function: Callable[..., Value], *arguments: Any) -> Value:
+    return function(*arguments)
 
 
 def opened(manager: AbstractContextManager[Value]) -> AbstractContextManager[Value]:

@@ -9,6 +9,7 @@ from difffit import __version__
 from difffit._sync.adapters import Adapters
 from difffit._sync.admin import Admin
 from difffit._sync.datasets import Datasets
+from difffit._sync.deletions import Deletions
 from difffit._sync.domains import Domains
 from difffit._sync.finetunes import Finetunes
 from difffit._sync.generations import Generations
@@ -58,6 +59,7 @@ class Client:
         self.finetunes = Finetunes(session)
         self.adapters = Adapters(session)
         self.generations = Generations(session)
+        self.deletions = Deletions(session)
         self.admin = Admin(session)
 
     @property

@@ -6,21 +6,33 @@ from pathlib import Path
 
 from difffit._sync.backend import opened
 from difffit._sync.session import Session
+from difffit._sync.uploads import Uploads
 from difffit._sync.waiting import ended
-from difffit.archives import OnProgress, open_archive
+from difffit.archives import LARGE_BYTES, OnProgress, open_archive
 from difffit.models import Dataset, DatasetList
 
 
 class Datasets:
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.uploads = Uploads(session)
 
-    def upload(self, domain_id: str, source: str | Path, on_progress: OnProgress | None = None) -> Dataset:
+    def upload(
+        self,
+        domain_id: str,
+        source: str | Path,
+        on_progress: OnProgress | None = None,
+        *,
+        in_parts: bool | None = None,
+    ) -> Dataset:
         """Uploads a zip, or a folder with one folder of images a class. The server then checks every image: `wait`.
 
-        Raises InvalidInput, FileNotFoundError, InvalidRequest.
+        Large ones go in parts: called again after it broke off, by another process too, it sends what is missing.
+        `in_parts` decides that whatever the size. Raises InvalidInput, FileNotFoundError, InvalidRequest.
         """
         with opened(open_archive(Path(source))) as archive:
+            if archive.size > LARGE_BYTES if in_parts is None else in_parts:
+                return self.uploads.send(domain_id, archive, on_progress)
             path = "/v1/domains/{id}/datasets"
             return self._session.call("POST", path, Dataset, upload=archive, on_progress=on_progress, id=domain_id)
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from difffit._sync.session import Session, given
+from difffit._sync.session import Session, given, receipt
 from difffit.models import Domain, DomainList
 
 
@@ -28,6 +28,7 @@ class Domains:
         body = given({"name": name, "description": description})
         return self._session.call("PATCH", "/v1/domains/{id}", Domain, body=body, id=id)
 
-    def delete(self, id: str) -> None:
-        """With its data sets, fine-tunes, adapters and images."""
-        self._session.send("DELETE", "/v1/domains/{id}", id=id)
+    def delete(self, id: str) -> str | None:
+        """With its data sets, fine-tunes, adapters and images. Returns the id of the receipt, for `deletions.get`; None
+        when the answer was lost on the way."""
+        return receipt(self._session.send("DELETE", "/v1/domains/{id}", id=id))

@@ -6,6 +6,7 @@ import typer
 
 from difffit.cli.arguments import LimitOption, YesOption, confirm
 from difffit.cli.base import State, command
+from difffit.cli.deletions import view as deletions_view
 from difffit.cli.views import record, short, size, table
 
 app = typer.Typer(help="Tenants, keys, every adapter, the fleet. For administrators' keys.", no_args_is_help=True)
@@ -189,6 +190,13 @@ def usage(state: State) -> None:
         "training seconds": lambda one: one.training_seconds,
     }
     state.show(found, table(found, columns))
+
+
+@command(app)
+def deletions(state: State, tenant: TenantOption = None, limit: LimitOption = None) -> None:
+    """List the receipts of deleted domains and tenants, newest first."""
+    found = list(state.client.admin.deletions(limit, tenant_id=tenant))
+    state.show(found, deletions_view(found))
 
 
 @command(app)

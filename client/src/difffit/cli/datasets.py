@@ -26,7 +26,10 @@ def upload(
     ],
     wait: WaitOption = True,
 ) -> None:
-    """Upload a folder or a zip, and show what the server made of it."""
+    """Upload a folder or a zip, and show what the server made of it.
+
+    A large one goes in parts: when it broke off, the same command sends what is missing.
+    """
     owner = domain_id(state.client, domain)
     with bytes_bar(state, "Uploading") as progress:
         task = progress.add_task("")
@@ -52,6 +55,29 @@ def list_datasets(state: State, domain: DomainArgument, limit: LimitOption = Non
         "created": lambda one: one.created_at,
     }
     state.show(found, table(found, columns))
+
+
+@command(app)
+def uploads(state: State, domain: DomainArgument, limit: LimitOption = None) -> None:
+    """List a domain's uploads in parts, newest first. One that broke off goes on with the same `upload` again."""
+    found = list(state.client.datasets.uploads.list(domain_id(state.client, domain), limit))
+    columns = {
+        "id": lambda one: one.id,
+        "status": lambda one: one.status,
+        "file": lambda one: one.filename,
+        "size": lambda one: size(one.size_bytes),
+        "expires": lambda one: one.expires_at,
+    }
+    state.show(found, table(found, columns))
+
+
+@command(app)
+def abort(
+    state: State, domain: DomainArgument, upload: Annotated[str, typer.Argument(metavar="UPLOAD", help="Its id.")]
+) -> None:
+    """Abort an upload in parts, and remove what was sent."""
+    state.client.datasets.uploads.abort(domain_id(state.client, domain), upload)
+    state.show({"aborted": upload}, f"Aborted {upload}.")
 
 
 @command(app)

@@ -60,5 +60,5 @@ def delete(state: State, domain: DomainArgument, yes: YesOption = False) -> None
     """Delete a domain with its data sets, fine-tunes, adapters and images."""
     found = state.client.domains.get(domain_id(state.client, domain))
     confirm(f"Delete '{found.name}' with all its data sets, adapters and images?", yes=yes)
-    state.client.domains.delete(found.id)
-    state.show({"deleted": found.id}, f"Deleted {found.id}.")
+    receipt = state.client.domains.delete(found.id)
+    state.show({"deleted": found.id, "receipt": receipt}, f"Deleted {found.id}. Its files follow: see {receipt}.")
