@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Response
 
 from api.auth import AdminDep, get_admin
-from api.deps import DatabaseDep, PageDep
+from api.deps import DatabaseDep, NumberedPageDep, PageDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
 from api.schemas.adapters import AdminAdapterOut
@@ -142,7 +142,9 @@ def list_usage(database: DatabaseDep, admin: AdminDep) -> Listing[TenantUsageDay
 
 
 @router.get("/audit", operation_id="list_audit")
-def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
+def list_audit(
+    database: DatabaseDep, admin: AdminDep, page: NumberedPageDep, tenant_id: Filter = None
+) -> Listing[AuditOut]:
     """Who changed what, newest first."""
     with database.session(admin) as session:
         return listing(usage.audit(session, admin, tenant_id, page), AuditOut)

@@ -1,10 +1,13 @@
 """What all models share."""
 
 import unicodedata
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from core.db.paging import Page
 
@@ -25,12 +28,31 @@ def _one_line(text: str) -> str:
     return _storable(text).strip()
 
 
-Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Product icons"]), AfterValidator(_one_line)]
-Description = Annotated[
-    str, Field(max_length=2000, examples=["Flat icons with one accent colour"]), AfterValidator(_storable)
-]
-Identifier = Annotated[str, Field(max_length=100), AfterValidator(_storable)]
-ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), AfterValidator(_storable)]
+@dataclass(frozen=True)
+class _Documented:
+    """A pattern for the OpenAPI document; a validator tells what is wrong in words."""
+
+    pattern: str
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {"pattern": self.pattern}
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Of integers in request bodies: 3.0 is one too, as JSON Schema has it. It comes behind a type's limits, or these would
+be missing in the document."""
+Integer = Annotated[int, WHOLE]
+_SHOWN = r"[^\u0000-\u001f\u007f-\u009f]"
+_STORABLE = (AfterValidator(_storable), _Documented(r"^[^\u0000]*$"))
+_ONE_LINE = (AfterValidator(_one_line), _Documented(rf"^{_SHOWN}*[^\s\u0000-\u001f\u007f-\u009f]{_SHOWN}*$"))
+Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Product icons"]), *_ONE_LINE]
+Description = Annotated[str, Field(max_length=2000, examples=["Flat icons with one accent colour"]), *_STORABLE]
+Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
+ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]
 """Up to 100 characters once composed (NFC), as the folder names of a data set are; decomposed they are more."""
 Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
 Digest = Annotated[str, Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])]

@@ -2,7 +2,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Identifier, Input, Output, Time
+from api.schemas.common import Identifier, Input, Integer, Output, Time
 from api.schemas.datasets import JobError
 from core.finetunes.service import FinetuneRequest
 
@@ -21,12 +21,12 @@ class FinetuneCreate(Input):
         description="Where DiffFit (arXiv 2304.06648) trains. `paper`: as in its Table 1, with affine norms; "
         "`literal`: as in its Algorithms 1 to 3 on the released DiT, without them.",
     )
-    steps: int = Field(_DEFAULTS.steps, ge=1, le=100_000, description="Optimizer steps.")
-    batch_size: int = Field(
+    steps: Integer = Field(_DEFAULTS.steps, ge=1, le=100_000, description="Optimizer steps.")
+    batch_size: Integer = Field(
         _DEFAULTS.batch_size, ge=1, le=1024, description="Images a step; may be larger than the data set."
     )
     learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, le=1)
-    seed: int = Field(
+    seed: Integer = Field(
         _DEFAULTS.seed, ge=0, lt=2**63, description="Equal data, settings and seed give an equal adapter on one device."
     )
     auto_promote: bool = Field(

@@ -1,9 +1,9 @@
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from api.schemas.common import ClassName, Digest, Identifier, Input, Output, Time
+from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, Output, Time
 from api.schemas.datasets import JobError
 from core.db.models import Generation, GenerationImage
 from core.diffusion.timesteps import TIMESTEPS, SamplerName
@@ -11,18 +11,30 @@ from core.generations.service import GenerationRequest
 
 SignedUrl = Callable[[str], str]
 """Makes the signed URL of a path."""
-Timestep = Annotated[int, Field(ge=0, le=TIMESTEPS - 1)]
+Timestep = Annotated[int, Field(ge=0, le=TIMESTEPS - 1), WHOLE]
 _DEFAULTS = GenerationRequest()
+
+
+_ONE_CLASS: list[JsonValue] = [
+    {"required": [name], "properties": {name: {"not": {"type": "null"}}, other: {"type": "null"}}}
+    for name, other in (("class_name", "class_id"), ("class_id", "class_name"))
+]
+_NOISE_OF_DDIM: list[JsonValue] = [
+    {"properties": {"sampler": {"const": "ddim"}}},
+    {"properties": {"eta": {"const": 0}}},
+]
 
 
 class GenerationCreate(Input):
     """Give `class_name` or `class_id`, not both."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_CLASS, "anyOf": _NOISE_OF_DDIM})
+
     class_name: ClassName | None = Field(None, description="One of the adapter's classes.")
-    class_id: int | None = Field(None, ge=0, lt=2**31, description="The same by its position.")
-    count: int = Field(_DEFAULTS.count, ge=1, le=64, description="Images to draw.")
-    seed: int = Field(_DEFAULTS.seed, ge=0, lt=2**62, description="Image k uses seed + k.")
-    steps: int = Field(_DEFAULTS.steps, ge=1, le=1000, description="Sampling steps.")
+    class_id: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = Field(None, description="The same by its position.")
+    count: Integer = Field(_DEFAULTS.count, ge=1, le=64, description="Images to draw.")
+    seed: Integer = Field(_DEFAULTS.seed, ge=0, lt=2**62, description="Image k uses seed + k.")
+    steps: Integer = Field(_DEFAULTS.steps, ge=1, le=1000, description="Sampling steps.")
     guidance_scale: float = Field(
         _DEFAULTS.guidance_scale,
         ge=0,
@@ -32,7 +44,7 @@ class GenerationCreate(Input):
     guidance_interval: tuple[Timestep, Timestep] = Field(
         _DEFAULTS.guidance_interval,
         strict=False,  # JSON has lists alone
-        description="Lowest and highest of the 1,000 noise levels that are guided. Guiding the middle alone costs less "
+        description="Both ends of those of the 1,000 noise levels that are guided. Guiding the middle alone costs less "
         "and varies more.",
         examples=[[200, 800]],
     )
@@ -44,11 +56,13 @@ class GenerationCreate(Input):
     adapter_id: Identifier | None = Field(
         None, description="A version of the domain, or `base` for the base itself; the active version when left out."
     )
-    priority: int = Field(_DEFAULTS.priority, ge=-10, le=10, description="Among your own requests; higher goes first.")
+    priority: Integer = Field(
+        _DEFAULTS.priority, ge=-10, le=10, description="Among your own requests; higher goes first."
+    )
     deadline_seconds: float | None = Field(
         None, gt=0, le=86_400, description="From now; what is not drawn by then fails with `deadline_exceeded`."
     )
-    previews: int = Field(
+    previews: Integer = Field(
         _DEFAULTS.previews, ge=0, le=10, description="How often each image is shown on its way, in even distances."
     )
 
@@ -62,8 +76,7 @@ class GenerationCreate(Input):
     def _settings_that_fit(self) -> "GenerationCreate":
         if self.eta and self.sampler != "ddim":
             raise ValueError("eta belongs to the sampler ddim")
-        if self.guidance_interval[0] > self.guidance_interval[1]:
-            raise ValueError("guidance_interval goes from the lowest to the highest noise level")
+        self.guidance_interval = (min(self.guidance_interval), max(self.guidance_interval))
         return self
 
     def to_request(self) -> GenerationRequest:

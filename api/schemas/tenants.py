@@ -2,17 +2,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.schemas.common import Input, Name, Output, Time, optional
+from api.schemas.common import WHOLE, Input, Integer, Name, Output, Time, optional
 from core.usage.quotas import QuotaName
 
 Quotas = Annotated[
-    dict[QuotaName, Annotated[int, Field(ge=0, lt=2**53)]],
+    dict[QuotaName, Annotated[int, Field(ge=0, lt=2**53), WHOLE]],
     Field(
         examples=[{"images_per_day": 1000}],
         description="The tenant's own limits by name, all of them at once; the service's hold for the others.",
     ),
 ]
-Lifetime = Annotated[int, Field(ge=1, le=10 * 366 * 86_400, examples=[90 * 86_400])]
+Lifetime = Annotated[int, Field(ge=1, le=10 * 366 * 86_400, examples=[90 * 86_400]), WHOLE]
 Weight = Annotated[float, Field(gt=0, le=1000, description="Share of the device beside other tenants'.")]
 
 
@@ -52,7 +52,7 @@ class KeyChange(Input):
 
 
 class KeyRotate(Input):
-    overlap_seconds: int = Field(
+    overlap_seconds: Integer = Field(
         86_400, ge=0, le=30 * 86_400, description="How long the old key works beside the new one."
     )
     lifetime_seconds: Lifetime | None = Field(None, description="When the new one expires; never when left out.")

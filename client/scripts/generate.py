@@ -99,7 +99,8 @@ def _requests(schemas: Schemas) -> str:
     """The keywords of the two calls that have many; the server alone judges their values."""
     asked = {f"{name}Settings": schemas[f"{name}Create"] for name in ("Finetune", "Generation")}
     for schema in asked.values():
-        schema.pop("additionalProperties")  # or TypedDict would have to be typing_extensions'
+        for rule in ("additionalProperties", "oneOf", "anyOf"):  # a TypedDict holds none of them
+            schema.pop(rule, None)
         schema["required"] = []
         schema["properties"] = {
             name: field for name, field in schema["properties"].items() if name not in ("dataset_id", "dry_run")

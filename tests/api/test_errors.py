@@ -1,6 +1,5 @@
 """No input gives a 500, and every error has one form."""
 
-import base64
 import logging
 
 import pytest
@@ -54,12 +53,8 @@ def test_a_body_that_is_not_json_is_refused(tenant: Client, content_type: str) -
     problem(refused, 415, "unsupported_media_type")
 
 
-def cursor(text: str) -> str:
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-@pytest.mark.parametrize("value", ["x", "%", "ä", "\0", "=", "A" * 64, "A" * 65, cursor("9" * 40), cursor("-1"),
-                                   cursor("\0"), cursor("dom_\0"), cursor("ä"), cursor("None")])  # fmt: skip
+@pytest.mark.parametrize("value", ["x", "%", "ä", "\0", "=", "A" * 64, "A" * 65, "9" * 18, "9" * 40, "-1", "dom_\0",
+                                   "dom_\n", ""])  # fmt: skip
 def test_odd_cursors(tenant: Client, admin: Client, value: str) -> None:
     for client, path in ((tenant, "/v1/domains"), (admin, "/v1/admin/tenants"), (admin, "/v1/admin/audit")):
         response = client.get(path, params={"cursor": value})

@@ -56,7 +56,7 @@ def test_images_are_drawn_and_served(
 def test_settings_of_the_sampler_are_kept_and_shown(
     tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
-    body = {"class_id": 0, "sampler": "ddim", "eta": 0.5, "guidance_interval": [200, 800], "previews": 3}
+    body = {"class_id": 0, "sampler": "ddim", "eta": 0.5, "guidance_interval": [800, 200], "previews": 3.0}
     made = tenant.made(f"/v1/domains/{domain}/generations", body)
     assert (made["sampler"], made["eta"], made["guidance_interval"]) == ("ddim", 0.5, [200, 800])
     assert made["previews"] == []
@@ -186,7 +186,6 @@ def test_class_names_are_compared_composed(tenant: Client, domain: str, services
      ({"class_id": 0, "seed": 2**62}, "invalid_request"), ({"class_id": 0, "guidance_scale": 51}, "invalid_request"),
      ({"class_id": 0, "sampler": "magic"}, "invalid_request"),
      ({"class_id": 0, "sampler": "ddpm", "eta": 0.5}, "invalid_request"),
-     ({"class_id": 0, "guidance_interval": [800, 200]}, "invalid_request"),
      ({"class_id": 0, "guidance_interval": [0, 1000]}, "invalid_request"),
      ({"class_id": 0, "previews": 11}, "invalid_request"), ({"class_name": "a\0"}, "invalid_request"),
      ({"class_id": 0, "deadline_seconds": 0}, "invalid_request")],

@@ -1,6 +1,5 @@
 """Input that was made to hurt, and photos as phones make them."""
 
-import base64
 import io
 import tracemalloc
 import zipfile
@@ -74,12 +73,11 @@ def test_photos_stand_upright_and_keep_their_first_picture() -> None:
 
 @pytest.mark.parametrize("value", ["\0", "9" * 40, "9" * 5000, "-1"])
 def test_cursors_that_no_column_holds(database: Database, value: str) -> None:
-    cursor = base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
     with pytest.raises(InvalidRequest), database.session() as session:
-        usage.audit(session, SYSTEM, None, PageRequest(cursor=cursor))
+        usage.audit(session, SYSTEM, None, PageRequest(cursor=value))
     if value == "\0":
         with pytest.raises(InvalidRequest), database.session() as session:
-            tenants.listing(session, PageRequest(cursor=cursor))
+            tenants.listing(session, PageRequest(cursor=value))
 
 
 def test_a_class_may_be_named_in_either_spelling(database: Database) -> None:

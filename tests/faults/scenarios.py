@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from core.config import Settings
 from core.storage import S3Store
 from tests import radosgw, services
-from tests.faults import broker, clients, database, disk, endings, events, storage, tenants, workers
+from tests.faults import broker, clients, database, disk, endings, events, fuzz, storage, tenants, workers
 from tests.faults.disk import Disk, LimitedWorkers, small_disk
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.stack import Outcome, Stack
@@ -84,6 +84,11 @@ SCENARIOS = {
     ),
     "streams": Scenario(
         "one worker", partial(clients.idle_streams, streams=300), partial(clients.idle_streams, streams=20)
+    ),
+    "fuzz": Scenario(
+        "one worker",
+        partial(fuzz.document_holds, examples=20, phases="examples,coverage,fuzzing,stateful"),
+        partial(fuzz.document_holds, examples=1, phases="fuzzing"),
     ),
     "uploads": Scenario(
         "on S3",

@@ -329,7 +329,7 @@ class UploadedPart(BaseModel):
     )
     number: Annotated[int, Field(ge=1, le=1000)]
     """From 1."""
-    etag: Annotated[str, Field(max_length=100, min_length=1)]
+    etag: Annotated[str, Field(max_length=100, min_length=1, pattern="^[^\\u0000]*$")]
     """As the part's PUT was answered, with quotes or without."""
 
 

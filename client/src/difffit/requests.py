@@ -36,7 +36,7 @@ class GenerationSettings(TypedDict):
     guidance_scale: NotRequired[float]
     """Classifier-free guidance; 1 draws without, at half the cost."""
     guidance_interval: NotRequired[tuple[int, int]]
-    """Lowest and highest of the 1,000 noise levels that are guided. Guiding the middle alone costs less and varies more."""
+    """Both ends of those of the 1,000 noise levels that are guided. Guiding the middle alone costs less and varies more."""
     sampler: NotRequired[Literal["ddim", "ddpm", "dpmpp_2m"]]
     """`ddim`; `ddpm`, with fresh noise at every step; `dpmpp_2m`, which needs the fewest steps."""
     eta: NotRequired[float]

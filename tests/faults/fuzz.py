@@ -1,0 +1,32 @@
+"""Requests that nobody thought of."""
+
+import time
+
+from tests.faults.stack import Outcome, Stack, until
+from tests.faults.workers import GENERATION, ended, prepared, start_finetune
+from tests.fuzzing import fuzz
+from tests.processes import ADMIN, Caller
+
+
+def document_holds(stack: Stack, examples: int, phases: str) -> Outcome:
+    """What the OpenAPI document allows and forbids, with a tenant's key, then with the administrator's."""
+    started = time.monotonic()
+    caller, domain, dataset = prepared(stack)
+    finetune = start_finetune(caller, domain, dataset, steps=2)
+    until(lambda: ended(stack, "finetunes", finetune))
+    generation = str(caller.post(f"/v1/domains/{domain}/generations", GENERATION | {"steps": 2})["id"])
+    until(lambda: ended(stack, "generations", generation))
+    adapter = caller.get(f"/v1/finetunes/{finetune}")["adapter_id"]
+    nouns = ("domains", "datasets", "finetunes", "adapters", "generations")
+    known = {noun: [id] for noun, id in zip(nouns, (domain, dataset, finetune, adapter, generation), strict=True)}
+    runs = [fuzz(stack.url, caller.key, stack.folder, examples, known, phases=phases)]
+    admin = Caller(stack.http, ADMIN)
+    tenants = [row["id"] for row in stack.rows("SELECT tenant_id AS id FROM domains WHERE id = %s", domain)]
+    runs.append(fuzz(stack.url, ADMIN, stack.folder, examples, {"tenants": tenants}, admin=True, phases=phases))
+    for tenant in tenants:  # with all the work that the requests left
+        admin.send("DELETE", f"/v1/admin/tenants/{tenant}")
+    cases, failures = sum(run.cases for run in runs), sum(run.failures for run in runs)
+    must = "0 failures of all checks of schemathesis, 0 answers of 500"
+    seconds = time.monotonic() - started
+    note = "; ".join(run.report for run in runs if run.failures)
+    return Outcome("whatever the document allows", must, cases, cases - failures, failures, seconds, note)
