@@ -21,6 +21,7 @@ from api.routes import (
     finetunes,
     generations,
     health,
+    keys,
     usage,
 )
 from api.signing import load_secret
@@ -55,10 +56,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_part_bytes=part_bytes(settings.max_multipart_bytes, settings.upload_part_bytes),
     )
     app.add_middleware(RequestMiddleware)
-    for room in (domains, datasets, dataset_uploads, finetunes, generations, adapters, usage, deletions, admin, health):
+    tenants_rooms = (domains, datasets, dataset_uploads, finetunes, generations, adapters, usage, keys, deletions)
+    for room in (*tenants_rooms, admin, health):
         app.include_router(room.router)
     add_openapi(app)
     add_documentation(app)
+    if settings.dashboard:
+        from api.dashboard.mount import mount  # NiceGUI takes long to import, and not every process has pages
+
+        mount(app)
     return app
 
 

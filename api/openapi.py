@@ -44,7 +44,7 @@ TAGS = [
     {"name": "finetunes", "description": "From a data set to an adapter, with events as they happen."},
     {"name": "adapters", "description": "The versions of a domain: list, upload, download, promote."},
     {"name": "generations", "description": "Images drawn with a domain's adapter."},
-    {"name": "usage", "description": "What you used."},
+    {"name": "usage", "description": "What you used, and with which key."},
     {"name": "deletions", "description": "Receipts of what was deleted."},
     {"name": "admin", "description": "Tenants, keys, every stored adapter, the fleet. For administrators' keys."},
     {"name": "health", "description": "For those who operate the service. No key needed."},

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     port: int = 8000
     public_url: str | None = None
     """How clients reach the API, for absolute image URLs; by default what the request says."""
+    dashboard: bool = True
+    """Pages for people at `/dashboard`, served by the API's process."""
     admin_key: SecretStr | None = None
     """The first administrator's key. Without it one is made and printed at the first start."""
     url_secret: SecretStr | None = None

@@ -2,12 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, File, Response, UploadFile
+from fastapi import APIRouter, File, Request, Response, UploadFile
 
 from api.auth import ReaderDep, WriterDep
 from api.deps import DatabaseDep, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
+from api.routes.covers import with_cover
 from api.schemas.adapters import AdapterOut
 from api.schemas.common import Listing, listing
 from api.schemas.domains import DomainOut
@@ -97,7 +98,7 @@ def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Respon
     operation_id="promote_adapter",
     responses=problems(NotFound, AdapterQuarantined),
 )
-def promote_adapter(id: str, adapter_id: str, database: DatabaseDep, scope: WriterDep) -> DomainOut:
+def promote_adapter(id: str, adapter_id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> DomainOut:
     """Make a version the active one. Promoting an older one is the way back."""
     with database.session(scope) as session:
-        return DomainOut.model_validate(adapters.promote(session, scope, id, adapter_id))
+        return with_cover(session, scope, request, adapters.promote(session, scope, id, adapter_id))

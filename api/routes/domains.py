@@ -1,12 +1,13 @@
 """Domains."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from api.auth import ReaderDep, WriterDep
 from api.deps import DatabaseDep, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
-from api.schemas.common import Listing, changes, listing
+from api.routes.covers import with_cover, with_covers
+from api.schemas.common import Listing, changes
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
 from core.domains import service as domains
 from core.errors import NameTaken, NotFound
@@ -23,24 +24,25 @@ def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, s
 
 
 @router.get("", operation_id="list_domains")
-def list_domains(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DomainOut]:
+def list_domains(request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DomainOut]:
     """Your domains, newest first."""
     with database.session(scope) as session:
-        return listing(domains.listing(session, scope, page), DomainOut)
+        found = domains.listing(session, scope, page)
+        return Listing(data=with_covers(session, scope, request, found.data), next_cursor=found.next_cursor)
 
 
 @router.get("/{id}", operation_id="get_domain", responses=problems(NotFound))
-def get_domain(id: str, database: DatabaseDep, scope: ReaderDep) -> DomainOut:
+def get_domain(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> DomainOut:
     """One domain."""
     with database.session(scope) as session:
-        return DomainOut.model_validate(domains.get(session, scope, id))
+        return with_cover(session, scope, request, domains.get(session, scope, id))
 
 
 @router.patch("/{id}", operation_id="change_domain", responses=problems(NotFound, NameTaken))
-def change_domain(id: str, body: DomainChange, database: DatabaseDep, scope: WriterDep) -> DomainOut:
+def change_domain(id: str, body: DomainChange, request: Request, database: DatabaseDep, scope: WriterDep) -> DomainOut:
     """Change a domain's name or description."""
     with database.session(scope) as session:
-        return DomainOut.model_validate(domains.change(session, scope, id, changes(body)))
+        return with_cover(session, scope, request, domains.change(session, scope, id, changes(body)))
 
 
 @router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=deleted(NotFound))

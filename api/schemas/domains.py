@@ -21,5 +21,8 @@ class DomainOut(Output):
     description: str
     base_model: str = Field(description="The base that the service held when the domain was made.", examples=["mini"])
     active_adapter_id: str | None = Field(description="Draws when a generation names no adapter; null at first.")
+    cover_url: str | None = Field(
+        None, description="Of its latest drawing: absolute, signed and expiring. Null while there is none."
+    )
     created_at: Time
     updated_at: Time

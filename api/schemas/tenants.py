@@ -69,6 +69,10 @@ class KeyOut(Output):
     last_used_at: Time | None = Field(description="To the minute.")
 
 
+class OwnKeyOut(KeyOut):
+    tenant_name: str | None = Field(description="Null for an administrator's key.")
+
+
 class KeyIssued(KeyOut):
     key: str | None = Field(
         None, description="The key itself, shown this once: a replay of the same request has null.", examples=["dfk_…"]

@@ -1,9 +1,11 @@
 """Queries on domains."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.db.models import Domain
+from core.db.models import Domain, Generation
 from core.db.paging import Page, PageRequest, fetch_page
 from core.tenancy import Scope, scoped
 
@@ -19,3 +21,16 @@ def by_name(session: Session, scope: Scope, name: str) -> Domain | None:
 
 def page(session: Session, scope: Scope, request: PageRequest) -> Page[Domain]:
     return fetch_page(session, scoped(select(Domain), Domain, scope), Domain.id, request)
+
+
+def latest_drawings(session: Session, scope: Scope, ids: Sequence[str]) -> dict[str, str]:
+    """Of those domains that have drawn: the id of the newest generation of an adapter that succeeded."""
+    newest = (
+        scoped(select(Generation.id), Generation, scope)
+        .where(Generation.domain_id == Domain.id, Generation.status == "succeeded", Generation.adapter_id.is_not(None))
+        .order_by(Generation.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    found = session.execute(scoped(select(Domain.id, newest), Domain, scope).where(Domain.id.in_(ids)))
+    return {domain: generation for domain, generation in found if generation is not None}

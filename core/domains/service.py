@@ -1,5 +1,7 @@
 """A tenant's domains."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from core import audit, idempotency
@@ -35,6 +37,11 @@ def get(session: Session, scope: Scope, id: str, *, lock: bool = False) -> Domai
 
 def listing(session: Session, scope: Scope, request: PageRequest) -> Page[Domain]:
     return repository.page(session, scope, request)
+
+
+def covers(session: Session, scope: Scope, ids: Sequence[str]) -> dict[str, str]:
+    """The generation whose first image stands for a domain, of those that have drawn."""
+    return repository.latest_drawings(session, scope, ids)
 
 
 def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) -> Domain:

@@ -149,6 +149,14 @@ def authenticate(session: Session, token: str) -> Scope:
     return Scope(key.tenant_id, key.id, frozenset(key.scopes), quotas.get("requests_per_minute"))
 
 
+def identity(session: Session, scope: Scope) -> tuple[ApiKey, Tenant | None]:
+    """The key that asks, to read only, and its tenant; None for an administrator's."""
+    presented = repository.presented_key(session, scope.key_id or "")
+    if presented is None:
+        raise Unauthenticated  # deleted since it was shown
+    return presented[0], None if scope.tenant_id is None else get(session, scope.tenant_id)
+
+
 def ensure_admin_key(session: Session, configured: str | None) -> str | None:
     """Makes the first administrator's key. Returns it when it was made here, to be printed once.
 

@@ -108,6 +108,7 @@ def make_settings(folder: object, **changes: object) -> Settings:
         "admin_key": ADMIN_KEY,
         "log_level": "WARNING",
         "upload_part_bytes": 5 * 2**20,
+        "dashboard": False,
         **changes,
     }
     return Settings(_env_file=None, **values)  # type: ignore[arg-type,call-arg]

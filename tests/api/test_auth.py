@@ -207,3 +207,13 @@ def lifetime(key: dict[str, Any]) -> float:
 def expire(services: Services, id: str) -> None:
     with services.database.session() as session:
         session.get_one(ApiKey, id).expires_at = database_now(session)
+
+
+def test_a_key_tells_whose_it_is(tenant: Client, admin: Client) -> None:
+    own = tenant.read("/v1/key")
+    assert own["tenant_name"] == admin.read(f"/v1/admin/tenants/{own['tenant_id']}")["name"]
+    assert own["scopes"] == ["read", "write"]
+    assert "secret" not in str(own)
+    administrators = admin.read("/v1/key")
+    assert (administrators["tenant_id"], administrators["tenant_name"]) == (None, None)
+    assert administrators["scopes"] == ["admin"]

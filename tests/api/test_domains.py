@@ -1,6 +1,7 @@
 import pytest
 
-from tests.api.client import Client, problem
+from api.deps import Services
+from tests.api.client import PNG_START, Client, draw_generations, problem
 
 
 def test_a_domain_is_created_read_changed_and_deleted(tenant: Client) -> None:
@@ -70,3 +71,16 @@ def test_what_is_no_domain_is_refused(tenant: Client, body: object) -> None:
 @pytest.mark.parametrize("body", [{"name": None}, {"description": None}, {"name": ""}, {"id": "dom_x"}])
 def test_a_change_to_nothing_is_refused(tenant: Client, domain: str, body: object) -> None:
     problem(tenant.patch(f"/v1/domains/{domain}", body), 422, "invalid_request")
+
+
+def test_its_latest_drawing_is_its_cover(
+    api_client: Client, tenant: Client, domain: str, adapter: str, services: Services
+) -> None:
+    assert tenant.read(f"/v1/domains/{domain}")["cover_url"] is None
+    for body in ({"class_id": 0, "seed": 7}, {"class_id": 1}, {"class_id": 1, "adapter_id": "base"}):
+        drawn = tenant.made(f"/v1/domains/{domain}/generations", {**body, "count": 1})["id"]
+        draw_generations(services)
+    found = tenant.read("/v1/domains")["data"][0]["cover_url"]
+    assert found == tenant.read(f"/v1/domains/{domain}")["cover_url"]
+    assert drawn not in found, "the base's drawings are not the domain's"
+    assert api_client.get(found).content.startswith(PNG_START)

@@ -124,6 +124,8 @@ class Domain(BaseModel):
     """The base that the service held when the domain was made."""
     active_adapter_id: str | None
     """Draws when a generation names no adapter; null at first."""
+    cover_url: str | None
+    """Of its latest drawing: absolute, signed and expiring. Null while there is none."""
     created_at: AwareDatetime
     updated_at: AwareDatetime
 
@@ -221,6 +223,20 @@ class MetricPoint(BaseModel):
 class Metrics(BaseModel):
     data: list[MetricPoint]
     """The loss curve, from the first step on."""
+
+
+class OwnKey(BaseModel):
+    id: str
+    name: str
+    tenant_id: str | None
+    scopes: list[str]
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None
+    revoked_at: AwareDatetime | None
+    last_used_at: AwareDatetime | None
+    """To the minute."""
+    tenant_name: str | None
+    """Null for an administrator's key."""
 
 
 class Preview(BaseModel):

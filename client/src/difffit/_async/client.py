@@ -14,7 +14,7 @@ from difffit._async.finetunes import AsyncFinetunes
 from difffit._async.generations import AsyncGenerations
 from difffit._async.session import AsyncSession, parsed
 from difffit.errors import NotConfigured
-from difffit.models import Readiness, Usage
+from difffit.models import OwnKey, Readiness, Usage
 from difffit.pictures import Picture
 from difffit.requests import GenerationSettings
 from difffit.settings import resolve
@@ -76,6 +76,10 @@ class AsyncClient:
     async def usage(self) -> Usage:
         """What you used: images, row-steps, training seconds, stored bytes."""
         return await self._session.call("GET", "/v1/usage", Usage)
+
+    async def key(self) -> OwnKey:
+        """The API key that this client sends: whose it is, and what it may do."""
+        return await self._session.call("GET", "/v1/key", OwnKey)
 
     async def ready(self) -> Readiness:
         """Whether the server has all it needs, and how many workers live. No key needed. Raises ServerError."""

@@ -15,7 +15,7 @@ from difffit._sync.finetunes import Finetunes
 from difffit._sync.generations import Generations
 from difffit._sync.session import Session, parsed
 from difffit.errors import NotConfigured
-from difffit.models import Readiness, Usage
+from difffit.models import OwnKey, Readiness, Usage
 from difffit.pictures import Picture
 from difffit.requests import GenerationSettings
 from difffit.settings import resolve
@@ -77,6 +77,10 @@ class Client:
     def usage(self) -> Usage:
         """What you used: images, row-steps, training seconds, stored bytes."""
         return self._session.call("GET", "/v1/usage", Usage)
+
+    def key(self) -> OwnKey:
+        """The API key that this client sends: whose it is, and what it may do."""
+        return self._session.call("GET", "/v1/key", OwnKey)
 
     def ready(self) -> Readiness:
         """Whether the server has all it needs, and how many workers live. No key needed. Raises ServerError."""

@@ -1,0 +1,94 @@
+"""The REST contract as the pages call it: answers become the contract's own models, errors its problems."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from api.schemas.common import Listing, Problem
+
+Model = TypeVar("Model", bound=BaseModel)
+_ALL_AT_ONCE = 100
+
+
+class ProblemError(Exception):
+    """The service refused a request, and says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.title)
+        self.problem = problem
+
+
+class Contract:
+    """Requests with one API key, which is asked for each time: a session may have ended meanwhile."""
+
+    def __init__(self, http: httpx.AsyncClient, key: Callable[[], str | None]) -> None:
+        self.http, self.key = http, key
+
+    async def get(self, path: str, model: type[Model], **params: Any) -> Model:
+        return model.model_validate_json((await self._send("GET", path, params=_given(params))).content)
+
+    async def list(self, path: str, item: type[Model], **params: Any) -> list[Model]:
+        """The newest of a list, at most a hundred."""
+        return (await self.page(path, item, limit=_ALL_AT_ONCE, **params)).data
+
+    async def page(self, path: str, item: type[Model], **params: Any) -> Listing[Model]:
+        return await self.get(path, Listing[item], **params)  # type: ignore[valid-type]  # a model made at run time
+
+    async def post(self, path: str, model: type[Model], body: Any = None, **options: Any) -> Model:
+        sent = {"json": body} if body is not None else {}
+        return model.model_validate_json((await self._send("POST", path, **sent, **options)).content)
+
+    async def patch(self, path: str, body: Any) -> None:
+        await self._send("PATCH", path, json=body)
+
+    async def delete(self, path: str) -> None:
+        await self._send("DELETE", path)
+
+    async def events(self, path: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """(event, data) of a stream, until it ends."""
+        async with self.http.stream("GET", path, headers=self._headers(), timeout=None) as response:
+            if response.is_error:
+                await response.aread()
+                raise _problem(response)
+            event = ""
+            async for line in response.aiter_lines():
+                name, _, value = line.partition(": ")
+                if name == "event":
+                    event = value
+                elif name == "data":
+                    yield event, json.loads(value)
+
+    async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        response = await self.http.request(method, path, headers=self._headers(), **options)
+        if response.is_error:
+            raise _problem(response)
+        return response
+
+    def _headers(self) -> dict[str, str]:
+        key = self.key()
+        return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+def _given(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value not in (None, "")}
+
+
+def _problem(response: httpx.Response) -> ProblemError:
+    try:
+        return ProblemError(Problem.model_validate_json(response.content))
+    except ValidationError:
+        title = f"The service answered {response.status_code}"
+        return ProblemError(
+            Problem(
+                type="about:blank",
+                title=title,
+                status=response.status_code,
+                detail="Try again in a moment.",
+                code="unknown",
+                request_id=response.headers.get("X-Request-ID", ""),
+                errors=None,
+            )
+        )

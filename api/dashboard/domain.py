@@ -1,0 +1,66 @@
+"""What the pages of one domain share: its head with the four steps, and what can be changed of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nicegui import ui
+
+from api.dashboard import kit
+from api.dashboard.contract import ProblemError
+from api.dashboard.frame import frame, show_problem
+from api.dashboard.user import User
+from api.schemas.domains import DomainOut
+
+STEPS = {"Images": "images", "Training": "training", "Versions": "versions", "Playground": "playground"}
+
+
+async def find(user: User, id: str) -> DomainOut | None:
+    """The domain; or None, with a page that says why."""
+    try:
+        return await user.contract.get(f"/v1/domains/{id}", DomainOut)
+    except ProblemError as error:
+        with frame(user, "Domain", section="Domains", crumbs={"Domains": "/domains"}):
+            show_problem(error.problem)
+        return None
+
+
+@contextmanager
+def domain_frame(user: User, domain: DomainOut, step: str) -> Iterator[None]:
+    with frame(user, domain.name, section="Domains", crumbs={"Domains": "/domains"}, hint=domain.description):
+        with kit.box("row spread"):
+            with kit.box("steps", "nav") as navigation:
+                navigation.props('aria-label="Steps of the domain"')
+                for name, path in STEPS.items():
+                    link = ui.link(name, f"/domains/{domain.id}/{path}").classes("step", remove="nicegui-link")
+                    if name == step:
+                        link.props("aria-current=page")
+            if user.may_write:
+                with kit.box("row"):
+                    kit.button("Edit", lambda: _edit(user, domain), kind="quiet")
+                    kit.button("Delete", lambda: _delete(user, domain), kind="quiet")
+        yield
+
+
+def _edit(user: User, domain: DomainOut) -> None:
+    async def change() -> None:
+        await user.contract.patch(
+            f"/v1/domains/{domain.id}", {"name": name.value, "description": description.value or ""}
+        )
+        ui.navigate.reload()
+
+    with kit.dialog("Edit the domain") as asked:
+        name = kit.field("Name", domain.name)
+        description = kit.field("Description", domain.description, lines=2)
+        with kit.box("row end"):
+            kit.button("Cancel", asked.close)
+            kit.button("Save", change, kind="primary")
+    asked.open()
+
+
+def _delete(user: User, domain: DomainOut) -> None:
+    async def delete() -> None:
+        await user.contract.delete(f"/v1/domains/{domain.id}")
+        ui.navigate.to("/domains")
+
+    detail = "Its images, versions and everything drawn with it go too. This cannot be undone."
+    kit.confirm(f"Delete {domain.name}?", detail, "Delete the domain", delete)

@@ -1,0 +1,117 @@
+"""What surrounds every page: its head, its navigation, and how it tells of errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nicegui import ui
+
+from api.dashboard import kit
+from api.dashboard.contract import ProblemError
+from api.dashboard.user import User
+from api.schemas.common import Problem
+
+TENANT_PAGES = {"Domains": "/domains", "Usage": "/usage"}
+ADMIN_PAGES = {"Tenants": "/tenants", "Adapters": "/adapters", "Fleet": "/fleet", "Audit": "/audit"}
+_THEMES = {"system": None, "light": False, "dark": True}
+_NEXT = {"system": "light", "light": "dark", "dark": "system"}
+_SHOWN = {
+    "system": ("contrast", "Theme: as your system has it"),
+    "light": ("light_mode", "Theme: light"),
+    "dark": ("dark_mode", "Theme: dark"),
+}
+
+
+@contextmanager
+def frame(
+    user: User, title: str, *, section: str, crumbs: dict[str, str] | None = None, hint: str = ""
+) -> Iterator[None]:
+    """A signed-in page. A problem that its content meets is shown in the place of the rest."""
+    look(title, user.theme)
+    with kit.box("top", "header"), kit.box("top-row"):
+        ui.link("", "/").classes("brand", remove="nicegui-link").props('aria-label="DiffFit, start page"')
+        _navigation(ADMIN_PAGES if user.is_admin else TENANT_PAGES, section)
+        with kit.box("account"):
+            kit.write(user.name, "span", "who")
+            _theme_switch(user.theme)
+            with ui.element("form").props("method=post") as form:
+                form.props["action"] = _address("/sign-out")
+                kit.button("Sign out", kind="quiet").props("type=submit")
+    with kit.box("content", "main") as main:
+        with kit.box("title"):
+            for name, target in (crumbs or {}).items():
+                ui.link(name, target).classes("crumb", remove="nicegui-link")
+            kit.write(title, "h1")
+            if hint:
+                kit.muted(hint)
+        with telling_problems():
+            yield
+    ui.skip_link("Skip to the content", target=main)
+
+
+def look(title: str, theme: str) -> None:
+    """Title, colours and how problems of event handlers are told; on pages for strangers too."""
+    ui.page_title(f"{title} · DiffFit")
+    ui.add_head_html(f'<link rel="stylesheet" href="{_address("/assets/theme.css")}">')
+    ui.dark_mode(_THEMES[theme])
+    ui.on_exception(_tell)
+
+
+@contextmanager
+def telling_problems() -> Iterator[None]:
+    try:
+        yield
+    except ProblemError as error:
+        show_problem(error.problem)
+
+
+def show_problem(problem: Problem) -> None:
+    """In the page: what it is, and what to do."""
+    with kit.box("problem") as element:
+        element.props("role=alert")
+        kit.write(problem.title, "p", "problem-title")
+        kit.write(problem.detail)
+        for wrong in problem.errors or []:
+            kit.write(f"{wrong.get('field', wrong.get('file', ''))}: {wrong.get('detail', '')}", "p", "muted")
+        if problem.status == 401:
+            ui.link("Sign in again", "/sign-in")
+        if problem.request_id:
+            kit.write(f"Request {problem.request_id}", "p", "small")
+
+
+def _tell(error: Exception) -> None:
+    """A problem that a press of a button met."""
+    if isinstance(error, ProblemError):
+        problem = error.problem
+        ui.notify(
+            problem.title, caption=problem.detail, type="negative", position="bottom", close_button="Close", timeout=0
+        )
+
+
+def _navigation(pages: dict[str, str], current: str) -> None:
+    with kit.box("pages", "nav") as navigation:
+        navigation.props('aria-label="Pages"')
+        for name, target in pages.items():
+            link = ui.link(name, target).classes("page-link", remove="nicegui-link")
+            if name == current:
+                link.props("aria-current=page")
+
+
+def _theme_switch(theme: str) -> None:
+    chosen = {"now": theme}
+    mode = ui.dark_mode(_THEMES[theme])
+
+    def switch() -> None:
+        now = chosen["now"] = _NEXT[chosen["now"]]
+        mode.value = _THEMES[now]
+        icon, label = _SHOWN[now]
+        made.props(f'icon={icon} aria-label="{label}" title="{label}"')
+        ui.run_javascript(f"document.cookie = 'difffit_theme={now}; path=/; max-age=31536000; samesite=lax'")
+
+    icon, label = _SHOWN[theme]
+    made = kit.button("", switch, kind="quiet", icon=icon).props(f'aria-label="{label}" title="{label}"')
+
+
+def _address(path: str) -> str:
+    """Of something of ours that is no page, behind whatever prefix the application has."""
+    request = ui.context.client.request
+    return f"{request.scope.get('root_path', '')}{path}"

@@ -1,0 +1,48 @@
+"""Puts the pages into the application, below `/dashboard`."""
+
+import hashlib
+import hmac
+from importlib import import_module
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import RedirectResponse
+from nicegui import app as pages
+from nicegui import ui
+
+from api.dashboard.sessions import COOKIE, COOKIE_SECONDS
+from api.deps import Services
+
+PATH = "/dashboard"
+HERE = Path(__file__).parent
+
+
+def mount(app: FastAPI) -> None:
+    """Once in a process: NiceGUI has one application. After all routes, which go before the pages."""
+    services: Services = app.state.services
+    for module in sorted(HERE.glob("pages/[a-z]*.py")):
+        import_module(f"api.dashboard.pages.{module.stem}")
+    pages.state.main = app
+    pages.add_static_files("/assets", HERE / "assets")
+    public = services.settings.public_url or ""
+    ui.run_with(
+        app,
+        mount_path=PATH,
+        title="DiffFit",
+        favicon=HERE / "assets" / "icon.svg",
+        dark=None,
+        language="en-US",
+        tailwind=False,
+        show_welcome_message=False,
+        storage_secret=hmac.new(services.url_secret, b"dashboard sessions", hashlib.sha256).hexdigest(),
+        session_middleware_kwargs={
+            "session_cookie": COOKIE,
+            "max_age": COOKIE_SECONDS,
+            "same_site": "lax",
+            "https_only": public.startswith("https://"),
+        },
+    )
+
+    @app.get("/", include_in_schema=False)
+    def home(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}{PATH}/")

@@ -1,0 +1,1 @@
+"""The pages, a file each. Importing one registers its address."""

@@ -1,0 +1,52 @@
+"""All domains of a tenant, each with its latest picture."""
+
+from nicegui import ui
+
+from api.dashboard import kit, words
+from api.dashboard.frame import frame
+from api.dashboard.user import TenantUser, User
+from api.schemas.domains import DomainOut
+
+
+@ui.page("/domains")
+async def domains(user: TenantUser, cursor: str = "") -> None:
+    hint = "A domain is one style of images: what it looks like, and everything drawn in it."
+    with frame(user, "Domains", section="Domains", hint=hint):
+        page = await user.contract.page("/v1/domains", DomainOut, limit=24, cursor=cursor)
+        if user.may_write:
+            with kit.box("row"):
+                kit.button("New domain", lambda: _ask_for_domain(user), kind="primary")
+        if not page.data and not cursor:
+            kit.empty("No domain yet", "Make one, then give it a folder of images for each class.")
+        with kit.box("tiles", "ul"):
+            for domain in page.data:
+                _tile(domain)
+        if page.next_cursor:
+            kit.link_button("Older domains", f"/domains?cursor={page.next_cursor}")
+
+
+def _tile(domain: DomainOut) -> None:
+    with kit.box("tile", "li"), ui.link("", f"/domains/{domain.id}").classes("tile-link", remove="nicegui-link"):
+        if domain.cover_url:
+            kit.picture(domain.cover_url, "", "cover")
+        else:
+            with kit.box("cover blank"):
+                kit.write(domain.name[:1].upper(), "span")
+        kit.write(domain.name, "h2")
+        kit.write(domain.description or f"Made {words.moment(domain.created_at)}", "p", "small")
+
+
+def _ask_for_domain(user: User) -> None:
+    async def make() -> None:
+        body = {"name": name.value, "description": description.value}
+        made = await user.contract.post("/v1/domains", DomainOut, body)
+        ui.navigate.to(f"/domains/{made.id}")
+
+    with kit.dialog("New domain") as asked:
+        name = kit.field("Name", placeholder="Line drawings")
+        name.props("autofocus")
+        description = kit.field("Description", lines=2, hint="For people; it does not change the images.")
+        with kit.box("row end"):
+            kit.button("Cancel", asked.close)
+            kit.button("Make it", make, kind="primary")
+    asked.open()

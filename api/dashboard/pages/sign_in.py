@@ -1,0 +1,71 @@
+"""Signing in with an API key, and out again. Both are plain forms, as password managers know them."""
+
+from typing import Annotated
+
+from fastapi import Form, Request
+from fastapi.responses import RedirectResponse
+from nicegui import app, ui
+
+from api.dashboard import frame, kit
+from api.dashboard.contract import ProblemError
+from api.dashboard.sessions import Session
+from api.dashboard.user import TOKEN, contract_with, redirect, sessions, theme_of
+from api.schemas.tenants import OwnKeyOut
+
+_WRONG = {
+    "unauthenticated": "The service does not know this key, or it has expired or was revoked. Ask for a new one.",
+    "elsewhere": "The form was sent from another site. Send it from here.",
+}
+
+
+@ui.page("/")
+def start(request: Request) -> RedirectResponse:
+    session = sessions.find(request.session.get(TOKEN))
+    path = "/sign-in" if session is None else "/tenants" if session.is_admin else "/domains"
+    return RedirectResponse(f"{request.scope['root_path']}{path}", 303)
+
+
+@ui.page("/sign-in")
+def sign_in(request: Request, problem: str = "") -> None:
+    frame.look("Sign in", theme_of(request))
+    with kit.box("gate", "main"):
+        kit.picture(f"{request.scope['root_path']}/assets/icon.svg", "", "mark")
+        kit.write("DiffFit", "h1")
+        kit.muted("Teach the service a style, then draw with it. Sign in with your API key.")
+        if problem:
+            message = _WRONG.get(problem, "The service cannot check the key now. Try again in a moment.")
+            kit.write(message, "p", "problem").props("role=alert")
+        with ui.element("form").props("method=post") as form:
+            form.props["action"] = f"{request.scope['root_path']}/session"
+            kit.field("API key", password=True, placeholder="dfk_…").props(
+                'name=key autocomplete="current-password" autofocus'
+            )
+            kit.button("Sign in", kind="primary").props("type=submit")
+        kit.write("The key stays in the server's memory. An administrator issues keys.", "p", "small")
+
+
+@app.post("/session", include_in_schema=False)
+async def begin(request: Request, key: Annotated[str, Form(max_length=200)] = "") -> RedirectResponse:
+    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+        raise redirect(request, "/sign-in?problem=elsewhere")
+    if not key.isascii():  # no header holds it, and no key of ours
+        raise redirect(request, "/sign-in?problem=unauthenticated")
+    try:
+        found = await contract_with(request, key.strip()).get("/v1/key", OwnKeyOut)
+    except ProblemError as error:
+        raise redirect(request, f"/sign-in?problem={error.problem.code}") from error
+    request.session[TOKEN] = sessions.begin(
+        Session(
+            key=key.strip(),
+            name=found.tenant_name or found.name,
+            is_admin=found.tenant_id is None,
+            may_write="write" in found.scopes,
+        )
+    )
+    return RedirectResponse(f"{request.scope['root_path']}/", 303)
+
+
+@app.post("/sign-out", include_in_schema=False)
+def end(request: Request) -> RedirectResponse:
+    sessions.end(request.session.pop(TOKEN, None))
+    return RedirectResponse(f"{request.scope['root_path']}/sign-in", 303)

@@ -1,0 +1,49 @@
+"""Who is signed in. A key stays in this process's memory and is never written; the browser has a signed cookie that
+names the session. Whoever starts the process again asks people to sign in again."""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+COOKIE = "difffit_session"
+COOKIE_SECONDS = 7 * 86_400
+IDLE_SECONDS = 12 * 3600
+
+
+@dataclass
+class Session:
+    """One browser with one API key."""
+
+    key: str
+    name: str
+    """Of the tenant, or of the administrator's key."""
+    is_admin: bool
+    may_write: bool
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    used_at: float = field(default_factory=time.monotonic)
+
+
+class Sessions:
+    def __init__(self) -> None:
+        self._found: dict[str, Session] = {}
+
+    def begin(self, session: Session) -> str:
+        """The token that the cookie carries."""
+        self._forget_idle()
+        self._found[session.token] = session
+        return session.token
+
+    def find(self, token: str | None) -> Session | None:
+        self._forget_idle()
+        session = self._found.get(token or "")
+        if session is not None:
+            session.used_at = time.monotonic()
+        return session
+
+    def end(self, token: str | None) -> None:
+        self._found.pop(token or "", None)
+
+    def _forget_idle(self) -> None:
+        limit = time.monotonic() - IDLE_SECONDS
+        for token in [token for token, session in self._found.items() if session.used_at < limit]:
+            del self._found[token]

@@ -1,0 +1,89 @@
+"""Requests of the pages to the application in whose process they run, without a socket.
+
+httpx has a transport like this one, which gives an answer when all of it is there: events would come at their end.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+from starlette.types import ASGIApp, Message
+
+
+class AppTransport(httpx.AsyncBaseTransport):
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        call = _Call(request)
+        # A context of its own: what is bound to the page's, such as the id of its request, is not this request's.
+        call.task = asyncio.create_task(self._run(call), context=contextvars.Context())
+        start = await call.messages.get()
+        if start is None:
+            raise httpx.RemoteProtocolError("The application ended without an answer.", request=request)
+        return httpx.Response(start["status"], headers=start["headers"], stream=_Body(call), request=request)
+
+    async def _run(self, call: "_Call") -> None:
+        try:
+            await self.app(call.scope, call.receive, call.messages.put)
+        finally:
+            call.messages.put_nowait(None)
+
+
+class _Call:
+    """One request, seen by the application."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        self.messages: asyncio.Queue[Message | None] = asyncio.Queue()
+        self.task: asyncio.Task[None] | None = None
+        self._body = request.stream.__aiter__()
+        self._sent = False
+        self._never = asyncio.Event()
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": request.url.scheme,
+            "path": request.url.path,
+            "raw_path": request.url.raw_path.split(b"?")[0],
+            "query_string": request.url.query,
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "server": (request.url.host, request.url.port),
+            "client": None,
+        }
+
+    async def receive(self) -> Message:
+        if self._sent:
+            await self._never.wait()  # whoever stops listening cancels the task
+        try:
+            return {"type": "http.request", "body": await anext(self._body), "more_body": True}
+        except StopAsyncIteration:
+            self._sent = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, call: _Call) -> None:
+        self.call, self.complete = call, False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (message := await self.call.messages.get()) is not None:
+            if message["type"] == "http.response.body":
+                yield message.get("body", b"")
+                self.complete = not message.get("more_body")
+                if self.complete:
+                    return
+
+    async def aclose(self) -> None:
+        """An application that has given its answer ends by itself; one that still gives it is stopped."""
+        assert self.call.task is not None
+        if not self.complete:
+            self.call.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.call.task

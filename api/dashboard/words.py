@@ -1,0 +1,39 @@
+"""Numbers and times as people read them."""
+
+import datetime
+
+
+def count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def size(number: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.1f} {unit}"
+        number /= 1000
+    return f"{number:,.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def moment(time: datetime.datetime | None, never: str = "never") -> str:
+    return time.strftime("%d %b %Y, %H:%M UTC") if time else never
+
+
+def several(number: int, word: str, words: str = "") -> str:
+    """`1 image`, `2 images`."""
+    return f"{number:,} {word if number == 1 else words or word + 's'}"
+
+
+def short(identifier: str) -> str:
+    """Enough of a digest to tell it from others."""
+    return identifier[:12]

@@ -1,0 +1,19 @@
+"""The key that asks."""
+
+from fastapi import APIRouter
+
+from api.auth import ScopeDep
+from api.deps import DatabaseDep
+from api.schemas.tenants import KeyOut, OwnKeyOut
+from core.tenants import service as tenants
+
+router = APIRouter(prefix="/v1", tags=["usage"])
+
+
+@router.get("/key", operation_id="get_own_key")
+def get_own_key(database: DatabaseDep, scope: ScopeDep) -> OwnKeyOut:
+    """The key of this request, whatever its scopes: whose it is, and what it may do."""
+    with database.session(scope) as session:
+        key, tenant = tenants.identity(session, scope)
+        known = KeyOut.model_validate(key).model_dump()
+        return OwnKeyOut(**known, tenant_name=tenant.name if tenant else None)

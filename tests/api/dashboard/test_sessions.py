@@ -1,0 +1,118 @@
+"""Signing in and out, who sees which pages, and that pages can be left out."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from api.dashboard.sessions import IDLE_SECONDS, Session, Sessions
+from tests.api.client import ADMIN_KEY, Api, Client
+from tests.api.dashboard.conftest import Browser
+
+TENANT_PAGES = ("/domains", "/domains/dom_none")
+ADMIN_PAGES = ("/tenants", "/tenants/ten_none")
+
+
+def key_of(client: Client) -> str:
+    return client.headers["Authorization"].removeprefix("Bearer ")
+
+
+@pytest.fixture
+def tenant(pages: Api) -> Client:
+    return pages.tenant(f"Tenant {time.monotonic_ns()}")
+
+
+@pytest.mark.parametrize("path", [*TENANT_PAGES, *ADMIN_PAGES])
+def test_a_stranger_is_sent_to_sign_in(browser: Browser, path: str) -> None:
+    answer = browser.get(f"/dashboard{path}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in")
+
+
+def test_a_tenant_signs_in_and_out(browser: Browser, tenant: Client) -> None:
+    answer = browser.sign_in(f" {key_of(tenant)} ")
+    assert answer.headers["location"] == "/dashboard/"
+    assert browser.get("/dashboard/").headers["location"] == "/dashboard/domains"
+    page = browser.get("/dashboard/domains")
+    assert page.status_code == 200
+    assert key_of(tenant) not in page.text
+    assert key_of(tenant) not in str(browser.http.cookies)
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    for path in ADMIN_PAGES:
+        assert browser.get(f"/dashboard{path}").headers["location"] == "/dashboard/domains"
+    assert browser.post("/dashboard/sign-out", {}).headers["location"] == "/dashboard/sign-in"
+    assert browser.get("/dashboard/domains").status_code == 303
+
+
+def test_a_stolen_cookie_is_worth_nothing_after_signing_out(browser: Browser, tenant: Client) -> None:
+    browser.sign_in(key_of(tenant))
+    stolen = dict(browser.http.cookies)
+    browser.post("/dashboard/sign-out", {})
+    browser.http.cookies.update(stolen)
+    assert browser.get("/dashboard/domains").status_code == 303
+
+
+def test_an_administrator_sees_the_administrators_pages(browser: Browser) -> None:
+    browser.sign_in(ADMIN_KEY)
+    assert browser.get("/dashboard/").headers["location"] == "/dashboard/tenants"
+    assert browser.get("/dashboard/domains").headers["location"] == "/dashboard/tenants"
+
+
+@pytest.mark.parametrize("key", ["", "wrong", "dfk_00000000000000000000000000_wrong", "schlüssel"])
+def test_a_wrong_key_is_refused(browser: Browser, key: str) -> None:
+    answer = browser.sign_in(key)
+    assert answer.headers["location"] == "/dashboard/sign-in?problem=unauthenticated"
+    assert "does not know this key" in browser.get(answer.headers["location"]).text
+    assert browser.get("/dashboard/domains").status_code == 303
+
+
+def test_a_form_from_another_site_is_refused(browser: Browser, tenant: Client) -> None:
+    answer = browser.post("/dashboard/session", {"key": key_of(tenant)}, Sec_Fetch_Site="cross-site")
+    assert answer.headers["location"] == "/dashboard/sign-in?problem=elsewhere"
+    assert browser.get("/dashboard/domains").status_code == 303
+
+
+def test_another_tenants_domain_is_not_found(browser: Browser, pages: Api, tenant: Client) -> None:
+    domain = tenant.made("/v1/domains", {"name": "Secret drawings"})["id"]
+    browser.sign_in(key_of(pages.tenant(f"Other {time.monotonic_ns()}")))
+    page = browser.get(f"/dashboard/domains/{domain}")
+    assert "There is no domain" in page.text
+    assert "Secret drawings" not in page.text + browser.get("/dashboard/domains").text
+
+
+def test_a_revoked_key_sees_nothing_more(browser: Browser, pages: Api, tenant: Client) -> None:
+    tenant.made("/v1/domains", {"name": "Drawings"})
+    browser.sign_in(key_of(tenant))
+    assert "Drawings" in browser.get("/dashboard/domains").text
+    pages.admin.delete(f"/v1/admin/keys/{tenant.read('/v1/key')['id']}")
+    page = browser.get("/dashboard/domains").text
+    assert "Drawings" not in page
+    assert "Sign in again" in page
+
+
+def test_a_session_that_nobody_uses_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = Sessions()
+    session = Session("key", "name", is_admin=False, may_write=True)
+    token = sessions.begin(session)
+    assert sessions.find(token) is session
+    session.used_at -= IDLE_SECONDS + 1
+    assert sessions.find(token) is None
+
+
+def test_the_api_answers_beside_the_pages(pages: Api) -> None:
+    for path in ("/nothing", "/v1/nothing"):
+        answer = pages.client().get(path)
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert pages.client().get("/").headers["location"] == "/dashboard/"
+
+
+def test_without_pages_nothing_of_them_is_loaded() -> None:
+    code = (
+        "import sys; from core.config import Settings; import api.app; assert 'nicegui' not in sys.modules;"
+        "app = api.app.create_app(Settings(_env_file=None, dashboard=False, broker_url='memory://'));"
+        "assert 'nicegui' not in sys.modules;"
+        "assert not [one for one in app.routes if getattr(one, 'path', '') in ('/', '/dashboard')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
