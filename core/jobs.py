@@ -7,11 +7,11 @@ thought dead changes nothing when it comes back. Times are the database's.
 
 import datetime
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from core.db.models import Dataset, Finetune, Generation, Tenant
@@ -105,20 +105,17 @@ def heartbeat(
     session: Session, model: type[Job], claim: Claim, lease_seconds: float
 ) -> Literal["alive", "cancel", "lost"]:
     """Prolongs the lease. "cancel": the tenant wants it ended. "lost": the row is somebody else's, or gone."""
-    job = guarded(session, model, claim)
-    if job is None:
+    until = database_now(session) + datetime.timedelta(seconds=lease_seconds)
+    statement = update(model).where(*_ours(model, claim)).values(lease_expires_at=until)
+    found = session.execute(statement.returning(model.cancel_requested_at)).one_or_none()
+    if found is None:
         return "lost"
-    job.lease_expires_at = database_now(session) + datetime.timedelta(seconds=lease_seconds)
-    return "alive" if job.cancel_requested_at is None else "cancel"
+    return "alive" if found[0] is None else "cancel"
 
 
 def guarded(session: Session, model: type[Job], claim: Claim) -> Job | None:
     """The row, locked until the transaction ends, if it is still this claim's; None otherwise."""
-    statement = (
-        select(model)
-        .where(model.id == claim.id, model.attempt == claim.attempt, model.lease_expires_at.is_not(None))
-        .with_for_update(of=model)
-    )
+    statement = select(model).where(*_ours(model, claim)).with_for_update(of=model)
     return session.execute(statement).scalar_one_or_none()
 
 
@@ -165,11 +162,15 @@ def expired(session: Session, model: type[Job]) -> Sequence[Job]:
     return session.execute(statement).scalars().all()
 
 
-def reap(session: Session, dispatcher: Dispatcher, model: type[Job], max_attempts: int) -> list[Job]:
+def reap(
+    session: Session, dispatcher: Dispatcher, model: type[Job], max_attempts: int, held: Collection[Claim] = ()
+) -> list[Job]:
     """Hands back the rows of lost workers. Returns those that ended instead: cancelled meanwhile, or lost too often
-    without progress."""
+    without progress. Rows that the caller itself holds are not lost: it is only late with its heartbeat."""
     ended = []
     for job in expired(session, model):
+        if Claim(job.id, job.attempt) in held:
+            continue
         job.failures += 1
         logger.warning("%s lost its worker %s in attempt %d", job.id, job.worker_id, job.attempt)
         if job.cancel_requested_at is not None:
@@ -213,6 +214,11 @@ def request_cancel(session: Session, job: Dataset | Finetune | Generation) -> bo
         return False
     finish(session, job, "cancelled")
     return True
+
+
+def _ours(model: type[Any], claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """The fence."""
+    return model.id == claim.id, model.attempt == claim.attempt, model.lease_expires_at.is_not(None)
 
 
 def _hand_back(session: Session, job: Dataset | Finetune | Generation) -> bool:

@@ -43,6 +43,11 @@ class LeaseKeeper:
         if self._thread.is_alive():
             self._thread.join()
 
+    def held(self) -> frozenset[Claim]:
+        """What this process works on."""
+        with self._lock:
+            return frozenset(self._held)
+
     @contextmanager
     def hold(self, model: type[Any], claim: Claim, on_end: Callable[[], None]) -> Iterator[None]:
         """Keeps the lease of a claim. `on_end` is called when the row is cancelled or lost; it may be called again."""

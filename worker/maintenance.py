@@ -59,7 +59,8 @@ class Maintenance:
         context = self.context
         for model in JOBS:
             with context.database.session() as session:
-                for job in jobs.reap(session, context.dispatcher, model, context.settings.max_attempts):
+                held = context.leases.held()
+                for job in jobs.reap(session, context.dispatcher, model, context.settings.max_attempts, held):
                     _tell(session, job)
 
     def _sweep(self) -> None:

@@ -28,8 +28,9 @@ class S3Store:
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         config = Config(
             connect_timeout=5,
-            read_timeout=20,
-            retries={"max_attempts": 3, "mode": "standard"},  # a store that freezes is told to be away after a minute
+            # A store that freezes is told to be away after a minute: three tries of a part, and three to give it up.
+            read_timeout=10,
+            retries={"max_attempts": 3, "mode": "standard"},
             s3={"addressing_style": "path"} if endpoint_url else {},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -8,6 +8,7 @@ from core import jobs
 from core.db.models import Generation
 from core.db.session import Database
 from core.errors import StorageFull, TrainingDiverged
+from core.jobs import Claim
 from tests.core.rows import Sent, add_generation, claim, tenant_with_domain
 
 
@@ -111,6 +112,18 @@ def test_a_live_lease_is_left_alone(database: Database) -> None:
         assert jobs.reap(session, Sent(), Generation, max_attempts=3) == []
     with database.session() as session:
         assert jobs.guarded(session, Generation, claimed) is not None
+
+
+def test_a_worker_that_is_late_with_its_heartbeat_keeps_what_it_holds(database: Database) -> None:
+    queue(database)
+    held = claim(database, lease_seconds=-1)
+    with database.session() as session:
+        assert jobs.reap(session, Sent(), Generation, max_attempts=1, held=[held]) == []
+    with database.session() as session:
+        assert jobs.heartbeat(session, Generation, held, -1) == "alive"
+    with database.session() as session:  # of an attempt before, it holds nothing any more
+        (ended,) = jobs.reap(session, Sent(), Generation, max_attempts=1, held=[Claim(held.id, held.attempt - 1)])
+    assert ended.id == held.id
 
 
 def test_a_heartbeat_prolongs_the_lease(database: Database) -> None:

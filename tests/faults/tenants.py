@@ -56,12 +56,16 @@ def _owner_of_everything(stack: Stack) -> tuple[Caller, dict[str, str]]:
     generation = caller.send("POST", f"/v1/domains/{domain}/generations", json=body, headers=key).json()["id"]
     until(lambda: ended(stack, "generations", generation))
     gone = caller.post("/v1/domains", {"name": "gone"})["id"]
-    caller.send("DELETE", f"/v1/domains/{gone}").raise_for_status()
+    deletion = caller.send("DELETE", f"/v1/domains/{gone}").raise_for_status().headers["location"].rpartition("/")[2]
+    upload = caller.post(f"/v1/domains/{domain}/datasets/uploads", {"size_bytes": 5})["id"]
     query = "SELECT id FROM finetune_events WHERE finetune_id = %s AND type = 'sample'"
     adapter = str(caller.get(f"/v1/finetunes/{finetune}")["adapter_id"])
     (preview,) = caller.get(f"/v1/generations/{generation}")["previews"]
     return caller, {
         "domains": domain,
+        "deletions": deletion,
+        "{upload_id}": upload,
+        "{number}": "1",
         "datasets": dataset,
         "finetunes": finetune,
         "adapters": adapter,
