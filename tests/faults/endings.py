@@ -8,7 +8,7 @@ from tests.faults.stack import Outcome, Stack, until
 from tests.faults.workers import TABLES, Jobs, alive, ended, prepared, row, start_finetune
 
 CANCELLED_WITHIN = 10.0
-STRIKES = ("none", "killed before", "killed after", "asleep")
+STRIKES = ("asleep", "killed after", "none", "killed before")
 
 
 def cancels(stack: Stack, times: int) -> Outcome:

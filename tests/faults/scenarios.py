@@ -54,7 +54,7 @@ SCENARIOS = {
     "kills": Scenario("two workers", partial(workers.kills, points=60), partial(workers.kills, points=1)),
     "pauses": Scenario("two workers", partial(workers.pauses, times=5), partial(workers.pauses, times=1)),
     "default-leases": Scenario("default leases", partial(workers.kills, points=6), None),
-    "cancel": Scenario("two workers", partial(endings.cancels, times=12), partial(endings.cancels, times=3)),
+    "cancel": Scenario("two workers", partial(endings.cancels, times=12), partial(endings.cancels, times=2)),
     "stops": Scenario("two workers", partial(endings.stops, times=10), partial(endings.stops, times=1)),
     "redis-away": Scenario(
         "one worker", partial(broker.redis_away, jobs=10, seconds=60), partial(broker.redis_away, jobs=2, seconds=3)
