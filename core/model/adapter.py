@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.artifact.sites import CLASS_TABLE
-from core.model.functions import scaled
+from core.model.functions import linear, scaled
 
 
 class Adapter:
@@ -17,7 +17,7 @@ class Adapter:
 
     def linear(self, name: str, x: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
         """The output of the linear layer `name` for x [..., in] -> [..., out]. A patch convolution comes flattened."""
-        return F.linear(x, layer.weight.flatten(1), layer.bias)
+        return linear(x, layer.weight.flatten(1), layer.bias)
 
     def modulation(self, norm: str, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and scale (1 + adaLN's), each [B, 1, D], behind the norm `norm`."""
@@ -58,7 +58,7 @@ class TensorAdapter(Adapter):
     def linear(self, name: str, x: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
         weight = self.tensors.get(f"{name}.weight", layer.weight).to(x.dtype)
         bias = self.tensors.get(f"{name}.bias", layer.bias)
-        y = F.linear(x, weight.flatten(1), None if bias is None else bias.to(x.dtype))
+        y = linear(x, weight.flatten(1), None if bias is None else bias.to(x.dtype))
         factor = self.tensors.get(f"{name}.factor")
         # The factor of attn.proj multiplies the same vector as its branch's: `gate` takes both at [B, 1, D].
         return y if factor is None or name.endswith("attn.proj") else scaled(y, factor.to(y.dtype))

@@ -7,7 +7,7 @@ then each one operation on it. The recipe is DiT's and DiffFit's (arXiv 2304.066
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -203,16 +203,16 @@ class Trainer:
 
     def _gradient(self, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, float, float]:
         """Of the batch's mean loss, and the means of its two terms: over all processes and micro-batches."""
-        total = torch.zeros(len(self.parameters) + 2, device=self.device)
+        self.parameters.grad = None
+        terms = torch.zeros(2, device=self.device)
         for part in self.processes.share(len(t)).split(self.settings.micro_batch_size or len(t)):
             mse, bound = self._losses(self.adapter(), x0[part], labels[part], t[part], noise[part], self._forward)
             loss = (mse * self._weights(t[part])).mean() + bound.mean()
-            (gradient,) = torch.autograd.grad(loss, [self.parameters])
-            terms = torch.stack([mse.mean(), bound.mean()]).detach()
-            total += torch.cat([gradient, terms]) * (len(part) / len(t))
-        total = self.processes.summed(total)
-        mse_mean, bound_mean = total[-2:].tolist()
-        return total[:-2], mse_mean, bound_mean
+            (loss * (len(part) / len(t))).backward(inputs=[self.parameters])
+            terms += torch.stack([mse.sum(), bound.sum()]).detach() / len(t)
+        mse_mean, bound_mean = self.processes.summed(terms).tolist()
+        gradient, self.parameters.grad = self.parameters.grad, None
+        return self.processes.summed(cast(Tensor, gradient)), mse_mean, bound_mean
 
     def _losses(
         self, adapter: Adapter, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor, forward: Callable[..., Tensor]

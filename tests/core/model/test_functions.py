@@ -21,6 +21,9 @@ def stack(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 PAIRS: dict[str, tuple[Step, Step, list[tuple[int, ...]]]] = {
+    "linear": (functions.linear, F.linear, [(B, 5 * N, D), (2 * D, D), (2 * D,)]),
+    "linear, without a bias": (lambda x, weight: functions.linear(x, weight, None), F.linear, [(64, D), (D, D)]),
+    "linear, few rows": (functions.linear, F.linear, [(B, D), (2 * D, D), (2 * D,)]),
     "modulate": (
         lambda x, shift, scale: functions.modulate(x, shift, scale, 1e-6),
         lambda x, shift, scale: F.layer_norm(x, (D,), eps=1e-6) * scale + shift,
