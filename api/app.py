@@ -23,6 +23,7 @@ from api.routes import (
     health,
     keys,
     usage,
+    webhooks,
 )
 from api.signing import load_secret
 from core.broker import CeleryDispatcher, make_celery
@@ -56,8 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_part_bytes=part_bytes(settings.max_multipart_bytes, settings.upload_part_bytes),
     )
     app.add_middleware(RequestMiddleware)
-    tenants_rooms = (domains, datasets, dataset_uploads, finetunes, generations, adapters, usage, keys, deletions)
-    for room in (*tenants_rooms, admin, health):
+    tenants_rooms = (domains, datasets, dataset_uploads, finetunes, generations, adapters, webhooks)
+    for room in (*tenants_rooms, usage, keys, deletions, admin, health):
         app.include_router(room.router)
     add_openapi(app)
     add_documentation(app)

@@ -22,6 +22,8 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 LONGEST = 255
 _CHUNK = 2**20
+_SECRETS = {"key": "dfk_", "secret": "whsec_"}
+"""Fields that are shown once."""
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -111,6 +113,7 @@ def _storable(response: Response) -> Answer | None:
     if response.status_code >= 300:
         return None
     body = json.loads(bytes(response.body)) if response.body else None
-    if isinstance(body, dict) and str(body.get("key") or "").startswith("dfk_"):
-        body["key"] = None
+    for name, prefix in _SECRETS.items():
+        if isinstance(body, dict) and str(body.get(name) or "").startswith(prefix):
+            body[name] = None
     return Answer(response.status_code, body)

@@ -44,6 +44,14 @@ TAGS = [
     {"name": "finetunes", "description": "From a data set to an adapter, with events as they happen."},
     {"name": "adapters", "description": "The versions of a domain: list, upload, download, promote."},
     {"name": "generations", "description": "Images drawn with a domain's adapter."},
+    {
+        "name": "webhooks",
+        "description": "Hear of events at an address of your own, signed as https://www.standardwebhooks.com tells: "
+        "any of its libraries verifies them. A body is `{type, timestamp, data}`; `data` names what it is about, to be "
+        "read here. An event may come twice, with the same `webhook-id`, and in another order. An answer of 2xx within "
+        "10 s takes it; otherwise it is sent again with growing pauses, 10 times in about a day. A webhook that took "
+        "nothing for that long, or answers 410, is disabled.",
+    },
     {"name": "usage", "description": "What you used, and with which key."},
     {"name": "deletions", "description": "Receipts of what was deleted."},
     {"name": "admin", "description": "Tenants, keys, every stored adapter, the fleet. For administrators' keys."},

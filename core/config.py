@@ -90,6 +90,12 @@ class Settings(BaseSettings):
     """Of one tenant, counted in Redis for all processes of the API, and in each alone without; None for no limit."""
     max_wrong_keys_per_minute: int = 100
     """From one address."""
+    max_webhooks: int | None = 20
+    """Of one tenant; one more is answered with 403."""
+    webhooks_allow_private: bool = False
+    """For development and tests: webhooks by http, and to addresses of the service's own network."""
+    webhook_threads: int = Field(default=8, ge=0)
+    """Deliveries that a worker has on their way at once; 0 in a worker that may not reach the internet."""
     adapter_slots: int = Field(default=1024, ge=2)
     """Adapters that lie on the device at once; at least `max_batch_rows`."""
     compile: bool = False

@@ -281,6 +281,29 @@ class StorageQuotaExceeded(CoreError):
         )
 
 
+class WebhookQuotaExceeded(CoreError):
+    """No time will help here either."""
+
+    code, status, title = "webhook_quota_exceeded", 403, "Too many webhooks"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"There may be {limit} webhooks. Delete one that is not needed any more.")
+
+
+class WebhookUrlRefused(CoreError):
+    code, status, title = "webhook_url_refused", 422, "Webhook URL refused"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The URL {reason}.", errors=[{"field": "body.url", "detail": reason}])
+
+
+class WebhookDisabled(CoreError):
+    code, status, title = "webhook_disabled", 409, "Webhook disabled"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"The webhook '{id}' is disabled: `disabled_reason` tells why. Enable it first.")
+
+
 class EngineStopped(CoreError):
     code, status, title = "engine_stopped", 503, "Worker is stopping"
 

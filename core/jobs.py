@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from core.db.models import Dataset, Finetune, Generation, Tenant
 from core.db.session import after_commit, database_now
 from core.errors import AttemptsExhausted, CoreError
+from core.webhooks import events
 
 logger = logging.getLogger(__name__)
 
@@ -144,10 +145,11 @@ def set_back(session: Session, job: Dataset | Finetune | Generation, error: Core
 
 
 def finish(session: Session, job: Dataset | Finetune | Generation, status: str) -> None:
-    """Ends a row for good."""
+    """Ends a row for good, and tells those who listen."""
     job.status = status
     job.lease_expires_at = None
     job.finished_at = database_now(session)
+    events.job_ended(session, job)
 
 
 def fail(session: Session, job: Dataset | Finetune | Generation, error: CoreError) -> None:

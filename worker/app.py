@@ -11,6 +11,7 @@ from core.logs import configure_logs
 from worker.context import Context, get_context, set_context
 from worker.maintenance import Maintenance
 from worker.tasks import datasets, finetune, generate
+from worker.webhooks import Webhooks
 
 app: Celery = make_celery(get_settings())
 for module in (datasets, finetune, generate):
@@ -27,6 +28,7 @@ def start(settings: Settings) -> None:
     context.start()
     set_context(context)
     Maintenance(context).start()
+    Webhooks(context).start()
 
 
 @signals.setup_logging.connect

@@ -15,6 +15,7 @@ from core.db.models import Dataset, Finetune, Generation
 from core.deletions import service as deletions
 from core.errors import CoreError
 from core.finetunes import service as finetunes
+from core.webhooks import deliveries
 from worker.context import Context
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Maintenance:
     def _expire(self) -> None:
         with self.context.database.session() as session:
             idempotency.expire(session)
+            deliveries.expire(session)
             forgotten = uploads.expire(session)
         for upload in forgotten:
             logger.info("the upload %s was not completed in time", upload.id)

@@ -18,6 +18,7 @@ from core.domains import service as domains
 from core.errors import AdapterQuarantined, BaseNotLoaded, NotFound
 from core.storage import ObjectStore, StoredObject
 from core.tenancy import SYSTEM, Scope
+from core.webhooks import events
 
 
 def get(session: Session, scope: Scope, id: str) -> Adapter:
@@ -91,6 +92,9 @@ def publish(
     if promote or not active or active.base_digest != adapter.base_digest:
         domain.active_adapter_id = adapter.id
     session.flush()
+    events.adapter(session, adapter, "created")
+    if domain.active_adapter_id == adapter.id:
+        events.adapter(session, adapter, "promoted")
     return adapter
 
 
@@ -105,6 +109,8 @@ def promote(session: Session, scope: Scope, domain_id: str, adapter_id: str) -> 
         raise NotFound("adapter", adapter_id)
     if adapter.status != "ready":
         raise AdapterQuarantined(adapter_id)
+    if domain.active_adapter_id != adapter.id:
+        events.adapter(session, adapter, "promoted")
     domain.active_adapter_id = adapter.id
     session.flush()
     audit.record(session, scope, "adapter.promote", adapter_id, detail={"domain_id": domain_id})
@@ -114,8 +120,9 @@ def promote(session: Session, scope: Scope, domain_id: str, adapter_id: str) -> 
 def quarantine(session: Session, adapter_id: str) -> None:
     """Takes an adapter whose stored file is broken out of service."""
     adapter = repository.get(session, SYSTEM, adapter_id)
-    if adapter is not None:
+    if adapter is not None and adapter.status != "quarantined":
         adapter.status = "quarantined"
+        events.adapter(session, adapter, "quarantined")
 
 
 def used(session: Session, adapter_id: str) -> None:

@@ -12,13 +12,13 @@ from sqlalchemy.orm import Session
 
 from core.config import Settings
 from core.db.session import database_now
-from core.errors import QuotaExceeded, StorageQuotaExceeded
+from core.errors import QuotaExceeded, StorageQuotaExceeded, WebhookQuotaExceeded
 from core.tenancy import Scope
 from core.tenants import repository as tenants
 from core.usage import repository
 
 RowQuotaName = Literal[
-    "queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes"
+    "queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes", "webhooks"
 ]
 """Of what rows tell."""
 QuotaName = Literal[RowQuotaName, "requests_per_minute"]
@@ -46,6 +46,7 @@ class Quotas:
             "validating_datasets": settings.max_validating_datasets,
             "images_per_day": settings.max_images_per_day,
             "stored_bytes": settings.max_stored_bytes,
+            "webhooks": settings.max_webhooks,
         }
         tenant = tenants.get(session, scope.tenant_id) if scope.tenant_id else None
         own = tenant.quotas if tenant else {}
@@ -90,6 +91,13 @@ class Quotas:
         self._admit("validating_datasets", 0, _BUSY_SECONDS)
         self._admit_bytes(0)
 
+    def admit_webhook(self) -> None:
+        """Raises WebhookQuotaExceeded."""
+        self.hold()
+        limit = self.limits["webhooks"]
+        if limit is not None and self._used("webhooks") >= limit:
+            raise WebhookQuotaExceeded(limit)
+
     def admit_bytes(self, size_bytes: int) -> None:
         """Raises StorageQuotaExceeded."""
         self.hold()
@@ -123,3 +131,5 @@ class Quotas:
                 return repository.images_per_day(self.session, self.scope, database_now(self.session).date())
             case "stored_bytes":
                 return repository.stored_bytes(self.session, self.scope)
+            case "webhooks":
+                return repository.webhooks(self.session, self.scope)

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.db.models import Adapter, AuditEntry, Dataset, DatasetUpload, Finetune, Generation, UsageDay, Worker
+from core.db.models import (
+    Adapter,
+    AuditEntry,
+    Dataset,
+    DatasetUpload,
+    Finetune,
+    Generation,
+    UsageDay,
+    Webhook,
+    Worker,
+)
 from core.db.paging import Page, PageRequest, fetch_page
 from core.tenancy import Scope, scoped
 
@@ -78,3 +88,7 @@ def stored_bytes(session: Session, scope: Scope) -> int:
     datasets = scoped(select(func.sum(Dataset.size_bytes)), Dataset, scope)
     adapters = scoped(select(func.sum(Adapter.size_bytes)), Adapter, scope)
     return sum(int(session.execute(statement).scalar_one() or 0) for statement in (datasets, adapters, uploads))
+
+
+def webhooks(session: Session, scope: Scope) -> int:
+    return session.execute(scoped(select(func.count()).select_from(Webhook), Webhook, scope)).scalar_one()

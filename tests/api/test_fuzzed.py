@@ -48,6 +48,7 @@ def test_the_document_and_the_service_agree(
         "finetunes": [finetune],
         "adapters": [adapter],
         "generations": [generation],
+        "webhooks": [tenant.made("/v1/webhooks", {"url": "https://example.com/hooks"})["id"]],
     }
     phases = PHASES[services.database.engine.dialect.name]
     key = tenant.headers["Authorization"].removeprefix("Bearer ")

@@ -51,6 +51,16 @@ GET /v1/generations/{id} 200
 GET /v1/generations/{id}/images/{index} 200
 POST /v1/generations/{id}/cancel 202
 GET /v1/usage 200
+POST /v1/webhooks 201
+GET /v1/webhooks 200
+GET /v1/webhooks/{id} 200
+PATCH /v1/webhooks/{id} 200
+DELETE /v1/webhooks/{id} 204
+POST /v1/webhooks/{id}/rotate 200
+POST /v1/webhooks/{id}/test 202
+GET /v1/webhooks/{id}/deliveries 200
+GET /v1/webhooks/{id}/deliveries/{delivery_id} 200
+POST /v1/webhooks/{id}/deliveries/{delivery_id}/redeliver 202
 GET /v1/admin/adapters 200
 GET /v1/admin/workers 200
 GET /v1/admin/usage 200
@@ -126,6 +136,9 @@ def test_every_field_of_a_request_has_limits_and_a_description(document: Documen
         "KeyCreate",
         "KeyChange",
         "KeyRotate",
+        "WebhookCreate",
+        "WebhookChange",
+        "WebhookRotate",
     ):
         schema = document["components"]["schemas"][name]
         assert schema["additionalProperties"] is False

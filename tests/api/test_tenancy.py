@@ -21,12 +21,16 @@ BODIES: dict[str, dict[str, Any]] = {
     "put_dataset_part": {"content": b"12345"},
     "create_generation": {"json": {"class_id": 0}},
     "change_domain": {"json": {"name": "Mine now"}},
+    "change_webhook": {"json": {"enabled": False}},
+    "rotate_webhook": {"json": {}},
 }
 
 
 @pytest.fixture
 def ids(tenant: Client, domain: str, dataset: str, adapter: str, services: Services) -> dict[str, str]:
     """One of everything that a tenant owns, by the path that names it."""
+    webhook = tenant.made("/v1/webhooks", {"url": "https://example.com/hooks"})["id"]
+    delivery = tenant.made(f"/v1/webhooks/{webhook}/test")["id"]
     finetune = tenant.read(f"/v1/domains/{domain}/finetunes")["data"][0]["id"]
     generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "previews": 1})["id"]
     for claim in claims(services, Generation):
@@ -49,6 +53,8 @@ def ids(tenant: Client, domain: str, dataset: str, adapter: str, services: Servi
         "finetunes": finetune,
         "adapters": adapter,
         "generations": generation,
+        "webhooks": webhook,
+        "{delivery_id}": delivery,
         "{adapter_id}": adapter,
         "{index}": "0",
         "{step}": "1",

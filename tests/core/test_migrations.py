@@ -44,6 +44,8 @@ ROWS = (
 )
 STEPS = (
     (command.upgrade, "head"),
+    (command.downgrade, "0005"),
+    (command.upgrade, "head"),
     (command.downgrade, "0004"),
     (command.upgrade, "head"),
     (command.downgrade, "0002"),

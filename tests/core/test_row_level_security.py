@@ -25,6 +25,7 @@ from core.finetunes.service import FinetuneRequest
 from core.tenancy import SYSTEM, Scope
 from core.tenants import service as tenants
 from core.usage import service as usage
+from core.webhooks import service as webhooks
 from tests import services
 from tests.core.rows import Sent, add_adapter, add_dataset, add_generation, add_upload, tenant_with_domain
 
@@ -69,6 +70,8 @@ def owner(database: Database) -> Scope:
         idempotency.begin(session, caller, "k", "d")
         domains.delete(session, scope, domains.create(session, scope, "gone", "", "mini").id)
         add_upload(session, scope, domain)
+        webhook = webhooks.create(session, scope, "https://example.com", None, "", allow_private=False).row.id
+        webhooks.test(session, scope, webhook)
     return caller
 
 

@@ -21,6 +21,7 @@ OWNED = set(core.db.models.__all__) - FREE
 UNSCOPED = {
     "core/tenants/repository.py": "tenants and keys: administrators alone reach its service",
     "core/jobs.py": "workers claim and keep the rows of every tenant; a claim names one row",
+    "core/webhooks/deliveries.py": "workers deliver for every tenant; an attempt names one row",
     "core/orphans.py": "looks for the rows of objects of every tenant",
     "core/idempotency.py:begin": "by the key that asks",
     "core/idempotency.py:complete": "by the key that asks",
@@ -52,6 +53,7 @@ SYSTEM = {
     "core/adapters/service.py:deleted": "a worker's: an adapter stays where any tenant has it",
     "core/adapters/service.py:quarantine": "a worker's",
     "core/adapters/service.py:used": "a worker's",
+    "core/webhooks/deliveries.py:_disable": "the service's own act, in the audit log",
     "core/tenants/service.py:ensure_admin_key": "the first administrator's key, at the start",
     "api/app.py:prepare": "the first administrator's key, at the start",
     "api/auth.py:_by_signed_url": "a signed URL names one object, whosever it is",

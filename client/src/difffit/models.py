@@ -116,6 +116,46 @@ class DeletionReceipt(BaseModel):
     """SHA-256 of the adapters that were deleted."""
 
 
+class DeliveryAttempt(BaseModel):
+    at: AwareDatetime
+    response_status: int | None
+    """Null when there was no answer."""
+    code: str | None
+    """Why it failed; null when it did not."""
+    detail: str | None
+    seconds: float
+
+
+class DeliveryDetail(BaseModel):
+    id: str
+    """`webhook-id` of every attempt."""
+    webhook_id: str
+    type: str
+    status: Literal["pending", "succeeded", "failed"]
+    attempts: list[DeliveryAttempt]
+    """The last 20, the latest last."""
+    next_attempt_at: AwareDatetime | None
+    """Null when there is none."""
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None
+    payload: dict[str, Any]
+    """What is sent."""
+
+
+class Delivery(BaseModel):
+    id: str
+    """`webhook-id` of every attempt."""
+    webhook_id: str
+    type: str
+    status: Literal["pending", "succeeded", "failed"]
+    attempts: list[DeliveryAttempt]
+    """The last 20, the latest last."""
+    next_attempt_at: AwareDatetime | None
+    """Null when there is none."""
+    created_at: AwareDatetime
+    finished_at: AwareDatetime | None
+
+
 class Domain(BaseModel):
     id: str
     name: str
@@ -376,6 +416,7 @@ class Usage(BaseModel):
             "validating_datasets",
             "images_per_day",
             "stored_bytes",
+            "webhooks",
             "requests_per_minute",
         ],
         Quota,
@@ -383,6 +424,20 @@ class Usage(BaseModel):
     """What the tenant may have at once, and use in a time."""
     days: list[UsageDay]
     """The last 30 days in which anything was used, newest first."""
+
+
+class WebhookReason(BaseModel):
+    code: str
+    """Stable: `failing`, or `gone` after an answer of 410."""
+    detail: str
+
+
+class WebhookRotate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    overlap_seconds: Annotated[int, Field(ge=0, le=2592000)] = 86400
+    """How long the old secret signs beside the new one."""
 
 
 class Worker(BaseModel):
@@ -489,6 +544,12 @@ class DeletionList(BaseModel):
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
+class DeliveryList(BaseModel):
+    data: list[Delivery]
+    next_cursor: str | None
+    """Pass it as `cursor` for the next page; null on the last one."""
+
+
 class DomainList(BaseModel):
     data: list[Domain]
     next_cursor: str | None
@@ -579,6 +640,36 @@ class TenantUsageDayList(BaseModel):
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
+class WebhookIssued(BaseModel):
+    id: str
+    url: str
+    events: list[str] | None
+    """Null for everything."""
+    description: str
+    status: Literal["enabled", "disabled"]
+    disabled_reason: WebhookReason | None
+    """Why the service disabled it by itself."""
+    last_success_at: AwareDatetime | None
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    secret: str | None
+    """Verifies signatures; shown this once: a replay of the same request has null."""
+
+
+class Webhook(BaseModel):
+    id: str
+    url: str
+    events: list[str] | None
+    """Null for everything."""
+    description: str
+    status: Literal["enabled", "disabled"]
+    disabled_reason: WebhookReason | None
+    """Why the service disabled it by itself."""
+    last_success_at: AwareDatetime | None
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+
+
 class WorkerList(BaseModel):
     data: list[Worker]
     next_cursor: str | None
@@ -605,5 +696,11 @@ class FinetuneList(BaseModel):
 
 class GenerationList(BaseModel):
     data: list[Generation]
+    next_cursor: str | None
+    """Pass it as `cursor` for the next page; null on the last one."""
+
+
+class WebhookList(BaseModel):
+    data: list[Webhook]
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""

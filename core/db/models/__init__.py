@@ -8,6 +8,7 @@ from core.db.models.fleet import BaseModelRow, Worker
 from core.db.models.generations import Generation, GenerationImage, GenerationPreview
 from core.db.models.records import AuditEntry, Deletion, IdempotencyKey, UsageDay
 from core.db.models.tenants import ApiKey, Tenant
+from core.db.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "Adapter",
@@ -26,5 +27,7 @@ __all__ = [
     "IdempotencyKey",
     "Tenant",
     "UsageDay",
+    "Webhook",
+    "WebhookDelivery",
     "Worker",
 ]

@@ -13,6 +13,7 @@ from difffit._async.domains import AsyncDomains
 from difffit._async.finetunes import AsyncFinetunes
 from difffit._async.generations import AsyncGenerations
 from difffit._async.session import AsyncSession, parsed
+from difffit._async.webhooks import AsyncWebhooks
 from difffit.errors import NotConfigured
 from difffit.models import OwnKey, Readiness, Usage
 from difffit.pictures import Picture
@@ -59,6 +60,7 @@ class AsyncClient:
         self.adapters = AsyncAdapters(session)
         self.generations = AsyncGenerations(session)
         self.deletions = AsyncDeletions(session)
+        self.webhooks = AsyncWebhooks(session)
         self.admin = AsyncAdmin(session)
 
     @property

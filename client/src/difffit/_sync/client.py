@@ -14,6 +14,7 @@ from difffit._sync.domains import Domains
 from difffit._sync.finetunes import Finetunes
 from difffit._sync.generations import Generations
 from difffit._sync.session import Session, parsed
+from difffit._sync.webhooks import Webhooks
 from difffit.errors import NotConfigured
 from difffit.models import OwnKey, Readiness, Usage
 from difffit.pictures import Picture
@@ -60,6 +61,7 @@ class Client:
         self.adapters = Adapters(session)
         self.generations = Generations(session)
         self.deletions = Deletions(session)
+        self.webhooks = Webhooks(session)
         self.admin = Admin(session)
 
     @property

@@ -1,0 +1,119 @@
+"""Webhooks: where a tenant hears of events, and what became of each."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+
+from api.auth import ReaderDep, WriterDep
+from api.deps import DatabaseDep, PageDep, ServicesDep
+from api.idempotency import IdempotentRoute
+from api.openapi import problems
+from api.schemas.common import Listing, changes, listing
+from api.schemas.webhooks import (
+    DeliveryDetailOut,
+    DeliveryOut,
+    WebhookChange,
+    WebhookCreate,
+    WebhookIssued,
+    WebhookOut,
+    WebhookRotate,
+)
+from core.errors import NotFound, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
+from core.usage.quotas import Quotas
+from core.webhooks import service as webhooks
+from core.webhooks.service import IssuedSecret
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=IdempotentRoute)
+
+
+@router.post(
+    "", status_code=201, operation_id="create_webhook", responses=problems(WebhookQuotaExceeded, WebhookUrlRefused)
+)
+def create_webhook(body: WebhookCreate, scope: WriterDep, services: ServicesDep) -> WebhookIssued:
+    """Hear of events. The secret that verifies them is shown this once."""
+    private = services.settings.webhooks_allow_private
+    wanted = None if body.events is None else [str(one) for one in body.events]
+    with services.database.session(scope) as session:
+        Quotas(session, scope, services.settings).admit_webhook()
+        made = webhooks.create(session, scope, body.url, wanted, body.description, allow_private=private)
+        return _issued(made)
+
+
+@router.get("", operation_id="list_webhooks")
+def list_webhooks(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[WebhookOut]:
+    """Your webhooks, newest first, without their secrets."""
+    with database.session(scope) as session:
+        return listing(webhooks.listing(session, scope, page), WebhookOut)
+
+
+@router.get("/{id}", operation_id="get_webhook", responses=problems(NotFound))
+def get_webhook(id: str, database: DatabaseDep, scope: ReaderDep) -> WebhookOut:
+    """One webhook."""
+    with database.session(scope) as session:
+        return WebhookOut.model_validate(webhooks.get(session, scope, id))
+
+
+@router.patch("/{id}", operation_id="change_webhook", responses=problems(NotFound, WebhookUrlRefused))
+def change_webhook(id: str, body: WebhookChange, scope: WriterDep, services: ServicesDep) -> WebhookOut:
+    """Change where it leads or what it hears of, or enable or disable it."""
+    private = services.settings.webhooks_allow_private
+    with services.database.session(scope) as session:
+        changed = webhooks.change(session, scope, id, changes(body), allow_private=private)
+        return WebhookOut.model_validate(changed)
+
+
+@router.delete("/{id}", status_code=204, operation_id="delete_webhook", responses=problems(NotFound))
+def delete_webhook(id: str, database: DatabaseDep, scope: WriterDep) -> None:
+    """Delete a webhook with its deliveries."""
+    with database.session(scope) as session:
+        webhooks.delete(session, scope, id)
+
+
+@router.post("/{id}/rotate", operation_id="rotate_webhook", responses=problems(NotFound))
+def rotate_webhook(id: str, body: WebhookRotate, database: DatabaseDep, scope: WriterDep) -> WebhookIssued:
+    """Give it a new secret, shown this once; the old one signs too for the overlap."""
+    with database.session(scope) as session:
+        return _issued(webhooks.rotate(session, scope, id, body.overlap_seconds))
+
+
+@router.post("/{id}/test", status_code=202, operation_id="test_webhook", responses=problems(NotFound, WebhookDisabled))
+def test_webhook(id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
+    """Send an event of the type `webhook.test`, whatever it listens to."""
+    with database.session(scope) as session:
+        return DeliveryDetailOut.of(webhooks.test(session, scope, id))
+
+
+@router.get("/{id}/deliveries", operation_id="list_webhook_deliveries", responses=problems(NotFound))
+def list_webhook_deliveries(
+    id: str,
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    status: Literal["pending", "succeeded", "failed"] | None = None,
+) -> Listing[DeliveryOut]:
+    """What it was told in the last 30 days, newest first, with every attempt."""
+    with database.session(scope) as session:
+        return listing(webhooks.deliveries(session, scope, id, status, page), DeliveryOut)
+
+
+@router.get("/{id}/deliveries/{delivery_id}", operation_id="get_webhook_delivery", responses=problems(NotFound))
+def get_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: ReaderDep) -> DeliveryDetailOut:
+    """One delivery with what is sent."""
+    with database.session(scope) as session:
+        return DeliveryDetailOut.of(webhooks.delivery(session, scope, id, delivery_id))
+
+
+@router.post(
+    "/{id}/deliveries/{delivery_id}/redeliver",
+    status_code=202,
+    operation_id="redeliver_webhook_delivery",
+    responses=problems(NotFound, WebhookDisabled),
+)
+def redeliver_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
+    """Send an event again, with the same `webhook-id`."""
+    with database.session(scope) as session:
+        return DeliveryDetailOut.of(webhooks.redeliver(session, scope, id, delivery_id))
+
+
+def _issued(issued: IssuedSecret) -> WebhookIssued:
+    return WebhookIssued.model_validate(issued.row).model_copy(update={"secret": issued.secret})

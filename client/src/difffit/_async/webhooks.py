@@ -1,0 +1,77 @@
+"""Webhooks: the server tells an address of yours what happens."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal
+
+from difffit._async.session import AsyncSession, given
+from difffit.models import Delivery, DeliveryDetail, DeliveryList, Webhook, WebhookIssued, WebhookList
+
+
+class AsyncWebhooks:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def create(
+        self, url: str, events: Sequence[str] | None = None, description: str | None = None
+    ) -> WebhookIssued:
+        """Hears of `events`, or of everything. `secret` verifies what comes, with any library of Standard Webhooks, and
+        is shown this once. Raises InvalidRequest, Forbidden."""
+        body = given({"url": url, "events": events, "description": description})
+        issued = await self._session.call("POST", "/v1/webhooks", WebhookIssued, body=body)
+        return issued if issued.secret else await self.rotate(issued.id, overlap_seconds=0)
+
+    def list(self, limit: int | None = None) -> AsyncIterator[Webhook]:
+        """Newest first, without their secrets."""
+        return self._session.pages("/v1/webhooks", WebhookList, limit)
+
+    async def get(self, id: str) -> Webhook:
+        return await self._session.call("GET", "/v1/webhooks/{id}", Webhook, id=id)
+
+    async def update(
+        self,
+        id: str,
+        *,
+        url: str | None = None,
+        events: Sequence[str] | Literal["all"] | None = None,
+        description: str | None = None,
+        enabled: bool | None = None,
+    ) -> Webhook:
+        """What is left out stays as it is."""
+        body: dict[str, Any] = given({"url": url, "events": events, "description": description, "enabled": enabled})
+        if events == "all":
+            body["events"] = None
+        return await self._session.call("PATCH", "/v1/webhooks/{id}", Webhook, body=body, id=id)
+
+    async def delete(self, id: str) -> None:
+        """With its deliveries."""
+        await self._session.send("DELETE", "/v1/webhooks/{id}", id=id)
+
+    async def rotate(self, id: str, *, overlap_seconds: int | None = None) -> WebhookIssued:
+        """A new secret, shown this once; the old one signs too for the overlap. A new one whose answer was lost on the
+        way is replaced at once."""
+        body = given({"overlap_seconds": overlap_seconds})
+        issued = await self._session.call("POST", "/v1/webhooks/{id}/rotate", WebhookIssued, body=body, id=id)
+        while issued.secret is None:
+            body = {"overlap_seconds": 0}
+            issued = await self._session.call("POST", "/v1/webhooks/{id}/rotate", WebhookIssued, body=body, id=id)
+        return issued
+
+    async def test(self, id: str) -> DeliveryDetail:
+        """Sends an event of the type `webhook.test`. Raises Conflict for a disabled one."""
+        return await self._session.call("POST", "/v1/webhooks/{id}/test", DeliveryDetail, id=id)
+
+    def deliveries(
+        self, id: str, limit: int | None = None, *, status: Literal["pending", "succeeded", "failed"] | None = None
+    ) -> AsyncIterator[Delivery]:
+        """What it was told in the last 30 days, newest first, with every attempt."""
+        return self._session.pages("/v1/webhooks/{id}/deliveries", DeliveryList, limit, {"status": status}, id=id)
+
+    async def delivery(self, id: str, delivery_id: str) -> DeliveryDetail:
+        """One of them with what is sent."""
+        path = "/v1/webhooks/{id}/deliveries/{delivery_id}"
+        return await self._session.call("GET", path, DeliveryDetail, id=id, delivery_id=delivery_id)
+
+    async def redeliver(self, id: str, delivery_id: str) -> DeliveryDetail:
+        """Sends an event again. Raises Conflict where the webhook is disabled."""
+        path = "/v1/webhooks/{id}/deliveries/{delivery_id}/redeliver"
+        return await self._session.call("POST", path, DeliveryDetail, id=id, delivery_id=delivery_id)

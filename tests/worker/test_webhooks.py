@@ -1,0 +1,122 @@
+"""A worker that delivers to a real receiver: signed, without a session, again until it is taken."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+from standardwebhooks import Webhook as Verifier
+from standardwebhooks import WebhookVerificationError
+
+from core.config import Settings
+from core.db.models import WebhookDelivery
+from core.db.schema import upgrade
+from core.db.session import database_now
+from core.domains import service as domains
+from core.generations import service as generations
+from core.tenancy import SYSTEM, Scope
+from core.tenants import service as tenants
+from core.webhooks import service
+from core.webhooks.deliveries import Attempt
+from core.webhooks.signing import new_secret
+from tests import services
+from tests.core.rows import Sent, add_generation
+from tests.receiver import Receiver, receiving, status
+from worker.context import Context
+from worker.webhooks import Webhooks, send
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
+    upgrade(empty_database_url)
+    url = services.as_role(empty_database_url, services.WORKER)
+    settings = Settings(_env_file=None, data_dir=tmp_path, database_url=url, webhooks_allow_private=True)  # type: ignore[call-arg]
+    context = Context(settings, Sent())
+    yield context
+    context.stopping.set()
+    context.database.dispose()
+
+
+def test_an_event_arrives_signed_by_every_secret_in_force(context: Context, receiver: Receiver) -> None:
+    first, second, scope = listening(context, receiver)
+    with context.database.session() as session:
+        generation = add_generation(session, scope, domains.create(session, scope, "d", "", "mini").id)
+        generations.cancel(session, scope, generation.id)
+    Webhooks(context)._work()
+    [(headers, body)] = receiver.received
+    for secret in (first, second):
+        assert Verifier(secret).verify(body, headers)["type"] == "generation.cancelled"
+    with pytest.raises(WebhookVerificationError):
+        Verifier(new_secret()).verify(body, headers)
+    with pytest.raises(WebhookVerificationError):
+        Verifier(first).verify(body.replace(b"cancelled", b"succeeded"), headers)
+    event = json.loads(body)
+    assert event["data"]["id"] == generation.id
+    assert (event["data"]["status"], headers["content-type"]) == ("cancelled", "application/json")
+
+
+def test_no_session_is_held_while_an_answer_is_waited_for(context: Context, receiver: Receiver) -> None:
+    held = []
+
+    def look(request: BaseHTTPRequestHandler) -> None:
+        held.append(context.database.engine.pool.checkedout())  # type: ignore[attr-defined]
+        status(204)(request)
+
+    receiver.answer = look
+    listening(context, receiver, tested=True)
+    Webhooks(context)._work()
+    assert held == [0]
+
+
+def test_an_event_keeps_its_id_until_it_is_taken(context: Context, receiver: Receiver) -> None:
+    receiver.answer = status(503)
+    listening(context, receiver, tested=True)
+    webhooks = Webhooks(context)
+    webhooks._work()
+    webhooks._work()
+    [(first, _)] = receiver.received
+    receiver.answer = status(200)
+    with context.database.session() as session:
+        row = session.get_one(WebhookDelivery, first["webhook-id"])
+        assert (row.status, row.failures, row.attempts[0]["detail"]) == ("pending", 1, "It answered 503.")
+        row.next_attempt_at = database_now(session)
+    webhooks._work()
+    second, _ = receiver.received[1]
+    assert second["webhook-id"] == first["webhook-id"]
+    with context.database.session() as session:
+        row = session.get_one(WebhookDelivery, first["webhook-id"])
+        assert (row.status, [one["response_status"] for one in row.attempts]) == ("succeeded", [503, 200])
+
+
+def test_its_thread_finds_what_is_due(context: Context, receiver: Receiver) -> None:
+    Webhooks(context).start()
+    arrived = receiver.done
+    receiver.answer = lambda request: (status(204)(request), arrived.set())[0]
+    listening(context, receiver, tested=True)
+    assert arrived.wait(60)
+
+
+def test_a_private_address_is_an_outcome_and_not_an_error(receiver: Receiver) -> None:
+    attempt = Attempt("msg_1", "wh_1", 1, f"https://127.0.0.1:{receiver.port}/", "{}", (new_secret(),))
+    assert send(attempt, allow_private=False).code == "webhook_url_refused"
+    attempt = Attempt("msg_1", "wh_1", 1, f"https://localhost:{receiver.port}/", "{}", (new_secret(),))
+    assert send(attempt, allow_private=False).code == "address_refused"
+    assert receiver.received == []
+
+
+def listening(context: Context, receiver: Receiver, *, tested: bool = False) -> tuple[str, str, Scope]:
+    """A webhook of a new tenant, its secret, and the one that took its place."""
+    with context.database.session() as session:
+        scope = Scope(tenants.create(session, SYSTEM, "tenant").id)
+        made = service.create(session, scope, receiver.url, None, "", allow_private=True)
+        first, second = made.secret, service.rotate(session, scope, made.row.id, 60).secret
+        if tested:
+            service.test(session, scope, made.row.id)
+    return first, second, scope

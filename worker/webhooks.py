@@ -1,0 +1,82 @@
+"""Sends what tenants shall hear of. Needs no broker: due rows are looked for every second."""
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from core.errors import CoreError
+from core.webhooks import deliveries, sending, signing
+from core.webhooks.deliveries import Attempt, Outcome
+from worker.context import Context
+
+logger = logging.getLogger(__name__)
+_LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 10.0
+
+
+class Webhooks:
+    """As many deliveries at once as `webhook_threads`; one thread looks for work while none is at it."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        threads = context.settings.webhook_threads
+        self._places = threading.Semaphore(threads)
+        self._more = threading.Event()
+        self._pool = ThreadPoolExecutor(max(1, threads), "webhook")
+        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        if self.context.settings.webhook_threads:
+            self._thread.start()
+
+    def _run(self) -> None:
+        while not self.context.stopping.is_set():
+            self._more.wait(_LOOK_SECONDS)
+            self._more.clear()
+            if not self.context.stopping.is_set() and self._places.acquire(blocking=False):
+                self._pool.submit(self._work)
+
+    def _work(self) -> None:
+        """Delivers until nothing is due."""
+        try:
+            while not self.context.stopping.is_set():
+                with self.context.database.session() as session:
+                    attempt = deliveries.claim(session)
+                if attempt is None:
+                    return
+                self._more.set()  # where one is due there may be others
+                self._deliver(attempt)
+        except CoreError as error:  # its lease lasts a minute, and then it is tried again
+            logger.warning("webhooks wait: %s", error.detail)
+        except Exception:
+            logger.exception("a webhook's delivery was not settled")
+        finally:
+            self._places.release()
+
+    def _deliver(self, attempt: Attempt) -> None:
+        outcome = send(attempt, allow_private=self.context.settings.webhooks_allow_private)
+        with self.context.database.session() as session:
+            deliveries.settle(session, attempt, outcome)
+
+
+def send(attempt: Attempt, *, allow_private: bool, seconds: float = _ANSWER_SECONDS) -> Outcome:
+    """One attempt, without a session."""
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "DiffFit-Webhooks/1",
+        **signing.headers(attempt.id, int(time.time()), attempt.body, attempt.secrets),
+    }
+    started = time.monotonic()
+    try:
+        body = attempt.body.encode()
+        status = sending.post(attempt.url, headers, body, allow_private=allow_private, seconds=seconds)
+    except CoreError as error:
+        return Outcome(time.monotonic() - started, None, error.code, error.detail)
+    except Exception:  # a defect here must not make it due again for ever
+        logger.exception("%s failed", attempt.id)
+        return Outcome(time.monotonic() - started, None, "internal_error", "Sending failed on our side.")
+    taken = time.monotonic() - started
+    if 200 <= status < 300:
+        return Outcome(taken, status)
+    return Outcome(taken, status, "refused", f"It answered {status}.")
