@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     max_inflated_bytes: int = 4 * 2**30
     max_image_pixels: int = 50_000_000
     max_classes: int = 1000
-    max_adapter_bytes: int = 64 * 2**20
+    max_adapter_bytes: int = 32 * 2**20
 
     max_batch_rows: int = Field(default=32, ge=2)
     """Rows of one forward; a guided image takes two."""

@@ -1,23 +1,26 @@
 """Zips of images, one folder a class, from strangers: read by index, counted as they inflate, never extracted."""
 
 import hashlib
-import io
 import stat
 import unicodedata
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from core.datasets.images import SIGNATURE_BYTES, Refused, check_signature, decoded, upright
 from core.errors import ArchiveInvalid, Cancelled
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+_ENTRIES_A_MEMBER, _ENTRY_BYTES = 3, 256
+"""Of an index: beside each image lie folders, and what operating systems leave."""
+_LOCAL_HEADER_BYTES = 30
+_ALWAYS_BYTES, _MOST_INFLATION = 2**28, 20
 MINIMUM_IMAGES = 2
 """With one image nothing can be held out, and a domain of one picture is a copy."""
 
@@ -64,15 +67,11 @@ class Report:
         return [{"id": id, "name": name, "images": counts[id]} for id, name in enumerate(self.class_names)]
 
 
-class _Refused(Exception):
-    def __init__(self, code: str, detail: str) -> None:
-        self.code, self.detail = code, detail
-
-
 def inspect(file: IO[bytes], limits: Limits) -> None:
     """What can be told without inflating anything. Raises ArchiveInvalid."""
-    with _open(file) as archive:
+    with _open(file, limits) as archive:
         candidates = _candidates(archive, limits)
+        _check_claims([info for info, _ in candidates], limits)
     names = {name for _, name in candidates if name is not None}
     if not names:
         raise ArchiveInvalid("no_class_folders", "The zip has no class folders. Put each class's images in a folder.")
@@ -90,7 +89,7 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
     Raises ArchiveInvalid when nothing usable is left, or the zip inflates beyond the limits; Cancelled as soon as it is
     not wanted any more.
     """
-    with _open(file) as archive:
+    with _open(file, limits) as archive:
         good, rejected = _decode_all(archive, _candidates(archive, limits), limits, is_wanted)
     class_names = sorted({name for _, name, _ in good})
     if len(good) < MINIMUM_IMAGES:
@@ -108,22 +107,57 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
 
 def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, Image.Image]]:
     """(class id, image) of accepted members, in an order that depends on their names alone."""
-    with _open(file) as archive:
+    with _open(file, limits) as archive:
         for member in sorted(members, key=lambda member: (member["class_id"], member["file"])):
             info = archive.getinfo(member["file"])
             data, _ = _inflate(archive, info, limits.image_bytes)
             if data is None:
                 raise ArchiveInvalid("too_large", f"{info.filename} is larger than when it was accepted.")
-            yield member["class_id"], _decode(data, limits)
+            yield member["class_id"], upright(data, limits.pixels)
 
 
-def _open(file: IO[bytes]) -> zipfile.ZipFile:
+class _Guarded:
+    """A file as zipfile reads it: the index in one piece, of which it makes objects that take ten times the room. One
+    that is too large is refused before that, by what it is and not by what it says of itself."""
+
+    def __init__(self, file: IO[bytes], entries: int) -> None:
+        self._file, self._entries = file, entries
+        self.is_index = True
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if not self.is_index:
+            return self._file.read(size)
+        if size > self._entries * _ENTRY_BYTES:
+            self._refuse()
+        data = self._file.read(size)
+        if data.count(b"PK\x01\x02") > self._entries:
+            self._refuse()
+        return data
+
+    def _refuse(self) -> None:
+        raise ArchiveInvalid("too_many_files", "The zip's index is larger than that of any zip that is taken.")
+
+
+def _open(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
     file.seek(0)
+    guarded = _Guarded(file, limits.members * _ENTRIES_A_MEMBER)
     try:
-        return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        archive = zipfile.ZipFile(guarded)
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError, OSError) as error:
         detail = "The file is not a zip archive. Upload a .zip with one folder a class."
         raise ArchiveInvalid("not_a_zip", detail) from error
+    guarded.is_index = False
+    _check_overlaps(archive)
+    return archive
+
+
+def _check_overlaps(archive: zipfile.ZipFile) -> None:
+    """Files that share their bytes are how a small zip inflates to a large one. Raises ArchiveInvalid."""
+    ordered = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    for info, following in pairwise(ordered):
+        if info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size > following.header_offset:
+            raise ArchiveInvalid("overlapping_files", "Files of the zip lie in one another. Make the zip anew.")
 
 
 def _candidates(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.ZipInfo, str | None]]:
@@ -142,6 +176,16 @@ def _candidates(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.
     return [(info, _class_name(parts[1:] if wrapped else parts)) for info, parts in zip(infos, paths, strict=True)]
 
 
+def _check_claims(infos: list[zipfile.ZipInfo], limits: Limits) -> None:
+    """A zip that says itself that it is too large is believed."""
+    if sum(info.file_size for info in infos) > limits.inflated_bytes:
+        raise _too_large(limits.inflated_bytes)
+
+
+def _too_large(limit: int) -> ArchiveInvalid:
+    return ArchiveInvalid("inflates_too_large", f"The zip inflates to more than {limit:,} bytes.")
+
+
 def _class_name(parts: tuple[str, ...]) -> str | None:
     name = unicodedata.normalize("NFC", parts[0]).strip() if len(parts) == 2 else ""
     return name if name and len(name) <= 100 and name.isprintable() else None
@@ -152,7 +196,7 @@ def _ignored(path: str) -> bool:
     parts = PurePosixPath(path).parts
     return (
         "__MACOSX" in parts
-        or any(part.startswith(".") and part != ".." for part in parts)
+        or any(part.startswith(".") and not part.startswith("..") for part in parts)
         or parts[-1:]
         in (
             ("Thumbs.db",),
@@ -171,27 +215,28 @@ def _decode_all(
     rejected: list[Rejected] = []
     seen: dict[str, str] = {}
     names: set[str] = set()
-    left = limits.inflated_bytes
+    # Images are compressed already: what inflates to many times its size is none.
+    packed = sum(info.compress_size for info in archive.infolist())
+    limit = left = min(limits.inflated_bytes, max(_ALWAYS_BYTES, packed * _MOST_INFLATION))
     for info, name in candidates:
         if not is_wanted():
             raise Cancelled()
         try:
             if name is None:
-                raise _Refused("no_class_folder", "It does not lie in a class folder.")
+                raise Refused("no_class_folder", "It does not lie in a class folder.")
             _check_entry(info, names)
             data, inflated = _inflate(archive, info, min(limits.image_bytes, left))
             left -= inflated
             if left < 0:
-                raise ArchiveInvalid(
-                    "inflates_too_large", f"The zip inflates to more than {limits.inflated_bytes:,} bytes."
-                )
+                raise _too_large(limit)
             if data is None:
-                raise _Refused("too_large", f"It inflates to more than {limits.image_bytes:,} bytes.")
+                raise Refused("too_large", f"It inflates to more than {limits.image_bytes:,} bytes.")
             sha256 = hashlib.sha256(data).hexdigest()
             if sha256 in seen:
-                raise _Refused("duplicate", f"It is the same file as {seen[sha256]}.")
-            _decode(data, limits)
-        except _Refused as refused:
+                raise Refused("duplicate", f"It is the same file as {seen[sha256]}.")
+            with decoded(data, limits.pixels):
+                pass
+        except Refused as refused:
             rejected.append(Rejected(info.filename[:500], refused.code, refused.detail))
         else:
             seen[sha256] = info.filename
@@ -202,16 +247,16 @@ def _decode_all(
 def _check_entry(info: zipfile.ZipInfo, names: set[str]) -> None:
     path = PurePosixPath(info.filename)
     if path.is_absolute() or ".." in path.parts or "\\" in info.filename or "\0" in info.orig_filename:
-        raise _Refused("unsafe_path", "Its path leads outside of the zip.")
-    if stat.S_ISLNK(info.external_attr >> 16):
-        raise _Refused("link", "It is a link, not a file.")
+        raise Refused("unsafe_path", "Its path leads outside of the zip.")
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+        raise Refused("link", "It is a link or a device, not a file.")
     if info.flag_bits & 0x1:
-        raise _Refused("encrypted", "It is encrypted. Upload a zip without a password.")
+        raise Refused("encrypted", "It is encrypted. Upload a zip without a password.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # zipfile inflates these without a bound: under a kilobyte of bzip2 can fill the memory.
-        raise _Refused("compression", "Its compression is not known here. Make a zip with the usual one, deflate.")
+        raise Refused("compression", "Its compression is not known here. Make a zip with the usual one, deflate.")
     if info.filename in names:
-        raise _Refused("duplicate_name", "Another file of the zip has the same path.")
+        raise Refused("duplicate_name", "Another file of the zip has the same path.")
     names.add(info.filename)
 
 
@@ -220,27 +265,12 @@ def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tup
     believed."""
     try:
         with archive.open(info) as member:
+            check_signature(member.peek(SIGNATURE_BYTES))  # type: ignore[attr-defined]  # its own kind of file
             data = member.read(limit + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise _Refused("corrupt", "It cannot be read from the zip.") from error
-    return (None if len(data) > limit else data), len(data)
-
-
-def _decode(data: bytes, limits: Limits) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > limits.pixels:
-                raise _Refused("too_many_pixels", f"It has {image.width}x{image.height} pixels.")
-            # Phones put a second picture, for depth or brightness, behind a JPEG: the first one is the photo.
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise _Refused("animated", "It is animated or has several pages.")
-            upright = ImageOps.exif_transpose(image)
-            return upright if upright.mode in {"RGB", "RGBA", "L"} else upright.convert("RGBA")
-    except _Refused:
+    except Refused:
         raise
-    except UnidentifiedImageError as error:
-        raise _Refused("not_an_image", f"It is none of {', '.join(FORMATS)}.") from error
-    except Image.DecompressionBombError as error:
-        raise _Refused("too_many_pixels", "It has too many pixels.") from error
-    except Exception as error:  # decoders raise nearly everything on hostile input
-        raise _Refused("corrupt", "It cannot be decoded.") from error
+    except Exception as error:  # zipfile raises nearly everything on hostile input
+        raise Refused("corrupt", "It cannot be read from the zip.") from error
+    if len(data) <= limit and len(data) != info.file_size:
+        raise Refused("corrupt", "It is not as long as the zip says.")
+    return (None if len(data) > limit else data), len(data)

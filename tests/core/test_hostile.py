@@ -3,6 +3,7 @@
 import io
 import tracemalloc
 import zipfile
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from core.datasets.archive import inspect, read_images, validate
 from core.db.models import Generation
 from core.db.paging import PageRequest
 from core.db.session import Database
-from core.errors import ArchiveInvalid, DatabaseUnavailable, InvalidRequest, StorageUnavailable
+from core.errors import ArchiveInvalid, Cancelled, DatabaseUnavailable, InvalidRequest, StorageUnavailable
 from core.generations import service as generations
 from core.generations.service import GenerationRequest
 from core.storage import S3Store
@@ -38,10 +39,70 @@ def test_a_compression_without_a_bound_is_not_inflated(compression: int) -> None
 
 
 def test_refused_files_count_towards_what_a_zip_inflates_to() -> None:
-    bombs = {f"cat/{i}.png": bytes(LIMITS.image_bytes + 1) for i in range(20)}
+    bombs = {f"cat/{i}.png": b"\x89PNG" + bytes(LIMITS.image_bytes) for i in range(20)}
     with pytest.raises(ArchiveInvalid) as caught:
         validate(zipped(GOOD | bombs), LIMITS)
     assert caught.value.code == "inflates_too_large"
+
+
+def test_an_index_is_refused_before_it_takes_the_memory() -> None:
+    entry = zipped({"cat/1.png": b""}).getvalue()
+    index = entry[entry.index(b"PK\1\2") : entry.index(b"PK\5\6")] * 50_000
+    end = b"PK\5\6" + bytes(8) + len(index).to_bytes(4, "little") + bytes(6)
+    tracemalloc.start()
+    with pytest.raises(ArchiveInvalid) as caught:
+        inspect(io.BytesIO(index + end), LIMITS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.code == "too_many_files"
+    assert peak < len(index) + 2**23, "the file itself, and none of its entries"
+
+
+def test_files_that_share_their_bytes() -> None:
+    data = zipped(GOOD).getvalue()
+    second = data.rindex(b"PK\1\2")
+    overlapping = data[: second + 42] + bytes(4) + data[second + 46 :]
+    with pytest.raises(ArchiveInvalid) as caught:
+        inspect(io.BytesIO(overlapping), LIMITS)
+    assert caught.value.code == "overlapping_files"
+
+
+def test_what_inflates_to_many_times_its_size_is_no_image() -> None:
+    limits = replace(LIMITS, image_bytes=2**26, inflated_bytes=2**40)
+    bombs = {f"cat/{number}.png": b"\x89PNG" + bytes(2**26 - 4 - number) for number in range(5)}
+    with pytest.raises(ArchiveInvalid) as caught:
+        validate(zipped(GOOD | bombs), limits)
+    assert caught.value.code == "inflates_too_large"
+    assert f"{2**28:,}" in caught.value.detail
+
+
+def test_a_zip_that_says_that_it_is_too_large_is_believed() -> None:
+    with pytest.raises(ArchiveInvalid) as caught:
+        inspect(zipped(GOOD | {"cat/9.png": bytes(LIMITS.inflated_bytes)}), LIMITS)
+    assert caught.value.code == "inflates_too_large"
+
+
+def test_large_photos_are_taken_where_they_can_be_decoded_smaller() -> None:
+    limits = replace(LIMITS, image_bytes=2**25, inflated_bytes=2**27, pixels=50_000_000)
+    large, flat, passes = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    image = Image.new("L", (6000, 5000))
+    image.convert("RGB").save(large, "JPEG")
+    image.convert("RGB").save(flat, "PNG")
+    image.convert("RGB").save(passes, "JPEG", progressive=True)
+    files = {"cat/1.jpg": large.getvalue(), "cat/2.png": flat.getvalue(), "cat/3.jpg": passes.getvalue()}
+    archive = zipped(GOOD | files)
+    report = validate(archive, limits)
+    assert {one.file: one.code for one in report.rejected} == {
+        "cat/2.png": "too_many_pixels", "cat/3.jpg": "too_many_pixels"
+    }  # fmt: skip
+    members = [member.to_json() for member in report.members if member.file == "cat/1.jpg"]
+    ((_, photo),) = read_images(archive, members, limits)
+    assert photo.size == (3000, 2500)
+
+
+def test_what_is_not_wanted_any_more_is_not_decoded() -> None:
+    with pytest.raises(Cancelled):
+        validate(zipped(GOOD), LIMITS, lambda: False)
 
 
 def test_a_readme_beside_the_classes_spoils_nothing() -> None:

@@ -15,7 +15,19 @@ from urllib.parse import urlparse
 from core.config import Settings
 from core.storage import S3Store
 from tests import radosgw, services
-from tests.faults import broker, clients, database, disk, endings, events, fuzz, storage, tenants, workers
+from tests.faults import (
+    broker,
+    clients,
+    database,
+    disk,
+    endings,
+    events,
+    fuzz,
+    hostile_input,
+    storage,
+    tenants,
+    workers,
+)
 from tests.faults.disk import Disk, LimitedWorkers, small_disk
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.stack import Outcome, Stack
@@ -89,6 +101,13 @@ SCENARIOS = {
         "one worker",
         partial(fuzz.document_holds, examples=20, phases="examples,coverage,fuzzing,stateful"),
         partial(fuzz.document_holds, examples=1, phases="fuzzing"),
+    ),
+    "hostile-zips": Scenario("one worker", partial(hostile_input.zips, every=1), partial(hostile_input.zips, every=6)),
+    "hostile-images": Scenario(
+        "one worker", partial(hostile_input.images, every=1), partial(hostile_input.images, every=6)
+    ),
+    "hostile-adapters": Scenario(
+        "one worker", partial(hostile_input.adapters, every=1), partial(hostile_input.adapters, every=3)
     ),
     "uploads": Scenario(
         "on S3",

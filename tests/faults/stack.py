@@ -71,7 +71,9 @@ class Stack(AbstractContextManager["Stack"]):
             **services.roles_of(postgres.create(self.name)),
             "DIFFFIT_BROKER_URL": self.redis.url,
             "DIFFFIT_DATA_DIR": str(folder / "data"),
+            "TMPDIR": str(folder / "tmp"),
         }
+        (folder / "tmp").mkdir()
         self.workers: dict[int, Process] = {}
 
     def __enter__(self) -> Self:

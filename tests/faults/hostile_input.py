@@ -1,0 +1,160 @@
+"""Files that were made to hurt, sent to a real API and decoded by a real worker, whose memory and disk are watched."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import psutil
+
+from core.storage import FolderStore
+from tests.faults.hostile.adapters import ADAPTERS
+from tests.faults.hostile.images import IMAGES
+from tests.faults.hostile.zips import CANARY, GOOD, ZIPS, Entry, zip_of
+from tests.faults.stack import Outcome, Stack, until
+from tests.faults.workers import ended, prepared, start_finetune
+from tests.processes import Caller
+
+ANSWERED_WITHIN = 5.0
+MEMORY = 100_000_000
+MUST = "4xx or rejected with a code within 5 s; 100 MB more memory at most; nothing written outside"
+
+
+class Watch:
+    """The API and the worker while they meet hostile files."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.store = FolderStore(stack.folder / "data" / "objects")
+        self.processes = [psutil.Process(pid) for pid in stack.workers] + [_api_of(stack)]
+        self.slowest = self.most = 0.0
+        self.late = 0
+        self.failed: list[str] = []
+        self._before = self._everything()
+
+    def check(self, name: str, send: Callable[[], str | None]) -> None:
+        """Sends one; `send` tells what is wrong with how it was taken."""
+        before = [_peak_from_now(process) for process in self.processes]
+        started = time.monotonic()
+        wrong = send()
+        seconds = time.monotonic() - started
+        grown = sum(_peak(process) - own for process, own in zip(self.processes, before, strict=True))
+        self.slowest, self.most = max(self.slowest, seconds), max(self.most, grown)
+        self.late += seconds > ANSWERED_WITHIN
+        if grown > MEMORY:
+            wrong = f"{grown / 1e6:.0f} MB more memory; {wrong or 'refused'}"
+        if wrong:
+            self.failed.append(f"{name}: {wrong}")
+
+    def outside(self, expected: set[str]) -> list[str]:
+        """What lies where nothing should."""
+        found = self._everything() - self._before - expected
+        escaped = list(self.stack.folder.rglob(f"{CANARY}*"))
+        for place in (Path.cwd(), Path("/tmp"), Path("/")):
+            escaped += place.glob(f"{CANARY}*")
+        dead = [process.pid for process in self.processes if not process.is_running()]
+        return [str(one) for one in (*found, *escaped, *dead)]
+
+    def _everything(self) -> set[str]:
+        """Keys in the store, and what lies in the processes' folder for temporary files."""
+        objects = {one.key for one in self.store.page("", "", 100_000)}
+        return objects | {str(path) for path in (self.stack.folder / "tmp").iterdir()}
+
+    def outcome(self, fault: str, tried: int, lost: Sequence[str], seconds: float) -> Outcome:
+        note = f"{self.slowest:.1f} s and {self.most / 1e6:.0f} MB more at most"
+        held = tried - len(self.failed)
+        told = "; ".join([*self.failed, *lost, note])
+        return Outcome(fault, MUST, tried, held, len(lost), seconds, told, self.late)
+
+
+def zips(stack: Stack, every: int) -> Outcome:
+    """Each beside two good images, which may be used."""
+    return _data_sets(stack, "hostile zips", dict(islice(ZIPS.items(), 0, None, every)))
+
+
+def images(stack: Stack, every: int) -> Outcome:
+    """Each as the third file of a good zip."""
+    chosen = islice(IMAGES.items(), 0, None, every)
+    made = {name: _zipped(make) for name, make in chosen}
+    return _data_sets(stack, "hostile images", made)
+
+
+def adapters(stack: Stack, every: int) -> Outcome:
+    """Each instead of a good adapter, which is taken."""
+    started = time.monotonic()
+    caller, domain, dataset = prepared(stack)
+    finetune = start_finetune(caller, domain, dataset, steps=1)
+    until(lambda: ended(stack, "finetunes", finetune))
+    (adapter,) = caller.get(f"/v1/domains/{domain}/adapters")["data"]
+    good = caller.send("GET", f"/v1/adapters/{adapter['id']}/download").content
+    watch, path = Watch(stack), f"/v1/domains/{domain}/adapters"
+    chosen = dict(islice(ADAPTERS.items(), 0, None, every))
+    for name, make in chosen.items():
+        data = make(good)
+        watch.check(name, lambda: _refused(caller, path, data))  # noqa: B023  # called at once
+    lost = watch.outside(set())
+    listed = caller.get(path)["data"]
+    lost += [one["id"] for one in listed if one["id"] != adapter["id"]]
+    if caller.send("POST", path, files={"file": ("a.safetensors", good)}).status_code != 201:
+        lost.append("a good one is not taken any more")
+    return watch.outcome(f"{len(chosen)} hostile adapters", len(chosen), lost, time.monotonic() - started)
+
+
+def _data_sets(stack: Stack, kind: str, chosen: Mapping[str, Callable[[], bytes]]) -> Outcome:
+    started = time.monotonic()
+    caller = stack.tenant()
+    domain = caller.post("/v1/domains", {"name": kind})["id"]
+    watch, path = Watch(stack), f"/v1/domains/{domain}/datasets"
+    _whole(caller, path)  # what is loaded once is not counted
+    for name, make in chosen.items():
+        data = make()
+        watch.check(name, lambda: _refused(caller, path, data))  # noqa: B023  # called at once
+    rows = stack.rows("SELECT archive_key FROM datasets")
+    lost = watch.outside({row["archive_key"] for row in rows})
+    if not _whole(caller, path):
+        lost.append("a good one is not taken any more")
+    return watch.outcome(f"{len(chosen)} {kind}", len(chosen), lost, time.monotonic() - started)
+
+
+def _refused(caller: Caller, path: str, data: bytes) -> str | None:
+    """None when it was refused with a code: the whole, or all of it but the two good images."""
+    answer = caller.send("POST", path, files={"file": ("hostile", data)})
+    if answer.status_code != 202:
+        known = 400 <= answer.status_code < 500 and answer.json().get("code")
+        return None if known else f"answered {answer.status_code} {answer.text[:200]}"
+    while (found := caller.get(f"/v1/datasets/{answer.json()['id']}"))["status"] == "validating":
+        time.sleep(0.05)
+    if found["status"] == "rejected":
+        return None if found["error"]["code"] != "internal_error" else f"rejected with {found['error']}"
+    named = [one for one in found["report"]["rejected"] if one["code"]]
+    return None if found["images"] <= len(GOOD) and named else f"taken: {found['report']}, {found['classes']}"
+
+
+def _whole(caller: Caller, path: str) -> bool:
+    answer = caller.send("POST", path, files={"file": ("good.zip", zip_of())})
+    return bool(caller.wait(f"/v1/datasets/{answer.json()['id']}", "validating")["status"] == "ready")
+
+
+def _zipped(make: Callable[[], bytes]) -> Callable[[], bytes]:
+    return lambda: zip_of(Entry(b"cat/hostile.png", make()))
+
+
+def _api_of(stack: Stack) -> psutil.Process:
+    folder = stack.environment["DIFFFIT_DATA_DIR"]
+    for process in psutil.Process().children():
+        if process.cmdline()[-2:] == ["-m", "api"] and process.environ().get("DIFFFIT_DATA_DIR") == folder:
+            return process
+    raise LookupError("the API's process")
+
+
+def _peak_from_now(process: psutil.Process) -> int:
+    """Forgets the highest memory of before; what it has now, in bytes."""
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    return int(process.memory_info().rss)
+
+
+def _peak(process: psutil.Process) -> int:
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise LookupError("VmHWM")
