@@ -27,7 +27,8 @@ from core.model.bank import FoldedAdapter
 logger = logging.getLogger(__name__)
 
 Work = Generator[Any, None, Any]
-"""Long work in short slices: each `next` is one slice of the device's time; what it yields goes to `on_event`."""
+"""Long work in short slices: each `next` is one slice of the device's time; what it yields goes to `on_event`. At a
+stop EngineStopped is thrown into it, which it may answer with one last event."""
 
 
 @dataclass(eq=False)
@@ -349,8 +350,19 @@ class Engine:
         for request_id in list(self._tickets):
             self._end(request_id, EngineStopped())
         for training in self._trainings:
+            self._stop_training(training)
+
+    def _stop_training(self, training: Training) -> None:
+        """It hears of the end, and may yield one last event: where it got to."""
+        error = EngineStopped()
+        try:
+            if not training.cancelled.is_set() and (event := training.work.throw(error)) is not None:
+                training.on_event(event)
             training.work.close()
-            training.future.set_exception(EngineStopped())
+        except BaseException as last:
+            if last is not error:
+                logger.warning("a fine-tune could not tell where it got to", exc_info=last)
+        training.future.set_exception(error)
 
 
 def _previewed(ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core.artifact.sites import Method, MethodSites, trainable_shapes
 from core.diffusion.sampling import sample, seeded_noise
+from core.errors import EngineStopped
 from core.model.adapter import BASE
 from core.model.checkpoint import LoadedBase
 from core.tuning.checkpoint import pack, unpack
@@ -113,7 +114,8 @@ def finetune(
 
     Of several processes each runs this with the same plan, images and checkpoint, and yields the same events.
 
-    Raises TrainingDiverged when the loss is not finite, CheckpointInvalid when the checkpoint is another run's.
+    Raises TrainingDiverged when the loss is not finite, CheckpointInvalid when the checkpoint is another run's. An
+    EngineStopped that is thrown into its steps is answered with one more checkpoint.
     """
     parts: list[Latents] = []
     for part in encode_images(images, base.autoencoder.encode, base.description.image_size):
@@ -131,7 +133,12 @@ def finetune(
     if checkpoint is not None:
         trainer.restore(unpack(checkpoint, about))
     yield Started(loss_base, trainer.parameters.numel(), trainer.steps_done)
-    yield from _steps(trainer, plan, base, about)
+    try:
+        yield from _steps(trainer, plan, base, about)
+    except EngineStopped:
+        if not trainer.done:  # its last events come once more
+            yield Checkpoint(trainer.steps_done, pack(trainer.state(), about))
+        raise
     losses = {"base": loss_base}
     for name, label in (("adapter", None), ("adapter_null", trainer.null_class)):
         losses[name] = trainer.held_out_loss(trainer.adapter(averaged=True), label)

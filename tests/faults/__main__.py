@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import signal
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from tests.faults.scenarios import SCENARIOS, run
 
 def main() -> None:
     options = _options()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background starts deaf to it
     print(f"seed {options.seed}", flush=True)
     outcomes = []
     with services.postgres() as postgres:

@@ -63,7 +63,7 @@ class StackOnSmallDisk(Stack):
 
 
 SCENARIOS = {
-    "kills": Scenario("two workers", partial(workers.kills, points=60), partial(workers.kills, points=1)),
+    "kills": Scenario("two workers", partial(workers.kills, points=60, spare=2), partial(workers.kills, points=1)),
     "pauses": Scenario("two workers", partial(workers.pauses, times=5), partial(workers.pauses, times=1)),
     "default-leases": Scenario("default leases", partial(workers.kills, points=6), None),
     "cancel": Scenario("two workers", partial(endings.cancels, times=12), partial(endings.cancels, times=2)),

@@ -170,7 +170,7 @@ class RedisServer:
             return False
 
 
-def until(reached: Callable[[], object], seconds: float = 300) -> float:
+def until(reached: Callable[[], object], seconds: float = 900) -> float:
     """Asks until it is so; how long that took. Raises TimeoutError."""
     started = time.monotonic()
     while not reached():

@@ -4,6 +4,7 @@ import io
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from PIL import Image
@@ -56,31 +57,35 @@ class Jobs:
         return id
 
 
-def kills(stack: Stack, points: int) -> Outcome:
-    """One of two workers is killed while it works, at a random moment of a fine-tune or of a generation, and replaced.
+def kills(stack: Stack, points: int, spare: int = 0) -> Outcome:
+    """A worker is killed while it works, at a random moment of a fine-tune or of a generation, and replaced; there are
+    two of them at least. With `spare` ones nobody waits for the replacement. An interrupt ends it early.
 
     Held: the row was taken up again, or had ended in that very moment; late: after more than one and a half leases.
     Lost: what did not end well, with exactly one version, the same file each, and the same pictures each.
     """
     started, chance = time.monotonic(), stack.chance()
     jobs, taken, in_work = Jobs(stack), list[float](), 0
-    for point in range(points):
-        table = TABLES[point % 2]
-        id = jobs.start(table)
-        jobs.moment(table, chance.random())
-        pid = stack.holder(table, id)
-        attempt = stack.rows(f"SELECT attempt FROM {table} WHERE id = %s", id)[0]["attempt"]
-        in_work += pid is not None
-        if pid is None:
-            pid = chance.choice(list(stack.workers))  # it has just ended: the kill must not undo it
-        stack.kill_worker(pid)
-        taken.append(until(lambda: taken_up(stack, table, id, attempt)))  # noqa: B023  # called at once
+    for _ in range(spare):
         stack.add_worker()
-        until(lambda: len(alive(stack)) == 2)
+    with suppress(KeyboardInterrupt):
+        for point in range(points):
+            table = TABLES[point % 2]
+            until(lambda: len(alive(stack)) >= 2)
+            id = jobs.start(table)
+            jobs.moment(table, chance.random())
+            pid = stack.holder(table, id)
+            attempt = stack.rows(f"SELECT attempt FROM {table} WHERE id = %s", id)[0]["attempt"]
+            in_work += pid is not None
+            if pid is None:
+                pid = chance.choice(sorted(alive(stack)))  # it has just ended: the kill must not undo it
+            stack.kill_worker(pid)
+            stack.add_worker()
+            taken.append(until(lambda: taken_up(stack, table, id, attempt)))  # noqa: B023  # called at once
     lost, late = jobs.lost(), sum(one > 1.5 * stack.lease for one in taken)
     note = f"{in_work} of them in work; taken up after {max(taken):.1f} s at most"
     must = f"all end, one version each, the same bytes; taken up within 1.5 leases of {stack.lease:.0f} s"
-    return Outcome("SIGKILL of a worker", must, points, len(taken), lost, time.monotonic() - started, note, late)
+    return Outcome("SIGKILL of a worker", must, len(taken), len(taken), lost, time.monotonic() - started, note, late)
 
 
 def pauses(stack: Stack, times: int) -> Outcome:

@@ -1,5 +1,6 @@
 """Workers that are killed or asked to stop: nothing is lost, and a resumed fine-tune gives the same file."""
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -36,7 +37,8 @@ def test_a_killed_and_a_stopped_worker(tmp_path: Path) -> None:
             stopped = start(caller, domain, dataset)
             wait(caller, stopped, lambda found: 10 < found["step"] < STEPS)
             stop(process)
-            assert caller.get(f"/v1/finetunes/{stopped}")["status"] == "queued", "it was handed back"
+            handed_back = caller.get(f"/v1/finetunes/{stopped}")
+            assert handed_back["status"] == "queued", "it was handed back"
         with worker(environment, tmp_path):
             wait(caller, stopped, lambda found: found["status"] == "succeeded")
             assert draw(caller, domain, {"class_id": 0, "steps": 2})["images"]
@@ -45,6 +47,10 @@ def test_a_killed_and_a_stopped_worker(tmp_path: Path) -> None:
         assert len({adapter["sha256"] for adapter in adapters}) == 1, "a resume changes no bit"
         events = caller.send("GET", f"/v1/finetunes/{killed}/events").text
         assert '"step": 50, "steps": 60}' in events, "it went on from its checkpoint"
+        told = caller.send("GET", f"/v1/finetunes/{stopped}/events").text
+        began = [int(step) for step in re.findall(r'"step": (\d+), "steps": 60}', told)]
+        assert began[0] == 0
+        assert handed_back["step"] <= began[1], "a stop costs no step"
 
 
 def test_cancel_reaches_a_running_finetune(tmp_path: Path) -> None:

@@ -333,6 +333,28 @@ def test_stopping_fails_what_is_unfinished(engine: Engine) -> None:
         draw(engine, request("late"))
 
 
+def test_a_stopped_training_tells_where_it_got_to(engine: Engine) -> None:
+    events: list[Any] = []
+    begun = threading.Event()
+
+    def work() -> Generator[Any, None, None]:
+        steps = 0
+        try:
+            while True:
+                steps += 1
+                yield begun.set()
+        except EngineStopped:
+            yield steps
+            raise
+
+    training = engine.train(work(), events.append)
+    begun.wait()
+    engine.stop()
+    assert isinstance(training.future.exception(), EngineStopped)
+    (steps,) = events
+    assert steps > 0
+
+
 def test_training_runs_beside_serving(engine: Engine) -> None:
     events: list[int] = []
     serving = [draw(engine, request(str(n), steps=40, seeds=(n,))) for n in range(4)]

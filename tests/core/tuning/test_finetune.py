@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.artifact.additions import AdaptFormer, Lora, Prompts
 from core.artifact.sites import CLASS_TABLE, PRESETS, Method, MethodSites, Sites, count, trainable_shapes
-from core.errors import CheckpointInvalid
+from core.errors import CheckpointInvalid, EngineStopped
 from core.model.autoencoder import Autoencoder
 from core.model.checkpoint import LoadedBase, load_base, save_base
 from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
@@ -82,6 +82,21 @@ def test_a_resumed_fine_tune_ends_with_the_same_adapter(base: LoadedBase, chosen
     later, resumed = run(base, checkpoint=checkpoint.data)
     assert of_kind(later, Started)[0].step == checkpoint.step
     assert resumed.losses == whole.losses
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_a_stopped_fine_tune_goes_on_from_its_last_step(base: LoadedBase) -> None:
+    _, whole = run(base)
+    work = finetune(base, PLAN, images(), None)
+    while not (isinstance(event := next(work), Progress) and event.step == 3):
+        pass
+    last = work.throw(EngineStopped())
+    assert isinstance(last, Checkpoint)
+    assert last.step == 3, "between two checkpoints"
+    with pytest.raises(EngineStopped):
+        next(work)
+    later, resumed = run(base, checkpoint=last.data)
+    assert of_kind(later, Started)[0].step == 3
     assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
 
 
