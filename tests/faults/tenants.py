@@ -58,6 +58,7 @@ def _owner_of_everything(stack: Stack) -> tuple[Caller, dict[str, str]]:
     gone = caller.post("/v1/domains", {"name": "gone"})["id"]
     deletion = caller.send("DELETE", f"/v1/domains/{gone}").raise_for_status().headers["location"].rpartition("/")[2]
     upload = caller.post(f"/v1/domains/{domain}/datasets/uploads", {"size_bytes": 5})["id"]
+    webhook = caller.post("/v1/webhooks", {"url": "https://example.com/hooks"})["id"]
     query = "SELECT id FROM finetune_events WHERE finetune_id = %s AND type = 'sample'"
     adapter = str(caller.get(f"/v1/finetunes/{finetune}")["adapter_id"])
     (preview,) = caller.get(f"/v1/generations/{generation}")["previews"]
@@ -70,6 +71,8 @@ def _owner_of_everything(stack: Stack) -> tuple[Caller, dict[str, str]]:
         "finetunes": finetune,
         "adapters": adapter,
         "generations": generation,
+        "webhooks": webhook,
+        "{delivery_id}": caller.post(f"/v1/webhooks/{webhook}/test", {})["id"],
         "{adapter_id}": adapter,
         "{index}": "0",
         "{step}": str(preview["step"]),
