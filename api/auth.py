@@ -24,7 +24,7 @@ _Documented = Annotated[Any, Security(BEARER)]
 def authenticate(request: Request) -> Scope:
     """Who asks, looked up and counted once a request. Raises Unauthenticated, RateLimited.
 
-    Its transaction is its own, so that no handler holds one while it waits.
+    Its statements are transactions of their own, so that no handler holds one while it waits.
     """
     known: Scope | None = getattr(request.state, "scope", None)
     if known is not None:
@@ -35,7 +35,7 @@ def authenticate(request: Request) -> Scope:
     services = request.app.state.services
     services.limits.admit_key(request, token)
     try:
-        with services.database.session() as session:
+        with services.database.statements() as session:
             scope: Scope = tenants.authenticate(session, token)
     except Unauthenticated:
         services.limits.note_key(request, token, right=False)
@@ -53,17 +53,17 @@ def get_scope(request: Request, _: _Documented) -> Scope:
 ScopeDep = Annotated[Scope, Depends(get_scope)]
 
 
-def get_admin(scope: ScopeDep) -> Scope:
+async def get_admin(scope: ScopeDep) -> Scope:
     if scope.tenant_id is not None or "admin" not in scope.scopes:
         raise Forbidden("admin")
     return scope
 
 
-def get_reader(scope: ScopeDep) -> Scope:
+async def get_reader(scope: ScopeDep) -> Scope:
     return _tenant_with("read", scope)
 
 
-def get_writer(scope: ScopeDep) -> Scope:
+async def get_writer(scope: ScopeDep) -> Scope:
     return _tenant_with("write", scope)
 
 

@@ -27,7 +27,7 @@ class Services:
     url_secret: bytes
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
@@ -35,7 +35,7 @@ def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def get_database(services: ServicesDep) -> Database:
+async def get_database(services: ServicesDep) -> Database:
     return services.database
 
 
@@ -48,13 +48,13 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Rows on a page.")]
 _CURSOR = "`next_cursor` of the page before."
 
 
-def get_page(
+async def get_page(
     limit: Limit = 20, cursor: Annotated[str | None, Query(pattern=f"^{ID_CURSOR}$", description=_CURSOR)] = None
 ) -> PageRequest:
     return PageRequest(limit, cursor)
 
 
-def get_numbered_page(
+async def get_numbered_page(
     limit: Limit = 20, cursor: Annotated[str | None, Query(pattern=f"^{NUMBER_CURSOR}$", description=_CURSOR)] = None
 ) -> PageRequest:
     return PageRequest(limit, cursor)

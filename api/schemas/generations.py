@@ -143,14 +143,16 @@ class GenerationOut(Output):
         own = {"images", "previews", "guidance_interval"}
         facts = {name: getattr(row, name) for name in cls.model_fields if name not in own}
         path = f"/v1/generations/{row.id}"
+        images = row.images if row.status == "succeeded" else []  # no query for what cannot be there
+        previews = row.previews if row.preview_count else []
         return cls.model_validate(
             {
                 **facts,
                 "guidance_interval": (row.guidance_from, row.guidance_to),
-                "images": [_image(image, signed(f"{path}/images/{image.index}")) for image in row.images],
+                "images": [_image(image, signed(f"{path}/images/{image.index}")) for image in images],
                 "previews": [
                     {"index": one.index, "step": one.step, "url": signed(f"{path}/previews/{one.index}/{one.step}")}
-                    for one in row.previews
+                    for one in previews
                 ],
             }
         )

@@ -1,7 +1,7 @@
 """Queries on generations."""
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from core.db.models import Generation, GenerationImage, GenerationPreview
 from core.db.paging import Page, PageRequest, fetch_page
@@ -9,7 +9,9 @@ from core.tenancy import Scope, scoped
 
 
 def get(session: Session, scope: Scope, id: str) -> Generation | None:
-    statement = scoped(select(Generation), Generation, scope).where(Generation.id == id)
+    """Its images and previews are read when they are asked for: while it waits it has none."""
+    later = (lazyload(Generation.images), lazyload(Generation.previews))
+    statement = scoped(select(Generation), Generation, scope).where(Generation.id == id).options(*later)
     return session.execute(statement).scalar_one_or_none()
 
 

