@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
+from prometheus_client import Counter
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
@@ -20,6 +21,7 @@ from core.errors import AttemptsExhausted, CoreError
 from core.webhooks import events
 
 logger = logging.getLogger(__name__)
+REAPED = Counter("difffit_jobs_reaped", "Jobs whose worker was lost, as this process found out", ["queue"])
 
 Job = TypeVar("Job", Dataset, Finetune, Generation)
 
@@ -174,6 +176,7 @@ def reap(
         if Claim(job.id, job.attempt) in held:
             continue
         job.failures += 1
+        REAPED.labels(KINDS[model].queue).inc()
         logger.warning("%s lost its worker %s in attempt %d", job.id, job.worker_id, job.attempt)
         if job.cancel_requested_at is not None:
             finish(session, job, "cancelled")

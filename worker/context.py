@@ -71,6 +71,7 @@ class Context:
                 adapters.register_base(session, self.settings.base_model, gpu.base.description)
             if self.settings.metrics_port:
                 metrics.serve(self.settings, gpu.engine)
+                metrics.show_jobs(self.database)
         self.leases.start()
         self.report()
 

@@ -13,7 +13,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from core.config import Settings
+from core.db.session import Database
 from core.engine.engine import Engine
+from core.errors import CoreError
+from core.usage import queues
 
 GENERATIONS = Counter("difffit_generations", "Generations that ended here, or were handed back", ["result"])
 STAGES = Histogram(
@@ -42,6 +45,10 @@ def serve(settings: Settings, engine: Engine) -> tuple[WSGIServer, Thread]:
     """On `host` and `metrics_port`, where anybody who reaches it may read."""
     REGISTRY.register(EngineCollector(engine))
     return start_http_server(settings.metrics_port, settings.host)
+
+
+def show_jobs(database: Database) -> None:
+    REGISTRY.register(JobsCollector(database))
 
 
 def ended(result: str, timings: Mapping[str, float] | None = None) -> None:
@@ -73,6 +80,35 @@ class EngineCollector(Collector):
         resident.add_metric(["host"], stats["adapters_on_host"])
         yield resident
         yield GaugeMetricFamily("difffit_adapter_host_bytes", "Memory of the host's cache", value=stats["host_bytes"])
+
+
+class JobsCollector(Collector):
+    """What the rows tell when it is asked for. Every worker tells the same: take the maximum over them."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, so that it can be registered before the tables are there."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("difffit_jobs_waiting", "Jobs that nobody has taken", labels=["queue"])
+        running = GaugeMetricFamily("difffit_jobs_running", "Jobs that a worker holds", labels=["queue"])
+        oldest = GaugeMetricFamily("difffit_jobs_oldest_seconds", "How long the first one has waited", labels=["queue"])
+        failed = GaugeMetricFamily("difffit_jobs_failed", "Jobs that failed in the last hour", labels=["queue", "code"])
+        try:
+            with self.database.session() as session:
+                found = queues.read(session)
+        except CoreError:  # what the process itself counts is told nevertheless
+            return
+        for queue in found:
+            waiting.add_metric([queue.name], queue.waiting)
+            running.add_metric([queue.name], queue.running)
+            oldest.add_metric([queue.name], queue.oldest_seconds)
+            for code, count in queue.failed.items():
+                failed.add_metric([queue.name, code], count)
+        yield from (waiting, running, oldest, failed)
 
 
 def _summary(name: str, meaning: str, count: float, seconds: float) -> Metric:

@@ -1,0 +1,45 @@
+"""What waits, what runs and what failed, over all tenants: for those who operate the service."""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.db.session import database_now
+from core.jobs import KINDS
+
+RECENTLY = datetime.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Queue:
+    name: str
+    waiting: int
+    running: int
+    oldest_seconds: float
+    """How long the first one has waited that nobody has taken."""
+    failed: Mapping[str, int]
+    """Within the last hour, by their codes."""
+
+
+def read(session: Session) -> list[Queue]:
+    """Every queue, in a session that sees every tenant's rows."""
+    now, found = database_now(session), []
+    for model, kind in KINDS.items():
+        unclaimed = (model.status == kind.waiting) & model.lease_expires_at.is_(None)
+        waiting, oldest = session.execute(
+            select(func.count(), func.min(model.created_at)).select_from(model).where(unclaimed)
+        ).one()
+        running = session.execute(
+            select(func.count()).select_from(model).where(model.lease_expires_at.is_not(None))
+        ).scalar_one()
+        failed = session.execute(
+            select(func.coalesce(model.error_code, "unknown"), func.count())
+            .where(model.status == kind.failed, model.finished_at > now - RECENTLY)
+            .group_by(model.error_code)
+        )
+        seconds = max(0.0, (now - oldest).total_seconds()) if oldest else 0.0
+        found.append(Queue(kind.queue, waiting, running, seconds, dict(failed.tuples().all())))
+    return found

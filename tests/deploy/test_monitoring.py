@@ -1,0 +1,131 @@
+"""Alerts and dashboard ask for metrics that the service has, under labels that they have."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import yaml
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from sqlalchemy.orm import Session
+
+from api import middleware
+from core import jobs
+from core.db.models import Generation
+from core.db.session import Database, database_now
+from core.tenancy import Scope
+from tests.core.rows import add_generation, tenant_with_domain
+from tests.worker.test_metrics import gpu, settings  # noqa: F401  # fixtures: a real engine on the bundled base
+from worker import metrics
+from worker.gpu import Gpu
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
+ALERTS = [rule for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+PANELS = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+SCRAPED = {"up": {"job", "instance"}}
+"""What Prometheus adds."""
+
+
+def test_every_expression_asks_for_what_is_there(database: Database, gpu: Gpu) -> None:  # noqa: F811
+    scope, domain = tenant_with_domain(database)
+    with database.session() as session:
+        add(session, scope, domain, "failed")
+    known = SCRAPED | exposed(database, gpu)
+    for expression in expressions():
+        for selector in selectors(promql_parser.parse(expression)):
+            assert selector.name in known, expression
+            asked = {matcher.name for matcher in selector.matchers.matchers}
+            assert asked <= known[selector.name] | {"job", "instance"}, expression
+        for label in grouped(promql_parser.parse(expression)):
+            assert any(label in labels for labels in known.values()), expression
+
+
+def test_each_alert_tells_what_to_do() -> None:
+    for alert in ALERTS:
+        assert alert["labels"]["severity"] in ("page", "ticket")
+        assert {"summary", "runbook"} <= set(alert["annotations"])
+    names = [alert["alert"] for alert in ALERTS]
+    assert len(set(names)) == len(names)
+
+
+def test_each_panel_can_be_drawn() -> None:
+    places = set()
+    for panel in PANELS:
+        assert panel["type"] == "timeseries"
+        assert panel["datasource"]["uid"] == "${source}"
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        places.add((place["x"], place["y"]))
+        assert all(target["legendFormat"] for target in panel["targets"])
+    assert len(places) == len({panel["id"] for panel in PANELS}) == len(PANELS)
+
+
+def test_prometheus_loads_the_rules_and_scrapes_both() -> None:
+    found = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    assert [(FOLDER / name).is_file() for name in found["rule_files"]] == [True]
+    assert [one["job_name"] for one in found["scrape_configs"]] == ["difffit-api", "difffit-worker"]
+
+
+def test_queues_are_counted_from_the_rows(database: Database) -> None:
+    scope, domain = tenant_with_domain(database)
+    with database.session() as session:
+        for status in ("queued", "queued", "failed"):
+            add(session, scope, domain, status)
+    with database.session() as session:
+        assert jobs.claim_next(session, Generation, "wrk_1", 60) is not None
+    found = {
+        (sample.name, sample.labels["queue"], sample.labels.get("code")): sample.value
+        for family in metrics.JobsCollector(database).collect()
+        for sample in family.samples
+    }
+    assert found["difffit_jobs_waiting", "generate", None] == 1
+    assert found["difffit_jobs_running", "generate", None] == 1
+    assert found["difffit_jobs_failed", "generate", "drawing_diverged"] == 1
+    assert found["difffit_jobs_oldest_seconds", "generate", None] >= 0
+    assert found["difffit_jobs_waiting", "finetune", None] == 0
+
+
+def add(session: Session, scope: Scope, domain: str, status: str) -> None:
+    failure = {"error_code": "drawing_diverged", "finished_at": database_now(session)} if status == "failed" else {}
+    add_generation(session, scope, domain, status=status, **failure)
+
+
+def exposed(database: Database, engine: Gpu) -> dict[str, set[str]]:
+    """Of each series its labels, as the API and a worker give them."""
+    middleware.REQUESTS.labels("GET", "/v1/domains", "200").inc()
+    middleware.SECONDS.labels("GET", "/v1/domains").observe(0.1)
+    jobs.REAPED.labels("generate").inc()
+    metrics.ended("succeeded", {"total": 0.1})
+    worker = CollectorRegistry()
+    worker.register(metrics.EngineCollector(engine.engine))
+    worker.register(metrics.JobsCollector(database))
+    families: list[Metric] = [*REGISTRY.collect(), *worker.collect()]
+    return {sample.name: set(sample.labels) for family in families for sample in family.samples}
+
+
+def expressions() -> list[str]:
+    return [alert["expr"] for alert in ALERTS] + [target["expr"] for panel in PANELS for target in panel["targets"]]
+
+
+def selectors(node: Any) -> Iterator[Any]:
+    for one in walk(node):
+        if isinstance(one, promql_parser.VectorSelector):
+            yield one
+
+
+def grouped(node: Any) -> Iterator[str]:
+    for one in walk(node):
+        if isinstance(one, promql_parser.AggregateExpr) and one.modifier is not None:
+            yield from one.modifier.labels
+
+
+def walk(node: Any) -> Iterator[Any]:
+    """The nodes of a parsed expression."""
+    yield node
+    for name in ("lhs", "rhs", "expr", "vector_selector", "args"):
+        inner = getattr(node, name, None)
+        for child in inner if isinstance(inner, list) else [inner]:
+            if child is not None:
+                yield from walk(child)
