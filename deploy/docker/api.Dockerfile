@@ -1,5 +1,5 @@
 # The API, migrations and the bucket job. Without torch.
-FROM python:3.11-slim
+FROM python:3.11.13-slim-bookworm
 WORKDIR /app
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 DIFFFIT_DATA_DIR=/tmp/difffit
 COPY pyproject.toml requirements.lock README.md LICENSE alembic.ini ./
@@ -8,7 +8,7 @@ COPY core core
 COPY migrations migrations
 COPY worker worker
 RUN pip install --constraint requirements.lock --editable .
-RUN useradd --uid 10001 --no-create-home difffit
+RUN useradd --uid 10001 --no-create-home difffit && mkdir /data && chown 10001 /data
 USER 10001
 EXPOSE 8000
 CMD ["python", "-m", "api"]

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from typer.main import get_command
 
 from core.config import Settings
 from core.db.schema import upgrade
@@ -20,13 +21,14 @@ from core.tenancy import SYSTEM
 from tests import services
 from tests.core.rows import add_generation, tenant_with_domain
 from tests.deploy.test_compose import OURS
+from worker.local.commands import train_app
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import kubernetes_validate
 
 FOLDER = Path(__file__).parents[2] / "deploy/kubernetes"
-BASE, GPU, KEDA = (FOLDER / name for name in ("base", "gpu", "keda"))
+BASE, GPU, KEDA, TRAIN = (FOLDER / name for name in ("base", "gpu", "keda", "train"))
 SETTINGS = {f"DIFFFIT_{name.upper()}" for name in Settings.model_fields}
 OF_BOTO = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
@@ -62,13 +64,16 @@ def on_gpus() -> Iterator[dict[str, Any]]:
         yield document
 
 
-VARIANTS = {"base": list(documents(BASE)), "gpu": list(on_gpus())}
+SERVER = {"base": list(documents(BASE)), "gpu": list(on_gpus())}
+VARIANTS = SERVER | {"train": list(documents(TRAIN))}
 PODS = {
     (variant, document["metadata"]["name"]): document["spec"]["template"]
     for variant, found in VARIANTS.items()
     for document in found
     if "template" in document.get("spec", {})
 }
+
+SERVICE_PODS = {key: pod for key, pod in PODS.items() if key[0] in SERVER}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -92,11 +97,61 @@ def test_a_pod_can_do_little(pod: dict[str, Any]) -> None:
     (container,) = spec["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert set(container["resources"]["requests"]) >= {"cpu", "memory"}
     assert container["resources"]["limits"]["memory"]
     assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in spec["volumes"]}
 
 
-@pytest.mark.parametrize("pod", PODS.values(), ids=map(" ".join, PODS))
+@pytest.mark.parametrize("variant", SERVER)
+def test_what_keeps_running_is_watched_and_may_be_moved(variant: str) -> None:
+    kept = {one["metadata"]["name"] for one in VARIANTS[variant] if one["kind"] == "Deployment"}
+    assert kept == {"difffit-api", "difffit-worker"}
+    assert kept == {one["metadata"]["name"] for one in VARIANTS[variant] if one["kind"] == "PodDisruptionBudget"}
+    for name in kept:
+        (container,) = PODS[variant, name]["spec"]["containers"]
+        assert {"startupProbe", "livenessProbe"} <= set(container)
+    (api,) = PODS[variant, "difffit-api"]["spec"]["containers"]
+    assert (api["livenessProbe"]["httpGet"]["path"], api["readinessProbe"]["httpGet"]["path"]) == (
+        "/healthz",
+        "/readyz",
+    )
+    (worker,) = PODS[variant, "difffit-worker"]["spec"]["containers"]
+    assert ["CMD", *worker["livenessProbe"]["exec"]["command"]] == OURS["worker"]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nobody_connects_to_a_pod_but_by_its_ports(variant: str) -> None:
+    """Each pod is chosen by a policy of its name."""
+    open_ports = {
+        one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/name"]: {
+            port["port"] for rule in one["spec"].get("ingress", []) for port in rule["ports"]
+        }
+        for one in VARIANTS[variant]
+        if one["kind"] == "NetworkPolicy"
+    }
+    for (of, name), pod in PODS.items():
+        if of == variant:
+            (container,) = pod["spec"]["containers"]
+            assert open_ports[name] == {port["containerPort"] for port in container.get("ports", [])}
+
+
+def test_a_fine_tune_over_several_gpus_has_a_process_for_each() -> None:
+    """Its command is the one that `tests/client/test_local.py` runs with two processes."""
+    (container,) = PODS["train", "difffit-train"]["spec"]["containers"]
+    command = [*container["command"], *container["args"]]
+    launch = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "difffit", "train"]
+    assert command[: len(launch)] == launch
+    assert "--distributed" in command
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert {one["name"] for one in container["env"]} <= SETTINGS
+    assert "COPY client client" in (FOLDER.parent / "docker/worker.Dockerfile").read_text()
+    options = get_command(train_app).make_context("train", [str(FOLDER), *command[len(launch) + 1 :]]).params
+    assert (options["distributed"], options["batch_size"] % 2) == (True, 0)
+
+
+@pytest.mark.parametrize("pod", SERVICE_PODS.values(), ids=map(" ".join, SERVICE_PODS))
 def test_it_starts_what_compose_starts_and_sets_what_there_is_to_set(pod: dict[str, Any]) -> None:
     (container,) = pod["spec"]["containers"]
     assert container["command"] in [service["command"] for service in OURS.values()]
@@ -111,7 +166,7 @@ def test_it_starts_what_compose_starts_and_sets_what_there_is_to_set(pod: dict[s
 
 def test_each_part_connects_as_its_own_role() -> None:
     urls = {}
-    for (_, name), pod in PODS.items():
+    for (_, name), pod in SERVICE_PODS.items():
         (container,) = pod["spec"]["containers"]
         (url,) = [one["valueFrom"]["secretKeyRef"]["key"] for one in container["env"] if "DATABASE" in one["name"]]
         urls[name] = url.removeprefix("DIFFFIT_").removesuffix("DATABASE_URL").strip("_")
