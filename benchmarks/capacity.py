@@ -1,0 +1,168 @@
+"""The tables of docs/capacity.md: `python -m benchmarks.capacity` writes them anew.
+
+Sizes are counted from the code that makes them. Rates of the bundled base are the measured ones of its card. Those of
+DiT-XL/2 on a GPU are operations over an assumed share of its peak, until `benchmarks.serving` measured them there.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.paper.results import markdown_table
+from core.artifact.base import BaseConfig
+from core.artifact.sites import PRESETS, base_shapes, count, trainable_shapes
+from core.bundled import mini_base_folder
+from core.config import Settings
+from core.finetunes.service import FinetuneRequest
+from core.generations.service import GenerationRequest
+from core.model.folding import VectorLayout
+
+PAGE = Path("docs/capacity.md")
+CARD = mini_base_folder() / "MODEL_CARD.md"
+XL = BaseConfig()
+CLASSES = 10
+PEAK, SHARE = 989e12, 0.3
+"""Operations a second of an H100 in bf16, by its data sheet; and the part of them that is assumed."""
+BUSY = 0.5
+"""Of a day: what should not wait cannot fill a device."""
+IMAGES_A_DAY, FINETUNES_A_MONTH, IMAGES_A_REQUEST, PEAK_OVER_MEAN = 20, 1, 4, 3
+"""Assumed, of one domain."""
+DATASET_BYTES, PNG_BYTES = 20e6, 100e3
+"""Assumed: 100 photos of 200 kB; 256x256 pixels."""
+DOMAINS = (1_000, 10_000, 100_000, 1_000_000)
+DAY = 86_400
+_GAP = "\n\n"
+IMAGES = GenerationRequest()
+FINETUNE = FinetuneRequest(dataset_id="")
+
+
+def main() -> None:
+    PAGE.write_text(filled(PAGE.read_text()))
+
+
+def filled(page: str) -> str:
+    """The page with each table, between its mark and an empty line, as it is computed now."""
+    for name, table in tables().items():
+        before, _, rest = page.partition(f"<!-- {name} -->\n\n")
+        page = f"{before}<!-- {name} -->\n\n{table}{rest[rest.index(_GAP) :]}"
+    return page
+
+
+def tables() -> dict[str, str]:
+    return {
+        "sizes": markdown_table(["", "bundled base", "DiT-XL/2"], _sizes()),
+        "device": markdown_table(["", "bundled base, 2 CPU cores", "DiT-XL/2, one H100"], _device()),
+        "fleet": markdown_table(["domains", *(f"{one:,}" for one in DOMAINS)], _fleet()),
+    }
+
+
+def forward_operations(config: BaseConfig) -> float:
+    """Of one row: matrix products over the tokens, attention, and the modulation's own product."""
+    d, tokens = config.hidden_size, (config.input_size // config.patch_size) ** 2
+    return config.depth * (24 * tokens * d**2 + 4 * tokens**2 * d + 12 * d**2)
+
+
+def xl_images_a_second() -> float:
+    return PEAK * SHARE / (forward_operations(XL) * 2 * IMAGES.steps)
+
+
+def xl_finetune_seconds() -> float:
+    """A frozen layer's backward pass is its input's gradient: a second product, and no third."""
+    return 2 * forward_operations(XL) * FINETUNE.batch_size * FINETUNE.steps / (PEAK * SHARE)
+
+
+def _measured(pattern: str) -> float:
+    found = re.search(pattern, CARD.read_text())
+    assert found is not None, pattern
+    return float(found[1])
+
+
+def _sizes() -> Iterator[tuple[str, str, str]]:
+    mini = BaseConfig(**json.loads((mini_base_folder() / "base.json").read_text())["config"])
+    bases = ((mini, 4), (XL, 2))  # bytes of a number: fp32 on a CPU, bf16 on a GPU
+
+    def adapter(config: BaseConfig) -> int:
+        return count(trainable_shapes(config, FINETUNE.method, PRESETS[FINETUNE.preset], CLASSES))
+
+    def on_host(config: BaseConfig, width: int) -> int:
+        return width * (VectorLayout.of(config).length + (CLASSES + 1) * config.hidden_size)
+
+    def row(name: str, value: Callable[[BaseConfig, int], str]) -> tuple[str, str, str]:
+        small, large = (value(*base) for base in bases)
+        return name, small, large
+
+    settings = Settings.model_fields
+    slots, cache = settings["adapter_slots"].default, settings["host_cache_bytes"].default
+    yield row("parameters of the transformer", lambda config, _: f"{count(base_shapes(config)):,}")
+    yield row("the same on the device", lambda config, width: _bytes(count(base_shapes(config)) * width))
+    yield row(f"trainable, {CLASSES} classes", lambda config, _: f"{adapter(config):,}")
+    yield row("an adapter's file, fp32", lambda config, _: _bytes(adapter(config) * 4))
+    yield row("folded, on the host", lambda config, width: _bytes(on_host(config, width)))
+    yield row("adapters in `HOST_CACHE_BYTES`", lambda config, width: f"{cache // on_host(config, width):,}")
+    yield row(
+        f"the device's table, {slots:,} slots",
+        lambda config, width: _bytes((slots + 1) * width * VectorLayout.of(config).length),
+    )
+
+
+def _device() -> Iterator[tuple[str, str, str]]:
+    seconds = _measured(r"16 pictures in 50 steps \|[^|]*\| ([\d.]+) s")
+    training = _measured(r"300 steps on 126 drawings.* in (\d+) s")
+    yield "where from", "measured", f"computed: {SHARE:.0%} of {PEAK / 1e12:,.0f} TFLOP/s assumed"
+    yield "an image of 50 guided steps", f"{seconds / 16:.2f} s", f"{1 / xl_images_a_second():.2f} s"
+    yield "images a day, nothing else", f"{_round(16 / seconds * DAY)}", f"{_round(xl_images_a_second() * DAY)}"
+    xl_steps = f"{xl_finetune_seconds():.0f} s ({FINETUNE.steps} steps of {FINETUNE.batch_size})"
+    yield "a fine-tune", f"{training:.0f} s (300 steps)", xl_steps
+    yield "fine-tunes a day, nothing else", _round(DAY / training), _round(DAY / xl_finetune_seconds())
+
+
+def _fleet() -> Iterator[list[str]]:
+    def row(name: str, value: Callable[[int], str]) -> list[str]:
+        return [name, *map(value, DOMAINS)]
+
+    adapter = 4 * count(trainable_shapes(XL, FINETUNE.method, PRESETS[FINETUNE.preset], CLASSES))
+    yield row("images a day", lambda n: _round(n * IMAGES_A_DAY))
+    yield row("H100s that draw", lambda n: f"{_drawing(n):.2g}")
+    yield row("H100s that train", lambda n: f"{_training(n):.2g}")
+    yield row("GPUs, whole and at least one", lambda n: f"{_gpus(n):,}")
+    yield row("requests a second at the peak", lambda n: f"{_requests(n):,.1f}")
+    yield row("rows of generations a year", lambda n: _round(n * IMAGES_A_DAY / IMAGES_A_REQUEST * 365))
+    yield row("adapters, one version each", lambda n: _bytes(n * adapter))
+    yield row("data sets", lambda n: _bytes(n * DATASET_BYTES))
+    yield row("images, a year", lambda n: _bytes(n * IMAGES_A_DAY * 365 * PNG_BYTES))
+    yield row("adapters fetched a second, a GPU", lambda n: f"{_requests(n) / PEAK_OVER_MEAN / _gpus(n):.2f}")
+    yield row("the same in bytes a second", lambda n: _bytes(_requests(n) / PEAK_OVER_MEAN / _gpus(n) * adapter))
+
+
+def _drawing(domains: int) -> float:
+    return domains * IMAGES_A_DAY / (xl_images_a_second() * DAY * BUSY)
+
+
+def _training(domains: int) -> float:
+    return domains * FINETUNES_A_MONTH / 30 * xl_finetune_seconds() / (DAY * BUSY)
+
+
+def _gpus(domains: int) -> int:
+    return int(-(-(_drawing(domains) + _training(domains)) // 1))
+
+
+def _requests(domains: int) -> float:
+    return domains * IMAGES_A_DAY / IMAGES_A_REQUEST / DAY * PEAK_OVER_MEAN
+
+
+def _round(number: float) -> str:
+    """To two digits."""
+    return f"{float(f'{number:.2g}'):,.0f}"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} PB"
+
+
+if __name__ == "__main__":
+    main()

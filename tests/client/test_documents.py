@@ -1,0 +1,71 @@
+"""README, the API guide and the client's README, typed as they are written; but with a server that runs already and
+fewer steps. Of the README, all that runs on one machine without other services."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from difffit import read_settings
+from tests.client.conftest import Server
+from tests.client.documents import ROOT, blocks, changed, environment, run, run_shell
+
+README, CLIENT, GUIDE = ((ROOT / name).read_text() for name in ("README.md", "client/README.md", "docs/api.md"))
+FEW = {"--steps 100": "--steps 2 --batch-size 2"}
+FEW_IN_JSON = {'\\"steps\\": 100': '\\"steps\\": 2, \\"batch_size\\": 2'}
+
+
+def test_the_readme(server: Server, tmp_path: Path) -> None:
+    changes = {"http://127.0.0.1:8000": server.url} | FEW | FEW_IN_JSON
+    printed = run_shell(changed("\n".join(blocks(README, "bash")), changes), tmp_path, environment(server, tmp_path))
+    assert "event: progress" in printed
+    assert read_settings((tmp_path / "fruit.png").read_bytes())["seed"] == 1
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
+
+
+def test_the_api_guide(server: Server, tmp_path: Path) -> None:
+    """Its Python has the folder that its shell made."""
+    script = changed("\n".join(blocks(GUIDE, "bash")), {"http://127.0.0.1:8000": server.url} | FEW_IN_JSON)
+    printed = run_shell(script, tmp_path, environment(server, tmp_path))
+    receipt = json.loads(printed.splitlines()[-1])
+    assert receipt["kind"] == "domain"
+    assert read_settings((tmp_path / "fruit.png").read_bytes())["seed"] == 1
+    (program,) = blocks(GUIDE, "python")
+    program = changed(program, {"steps=100": "steps=2, batch_size=2"})
+    assert "status='succeeded'" in run(
+        [sys.executable, "-c", program], tmp_path, environment(server, tmp_path, server.key)
+    )
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
+def test_the_client_s_readme(server: Server, drawings: Path, tmp_path: Path) -> None:
+    (tmp_path / "drawings").symlink_to(drawings)
+    shell, alone = blocks(CLIENT, "bash")
+    shell = changed(shell, {"--watch": "--steps 2 --batch-size 2 --watch"})
+    alone = changed(alone, {"--steps 300": "--steps 2 --batch-size 2"})
+    run_shell(shell, tmp_path, environment(server, tmp_path, server.key))
+    (tmp_path / "pictures").rename(tmp_path / "first")
+    (program,) = blocks(CLIENT, "python")
+    program = changed(program, {"steps=300": "steps=2, batch_size=2", "Icons in our style": "Icons from Python"})
+    run([sys.executable, "-c", program], tmp_path, environment(server, tmp_path, server.key))
+    first, second = (
+        {one.name: one.read_bytes() for one in (tmp_path / name).glob("*")} for name in ("first", "pictures")
+    )
+    assert len(first) == 4
+    assert first == second, "the command and the SDK draw the same"
+    run_shell(alone, tmp_path, environment(server, tmp_path))
+
+
+@pytest.mark.parametrize("document", [CLIENT, GUIDE], ids=["client", "guide"])
+def test_the_main_job_is_short_and_typed(document: str, tmp_path: Path) -> None:
+    """At most 15 lines; mypy in its strictest mode knows the type of every expression."""
+    (program,) = blocks(document, "python")
+    assert len(program.splitlines()) <= 15
+    path = tmp_path / "main_job.py"
+    path.write_text(program)
+    options = ["--strict", "--disallow-any-expr", "--config-file=", f"--cache-dir={tmp_path / 'cache'}"]
+    command = [sys.executable, "-m", "mypy", *options, str(path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,72 @@
+"""Every shell command of the documents is run by a test, or stands in a list with the reason why it is not."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.test_links import DOCUMENTS, ROOT
+
+RUN = {
+    "README.md": "tests/client/test_documents.py",
+    "client/README.md": "tests/client/test_documents.py",
+    "docs/api.md": "tests/client/test_documents.py",
+    "docs/tutorial.md": "tests/client/test_tutorial.py",
+}
+"""The tests that run the blocks marked `bash` and `python`."""
+
+NOT_RUN = {
+    "make demo": "minutes long; what it does through the API is the main job's test",
+    "make test": "this is it",
+    "make install": "makes the environment that runs this",
+    "make serve": "the tests start the same two processes themselves",
+    "pip install": "the network",
+    "difffit login": "asks; tests/client/test_commands.py answers",
+    "difffit --install-completion": "changes the reader's shell; tests/client/test_commands.py shows the script",
+    "sh deploy/new-env.sh": "tests/deploy/test_compose.py runs it",
+    "python -m worker": "needs DiT-XL/2's weights and a GPU; the tests start it on the bundled base",
+    "docker compose": "no docker here; tests/deploy/test_compose.py and tests/test_main_job.py run what it would start",
+    "psql -f deploy/postgres/roles.sql": "on a server elsewhere; tests/deploy/test_roles.py runs it on its own",
+    "python -m migrations": "on a server elsewhere; tests/test_main_job.py runs it on its own",
+    "python -m benchmarks.": "minutes to hours; tests/benchmarks runs small ones",
+}
+
+
+def fences(document: Path) -> Iterator[tuple[str, str]]:
+    """(language, contents) of its fenced blocks."""
+    yield from re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(script: str) -> Iterator[str]:
+    """Without comments, settings of variables and line breaks."""
+    for line in script.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        while words and (re.match(r"[A-Z_]+=", words[0]) or words[0] == "export"):
+            words.pop(0)
+        if words:
+            yield " ".join(words)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_is_run_or_named(document: Path) -> None:
+    name = str(document.relative_to(ROOT))
+    for language, text in fences(document):
+        assert language in {"bash", "python", "sh", "text", "json"}, f"{name}: a block says what it is: {text}"
+        if language in {"bash", "python"}:
+            assert f'"{name}"' in (ROOT / RUN[name]).read_text()
+        if language == "sh":
+            for command in commands(text):
+                assert any(command.startswith(start) for start in NOT_RUN), f"{name}: {command}"
+
+
+def test_nothing_is_named_in_vain() -> None:
+    found = [
+        command
+        for path in DOCUMENTS
+        for language, text in fences(path)
+        if language == "sh"
+        for command in commands(text)
+    ]
+    assert [start for start in NOT_RUN if not any(command.startswith(start) for command in found)] == []
