@@ -19,7 +19,7 @@ def test_imports_without(blocked: str, modules: str) -> None:
 
 def test_the_api_starts_light() -> None:
     """What is heavy and not needed to answer is imported with its first use, or never."""
-    heavy = {"torch", "diffusers", "nicegui", "matplotlib", "numpy", "celery", "alembic"}
+    heavy = {"torch", "diffusers", "nicegui", "matplotlib", "numpy", "celery", "alembic", "redis"}
     code = f"import sys, api.app; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,10 +12,8 @@ from typing import TypeVar
 
 from limits import RateLimitItemPerMinute
 from limits.errors import StorageError
-from limits.storage import MemoryStorage, RedisStorage
+from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -80,6 +78,10 @@ class RequestCounter:
 def _shared(broker_url: str) -> SlidingWindowCounterRateLimiter | None:
     if not broker_url.startswith(("redis://", "rediss://")):
         return None
+    from limits.storage import RedisStorage
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     patience = {"socket_timeout": _PATIENCE_SECONDS, "socket_connect_timeout": _PATIENCE_SECONDS}
     once = {"retry": Retry(NoBackoff(), 0)}
     storage = RedisStorage(broker_url, key_prefix="difffit:requests", wrap_exceptions=True, **patience, **once)  # type: ignore[arg-type]  # options of redis-py, whatever their types

@@ -5,9 +5,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from core.webhooks.signing import headers, new_secret
 from difffit import read_settings
 from tests.client.conftest import Server
 from tests.client.documents import ROOT, blocks, changed, environment, run, run_shell
@@ -27,17 +29,29 @@ def test_the_readme(server: Server, tmp_path: Path) -> None:
 
 def test_the_api_guide(server: Server, tmp_path: Path) -> None:
     """Its Python has the folder that its shell made."""
-    script = changed("\n".join(blocks(GUIDE, "bash")), {"http://127.0.0.1:8000": server.url} | FEW_IN_JSON)
+    elsewhere = {"http://127.0.0.1:8000": server.url, "hooks.example.com": "hooks.invalid"}
+    script = changed("\n".join(blocks(GUIDE, "bash")), elsewhere | FEW_IN_JSON)
     printed = run_shell(script, tmp_path, environment(server, tmp_path))
     receipt = json.loads(printed.splitlines()[-1])
     assert receipt["kind"] == "domain"
     assert read_settings((tmp_path / "fruit.png").read_bytes())["seed"] == 1
-    (program,) = blocks(GUIDE, "python")
+    program, _ = blocks(GUIDE, "python")
     program = changed(program, {"steps=100": "steps=2, batch_size=2"})
     assert "status='succeeded'" in run(
         [sys.executable, "-c", program], tmp_path, environment(server, tmp_path, server.key)
     )
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
+def test_the_guide_s_check_of_a_signature() -> None:
+    _, program = blocks(GUIDE, "python")
+    found: dict[str, Any] = {}
+    exec(program, found)
+    secret, body = new_secret(), '{"type": "finetune.succeeded"}'
+    sent = headers("msg_1", 1_795_000_000, body, [new_secret(), secret])
+    assert found["is_ours"](secret, sent, body.encode())
+    assert not found["is_ours"](secret, sent, b"{}")
+    assert not found["is_ours"](new_secret(), sent, body.encode())
 
 
 def test_the_client_s_readme(server: Server, drawings: Path, tmp_path: Path) -> None:
@@ -61,7 +75,7 @@ def test_the_client_s_readme(server: Server, drawings: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("document", [CLIENT, GUIDE], ids=["client", "guide"])
 def test_the_main_job_is_short_and_typed(document: str, tmp_path: Path) -> None:
     """At most 15 lines; mypy in its strictest mode knows the type of every expression."""
-    (program,) = blocks(document, "python")
+    program = blocks(document, "python")[0]
     assert len(program.splitlines()) <= 15
     path = tmp_path / "main_job.py"
     path.write_text(program)

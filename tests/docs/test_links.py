@@ -47,3 +47,12 @@ def test_settings_that_documents_name_exist() -> None:
     for document in DOCUMENTS:
         named = set(re.findall(r"\bDIFFFIT_[A-Z0-9_]*[A-Z0-9]\b", document.read_text()))
         assert named <= known | of_the_client, (document, named - known - of_the_client)
+
+
+def test_error_codes_of_the_guide_exist() -> None:
+    rows = re.findall(r"^\| [\d, ]+ \| (`.+?`) \|", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    named = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
+    assert named
+    assert named <= set(
+        re.findall(r'^    code, status, title = "(\w+)"', (ROOT / "core/errors.py").read_text(), re.MULTILINE)
+    )
