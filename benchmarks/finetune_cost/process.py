@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.finetune_cost.subjects import Setting, make
+from benchmarks.finetune_cost.subjects import Seconds, Setting, make
 
 GIBIBYTE = 2**30
 _FAILED = "failed"
@@ -25,9 +25,9 @@ class Subject:
         self._process.start()
         self.trainable = int(self._answer())
 
-    def seconds(self) -> tuple[float, float]:
+    def seconds(self) -> tuple[Seconds, Seconds]:
         """One more step's, and the optimizer's part of it."""
-        found: tuple[float, float] = self._ask("seconds")
+        found: tuple[Seconds, Seconds] = self._ask("seconds")
         return found
 
     def peak_gibibytes(self) -> float:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -57,6 +57,24 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Seconds:
+    """By the clock, and of the processor: on a busy machine the latter tell more of a method."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Self:
+        """Once the device has done what it was asked."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.clock - other.clock, self.processor - other.processor)
+
+
+@dataclass(frozen=True)
 class Step:
     """One step at a time, and what of its time the optimizer took."""
 
@@ -64,24 +82,21 @@ class Step:
     optimizer: torch.optim.Optimizer
     trainable: int
 
-    def seconds(self) -> tuple[float, float]:
-        """The whole step, and the optimizer's part of it; both until the device has done it."""
-        step, spent = self.optimizer.step, 0.0
+    def seconds(self) -> tuple[Seconds, Seconds]:
+        """The whole step, and the optimizer's part of it."""
+        step, spent = self.optimizer.step, Seconds(0.0, 0.0)
 
         def timed(*arguments: Any) -> None:
             nonlocal spent
-            _wait()
-            started = time.perf_counter()
+            started = Seconds.now()
             step(*arguments)
-            _wait()
-            spent = time.perf_counter() - started
+            spent = Seconds.now() - started
 
         self.optimizer.step = timed  # type: ignore[method-assign,assignment]
         try:
-            started = time.perf_counter()
+            started = Seconds.now()
             self.run()
-            _wait()
-            return time.perf_counter() - started, spent
+            return Seconds.now() - started, spent
         finally:
             self.optimizer.step = step  # type: ignore[method-assign]
 
@@ -143,8 +158,3 @@ def _batches(setting: Setting) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]
     while True:
         values = (torch.randn(shape), torch.randint(0, 1000, (count,)), torch.randint(0, CLASSES, (count,)))
         yield *(value.to(setting.device) for value in values), torch.randn(shape).to(setting.device)  # type: ignore[misc]
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
