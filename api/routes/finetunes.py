@@ -68,7 +68,11 @@ def create_finetune(
             response.status_code = 200
             domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
             base = adapters.served_base(session, services.settings.base_model)
+            request = finetunes.checked_size(request, base)
             return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base))
+        if request.image_size is not None:
+            domains.get(session, scope, id)
+            request = finetunes.checked_size(request, adapters.served_base(session, services.settings.base_model))
         Quotas(session, scope, services.settings).admit_finetune()
         return FinetuneOut.model_validate(finetunes.create(session, scope, services.dispatcher, id, request))
 

@@ -14,7 +14,9 @@ class FinetuneCreate(Input):
         description="A data set of this domain that is `ready`.", examples=["ds_01m84b6j3wmxg6fxz5yqv3ce5r"]
     )
     method: Literal["difffit", "bitfit"] = Field(
-        "difffit", description="`difffit` trains biases, norms and scale factors; `bitfit` biases alone."
+        "difffit",
+        description="`difffit` trains biases, norms and scale factors; `bitfit` biases alone. Adapters of the paper's "
+        "other methods cannot be drawn in one batch with other domains': `difffit train` trains them without a server.",
     )
     preset: Literal["paper", "literal"] = Field(
         "paper",
@@ -28,6 +30,13 @@ class FinetuneCreate(Input):
     learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, le=1)
     seed: Integer = Field(
         _DEFAULTS.seed, ge=0, lt=2**63, description="Equal data, settings and seed give an equal adapter on one device."
+    )
+    image_size: int | None = Field(
+        _DEFAULTS.image_size,
+        ge=1,
+        lt=2**16,
+        description="Pixels a side of what is trained on and drawn: the base's size, which is the default, or twice "
+        "that, for four times the work. Both are served side by side.",
     )
     auto_promote: bool = Field(
         _DEFAULTS.auto_promote, description="Make the new version active at once. A domain's first one always is."
@@ -49,6 +58,7 @@ class FinetuneOut(Output):
     batch_size: int
     learning_rate: float
     seed: int
+    image_size: int | None = Field(description="Pixels a side; null is the base's size.")
     auto_promote: bool
     step: int = Field(description="Steps that are done.")
     loss: float | None = Field(description="Mean over the last steps.")
@@ -73,6 +83,7 @@ class EstimateOut(Output):
     adapter_bytes: int
     images_seen: int = Field(description="steps x batch_size.")
     epochs: float = Field(description="How often each image of the data set is seen.")
+    tokens: int = Field(description="That a step puts through the transformer; four times as many at twice the size.")
 
 
 class MetricPoint(BaseModel):

@@ -89,6 +89,14 @@ class BaseDescription:
     parameters: int
     class_names: tuple[str, ...] = ()
 
+    def scale_of(self, image_size: int | None) -> int:
+        """How many times its own size these images are: 1, as for None, or 2 (arXiv 2304.06648, section 4.3). Raises
+        ValueError for another."""
+        for scale in (1, 2):
+            if image_size in (None, scale * self.image_size):
+                return scale
+        raise ValueError(f"the base draws images of {self.image_size} or {2 * self.image_size} pixels a side")
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -85,6 +85,10 @@ def check_fits(artifact: Artifact, base: BaseDescription) -> None:
     if manifest.base_digest != base.digest:
         raise BaseMismatch(manifest.base_digest, base.digest)
     try:
+        base.scale_of(manifest.image_size)
+    except ValueError as error:
+        raise ArtifactInvalid(f"It draws {manifest.image_size} pixels a side, but {error}.") from error
+    try:
         expected = trainable_shapes(base.config, manifest.method, manifest.sites, len(manifest.class_names))
     except ValueError as error:
         raise ArtifactInvalid(f"The sites do not fit the base: {error}.") from error

@@ -24,14 +24,16 @@ class Manifest:
     training: dict[str, Any]
     """The trainer's settings: numbers, switches and short texts."""
     format_version: int = FORMAT_VERSION
+    image_size: int | None = None
+    """Pixels a side; None, which the file leaves out, is the base's own size."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("image_size", None)}
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
         """Raises ValueError with a sentence when the value is not a manifest."""
-        if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
+        if not isinstance(values, dict) or {*values, "image_size"} != {field.name for field in fields(cls)}:
             raise ValueError("the manifest does not have the expected fields")
         version, preset, names = values["format_version"], values["preset"], values["class_names"]
         if type(version) is not int or version != FORMAT_VERSION:
@@ -46,6 +48,9 @@ class Manifest:
             raise ValueError("class_names must be a list of names")
         if len(set(names)) != len(names):
             raise ValueError("a class name stands twice")
+        size = values.get("image_size")
+        if size is not None and (type(size) is not int or not 0 < size < 2**16):
+            raise ValueError("image_size is not a number of pixels")
         sites, training = sites_of(values["method"], values["sites"]), _training(values["training"])
         return cls(**{**values, "class_names": tuple(names), "sites": sites, "training": training})
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -17,7 +17,7 @@ from core.db.base import new_id
 from core.db.models import Dataset, Finetune, FinetuneEvent
 from core.db.paging import Page, PageRequest
 from core.domains import service as domains
-from core.errors import CoreError, DatasetNotReady, JobFinished, NotFound
+from core.errors import CoreError, DatasetNotReady, InvalidRequest, JobFinished, NotFound
 from core.finetunes import repository
 from core.jobs import Claim, Dispatcher
 from core.storage import StoredObject
@@ -38,6 +38,8 @@ class FinetuneRequest:
     batch_size: int = 32
     learning_rate: float = 1e-3
     seed: int = 0
+    image_size: int | None = None
+    """Pixels a side: the base's size, as None is, or twice that."""
     auto_promote: bool = False
 
 
@@ -50,12 +52,14 @@ class Estimate:
     adapter_bytes: int
     images_seen: int
     epochs: float
+    tokens: int
+    """That a step puts through the transformer: at twice the size four times as many an image."""
 
 
 def create(
     session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest
 ) -> Finetune:
-    """Raises NotFound, DatasetNotReady. It starts after the commit."""
+    """Raises NotFound, DatasetNotReady. It starts after the commit. The image size was checked: see `checked_size`."""
     domain = domains.get(session, scope, domain_id)
     dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
     finetune = Finetune(
@@ -71,6 +75,7 @@ def create(
         batch_size=request.batch_size,
         learning_rate=request.learning_rate,
         seed=request.seed,
+        image_size=request.image_size,
         auto_promote=request.auto_promote,
     )
     session.add(finetune)
@@ -90,7 +95,16 @@ def estimate(
     shapes = trainable_shapes(base.config, request.method, PRESETS[request.preset], len(dataset.classes))
     parameters = count(shapes)
     seen = request.steps * request.batch_size
-    return Estimate(parameters, parameters / base.parameters, 4 * parameters, seen, seen / dataset.images)
+    tokens = request.batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
+    return Estimate(parameters, parameters / base.parameters, 4 * parameters, seen, seen / dataset.images, tokens)
+
+
+def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneRequest:
+    """With no image size where it is the base's own. Raises InvalidRequest when the base does not draw it."""
+    try:
+        return replace(request, image_size=None) if base.scale_of(request.image_size) == 1 else request
+    except ValueError as error:
+        raise InvalidRequest("image_size", f"{error}") from error
 
 
 def get(session: Session, scope: Scope, id: str) -> Finetune:

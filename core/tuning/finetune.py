@@ -35,6 +35,8 @@ class FinetunePlan:
     class_names: tuple[str, ...]
     dataset_digest: str
     training: TrainingSettings
+    image_size: int | None = None
+    """Pixels a side: the base's size, as None is, or twice that, with the positional encoding trick."""
     progress_every: int = 5
     checkpoint_every: int = 50
     samples_every: int = 100
@@ -50,6 +52,7 @@ class FinetunePlan:
             "dataset": self.dataset_digest,
             "training": self.training.to_json(),
             "base": base_digest,
+            **({} if self.image_size is None else {"image_size": self.image_size}),
         }
 
 
@@ -114,11 +117,13 @@ def finetune(
 
     Of several processes each runs this with the same plan, images and checkpoint, and yields the same events.
 
-    Raises TrainingDiverged when the loss is not finite, CheckpointInvalid when the checkpoint is another run's. An
-    EngineStopped that is thrown into its steps is answered with one more checkpoint.
+    Raises ValueError when the base does not draw the plan's image size, TrainingDiverged when the loss is not finite,
+    CheckpointInvalid when the checkpoint is another run's. An EngineStopped that is thrown into its steps is answered
+    with one more checkpoint.
     """
     parts: list[Latents] = []
-    for part in encode_images(images, base.autoencoder.encode, base.description.image_size):
+    size = base.description.image_size * base.description.scale_of(plan.image_size)
+    for part in encode_images(images, base.autoencoder.encode, size):
         parts.append(part)
         yield Encoding(sum(len(part) for part in parts))
     dit, about = base.dit, plan.about(base.description.digest)
@@ -171,7 +176,7 @@ def _steps(
 def _samples(trainer: Trainer, base: LoadedBase, most: int = 8, steps: int = 20) -> Image.Image:
     config = base.dit.config
     labels = torch.arange(min(trainer.null_class, most))
-    noise = seeded_noise(range(len(labels)), (config.in_channels, config.input_size, config.input_size))
+    noise = seeded_noise(range(len(labels)), tuple(trainer.latents.mean.shape[2:]))
     adapter = trainer.adapter(averaged=True)
     device = trainer.device
     latents = sample(

@@ -116,6 +116,16 @@ def test_a_dry_run_estimates_and_stores_nothing(tenant: Client, domain: str, dat
     assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []
 
 
+def test_an_image_size_is_the_base_s_or_twice_that(tenant: Client, domain: str, dataset: str) -> None:
+    path, body = f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "batch_size": 3}
+    made = [tenant.made(path, body | {"image_size": size}) for size in (None, 32, 64)]
+    assert [one["image_size"] for one in made] == [None, None, 64]
+    tokens = [tenant.made(path, body | {"image_size": size, "dry_run": True})["tokens"] for size in (32, 64)]
+    assert tokens == [3 * 4, 3 * 16]
+    for more in ({}, {"dry_run": True}):
+        problem(tenant.post(path, body | {"image_size": 48} | more), 422, "invalid_request")
+
+
 def test_the_data_set_must_be_ready_and_of_this_domain(
     tenant: Client, domain: str, dataset: str, services: Services
 ) -> None:

@@ -1,6 +1,7 @@
 """`difffit train` and `difffit sample`: without a server, and equal to what one makes."""
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from core.artifact.file import decode
 from difffit import Client, read_settings
 from difffit.cli.app import app
+from difffit.requests import GenerationSettings
 from tests.client.conftest import CLASSES, Drawable
 
 STEPS = ("--steps", "3", "--batch-size", "2")
@@ -83,6 +85,28 @@ def test_it_draws_what_a_server_draws(adapter: Path, client: Client, drawable: D
     assert [(tmp_path / path).read_bytes() for path in drawn["images"]] == [picture.data for picture in pictures]
 
 
+def test_both_image_sizes_are_trained_and_drawn_side_by_side(
+    client: Client, drawable: Drawable, drawings: Path, tmp_path: Path
+) -> None:
+    """Here and on a server alike, whatever else a server draws."""
+    started = client.finetunes.start(drawable.id, drawable.dataset_id, steps=3, batch_size=2, image_size=128)
+    made = run_here("train", drawings, *STEPS, "--image-size", 128, folder=tmp_path)
+    adapter_id = client.finetunes.wait(started.id).adapter_id
+    assert adapter_id is not None
+    assert client.adapters.get(adapter_id).sha256 == made["sha256"]
+    asked: GenerationSettings = {"class_name": "smiling-face", "steps": 4, "seed": 3}
+    both = [
+        client.generations.create(drawable.id, adapter_id=id, **asked)
+        for id in (adapter_id, drawable.adapter_id, adapter_id)
+    ]
+    large, small, again = (client.generations.wait(one.id).images[0] for one in both)
+    assert [(one.width, one.height) for one in (large, small)] == [(128, 128), (64, 64)]
+    assert large.sha256 == again.sha256
+    words = ("sample", made["adapter"], "--class", "smiling-face", "-n", 1, "--seed", 3, "--steps", 4)
+    (path,) = run(*words, folder=tmp_path)["images"]
+    assert hashlib.sha256((tmp_path / path).read_bytes()).hexdigest() == large.sha256
+
+
 def test_images_that_are_there_are_not_drawn_again(adapter: Path, tmp_path: Path) -> None:
     words = ("sample", adapter, "--steps", 2, "-n")
     first = run_here(*words, 1, folder=tmp_path)["images"]
@@ -134,6 +158,7 @@ def test_the_base_draws_too(tmp_path: Path) -> None:
         (["sample", "{drawings}/notes.txt"], "artifact_invalid"),
         (["train", "{drawings}/notes.txt"], "not_a_zip"),
         (["train", "{drawings}", "--preset", "other"], "invalid_request"),
+        (["train", "{drawings}", "--image-size", "96"], "invalid_request"),
     ],
 )
 def test_what_cannot_be_done(adapter: Path, drawings: Path, tmp_path: Path, words: list[str], code: str) -> None:

@@ -25,10 +25,11 @@ def draw_alone(base: LoadedBase, artifact: Artifact, request: GenerationRequest,
     tensors = {name: torch.from_numpy(array).to(device) for name, array in artifact.tensors.items()}
     adapter = adapter_of(artifact.manifest.sites, tensors)
     config, classes = base.dit.config, len(artifact.manifest.class_names)
+    size = config.input_size * base.description.scale_of(artifact.manifest.image_size)
     images: list[Tensor] = []
     for start in range(0, len(seeds), _AT_ONCE):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + _AT_ONCE]]
-        shape = (config.in_channels, config.input_size, config.input_size)
+        shape = (config.in_channels, size, size)
         latents = sample(
             lambda x, t, y: base.dit(x, t, y, adapter),
             _noise(generators, shape).to(device),

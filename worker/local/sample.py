@@ -98,6 +98,7 @@ class Run:
             guidance_interval=request.guidance_interval,
             sampler=request.sampler,
             eta=request.eta,
+            scale=gpu.base.description.scale_of(artifact.manifest.image_size) if artifact else 1,
         )
         file = self.adapter
         load = None if artifact is None or file is None else lambda: gpu.tensors(artifact.sha256, file.read_bytes())

@@ -43,6 +43,7 @@ class Run:
     restart: bool
     micro_batch_size: int | None = None
     processes: Processes = ALONE
+    image_size: int | None = None
     started: int = 0
     """The step that it began at."""
 
@@ -90,6 +91,10 @@ class Run:
             trainable_shapes(base.description.config, request.method, sites, len(report.class_names))
         except ValueError as error:
             raise InvalidRequest("--site", str(error)) from error
+        try:
+            scale = base.description.scale_of(self.image_size)
+        except ValueError as error:
+            raise InvalidRequest("--image-size", str(error)) from error
         return FinetunePlan(
             method=request.method,
             sites=sites,
@@ -103,6 +108,7 @@ class Run:
                 gradient_clip=1.0,  # as the worker trains
                 micro_batch_size=self.micro_batch_size,
             ),
+            image_size=None if scale == 1 else self.image_size,
             checkpoint_every=self.checkpoint_every,
             samples_every=self.samples_every,
             compiled=get_settings().compile,
@@ -152,6 +158,7 @@ class Run:
             base_licence=about.licence,
             dataset_digest=plan.dataset_digest,
             training=plan.training.to_json(),
+            image_size=plan.image_size,
         )
         data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
         if self.writes:

@@ -123,6 +123,7 @@ class _Run:
                     seed=row.seed,
                     gradient_clip=1.0,
                 ),
+                image_size=row.image_size,
                 compiled=self.context.settings.compile,
             )
             service.add_event(session, row, "status", {"status": "running", "attempt": self.claim.attempt})
@@ -213,6 +214,7 @@ class _Run:
             base_licence=base.licence,
             dataset_digest=job.plan.dataset_digest,
             training=job.plan.training.to_json(),
+            image_size=job.plan.image_size,
         )
         data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
         key = f"{job.folder}/attempts/{self.claim.attempt}/adapter.safetensors"

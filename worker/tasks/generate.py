@@ -125,6 +125,7 @@ def _load(context: Context, claim: Claim) -> _Job | None:
             guidance_interval=(row.guidance_from, row.guidance_to),
             sampler=cast(SamplerName, row.sampler),
             eta=row.eta,
+            scale=_scale(context, adapter),
             previews=row.preview_count,
             weight=tenant.weight,
             priority=row.priority,
@@ -142,6 +143,14 @@ def _load(context: Context, claim: Claim) -> _Job | None:
         }
         folder = f"{domains.folder(row.tenant_id, row.domain_id)}generations/{row.id}/{claim.attempt}"
         return _Job(request, row.adapter_id, adapter.object_key if adapter else "", folder, settings)
+
+
+def _scale(context: Context, adapter: Adapter | None) -> int:
+    """Of an adapter that was made for another base, loading tells."""
+    base = context.gpu.base.description
+    if adapter is None or adapter.base_digest != base.digest:
+        return 1
+    return base.scale_of(adapter.manifest.get("image_size"))
 
 
 def _draw(context: Context, claim: Claim, job: _Job) -> Drawn:

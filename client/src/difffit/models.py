@@ -181,6 +181,8 @@ class Estimate(BaseModel):
     """steps x batch_size."""
     epochs: float
     """How often each image of the data set is seen."""
+    tokens: int
+    """That a step puts through the transformer; four times as many at twice the size."""
 
 
 class Image(BaseModel):
@@ -567,6 +569,8 @@ class Finetune(BaseModel):
     batch_size: int
     learning_rate: float
     seed: int
+    image_size: int | None
+    """Pixels a side; null is the base's size."""
     auto_promote: bool
     step: int
     """Steps that are done."""

@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 class FinetuneSettings(TypedDict):
     method: NotRequired[Literal["difffit", "bitfit"]]
-    """`difffit` trains biases, norms and scale factors; `bitfit` biases alone."""
+    """`difffit` trains biases, norms and scale factors; `bitfit` biases alone. Adapters of the paper's other methods cannot be drawn in one batch with other domains': `difffit train` trains them without a server."""
     preset: NotRequired[Literal["paper", "literal"]]
     """Where DiffFit (arXiv 2304.06648) trains. `paper`: as in its Table 1, with affine norms; `literal`: as in its Algorithms 1 to 3 on the released DiT, without them."""
     steps: NotRequired[int]
@@ -16,6 +16,8 @@ class FinetuneSettings(TypedDict):
     learning_rate: NotRequired[float]
     seed: NotRequired[int]
     """Equal data, settings and seed give an equal adapter on one device."""
+    image_size: NotRequired[int | None]
+    """Pixels a side of what is trained on and drawn: the base's size, which is the default, or twice that, for four times the work. Both are served side by side."""
     auto_promote: NotRequired[bool]
     """Make the new version active at once. A domain's first one always is."""
 

@@ -21,6 +21,8 @@ class Finetune(JobColumns, Base):
     batch_size: Mapped[int]
     learning_rate: Mapped[float]
     seed: Mapped[int] = mapped_column(BigInteger)
+    image_size: Mapped[int | None]
+    """None is the base's own."""
     auto_promote: Mapped[bool] = mapped_column(default=False)
     step: Mapped[int] = mapped_column(default=0)
     loss: Mapped[float | None]

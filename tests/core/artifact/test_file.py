@@ -53,6 +53,21 @@ def test_a_file_gives_back_what_went_in() -> None:
     check_against(found, BASE)
 
 
+def test_an_image_size_is_the_base_s_or_twice_that() -> None:
+    assert b"image_size" not in encode(MANIFEST, tensors())
+    large = artifact({"image_size": 64})
+    assert large.manifest.image_size == 64
+    check_against(large, BASE)
+    with pytest.raises(ArtifactInvalid, match="It draws 48 pixels a side, but the base draws images of 32 or 64"):
+        check_against(artifact({"image_size": 48}), BASE)
+
+
+@pytest.mark.parametrize("size", [0, -64, 2**16, 64.0, True, "64"])
+def test_an_image_size_that_is_none_is_refused(size: Any) -> None:
+    with pytest.raises(ArtifactInvalid, match="image_size is not a number of pixels"):
+        artifact({"image_size": size})
+
+
 def test_equal_input_gives_equal_bytes() -> None:
     first, second = tensors(), dict(reversed(tensors().items()))
     shuffled = replace(MANIFEST, training=dict(reversed(MANIFEST.training.items())))

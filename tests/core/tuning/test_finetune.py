@@ -75,6 +75,24 @@ def test_events_tell_what_happens_when(base: LoadedBase) -> None:
     assert outcome.losses.keys() == {"base", "adapter", "adapter_null"}
 
 
+def test_at_twice_the_size_an_image_has_four_times_the_tokens(base: LoadedBase) -> None:
+    """And resumed it ends the same."""
+    plan = replace(PLAN, image_size=2 * base.description.image_size)
+    events, outcome = run(base, plan)
+    assert of_kind(events, Sample)[0].image.size == (2 * 66 + 2, 68)
+    _, resumed = run(base, plan, of_kind(events, Checkpoint)[1].data)
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in outcome.tensors.items())
+    _, small = run(base)
+    assert not torch.equal(small.tensors[CLASS_TABLE], outcome.tensors[CLASS_TABLE])
+    with pytest.raises(CheckpointInvalid):
+        run(base, PLAN, of_kind(events, Checkpoint)[1].data)
+
+
+def test_a_base_draws_at_two_sizes(base: LoadedBase) -> None:
+    with pytest.raises(ValueError, match="32 or 64 pixels a side"):
+        run(base, replace(PLAN, image_size=48))
+
+
 @pytest.mark.parametrize("chosen", [0, 1, 2])
 def test_a_resumed_fine_tune_ends_with_the_same_adapter(base: LoadedBase, chosen: int) -> None:
     events, whole = run(base)

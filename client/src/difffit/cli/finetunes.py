@@ -32,6 +32,7 @@ def start(
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
     seed: Annotated[int | None, typer.Option(help="Equal data, settings and seed give an equal adapter.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels a side: the base's size, or twice that.")] = None,
     auto_promote: Annotated[bool | None, typer.Option(help="Make the new version active at once.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would take.")] = False,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Show how it goes until it has ended.")] = False,
@@ -47,6 +48,7 @@ def start(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
+        "image_size": image_size,
         "auto_promote": auto_promote,
     }
     settings: FinetuneSettings = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
