@@ -32,6 +32,7 @@ def test_it_is_what_the_specification_takes() -> None:
         ("full", {"postgres", "redis", "storage", "roles", "bucket", "migrate", "api", "worker"}),
         ("gpu", {"postgres", "redis", "storage", "roles", "bucket", "migrate", "api", "worker-gpu"}),
         ("gpu-1", {"worker-gpu-1"}),
+        ("monitoring", {"prometheus", "grafana"}),
     ],
 )
 def test_a_profile_starts_what_it_needs(profile: str, names: set[str]) -> None:
@@ -46,6 +47,12 @@ def test_our_commands_are_those_that_the_main_job_runs() -> None:
     assert commands == {("python", "-m", module) for module in ("api", "worker", "migrations", "core.storage")}
     checks = {tuple(service["healthcheck"]["test"]) for name, service in OURS.items() if name not in JOBS}
     assert checks == {tuple(OURS[name]["healthcheck"]["test"]) for name in ("api", "worker")}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_what_is_mounted_is_there(name: str) -> None:
+    for volume in SERVICES[name].get("volumes", []):
+        assert not volume.startswith("./") or (ROOT / volume.split(":")[0]).exists(), volume
 
 
 def test_each_gpu_has_a_worker_of_its_own() -> None:
