@@ -5,6 +5,8 @@ import hmac
 import os
 import secrets
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -35,6 +37,11 @@ def signed_url(request: Request, path: str, seconds: int | None = None) -> str:
     expires = (int(time.time()) // 60 + 1) * 60 + (seconds or settings.image_url_seconds)
     base = (settings.public_url or str(request.base_url)).rstrip("/")
     return f"{base}{path}?expires={expires}&signature={_signature(services.url_secret, path, expires)}"
+
+
+def signer(request: Request) -> Callable[[str], str]:
+    """Signs paths for whoever sent this request."""
+    return partial(signed_url, request)
 
 
 def signature_is_valid(secret: bytes, path: str, expires: int, signature: str) -> bool:

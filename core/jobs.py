@@ -209,6 +209,30 @@ def sweep(session: Session, dispatcher: Dispatcher, model: type[Job], older_than
     return len(jobs)
 
 
+@dataclass(frozen=True)
+class Queue:
+    """How much work of one kind there is."""
+
+    queue: str
+    waiting: int
+    running: int
+    oldest_waiting_at: datetime.datetime | None
+
+
+def queues(session: Session) -> list[Queue]:
+    """Of every tenant, for an administrator."""
+    return [_queue(session, model, kind) for model, kind in KINDS.items()]
+
+
+def _queue(session: Session, model: type[Any], kind: Kind) -> Queue:
+    is_held = model.lease_expires_at.is_not(None)
+    waits = and_(model.status == kind.waiting, model.lease_expires_at.is_(None))
+    # One row for each of the two: what has ended is most of the table, and is not read.
+    waiting, oldest = session.execute(select(func.count(), func.min(model.created_at)).where(waits)).one()
+    running = session.execute(select(func.count()).select_from(model).where(is_held)).scalar_one()
+    return Queue(kind.queue, waiting, running, oldest)
+
+
 def request_cancel(session: Session, job: Dataset | Finetune | Generation) -> bool:
     """Asks for the end of a row. One that nobody works on ends at once; True then."""
     statement = update(type(job)).where(type(job).id == job.id, type(job).cancel_requested_at.is_(None))

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 PAGE = 500
 _DOMAIN = re.compile(r"tenants/[^/]+/domains/([^/]+)/")
 _FINETUNE = re.compile(r"/finetunes/([^/]+)/")
+_EXAMPLE = re.compile(r"/datasets/([^/]+)/classes/")
 _SAMPLE = re.compile(r"/finetunes/([^/]+)/samples/")
 _UPLOAD = re.compile(r"(.*/archive\.zip)\.parts/")
 _GENERATION = re.compile(r"/generations/([^/]+)/")
@@ -65,7 +66,10 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
         coming = set(session.scalars(uploads.where(DatasetUpload.status == "open")))
         # The samples of a fine-tune lie in its events; they are kept as long as it is.
         alive = set(session.scalars(select(Finetune.id).where(Finetune.id.in_(_ids(_SAMPLE, keys)))))
-    samples = {key for key in keys if (match := _SAMPLE.search(key)) and match.group(1) in alive}
+        # As are the pictures that show a data set.
+        alive |= set(session.scalars(select(Dataset.id).where(Dataset.id.in_(_ids(_EXAMPLE, keys)))))
+    patterns = (_SAMPLE, _EXAMPLE)
+    samples = {key for key in keys for one in patterns if (match := one.search(key)) and match.group(1) in alive}
     parts = {key for key in keys if (match := _UPLOAD.match(key)) and match.group(1) in coming}
     return found | samples | parts | coming
 

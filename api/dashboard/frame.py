@@ -45,6 +45,7 @@ def frame(
                 kit.muted(hint)
         with telling_problems():
             yield
+        kit.write("Times are in UTC.", "p", "foot")
     ui.skip_link("Skip to the content", target=main)
 
 

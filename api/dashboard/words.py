@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(time: datetime.datetime | None, never: str = "never") -> str:
-    return time.strftime("%d %b %Y, %H:%M UTC") if time else never
+    return time.strftime("%d %b %Y, %H:%M") if time else never
 
 
 def several(number: int, word: str, words: str = "") -> str:
@@ -37,3 +37,8 @@ def several(number: int, word: str, words: str = "") -> str:
 def short(identifier: str) -> str:
     """Enough of a digest to tell it from others."""
     return identifier[:12]
+
+
+def tail(identifier: str) -> str:
+    """The end of an id, where those of one moment differ."""
+    return f"…{identifier[-8:]}"

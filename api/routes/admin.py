@@ -8,7 +8,7 @@ from api.auth import AdminDep, get_admin
 from api.deps import DatabaseDep, NumberedPageDep, PageDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
-from api.schemas.adapters import AdminAdapterOut
+from api.schemas.adapters import AdapterTotals, AdminAdapterOut
 from api.schemas.common import Identifier, Listing, changes, listing
 from api.schemas.deletions import DeletionOut, DeletionReceiptOut
 from api.schemas.tenants import (
@@ -21,7 +21,8 @@ from api.schemas.tenants import (
     TenantCreate,
     TenantOut,
 )
-from api.schemas.usage import AuditOut, TenantUsageDayOut, WorkerOut
+from api.schemas.usage import AuditOut, QueueOut, TenantUsageDayOut, WorkerOut
+from core import jobs
 from core.adapters import service as adapters
 from core.adapters.repository import Filters
 from core.deletions import service as deletions
@@ -124,6 +125,28 @@ def list_all_adapters(
         for adapter in found.data:
             adapter.resident_on = holders.get(adapter.sha256, [])
         return found
+
+
+@router.get("/adapters/totals", operation_id="get_adapter_totals")
+def get_adapter_totals(
+    database: DatabaseDep,
+    admin: AdminDep,
+    tenant_id: Filter = None,
+    domain_id: Filter = None,
+    base_digest: Filter = None,
+    status: Literal["ready", "quarantined"] | None = None,
+) -> AdapterTotals:
+    """What all stored adapters come to, or those that the filters leave."""
+    with database.session(admin) as session:
+        filters = Filters(tenant_id, domain_id, base_digest, status)
+        return AdapterTotals.model_validate(adapters.totals(session, admin, filters))
+
+
+@router.get("/queues", operation_id="list_queues")
+def list_queues(database: DatabaseDep, admin: AdminDep) -> Listing[QueueOut]:
+    """What waits and what runs, a row a queue."""
+    with database.session(admin) as session:
+        return Listing(data=[QueueOut.model_validate(one) for one in jobs.queues(session)], next_cursor=None)
 
 
 @router.get("/workers", operation_id="list_workers")

@@ -2,14 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, File, UploadFile
+from fastapi import APIRouter, File, Path, Request, Response, UploadFile
 
-from api.auth import ReaderDep, WriterDep
+from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import DatabaseDep, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
-from api.schemas.common import Listing, listing
+from api.routes.images import IMAGE, OPTIONAL_KEY, png
+from api.schemas.common import Listing
 from api.schemas.datasets import DatasetOut
+from api.signing import signer
 from core.datasets import service as datasets
 from core.domains import service as domains
 from core.errors import (
@@ -56,14 +58,34 @@ def create_dataset(
 
 
 @router.get("/domains/{id}/datasets", operation_id="list_datasets", responses=problems(NotFound))
-def list_datasets(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DatasetOut]:
+def list_datasets(
+    id: str, request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep
+) -> Listing[DatasetOut]:
     """A domain's data sets, newest first."""
     with database.session(scope) as session:
-        return listing(datasets.listing(session, scope, id, page), DatasetOut)
+        found = datasets.listing(session, scope, id, page)
+        signed = signer(request)
+        return Listing(data=[DatasetOut.of(row, signed) for row in found.data], next_cursor=found.next_cursor)
 
 
 @router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
-def get_dataset(id: str, database: DatabaseDep, scope: ReaderDep) -> DatasetOut:
+def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> DatasetOut:
     """One data set: its classes, and why files were refused."""
     with database.session(scope) as session:
-        return DatasetOut.model_validate(datasets.get(session, scope, id))
+        return DatasetOut.of(datasets.get(session, scope, id), signer(request))
+
+
+@router.get(
+    "/datasets/{id}/classes/{class_id}/example",
+    operation_id="get_class_example",
+    response_class=Response,
+    responses={200: IMAGE, **problems(NotFound, StorageUnavailable)},
+    openapi_extra=OPTIONAL_KEY,
+)
+def get_class_example(
+    id: str, class_id: Annotated[int, Path(ge=0, lt=2**31)], scope: ViewerDep, services: ServicesDep
+) -> Response:
+    """The first pictures of a class side by side, small, by API key or by the signature of its URL."""
+    with services.database.session(scope) as session:
+        key = datasets.example(session, scope, id, class_id)
+    return png(services.store.get(key))

@@ -11,9 +11,9 @@ from api.deps import DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, png
-from api.schemas.common import Listing
-from api.schemas.generations import GenerationCreate, GenerationOut, SignedUrl
-from api.signing import signed_url
+from api.schemas.common import Listing, SignedUrl
+from api.schemas.generations import GenerationCreate, GenerationOut
+from api.signing import signer
 from api.waiting import LONGEST_WAIT, changes_until, preferred_wait
 from core.adapters import service as adapters
 from core.domains import service as domains
@@ -72,7 +72,7 @@ async def create_generation(
     ] = None,
 ) -> GenerationOut:
     """Draw images of the domain."""
-    signed = _signed(request)
+    signed = signer(request)
     result = await run_in_threadpool(_create, services, scope, id, body, signed)
     if seconds := preferred_wait(prefer):
         response.headers["Preference-Applied"] = f"wait={seconds}"
@@ -89,7 +89,7 @@ def list_generations(
     """A domain's generations, newest first."""
     with database.session(scope) as session:
         found = generations.listing(session, scope, id, page)
-        data = [GenerationOut.of(row, _signed(request)) for row in found.data]
+        data = [GenerationOut.of(row, signer(request)) for row in found.data]
         return Listing(data=data, next_cursor=found.next_cursor)
 
 
@@ -97,7 +97,7 @@ def list_generations(
 def get_generation(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> GenerationOut:
     """One generation, with signed URLs of its images."""
     with database.session(scope) as session:
-        return GenerationOut.of(generations.get(session, scope, id), _signed(request))
+        return GenerationOut.of(generations.get(session, scope, id), signer(request))
 
 
 @router.post(
@@ -109,7 +109,7 @@ def get_generation(id: str, request: Request, database: DatabaseDep, scope: Read
 def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> GenerationOut:
     """Cancel a generation: at once while it waits, at its next step while it runs."""
     with database.session(scope) as session:
-        return GenerationOut.of(generations.cancel(session, scope, id), _signed(request))
+        return GenerationOut.of(generations.cancel(session, scope, id), signer(request))
 
 
 @router.get(
@@ -146,10 +146,6 @@ def get_preview(
     with services.database.session(scope) as session:
         preview = generations.preview(session, scope, id, index, step)
     return png(services.store.get(preview.object_key, preview.sha256), preview.sha256)
-
-
-def _signed(request: Request) -> SignedUrl:
-    return lambda path: signed_url(request, path)
 
 
 def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, signed: SignedUrl) -> GenerationOut:

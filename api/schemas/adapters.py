@@ -22,6 +22,13 @@ class AdapterOut(Output):
     last_used_at: Time | None
 
 
+class AdapterTotals(Output):
+    adapters: int
+    tenants: int
+    domains: int
+    size_bytes: int
+
+
 class AdminAdapterOut(AdapterOut):
     tenant_id: str
     resident_on: list[str] = Field([], description="Workers that hold it in their device table.")

@@ -1,6 +1,7 @@
 """What all models share."""
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
@@ -55,6 +56,8 @@ Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
 ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]
 """Up to 100 characters once composed (NFC), as the folder names of a data set are; decomposed they are more."""
 Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
+SignedUrl = Callable[[str], str]
+"""Makes the signed URL of a path."""
 Digest = Annotated[str, Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])]
 
 

@@ -2,14 +2,18 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Digest, Identifier, Input, Name, Output, Time
+from api.schemas.common import Digest, Identifier, Input, Name, Output, SignedUrl, Time
 from core.datasets.uploads import MOST_PARTS
+from core.db.models import Dataset
 
 
 class ClassOut(BaseModel):
     id: int = Field(description="Position of the name among all class names, sorted after NFC normalization.")
     name: str = Field(examples=["fruit"])
     images: int
+    example_url: str | None = Field(
+        None, description="A strip of its first pictures: absolute, signed and expiring. Null where there is none."
+    )
 
 
 class RejectedFile(BaseModel):
@@ -44,6 +48,15 @@ class DatasetOut(Output):
     error: JobError | None = Field(description="Why it was rejected.")
     created_at: Time
     finished_at: Time | None = Field(description="When it became ready or rejected.")
+
+    @classmethod
+    def of(cls, row: Dataset, signed: SignedUrl) -> "DatasetOut":
+        found = cls.model_validate(row)
+        having = {one["id"] for one in row.classes if one.get("has_example")}
+        for one in found.classes:
+            if one.id in having:
+                one.example_url = signed(f"/v1/datasets/{row.id}/classes/{one.id}/example")
+        return found
 
 
 class DatasetUploadCreate(Input):

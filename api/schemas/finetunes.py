@@ -84,6 +84,9 @@ class EstimateOut(Output):
     images_seen: int = Field(description="steps x batch_size.")
     epochs: float = Field(description="How often each image of the data set is seen.")
     tokens: int = Field(description="That a step puts through the transformer; four times as many at twice the size.")
+    seconds: float | None = Field(
+        description="Device time, as your last fine-tunes on this base went; null before the first."
+    )
 
 
 class MetricPoint(BaseModel):

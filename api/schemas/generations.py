@@ -1,16 +1,13 @@
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, Output, Time
+from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, Output, SignedUrl, Time
 from api.schemas.datasets import JobError
 from core.db.models import Generation, GenerationImage
 from core.diffusion.timesteps import TIMESTEPS, SamplerName
 from core.generations.service import GenerationRequest
 
-SignedUrl = Callable[[str], str]
-"""Makes the signed URL of a path."""
 Timestep = Annotated[int, Field(ge=0, le=TIMESTEPS - 1), WHOLE]
 _DEFAULTS = GenerationRequest()
 

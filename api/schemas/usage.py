@@ -46,6 +46,13 @@ class WorkerOut(Output):
     heartbeat_at: Time
 
 
+class QueueOut(Output):
+    queue: str = Field(examples=["generate"])
+    waiting: int = Field(description="Rows that no worker has taken yet.")
+    running: int = Field(description="Rows that a worker holds.")
+    oldest_waiting_at: Time | None = Field(description="Since when the oldest one waits.")
+
+
 class AuditOut(Output):
     id: int
     tenant_id: str | None

@@ -3,12 +3,12 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Select, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.db.models import Adapter, BaseModelRow
 from core.db.paging import Page, PageRequest, fetch_page
-from core.tenancy import Scope, scoped
+from core.tenancy import Scope, Statement, scoped
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,25 @@ def stored(session: Session, scope: Scope, digests: Collection[str]) -> set[str]
     return set(session.execute(statement.distinct()).scalars())
 
 
+def totals(session: Session, scope: Scope, filters: Filters) -> tuple[int, int, int, int]:
+    """How many there are, of how many tenants and domains, and their bytes."""
+    columns = (
+        func.count(),
+        func.count(Adapter.tenant_id.distinct()),
+        func.count(Adapter.domain_id.distinct()),
+        func.coalesce(func.sum(Adapter.size_bytes), 0),
+    )
+    adapters, tenants, domains, size = session.execute(
+        _filtered(scoped(select(*columns).select_from(Adapter), Adapter, scope), filters)
+    ).one()
+    return adapters, tenants, domains, int(size)
+
+
 def served_base(session: Session, name: str) -> BaseModelRow | None:
     return session.get(BaseModelRow, name)
 
 
-def _filtered(statement: Select[Adapter], filters: Filters) -> Select[Adapter]:
+def _filtered(statement: Statement, filters: Filters) -> Statement:
     for column in ("tenant_id", "domain_id", "base_digest", "status"):
         value = getattr(filters, column)
         if value is not None:

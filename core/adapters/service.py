@@ -1,6 +1,7 @@
 """Stored adapters: published by fine-tunes, uploaded by tenants, promoted to be a domain's active one."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -37,6 +38,19 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
 def admin_listing(session: Session, scope: Scope, filters: Filters, request: PageRequest) -> Page[Adapter]:
     """Every stored adapter of every tenant, for an administrator."""
     return repository.page_of_all(session, scope, filters, request)
+
+
+@dataclass(frozen=True)
+class Totals:
+    adapters: int
+    tenants: int
+    domains: int
+    size_bytes: int
+
+
+def totals(session: Session, scope: Scope, filters: Filters) -> Totals:
+    """Of every stored adapter that the filters leave, for an administrator."""
+    return Totals(*repository.totals(session, scope, filters))
 
 
 def store_upload(

@@ -1,5 +1,6 @@
 """Data sets: from an upload to images that a fine-tune can use."""
 
+from collections.abc import Callable, Collection
 from typing import IO
 
 from sqlalchemy.orm import Session
@@ -8,6 +9,7 @@ from core import audit, jobs
 from core.config import Settings
 from core.datasets import repository
 from core.datasets.archive import Limits, Report, inspect
+from core.datasets.examples import strips
 from core.db.base import new_id
 from core.db.models import Dataset
 from core.db.paging import Page, PageRequest
@@ -73,13 +75,39 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
     return repository.page(session, scope, domain_id, request)
 
 
-def succeed(session: Session, claim: Claim, report: Report, archive_sha256: str) -> bool:
-    """Writes what validation found; False when the claim was lost."""
+def example_key(tenant_id: str, domain_id: str, id: str, class_id: int) -> str:
+    """Where the strip of a class lies that shows its first pictures."""
+    return f"{domains.folder(tenant_id, domain_id)}datasets/{id}/classes/{class_id}.png"
+
+
+def store_examples(
+    store: ObjectStore, place: Callable[[int], str], file: IO[bytes], report: Report, limits: Limits
+) -> set[int]:
+    """Stores a strip of each class's first pictures at the key that `place` tells; which classes have one now."""
+    shown = set()
+    for class_id, strip in strips(file, [member.to_json() for member in report.members], limits):
+        store.put(place(class_id), strip)
+        shown.add(class_id)
+    return shown
+
+
+def example(session: Session, scope: Scope, id: str, class_id: int) -> str:
+    """The key of a class's strip. Raises NotFound."""
+    dataset = get(session, scope, id)
+    if not any(one["id"] == class_id and one.get("has_example") for one in dataset.classes):
+        raise NotFound("example", f"{id}/{class_id}")
+    return example_key(dataset.tenant_id, dataset.domain_id, id, class_id)
+
+
+def succeed(
+    session: Session, claim: Claim, report: Report, archive_sha256: str, examples: Collection[int] = ()
+) -> bool:
+    """Writes what validation found, and which classes have a strip; False when the claim was lost."""
     dataset = jobs.guarded(session, Dataset, claim)
     if dataset is None:
         return False
     dataset.archive_sha256 = archive_sha256
-    dataset.classes = report.classes_json()
+    dataset.classes = [{**one, "has_example": one["id"] in examples} for one in report.classes_json()]
     dataset.images = len(report.members)
     dataset.members = [member.to_json() for member in report.members]
     dataset.report = {"accepted": len(report.members), "rejected": [one.to_json() for one in report.rejected]}

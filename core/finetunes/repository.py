@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.db.models import Finetune, FinetuneEvent
+from core.db.models import Adapter, Finetune, FinetuneEvent
 from core.db.paging import Page, PageRequest, fetch_page
 from core.tenancy import Scope, scoped
 
@@ -38,3 +38,19 @@ def progress_events(session: Session, scope: Scope, finetune_id: str) -> Sequenc
         .order_by(FinetuneEvent.id)
     )
     return session.execute(statement).scalars().all()
+
+
+def seconds_per_image(
+    session: Session, scope: Scope, method: str, image_size: int | None, base_digest: str
+) -> float | None:
+    """Device time of a training step by its images, as the last fine-tunes of a base went; None before the first."""
+    statement = scoped(select(Finetune.seconds, Finetune.steps * Finetune.batch_size), Finetune, scope)
+    last = (
+        scoped(statement.join(Adapter, Adapter.finetune_id == Finetune.id), Adapter, scope)
+        .where(Finetune.method == method, Adapter.base_digest == base_digest)
+        .where(Finetune.image_size.is_not_distinct_from(image_size))
+        .order_by(Finetune.id.desc())
+        .limit(5)
+    ).subquery()
+    seconds, images = session.execute(select(func.sum(last.c[0]), func.sum(last.c[1]))).one()
+    return seconds / images if images else None

@@ -54,6 +54,7 @@ class Estimate:
     epochs: float
     tokens: int
     """That a step puts through the transformer: at twice the size four times as many an image."""
+    seconds: float | None
 
 
 def create(
@@ -96,7 +97,10 @@ def estimate(
     parameters = count(shapes)
     seen = request.steps * request.batch_size
     tokens = request.batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
-    return Estimate(parameters, parameters / base.parameters, 4 * parameters, seen, seen / dataset.images, tokens)
+    rate = repository.seconds_per_image(session, scope, request.method, request.image_size, base.digest)
+    seconds = None if rate is None else rate * seen
+    epochs = seen / dataset.images
+    return Estimate(parameters, parameters / base.parameters, 4 * parameters, seen, epochs, tokens, seconds)
 
 
 def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneRequest:

@@ -214,7 +214,11 @@ def validate_datasets(services: Services) -> None:
                 except ArchiveInvalid as error:
                     datasets.reject(session, claim, error)
                 else:
-                    datasets.succeed(session, claim, report, file_digest(file)[0])
+                    place = partial(datasets.example_key, row.tenant_id, row.domain_id, row.id)
+                    shown = datasets.store_examples(
+                        services.store, place, file, report, datasets.limits(services.settings)
+                    )
+                    datasets.succeed(session, claim, report, file_digest(file)[0], shown)
 
 
 def start_finetunes(services: Services) -> list[Claim]:

@@ -4,8 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from api.deps import Services
+from core import jobs
+from core.db.models import Generation
 from core.usage import service as usage
-from tests.api.client import Api, Client, problem
+from tests.api.client import Api, Client, draw_generations, problem
+from tests.api.conftest import finetuned
 
 
 @pytest.fixture
@@ -105,3 +108,32 @@ def test_usage_and_audit_tell_of_every_tenant(admin: Client, tenant: Client, dom
     page = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "limit": 4})
     rest = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "cursor": page["next_cursor"]})
     assert page["data"] + rest["data"] == entries
+
+
+def test_totals_of_the_stored_adapters_follow_the_filters(
+    admin: Client, tenant: Client, domain: str, dataset: str, adapter: str, services: Services
+) -> None:
+    finetuned(tenant, domain, dataset, services, seed=1)
+    own = admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"]
+    totals = admin.read("/v1/admin/adapters/totals", params={"domain_id": domain})
+    size = sum(one["size_bytes"] for one in own)
+    assert totals == {"adapters": 2, "tenants": 1, "domains": 1, "size_bytes": size}
+    none = admin.read("/v1/admin/adapters/totals", params={"domain_id": domain, "status": "quarantined"})
+    assert none == {"adapters": 0, "tenants": 0, "domains": 0, "size_bytes": 0}
+    assert admin.read("/v1/admin/adapters/totals")["adapters"] >= 2
+    problem(tenant.get("/v1/admin/adapters/totals"), 403, "forbidden")
+
+
+def test_queues_tell_what_waits_and_what_runs(
+    admin: Client, tenant: Client, domain: str, adapter: str, services: Services
+) -> None:
+    draw_generations(services)
+    for _ in range(2):
+        tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0})
+    with services.database.session() as session:
+        assert jobs.claim_next(session, Generation, "wrk_test", 60)
+    found = {one["queue"]: one for one in admin.read("/v1/admin/queues")["data"]}
+    assert set(found) == {"datasets", "finetune", "generate"}
+    assert (found["generate"]["waiting"], found["generate"]["running"]) == (1, 1)
+    assert found["generate"]["oldest_waiting_at"] is not None
+    assert found["finetune"]["oldest_waiting_at"] is None

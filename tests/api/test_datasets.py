@@ -1,6 +1,10 @@
+import io
+
 import pytest
+from PIL import Image
 
 from api.deps import Services
+from core.datasets.examples import SIDE
 from tests.api.client import Api, Client, images_zip, png, problem, running, validate_datasets, zip_of
 from tests.api.conftest import make_settings
 
@@ -18,7 +22,8 @@ def test_an_upload_is_validated_and_every_file_is_accounted_for(
     validate_datasets(services)
     ready = tenant.read(f"/v1/datasets/{dataset['id']}")
     assert ready["status"] == "ready"
-    assert ready["classes"] == [{"id": 0, "name": "apple", "images": 2}, {"id": 1, "name": "pear", "images": 1}]
+    counts = [(one["id"], one["name"], one["images"]) for one in ready["classes"]]
+    assert counts == [(0, "apple", 2), (1, "pear", 1)]
     assert ready["images"] == ready["report"]["accepted"] == 3
     rejected = {one["file"]: one["code"] for one in ready["report"]["rejected"]}
     assert rejected == {"apple/2b.png": "duplicate", "pear/x.png": "not_an_image"}
@@ -73,3 +78,19 @@ def test_an_upload_over_the_limit_is_refused(narrow: Api) -> None:
     assert "10,000" in found["detail"]
     problem(tenant.upload(path, images_zip(each=3)), 422, "too_many_files")
     assert tenant.upload(path, images_zip(("a",), 2)).status_code == 202
+
+
+def test_each_class_shows_its_first_pictures(
+    api_client: Client, tenant: Client, domain: str, services: Services
+) -> None:
+    files = {f"{name}/{number}.png": png(number) for name, number in (("apple", 1), ("apple", 2), ("pear", 3))}
+    id = tenant.upload(f"/v1/domains/{domain}/datasets", zip_of(files)).json()["id"]
+    path = f"/v1/datasets/{id}/classes"
+    problem(tenant.get(f"{path}/0/example"), 404, "not_found")
+    validate_datasets(services)
+    shown = [one["example_url"] for one in tenant.read(f"/v1/datasets/{id}")["classes"]]
+    strips = [Image.open(io.BytesIO(api_client.get(url).content)) for url in shown]
+    assert [strip.size for strip in strips] == [(2 * SIDE, SIDE), (SIDE, SIDE)]
+    assert [strips[0].getpixel((place, 50)) for place in (50, SIDE + 50)] == [(1, 254, 7), (2, 253, 7)]
+    problem(api_client.get(shown[0].replace("/0/", "/1/")), 401, "unauthenticated")
+    problem(tenant.get(f"{path}/2/example"), 404, "not_found")

@@ -166,3 +166,16 @@ def test_the_largest_seed_is_kept_exactly(tenant: Client, domain: str, dataset: 
     finetune = tenant.made(f"/v1/domains/{domain}/finetunes", body)
     assert tenant.read(f"/v1/finetunes/{finetune['id']}")["seed"] == 2**63 - 1
     tenant.made(f"/v1/finetunes/{finetune['id']}/cancel")
+
+
+def test_an_estimate_knows_the_time_after_the_first(
+    tenant: Client, domain: str, dataset: str, services: Services
+) -> None:
+    body = {"dataset_id": dataset, "steps": 10, "batch_size": 8, "dry_run": True}
+    path = f"/v1/domains/{domain}/finetunes"
+    assert tenant.made(path, body)["seconds"] is None
+    finetuned(tenant, domain, dataset, services)
+    took = tenant.read(path)["data"][0]
+    assert took["seconds"] == 3.0
+    images = took["steps"] * took["batch_size"]
+    assert tenant.made(path, {**body, "steps": 40})["seconds"] == pytest.approx(3.0 / images * 40 * 8)

@@ -56,6 +56,7 @@ def ids(tenant: Client, domain: str, dataset: str, adapter: str, services: Servi
         "webhooks": webhook,
         "{delivery_id}": delivery,
         "{adapter_id}": adapter,
+        "{class_id}": "0",
         "{index}": "0",
         "{step}": "1",
         "{event_id}": str(sample),

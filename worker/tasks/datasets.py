@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 from celery import Celery
@@ -41,6 +42,7 @@ def _validate(context: Context, claim: Claim, unwanted: threading.Event) -> None
         if row is None:
             return
         key, sha256 = row.archive_key, row.archive_sha256
+        place = partial(service.example_key, row.tenant_id, row.domain_id, row.id)
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "archive.zip"
@@ -48,6 +50,7 @@ def _validate(context: Context, claim: Claim, unwanted: threading.Event) -> None
             with path.open("rb") as file:
                 sha256 = sha256 or file_digest(file)[0]
                 report = archive.validate(file, service.limits(context.settings), lambda: not unwanted.is_set())
+                shown = service.store_examples(context.store, place, file, report, service.limits(context.settings))
     except ArchiveInvalid as error:
         with context.database.session() as session:
             service.reject(session, claim, error)
@@ -69,4 +72,4 @@ def _validate(context: Context, claim: Claim, unwanted: threading.Event) -> None
                 jobs.fail(session, row, error)
     else:
         with context.database.session() as session:
-            service.succeed(session, claim, report, sha256)
+            service.succeed(session, claim, report, sha256, shown)

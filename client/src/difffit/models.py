@@ -30,6 +30,13 @@ class Adapter(BaseModel):
     last_used_at: AwareDatetime | None
 
 
+class AdapterTotals(BaseModel):
+    adapters: int
+    tenants: int
+    domains: int
+    size_bytes: int
+
+
 class AdminAdapter(BaseModel):
     id: str
     domain_id: str
@@ -72,6 +79,8 @@ class Class(BaseModel):
     """Position of the name among all class names, sorted after NFC normalization."""
     name: str
     images: int
+    example_url: str | None = None
+    """A strip of its first pictures: absolute, signed and expiring. Null where there is none."""
 
 
 class Deletion(BaseModel):
@@ -183,6 +192,8 @@ class Estimate(BaseModel):
     """How often each image of the data set is seen."""
     tokens: int
     """That a step puts through the transformer; four times as many at twice the size."""
+    seconds: float | None
+    """Device time, as your last fine-tunes on this base went; null before the first."""
 
 
 class Image(BaseModel):
@@ -304,6 +315,16 @@ class Problem(BaseModel):
     """Also in the header X-Request-ID, and in our logs."""
     errors: list[dict[str, Any]] | None = None
     """Of an invalid request: each field that is wrong."""
+
+
+class Queue(BaseModel):
+    queue: str
+    waiting: int
+    """Rows that no worker has taken yet."""
+    running: int
+    """Rows that a worker holds."""
+    oldest_waiting_at: AwareDatetime | None
+    """Since when the oldest one waits."""
 
 
 class Quota(BaseModel):
@@ -628,6 +649,12 @@ class Generation(BaseModel):
 
 class KeyList(BaseModel):
     data: list[Key]
+    next_cursor: str | None
+    """Pass it as `cursor` for the next page; null on the last one."""
+
+
+class QueueList(BaseModel):
+    data: list[Queue]
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 

@@ -7,11 +7,12 @@ import time
 import pytest
 
 from api.dashboard.sessions import IDLE_SECONDS, Session, Sessions
-from tests.api.client import ADMIN_KEY, Api, Client
+from tests.api.client import ADMIN_KEY, Api, Client, images_zip
 from tests.api.dashboard.conftest import Browser
 
-TENANT_PAGES = ("/domains", "/domains/dom_none")
-ADMIN_PAGES = ("/tenants", "/tenants/ten_none")
+STEPS = ("images", "training", "versions", "playground")
+TENANT_PAGES = ("/domains", "/usage", "/finetunes/ft_none", *(f"/domains/dom_none/{step}" for step in STEPS))
+ADMIN_PAGES = ("/tenants", "/tenants/ten_none", "/adapters", "/fleet", "/audit")
 
 
 def key_of(client: Client) -> str:
@@ -77,9 +78,14 @@ def test_a_form_from_another_site_is_refused(browser: Browser, tenant: Client) -
 def test_another_tenants_domain_is_not_found(browser: Browser, pages: Api, tenant: Client) -> None:
     domain = tenant.made("/v1/domains", {"name": "Secret drawings"})["id"]
     browser.sign_in(key_of(pages.tenant(f"Other {time.monotonic_ns()}")))
-    page = browser.get(f"/dashboard/domains/{domain}")
-    assert "There is no domain" in page.text
-    assert "Secret drawings" not in page.text + browser.get("/dashboard/domains").text
+    for path in ("", *(f"/{step}" for step in STEPS)):
+        page = browser.get(f"/dashboard/domains/{domain}{path}")
+        assert "There is no domain" in page.text
+        assert "Secret drawings" not in page.text
+    assert "Secret drawings" not in browser.get("/dashboard/domains").text
+    files = {"files": ("fruit.zip", images_zip())}
+    sent = pages.portal.call(lambda: browser.http.post(f"/dashboard/upload/{domain}", files=files))
+    assert (sent.status_code, sent.json()["code"]) == (404, "not_found")
 
 
 def test_a_revoked_key_sees_nothing_more(browser: Browser, pages: Api, tenant: Client) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from difffit._async.session import AsyncSession, given, receipt
 from difffit.models import (
+    AdapterTotals,
     AdminAdapter,
     AdminAdapterList,
     Audit,
@@ -15,6 +16,8 @@ from difffit.models import (
     Key,
     KeyIssued,
     KeyList,
+    Queue,
+    QueueList,
     Tenant,
     TenantList,
     TenantUsageDay,
@@ -120,6 +123,22 @@ class AsyncAdmin:
         """Every stored adapter of every tenant, newest first, and the workers that hold it."""
         query = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
         return self._session.pages("/v1/admin/adapters", AdminAdapterList, limit, query)
+
+    async def adapter_totals(
+        self,
+        *,
+        tenant_id: str | None = None,
+        domain_id: str | None = None,
+        base_digest: str | None = None,
+        status: Literal["ready", "quarantined"] | None = None,
+    ) -> AdapterTotals:
+        """What the same adapters come to."""
+        query = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
+        return await self._session.call("GET", "/v1/admin/adapters/totals", AdapterTotals, query=query)
+
+    def queues(self) -> AsyncIterator[Queue]:
+        """What waits and what runs, a row a queue."""
+        return self._session.pages("/v1/admin/queues", QueueList, None)
 
     def workers(self) -> AsyncIterator[Worker]:
         """Those that are alive, and what they hold."""

@@ -43,6 +43,11 @@ class Datasets:
     def get(self, id: str) -> Dataset:
         return self._session.call("GET", "/v1/datasets/{id}", Dataset, id=id)
 
+    def example(self, id: str, class_id: int) -> bytes:
+        """The first pictures of a class side by side, small, a PNG."""
+        path = "/v1/datasets/{id}/classes/{class_id}/example"
+        return (self._session.send("GET", path, id=id, class_id=class_id)).content
+
     def wait(self, id: str, timeout: float | None = None) -> Dataset:
         """Until it is ready; `report` names the files that were refused. Raises JobFailed when it was rejected,
         WaitTimeout after `timeout` seconds."""

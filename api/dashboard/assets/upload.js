@@ -1,0 +1,71 @@
+// A place to drop a zip, a folder of class folders, or to choose one. All of it goes to the page's own server in one
+// request, whose progress is shown; the server hands it on to the REST contract.
+export default {
+  template: `
+    <div class="drop" :class="{ over }" @dragover.prevent="over = true" @dragleave="over = false" @drop.prevent="drop">
+      <p class="empty-title">Drop a folder or a zip here</p>
+      <p class="muted">One folder of images for each class.</p>
+      <div class="row">
+        <button type="button" class="button" :disabled="busy" @click="$refs.folder.click()">Choose a folder</button>
+        <button type="button" class="button" :disabled="busy" @click="$refs.zip.click()">Choose a zip</button>
+      </div>
+      <input ref="folder" type="file" webkitdirectory multiple hidden aria-label="A folder of images" @change="chosen" />
+      <input ref="zip" type="file" accept=".zip,application/zip" hidden aria-label="A zip of images" @change="chosen" />
+      <template v-if="busy">
+        <progress class="bar" max="1" :value="share" aria-label="Upload"></progress>
+        <p class="small" role="status">{{ says }}</p>
+      </template>
+    </div>`,
+  props: { url: String },
+  data: () => ({ over: false, busy: false, share: 0, says: "" }),
+  methods: {
+    chosen(event) {
+      this.send([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file]));
+      event.target.value = "";
+    },
+    async drop(event) {
+      this.over = false;
+      const roots = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+      const found = [];
+      for (const root of roots) await this.walk(root, found);
+      this.send(found);
+    },
+    async walk(entry, found) {
+      if (entry.isFile) {
+        const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+        found.push([entry.fullPath.replace(/^\//, ""), file]);
+        return;
+      }
+      const reader = entry.createReader();
+      for (;;) {
+        const part = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+        if (!part.length) return;
+        for (const child of part) await this.walk(child, found);
+      }
+    },
+    send(files) {
+      if (!files.length || this.busy) return;
+      const form = new FormData();
+      for (const [path, file] of files) form.append("files", file, path);
+      const request = new XMLHttpRequest();
+      request.upload.onprogress = (event) => {
+        this.share = event.loaded / event.total;
+        this.says = this.share < 1 ? `${Math.round(100 * this.share)} % sent` : "Sent; being looked at";
+      };
+      request.onloadend = () => {
+        this.busy = false;
+        let problem = { title: "The upload broke off", detail: "Check the connection, then try again." };
+        try {
+          problem = JSON.parse(request.responseText);
+        } catch {}
+        if (request.status === 200) this.$emit("uploaded");
+        else this.$emit("refused", problem);
+      };
+      this.busy = true;
+      this.share = 0;
+      this.says = "Sending";
+      request.open("POST", window.path_prefix + this.url);
+      request.send(form);
+    },
+  },
+};

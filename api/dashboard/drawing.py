@@ -1,0 +1,99 @@
+"""A generation on a page: its pictures as they come, and what each was drawn with."""
+
+import asyncio
+import json
+from collections.abc import Callable
+
+from nicegui import ui
+
+from api.dashboard import kit, words
+from api.dashboard.user import User
+from api.schemas.generations import GenerationOut, ImageOut
+
+Render = Callable[[str, str, dict[str, object]], str]
+"""A call as text: of the service's address, a domain's id, and the body."""
+ENDED = {"succeeded", "failed", "cancelled"}
+_ASK_SECONDS = 0.5
+
+
+class Drawing:
+    """Places for pictures, made in the current container and filled by `show`."""
+
+    def __init__(self, user: User, generation: GenerationOut) -> None:
+        self.user, self.generation = user, generation
+        self.places = [self._place(index) for index in range(generation.count)]
+        self.show(generation)
+
+    async def follow(self) -> GenerationOut:
+        """Until it has ended."""
+        while self.generation.status not in ENDED:
+            await asyncio.sleep(_ASK_SECONDS)
+            self.show(await self.user.contract.get(f"/v1/generations/{self.generation.id}", GenerationOut))
+        return self.generation
+
+    def show(self, generation: GenerationOut) -> None:
+        self.generation = generation
+        for preview in generation.previews:  # in the order of their steps: the last one stays
+            self._fill(preview.index, preview.url, f"{generation.class_name} at step {preview.step}")
+        for image in generation.images:
+            self._fill(image.index, image.url, f"{generation.class_name}, seed {image.seed}")
+
+    def _place(self, index: int) -> ui.element:
+        with ui.element("button").classes("shot") as button:
+            button.props("type=button")
+            button.props["aria-label"] = f"Settings of picture {index + 1}, {self.generation.class_name}"
+            with kit.box("picture waiting"):
+                pass
+        button.on("click", lambda: self._show_settings(index))
+        return button
+
+    def _fill(self, index: int, url: str, description: str) -> None:
+        place = self.places[index]
+        if place.default_slot.children and place.default_slot.children[0].props.get("src") == url:
+            return
+        place.clear()
+        with place:
+            kit.picture(url, description).props(remove="loading")
+
+    def _show_settings(self, index: int) -> None:
+        image = next((one for one in self.generation.images if one.index == index), None)
+        if image is not None:
+            show_settings(self.generation, image)
+
+
+def show_settings(generation: GenerationOut, image: ImageOut) -> None:
+    with kit.dialog("What it was drawn with") as shown:
+        kit.picture(image.url, generation.class_name, "picture large")
+        facts = {"Class": generation.class_name, "Seed": str(image.seed), "Steps": str(generation.steps)}
+        facts |= {"Guidance": f"{generation.guidance_scale:g}", "Sampler": generation.sampler}
+        facts |= {"Size": f"{image.width} × {image.height}", "Drawn": words.moment(generation.finished_at)}
+        kit.facts(facts | {"Version": generation.adapter_id or "the base itself", "SHA-256": image.sha256})
+        with kit.box("row end"):
+            ui.link("Open the PNG", image.url, new_tab=True).classes("button link-button", remove="nicegui-link")
+            kit.button("Close", shown.close, kind="primary")
+    shown.open()
+
+
+def as_curl(base: str, domain_id: str, body: dict[str, object]) -> str:
+    return (
+        f"curl {base}/v1/domains/{domain_id}/generations \\\n"
+        '    -H "Authorization: Bearer $DIFFFIT_API_KEY" \\\n'
+        '    -H "Content-Type: application/json" -H "Prefer: wait=30" \\\n'
+        f"    -d {_quoted(json.dumps(body, ensure_ascii=False))}"
+    )
+
+
+def as_python(base: str, domain_id: str, body: dict[str, object]) -> str:
+    settings = ", ".join(f"{name}={value!r}" for name, value in body.items())
+    return (
+        "from difffit import Client\n\n"
+        f'with Client("{base}") as client:  # the key is in DIFFFIT_API_KEY\n'
+        f'    pictures = client.generate("{domain_id}", {settings})\n'
+        "    for picture in pictures:\n"
+        '        picture.save("pictures")'
+    )
+
+
+def _quoted(text: str) -> str:
+    """For a shell."""
+    return "'" + text.replace("'", "'\\''") + "'"

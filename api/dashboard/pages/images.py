@@ -1,0 +1,82 @@
+"""A domain's data sets: uploading one, and what became of it."""
+
+from nicegui import ui
+
+from api.dashboard import kit, words
+from api.dashboard.domain import domain_frame, find
+from api.dashboard.uploads import Upload
+from api.dashboard.user import TenantUser, User
+from api.schemas.datasets import DatasetOut
+from api.schemas.domains import DomainOut
+
+_REJECTED_SHOWN = 200
+
+
+@ui.page("/domains/{id}/images")
+async def images(user: TenantUser, id: str) -> None:
+    domain = await find(user, id)
+    if domain is None:
+        return
+    with domain_frame(user, domain, "Images"):
+        found = await user.contract.list(f"/v1/domains/{id}/datasets", DatasetOut)
+        if user.may_write:
+            with kit.card("Upload images", "The service looks at every file, and tells which it can use."):
+                Upload(id)
+        if not found:
+            kit.empty("No images yet", "Ten or twenty images a class are enough to begin with.")
+        for dataset in found:
+            _dataset(user, domain, dataset)
+
+
+def _dataset(user: User, domain: DomainOut, dataset: DatasetOut) -> None:
+    with kit.card() as card:
+        with kit.box("row spread"):
+            with kit.box("row"):
+                kit.write(f"Data set of {words.moment(dataset.created_at)}", "h2")
+                kit.badge(dataset.status)
+            if dataset.status == "ready":
+                kit.link_button("Train on it", f"/domains/{domain.id}/training?dataset_id={dataset.id}", kind="primary")
+        if dataset.status == "validating":
+            kit.muted("Every image is being decoded.").props("role=status")
+            _reload_when_done(user, dataset.id)
+        else:
+            _report(dataset)
+    card.props(f'data-status="{dataset.status}"')
+
+
+def _reload_when_done(user: User, id: str) -> None:
+    async def look() -> None:
+        if (await user.contract.get(f"/v1/datasets/{id}", DatasetOut)).status != "validating":
+            waiting.cancel()
+            ui.navigate.reload()
+
+    waiting = ui.timer(1.0, look)
+
+
+def _report(dataset: DatasetOut) -> None:
+    rejected = dataset.report.rejected
+    facts = {"Images used": words.count(dataset.images), "Classes": words.count(len(dataset.classes))}
+    kit.facts(facts | {"Files refused": words.count(len(rejected)), "Size of the zip": words.size(dataset.size_bytes)})
+    if dataset.error:
+        with kit.box("problem"):
+            kit.write(dataset.error.detail, "p")
+    if dataset.classes:
+        with kit.box("classes", "ul"):
+            for one in dataset.classes:
+                with kit.box("class", "li"):
+                    with kit.box("row spread"):
+                        kit.write(one.name, "h3")
+                        kit.write(words.several(one.images, "image"), "span", "small")
+                    if one.example_url:
+                        kit.picture(one.example_url, f"The first images of {one.name}", "strip")
+    if rejected:
+        with ui.element("details").classes("more"):
+            kit.write(words.several(len(rejected), "file was", "files were") + " not used", "summary")
+            rows = [(one.file, _reason(one.detail)) for one in rejected[:_REJECTED_SHOWN]]
+            kit.table("Files that were not used", ("File", "Reason"), rows)
+            if len(rejected) > _REJECTED_SHOWN:
+                kit.muted(f"The first {_REJECTED_SHOWN} of {len(rejected):,}; the API lists all.")
+
+
+def _reason(detail: str) -> kit.Cell:
+    return lambda: kit.write(detail, "span", "long")

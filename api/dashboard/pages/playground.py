@@ -1,0 +1,119 @@
+"""Drawing with a domain."""
+
+from typing import get_args
+
+from nicegui import ui
+
+from api.dashboard import drawing, kit
+from api.dashboard.domain import domain_frame, find
+from api.dashboard.drawing import Drawing
+from api.dashboard.frame import show_problem
+from api.dashboard.user import TenantUser, User
+from api.schemas.adapters import AdapterOut
+from api.schemas.common import Problem
+from api.schemas.domains import DomainOut
+from api.schemas.generations import GenerationCreate, GenerationOut
+
+_PREVIEWS = 3
+_EARLIER = 12
+
+
+@ui.page("/domains/{id}/playground")
+async def playground(user: TenantUser, id: str) -> None:
+    domain = await find(user, id)
+    if domain is None:
+        return
+    with domain_frame(user, domain, "Playground"):
+        versions = await user.contract.list(f"/v1/domains/{id}/adapters", AdapterOut)
+        if domain.active_adapter_id is None or not versions:
+            kit.empty("Nothing to draw with yet", "Upload images, then train on them.")
+            return
+        page = await user.contract.page(f"/v1/domains/{id}/generations", GenerationOut, limit=_EARLIER)
+        with kit.box("columns aside"):
+            _Playground(user, domain, versions).build(page.data)
+
+
+class _Playground:
+    def __init__(self, user: User, domain: DomainOut, versions: list[AdapterOut]) -> None:
+        self.user, self.domain, self.versions = user, domain, versions
+
+    def build(self, earlier: list[GenerationOut]) -> None:
+        active = next((one for one in self.versions if one.id == self.domain.active_adapter_id), self.versions[0])
+        with kit.card("Draw"):
+            classes = list(active.manifest["class_names"])
+            self.class_name = kit.choice("Class", classes, classes[0])
+            with kit.box("fields two"):
+                self.count = kit.number("Pictures", 4, least=1, most=64)
+                self.seed = kit.number("First seed", 1, least=0, most=2**31)
+                self.steps = kit.number("Steps", 50, least=1, most=1000)
+                self.guidance = kit.number("Guidance", 4.0, least=0, most=50, step=0.5)
+            samplers = list(get_args(GenerationCreate.model_fields["sampler"].annotation))
+            self.sampler = kit.choice("Sampler", samplers, "ddim")
+            names = {one.id: f"Version {one.version}" for one in self.versions if one.status == "ready"}
+            self.adapter = kit.choice("Version", {"": f"The active one, {active.version}", **names}, "")
+            if self.user.may_write:
+                kit.button("Draw", self.draw, kind="primary")
+            with kit.box("row"):
+                kit.button("As curl", lambda: self.show_code("curl", drawing.as_curl), kind="quiet")
+                kit.button("As Python", lambda: self.show_code("Python", drawing.as_python), kind="quiet")
+        with kit.box("stack"):
+            self.results = ui.element("div").classes("stack").props('aria-live="polite"')
+            with self.results:
+                for generation in earlier:
+                    self._card(generation)
+            if not earlier:
+                self.hint = ui.element("div")
+                with self.hint:
+                    kit.empty("Your pictures appear here", "Choose a class, then draw.")
+
+    def body(self) -> dict[str, object]:
+        chosen = {"adapter_id": self.adapter.value} if self.adapter.value else {}
+        return {
+            "class_name": self.class_name.value,
+            "count": int(self.count.value or 1),
+            "seed": int(self.seed.value or 0),
+            "steps": int(self.steps.value or 1),
+            "guidance_scale": float(self.guidance.value or 0),
+            "sampler": self.sampler.value,
+            **chosen,
+        }
+
+    async def draw(self) -> None:
+        path = f"/v1/domains/{self.domain.id}/generations"
+        made = await self.user.contract.post(path, GenerationOut, {**self.body(), "previews": _PREVIEWS})
+        if hasattr(self, "hint"):
+            self.hint.visible = False
+        with self.results:
+            card, drawn = self._card(made)
+        card.move(target_index=0)
+        ended = await drawn.follow()
+        if ended.error:
+            with card:
+                show_problem(_as_problem(ended))
+
+    def _card(self, generation: GenerationOut) -> tuple[ui.element, Drawing]:
+        with kit.card() as card:
+            card.props(f'data-generation="{generation.id}"')
+            with kit.box("row spread"):
+                kit.write(generation.class_name, "h2")
+                settings = f"seed {generation.seed}, {generation.steps} steps, guidance {generation.guidance_scale:g}"
+                kit.write(f"{settings}, {generation.sampler}", "span", "small")
+            with kit.box("pictures"):
+                drawn = Drawing(self.user, generation)
+        return card, drawn
+
+    def show_code(self, name: str, render: drawing.Render) -> None:
+        base = str(self.user.contract.http.base_url).rstrip("/")
+        with kit.dialog(f"The same as {name}") as shown:
+            kit.code(render(base, self.domain.id, self.body()))
+            with kit.box("row end"):
+                kit.button("Close", shown.close, kind="primary")
+        shown.open()
+
+
+def _as_problem(ended: GenerationOut) -> Problem:
+    assert ended.error is not None
+    code, detail = ended.error.code, ended.error.detail
+    return Problem(
+        type=code, title="It could not be drawn", status=0, detail=detail, code=code, request_id="", errors=None
+    )

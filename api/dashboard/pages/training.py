@@ -1,0 +1,102 @@
+"""A domain's fine-tunes: starting one with an estimate before, and all that there were."""
+
+from nicegui import ui
+
+from api.dashboard import kit, words
+from api.dashboard.domain import domain_frame, find
+from api.dashboard.user import TenantUser, User
+from api.schemas.datasets import DatasetOut
+from api.schemas.finetunes import EstimateOut, FinetuneOut
+
+_LENGTHS = {100: "Quick look, 100 steps", 400: "Standard, 400 steps", 1500: "Thorough, 1,500 steps"}
+_SITES = {
+    "paper": "As in the paper's Table 1, with norms",
+    "literal": "As in its algorithms, without norms",
+}
+
+
+@ui.page("/domains/{id}/training")
+async def training(user: TenantUser, id: str, dataset_id: str = "") -> None:
+    domain = await find(user, id)
+    if domain is None:
+        return
+    with domain_frame(user, domain, "Training"):
+        datasets = await user.contract.list(f"/v1/domains/{id}/datasets", DatasetOut)
+        ready = [one for one in datasets if one.status == "ready"]
+        found = await user.contract.list(f"/v1/domains/{id}/finetunes", FinetuneOut)
+        if not ready:
+            kit.empty("No images to train on yet", "Upload some first.")
+            kit.link_button("Upload images", f"/domains/{id}/images", kind="primary")
+        elif user.may_write:
+            _Form(user, id, ready, dataset_id).build()
+        if found:
+            with kit.card("Fine-tunes"):
+                columns = ("Started", "State", "Steps", "Loss", "Device time", "")
+                kit.table("Fine-tunes, newest first", columns, [_row(one) for one in found])
+
+
+def _row(one: FinetuneOut) -> list[kit.Cell]:
+    return [
+        words.moment(one.created_at),
+        lambda: kit.badge(one.status),
+        f"{one.step:,} of {one.steps:,}",
+        "" if one.loss is None else f"{one.loss:.4f}",
+        words.duration(one.seconds),
+        lambda: ui.link("Watch" if one.status in {"queued", "running"} else "Look", f"/finetunes/{one.id}"),
+    ]
+
+
+class _Form:
+    """What to train, and what it would take."""
+
+    def __init__(self, user: User, domain_id: str, datasets: list[DatasetOut], chosen: str) -> None:
+        self.user, self.path = user, f"/v1/domains/{domain_id}/finetunes"
+        self.datasets = {
+            one.id: f"{words.moment(one.created_at)}, {words.several(one.images, 'image')}" for one in datasets
+        }
+        self.chosen = chosen if chosen in self.datasets else datasets[0].id
+
+    def build(self) -> None:
+        with kit.card("Start a fine-tune", "The base learns your images. Drawing goes on meanwhile."):
+            with kit.box("fields"):
+                self.dataset = kit.choice("Images", self.datasets, self.chosen)
+                self.length = kit.choice("Length", _LENGTHS, 400)
+                self.batch = kit.number("Images a step", 32, least=1, most=1024)
+            with ui.element("details").classes("more"):
+                kit.write("More settings", "summary")
+                with kit.box("fields"):
+                    self.preset = kit.choice("Where it trains", _SITES, "paper")
+                    self.steps = kit.number("Steps, instead of the length", 0, least=0, most=100_000)
+                    self.rate = kit.number("Learning rate", 0.001, least=0.000001, most=1, step=0.0001)
+                    self.seed = kit.number("Seed", 0, least=0, most=2**31)
+                    self.promote = ui.checkbox("Make the new version active at once")
+            self.estimate = kit.muted("").props("role=status")
+            with kit.box("row"):
+                kit.button("Start training", self.start, kind="primary")
+        for control in (self.dataset, self.length, self.batch, self.preset, self.steps):
+            control.on_value_change(self.show_estimate)
+        ui.timer(0.1, self.show_estimate, once=True)
+
+    def body(self) -> dict[str, object]:
+        return {
+            "dataset_id": self.dataset.value,
+            "preset": self.preset.value,
+            "steps": int(self.steps.value or self.length.value),
+            "batch_size": int(self.batch.value or 1),
+            "learning_rate": float(self.rate.value or 0),
+            "seed": int(self.seed.value or 0),
+            "auto_promote": bool(self.promote.value),
+        }
+
+    async def show_estimate(self) -> None:
+        found = await self.user.contract.post(self.path, EstimateOut, {**self.body(), "dry_run": True})
+        time = "known after your first one" if found.seconds is None else f"about {words.duration(found.seconds)}"
+        self.estimate.text = (
+            f"Device time: {time}. It trains {found.trainable_parameters:,} numbers, "
+            f"{found.trainable_fraction:.2%} of the base, sees every image {found.epochs:.0f} times, "
+            f"and stores {words.size(found.adapter_bytes)}."
+        )
+
+    async def start(self) -> None:
+        made = await self.user.contract.post(self.path, FinetuneOut, self.body())
+        ui.navigate.to(f"/finetunes/{made.id}")

@@ -1,0 +1,106 @@
+"""A domain's versions: drawn side by side with the same seeds, promoted, and taken back."""
+
+import asyncio
+
+from nicegui import ui
+
+from api.dashboard import kit, words
+from api.dashboard.domain import domain_frame, find
+from api.dashboard.drawing import Drawing
+from api.dashboard.user import TenantUser, User
+from api.schemas.adapters import AdapterOut
+from api.schemas.domains import DomainOut
+from api.schemas.generations import GenerationOut
+
+_SHOWN = 8
+_EACH = 4
+_STEPS = 30
+
+
+@ui.page("/domains/{id}/versions")
+async def versions(user: TenantUser, id: str) -> None:
+    domain = await find(user, id)
+    if domain is None:
+        return
+    with domain_frame(user, domain, "Versions"):
+        found = await user.contract.list(f"/v1/domains/{id}/adapters", AdapterOut)
+        if not found:
+            kit.empty("No version yet", "Every fine-tune that succeeds makes one.")
+            return
+        _Comparison(user, domain, found[:_SHOWN]).build()
+        if len(found) > _SHOWN:
+            _older(user, domain, found[_SHOWN:])
+
+
+class _Comparison:
+    def __init__(self, user: User, domain: DomainOut, found: list[AdapterOut]) -> None:
+        self.user, self.domain, self.found = user, domain, found
+        self.places: dict[str, ui.element] = {}
+
+    def build(self) -> None:
+        classes = list(self.found[0].manifest["class_names"])
+        with kit.card("Side by side", "Every version draws the same class from the same seeds."):
+            if self.user.may_write:
+                with kit.box("fields"):
+                    self.class_name = kit.choice("Class", classes, classes[0])
+                    self.seed = kit.number("First seed", 1, least=0, most=2**31)
+                with kit.box("row"):
+                    kit.button("Draw them", self.draw, kind="primary")
+            with kit.box("versions"):
+                for adapter in self.found:
+                    self._version(adapter)
+
+    def _version(self, adapter: AdapterOut) -> None:
+        is_active = adapter.id == self.domain.active_adapter_id
+        with kit.box(f"version {'now' if is_active else ''}") as element:
+            element.props(f"data-version={adapter.version}")
+            with kit.box("row spread"):
+                kit.write(f"Version {adapter.version}", "h3")
+                if is_active:
+                    kit.badge("active")
+                elif adapter.status == "ready":
+                    _promote_button(self.user, self.domain, adapter)
+                else:
+                    kit.badge(adapter.status)
+            self.places[adapter.id] = ui.element("div").classes("pair")
+            origin = f"{adapter.method}, {words.size(adapter.size_bytes)}, {words.moment(adapter.created_at)}"
+            kit.write(origin, "p", "small")
+            with kit.box("row"):
+                if adapter.finetune_id:
+                    ui.link("Its fine-tune", f"/finetunes/{adapter.finetune_id}")
+
+    async def draw(self) -> None:
+        settings = {"class_name": self.class_name.value, "seed": int(self.seed.value or 0)}
+        await asyncio.gather(*(self._draw(one, settings) for one in self.found if one.status == "ready"))
+
+    async def _draw(self, adapter: AdapterOut, settings: dict[str, object]) -> None:
+        body = {**settings, "count": _EACH, "steps": _STEPS, "adapter_id": adapter.id}
+        made = await self.user.contract.post(f"/v1/domains/{self.domain.id}/generations", GenerationOut, body)
+        place = self.places[adapter.id]
+        place.clear()
+        with place:
+            await Drawing(self.user, made).follow()
+
+
+def _promote_button(user: User, domain: DomainOut, adapter: AdapterOut) -> None:
+    async def promote() -> None:
+        await user.contract.post(f"/v1/domains/{domain.id}/adapters/{adapter.id}/promote", DomainOut)
+        ui.navigate.reload()
+
+    if user.may_write:
+        button = kit.button("Make active", promote)
+        button.props(f'aria-label="Make version {adapter.version} active"')
+
+
+def _older(user: User, domain: DomainOut, found: list[AdapterOut]) -> None:
+    def row(adapter: AdapterOut) -> list[kit.Cell]:
+        def state() -> None:
+            if adapter.id == domain.active_adapter_id:
+                kit.badge("active")
+            else:
+                _promote_button(user, domain, adapter)
+
+        return [f"Version {adapter.version}", words.moment(adapter.created_at), state]
+
+    with kit.card("Older versions"):
+        kit.table("Older versions", ("Version", "Made", ""), [row(one) for one in found])
