@@ -94,7 +94,7 @@ def restore(settings: Settings, folder: Path) -> dict[str, str]:
 
 def _named(database: Database) -> dict[str, str]:
     with database.session() as session:
-        return {key: sha256 for query in _NAMED for key, sha256 in session.execute(query).tuples() if key and sha256}
+        return {key: sha256 for query in _NAMED for key, sha256 in session.execute(query) if key and sha256}
 
 
 def _digest(path: Path) -> str:

@@ -41,5 +41,5 @@ def read(session: Session) -> list[Queue]:
             .group_by(model.error_code)
         )
         seconds = max(0.0, (now - oldest).total_seconds()) if oldest else 0.0
-        found.append(Queue(kind.queue, waiting, running, seconds, dict(failed.tuples().all())))
+        found.append(Queue(kind.queue, waiting, running, seconds, {str(code): int(count) for code, count in failed}))
     return found

@@ -14,13 +14,15 @@ from tests import services
 from tests.api.client import Api, Client, draw_generations, images_zip, load_base, running, validate_datasets
 from tests.api.conftest import finetuned, make_settings
 
+SECRET = "of both places, so that their signed URLs are equal"
+
 
 class Place:
     """Where a service can be: an empty database and an empty store."""
 
     def __init__(self, kind: str, folder: Path, request: pytest.FixtureRequest) -> None:
         if kind == "sqlite":
-            self.settings = make_settings(folder)
+            self.settings = make_settings(folder, url_secret=SECRET)
             return
         server: services.Postgres = request.getfixturevalue("postgres_server")
         request.getfixturevalue("monkeypatch").setenv("PATH", str(server.psql.parent), prepend=":")
@@ -34,6 +36,7 @@ class Place:
             owner_database_url=url,
             storage_url=f"s3://{bucket}/prefix",
             s3_endpoint_url=endpoint,
+            url_secret=SECRET,
         )
 
 
