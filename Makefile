@@ -25,7 +25,7 @@ demo: install ## Run the main job through the REST API; the result is in demo-ou
 	$(BIN)/python demo.py
 
 test: install ## Run every test, with real PostgreSQL and Redis
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: install ## Break whatever can break, and show what held (about an hour)
 	$(BIN)/python -m tests.faults

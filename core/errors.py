@@ -154,6 +154,13 @@ class AdapterQuarantined(CoreError):
         super().__init__(f"Adapter '{id}' failed its checks and is not served. Promote another version or retrain.")
 
 
+class ImageSizeUnsupported(CoreError):
+    code, status, title = "image_size_unsupported", 422, "Image size not drawn by the base"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"image_size: {reason}.", errors=[{"field": "image_size", "detail": reason}])
+
+
 class UnknownClass(CoreError):
     code, status, title = "unknown_class", 422, "Unknown class"
 

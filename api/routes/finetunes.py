@@ -25,6 +25,7 @@ from core.errors import (
     BaseNotLoaded,
     CoreError,
     DatasetNotReady,
+    ImageSizeUnsupported,
     JobFinished,
     NotFound,
     QuotaExceeded,
@@ -55,7 +56,7 @@ EventId = Annotated[int, Path(ge=1, lt=2**63)]
     responses={
         200: {"model": EstimateOut, "description": "With `dry_run`: what it would take."},
         202: {"model": FinetuneOut},
-        **problems(NotFound, DatasetNotReady, BaseNotLoaded, QuotaExceeded),
+        **problems(NotFound, DatasetNotReady, BaseNotLoaded, QuotaExceeded, ImageSizeUnsupported),
     },
 )
 def create_finetune(

@@ -17,7 +17,7 @@ from core.db.base import new_id
 from core.db.models import Dataset, Finetune, FinetuneEvent
 from core.db.paging import Page, PageRequest
 from core.domains import service as domains
-from core.errors import CoreError, DatasetNotReady, InvalidRequest, JobFinished, NotFound
+from core.errors import CoreError, DatasetNotReady, ImageSizeUnsupported, JobFinished, NotFound
 from core.finetunes import repository
 from core.jobs import Claim, Dispatcher
 from core.storage import StoredObject
@@ -104,11 +104,11 @@ def estimate(
 
 
 def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneRequest:
-    """With no image size where it is the base's own. Raises InvalidRequest when the base does not draw it."""
+    """With no image size where it is the base's own. Raises ImageSizeUnsupported when the base does not draw it."""
     try:
         return replace(request, image_size=None) if base.scale_of(request.image_size) == 1 else request
     except ValueError as error:
-        raise InvalidRequest("image_size", f"{error}") from error
+        raise ImageSizeUnsupported(str(error)) from error
 
 
 def get(session: Session, scope: Scope, id: str) -> Finetune:

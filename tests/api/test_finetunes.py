@@ -123,7 +123,7 @@ def test_an_image_size_is_the_base_s_or_twice_that(tenant: Client, domain: str, 
     tokens = [tenant.made(path, body | {"image_size": size, "dry_run": True})["tokens"] for size in (32, 64)]
     assert tokens == [3 * 4, 3 * 16]
     for more in ({}, {"dry_run": True}):
-        problem(tenant.post(path, body | {"image_size": 48} | more), 422, "invalid_request")
+        problem(tenant.post(path, body | {"image_size": 48} | more), 422, "image_size_unsupported")
 
 
 def test_the_data_set_must_be_ready_and_of_this_domain(

@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import select
 
 from api.deps import Services
+from api.limits import RequestLimits
 from core.broker import CeleryDispatcher, make_celery
 from core.db.models import Generation
 from core.db.schema import upgrade
@@ -102,6 +103,7 @@ def services_of(folder: Path) -> Services:
         store=open_store(settings),
         dispatcher=CeleryDispatcher(make_celery(settings)),
         notifier=None,  # type: ignore[arg-type]
+        limits=RequestLimits(settings),
         url_secret=b"",
     )
 

@@ -74,6 +74,7 @@ def _owner_of_everything(stack: Stack) -> tuple[Caller, dict[str, str]]:
         "webhooks": webhook,
         "{delivery_id}": caller.post(f"/v1/webhooks/{webhook}/test", {})["id"],
         "{adapter_id}": adapter,
+        "{class_id}": "0",
         "{index}": "0",
         "{step}": str(preview["step"]),
         "{event_id}": str(stack.rows(query, finetune)[0]["id"]),
