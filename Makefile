@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install client demo test faults serve lint check-api-image format lock clean
+.PHONY: help install client demo test test-browser faults serve lint check-api-image format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -26,6 +26,9 @@ demo: install ## Run the main job through the REST API; the result is in demo-ou
 
 test: install ## Run every test, with real PostgreSQL and Redis
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-browser: install ## Drive the pages in Chromium through the main job; screenshots in build/screenshots
+	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
 faults: install ## Break whatever can break, and show what held (about an hour)
 	$(BIN)/python -m tests.faults

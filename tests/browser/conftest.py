@@ -1,0 +1,156 @@
+"""A server with a worker, Chromium, and two people: a tenant's and an administrator."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+
+from tests import processes
+from tests.processes import ADMIN, Caller
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SCREENSHOTS = Path("build") / "screenshots"
+DESK = {"width": 1440, "height": 900}
+PHONE = {"width": 390, "height": 844}
+LONG = 300_000
+"""Milliseconds; for what a worker computes on two busy cores."""
+_SERIOUS = {"serious", "critical"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and CHROMIUM is None:
+            item.add_marker(pytest.mark.skip(reason="no Chromium on the path: apt-get install chromium"))
+        elif here in item.path.parents and not os.environ.get("BROWSER_TESTS"):
+            item.add_marker(pytest.mark.skip(reason="`make test-browser` runs it"))
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A tenant with a key."""
+
+    name: str
+    caller: Caller
+
+    def domain(self) -> str:
+        """The newest one's id."""
+        found: str = self.caller.get("/v1/domains")["data"][0]["id"]
+        return found
+
+
+@dataclass
+class Dashboard:
+    """A browser window in which nothing may go wrong unnoticed."""
+
+    url: str
+    key: str
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    expects_failures: bool = False
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", self._asked)
+
+    def sign_in(self) -> Page:
+        self.page.goto(f"{self.url}/sign-in")
+        self.page.get_by_label("API key").fill(self.key)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_url(lambda url: url.endswith(("/domains", "/tenants")))
+        return self.page
+
+    def keep(self, name: str, hide: str = "") -> None:
+        """Screenshots at both widths in both themes. None may scroll sideways or have a serious accessibility fault."""
+        for theme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=theme)
+            for width, size in (("desk", DESK), ("phone", PHONE)):
+                self.page.set_viewport_size(size)
+                self.page.wait_for_timeout(400)  # charts are drawn anew
+                found = self.page.evaluate("document.documentElement.scrollWidth")
+                assert found <= size["width"], f"{name} is {found} pixels wide on a {width}"
+                masked = [self.page.locator(hide)] if hide else []
+                path = SCREENSHOTS / f"{name}-{size['width']}-{theme}.png"
+                self.page.screenshot(path=path, full_page=not self.page.get_by_role("dialog").count(), mask=masked)
+                self._check(f"{name}, {width}, {theme}")
+        self.page.emulate_media(color_scheme="light")
+        self.page.set_viewport_size(DESK)
+
+    def _check(self, where: str) -> None:
+        faults = [one for one in Axe().run(self.page).response["violations"] if one["impact"] in _SERIOUS]
+        told = [f"{one['id']}: {[node['html'][:200] for node in one['nodes']]}" for one in faults]
+        assert not told, f"{where}: " + "\n".join(told)
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"} and not self.expects_failures:
+            self.errors.append(message.text)
+
+    def _asked(self, request: object) -> None:
+        url: str = getattr(request, "url", "")
+        if not url.startswith((self.url.removesuffix("/dashboard"), "data:", "blob:")):
+            self.errors.append(f"asks another host: {url}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.rmtree(SCREENSHOTS, ignore_errors=True)
+    with processes.running({"DIFFFIT_DATA_DIR": str(folder / "data")}, folder) as url:
+        yield Server(url)
+
+
+@pytest.fixture(scope="session")
+def visitor(server: Server) -> Iterator[Visitor]:
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        admin = Caller(http, ADMIN)
+        tenant = admin.post("/v1/admin/tenants", {"name": "Acme Studio"})
+        key = admin.post(f"/v1/admin/tenants/{tenant['id']}/keys", {"name": "laptop"})["key"]
+        yield Visitor(tenant["name"], Caller(http, key))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def window(chromium: Browser, server: Server) -> Iterator[Callable[[str], Dashboard]]:
+    opened: list[tuple[BrowserContext, Dashboard]] = []
+
+    def open_window(key: str) -> Dashboard:
+        context = chromium.new_context(viewport=DESK, color_scheme="light", reduced_motion="reduce")
+        context.set_default_timeout(30_000)
+        dashboard = Dashboard(f"{server.url}/dashboard", key, context.new_page())
+        opened.append((context, dashboard))
+        return dashboard
+
+    yield open_window
+    for context, dashboard in opened:
+        context.close()
+        assert not dashboard.errors
+
+
+@pytest.fixture
+def dashboard(window: Callable[[str], Dashboard], visitor: Visitor) -> Dashboard:
+    return window(visitor.caller.key)
+
+
+@pytest.fixture
+def administration(window: Callable[[str], Dashboard]) -> Dashboard:
+    return window(ADMIN)

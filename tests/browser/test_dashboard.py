@@ -1,0 +1,201 @@
+"""A person's way through the pages, in a real Chromium against a real API and worker on the bundled base.
+
+`make test-browser` runs it and keeps the screenshots in build/screenshots.
+"""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from core.bundled import sample_domain_folder
+from tests.browser.conftest import LONG, Dashboard, Server, Visitor
+
+CLASSES = ("fruit", "heart", "car")
+EACH = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few classes of the bundled drawings, with two files that are none."""
+    root = tmp_path_factory.mktemp("upload") / "drawings"
+    for name in CLASSES:
+        (root / name).mkdir(parents=True)
+        for path in sorted((sample_domain_folder() / name).glob("*.png"))[:EACH]:
+            (root / name / path.name).write_bytes(path.read_bytes())
+    (root / "fruit" / "notes.txt").write_text("not an image")
+    (root / "heart" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return root
+
+
+def test_signing_in(dashboard: Dashboard, server: Server) -> None:
+    page = dashboard.page
+    page.goto(f"{server.url}/")
+    page.wait_for_url("**/dashboard/sign-in")
+    page.get_by_label("API key").fill("dfk_wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("does not know this key")
+    dashboard.keep("sign-in")
+    dashboard.sign_in()
+    expect(page.get_by_role("heading", name="Domains")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in")
+    page.goto(f"{server.url}/dashboard/domains")
+    page.wait_for_url("**/sign-in")
+
+
+def test_a_domain_from_a_folder_to_pictures(dashboard: Dashboard, folder: Path) -> None:
+    page = dashboard.sign_in()
+    page.get_by_role("button", name="New domain").click()
+    page.get_by_label("Name").fill("OpenMoji")
+    page.get_by_label("Description").fill("Black outlines, flat fills")
+    dashboard.keep("new-domain")
+    page.get_by_role("button", name="Make it").click()
+    page.wait_for_url("**/images")
+
+    page.get_by_label("A folder of images").set_input_files(folder)
+    expect(page.locator("[data-status=ready]")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("24", exact=True)).to_be_visible()
+    expect(page.locator(".strip")).to_have_count(len(CLASSES))
+    page.get_by_text("2 files were not used").click()
+    expect(page.get_by_role("cell", name="notes.txt")).to_be_visible()
+    dashboard.keep("images")
+
+    page.get_by_role("link", name="Train on it").click()
+    expect(page.get_by_text("sees every image")).to_be_visible()
+    page.get_by_text("More settings").click()
+    page.get_by_label("Steps, instead of the length").fill("30")
+    page.get_by_label("Images a step").fill("8")
+    expect(page.get_by_text("sees every image 10 times")).to_be_visible()
+    dashboard.keep("training")
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url("**/finetunes/**")
+    expect(page.get_by_text("succeeded", exact=True)).to_be_visible(timeout=LONG)
+    expect(page.get_by_role("img", name="Loss by step: ")).to_be_visible()
+    expect(page.locator(".sample").first).to_be_visible()
+    dashboard.keep("fine-tune")
+
+    page.get_by_role("link", name="Draw with it").click()
+    page.get_by_label("Steps").fill("20")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    drawn = page.locator("[data-generation] img[src*='/images/']")
+    expect(drawn).to_have_count(4, timeout=LONG)
+    dashboard.keep("playground")
+    page.get_by_role("button", name="Settings of picture 2").click()
+    expect(page.get_by_role("dialog")).to_contain_text("SHA-256")
+    dashboard.keep("settings-of-a-picture")
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="As Python").click()
+    expect(page.get_by_role("dialog")).to_contain_text("client.generate(")
+    page.get_by_role("button", name="Close").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+    page.get_by_role("link", name="Domains", exact=True).first.click()
+    expect(page.locator("img.cover")).to_be_visible()
+    dashboard.keep("domains")
+    page.get_by_role("link", name="Usage").click()
+    expect(page.get_by_text("Pictures today")).to_be_visible()
+    dashboard.keep("usage")
+
+
+def test_a_training_that_is_cancelled(dashboard: Dashboard, visitor: Visitor) -> None:
+    domain = visitor.domain()
+    page = dashboard.sign_in()
+    page.goto(f"{dashboard.url}/domains/{domain}/training")
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url("**/finetunes/**")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("cancelled", exact=True)).to_be_visible(timeout=LONG)
+
+
+def test_versions_side_by_side_and_promoted(dashboard: Dashboard, visitor: Visitor) -> None:
+    domain = visitor.domain()
+    datasets = visitor.caller.get(f"/v1/domains/{domain}/datasets")["data"]
+    body = {"dataset_id": datasets[0]["id"], "steps": 10, "batch_size": 8, "seed": 1}
+    made = visitor.caller.post(f"/v1/domains/{domain}/finetunes", body)
+    assert visitor.caller.wait(f"/v1/finetunes/{made['id']}", "queued", "running")["status"] == "succeeded"
+
+    page = dashboard.sign_in()
+    page.goto(f"{dashboard.url}/domains/{domain}/versions")
+    page.get_by_role("button", name="Draw them").click()
+    expect(page.locator("[data-version] img[src*='/images/']")).to_have_count(8, timeout=LONG)
+    dashboard.keep("versions")
+    page.get_by_role("button", name="Make version 2 active").click()
+    expect(page.locator("[data-version='2']")).to_contain_text("active")
+    page.get_by_role("button", name="Make version 1 active").click()
+    expect(page.locator("[data-version='1']").get_by_text("active", exact=True)).to_be_visible()
+    first = next(one for one in visitor.caller.get(f"/v1/domains/{domain}/adapters")["data"] if one["version"] == 1)
+    assert visitor.caller.get(f"/v1/domains/{domain}")["active_adapter_id"] == first["id"]
+
+
+def test_what_is_wrong_is_told(dashboard: Dashboard, visitor: Visitor, tmp_path: Path) -> None:
+    page = dashboard.sign_in()
+    page.goto(f"{dashboard.url}/domains/{visitor.domain()}/images")
+    no_zip = tmp_path / "drawings.zip"
+    no_zip.write_bytes(b"no zip at all")
+    dashboard.expects_failures = True  # the browser itself tells of the refused upload
+    page.get_by_label("A zip of images").set_input_files(no_zip)
+    expect(page.get_by_role("alert")).to_contain_text("Upload a .zip with one folder a class.")
+    page.goto(f"{dashboard.url}/domains/dom_none/images")
+    expect(page.get_by_role("alert")).to_contain_text("There is no domain 'dom_none'")
+    dashboard.keep("problem")
+
+
+def test_by_keyboard_alone(dashboard: Dashboard, visitor: Visitor) -> None:
+    page = dashboard.sign_in()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.goto(f"{dashboard.url}/domains/{visitor.domain()}/playground")
+    count = page.locator("[data-generation]").count()
+    page.get_by_label("Steps").focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("2")
+    page.get_by_role("button", name="Draw", exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-generation]")).to_have_count(count + 1)
+    page.get_by_role("button", name="Settings of picture 1").first.focus()
+    expect(page.locator("[data-generation] img").first).to_be_visible(timeout=LONG)
+    page.keyboard.press("Escape")
+
+
+def test_the_theme_is_switched_and_kept(dashboard: Dashboard) -> None:
+    page = dashboard.sign_in()
+    body = page.locator("body")
+    page.get_by_role("button", name="Theme: as your system has it").click()
+    page.get_by_role("button", name="Theme: light").click()
+    expect(page.get_by_role("button", name="Theme: dark")).to_be_visible()
+    assert "body--dark" in (body.get_attribute("class") or "")
+    page.reload()
+    expect(page.get_by_role("button", name="Theme: dark")).to_be_visible()
+    assert "body--dark" in (body.get_attribute("class") or "")
+
+
+def test_an_administrators_pages(administration: Dashboard, visitor: Visitor) -> None:
+    page = administration.sign_in()
+    expect(page.get_by_role("link", name=visitor.name)).to_be_visible()
+    administration.keep("tenants")
+    page.get_by_role("link", name=visitor.name).click()
+    page.get_by_role("button", name="Issue a key").click()
+    page.get_by_label("Name").fill("Web shop")
+    page.get_by_role("button", name="Issue", exact=True).click()
+    key = page.locator(".code pre")
+    expect(key).to_contain_text("dfk_")
+    administration.keep("new-key", hide=".code pre")
+    page.get_by_role("button", name="Done").click()
+    row = page.get_by_role("row", name="Web shop")
+    row.get_by_role("button", name="Rotate").click()
+    page.get_by_role("button", name="Rotate").last.click()
+    expect(key).to_contain_text("dfk_")
+    page.get_by_role("button", name="Done").click()
+    expect(page.get_by_role("row", name="Web shop")).to_have_count(2)
+    page.get_by_role("row", name="Web shop").first.get_by_role("button", name="Revoke").click()
+    page.get_by_role("button", name="Revoke the key").click()
+    expect(page.get_by_text("revoked", exact=True)).to_be_visible()
+    administration.keep("tenant")
+
+    for name, expected in (("Adapters", "Version 1"), ("Fleet", "1 worker alive."), ("Audit", "adapter.promote")):
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.get_by_text(expected).first).to_be_visible()
+        administration.keep(name.lower())
+    page.goto(f"{administration.url}/adapters?tenant_id=ten_none")
+    expect(page.get_by_text("None that fits.")).to_be_visible()
