@@ -4,6 +4,7 @@ All of them draw the same batch, timesteps and noise, so that they end with the 
 for the rounding of sums.
 """
 
+import atexit
 from dataclasses import dataclass
 
 import torch
@@ -39,4 +40,6 @@ def started_processes() -> Processes:
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())
+    if state.num_processes > 1:
+        atexit.register(state.destroy_process_group)  # its threads would abort a process that ends before them
     return Processes(state.process_index, state.num_processes)

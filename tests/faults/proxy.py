@@ -43,10 +43,12 @@ class Proxy:
 
     def _run(self) -> None:
         self._loop.run_forever()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
         self._server.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0))  # what was closed is gone
         self._loop.close()
 
     async def _listen(self) -> None:
@@ -60,14 +62,16 @@ class Proxy:
             OSError, asyncio.CancelledError
         ):  # the end of the proxy; the streams' own callback would raise it
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
-            await asyncio.wait(
-                [
-                    asyncio.create_task(self._pass_on("up", reader, up_writer, writer)),
-                    asyncio.create_task(self._pass_on("down", up_reader, writer, writer)),
-                ],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            up_writer.close()
+            try:
+                await asyncio.wait(
+                    [
+                        asyncio.create_task(self._pass_on("up", reader, up_writer, writer)),
+                        asyncio.create_task(self._pass_on("down", up_reader, writer, writer)),
+                    ],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                up_writer.close()
         writer.close()
 
     async def _pass_on(
