@@ -89,7 +89,7 @@ class Dashboard:
         self.page.set_viewport_size(DESK)
 
     def _check(self, where: str) -> None:
-        # Where a dialog is open axe takes a button's ground for the page's, "white on #f6f8f8", though the pictures show
+        # Where a dialog is open axe takes a button's ground for the page's, "white on #f6f8f8", though pictures show
         # the accent: the same buttons' contrast is only checked on the pages without one.
         options = {"rules": {"color-contrast": {"enabled": not self.page.get_by_role("dialog").count()}}}
         found = Axe().run(self.page, options=options).response["violations"]
