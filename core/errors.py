@@ -2,6 +2,7 @@
 to do. The API renders them as problem details; a job stores the code and the sentence.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -152,6 +153,15 @@ class AdapterQuarantined(CoreError):
 
     def __init__(self, id: str) -> None:
         super().__init__(f"Adapter '{id}' failed its checks and is not served. Promote another version or retrain.")
+
+
+class MethodNotServed(CoreError):
+    code, status, title = "method_not_served", 422, "Method not served"
+
+    def __init__(self, method: str, served: Sequence[str], others: Sequence[str]) -> None:
+        reason = f"'{method}' is not served; {' and '.join(served)} are, which draw in one batch with other domains"
+        detail = f"method: {reason}. `difffit train --method` trains {', '.join(others)} without a server."
+        super().__init__(detail, errors=[{"field": "body.method", "detail": reason}])
 
 
 class ImageSizeUnsupported(CoreError):

@@ -27,6 +27,7 @@ from core.errors import (
     DatasetNotReady,
     ImageSizeUnsupported,
     JobFinished,
+    MethodNotServed,
     NotFound,
     QuotaExceeded,
     StorageUnavailable,
@@ -56,7 +57,7 @@ EventId = Annotated[int, Path(ge=1, lt=2**63)]
     responses={
         200: {"model": EstimateOut, "description": "With `dry_run`: what it would take."},
         202: {"model": FinetuneOut},
-        **problems(NotFound, DatasetNotReady, BaseNotLoaded, QuotaExceeded, ImageSizeUnsupported),
+        **problems(NotFound, DatasetNotReady, BaseNotLoaded, QuotaExceeded, MethodNotServed, ImageSizeUnsupported),
     },
 )
 def create_finetune(

@@ -4,6 +4,7 @@ from pydantic import BaseModel, Field
 
 from api.schemas.common import Identifier, Input, Integer, Output, Time
 from api.schemas.datasets import JobError
+from core.artifact.sites import METHODS
 from core.finetunes.service import FinetuneRequest
 
 _DEFAULTS = FinetuneRequest(dataset_id="")
@@ -13,10 +14,12 @@ class FinetuneCreate(Input):
     dataset_id: Identifier = Field(
         description="A data set of this domain that is `ready`.", examples=["ds_01m84b6j3wmxg6fxz5yqv3ce5r"]
     )
-    method: Literal["difffit", "bitfit"] = Field(
-        "difffit",
+    method: Identifier = Field(
+        _DEFAULTS.method,
+        json_schema_extra={"enum": list(METHODS)},  # others get an error of their own
         description="`difffit` trains biases, norms and scale factors; `bitfit` biases alone. Adapters of the paper's "
-        "other methods cannot be drawn in one batch with other domains': `difffit train` trains them without a server.",
+        "other methods cannot be drawn in one batch with other domains': `difffit train --method` trains them without a "
+        "server.",
     )
     preset: Literal["paper", "literal"] = Field(
         "paper",

@@ -11,13 +11,13 @@ from core import audit, jobs
 from core.adapters import service as adapters
 from core.artifact.base import BaseDescription
 from core.artifact.file import Artifact
-from core.artifact.sites import PRESETS, Method, count, trainable_shapes
+from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
 from core.datasets import service as datasets
 from core.db.base import new_id
 from core.db.models import Dataset, Finetune, FinetuneEvent
 from core.db.paging import Page, PageRequest
 from core.domains import service as domains
-from core.errors import CoreError, DatasetNotReady, ImageSizeUnsupported, JobFinished, NotFound
+from core.errors import CoreError, DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed, NotFound
 from core.finetunes import repository
 from core.jobs import Claim, Dispatcher
 from core.storage import StoredObject
@@ -60,7 +60,9 @@ class Estimate:
 def create(
     session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest
 ) -> Finetune:
-    """Raises NotFound, DatasetNotReady. It starts after the commit. The image size was checked: see `checked_size`."""
+    """Raises NotFound, DatasetNotReady, MethodNotServed. It starts after the commit. The image size was checked: see
+    `checked_size`."""
+    _require_served(request.method)
     domain = domains.get(session, scope, domain_id)
     dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
     finetune = Finetune(
@@ -90,7 +92,8 @@ def create(
 def estimate(
     session: Session, scope: Scope, domain_id: str, request: FinetuneRequest, base: BaseDescription
 ) -> Estimate:
-    """Raises NotFound, DatasetNotReady."""
+    """Raises NotFound, DatasetNotReady, MethodNotServed."""
+    _require_served(request.method)
     domains.get(session, scope, domain_id)
     dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
     shapes = trainable_shapes(base.config, request.method, PRESETS[request.preset], len(dataset.classes))
@@ -216,6 +219,11 @@ def set_back(session: Session, claim: Claim, error: CoreError, max_attempts: int
         jobs.set_back(session, finetune, error, max_attempts)
         add_event(session, finetune, "error", {"code": error.code, "detail": error.detail})
         add_event(session, finetune, "status", {"status": finetune.status})
+
+
+def _require_served(method: Method) -> None:
+    if method not in METHODS:
+        raise MethodNotServed(method, METHODS, [name for name in SITES if name not in METHODS])
 
 
 def _ready_dataset(session: Session, scope: Scope, domain_id: str, id: str) -> Dataset:

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from api.deps import Services
+from core.artifact.sites import METHODS
 from core.db.models import Finetune
 from core.finetunes import service as finetunes
 from tests.api.client import PNG_START, Client, finish_finetune, images_zip, problem, start_finetunes
@@ -153,12 +154,31 @@ def test_later_versions_wait_for_promotion_unless_asked(
     "change",
     [{"steps": 0}, {"steps": 100_001}, {"steps": "10"}, {"steps": 1.5}, {"steps": 10**400}, {"steps": True},
      {"batch_size": 0}, {"batch_size": 1025}, {"learning_rate": 0}, {"learning_rate": 2}, {"seed": -1},
-     {"seed": 2**63}, {"method": "lora"}, {"preset": "mine"}, {"dry_run": 1}, {"epochs": 3}],
+     {"seed": 2**63}, {"method": 1}, {"preset": "mine"}, {"dry_run": 1}, {"epochs": 3}],
 )  # fmt: skip
 def test_settings_outside_of_the_limits_are_refused(tenant: Client, domain: str, change: dict[str, object]) -> None:
     body = {"dataset_id": "ds_x", **change}
     found = problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 422, "invalid_request")
     assert found["errors"][0]["field"] == f"body.{next(iter(change))}"
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "adaptformer", "vpt", "dreambooth"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_method_that_is_not_served_is_told_what_is(
+    tenant: Client, domain: str, dataset: str, method: str, dry_run: bool
+) -> None:
+    body = {"dataset_id": dataset, "method": method, "dry_run": dry_run}
+    found = problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 422, "method_not_served")
+    assert found["errors"][0]["field"] == "body.method"
+    assert f"'{method}' is not served; difffit and bitfit are" in found["detail"]
+    assert "`difffit train --method` trains full, lora, adaptformer, vpt without a server." in found["detail"]
+    assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []
+
+
+def test_each_served_method_is_taken(tenant: Client, domain: str, dataset: str) -> None:
+    for method in METHODS:
+        made = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "method": method})
+        assert made["method"] == method
 
 
 def test_the_largest_seed_is_kept_exactly(tenant: Client, domain: str, dataset: str) -> None:

@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 class FinetuneSettings(TypedDict):
     method: NotRequired[Literal["difffit", "bitfit"]]
-    """`difffit` trains biases, norms and scale factors; `bitfit` biases alone. Adapters of the paper's other methods cannot be drawn in one batch with other domains': `difffit train` trains them without a server."""
+    """`difffit` trains biases, norms and scale factors; `bitfit` biases alone. Adapters of the paper's other methods cannot be drawn in one batch with other domains': `difffit train --method` trains them without a server."""
     preset: NotRequired[Literal["paper", "literal"]]
     """Where DiffFit (arXiv 2304.06648) trains. `paper`: as in its Table 1, with affine norms; `literal`: as in its Algorithms 1 to 3 on the released DiT, without them."""
     steps: NotRequired[int]
