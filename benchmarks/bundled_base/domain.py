@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from benchmarks.bundled_base.figures import Figure
-from benchmarks.bundled_base.finetuning import fine_tuned
+from benchmarks.bundled_base.finetuning import fine_tuned, labelled
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.quality import copies
 from benchmarks.bundled_base.yardsticks import Judges
@@ -114,5 +114,7 @@ def train(base: LoadedBase, drawings: Drawings, steps: int) -> tuple[Outcome, fl
                 seconds += event.seconds
                 bar.update(task, completed=event.step)
 
-        outcome = fine_tuned(base, drawings, "difffit", PRESETS["paper"], training, count)
+        outcome = fine_tuned(
+            base, drawings.class_names, labelled(drawings), "difffit", PRESETS["paper"], training, count
+        )
     return outcome, seconds

@@ -1,6 +1,6 @@
 """A fine-tune of a whole base in one go, as a worker runs it slice by slice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from PIL import Image
 
@@ -13,23 +13,24 @@ from core.tuning.trainer import TrainingSettings
 
 def fine_tuned(
     base: LoadedBase,
-    drawings: Drawings,
+    class_names: tuple[str, ...],
+    images: Iterable[tuple[int, Image.Image]],
     method: Method,
     sites: MethodSites,
     training: TrainingSettings,
     on_event: Callable[[Event | None], None],
 ) -> Outcome:
-    """Without checkpoints; one grid of samples at the end, as every fine-tune has."""
+    """Of (class id, image) pairs. Without checkpoints; one grid of samples at the end, as every fine-tune has."""
     plan = FinetunePlan(
         method=method,
         sites=sites,
-        class_names=drawings.class_names,
+        class_names=class_names,
         dataset_digest="",
         training=training,
         checkpoint_every=training.steps + 1,
         samples_every=training.steps + 1,
     )
-    work = finetune(base, plan, labelled(drawings))
+    work = finetune(base, plan, images)
     while True:
         try:
             on_event(next(work))

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from core.evaluation.classifier import WEIGHTS, Classifier, load_classifier
+from core.evaluation.classifier import IMAGE_SIZE, WEIGHTS, Classifier, load_classifier
 from core.evaluation.frechet import Statistics, frechet_distance
 from core.evaluation.inception import Inception
 
@@ -59,6 +60,8 @@ class Judges:
     folder: Path | None = None
     """Of another classifier than the one that ships."""
     inception: Path | None = None
+    device: torch.device | None = None
+    """Of Inception; the CPU by default. The classifier is small."""
 
     @cached_property
     def loaded(self) -> tuple[Classifier, dict[str, Any]]:
@@ -77,8 +80,19 @@ class Judges:
 
     @cached_property
     def yardsticks(self) -> list[Yardstick]:
-        found = [Yardstick("feature distance", lambda pictures: self.classifier.judge(pictures).features, self.digest)]
-        if self.inception is not None:
-            digest = hashlib.sha256(self.inception.read_bytes()).hexdigest()
-            found.append(Yardstick("FID", Inception(self.inception).features, digest))
+        found = [Yardstick("feature distance", lambda pictures: self.classifier.judge(small(pictures)).features,
+                           self.digest)]  # fmt: skip
+        if self.inception is not None and self.inception_digest is not None:
+            found.append(Yardstick("FID", Inception(self.inception, self.device).features, self.inception_digest))
         return found
+
+    @cached_property
+    def inception_digest(self) -> str | None:
+        return None if self.inception is None else hashlib.sha256(self.inception.read_bytes()).hexdigest()
+
+
+def small(pictures: Tensor) -> Tensor:
+    """[B, 3, S, S] uint8 at the size that the classifier has learned from, by the mean of what falls together."""
+    if pictures.shape[-1] == IMAGE_SIZE:
+        return pictures
+    return F.interpolate(pictures.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="area").round().to(torch.uint8)

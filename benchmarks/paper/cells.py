@@ -38,16 +38,21 @@ class Bench:
     base: LoadedBase
     judges: Judges
     budget: Budget
+    micro_batch_size: int | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """Cells of another one do not compare with these."""
-        digests = {"base": self.base.description.digest, "classifier": self.judges.digest}
-        return {**digests, "budget": asdict(self.budget)}
+        return {
+            "base": self.base.description.digest,
+            "classifier": self.judges.digest,
+            "inception": self.judges.inception_digest,
+            "budget": asdict(self.budget),
+        }
 
     def run(self, system: System, domain: Domain, seed: int) -> dict[str, Any]:
-        """Distances to the domain's held-out drawings, and the processor's seconds of the training steps: on a busy
-        machine these tell more of a method than the clock does."""
+        """Distances to the domain's held-out drawings, and the seconds of the training steps: on a CPU the
+        processor's, which on a busy machine tell more of a method than the clock does."""
         system = fitted(system, self.base.dit.config.depth)
         outcome, seconds = self._train(system, domain, seed)
         artist = Artist(
@@ -55,7 +60,7 @@ class Bench:
             self.budget.sampling_steps,
             self.budget.guidance_scale,
             adapter_of(system.sites, outcome.tensors),
-            len(domain.seen.class_names),
+            len(domain.class_names),
         )
         pictures = artist.draw(alike(domain.held_out.labels, self.budget.pictures), "drawing")
         return {
@@ -74,18 +79,20 @@ class Bench:
             batch_size=self.budget.batch_size,
             learning_rate=system.learning_rate,
             gradient_clip=1.0,
+            micro_batch_size=self.micro_batch_size,
             seed=seed,
         )
+        now = time.process_time if self.base.dit.positions.is_cpu else time.perf_counter
         started = ended = 0.0
 
         def clock(event: Event | None) -> None:
             nonlocal started, ended
             if isinstance(event, Started):
-                started = time.process_time()
+                started = now()
             elif isinstance(event, Progress):
-                ended = time.process_time()
+                ended = now()
 
-        outcome = fine_tuned(self.base, domain.seen, system.method, system.sites, training, clock)
+        outcome = fine_tuned(self.base, domain.class_names, domain.seen, system.method, system.sites, training, clock)
         return outcome, ended - started
 
 

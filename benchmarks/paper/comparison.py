@@ -1,30 +1,33 @@
-"""Tables 1 and 4a to 4d of the paper on the bundled base: every system, on real domains, with several seeds.
+"""Tables 1 and 4a to 4d of the paper: every system, on real domains, with several seeds.
 
 One cell after another; each is written as soon as it is done, and a run that is started again goes on behind the last.
 The paper's rates, relative to DiT's pre-training, are kept as they are. A class that the base knows by name starts from
 its embedding, for all systems alike; the paper's base knew none of its domains' classes.
+
+On the bundled base for anyone; at the paper's size with `--base facebook/DiT-XL-2-256 --data food-101/images --device
+cuda --steps 24000 --batch-size 256 --micro-batch-size 64 --pictures 10000 --sampling-steps 50 --guidance-scale 1.5
+--inception inception-2015-12-05.pt`.
 """
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from benchmarks.bundled_base.pictures import Artist, alike
-from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper import domains
 from benchmarks.paper.cells import Bench, Budget
-from benchmarks.paper.domains import SETS, Domain
-from benchmarks.paper.results import facts, kept, markdown_table, said, write_json, write_markdown
-from benchmarks.paper.settings import bundled_base, parser_of
+from benchmarks.paper.domains import Domain
+from benchmarks.paper.results import Record, markdown_table, said, write_markdown
+from benchmarks.paper.settings import judges_of, loaded_base, parsed, parser_of
 from benchmarks.paper.systems import TABLES, System
 
 Cell = dict[str, Any]
+FULL = TABLES["1"][0].name
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Comparison:
 
     def main(self, arguments: Sequence[str] | None) -> None:
         options = _options(self, arguments)
-        base = bundled_base(options)
+        base = loaded_base(options, options.base)
         budget = Budget(
             steps=options.steps,
             batch_size=options.batch_size,
@@ -44,46 +47,43 @@ class Comparison:
             sampling_steps=options.sampling_steps,
             guidance_scale=options.guidance_scale,
         )
-        bench = Bench(base, Judges(inception=options.inception), budget)
-        path = options.output / f"{self.name}.json"
-        cells = kept(path, bench.identity, "cells")
+        bench = Bench(base, judges_of(options), budget, options.micro_batch_size)
+        record = Record(options.output / f"{self.name}.json", bench.identity, "cells", options.command)
         console = Console(stderr=True)
-        wanted = [(domain, seed, system) for seed in range(options.seeds) for domain in options.domains
-                  for system in self.systems]  # fmt: skip
-        loaded = {name: domains.load(name, options.cache) for name in options.domains}
-        _before(bench, loaded, cells)
-        self._write(path, bench, cells, options)
+        loaded = {one.name: one for one in domains.asked_for(options, base.description.image_size)}
+        cells = [(domain, seed, system) for seed in range(options.seeds) for domain in loaded.values()
+                 for system in self.systems]  # fmt: skip
+        wanted = [cell for cell in cells if not record.has(_key(*cell))]
+        console.print(f"{len(cells) - len(wanted)} of {len(cells)} cells are there.")
+        record.add(_before(bench, loaded, record))
+        self._write(record, bench.budget, len(cells))
         for place, (domain, seed, system) in enumerate(wanted, 1):
-            key = {"domain": domain, "seed": seed, "system": system.name}
-            if any(key.items() <= cell.items() for cell in cells):
-                continue
-            console.print(f"{place} of {len(wanted)}: {system.name}, {domain}, seed {seed}")
-            cells.append(key | bench.run(system, loaded[domain], seed))
-            self._write(path, bench, cells, options)
-        console.print(f"{path}, {path.with_suffix('.md')}")
+            console.print(f"{place} of {len(wanted)}: {system.name}, {domain.name}, seed {seed}")
+            record.add([_key(domain, seed, system) | bench.run(system, domain, seed)])
+            self._write(record, bench.budget, len(cells))
+        console.print(f"{record.path}, {record.path.with_suffix('.md')}")
 
-    def _write(self, path: Path, bench: Bench, cells: Sequence[Cell], options: argparse.Namespace) -> None:
-        about = facts(f"python -m benchmarks.paper {self.name}", f"0 to {options.seeds - 1}", **bench.identity)
-        write_json(path, {**about, "cells": cells})
-        done = len(cells) - len(options.domains)
-        total = len(self.systems) * len(options.domains) * options.seeds
-        budget = bench.budget
+    def _write(self, record: Record, budget: Budget, wanted: int) -> None:
+        about, cells = record.write(), record.rows
+        done = sum(cell["system"] != "the base" for cell in cells)
         text = said(
             f"{budget.steps} steps of {budget.batch_size}, then {budget.pictures} pictures of {budget.sampling_steps}",
-            f"steps with guidance {budget.guidance_scale}, for every cell; {done} of {total} cells are done. Scores",
-            "are distances to drawings of the domain that no fine-tune has seen: means over the seeds, ± their",
-            "standard deviation. They are no FID, and do not compare with the paper's. Time is the processor's of the",
-            "training steps, relative to full fine-tuning on the same domain with the same seed.",
+            f"steps with guidance {budget.guidance_scale}, for every cell; {done} of {max(done, wanted)} cells are",
+            "done. Scores are distances to images of the domain that no fine-tune has seen: means over the seeds, ±",
+            "their standard deviation where there are several. A feature distance is no FID, and does not compare with",
+            "the paper's.",
         )
-        write_markdown(path.with_suffix(".md"), self.title, about, [text, *self._tables(cells, options.domains)])
-
-    def _tables(self, cells: Sequence[Cell], names: Sequence[str]) -> list[str]:
+        names = list(dict.fromkeys(cell["domain"] for cell in cells))
         yardsticks = [name for name in ("feature distance", "FID") if any(name in cell for cell in cells)]
-        return [f"{yardstick}:\n\n{self._table(cells, names, yardstick)}" for yardstick in yardsticks]
+        tables = [f"{yardstick}:\n\n{self._table(cells, names, yardstick)}" for yardstick in yardsticks]
+        write_markdown(record.path.with_suffix(".md"), self.title, about, [text, *tables, *_of_time(cells)])
 
     def _table(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
         untrained = [_values(cells, "the base", name, yardstick) for name in names]
-        rows = [("the base", "0", *(_mean(values) for values in untrained), _over(untrained), "", "")]
+        timed = any(cell["system"] == FULL for cell in cells)
+        no_time = ("",) if timed else ()
+        rows = [("the base", "0", *(_mean(values) for values in untrained), _over(untrained), *no_time, "")]
+        rows = rows if any(untrained) else []
         for system in self.systems:
             values = [_values(cells, system.name, name, yardstick) for name in names]
             counts = [cell["trainable"] for cell in cells if cell["system"] == system.name]
@@ -92,23 +92,29 @@ class Comparison:
                 f"{counts[0]:,}" if counts else "",
                 *(_mean(some) for some in values),
                 _over(values),
-                _relative_time(cells, system.name),
+                *((_relative_time(cells, system.name),) if timed else ()),
                 "" if system.fid is None else f"{system.fid:.2f}",
             ))  # fmt: skip
-        return markdown_table(("system", "trains", *names, "mean", "time", "the paper's FID"), rows)
+        time = ("time",) if timed else ()
+        return markdown_table(("system", "trains", *names, "mean", *time, "the paper's FID"), rows)
 
 
-def _before(bench: Bench, loaded: Mapping[str, Domain], cells: list[Cell]) -> None:
-    """What the base draws for a domain's classes when nothing was trained."""
+def _key(domain: Domain, seed: int, system: System) -> Cell:
+    return {"domain": domain.name, "seed": seed, "system": system.name}
+
+
+def _before(bench: Bench, loaded: Mapping[str, Domain], record: Record) -> Iterator[Cell]:
+    """What the base draws for a domain's classes when nothing was trained, where it knows them."""
     config, names = bench.base.dit.config, bench.base.description.class_names
     artist = Artist.of_base(bench.base, bench.budget.sampling_steps, bench.budget.guidance_scale)
     for name, domain in loaded.items():
-        if any(cell["system"] == "the base" and cell["domain"] == name for cell in cells):
+        key = {"domain": name, "seed": 0, "system": "the base"}
+        if record.has(key) or not set(domain.class_names) <= set(names):
             continue
         labels = alike(domain.held_out.labels, bench.budget.pictures)
         of_base = torch.tensor([names.index(one) for one in domain.held_out.class_names])[labels]
         pictures = artist.draw(of_base, f"the base, {config.num_classes} classes")
-        cells.append({"domain": name, "seed": 0, "system": "the base", **bench.scores(pictures, domain)})
+        yield key | bench.scores(pictures, domain)
 
 
 def _values(cells: Sequence[Cell], system: str, domain: str, yardstick: str) -> list[float]:
@@ -128,19 +134,27 @@ def _over(domains: Sequence[Sequence[float]]) -> str:
 
 def _relative_time(cells: Sequence[Cell], system: str) -> str:
     """The median over domains and seeds."""
-    full = {(cell["domain"], cell["seed"]): cell["seconds"] for cell in cells if cell["system"] == "Full Fine-tuning"}
+    full = {(cell["domain"], cell["seed"]): cell["seconds"] for cell in cells if cell["system"] == FULL}
     of = {(cell["domain"], cell["seed"]): cell["seconds"] for cell in cells if cell["system"] == system}
     ratios = [seconds / full[key] for key, seconds in of.items() if key in full]
     return f"{statistics.median(ratios):.2f}x" if ratios else ""
 
 
+def _of_time(cells: Sequence[Cell]) -> list[str]:
+    if not any(cell["system"] == FULL for cell in cells):
+        return []
+    clock = "the processor's on a CPU, the clock's on a GPU"
+    return [f"Time is that of the training steps, {clock}, relative to full fine-tuning on the same domain and seed."]
+
+
 def _options(comparison: Comparison, arguments: Sequence[str] | None) -> argparse.Namespace:
     about = f"{comparison.title}. {__doc__}"
     parser = parser_of(comparison.name, about, seeds=3, pictures=192)
-    parser.add_argument("--domains", nargs="+", choices=SETS, default=list(SETS))
+    domains.add_options(parser)
+    parser.add_argument("--base", default="mini", help="`mini`, a folder, a `.pt` or a hub id")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--inception", type=Path, help="inception-2015-12-05.pt, to measure FID too")
-    return parser.parse_args(arguments)
+    parser.add_argument("--micro-batch-size", type=int, help="images that pass at once; fewer need less memory")
+    return parsed(parser, arguments)
 
 
 COMPARISONS = {

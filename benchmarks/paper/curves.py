@@ -8,13 +8,14 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
 from benchmarks.bundled_base.yardsticks import Judges
-from benchmarks.paper.results import facts, kept, markdown_table, said, write_json, write_markdown
+from benchmarks.paper.results import Record, markdown_table, said, write_markdown
 from benchmarks.paper.settings import parser_of
 from core.model.adapter import Adapter
 from core.model.checkpoint import LoadedBase
@@ -55,22 +56,23 @@ class Figure:
     """The title of the axes that a point belongs to."""
 
     def run(self, lines: Sequence[Line], identity: Mapping[str, Any], options: argparse.Namespace) -> None:
-        path = options.output / f"{self.name}.json"
-        points = kept(path, identity, "points")
-        for line in lines:
-            if not any(line.key.items() <= point.items() for point in points):
-                points += list(line.points(options.at))
-                self.write(path, points, identity, options)
-        self.write(path, points, identity, options)
+        record = Record(options.output / f"{self.name}.json", identity, "points", options.command)
+        console = Console(stderr=True)
+        wanted = [line for line in lines if not record.has(line.key)]
+        console.print(f"{len(lines) - len(wanted)} of {len(lines)} lines are there.")
+        if not wanted:
+            self.write(record, options)
+        for line in wanted:
+            record.add(line.points(options.at))
+            self.write(record, options)
+        console.print(f"{record.path}, {record.path.with_suffix('.md')}, {record.path.with_suffix('.png')}")
 
-    def write(
-        self, path: Path, points: Sequence[Point], identity: Mapping[str, Any], options: argparse.Namespace
-    ) -> None:
-        about = facts(f"python -m benchmarks.paper {self.name}", f"0 to {options.seeds - 1}", **identity)
-        write_json(path, {**about, "points": points})
+    def write(self, record: Record, options: argparse.Namespace) -> None:
+        about, points, path = record.write(), record.rows, record.path
         made = said(
             f"Steps of {options.batch_size} images. At each point {options.pictures} pictures, of",
-            f"{options.sampling_steps} steps with guidance {options.guidance_scale}, by the moving average.",
+            f"{options.sampling_steps} steps with guidance {options.guidance_scale}, by the moving average. Of several",
+            "seeds: the mean ± the standard deviation.",
         )
         parts = [f"{self.text} {made}", f"![{self.title}]({self.name}.png)", *self._tables(points)]
         write_markdown(path.with_suffix(".md"), self.title, about, parts)
@@ -81,7 +83,7 @@ class Figure:
             here = [point for point in points if self.panel(point) == panel]
             steps = sorted({point["step"] for point in here})
             rows = [
-                (line, *(f"{_mean(here, line, step, score):.4g}" for step in steps))
+                (line, *(_said(_values(here, line, step, score)) for step in steps))
                 for line in dict.fromkeys(point["line"] for point in here)
             ]
             yield f"{panel}: {score} after so many steps\n\n{markdown_table(('', *map(str, steps)), rows)}"
@@ -98,14 +100,17 @@ class Figure:
             here = [point for point in points if self.panel(point) == panel]
             for line in dict.fromkeys(point["line"] for point in here):
                 steps = sorted({point["step"] for point in here if point["line"] == line})
-                axes.plot(steps, [_mean(here, line, step, score) for step in steps], marker="o", label=line)
+                values = [_values(here, line, step, score) for step in steps]
+                axes.errorbar(steps, list(map(mean, values)), list(map(_spread, values)), marker="o", capsize=2,
+                              label=line)  # fmt: skip
             axes.set(title=panel, xlabel="steps", ylabel=score)
             axes.legend()
         figure.savefig(path, dpi=110)
         plt.close(figure)
 
     def _axes(self, points: Sequence[Point]) -> list[tuple[str, str]]:
-        return [(panel, score) for panel in dict.fromkeys(map(self.panel, points)) for score in self.scores]
+        scores = [score for score in (*self.scores, "FID") if any(score in point for point in points)]
+        return [(panel, score) for panel in dict.fromkeys(map(self.panel, points)) for score in scores]
 
 
 def options_of(name: str, about: str | None) -> argparse.ArgumentParser:
@@ -119,9 +124,18 @@ def identity_of(base: LoadedBase, judges: Judges, options: argparse.Namespace) -
     """Points of another one do not compare with these."""
     names = ("at", "batch_size", "pictures", "sampling_steps", "guidance_scale")
     budget = {name: getattr(options, name) for name in names}
-    return {"base": base.description.digest, "classifier": judges.digest, "budget": budget}
+    digests = {"classifier": judges.digest, "inception": judges.inception_digest}
+    return {"base": base.description.digest, **digests, "budget": budget}
 
 
-def _mean(points: Sequence[Point], line: str, step: int, score: str) -> float:
-    found: list[float] = [point[score] for point in points if point["line"] == line and point["step"] == step]
-    return sum(found) / len(found)
+def _values(points: Sequence[Point], line: str, step: int, score: str) -> list[float]:
+    """Of all seeds."""
+    return [point[score] for point in points if point["line"] == line and point["step"] == step]
+
+
+def _spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _said(values: Sequence[float]) -> str:
+    return f"{mean(values):.4g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")

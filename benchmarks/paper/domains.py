@@ -1,16 +1,21 @@
-"""Real domains for comparisons on the bundled base: sets of emoji whose style it has never seen, in classes it knows.
+"""Real domains for comparisons: on the bundled base sets of emoji in classes it knows, on any base folders of images.
 
-Fetched by pinned version from npm and rendered here; none of these drawings is part of the project but OpenMoji's
-sample. A fine-tune gets the emoji of the sample domain without one in five; scores are against those and the further
-emoji of the same classes, which no fine-tune has seen. (The classifier has learned from OpenMoji, without one in five.)
+The sets are fetched by pinned version from npm and rendered here; none of these drawings is part of the project but
+OpenMoji's sample. The base has never seen the style of the first three, nor of the fourth; of the last, an older Noto,
+it knows much. A fine-tune gets the emoji of the sample domain without one in five; scores are against those and the
+further emoji of the same classes, which no fine-tune has seen. (The classifier has learned from OpenMoji, without one
+in five.) Of a folder's images one in five is held out, by its file's name.
 """
 
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from benchmarks.bundled_base.finetuning import labelled
 from core.bundled.recipe import sample_domain
 from core.bundled.recipe.drawings import CLASS_TABLE, read_classes, render_set
 from core.bundled.recipe.packages import OPENMOJI, Package
@@ -27,15 +32,38 @@ SETS = {
         "1.2.6",
         "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
     ),
+    "EmojiOne 1": Package(
+        "@iconify-json/emojione-v1", "1.2.3", "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3"
+    ),
+    "Noto 1": Package(
+        "@iconify-json/noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"
+    ),
 }
-"""CC BY-SA 4.0, CC BY 4.0 and MIT."""
+"""CC BY-SA 4.0, CC BY 4.0, MIT, CC BY-SA 4.0 and Apache-2.0."""
+ON_CPU = 3
+"""How many of them are compared where there is no GPU and nothing else is asked for."""
 
 
 @dataclass(frozen=True)
 class Domain:
     name: str
-    seen: Drawings
+    class_names: tuple[str, ...]
+    seen: Iterable[tuple[int, Image.Image]]
+    """Class ids and images, as often as they are asked for."""
     held_out: Drawings
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--domains", nargs="+", choices=SETS, help=f"the first {ON_CPU} on a CPU, all on a GPU")
+    parser.add_argument("--data", nargs="+", type=Path, help="instead: folders of one folder of images a class")
+
+
+def asked_for(options: argparse.Namespace, size: int) -> list[Domain]:
+    """The domains of the options, at `size` pixels a side."""
+    if options.data:
+        return [load_folder(folder, size) for folder in options.data]
+    some = list(SETS)[: ON_CPU if options.device == "cpu" else None]
+    return [load(name, options.cache) for name in options.domains or some]
 
 
 def load(name: str, cache: Path) -> Domain:
@@ -47,7 +75,42 @@ def load(name: str, cache: Path) -> Domain:
     drawn = list(render_set(SETS[name], classes, cache, IMAGE_SIZE))
     seen = [one for one in drawn if one[1] in chosen and not is_held_out(one[1])]
     unseen = [one for one in drawn if one[1] not in chosen or is_held_out(one[1])]
-    return Domain(name, *(_drawings(part, tuple(labels)) for part in (seen, unseen)))
+    names = tuple(labels)
+    return Domain(name, names, labelled(_drawings(seen, names)), _drawings(unseen, names))
+
+
+def load_folder(folder: Path, size: int) -> Domain:
+    """Raises FileNotFoundError where no folder in it has images, ValueError where none of them is held out."""
+    readable = Image.registered_extensions()
+    paths = [path for path in sorted(folder.glob("*/*")) if path.suffix.lower() in readable]
+    if not paths:
+        raise FileNotFoundError(f"{folder} has no folders of images")
+    names = tuple(dict.fromkeys(path.parent.name for path in paths))
+    seen, unseen = ([path for path in paths if is_held_out(path.stem) is side] for side in (False, True))
+    if len(unseen) < 2:
+        raise ValueError(f"{folder} has too few images: {len(unseen)} of {len(paths)} are held out")
+    held_out = Drawings(
+        pixels=torch.cat([to_bytes([image], size) for _, image in Files(unseen, names)]),
+        labels=torch.tensor([names.index(path.parent.name) for path in unseen]),
+        emoji=tuple(path.stem for path in unseen),
+        sets=("",) * len(unseen),
+        class_names=names,
+    )
+    return Domain(str(folder), names, Files(seen, names), held_out)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Images of class folders, read one at a time: a large set does not fit into memory."""
+
+    paths: Sequence[Path]
+    class_names: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[tuple[int, Image.Image]]:
+        for path in self.paths:
+            with Image.open(path) as image:
+                image.load()
+                yield self.class_names.index(path.parent.name), image
 
 
 def _drawings(drawn: list[tuple[str, str, Image.Image]], labels: tuple[str, ...]) -> Drawings:

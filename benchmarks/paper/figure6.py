@@ -7,14 +7,13 @@ from functools import partial
 
 import torch
 
-from benchmarks.bundled_base.finetuning import labelled
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper import domains
 from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
-from benchmarks.paper.domains import SETS, Domain
+from benchmarks.paper.domains import Domain
 from benchmarks.paper.results import said
-from benchmarks.paper.settings import bundled_base
+from benchmarks.paper.settings import judges_of, loaded_base, parsed
 from benchmarks.paper.systems import TABLE_1, System
 from core.artifact.sites import trainable_shapes
 from core.model.adapter import Adapter
@@ -40,11 +39,12 @@ FIGURE = Figure(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = options_of(FIGURE.name, __doc__)
-    parser.add_argument("--domains", nargs="+", choices=SETS, default=list(SETS))
-    options = parser.parse_args(arguments)
-    base = bundled_base(options)
-    bench = Bench(Artist.of_base(base, options.sampling_steps, options.guidance_scale), Judges(), options)
-    loaded = [domains.load(name, options.cache) for name in options.domains]
+    domains.add_options(parser)
+    options = parsed(parser, arguments)
+    base = loaded_base(options)
+    artist = Artist.of_base(base, options.sampling_steps, options.guidance_scale)
+    bench = Bench(artist, judges_of(options), options)
+    loaded = domains.asked_for(options, base.description.image_size)
     systems = [system for system in TABLE_1 if system.name in METHODS]
     lines = [
         Line({"line": system.name, "domain": domain.name, "seed": seed}, partial(bench.start, system, domain, seed))
@@ -76,10 +76,11 @@ class Bench:
 
     def _trainer(self, system: System, domain: Domain, seed: int) -> Trainer:
         """As a cell of Table 1 has it: classes that the base knows start from its rows."""
-        base, names = self.artist.base, domain.seen.class_names
-        latents = encode_images(labelled(domain.seen), base.autoencoder.encode, base.description.image_size)
+        base, names = self.artist.base, domain.class_names
+        latents = encode_images(domain.seen, base.autoencoder.encode, base.description.image_size)
         shapes = trainable_shapes(base.dit.config, system.method, system.sites, len(names))
-        known = {place: base.description.class_names.index(name) for place, name in enumerate(names)}
+        of_base = {name: label for label, name in enumerate(base.description.class_names)}
+        known = {place: of_base[name] for place, name in enumerate(names) if name in of_base}
         start = start_tensors(base.dit, shapes, torch.Generator().manual_seed(seed), known=known)
         settings = TrainingSettings(
             steps=max(self.options.at),

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
 from benchmarks.paper.results import said
-from benchmarks.paper.settings import bundled_base
+from benchmarks.paper.settings import judges_of, loaded_base, parsed
 from core.artifact.sites import PRESETS, trainable_shapes
 from core.bundled.recipe.drawings import CLASS_TABLE, read_classes, render_set
 from core.bundled.recipe.packages import TRAINING_SETS
@@ -47,8 +46,8 @@ FIGURE = Figure(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = options_of(FIGURE.name, __doc__).parse_args(arguments)
-    base = bundled_base(options)
+    options = parsed(options_of(FIGURE.name, __doc__), arguments)
+    base = loaded_base(options)
     bench = Bench.of(base, options)
     classes = f"{base.dit.config.num_classes} classes, 64 to {bench.size} pixels"
     lines = [
@@ -68,7 +67,7 @@ class Bench:
     seen: Latents
     unseen: Latents
     real: Tensor
-    """[K, 3, 64, 64] uint8: the drawings of `unseen`"""
+    """[K, 3, S, S] uint8: the drawings of `unseen`"""
     options: argparse.Namespace
 
     @classmethod
@@ -77,8 +76,8 @@ class Bench:
         drawn = list(_drawings(base, size, options))
         seen, unseen = ([pair for held_out, pair in drawn if held_out is side] for side in (False, True))
         known, new = (concatenate(list(encode_images(part, base.autoencoder.encode, size))) for part in (seen, unseen))
-        real = _halved(to_bytes([picture for _, picture in unseen], size))
-        return cls(base, Judges(), known, new, real, options)
+        real = to_bytes([picture for _, picture in unseen], size)
+        return cls(base, judges_of(options), known, new, real, options)
 
     @property
     def size(self) -> int:
@@ -102,7 +101,7 @@ class Bench:
         artist = Artist.of_base(base, options.sampling_steps, options.guidance_scale)
 
         def score(adapter: Adapter) -> Mapping[str, float]:
-            pictures = _halved(replace(artist, adapter=adapter).draw(labels, "drawing"))
+            pictures = replace(artist, adapter=adapter).draw(labels, "drawing")
             loss = trainer.held_out_loss(adapter, repeats=1)
             return {"held-out loss": loss} | {
                 one.name: one.distance(pictures, self.real) for one in self.judges.yardsticks
@@ -127,8 +126,3 @@ def _drawings(
     for package in TRAINING_SETS.values():
         for label, emoji, picture in render_set(package, classes, options.cache, size):
             yield is_held_out(emoji), (names.index(label), picture)
-
-
-def _halved(pictures: Tensor) -> Tensor:
-    """[K, 3, 2S, 2S] uint8 -> [K, 3, S, S] uint8, by the mean of four."""
-    return F.avg_pool2d(pictures.float(), 2).round().to(torch.uint8)

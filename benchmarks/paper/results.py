@@ -22,12 +22,36 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
-def kept(path: Path, identity: Mapping[str, Any], rows: str) -> list[dict[str, Any]]:
-    """The `rows` of an earlier run, to go on behind them; none where its `identity` was another."""
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text())
-    return found[rows] if all(found[name] == value for name, value in identity.items()) else []
+class Record:
+    """The rows of a result, in a JSON file that grows: a run that is started again goes on behind the last one."""
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], name: str, command: str) -> None:
+        """`name` is that of the rows in the file. Raises SystemExit where the file is of another `identity`, whose rows
+        do not compare with new ones: hours of work are not overwritten."""
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        if other := [key for key, value in identity.items() if found and found.get(key) != value]:
+            raise SystemExit(
+                f"{path} was made with another {' and '.join(other)}: {found['command']}. Give the same options to go "
+                "on, or another --output to begin anew."
+            )
+        self.path, self.identity, self.name, self.command = path, identity, name, command
+        self.rows: list[dict[str, Any]] = found.get(name, [])
+        self._measured = {key: found[key] for key in ("date", "hardware") if found}
+
+    def has(self, key: Mapping[str, Any]) -> bool:
+        return any(key.items() <= row.items() for row in self.rows)
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        new = [dict(row) for row in rows]
+        self.rows += new
+        self._measured = {} if new else self._measured
+
+    def write(self) -> dict[str, Any]:
+        """What the result says of itself: of the day when its last row was measured."""
+        seeds = sorted({row["seed"] for row in self.rows})
+        about = facts(self.command, ", ".join(map(str, seeds)), **self.identity) | self._measured
+        write_json(self.path, {**about, self.name: self.rows})
+        return about
 
 
 def write_markdown(path: Path, title: str, about: Mapping[str, Any], parts: Iterable[str]) -> None:

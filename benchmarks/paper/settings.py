@@ -1,10 +1,13 @@
-"""What every experiment on the bundled base can be told, and the base that it loads."""
+"""What every experiment on a base can be told, and the base that it loads."""
 
 import argparse
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.results import FOLDER
 from core.model.checkpoint import LoadedBase, load_base
 
@@ -21,6 +24,7 @@ def parser_of(name: str, about: str | None, *, seeds: int, pictures: int) -> arg
     parser.add_argument("--pictures", type=int, default=pictures)
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=3.0)
+    parser.add_argument("--inception", type=Path, help="inception-2015-12-05.pt, to measure FID too")
     parser.add_argument("--cache", type=Path, default=Path("build/packages"), help="for the fetched sets")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
@@ -28,8 +32,21 @@ def parser_of(name: str, about: str | None, *, seeds: int, pictures: int) -> arg
     return parser
 
 
-def bundled_base(options: argparse.Namespace) -> LoadedBase:
-    """On the device, and with the threads, of the options."""
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, and as `command` what makes the result again."""
+    options = parser.parse_args(arguments)
+    options.command = " ".join([parser.prog, *map(shlex.quote, arguments or [])])
+    return options
+
+
+def judges_of(options: argparse.Namespace) -> Judges:
+    return Judges(inception=options.inception, device=torch.device(options.device))
+
+
+def loaded_base(options: argparse.Namespace, reference: str = "mini") -> LoadedBase:
+    """On the device, and with the threads, of the options; in bf16 on a GPU."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    return load_base("mini", device=torch.device(options.device), dtype=torch.float32)
+    device = torch.device(options.device)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    return load_base(reference, device=device, dtype=dtype)

@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
 from benchmarks.paper.cells import fitted
 from benchmarks.paper.comparison import COMPARISONS, Cell
-from benchmarks.paper.results import kept
+from benchmarks.paper.domains import load_folder
+from benchmarks.paper.results import Record
 from benchmarks.paper.systems import TABLE_1, TABLE_4A, TABLE_4B
 from core.artifact.sites import Sites
+from core.evaluation.drawings import is_held_out
 
 
 def test_depths_are_the_same_share_of_another_base() -> None:
@@ -37,9 +42,42 @@ def test_a_table_tells_means_spread_and_what_is_missing() -> None:
     assert rows["Full Fine-tuning"].startswith("| Full Fine-tuning | 1,234 | 21.00 ± 1.41 | not yet | not yet |")
 
 
-def test_cells_of_another_budget_are_not_kept(tmp_path: Path) -> None:
+def test_without_full_fine_tuning_no_time_is_told() -> None:
+    cells = [{"system": "1×", "domain": "A", "seed": 0, "feature distance": 10.0, "seconds": 5.0, "trainable": 12}]
+    table = COMPARISONS["table4d"]._table(cells, ("A",), "feature distance")
+    assert table.splitlines()[0] == "| system | trains | A | mean | the paper's FID |"
+    assert "| 1× | 12 | 10.00 | 10.00 | 15.68 |" in table
+    assert "the base" not in table, "which was not measured"
+
+
+def test_cells_of_another_budget_are_neither_used_nor_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "table1.json"
-    path.write_text('{"base": "a", "budget": {"steps": 2}, "cells": [{"system": "DiffFit"}]}')
-    assert kept(path, {"base": "a", "budget": {"steps": 2}}, "cells") == [{"system": "DiffFit"}]
-    assert kept(path, {"base": "a", "budget": {"steps": 3}}, "cells") == []
-    assert kept(tmp_path / "none.json", {}, "cells") == []
+    text = '{"command": "c", "date": "d", "hardware": {}, "base": "a", "budget": {"steps": 2}, "cells": [{"seed": 4}]}'
+    path.write_text(text)
+    record = Record(path, {"base": "a", "budget": {"steps": 2}, "inception": None}, "cells", "c2")
+    assert record.rows == [{"seed": 4}]
+    with pytest.raises(SystemExit, match="was made with another budget: c"):
+        Record(path, {"base": "a", "budget": {"steps": 3}}, "cells", "c2")
+    assert path.read_text() == text
+    assert Record(tmp_path / "none.json", {"base": "a"}, "cells", "c").rows == []
+
+
+def test_a_folder_of_images_is_a_domain(tmp_path: Path) -> None:
+    """One in five is held out, by its file's name; the others are read each time that they are asked for."""
+    names = [f"{number}.png" for number in range(20)]
+    for class_name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+        (tmp_path / class_name).mkdir()
+        for name in names:
+            Image.new("RGB", (20, 30), colour).save(tmp_path / class_name / name)
+    (tmp_path / "red" / "notes.txt").write_text("no image")
+    domain = load_folder(tmp_path, 16)
+    unseen = [name for name in names if is_held_out(name.removesuffix(".png"))]
+    assert domain.class_names == ("blue", "red")
+    assert domain.held_out.pixels.shape == (2 * len(unseen), 3, 16, 16)
+    assert domain.held_out.pixels[-1, :, 0, 0].tolist() == [255, 0, 0]
+    assert domain.held_out.labels.tolist() == [0] * len(unseen) + [1] * len(unseen)
+    for _ in range(2):
+        seen = [(label, image.getpixel((0, 0))) for label, image in domain.seen]
+        assert seen == [(0, (0, 0, 255))] * (20 - len(unseen)) + [(1, (255, 0, 0))] * (20 - len(unseen))
+    with pytest.raises(FileNotFoundError, match="no folders of images"):
+        load_folder(tmp_path / "red", 16)

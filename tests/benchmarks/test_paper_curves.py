@@ -1,0 +1,62 @@
+"""Curves over training: resumed line by line, and what their table and picture show of several seeds."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.paper.curves import Figure, Line, Started
+from core.tuning.latents import Latents
+from core.tuning.trainer import Trainer, TrainingSettings
+from tests.core.model.small import fresh_tensors, random_dit
+
+FIGURE = Figure(name="figure", title="A figure", text="Of nothing.", scores=("distance",), panel=lambda _: "panel")
+IDENTITY = {"base": "b", "budget": {"at": [1, 2]}}
+
+
+def lines(seeds: int, started: list[int]) -> list[Line]:
+    return [Line({"line": "DiffFit", "seed": seed}, partial(start, seed, started)) for seed in range(seeds)]
+
+
+def start(seed: int, started: list[int]) -> Started:
+    """Its score tells the steps that were done."""
+    started.append(seed)
+    dit = random_dit()
+    latents = Latents(torch.ones(2, 3, 4, 8, 8), torch.ones(2, 3, 4, 8, 8), torch.tensor([0, 1, 2]))
+    trainer = Trainer(dit, fresh_tensors(dit, "bitfit", 3), latents, TrainingSettings(steps=2, batch_size=2))
+    score: Callable[[Any], dict[str, float]] = lambda _: {"distance": 10.0 * trainer.steps_done + seed}  # noqa: E731
+    return trainer, score
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> argparse.Namespace:
+    values = {"at": [2, 1], "batch_size": 2, "pictures": 2, "sampling_steps": 1, "guidance_scale": 1.0}
+    return argparse.Namespace(**values, output=tmp_path, command="python -m benchmarks.paper figure --seeds 2")
+
+
+def test_it_goes_on_behind_the_last_line_and_tells_the_spread(options: argparse.Namespace) -> None:
+    started: list[int] = []
+    FIGURE.run(lines(1, started), IDENTITY, options)
+    assert "| DiffFit | 10 | 20 |" in (options.output / "figure.md").read_text()
+    FIGURE.run(lines(3, started), IDENTITY, options)
+    text = (options.output / "figure.md").read_text()
+    assert started == [0, 1, 2], "each line is run once"
+    assert "| DiffFit | 11 ± 1 | 21 ± 1 |" in text
+    assert "`python -m benchmarks.paper figure --seeds 2`" in text
+    assert text.rstrip().endswith("Seeds: 0, 1, 2.")
+    assert (options.output / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_complete_is_shown_anew_and_keeps_its_day(options: argparse.Namespace) -> None:
+    started: list[int] = []
+    FIGURE.run(lines(1, started), IDENTITY, options)
+    path = options.output / "figure.json"
+    path.write_text(path.read_text().replace('"date": "20', '"date": "19'))
+    FIGURE.run(lines(1, started), IDENTITY, options)
+    assert started == [0]
+    assert '"date": "19' in path.read_text()
+    assert ", 19" in (options.output / "figure.md").read_text()
