@@ -71,9 +71,10 @@ class Figure:
         about, points, path = record.write(), record.rows, record.path
         made = said(
             f"Steps of {options.batch_size} images. At each point {options.pictures} pictures, of",
-            f"{options.sampling_steps} steps with guidance {options.guidance_scale}, by the moving average. Of several",
-            "seeds: the mean ± the standard deviation.",
+            f"{options.sampling_steps} steps with guidance {options.guidance_scale}, by the moving average.",
         )
+        if len({point["seed"] for point in points}) > 1:
+            made += " Means over the seeds, ± their standard deviation."
         parts = [f"{self.text} {made}", f"![{self.title}]({self.name}.png)", *self._tables(points)]
         write_markdown(path.with_suffix(".md"), self.title, about, parts)
         self._plot(path.with_suffix(".png"), points)

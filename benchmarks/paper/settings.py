@@ -33,9 +33,13 @@ def parser_of(name: str, about: str | None, *, seeds: int, pictures: int) -> arg
 
 
 def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, and as `command` what makes the result again."""
+    """The options, and as `command` what makes the result again, wherever it lies."""
     options = parser.parse_args(arguments)
-    options.command = " ".join([parser.prog, *map(shlex.quote, arguments or [])])
+    places = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    places.add_argument("--cache")
+    places.add_argument("--output")
+    _, words = places.parse_known_args(arguments)
+    options.command = shlex.join([*parser.prog.split(), *words])
     return options
 
 

@@ -9,6 +9,7 @@ from benchmarks.paper.cells import fitted
 from benchmarks.paper.comparison import COMPARISONS, Cell
 from benchmarks.paper.domains import load_folder
 from benchmarks.paper.results import Record
+from benchmarks.paper.settings import parsed, parser_of
 from benchmarks.paper.systems import TABLE_1, TABLE_4A, TABLE_4B
 from core.artifact.sites import Sites
 from core.evaluation.drawings import is_held_out
@@ -60,6 +61,13 @@ def test_cells_of_another_budget_are_neither_used_nor_overwritten(tmp_path: Path
         Record(path, {"base": "a", "budget": {"steps": 3}}, "cells", "c2")
     assert path.read_text() == text
     assert Record(tmp_path / "none.json", {"base": "a"}, "cells", "c").rows == []
+
+
+def test_the_command_that_is_told_makes_the_result_again_wherever_it_lies() -> None:
+    parser = parser_of("table1", None, seeds=3, pictures=8)
+    options = parsed(parser, ["--seeds", "2", "--output", "elsewhere", "--threads", "1", "--cache=there"])
+    assert options.command == "python -m benchmarks.paper table1 --seeds 2 --threads 1"
+    assert str(options.output) == "elsewhere"
 
 
 def test_a_folder_of_images_is_a_domain(tmp_path: Path) -> None:
