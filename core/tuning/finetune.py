@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.artifact.sites import Method, MethodSites, trainable_shapes
+from core.artifact.sites import CLASS_TABLE, Method, MethodSites, trainable_shapes
 from core.diffusion.sampling import sample, seeded_noise
 from core.errors import EngineStopped
 from core.model.adapter import BASE
@@ -37,11 +37,18 @@ class FinetunePlan:
     training: TrainingSettings
     image_size: int | None = None
     """Pixels a side: the base's size, as None is, or twice that, with the positional encoding trick."""
+    train_class_table: bool = True
+    """False keeps the base's rows, for classes that it knows by name, as the paper does where only the image size
+    changes (section 4.3)."""
     progress_every: int = 5
     checkpoint_every: int = 50
     samples_every: int = 100
     compiled: bool = False
     """Traces the steps with torch.compile; its rounding is all that it changes."""
+
+    def recipe(self) -> dict[str, Any]:
+        """The training as a manifest tells it."""
+        return self.training.to_json() | ({} if self.train_class_table else {"train_class_table": False})
 
     def about(self, base_digest: str) -> dict[str, Any]:
         """What a checkpoint must have been made for, to be continued."""
@@ -50,7 +57,7 @@ class FinetunePlan:
             "sites": self.sites.to_json(),
             "classes": list(self.class_names),
             "dataset": self.dataset_digest,
-            "training": self.training.to_json(),
+            "training": self.recipe(),
             "base": base_digest,
             **({} if self.image_size is None else {"image_size": self.image_size}),
         }
@@ -117,23 +124,19 @@ def finetune(
 
     Of several processes each runs this with the same plan, images and checkpoint, and yields the same events.
 
-    Raises ValueError when the base does not draw the plan's image size, TrainingDiverged when the loss is not finite,
-    CheckpointInvalid when the checkpoint is another run's. An EngineStopped that is thrown into its steps is answered
-    with one more checkpoint.
+    Raises ValueError when the base does not draw the plan's image size, or has not the classes whose rows shall stay,
+    TrainingDiverged when the loss is not finite, CheckpointInvalid when the checkpoint is another run's. An
+    EngineStopped that is thrown into its steps is answered with one more checkpoint.
     """
+    dit, about = base.dit, plan.about(base.description.digest)
+    start, frozen = _start(base, plan)
     parts: list[Latents] = []
     size = base.description.image_size * base.description.scale_of(plan.image_size)
     for part in encode_images(images, base.autoencoder.encode, size):
         parts.append(part)
         yield Encoding(sum(len(part) for part in parts))
-    dit, about = base.dit, plan.about(base.description.digest)
-    shapes = trainable_shapes(dit.config, plan.method, plan.sites, len(plan.class_names))
-    of_base = {name: label for label, name in enumerate(base.description.class_names)}
-    known = {label: of_base[name] for label, name in enumerate(plan.class_names) if name in of_base}
-    start = start_tensors(dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
-    trainer = Trainer(
-        dit, start, concatenate(parts), plan.training, partial(adapter_of, plan.sites), processes, plan.compiled
-    )
+    make_adapter = partial(adapter_of, plan.sites)
+    trainer = Trainer(dit, start, concatenate(parts), plan.training, make_adapter, processes, plan.compiled, frozen)
     loss_base = trainer.held_out_loss(BASE, dit.config.null_class)
     if checkpoint is not None:
         trainer.restore(unpack(checkpoint, about))
@@ -149,6 +152,19 @@ def finetune(
         losses[name] = trainer.held_out_loss(trainer.adapter(averaged=True), label)
         yield None
     return Outcome({name: tensor.cpu() for name, tensor in trainer.tensors().items()}, losses)
+
+
+def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is trained, and what of the adapter is not."""
+    shapes = trainable_shapes(base.dit.config, plan.method, plan.sites, len(plan.class_names))
+    of_base = {name: label for label, name in enumerate(base.description.class_names)}
+    known = {label: of_base[name] for label, name in enumerate(plan.class_names) if name in of_base}
+    tensors = start_tensors(base.dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
+    if plan.train_class_table:
+        return tensors, {}
+    if unknown := [name for name in plan.class_names if name not in of_base]:
+        raise ValueError(f"the base has no class {', '.join(unknown)}")
+    return tensors, {CLASS_TABLE: tensors.pop(CLASS_TABLE)}
 
 
 def _steps(

@@ -85,11 +85,12 @@ class Trainer:
         make_adapter: Callable[[Mapping[str, Tensor]], Adapter] = TensorAdapter,
         processes: Processes = ALONE,
         compiled: bool = False,
+        frozen: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`tensors` are where it starts; `make_adapter` makes of them, as they become, what the model asks. Every one
-        of the `processes` makes the same trainer. `compiled` traces the forward and its backward pass at the first
-        step, which takes a minute or more, with torch.compile. Raises ValueError when a batch has not an image for each
-        process."""
+        """`tensors` are where it starts; `make_adapter` makes of them, as they become, and of those that are `frozen`
+        what the model asks. Every one of the `processes` makes the same trainer. `compiled` traces the forward and its
+        backward pass at the first step, which takes a minute or more, with torch.compile. Raises ValueError when a
+        batch has not an image for each process."""
         if settings.batch_size < processes.count:
             raise ValueError(f"{settings.batch_size} images a batch are too few for {processes.count} processes")
         self.dit = dit
@@ -97,11 +98,13 @@ class Trainer:
         self.settings = settings
         self.processes = processes
         self.make_adapter = make_adapter
+        self.frozen = dict(frozen or {})
         self.shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.device = dit.positions.device
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.latents, self.held_out = latents.split(settings.held_out_fraction, self.generator)
-        table = tensors.get(CLASS_TABLE, dit.y_embedder.embedding_table.weight)  # without one, the base's classes stay
+        # Without a table the base's classes stay.
+        table = {**self.frozen, **tensors}.get(CLASS_TABLE, dit.y_embedder.embedding_table.weight)
         self.null_class = len(table) - 1
         flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors.values()])
         self.parameters = torch.nn.Parameter(flat)
@@ -139,11 +142,11 @@ class Trainer:
 
     def adapter(self, *, averaged: bool = False) -> Adapter:
         """The adapter as it trains, or with the moving average, as it will be stored."""
-        return self.make_adapter(self._views(self.average if averaged else self.parameters))
+        return self.make_adapter(self._views(self.average if averaged else self.parameters) | self.frozen)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The moving average of every trainable, by name: what an artifact holds."""
-        return {name: view.clone() for name, view in self._views(self.average).items()}
+        """The moving average of every trainable, and what is frozen, by name: what an artifact holds."""
+        return {name: view.clone() for name, view in (self._views(self.average) | self.frozen).items()}
 
     @torch.no_grad()
     def held_out_loss(

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from core.artifact.file import decode
+from core.model.checkpoint import load_base
 from difffit import Client, read_settings
 from difffit.cli.app import app
 from difffit.requests import GenerationSettings
@@ -105,6 +108,24 @@ def test_both_image_sizes_are_trained_and_drawn_side_by_side(
     words = ("sample", made["adapter"], "--class", "smiling-face", "-n", 1, "--seed", 3, "--steps", 4)
     (path,) = run(*words, folder=tmp_path)["images"]
     assert hashlib.sha256((tmp_path / path).read_bytes()).hexdigest() == large.sha256
+
+
+def test_the_base_s_classes_can_be_kept(adapter: Path, drawings: Path, tmp_path: Path) -> None:
+    words = ("train", drawings, *STEPS, "--image-size", 128, "--keep-classes")
+    made = run_here(*words, folder=tmp_path)
+    path = tmp_path / made["adapter"]
+    kept, trained = (load_file(one)["y_embedder.embedding_table.weight"] for one in (path, adapter))
+    base = load_base("mini", device=torch.device("cpu"), dtype=torch.float32)
+    rows = [base.description.class_names.index(name) for name in CLASSES]
+    expected = base.dit.y_embedder.embedding_table.weight[[*rows, base.dit.config.null_class]].numpy()
+    assert (kept == expected).all()
+    assert (trained != expected).any()
+    assert decode(path.read_bytes()).manifest.training["train_class_table"] is False
+    assert made["parameters"] == sum(one.size for one in load_file(path).values()) - kept.size
+    shutil.copytree(drawings, tmp_path / "strange")
+    (tmp_path / "strange" / CLASSES[0]).rename(tmp_path / "strange" / "unheard-of")
+    refused = run_here("train", "strange", *STEPS, "--keep-classes", folder=tmp_path, code=1)
+    assert "--keep-classes: the base has no class unheard-of" in refused["detail"]
 
 
 def test_images_that_are_there_are_not_drawn_again(adapter: Path, tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels a side: the base's size, or twice that.")] = None,
+    keep_classes: Annotated[
+        bool, typer.Option("--keep-classes", help="Leave the base's classes, by their names, as they are.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Equal data, settings and seed give equal files.")] = None,
     device: DeviceOption = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
@@ -74,7 +77,7 @@ def train(
         processes = started_processes() if distributed else ALONE
         run = Run(
             images, output, base, device, _given(asked), site or [], checkpoint_every, samples_every, restart,
-            micro_batch_size, processes, image_size,
+            micro_batch_size, processes, image_size, keep_classes,
         )  # fmt: skip
         about = run.train(state)
     if run.writes:

@@ -44,8 +44,11 @@ class Run:
     micro_batch_size: int | None = None
     processes: Processes = ALONE
     image_size: int | None = None
+    keep_classes: bool = False
     started: int = 0
     """The step that it began at."""
+    parameters: int = 0
+    """How many train."""
 
     def train(self, state: State) -> dict[str, Any]:
         """Writes the adapter and tells what was made. Raises ArchiveInvalid, BaseMissing, CheckpointInvalid,
@@ -95,6 +98,9 @@ class Run:
             scale = base.description.scale_of(self.image_size)
         except ValueError as error:
             raise InvalidRequest("--image-size", str(error)) from error
+        unknown = sorted(set(report.class_names) - set(base.description.class_names))
+        if self.keep_classes and unknown:
+            raise InvalidRequest("--keep-classes", f"the base has no class {', '.join(unknown)}")
         return FinetunePlan(
             method=request.method,
             sites=sites,
@@ -109,6 +115,7 @@ class Run:
                 micro_batch_size=self.micro_batch_size,
             ),
             image_size=None if scale == 1 else self.image_size,
+            train_class_table=not self.keep_classes,
             checkpoint_every=self.checkpoint_every,
             samples_every=self.samples_every,
             compiled=get_settings().compile,
@@ -135,7 +142,7 @@ class Run:
                 case Encoding(done=done):
                     bar.update(task, note=f"{done} of {images} images encoded")
                 case Started(step=step):
-                    self.started = step
+                    self.started, self.parameters = step, event.trainable_parameters
                     bar.update(task, completed=step, note="")
                 case Progress():
                     bar.update(task, completed=event.step, note=f"loss {event.loss:.4f}")
@@ -157,7 +164,7 @@ class Run:
             base_digest=about.digest,
             base_licence=about.licence,
             dataset_digest=plan.dataset_digest,
-            training=plan.training.to_json(),
+            training=plan.recipe(),
             image_size=plan.image_size,
         )
         data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
@@ -168,7 +175,7 @@ class Run:
             "adapter": str(self.output),
             "sha256": hashlib.sha256(data).hexdigest(),
             "size_bytes": len(data),
-            "parameters": sum(tensor.numel() for tensor in outcome.tensors.values()),
+            "parameters": self.parameters,
             "classes": list(plan.class_names),
             "steps": plan.training.steps,
             "started_at_step": self.started,

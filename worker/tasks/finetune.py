@@ -213,7 +213,7 @@ class _Run:
             base_digest=base.digest,
             base_licence=base.licence,
             dataset_digest=job.plan.dataset_digest,
-            training=job.plan.training.to_json(),
+            training=job.plan.recipe(),
             image_size=job.plan.image_size,
         )
         data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})

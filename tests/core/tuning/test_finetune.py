@@ -88,6 +88,30 @@ def test_at_twice_the_size_an_image_has_four_times_the_tokens(base: LoadedBase) 
         run(base, PLAN, of_kind(events, Checkpoint)[1].data)
 
 
+@pytest.mark.parametrize("method", ["difffit", "lora"])
+def test_a_class_table_that_is_kept_holds_the_base_s_rows(base: LoadedBase, method: Method) -> None:
+    """At twice the size, as the paper does, and resumed alike; all others train. A served adapter has a table still."""
+    knowing = replace(
+        base, description=replace(base.description, class_names=("dim", "bright", "grey", "dark", "blue"))
+    )
+    sites = PRESETS["paper"] if method == "difffit" else Lora(rank=2)
+    plan = replace(PLAN, method=method, sites=sites, image_size=64, train_class_table=False)
+    events, outcome = run(knowing, plan)
+    assert of_kind(events, Started)[0].trainable_parameters == count(trainable_shapes(CONFIG, method, sites, None))
+    assert outcome.tensors.keys() == trainable_shapes(CONFIG, method, sites, 2).keys()
+    rows = base.dit.y_embedder.embedding_table.weight
+    assert torch.equal(outcome.tensors[CLASS_TABLE], rows[[3, 1, CONFIG.null_class]])
+    _, other = run(knowing, replace(plan, training=replace(plan.training, seed=1)))
+    assert [name for name in other.tensors if torch.equal(other.tensors[name], outcome.tensors[name])] == [CLASS_TABLE]
+    checkpoint = of_kind(events, Checkpoint)[1].data
+    _, resumed = run(knowing, plan, checkpoint)
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in outcome.tensors.items())
+    with pytest.raises(CheckpointInvalid, match="other settings"):
+        run(knowing, replace(plan, train_class_table=True), checkpoint)
+    with pytest.raises(ValueError, match="the base has no class dark, bright"):
+        run(base, plan)
+
+
 def test_a_base_draws_at_two_sizes(base: LoadedBase) -> None:
     with pytest.raises(ValueError, match="32 or 64 pixels a side"):
         run(base, replace(PLAN, image_size=48))
