@@ -1,6 +1,6 @@
 """The few building blocks that all pages share, so that they look and behave alike."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -8,7 +8,8 @@ from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
 Control = TypeVar("Control", bound=ui.element)
-Handler = Callable[[], Awaitable[None] | None]
+Handler = Callable[[], object]
+"""What a press does. A coroutine is waited for; nothing else is, since a dialog that is waited for opens."""
 Cell = str | Callable[[], object]
 """Text, or what draws the cell's content."""
 
@@ -48,7 +49,7 @@ def button(label: str, on_click: Handler | None = None, *, kind: str = "plain", 
         made.disable()
         try:
             result = on_click()
-            if isinstance(result, Awaitable):
+            if isinstance(result, Coroutine):
                 await result
         finally:
             if not made.is_deleted:
@@ -164,7 +165,7 @@ def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
     async def confirmed() -> None:
         asked.close()
         result = action()
-        if isinstance(result, Awaitable):
+        if isinstance(result, Coroutine):
             await result
 
     with dialog(title) as asked:

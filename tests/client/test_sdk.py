@@ -14,24 +14,7 @@ from difffit.events import Progress, Sample, Status
 from tests.client.conftest import CLASSES, Drawable, Server
 
 
-def test_the_main_job_of_the_readme(
-    server: Server, drawings: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    readme = (Path(__file__).parents[2] / "client" / "README.md").read_text()
-    code = readme.split("```python\n")[1].split("```")[0]
-    assert len([line for line in code.splitlines() if line.strip()]) <= 15
-    monkeypatch.setenv("DIFFFIT_URL", server.url)
-    monkeypatch.setenv("DIFFFIT_API_KEY", server.key)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "drawings").symlink_to(drawings)
-    code = code.replace("steps=300", "steps=3, batch_size=2").replace("Icons in our style", name)
-    exec(compile(code, "README.md", "exec"), {})
-    pictures = sorted((tmp_path / "pictures").glob("*.png"))
-    assert [path.name for path in pictures] == ["fruit-1.png", "fruit-2.png", "fruit-3.png", "fruit-4.png"]
-    assert [read_settings(path.read_bytes())["seed"] for path in pictures] == [1, 2, 3, 4]
-
-
-def test_the_same_with_the_asynchronous_client(server: Server, drawings: Path, name: str) -> None:
+def test_the_main_job_with_the_asynchronous_client(server: Server, drawings: Path, name: str) -> None:
     async def main_job() -> tuple[Picture, ...]:
         async with AsyncClient(server.url, server.key) as client:
             domain = await client.domains.create(name)

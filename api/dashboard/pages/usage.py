@@ -13,6 +13,7 @@ _QUOTAS = {
     "validating_datasets": "Data sets being looked at",
     "images_per_day": "Pictures today",
     "stored_bytes": "Stored",
+    "webhooks": "Webhooks",
     "requests_per_minute": "Requests this minute",
 }
 
