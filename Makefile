@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install client demo test test-browser faults serve lint check-api-image format lock clean
+.PHONY: help install client demo test test-browser pictures faults serve lint check-api-image format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -29,6 +29,9 @@ test: install ## Run every test, with real PostgreSQL and Redis
 
 test-browser: install ## Drive the pages in Chromium through the main job; screenshots in build/screenshots
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
+
+pictures: test-browser ## Make the documents' pictures of the pages anew, in docs/images
+	$(BIN)/python -m tests.browser.pictures
 
 faults: install ## Break whatever can break, and show what held (about an hour)
 	$(BIN)/python -m tests.faults

@@ -1,24 +1,14 @@
 """Who asks, and what they may do: dependencies of the handlers, as named types."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Depends, Query, Request, Security
-from fastapi.security import HTTPBearer
+from fastapi import Depends, Query, Request
 from fastapi.security.utils import get_authorization_scheme_param
 
 from api.signing import signature_is_valid
 from core.errors import Forbidden, Unauthenticated
 from core.tenancy import SYSTEM, Scope
 from core.tenants import service as tenants
-
-BEARER = HTTPBearer(
-    scheme_name="ApiKey",
-    bearerFormat="dfk_…",
-    auto_error=False,
-    description="An API key: of a tenant with the scopes `read` and `write`, or of an administrator with `admin`.",
-)
-_Documented = Annotated[Any, Security(BEARER)]
-"""Puts the scheme into the OpenAPI document; `authenticate` reads the header, before a body is read."""
 
 
 def authenticate(request: Request) -> Scope:
@@ -46,41 +36,40 @@ def authenticate(request: Request) -> Scope:
     return scope
 
 
-def get_scope(request: Request, _: _Documented) -> Scope:
+def get_scope(request: Request) -> Scope:
     return authenticate(request)
 
 
-ScopeDep = Annotated[Scope, Depends(get_scope)]
-
-
-async def get_admin(scope: ScopeDep) -> Scope:
+def get_admin(request: Request) -> Scope:
+    scope = authenticate(request)
     if scope.tenant_id is not None or "admin" not in scope.scopes:
         raise Forbidden("admin")
     return scope
 
 
-async def get_reader(scope: ScopeDep) -> Scope:
-    return _tenant_with("read", scope)
+def get_reader(request: Request) -> Scope:
+    return _tenant_with("read", authenticate(request))
 
 
-async def get_writer(scope: ScopeDep) -> Scope:
-    return _tenant_with("write", scope)
+def get_writer(request: Request) -> Scope:
+    return _tenant_with("write", authenticate(request))
 
 
 Expires = Annotated[int | None, Query(ge=0, lt=2**53, description="Of a signed URL: seconds since 1970.")]
 Signature = Annotated[str | None, Query(max_length=64, description="Of a signed URL.")]
 
 
-def get_viewer(request: Request, _: _Documented, expires: Expires = None, signature: Signature = None) -> Scope:
+def get_viewer(request: Request, expires: Expires = None, signature: Signature = None) -> Scope:
     """A reader, or whoever holds a signed URL: its path names one object, so that every tenant's rows may be seen."""
     return _by_signed_url(request, expires, signature) or _tenant_with("read", authenticate(request))
 
 
-def get_sender(request: Request, _: _Documented, expires: Expires = None, signature: Signature = None) -> Scope:
+def get_sender(request: Request, expires: Expires = None, signature: Signature = None) -> Scope:
     """A writer, or whoever holds the signed URL of one part of one upload."""
     return _by_signed_url(request, expires, signature) or _tenant_with("write", authenticate(request))
 
 
+ScopeDep = Annotated[Scope, Depends(get_scope)]
 AdminDep = Annotated[Scope, Depends(get_admin)]
 ReaderDep = Annotated[Scope, Depends(get_reader)]
 WriterDep = Annotated[Scope, Depends(get_writer)]

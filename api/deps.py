@@ -35,8 +35,8 @@ async def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-async def get_database(services: ServicesDep) -> Database:
-    return services.database
+async def get_database(request: Request) -> Database:
+    return (await get_services(request)).database
 
 
 DatabaseDep = Annotated[Database, Depends(get_database)]

@@ -120,6 +120,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(unused)
     components["schemas"]["Problem"] = Problem.model_json_schema()
+    components["securitySchemes"] = {"ApiKey": _api_key()}
     components["parameters"] = {"IdempotencyKey": _idempotency_key()}
     components["headers"] = {name: _header(description) for name, (_, description) in _HEADERS.items()}
     for path, operations in document["paths"].items():
@@ -148,6 +149,7 @@ def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
         if "application/json" in operation["requestBody"]["content"]:
             _add(responses, UnsupportedMediaType)
     if not is_open:
+        operation.setdefault("security", [{"ApiKey": []}])
         _add(responses, Unauthenticated, Forbidden, RateLimited, DatabaseUnavailable)
     if method in ("post", "patch", "delete"):
         _add(responses, Conflict)
@@ -182,6 +184,16 @@ def _add_status(responses: dict[str, Any], status: str, description: str) -> Non
         responses[status]["description"] += f"\n\n{description}"
     else:
         responses[status] = {"description": description, "content": {PROBLEM_MEDIA_TYPE: {"schema": _SCHEMA}}}
+
+
+def _api_key() -> dict[str, Any]:
+    return {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "dfk_…",
+        "description": "An API key: of a tenant with the scopes `read` and `write`, or of an administrator "
+        "with `admin`.",
+    }
 
 
 def _idempotency_key() -> dict[str, Any]:

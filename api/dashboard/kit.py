@@ -92,7 +92,7 @@ def badge(word: str) -> TextElement:
 def facts(pairs: dict[str, str]) -> None:
     with box("facts", "dl"):
         for name, value in pairs.items():
-            with box("fact"):
+            with box("fact long" if len(value) >= _LONG and " " not in value else "fact"):
                 write(name, "dt")
                 write(value, "dd")
 
@@ -181,6 +181,8 @@ def said(message: str) -> None:
     ui.notify(message, position="bottom", classes="said")
 
 
+_LONG = 24
+"""Characters of an id or a digest."""
 _TONES = {
     **dict.fromkeys(("ready", "succeeded", "active", "alive"), "good"),
     **dict.fromkeys(("running", "validating", "queued"), "busy"),

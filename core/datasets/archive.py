@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import IO, Any
-
-from PIL import Image
+from typing import IO, TYPE_CHECKING, Any
 
 from core.datasets.images import SIGNATURE_BYTES, Refused, check_signature, decoded, upright
 from core.errors import ArchiveInvalid, Cancelled
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 _ENTRIES_A_MEMBER, _ENTRY_BYTES = 3, 256
@@ -105,7 +106,7 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
     return Report(class_names, members, rejected, digest)
 
 
-def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, Image.Image]]:
+def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, "Image.Image"]]:
     """(class id, image) of accepted members, in an order that depends on their names alone."""
     with _open(file, limits) as archive:
         for member in sorted(members, key=lambda member: (member["class_id"], member["file"])):

@@ -1,10 +1,15 @@
-"""Images from strangers: decoded within bounds of pixels and memory, or refused with a reason."""
+"""Images from strangers: decoded within bounds of pixels and memory, or refused with a reason.
+
+Pillow is imported by what decodes: the API looks only at a zip's index.
+"""
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SIGNATURE_BYTES = 16
@@ -30,16 +35,20 @@ def check_signature(start: bytes) -> None:
         raise _not_an_image()
 
 
-def upright(data: bytes, most_pixels: int) -> Image.Image:
+def upright(data: bytes, most_pixels: int) -> "Image.Image":
     """As RGB, RGBA or L. Raises Refused."""
+    from PIL import ImageOps
+
     with decoded(data, most_pixels) as image:
         turned = ImageOps.exif_transpose(image)
         return turned if turned.mode in {"RGB", "RGBA", "L"} else turned.convert("RGBA")
 
 
 @contextmanager
-def decoded(data: bytes, most_pixels: int) -> Iterator[Image.Image]:
+def decoded(data: bytes, most_pixels: int) -> Iterator["Image.Image"]:
     """Whatever is raised meanwhile becomes Refused."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > most_pixels:
@@ -58,7 +67,7 @@ def decoded(data: bytes, most_pixels: int) -> Iterator[Image.Image]:
         raise Refused("corrupt", "It cannot be decoded.") from error
 
 
-def _check_frames(image: Image.Image) -> None:
+def _check_frames(image: "Image.Image") -> None:
     """Phones put a second picture, for depth or brightness, behind a JPEG: the first one is the photo. To count the
     frames of others would be to read all of them."""
     if image.format == "MPO":
@@ -71,7 +80,7 @@ def _check_frames(image: Image.Image) -> None:
     raise Refused("animated", "It is animated or has several pages.")
 
 
-def _check_room(image: Image.Image) -> None:
+def _check_room(image: "Image.Image") -> None:
     """What decoding takes, by format. A large JPEG is decoded at half its size or less, as its format can be."""
     pixels, channels = image.width * image.height, len(image.getbands())
     room = 0

@@ -9,7 +9,6 @@ from core import audit, jobs
 from core.config import Settings
 from core.datasets import repository
 from core.datasets.archive import Limits, Report, inspect
-from core.datasets.examples import strips
 from core.db.base import new_id
 from core.db.models import Dataset
 from core.db.paging import Page, PageRequest
@@ -85,6 +84,8 @@ def store_examples(
 ) -> set[int]:
     """Stores a strip of each class's first pictures at the key that `place` tells; which classes have one now."""
     shown = set()
+    from core.datasets.examples import strips  # Pillow: a worker decodes, no API does
+
     for class_id, strip in strips(file, [member.to_json() for member in report.members], limits):
         store.put(place(class_id), strip)
         shown.add(class_id)

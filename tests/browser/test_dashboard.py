@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import expect
 
 from core.bundled import sample_domain_folder
-from tests.browser.conftest import LONG, Dashboard, Server, Visitor
+from tests.browser.conftest import LONG, SCREENSHOTS, Dashboard, Server, Visitor
 
 CLASSES = ("fruit", "heart", "car")
-EACH = 8
+EACH = 20
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_domain_from_a_folder_to_pictures(dashboard: Dashboard, folder: Path) 
 
     page.get_by_label("A folder of images").set_input_files(folder)
     expect(page.locator("[data-status=ready]")).to_be_visible(timeout=LONG)
-    expect(page.get_by_text("24", exact=True)).to_be_visible()
+    expect(page.get_by_text(str(EACH * len(CLASSES)), exact=True)).to_be_visible()
     expect(page.locator(".strip")).to_have_count(len(CLASSES))
     page.get_by_text("2 files were not used").click()
     expect(page.get_by_role("cell", name="notes.txt")).to_be_visible()
@@ -64,12 +64,15 @@ def test_a_domain_from_a_folder_to_pictures(dashboard: Dashboard, folder: Path) 
     page.get_by_role("link", name="Train on it").click()
     expect(page.get_by_text("sees every image")).to_be_visible()
     page.get_by_text("More settings").click()
-    page.get_by_label("Steps, instead of the length").fill("30")
+    page.get_by_label("Steps, instead of the length").fill("160")
     page.get_by_label("Images a step").fill("8")
-    expect(page.get_by_text("sees every image 10 times")).to_be_visible()
+    expect(page.get_by_text("sees every image 21 times")).to_be_visible()
     dashboard.keep("training")
     page.get_by_role("button", name="Start training").click()
     page.wait_for_url("**/finetunes/**")
+    expect(page.get_by_text("Step 100", exact=True)).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("running", exact=True)).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "training-now-1440-light.png", full_page=True)
     expect(page.get_by_text("succeeded", exact=True)).to_be_visible(timeout=LONG)
     expect(page.get_by_role("img", name="Loss by step: ")).to_be_visible()
     expect(page.locator(".sample").first).to_be_visible()

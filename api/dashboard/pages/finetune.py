@@ -87,6 +87,11 @@ class _Watch:
             with self.samples, kit.box("shot"):
                 kit.picture(data["url"], f"Drawn at step {data['step']}", "sample")
                 kit.write(f"Step {data['step']:,}", "span", "small")
+        elif event == "status" and (self.found.status, data["status"]) == ("queued", "running"):
+            self.found.status = "running"
+            self.actions.clear()
+            with self.actions:
+                self._actions()
         elif event == "error" and self.found.status in _UNFINISHED:
             self.says.text = str(data["detail"])
 

@@ -69,7 +69,7 @@ class _Form:
                     self.steps = kit.number("Steps, instead of the length", 0, least=0, most=100_000)
                     self.rate = kit.number("Learning rate", 0.001, least=0.000001, most=1, step=0.0001)
                     self.seed = kit.number("Seed", 0, least=0, most=2**31)
-                    self.promote = ui.checkbox("Make the new version active at once")
+                self.promote = ui.checkbox("Make the new version active at once")
             self.estimate = kit.muted("").props("role=status")
             with kit.box("row"):
                 kit.button("Start training", self.start, kind="primary")

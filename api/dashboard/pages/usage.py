@@ -10,7 +10,7 @@ from api.schemas.usage import QuotaOut, UsageOut
 _QUOTAS = {
     "queued_generations": "Drawings that wait",
     "active_finetunes": "Fine-tunes in work",
-    "validating_datasets": "Data sets being looked at",
+    "validating_datasets": "Data sets in work",
     "images_per_day": "Pictures today",
     "stored_bytes": "Stored",
     "webhooks": "Webhooks",

@@ -1,0 +1,29 @@
+"""Pictures of the pages for the documents, from the screenshots of the browser tests; `make pictures` does both."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from tests.browser.conftest import SCREENSHOTS
+
+KEPT = {
+    "domains": "domains",
+    "training-now": "training",
+    "playground": "playground",
+    "adapters": "adapters",
+}
+"""Screenshots, and what the documents call them."""
+FOLDER = Path(__file__).parents[2] / "docs" / "images"
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name, called in KEPT.items():
+        with Image.open(SCREENSHOTS / f"{name}-1440-light.png") as shot:
+            width = shot.width - 2 * 96  # beside the content there is nothing
+            cropped = shot.crop((96, 0, 96 + width, shot.height))
+            cropped.quantize(256, dither=Image.Dither.NONE).save(FOLDER / f"{called}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
