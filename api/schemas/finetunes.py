@@ -18,8 +18,8 @@ class FinetuneCreate(Input):
         _DEFAULTS.method,
         json_schema_extra={"enum": list(METHODS)},  # others get an error of their own
         description="`difffit` trains biases, norms and scale factors; `bitfit` biases alone. Adapters of the paper's "
-        "other methods cannot be drawn in one batch with other domains': `difffit train --method` trains them without a "
-        "server.",
+        "other methods cannot be drawn in one batch with other domains': `difffit train --method` trains them without "
+        "a server.",
     )
     preset: Literal["paper", "literal"] = Field(
         "paper",
