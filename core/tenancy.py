@@ -1,9 +1,10 @@
 """Whose rows a caller sees: the one place where statements get their tenant filter, and the database is told of it."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Select
 
 from core.errors import Forbidden
 
@@ -32,6 +33,7 @@ SYSTEM = Scope(tenant_id=None)
 """Workers and administrators: every tenant's rows."""
 
 _EVERY_TENANT = "*"
+_TENANT = re.compile(r"[a-z0-9_]+|\*")
 
 
 def scoped(statement: Statement, model: Any, scope: Scope) -> Statement:
@@ -39,8 +41,10 @@ def scoped(statement: Statement, model: Any, scope: Scope) -> Statement:
     return statement if scope.tenant_id is None else statement.where(model.tenant_id == scope.tenant_id)
 
 
-def admit(connection: Connection, scope: Scope) -> None:
-    """Tells PostgreSQL who asks, until the transaction ends: its policies hide every other tenant's rows, whatever the
-    statements forget. A transaction that was not told sees no tenant's rows."""
+def admission(scope: Scope) -> str:
+    """What tells PostgreSQL who asks, until the transaction ends: its policies hide every other tenant's rows, whatever
+    the statements forget. A transaction that was not told sees no tenant's rows."""
     tenant = _EVERY_TENANT if scope.tenant_id is None else scope.tenant_id
-    connection.execute(select(func.set_config("difffit.tenant", tenant, True)))
+    if not _TENANT.fullmatch(tenant):
+        raise ValueError(f"{tenant!r} is no tenant")  # it becomes SQL
+    return f"SET LOCAL difffit.tenant = '{tenant}'"

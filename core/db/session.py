@@ -14,9 +14,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from core.db.base import Now
 from core.errors import DatabaseUnavailable
-from core.tenancy import Scope, admit
+from core.tenancy import Scope, admission
 
 _AFTER_COMMIT = "after_commit"
+_ALONE, _SCOPE = "difffit_alone", "difffit_scope"
+"""Of a connection: no transaction at all; whose rows its transaction sees."""
 _LIMITS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
 """A process that is stopped in the middle of a transaction must not keep its rows locked: nobody could take them."""
 
@@ -35,17 +37,15 @@ class Database:
         self.scope = scope
         self.engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
-        # SQLite keeps its transactions: they are no round trips.
-        autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._statements = self._sessions if self.engine.dialect.name == "sqlite" else sessionmaker(autocommit)
 
     @contextmanager
     def statements(self) -> Iterator[Session]:
-        """Statements without a scope, each of which is its own transaction: one round trip instead of three.
+        """Statements without a scope, each of which is its own transaction: one round trip instead of three. SQLite
+        keeps its transactions: they are no round trips.
 
         Raises DatabaseUnavailable.
         """
-        with self._begun(self._statements()) as session:
+        with self._begun({_ALONE: True}) as session:
             yield session
 
     @contextmanager
@@ -58,18 +58,17 @@ class Database:
 
         Raises DatabaseUnavailable when the database cannot be reached or drops the connection.
         """
-        with self._begun(self._sessions()) as session:
-            scope = scope or self.scope
-            if scope is not None and self.engine.dialect.name == "postgresql":
-                admit(session.connection(), scope)
+        with self._begun({_SCOPE: scope or self.scope}) as session:
             yield session
         for action in session.info.pop(_AFTER_COMMIT, []):
             action()
 
     @contextmanager
-    def _begun(self, session: Session) -> Iterator[Session]:
+    def _begun(self, options: dict[str, object]) -> Iterator[Session]:
+        session = self._sessions()
         try:
             with session.begin():
+                session.connection(execution_options=options)
                 yield session
         except PoolTimeoutError as error:
             raise DatabaseUnavailable() from error
@@ -98,11 +97,20 @@ def _postgresql(url: str) -> Engine:
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = create_engine(
         url,
+        isolation_level="AUTOCOMMIT",  # the driver begins no transactions: `begin` below does
         pool_size=10,
         max_overflow=20,
         pool_timeout=10,
         connect_args={"connect_timeout": 5, "options": _LIMITS},
     )
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if options.get(_ALONE):
+            return
+        scope = options.get(_SCOPE)
+        connection.exec_driver_sql(f"BEGIN; {admission(scope)}" if scope else "BEGIN")
 
     @event.listens_for(engine, "checkin")
     def used(_connection, record) -> None:  # type: ignore[no-untyped-def]
