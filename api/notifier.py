@@ -30,25 +30,29 @@ class Notifier:
         self._watched: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._states: dict[str, State] = {}
         self._task: asyncio.Task[None] | None = None
-        self.closing = False
+        self._closing = asyncio.Event()
+
+    @property
+    def closing(self) -> bool:
         """Whoever waits gives up: the process is about to stop."""
+        return self._closing.is_set()
 
     def start(self) -> None:
+        self._closing = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
     def close(self) -> None:
         """Wakes all who wait, for the last time: a graceful stop waits for their answers."""
-        self.closing = True
+        self._closing.set()
         for events in self._watched.values():
             for event in events:
                 event.set()
 
     async def stop(self) -> None:
+        """Returns when no query of it is on its way any more."""
         self.close()
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await self._task
 
     @asynccontextmanager
     async def watch(self, id: str) -> AsyncIterator[asyncio.Event]:
@@ -65,8 +69,9 @@ class Notifier:
                 self._states.pop(id, None)
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_INTERVAL)
+        while not self.closing:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _INTERVAL)
             ids = list(self._watched)
             if not ids:
                 continue

@@ -30,7 +30,7 @@ class Allowance:
     limit: int
     left: int
     seconds: int
-    """Until there is more; at least 1."""
+    """Until there is more; 1 to 60."""
 
 
 class RequestCounter:
@@ -92,4 +92,5 @@ def _allowance(
     limiter: SlidingWindowCounterRateLimiter, item: RateLimitItemPerMinute, name: str, *, admitted: bool
 ) -> Allowance:
     stats = limiter.get_window_stats(item, name)
-    return Allowance(admitted, item.amount, stats.remaining, max(1, math.ceil(stats.reset_time - time.time())))
+    seconds = math.ceil(stats.reset_time - time.time())  # of a clock that may be set back
+    return Allowance(admitted, item.amount, stats.remaining, min(60, max(1, seconds)))
