@@ -1,21 +1,24 @@
 """Alembic's environment."""
 
 from alembic import context
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from core.config import get_settings
 from core.db.models import Tenant
 from core.db.session import Database
-from core.tenancy import SYSTEM, admit
+from core.tenancy import SYSTEM
 
 
 def run() -> None:
     url = context.config.attributes.get("url") or get_settings().owner_database_url
-    database = Database(url)
-    with database.engine.begin() as connection:
+    database = Database(url, SYSTEM)  # the policies bind the tables' owner too, and a migration may change rows
+    if database.engine.dialect.name == "sqlite":
+        # A table that is made anew takes the old one's place: dropping that would delete what refers to its rows.
+        event.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=OFF"))
+    with database.session() as session:
+        connection = session.connection()
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(7316)"))
-            admit(connection, SYSTEM)  # the policies bind the tables' owner too, and a migration may change rows
         context.configure(
             connection=connection,
             target_metadata=Tenant.metadata,

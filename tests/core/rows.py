@@ -4,14 +4,18 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import jobs
+from core import idempotency, jobs
 from core.artifact.base import BaseConfig, BaseDescription
 from core.db.base import new_id
-from core.db.models import Adapter, Dataset, DatasetUpload, Generation
+from core.db.models import Adapter, Dataset, DatasetUpload, Generation, GenerationImage, GenerationPreview
 from core.db.session import Database, database_now
 from core.domains import service as domains
+from core.finetunes import service as finetunes
+from core.finetunes.service import FinetuneRequest
 from core.tenancy import SYSTEM, Scope
 from core.tenants import service as tenants
+from core.usage import service as usage
+from core.webhooks import service as webhooks
 
 BASE = BaseDescription(
     name="mini", digest="b" * 64, config=BaseConfig(), image_size=32, licence="test", parameters=1000
@@ -34,6 +38,38 @@ def tenant_with_domain(database: Database, name: str = "tenant", weight: float =
         tenant.weight = weight
         scope = Scope(tenant_id=tenant.id)
         return scope, domains.create(session, scope, "domain", "", "mini").id
+
+
+def tenant_with_everything(database: Database, name: str) -> Scope:
+    """A tenant with a row in every table that can have one."""
+    scope, domain = tenant_with_domain(database, name)
+    size = {"size_bytes": 1, "width": 8, "height": 8}
+    common = {"tenant_id": scope.tenant, "index": 0, "sha256": "0" * 64, "object_key": "k"}
+    with database.session() as session:
+        add_finetune(session, scope, domain)
+        add_adapter(session, scope, domain, 1)
+        generation = add_generation(session, scope, domain).id
+        session.add(GenerationImage(generation_id=generation, seed=0, **common, **size))
+        session.add(GenerationPreview(generation_id=generation, step=1, **common))
+        usage.meter(session, scope.tenant, images=1)
+        key = tenants.issue_key(session, SYSTEM, scope.tenant, "key")
+        caller = Scope(scope.tenant, key.row.id)
+        idempotency.begin(session, caller, "k", "d")
+        domains.delete(session, scope, domains.create(session, scope, "gone", "", "mini").id)
+        add_upload(session, scope, domain)
+        webhook = webhooks.create(session, scope, "https://example.com", None, "", allow_private=False).row.id
+        webhooks.test(session, scope, webhook)
+    return caller
+
+
+def add_finetune(session: Session, scope: Scope, domain_id: str, **values: Any) -> str:
+    """The id of a new one, with a data set of its own."""
+    dataset = add_dataset(session, scope, domain_id)
+    finetune = finetunes.create(session, scope, Sent(), domain_id, FinetuneRequest(dataset_id=dataset.id))
+    for name, value in values.items():
+        setattr(finetune, name, value)
+    session.flush()
+    return finetune.id
 
 
 def add_generation(session: Session, scope: Scope, domain_id: str, **values: Any) -> Generation:

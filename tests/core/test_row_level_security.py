@@ -11,23 +11,16 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
-from core import idempotency
 from core.db.base import Base
-from core.db.models import GenerationImage, GenerationPreview
 from core.db.paging import PageRequest
 from core.db.roles import check_role
 from core.db.schema import upgrade
 from core.db.session import Database
 from core.domains import service as domains
 from core.errors import DatabaseRoleUnfit, NotFound
-from core.finetunes import service as finetunes
-from core.finetunes.service import FinetuneRequest
 from core.tenancy import SYSTEM, Scope
-from core.tenants import service as tenants
-from core.usage import service as usage
-from core.webhooks import service as webhooks
 from tests import services
-from tests.core.rows import Sent, add_adapter, add_dataset, add_generation, add_upload, tenant_with_domain
+from tests.core.rows import tenant_with_domain, tenant_with_everything
 
 OWNED = {table.name for table in Base.metadata.sorted_tables} - {"base_models", "workers"}
 WITH_TENANT = {name for name in OWNED if "tenant_id" in Base.metadata.tables[name].columns} - {"api_keys"}
@@ -53,26 +46,7 @@ def database(url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def owner(database: Database) -> Scope:
-    """A tenant with a row in every table that can have one."""
-    scope, domain = tenant_with_domain(database, "owner")
-    size = {"size_bytes": 1, "width": 8, "height": 8}
-    common = {"tenant_id": scope.tenant, "index": 0, "sha256": "0" * 64, "object_key": "k"}
-    with database.session() as session:
-        dataset = add_dataset(session, scope, domain)
-        finetunes.create(session, scope, Sent(), domain, FinetuneRequest(dataset_id=dataset.id))
-        add_adapter(session, scope, domain, 1)
-        generation = add_generation(session, scope, domain).id
-        session.add(GenerationImage(generation_id=generation, seed=0, **common, **size))
-        session.add(GenerationPreview(generation_id=generation, step=1, **common))
-        usage.meter(session, scope.tenant, images=1)
-        key = tenants.issue_key(session, SYSTEM, scope.tenant, "key")
-        caller = Scope(scope.tenant, key.row.id)
-        idempotency.begin(session, caller, "k", "d")
-        domains.delete(session, scope, domains.create(session, scope, "gone", "", "mini").id)
-        add_upload(session, scope, domain)
-        webhook = webhooks.create(session, scope, "https://example.com", None, "", allow_private=False).row.id
-        webhooks.test(session, scope, webhook)
-    return caller
+    return tenant_with_everything(database, "owner")
 
 
 @pytest.fixture(scope="module")
