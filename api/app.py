@@ -36,6 +36,7 @@ from core.logs import configure_logs
 from core.storage import open_store
 from core.tenancy import SYSTEM
 from core.tenants import service as tenants
+from core.tracing import configure_traces
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -90,6 +91,7 @@ def prepare(services: Services) -> None:
 
 def _services(settings: Settings) -> Services:
     database = Database(settings.database_url)
+    configure_traces(settings, "difffit-api", database.engine)
     return Services(
         settings=settings,
         database=database,

@@ -116,6 +116,11 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = False
+    traces_endpoint: str = ""
+    """Where an OpenTelemetry collector takes traces by OTLP over HTTP, as `http://collector:4318/v1/traces`; nowhere
+    when empty."""
+    traces_share: float = Field(default=1.0, ge=0, le=1)
+    """Of the requests that came without a trace of their own."""
 
     @model_validator(mode="after")
     def _slots_for_every_row(self) -> "Settings":

@@ -8,7 +8,7 @@ thought dead changes nothing when it comes back. Times are the database's.
 import datetime
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 from prometheus_client import Counter
@@ -51,6 +51,8 @@ class Claim:
 
     id: str
     attempt: int
+    request_id: str | None = field(default=None, compare=False)
+    traceparent: str | None = field(default=None, compare=False)
 
 
 class Dispatcher(Protocol):
@@ -101,7 +103,7 @@ def claim_next(session: Session, model: type[Job], worker_id: str, lease_seconds
     job.started_at = job.started_at or now
     job.error_code = job.error_detail = None
     session.flush()
-    return Claim(job.id, job.attempt)
+    return Claim(job.id, job.attempt, job.request_id, job.traceparent)
 
 
 def heartbeat(
@@ -152,6 +154,8 @@ def finish(session: Session, job: Dataset | Finetune | Generation, status: str) 
     job.lease_expires_at = None
     job.finished_at = database_now(session)
     events.job_ended(session, job)
+    told = f"{job.id} {status}" + (f": {job.error_code}" if job.error_code else "")
+    after_commit(session, lambda: logger.info(told))
 
 
 def fail(session: Session, job: Dataset | Finetune | Generation, error: CoreError) -> None:

@@ -16,6 +16,7 @@ from core.db.session import Database, database_now
 from core.jobs import Dispatcher
 from core.storage import ObjectStore, open_store
 from core.tenancy import SYSTEM
+from core.tracing import configure_traces
 from core.usage import service as usage
 from worker import metrics
 from worker.gpu import Gpu
@@ -64,14 +65,15 @@ class Context:
 
     def start(self) -> None:
         """Loads the base and tells the database about it. Raises BaseMissing, CheckpointInvalid."""
+        configure_traces(self.settings, "difffit-worker", self.database.engine)
         self.store.check()
         if self.queues & DEVICE_QUEUES:
             gpu = self.gpu
             with self.database.session() as session:
                 adapters.register_base(session, self.settings.base_model, gpu.base.description)
-            if self.settings.metrics_port:
-                metrics.serve(self.settings, gpu.engine)
-                metrics.show_jobs(self.database)
+        if self.settings.metrics_port:
+            metrics.serve(self.settings, self.gpu.engine if self.queues & DEVICE_QUEUES else None)
+            metrics.show_jobs(self.database)
         self.leases.start()
         self.report()
 

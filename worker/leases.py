@@ -11,6 +11,7 @@ from core import jobs
 from core.db.session import Database
 from core.errors import CoreError
 from core.jobs import Claim
+from core.tracing import caused_by
 
 logger = logging.getLogger(__name__)
 _CANCEL_SECONDS = 2.0
@@ -50,11 +51,14 @@ class LeaseKeeper:
 
     @contextmanager
     def hold(self, model: type[Any], claim: Claim, on_end: Callable[[], None]) -> Iterator[None]:
-        """Keeps the lease of a claim. `on_end` is called when the row is cancelled or lost; it may be called again."""
+        """Keeps the lease of a claim, of which logs and traces tell. `on_end` is called when the row is cancelled or
+        lost; it may be called again."""
         with self._lock:
             self._held[claim] = _Held(model, claim, on_end)
+        about = {"job_id": claim.id, "attempt": claim.attempt}
         try:
-            yield
+            with caused_by(claim.request_id, claim.traceparent, jobs.KINDS[model].task, **about):
+                yield
         finally:
             with self._lock:
                 self._held.pop(claim, None)

@@ -41,9 +41,10 @@ _COUNTERS = {
 }
 
 
-def serve(settings: Settings, engine: Engine) -> tuple[WSGIServer, Thread]:
-    """On `host` and `metrics_port`, where anybody who reaches it may read."""
-    REGISTRY.register(EngineCollector(engine))
+def serve(settings: Settings, engine: Engine | None = None) -> tuple[WSGIServer, Thread]:
+    """On `host` and `metrics_port`, where anybody who reaches it may read. A worker without a device has no engine."""
+    if engine is not None:
+        REGISTRY.register(EngineCollector(engine))
     return start_http_server(settings.metrics_port, settings.host)
 
 
@@ -97,9 +98,11 @@ class JobsCollector(Collector):
         running = GaugeMetricFamily("difffit_jobs_running", "Jobs that a worker holds", labels=["queue"])
         oldest = GaugeMetricFamily("difffit_jobs_oldest_seconds", "How long the first one has waited", labels=["queue"])
         failed = GaugeMetricFamily("difffit_jobs_failed", "Jobs that failed in the last hour", labels=["queue", "code"])
+        unkept = GaugeMetricFamily("difffit_finetunes_unkept_seconds", "The longest that one runs without a checkpoint")
         try:
             with self.database.session() as session:
                 found = queues.read(session)
+                unkept.add_metric([], queues.unkept_seconds(session))
         except CoreError:  # what the process itself counts is told nevertheless
             return
         for queue in found:
@@ -108,7 +111,7 @@ class JobsCollector(Collector):
             oldest.add_metric([queue.name], queue.oldest_seconds)
             for code, count in queue.failed.items():
                 failed.add_metric([queue.name, code], count)
-        yield from (waiting, running, oldest, failed)
+        yield from (waiting, running, oldest, failed, unkept)
 
 
 def _summary(name: str, meaning: str, count: float, seconds: float) -> Metric:

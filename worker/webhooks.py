@@ -5,12 +5,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from prometheus_client import Counter
+
 from core.errors import CoreError
 from core.webhooks import deliveries, sending, signing
 from core.webhooks.deliveries import Attempt, Outcome
 from worker.context import Context
 
 logger = logging.getLogger(__name__)
+DELIVERIES = Counter("difffit_webhook_deliveries", "Attempts to tell a tenant's webhook, by how they ended", ["result"])
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
 
@@ -58,6 +61,7 @@ class Webhooks:
         outcome = send(attempt, allow_private=self.context.settings.webhooks_allow_private)
         with self.context.database.session() as session:
             deliveries.settle(session, attempt, outcome)
+        DELIVERIES.labels(outcome.code or "taken").inc()
 
 
 def send(attempt: Attempt, *, allow_private: bool, seconds: float = _ANSWER_SECONDS) -> Outcome:

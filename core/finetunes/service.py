@@ -16,6 +16,7 @@ from core.datasets import service as datasets
 from core.db.base import new_id
 from core.db.models import Dataset, Finetune, FinetuneEvent
 from core.db.paging import Page, PageRequest
+from core.db.session import database_now
 from core.domains import service as domains
 from core.errors import CoreError, DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed, NotFound
 from core.finetunes import repository
@@ -172,9 +173,10 @@ def record_progress(
     usage.meter(session, row.tenant_id, training_seconds=seconds)
 
 
-def record_checkpoint(row: Finetune, step: int, stored: StoredObject) -> None:
+def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
     """Progress that is kept: attempts lost before do not count any more."""
     row.checkpoint_key, row.checkpoint_sha256, row.checkpoint_step = stored.key, stored.sha256, step
+    row.checkpoint_at = database_now(session)
     row.failures = 0
 
 

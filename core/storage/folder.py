@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from core.errors import NotFound, StorageFull, StorageUnavailable
-from core.storage.objects import CHUNK, ListedObject, Part, StoredObject, file_digest, verify
+from core.errors import NotFound
+from core.storage.objects import CHUNK, ListedObject, Part, StoredObject, file_digest, unusable, verify
 
 _PARTIAL, _PARTS = ".partial", ".parts/"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -116,7 +116,7 @@ class FolderStore:
         with _Guard():
             self.root.mkdir(parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK):
-                raise StorageUnavailable(f"{self.root} cannot be written")
+                raise unusable(f"{self.root} cannot be written")
 
     def _path(self, key: str) -> Path:
         path = (self.root / key).resolve()
@@ -171,5 +171,4 @@ class _Guard:
         if self.reading is not None and isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             raise NotFound("object", self.reading) from error
         if isinstance(error, OSError):
-            unusable = StorageFull if error.errno in _FULL else StorageUnavailable
-            raise unusable(error.strerror or str(error)) from error
+            raise unusable(error.strerror or str(error), full=error.errno in _FULL) from error

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from core.errors import ChecksumMismatch
+from prometheus_client import Counter
+
+from core.errors import ChecksumMismatch, StorageFull, StorageUnavailable
 
 CHUNK = 2**20
+ERRORS = Counter("difffit_storage_errors", "Calls that the store did not answer, or had no room for", ["code"])
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class Part:
     size: int
     etag: str
     """Of this part's bytes; what the store answers when it is put."""
+
+
+def unusable(reason: str, *, full: bool = False) -> StorageUnavailable:
+    """The error to raise, counted."""
+    error = (StorageFull if full else StorageUnavailable)(reason)
+    ERRORS.labels(error.code).inc()
+    return error
 
 
 class ObjectStore(Protocol):

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from core.errors import NotFound, StorageFull, StorageUnavailable
-from core.storage.objects import ListedObject, Part, StoredObject, file_digest, verify
+from core.errors import NotFound
+from core.storage.objects import ListedObject, Part, StoredObject, file_digest, unusable, verify
 
 _READ_AHEAD = 2**16
 _FULL_CODES = {"QuotaExceeded", "XMinioStorageFull"}
@@ -77,7 +77,7 @@ class S3Store:
             with _S3Guard(keys[start]):
                 answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
             if answer.get("Errors"):  # told in the answer's body, with status 200
-                raise StorageUnavailable(f"it kept {len(answer['Errors'])} objects")
+                raise unusable(f"it kept {len(answer['Errors'])} objects")
 
     def list(self, prefix: str) -> list[str]:
         with _S3Guard(prefix):
@@ -161,7 +161,7 @@ class S3Store:
         try:
             self._head()
         except NotFound as error:
-            raise StorageUnavailable(f"there is no bucket '{self.bucket}'") from error
+            raise unusable(f"there is no bucket '{self.bucket}'") from error
 
     def _head(self) -> None:
         with _S3Guard(self.bucket):
@@ -225,6 +225,6 @@ class _S3Guard:
             code = error.response.get("Error", {}).get("Code", "")
             if code in {"NoSuchKey", "NoSuchUpload", "404"}:
                 raise NotFound("object", self.key) from error
-            raise (StorageFull if code in _FULL_CODES else StorageUnavailable)(f"it answered {code}") from error
+            raise unusable(f"it answered {code}", full=code in _FULL_CODES) from error
         if isinstance(error, (BotoCoreError, S3UploadFailedError)):
-            raise StorageUnavailable(type(error).__name__) from error
+            raise unusable(type(error).__name__) from error

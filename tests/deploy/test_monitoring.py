@@ -1,11 +1,13 @@
 """Alerts and dashboard ask for metrics that the service has, under labels that they have."""
 
+import datetime
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import promql_parser
+import pytest
 import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -13,12 +15,15 @@ from sqlalchemy.orm import Session
 
 from api import middleware
 from core import jobs
-from core.db.models import Generation
+from core.db.models import Finetune, Generation
 from core.db.session import Database, database_now
+from core.errors import StorageUnavailable
+from core.finetunes import service as finetunes
+from core.storage import FolderStore, objects
 from core.tenancy import Scope
-from tests.core.rows import add_generation, tenant_with_domain
+from tests.core.rows import add_finetune, add_generation, tenant_with_domain
 from tests.worker.test_metrics import gpu, settings  # noqa: F401  # fixtures: a real engine on the bundled base
-from worker import metrics
+from worker import metrics, webhooks
 from worker.gpu import Gpu
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
@@ -76,7 +81,7 @@ def test_queues_are_counted_from_the_rows(database: Database) -> None:
     with database.session() as session:
         assert jobs.claim_next(session, Generation, "wrk_1", 60) is not None
     found = {
-        (sample.name, sample.labels["queue"], sample.labels.get("code")): sample.value
+        (sample.name, sample.labels.get("queue"), sample.labels.get("code")): sample.value
         for family in metrics.JobsCollector(database).collect()
         for sample in family.samples
     }
@@ -85,6 +90,35 @@ def test_queues_are_counted_from_the_rows(database: Database) -> None:
     assert found["difffit_jobs_failed", "generate", "drawing_diverged"] == 1
     assert found["difffit_jobs_oldest_seconds", "generate", None] >= 0
     assert found["difffit_jobs_waiting", "finetune", None] == 0
+
+
+def test_a_fine_tune_tells_since_when_it_keeps_nothing(database: Database) -> None:
+    assert unkept(database) == 0
+    scope, domain = tenant_with_domain(database)
+    with database.session() as session:
+        before = database_now(session) - datetime.timedelta(minutes=10)
+        late = {"status": "running", "started_at": before, "lease_expires_at": database_now(session)}
+        row = add_finetune(session, scope, domain, **late)
+    assert 600 <= unkept(database) < 660
+    with database.session() as session:
+        stored = objects.StoredObject("checkpoint", "0" * 64, 1)
+        finetunes.record_checkpoint(session, session.get_one(Finetune, row), 50, stored)
+    assert unkept(database) < 60
+
+
+def unkept(database: Database) -> float:
+    families = {family.name: family for family in metrics.JobsCollector(database).collect()}
+    value: float = families["difffit_finetunes_unkept_seconds"].samples[0].value
+    return value
+
+
+def test_a_store_that_does_not_answer_is_counted(tmp_path: Path) -> None:
+    counted = objects.ERRORS.labels("storage_unavailable")
+    before = counted._value.get()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageUnavailable):
+        FolderStore(tmp_path / "file").put("key", b"data")
+    assert counted._value.get() == before + 1
 
 
 def add(session: Session, scope: Scope, domain: str, status: str) -> None:
@@ -98,6 +132,8 @@ def exposed(database: Database, engine: Gpu) -> dict[str, set[str]]:
     middleware.SECONDS.labels("GET", "/v1/domains").observe(0.1)
     jobs.REAPED.labels("generate").inc()
     metrics.ended("succeeded", {"total": 0.1})
+    webhooks.DELIVERIES.labels("taken").inc()
+    objects.ERRORS.labels("storage_unavailable").inc()
     worker = CollectorRegistry()
     worker.register(metrics.EngineCollector(engine.engine))
     worker.register(metrics.JobsCollector(database))

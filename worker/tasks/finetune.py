@@ -196,7 +196,7 @@ class _Run:
                 case Progress():
                     service.record_progress(session, row, event.step, event.loss, event.gradient_norm, event.seconds)
                 case Checkpoint(step=step) if stored is not None:
-                    service.record_checkpoint(row, step, stored)
+                    service.record_checkpoint(session, row, step, stored)
                 case Sample(step=step) if stored is not None:
                     service.add_event(session, row, "sample", {"step": step, "key": stored.key})
             return row.cancel_requested_at is None

@@ -1,5 +1,6 @@
 """Fine-tunes and what happened in them."""
 
+import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Integer, String
@@ -35,6 +36,7 @@ class Finetune(JobColumns, Base):
     checkpoint_key: Mapped[str | None] = mapped_column(String(500))
     checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
     checkpoint_step: Mapped[int] = mapped_column(default=0)
+    checkpoint_at: Mapped[datetime.datetime | None]
 
 
 class FinetuneEvent(Base):

@@ -6,6 +6,7 @@ from sqlalchemy import Float, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Created, Id, TenantId
+from core.tracing import current_request_id, current_traceparent
 
 
 class JobColumns:
@@ -28,6 +29,9 @@ class JobColumns:
     created_at: Mapped[Created]
     seconds: Mapped[float] = mapped_column(Float, default=0.0)
     """Device time spent on it."""
+    request_id: Mapped[str | None] = mapped_column(String(100), default=current_request_id)
+    """What caused it: whoever does the work, and whenever, logs this too."""
+    traceparent: Mapped[str | None] = mapped_column(String(55), default=current_traceparent)
 
     @property
     def error(self) -> dict[str, str] | None:

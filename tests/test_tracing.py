@@ -1,0 +1,89 @@
+"""A request's id and trace reach the job that it caused: an API process, a worker process, and a collector of ours that
+reads what OpenTelemetry sends."""
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests import processes
+from tests.processes import ADMIN, Caller
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+REQUEST = "asked-by-a-test"
+
+
+@dataclass
+class Collector:
+    port: int = 0
+    spans: list[tuple[str, str, str]] = field(default_factory=list)
+    """Service, name and trace of each."""
+
+    def names(self, service: str) -> set[str]:
+        return {name for found, name, trace in self.spans if (found, trace) == (service, TRACE)}
+
+
+def test_a_job_carries_what_caused_it(tmp_path: Path) -> None:
+    with collecting() as collector:
+        environment = {
+            "DIFFFIT_DATA_DIR": str(tmp_path / "data"),
+            "DIFFFIT_TRACES_ENDPOINT": f"http://127.0.0.1:{collector.port}/v1/traces",
+            "DIFFFIT_LOG_JSON": "true",
+        }
+        with processes.running(environment, tmp_path) as url, httpx.Client(base_url=url, timeout=60) as http:
+            drawn = draw(http)
+    assert "POST /v1/domains/{id}/generations" in collector.names("difffit-api")
+    assert "generate.run" in collector.names("difffit-worker")
+    assert any(name.startswith("SELECT") for name in collector.names("difffit-worker")), "statements are spans of it"
+    lines = [json.loads(line) for line in (tmp_path / "worker.log").read_text().splitlines() if line.startswith("{")]
+    told = [line for line in lines if line.get("job_id") == drawn]
+    assert f"{drawn} succeeded" in [line["event"] for line in told]
+    assert all(line["request_id"] == REQUEST and line["attempt"] == 1 for line in told)
+
+
+def draw(http: httpx.Client) -> str:
+    """The id of a generation that has ended."""
+    admin = Caller(http, ADMIN)
+    tenant = admin.post("/v1/admin/tenants", {"name": "Traced"})["id"]
+    caller = Caller(http, admin.post(f"/v1/admin/tenants/{tenant}/keys", {"name": "laptop"})["key"])
+    domain = caller.post("/v1/domains", {"name": "Traced"})["id"]
+    path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base", "steps": 2}
+    headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": REQUEST}
+    made: str = caller.send("POST", path, json=body, headers=headers).raise_for_status().json()["id"]
+    assert caller.wait(f"/v1/generations/{made}", "queued", "running")["status"] == "succeeded"
+    return made
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    collector = Collector()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                facts = {one.key: one.value.string_value for one in resource.resource.attributes}
+                spans = [span for scope in resource.scope_spans for span in scope.spans]
+                collector.spans += [(facts["service.name"], span.name, span.trace_id.hex()) for span in spans]
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        collector.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield collector
+        server.shutdown()
+        thread.join()
