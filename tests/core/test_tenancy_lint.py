@@ -24,7 +24,7 @@ UNSCOPED = {
     "core/webhooks/deliveries.py": "workers deliver for every tenant; an attempt names one row",
     "core/backup.py": "saves and restores every tenant, for the operator",
     "core/orphans.py": "looks for the rows of objects of every tenant",
-    "core/usage/queues.py:read": "counts the work of all tenants, for the operator",
+    "core/usage/queues.py": "counts the work of all tenants, for the operator",
     "core/idempotency.py:begin": "by the key that asks",
     "core/idempotency.py:complete": "by the key that asks",
     "core/idempotency.py:abandon": "by the key that asks",
@@ -39,6 +39,7 @@ UNSCOPED = {
 }
 RAW = {
     "core/db/roles.py": "PostgreSQL's own catalogue",
+    "core/db/session.py:_postgresql.begin": "begins a transaction, and tells it whose rows it sees",
     "core/db/session.py:_sqlite.begin": "begins a transaction",
 }
 SYSTEM = {
