@@ -11,7 +11,7 @@ from core.artifact.file import check_against, check_fits, decode, encode
 from core.artifact.manifest import Manifest
 from core.diffusion.sampling import sample, seeded_noise
 from core.errors import ArtifactInvalid
-from core.model.adapter import BASE
+from core.model.adapter import BASE, TensorAdapter
 from core.model.dit import DiT
 from core.model.export import domain_dit, fold_into_weights
 from core.tuning.checkpoint import pack, unpack
@@ -73,6 +73,30 @@ def test_gradients_reach_its_tensors_and_none_of_the_base(dit: DiT, name: str) -
     dit(*batch(), adapter_of(METHODS[name][1], tensors)).square().sum().backward()
     assert [name for name, tensor in tensors.items() if tensor.grad is None or not tensor.grad.any()] == []
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in dit.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_labels_are_drawn_once_a_sample(dit: DiT, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward asks the class table once, for the labels that the trainer gave it, some of them dropped; what is drawn
+    at random comes from the trainer's own generator."""
+    given: list[Tensor] = []
+    asked: list[Tensor] = []
+    look_up = TensorAdapter.classes
+
+    def recording(self: TensorAdapter, table: Tensor, y: Tensor) -> Tensor:
+        asked.append(y)
+        return look_up(self, table, y)
+
+    monkeypatch.setattr(TensorAdapter, "classes", recording)
+    dit.register_forward_pre_hook(lambda _, arguments: given.append(arguments[2]))
+    trainer = trainer_of(dit, name)
+    global_state = torch.get_rng_state()
+    for _ in range(6):
+        trainer.step()
+    assert torch.equal(torch.get_rng_state(), global_state)
+    assert len(asked) == len(given) == 6
+    assert all(torch.equal(found, expected) for found, expected in zip(asked, given, strict=True))
+    assert 0 < (torch.cat(asked) == NULL).sum() < 15
 
 
 @pytest.mark.parametrize("name", METHODS)
