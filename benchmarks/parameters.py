@@ -15,13 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.paper.controlnet import ControlNetCounts, controlnet_counts
-from benchmarks.paper.results import FOLDER, said
+from benchmarks.paper.results import FOLDER, markdown_table, said
 from benchmarks.paper.systems import TABLE_1, TABLES, System
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, Sites, base_shapes, count, trainable_shapes
 
 XL = BaseConfig()
 CLASSES = 101
+TITLE = "How many parameters train on DiT-XL/2 with 101 classes"
+HEAD = ("system", "trains", "method", "rate", "of full", "paper", "fits when")
+MADE = "`python -m benchmarks.parameters`. Counted, not measured: no hardware, date or seed changes it."
 LITERAL = System(name="DiffFit, literal", method="difffit", sites=PRESETS["literal"], fid=None)
 """Algorithms 1 to 3 on the released DiT."""
 
@@ -31,15 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     controlnet = controlnet_counts()
     questions = open_questions(controlnet)
     console = Console()
-    for name, systems in all_tables().items():
-        console.print(_table(name, systems))
-    console.print(_controlnet_table(controlnet))
+    tables = _tables(controlnet)
+    for title, (head, rows) in tables.items():
+        console.print(_printed(title, head, rows))
     console.print("[bold]What the paper's numbers leave open[/bold]")
     for question in questions:
         console.print(f"- {question}", highlight=False)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(as_json(controlnet, questions), indent=2, ensure_ascii=False) + "\n")
-    console.print(f"Written: {options.json}")
+    parts = [f"# {TITLE}", *(f"{title}\n\n{markdown_table(head, rows)}" for title, (head, rows) in tables.items())]
+    parts += ["What the paper's numbers leave open:", "\n".join(f"- {question}" for question in questions), MADE]
+    page = options.json.with_suffix(".md")
+    page.write_text("\n\n".join(parts) + "\n")
+    console.print(f"Written: {options.json}, {page}")
 
 
 def all_tables() -> dict[str, tuple[System, ...]]:
@@ -167,29 +174,35 @@ def _parts(controlnet: ControlNetCounts) -> dict[str, int]:
     }
 
 
-def _table(name: str, systems: Sequence[System]) -> Table:
-    full = parameters(TABLE_1[0])
-    table = Table("system", "method", "rate", "trainable", "of full", "paper", "fits when", title=f"Table {name}")
-    for column in table.columns[2:6]:
-        column.justify = "right"
-    for system in systems:
-        found = parameters(system)
-        way = agreement(_millions(found), system.parameters) if system.parameters else ""
-        share = f"{found / full:.3%}"
-        paper = f"{system.parameters} M" if system.parameters else ""
-        paper += f" ({system.percent}%)" if system.percent else ""
-        words = {"both": "rounded or cut off", "truncated": "cut off"}.get(way, way)
-        table.add_row(system.name, system.method, f"{system.learning_rate:g}", f"{found:,}", share, paper, words)
-    return table
+def _tables(controlnet: ControlNetCounts) -> dict[str, tuple[Sequence[str], list[tuple[str, ...]]]]:
+    """Head and rows by title."""
+    found: dict[str, tuple[Sequence[str], list[tuple[str, ...]]]] = {
+        f"Table {name}": (HEAD, [_cells(system) for system in systems]) for name, systems in all_tables().items()
+    }
+    parts = [(part, f"{size:,}", "10.8 M" if part == "13 zero convolutions" else "")
+             for part, size in _parts(controlnet).items()]  # fmt: skip
+    whole = ("ControlNet", f"{controlnet.total:,}", "361 M")
+    together = ("DiffFit together", f"{controlnet.trainable:,}", "11.2 M")
+    title = "Table 5: ControlNet at Stable Diffusion's size"
+    return found | {title: (("part", "parameters", "paper"), [whole, *parts, together])}
 
 
-def _controlnet_table(controlnet: ControlNetCounts) -> Table:
-    table = Table("part", "parameters", "paper", title="Table 5: ControlNet at Stable Diffusion's size")
-    table.columns[1].justify = table.columns[2].justify = "right"
-    table.add_row("ControlNet", f"{controlnet.total:,}", "361 M")
-    for part, size in _parts(controlnet).items():
-        table.add_row(part, f"{size:,}", "10.8 M" if part == "13 zero convolutions" else "")
-    table.add_row("DiffFit together", f"{controlnet.trainable:,}", "11.2 M")
+def _cells(system: System) -> tuple[str, ...]:
+    """As HEAD names them."""
+    found, full = parameters(system), parameters(TABLE_1[0])
+    way = agreement(_millions(found), system.parameters) if system.parameters else ""
+    paper = f"{system.parameters} M" if system.parameters else ""
+    paper += f" ({system.percent}%)" if system.percent else ""
+    words = {"both": "rounded or cut off", "truncated": "cut off"}.get(way, way)
+    return system.name, f"{found:,}", system.method, f"{system.learning_rate:g}", f"{found / full:.3%}", paper, words
+
+
+def _printed(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*head, title=title)
+    table.columns[1].no_wrap, table.columns[1].justify = True, "right"
+    table.columns[1].min_width = max(len(row[1]) for row in rows)  # the counts whole, however narrow the terminal
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -199,7 +212,9 @@ def _millions(found: int) -> Decimal:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parameters", description=__doc__)
-    parser.add_argument("--json", type=Path, default=FOLDER / "parameters.json", help="written here")
+    parser.add_argument(
+        "--json", type=Path, default=FOLDER / "parameters.json", help="written here, and beside it as .md"
+    )
     return parser.parse_args(arguments)
 
 

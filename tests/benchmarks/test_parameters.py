@@ -114,5 +114,6 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_stored_result_is_what_the_command_writes(tmp_path: Path) -> None:
     parameters.main(["--json", str(tmp_path / "parameters.json")])
-    stored = Path(__file__).parents[2] / "docs" / "results" / "parameters.json"
-    assert (tmp_path / "parameters.json").read_text() == stored.read_text()
+    stored = Path(__file__).parents[2] / "docs" / "results"
+    for name in ("parameters.json", "parameters.md"):
+        assert (tmp_path / name).read_text() == (stored / name).read_text()
