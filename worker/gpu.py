@@ -10,8 +10,9 @@ from torch import Tensor
 from core.artifact.file import check_against, decode
 from core.config import Settings
 from core.engine.cache import AdapterCache
-from core.engine.engine import Engine, Training, Work
+from core.engine.engine import Engine
 from core.engine.runner import Runner, buckets_for
+from core.engine.trainings import Training, Work
 from core.errors import ChecksumMismatch
 from core.model.bank import AdapterBank
 from core.model.checkpoint import LoadedBase, load_base

@@ -9,9 +9,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -21,24 +21,11 @@ from core.engine.decoder import Decoder
 from core.engine.request import Drawn, ImageRequest, Row, Ticket
 from core.engine.runner import Runner
 from core.engine.scheduler import Scheduler
+from core.engine.trainings import Training, Trainings, Work
 from core.errors import Cancelled, DeadlineExceeded, EngineStopped, QueueFull
 from core.model.bank import FoldedAdapter
 
 logger = logging.getLogger(__name__)
-
-Work = Generator[Any, None, Any]
-"""Long work in short slices: each `next` is one slice of the device's time; what it yields goes to `on_event`. At a
-stop EngineStopped is thrown into it, which it may answer with one last event."""
-
-
-@dataclass(eq=False)
-class Training:
-    """A fine-tune beside serving."""
-
-    work: Work
-    future: "Future[Any]"
-    on_event: Callable[[Any], None]
-    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -75,17 +62,16 @@ class Engine:
             raise ValueError(f"{max_rows} rows may have as many adapters, but there are {runner.bank.slots} slots")
         self.runner, self.cache, self.bank = runner, cache, runner.bank
         self.scheduler = Scheduler(max_rows)
-        self.max_waiting, self.training_share = max_waiting, training_share
+        self.trainings = Trainings(training_share)
+        self.max_waiting = max_waiting
         self.counters = Counters()
         self._tickets: dict[str, Ticket] = {}
         self._adapters: dict[str, FoldedAdapter | None] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._waiting = 0
-        self._trainings: deque[Training] = deque()
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self._serving_debt = self._training_debt = 0.0
         self._decoder = Decoder(runner.decode, runner.decode_rows)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
@@ -144,7 +130,7 @@ class Engine:
     def train(self, work: Work, on_event: Callable[[Any], None]) -> Training:
         """Runs `work` slice by slice; its return value resolves the future. Several take turns."""
         training = Training(work, Future(), on_event)
-        self._post(lambda: self._trainings.append(training))
+        self._post(lambda: self.trainings.add(training))
         return training
 
     def stats(self) -> dict[str, float]:
@@ -182,15 +168,15 @@ class Engine:
         while self._wait_for_work():
             self._read_inbox()
             self._end_what_is_late()
-            if self._training_is_due():
-                self._training_debt += self._timed("training_seconds", self._train_slice)
+            if self.trainings.due(serving=not self.scheduler.idle):
+                self.trainings.took(training=self._timed("training_seconds", self.trainings.step))
             elif not self.scheduler.idle:
-                self._serving_debt += self._timed("step_seconds", self._serve_step)
+                self.trainings.took(serving=self._timed("step_seconds", self._serve_step))
         self._fail_everything()
 
     def _wait_for_work(self) -> bool:
         with self._wake:
-            while not (self._stopping or self._inbox or self._trainings or not self.scheduler.idle):
+            while not (self._stopping or self._inbox or self.trainings or not self.scheduler.idle):
                 soonest = max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
                 if not self._wake.wait(soonest):
                     break
@@ -206,29 +192,6 @@ class Engine:
         seconds = time.perf_counter() - started
         setattr(self.counters, counter, getattr(self.counters, counter) + seconds)
         return seconds
-
-    def _training_is_due(self) -> bool:
-        if not self._trainings or self.scheduler.idle:
-            self._serving_debt = self._training_debt = 0.0  # a share is owed only while both have work
-            return bool(self._trainings)
-        return self._training_debt <= self.training_share * (self._serving_debt + self._training_debt)
-
-    def _train_slice(self) -> None:
-        training = self._trainings.popleft()
-        if training.cancelled.is_set():
-            training.work.close()
-            training.future.set_exception(Cancelled())
-            return
-        try:
-            event = next(training.work)
-        except StopIteration as end:
-            training.future.set_result(end.value)
-        except BaseException as error:  # its own future hears of it; the loop serves the others on
-            training.future.set_exception(error)
-        else:
-            if event is not None:
-                training.on_event(event)
-            self._trainings.append(training)
 
     def _accept(self, ticket: Ticket, load: Load | None) -> None:
         request = ticket.request
@@ -349,20 +312,7 @@ class Engine:
         self._read_inbox()
         for request_id in list(self._tickets):
             self._end(request_id, EngineStopped())
-        for training in self._trainings:
-            self._stop_training(training)
-
-    def _stop_training(self, training: Training) -> None:
-        """It hears of the end, and may yield one last event: where it got to."""
-        error = EngineStopped()
-        try:
-            if not training.cancelled.is_set() and (event := training.work.throw(error)) is not None:
-                training.on_event(event)
-            training.work.close()
-        except BaseException as last:
-            if last is not error:
-                logger.warning("a fine-tune could not tell where it got to", exc_info=last)
-        training.future.set_exception(error)
+        self.trainings.stop()
 
 
 def _previewed(ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:

@@ -18,7 +18,7 @@ from core.datasets import archive
 from core.datasets import service as datasets
 from core.db.models import Dataset, Finetune
 from core.domains import service as domains
-from core.engine.engine import Training
+from core.engine.trainings import Training
 from core.errors import (
     Cancelled,
     CheckpointInvalid,
