@@ -9,14 +9,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
 from core.engine.cache import AdapterCache, Load
+from core.engine.counters import Counters
 from core.engine.decoder import Decoder
 from core.engine.request import Drawn, ImageRequest, Row, Ticket
 from core.engine.runner import Runner
@@ -26,25 +27,6 @@ from core.errors import Cancelled, DeadlineExceeded, EngineStopped, QueueFull
 from core.model.bank import FoldedAdapter
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Counters:
-    """Sums since the start. Seconds are the loop's."""
-
-    steps: int = 0
-    rows: int = 0
-    """Rows stepped: images, not the unconditional ones."""
-    row_steps: int = 0
-    """Forward rows, the unconditional ones included, without padding."""
-    adapters: int = 0
-    """Distinct adapters of each step."""
-    images: int = 0
-    waits: int = 0
-    wait_seconds: float = 0.0
-    """From submission to the first step, for each of `waits` requests."""
-    step_seconds: float = 0.0
-    training_seconds: float = 0.0
 
 
 class Engine:
@@ -169,9 +151,9 @@ class Engine:
             self._read_inbox()
             self._end_what_is_late()
             if self.trainings.due(serving=not self.scheduler.idle):
-                self.trainings.took(training=self._timed("training_seconds", self.trainings.step))
+                self.trainings.took(training=self.counters.timed("training_seconds", self.trainings.step))
             elif not self.scheduler.idle:
-                self.trainings.took(serving=self._timed("step_seconds", self._serve_step))
+                self.trainings.took(serving=self.counters.timed("step_seconds", self._serve_step))
         self._fail_everything()
 
     def _wait_for_work(self) -> bool:
@@ -185,13 +167,6 @@ class Engine:
     def _read_inbox(self) -> None:
         while self._inbox:
             self._inbox.popleft()()
-
-    def _timed(self, counter: str, action: Callable[[], None]) -> float:
-        started = time.perf_counter()
-        action()
-        seconds = time.perf_counter() - started
-        setattr(self.counters, counter, getattr(self.counters, counter) + seconds)
-        return seconds
 
     def _accept(self, ticket: Ticket, load: Load | None) -> None:
         request = ticket.request
@@ -242,15 +217,14 @@ class Engine:
             for request_id in {row.request.id for row in rows}:
                 self._end(request_id, error)
             return
-        self._count(rows, costs)
+        self.counters.stepped(rows, costs)
         finished = self.scheduler.advance(rows)
         for row, cost in zip(rows, costs, strict=True):
             ticket = self._tickets[row.request.id]
             if "queued" not in ticket.timings:
                 ticket.reached("queued")
                 ticket.timings["activation"] = self.runner.activation_seconds
-                self.counters.waits += 1
-                self.counters.wait_seconds += ticket.timings["queued"]
+                self.counters.waited(ticket.timings["queued"])
             ticket.stepped(cost)
             if row.previewed:
                 self._decoder.add(self.runner.x0(row), _previewed(ticket, row))
@@ -268,12 +242,6 @@ class Engine:
             except Exception as error:  # its own request's: no such class
                 self._end(row.request.id, error)
         return [row for row in ready if row.request.id in self._tickets]
-
-    def _count(self, rows: Sequence[Row], costs: Sequence[int]) -> None:
-        self.counters.steps += 1
-        self.counters.rows += len(rows)
-        self.counters.row_steps += sum(costs)
-        self.counters.adapters += len({row.request.adapter for row in rows})
 
     def _decoded(self, ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
         def done(image: Tensor | Exception) -> None:
