@@ -75,8 +75,27 @@ class Comparison:
         )
         names = list(dict.fromkeys(cell["domain"] for cell in cells))
         yardsticks = [name for name in ("feature distance", "FID") if any(name in cell for cell in cells)]
-        tables = [f"{yardstick}:\n\n{self._table(cells, names, yardstick)}" for yardstick in yardsticks]
+        tables = [
+            f"{yardstick}:\n\n{self._table(cells, names, yardstick)}\n\n{self._nearest(cells, names, yardstick)}"
+            for yardstick in yardsticks
+        ]
         write_markdown(record.path.with_suffix(".md"), self.title, about, [text, *tables, *_of_time(cells)])
+
+    def _nearest(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
+        """Who wins, by means over the seeds alone."""
+        found = {
+            system.name: [statistics.mean(values) for name in names
+                          if (values := _values(cells, system.name, name, yardstick))]
+            for system in self.systems
+        }  # fmt: skip
+        whole = {name: means for name, means in found.items() if len(means) == len(names)}
+        if not whole:
+            return "No system has been on all domains yet."
+        systems, columns = list(whole), zip(*whole.values(), strict=True)
+        nearest = [f"{name}: {systems[means.index(min(means))]}" for name, means in zip(names, columns, strict=True)]
+        ranks = sorted(whole, key=lambda one: statistics.mean(whole[one]))
+        order = ", ".join(f"{name} ({statistics.mean(whole[name]):.2f})" for name in ranks[:3])
+        return f"Nearest to the domain, {'; '.join(nearest)}. By the mean: {order}."
 
     def _table(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
         untrained = [_values(cells, "the base", name, yardstick) for name in names]

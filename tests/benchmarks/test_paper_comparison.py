@@ -43,6 +43,18 @@ def test_a_table_tells_means_spread_and_what_is_missing() -> None:
     assert rows["Full Fine-tuning"].startswith("| Full Fine-tuning | 1,234 | 21.00 ± 1.41 | not yet | not yet |")
 
 
+def test_whoever_is_nearest_is_told() -> None:
+    distances = {"Full Fine-tuning": (10, 30), "DiffFit": (11, 12), "LoRA-R8": (50, 11), "BitFit": (1,)}
+    cells = [
+        {"system": system, "domain": domain, "seed": 0, "feature distance": distance}
+        for system, values in distances.items()
+        for domain, distance in zip("AB", values, strict=False)
+    ]
+    found = COMPARISONS["table1"]._nearest(cells, ("A", "B"), "feature distance")
+    by_domain = "Nearest to the domain, A: Full Fine-tuning; B: LoRA-R8."
+    assert found == f"{by_domain} By the mean: DiffFit (11.50), Full Fine-tuning (20.00), LoRA-R8 (30.50)."
+
+
 def test_without_full_fine_tuning_no_time_is_told() -> None:
     cells = [{"system": "1×", "domain": "A", "seed": 0, "feature distance": 10.0, "seconds": 5.0, "trainable": 12}]
     table = COMPARISONS["table4d"]._table(cells, ("A",), "feature distance")
