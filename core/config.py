@@ -107,6 +107,8 @@ class Settings(BaseSettings):
     host_cache_bytes: int = 2 * 2**30
     training_share: float = Field(default=0.2, ge=0, le=1)
     """Part of the device's time that fine-tunes get at least while images are waiting."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Images of a fine-tune's batch that pass at once; fewer need less memory, and the sums' rounding changes."""
     concurrent_finetunes: int = 2
     """On one worker."""
     worker_threads: int = 16

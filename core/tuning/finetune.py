@@ -51,13 +51,13 @@ class FinetunePlan:
         return self.training.to_json() | ({} if self.train_class_table else {"train_class_table": False})
 
     def about(self, base_digest: str) -> dict[str, Any]:
-        """What a checkpoint must have been made for, to be continued."""
+        """What a checkpoint must have been made for, to be continued: on a machine with less memory as well."""
         return {
             "method": self.method,
             "sites": self.sites.to_json(),
             "classes": list(self.class_names),
             "dataset": self.dataset_digest,
-            "training": self.recipe(),
+            "training": self.recipe() | {"micro_batch_size": None},
             "base": base_digest,
             **({} if self.image_size is None else {"image_size": self.image_size}),
         }

@@ -31,7 +31,7 @@ NOT_RUN = {
     "docker compose": "no docker here; tests/deploy/test_compose.py and tests/test_main_job.py run what it would start",
     "psql -f deploy/postgres/roles.sql": "on a server elsewhere; tests/deploy/test_roles.py runs it on its own",
     "python -m migrations": "on a server elsewhere; tests/test_main_job.py runs it on its own",
-    "difffit train IMAGES --base facebook/DiT-XL-2-256": "the same; tests/client/test_local.py trains so on the bundled",
+    "difffit train IMAGES --base facebook/DiT-XL-2-256": "the same; tests/client/test_local.py has the bundled one",
     "python -m benchmarks.": "minutes to hours; tests/benchmarks runs small ones",
 }
 

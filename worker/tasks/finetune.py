@@ -122,6 +122,7 @@ class _Run:
                     learning_rate=row.learning_rate,
                     seed=row.seed,
                     gradient_clip=1.0,
+                    micro_batch_size=self.context.settings.micro_batch_size,
                 ),
                 image_size=row.image_size,
                 compiled=self.context.settings.compile,

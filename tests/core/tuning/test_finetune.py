@@ -161,6 +161,14 @@ def test_other_methods_are_fine_tuned_and_resumed_alike(base: LoadedBase, method
         run(base, replace(plan, method="adaptformer", sites=others), checkpoint.data)
 
 
+def test_a_checkpoint_goes_on_where_there_is_less_memory(base: LoadedBase) -> None:
+    events, whole = run(base)
+    parts = replace(PLAN, training=replace(PLAN.training, micro_batch_size=1))
+    later, resumed = run(base, parts, of_kind(events, Checkpoint)[1].data)
+    assert of_kind(later, Started)[0].step == 4
+    assert resumed.losses["adapter"] == pytest.approx(whole.losses["adapter"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "change",
     [
