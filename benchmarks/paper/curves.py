@@ -102,8 +102,9 @@ class Figure:
             for line in dict.fromkeys(point["line"] for point in here):
                 steps = sorted({point["step"] for point in here if point["line"] == line})
                 values = [_values(here, line, step, score) for step in steps]
-                axes.errorbar(steps, list(map(mean, values)), list(map(_spread, values)), marker="o", capsize=2,
-                              label=line)  # fmt: skip
+                spreads = [stdev(one) for one in values if len(one) > 1]
+                bars = {"yerr": spreads, "capsize": 2} if len(spreads) == len(values) else {}
+                axes.errorbar(steps, list(map(mean, values)), **bars, marker="o", label=line)
             axes.set(title=panel, xlabel="steps", ylabel=score)
             axes.legend()
         figure.savefig(path, dpi=110)
@@ -132,10 +133,6 @@ def identity_of(base: LoadedBase, judges: Judges, options: argparse.Namespace) -
 def _values(points: Sequence[Point], line: str, step: int, score: str) -> list[float]:
     """Of all seeds."""
     return [point[score] for point in points if point["line"] == line and point["step"] == step]
-
-
-def _spread(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else 0.0
 
 
 def _said(values: Sequence[float]) -> str:
