@@ -1,25 +1,32 @@
 """Requests a minute: of each tenant, and with wrong keys of each address."""
 
 import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 
 from core.config import Settings
 from core.errors import RateLimited
 from core.tenancy import Scope
-from core.usage.requests import Allowance, RequestCounter
+
+if TYPE_CHECKING:
+    from core.usage.requests import Allowance, RequestCounter
 
 NAME = "requests_per_minute"
 _MOST_REMEMBERED = 10_000
 
 
 class RequestLimits:
-    """Of one process of the API, which shares its tenants' counts with the others where there is a Redis."""
+    """Of one process of the API, which shares its tenants' counts with the others where there is a Redis.
+
+    What counts is imported and made for the first tenant with a limit, and for the first wrong key.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.default, self.most_wrong_keys = settings.max_requests_per_minute, settings.max_wrong_keys_per_minute
-        self._counter = RequestCounter(settings.broker_url)
-        self._wrong_keys = RequestCounter("")
+        self._broker_url = settings.broker_url
+        self._wrong_keys: RequestCounter | None = None
         self._right_keys: dict[bytes, None] = {}
 
     def admit(self, request: Request, scope: Scope) -> None:
@@ -42,7 +49,7 @@ class RequestLimits:
 
         A key that was right before is looked up nevertheless: behind one address there may be many clients.
         """
-        if _digest(token) in self._right_keys:
+        if self._wrong_keys is None or _digest(token) in self._right_keys:
             return
         allowance = self._wrong_keys.look(_address(request), self.most_wrong_keys)
         if not allowance.admitted:
@@ -52,11 +59,16 @@ class RequestLimits:
         """What the look-up found."""
         if not right:
             self._right_keys.pop(_digest(token), None)
+            self._wrong_keys = self._wrong_keys or _counter("")
             self._wrong_keys.take(_address(request), self.most_wrong_keys)
             return
         if len(self._right_keys) >= _MOST_REMEMBERED:
             self._right_keys.clear()
         self._right_keys[_digest(token)] = None
+
+    @cached_property
+    def _counter(self) -> "RequestCounter":
+        return _counter(self._broker_url)
 
     def _limit(self, scope: Scope) -> int | None:
         if scope.tenant_id is None:
@@ -64,7 +76,13 @@ class RequestLimits:
         return self.default if scope.requests_per_minute is None else scope.requests_per_minute
 
 
-def _headers(allowance: Allowance) -> dict[str, str]:
+def _counter(broker_url: str) -> "RequestCounter":
+    from core.usage.requests import RequestCounter
+
+    return RequestCounter(broker_url)
+
+
+def _headers(allowance: "Allowance") -> dict[str, str]:
     """The fields of the draft "RateLimit header fields for HTTP"."""
     return {
         "RateLimit-Policy": f'"{NAME}";q={allowance.limit};w=60',

@@ -8,6 +8,8 @@ COPY core core
 COPY migrations migrations
 COPY worker worker
 RUN pip install --constraint requirements.lock --editable .
+# The file system is read-only later: without this every start would compile all modules anew.
+RUN python -m compileall -q api core migrations worker
 RUN useradd --uid 10001 --no-create-home difffit && mkdir /data && chown 10001 /data
 USER 10001
 EXPOSE 8000

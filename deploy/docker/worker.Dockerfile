@@ -11,6 +11,8 @@ COPY worker worker
 COPY api api
 COPY client client
 RUN pip install --constraint requirements.lock --editable '.[worker]' ./client
+# The file system is read-only later: without this every start would compile all modules anew.
+RUN python -m compileall -q api client core migrations worker
 RUN useradd --uid 10001 --no-create-home difffit && mkdir /data /models && chown 10001 /data /models
 USER 10001
 VOLUME /models
