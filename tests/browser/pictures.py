@@ -6,13 +6,10 @@ from PIL import Image
 
 from tests.browser.conftest import SCREENSHOTS
 
-KEPT = {
-    "domains": "domains",
-    "training-now": "training",
-    "playground": "playground",
-    "adapters": "adapters",
-}
+KEPT = {"images": "images", "training-now": "training", "playground": "playground", "adapters": "adapters"}
 """Screenshots, and what the documents call them."""
+MARGIN = 96
+"""Pixels beside the content, where nothing is."""
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 
 
@@ -20,8 +17,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, called in KEPT.items():
         with Image.open(SCREENSHOTS / f"{name}-1440-light.png") as shot:
-            width = shot.width - 2 * 96  # beside the content there is nothing
-            cropped = shot.crop((96, 0, 96 + width, shot.height))
+            cropped = shot.crop((MARGIN, 0, shot.width - MARGIN, shot.height))
             cropped.quantize(256, dither=Image.Dither.NONE).save(FOLDER / f"{called}.png", optimize=True)
 
 
