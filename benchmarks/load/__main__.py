@@ -31,13 +31,14 @@ def main() -> None:
     ours: list[Load] = []
     bare: list[Load] = []
     with ExitStack() as exits:
-        service, yardstick, key, domain, generation = prepared(exits)
+        service, yardstick, key, domains, generation = prepared(exits, CLIENTS)
         numbers = itertools.count()
 
         def mixed() -> bytes:
             number = next(numbers)
             if number % WRITES == 0:
                 body = json.dumps({"description": f"number {number}"})
+                domain = domains[number // WRITES % len(domains)]  # no two clients wait for one row
                 return generator.request("PATCH", f"/v1/domains/{domain}", key, body)
             return generator.request("GET", f"/v1/generations/{generation}", key)
 

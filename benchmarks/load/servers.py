@@ -48,8 +48,8 @@ class Server:
         return int(self.process.memory_info().rss)
 
 
-def prepared(exits: ExitStack) -> tuple[Server, Server, str, str, str]:
-    """The API and the bare route; a tenant's key, its domain, and a generation that waits."""
+def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[str], str]:
+    """The API and the bare route; a tenant's key, its domains, and a generation that waits."""
     folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
     url = _database(exits)
     upgrade(url)
@@ -75,10 +75,10 @@ def prepared(exits: ExitStack) -> tuple[Server, Server, str, str, str]:
     options = ["--port", str(bare_port), "--no-access-log", "--log-level", "warning"]
     command = [sys.executable, "-m", "uvicorn", "benchmarks.load.bare:app", *options]
     yardstick = _start(exits, command, bare, bare_port, "/items/1", folder / "bare.log")
-    return service, yardstick, *_rows(f"http://127.0.0.1:{port}")
+    return service, yardstick, *_rows(f"http://127.0.0.1:{port}", domains)
 
 
-def _rows(url: str) -> tuple[str, str, str]:
+def _rows(url: str, domains: int) -> tuple[str, list[str], str]:
     def post(path: str, key: str, body: dict[str, object]) -> dict[str, str]:
         answer = httpx.post(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, json=body)
         found: dict[str, str] = answer.raise_for_status().json()
@@ -86,9 +86,9 @@ def _rows(url: str) -> tuple[str, str, str]:
 
     tenant = post("/v1/admin/tenants", ADMIN_KEY, {"name": "load"})["id"]
     key = post(f"/v1/admin/tenants/{tenant}/keys", ADMIN_KEY, {"name": "load"})["key"]
-    domain = post("/v1/domains", key, {"name": "load"})["id"]
-    generation = post(f"/v1/domains/{domain}/generations", key, {"class_id": 0, "adapter_id": "base"})["id"]
-    return key, domain, generation
+    made = [post("/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(domains)]
+    generation = post(f"/v1/domains/{made[0]}/generations", key, {"class_id": 0, "adapter_id": "base"})["id"]
+    return key, made, generation
 
 
 def _database(exits: ExitStack) -> str:

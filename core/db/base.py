@@ -59,6 +59,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: Json,
         list[Any]: Json,
     }
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # what the database fills in comes with the statement's answer
 
 
 class Now(FunctionElement[datetime.datetime]):

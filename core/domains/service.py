@@ -48,12 +48,14 @@ def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) 
     """Name or description. Raises NotFound, NameTaken."""
     domain = get(session, scope, id, lock=True)
     name = changes.get("name")
-    if isinstance(name, str) and name != domain.name and repository.by_name(session, scope, name) is not None:
-        raise NameTaken("domain", name)
+    if isinstance(name, str) and name != domain.name:
+        if repository.by_name(session, scope, name) is not None:
+            raise NameTaken("domain", name)
+        with named_once(session, "domain", name):
+            domain.name = name
+            session.flush()
     for field, value in changes.items():
         setattr(domain, field, value)
-    with named_once(session, "domain", domain.name):
-        session.flush()
     audit.record(session, scope, "domain.change", id, detail=changes)
     return domain
 
