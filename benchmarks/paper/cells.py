@@ -55,11 +55,12 @@ class Bench:
         processor's, which on a busy machine tell more of a method than the clock does."""
         system = fitted(system, self.base.dit.config.depth)
         outcome, seconds = self._train(system, domain, seed)
+        tensors = {name: tensor.to(self.base.dit.positions.device) for name, tensor in outcome.tensors.items()}
         artist = Artist(
             self.base,
             self.budget.sampling_steps,
             self.budget.guidance_scale,
-            adapter_of(system.sites, outcome.tensors),
+            adapter_of(system.sites, tensors),
             len(domain.class_names),
         )
         pictures = artist.draw(alike(domain.held_out.labels, self.budget.pictures), "drawing")
