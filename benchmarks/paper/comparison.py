@@ -70,8 +70,9 @@ class Comparison:
             f"{budget.steps} steps of {budget.batch_size}, then {budget.pictures} pictures of {budget.sampling_steps}",
             f"steps with guidance {budget.guidance_scale}, for every cell; {done} of {max(done, wanted)} cells are",
             "done. Scores are distances to images of the domain that no fine-tune has seen: means over the seeds, ±",
-            "their standard deviation where there are several. A feature distance is no FID, and does not compare with",
-            "the paper's.",
+            "their standard deviation where there are several. All systems of a seed see the same images, timesteps",
+            "and noise: chance is less between them than between seeds. A feature distance is no FID, and does not",
+            "compare with the paper's.",
         )
         names = list(dict.fromkeys(cell["domain"] for cell in cells))
         yardsticks = [name for name in ("feature distance", "FID") if any(name in cell for cell in cells)]
@@ -92,10 +93,10 @@ class Comparison:
         if not whole:
             return "No system has been on all domains yet."
         systems, columns = list(whole), zip(*whole.values(), strict=True)
-        nearest = [f"{name}: {systems[means.index(min(means))]}" for name, means in zip(names, columns, strict=True)]
+        nearest = [f"{systems[means.index(min(means))]} to {name}" for name, means in zip(names, columns, strict=True)]
         ranks = sorted(whole, key=lambda one: statistics.mean(whole[one]))
         order = ", ".join(f"{name} ({statistics.mean(whole[name]):.2f})" for name in ranks[:3])
-        return f"Nearest to the domain, {'; '.join(nearest)}. By the mean: {order}."
+        return f"Nearest: {', '.join(nearest)}" + (f"; by the mean {order}." if len(names) > 1 else ".")
 
     def _table(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
         untrained = [_values(cells, "the base", name, yardstick) for name in names]

@@ -51,8 +51,8 @@ def test_whoever_is_nearest_is_told() -> None:
         for domain, distance in zip("AB", values, strict=False)
     ]
     found = COMPARISONS["table1"]._nearest(cells, ("A", "B"), "feature distance")
-    by_domain = "Nearest to the domain, A: Full Fine-tuning; B: LoRA-R8."
-    assert found == f"{by_domain} By the mean: DiffFit (11.50), Full Fine-tuning (20.00), LoRA-R8 (30.50)."
+    by_mean = "DiffFit (11.50), Full Fine-tuning (20.00), LoRA-R8 (30.50)"
+    assert found == f"Nearest: Full Fine-tuning to A, LoRA-R8 to B; by the mean {by_mean}."
 
 
 def test_without_full_fine_tuning_no_time_is_told() -> None:
