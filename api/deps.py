@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 
 from api.limits import RequestLimits
 from api.notifier import Notifier
@@ -60,6 +60,14 @@ async def get_numbered_page(
     return PageRequest(limit, cursor)
 
 
+IfMatch = Annotated[
+    str | None,
+    Header(
+        max_length=1000,
+        description="The `ETag` that you have read: refused with 412 where somebody has changed it since.",
+        examples=['"20261123135816885000"'],
+    ),
+]
 PageDep = Annotated[PageRequest, Depends(get_page)]
 NumberedPageDep = Annotated[PageRequest, Depends(get_numbered_page)]
 """Of rows whose ids are numbers."""

@@ -83,6 +83,14 @@ def problems(*errors: type[CoreError]) -> Responses:
     return responses
 
 
+def tagged(*errors: type[CoreError]) -> Responses:
+    """The `responses=` of a route that answers with something that two may want to change."""
+    return {
+        200: {"headers": {"ETag": _header("Of this state, for `If-Match` when it is changed.")}},
+        **problems(*errors),
+    }
+
+
 def deleted(*errors: type[CoreError]) -> Responses:
     """The `responses=` of a route that deletes something and leaves a receipt."""
     receipt = {"Location": _header("Where the receipt of the deletion is.")}

@@ -60,6 +60,13 @@ class NameTaken(CoreError):
         super().__init__(f"There is already a {kind} named '{name}'. Choose another name.")
 
 
+class ChangedMeanwhile(CoreError):
+    code, status, title = "changed_meanwhile", 412, "Changed meanwhile"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"'{id}' is not what If-Match says any more. Read it again, then change it.")
+
+
 class KeyRevoked(CoreError):
     code, status, title = "key_revoked", 409, "Key revoked"
 

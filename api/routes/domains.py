@@ -3,14 +3,15 @@
 from fastapi import APIRouter, Request, Response
 
 from api.auth import ReaderDep, WriterDep
-from api.deps import DatabaseDep, PageDep, ServicesDep
+from api.deps import DatabaseDep, IfMatch, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
-from api.openapi import deleted, problems
+from api.openapi import deleted, problems, tagged
 from api.routes.covers import with_cover, with_covers
 from api.schemas.common import Listing, changes
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
+from core import versions
 from core.domains import service as domains
-from core.errors import NameTaken, NotFound
+from core.errors import ChangedMeanwhile, NameTaken, NotFound
 
 router = APIRouter(prefix="/v1/domains", tags=["domains"], route_class=IdempotentRoute)
 
@@ -31,18 +32,34 @@ def list_domains(request: Request, database: DatabaseDep, scope: ReaderDep, page
         return Listing(data=with_covers(session, scope, request, found.data), next_cursor=found.next_cursor)
 
 
-@router.get("/{id}", operation_id="get_domain", responses=problems(NotFound))
-def get_domain(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> DomainOut:
+@router.get("/{id}", operation_id="get_domain", responses=tagged(NotFound))
+def get_domain(id: str, request: Request, response: Response, database: DatabaseDep, scope: ReaderDep) -> DomainOut:
     """One domain."""
     with database.session(scope) as session:
-        return with_cover(session, scope, request, domains.get(session, scope, id))
+        domain = domains.get(session, scope, id)
+        response.headers["ETag"] = versions.tag(domain)
+        return with_cover(session, scope, request, domain)
 
 
-@router.patch("/{id}", operation_id="change_domain", responses=problems(NotFound, NameTaken))
-def change_domain(id: str, body: DomainChange, request: Request, database: DatabaseDep, scope: WriterDep) -> DomainOut:
+@router.patch(
+    "/{id}",
+    operation_id="change_domain",
+    responses=tagged(NotFound, NameTaken, ChangedMeanwhile),
+)
+def change_domain(
+    id: str,
+    body: DomainChange,
+    request: Request,
+    response: Response,
+    database: DatabaseDep,
+    scope: WriterDep,
+    if_match: IfMatch = None,
+) -> DomainOut:
     """Change a domain's name or description."""
     with database.session(scope) as session:
-        return with_cover(session, scope, request, domains.change(session, scope, id, changes(body)))
+        domain = domains.change(session, scope, id, changes(body), if_match)
+        response.headers["ETag"] = versions.tag(domain)
+        return with_cover(session, scope, request, domain)
 
 
 @router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=deleted(NotFound))

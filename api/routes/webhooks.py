@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from api.auth import ReaderDep, WriterDep
-from api.deps import DatabaseDep, PageDep, ServicesDep
+from api.deps import DatabaseDep, IfMatch, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
-from api.openapi import problems
+from api.openapi import problems, tagged
 from api.schemas.common import Listing, changes, listing
 from api.schemas.webhooks import (
     DeliveryDetailOut,
@@ -18,7 +18,8 @@ from api.schemas.webhooks import (
     WebhookOut,
     WebhookRotate,
 )
-from core.errors import NotFound, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
+from core import versions
+from core.errors import ChangedMeanwhile, NotFound, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
 from core.usage.quotas import Quotas
 from core.webhooks import service as webhooks
 from core.webhooks.service import IssuedSecret
@@ -46,19 +47,28 @@ def list_webhooks(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Lis
         return listing(webhooks.listing(session, scope, page), WebhookOut)
 
 
-@router.get("/{id}", operation_id="get_webhook", responses=problems(NotFound))
-def get_webhook(id: str, database: DatabaseDep, scope: ReaderDep) -> WebhookOut:
+@router.get("/{id}", operation_id="get_webhook", responses=tagged(NotFound))
+def get_webhook(id: str, response: Response, database: DatabaseDep, scope: ReaderDep) -> WebhookOut:
     """One webhook."""
     with database.session(scope) as session:
-        return WebhookOut.model_validate(webhooks.get(session, scope, id))
+        webhook = webhooks.get(session, scope, id)
+        response.headers["ETag"] = versions.tag(webhook)
+        return WebhookOut.model_validate(webhook)
 
 
-@router.patch("/{id}", operation_id="change_webhook", responses=problems(NotFound, WebhookUrlRefused))
-def change_webhook(id: str, body: WebhookChange, scope: WriterDep, services: ServicesDep) -> WebhookOut:
+@router.patch(
+    "/{id}",
+    operation_id="change_webhook",
+    responses=tagged(NotFound, WebhookUrlRefused, ChangedMeanwhile),
+)
+def change_webhook(
+    id: str, body: WebhookChange, response: Response, scope: WriterDep, services: ServicesDep, if_match: IfMatch = None
+) -> WebhookOut:
     """Change where it leads or what it hears of, or enable or disable it."""
     private = services.settings.webhooks_allow_private
     with services.database.session(scope) as session:
-        changed = webhooks.change(session, scope, id, changes(body), allow_private=private)
+        changed = webhooks.change(session, scope, id, changes(body), if_match, allow_private=private)
+        response.headers["ETag"] = versions.tag(changed)
         return WebhookOut.model_validate(changed)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from core import audit, idempotency
+from core import audit, idempotency, versions
 from core.db.base import new_id
 from core.db.models import Deletion, Domain
 from core.db.names import named_once
@@ -44,9 +44,10 @@ def covers(session: Session, scope: Scope, ids: Sequence[str]) -> dict[str, str]
     return repository.latest_drawings(session, scope, ids)
 
 
-def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) -> Domain:
-    """Name or description. Raises NotFound, NameTaken."""
+def change(session: Session, scope: Scope, id: str, changes: dict[str, object], seen: str | None = None) -> Domain:
+    """Name or description, of the state that the caller has `seen`. Raises NotFound, NameTaken, ChangedMeanwhile."""
     domain = get(session, scope, id, lock=True)
+    versions.demand(domain, seen)
     name = changes.get("name")
     if isinstance(name, str) and name != domain.name:
         if repository.by_name(session, scope, name) is not None:
@@ -56,6 +57,7 @@ def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) 
             session.flush()
     for field, value in changes.items():
         setattr(domain, field, value)
+    session.flush()
     audit.record(session, scope, "domain.change", id, detail=changes)
     return domain
 

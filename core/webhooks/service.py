@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import audit
+from core import audit, versions
 from core.db.base import new_id
 from core.db.models import Webhook, WebhookDelivery
 from core.db.paging import Page, PageRequest
@@ -62,9 +62,13 @@ def listing(session: Session, scope: Scope, request: PageRequest) -> Page[Webhoo
     return repository.page(session, scope, request)
 
 
-def change(session: Session, scope: Scope, id: str, changes: dict[str, Any], *, allow_private: bool) -> Webhook:
-    """`url`, `events`, `description`, or `enabled`. Raises NotFound, WebhookUrlRefused."""
+def change(
+    session: Session, scope: Scope, id: str, changes: dict[str, Any], seen: str | None = None, *, allow_private: bool
+) -> Webhook:
+    """`url`, `events`, `description`, or `enabled`, of the state that the caller has `seen`. Raises NotFound,
+    WebhookUrlRefused, ChangedMeanwhile."""
     webhook = get(session, scope, id, lock=True)
+    versions.demand(webhook, seen)
     if "url" in changes:
         parse(changes["url"], allow_private=allow_private)
     for field, value in changes.items():

@@ -70,8 +70,8 @@ class Client:
     def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
         return self.request("POST", path, **({} if body is None else {"json": body}), **options)
 
-    def patch(self, path: str, body: Any) -> httpx.Response:
-        return self.request("PATCH", path, json=body)
+    def patch(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return self.request("PATCH", path, json=body, **options)
 
     def delete(self, path: str) -> httpx.Response:
         return self.request("DELETE", path)

@@ -23,6 +23,27 @@ def test_a_domain_is_created_read_changed_and_deleted(tenant: Client) -> None:
     problem(tenant.get(path), 404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("path", "made", "first", "second"),
+    [
+        ("/v1/domains", {"name": "Fruit"}, {"description": "Flat"}, {"description": "Round"}),
+        ("/v1/webhooks", {"url": "https://example.com"}, {"description": "ours"}, {"enabled": False}),
+    ],
+)
+def test_who_has_read_an_older_state_changes_nothing(
+    tenant: Client, path: str, made: dict[str, object], first: dict[str, object], second: dict[str, object]
+) -> None:
+    path = f"{path}/{tenant.made(path, made)['id']}"
+    read = tenant.get(path).headers["ETag"]
+    changed = tenant.patch(path, first, headers={"If-Match": read})
+    assert changed.status_code == 200
+    assert changed.headers["ETag"] == tenant.get(path).headers["ETag"] != read
+    problem(tenant.patch(path, second, headers={"If-Match": read}), 412, "changed_meanwhile")
+    assert tenant.read(path)["description"] == first["description"]
+    assert tenant.patch(path, second, headers={"If-Match": f'"x", {changed.headers["ETag"]}'}).status_code == 200
+    assert tenant.patch(path, first, headers={"If-Match": "*"}).status_code == 200
+
+
 def test_pages_hold_every_domain_once_newest_first(tenant: Client) -> None:
     ids = [tenant.made("/v1/domains", {"name": f"d{k}"})["id"] for k in range(5)]
     found, cursor = [], None
