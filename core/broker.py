@@ -16,7 +16,8 @@ def make_celery(settings: Settings) -> "Celery":
     """A Celery application. Results are rows of the database, so there is no result backend."""
     from celery import Celery
 
-    app = Celery("difffit", broker=settings.broker_url)
+    in_folder = settings.broker_url.startswith("filesystem")
+    app = Celery("difffit", broker="filesystem://localhost" if in_folder else settings.broker_url)  # kombu wants a host
     app.conf.update(
         broker_transport_options=_transport_options(settings),
         broker_connection_timeout=1,
@@ -32,7 +33,7 @@ def make_celery(settings: Settings) -> "Celery":
         worker_send_task_events=False,
         enable_utc=True,
     )
-    if settings.broker_url.startswith("filesystem"):
+    if in_folder:
         from core.folder_broker import FolderTransport
 
         app.conf.broker_transport = FolderTransport
