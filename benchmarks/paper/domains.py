@@ -1,10 +1,10 @@
 """Real domains for comparisons: on the bundled base sets of emoji in classes it knows, on any base folders of images.
 
 The sets are fetched by pinned version from npm and rendered here; none of these drawings is part of the project but
-OpenMoji's sample. The base has never seen the style of the first three, nor of the fourth; of the last, an older Noto,
-it knows much. A fine-tune gets the emoji of the sample domain without one in five; scores are against those and the
-further emoji of the same classes, which no fine-tune has seen. (The classifier has learned from OpenMoji, without one
-in five.) Of a folder's images one in five is held out, by its file's name.
+OpenMoji's sample. The base has never seen their styles, but for the last, an older Noto. A fine-tune gets the emoji of
+the sample domain without one in five; scores are against those and the further emoji of the same classes, which no
+fine-tune has seen. (The classifier has learned from OpenMoji, without one in five.) Of a folder's images one in five is
+held out, by its file's name.
 """
 
 import argparse
