@@ -131,7 +131,8 @@ def test_an_upload_is_aborted_or_expires(api: Api, tenant: Client, domain: str, 
             assert tenant.delete(path).status_code == 204
         else:
             with services.database.session() as session:
-                session.execute(update(DatasetUpload).values(expires_at=DatasetUpload.created_at))
+                past = update(DatasetUpload).values(expires_at=DatasetUpload.created_at)
+                session.execute(past.where(DatasetUpload.id == upload["id"]))
                 forgotten = uploads.expire(session)
             assert [one.id for one in forgotten] == [upload["id"]]
             uploads.drop(services.store, forgotten[0])

@@ -241,7 +241,7 @@ def test_administration(admin: Client, drawable: Drawable, server: Server) -> No
     assert list(admin.admin.adapters(tenant_id=tenant.id)) == []
     (worker,) = admin.admin.workers()
     assert stored[drawable.adapter_id].base_digest == worker.base_digest
-    assert {day.tenant_id for day in admin.admin.usage()} == {stored[drawable.adapter_id].tenant_id}
+    assert stored[drawable.adapter_id].tenant_id in {day.tenant_id for day in admin.admin.usage()}
     assert next(admin.admin.audit(limit=1)).action == "key.revoke"
     admin.admin.tenants.delete(tenant.id)
     with pytest.raises(errors.NotFound):
