@@ -136,4 +136,4 @@ def _values(points: Sequence[Point], line: str, step: int, score: str) -> list[f
 
 
 def _said(values: Sequence[float]) -> str:
-    return f"{mean(values):.4g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
+    return f"{mean(values):#.4g}" + (f" ± {stdev(values):#.2g}" if len(values) > 1 else "")

@@ -41,11 +41,11 @@ def options(tmp_path: Path) -> argparse.Namespace:
 def test_it_goes_on_behind_the_last_line_and_tells_the_spread(options: argparse.Namespace) -> None:
     started: list[int] = []
     FIGURE.run(lines(1, started), IDENTITY, options)
-    assert "| DiffFit | 10 | 20 |" in (options.output / "figure.md").read_text()
+    assert "| DiffFit | 10.00 | 20.00 |" in (options.output / "figure.md").read_text()
     FIGURE.run(lines(3, started), IDENTITY, options)
     text = (options.output / "figure.md").read_text()
     assert started == [0, 1, 2], "each line is run once"
-    assert "| DiffFit | 11 ± 1 | 21 ± 1 |" in text
+    assert "| DiffFit | 11.00 ± 1.0 | 21.00 ± 1.0 |" in text
     assert "`python -m benchmarks.paper figure --seeds 2`" in text
     assert text.rstrip().endswith("Seeds: 0, 1, 2.")
     assert (options.output / "figure.png").read_bytes().startswith(b"\x89PNG")
