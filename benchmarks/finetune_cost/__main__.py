@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tables.append({"setting": vars(setting), "rows": rows, "verdicts": verdicts(rows, setting.device)})
     _write(options, tables)
     for table in tables:
-        Console().print(_markdown(table))
+        Console().print(_markdown(table), soft_wrap=True)
 
 
 def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
