@@ -17,11 +17,12 @@ def document_holds(stack: Stack, examples: int, phases: str) -> Outcome:
     generation = str(caller.post(f"/v1/domains/{domain}/generations", GENERATION | {"steps": 2})["id"])
     until(lambda: ended(stack, "generations", generation))
     adapter = caller.get(f"/v1/finetunes/{finetune}")["adapter_id"]
+    # Before the requests come, of which one may delete the domain
+    tenants = [row["id"] for row in stack.rows("SELECT tenant_id AS id FROM domains WHERE id = %s", domain)]
     nouns = ("domains", "datasets", "finetunes", "adapters", "generations")
     known = {noun: [id] for noun, id in zip(nouns, (domain, dataset, finetune, adapter, generation), strict=True)}
     runs = [fuzz(stack.url, caller.key, stack.folder, examples, known, phases=phases)]
     admin = Caller(stack.http, ADMIN)
-    tenants = [row["id"] for row in stack.rows("SELECT tenant_id AS id FROM domains WHERE id = %s", domain)]
     runs.append(fuzz(stack.url, ADMIN, stack.folder, examples, {"tenants": tenants}, admin=True, phases=phases))
     for tenant in tenants:  # with all the work that the requests left
         admin.send("DELETE", f"/v1/admin/tenants/{tenant}")

@@ -3,6 +3,7 @@
 import io
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -34,7 +35,9 @@ class Jobs:
         self._takes: dict[str, float] = {}
 
     def start(self, table: str) -> str:
-        """A new one, in work by now or ended already."""
+        """A new one, in work by now or ended already; those before have ended. One that is lost three times without
+        progress fails by design: each is struck once."""
+        until(self._all_ended)
         if table not in self._takes:
             first = self._begun(table)
             self._takes[table] = until(lambda: ended(self.stack, table, first))
@@ -46,10 +49,17 @@ class Jobs:
 
     def lost(self) -> int:
         """What did not end well, with exactly one version, the same file each, and the same pictures each."""
-        for table, ids in self.ids.items():
-            until(lambda: all(ended(self.stack, table, id) for id in ids))  # noqa: B023  # called at once
+        until(self._all_ended)
         whole = whole_versions(self.stack, self.ids["finetunes"]) + whole_images(self.caller, self.ids["generations"])
         return sum(len(ids) for ids in self.ids.values()) - whole
+
+    def failures(self) -> dict[str, int]:
+        """Of those that failed, by code."""
+        found = [self.stack.rows(f"SELECT error_code FROM {table} WHERE status = 'failed'") for table in TABLES]
+        return dict(Counter(row["error_code"] for rows in found for row in rows))
+
+    def _all_ended(self) -> bool:
+        return all(ended(self.stack, table, id) for table, ids in self.ids.items() for id in ids)
 
     def _begun(self, table: str) -> str:
         self.ids[table].append(id := self._start[table]())
@@ -84,6 +94,7 @@ def kills(stack: Stack, points: int, spare: int = 0) -> Outcome:
             taken.append(until(lambda: taken_up(stack, table, id, attempt)))  # noqa: B023  # called at once
     lost, late = jobs.lost(), sum(one > 1.5 * stack.lease for one in taken)
     note = f"{in_work} of them in work; taken up after {max(taken):.1f} s at most"
+    note += f"; failed: {failures}" if (failures := jobs.failures()) else ""
     must = f"all end, one version each, the same bytes; taken up within 1.5 leases of {stack.lease:.0f} s"
     return Outcome("SIGKILL of a worker", must, len(taken), len(taken), lost, time.monotonic() - started, note, late)
 
