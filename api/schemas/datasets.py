@@ -2,7 +2,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Digest, Identifier, Input, Name, Output, SignedUrl, Time
+from api.schemas.common import Digest, Identifier, Input, Integer, Name, Output, SignedUrl, Time
 from core.datasets.uploads import MOST_PARTS
 from core.db.models import Dataset
 
@@ -60,7 +60,7 @@ class DatasetOut(Output):
 
 
 class DatasetUploadCreate(Input):
-    size_bytes: int = Field(ge=1, lt=2**53, description="Of the zip.", examples=[1_400_000_000])
+    size_bytes: Integer = Field(ge=1, lt=2**53, description="Of the zip.", examples=[1_400_000_000])
     sha256: str | None = Field(
         None,
         min_length=64,
@@ -72,7 +72,7 @@ class DatasetUploadCreate(Input):
 
 
 class UploadedPart(Input):
-    number: int = Field(ge=1, le=MOST_PARTS, description="From 1.")
+    number: Integer = Field(ge=1, le=MOST_PARTS, description="From 1.")
     etag: Identifier = Field(min_length=1, description="As the part's PUT was answered, with quotes or without.")
 
 
