@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml client/pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		--constraint requirements.lock --editable '.[worker,demo,recipe,dev]' --editable ./client
+		--constraint requirements.lock --editable '.[worker,demo,recipe,dev,benchmarks]' --editable ./client
 	@touch $@
 
 demo: install ## Run the main job through the REST API; the result is in demo-output/

@@ -34,7 +34,7 @@ class FinetuneCreate(Input):
     seed: Integer = Field(
         _DEFAULTS.seed, ge=0, lt=2**63, description="Equal data, settings and seed give an equal adapter on one device."
     )
-    image_size: int | None = Field(
+    image_size: Integer | None = Field(
         _DEFAULTS.image_size,
         ge=1,
         lt=2**16,
