@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import Select, String, bindparam
 
 from core.errors import Forbidden
 
@@ -31,6 +31,9 @@ Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
 
 SYSTEM = Scope(tenant_id=None)
 """Workers and administrators: every tenant's rows."""
+
+ANY_TENANT = Scope(tenant_id=bindparam("tenant", type_=String()))  # type: ignore[arg-type]
+"""Stands for the tenant that asks in a statement that is made once, and run with `{"tenant": scope.tenant}`."""
 
 _EVERY_TENANT = "*"
 _TENANT = re.compile(r"[a-z0-9_]+|\*")

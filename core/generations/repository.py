@@ -1,18 +1,27 @@
 """Queries on generations."""
 
-from sqlalchemy import select
+from functools import cache
+
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session, lazyload
 
 from core.db.models import Generation, GenerationImage, GenerationPreview
 from core.db.paging import Page, PageRequest, fetch_page
-from core.tenancy import Scope, scoped
+from core.tenancy import ANY_TENANT, SYSTEM, Scope, scoped
 
 
 def get(session: Session, scope: Scope, id: str) -> Generation | None:
-    """Its images and previews are read when they are asked for: while it waits it has none."""
+    asked = {"wanted": id} if scope.tenant_id is None else {"wanted": id, "tenant": scope.tenant_id}
+    return session.execute(_by_id(scope.tenant_id is None), asked).scalar_one_or_none()
+
+
+@cache
+def _by_id(of_every_tenant: bool) -> Select[Generation]:
+    """Made once: whoever waits asks again and again, and to make it takes as long as to run it. Images and previews are
+    read when they are asked for: while it waits it has none."""
     later = (lazyload(Generation.images), lazyload(Generation.previews))
-    statement = scoped(select(Generation), Generation, scope).where(Generation.id == id).options(*later)
-    return session.execute(statement).scalar_one_or_none()
+    found = scoped(select(Generation), Generation, SYSTEM if of_every_tenant else ANY_TENANT)
+    return found.where(Generation.id == bindparam("wanted")).options(*later)
 
 
 def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Generation]:

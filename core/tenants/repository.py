@@ -4,8 +4,8 @@ import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, String, bindparam, column, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Row, Select, String, bindparam, column, func, select, update
+from sqlalchemy.orm import Session
 
 from core.db.base import Json, Now
 from core.db.models import ApiKey, Tenant
@@ -28,25 +28,26 @@ def key(session: Session, id: str, *, lock: bool = False) -> ApiKey | None:
     return session.get(ApiKey, id, with_for_update=lock)
 
 
-def presented_key(session: Session, id: str) -> tuple[ApiKey, dict[str, Any], datetime.datetime] | None:
-    """The key that a caller shows, before it is known whose it is, its tenant's quotas, and the time. To read only.
+def presented_key(session: Session, id: str) -> Row[Any] | None:
+    """The key that a caller shows, before it is known whose it is: an ApiKey's columns, its tenant's `quotas`, and the
+    time `now`.
 
     On PostgreSQL functions find them, since the policies hide them from a transaction without a tenant.
     """
-    row = session.execute(_presented_key(session.get_bind().dialect.name), {"presented": id}).one_or_none()
-    return None if row is None else (row[0], row[1] or {}, row[2])
+    connection = session.connection()
+    return connection.execute(_presented_key(connection.dialect.name), {"presented": id}).one_or_none()
 
 
 @cache
-def _presented_key(dialect: str) -> Select[tuple[ApiKey, Any, datetime.datetime]]:
-    """Made once: every request has it, and to make it takes longer than to run it."""
-    id = bindparam("presented", type_=String())
+def _presented_key(dialect: str) -> Select[*tuple[Any, ...]]:
+    """Made once, and without the mapping to objects: every request has it."""
+    id, now = bindparam("presented", type_=String()), Now().label("now")
+    keys, owners = ApiKey.__table__, Tenant.__table__
     if dialect != "postgresql":
-        statement = select(ApiKey, Tenant.quotas, Now()).outerjoin(Tenant, Tenant.id == ApiKey.tenant_id)
-        return statement.where(ApiKey.id == id)
-    found = func.api_key_by_id(id).table_valued(*(column(one.name, one.type) for one in ApiKey.__table__.columns))
-    quotas = func.tenant_quotas(found.c.tenant_id, type_=Json)
-    return select(aliased(ApiKey, found, adapt_on_names=True), quotas, Now())
+        joined = keys.outerjoin(owners, owners.c.id == keys.c.tenant_id)
+        return select(*keys.c, owners.c.quotas, now).select_from(joined).where(keys.c.id == id)
+    found = func.api_key_by_id(id).table_valued(*(column(one.name, one.type) for one in keys.c))
+    return select(*found.c, func.tenant_quotas(found.c.tenant_id, type_=Json).label("quotas"), now)
 
 
 def note_use(session: Session, id: str, now: datetime.datetime) -> None:

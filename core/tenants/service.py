@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from core import audit
@@ -137,24 +138,23 @@ def authenticate(session: Session, token: str) -> Scope:
     """Who a key belongs to, in a session without a scope. Raises Unauthenticated; the reason does not tell whether the
     key exists."""
     key_id, secret = _parse(token)
-    presented = repository.presented_key(session, key_id)
-    known = hmac.compare_digest(_hash(secret), presented[0].secret_hash if presented else _hash(""))
-    if presented is None or not known:
+    key = repository.presented_key(session, key_id)
+    known = hmac.compare_digest(_hash(secret), key.secret_hash if key else _hash(""))
+    if key is None or not known:
         raise Unauthenticated()
-    key, quotas, now = presented
-    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= key.now):
         raise Unauthenticated()
-    if key.last_used_at is None or now - key.last_used_at > _USE_NOTED_EVERY:
-        repository.note_use(session, key.id, now)
-    return Scope(key.tenant_id, key.id, frozenset(key.scopes), quotas.get("requests_per_minute"))
+    if key.last_used_at is None or key.now - key.last_used_at > _USE_NOTED_EVERY:
+        repository.note_use(session, key.id, key.now)
+    return Scope(key.tenant_id, key.id, frozenset(key.scopes), (key.quotas or {}).get("requests_per_minute"))
 
 
-def identity(session: Session, scope: Scope) -> tuple[ApiKey, Tenant | None]:
-    """The key that asks, to read only, and its tenant; None for an administrator's."""
-    presented = repository.presented_key(session, scope.key_id or "")
-    if presented is None:
+def identity(session: Session, scope: Scope) -> tuple[Row[Any], Tenant | None]:
+    """The key that asks, as an ApiKey's columns, and its tenant; None for an administrator's."""
+    key = repository.presented_key(session, scope.key_id or "")
+    if key is None:
         raise Unauthenticated  # deleted since it was shown
-    return presented[0], None if scope.tenant_id is None else get(session, scope.tenant_id)
+    return key, None if scope.tenant_id is None else get(session, scope.tenant_id)
 
 
 def ensure_admin_key(session: Session, configured: str | None) -> str | None:

@@ -50,6 +50,7 @@ SYSTEM = {
     "core/backup.py:_demand_emptiness": "whether there are any tables",
     "core/orphans.py:remove_page": "parts of any tenant's upload are none of the orphans",
     "core/orphans.py:_spoken_of": "an object of any tenant is none of the orphans",
+    "core/generations/repository.py:_by_id": "of an administrator or a worker; a tenant has one of its own",
     "core/finetunes/service.py:publish": "a worker's, for the domain of a fine-tune that it has claimed",
     "core/datasets/repository.py:expired_uploads": "a worker's, of every tenant",
     "core/deletions/repository.py:unfinished": "a worker's, of every tenant",
