@@ -16,12 +16,14 @@ from rich.table import Table
 from benchmarks.load import generator
 from benchmarks.load.generator import Load
 from benchmarks.load.servers import prepared
+from benchmarks.paper.results import facts, markdown_table, said, write_json, write_markdown
 
 TURN_SECONDS = 15.0
 CLIENTS = 8
 WRITES = 10
 """One request in so many is a write."""
 LIMIT = 0.5
+HEAD = ("measure", "found", "limit")
 
 
 def main() -> None:
@@ -51,11 +53,11 @@ def main() -> None:
             ours.append(generator.send(service.port, seconds, CLIENTS, mixed))
             memory.append(service.memory)
             print(f"{turn + 1} of {turns}: {ours[-1].rate:.0f}/s, bare {bare[-1].rate:.0f}/s", flush=True)
-    facts = _facts(ours, bare, memory, options.seconds)
-    _show(facts)
+    found = _facts(ours, bare, memory, options.seconds)
+    _show(found)
     if options.json:
-        options.json.write_text(json.dumps(facts, indent=2) + "\n")
-    raise SystemExit(bool(facts["answers_5xx"]) or facts["ratio"] < LIMIT)
+        _write(options.json, found)
+    raise SystemExit(bool(found["answers_5xx"]) or found["ratio"] < LIMIT)
 
 
 def _facts(ours: list[Load], bare: list[Load], memory: list[int], seconds: float) -> dict[str, Any]:
@@ -80,22 +82,41 @@ def _facts(ours: list[Load], bare: list[Load], memory: list[int], seconds: float
     }
 
 
-def _show(facts: dict[str, Any]) -> None:
-    table = Table("measure", "found", "limit", title=f"{facts['clients']} clients, {facts['cores']} cores for all")
-    table.add_row("requests a second", f"{facts['rate']:.0f}", "")
-    table.add_row("of a bare route", f"{facts['bare_rate']:.0f}", "")
-    table.add_row("ratio of the medians", f"{facts['ratio']:.2f}", f"at least {LIMIT}")
-    table.add_row("answers of 5xx", f"{facts['answers_5xx']} of {facts['answers']:,}", "0")
-    table.add_row("p50, p95, p99 in ms", ", ".join(f"{one:.1f}" for one in facts["milliseconds"].values()), "")
-    memory = facts["memory_mib"]
-    table.add_row("memory at the start, at the end", f"{memory[0]} MiB, {memory[-1]} MiB", "flat")
+def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    memory = found["memory_mib"]
+    return [
+        ("requests a second", f"{found['rate']:.0f}", ""),
+        ("of a bare route", f"{found['bare_rate']:.0f}", ""),
+        ("ratio of the medians", f"{found['ratio']:.2f}", f"at least {LIMIT}"),
+        ("answers of 5xx", f"{found['answers_5xx']} of {found['answers']:,}", "0"),
+        ("p50, p95, p99 in ms", ", ".join(f"{one:.1f}" for one in found["milliseconds"].values()), ""),
+        ("memory at the start, at the end", f"{memory[0]} MiB, {memory[-1]} MiB", "flat"),
+    ]
+
+
+def _show(found: dict[str, Any]) -> None:
+    table = Table(*HEAD, title=f"{found['clients']} clients, {found['cores']} cores for all")
+    for row in _rows(found):
+        table.add_row(*row)
     Console().print(table)
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    about = facts(f"python -m benchmarks.load --seconds {found['seconds']:.0f}", "none")
+    write_json(path, about | found)
+    turn = found["seconds"] / found["turns"]
+    text = said(
+        f"{found['clients']} clients ask one API process for a generation's state, nine times in ten, or change a",
+        f"domain of their own; in turns of {turn:.0f} seconds they ask a bare FastAPI route of one query on the same",
+        f"PostgreSQL. Each got {found['seconds']:.0f} seconds. Clients, servers and PostgreSQL share all cores.",
+    )
+    write_markdown(path.with_suffix(".md"), "Load", about, [text, markdown_table(HEAD, _rows(found))])
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300, help="of load on each of the two (300)")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="write the figures here too, and as Markdown beside")
     return parser.parse_args()
 
 
