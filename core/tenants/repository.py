@@ -34,6 +34,7 @@ def presented_key(session: Session, id: str) -> Row[Any] | None:
 
     On PostgreSQL functions find them, since the policies hide them from a transaction without a tenant.
     """
+    session.flush()  # as queries on objects do by themselves
     connection = session.connection()
     return connection.execute(_presented_key(connection.dialect.name), {"presented": id}).one_or_none()
 
