@@ -32,7 +32,10 @@ class FinetuneCreate(Input):
     )
     learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, le=1)
     seed: Integer = Field(
-        _DEFAULTS.seed, ge=0, lt=2**63, description="Equal data, settings and seed give an equal adapter on one device."
+        _DEFAULTS.seed,
+        ge=0,
+        le=2**63 - 1,
+        description="Equal data, settings and seed give an equal adapter on one device.",
     )
     image_size: Integer | None = Field(
         _DEFAULTS.image_size,
