@@ -47,7 +47,7 @@ _EVENT = {
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }
-EventId = Annotated[int, Path(ge=1, lt=2**62)]
+EventId = Annotated[int, Path(ge=1, lt=2**53)]
 
 
 @router.post(
@@ -130,7 +130,7 @@ async def stream_finetune_events(
     request: Request,
     scope: ReaderDep,
     services: ServicesDep,
-    last_event_id: Annotated[int, Header(ge=0, lt=2**62, description="Resumes behind this event.")] = 0,
+    last_event_id: Annotated[int, Header(ge=0, lt=2**53, description="Resumes behind this event.")] = 0,
 ) -> Response:
     """Server-sent events of a fine-tune, from the first on, until it ends. Their `data` is JSON:
 

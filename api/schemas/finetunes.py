@@ -34,7 +34,7 @@ class FinetuneCreate(Input):
     seed: Integer = Field(
         _DEFAULTS.seed,
         ge=0,
-        lt=2**62,
+        lt=2**53,
         description="Equal data, settings and seed give an equal adapter on one device.",
     )
     image_size: Integer | None = Field(

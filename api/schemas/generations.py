@@ -30,7 +30,7 @@ class GenerationCreate(Input):
     class_name: ClassName | None = Field(None, description="One of the adapter's classes.")
     class_id: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = Field(None, description="The same by its position.")
     count: Integer = Field(_DEFAULTS.count, ge=1, le=64, description="Images to draw.")
-    seed: Integer = Field(_DEFAULTS.seed, ge=0, lt=2**62, description="Image k uses seed + k.")
+    seed: Integer = Field(_DEFAULTS.seed, ge=0, lt=2**53, description="Image k uses seed + k.")
     steps: Integer = Field(_DEFAULTS.steps, ge=1, le=1000, description="Sampling steps.")
     guidance_scale: float = Field(
         _DEFAULTS.guidance_scale,
