@@ -96,11 +96,15 @@ def test_an_event_keeps_its_id_until_it_is_taken(context: Context, receiver: Rec
 
 
 def test_its_thread_finds_what_is_due(context: Context, receiver: Receiver) -> None:
-    Webhooks(context).start()
+    webhooks = Webhooks(context)
+    webhooks.start()
     arrived = receiver.done
     receiver.answer = lambda request: (status(204)(request), arrived.set())[0]
     listening(context, receiver, tested=True)
     assert arrived.wait(60)
+    context.stopping.set()
+    webhooks._thread.join()
+    webhooks._pool.shutdown()  # what has arrived is settled too, before its connection is closed
 
 
 def test_a_private_address_is_an_outcome_and_not_an_error(receiver: Receiver) -> None:
