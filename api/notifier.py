@@ -6,13 +6,14 @@ No client holds a session while it waits.
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import func, select
 
+from api.waiting import wait_for
 from core.db.models import Finetune, FinetuneEvent, Generation
 from core.db.session import Database
 from core.tenancy import SYSTEM
@@ -69,9 +70,7 @@ class Notifier:
                 self._states.pop(id, None)
 
     async def _run(self) -> None:
-        while not self.closing:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), _INTERVAL)
+        while not await wait_for(self._closing, _INTERVAL):
             ids = list(self._watched)
             if not ids:
                 continue

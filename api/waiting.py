@@ -3,8 +3,10 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
 
-from api.notifier import Notifier
+if TYPE_CHECKING:
+    from api.notifier import Notifier
 
 LONGEST_WAIT = 60
 
@@ -25,7 +27,7 @@ def preferred_wait(prefer: str | None) -> int:
     return min(int(match.group(1)), LONGEST_WAIT) if match else 0
 
 
-async def changes_until(notifier: Notifier, id: str, seconds: float) -> AsyncGenerator[None]:
+async def changes_until(notifier: "Notifier", id: str, seconds: float) -> AsyncGenerator[None]:
     """Yields after each change of a row, at once the first time, until the time is over."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

@@ -1,13 +1,8 @@
-"""A request's id and trace reach the job that it caused: an API process, a worker process, and a collector of ours that
-reads what OpenTelemetry sends."""
+"""A request's id and trace reach the job that it caused: an API process, a worker process, and a receiver of
+what OpenTelemetry sends."""
 
 import gzip
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -15,23 +10,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests import processes
 from tests.processes import ADMIN, Caller
+from tests.receiver import Receiver, receiving
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 REQUEST = "asked-by-a-test"
 
 
-@dataclass
-class Collector:
-    port: int = 0
-    spans: list[tuple[str, str, str]] = field(default_factory=list)
-    """Service, name and trace of each."""
-
-    def names(self, service: str) -> set[str]:
-        return {name for found, name, trace in self.spans if (found, trace) == (service, TRACE)}
-
-
 def test_a_job_carries_what_caused_it(tmp_path: Path) -> None:
-    with collecting() as collector:
+    with receiving() as collector:
         environment = {
             "DIFFFIT_DATA_DIR": str(tmp_path / "data"),
             "DIFFFIT_TRACES_ENDPOINT": f"http://127.0.0.1:{collector.port}/v1/traces",
@@ -39,9 +25,9 @@ def test_a_job_carries_what_caused_it(tmp_path: Path) -> None:
         }
         with processes.running(environment, tmp_path) as url, httpx.Client(base_url=url, timeout=60) as http:
             drawn = draw(http)
-    assert "POST /v1/domains/{id}/generations" in collector.names("difffit-api")
-    assert "generate.run" in collector.names("difffit-worker")
-    assert any(name.startswith("SELECT") for name in collector.names("difffit-worker")), "statements are spans of it"
+    assert "POST /v1/domains/{id}/generations" in names(collector, "difffit-api")
+    assert "generate.run" in names(collector, "difffit-worker")
+    assert any(name.startswith("SELECT") for name in names(collector, "difffit-worker")), "statements are spans of it"
     lines = [json.loads(line) for line in (tmp_path / "worker.log").read_text().splitlines() if line.startswith("{")]
     told = [line for line in lines if line.get("job_id") == drawn]
     assert f"{drawn} succeeded" in [line["event"] for line in told]
@@ -61,29 +47,14 @@ def draw(http: httpx.Client) -> str:
     return made
 
 
-@contextmanager
-def collecting() -> Iterator[Collector]:
-    collector = Collector()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                facts = {one.key: one.value.string_value for one in resource.resource.attributes}
+def names(collector: Receiver, service: str) -> set[str]:
+    """Of the spans that a service has sent of the one trace."""
+    found = set()
+    for headers, body in collector.received:
+        data = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+        for resource in ExportTraceServiceRequest.FromString(data).resource_spans:
+            facts = {one.key: one.value.string_value for one in resource.resource.attributes}
+            if facts["service.name"] == service:
                 spans = [span for scope in resource.scope_spans for span in scope.spans]
-                collector.spans += [(facts["service.name"], span.name, span.trace_id.hex()) for span in spans]
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        collector.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield collector
-        server.shutdown()
-        thread.join()
+                found |= {span.name for span in spans if span.trace_id.hex() == TRACE}
+    return found

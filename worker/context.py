@@ -51,7 +51,7 @@ class Context:
     @cached_property
     def gpu(self) -> Gpu:
         """Raises RuntimeError in a worker whose queues need no device."""
-        if not self.queues & DEVICE_QUEUES:
+        if not self.needs_device:
             raise RuntimeError("this worker has no device: its queues need none")
         return Gpu(self.settings)
 
@@ -63,16 +63,20 @@ class Context:
     def queues(self) -> set[str]:
         return {queue.strip() for queue in self.settings.worker_queues.split(",")}
 
+    @property
+    def needs_device(self) -> bool:
+        return not self.queues.isdisjoint(DEVICE_QUEUES)
+
     def start(self) -> None:
         """Loads the base and tells the database about it. Raises BaseMissing, CheckpointInvalid."""
         configure_traces(self.settings, "difffit-worker", self.database.engine)
         self.store.check()
-        if self.queues & DEVICE_QUEUES:
+        if self.needs_device:
             gpu = self.gpu
             with self.database.session() as session:
                 adapters.register_base(session, self.settings.base_model, gpu.base.description)
         if self.settings.metrics_port:
-            metrics.serve(self.settings, self.gpu.engine if self.queues & DEVICE_QUEUES else None)
+            metrics.serve(self.settings, self.gpu.engine if self.needs_device else None)
             metrics.show_jobs(self.database)
         self.leases.start()
         self.report()
@@ -81,7 +85,7 @@ class Context:
         """Lets go of the adapters that were deleted. Raises EngineStopped, DatabaseUnavailable."""
         with self.database.session() as session:
             now, gone = database_now(session), set[str]()
-            if self.queues & DEVICE_QUEUES:
+            if self.needs_device:
                 engine = self.gpu.engine
                 gone = adapters.deleted(session, {*engine.cache.resident, *engine.bank.resident})
         if gone:
@@ -93,7 +97,7 @@ class Context:
         """Tells that this worker lives, what lies in its device table, and when it last let go of what was deleted."""
         about: dict[str, Any] = {"queues": sorted(self.queues), "device": "none", "base_digest": None, "resident": []}
         about |= {"evicted_at": self._evicted_at}
-        if self.queues & DEVICE_QUEUES:
+        if self.needs_device:
             gpu = self.gpu
             about |= {
                 "device": str(gpu.device),

@@ -48,9 +48,7 @@ def button(label: str, on_click: Handler | None = None, *, kind: str = "plain", 
         assert on_click is not None
         made.disable()
         try:
-            result = on_click()
-            if isinstance(result, Coroutine):
-                await result
+            await _done(on_click)
         finally:
             if not made.is_deleted:
                 made.enable()
@@ -164,9 +162,7 @@ def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
 
     async def confirmed() -> None:
         asked.close()
-        result = action()
-        if isinstance(result, Coroutine):
-            await result
+        await _done(action)
 
     with dialog(title) as asked:
         write(detail)
@@ -179,6 +175,12 @@ def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
 def said(message: str) -> None:
     """That something was done."""
     ui.notify(message, position="bottom", classes="said")
+
+
+async def _done(handler: Handler) -> None:
+    result = handler()
+    if isinstance(result, Coroutine):
+        await result
 
 
 _LONG = 24

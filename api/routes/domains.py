@@ -41,11 +41,7 @@ def get_domain(id: str, request: Request, response: Response, database: Database
         return with_cover(session, scope, request, domain)
 
 
-@router.patch(
-    "/{id}",
-    operation_id="change_domain",
-    responses=tagged(NotFound, NameTaken, ChangedMeanwhile),
-)
+@router.patch("/{id}", operation_id="change_domain", responses=tagged(NotFound, NameTaken, ChangedMeanwhile))
 def change_domain(
     id: str,
     body: DomainChange,

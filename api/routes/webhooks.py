@@ -56,11 +56,7 @@ def get_webhook(id: str, response: Response, database: DatabaseDep, scope: Reade
         return WebhookOut.model_validate(webhook)
 
 
-@router.patch(
-    "/{id}",
-    operation_id="change_webhook",
-    responses=tagged(NotFound, WebhookUrlRefused, ChangedMeanwhile),
-)
+@router.patch("/{id}", operation_id="change_webhook", responses=tagged(NotFound, WebhookUrlRefused, ChangedMeanwhile))
 def change_webhook(
     id: str, body: WebhookChange, response: Response, scope: WriterDep, services: ServicesDep, if_match: IfMatch = None
 ) -> WebhookOut:

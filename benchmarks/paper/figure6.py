@@ -79,8 +79,7 @@ class Bench:
         base, names = self.artist.base, domain.class_names
         latents = encode_images(domain.seen, base.autoencoder.encode, base.description.image_size)
         shapes = trainable_shapes(base.dit.config, system.method, system.sites, len(names))
-        of_base = {name: label for label, name in enumerate(base.description.class_names)}
-        known = {place: of_base[name] for place, name in enumerate(names) if name in of_base}
+        known = base.description.labels_of(names)
         start = start_tensors(base.dit, shapes, torch.Generator().manual_seed(seed), known=known)
         settings = TrainingSettings(
             steps=max(self.options.at),

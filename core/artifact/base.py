@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
@@ -96,6 +96,11 @@ class BaseDescription:
             if image_size in (None, scale * self.image_size):
                 return scale
         raise ValueError(f"the base draws images of {self.image_size} or {2 * self.image_size} pixels a side")
+
+    def labels_of(self, class_names: Sequence[str]) -> dict[int, int]:
+        """The base's own labels of the classes that it knows by name, by their places among `class_names`."""
+        own = {name: label for label, name in enumerate(self.class_names)}
+        return {place: own[name] for place, name in enumerate(class_names) if name in own}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -83,9 +83,9 @@ def store_examples(
     store: ObjectStore, place: Callable[[int], str], file: IO[bytes], report: Report, limits: Limits
 ) -> set[int]:
     """Stores a strip of each class's first pictures at the key that `place` tells; which classes have one now."""
-    shown = set()
     from core.datasets.examples import strips  # Pillow: a worker decodes, no API does
 
+    shown = set()
     for class_id, strip in strips(file, [member.to_json() for member in report.members], limits):
         store.put(place(class_id), strip)
         shown.add(class_id)

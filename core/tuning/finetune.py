@@ -157,12 +157,11 @@ def finetune(
 def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What is trained, and what of the adapter is not."""
     shapes = trainable_shapes(base.dit.config, plan.method, plan.sites, len(plan.class_names))
-    of_base = {name: label for label, name in enumerate(base.description.class_names)}
-    known = {label: of_base[name] for label, name in enumerate(plan.class_names) if name in of_base}
+    known = base.description.labels_of(plan.class_names)
     tensors = start_tensors(base.dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
     if plan.train_class_table:
         return tensors, {}
-    if unknown := [name for name in plan.class_names if name not in of_base]:
+    if unknown := [name for place, name in enumerate(plan.class_names) if place not in known]:
         raise ValueError(f"the base has no class {', '.join(unknown)}")
     return tensors, {CLASS_TABLE: tensors.pop(CLASS_TABLE)}
 

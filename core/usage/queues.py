@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core.db.base import Now
 from core.db.models import Finetune
 from core.db.session import database_now
 from core.jobs import KINDS
@@ -49,5 +50,5 @@ def read(session: Session) -> list[Queue]:
 def unkept_seconds(session: Session) -> float:
     """How long the running fine-tune that is longest without a checkpoint has been so: what is lost with its worker."""
     since = func.coalesce(Finetune.checkpoint_at, Finetune.started_at)
-    oldest = session.execute(select(func.min(since)).where(Finetune.lease_expires_at.is_not(None))).scalar_one()
-    return max(0.0, (database_now(session) - oldest).total_seconds()) if oldest else 0.0
+    oldest, now = session.execute(select(func.min(since), Now()).where(Finetune.lease_expires_at.is_not(None))).one()
+    return max(0.0, (now - oldest).total_seconds()) if oldest else 0.0

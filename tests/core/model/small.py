@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, Method, Sites, trainable_shapes
+from core.model.adapter import TensorAdapter
 from core.model.dit import DiT
 from core.tuning.start import start_tensors
 
@@ -84,3 +86,16 @@ def difference(found: Tensor, expected: Tensor) -> float:
 def zeros(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     """Names of tensors that hold a zero."""
     return (name for name, tensor in tensors.items() if not tensor.all())
+
+
+def class_lookups(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The labels for which adapters ask their class table from now on, look-up by look-up."""
+    asked: list[Tensor] = []
+    look_up = TensorAdapter.classes
+
+    def recording(self: TensorAdapter, table: Tensor, y: Tensor) -> Tensor:
+        asked.append(y)
+        return look_up(self, table, y)
+
+    monkeypatch.setattr(TensorAdapter, "classes", recording)
+    return asked

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from core.artifact.sites import CLASS_TABLE, trainable_shapes
 from core.errors import TrainingDiverged
-from core.model.adapter import BASE, TensorAdapter
+from core.model.adapter import BASE
 from core.model.dit import DiT
 from core.tuning.checkpoint import pack, unpack
 from core.tuning.latents import Latents
 from core.tuning.parallel import ALONE, Processes
 from core.tuning.start import start_tensors
 from core.tuning.trainer import Trainer, TrainingSettings
-from tests.core.model.small import ADAPTERS, CONFIG, fresh_tensors, random_dit
+from tests.core.model.small import ADAPTERS, CONFIG, class_lookups, fresh_tensors, random_dit
 
 NULL = 3
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -191,14 +191,7 @@ def test_it_starts_from_what_it_is_given(dit: DiT) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
 def test_labels_are_dropped_once_a_sample(dit: DiT, monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
     """Before the model, so that every block sees the same label, and the class table is asked once a forward."""
-    lookups: list[Tensor] = []
-    look_up = TensorAdapter.classes
-
-    def recording(self: TensorAdapter, table: Tensor, y: Tensor) -> Tensor:
-        lookups.append(y)
-        return look_up(self, table, y)
-
-    monkeypatch.setattr(TensorAdapter, "classes", recording)
+    lookups = class_lookups(monkeypatch)
     recorder = Recorder(dit)
     trainer = trainer_of(dit, steps=30, batch_size=20, label_dropout=dropout)
     for _ in range(30):

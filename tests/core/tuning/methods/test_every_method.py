@@ -11,14 +11,14 @@ from core.artifact.file import check_against, check_fits, decode, encode
 from core.artifact.manifest import Manifest
 from core.diffusion.sampling import sample, seeded_noise
 from core.errors import ArtifactInvalid
-from core.model.adapter import BASE, TensorAdapter
+from core.model.adapter import BASE
 from core.model.dit import DiT
 from core.model.export import domain_dit, fold_into_weights
 from core.tuning.checkpoint import pack, unpack
 from core.tuning.latents import Latents
 from core.tuning.methods import adapter_of
 from core.tuning.trainer import Trainer, TrainingSettings
-from tests.core.model.small import CONFIG, batch, difference, random_dit
+from tests.core.model.small import CONFIG, batch, class_lookups, difference, random_dit
 from tests.core.tuning.methods.small import ADDING, METHODS, far, start
 
 NULL = 3
@@ -80,14 +80,7 @@ def test_labels_are_drawn_once_a_sample(dit: DiT, name: str, monkeypatch: pytest
     """A forward asks the class table once, for the labels that the trainer gave it, some of them dropped; what is drawn
     at random comes from the trainer's own generator."""
     given: list[Tensor] = []
-    asked: list[Tensor] = []
-    look_up = TensorAdapter.classes
-
-    def recording(self: TensorAdapter, table: Tensor, y: Tensor) -> Tensor:
-        asked.append(y)
-        return look_up(self, table, y)
-
-    monkeypatch.setattr(TensorAdapter, "classes", recording)
+    asked = class_lookups(monkeypatch)
     dit.register_forward_pre_hook(lambda _, arguments: given.append(arguments[2]))
     trainer = trainer_of(dit, name)
     global_state = torch.get_rng_state()
