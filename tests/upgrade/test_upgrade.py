@@ -1,0 +1,152 @@
+"""A service of the last release is migrated and goes on where that release stopped."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from PIL import Image
+from standardwebhooks import Webhook
+
+from core.artifact.file import decode
+from tests.processes import Caller, running
+from tests.receiver import Receiver, receiving
+from tests.upgrade.conftest import Release
+from tests.upgrade.make_release import processor
+
+SOON = {"DIFFFIT_LEASE_SECONDS": "4", "DIFFFIT_HEARTBEAT_SECONDS": "1", "DIFFFIT_REAPER_SECONDS": "1"}
+
+
+def test_an_upgraded_service_goes_on_where_the_release_stopped(release: Release, tmp_path: Path) -> None:
+    facts = release.facts
+    environment = release.environment | SOON | {"DIFFFIT_WEBHOOKS_ALLOW_PRIVATE": "true"}
+    subprocess.run([sys.executable, "-m", "migrations"], env={**os.environ, **environment}, check=True)
+    with (
+        receiving() as receiver,
+        running(environment, tmp_path) as url,
+        httpx.Client(base_url=url, timeout=120) as http,
+    ):
+        caller = Caller(http, facts["key"])
+        hook = f"/v1/webhooks/{facts['webhook']['id']}"
+        caller.send("PATCH", hook, json={"url": receiver.url}).raise_for_status()
+        check_keys(http, facts)
+        check_lists(http, facts)
+        complete_upload(caller, facts, release.folder / "last-part")
+        assert caller.wait(f"/v1/datasets/{facts['waiting_dataset']}", "validating")["status"] == "ready"
+        check_images(caller, facts, release.folder)
+        check_finetune(caller, facts)
+        check_deliveries(caller, hook, facts, receiver)
+
+
+def check_keys(http: httpx.Client, facts: dict[str, Any]) -> None:
+    domains = f"/v1/domains/{facts['domain']}"
+    reader, revoked, admin = (Caller(http, facts[f"{name}_key"]) for name in ("reading", "revoked", "admin"))
+    assert reader.get(domains)["name"] == "Drawings"
+    assert reader.send("POST", "/v1/domains", json={"name": "another"}).status_code == 403
+    assert revoked.send("GET", domains).status_code == 401
+    assert [one["id"] for one in admin.get("/v1/admin/tenants")["data"]] == [facts["tenant"]]
+
+
+def check_lists(http: httpx.Client, facts: dict[str, Any]) -> None:
+    caller, admin = Caller(http, facts["key"]), Caller(http, facts["admin_key"])
+    domain = f"/v1/domains/{facts['domain']}"
+    expected = {
+        "/v1/domains": {facts["domain"]},
+        f"{domain}/datasets": {facts["dataset"], facts["waiting_dataset"]},
+        f"{domain}/datasets/uploads": {facts["upload"]["id"]},
+        f"{domain}/finetunes": {facts["finished"]["id"], facts["running"]},
+        f"{domain}/generations": {one["id"] for one in facts["generations"].values()} | {facts["waiting_generation"]},
+        "/v1/webhooks": {facts["webhook"]["id"]},
+    }
+    for path, ids in expected.items():
+        assert {one["id"] for one in caller.get(path)["data"]} == ids, path
+    assert facts["finished"]["adapter"] in {one["id"] for one in caller.get(f"{domain}/adapters")["data"]}
+    assert {one["action"] for one in admin.get("/v1/admin/audit")["data"]} >= {"tenant.create", "finetune.create"}
+
+
+def complete_upload(caller: Caller, facts: dict[str, Any], last: Path) -> None:
+    """Sends the part that the release did not get any more."""
+    upload = f"/v1/domains/{facts['domain']}/datasets/uploads/{facts['upload']['id']}"
+    put = caller.send("PUT", f"{upload}/parts/2", content=last.read_bytes()).raise_for_status()
+    etags = [facts["upload"]["etag"], put.headers["ETag"]]
+    dataset = caller.post(f"{upload}/complete", {"parts": [{"number": n, "etag": e} for n, e in enumerate(etags, 1)]})
+    ready = caller.wait(f"/v1/datasets/{dataset['id']}", "validating")
+    assert (ready["status"], ready["images"]) == ("ready", 4)
+
+
+def check_images(caller: Caller, facts: dict[str, Any], folder: Path) -> None:
+    """Those of the release are kept, and the same requests draw them once more."""
+    generations = f"/v1/domains/{facts['domain']}/generations"
+    for name, told in facts["generations"].items():
+        asked = {"adapter_id": facts["finished"]["adapter"]} | told["asked"]
+        again = caller.post(generations, asked)["id"]
+        drawn = {told["id"], again} | ({facts["waiting_generation"]} if name == "adapter" else set())
+        for id in drawn:
+            ended = caller.wait(f"/v1/generations/{id}", "queued", "running")
+            assert (ended["status"], ended["error"]) == ("succeeded", None)
+            for index, sha256 in enumerate(told["sha256"]):
+                png = caller.send("GET", f"/v1/generations/{id}/images/{index}").raise_for_status().content
+                if same_machine(facts) or id == told["id"]:
+                    assert hashlib.sha256(png).hexdigest() == sha256
+                assert furthest(png, (folder / f"{name}-{index}.png").read_bytes()) <= 2
+
+
+def check_finetune(caller: Caller, facts: dict[str, Any]) -> None:
+    """It goes on from its checkpoint and ends as the one that was left alone."""
+    ended = caller.wait(f"/v1/finetunes/{facts['running']}", "queued", "running")
+    assert (ended["status"], ended["error"], ended["step"]) == ("succeeded", None, facts["finetune"]["steps"])
+    events = caller.send("GET", f"/v1/finetunes/{facts['running']}/events").text
+    data = [json.loads(line.removeprefix("data: ")) for line in events.splitlines() if line.startswith("data: ")]
+    assert [one["step"] for one in data if one.keys() == {"status", "step", "steps"}] == [0, 50], "from its checkpoint"
+    resumed, whole = (
+        decode(caller.send("GET", f"/v1/adapters/{id}/download").raise_for_status().content)
+        for id in (ended["adapter_id"], facts["finished"]["adapter"])
+    )
+    assert whole.sha256 == facts["finished"]["sha256"]
+    assert_close(resumed.tensors, whole.tensors)
+
+
+def test_a_local_run_of_the_release_goes_on(release_files: Path, facts: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "local.safetensors"
+    (release_files / "local.checkpoint").rename(output.with_suffix(".checkpoint"))
+    command = [sys.executable, "-m", "difffit", "train", str(release_files / "images.zip"), "--json"]
+    environment = os.environ | {"DIFFFIT_TORCH_THREADS": "1", "DIFFFIT_DEVICE": "cpu"}
+    run = subprocess.run(
+        [*command, "-o", str(output), *facts["local"]["options"]], env=environment, check=True, capture_output=True
+    )
+    assert b'"started_at_step": 20' in run.stdout
+    resumed, whole = (decode(path.read_bytes()) for path in (output, release_files / "local.safetensors"))
+    assert_close(resumed.tensors, whole.tensors)
+
+
+def check_deliveries(caller: Caller, hook: str, facts: dict[str, Any], receiver: Receiver) -> None:
+    """The one that the release could not deliver, and today's, signed with the secret of then."""
+    found = caller.get(f"{hook}/deliveries")["data"]
+    for one in found:
+        assert caller.wait(f"{hook}/deliveries/{one['id']}", "pending")["status"] == "succeeded"
+    secret = Webhook(facts["webhook"]["secret"])
+    told = {secret.verify(body, headers)["data"]["id"] for headers, body in receiver.received}
+    assert told == {facts["finished"]["id"], facts["running"]}
+
+
+def same_machine(facts: dict[str, Any]) -> bool:
+    return (processor(), torch.__version__) == (facts["processor"], facts["torch"])
+
+
+def furthest(first: bytes, second: bytes) -> int:
+    """Largest difference of two images, of 255."""
+    one, other = (np.asarray(Image.open(io.BytesIO(data)), dtype=int) for data in (first, second))
+    return int(np.abs(one - other).max())
+
+
+def assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert np.allclose(found[name], array, rtol=1e-3, atol=1e-5), name
