@@ -1,4 +1,4 @@
-"""Sends what tenants shall hear of. Needs no broker: due rows are looked for every second."""
+"""Sends deliveries to tenants' webhooks. Needs no broker: due rows are looked for twice a second."""
 
 import logging
 import threading
@@ -10,11 +10,13 @@ from prometheus_client import Counter
 from core.errors import CoreError
 from core.webhooks import deliveries, sending, signing
 from core.webhooks.deliveries import Attempt, Outcome
+from core.webhooks.places import Places
+from core.webhooks.reachability import Reachability
 from worker.context import Context
 
 logger = logging.getLogger(__name__)
 DELIVERIES = Counter("difffit_webhook_deliveries", "Attempts to tell a tenant's webhook, by how they ended", ["result"])
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
 _ANSWER_SECONDS = 10.0
 
 
@@ -24,7 +26,10 @@ class Webhooks:
     def __init__(self, context: Context) -> None:
         self.context = context
         threads = context.settings.webhook_threads
-        self._places = threading.Semaphore(threads)
+        self._idle = threading.Semaphore(threads)
+        self._places = Places(max(1, threads))
+        self._claiming = threading.Lock()
+        self._reachability = Reachability()
         self._more = threading.Event()
         self._pool = ThreadPoolExecutor(max(1, threads), "webhook")
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
@@ -37,44 +42,58 @@ class Webhooks:
         while not self.context.stopping.is_set():
             self._more.wait(_LOOK_SECONDS)
             self._more.clear()
-            if not self.context.stopping.is_set() and self._places.acquire(blocking=False):
+            if not self.context.stopping.is_set() and self._idle.acquire(blocking=False):
                 self._pool.submit(self._work)
 
     def _work(self) -> None:
         """Delivers until nothing is due."""
         try:
             while not self.context.stopping.is_set():
-                with self.context.database.session() as session:
-                    attempt = deliveries.claim(session)
+                attempt = self._claim()
                 if attempt is None:
                     return
                 self._more.set()  # where one is due there may be others
-                self._deliver(attempt)
+                try:
+                    self._deliver(attempt)
+                finally:
+                    self._places.give_back(attempt.tenant_id)
         except CoreError as error:  # its lease lasts a minute, and then it is tried again
             logger.warning("webhooks wait: %s", error.detail)
         except Exception:
             logger.exception("a webhook's delivery was not settled")
         finally:
-            self._places.release()
+            self._idle.release()
+
+    def _claim(self) -> Attempt | None:
+        """Claims one delivery at a time in this process, so that no tenant gets more than its part of the threads."""
+        with self._claiming:
+            with self.context.database.session() as session:
+                attempt = deliveries.claim(session, self._places.full())
+            if attempt is not None:
+                self._places.take(attempt.tenant_id)
+        return attempt
 
     def _deliver(self, attempt: Attempt) -> None:
         outcome = send(attempt, allow_private=self.context.settings.webhooks_allow_private)
+        self._reachability.note(attempt.tenant_id, outcome.code)
+        is_ours = self._reachability.is_ours(attempt.tenant_id, outcome.code)
         with self.context.database.session() as session:
-            deliveries.settle(session, attempt, outcome)
+            deliveries.settle(session, attempt, outcome, is_ours=is_ours)
         DELIVERIES.labels(outcome.code or "taken").inc()
 
 
 def send(attempt: Attempt, *, allow_private: bool, seconds: float = _ANSWER_SECONDS) -> Outcome:
-    """One attempt, without a session."""
+    """Makes one attempt, without a session."""
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "DiffFit-Webhooks/1",
-        **signing.headers(attempt.id, int(time.time()), attempt.body, attempt.secrets),
+        **signing.headers(attempt.id, int(attempt.claimed_at.timestamp()), attempt.body, attempt.secrets),
     }
     started = time.monotonic()
     try:
         body = attempt.body.encode()
-        status = sending.post(attempt.url, headers, body, allow_private=allow_private, seconds=seconds)
+        tenant = attempt.tenant_id
+        status = sending.post(attempt.url, headers, body, tenant=tenant, allow_private=allow_private, seconds=seconds)
     except CoreError as error:
         return Outcome(time.monotonic() - started, None, error.code, error.detail)
     except Exception:  # a defect here must not make it due again for ever

@@ -6,7 +6,7 @@ No session is held while an answer is waited for: `claim` gives plain values, `s
 import datetime
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,9 @@ class Attempt:
     url: str
     body: str
     secrets: tuple[str, ...]
+    tenant_id: str
+    claimed_at: datetime.datetime
+    """By the database's clock, which signs it: receivers refuse the time of a host whose clock is wrong."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ def pause_seconds(failures: int, chance: Callable[[], float] = random.random) ->
     return seconds * (1 - _JITTER + 2 * _JITTER * chance())
 
 
-def claim(session: Session) -> Attempt | None:
-    """The next delivery that is due, or None; between tenants the one with the fewest on their way goes first.
+def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
+    """Claims the next delivery that is due, or returns None; between tenants the one with the fewest on their way goes
+    first. Tenants that are `full` are left out.
 
     One whose worker was lost is due again when its lease has run out.
     """
@@ -90,6 +94,7 @@ def claim(session: Session) -> Attempt | None:
             or_(WebhookDelivery.lease_expires_at.is_(None), WebhookDelivery.lease_expires_at <= now),
             Webhook.status == "enabled",
             busy < _MOST_OF_A_TENANT,
+            WebhookDelivery.tenant_id.not_in(full),
         )
         .order_by(busy, WebhookDelivery.next_attempt_at, WebhookDelivery.id)
         .limit(1)
@@ -102,11 +107,12 @@ def claim(session: Session) -> Attempt | None:
     row.attempt += 1
     row.lease_expires_at = now + _LEASE
     secrets = (webhook.secret, *(one["secret"] for one in reversed(living(webhook, now))))
-    return Attempt(row.id, webhook.id, row.attempt, webhook.url, row.body, secrets)
+    return Attempt(row.id, webhook.id, row.attempt, webhook.url, row.body, secrets, row.tenant_id, now)
 
 
-def settle(session: Session, attempt: Attempt, outcome: Outcome) -> bool:
-    """Writes how an attempt ended; False when it is another's meanwhile."""
+def settle(session: Session, attempt: Attempt, outcome: Outcome, *, is_ours: bool = False) -> bool:
+    """Writes how an attempt ended; False when it is another's meanwhile. A failure that `is_ours`, since hardly anybody
+    can be reached, is not counted: it is tried again after the same pause, and disables nothing."""
     # The webhook first, as its deletion does. It stays open to what is inserted for it meanwhile.
     webhook = session.get(Webhook, attempt.webhook_id, with_for_update={"key_share": True})
     statement = select(WebhookDelivery).where(
@@ -124,8 +130,8 @@ def settle(session: Session, attempt: Attempt, outcome: Outcome) -> bool:
         webhook.last_success_at = now
         _finish(row, "succeeded", now)
         return True
-    row.failures += 1
-    pause = pause_seconds(row.failures)
+    row.failures += not is_ours
+    pause = pause_seconds(max(1, row.failures))
     if outcome.response_status == _GONE:
         _finish(row, "failed", now)
         _disable(session, webhook, "gone", "It answered 410: it does not want to hear any more.")

@@ -12,15 +12,13 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from functools import cache
 
 from core.errors import CoreError
+from core.webhooks import lookups
 from core.webhooks.addresses import Target, is_public, parse
 
-_lookups = ThreadPoolExecutor(8, "webhook-lookup")
 _MOST_ADDRESSES = 4
 """That are tried; all are checked."""
 
@@ -35,11 +33,12 @@ class DeliveryFailed(CoreError):
         self.code = code  # type: ignore[misc]  # one class for all the ways
 
 
-def post(url: str, headers: Mapping[str, str], body: bytes, *, allow_private: bool, seconds: float) -> int:
-    """The answer's status, `seconds` after the call at the latest. Raises DeliveryFailed, WebhookUrlRefused."""
+def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allow_private: bool, seconds: float) -> int:
+    """Returns the answer's status, `seconds` after the call at the latest; look-ups count for the `tenant`. Raises
+    DeliveryFailed, WebhookUrlRefused."""
     target = parse(url, allow_private=allow_private)
     deadline = time.monotonic() + seconds
-    addresses = _checked(target, allow_private, deadline)
+    addresses = _checked(target, tenant, allow_private, deadline)
     try:
         with _connected(target, addresses, deadline) as connection:
             connection.request("POST", target.path, body, {"Host": target.authority, **headers})
@@ -57,17 +56,16 @@ def post(url: str, headers: Mapping[str, str], body: bytes, *, allow_private: bo
         raise DeliveryFailed("connection_failed", f"The connection failed ({type(error).__name__}).") from error
 
 
-def _checked(target: Target, allow_private: bool, deadline: float) -> list[str]:
+def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) -> list[str]:
     """The host's addresses, of which none may be private: a host that has both is not to be trusted."""
-    lookup = _lookups.submit(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM)
     try:
-        found = lookup.result(deadline - time.monotonic())
-    except FutureTimeout as error:
-        lookup.cancel()
+        addresses = lookups.addresses(tenant, target.host, target.port, deadline - time.monotonic())
+    except lookups.TooManyLookups as error:
+        raise DeliveryFailed("timed_out", "Earlier look-ups of your hosts are still without an answer.") from error
+    except TimeoutError as error:
         raise DeliveryFailed("timed_out", f"The look-up of {target.host} took too long.") from error
     except (OSError, UnicodeError) as error:
         raise DeliveryFailed("host_unknown", f"There is no host {target.host}.") from error
-    addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
     if not allow_private and not all(is_public(ipaddress.ip_address(one)) for one in addresses):
         raise DeliveryFailed("address_refused", f"{target.host} leads to an address that is not public.")
     return addresses[:_MOST_ADDRESSES]

@@ -1,9 +1,14 @@
 """A worker that delivers to a real receiver: signed, without a session, again until it is taken."""
 
+import datetime
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standardwebhooks import Webhook as Verifier
@@ -108,11 +113,73 @@ def test_its_thread_finds_what_is_due(context: Context, receiver: Receiver) -> N
 
 
 def test_a_private_address_is_an_outcome_and_not_an_error(receiver: Receiver) -> None:
-    attempt = Attempt("msg_1", "wh_1", 1, f"https://127.0.0.1:{receiver.port}/", "{}", (new_secret(),))
-    assert send(attempt, allow_private=False).code == "webhook_url_refused"
-    attempt = Attempt("msg_1", "wh_1", 1, f"https://localhost:{receiver.port}/", "{}", (new_secret(),))
-    assert send(attempt, allow_private=False).code == "address_refused"
+    assert send(attempt(f"https://127.0.0.1:{receiver.port}/"), allow_private=False).code == "webhook_url_refused"
+    assert send(attempt(f"https://localhost:{receiver.port}/"), allow_private=False).code == "address_refused"
     assert receiver.received == []
+
+
+def test_the_database_s_clock_is_signed(receiver: Receiver) -> None:
+    sent = attempt(receiver.url)
+    assert send(sent, allow_private=True).succeeded
+    [(headers, _)] = receiver.received
+    assert headers["webhook-timestamp"] == "978307200", "whatever the host's clock says"
+
+
+def test_stuck_lookups_of_one_tenant_hold_nobody_else_up(
+    context: Context, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up, done, real = threading.Semaphore(0), threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(host: str, *rest: Any, **options: Any) -> Any:
+        if host != "stuck.example.com":
+            return real(host, *rest, **options)
+        looked_up.release()
+        done.wait()
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    arrived = threading.Event()
+    receiver.answer = lambda request: (status(204)(request), arrived.set())[0]
+    with context.database.session() as session:
+        slow = Scope(tenants.create(session, SYSTEM, "slow").id)
+        webhook = service.create(session, slow, "https://stuck.example.com/", None, "", allow_private=True).row.id
+        for _ in range(4):
+            service.test(session, slow, webhook)
+    webhooks = Webhooks(context)
+    webhooks.start()
+    try:
+        for _ in range(3):
+            assert looked_up.acquire(timeout=60), "the slow tenant gets its part of the threads"
+        listening(context, receiver, tested=True)
+        sent = time.monotonic()
+        assert arrived.wait(60)
+        assert time.monotonic() - sent < 5, "an attempt lasts 10 s: it waited for none of them"
+        assert not looked_up.acquire(blocking=False), "and no more than its part"
+    finally:
+        done.set()
+        context.stopping.set()
+        webhooks._thread.join()
+        webhooks._pool.shutdown()
+
+
+def test_nothing_is_counted_while_our_own_network_is_away(context: Context, receiver: Receiver) -> None:
+    webhooks = Webhooks(context)
+    for tenant in ("one", "two", "three"):
+        webhooks._reachability.note(tenant, "timed_out")
+    receiver.answer = lambda request: request.connection.close()
+    listening(context, receiver, tested=True)
+    webhooks._work()
+    [(headers, _)] = receiver.received
+    with context.database.session() as session:
+        row = session.get_one(WebhookDelivery, headers["webhook-id"])
+        assert (row.status, row.failures, len(row.attempts)) == ("pending", 0, 1)
+        assert row.next_attempt_at is not None
+        assert row.next_attempt_at > database_now(session)
+
+
+def attempt(url: str) -> Attempt:
+    claimed_at = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+    return Attempt("msg_1", "wh_1", 1, url, "{}", (new_secret(),), "ten_1", claimed_at)
 
 
 def listening(context: Context, receiver: Receiver, *, tested: bool = False) -> tuple[str, str, Scope]:

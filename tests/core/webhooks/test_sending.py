@@ -29,7 +29,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def post(url: str, *, allow_private: bool = True, seconds: float = 10) -> int:
-    return sending.post(url, {"X-Mine": "a"}, b"{}", allow_private=allow_private, seconds=seconds)
+    return sending.post(url, {"X-Mine": "a"}, b"{}", tenant="ten_1", allow_private=allow_private, seconds=seconds)
 
 
 def failure(url: str, **options: Any) -> str:

@@ -1,0 +1,41 @@
+"""Division of a few places between tenants: however many slow ones there are, another finds room."""
+
+import threading
+from collections import Counter
+from collections.abc import Collection
+
+
+class Places:
+    """Counted places that tenants take and give back. Safe to share between threads.
+
+    A tenant takes another place while it holds fewer than half of the free ones. Of 8 places a tenant that gives none
+    back gets 3, a second one 2, and two more get 1 each, which leaves one for the fifth. A fixed maximum for each
+    tenant would either waste places on a quiet service, or let two slow tenants fill a busy one.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def take(self, tenant: str) -> bool:
+        """Takes a place, unless the tenant holds its part of them."""
+        with self._lock:
+            if not self._may_take(tenant):
+                return False
+            self._held[tenant] += 1
+            return True
+
+    def give_back(self, tenant: str) -> None:
+        with self._lock:
+            self._held[tenant] -= 1
+            self._held += Counter()  # forgets tenants that hold none
+
+    def full(self) -> Collection[str]:
+        """Tenants that hold places and get no other at the moment."""
+        with self._lock:
+            return {tenant for tenant in self._held if not self._may_take(tenant)}
+
+    def _may_take(self, tenant: str) -> bool:
+        free = self.count - self._held.total()
+        return free > 0 and self._held[tenant] < max(1.0, free / 2)
