@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """The defaults run the service on one machine: SQLite, a folder, a broker in a folder, the bundled base."""
 
-    model_config = SettingsConfigDict(env_prefix="DIFFFIT_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="DIFFFIT_", env_file=".env", extra="ignore", env_parse_none_str="none")
 
     data_dir: Path = Path("difffit-data")
     """Holds what the embedded default needs: database, objects, broker, the signing secret."""
@@ -48,6 +48,28 @@ class Settings(BaseSettings):
     """Signs image URLs. Without it one is made and kept in `data_dir`, which only suits a single API process."""
     image_url_seconds: int = 3600
 
+    keep_image_days: int | None = Field(default=None, ge=1)
+    """Images of a generation, from its end on. `none`, here and in the settings that follow, keeps for ever. Images are
+    what tenants come for: none goes without an operator's choice."""
+    keep_generation_days: int | None = Field(default=None, ge=1)
+    """Rows of ended generations, with their images."""
+    keep_preview_days: int | None = Field(default=7, ge=1)
+    keep_sample_days: int | None = Field(default=90, ge=1)
+    """Images that a fine-tune drew on its way, from its end on."""
+    keep_event_days: int | None = Field(default=30, ge=1)
+    """Every progress event of a fine-tune, from its end on. Afterwards about 200 points of its loss curve stay."""
+    keep_checkpoint_days: int | None = Field(default=1, ge=1)
+    """The last checkpoint of a fine-tune that has ended. One that a newer one replaced goes an hour later."""
+    keep_rejected_days: int | None = Field(default=7, ge=1)
+    """Archives of data sets that were rejected; their reports stay."""
+    keep_delivery_days: int | None = Field(default=30, ge=1)
+    """Deliveries of webhooks."""
+    keep_audit_days: int | None = Field(default=365, ge=30)
+    keep_receipt_days: int | None = Field(default=365, ge=1)
+    """Receipts of deletions, from the day on which all was gone."""
+    keep_usage_days: int | None = Field(default=None, ge=31)
+    """What tenants used, day by day: one row each. Bills rest on it, and totals count it from the beginning."""
+
     lease_seconds: float = 60
     heartbeat_seconds: float = 10
     reaper_seconds: float = 15
@@ -82,12 +104,13 @@ class Settings(BaseSettings):
     max_active_finetunes: int = 100
     """Queued and running ones."""
     max_validating_datasets: int = 100
-    max_images_per_day: int | None = None
-    """In UTC; None for no limit."""
-    max_stored_bytes: int | None = None
-    """Of data sets and adapters; None for no limit."""
-    max_requests_per_minute: int | None = None
-    """Of one tenant, counted in Redis for all processes of the API, and in each alone without; None for no limit."""
+    max_images_per_day: int | None = 100_000
+    """In UTC; `none` for no limit."""
+    max_stored_bytes: int | None = 100 * 2**30
+    """Archives, adapters, checkpoints, images, previews and samples of one tenant; `none` for no limit."""
+    max_requests_per_minute: int | None = 12_000
+    """From one tenant, counted in Redis for all processes of the API, and in each alone without; `none` for no
+    limit."""
     max_wrong_keys_per_minute: int = 100
     """From one address."""
     max_webhooks: int | None = 20

@@ -2,6 +2,7 @@
 to do. The API renders them as problem details; a job stores the code and the sentence.
 """
 
+import datetime
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -222,6 +223,15 @@ class JobFinished(CoreError):
         super().__init__(f"The {kind} '{id}' is {status}, so it cannot be cancelled.")
 
 
+class ImageExpired(CoreError):
+    """Its generation is there, and tells when."""
+
+    code, status, title = "image_expired", 410, "Image expired"
+
+    def __init__(self, id: str, at: datetime.datetime) -> None:
+        super().__init__(f"The images of '{id}' were removed on {at:%Y-%m-%d}, as this service keeps none for longer.")
+
+
 class Cancelled(CoreError):
     code, status, title = "cancelled", 409, "Cancelled"
 
@@ -301,7 +311,8 @@ class StorageQuotaExceeded(CoreError):
 
     def __init__(self, limit: int, used: int, more: int) -> None:
         super().__init__(
-            f"{used:,} of {limit:,} bytes are stored, and this needs {more:,} more. Delete data sets or adapters."
+            f"{used:,} of {limit:,} bytes are stored, and this needs {more:,} more. "
+            "Delete a domain, abort uploads that are not needed, or ask for more."
         )
 
 

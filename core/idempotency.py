@@ -14,7 +14,6 @@ from core.errors import IdempotencyConflict, IdempotencyMismatch
 from core.tenancy import Scope
 
 _ABANDONED_AFTER = datetime.timedelta(minutes=5)
-_KEPT_FOR = datetime.timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,6 @@ def forget(session: Session, tenant_id: str, domain_id: str) -> None:
     body = IdempotencyKey.body
     speaks_of_it = or_(body["id"].as_string() == domain_id, body["domain_id"].as_string() == domain_id)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.tenant_id == tenant_id, speaks_of_it))
-
-
-def expire(session: Session) -> None:
-    limit = database_now(session) - _KEPT_FOR
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < limit))
 
 
 def _who(scope: Scope) -> str:

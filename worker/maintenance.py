@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import idempotency, jobs, orphans
+from core import jobs, orphans
 from core.datasets import uploads
 from core.db.models import Dataset, Finetune, Generation
 from core.deletions import service as deletions
 from core.errors import CoreError
 from core.finetunes import service as finetunes
-from core.webhooks import deliveries
+from core.retention import Retention
 from worker.context import Context
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class Maintenance:
         self.context = context
         self._orphans_after = ""
         self._orphans_at = time.monotonic()
+        self._retention = Retention(context.database, context.store, context.settings)
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -45,6 +46,7 @@ class Maintenance:
                 self._remove_objects,
                 self._orphans,
                 self._expire,
+                self._retain,
             ):
                 self._try(chore)
 
@@ -84,12 +86,13 @@ class Maintenance:
 
     def _expire(self) -> None:
         with self.context.database.session() as session:
-            idempotency.expire(session)
-            deliveries.expire(session)
             forgotten = uploads.expire(session)
         for upload in forgotten:
             logger.info("the upload %s was not completed in time", upload.id)
             uploads.drop(self.context.store, upload)
+
+    def _retain(self) -> None:
+        self._retention.sweep()
 
 
 def _tell(session: Session, job: Dataset | Finetune | Generation) -> None:

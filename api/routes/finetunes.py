@@ -198,5 +198,5 @@ def _render(event: FinetuneEvent, request: Request) -> bytes:
     data: dict[str, Any] = event.data
     if event.type == "sample":
         url = signed_url(request, f"/v1/finetunes/{event.finetune_id}/samples/{event.id}")
-        data = {name: value for name, value in data.items() if name != "key"} | {"url": url}
+        data = {"step": data["step"], "url": url}
     return format_sse_event(data_str=json.dumps(data), event=event.type, id=str(event.id))

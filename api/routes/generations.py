@@ -22,6 +22,7 @@ from core.errors import (
     BaseMismatch,
     BaseNotLoaded,
     ChecksumMismatch,
+    ImageExpired,
     JobFinished,
     NoActiveAdapter,
     NotFound,
@@ -116,7 +117,7 @@ def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: W
     "/generations/{id}/images/{index}",
     operation_id="get_image",
     response_class=Response,
-    responses={200: IMAGE, **problems(NotFound, StorageUnavailable, ChecksumMismatch)},
+    responses={200: IMAGE, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
     openapi_extra=OPTIONAL_KEY,
 )
 def get_image(
@@ -132,7 +133,7 @@ def get_image(
     "/generations/{id}/previews/{index}/{step}",
     operation_id="get_preview",
     response_class=Response,
-    responses={200: IMAGE, **problems(NotFound, StorageUnavailable, ChecksumMismatch)},
+    responses={200: IMAGE, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
     openapi_extra=OPTIONAL_KEY,
 )
 def get_preview(

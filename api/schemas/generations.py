@@ -127,21 +127,27 @@ class GenerationOut(Output):
     eta: float
     priority: int
     adapter_id: str | None = Field(description="The version that draws; null for the base itself.")
-    images: list[ImageOut] = Field(description="Empty until it succeeded.")
-    previews: list[PreviewOut] = Field(description="As they come, in the order of their steps; kept afterwards.")
+    images: list[ImageOut] = Field(description="Empty until it succeeded, and after they expired.")
+    previews: list[PreviewOut] = Field(
+        description="As they come, in the order of their steps; kept for some days afterwards."
+    )
     timings: Timings
     row_steps: int = Field(description="Forward rows that it took: one for each image and step, two where guided.")
     error: JobError | None
     created_at: Time
     finished_at: Time | None
+    expired_at: Time | None = Field(
+        description="When its images and previews were removed by age; their URLs answer 410 `image_expired` since."
+    )
 
     @classmethod
     def of(cls, row: Generation, signed: SignedUrl) -> "GenerationOut":
         own = {"images", "previews", "guidance_interval"}
         facts = {name: getattr(row, name) for name in cls.model_fields if name not in own}
         path = f"/v1/generations/{row.id}"
-        images = row.images if row.status == "succeeded" else []  # no query for what cannot be there
-        previews = row.previews if row.preview_count else []
+        # No query for what cannot be there.
+        images = row.images if row.status == "succeeded" and row.expired_at is None else []
+        previews = row.previews if row.preview_count and row.expired_at is None else []
         return cls.model_validate(
             {
                 **facts,

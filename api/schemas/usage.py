@@ -29,7 +29,7 @@ class QuotaOut(Output):
 class UsageOut(Consumption):
     """From the beginning on."""
 
-    stored_bytes: int = Field(description="Of data sets and adapters, now.")
+    stored_bytes: int = Field(description="Of all its objects, images included, now.")
     quotas: dict[QuotaName, QuotaOut] = Field(description="What the tenant may have at once, and use in a time.")
     days: list[UsageDayOut] = Field(description="The last 30 days in which anything was used, newest first.")
 

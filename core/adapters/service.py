@@ -19,6 +19,7 @@ from core.domains import service as domains
 from core.errors import AdapterQuarantined, BaseNotLoaded, NotFound
 from core.storage import ObjectStore, StoredObject
 from core.tenancy import SYSTEM, Scope
+from core.usage import stored as stored_bytes
 from core.webhooks import events
 
 
@@ -109,6 +110,7 @@ def publish(
     events.adapter(session, adapter, "created")
     if domain.active_adapter_id == adapter.id:
         events.adapter(session, adapter, "promoted")
+    stored_bytes.add(session, domain.id, stored.size)
     return adapter
 
 

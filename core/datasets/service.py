@@ -17,6 +17,7 @@ from core.errors import ArchiveInvalid, NotFound
 from core.jobs import Claim, Dispatcher
 from core.storage import ObjectStore, StoredObject
 from core.tenancy import Scope
+from core.usage import stored
 
 
 def limits(settings: Settings) -> Limits:
@@ -58,6 +59,7 @@ def create(session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: st
     session.flush()
     jobs.dispatch(session, dispatcher, dataset)
     audit.record(session, scope, "dataset.create", dataset.id)
+    stored.add(session, domain.id, archive.size)
     return dataset
 
 

@@ -3,7 +3,7 @@
 import datetime
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, MetaData, String
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -82,6 +82,11 @@ def _now_sqlite(element: Now, compiler: SQLCompiler, **options: Any) -> str:
 def new_id(prefix: str) -> str:
     """A sortable id, such as `dom_01jd…`."""
     return f"{prefix}_{str(ULID()).lower()}"
+
+
+def partial_index(name: str, condition: str, *columns: str) -> Index:
+    """An index of the rows for which the condition holds: of a large table the few that are looked for."""
+    return Index(name, *columns, postgresql_where=text(condition), sqlite_where=text(condition))
 
 
 Id = Annotated[str, mapped_column(String(40), primary_key=True)]

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Table, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from core.db.base import Base
-from core.db.models import Adapter, Deletion, Worker
+from core.db.models import Adapter, Deletion, StoredBytes, Worker
 from core.db.paging import Page, PageRequest, fetch_page
 from core.tenancy import SYSTEM, Scope, scoped
 
@@ -52,6 +52,8 @@ def count_owned(session: Session, table: Table, id: str) -> dict[str, int]:
     counts = {}
     for name, conditions in _owned(table, table.c.id == id).items():
         owned = Base.metadata.tables[name]
+        if name == StoredBytes.__tablename__:
+            continue  # a count of ours, and nothing that anybody owned
         counts[name] = session.execute(select(func.count()).select_from(owned).where(or_(*conditions))).scalar_one()
     return {name: count for name, count in sorted(counts.items()) if count}
 

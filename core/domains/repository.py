@@ -27,7 +27,8 @@ def latest_drawings(session: Session, scope: Scope, ids: Sequence[str]) -> dict[
     """Of those domains that have drawn: the id of the newest generation of an adapter that succeeded."""
     newest = (
         scoped(select(Generation.id), Generation, scope)
-        .where(Generation.domain_id == Domain.id, Generation.status == "succeeded", Generation.adapter_id.is_not(None))
+        .where(Generation.domain_id == Domain.id, Generation.expired_at.is_(None))
+        .where(Generation.status == "succeeded", Generation.adapter_id.is_not(None))
         .order_by(Generation.id.desc())
         .limit(1)
         .scalar_subquery()

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from core import audit, idempotency, versions
 from core.db.base import new_id
-from core.db.models import Deletion, Domain
+from core.db.models import Deletion, Domain, StoredBytes
 from core.db.names import named_once
 from core.db.paging import Page, PageRequest
 from core.deletions import service as deletions
@@ -23,6 +23,7 @@ def create(session: Session, scope: Scope, name: str, description: str, base_mod
     session.add(domain)
     with named_once(session, "domain", name):
         session.flush()
+    session.add(StoredBytes(domain_id=domain.id, tenant_id=domain.tenant_id, bytes=0))
     audit.record(session, scope, "domain.create", domain.id)
     return domain
 

@@ -1,5 +1,6 @@
 """Fine-tunes: asked for by tenants, reported by workers."""
 
+import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import audit, jobs
+from core import audit, discards, jobs
 from core.adapters import service as adapters
 from core.artifact.base import BaseDescription
 from core.artifact.file import Artifact
@@ -24,8 +25,11 @@ from core.jobs import Claim, Dispatcher
 from core.storage import StoredObject
 from core.tenancy import SYSTEM, Scope
 from core.usage import service as usage
+from core.usage import stored as stored_bytes
 
 ENDED = ("succeeded", "failed", "cancelled")
+_REPLACED_FOR = datetime.timedelta(hours=1)
+"""How long a checkpoint stays after a newer one: an attempt that has just begun may still read it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +179,20 @@ def record_progress(
 
 def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
     """Progress that is kept: attempts lost before do not count any more."""
+    if row.checkpoint_key is not None and row.checkpoint_key != stored.key:
+        discards.record(session, [(row.tenant_id, row.checkpoint_key)], _REPLACED_FOR)
+    added = stored.size - row.checkpoint_bytes
     row.checkpoint_key, row.checkpoint_sha256, row.checkpoint_step = stored.key, stored.sha256, step
-    row.checkpoint_at = database_now(session)
+    row.checkpoint_bytes, row.checkpoint_at = stored.size, database_now(session)
     row.failures = 0
+    session.flush()
+    stored_bytes.add(session, row.domain_id, added)
+
+
+def add_sample(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
+    """An image that the adapter draws so far."""
+    add_event(session, row, "sample", {"step": step, "key": stored.key, "size_bytes": stored.size})
+    stored_bytes.add(session, row.domain_id, stored.size)
 
 
 def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredObject, losses: dict[str, float]) -> bool:

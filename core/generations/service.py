@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import jobs
+from core import discards, jobs
 from core.adapters import service as adapters
 from core.artifact.base import BaseDescription
 from core.db.base import new_id
@@ -21,6 +21,7 @@ from core.errors import (
     AdapterQuarantined,
     BaseMismatch,
     CoreError,
+    ImageExpired,
     InvalidRequest,
     JobFinished,
     NoActiveAdapter,
@@ -34,6 +35,7 @@ from core.storage import StoredObject
 from core.tenancy import Scope
 from core.usage import repository as usage_queries
 from core.usage import service as usage
+from core.usage import stored as stored_bytes
 
 ENDED = ("succeeded", "failed", "cancelled")
 BASE = "base"
@@ -132,17 +134,19 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
 
 
 def image(session: Session, scope: Scope, id: str, index: int) -> GenerationImage:
-    """Raises NotFound."""
+    """Raises NotFound, ImageExpired."""
     found = repository.image(session, scope, id, index)
     if found is None:
+        _check_expired(session, scope, id)
         raise NotFound("image", f"{id}/{index}")
     return found
 
 
 def preview(session: Session, scope: Scope, id: str, index: int, step: int) -> GenerationPreview:
-    """Raises NotFound."""
+    """Raises NotFound, ImageExpired."""
     found = repository.preview(session, scope, id, index, step)
     if found is None:
+        _check_expired(session, scope, id)
         raise NotFound("preview", f"{id}/{index}/{step}")
     return found
 
@@ -186,6 +190,7 @@ def succeed(
     usage.meter(session, generation.tenant_id, images=len(images), row_steps=row_steps)
     if generation.adapter_id is not None:
         adapters.used(session, generation.adapter_id)
+    stored_bytes.add(session, generation.domain_id, sum(drawn.stored.size for drawn in images))
     return True
 
 
@@ -202,6 +207,10 @@ def add_preview(session: Session, claim: Claim, index: int, step: int, stored: S
     generation = jobs.guarded(session, Generation, claim)
     if generation is None:
         return False
+    earlier, replaced_bytes = session.get(GenerationPreview, (generation.id, index, step)), 0
+    if earlier is not None and earlier.object_key != stored.key:
+        discards.record(session, [(earlier.tenant_id, earlier.object_key)])
+        replaced_bytes = earlier.size_bytes
     session.merge(
         GenerationPreview(
             generation_id=generation.id,
@@ -210,8 +219,11 @@ def add_preview(session: Session, claim: Claim, index: int, step: int, stored: S
             tenant_id=generation.tenant_id,
             object_key=stored.key,
             sha256=stored.sha256,
+            size_bytes=stored.size,
         )
     )
+    session.flush()
+    stored_bytes.add(session, generation.domain_id, stored.size - replaced_bytes)
     return True
 
 
@@ -225,6 +237,13 @@ def end(session: Session, claim: Claim, status: str, error: CoreError | None = N
     else:
         jobs.finish(session, generation, status)
     return True
+
+
+def _check_expired(session: Session, scope: Scope, id: str) -> None:
+    """Raises ImageExpired for a generation whose images were removed."""
+    generation = repository.get(session, scope, id)
+    if generation is not None and generation.expired_at is not None:
+        raise ImageExpired(id, generation.expired_at)
 
 
 def _adapter(

@@ -7,12 +7,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.db.models import (
-    Adapter,
     AuditEntry,
     Dataset,
     DatasetUpload,
     Finetune,
     Generation,
+    StoredBytes,
     UsageDay,
     Webhook,
     Worker,
@@ -82,12 +82,11 @@ def images_per_day(session: Session, scope: Scope, date: datetime.date) -> int:
 
 
 def stored_bytes(session: Session, scope: Scope) -> int:
-    """Of data sets and adapters, and what uploads in parts have announced."""
+    """All objects that rows name, and what uploads in parts have announced."""
     uploads = scoped(select(func.sum(DatasetUpload.size_bytes)), DatasetUpload, scope)
     uploads = uploads.where(DatasetUpload.status == "open")
-    datasets = scoped(select(func.sum(Dataset.size_bytes)), Dataset, scope)
-    adapters = scoped(select(func.sum(Adapter.size_bytes)), Adapter, scope)
-    return sum(int(session.execute(statement).scalar_one() or 0) for statement in (datasets, adapters, uploads))
+    stored = scoped(select(func.sum(StoredBytes.bytes)), StoredBytes, scope)
+    return sum(int(session.execute(statement).scalar_one() or 0) for statement in (stored, uploads))
 
 
 def webhooks(session: Session, scope: Scope) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from core import audit
@@ -27,7 +27,6 @@ _LEASE = datetime.timedelta(seconds=60)
 """Longer than an attempt can take."""
 _MOST_OF_A_TENANT = 4
 """On their way at once: slow receivers of one tenant must not hold up another's."""
-_KEPT_FOR = datetime.timedelta(days=30)
 _GONE = 410
 
 
@@ -143,12 +142,6 @@ def settle(session: Session, attempt: Attempt, outcome: Outcome, *, is_ours: boo
             detail = f"It took no delivery since {row.created_at:%Y-%m-%d %H:%M} UTC. The last reason: {outcome.detail}"
             _disable(session, webhook, "failing", detail)
     return True
-
-
-def expire(session: Session) -> None:
-    """What is old is forgotten, whatever became of it."""
-    limit = database_now(session) - _KEPT_FOR
-    session.execute(delete(WebhookDelivery).where(WebhookDelivery.created_at < limit))
 
 
 def _finish(row: WebhookDelivery, status: str, now: datetime.datetime) -> None:

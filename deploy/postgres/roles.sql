@@ -37,7 +37,7 @@ SELECT format('ALTER TABLE %I.%I OWNER TO difffit_owner', schemaname, tablename)
 WHERE schemaname = 'public' AND tableowner <> 'difffit_owner' \gexec
 SELECT format('ALTER FUNCTION %s OWNER TO difffit_owner', oid::regprocedure) FROM pg_proc
 WHERE pronamespace = 'public'::regnamespace
-    AND proname IN ('api_key_by_id', 'note_api_key_use', 'tenant_quotas', 'refuse_change')
+    AND proname IN ('api_key_by_id', 'note_api_key_use', 'tenant_quotas', 'refuse_change', 'refuse_recent')
 \gexec
 
 -- The others get the rows: of the tables that are there, and of those that migrations will make.

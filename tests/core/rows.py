@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import idempotency, jobs
+from core import discards, idempotency, jobs
 from core.artifact.base import BaseConfig, BaseDescription
 from core.db.base import new_id
 from core.db.models import Adapter, Dataset, DatasetUpload, Generation, GenerationImage, GenerationPreview
@@ -59,6 +59,7 @@ def tenant_with_everything(database: Database, name: str) -> Scope:
         add_upload(session, scope, domain)
         webhook = webhooks.create(session, scope, "https://example.com", None, "", allow_private=False).row.id
         webhooks.test(session, scope, webhook)
+        discards.record(session, [(scope.tenant, "k")])
     return caller
 
 

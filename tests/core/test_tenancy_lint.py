@@ -24,11 +24,13 @@ UNSCOPED = {
     "core/webhooks/deliveries.py": "workers deliver for every tenant; an attempt names one row",
     "core/backup.py": "saves and restores every tenant, for the operator",
     "core/orphans.py": "looks for the rows of objects of every tenant",
+    "core/expiry.py": "removes what is old, of every tenant",
+    "core/discards.py": "deletes the objects of every tenant whose rows are gone",
+    "core/usage/stored.py:add": "of a domain that was looked up in its scope, or whose job this worker has claimed",
     "core/usage/queues.py": "counts the work of all tenants, for the operator",
     "core/idempotency.py:begin": "by the key that asks",
     "core/idempotency.py:complete": "by the key that asks",
     "core/idempotency.py:abandon": "by the key that asks",
-    "core/idempotency.py:expire": "of every tenant, by a worker",
     "core/generations/service.py:add_preview": "belongs to a generation that this worker has claimed",
     "core/idempotency.py:forget": "of the tenant of a domain that was looked up in its scope",
     "core/deletions/repository.py:count_owned": "of a domain or tenant that was looked up in its scope",
@@ -38,6 +40,7 @@ UNSCOPED = {
     "api/notifier.py:Notifier._read": "one query for all who wait; each is only told to look, in its own scope",
 }
 RAW = {
+    "core/db/base.py:partial_index": "the condition of an index",
     "core/db/roles.py": "PostgreSQL's own catalogue",
     "core/db/session.py:_postgresql.begin": "begins a transaction, and tells it whose rows it sees",
     "core/db/session.py:_sqlite.begin": "begins a transaction",
@@ -45,6 +48,8 @@ RAW = {
 SYSTEM = {
     "core/tenancy.py": "where it is made",
     "worker/context.py:Context.database": "workers serve every tenant",
+    "core/retention.py:Retention._step": "removes what is old, of every tenant",
+    "core/discards.py:remove_page": "deletes the objects of every tenant whose rows are gone",
     "core/backup.py:save": "of every tenant, for the operator",
     "core/backup.py:restore": "of every tenant, for the operator",
     "core/backup.py:_demand_emptiness": "whether there are any tables",

@@ -199,7 +199,7 @@ class _Run:
                 case Checkpoint(step=step) if stored is not None:
                     service.record_checkpoint(session, row, step, stored)
                 case Sample(step=step) if stored is not None:
-                    service.add_event(session, row, "sample", {"step": step, "key": stored.key})
+                    service.add_sample(session, row, step, stored)
             return row.cancel_requested_at is None
 
     def _publish(self, job: _Job, outcome: Outcome) -> None:

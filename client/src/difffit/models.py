@@ -431,7 +431,7 @@ class Usage(BaseModel):
     training_seconds: float
     """Device time."""
     stored_bytes: int
-    """Of data sets and adapters, now."""
+    """Of all its objects, images included, now."""
     quotas: dict[
         Literal[
             "queued_generations",
@@ -636,15 +636,17 @@ class Generation(BaseModel):
     adapter_id: str | None
     """The version that draws; null for the base itself."""
     images: list[Image]
-    """Empty until it succeeded."""
+    """Empty until it succeeded, and after they expired."""
     previews: list[Preview]
-    """As they come, in the order of their steps; kept afterwards."""
+    """As they come, in the order of their steps; kept for some days afterwards."""
     timings: Timings
     row_steps: int
     """Forward rows that it took: one for each image and step, two where guided."""
     error: JobError | None
     created_at: AwareDatetime
     finished_at: AwareDatetime | None
+    expired_at: AwareDatetime | None
+    """When its images and previews were removed by age; their URLs answer 410 `image_expired` since."""
 
 
 class KeyList(BaseModel):

@@ -7,11 +7,12 @@ from sqlalchemy import BigInteger, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Created, DomainId, Id, TenantId
-from core.db.models.jobs import JobColumns
+from core.db.models.jobs import JobColumns, lease_index
 
 
 class Dataset(JobColumns, Base):
     __tablename__ = "datasets"
+    __table_args__ = (lease_index("datasets"),)
 
     domain_id: Mapped[DomainId]
     archive_key: Mapped[str] = mapped_column(String(500))

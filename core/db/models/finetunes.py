@@ -3,15 +3,21 @@
 import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, String
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base, Created, DomainId, TenantId
-from core.db.models.jobs import JobColumns
+from core.db.base import Base, Created, DomainId, TenantId, partial_index
+from core.db.models.jobs import JobColumns, lease_index
 
 
 class Finetune(JobColumns, Base):
     __tablename__ = "finetunes"
+    __table_args__ = (
+        lease_index("finetunes"),
+        partial_index("ix_finetunes_unthinned", "events_thinned_at IS NULL", "finished_at"),
+        partial_index("ix_finetunes_sampled", "samples_removed_at IS NULL", "finished_at"),
+        partial_index("ix_finetunes_checkpointed", "checkpoint_key IS NOT NULL", "finished_at"),
+    )
 
     domain_id: Mapped[DomainId]
     dataset_id: Mapped[str] = mapped_column(String(40), ForeignKey("datasets.id", ondelete="CASCADE"), index=True)
@@ -36,17 +42,22 @@ class Finetune(JobColumns, Base):
     checkpoint_key: Mapped[str | None] = mapped_column(String(500))
     checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
     checkpoint_step: Mapped[int] = mapped_column(default=0)
+    checkpoint_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     checkpoint_at: Mapped[datetime.datetime | None]
+    events_thinned_at: Mapped[datetime.datetime | None]
+    """When retention left a part of its progress."""
+    samples_removed_at: Mapped[datetime.datetime | None]
 
 
 class FinetuneEvent(Base):
     """status, progress, sample or error; the id orders them and is what `Last-Event-ID` names."""
 
     __tablename__ = "finetune_events"
+    __table_args__ = (Index(None, "finetune_id", "id"),)
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
     tenant_id: Mapped[TenantId]
-    finetune_id: Mapped[str] = mapped_column(String(40), ForeignKey("finetunes.id", ondelete="CASCADE"), index=True)
+    finetune_id: Mapped[str] = mapped_column(String(40), ForeignKey("finetunes.id", ondelete="CASCADE"))
     type: Mapped[str] = mapped_column(String(20))
     data: Mapped[dict[str, Any]]
     created_at: Mapped[Created]

@@ -3,17 +3,24 @@
 import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from core.db.base import Base, DomainId, TenantId
-from core.db.models.jobs import JobColumns
+from core.db.base import Base, Created, TenantId, partial_index
+from core.db.models.jobs import JobColumns, lease_index
 
 
 class Generation(JobColumns, Base):
     __tablename__ = "generations"
+    __table_args__ = (
+        lease_index("generations"),
+        Index(None, "domain_id", "id"),
+        Index(None, "finished_at"),
+        partial_index("ix_generations_pictured", "expired_at IS NULL", "domain_id", "id"),
+        partial_index("ix_generations_unexpired", "expired_at IS NULL", "finished_at"),
+    )
 
-    domain_id: Mapped[DomainId]
+    domain_id: Mapped[str] = mapped_column(String(40), ForeignKey("domains.id", ondelete="CASCADE"))
     adapter_id: Mapped[str | None] = mapped_column(String(40), index=True)
     """None: drawn with the base itself."""
     class_id: Mapped[int]
@@ -33,6 +40,8 @@ class Generation(JobColumns, Base):
     progress: Mapped[float] = mapped_column(default=0.0)
     row_steps: Mapped[int] = mapped_column(default=0)
     timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    expired_at: Mapped[datetime.datetime | None]
+    """When retention removed its images and previews."""
     images: Mapped[list["GenerationImage"]] = relationship(
         order_by="GenerationImage.index", passive_deletes=True, lazy="selectin"
     )
@@ -70,3 +79,5 @@ class GenerationPreview(Base):
     tenant_id: Mapped[TenantId]
     object_key: Mapped[str] = mapped_column(String(500))
     sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[Created] = mapped_column(index=True)

@@ -3,10 +3,10 @@
 import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Date, ForeignKey, Integer, String
+from sqlalchemy import BigInteger, Date, ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.base import Base, Created, Id
+from core.db.base import Base, Created, Id, Now
 
 
 class IdempotencyKey(Base):
@@ -22,7 +22,7 @@ class IdempotencyKey(Base):
     request_digest: Mapped[str] = mapped_column(String(64))
     status_code: Mapped[int | None]
     body: Mapped[dict[str, Any] | None]
-    created_at: Mapped[Created]
+    created_at: Mapped[Created] = mapped_column(index=True)
 
 
 class UsageDay(Base):
@@ -36,12 +36,13 @@ class UsageDay(Base):
 
 
 class AuditEntry(Base):
-    """Append-only. No foreign keys: the record outlives what it speaks of."""
+    """Append-only, until retention removes the oldest. No foreign keys: the record outlives what it speaks of."""
 
     __tablename__ = "audit_log"
+    __table_args__ = (Index(None, "tenant_id", "id"),)
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
-    tenant_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    tenant_id: Mapped[str | None] = mapped_column(String(40))
     actor_key_id: Mapped[str | None] = mapped_column(String(40))
     action: Mapped[str] = mapped_column(String(60))
     target: Mapped[str] = mapped_column(String(80))
@@ -77,3 +78,16 @@ class Deletion(Base):
     """When something was last removed under the prefix."""
     done_at: Mapped[datetime.datetime | None] = mapped_column(index=True)
     """When nothing was left there, and no worker held its adapters."""
+
+
+class DiscardedObject(Base):
+    """An object whose row is gone: recorded in the transaction that removed the row, then deleted from the store."""
+
+    __tablename__ = "discarded_objects"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(String(40))
+    """No foreign key: the object is there until it is deleted, whatever became of the tenant."""
+    object_key: Mapped[str] = mapped_column(String(500))
+    due_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), index=True)
+    """When it may be deleted. A worker that is at it moves this on, so that no other one is."""

@@ -43,12 +43,12 @@ class WebhookDelivery(Base):
     """One event for one webhook. Inserted with what happened, in one commit: the row is the outbox."""
 
     __tablename__ = "webhook_deliveries"
-    __table_args__ = (Index("ix_webhook_deliveries_due", "status", "next_attempt_at"),)
+    __table_args__ = (Index("ix_webhook_deliveries_due", "status", "next_attempt_at"), Index(None, "webhook_id", "id"))
 
     id: Mapped[Id]
     """`webhook-id` of every attempt."""
     tenant_id: Mapped[TenantId]
-    webhook_id: Mapped[str] = mapped_column(String(40), ForeignKey("webhooks.id", ondelete="CASCADE"), index=True)
+    webhook_id: Mapped[str] = mapped_column(String(40), ForeignKey("webhooks.id", ondelete="CASCADE"))
     type: Mapped[str] = mapped_column(String(60))
     body: Mapped[str] = mapped_column(Text)
     """Exactly what is sent and signed."""
