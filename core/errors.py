@@ -342,8 +342,17 @@ class WebhookDisabled(CoreError):
 class EngineStopped(CoreError):
     code, status, title = "engine_stopped", 503, "Worker is stopping"
 
-    def __init__(self) -> None:
-        super().__init__("The worker is stopping; the work goes on elsewhere.")
+    def __init__(self, detail: str = "The worker is stopping; the work goes on elsewhere.") -> None:
+        super().__init__(detail)
+
+
+class DeviceLost(EngineStopped):
+    """The device of this process computes nothing any more. No job is at fault: all of them go on elsewhere."""
+
+    code, title = "device_lost", "Device lost"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The worker's device failed ({reason}); the work goes on elsewhere.")
 
 
 class StorageUnavailable(CoreError):

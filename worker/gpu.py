@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 class Gpu:
-    """One base on one device, and the one thread that owns it."""
+    """One base on one device, and the one thread that owns it. `on_death` is the engine's."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_death: Callable[[BaseException], None] = lambda _: None) -> None:
         self.device = _device(settings.device)
         if self.device.type == "cpu" and settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
@@ -39,6 +39,7 @@ class Gpu:
             max_rows=settings.max_batch_rows,
             max_waiting=settings.max_waiting_images,
             training_share=settings.training_share,
+            on_death=on_death,
         )
         self.engine.start()
         logger.info("base %s (%s) on %s", self.base.description.name, self.base.description.digest[:12], self.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound
 from core.model.bank import AdapterBank, FoldedAdapter
+from core.model.device import with_memory
 
 Load = Callable[[], Mapping[str, Tensor]]
 """Brings an adapter's tensors, checked. It may take long and may raise anything."""
@@ -75,14 +76,15 @@ class AdapterCache:
             gone = self._folded.pop(digest, None)
             self._bytes -= gone.size if gone else 0
 
-    def close(self) -> None:
-        """Ends the threads; what is being loaded is waited for."""
-        self._pool.shutdown(cancel_futures=True)
+    def close(self, *, wait: bool = True) -> None:
+        """Ends the threads, after what is being loaded unless `wait` is False."""
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _load(self, digest: str, load: Load) -> FoldedAdapter:
         started = time.perf_counter()
         try:
-            folded = self.bank.fold(digest, load())
+            tensors = load()
+            folded = with_memory(lambda: self.bank.fold(digest, tensors))
         except BROKEN as error:
             now = time.monotonic()
             with self._lock:

@@ -24,6 +24,7 @@ class Counters:
     """From submission to the first step, for each of `waits` requests."""
     step_seconds: float = 0.0
     training_seconds: float = 0.0
+    failed_steps: int = 0
 
     def stepped(self, rows: Sequence[Row], costs: Sequence[int]) -> None:
         self.steps += 1

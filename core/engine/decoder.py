@@ -1,10 +1,13 @@
 """Finished latents become pixels on a thread of their own, as many at once as wait, so that the steps go on."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 Done = Callable[[Tensor | Exception], None]
 """Hears the pixels [S, S, 3], or why there are none."""
@@ -22,10 +25,10 @@ class Decoder:
     def add(self, latent: Tensor, done: Done) -> None:
         self._waiting.put((latent, done))
 
-    def close(self) -> None:
-        """After what waits is done."""
+    def close(self, timeout: float | None = None) -> None:
+        """Ends the thread after what waits is done, or leaves it alone after `timeout` seconds."""
         self._waiting.put(None)
-        self._thread.join()
+        self._thread.join(timeout)
 
     def _loop(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -38,7 +41,7 @@ class Decoder:
                 self._one_by_one(batch)
             else:
                 for (_, done), image in zip(batch, images, strict=True):
-                    done(image)
+                    _report(done, image)
 
     def _next(self) -> tuple[Tensor, Done] | None:
         try:
@@ -55,6 +58,13 @@ class Decoder:
             try:
                 (image,) = self.decode([latent])
             except Exception as error:
-                done(error)
+                _report(done, error)
             else:
-                done(image)
+                _report(done, image)
+
+
+def _report(done: Done, image: Tensor | Exception) -> None:
+    try:
+        done(image)
+    except BaseException:  # a listener must not end the thread that draws for all
+        logger.exception("a listener of the decoder failed")

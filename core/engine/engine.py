@@ -2,6 +2,10 @@
 
 Every step runs on this one thread. Others submit and wait on a future. Adapters come from the cache's threads, and
 finished latents go to the decoder's.
+
+Errors have three ranks. A request's own error (its adapter, its listener, its numbers) fails that request. Memory that
+ran out makes batches smaller. An error of the device, or one that nobody foresaw in the loop itself, is the engine's
+death: every future fails with DeviceLost, and `on_death` is called so that the process ends and its jobs go elsewhere.
 """
 
 import heapq
@@ -12,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -23,10 +28,19 @@ from core.engine.request import Drawn, ImageRequest, Row, Ticket
 from core.engine.runner import Runner
 from core.engine.scheduler import Scheduler
 from core.engine.trainings import Training, Trainings, Work
-from core.errors import Cancelled, DeadlineExceeded, EngineStopped, QueueFull
+from core.errors import Cancelled, CoreError, DeadlineExceeded, DeviceLost, EngineStopped, QueueFull
 from core.model.bank import FoldedAdapter
+from core.model.device import is_lost
 
 logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 1.0
+"""The loop comes round at least this often, so that `last_turn` shows whether it lives."""
+DEAD_THREAD_SECONDS = 5.0
+"""How long `stop` waits for a thread that may hang in a call to a lost device."""
+
+Fail = Callable[[BaseException], None]
+"""Fails what an action of the inbox was for."""
 
 
 class Engine:
@@ -35,10 +49,20 @@ class Engine:
     `training_share` is the part of the device's time that training gets at least while both have work. `max_waiting`
     images may be in here, those in flight included. Raises ValueError when a step could hold more adapters than the
     bank has slots.
+
+    `on_death` is called once, on the loop's thread, with the error of a lost device or of the loop itself: before any
+    future fails, so that no new work is claimed for what fails. It must be quick, and must not call `stop`.
     """
 
     def __init__(
-        self, runner: Runner, cache: AdapterCache, *, max_rows: int, max_waiting: int, training_share: float
+        self,
+        runner: Runner,
+        cache: AdapterCache,
+        *,
+        max_rows: int,
+        max_waiting: int,
+        training_share: float,
+        on_death: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         if runner.bank.slots < max_rows:
             raise ValueError(f"{max_rows} rows may have as many adapters, but there are {runner.bank.slots} slots")
@@ -46,14 +70,18 @@ class Engine:
         self.scheduler = Scheduler(max_rows)
         self.trainings = Trainings(training_share)
         self.max_waiting = max_waiting
+        self.on_death = on_death
         self.counters = Counters()
+        self.last_turn = time.monotonic()
+        """When the loop last came round, on time.monotonic()'s clock."""
         self._tickets: dict[str, Ticket] = {}
         self._adapters: dict[str, FoldedAdapter | None] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._waiting = 0
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox: deque[tuple[Callable[[], None], Fail]] = deque()
         self._wake = threading.Condition()
-        self._stopping = False
+        self._ending: Callable[[], EngineStopped] | None = None
+        """Makes the error of whatever is unfinished, once the engine stops or died."""
         self._decoder = Decoder(runner.decode, runner.decode_rows)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
@@ -61,13 +89,26 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the loop after its current slice; what was unfinished fails with EngineStopped, to be handed back."""
+        """Ends the loop after its current slice; what was unfinished fails with EngineStopped, to be requeued. After
+        a device was lost it does not wait for threads that hang."""
         with self._wake:
-            self._stopping = True
+            self._ending = self._ending or EngineStopped
             self._wake.notify()
-        self._thread.join()
-        self._decoder.close()
-        self.cache.close()
+        timeout = None if self._ending is EngineStopped else DEAD_THREAD_SECONDS
+        self._thread.join(timeout)
+        self._decoder.close(timeout)
+        self.cache.close(wait=timeout is None)
+
+    def check(self, timeout: float) -> None:
+        """Makes the loop compute something small on the device. Raises DeviceLost, EngineStopped, TimeoutError."""
+        checked: Future[None] = Future()
+
+        def check() -> None:
+            self.runner.check()
+            checked.set_result(None)
+
+        self._post(check, checked.set_exception)
+        checked.result(timeout)
 
     def submit(
         self,
@@ -80,14 +121,14 @@ class Engine:
         """A future of the request's images. `load` brings its adapter when the host cache does not hold it; it runs on
         a thread of the cache while the request waits.
 
-        The future fails with what `load` raised, QueueFull, DeadlineExceeded, IndexError (no such class),
-        DrawingDiverged, Cancelled or EngineStopped. Raises EngineStopped at once after `stop`, ValueError for a
-        request with an adapter and without `load`.
+        The future fails with what `load` or a listener raised, QueueFull, DeadlineExceeded, IndexError (no such class),
+        DrawingDiverged, Cancelled, EngineStopped or DeviceLost. Raises EngineStopped or DeviceLost at once after the
+        engine's end, ValueError for a request with an adapter and without `load`.
         """
         if request.adapter is not None and load is None:
             raise ValueError("a request with an adapter needs a way to load it")
         ticket = Ticket(request, on_step, on_preview)
-        self._post(lambda: self._accept(ticket, load))
+        self._post(lambda: self._accept(ticket, load), partial(self._end_ticket, ticket))
         return ticket.future
 
     def cancel(self, request_id: str) -> None:
@@ -106,13 +147,14 @@ class Engine:
                 self.bank.forget(digest)
             forgotten.set_result(None)
 
-        self._post(forget)
+        self._post(forget, forgotten.set_exception)
         forgotten.result(timeout)
 
     def train(self, work: Work, on_event: Callable[[Any], None]) -> Training:
-        """Runs `work` slice by slice; its return value resolves the future. Several take turns."""
-        training = Training(work, Future(), on_event)
-        self._post(lambda: self.trainings.add(training))
+        """Runs `work` slice by slice; its return value resolves the future. Several take turns. Raises EngineStopped
+        or DeviceLost after the engine's end."""
+        training = Training(work, on_event)
+        self._post(lambda: self.trainings.add(training), training.fail)
         return training
 
     def stats(self) -> dict[str, float]:
@@ -130,49 +172,79 @@ class Engine:
             "adapters_on_host": len(cache.resident),
             "host_bytes": cache.bytes,
             "waiting_images": self._waiting,
+            "turn_age_seconds": time.monotonic() - self.last_turn,
         }
 
-    def _post(self, action: Callable[[], None]) -> None:
+    def _post(self, action: Callable[[], None], fail: Fail = lambda _: None) -> None:
+        """`fail` is called instead of, or after, an action that could not be done."""
         with self._wake:
-            if self._stopping:
-                raise EngineStopped()
-            self._inbox.append(action)
+            if self._ending is not None:
+                raise self._ending()
+            self._inbox.append((action, fail))
             self._wake.notify()
 
-    def _post_unless_stopped(self, action: Callable[[], None]) -> None:
+    def _post_unless_stopped(self, action: Callable[[], None], fail: Fail = lambda _: None) -> None:
         """For other threads' reports: what they are about has been failed when the engine stopped."""
         try:
-            self._post(action)
+            self._post(action, fail)
         except EngineStopped:
             logger.debug("the engine had stopped")
 
     def _loop(self) -> None:
-        while self._wait_for_work():
-            self._read_inbox()
-            self._end_what_is_late()
-            if self.trainings.due(serving=not self.scheduler.idle):
-                self.trainings.took(training=self.counters.timed("training_seconds", self.trainings.step))
-            elif not self.scheduler.idle:
-                self.trainings.took(serving=self.counters.timed("step_seconds", self._serve_step))
-        self._fail_everything()
+        try:
+            while self._wait_for_work():
+                self._turn()
+        except BaseException as error:
+            self._die(error)
+        if self._ending is not None:
+            self._fail_everything(self._ending)
+
+    def _turn(self) -> None:
+        self._read_inbox()
+        self._end_what_is_late()
+        if self.trainings.due(serving=not self.scheduler.idle):
+            self.trainings.took(training=self.counters.timed("training_seconds", self.trainings.step))
+        elif not self.scheduler.idle:
+            self.trainings.took(serving=self.counters.timed("step_seconds", self._serve_step))
 
     def _wait_for_work(self) -> bool:
         with self._wake:
-            while not (self._stopping or self._inbox or self.trainings or not self.scheduler.idle):
-                soonest = max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
-                if not self._wake.wait(soonest):
-                    break
-            return not self._stopping
+            self.last_turn = time.monotonic()
+            if not (self._ending or self._inbox or self.trainings or not self.scheduler.idle):
+                late = self._deadlines[0][0] - self.last_turn if self._deadlines else IDLE_SECONDS
+                self._wake.wait(max(0.0, min(late, IDLE_SECONDS)))
+            return self._ending is None
+
+    def _die(self, error: BaseException) -> None:
+        logger.critical("the engine ends: its device or its loop failed", exc_info=error)
+        reason = error.detail if isinstance(error, CoreError) else f"{type(error).__name__}: {error}"
+        with self._wake:
+            self._ending = partial(DeviceLost, reason)
+        try:
+            self.on_death(error)
+        except BaseException:
+            logger.exception("the listener of the engine's death failed")
 
     def _read_inbox(self) -> None:
         while self._inbox:
-            self._inbox.popleft()()
+            self._guarded(*self._inbox[0])  # stays there for `_fail_everything` when the device is lost
+            self._inbox.popleft()
+
+    def _guarded(self, action: Callable[[], None], fail: Fail) -> None:
+        """Runs what one request asks for; its error fails that request alone. Raises that of a lost device."""
+        try:
+            action()
+        except BaseException as error:
+            if is_lost(error):
+                raise
+            fail(error)
 
     def _accept(self, ticket: Ticket, load: Load | None) -> None:
         request = ticket.request
+        if request.id in self._tickets:
+            raise ValueError(f"there is a request '{request.id}' already")
         if self._waiting + len(request.seeds) > self.max_waiting:
-            ticket.fail(QueueFull(self._waiting, self.max_waiting))
-            return
+            raise QueueFull(self._waiting, self.max_waiting)
         self._tickets[request.id] = ticket
         self._waiting += len(request.seeds)
         if request.deadline is not None:
@@ -182,18 +254,18 @@ class Engine:
             return
         loading = self.cache.get(request.adapter, load)
         if loading.done():
-            self._loaded(ticket, loading)
+            self._on_loaded(ticket, loading)
         else:
-            loading.add_done_callback(lambda done: self._post_unless_stopped(lambda: self._loaded(ticket, done)))
+            loading.add_done_callback(
+                lambda done: self._post_unless_stopped(
+                    lambda: self._on_loaded(ticket, done), partial(self._end_ticket, ticket)
+                )
+            )
 
-    def _loaded(self, ticket: Ticket, loading: "Future[FoldedAdapter]") -> None:
-        if self._tickets.get(ticket.request.id) is not ticket:
-            return  # it ended meanwhile
-        error = loading.exception()
-        if error is None:
+    def _on_loaded(self, ticket: Ticket, loading: "Future[FoldedAdapter]") -> None:
+        """Raises what the loading raised."""
+        if self._tickets.get(ticket.request.id) is ticket:  # it may have ended meanwhile
             self._enqueue(ticket, loading.result())
-        else:
-            self._end(ticket.request.id, error)
 
     def _enqueue(self, ticket: Ticket, adapter: FoldedAdapter | None) -> None:
         ticket.reached("loading")
@@ -206,53 +278,70 @@ class Engine:
             self._end(heapq.heappop(self._deadlines)[1], DeadlineExceeded())
 
     def _serve_step(self) -> None:
-        rows = self._started(self.scheduler.next_rows())
+        rows = self._step_rows(self._start_rows(self.scheduler.next_rows()))
         if not rows:
             return
         costs = [row.cost for row in rows]
-        try:
-            self.runner.step(rows)
-        except Exception as error:
-            logger.exception("a step of %d rows failed", len(rows))
-            for request_id in {row.request.id for row in rows}:
-                self._end(request_id, error)
-            return
         self.counters.stepped(rows, costs)
         finished = self.scheduler.advance(rows)
         for row, cost in zip(rows, costs, strict=True):
-            ticket = self._tickets[row.request.id]
-            if "queued" not in ticket.timings:
-                ticket.reached("queued")
-                ticket.timings["activation"] = self.runner.activation_seconds
-                self.counters.waited(ticket.timings["queued"])
-            ticket.stepped(cost)
-            if row.previewed:
-                self._decoder.add(self.runner.x0(row), _previewed(ticket, row))
+            if ticket := self._tickets.get(row.request.id):  # a listener of its first row may have failed it
+                self._guarded(partial(self._report_step, ticket, row, cost), partial(self._end_ticket, ticket))
         for row in finished:
-            self._decoder.add(self.runner.latent(row), self._decoded(self._tickets[row.request.id], row))
+            if ticket := self._tickets.get(row.request.id):
+                self._decoder.add(self.runner.latent(row), self._decode_callback(ticket, row))
             self.runner.end(row)
 
-    def _started(self, rows: list[Row]) -> list[Row]:
-        ready = []
+    def _start_rows(self, rows: list[Row]) -> list[Row]:
+        """The rows that could start. The others' requests fail: no such class."""
         for row in rows:
-            try:
-                if not self.runner.started(row):
-                    self.runner.start(row, self._adapters[row.request.id])
-                ready.append(row)
-            except Exception as error:  # its own request's: no such class
-                self._end(row.request.id, error)
-        return [row for row in ready if row.request.id in self._tickets]
+            if row.request.id in self._tickets and not self.runner.started(row):
+                start = partial(self.runner.start, row, self._adapters[row.request.id])
+                self._guarded(start, partial(self._end, row.request.id))
+        return [row for row in rows if row.request.id in self._tickets]
 
-    def _decoded(self, ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
-        def done(image: Tensor | Exception) -> None:
+    def _step_rows(self, rows: list[Row]) -> list[Row]:
+        """The rows that made a step. When they fail together, each request steps by itself, so that the one at fault
+        fails alone. Raises DeviceLost when the device has failed."""
+        if not rows:
+            return []
+        try:
+            self.runner.step(rows)
+        except Exception as error:
+            if is_lost(error):
+                raise
+            logger.exception("a step of %d rows failed", len(rows))
+            self.counters.failed_steps += 1
+            failure = error
+        else:
+            return rows
+        self.runner.check()
+        requests = dict.fromkeys(row.request.id for row in rows)
+        if len(requests) == 1:
+            self._end(rows[0].request.id, failure)
+            return []
+        groups = [[row for row in rows if row.request.id == request] for request in requests]
+        return [row for group in groups for row in self._step_rows(group)]
+
+    def _report_step(self, ticket: Ticket, row: Row, cost: int) -> None:
+        if "queued" not in ticket.timings:
+            ticket.reached("queued")
+            ticket.timings["activation"] = self.runner.activation_seconds
+            self.counters.waited(ticket.timings["queued"])
+        ticket.stepped(cost)
+        if row.previewed:
+            self._decoder.add(self.runner.x0(row), _preview_callback(ticket, row))
+
+    def _decode_callback(self, ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
+        def on_decoded(image: Tensor | Exception) -> None:
             if isinstance(image, Exception):
-                self._post_unless_stopped(lambda: self._end(ticket.request.id, image))
+                self._post_unless_stopped(partial(_raise, image), partial(self._end_ticket, ticket))
             elif ticket.deliver(row.index, image):
-                self._post_unless_stopped(lambda: self._finished(ticket))
+                self._post_unless_stopped(lambda: self._finish(ticket))
 
-        return done
+        return on_decoded
 
-    def _finished(self, ticket: Ticket) -> None:
+    def _finish(self, ticket: Ticket) -> None:
         self._forget(ticket)
 
     def _forget(self, ticket: Ticket) -> list[Row]:
@@ -269,25 +358,35 @@ class Engine:
         return self.scheduler.remove(request)
 
     def _end(self, request_id: str, error: BaseException) -> None:
-        ticket = self._tickets.get(request_id)
-        if ticket is None:
-            return
+        if ticket := self._tickets.get(request_id):
+            self._end_ticket(ticket, error)
+
+    def _end_ticket(self, ticket: Ticket, error: BaseException) -> None:
         for row in self._forget(ticket):
             self.runner.end(row)
         ticket.fail(error)
 
-    def _fail_everything(self) -> None:
-        self._read_inbox()
-        for request_id in list(self._tickets):
-            self._end(request_id, EngineStopped())
-        self.trainings.stop()
+    def _fail_everything(self, ending: Callable[[], EngineStopped]) -> None:
+        """Fails all futures first, since the loop may have left its own tables in any state."""
+        while self._inbox:
+            _, fail = self._inbox.popleft()
+            fail(ending())
+        for ticket in self._tickets.values():
+            ticket.fail(ending())
+        self.trainings.stop(ending())
+        for ticket in list(self._tickets.values()):
+            self._end_ticket(ticket, ending())
 
 
-def _previewed(ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
+def _preview_callback(ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
     steps_made = row.position
 
-    def done(image: Tensor | Exception) -> None:
+    def on_decoded(image: Tensor | Exception) -> None:
         if not isinstance(image, Exception):  # a preview is a courtesy
             ticket.on_preview(row.index, steps_made, image)
 
-    return done
+    return on_decoded
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -81,6 +81,13 @@ class Row:
         return not self.finished and self.position * parts // steps > (self.position - 1) * parts // steps
 
 
+def running_future() -> "Future[Any]":
+    """A future that its holder cannot cancel: only the engine resolves it."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
 @dataclass(frozen=True)
 class Drawn:
     """What a request's future resolves to."""
@@ -103,7 +110,7 @@ class Ticket:
     """Hears which share of the steps is done."""
     on_preview: Callable[[int, int, Any], None]
     """Hears an image's index, the steps it has made, and its pixels as they would end now."""
-    future: "Future[Drawn]" = field(default_factory=Future)
+    future: "Future[Drawn]" = field(default_factory=running_future)
     images: dict[int, Any] = field(default_factory=dict)
     steps: int = 0
     row_steps: int = 0

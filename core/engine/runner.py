@@ -4,15 +4,18 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from core.diffusion.samplers import coefficients, guided_noise, step
 from core.engine.request import Row
+from core.engine.sizes import BatchSizes
 from core.errors import DrawingDiverged
 from core.model.autoencoder import Autoencoder
 from core.model.bank import BASE_SLOT, AdapterBank, FoldedAdapter
+from core.model.device import check_device, is_out_of_memory, release_memory, with_memory
 from core.model.dit import DiT
 from core.model.folding import folded_forward
 
@@ -37,6 +40,8 @@ class RowState:
     """[C, H, W]"""
     x0: Tensor
     """[C, H, W]: where the last step saw it end"""
+    fresh: Tensor | None = None
+    """[C, H, W]: noise that was drawn for a step which did not come to its end"""
 
 
 def buckets_for(device: torch.device, max_rows: int, *, exact: bool = False) -> tuple[int, ...]:
@@ -58,7 +63,7 @@ class Runner:
     def __init__(
         self, bank: AdapterBank, autoencoder: Autoencoder, buckets: Sequence[int], *, compile: bool = False
     ) -> None:
-        self.bank, self.autoencoder, self.buckets = bank, autoencoder, sorted(buckets)
+        self.bank, self.autoencoder, self.sizes = bank, autoencoder, BatchSizes(buckets)
         self.dit: DiT = bank.dit
         self.device = bank.device
         self.decode_rows = 1 if self.device.type == "cpu" else 8
@@ -69,8 +74,15 @@ class Runner:
         self._forward = torch.compile(self._gathered, dynamic=False, mode=mode) if compile else self._gathered
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
+    def check(self) -> None:
+        """Makes the device compute something small. Raises DeviceLost when it cannot."""
+        check_device(self.device)
+
     def start(self, row: Row, adapter: FoldedAdapter | None) -> None:
-        """Prepares a row's tensors. Raises IndexError when the adapter has no such class."""
+        """Prepares a row's tensors. Raises IndexError when the adapter has no such class, DeviceLost."""
+        self._states[row] = with_memory(lambda: self._state(row, adapter))
+
+    def _state(self, row: Row, adapter: FoldedAdapter | None) -> RowState:
         config, request = self.dit.config, row.request
         generator = torch.Generator().manual_seed(row.seed)
         size = config.input_size * request.scale
@@ -78,7 +90,7 @@ class Runner:
         latent = noise.to(self.device)
         classes = self.bank.classes(adapter, request.class_id)
         lines = coefficients(request.sampler, request.steps, request.eta)
-        self._states[row] = RowState(adapter, classes, lines, generator, latent, torch.zeros_like(latent))
+        return RowState(adapter, classes, lines, generator, latent, torch.zeros_like(latent))
 
     def started(self, row: Row) -> bool:
         return row in self._states
@@ -99,21 +111,25 @@ class Runner:
     def step(self, rows: Sequence[Row]) -> None:
         """Moves each row one step on; rows of one size share a forward.
 
-        Nothing has changed when it raises. Memory that runs out makes the batches smaller; it raises
-        torch.OutOfMemoryError when the smallest does not fit.
+        Nothing has changed when it raises, so that the same step can be made again. Memory that runs out makes the
+        batches smaller for a while; raises DeviceLost when the smallest does not fit, several times.
         """
         self.activation_seconds = 0.0
         scales = sorted({row.request.scale for row in rows})
         groups = [[row for row in rows if row.request.scale == scale] for scale in scales]
-        steps = [self._stepped(group) for group in groups]
-        for group, (latents, x0) in zip(groups, steps, strict=True):
+        predicted = [with_memory(partial(self._predicted, group)) for group in groups]
+        moved = [
+            with_memory(partial(self._moved, group, *prediction))
+            for group, prediction in zip(groups, predicted, strict=True)
+        ]
+        for group, (latents, x0) in zip(groups, moved, strict=True):
             for index, row in enumerate(group):
                 state = self._states[row]
-                state.latent, state.x0 = latents[index], x0[index]
+                state.latent, state.x0, state.fresh = latents[index], x0[index], None
 
-    def _stepped(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """The next latents and their ends, [R, C, H, W] each. Guided rows take a second, unconditional place behind
-        all conditional ones."""
+    def _predicted(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """The guided noise and the variance's interpolation, [R, C, H, W] each. Guided rows take a second,
+        unconditional place behind all conditional ones."""
         states = [self._states[row] for row in rows]
         guided = [index for index, row in enumerate(rows) if row.guided]
         x = torch.stack([state.latent for state in states])  # [R, C, H, W]
@@ -128,10 +144,19 @@ class Runner:
                 torch.tensor(guided, device=self.device),
                 guided_noise(noise[guided], unconditional, scale, channels),
             )
+        return noise, interpolation
+
+    def _moved(self, rows: Sequence[Row], noise: Tensor, interpolation: Tensor) -> tuple[Tensor, Tensor]:
+        """The next latents and their ends, [R, C, H, W] each."""
+        states = [self._states[row] for row in rows]
+        x = torch.stack([state.latent for state in states])
         lines = torch.stack([state.lines[row.position] for state, row in zip(states, rows, strict=True)])
         fresh = torch.zeros(x.shape)
         for index in lines[:, -1].nonzero().flatten().tolist():
-            fresh[index] = torch.randn(x.shape[1:], generator=states[index].generator)
+            state = states[index]
+            if state.fresh is None:
+                state.fresh = torch.randn(x.shape[1:], generator=state.generator)
+            fresh[index] = state.fresh
         before = torch.stack([state.x0 for state in states])
         return step(x, noise, interpolation, before, fresh.to(self.device), lines.to(self.device))
 
@@ -140,7 +165,10 @@ class Runner:
         """[C, H, W] each -> 8-bit pixels [S, S, 3] each, on the host. For a thread beside the steps: on a GPU it runs
         on a stream of its own. Batches have one size, so that neighbours do not matter.
 
-        Raises DrawingDiverged when one of them is not finite."""
+        Raises DrawingDiverged when one of them is not finite, DeviceLost."""
+        return with_memory(lambda: self._decode_beside(latents))
+
+    def _decode_beside(self, latents: Sequence[Tensor]) -> list[Tensor]:
         if self._side is None:
             return self._decode(latents)
         self._side.wait_stream(torch.cuda.default_stream(self.device))
@@ -175,14 +203,25 @@ class Runner:
             limit = self._buckets(scale)[-1]
             try:
                 parts = [places[start : start + limit] for start in range(0, len(places), limit)]
-                return torch.cat([self._part(rows, states, x, slots, part) for part in parts])
-            except torch.OutOfMemoryError:
-                if len(self.buckets) == 1:
+                output = torch.cat([self._part(rows, states, x, slots, part) for part in parts])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not self._shrink(scale, limit):
                     raise
-                self.buckets.pop()
-                self.out_of_memory += 1
-                logger.warning("out of memory with %d rows: at most %d from here on", limit, self.buckets[-1])
-                torch.cuda.empty_cache()
+            else:
+                self.sizes.count_fit()
+                return output
+            release_memory()
+
+    def _shrink(self, scale: int, limit: int) -> bool:
+        """Takes sizes out of use until a batch of this scale is smaller than `limit`; False when none is."""
+        self.out_of_memory += 1
+        sizes = self.sizes.in_use
+        for count in range(len(sizes) - 1, 0, -1):
+            if (smaller := self._scaled(sizes[count - 1], scale)) < limit:
+                logger.warning("out of memory with %d rows: at most %d for a while", limit, smaller)
+                self.sizes.shrink_to(count)
+                return True
+        return False
 
     def _part(
         self,
@@ -212,9 +251,12 @@ class Runner:
         return folded_forward(self.dit, x, t, classes, self.bank.table[slots])
 
     def _buckets(self, scale: int) -> list[int]:
-        """Of rows that are larger than the base's: fewer, but no fewer than keep a row's result its own."""
+        return sorted({self._scaled(size, scale) for size in self.sizes.in_use})
+
+    def _scaled(self, size: int, scale: int) -> int:
+        """The batch of rows that are larger than the base's: fewer, but no fewer than keep a row's result its own."""
         fewest = SOLITARY_ROWS if self.device.type == "cpu" else 1
-        return sorted({max(min(fewest, size), size // scale**2) for size in self.buckets})
+        return max(min(fewest, size), size // scale**2)
 
     def _numbers(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=self.device, dtype=torch.float32)

@@ -40,13 +40,17 @@ class Scheduler:
         return not self._queues
 
     def add(self, request: ImageRequest) -> None:
+        """Raises ValueError for a request without images or steps; nothing has changed then."""
+        rows = [Row(request, index) for index in range(len(request.seeds))]
+        if not rows:
+            raise ValueError("a request needs at least one seed")
         tenant = request.tenant
         if tenant not in self._queues:
             # One that was away can neither save up time nor lose what it owes.
             self._virtual_time[tenant] = max(self._virtual_time.get(tenant, 0.0), self._floor())
         queue = self._queues.setdefault(tenant, [])
         place = bisect_right(queue, -request.priority, key=lambda row: -row.request.priority)
-        queue[place:place] = [Row(request, index) for index in range(len(request.seeds))]
+        queue[place:place] = rows
 
     def next_rows(self) -> list[Row]:
         """The rows of the next step, charged to their tenants."""

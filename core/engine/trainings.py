@@ -8,7 +8,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.errors import Cancelled, EngineStopped
+from core.engine.request import running_future
+from core.errors import Cancelled, DeviceLost, EngineStopped
+from core.model.device import is_lost
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +24,41 @@ class Training:
     """One fine-tune."""
 
     work: Work
-    future: "Future[Any]"
     on_event: Callable[[Any], None]
+    future: "Future[Any]" = field(default_factory=running_future)
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def advance(self) -> bool:
+        """Runs one slice; True when it was the last. Raises Cancelled, and what the work or its listener raises."""
+        if self.cancelled.is_set():
+            raise Cancelled()
+        try:
+            event = next(self.work)
+        except StopIteration as end:
+            self.future.set_result(end.value)
+            return True
+        if event is not None:
+            self.on_event(event)
+        return False
+
+    def fail(self, error: BaseException) -> None:
+        try:
+            self.work.close()
+        except BaseException:
+            logger.exception("a fine-tune could not be closed")
+        self.future.set_exception(error)
+
+    def stop(self, error: EngineStopped) -> None:
+        """Fails with `error`. Unless the device is lost, the work may yield one last event: where it got to."""
+        try:
+            if not self.cancelled.is_set() and not isinstance(error, DeviceLost):
+                event = self.work.throw(error)
+                if event is not None:
+                    self.on_event(event)
+        except BaseException as last:
+            if last is not error:
+                logger.warning("a fine-tune could not store where it got to", exc_info=last)
+        self.fail(error)
 
 
 class Trainings:
@@ -54,36 +88,21 @@ class Trainings:
         self._training_debt += training
 
     def step(self) -> None:
-        """One slice of the next one's work. What it raises, its own future hears of; the loop serves the others on."""
-        training = self._queue.popleft()
-        if training.cancelled.is_set():
-            training.work.close()
-            training.future.set_exception(Cancelled())
-            return
+        """Runs one slice of the next training. An error ends that training alone; raises that of a lost device."""
+        training = self._queue[0]
         try:
-            event = next(training.work)
-        except StopIteration as end:
-            training.future.set_result(end.value)
+            ended = training.advance()
         except BaseException as error:
-            training.future.set_exception(error)
+            if is_lost(error):
+                raise
+            training.fail(error)
+            ended = True
+        if ended:
+            self._queue.popleft()
         else:
-            if event is not None:
-                training.on_event(event)
-            self._queue.append(training)
+            self._queue.rotate(-1)
 
-    def stop(self) -> None:
-        """Each hears of the end, and may yield one last event: where it got to."""
-        for training in self._queue:
-            _stop(training)
-
-
-def _stop(training: Training) -> None:
-    error = EngineStopped()
-    try:
-        if not training.cancelled.is_set() and (event := training.work.throw(error)) is not None:
-            training.on_event(event)
-        training.work.close()
-    except BaseException as last:
-        if last is not error:
-            logger.warning("a fine-tune could not tell where it got to", exc_info=last)
-    training.future.set_exception(error)
+    def stop(self, error: EngineStopped) -> None:
+        """Ends all with `error`."""
+        while self._queue:
+            self._queue.popleft().stop(error)

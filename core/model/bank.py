@@ -73,9 +73,10 @@ class AdapterBank:
                 self._resident.move_to_end(digest)
         for digest, adapter in wanted.items():
             if digest not in self._resident:
-                slot = self._free.pop() if self._free else self._resident.popitem(last=False)[1]
-                self.table[slot].copy_(adapter.vectors, non_blocking=True)
-                self._resident[digest] = slot
+                if not self._free:
+                    self._free.append(self._resident.popitem(last=False)[1])
+                self.table[self._free[-1]].copy_(adapter.vectors, non_blocking=True)  # a failed copy costs no slot
+                self._resident[digest] = self._free.pop()
                 self.copies += 1
         return [BASE_SLOT if adapter is None else self._resident[adapter.digest] for adapter in adapters]
 
@@ -92,6 +93,5 @@ class AdapterBank:
     def forget(self, digest: str) -> None:
         """Frees the slot of an adapter that was deleted, and overwrites it."""
         if digest in self._resident:
-            slot = self._resident.pop(digest)
-            self.table[slot].zero_()
-            self._free.append(slot)
+            self.table[self._resident[digest]].zero_()
+            self._free.append(self._resident.pop(digest))

@@ -3,8 +3,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
@@ -13,63 +12,12 @@ import torch
 from torch import Tensor
 
 from core.diffusion.sampling import sample, seeded_noise
-from core.engine.cache import AdapterCache
 from core.engine.engine import Engine
-from core.engine.request import Drawn, ImageRequest
-from core.engine.runner import Runner, buckets_for
 from core.errors import ArtifactInvalid, Cancelled, DeadlineExceeded, DrawingDiverged, EngineStopped, QueueFull
 from core.model.adapter import TensorAdapter
 from core.model.autoencoder import Autoencoder
-from core.model.bank import AdapterBank
-from tests.core.model.small import CONFIG, autoencoder_folder, random_dit, random_tensors
-
-SLOTS = 16
-
-
-@pytest.fixture(scope="module")
-def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Autoencoder:
-    return Autoencoder.load(autoencoder_folder(tmp_path_factory.mktemp("vae")))
-
-
-@pytest.fixture
-def engine(autoencoder: Autoencoder) -> Iterator[Engine]:
-    engine = engine_of(autoencoder)
-    engine.start()
-    yield engine
-    engine.stop()
-
-
-def engine_of(
-    autoencoder: Autoencoder, max_rows: int = 16, compile: bool = False, exact: bool = False, depth: int = CONFIG.depth
-) -> Engine:
-    bank = AdapterBank(random_dit(replace(CONFIG, depth=depth)), SLOTS)
-    runner = Runner(bank, autoencoder, buckets_for(bank.device, max_rows, exact=exact), compile=compile)
-    cache = AdapterCache(bank, host_bytes=2**30)
-    return Engine(runner, cache, max_rows=max_rows, max_waiting=60, training_share=0.2)
-
-
-def tensors(seed: int) -> dict[str, Tensor]:
-    return random_tensors(random_dit(), "paper", seed=seed)
-
-
-def draw(engine: Engine, request: ImageRequest, **listeners: Any) -> "Future[Drawn]":
-    return engine.submit(request, lambda: tensors(int((request.adapter or "-0").split("-")[1])), **listeners)
-
-
-def result(engine: Engine, request: ImageRequest) -> Drawn:
-    return draw(engine, request).result(60)
-
-
-def request(id: str, **changes: Any) -> ImageRequest:
-    fields: dict[str, Any] = {
-        "tenant": "tenant",
-        "adapter": "adapter-0",
-        "class_id": 1,
-        "seeds": (5, 6),
-        "steps": 4,
-        "guidance_scale": 3.0,
-    }
-    return ImageRequest(id=id, **{**fields, **changes})
+from tests.core.engine.small import draw, engine_of, request, result, tensors
+from tests.core.model.small import CONFIG
 
 
 def test_an_image_equals_a_plain_sampling_run(engine: Engine) -> None:
@@ -272,7 +220,7 @@ def test_memory_that_runs_out_shrinks_the_batch(engine: Engine, monkeypatch: pyt
     futures = [draw(engine, request(str(n), tenant=str(n))) for n in range(6)]
     assert all(torch.equal(a, b) for f in futures for a, b in zip(alone, f.result(60).images, strict=True))
     assert engine.stats()["out_of_memory"] == 1
-    assert engine.runner.buckets == [8]
+    assert engine.runner.sizes.in_use == (8,)
 
 
 def test_a_step_that_fails_ends_its_rows_and_the_loop_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
