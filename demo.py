@@ -204,11 +204,9 @@ def server() -> Iterator[tuple[str, str]]:
         "DIFFFIT_DATA_DIR": str(OUTPUT / "server"),
         "DIFFFIT_PORT": str(port),
         "DIFFFIT_ADMIN_KEY": key,
-        "PYTHONUNBUFFERED": "1",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # where honcho finds python
     }
     with (OUTPUT / "server.log").open("w") as log:
-        command = [sys.executable, "-m", "honcho", "start"]
+        command = [sys.executable, str(Path(__file__).with_name("serve.py"))]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             wait_until_ready(url, process)

@@ -1,0 +1,173 @@
+"""`make serve` with real processes: what dies is restarted alone, and everything ends together."""
+
+import asyncio
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+import serve
+from tests import services
+from tests.processes import ADMIN, Caller, Process, wait_for_worker
+
+ROOT = Path(__file__).parents[2]
+
+
+def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.1)
+
+
+def child(process: Process, module: str) -> psutil.Process | None:
+    """The process that serves `module` now."""
+    for found in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if found.cmdline()[-1:] == [module]:
+                return found
+    return None
+
+
+def test_a_killed_process_restarts_alone(tmp_path: Path) -> None:
+    port = services.free_port()
+    url = f"http://127.0.0.1:{port}"
+    own = {"DIFFFIT_DATA_DIR": str(tmp_path / "data"), "DIFFFIT_PORT": str(port), "DIFFFIT_ADMIN_KEY": ADMIN}
+    with (tmp_path / "log").open("wb") as log, served([str(ROOT / "serve.py")], own, log.fileno()) as process:
+        wait_for_worker(url)
+        api, worker = child(process, "api"), child(process, "worker")
+        assert api is not None
+        assert worker is not None
+        with httpx.Client(base_url=url) as client:
+            admin = Caller(client, ADMIN)
+            before = {one["id"] for one in admin.get("/v1/admin/workers")["data"]}
+            worker.kill()
+            while {one["id"] for one in admin.get("/v1/admin/workers")["data"]} <= before:
+                time.sleep(0.1)  # the API answers all the while
+        assert child(process, "api") == api
+        successor = child(process, "worker")
+
+        api.kill()
+        until(lambda: child(process, "api") not in {api, None})
+        wait_for_worker(url)
+        assert child(process, "worker") == successor
+
+        started = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert not any(one.is_running() for one in started)
+    assert (tmp_path / "log").read_text().count("restarts in 1 s") == 2
+
+
+def test_it_shows_the_first_administrators_key_and_stops_with_its_terminal(tmp_path: Path) -> None:
+    port = services.free_port()
+    own = {"DIFFFIT_DATA_DIR": str(tmp_path / "data"), "DIFFFIT_PORT": str(port)}
+    terminal, end = pty.openpty()
+    with served([str(ROOT / "serve.py")], own, end, terminal=True) as process:
+        os.close(end)
+        shown = b""
+        while b"listens on" not in shown:
+            shown += os.read(terminal, 2**16)
+        assert b"dfk_" in shown
+        started = psutil.Process(process.pid).children()
+        assert len(started) == len(serve.MODULES)
+        os.close(terminal)
+        assert process.wait(60) == 0
+        assert not any(one.is_running() for one in started)
+
+
+def test_repeated_deaths_are_followed_by_growing_pauses(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module.write_text("raise SystemExit(3)")
+    stop, pauses = asyncio.Event(), []
+
+    async def pause(event: asyncio.Event, seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 8:
+            stop.set()
+
+    monkeypatch.setattr(serve, "wait", pause)
+    asyncio.run(serve.keep_running(module.stem, stop, asyncio.Event()))
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_process_that_does_not_stop_in_its_grace_is_killed_with_those_it_started(
+    module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module.write_text(
+        "import signal, subprocess, sys\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
+        "print(other.pid)\n"
+        "signal.pause()\n"
+    )
+    monkeypatch.setattr(serve, "STOP_SECONDS", 0.1)
+    shown: list[bytes] = []
+
+    async def start_and_stop() -> int:
+        stop = asyncio.Event()
+
+        def show(module: str, *lines: bytes) -> None:
+            shown.extend(lines)
+            stop.set()
+
+        monkeypatch.setattr(serve, "show", show)
+        return await serve.run(module.stem, stop, asyncio.Event())
+
+    assert asyncio.run(start_and_stop()) == -signal.SIGKILL
+    other = int(shown[0])
+    until(lambda: not psutil.pid_exists(other) or psutil.Process(other).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_second_signal_kills_at_once(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module.write_text("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint()\nsignal.pause()\n")
+
+    async def start_and_stop() -> int:
+        stop, kill = asyncio.Event(), asyncio.Event()
+
+        def show(module: str, *lines: bytes) -> None:
+            stop.set()
+            kill.set()
+
+        monkeypatch.setattr(serve, "show", show)
+        return await serve.run(module.stem, stop, kill)
+
+    assert asyncio.run(start_and_stop()) == -signal.SIGKILL
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that `python -m` finds."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path / "stand_in.py"
+
+
+@contextmanager
+def served(command: list[str], environment: dict[str, str], output: int, terminal: bool = False) -> Iterator[Process]:
+    """A process in a session of its own, with `output` as its controlling terminal if it is one."""
+    process = subprocess.Popen(
+        [sys.executable, *(["-c", ON_TERMINAL] if terminal else []), *command],
+        env={**os.environ, **environment},
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for one in [*psutil.Process(process.pid).children(), process] if process.poll() is None else []:
+            one.kill()
+        process.wait()
+
+
+ON_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+"""Makes standard output the session's terminal, as a shell's is."""
