@@ -1,12 +1,18 @@
-# Everything runs in .venv, made on first use from requirements.lock.
-# Torch's index can be another, for a build without CUDA: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Everything runs in .venv, which is made on first use from requirements.lock, with every file's hash checked.
+# Torch is a step of its own, because its builds differ between indexes:
+#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu    without CUDA
+#   make test TORCH=torch==2.11.0                                 another version
 PYTHON ?= python3
 TORCH_INDEX ?=
+TORCH ?= --requirement requirements-torch.txt
 VENV := .venv
 BIN := $(VENV)/bin
+PIP_INSTALL := python -m pip install --quiet --disable-pip-version-check
+FROM_LOCK := --no-deps --require-hashes --requirement
+FROM_TREE := --no-deps --no-build-isolation --editable
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install client demo test test-browser pictures faults serve lint check-api-image format lock clean
+.PHONY: help install client demo test test-browser pictures faults serve lint audit check-api-image format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -14,11 +20,13 @@ help: ## Show this list
 
 install: $(VENV)/.installed ## Make the virtual environment
 
-$(VENV)/.installed: pyproject.toml client/pyproject.toml requirements.lock
+$(VENV)/.installed: pyproject.toml client/pyproject.toml requirements.lock requirements-torch.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		--constraint requirements.lock --editable '.[worker,demo,recipe,dev,benchmarks]' --editable ./client
+	$(BIN)/$(PIP_INSTALL) $(FROM_LOCK) requirements.lock
+	$(BIN)/$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/$(PIP_INSTALL) $(FROM_TREE) . --editable ./client
+	$(BIN)/python -m pip check
 	@touch $@
 
 demo: install ## Run the main job through the REST API; the result is in demo-output/
@@ -37,17 +45,26 @@ faults: install ## Break whatever can break, and show what held (about an hour)
 	$(BIN)/python -m tests.faults
 
 serve: install ## Start the API and a worker on this machine (SQLite, a folder, the bundled base)
-	$(BIN)/honcho start
+	$(BIN)/python serve.py
 
 lint: install ## Check style, types and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/docker/*.Dockerfile
+
+audit: ## Look for known vulnerabilities of the pinned packages (asks PyPI)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/$(PIP_INSTALL) pip-audit==2.10.1
+	build/audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock
+	build/audit/bin/pip-audit --disable-pip --no-deps --requirement requirements-torch.txt
 
 check-api-image: ## Install what the API's image has, and measure what starting it costs
 	rm -rf build/api && $(PYTHON) -m venv build/api
-	build/api/bin/python -m pip install --quiet --constraint requirements.lock --editable .
+	build/api/bin/$(PIP_INSTALL) $(FROM_LOCK) deploy/docker/api.lock
+	build/api/bin/$(PIP_INSTALL) $(FROM_TREE) .
+	build/api/bin/python -m pip check
 	! build/api/bin/python -m pip list --format freeze | grep -iE '^(torch|diffusers|nvidia|matplotlib)'
 	build/api/bin/python -m benchmarks.api_import
 
@@ -58,10 +75,16 @@ format: install ## Put the code into its standard form
 client: install ## Write the client's models anew from the API's OpenAPI document
 	$(BIN)/python client/scripts/generate.py
 
-lock: ## Pin the versions that a fresh environment gets
-	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet --upgrade '.[worker,demo,recipe,dev,benchmarks]' ./client torch==2.13.0
-	build/lock/bin/python -m pip freeze --exclude difffit-server --exclude difffit | sed -E 's/^(torch==[0-9.]+).*/\1/' | grep -v '^nvidia\|^triton' > requirements.lock
+# A lock holds every file's hash for every platform, and each image's lock is a part of the whole.
+COMPILE := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-package torch --custom-compile-command 'make lock' --group build pyproject.toml
+
+lock: ## Pin what pyproject.toml asks for and is not pinned yet; all of it anew with UPGRADE=--upgrade
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/$(PIP_INSTALL) uv==0.13.9
+	$(COMPILE) client/pyproject.toml --all-extras $(UPGRADE) --output-file requirements.lock
+	$(COMPILE) --constraint requirements.lock --output-file deploy/docker/api.lock
+	$(COMPILE) client/pyproject.toml --extra worker --constraint requirements.lock --output-file deploy/docker/worker.lock
 
 clean: ## Remove what was installed and made
 	rm -rf $(VENV) build demo-output difffit-data

@@ -1,0 +1,60 @@
+"""The locks hold what pyproject.toml asks for, with a hash for everything but torch."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+SERVER, CLIENT = (
+    tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"] for folder in (".", "client")
+)
+EXTRAS = SERVER["optional-dependencies"]
+ALL = [*SERVER["dependencies"], *CLIENT["dependencies"], *(one for extra in EXTRAS.values() for one in extra)]
+
+
+def pins(name: str) -> dict[str, tuple[str, str]]:
+    """The version and the hashes of each package of a lock."""
+    found = {}
+    for entry in re.split(r"\n(?=[a-z])", (ROOT / name).read_text()):
+        if match := re.match(r"([\w.-]+)==(\S+)", entry):
+            found[canonicalize_name(match[1])] = (match[2], "".join(re.findall(r"--hash=\S+", entry)))
+    return found
+
+
+WHOLE = pins("requirements.lock")
+
+
+@pytest.mark.parametrize(
+    ("lock", "requirements"),
+    [
+        ("requirements.lock", ALL),
+        ("deploy/docker/worker.lock", [*SERVER["dependencies"], *EXTRAS["worker"], *CLIENT["dependencies"]]),
+        ("deploy/docker/api.lock", SERVER["dependencies"]),
+    ],
+)
+def test_a_lock_satisfies_what_is_asked_for(lock: str, requirements: list[str]) -> None:
+    locked = pins(lock)
+    for requirement in map(Requirement, [*requirements, "setuptools>=80"]):
+        if requirement.name != "torch":
+            assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)][0]), requirement
+
+
+@pytest.mark.parametrize("lock", ["deploy/docker/api.lock", "deploy/docker/worker.lock"])
+def test_an_images_lock_is_a_part_of_the_whole(lock: str) -> None:
+    assert pins(lock).items() <= WHOLE.items()
+
+
+def test_everything_has_a_hash_but_torch() -> None:
+    assert all("--hash=sha256:" in hashes for _, hashes in WHOLE.values())
+    assert not any(re.match("torch$|triton|nvidia", name) for name in WHOLE)
+    (torch,) = re.findall(r"^\w.*$", (ROOT / "requirements-torch.txt").read_text(), re.MULTILINE)
+    (asked,) = (Requirement(one) for one in EXTRAS["worker"] if one.startswith("torch"))
+    assert asked.specifier.contains(torch.removeprefix("torch=="))
+
+
+def test_the_apis_image_has_neither_torch_nor_what_needs_it() -> None:
+    assert not {"torch", "diffusers", "accelerate", "matplotlib"} & set(pins("deploy/docker/api.lock"))
