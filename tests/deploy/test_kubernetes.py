@@ -3,6 +3,7 @@
 kustomize does not run here. What it would do that matters, resources by file and patches by name, is done by hand.
 """
 
+import ipaddress
 import re
 import warnings
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ with warnings.catch_warnings():
 FOLDER = Path(__file__).parents[2] / "deploy/kubernetes"
 BASE, GPU, KEDA, TRAIN = (FOLDER / name for name in ("base", "gpu", "keda", "train"))
 SETTINGS = {f"DIFFFIT_{name.upper()}" for name in Settings.model_fields}
+STORE_PORTS = {8333, 443}
 OF_BOTO = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
@@ -101,6 +103,8 @@ def test_a_pod_can_do_little(pod: dict[str, Any]) -> None:
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert set(container["resources"]["requests"]) >= {"cpu", "memory"}
     assert container["resources"]["limits"]["memory"]
+    for volume in spec["volumes"]:
+        assert "persistentVolumeClaim" in volume or volume["emptyDir"]["sizeLimit"]
     assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in spec["volumes"]}
 
 
@@ -112,13 +116,7 @@ def test_what_keeps_running_is_watched_and_may_be_moved(variant: str) -> None:
     for name in kept:
         (container,) = PODS[variant, name]["spec"]["containers"]
         assert {"startupProbe", "livenessProbe"} <= set(container)
-    (api,) = PODS[variant, "difffit-api"]["spec"]["containers"]
-    assert (api["livenessProbe"]["httpGet"]["path"], api["readinessProbe"]["httpGet"]["path"]) == (
-        "/healthz",
-        "/readyz",
-    )
-    (worker,) = PODS[variant, "difffit-worker"]["spec"]["containers"]
-    assert ["CMD", *worker["livenessProbe"]["exec"]["command"]] == OURS["worker"]["healthcheck"]["test"]
+    assert PODS[variant, "difffit-worker"]["spec"]["terminationGracePeriodSeconds"] == 120
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -135,6 +133,41 @@ def test_nobody_connects_to_a_pod_but_by_its_ports(variant: str) -> None:
         if of == variant:
             (container,) = pod["spec"]["containers"]
             assert open_ports[name] == {port["containerPort"] for port in container.get("ports", [])}
+
+
+@pytest.mark.parametrize(("variant", "name"), PODS)
+def test_a_pod_reaches_what_its_settings_name_and_no_other_ports(variant: str, name: str) -> None:
+    (policy,) = (
+        one["spec"] for one in VARIANTS[variant] if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == name
+    )
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    anywhere = {port["port"] for rule in policy["egress"] if "to" not in rule for port in rule["ports"]}
+    assert 53 in anywhere
+    needed = {
+        "difffit-migrate": {5432},
+        "difffit-api": {5432, 6379, *STORE_PORTS, 4318},
+        "difffit-worker": {5432, 6379, *STORE_PORTS, 4318},
+        "difffit-train": {443},
+    }
+    assert anywhere == {53, *needed[name]}
+    internet = [block["ipBlock"] for rule in policy["egress"] for block in rule.get("to", [])]
+    assert bool(internet) == (name == "difffit-worker")
+    for block in internet:
+        networks = [ipaddress.ip_network(block["cidr"]), *map(ipaddress.ip_network, block.get("except", []))]
+        for address in ("10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "127.0.0.1", "fd00::1", "fe80::1"):
+            assert sum(ipaddress.ip_address(address) in network for network in networks) in {0, 2}, address
+
+
+def test_the_examples_ports_are_those_that_the_policies_open() -> None:
+    example = (BASE / "secret.example.env").read_text()
+    config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
+    assert set(re.findall(r"@\w+:(\d+)/", example)) == {"5432", "6379"}
+    assert int(config["DIFFFIT_S3_ENDPOINT_URL"].rpartition(":")[2]) in STORE_PORTS
+
+
+def test_the_examples_secrets_are_placeholders() -> None:
+    example = dict(re.findall(r"^(\w+)=(.*)$", (BASE / "secret.example.env").read_text(), re.MULTILINE))
+    assert all("replace-me" in value for value in example.values())
 
 
 def test_a_fine_tune_over_several_gpus_has_a_process_for_each() -> None:

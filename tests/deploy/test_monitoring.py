@@ -22,6 +22,7 @@ from core.finetunes import service as finetunes
 from core.storage import FolderStore, objects
 from core.tenancy import Scope
 from tests.core.rows import add_finetune, add_generation, tenant_with_domain
+from tests.deploy.test_compose import OURS
 from tests.worker.test_metrics import gpu, settings  # noqa: F401  # fixtures: a real engine on the bundled base
 from worker import metrics, webhooks
 from worker.gpu import Gpu
@@ -70,7 +71,18 @@ def test_each_panel_can_be_drawn() -> None:
 def test_prometheus_loads_the_rules_and_scrapes_both() -> None:
     found = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     assert [(FOLDER / name).is_file() for name in found["rule_files"]] == [True]
-    assert [one["job_name"] for one in found["scrape_configs"]] == ["difffit-api", "difffit-worker"]
+    names = {
+        (name, target["port"])
+        for one in found["scrape_configs"]
+        for target in one["dns_sd_configs"]
+        for name in target["names"]
+    }
+    workers = {
+        (name, int(OURS[name]["environment"]["DIFFFIT_METRICS_PORT"]))
+        for name in OURS
+        if "worker" in name and "embedded" not in name
+    }
+    assert names == {("api", int(OURS["api"]["environment"]["DIFFFIT_PORT"])), *workers}
 
 
 def test_queues_are_counted_from_the_rows(database: Database) -> None:

@@ -1,0 +1,79 @@
+"""Every probe of every manifest, asked of the running service."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests import services
+from tests.deploy.test_compose import OURS
+from tests.deploy.test_kubernetes import SERVICE_PODS
+from tests.processes import running
+
+PROMETHEUS = yaml.safe_load((Path(__file__).parents[2] / "deploy/monitoring/prometheus.yml").read_text())
+METRICS_PORT = "9100"
+HTTP = {
+    ("Kubernetes", *pod, kind): container[kind]["httpGet"]
+    for pod, template in SERVICE_PODS.items()
+    for container in template["spec"]["containers"]
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe")
+    if "httpGet" in container.get(kind, {})
+}
+COMMANDS = {
+    ("Kubernetes", *pod, kind): container[kind]["exec"]["command"]
+    for pod, template in SERVICE_PODS.items()
+    for container in template["spec"]["containers"]
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe")
+    if "exec" in container.get(kind, {})
+} | {
+    ("compose", name): service["healthcheck"]["test"][1:] for name, service in OURS.items() if "healthcheck" in service
+}
+SCRAPES = {
+    ("Kubernetes", *pod): (annotations["prometheus.io/port"], annotations.get("prometheus.io/path", "/metrics"))
+    for pod, template in SERVICE_PODS.items()
+    if (annotations := template["metadata"].get("annotations"))
+} | {
+    ("Prometheus", job["job_name"]): (str(target["port"]), job.get("metrics_path", "/metrics"))
+    for job in PROMETHEUS["scrape_configs"]
+    for target in job["dns_sd_configs"]
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """An API and a worker: where they listen in place of the manifests' ports, and their environment."""
+    folder = tmp_path_factory.mktemp("service")
+    metrics = str(services.free_port())
+    environment = {"DIFFFIT_DATA_DIR": str(folder / "data"), "DIFFFIT_METRICS_PORT": metrics}
+    with running(environment, folder) as url:
+        yield {"8000": url, METRICS_PORT: f"http://127.0.0.1:{metrics}", "environment": environment}
+
+
+@pytest.mark.parametrize("probe", HTTP.values(), ids=map(" ".join, HTTP))
+def test_a_path_that_is_probed_answers(service: dict[str, Any], probe: dict[str, Any]) -> None:
+    assert probe["port"] == "http"
+    assert httpx.get(f"{service['8000']}{probe['path']}").status_code == 200
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=map(" ".join, COMMANDS))
+def test_a_command_that_is_probed_succeeds(service: dict[str, Any], command: list[str]) -> None:
+    assert command[0] == "python"
+    here = [word.replace("http://127.0.0.1:8000", service["8000"]) for word in command[1:]]
+    subprocess.run([sys.executable, *here], env={**os.environ, **service["environment"]}, check=True)
+
+
+@pytest.mark.parametrize(("port", "path"), SCRAPES.values(), ids=map(" ".join, SCRAPES))
+def test_a_path_that_is_scraped_has_metrics(service: dict[str, Any], port: str, path: str) -> None:
+    assert "\ndifffit_" in httpx.get(f"{service[port]}{path}").raise_for_status().text
+
+
+def test_everything_that_keeps_running_is_probed() -> None:
+    assert {pod for _, _, pod, _ in HTTP} == {"difffit-api"}
+    assert {probe[2] for probe in COMMANDS if probe[0] == "Kubernetes"} == {"difffit-worker"}
+    assert {probe[2] for probe in SCRAPES if probe[0] == "Kubernetes"} == {"difffit-api", "difffit-worker"}
