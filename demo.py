@@ -199,7 +199,7 @@ def server() -> Iterator[tuple[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    key, url = "demo-administrator", f"http://127.0.0.1:{port}"
+    key, url = "demo-administrator-of-one-run-on-this-machine", f"http://127.0.0.1:{port}"
     environment = os.environ | {
         "DIFFFIT_DATA_DIR": str(OUTPUT / "server"),
         "DIFFFIT_PORT": str(port),

@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("what", choices=("save", "restore"))
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
+    os.umask(0o077)  # a backup has every tenant's data
     try:
         objects = (save if options.what == "save" else restore)(get_settings(), options.folder)
     except (CoreError, FileExistsError) as error:

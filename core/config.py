@@ -1,17 +1,34 @@
 """Settings: environment variables with the prefix DIFFFIT_, or a `.env` file. Nothing else reads the environment."""
 
+import ipaddress
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_PREFIX = "DIFFFIT_"
+_SECRET_CHARACTERS = 32
+UPLOAD_FORM_BYTES = 2**20
+"""What the parts of a form may take next to the file that it sends."""
 
 
 class Settings(BaseSettings):
-    """The defaults run the service on one machine: SQLite, a folder, a broker in a folder, the bundled base."""
+    """The defaults run the service on one machine: SQLite, a folder, a broker in a folder, the bundled base.
 
-    model_config = SettingsConfigDict(env_prefix="DIFFFIT_", env_file=".env", extra="ignore", env_parse_none_str="none")
+    An empty variable counts as one that is not set.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        env_parse_none_str="none",
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
 
     data_dir: Path = Path("difffit-data")
     """Holds what the embedded default needs: database, objects, broker, the signing secret."""
@@ -43,9 +60,10 @@ class Settings(BaseSettings):
     dashboard: bool = True
     """Pages for people at `/dashboard`, served by the API's process."""
     admin_key: SecretStr | None = None
-    """The first administrator's key. Without it one is made and printed at the first start."""
+    """The first administrator's key, at least 32 characters. Without it one is made and printed at the first start."""
     url_secret: SecretStr | None = None
-    """Signs image URLs. Without it one is made and kept in `data_dir`, which only suits a single API process."""
+    """Signs image URLs, at least 32 characters. Without it one is made and kept in `data_dir`, which only suits a
+    single API process."""
     image_url_seconds: int = 3600
 
     keep_image_days: int | None = Field(default=None, ge=1)
@@ -69,6 +87,27 @@ class Settings(BaseSettings):
     """Receipts of deletions, from the day on which all was gone."""
     keep_usage_days: int | None = Field(default=None, ge=31)
     """What tenants used, day by day: one row each. Bills rest on it, and totals count it from the beginning."""
+    trusted_proxies: str = ""
+    """Addresses and networks of the proxies in front of the API, separated by commas. Only their `X-Forwarded-For` and
+    `X-Forwarded-Proto` are believed, and only the last hop that is not one of them counts as the client."""
+    max_connections: int = Field(default=1000, ge=10)
+    """Connections of one API process. At the limit, the one that has waited longest without a request is closed."""
+    request_head_seconds: float = Field(default=10, gt=0)
+    """Time that a client may take from its connection, or the last answer, to the end of a request's headers."""
+    request_body_seconds: float = Field(default=30, gt=0)
+    """Time that a body may take, and one second more for each 16 KiB that have come."""
+    response_stall_seconds: float = Field(default=60, gt=0)
+    """Time after which a client that takes nothing of its response is cut off."""
+    max_transfers: int = Field(default=16, ge=1)
+    """Uploads, and downloads of adapters, that one API process has on their way at once; more are answered with 503."""
+    max_tenant_transfers: int = Field(default=8, ge=1)
+    """Those of one tenant; more are answered with 429."""
+    max_spooled_bytes: int = 1792 * 2**20
+    """Bytes of them that one API process keeps on its disk at once, half of them for one tenant."""
+    max_event_streams: int = Field(default=200, ge=1)
+    """Event streams that one API process holds open; more are answered with 503."""
+    max_tenant_event_streams: int = Field(default=20, ge=1)
+    """Those of one tenant; more are answered with 429."""
 
     lease_seconds: float = 60
     heartbeat_seconds: float = 10
@@ -147,6 +186,29 @@ class Settings(BaseSettings):
     traces_share: float = Field(default=1.0, ge=0, le=1)
     """Of the requests that came without a trace of their own."""
 
+    @field_validator("admin_key", "url_secret")
+    @classmethod
+    def _long_secrets(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < _SECRET_CHARACTERS:
+            raise ValueError(
+                f"must have at least {_SECRET_CHARACTERS} characters, or be left empty. "
+                "`openssl rand -hex 32` makes a good one"
+            )
+        return secret
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: str) -> str:
+        """Each as a network, since uvicorn takes what it cannot parse for a host's name."""
+        networks = (ipaddress.ip_network(one.strip(), strict=False) for one in proxies.split(",") if one.strip())
+        return ",".join(map(str, networks))
+
+    @model_validator(mode="after")
+    def _room_for_two_uploads(self) -> "Settings":
+        if self.max_spooled_bytes < 2 * (self.max_upload_bytes + UPLOAD_FORM_BYTES):
+            raise ValueError("max_spooled_bytes must be at least twice max_upload_bytes, and 2 MiB more")
+        return self
+
     @model_validator(mode="after")
     def _slots_for_every_row(self) -> "Settings":
         if self.adapter_slots < self.max_batch_rows:
@@ -179,5 +241,16 @@ class Settings(BaseSettings):
 
 @lru_cache
 def get_settings() -> Settings:
-    """For the edges: the API, the worker, migrations, command lines. Everything else is given what it needs."""
-    return Settings()
+    """For the edges: the API, the worker, migrations, command lines. Everything else is given what it needs.
+
+    Raises ValueError with a sentence for each variable that cannot be used; values are not repeated.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ValueError(" ".join(map(_sentence, error.errors()))) from None
+
+
+def _sentence(error: ErrorDetails) -> str:
+    variable = "".join(f"{_PREFIX}{str(name).upper()}: " for name in error["loc"])
+    return f"{variable}{error['msg'].removeprefix('Value error, ')}."

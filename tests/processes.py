@@ -14,7 +14,7 @@ import httpx
 
 from tests import services
 
-ADMIN = "an-administrator-for-tests"
+ADMIN = "an-administrator-for-tests-of-processes"
 Process = subprocess.Popen[bytes]
 
 

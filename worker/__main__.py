@@ -1,5 +1,6 @@
 """`python -m worker`: a worker for the queues of DIFFFIT_WORKER_QUEUES."""
 
+import os
 import sys
 
 from core.config import Settings, get_settings
@@ -11,6 +12,7 @@ from core.logs import configure_logs
 
 
 def main() -> None:
+    os.umask(0o077)  # the objects, and an embedded database, are for this user alone
     settings = get_settings()
     configure_logs(settings)
     try:

@@ -24,7 +24,7 @@ from core.db.schema import upgrade
 from core.db.session import Database
 from core.tenancy import SYSTEM
 
-ADMIN_KEY = "an-administrator-under-load"
+ADMIN_KEY = "an-administrator-under-load-in-a-benchmark"
 BASE = BaseDescription(
     name="mini",
     digest="ba5e" * 16,
@@ -63,7 +63,7 @@ def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[
         "DIFFFIT_DATA_DIR": str(folder),
         "DIFFFIT_ADMIN_KEY": ADMIN_KEY,
         "DIFFFIT_PORT": str(port),
-        "DIFFFIT_URL_SECRET": "not a secret here",
+        "DIFFFIT_URL_SECRET": "no secret, and long enough for the service",
         "DIFFFIT_LOG_LEVEL": "INFO",
         "DIFFFIT_MAX_REQUESTS_PER_MINUTE": "none",  # one tenant sends all of the load
     }

@@ -38,7 +38,7 @@ from core.jobs import Claim
 from core.storage import file_digest
 from core.tenancy import SYSTEM
 
-ADMIN_KEY = "the-administrators-own-key"
+ADMIN_KEY = "the-administrators-own-key-of-all-tests"
 BASE = BaseDescription(
     name="mini",
     digest="ba5e" * 16,

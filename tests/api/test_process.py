@@ -176,9 +176,9 @@ def test_the_main_job_over_real_connections(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_open_streams_and_waits_do_not_hold_up_a_stop(tmp_path: Path, number: int) -> None:
     worker = services_of(tmp_path)
-    with serving(tmp_path, DIFFFIT_ADMIN_KEY="an-administrators-key") as server:
+    with serving(tmp_path, DIFFFIT_ADMIN_KEY="an-administrators-key-for-one-test-alone") as server:
         load_base(worker)
-        with tenant_client(server.url, "an-administrators-key") as client:
+        with tenant_client(server.url, "an-administrators-key-for-one-test-alone") as client:
             domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]
             file = {"file": ("fruit.zip", images_zip())}
             dataset = made(client, f"/v1/domains/{domain}/datasets", files=file)["id"]
