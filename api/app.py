@@ -5,12 +5,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from api.bodies import BodyLimitMiddleware
 from api.deps import Services
 from api.errors import add_error_handlers
 from api.limits import RequestLimits
-from api.middleware import BodyLimitMiddleware, RequestMiddleware
+from api.middleware import RequestMiddleware
 from api.notifier import Notifier
 from api.openapi import add_documentation, add_openapi
+from api.readiness import ReadinessCheck
 from api.routes import (
     adapters,
     admin,
@@ -28,7 +30,6 @@ from api.routes import (
 from api.signing import load_secret
 from core.broker import CeleryDispatcher, make_celery
 from core.config import Settings, get_settings
-from core.datasets.uploads import part_bytes
 from core.db.roles import check_role
 from core.db.schema import is_current, upgrade
 from core.db.session import Database
@@ -51,12 +52,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = _services(settings)
+    app.state.readiness = ReadinessCheck(app.state.services)
     add_error_handlers(app)
-    app.add_middleware(
-        BodyLimitMiddleware,
-        max_upload_bytes=settings.max_upload_bytes,
-        max_part_bytes=part_bytes(settings.max_multipart_bytes, settings.upload_part_bytes),
-    )
+    app.add_middleware(BodyLimitMiddleware, settings=settings)
     app.add_middleware(RequestMiddleware)
     tenants_rooms = (domains, datasets, dataset_uploads, finetunes, generations, adapters, webhooks)
     for room in (*tenants_rooms, usage, keys, deletions, admin, health):

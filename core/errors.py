@@ -197,9 +197,15 @@ class ChecksumMismatch(CoreError):
 class BaseNotLoaded(CoreError):
     code, status, title = "base_not_loaded", 503, "Base not loaded yet"
 
-    def __init__(self, name: str) -> None:
-        detail = f"No worker has loaded the base '{name}' yet. Try again shortly."
-        super().__init__(detail, headers={"Retry-After": "5"})
+    def __init__(self, name: str, held: Sequence[str] = ()) -> None:
+        """`held` names the bases that the live workers hold instead."""
+        if held:
+            others = " and ".join(f"'{other}'" for other in held)
+            detail = f"The API serves the base '{name}', its workers hold {others}. Ask the operator to set one base."
+            super().__init__(detail, headers={"Retry-After": "60"})
+        else:
+            detail = f"No worker has loaded the base '{name}' yet. Try again shortly."
+            super().__init__(detail, headers={"Retry-After": "5"})
 
 
 class BaseMissing(CoreError):
@@ -304,6 +310,34 @@ class RateLimited(CoreError):
         )
 
 
+class TooManyTransfers(CoreError):
+    code, status, title = "too_many_transfers", 429, "Too many uploads and downloads at once"
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(
+            f"At most {limit:,} {what} may be on their way at once. Try again when one has ended.",
+            headers={"Retry-After": "5"},
+        )
+
+
+class TooManyStreams(CoreError):
+    code, status, title = "too_many_streams", 429, "Too many event streams"
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(
+            f"At most {limit:,} {what} may be open at once. Close one, then try again.", headers={"Retry-After": "5"}
+        )
+
+
+class ServiceBusy(CoreError):
+    """The limit is the service's own, whoever else uses it up."""
+
+    code, status, title = "service_busy", 503, "Service busy"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"The service has no room for more {what} now. Try again.", headers={"Retry-After": "5"})
+
+
 class StorageQuotaExceeded(CoreError):
     """No time will help, so this is no 429."""
 
@@ -366,6 +400,13 @@ class StorageUnavailable(CoreError):
 class StorageFull(StorageUnavailable):
     code, title = "storage_full", "Storage full"
     sentence = "The object store has no room ({reason}). Try again when its operator has made some."
+
+
+class UploadSpaceFull(StorageUnavailable):
+    """The API's own disk, where uploads lie until they are stored."""
+
+    code, title = "storage_full", "Storage full"
+    sentence = "The service has no room to receive uploads ({reason}). Try again when its operator has made some."
 
 
 class DatabaseUnavailable(CoreError):

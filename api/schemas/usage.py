@@ -70,11 +70,11 @@ class Liveness(Output):
 class Readiness(Output):
     status: str = Field(examples=["ready", "unavailable"])
     problems: dict[str, str] = Field(
-        description="What is missing, by name: database, migrations, storage, broker.",
-        examples=[{"broker": "It does not answer (OperationalError)."}],
+        description="What every request needs and is missing, by name: database, migrations.",
+        examples=[{"database": "The database does not answer."}],
     )
     workers: int = Field(description="Workers that are alive.")
     warnings: dict[str, str] = Field(
-        description="What does not keep requests from being taken: without a worker, work waits.",
+        description="What only some requests need, by name: storage, broker, worker, base.",
         examples=[{"worker": "No worker is alive: work waits."}],
     )

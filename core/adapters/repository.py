@@ -56,6 +56,13 @@ def served_base(session: Session, name: str) -> BaseModelRow | None:
     return session.get(BaseModelRow, name)
 
 
+def base_names(session: Session, digests: Collection[str]) -> list[str]:
+    """Names of bases in order; the beginning of the digest for one that has none."""
+    rows = session.execute(select(BaseModelRow).where(BaseModelRow.digest.in_(digests))).scalars().all()
+    names = {row.digest: row.name for row in rows}
+    return sorted(names.get(digest, digest[:12]) for digest in digests)
+
+
 def _filtered(statement: Statement, filters: Filters) -> Statement:
     for column in ("tenant_id", "domain_id", "base_digest", "status"):
         value = getattr(filters, column)

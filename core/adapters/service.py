@@ -20,6 +20,7 @@ from core.errors import AdapterQuarantined, BaseNotLoaded, NotFound
 from core.storage import ObjectStore, StoredObject
 from core.tenancy import SYSTEM, Scope
 from core.usage import stored as stored_bytes
+from core.usage import service as usage
 from core.webhooks import events
 
 
@@ -164,8 +165,15 @@ def register_base(session: Session, reference: str, description: BaseDescription
 
 
 def served_base(session: Session, reference: str) -> BaseDescription:
-    """Raises BaseNotLoaded until a worker has loaded it."""
+    """Raises BaseNotLoaded until a worker has loaded it, and while all live workers hold others."""
     row = repository.served_base(session, reference)
-    if row is None:
-        raise BaseNotLoaded(reference)
+    held = usage.held_bases(session)
+    if row is None or (held and row.digest not in held):
+        raise BaseNotLoaded(reference, repository.base_names(session, held))
     return BaseDescription.from_json(row.description)
+
+
+def workers_hold(session: Session, reference: str) -> bool:
+    """Whether every live worker that has a base has this one."""
+    row = repository.served_base(session, reference)
+    return usage.held_bases(session) <= ({row.digest} if row else set())

@@ -70,6 +70,11 @@ def workers(session: Session) -> Sequence[Worker]:
     return repository.workers(session, database_now(session) - WORKER_SILENCE)
 
 
+def held_bases(session: Session) -> set[str]:
+    """Digests of the bases that live workers hold."""
+    return {worker.base_digest for worker in workers(session) if worker.base_digest}
+
+
 def audit(session: Session, scope: Scope, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
     return repository.audit_page(session, scope, tenant_id, request)
 

@@ -1,9 +1,19 @@
+"""Liveness, readiness and metrics."""
+
 import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
+import pytest
+
 from api.deps import Services
+from api.readiness import NO_WORKER, OTHER_BASE, Probe, ReadinessCheck
+from core.adapters import service as adapters
 from core.usage import service as usage
-from tests.api.client import Client, running
+from tests.api.client import BASE, Api, Client, problem, running
 from tests.api.conftest import make_settings
 
 
@@ -11,34 +21,103 @@ def test_the_process_lives(api_client: Client) -> None:
     assert api_client.read("/livez") == {"status": "ok"}
 
 
-def test_without_a_worker_it_is_ready_and_says_that_work_waits(api_client: Client, services: Services) -> None:
-    warned = {"worker": "No worker is alive: work waits."}
-    assert api_client.read("/readyz") == {"status": "ready", "problems": {}, "workers": 0, "warnings": warned}
-    about = {"device": "cpu", "base_digest": None, "queues": ["generate"], "resident": []}
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readiness is looked up for each request."""
+    monkeypatch.setattr(ReadinessCheck, "seconds", 0)
+
+
+def ready(**found: object) -> dict[str, object]:
+    return {"status": "ready", "problems": {}, "workers": 0, "warnings": {}, **found}
+
+
+def report(services: Services, base_digest: str | None) -> None:
+    about = {"device": "cpu", "base_digest": base_digest, "queues": ["generate"], "resident": []}
     with services.database.session() as session:
         usage.report_worker(session, "wrk_1", "machine", 7, about)
-    assert api_client.read("/readyz") == {"status": "ready", "problems": {}, "workers": 1, "warnings": {}}
+
+
+@pytest.fixture
+def no_worker(services: Services) -> Iterator[None]:
+    yield
     with services.database.session() as session:
         usage.forget_worker(session, "wrk_1")
 
 
-def test_services_that_are_away_are_named_without_their_addresses(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_worker")
+def test_without_a_worker_it_is_ready_and_says_that_work_waits(api_client: Client, services: Services) -> None:
+    assert api_client.read("/readyz") == ready(warnings={"worker": NO_WORKER})
+    report(services, None)
+    assert api_client.read("/readyz") == ready(workers=1)
+    report(services, BASE.digest)
+    assert api_client.read("/readyz") == ready(workers=1)
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_workers_with_another_base_are_told_with_both_names(
+    api_client: Client, services: Services, tenant: Client, domain: str
+) -> None:
+    with services.database.session() as session:
+        adapters.register_base(session, "/models/other", replace(BASE, digest="07e7" * 16))
+    body = {"class_id": 0, "adapter_id": "base"}
+    report(services, "07e7" * 16)
+    assert api_client.read("/readyz") == ready(workers=1, warnings={"base": OTHER_BASE})
+    refused = problem(tenant.post(f"/v1/domains/{domain}/generations", body), 503, "base_not_loaded")
+    assert "'mini'" in refused["detail"]
+    assert "'/models/other'" in refused["detail"]
+    report(services, BASE.digest)
+    assert tenant.post(f"/v1/domains/{domain}/generations", body).status_code == 202
+
+
+def test_only_what_every_request_needs_makes_it_unready(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, broker_url="redis://:hidden@127.0.0.1:1/0")
     with running(settings) as api:
         database, objects = tmp_path / "difffit.db", tmp_path / "objects"
         shutil.rmtree(objects, ignore_errors=True)
         objects.write_text("a file where the folder was")
         found = api.client().get("/readyz")
-        assert found.status_code == 503
-        assert set(found.json()["problems"]) == {"storage", "broker"}
+        assert found.status_code == 200
+        assert set(found.json()["warnings"]) == {"storage", "broker", "worker"}
+        for secret in ("hidden", "127.0.0.1", str(tmp_path)):
+            assert secret not in found.text
         api.app.state.services.database.dispose()
         database.unlink()
         for rest in tmp_path.glob("difffit.db-*"):
             rest.unlink()
         found = api.client().get("/readyz")
-        assert set(found.json()["problems"]) == {"storage", "broker", "migrations"}
-        assert "hidden" not in found.text
-        assert "127.0.0.1" not in found.text
+        assert found.status_code == 503
+        assert set(found.json()["problems"]) == {"migrations"}
+        assert str(tmp_path) not in found.text
+
+
+def test_a_silent_service_is_waited_for_by_one_and_not_for_long() -> None:
+    """Whoever asks meanwhile starts no second question."""
+    asked, release = [], threading.Event()
+
+    def question() -> bool:
+        asked.append(1)
+        return release.wait(60)
+
+    async def ask() -> tuple[bool | None, ...]:
+        probe = Probe("silent", question)
+        probe.patience = 0.05
+        first = [await probe.ask() for _ in range(3)]
+        release.set()
+        probe.patience = 60
+        return (*first, await probe.ask())
+
+    assert anyio.run(ask) == (None, None, None, True)
+    assert len(asked) == 1
+
+
+def test_strangers_share_one_look(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReadinessCheck, "seconds", 3600)
+    looks = []
+    check = type(api.services.store).check
+    monkeypatch.setattr(type(api.services.store), "check", lambda store: (looks.append(1), check(store))[1])
+    for _ in range(10):
+        assert api.client().get("/readyz").status_code == 200
+    assert len(looks) <= 1
 
 
 def test_metrics_count_by_route_and_not_by_path(api_client: Client, tenant: Client) -> None:

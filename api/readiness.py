@@ -1,0 +1,109 @@
+"""Whether this process can take requests: asked of the services below at most once in a while, and never for long."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import structlog
+
+from api.deps import Services
+from api.schemas.usage import Readiness
+from api.threads import HEALTH, run_in
+from core.adapters import service as adapters
+from core.db.schema import is_current
+from core.usage import service as usage
+
+logger = structlog.get_logger()
+Answer = TypeVar("Answer")
+
+NO_WORKER = "No worker is alive: work waits."
+OTHER_BASE = "Live workers hold another base than DIFFFIT_BASE_MODEL names here. Set one base for both."
+_WITHOUT = {
+    "storage": "The object store does not answer: uploads and images fail, jobs wait.",
+    "broker": "The broker does not answer: workers find their work by themselves, a little later.",
+}
+
+
+class ReadinessCheck:
+    """Answers from a copy that is a few seconds old at most, however often strangers ask.
+
+    Only what every request needs makes it fail: the database, and tables of this version. What some can do without is
+    a warning. Answers name no place and no secret; the log has the errors.
+    """
+
+    seconds = 2.0
+    """Age at which the copy is made again."""
+
+    def __init__(self, services: Services) -> None:
+        self._database = Probe("database", lambda: _database(services))
+        self._storage = Probe("storage", lambda: _answers(services.store.check))
+        self._broker = Probe("broker", lambda: _answers(services.dispatcher.check))
+        self._lock = asyncio.Lock()
+        self._copy: Readiness | None = None
+        self._copied_at = 0.0
+
+    async def read(self) -> Readiness:
+        async with self._lock:
+            if self._copy is None or time.monotonic() - self._copied_at >= self.seconds:
+                self._copy = await self._check()
+                self._copied_at = time.monotonic()
+            return self._copy
+
+    async def _check(self) -> Readiness:
+        found, storage, broker = await asyncio.gather(self._database.ask(), self._storage.ask(), self._broker.ask())
+        database = found or _Database({"database": "The database does not answer."})
+        answers = {"storage": storage, "broker": broker}
+        warnings = {name: _WITHOUT[name] for name, answer in answers.items() if answer is None}
+        return Readiness(
+            status="unavailable" if database.problems else "ready",
+            problems=database.problems,
+            workers=database.workers,
+            warnings=database.warnings | warnings,
+        )
+
+
+@dataclass(frozen=True)
+class _Database:
+    """What the database tells, and what is wrong with it."""
+
+    problems: dict[str, str] = field(default_factory=dict)
+    workers: int = 0
+    warnings: dict[str, str] = field(default_factory=dict)
+
+
+def _database(services: Services) -> _Database:
+    if not is_current(services.database.engine):
+        return _Database({"migrations": "The tables are not at this version: run `python -m migrations`."})
+    with services.database.session() as session:
+        workers = usage.workers(session)
+        agree = adapters.workers_hold(session, services.settings.base_model)
+    warnings = {} if workers else {"worker": NO_WORKER}
+    return _Database({}, len(workers), warnings if agree else {**warnings, "base": OTHER_BASE})
+
+
+def _answers(check: Callable[[], None]) -> bool:
+    check()
+    return True
+
+
+class Probe(Generic[Answer]):
+    """One question to a service below. Whoever asks again while it has no answer waits for the same one."""
+
+    patience = 2.0
+    """Seconds after which a service that is silent counts as away."""
+
+    def __init__(self, name: str, question: Callable[[], Answer]) -> None:
+        self.name, self.question = name, question
+        self._task: asyncio.Task[Answer] | None = None
+
+    async def ask(self) -> Answer | None:
+        """None when no answer comes."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(run_in(HEALTH, self.question))
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._task), self.patience)
+        except Exception as error:  # each service raises its own
+            logger.warning("not ready", missing=self.name, error=f"{type(error).__name__}: {error}")
+            return None
