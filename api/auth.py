@@ -23,14 +23,12 @@ def authenticate(request: Request) -> Scope:
     if scheme.lower() != "bearer" or not token or "\0" in token:
         raise Unauthenticated
     services = request.app.state.services
-    services.limits.admit_key(request, token)
     try:
         with services.database.statements() as session:
             scope: Scope = tenants.authenticate(session, token)
     except Unauthenticated:
-        services.limits.note_key(request, token, right=False)
+        services.limits.count_wrong_key(request)
         raise
-    services.limits.note_key(request, token, right=True)
     request.state.scope = scope
     services.limits.admit(request, scope)
     return scope
@@ -52,7 +50,12 @@ def get_reader(request: Request) -> Scope:
 
 
 def get_writer(request: Request) -> Scope:
-    return _tenant_with("write", authenticate(request))
+    return may_write(authenticate(request))
+
+
+def may_write(scope: Scope) -> Scope:
+    """Raises Forbidden for a key that does not."""
+    return _tenant_with("write", scope)
 
 
 Expires = Annotated[int | None, Query(ge=0, lt=2**53, description="Of a signed URL: seconds since 1970.")]
@@ -66,7 +69,7 @@ def get_viewer(request: Request, expires: Expires = None, signature: Signature =
 
 def get_sender(request: Request, expires: Expires = None, signature: Signature = None) -> Scope:
     """A writer, or whoever holds the signed URL of one part of one upload."""
-    return _by_signed_url(request, expires, signature) or _tenant_with("write", authenticate(request))
+    return _by_signed_url(request, expires, signature) or may_write(authenticate(request))
 
 
 ScopeDep = Annotated[Scope, Depends(get_scope)]

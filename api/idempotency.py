@@ -1,5 +1,6 @@
-"""Idempotency-Key on every POST, in one place: the route class that all routers use."""
+"""The route class that all routers use: keys before bodies, bounded uploads, and Idempotency-Key on every POST."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Coroutine
@@ -9,14 +10,17 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.params import Form
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
-from api.auth import authenticate
+from api.auth import authenticate, may_write
+from api.threads import pool_of, run_in
 from core import idempotency
 from core.db.session import Database
-from core.errors import InvalidRequest
+from core.errors import InvalidRequest, UploadSpaceFull
 from core.idempotency import Answer
 from core.tenancy import Scope
 
@@ -26,6 +30,9 @@ LONGEST = 255
 _CHUNK = 2**20
 _SECRETS = {"key": "dfk_", "secret": "whsec_"}
 """Fields that are shown once."""
+_FORM = {"max_files": 1, "max_fields": 8, "max_part_size": 2**16}
+"""One file: each may keep a MiB in memory before it goes to the disk."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -39,31 +46,52 @@ class IdempotentRoute(APIRoute):
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint if iscoroutinefunction(endpoint) else _in_thread(endpoint), **options)
+        handler = endpoint if iscoroutinefunction(endpoint) else _in_thread(endpoint)
+        super().__init__(path, handler, **{**options, "form_limits": _FORM})
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
+        takes_file = self.body_field is not None and isinstance(self.body_field.field_info, Form)
 
-        async def idempotent(request: Request) -> Response:
-            if request.method != "POST":
+        async def answer(request: Request) -> Response:
+            if request.method != "POST" and self.body_field is None:
                 return await handle(request)
             scope = await run_in_threadpool(authenticate, request)
-            key = request.headers.get(HEADER)
-            if key is None:
-                return await handle(request)
-            if not 1 <= len(key) <= LONGEST or not key.isascii() or not key.isprintable():
-                raise InvalidRequest(HEADER, f"must be 1 to {LONGEST} printable ASCII characters")
-            return await _once(request, scope, key, handle)
+            if takes_file:
+                transfers = request.app.state.services.limits.transfers
+                with transfers.take(may_write(scope).tenant, request.state.body_bytes):
+                    return await _answer(request, scope, handle)
+            return await _answer(request, scope, handle)
 
-        return idempotent
+        async def answer_within_the_disk(request: Request) -> Response:
+            try:
+                return await answer(request)
+            except (OSError, HTTPException) as error:
+                cause = error if isinstance(error, OSError) else error.__cause__  # FastAPI calls it a bad request
+                if isinstance(cause, OSError) and cause.errno in _FULL:
+                    raise UploadSpaceFull(cause.strerror or "disk full") from error
+                raise
+
+        return answer_within_the_disk
 
 
 def _in_thread(handler: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    pool = pool_of(handler)
+
     @wraps(handler)
     async def handle(*args: Any, **named: Any) -> Any:
-        return await run_in_threadpool(handler, *args, **named)
+        return await run_in(pool, handler, *args, **named)
 
     return handle
+
+
+async def _answer(request: Request, scope: Scope, handle: Handler) -> Response:
+    key = request.headers.get(HEADER)
+    if key is None or request.method != "POST":
+        return await handle(request)
+    if not 1 <= len(key) <= LONGEST or not key.isascii() or not key.isprintable():
+        raise InvalidRequest(HEADER, f"must be 1 to {LONGEST} printable ASCII characters")
+    return await _once(request, scope, key, handle)
 
 
 async def _once(request: Request, scope: Scope, key: str, handle: Handler) -> Response:
@@ -107,7 +135,7 @@ async def _digest(request: Request) -> str:
     """Of path, query and body; a form counts by its fields and files, not by how they were wrapped."""
     digest = hashlib.sha256(f"{request.scope['path']}?".encode() + request.scope["query_string"] + b"\n")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        await _add_form(digest, await request.form())
+        await _add_form(digest, await request.form(**_FORM))
     else:
         digest.update(await request.body())
     return digest.hexdigest()

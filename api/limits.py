@@ -1,11 +1,12 @@
-"""Requests a minute: of each tenant, and with wrong keys of each address."""
+"""Limits of one process: requests a minute, wrong keys of each address, and what is in use at once."""
 
-import hashlib
+import ipaddress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fastapi import Request
 
+from api.budgets import TransferBudget, stream_budget
 from core.config import Settings
 from core.errors import RateLimited
 from core.tenancy import Scope
@@ -14,20 +15,20 @@ if TYPE_CHECKING:
     from core.usage.requests import Allowance, RequestCounter
 
 NAME = "requests_per_minute"
-_MOST_REMEMBERED = 10_000
+_IPV6_NETWORK = 64
+"""Bits of an address that name its owner: the rest is the owner's to choose."""
 
 
 class RequestLimits:
-    """Of one process of the API, which shares its tenants' counts with the others where there is a Redis.
+    """Limits of one API process, which shares its counts of a minute with the others where there is a Redis.
 
-    What counts is imported and made for the first tenant with a limit, and for the first wrong key.
+    The counter is imported and made for the first tenant with a limit, or for the first wrong key.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.default, self.most_wrong_keys = settings.max_requests_per_minute, settings.max_wrong_keys_per_minute
+        self.transfers, self.streams = TransferBudget(settings), stream_budget(settings)
         self._broker_url = settings.broker_url
-        self._wrong_keys: RequestCounter | None = None
-        self._right_keys: dict[bytes, None] = {}
 
     def admit(self, request: Request, scope: Scope) -> None:
         """Counts a tenant's request; its answer tells what is left. Raises RateLimited."""
@@ -44,42 +45,25 @@ class RequestLimits:
         limit = self._limit(scope)
         return 0 if limit is None else limit - self._counter.look(scope.tenant, limit).left
 
-    def admit_key(self, request: Request, token: str) -> None:
-        """Before a key is looked up. Raises RateLimited for an address that has sent too many wrong ones.
+    def count_wrong_key(self, request: Request) -> None:
+        """Counts a key that was looked up and is wrong. Raises RateLimited for an address that sent too many.
 
-        A key that was right before is looked up nevertheless: behind one address there may be many clients.
+        Right keys never come here, so that nobody's wrong ones can lock them out.
         """
-        if self._wrong_keys is None or _digest(token) in self._right_keys:
-            return
-        allowance = self._wrong_keys.look(_address(request), self.most_wrong_keys)
+        allowance = self._counter.take(f"wrong keys of {_address(request)}", self.most_wrong_keys)
         if not allowance.admitted:
             raise RateLimited("wrong keys", self.most_wrong_keys, allowance.seconds)
 
-    def note_key(self, request: Request, token: str, *, right: bool) -> None:
-        """What the look-up found."""
-        if not right:
-            self._right_keys.pop(_digest(token), None)
-            self._wrong_keys = self._wrong_keys or _counter("")
-            self._wrong_keys.take(_address(request), self.most_wrong_keys)
-            return
-        if len(self._right_keys) >= _MOST_REMEMBERED:
-            self._right_keys.clear()
-        self._right_keys[_digest(token)] = None
-
     @cached_property
     def _counter(self) -> "RequestCounter":
-        return _counter(self._broker_url)
+        from core.usage.requests import RequestCounter
+
+        return RequestCounter(self._broker_url)
 
     def _limit(self, scope: Scope) -> int | None:
         if scope.tenant_id is None:
             return None
         return self.default if scope.requests_per_minute is None else scope.requests_per_minute
-
-
-def _counter(broker_url: str) -> "RequestCounter":
-    from core.usage.requests import RequestCounter
-
-    return RequestCounter(broker_url)
 
 
 def _headers(allowance: "Allowance") -> dict[str, str]:
@@ -91,8 +75,12 @@ def _headers(allowance: "Allowance") -> dict[str, str]:
 
 
 def _address(request: Request) -> str:
-    return request.client.host if request.client else ""
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode(errors="replace")).digest()
+    """The client's address; an IPv6 client has a whole network of them, which counts as one."""
+    host = request.client.host if request.client else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address) or address.ipv4_mapped:
+        return host
+    return str(ipaddress.ip_network((int(address), _IPV6_NETWORK), strict=False))

@@ -1,4 +1,4 @@
-"""Around every request: its id, one log line, its count, and how large its body may be."""
+"""Around every request: its id, one log line, and its count."""
 
 import re
 import time
@@ -8,20 +8,16 @@ import structlog
 from fastapi import Request
 from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import UnexpectedError, render
-from core.errors import NotFound, PayloadTooLarge
+from core.errors import NotFound
 
 logger = structlog.get_logger()
 
 REQUESTS = Counter("difffit_http_requests_total", "Requests", ["method", "route", "status"])
 SECONDS = Histogram("difffit_http_request_seconds", "Time to the answer's first byte", ["method", "route"])
 _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
-_JSON_BYTES = 2**20
-_MULTIPART_BYTES = 2**20
-"""What the parts of a form may take beside the file."""
 
 
 class RequestMiddleware:
@@ -65,42 +61,6 @@ class RequestMiddleware:
             await render(Request(scope), NotFound("path", scope["path"].replace("\0", "\\0")))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
-
-
-class BodyLimitMiddleware:
-    """Refuses a body as soon as it is known to be too large, by its announced length or as it comes."""
-
-    def __init__(self, app: ASGIApp, max_upload_bytes: int, max_part_bytes: int) -> None:
-        self.app, self.max_upload_bytes, self.max_part_bytes = app, max_upload_bytes, max_part_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        limit = self._limit(scope["method"], headers.get("content-type", ""))
-        received = limit + 1 if _announces_more(headers.get("content-length", ""), limit) else 0
-
-        async def limited() -> Message:
-            nonlocal received
-            if received <= limit:
-                message = await receive()
-                received += len(message.get("body", b""))
-            if received > limit:
-                # FastAPI passes on this kind of error while it reads a body, and no other.
-                raise HTTPException(PayloadTooLarge.status, PayloadTooLarge(limit).detail)
-            return message
-
-        await self.app(scope, limited, send)
-
-    def _limit(self, method: str, content_type: str) -> int:
-        if method == "PUT":  # a part of an upload: nothing else is put
-            return self.max_part_bytes
-        return self.max_upload_bytes + _MULTIPART_BYTES if content_type.startswith("multipart/") else _JSON_BYTES
-
-
-def _announces_more(content_length: str, limit: int) -> bool:
-    return content_length.isdecimal() and (len(content_length) > 15 or int(content_length) > limit)
 
 
 def _observe(scope: Scope, status: int, seconds: float) -> None:

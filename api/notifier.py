@@ -5,9 +5,9 @@ No client holds a session while it waits.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from fastapi.concurrency import run_in_threadpool
@@ -21,6 +21,7 @@ from core.tenancy import SYSTEM
 logger = structlog.get_logger()
 _INTERVAL = 0.2
 State = tuple[Any, ...]
+Found = TypeVar("Found")
 
 
 class Notifier:
@@ -30,6 +31,7 @@ class Notifier:
         self.database = database
         self._watched: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._states: dict[str, State] = {}
+        self._reads: dict[Hashable, asyncio.Task[Any]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
@@ -68,6 +70,14 @@ class Notifier:
             if not self._watched[id]:
                 del self._watched[id]
                 self._states.pop(id, None)
+
+    async def shared(self, key: Hashable, read: Callable[[], Found]) -> Found:
+        """What a blocking read finds. Listeners that ask for the same at one time share one read."""
+        if key not in self._reads:
+            task = self._reads[key] = asyncio.create_task(run_in_threadpool(read))
+            task.add_done_callback(lambda _: self._reads.pop(key))
+        found: Found = await asyncio.shield(self._reads[key])  # a listener that leaves takes nothing from the others
+        return found
 
     async def _run(self) -> None:
         while not await wait_for(self._closing, _INTERVAL):

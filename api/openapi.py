@@ -154,6 +154,7 @@ def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
     if "requestBody" in operation:
         _add(responses, PayloadTooLarge)
         _add_status(responses, "400", "`bad_request`: The body cannot be read.")
+        _add_status(responses, "408", "`request_timeout`: The body came too slowly.")
         if "application/json" in operation["requestBody"]["content"]:
             _add(responses, UnsupportedMediaType)
     if not is_open:

@@ -3,16 +3,20 @@
 from typing import Annotated
 
 from fastapi import APIRouter, File, Request, Response, UploadFile
+from fastapi.concurrency import run_in_threadpool
 
 from api.auth import ReaderDep, WriterDep
-from api.deps import DatabaseDep, PageDep, ServicesDep
+from api.deps import DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.covers import with_cover
 from api.schemas.adapters import AdapterOut
 from api.schemas.common import Listing, listing
 from api.schemas.domains import DomainOut
+from api.streams import Download
+from api.threads import ADAPTERS, runs_in
 from core.adapters import service as adapters
+from core.db.models import Adapter
 from core.domains import service as domains
 from core.errors import (
     AdapterQuarantined,
@@ -22,9 +26,12 @@ from core.errors import (
     ChecksumMismatch,
     NotFound,
     PayloadTooLarge,
+    ServiceBusy,
     StorageQuotaExceeded,
     StorageUnavailable,
+    TooManyTransfers,
 )
+from core.tenancy import Scope
 from core.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["adapters"], route_class=IdempotentRoute)
@@ -42,9 +49,17 @@ def list_adapters(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDe
     status_code=201,
     operation_id="upload_adapter",
     responses=problems(
-        NotFound, StorageQuotaExceeded, ArtifactInvalid, BaseMismatch, BaseNotLoaded, StorageUnavailable
+        NotFound,
+        StorageQuotaExceeded,
+        ArtifactInvalid,
+        BaseMismatch,
+        BaseNotLoaded,
+        StorageUnavailable,
+        TooManyTransfers,
+        ServiceBusy,
     ),
 )
+@runs_in(ADAPTERS)
 def upload_adapter(
     id: str,
     file: Annotated[UploadFile, File(description="A `.safetensors` made by a service with the same base.")],
@@ -81,16 +96,15 @@ def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
             "description": "The `.safetensors`.",
         },
-        **problems(NotFound, StorageUnavailable, ChecksumMismatch),
+        **problems(NotFound, StorageUnavailable, ChecksumMismatch, TooManyTransfers, ServiceBusy),
     },
 )
-def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
+async def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
     """The adapter's file."""
-    with services.database.session(scope) as session:
-        adapter = adapters.get(session, scope, id)
-    data = services.store.get(adapter.object_key, adapter.sha256)
+    adapter = await run_in_threadpool(_read, services, scope, id)
+    place = services.limits.transfers.take(scope.tenant, adapter.size_bytes)
     headers = {"Content-Disposition": f'attachment; filename="{adapter.id}.safetensors"', "ETag": f'"{adapter.sha256}"'}
-    return Response(data, media_type="application/octet-stream", headers=headers)
+    return await Download.of(services.store, adapter.object_key, adapter.sha256, place, headers)
 
 
 @router.post(
@@ -102,3 +116,8 @@ def promote_adapter(id: str, adapter_id: str, request: Request, database: Databa
     """Make a version the active one. Promoting an older one is the way back."""
     with database.session(scope) as session:
         return with_cover(session, scope, request, adapters.promote(session, scope, id, adapter_id))
+
+
+def _read(services: Services, scope: Scope, id: str) -> Adapter:
+    with services.database.session(scope) as session:
+        return adapters.get(session, scope, id)

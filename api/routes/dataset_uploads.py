@@ -21,6 +21,7 @@ from api.schemas.datasets import (
     UploadPartOut,
 )
 from api.signing import signed_url
+from api.threads import STORE, UPLOADS, run_in, runs_in
 from core.datasets import service as datasets
 from core.datasets import uploads
 from core.db.models import DatasetUpload
@@ -31,8 +32,10 @@ from core.errors import (
     NotFound,
     PartsMissing,
     QuotaExceeded,
+    ServiceBusy,
     StorageQuotaExceeded,
     StorageUnavailable,
+    TooManyTransfers,
     UploadEnded,
 )
 from core.tenancy import Scope
@@ -49,6 +52,7 @@ _IN_MEMORY = 2**20
     operation_id="create_dataset_upload",
     responses=problems(NotFound, QuotaExceeded, StorageQuotaExceeded, StorageUnavailable),
 )
+@runs_in(STORE)
 def create_dataset_upload(
     id: str, body: DatasetUploadCreate, request: Request, scope: WriterDep, services: ServicesDep
 ) -> DatasetUploadPartsOut:
@@ -77,6 +81,7 @@ def list_dataset_uploads(id: str, database: DatabaseDep, scope: ReaderDep, page:
 
 
 @router.get("/{upload_id}", operation_id="get_dataset_upload", responses=problems(NotFound, StorageUnavailable))
+@runs_in(STORE)
 def get_dataset_upload(
     id: str, upload_id: str, request: Request, scope: WriterDep, services: ServicesDep
 ) -> DatasetUploadPartsOut:
@@ -97,7 +102,7 @@ def get_dataset_upload(
             "description": "It is stored.",
             "headers": {"ETag": {"description": "Of the part.", "schema": {"type": "string"}}},
         },
-        **problems(NotFound, UploadEnded, StorageUnavailable),
+        **problems(NotFound, UploadEnded, StorageUnavailable, TooManyTransfers, ServiceBusy),
     },
     openapi_extra={
         **OPTIONAL_KEY,
@@ -112,7 +117,7 @@ async def put_dataset_part(
 ) -> Response:
     """Send a part, where its URL leads here: some services take parts at their object store itself."""
     upload, size = await run_in_threadpool(_expected, services, scope, id, upload_id, number)
-    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
+    with services.limits.transfers.take(upload.tenant_id, size), tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
         received = 0
         async for piece in request.stream():
             received += len(piece)
@@ -123,7 +128,7 @@ async def put_dataset_part(
             raise InvalidRequest("body", f"part {number} has {size:,} bytes")
         file.seek(0)
         key, name = upload.object_key, upload.store_upload
-        part = await run_in_threadpool(services.store.put_part, key, name, number, file)
+        part = await run_in(UPLOADS, services.store.put_part, key, name, number, file)
     return Response(status_code=204, headers={"ETag": f'"{part.etag}"'})
 
 
@@ -135,6 +140,7 @@ async def put_dataset_part(
         NotFound, UploadEnded, PartsMissing, ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded, StorageUnavailable
     ),
 )
+@runs_in(UPLOADS)
 def complete_dataset_upload(
     id: str, upload_id: str, body: DatasetUploadComplete, scope: WriterDep, services: ServicesDep
 ) -> DatasetOut:
@@ -166,6 +172,7 @@ def complete_dataset_upload(
     operation_id="abort_dataset_upload",
     responses=problems(NotFound, UploadEnded, StorageUnavailable),
 )
+@runs_in(STORE)
 def abort_dataset_upload(id: str, upload_id: str, scope: WriterDep, services: ServicesDep) -> None:
     """Abort an upload and remove its parts."""
     with services.database.session(scope) as session:

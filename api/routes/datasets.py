@@ -12,6 +12,7 @@ from api.routes.images import IMAGE, OPTIONAL_KEY, png
 from api.schemas.common import Listing
 from api.schemas.datasets import DatasetOut
 from api.signing import signer
+from api.threads import STORE, UPLOADS, runs_in
 from core.datasets import service as datasets
 from core.domains import service as domains
 from core.errors import (
@@ -19,8 +20,10 @@ from core.errors import (
     NotFound,
     PayloadTooLarge,
     QuotaExceeded,
+    ServiceBusy,
     StorageQuotaExceeded,
     StorageUnavailable,
+    TooManyTransfers,
 )
 from core.usage.quotas import Quotas
 
@@ -31,8 +34,17 @@ router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
     "/domains/{id}/datasets",
     status_code=202,
     operation_id="create_dataset",
-    responses=problems(NotFound, ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded, StorageUnavailable),
+    responses=problems(
+        NotFound,
+        ArchiveInvalid,
+        QuotaExceeded,
+        StorageQuotaExceeded,
+        StorageUnavailable,
+        TooManyTransfers,
+        ServiceBusy,
+    ),
 )
+@runs_in(UPLOADS)
 def create_dataset(
     id: str,
     file: Annotated[UploadFile, File(description="A zip with one folder of images a class.")],
@@ -82,6 +94,7 @@ def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderD
     responses={200: IMAGE, **problems(NotFound, StorageUnavailable)},
     openapi_extra=OPTIONAL_KEY,
 )
+@runs_in(STORE)
 def get_class_example(
     id: str, class_id: Annotated[int, Path(ge=0, lt=2**31)], scope: ViewerDep, services: ServicesDep
 ) -> Response:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
@@ -17,6 +18,8 @@ from api.routes.images import IMAGE, OPTIONAL_KEY, png
 from api.schemas.common import Listing, listing
 from api.schemas.finetunes import EstimateOut, FinetuneCreate, FinetuneOut, MetricsOut
 from api.signing import signed_url
+from api.streams import EventStream
+from api.threads import STORE, runs_in
 from api.waiting import wait_for
 from core.adapters import service as adapters
 from core.db.models import FinetuneEvent
@@ -30,7 +33,9 @@ from core.errors import (
     MethodNotServed,
     NotFound,
     QuotaExceeded,
+    ServiceBusy,
     StorageUnavailable,
+    TooManyStreams,
 )
 from core.finetunes import service as finetunes
 from core.tenancy import Scope
@@ -122,7 +127,7 @@ def cancel_finetune(id: str, database: DatabaseDep, scope: WriterDep) -> Finetun
             "description": "Events, each in the form of the schema.",
         },
         204: {"description": "It has ended, and nothing comes after `Last-Event-ID`: do not connect again."},
-        **problems(NotFound),
+        **problems(NotFound, TooManyStreams, ServiceBusy),
     },
 )
 async def stream_finetune_events(
@@ -144,8 +149,9 @@ async def stream_finetune_events(
     events, ended = await run_in_threadpool(_read, services, scope, id, last_event_id)
     if ended and not events:
         return Response(status_code=204)
+    place = services.limits.streams.take(scope.tenant)
     stream = _stream(services, scope, id, last_event_id, request)
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_STREAM_HEADERS)
+    return EventStream(stream, place, headers=_STREAM_HEADERS)
 
 
 @router.get(
@@ -155,6 +161,7 @@ async def stream_finetune_events(
     responses={200: IMAGE, **problems(NotFound, StorageUnavailable)},
     openapi_extra=OPTIONAL_KEY,
 )
+@runs_in(STORE)
 def get_finetune_sample(id: str, event_id: EventId, scope: ViewerDep, services: ServicesDep) -> Response:
     """The drawing of a `sample` event, by API key or by the signature of its URL."""
     with services.database.session(scope) as session:
@@ -174,7 +181,9 @@ async def _stream(services: Services, scope: Scope, id: str, last_id: int, reque
             changed.clear()
             while True:  # an ended one may have more than one page too
                 try:
-                    events, ended = await run_in_threadpool(_read, services, scope, id, last_id)
+                    events, ended = await services.notifier.shared(
+                        (scope.tenant, id, last_id), partial(_read, services, scope, id, last_id)
+                    )
                 except CoreError:  # deleted, or the database is away: whoever listens connects again and is told
                     return
                 for event in events:

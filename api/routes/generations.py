@@ -14,6 +14,7 @@ from api.routes.images import IMAGE, OPTIONAL_KEY, png
 from api.schemas.common import Listing, SignedUrl
 from api.schemas.generations import GenerationCreate, GenerationOut
 from api.signing import signer
+from api.threads import STORE, runs_in
 from api.waiting import LONGEST_WAIT, changes_until, preferred_wait
 from core.adapters import service as adapters
 from core.domains import service as domains
@@ -120,6 +121,7 @@ def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: W
     responses={200: IMAGE, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
     openapi_extra=OPTIONAL_KEY,
 )
+@runs_in(STORE)
 def get_image(
     id: str, index: Annotated[int, Path(ge=0, lt=2**31)], scope: ViewerDep, services: ServicesDep
 ) -> Response:
@@ -136,6 +138,7 @@ def get_image(
     responses={200: IMAGE, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
     openapi_extra=OPTIONAL_KEY,
 )
+@runs_in(STORE)
 def get_preview(
     id: str,
     index: Annotated[int, Path(ge=0, lt=2**31)],

@@ -1,0 +1,96 @@
+"""Limits of a request's body, by route and method: its bytes, and the time that a slow sender may take."""
+
+import asyncio
+import re
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from core.config import UPLOAD_FORM_BYTES, Settings
+from core.datasets.uploads import part_bytes
+from core.errors import PayloadTooLarge
+
+JSON_BYTES = 2**20
+"""The limit of every route that takes no file, whatever the content type says."""
+_SIGN_IN_BYTES = 8 * 2**10
+_BYTES_A_SECOND = 16 * 2**10
+"""A sender that is slower for longer than `request_body_seconds` is cut off."""
+
+
+class BodyLimitMiddleware:
+    """Refuses a body that is too large, as soon as that is known, or too slow."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.seconds = app, settings.request_body_seconds
+        self._limits = _limits(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        body = _Body(receive, self._limit(scope["method"], scope["path"]), headers, self.seconds)
+        scope.setdefault("state", {}).setdefault("body_bytes", body.expected)
+        await self.app(scope, body.receive, send)
+
+    def _limit(self, method: str, path: str) -> int:
+        for other, pattern, limit in self._limits:
+            if method == other and pattern.fullmatch(path):
+                return limit
+        return JSON_BYTES
+
+
+class _Body:
+    """A request's body as the application receives it."""
+
+    def __init__(self, receive: Receive, limit: int, headers: Headers, seconds: float) -> None:
+        announced = headers.get("content-length", "")
+        self._receive, self.limit, self.seconds = receive, limit, seconds
+        self.complete = not announced and "transfer-encoding" not in headers
+        self.expected = _bytes_of(announced, limit)
+        self.received = 0
+        self._started: float | None = None
+
+    async def receive(self) -> Message:
+        """The next message. Raises HTTPException: FastAPI passes on no other error while it reads a body."""
+        if self.expected > self.limit:
+            raise HTTPException(PayloadTooLarge.status, PayloadTooLarge(self.limit).detail)
+        if self.complete:
+            return await self._receive()  # the connection's end, however late it comes
+        message = await self._next()
+        self.received += len(message.get("body", b""))
+        self.expected = max(self.expected, self.received)
+        self.complete = not message.get("more_body", False)
+        return message if self.expected <= self.limit else await self.receive()
+
+    async def _next(self) -> Message:
+        now = asyncio.get_running_loop().time()
+        self._started = self._started or now
+        try:
+            async with asyncio.timeout_at(self._started + self.seconds + self.received / _BYTES_A_SECOND):
+                return await self._receive()
+        except TimeoutError as error:
+            detail = f"The body came too slowly: {self.received:,} bytes so far. Send it again on a faster connection."
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail) from error
+
+
+def _limits(settings: Settings) -> list[tuple[str, re.Pattern[str], int]]:
+    form = settings.max_upload_bytes + UPLOAD_FORM_BYTES
+    part = part_bytes(settings.max_multipart_bytes, settings.upload_part_bytes)
+    limits = [
+        ("POST", "/v1/domains/[^/]+/datasets", form),
+        ("POST", "/v1/domains/[^/]+/adapters", settings.max_adapter_bytes + UPLOAD_FORM_BYTES),
+        ("PUT", "/v1/domains/[^/]+/datasets/uploads/[^/]+/parts/[^/]+", part),
+        ("POST", "/dashboard/upload/[^/]+", form),
+        ("POST", "/dashboard/session", _SIGN_IN_BYTES),
+    ]
+    return [(method, re.compile(path), limit) for method, path, limit in limits]
+
+
+def _bytes_of(content_length: str, limit: int) -> int:
+    """Bytes that a body may come to: as announced, or up to the limit where nothing is."""
+    if not content_length.isdecimal():
+        return limit
+    return int(content_length) if len(content_length) <= 15 else limit + 1

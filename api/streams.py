@@ -1,0 +1,51 @@
+"""Answers that last: event streams, and files that clients take as fast as they can."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+from fastapi import Response
+from fastapi.responses import FileResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from api.threads import STORE, run_in
+from core.storage import ObjectStore
+
+Place = AbstractContextManager[None]
+"""A share of a budget, taken when it is entered."""
+
+
+class _Holding(Response):
+    """A response that keeps what it needs until it has ended, whoever ends it."""
+
+    held: ExitStack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.held:
+            await super().__call__(scope, receive, send)
+
+
+class EventStream(_Holding, StreamingResponse):
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes], place: Place, headers: dict[str, str]) -> None:
+        """Raises what the budget raises."""
+        super().__init__(events, headers=headers)
+        self.held = ExitStack()
+        self.held.enter_context(place)
+
+
+class Download(_Holding, FileResponse):
+    """A stored object, checked as a whole before its first byte is sent, without ever lying in memory."""
+
+    @classmethod
+    async def of(cls, store: ObjectStore, key: str, sha256: str, place: Place, headers: dict[str, str]) -> "Download":
+        """Raises what the budget raises, NotFound, ChecksumMismatch, StorageUnavailable."""
+        with ExitStack() as held:
+            held.enter_context(place)
+            file = held.enter_context(tempfile.NamedTemporaryFile(prefix="download-"))
+            await run_in(STORE, store.download, key, Path(file.name), sha256)
+            download = cls(file.name, headers=headers, media_type="application/octet-stream")
+            download.held = held.pop_all()
+            return download
