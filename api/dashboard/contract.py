@@ -62,7 +62,8 @@ class Contract:
                     yield event, json.loads(value)
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        response = await self.http.request(method, path, headers=self._headers(), **options)
+        headers = {**self._headers(), **options.pop("headers", {})}
+        response = await self.http.request(method, path, headers=headers, **options)
         if response.is_error:
             raise _problem(response)
         return response

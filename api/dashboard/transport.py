@@ -14,11 +14,13 @@ from starlette.types import ASGIApp, Message
 
 
 class AppTransport(httpx.AsyncBaseTransport):
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    """Requests in the name of a browser: `client` is its address, which limits count."""
+
+    def __init__(self, app: ASGIApp, client: tuple[str, int] | None) -> None:
+        self.app, self.client = app, client
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        call = _Call(request)
+        call = _Call(request, self.client)
         # A context of its own: what is bound to the page's, such as the id of its request, is not this request's.
         call.task = asyncio.create_task(self._run(call), context=contextvars.Context())
         start = await call.messages.get()
@@ -36,7 +38,7 @@ class AppTransport(httpx.AsyncBaseTransport):
 class _Call:
     """One request, seen by the application."""
 
-    def __init__(self, request: httpx.Request) -> None:
+    def __init__(self, request: httpx.Request, client: tuple[str, int] | None) -> None:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         self.messages: asyncio.Queue[Message | None] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
@@ -55,7 +57,8 @@ class _Call:
             "root_path": "",
             "headers": [(name.lower(), value) for name, value in request.headers.raw],
             "server": (request.url.host, request.url.port),
-            "client": None,
+            "client": client,
+            "state": {name: request.extensions[name] for name in ("body_bytes",) if name in request.extensions},
         }
 
     async def receive(self) -> Message:

@@ -1,16 +1,16 @@
-"""From a browser's files to the contract's zip."""
+"""From a browser's files to the contract's zip, as a stream: nothing lies in memory or on the disk here."""
 
-import tempfile
+import secrets
 import zipfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from typing import IO, Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from nicegui import app, ui
 from nicegui.element import Element
-from starlette.datastructures import UploadFile
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.dashboard.contract import ProblemError
 from api.dashboard.user import User, get_tenant
@@ -19,6 +19,8 @@ from api.schemas.datasets import DatasetOut
 
 _FILES = 50_000
 """More than the contract takes in a zip, which then says so."""
+_HEADER_BYTES = 2**13
+"""Of one file in the form, and of a path in it."""
 
 
 class Upload(Element, component="assets/upload.js"):
@@ -48,25 +50,117 @@ def _tell(problem: dict[str, Any]) -> None:
 @app.post("/upload/{id}", include_in_schema=False)
 async def upload(request: Request, id: str, user: Annotated[User, Depends(get_tenant)]) -> JSONResponse:
     """One zip, or the files of a folder by their paths. The cookie is not sent with another site's requests."""
-    async with request.form(max_files=_FILES) as form:
-        files = [one for one in form.getlist("files") if isinstance(one, UploadFile)]
-        with tempfile.TemporaryFile() as packed:
-            is_zip = len(files) == 1 and (files[0].filename or "").lower().endswith(".zip")
-            source = files[0].file if is_zip else await run_in_threadpool(_pack, files, packed)
-            sent = {"file": ("images.zip", source, "application/zip")}
-            try:
-                dataset = await user.contract.post(f"/v1/domains/{id}/datasets", DatasetOut, files=sent)
-            except ProblemError as error:
-                return JSONResponse(error.problem.model_dump(), error.problem.status)
+    boundary = secrets.token_hex(16)
+    options = {
+        "content": _as_form(_packed(request), boundary),
+        "headers": {"Content-Type": f"multipart/form-data; boundary={boundary}"},
+        "extensions": {"body_bytes": request.state.body_bytes},
+    }
+    try:
+        dataset = await user.contract.post(f"/v1/domains/{id}/datasets", DatasetOut, **options)
+    except ProblemError as error:
+        return JSONResponse(error.problem.model_dump(), error.problem.status)
     return JSONResponse({"id": dataset.id})
 
 
-def _pack(files: Sequence[UploadFile], target: IO[bytes]) -> IO[bytes]:
-    """Images are compressed already: they are only put together."""
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for file in files:
-            with archive.open(file.filename or "unnamed", "w") as member:
-                while chunk := file.file.read(2**20):
-                    member.write(chunk)
-    target.seek(0)
-    return target
+async def _as_form(file: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:
+    """The file as the contract's form takes it."""
+    yield f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="images.zip"\r\n\r\n'.encode()
+    async for piece in file:
+        yield piece
+    yield f"\r\n--{boundary}--\r\n".encode()
+
+
+async def _packed(request: Request) -> AsyncIterator[bytes]:
+    """The zip that the browser's form comes to. Raises FormParserError."""
+    _, options = parse_options_header(request.headers.get("content-type", ""))
+    packer = _Packer(options.get(b"boundary", b""))
+    async for piece in request.stream():
+        packer.parser.write(piece)
+        yield packer.take()
+    packer.parser.finalize()
+    packer.close()
+    yield packer.take()
+
+
+class _Packer:
+    """Turns the files of a form into a zip, piece by piece; one file that is a zip passes as it is.
+
+    Images are compressed already: they are only put together.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        self.parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._header_field,
+                "on_header_value": self._header_value,
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._open,
+                "on_part_data": self._write,
+                "on_part_end": self._end,
+            },
+        )
+        self._out = bytearray()
+        self._archive: zipfile.ZipFile | None = None
+        self._target: IO[bytes] | _Packer = self
+        self._files = 0
+
+    def take(self) -> bytes:
+        """What is ready to be sent on."""
+        piece = bytes(self._out)
+        self._out.clear()
+        return piece
+
+    def close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def write(self, data: bytes) -> int:
+        """Takes what the zip consists of, as a file that cannot be sought in."""
+        self._out += data
+        return len(data)
+
+    def flush(self) -> None:
+        """Does nothing: the zip wants a file that can."""
+
+    def _begin(self) -> None:
+        self._name, self._value, self._disposition = b"", b"", b""
+        self._files += 1
+        if self._files > _FILES:
+            raise FormParserError("too many files")
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+        self._bound()
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+        self._bound()
+
+    def _bound(self) -> None:
+        if len(self._name) + len(self._value) > _HEADER_BYTES:
+            raise FormParserError("a header is too long")
+
+    def _header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._name, self._value = b"", b""
+
+    def _open(self) -> None:
+        path = parse_options_header(self._disposition)[1].get(b"filename", b"").decode(errors="replace") or "unnamed"
+        if self._files == 1 and "/" not in path and path.lower().endswith(".zip"):
+            return
+        if self._archive is None:
+            if self._files > 1:
+                raise FormParserError("files next to a zip")
+            self._archive = zipfile.ZipFile(self, "w", zipfile.ZIP_STORED)
+        self._target = self._archive.open(path, "w")
+
+    def _write(self, data: bytes, start: int, end: int) -> None:
+        self._target.write(data[start:end])
+
+    def _end(self) -> None:
+        if self._target is not self:
+            self._target.close()  # a member of the archive

@@ -79,5 +79,5 @@ def theme_of(request: Request) -> str:
 
 def _contract(request: Request, key: Callable[[], str | None]) -> Contract:
     main = request.app.state.main
-    http = httpx.AsyncClient(transport=AppTransport(main), base_url=str(request.base_url), timeout=60)
+    http = httpx.AsyncClient(transport=AppTransport(main, request.client), base_url=str(request.base_url), timeout=60)
     return Contract(http, key)

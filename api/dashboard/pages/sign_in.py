@@ -1,6 +1,7 @@
 """Signing in with an API key, and out again. Both are plain forms, as password managers know them."""
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Form, Request
 from fastapi.responses import RedirectResponse
@@ -14,6 +15,7 @@ from api.schemas.tenants import OwnKeyOut
 
 _WRONG = {
     "unauthenticated": "The service does not know this key, or it has expired or was revoked. Ask for a new one.",
+    "rate_limited": "Too many wrong keys came from your address. Wait a minute, then try again.",
     "elsewhere": "The form was sent from another site. Send it from here.",
 }
 
@@ -46,7 +48,7 @@ def sign_in(request: Request, problem: str = "") -> None:
 
 @app.post("/session", include_in_schema=False)
 async def begin(request: Request, key: Annotated[str, Form(max_length=200)] = "") -> RedirectResponse:
-    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+    if not _is_from_here(request):
         raise redirect(request, "/sign-in?problem=elsewhere")
     if not key.isascii():  # no header holds it, and no key of ours
         raise redirect(request, "/sign-in?problem=unauthenticated")
@@ -54,6 +56,7 @@ async def begin(request: Request, key: Annotated[str, Form(max_length=200)] = ""
         found = await contract_with(request, key.strip()).get("/v1/key", OwnKeyOut)
     except ProblemError as error:
         raise redirect(request, f"/sign-in?problem={error.problem.code}") from error
+    sessions.end(request.session.get(TOKEN))
     request.session[TOKEN] = sessions.begin(
         Session(
             key=key.strip(),
@@ -69,3 +72,11 @@ async def begin(request: Request, key: Annotated[str, Form(max_length=200)] = ""
 def end(request: Request) -> RedirectResponse:
     sessions.end(request.session.pop(TOKEN, None))
     return RedirectResponse(f"{request.scope['root_path']}/sign-in", 303)
+
+
+def _is_from_here(request: Request) -> bool:
+    """By what browsers send: Sec-Fetch-Site, or on plain http, where they leave it out, the Origin's host."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site in {"same-origin", "none"}
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host")

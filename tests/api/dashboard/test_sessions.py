@@ -4,12 +4,15 @@ import subprocess
 import sys
 import time
 
+import httpx
 import pytest
 
 from api.dashboard.sessions import IDLE_SECONDS, Session, Sessions
+from api.limits import RequestLimits
 from tests.api.client import ADMIN_KEY, Api, Client, images_zip
 from tests.api.dashboard.conftest import Browser
 
+URL = "http://pages.test"
 STEPS = ("images", "training", "versions", "playground")
 TENANT_PAGES = ("/domains", "/usage", "/finetunes/ft_none", *(f"/domains/dom_none/{step}" for step in STEPS))
 ADMIN_PAGES = ("/tenants", "/tenants/ten_none", "/adapters", "/fleet", "/audit")
@@ -73,6 +76,44 @@ def test_a_form_from_another_site_is_refused(browser: Browser, tenant: Client) -
     answer = browser.post("/dashboard/session", {"key": key_of(tenant)}, Sec_Fetch_Site="cross-site")
     assert answer.headers["location"] == "/dashboard/sign-in?problem=elsewhere"
     assert browser.get("/dashboard/domains").status_code == 303
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://pages.test.evil.example"])
+def test_an_origin_elsewhere_is_refused_where_the_browser_sends_nothing_else(
+    browser: Browser, tenant: Client, origin: str
+) -> None:
+    """As on plain http."""
+    answer = browser.post("/dashboard/session", {"key": key_of(tenant)}, Origin=origin)
+    assert answer.headers["location"] == "/dashboard/sign-in?problem=elsewhere"
+    answer = browser.post("/dashboard/session", {"key": key_of(tenant)}, Origin="http://pages.test")
+    assert answer.headers["location"] == "/dashboard/"
+
+
+def test_signing_in_again_ends_the_first_session(browser: Browser, pages: Api, tenant: Client) -> None:
+    browser.sign_in(key_of(tenant))
+    first = dict(browser.http.cookies)
+    browser.sign_in(key_of(pages.tenant(f"Other {time.monotonic_ns()}")))
+    assert browser.get("/dashboard/domains").status_code == 200
+    browser.http.cookies.clear()
+    browser.http.cookies.update(first)
+    assert browser.get("/dashboard/domains").status_code == 303
+
+
+@pytest.mark.usefixtures("one_moment")
+def test_wrong_keys_at_the_sign_in_count_for_the_browsers_address(
+    pages: Api, tenant: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = RequestLimits(pages.services.settings.model_copy(update={"max_wrong_keys_per_minute": 3}))
+    monkeypatch.setitem(pages.app.state.services.__dict__, "limits", limits)
+    guessing, other = (
+        Browser(pages, httpx.AsyncClient(transport=httpx.ASGITransport(pages.app, client=(host, 1)), base_url=URL))
+        for host in ("203.0.113.9", "203.0.113.10")
+    )
+    problems = [guessing.sign_in(f"wrong {n}").headers["location"].rpartition("=")[2] for n in range(4)]
+    assert problems == ["unauthenticated"] * 3 + ["rate_limited"]
+    assert "from your address" in guessing.get("/dashboard/sign-in?problem=rate_limited").text
+    assert other.sign_in("wrong").headers["location"].endswith("unauthenticated")
+    assert guessing.sign_in(key_of(tenant)).headers["location"] == "/dashboard/"
 
 
 def test_another_tenants_domain_is_not_found(browser: Browser, pages: Api, tenant: Client) -> None:
