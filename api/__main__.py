@@ -1,37 +1,61 @@
 """`python -m api`: serves the API until Ctrl-C or SIGTERM."""
 
+import os
+import resource
 import signal
 import socket
 import sys
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app, prepare
+from api.connections import connection_class
 from api.notifier import Notifier
-from core.config import get_settings
+from core.config import Settings, get_settings
 from core.errors import CoreError
+
+_FILES_OF_OUR_OWN = 500
+"""Open files next to the connections: the database's, uploads, assets."""
 
 
 def main() -> None:
+    os.umask(0o077)  # the database and the objects are for this user alone
     try:
         settings = get_settings()
         app = create_app(settings)
         prepare(app.state.services)
     except (CoreError, ValueError) as error:
         sys.exit(f"The API cannot start: {error}")
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=10,
-    )
+    _allow_files(settings.max_connections + _FILES_OF_OUR_OWN)
     # The server ends its work on these signals and then raises them again, when there is nothing left to end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    _Server(config, app.state.services.notifier).run()
+    _Server(_config(app, settings), app.state.services.notifier).run()
+
+
+def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=connection_class(settings),
+        log_config=None,
+        access_log=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies.split(","),
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def _allow_files(count: int) -> None:
+    """Raises this process's limit of open files as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 class _Server(uvicorn.Server):

@@ -1,0 +1,104 @@
+"""Limits of a connection: what silent, half-sent and unread ones may hold, and for how long."""
+
+import asyncio
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from core.config import Settings
+
+HEAD_BYTES = 2**16
+"""The limit of a request's line and headers together."""
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection with deadlines: for each request's head, and for a client that reads nothing.
+
+    uvicorn alone ends a connection only between two requests. A body's time is `api.bodies`'s matter. Where all
+    connections are taken, a new one takes the place of the one that has waited longest without a request: thousands of
+    silent ones keep nobody out, and each is closed soon.
+    """
+
+    head_seconds: ClassVar[float]
+    stall_seconds: ClassVar[float]
+    waiting: ClassVar[dict["Connection", None]]
+    """Connections without a request in work, the longest first."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._in_head, self._head_bytes = False, 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency and self.waiting:
+            longest = next(iter(self.waiting))
+            longest._leave()
+            self.connections.discard(longest)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_arrived()
+        self._forget_stall()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._leave()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # what comes behind a chunked body is nobody's, and would be kept without a limit
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        is_next_here = bool(self.pipeline)
+        super().on_response_complete()
+        if not is_next_here and not self.transport.is_closing():
+            self._await_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall = self.loop.call_later(self.stall_seconds, self._leave)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_stall()
+
+    def _await_head(self) -> None:
+        self.waiting[self] = None
+        self._deadline = self.loop.call_later(self.head_seconds, self._leave)
+
+    def _head_arrived(self) -> None:
+        self.waiting.pop(self, None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _forget_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _leave(self) -> None:
+        """Closes the connection without a word, and without waiting for what was written to arrive."""
+        self._head_arrived()
+        self.transport.abort()
+
+
+def connection_class(settings: Settings) -> type[Connection]:
+    """uvicorn makes its connections itself, so that the settings are the class's."""
+    values = {"head_seconds": settings.request_head_seconds, "stall_seconds": settings.response_stall_seconds}
+    return type("Connection", (Connection,), {**values, "waiting": {}})
