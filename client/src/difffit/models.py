@@ -337,11 +337,11 @@ class Quota(BaseModel):
 class Readiness(BaseModel):
     status: str
     problems: dict[str, str]
-    """What every request needs and is missing, by name: database, migrations."""
+    """What is missing, by name: database, migrations, storage, broker."""
     workers: int
     """Workers that are alive."""
     warnings: dict[str, str]
-    """What only some requests need, by name: storage, broker, worker, base."""
+    """What does not keep requests from being taken: without a worker, work waits."""
 
 
 class RejectedFile(BaseModel):
