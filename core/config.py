@@ -130,6 +130,8 @@ class Settings(BaseSettings):
     max_image_bytes: int = 32 * 2**20
     max_inflated_bytes: int = 4 * 2**30
     max_image_pixels: int = 50_000_000
+    max_archive_pixels: int = 20 * 10**9
+    """Pixels of all images of one zip; a small zip may have fewer, see docs/operations.md."""
     max_classes: int = 1000
     max_adapter_bytes: int = 32 * 2**20
 

@@ -22,11 +22,21 @@ class RejectedFile(BaseModel):
     detail: str
 
 
+class DatasetWarning(BaseModel):
+    """Something about a zip that its sender may not have meant. It refuses nothing."""
+
+    file: str | None = Field(None, description="The first file that it is about.", examples=["labels.csv"])
+    code: str = Field(examples=["labels_not_read", "captions_not_read", "splits_joined", "in_several_classes"])
+    detail: str
+
+
 class ReportOut(BaseModel):
-    """Accepted and rejected files together are the files that were sent."""
+    """Accepted, ignored and rejected files together are the files that were sent."""
 
     accepted: int = 0
+    ignored: int = Field(0, description="Files that are not meant as images: notes, labels, Thumbs.db and the like.")
     rejected: list[RejectedFile] = []
+    warnings: list[DatasetWarning] = []
 
 
 class JobError(BaseModel):

@@ -1,6 +1,7 @@
 """What an adapter's file says of itself. No ids and no times, so that equal training gives equal bytes."""
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, get_args
 
@@ -8,6 +9,7 @@ from core.artifact.sites import Method, MethodSites, sites_of
 
 FORMAT_VERSION = 1
 _TEXT_LENGTH = 1000
+_JOINERS = re.compile("[\u200c\u200d\U000e0020-\U000e007f]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,9 @@ class Manifest:
 
 
 def is_text(value: Any) -> bool:
-    """Short, and without control characters or halves of surrogates, which databases and terminals do not take."""
-    return isinstance(value, str) and len(value) <= _TEXT_LENGTH and value.isprintable()
+    """Short, and without control characters or halves of surrogates, which databases and terminals do not take. The
+    joiners of emoji and of Indic and Persian script, and the tags of flags, are no control characters."""
+    return isinstance(value, str) and len(value) <= _TEXT_LENGTH and _JOINERS.sub("", value).isprintable()
 
 
 def _training(values: Any) -> dict[str, Any]:

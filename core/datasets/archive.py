@@ -1,27 +1,28 @@
 """Zips of images, one folder a class, from strangers: read by index, counted as they inflate, never extracted."""
 
 import hashlib
-import stat
-import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from core.datasets.images import SIGNATURE_BYTES, Refused, check_signature, decoded, upright
+from core.datasets.images import SIGNATURE_BYTES, Refused, check_signature, read_image
+from core.datasets.layout import Candidate, Layout, Warned, arrange, entry_path
 from core.errors import ArchiveInvalid, Cancelled
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 _ENTRIES_A_MEMBER, _ENTRY_BYTES = 3, 256
 """Of an index: beside each image lie folders, and what operating systems leave."""
 _LOCAL_HEADER_BYTES = 30
 _ALWAYS_BYTES, _MOST_INFLATION = 2**28, 20
+_ALWAYS_PIXELS, _PIXELS_PER_BYTE = 2 * 10**9, 1000
+"""A drawing of few colours has some hundred pixels for each byte; a file that was made to take time, millions."""
+_REASONS = {"compression", "encrypted", "class_name", "class_name_too_long"}
+"""Codes that speak of how a zip was made, not of its images."""
 MINIMUM_IMAGES = 2
 """With one image nothing can be held out, and a domain of one picture is a copy."""
 
@@ -33,15 +34,20 @@ class Limits:
     inflated_bytes: int
     pixels: int
     classes: int
+    all_pixels: int = 20 * 10**9
+    """Of all images of a zip."""
 
 
 @dataclass(frozen=True)
 class Member:
+    """An accepted image: its path in the zip, its class, and the SHA-256 of its bytes."""
+
     file: str
     class_id: int
+    sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        return {"file": self.file, "class_id": self.class_id}
+        return {"file": self.file, "class_id": self.class_id, "sha256": self.sha256}
 
 
 @dataclass
@@ -62,6 +68,18 @@ class Report:
     members: list[Member] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     digest: str = ""
+    ignored: int = 0
+    """Files that are not meant as images."""
+    warnings: list[Warned] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report as it is stored and answered."""
+        return {
+            "accepted": len(self.members),
+            "ignored": self.ignored,
+            "rejected": [one.to_json() for one in self.rejected],
+            "warnings": [one.to_json() for one in self.warnings],
+        }
 
     def classes_json(self) -> list[dict[str, Any]]:
         counts = Counter(member.class_id for member in self.members)
@@ -69,52 +87,96 @@ class Report:
 
 
 def inspect(file: IO[bytes], limits: Limits) -> None:
-    """What can be told without inflating anything. Raises ArchiveInvalid."""
+    """Checks what a zip's index shows, without inflating anything. Raises ArchiveInvalid."""
     with _open(file, limits) as archive:
-        candidates = _candidates(archive, limits)
-        _check_claims([info for info, _ in candidates], limits)
-    names = {name for _, name in candidates if name is not None}
-    if not names:
-        raise ArchiveInvalid("no_class_folders", "The zip has no class folders. Put each class's images in a folder.")
+        candidates = _arrange(archive, limits).candidates
+    if sum(one.info.file_size for one in candidates) > limits.inflated_bytes:  # a zip that says so is believed
+        raise _too_large(limits.inflated_bytes)
+    names = {one.class_name for one in candidates if one.problem is None}
     if len(names) > limits.classes:
         detail = f"The zip has {len(names)} classes; at most {limits.classes} are taken."
         raise ArchiveInvalid("too_many_classes", detail)
-    if sum(name is not None for _, name in candidates) < MINIMUM_IMAGES:
+    rejected = [Rejected(one.path, one.problem.code, one.problem.detail) for one in candidates if one.problem]
+    if len(candidates) - len(rejected) < MINIMUM_IMAGES:
+        _check_reason(len(candidates) - len(rejected), rejected)
+        if not names:
+            deep = (
+                " Its images lie in folders within folders." if any(one.file.count("/") > 1 for one in rejected) else ""
+            )
+            detail = f"The zip has no class folders.{deep} Put the images of each class in a folder of its name."
+            raise ArchiveInvalid("no_class_folders", detail)
         raise ArchiveInvalid("too_few_images", f"A data set needs at least {MINIMUM_IMAGES} images in class folders.")
 
 
 def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = lambda: True) -> Report:
-    """Decodes every image. Class ids are the positions of the folder names sorted after NFC normalization; a folder
+    """Reads every image. Class ids are the indices of the folder names sorted after NFC normalization; a folder
     without a usable image is no class.
 
-    Raises ArchiveInvalid when nothing usable is left, or the zip inflates beyond the limits; Cancelled as soon as it is
-    not wanted any more.
+    Raises ArchiveInvalid when nothing usable is left, or the zip inflates or decodes beyond the limits; Cancelled as
+    soon as it is not wanted any more.
     """
     with _open(file, limits) as archive:
-        good, rejected = _decode_all(archive, _candidates(archive, limits), limits, is_wanted)
-    class_names = sorted({name for _, name, _ in good})
+        layout = _arrange(archive, limits)
+        good, rejected = _read_all(archive, layout.candidates, limits, is_wanted)
     if len(good) < MINIMUM_IMAGES:
+        _check_reason(len(good), rejected)
         raise ArchiveInvalid(
             "too_few_images",
             f"{len(good)} of the images can be used; at least {MINIMUM_IMAGES} are needed. See the report.",
             rejected=[one.to_json() for one in rejected],
         )
+    class_names = sorted({name for _, name, _ in good})
     ids = {name: id for id, name in enumerate(class_names)}
-    members = [Member(info.filename, ids[name]) for info, name, _ in good]
+    members = [Member(path, ids[name], sha256) for path, name, sha256 in good]
     content = sorted((name, sha256) for _, name, sha256 in good)
     digest = hashlib.sha256("\n".join(f"{name}\0{sha256}" for name, sha256 in content).encode()).hexdigest()
-    return Report(class_names, members, rejected, digest)
+    return Report(class_names, members, rejected, digest, layout.ignored, layout.warnings + _shared(members))
 
 
 def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, "Image.Image"]]:
-    """(class id, image) of accepted members, in an order that depends on their names alone."""
+    """Yields (class id, image) for each accepted member, in an order that depends on their names alone.
+
+    Raises ArchiveInvalid, which names the file, when a member is not there, is not what was accepted, or is refused.
+    """
     with _open(file, limits) as archive:
+        infos: dict[str, zipfile.ZipInfo] = {}
+        for entry in archive.infolist():
+            infos.setdefault(entry_path(entry), entry)
         for member in sorted(members, key=lambda member: (member["class_id"], member["file"])):
-            info = archive.getinfo(member["file"])
-            data, _ = _inflate(archive, info, limits.image_bytes)
-            if data is None:
-                raise ArchiveInvalid("too_large", f"{info.filename} is larger than when it was accepted.")
-            yield member["class_id"], upright(data, limits.pixels)
+            # Data sets of earlier releases have the path as zipfile reads it, and no SHA-256.
+            info = infos.get(member["file"]) or archive.NameToInfo.get(member["file"])
+            try:
+                if info is None:
+                    raise Refused("missing", "It is not in the zip any more.")
+                data, _ = _inflate(archive, info, limits.image_bytes)
+                if data is None or member.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+                    raise Refused("changed", "It is not the file that was accepted.")
+                image = read_image(data, limits.pixels)
+            except Refused as refused:
+                raise ArchiveInvalid(refused.code, f"{member['file']}: {refused.detail}") from refused
+            yield member["class_id"], image
+
+
+def _check_reason(good: int, rejected: list[Rejected]) -> None:
+    """Raises ArchiveInvalid with the reason that leaves too few images, when it is the zip's way of holding them."""
+    blamed = [one for one in rejected if one.code in _REASONS]
+    if blamed and good + len(blamed) >= MINIMUM_IMAGES:
+        more = f" ({len(blamed)} files are refused so.)" if len(blamed) > 1 else ""
+        detail = f"{blamed[0].file}: {blamed[0].detail}{more}"
+        raise ArchiveInvalid(blamed[0].code, detail, rejected=[one.to_json() for one in rejected])
+
+
+def _shared(members: list[Member]) -> list[Warned]:
+    """Warns about images that lie in several classes."""
+    classes: dict[str, set[int]] = {}
+    for member in members:
+        classes.setdefault(member.sha256, set()).add(member.class_id)
+    first = next((member for member in members if len(classes[member.sha256]) > 1), None)
+    if first is None:
+        return []
+    count = sum(len(ids) > 1 for ids in classes.values())
+    detail = f"Images that several classes hold ({count}): each class learns them. This is the first."
+    return [Warned("in_several_classes", detail, first.file[:500])]
 
 
 class _Guarded:
@@ -161,104 +223,70 @@ def _check_overlaps(archive: zipfile.ZipFile) -> None:
             raise ArchiveInvalid("overlapping_files", "Files of the zip lie in one another. Make the zip anew.")
 
 
-def _candidates(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.ZipInfo, str | None]]:
-    """Every file that counts, with its class; None for one outside of a class folder. Raises ArchiveInvalid."""
-    infos = [info for info in archive.infolist() if not info.is_dir() and not _ignored(info.filename)]
-    if len(infos) > limits.members:
-        raise ArchiveInvalid("too_many_files", f"The zip has {len(infos)} files; at most {limits.members} are taken.")
-    paths = [PurePosixPath(info.filename).parts for info in infos]
-    # One folder around all class folders is how many tools zip a directory; a readme may lie beside the classes.
-    directly = [parts for parts in paths if len(parts) < 3]
-    wrapped = (
-        len({parts[0] for parts in paths}) == 1
-        and len(directly) < len(paths)
-        and not any(PurePosixPath(parts[-1]).suffix.lower() in _SUFFIXES for parts in directly)
-    )
-    return [(info, _class_name(parts[1:] if wrapped else parts)) for info, parts in zip(infos, paths, strict=True)]
-
-
-def _check_claims(infos: list[zipfile.ZipInfo], limits: Limits) -> None:
-    """A zip that says itself that it is too large is believed."""
-    if sum(info.file_size for info in infos) > limits.inflated_bytes:
-        raise _too_large(limits.inflated_bytes)
+def _arrange(archive: zipfile.ZipFile, limits: Limits) -> Layout:
+    """Raises ArchiveInvalid when there are too many files."""
+    layout = arrange(archive.infolist())
+    if (count := len(layout.candidates)) > limits.members:
+        raise ArchiveInvalid("too_many_files", f"The zip has {count} files; at most {limits.members} are taken.")
+    return layout
 
 
 def _too_large(limit: int) -> ArchiveInvalid:
     return ArchiveInvalid("inflates_too_large", f"The zip inflates to more than {limit:,} bytes.")
 
 
-def _class_name(parts: tuple[str, ...]) -> str | None:
-    name = unicodedata.normalize("NFC", parts[0]).strip() if len(parts) == 2 else ""
-    return name if name and len(name) <= 100 and name.isprintable() else None
+class _Budget:
+    """What the images of one zip may take in all, so that a small one cannot keep a worker busy for long."""
+
+    def __init__(self, packed: int, limits: Limits) -> None:
+        # Images are compressed already: what inflates to many times its size is none.
+        self._bytes = self._bytes_left = min(limits.inflated_bytes, max(_ALWAYS_BYTES, packed * _MOST_INFLATION))
+        self._pixels = self._pixels_left = min(limits.all_pixels, max(_ALWAYS_PIXELS, packed * _PIXELS_PER_BYTE))
+
+    @property
+    def bytes_left(self) -> int:
+        return self._bytes_left
+
+    def inflate(self, size: int) -> None:
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise _too_large(self._bytes)
+
+    def decode(self, pixels: int) -> None:
+        self._pixels_left -= pixels
+        if self._pixels_left < 0:
+            detail = f"The images of a zip of this size may have {self._pixels:,} pixels in all. Send them smaller."
+            raise ArchiveInvalid("too_many_pixels_in_all", detail)
 
 
-def _ignored(path: str) -> bool:
-    """What operating systems leave in zips."""
-    parts = PurePosixPath(path).parts
-    return (
-        "__MACOSX" in parts
-        or any(part.startswith(".") and not part.startswith("..") for part in parts)
-        or parts[-1:]
-        in (
-            ("Thumbs.db",),
-            ("desktop.ini",),
-        )
-    )
-
-
-def _decode_all(
-    archive: zipfile.ZipFile,
-    candidates: list[tuple[zipfile.ZipInfo, str | None]],
-    limits: Limits,
-    is_wanted: Callable[[], bool],
-) -> tuple[list[tuple[zipfile.ZipInfo, str, str]], list[Rejected]]:
-    good: list[tuple[zipfile.ZipInfo, str, str]] = []
+def _read_all(
+    archive: zipfile.ZipFile, candidates: list[Candidate], limits: Limits, is_wanted: Callable[[], bool]
+) -> tuple[list[tuple[str, str, str]], list[Rejected]]:
+    """Returns (path, class name, SHA-256) for each usable image, and what is refused."""
+    good: list[tuple[str, str, str]] = []
     rejected: list[Rejected] = []
-    seen: dict[str, str] = {}
-    names: set[str] = set()
-    # Images are compressed already: what inflates to many times its size is none.
-    packed = sum(info.compress_size for info in archive.infolist())
-    limit = left = min(limits.inflated_bytes, max(_ALWAYS_BYTES, packed * _MOST_INFLATION))
-    for info, name in candidates:
+    seen: dict[tuple[str, str], str] = {}
+    budget = _Budget(sum(info.compress_size for info in archive.infolist()), limits)
+    for one in candidates:
         if not is_wanted():
             raise Cancelled()
         try:
-            if name is None:
-                raise Refused("no_class_folder", "It does not lie in a class folder.")
-            _check_entry(info, names)
-            data, inflated = _inflate(archive, info, min(limits.image_bytes, left))
-            left -= inflated
-            if left < 0:
-                raise _too_large(limit)
+            if one.problem is not None:
+                raise one.problem
+            data, inflated = _inflate(archive, one.info, min(limits.image_bytes, budget.bytes_left))
+            budget.inflate(inflated)
             if data is None:
                 raise Refused("too_large", f"It inflates to more than {limits.image_bytes:,} bytes.")
             sha256 = hashlib.sha256(data).hexdigest()
-            if sha256 in seen:
-                raise Refused("duplicate", f"It is the same file as {seen[sha256]}.")
-            with decoded(data, limits.pixels):
-                pass
+            if (first := seen.get((one.class_name, sha256))) is not None:
+                raise Refused("duplicate", f"It is the same file as {first}.")
+            read_image(data, limits.pixels, budget.decode)
         except Refused as refused:
-            rejected.append(Rejected(info.filename[:500], refused.code, refused.detail))
+            rejected.append(Rejected(one.path[:500], refused.code, refused.detail))
         else:
-            seen[sha256] = info.filename
-            good.append((info, name, sha256))
+            seen[one.class_name, sha256] = one.path
+            good.append((one.path, one.class_name, sha256))
     return good, rejected
-
-
-def _check_entry(info: zipfile.ZipInfo, names: set[str]) -> None:
-    path = PurePosixPath(info.filename)
-    if path.is_absolute() or ".." in path.parts or "\\" in info.filename or "\0" in info.orig_filename:
-        raise Refused("unsafe_path", "Its path leads outside of the zip.")
-    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise Refused("link", "It is a link or a device, not a file.")
-    if info.flag_bits & 0x1:
-        raise Refused("encrypted", "It is encrypted. Upload a zip without a password.")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # zipfile inflates these without a bound: under a kilobyte of bzip2 can fill the memory.
-        raise Refused("compression", "Its compression is not known here. Make a zip with the usual one, deflate.")
-    if info.filename in names:
-        raise Refused("duplicate_name", "Another file of the zip has the same path.")
-    names.add(info.filename)
 
 
 def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tuple[bytes | None, int]:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import IO, Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from core.datasets.archive import Limits, read_images
+from core.pixels import center_crop
 
 CLASSES = 100
 """Later classes have no strip."""
@@ -23,14 +24,8 @@ def strips(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> It
     for class_id, of_class in groupby(ordered, key=lambda one: one["class_id"]):
         if class_id < CLASSES:
             chosen += list(of_class)[:IMAGES]
-    for class_id, pictures in groupby(read_images(file, chosen, limits), key=lambda one: one[0]):
-        yield class_id, _strip([_small(image) for _, image in pictures])
-
-
-def _small(image: Image.Image) -> Image.Image:
-    with_alpha = ImageOps.fit(image.convert("RGBA"), (SIDE, SIDE), Image.Resampling.LANCZOS)
-    white = Image.new("RGBA", with_alpha.size, "white")
-    return Image.alpha_composite(white, with_alpha).convert("RGB")
+    for class_id, images in groupby(read_images(file, chosen, limits), key=lambda one: one[0]):
+        yield class_id, _strip([center_crop(image, SIDE) for _, image in images])
 
 
 def _strip(pictures: list[Image.Image]) -> bytes:

@@ -27,6 +27,7 @@ def limits(settings: Settings) -> Limits:
         inflated_bytes=settings.max_inflated_bytes,
         pixels=settings.max_image_pixels,
         classes=settings.max_classes,
+        all_pixels=settings.max_archive_pixels,
     )
 
 
@@ -113,7 +114,7 @@ def succeed(
     dataset.classes = [{**one, "has_example": one["id"] in examples} for one in report.classes_json()]
     dataset.images = len(report.members)
     dataset.members = [member.to_json() for member in report.members]
-    dataset.report = {"accepted": len(report.members), "rejected": [one.to_json() for one in report.rejected]}
+    dataset.report = report.to_json()
     dataset.digest = report.digest
     jobs.finish(session, dataset, "ready")
     return True

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.tuning.latents import center_crop, on_white
+from core.pixels import center_crop, on_white
 
 HELD_OUT_EVERY, HELD_OUT_REMAINDER = 5, 1
 """About one emoji in five is kept from the classifier, in every set at once; with this remainder some of each class

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.pixels import center_crop, on_white
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -57,11 +59,12 @@ def encode_images(
 ) -> Iterator[Latents]:
     """Encodes (class id, image) pairs, a batch at a time; `concatenate` joins the parts.
 
-    Images arrive one at a time, so that a large data set never lies in memory as pixels.
+    Images arrive one at a time, and each is resized before the next one is read: a large data set never lies in memory
+    as pixels, nor do the images of a batch at their full size.
     """
-    source = iter(images)
+    source = ((label, to_pixels(image, image_size)) for label, image in images)
     while batch := list(islice(source, batch_size)):
-        pixels = torch.stack([to_pixels(image, image_size) for _, image in batch])
+        pixels = torch.stack([one for _, one in batch])
         mean, deviation = zip(encode(pixels), encode(pixels.flip(-1)), strict=True)
         labels = torch.tensor([label for label, _ in batch], dtype=torch.long)
         yield Latents(torch.stack(mean).cpu(), torch.stack(deviation).cpu(), labels)
@@ -77,25 +80,8 @@ def concatenate(parts: Sequence[Latents]) -> Latents:
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:
     """Center crop and resize to [3, size, size] in [-1, 1]. Transparency is laid on white."""
-    image = center_crop(on_white(image), size)
-    array = np.asarray(image, dtype=np.float32) / 127.5 - 1  # [S, S, 3]
+    array = np.asarray(center_crop(on_white(image), size), dtype=np.float32) / 127.5 - 1  # [S, S, 3]
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-
-
-def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The largest centered square, resized; area averaging when it shrinks."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    filtering = Image.Resampling.BOX if side >= 2 * size else Image.Resampling.BICUBIC
-    square = image.crop((left, top, left + side, top + side))  # `resize` with a box would look beyond it
-    return square.resize((size, size), filtering)
 
 
 def to_image(pixels: Tensor) -> Image.Image:

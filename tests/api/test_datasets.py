@@ -17,7 +17,7 @@ def test_an_upload_is_validated_and_every_file_is_accounted_for(
     assert sent.status_code == 202
     dataset = sent.json()
     assert (dataset["status"], dataset["classes"], dataset["images"]) == ("validating", [], 0)
-    assert dataset["report"] == {"accepted": 0, "rejected": []}
+    assert dataset["report"] == {"accepted": 0, "ignored": 0, "rejected": [], "warnings": []}
 
     validate_datasets(services)
     ready = tenant.read(f"/v1/datasets/{dataset['id']}")

@@ -92,12 +92,9 @@ def test_large_photos_are_taken_where_they_can_be_decoded_smaller() -> None:
     files = {"cat/1.jpg": large.getvalue(), "cat/2.png": flat.getvalue(), "cat/3.jpg": passes.getvalue()}
     archive = zipped(GOOD | files)
     report = validate(archive, limits)
-    assert {one.file: one.code for one in report.rejected} == {
-        "cat/2.png": "too_many_pixels", "cat/3.jpg": "too_many_pixels"
-    }  # fmt: skip
-    members = [member.to_json() for member in report.members if member.file == "cat/1.jpg"]
-    ((_, photo),) = read_images(archive, members, limits)
-    assert photo.size == (3000, 2500)
+    assert {one.file: one.code for one in report.rejected} == {"cat/3.jpg": "too_many_pixels"}
+    members = [member.to_json() for member in report.members if member.file in ("cat/1.jpg", "cat/2.png")]
+    assert [photo.size for _, photo in read_images(archive, members, limits)] == [(1250, 1250), (1250, 1250)]
 
 
 def test_what_is_not_wanted_any_more_is_not_decoded() -> None:
@@ -110,7 +107,7 @@ def test_a_readme_beside_the_classes_spoils_nothing() -> None:
     inspect(zipped(files), LIMITS)
     report = validate(zipped(files), LIMITS)
     assert report.class_names == ["cat", "dog"]
-    assert [one.file for one in report.rejected] == ["set/README.txt"]
+    assert (report.rejected, report.ignored) == ([], 1)
 
 
 def test_a_single_class_with_a_folder_in_it_is_not_taken_for_a_wrapper() -> None:
@@ -118,18 +115,15 @@ def test_a_single_class_with_a_folder_in_it_is_not_taken_for_a_wrapper() -> None
     assert validate(zipped(files), LIMITS).class_names == ["cat"]
 
 
-def test_photos_stand_upright_and_keep_their_first_picture() -> None:
-    turned, double = io.BytesIO(), io.BytesIO()
-    image = Image.new("RGB", (8, 4))
-    exif = image.getexif()
-    exif[0x0112] = 6  # the orientation: turn right
-    image.save(turned, "JPEG", exif=exif)
-    image.save(double, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 4), "red")])
-    archive = zipped({"cat/1.jpg": turned.getvalue(), "cat/2.jpg": double.getvalue()})
+def test_photos_keep_their_first_picture() -> None:
+    double = io.BytesIO()
+    Image.new("RGB", (16, 8)).save(double, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 8), "red")])
+    archive = zipped(GOOD | {"cat/9.jpg": double.getvalue()})
     report = validate(archive, LIMITS)
     assert report.rejected == []
-    images = list(read_images(archive, [member.to_json() for member in report.members], LIMITS))
-    assert [image.size for _, image in images] == [(4, 8), (8, 4)]
+    (member,) = (member.to_json() for member in report.members if member.file == "cat/9.jpg")
+    ((_, image),) = read_images(archive, [member], LIMITS)
+    assert image.getextrema() == ((0, 0), (0, 0), (0, 0))
 
 
 @pytest.mark.parametrize("value", ["\0", "9" * 40, "9" * 5000, "-1"])

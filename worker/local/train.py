@@ -61,6 +61,8 @@ class Run:
             report = archive.validate(packed.file, limits)
             for one in report.rejected:
                 state.tell(f"Not used: {one.file}. {one.detail}")
+            for warned in report.warnings:
+                state.tell(f"Warning: {warned.file}. {warned.detail}" if warned.file else f"Warning: {warned.detail}")
             base = _load(settings, self.base, self.device or self._own_device(settings))
             plan = self._plan(request, report, base)
             members = [member.to_json() for member in report.members]

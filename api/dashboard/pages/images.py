@@ -56,10 +56,13 @@ def _reload_when_done(user: User, id: str) -> None:
 def _report(dataset: DatasetOut) -> None:
     rejected = dataset.report.rejected
     facts = {"Images used": words.count(dataset.images), "Classes": words.count(len(dataset.classes))}
-    kit.facts(facts | {"Files refused": words.count(len(rejected)), "Size of the zip": words.size(dataset.size_bytes)})
+    facts |= {"Files refused": words.count(len(rejected)), "Files ignored": words.count(dataset.report.ignored)}
+    kit.facts(facts | {"Size of the zip": words.size(dataset.size_bytes)})
     if dataset.error:
         with kit.box("problem"):
             kit.write(dataset.error.detail, "p")
+    for warning in dataset.report.warnings:
+        kit.muted(f"{warning.file}: {warning.detail}" if warning.file else warning.detail)
     if dataset.classes:
         with kit.box("classes", "ul"):
             for one in dataset.classes:

@@ -83,6 +83,15 @@ class Class(BaseModel):
     """A strip of its first pictures: absolute, signed and expiring. Null where there is none."""
 
 
+class DatasetWarning(BaseModel):
+    """Something about a zip that its sender may not have meant. It refuses nothing."""
+
+    file: str | None = None
+    """The first file that it is about."""
+    code: str
+    detail: str
+
+
 class Deletion(BaseModel):
     id: str
     tenant_id: str
@@ -351,10 +360,13 @@ class RejectedFile(BaseModel):
 
 
 class Report(BaseModel):
-    """Accepted and rejected files together are the files that were sent."""
+    """Accepted, ignored and rejected files together are the files that were sent."""
 
     accepted: int = 0
+    ignored: int = 0
+    """Files that are not meant as images: notes, labels, Thumbs.db and the like."""
     rejected: Annotated[list[RejectedFile], Field(validate_default=True)] = []
+    warnings: Annotated[list[DatasetWarning], Field(validate_default=True)] = []
 
 
 class Tenant(BaseModel):

@@ -26,9 +26,9 @@ class Dataset(JobColumns, Base):
     """[{id, name, images}]"""
     images: Mapped[int] = mapped_column(default=0)
     members: Mapped[list[Any]] = mapped_column(default=list)
-    """Accepted files of the zip: [{file, class_id}]"""
+    """Accepted files of the zip: [{file, class_id, sha256}]; earlier releases stored no sha256."""
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """{accepted, rejected: [{file, code, detail}]}"""
+    """{accepted, ignored, rejected and warnings: [{file, code, detail}]}"""
 
 
 class DatasetUpload(Base):

@@ -110,4 +110,10 @@ def _view(dataset: "Dataset") -> RenderableType:
     if dataset.report.rejected:
         refused = {"file": lambda one: one.file, "not used, because": lambda one: one.detail}
         parts.append(table(dataset.report.rejected, refused))
+    if dataset.report.ignored:
+        parts.append(f"Ignored, since they are not meant as images: {dataset.report.ignored}")
+    parts += [
+        f"Warning: {one.file}. {one.detail}" if one.file else f"Warning: {one.detail}"
+        for one in dataset.report.warnings
+    ]
     return Group(*parts)
