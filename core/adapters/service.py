@@ -19,8 +19,8 @@ from core.domains import service as domains
 from core.errors import AdapterQuarantined, BaseNotLoaded, NotFound
 from core.storage import ObjectStore, StoredObject
 from core.tenancy import SYSTEM, Scope
-from core.usage import stored as stored_bytes
 from core.usage import service as usage
+from core.usage import stored as stored_bytes
 from core.webhooks import events
 
 
