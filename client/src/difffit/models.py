@@ -346,11 +346,11 @@ class Quota(BaseModel):
 class Readiness(BaseModel):
     status: str
     problems: dict[str, str]
-    """What is missing, by name: database, migrations, storage, broker."""
+    """What every request needs and is missing, by name: database, migrations."""
     workers: int
     """Workers that are alive."""
     warnings: dict[str, str]
-    """What does not keep requests from being taken: without a worker, work waits."""
+    """What only some requests need, by name: storage, broker, worker, base."""
 
 
 class RejectedFile(BaseModel):
