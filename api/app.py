@@ -30,10 +30,12 @@ from api.routes import (
 from api.signing import load_secret
 from core.broker import CeleryDispatcher, make_celery
 from core.config import Settings, get_settings
+from core.db.clock import check_clock
 from core.db.roles import check_role
 from core.db.schema import is_current, upgrade
 from core.db.session import Database
 from core.logs import configure_logs
+from core.scratch import check_scratch
 from core.storage import open_store
 from core.tenancy import SYSTEM
 from core.tenants import service as tenants
@@ -72,9 +74,11 @@ def prepare(services: Services) -> None:
     """Makes the tables of the embedded database, and the first administrator's key. Doing it again changes nothing.
 
     Raises SystemExit when the tables of a database server are not at this version, DatabaseRoleUnfit when its role is
-    above row level security or may not use the tables, DatabaseUnavailable when it does not answer.
+    above row level security or may not use the tables, DatabaseUnavailable when it does not answer, ScratchTooSmall
+    when uploads do not fit on the disk of temporary files.
     """
     settings = services.settings
+    check_scratch("DIFFFIT_MAX_SPOOLED_BYTES", settings.max_spooled_bytes)
     check_role(services.database.engine)
     if not is_current(services.database.engine):
         if not settings.embedded:
@@ -82,6 +86,7 @@ def prepare(services: Services) -> None:
         upgrade(settings.database_url)
     configured = settings.admin_key.get_secret_value() if settings.admin_key else None
     with services.database.session(SYSTEM) as session:
+        check_clock(session)
         made = tenants.ensure_admin_key(session, configured)
     if made is not None:
         print(f"\nThe first administrator's key, shown this once:\n\n    {made}\n", flush=True)

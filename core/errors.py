@@ -409,6 +409,29 @@ class UploadSpaceFull(StorageUnavailable):
     sentence = "The service has no room to receive uploads ({reason}). Try again when its operator has made some."
 
 
+class StorageRefused(StorageUnavailable):
+    """The store answers, and will go on to refuse until its operator or ours changes something."""
+
+    sentence = "The object store refuses this service ({reason}). The operator must mend that; then it goes on."
+
+
+class ScratchFull(StorageUnavailable):
+    """Our own disk, not the store."""
+
+    code, title = "scratch_full", "No room for temporary files"
+    sentence = "The disk of {reason} is full. Try again when the operator has made room."
+
+
+class ScratchTooSmall(CoreError):
+    code, status, title = "scratch_too_small", 500, "Too little room for temporary files"
+
+    def __init__(self, folder: str, total_bytes: int, setting: str, needed_bytes: int) -> None:
+        super().__init__(
+            f"The disk of {folder} has {total_bytes:,} bytes, and {setting} allows files of {needed_bytes:,}. Set "
+            "TMPDIR to a larger disk, or the setting to less."
+        )
+
+
 class DatabaseUnavailable(CoreError):
     code, status, title = "database_unavailable", 503, "Database unavailable"
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from core import jobs, orphans
 from core.datasets import uploads
+from core.db.clock import check_clock
 from core.db.models import Dataset, Finetune, Generation
 from core.deletions import service as deletions
 from core.errors import CoreError
@@ -19,6 +20,7 @@ from core.retention import Retention
 from worker.context import Context
 
 logger = logging.getLogger(__name__)
+_CLOCK_SECONDS = 600.0
 JOBS: tuple[type[Any], ...] = (Dataset, Finetune, Generation)
 
 
@@ -28,7 +30,7 @@ class Maintenance:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._orphans_after = ""
-        self._orphans_at = time.monotonic()
+        self._orphans_at = self._clock_at = time.monotonic()
         self._retention = Retention(context.database, context.store, context.settings)
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
@@ -47,6 +49,7 @@ class Maintenance:
                 self._orphans,
                 self._expire,
                 self._retain,
+                self._clock,
             ):
                 self._try(chore)
 
@@ -83,6 +86,13 @@ class Maintenance:
         self._orphans_after = orphans.remove_page(context.database, context.store, self._orphans_after, seconds)
         if not self._orphans_after:
             self._orphans_at = time.monotonic() + seconds / 2
+
+    def _clock(self) -> None:
+        if time.monotonic() < self._clock_at:
+            return
+        with self.context.database.session() as session:
+            check_clock(session)
+        self._clock_at = time.monotonic() + _CLOCK_SECONDS
 
     def _expire(self) -> None:
         with self.context.database.session() as session:

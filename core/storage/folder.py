@@ -2,20 +2,21 @@
 
 import errno
 import hashlib
+import io
 import os
 import shutil
-import time
+import tempfile
 import uuid
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from core.errors import NotFound
-from core.storage.objects import CHUNK, ListedObject, Part, StoredObject, file_digest, unusable, verify
+from core.scratch import FULL
+from core.storage.objects import CHUNK, ListedObject, Part, StoredObject, copy_out, file_digest, unusable, verify
 
 _PARTIAL, _PARTS = ".partial", ".parts/"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FolderStore:
@@ -43,31 +44,47 @@ class FolderStore:
         return data
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
-        with _Guard(reading=key):
-            shutil.copyfile(self._path(key), path)
-        with path.open("rb") as file:
-            verify(key, file_digest(file)[0], sha256)
+        copy_out(key, self.open(key), path, sha256)
 
     def delete(self, keys: Sequence[str]) -> None:
         with _Guard():
             for key in keys:
                 path = self._path(key)
                 path.unlink(missing_ok=True)
-                for parent in path.parents:
-                    if parent == self.root or not parent.is_dir() or any(parent.iterdir()):
-                        break
-                    parent.rmdir()
+                self._remove_empty(path)
+
+    def _remove_empty(self, path: Path) -> None:
+        for parent in path.parents:
+            if parent == self.root:
+                return
+            try:
+                parent.rmdir()
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR}:
+                    raise
+                return
 
     def list(self, prefix: str) -> list[str]:
         return [key for key in self._keys(prefix) if not key.endswith(_PARTIAL) and _PARTS not in key]
 
     def page(self, prefix: str, after: str, limit: int) -> Sequence[ListedObject]:
         keys = [key for key in self._keys(prefix) if key > after][:limit]
-        return [ListedObject(key, *_age_and_size(self._path(key))) for key in keys]
+        with _Guard():
+            now = self._now()
+        stats = ((key, _stat(self._path(key))) for key in keys)
+        return [
+            ListedObject(key, now - stat.st_mtime if stat else 0.0, stat.st_size if stat else 0) for key, stat in stats
+        ]
+
+    def _now(self) -> float:
+        """The file system's clock, which dates its files: another host may serve it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.root) as probe:
+            return os.fstat(probe.fileno()).st_mtime
 
     def open(self, key: str) -> IO[bytes]:
         with _Guard(reading=key):
-            return self._path(key).open("rb")
+            return io.BufferedReader(_GuardedFile(self._path(key)), CHUNK)
 
     def begin_parts(self, key: str) -> str:
         return ""
@@ -87,7 +104,8 @@ class FolderStore:
         found = []
         for one in self._part_keys(key):
             number, _, etag = one.rpartition(_PARTS)[2].partition(".")
-            found.append(Part(int(number), _age_and_size(self._path(one))[1], etag))
+            if (stat := _stat(self._path(one))) is not None:
+                found.append(Part(int(number), stat.st_size, etag))
         return found
 
     def join_parts(self, key: str, upload: str, parts: Sequence[Part]) -> None:
@@ -125,13 +143,24 @@ class FolderStore:
         return path
 
 
-def _age_and_size(path: Path) -> tuple[float, int]:
-    """Seconds and bytes; 0 when the file is gone meanwhile."""
+def _stat(path: Path) -> os.stat_result | None:
+    """None when the file is gone meanwhile."""
     try:
-        found = path.stat()
+        return path.stat()
     except FileNotFoundError:
-        return 0.0, 0
-    return time.time() - found.st_mtime, found.st_size
+        return None
+
+
+class _GuardedFile(io.FileIO):
+    """Errors while it is read are the store's."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        with _Guard():
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with _Guard():
+            return super().readall()
 
 
 class _Partial:
@@ -142,9 +171,11 @@ class _Partial:
         self.partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}{_PARTIAL}")
 
     def __enter__(self) -> IO[bytes]:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.partial.open("wb")
-        return self.file
+        while True:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # a deletion removed the empty folder meanwhile
+                self.file = self.partial.open("wb")
+                return self.file
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
@@ -171,4 +202,4 @@ class _Guard:
         if self.reading is not None and isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             raise NotFound("object", self.reading) from error
         if isinstance(error, OSError):
-            raise unusable(error.strerror or str(error), full=error.errno in _FULL) from error
+            raise unusable(error.strerror or str(error), kind="full" if error.errno in FULL else "away") from error

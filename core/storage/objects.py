@@ -1,14 +1,18 @@
 """What every store can do, and the digest of what it holds."""
 
 import hashlib
+import logging
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Literal, Protocol
 
 from prometheus_client import Counter
 
-from core.errors import ChecksumMismatch, StorageFull, StorageUnavailable
+from core.errors import ChecksumMismatch, StorageFull, StorageRefused, StorageUnavailable
+from core.scratch import writing_scratch
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 2**20
 ERRORS = Counter("difffit_storage_errors", "Calls that the store did not answer, or had no room for", ["code"])
@@ -25,6 +29,7 @@ class StoredObject:
 class ListedObject:
     key: str
     age_seconds: float
+    """By the store's own clock: a host's may be wrong."""
     size: int
 
 
@@ -39,10 +44,15 @@ class Part:
     """Of this part's bytes; what the store answers when it is put."""
 
 
-def unusable(reason: str, *, full: bool = False) -> StorageUnavailable:
-    """The error to raise, counted."""
-    error = (StorageFull if full else StorageUnavailable)(reason)
+_KINDS = {"away": StorageUnavailable, "full": StorageFull, "refused": StorageRefused}
+
+
+def unusable(reason: str, *, kind: Literal["away", "full", "refused"] = "away") -> StorageUnavailable:
+    """Returns the error to raise, counted; what an operator must mend is logged as an error."""
+    error = _KINDS[kind](reason)
     ERRORS.labels(error.code).inc()
+    if kind == "refused":
+        logger.error(error.detail)
     return error
 
 
@@ -60,7 +70,7 @@ class ObjectStore(Protocol):
         ...
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
-        """The same into a file."""
+        """The same into a file. Raises ScratchFull too."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -75,7 +85,8 @@ class ObjectStore(Protocol):
         ...
 
     def open(self, key: str) -> IO[bytes]:
-        """To read a piece here and there. Raises NotFound."""
+        """Opens an object for reading and seeking, without a copy of it; few requests when it is read in order. Raises
+        NotFound; reading raises StorageUnavailable."""
         ...
 
     def begin_parts(self, key: str) -> str:
@@ -121,6 +132,16 @@ def file_digest(file: IO[bytes]) -> tuple[str, int]:
         size += len(chunk)
     file.seek(0)
     return digest.hexdigest(), size
+
+
+def copy_out(key: str, source: IO[bytes], path: Path, sha256: str | None) -> None:
+    """Writes an open object into a file. Raises ChecksumMismatch, ScratchFull."""
+    digest = hashlib.sha256()
+    with source, writing_scratch(), path.open("wb") as target:
+        while chunk := source.read(CHUNK):
+            digest.update(chunk)
+            target.write(chunk)
+    verify(key, digest.hexdigest(), sha256)
 
 
 def verify(key: str, found: str, expected: str | None) -> None:

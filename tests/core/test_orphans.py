@@ -1,9 +1,11 @@
 """Objects without a row go; everything that a row holds stays, on SQLite with a folder and on an S3 server."""
 
+import datetime
 import os
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +17,7 @@ from core.domains import service as domains
 from core.errors import NotFound
 from core.finetunes import service as finetunes
 from core.finetunes.service import FinetuneRequest
-from core.storage import FolderStore, ObjectStore, S3Store
+from core.storage import FolderStore, ObjectStore, S3Store, s3
 from tests.core.rows import Sent, add_adapter, add_dataset, add_generation, add_upload, tenant_with_domain
 
 
@@ -129,3 +131,18 @@ def test_what_a_killed_writer_left_in_a_folder_goes_too(database: Database, tmp_
     os.utime(partial, (time.time() - 100_000,) * 2)
     orphans.remove_page(database, store, "", older_than_seconds=86_400)
     assert not partial.exists()
+
+
+def test_a_worker_whose_clock_is_a_day_ahead_removes_nothing_fresh(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"tenants/{new_id('ten')}/domains/{new_id('dom')}/datasets/archive.zip"
+    store.put(key, b"its row comes soon")
+    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)
+    if isinstance(store, S3Store):
+        ahead = SimpleNamespace(datetime=SimpleNamespace(now=lambda _: tomorrow), timedelta=datetime.timedelta)
+        monkeypatch.setattr(s3, "datetime", SimpleNamespace(**vars(ahead), UTC=datetime.UTC))
+    else:
+        monkeypatch.setattr(time, "time", tomorrow.timestamp)
+    orphans.remove_page(database, store, "", older_than_seconds=86_400)
+    assert store.list("") == [key]

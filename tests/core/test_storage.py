@@ -4,6 +4,7 @@ import io
 import os
 import resource
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,20 @@ def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path, size: int)
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [one.key for one in store.page("", "", 10)] == ["a/x"]
     assert store.get("a/x", stored.sha256) == b"content"
+
+
+def test_a_folder_that_is_emptied_takes_what_is_put_meanwhile(tmp_path: Path) -> None:
+    store, rounds = FolderStore(tmp_path), range(300)
+
+    def put_and_delete(name: str) -> None:
+        for _ in rounds:
+            store.put(f"a/b/c/{name}", b"content")
+            assert store.get(f"a/b/c/{name}") == b"content"
+            store.delete([f"a/b/c/{name}"])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(put_and_delete, "wxyz"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_write_leaves_nothing(tmp_path: Path) -> None:

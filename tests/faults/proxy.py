@@ -9,7 +9,8 @@ from typing import Literal, Self
 
 from tests.services import free_port
 
-Fault = Literal["none", "refused", "reset", "frozen"]
+Fault = Literal["none", "refused", "reset", "cut", "frozen"]
+"""A connection that is cut ends as a whole one does; one that is reset does not."""
 Direction = Literal["up", "down"]
 _CHUNK = 2**16
 
@@ -21,7 +22,9 @@ class Proxy:
         self.target, self.port = target, free_port()
         self.fault: Fault = "none"
         self.direction: Direction = "up"
-        self._left = 0
+        self._left = self._after = 0
+        self._times: int | None = None
+        self.breaks = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
@@ -34,9 +37,11 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def strike(self, fault: Fault, after_bytes: int, direction: Direction = "up") -> None:
-        """Connections break once so many bytes have gone that way in all: up to the server, or down."""
+    def strike(self, fault: Fault, after_bytes: int, direction: Direction = "up", *, times: int | None = None) -> None:
+        """Connections break once so many bytes have gone that way in all: up to the server, or down. `times` mends it
+        after so many breaks, each of which comes after so many bytes."""
         self._left, self.direction, self.fault = after_bytes, direction, fault
+        self._after, self._times = after_bytes, times
 
     def mend(self) -> None:
         self.fault = "none"
@@ -97,8 +102,15 @@ class Proxy:
                 await writer.drain()
 
     async def _break(self, client: asyncio.StreamWriter) -> None:
+        self.breaks += 1
+        fault = self.fault
+        if self._times is not None:
+            self._left, self._times = self._after, self._times - 1
+            self.fault = fault if self._times else "none"
         while self.fault == "frozen":
             await asyncio.sleep(0.1)
+        if fault == "cut":
+            return
         sock: socket.socket = client.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
         client.transport.abort()
