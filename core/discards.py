@@ -26,8 +26,8 @@ def record(
     session: Session, objects: Iterable[tuple[str, str]], after: datetime.timedelta = datetime.timedelta()
 ) -> None:
     """Records objects, each a tenant's id and a key, to be deleted `after` a while."""
-    due = database_now(session) + after
-    rows = [{"tenant_id": tenant, "object_key": key, "due_at": due} for tenant, key in objects]
+    due = {"due_at": database_now(session) + after} if after else {}  # the database's default is its own time
+    rows = [{"tenant_id": tenant, "object_key": key, **due} for tenant, key in objects]
     if rows:
         session.execute(insert(DiscardedObject), rows)
 

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Select, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core import discards
+from core.db.base import Now
 from core.db.models import (
     AuditEntry,
     Dataset,
@@ -43,7 +44,7 @@ def images(session: Session, before: Time, limit: int) -> int:
     found = _oldest(session, due, Generation.finished_at, limit, Generation)
     _remove_pictures(session, {row.id: row.domain_id for row in found})
     ids = [row.id for row in found]
-    session.execute(update(Generation).where(Generation.id.in_(ids)).values(expired_at=database_now(session)))
+    session.execute(update(Generation).where(Generation.id.in_(ids)).values(expired_at=Now()))
     return len(found)
 
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 Step = Callable[[Session, datetime.datetime, int], int]
 """Removes what is older than a time, at most so many rows; returns how many it found."""
 
-_FIRST_ROWS, _MOST_ROWS = 50, 500
+_FEWEST_ROWS, _FIRST_ROWS, _MOST_ROWS = 20, 50, 500
 _STEP_SECONDS = 0.03
 """What a step should take, so that none takes 0.1 s on a busy database either."""
 _REST_SECONDS = 60.0
@@ -62,7 +62,7 @@ class Retention:
         with self.database.session(SYSTEM) as session:
             found = rule.step(session, database_now(session) - rule.age, rows)
         taken = time.monotonic() - started
-        rule.rows = max(1, min(_MOST_ROWS, int(rows * _STEP_SECONDS / max(taken, _STEP_SECONDS / 2))))
+        rule.rows = max(_FEWEST_ROWS, min(_MOST_ROWS, int(rows * _STEP_SECONDS / max(taken, _STEP_SECONDS / 2))))
         if found < rows:
             rule.due_at = time.monotonic() + _REST_SECONDS
         if found:

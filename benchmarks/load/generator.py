@@ -32,19 +32,20 @@ def request(method: str, path: str, key: str = "", body: str = "") -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
-def send(port: int, seconds: float, clients: int, next_request: Callable[[], bytes]) -> Load:
-    return asyncio.run(_send(port, seconds, clients, next_request))
+def send(port: int, seconds: float, clients: int, next_request: Callable[[], bytes], pause: float = 0.0) -> Load:
+    """Each client waits for `pause` seconds after an answer."""
+    return asyncio.run(_send(port, seconds, clients, next_request, pause))
 
 
-async def _send(port: int, seconds: float, clients: int, next_request: Callable[[], bytes]) -> Load:
+async def _send(port: int, seconds: float, clients: int, next_request: Callable[[], bytes], pause: float) -> Load:
     load = Load()
     started = time.perf_counter()
-    await asyncio.gather(*(_client(port, started + seconds, next_request, load) for _ in range(clients)))
+    await asyncio.gather(*(_client(port, started + seconds, next_request, load, pause) for _ in range(clients)))
     load.seconds = time.perf_counter() - started
     return load
 
 
-async def _client(port: int, until: float, next_request: Callable[[], bytes], load: Load) -> None:
+async def _client(port: int, until: float, next_request: Callable[[], bytes], load: Load, pause: float) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while (sent := time.perf_counter()) < until:
         writer.write(next_request())
@@ -54,5 +55,7 @@ async def _client(port: int, until: float, next_request: Callable[[], bytes], lo
             await reader.readexactly(int(length[1]))
         load.latencies.append(time.perf_counter() - sent)
         load.statuses[int(head[9:12])] += 1
+        if pause:
+            await asyncio.sleep(pause)
     writer.close()
     await writer.wait_closed()

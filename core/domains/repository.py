@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from core.db.models import Domain, Generation
@@ -25,11 +25,14 @@ def page(session: Session, scope: Scope, request: PageRequest) -> Page[Domain]:
 
 def latest_drawings(session: Session, scope: Scope, ids: Sequence[str]) -> dict[str, str]:
     """Of those domains that have drawn: the id of the newest generation of an adapter that succeeded."""
+    # A range of the index in the place of `domain_id = …`: with the equality PostgreSQL may walk through all
+    # generations by their id, in the hope of one of this domain.
+    place = tuple_(Generation.domain_id, Generation.id)
     newest = (
         scoped(select(Generation.id), Generation, scope)
-        .where(Generation.domain_id == Domain.id, Generation.expired_at.is_(None))
+        .where(place > tuple_(Domain.id, ""), place < tuple_(Domain.id, "h"), Generation.expired_at.is_(None))
         .where(Generation.status == "succeeded", Generation.adapter_id.is_not(None))
-        .order_by(Generation.id.desc())
+        .order_by(Generation.domain_id.desc(), Generation.id.desc())
         .limit(1)
         .scalar_subquery()
     )

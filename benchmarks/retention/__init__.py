@@ -1,0 +1,1 @@
+"""Retention over a million generations beside a busy API."""

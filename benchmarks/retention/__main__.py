@@ -1,0 +1,226 @@
+"""`python -m benchmarks.retention`: retention over a million generations, in turns with none, beside a busy API."""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load import generator, servers
+from benchmarks.load.generator import Load
+from benchmarks.paper.results import facts, markdown_table, said, write_json, write_markdown
+from benchmarks.retention import rows
+from benchmarks.retention.queries import measure
+from core.db.session import Database
+from core.tenancy import SYSTEM
+
+TURN_SECONDS, CLIENTS, PAUSE = 10.0, 4, 0.05
+LONGEST, WORST_RATIO = 0.1, 1.3
+NOT_MEASURED = (
+    "deleting objects from S3, since the rows' objects are not there and the store's own time is left out; SQLite, "
+    "where a step holds the only write lock for as long as it lasts; more than one worker."
+)
+HEAD = ("measure", "found", "limit")
+
+
+@dataclass
+class Arm:
+    """Latencies in seconds, of all turns with retention or without."""
+
+    reads: list[float] = field(default_factory=list)
+    writes: list[float] = field(default_factory=list)
+    failed: int = 0
+
+    def add(self, reads: Load, writes: Load) -> None:
+        self.reads += reads.latencies
+        self.writes += writes.latencies
+        self.failed += sum(
+            count for load in (reads, writes) for status, count in load.statuses.items() if status >= 400
+        )
+
+
+def main() -> None:
+    options = _options()
+    with ExitStack() as exits:
+        folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
+        url = servers.database(exits)
+        server = servers.api(exits, url, folder)
+        started = time.monotonic()
+        rows.make(url, options.generations)
+        print(f"{options.generations:,} generations made in {time.monotonic() - started:.0f} s", flush=True)
+        database = Database(url, SYSTEM)
+        explained = measure(database)
+        database.dispose()
+        found = _turns(exits, server, url, folder, options)
+    found |= {
+        "queries": {name: {"ms": 1000 * one.seconds, "scans": sorted(one.scans)} for name, one in explained.items()}
+    }
+    _show(found)
+    if options.json:
+        _write(options.json, found)
+    raise SystemExit(not _holds(found))
+
+
+def _turns(
+    exits: ExitStack, server: servers.Server, url: str, folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    requests = _requests(f"http://127.0.0.1:{server.port}", options.generations)
+    command = [sys.executable, "-m", "benchmarks.retention.sweeper", url, str(folder / "objects")]
+    sweeper = exits.enter_context(
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
+    )
+    exits.callback(sweeper.terminate)
+    assert sweeper.stdin is not None
+    assert sweeper.stdout is not None
+    _beside(server, requests, 3.0)  # caches and pools fill up
+    without, beside, sweeps = Arm(), Arm(), []
+    for turn in range(max(1, round(options.seconds / TURN_SECONDS / 2))):
+        without.add(*_beside(server, requests, TURN_SECONDS))
+        sweeper.stdin.write(f"{TURN_SECONDS}\n")
+        sweeper.stdin.flush()
+        beside.add(*_beside(server, requests, TURN_SECONDS))
+        sweeps.append(json.loads(sweeper.stdout.readline()))
+        print(f"turn {turn + 1}: {sweeps[-1]['removed']:,} rows removed", flush=True)
+    transactions = sorted(one for sweep in sweeps for one in sweep["transactions"])
+    return {
+        "generations": options.generations,
+        "seconds": options.seconds,
+        "removed": sum(sweep["removed"] for sweep in sweeps),
+        "left": rows.count(url),
+        "transactions": len(transactions),
+        "transaction_ms": {f"p{p}": 1000 * transactions[len(transactions) * p // 100] for p in (50, 99)}
+        | {"longest": 1000 * transactions[-1]},
+        "memory_mib": [round(sweep["memory"] / 2**20, 1) for sweep in sweeps],
+        "failed": without.failed + beside.failed,
+        "answers": {"reads": len(beside.reads), "writes": len(beside.writes)},
+        "p99_ms": {name: [_p99(getattr(without, name)), _p99(getattr(beside, name))] for name in ("reads", "writes")},
+    }
+
+
+def _requests(url: str, generations: int) -> tuple[Any, Any]:
+    """Makers of reads and of writes by the old rows' tenant."""
+    key = servers.post(url, f"/v1/admin/tenants/{rows.TENANT}/keys", servers.ADMIN_KEY, {"name": "load"})["key"]
+    made = [servers.post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(CLIENTS)]
+    numbers, changes = itertools.count(1), itertools.count()
+
+    def read() -> bytes:
+        number = next(numbers)
+        if number % 5 == 0:
+            return generator.request("GET", f"/v1/domains/{rows.DOMAIN}/generations?limit=20", key)
+        return generator.request("GET", f"/v1/generations/gen_{number * 7919 % generations + 1:026}", key)
+
+    def write() -> bytes:
+        number = next(changes)
+        body = json.dumps({"description": f"number {number}"})
+        return generator.request("PATCH", f"/v1/domains/{made[number % CLIENTS]}", key, body)
+
+    return read, write
+
+
+def _beside(server: servers.Server, requests: tuple[Any, Any], seconds: float) -> tuple[Load, Load]:
+    """Reads and writes at once, each with half of the clients."""
+    loads: list[Load] = [Load(), Load()]
+
+    def send(index: int) -> None:
+        loads[index] = generator.send(server.port, seconds, CLIENTS // 2, requests[index], PAUSE)
+
+    threads = [threading.Thread(target=send, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return loads[0], loads[1]
+
+
+def _p99(latencies: list[float]) -> float:
+    return 1000 * sorted(latencies)[len(latencies) * 99 // 100]
+
+
+def _ratio(found: dict[str, Any], name: str) -> float:
+    without, beside = found["p99_ms"][name]
+    return float(beside / without)
+
+
+def _growth(found: dict[str, Any]) -> float:
+    """Of memory, from the first turn to the last, in MiB."""
+    return float(found["memory_mib"][-1] - found["memory_mib"][0])
+
+
+def _holds(found: dict[str, Any]) -> bool:
+    return (
+        found["failed"] == 0
+        and found["transaction_ms"]["longest"] < 1000 * LONGEST
+        and max(_ratio(found, "reads"), _ratio(found, "writes")) <= WORST_RATIO
+        and _growth(found) < 20
+        and not any(one["scans"] for one in found["queries"].values())
+    )
+
+
+def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    duration, memory = found["transaction_ms"], found["memory_mib"]
+    return [
+        ("rows removed; transactions", f"{found['removed']:,}; {found['transactions']:,}", ""),
+        ("old rows left", f"{sum(found['left'].values()):,}", ""),
+        ("a transaction, p50, p99, longest", ", ".join(f"{one:.1f} ms" for one in duration.values()), "100 ms"),
+        ("memory after the first turn, at most, at the end", f"{memory[0]}, {max(memory)}, {memory[-1]} MiB", "flat"),
+        *(
+            (
+                f"p99 of {name} without, beside it",
+                f"{found['p99_ms'][name][0]:.1f}, {found['p99_ms'][name][1]:.1f} ms: {_ratio(found, name):.2f}x",
+                f"{WORST_RATIO}x",
+            )
+            for name in ("reads", "writes")
+        ),
+        ("answers of 4xx and 5xx", f"{found['failed']}", "0"),
+    ]
+
+
+def _query_rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(name, f"{one['ms']:.1f} ms", ", ".join(one["scans"]) or "none") for name, one in found["queries"].items()]
+
+
+def _show(found: dict[str, Any]) -> None:
+    for head, lines in ((HEAD, _rows(found)), (("query", "time", "tables read whole"), _query_rows(found))):
+        table = Table(*head)
+        for line in lines:
+            table.add_row(*line)
+        Console().print(table)
+    print(f"Not measured: {NOT_MEASURED}")
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    command = f"python -m benchmarks.retention --generations {found['generations']} --seconds {found['seconds']:.0f}"
+    about = facts(command, "none")
+    write_json(path, about | found)
+    text = said(
+        f"A tenant has {found['generations']:,} old generations with their images, and a tenth as many previews,",
+        "deliveries and entries of the audit log. In turns of 10 seconds retention sweeps without a pause, which a",
+        f"worker does for one second in six, or rests. Meanwhile {CLIENTS} clients read generations and lists of them,",
+        "and change domains. All processes share the cores. A lock of retention lasts as long as its transaction at most.",
+    )
+    queries = "The queries that meet these tables, on all of the rows:"
+    tables = [markdown_table(HEAD, _rows(found)), queries]
+    tables.append(markdown_table(("query", "time", "tables read whole"), _query_rows(found)))
+    write_markdown(path.with_suffix(".md"), "Retention", about, [text, *tables, f"Not measured: {NOT_MEASURED}"])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--generations", type=int, default=1_000_000, help="(1,000,000)")
+    parser.add_argument("--seconds", type=float, default=400, help="of all turns (400)")
+    parser.add_argument("--json", type=Path, help="write the figures here too, and as Markdown beside")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

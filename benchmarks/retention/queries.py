@@ -1,0 +1,110 @@
+"""The queries that meet the large tables, each explained on a million rows: none may read a whole one."""
+
+import datetime
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.orm import Session
+
+from benchmarks.retention.rows import DOMAIN, OTHER, TENANT
+from core import expiry, jobs
+from core.config import Settings
+from core.db.models import Dataset, Finetune, Generation
+from core.db.paging import PageRequest
+from core.db.session import Database, database_now
+from core.domains import service as domains
+from core.generations import service as generations
+from core.tenancy import SYSTEM, Scope
+from core.usage import queues
+from core.usage import service as usage
+from core.webhooks import deliveries
+from core.webhooks import service as webhooks
+
+LARGE = ("generations", "generation_images", "generation_previews", "audit_log", "webhook_deliveries")
+_OWNER = Scope(TENANT)
+_DAYS = datetime.timedelta(days=30)
+
+
+class _Quiet:
+    def send(self, task: str, queue: str, id: str) -> None:
+        """Nobody works here."""
+
+
+def _step(step: Callable[[Session, datetime.datetime, int], int]) -> Callable[[Session], object]:
+    return lambda session: step(session, database_now(session) - _DAYS, 100)
+
+
+QUERIES: Mapping[str, Callable[[Session], object]] = {
+    "a page of generations": lambda s: generations.listing(s, _OWNER, DOMAIN, PageRequest()),
+    "the last page of another domain": lambda s: generations.listing(
+        s, _OWNER, OTHER, PageRequest(cursor="gen_00000000000000000000009000")
+    ),
+    "covers of domains": lambda s: domains.covers(s, _OWNER, [DOMAIN, OTHER]),
+    "a tenant's usage and quotas": lambda s: usage.read(s, _OWNER, Settings()),
+    "usage of all tenants": lambda s: usage.days_of_all(s, SYSTEM),
+    "a page of deliveries": lambda s: webhooks.deliveries(s, _OWNER, "wh_old", None, PageRequest()),
+    "a page of the audit log": lambda s: usage.audit(s, SYSTEM, TENANT, PageRequest()),
+    "metrics of the queues": queues.read,
+    "a worker's next generation": lambda s: jobs.claim_next(s, Generation, "wrk_1", 60),
+    "lost workers' jobs": lambda s: [jobs.reap(s, _Quiet(), one, 3) for one in (Dataset, Finetune, Generation)],
+    "lost messages": lambda s: [jobs.sweep(s, _Quiet(), one, 60) for one in (Dataset, Finetune, Generation)],
+    "a webhook's next delivery": deliveries.claim,
+    "a step of images": _step(expiry.images),
+    "a step of generations": _step(expiry.generations),
+    "a step of previews": _step(expiry.previews),
+    "a step of deliveries": _step(expiry.deliveries),
+    "a step of the audit log": _step(expiry.audit_entries),
+    "a step of idempotency keys": _step(expiry.idempotency_keys),
+}
+
+
+@dataclass
+class Measured:
+    """The time of a query's second run, its statements, and the large tables that they read whole."""
+
+    seconds: float = 0.0
+    statements: list[tuple[str, Any]] = field(default_factory=list)
+    scans: set[str] = field(default_factory=set)
+
+
+def measure(database: Database) -> dict[str, Measured]:
+    """Runs every query twice and takes it back."""
+    return {name: _measure(database, query) for name, query in QUERIES.items()}
+
+
+def _measure(database: Database, query: Callable[[Session], object]) -> Measured:
+    measured = Measured()
+    for _ in range(2):
+        with database.session(SYSTEM) as session:
+            started = time.perf_counter()
+            with _noted(session.connection(), measured):
+                query(session)
+            measured.seconds = time.perf_counter() - started
+            for statement, parameters in measured.statements:
+                plan = session.connection().exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
+                measured.scans |= set(_whole(plan.scalar_one()[0]["Plan"]))
+            session.rollback()
+    return measured
+
+
+@contextmanager
+def _noted(connection: Connection, measured: Measured) -> Iterator[None]:
+    def note(_conn: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, executemany: bool) -> None:
+        if not executemany and statement.startswith(("SELECT", "UPDATE", "DELETE", "WITH")):
+            measured.statements.append((statement, parameters))
+
+    measured.statements.clear()
+    event.listen(connection, "before_cursor_execute", note)
+    yield
+    event.remove(connection, "before_cursor_execute", note)
+
+
+def _whole(plan: Mapping[str, Any]) -> Iterator[str]:
+    if plan["Node Type"] == "Seq Scan" and plan["Relation Name"] in LARGE:
+        yield plan["Relation Name"]
+    for part in plan.get("Plans", []):
+        yield from _whole(part)

@@ -1,0 +1,74 @@
+"""A tenant with a million old generations, and as much of the rest as comes with them; made by SQL."""
+
+from collections.abc import Mapping
+
+import psycopg
+
+TENANT, DOMAIN, OTHER = "ten_old", "dom_old", "dom_other"
+_AGE = "clock_timestamp() - interval '60 days'"
+_PREFIX = f"tenants/{TENANT}/domains/{DOMAIN}"
+_STATEMENTS: Mapping[str, str] = {
+    "tenants": f"INSERT INTO tenants (id, name, weight, quotas) VALUES ('{TENANT}', 'old', 1, '{{}}')",
+    "domains": (
+        "INSERT INTO domains (id, tenant_id, name, description, base_model, next_version) "
+        f"SELECT id, '{TENANT}', id, '', 'mini', 1 FROM unnest(ARRAY['{DOMAIN}', '{OTHER}']) AS id"
+    ),
+    "stored_bytes": f"INSERT INTO stored_bytes VALUES ('{DOMAIN}', '{TENANT}', 100000 * $generations::bigint), "
+    f"('{OTHER}', '{TENANT}', 0)",
+    # Every thousandth is another domain's and has failed: both are looked for among the others.
+    "generations": (
+        "INSERT INTO generations (id, tenant_id, domain_id, class_id, class_name, count, seed, steps, guidance_scale, "
+        "guidance_from, guidance_to, sampler, eta, preview_count, progress, row_steps, timings, status, priority, "
+        "attempt, failures, seconds, adapter_id, created_at, finished_at) "
+        f"SELECT 'gen_' || lpad(number::text, 26, '0'), '{TENANT}', "
+        f"CASE WHEN number % 1000 = 0 THEN '{OTHER}' ELSE '{DOMAIN}' END, 0, 'cat', 1, number, 50, 4, 0, 999, 'ddim', "
+        "0, 1, 1, 100, '{}', CASE WHEN number % 1000 = 0 THEN 'failed' ELSE 'succeeded' END, 0, 1, 0, 1, 'adp_old', "
+        f"{_AGE}, {_AGE} FROM generate_series(1, $generations) AS number"
+    ),
+    "generation_images": (
+        'INSERT INTO generation_images (generation_id, "index", tenant_id, object_key, seed, sha256, size_bytes, '
+        f"width, height) SELECT id, 0, '{TENANT}', '{_PREFIX}/generations/' || id || '/1/0.png', seed, "
+        "repeat('0', 64), "
+        "100000, 256, 256 FROM generations WHERE status = 'succeeded'"
+    ),
+    "generation_previews": (
+        'INSERT INTO generation_previews (generation_id, "index", step, tenant_id, object_key, sha256, size_bytes, '
+        f"created_at) SELECT id, 0, 10, '{TENANT}', '{_PREFIX}/generations/' || id || '/1/preview.png', "
+        f"repeat('0', 64), 0, {_AGE} FROM generations WHERE seed % 10 = 1"
+    ),
+    "audit_log": (
+        "INSERT INTO audit_log (tenant_id, action, target, detail, created_at) SELECT "
+        f"'{TENANT}', 'domain.change', 'dom_old', '{{}}', clock_timestamp() - interval '400 days' "
+        "FROM generate_series(1, $generations / 10)"
+    ),
+    "webhooks": (
+        "INSERT INTO webhooks (id, tenant_id, url, description, secret, previous_secrets, status) "
+        f"VALUES ('wh_old', '{TENANT}', 'https://example.com', '', 'whsec_', '[]', 'enabled')"
+    ),
+    "webhook_deliveries": (
+        "INSERT INTO webhook_deliveries (id, tenant_id, webhook_id, type, body, status, attempt, failures, attempts, "
+        f"created_at) SELECT 'msg_' || number, '{TENANT}', 'wh_old', 'generation.succeeded', repeat('x', 300), "
+        f"'succeeded', 1, 0, '[]', {_AGE} FROM generate_series(1, $generations / 10) AS number"
+    ),
+}
+SWEPT = ("generation_images", "generation_previews", "audit_log", "webhook_deliveries")
+"""Tables of which retention leaves nothing."""
+
+
+def make(url: str, generations: int) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET difffit.tenant = '*'")
+        for table, statement in _STATEMENTS.items():
+            connection.execute(statement.replace("$generations", str(generations)).encode())
+            connection.execute(f"ANALYZE {table}".encode())
+
+
+def count(url: str) -> dict[str, int]:
+    """Old rows that are left, by table."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT set_config('difffit.tenant', '*', true)")
+        found = {}
+        for table in SWEPT:
+            query = f"SELECT count(*) FROM {table} WHERE tenant_id = '{TENANT}'".encode()
+            found[table] = int(connection.execute(query).fetchall()[0][0])
+        return found
