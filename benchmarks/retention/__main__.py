@@ -206,7 +206,7 @@ def _write(path: Path, found: dict[str, Any]) -> None:
         f"A tenant has {found['generations']:,} old generations with their images, and a tenth as many previews,",
         "deliveries and entries of the audit log. In turns of 10 seconds retention sweeps without a pause, which a",
         f"worker does for one second in six, or rests. Meanwhile {CLIENTS} clients read generations and lists of them,",
-        "and change domains. All processes share the cores. A lock of retention lasts as long as its transaction at most.",
+        "and change domains. All processes share the cores. No lock of retention lasts longer than its transaction.",
     )
     queries = "The queries that meet these tables, on all of the rows:"
     tables = [markdown_table(HEAD, _rows(found)), queries]

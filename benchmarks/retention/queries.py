@@ -26,6 +26,7 @@ from core.webhooks import service as webhooks
 
 LARGE = ("generations", "generation_images", "generation_previews", "audit_log", "webhook_deliveries")
 _OWNER = Scope(TENANT)
+_JOBS: tuple[type[Any], ...] = (Dataset, Finetune, Generation)
 _DAYS = datetime.timedelta(days=30)
 
 
@@ -50,8 +51,8 @@ QUERIES: Mapping[str, Callable[[Session], object]] = {
     "a page of the audit log": lambda s: usage.audit(s, SYSTEM, TENANT, PageRequest()),
     "metrics of the queues": queues.read,
     "a worker's next generation": lambda s: jobs.claim_next(s, Generation, "wrk_1", 60),
-    "lost workers' jobs": lambda s: [jobs.reap(s, _Quiet(), one, 3) for one in (Dataset, Finetune, Generation)],
-    "lost messages": lambda s: [jobs.sweep(s, _Quiet(), one, 60) for one in (Dataset, Finetune, Generation)],
+    "lost workers' jobs": lambda s: [jobs.reap(s, _Quiet(), one, 3) for one in _JOBS],
+    "lost messages": lambda s: [jobs.sweep(s, _Quiet(), one, 60) for one in _JOBS],
     "a webhook's next delivery": deliveries.claim,
     "a step of images": _step(expiry.images),
     "a step of generations": _step(expiry.generations),

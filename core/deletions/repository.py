@@ -1,14 +1,31 @@
 """Queries on deletions, and the count of what a domain or tenant owns."""
 
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, exists, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, Table, and_, delete, exists, func, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.base import Base
-from core.db.models import Adapter, Deletion, StoredBytes, Worker
+from core.db.models import (
+    Adapter,
+    ApiKey,
+    Dataset,
+    Deletion,
+    Domain,
+    Finetune,
+    FinetuneEvent,
+    Generation,
+    GenerationImage,
+    GenerationPreview,
+    StoredBytes,
+    Tenant,
+    Webhook,
+    WebhookDelivery,
+    Worker,
+)
 from core.db.paging import Page, PageRequest, fetch_page
 from core.tenancy import SYSTEM, Scope, scoped
 
@@ -44,6 +61,58 @@ def adapters(session: Session, scope: Scope, column: Any, id: str) -> list[str]:
     """SHA-256 of every adapter of a domain or tenant, which the column names."""
     statement = scoped(select(Adapter.sha256), Adapter, scope).where(column == id)
     return sorted(set(session.execute(statement).scalars()))
+
+
+def owner(session: Session, deletion: Deletion) -> Domain | Tenant | None:
+    """The row that is deleted, as long as it is there; locked."""
+    if deletion.kind == "domain":
+        return session.get(Domain, deletion.target, with_for_update=True)
+    return session.get(Tenant, deletion.target, with_for_update=True)
+
+
+def remove_some(session: Session, deletion: Deletion, limit: int) -> tuple[Counter[str], bool]:
+    """Removes at most so many rows of each of the tables that may hold very many of one owner. Returns how many went,
+    by table, and whether those were all."""
+    column = "domain_id" if deletion.kind == "domain" else "tenant_id"
+    generations = select(Generation.id).where(getattr(Generation, column) == deletion.target)
+    events = select(FinetuneEvent.id).join(Finetune, Finetune.id == FinetuneEvent.finetune_id)
+    events = events.where(getattr(Finetune, column) == deletion.target)
+    parts: list[tuple[Select[Any], tuple[InstrumentedAttribute[Any], ...]]] = [
+        (generations, (GenerationImage.generation_id, GenerationPreview.generation_id, Generation.id)),
+        (events, (FinetuneEvent.id,)),
+    ]
+    if deletion.kind == "tenant":
+        deliveries = select(WebhookDelivery.id).where(WebhookDelivery.tenant_id == deletion.target)
+        parts.append((deliveries, (WebhookDelivery.id,)))
+    removed, is_all = Counter[str](), True
+    for owned, keys in parts:
+        ids = session.scalars(owned.limit(limit)).all()
+        is_all = is_all and len(ids) < limit
+        for key in keys:
+            removed[key.class_.__tablename__] += _removed(session, key, key.in_(ids))
+    return removed, is_all
+
+
+def end_work(session: Session, deletion: Deletion) -> Counter[str]:
+    """Removes what a worker would take up or go on with, and what lets anybody in. Returns how many went, by table."""
+    column = "domain_id" if deletion.kind == "domain" else "tenant_id"
+    unfinished = select(Finetune.id).where(getattr(Finetune, column) == deletion.target, Finetune.finished_at.is_(None))
+    doomed: list[tuple[InstrumentedAttribute[Any], ColumnElement[bool]]] = [
+        (FinetuneEvent.id, FinetuneEvent.finetune_id.in_(unfinished))
+    ]
+    for model in (Generation, Finetune, Dataset):
+        waits = model.status.in_(("queued", "running", "validating"))  # an index knows them
+        doomed.append((model.id, and_(getattr(model, column) == deletion.target, waits)))
+    if deletion.kind == "tenant":
+        doomed.append((ApiKey.id, ApiKey.tenant_id == deletion.target))
+        silenced = update(Webhook).where(Webhook.tenant_id == deletion.target)
+        session.execute(silenced.values(status="disabled", updated_at=Webhook.updated_at))
+    return Counter({key.class_.__tablename__: _removed(session, key, condition) for key, condition in doomed})
+
+
+def _removed(session: Session, key: InstrumentedAttribute[Any], condition: ColumnElement[bool]) -> int:
+    """Removes the rows of the key's table, and returns how many they were."""
+    return len(session.scalars(delete(key.class_).where(condition).returning(key)).all())
 
 
 def count_owned(session: Session, table: Table, id: str) -> dict[str, int]:

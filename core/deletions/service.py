@@ -1,8 +1,10 @@
-"""Deletion of a domain or a tenant: its rows go in one commit, which leaves a receipt. Its objects follow, and the
-adapters that workers hold; then the receipt says when all of it was gone."""
+"""Deletion of a domain or a tenant: its rows go in one commit, which leaves a receipt, or step by step where there are
+very many. Its objects follow, and the adapters that workers hold; then the receipt says when all of it was gone."""
 
 import datetime
 import logging
+import time
+from collections import Counter
 from typing import Literal
 
 from sqlalchemy.orm import Session
@@ -19,6 +21,10 @@ from core.usage.service import WORKER_SILENCE
 
 logger = logging.getLogger(__name__)
 _PAGE = 500
+_ROWS = 500
+"""Rows of each large table that one transaction removes: about 0.1 s."""
+_SECONDS = 2.0
+"""Of one call; the next one goes on, so that a worker's other chores have their turn."""
 _AT_ONCE = 20
 _CLAIM = datetime.timedelta(minutes=5)
 """How long a page of objects may take to remove, before another worker takes the deletion up."""
@@ -35,7 +41,7 @@ def record(session: Session, scope: Scope, row: Domain | Tenant, prefix: str) ->
         target=row.id,
         actor_key_id=scope.key_id,
         prefix=prefix,
-        rows=repository.count_owned(session, type(row).__table__, row.id),  # type: ignore[arg-type]  # both are tables
+        rows={},
         adapters=repository.adapters(session, scope, column, row.id),
         objects=0,
         bytes=0,
@@ -43,6 +49,28 @@ def record(session: Session, scope: Scope, row: Domain | Tenant, prefix: str) ->
     session.add(deletion)
     session.flush()
     return deletion
+
+
+def remove(session: Session, deletion: Deletion, row: Domain | Tenant) -> None:
+    """Removes a row with all it owns, or hides it and leaves the rest to the workers where that would take long."""
+    if not _remove_rows(session, deletion, row):
+        _note(deletion, repository.end_work(session, deletion))
+        row.name, row.deleted_at = row.id, database_now(session)  # its name may be taken again
+
+
+def _remove_rows(session: Session, deletion: Deletion, row: Domain | Tenant) -> bool:
+    """Removes some of its rows, and with the last of them the row itself; False as long as there are more."""
+    removed, is_all = repository.remove_some(session, deletion, _ROWS)
+    if is_all:  # what is left is little
+        removed.update(repository.count_owned(session, type(row).__table__, row.id))  # type: ignore[arg-type]  # both are tables
+        session.delete(row)
+    _note(deletion, removed)
+    return is_all
+
+
+def _note(deletion: Deletion, removed: Counter[str]) -> None:
+    counts = removed + Counter(deletion.rows)  # without those that are 0
+    deletion.rows = dict(sorted(counts.items()))
 
 
 def get(session: Session, scope: Scope, id: str) -> Deletion:
@@ -59,7 +87,7 @@ def listing(session: Session, scope: Scope, request: PageRequest, tenant_id: str
 
 
 def advance(database: Database, store: ObjectStore) -> None:
-    """Goes on with every deletion that is not done, as a worker: it may be called at any time, by any number of them.
+    """Goes on with deletions that are not done, as a worker: it may be called at any time, by any number of them.
 
     A deletion is done when nothing lies under its prefix any more, and every worker that lives has since let go of what
     was deleted: what work in progress has stored meanwhile is found by the next call. Raises StorageUnavailable,
@@ -78,6 +106,10 @@ def advance(database: Database, store: ObjectStore) -> None:
 
 
 def _advance(database: Database, store: ObjectStore, id: str, prefix: str, *, is_first: bool) -> None:
+    until = time.monotonic() + _SECONDS
+    while not _step(database, id):
+        if time.monotonic() > until:
+            return
     store.drop_parts(prefix, older_than_seconds=-_CLAIM.total_seconds())
     removed = 0
     while page := store.page(prefix, "", _PAGE):
@@ -88,6 +120,8 @@ def _advance(database: Database, store: ObjectStore, id: str, prefix: str, *, is
                 row.objects += len(page)
                 row.bytes += sum(one.size for one in page)
                 row.claimed_until = database_now(session) + _CLAIM
+        if time.monotonic() > until:
+            break
     if removed or is_first:
         logger.info("removed %d objects under %s", removed, prefix)
     with database.session(SYSTEM) as session:
@@ -98,6 +132,17 @@ def _advance(database: Database, store: ObjectStore, id: str, prefix: str, *, is
             row.emptied_at = now
         elif not repository.some_worker_may_hold(session, row.emptied_at, now - WORKER_SILENCE):
             row.done_at = now
+
+
+def _step(database: Database, id: str) -> bool:
+    """Removes some of the rows of a deletion; True when there are none any more."""
+    with database.session(SYSTEM) as session:
+        deletion = repository.get(session, SYSTEM, id, lock=True)
+        row = None if deletion is None else repository.owner(session, deletion)
+        if deletion is None or row is None:
+            return True
+        deletion.claimed_until = database_now(session) + _CLAIM
+        return _remove_rows(session, deletion, row)
 
 
 def _let_go(database: Database, id: str) -> None:

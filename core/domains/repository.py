@@ -11,7 +11,7 @@ from core.tenancy import Scope, scoped
 
 
 def get(session: Session, scope: Scope, id: str, *, lock: bool = False) -> Domain | None:
-    statement = scoped(select(Domain), Domain, scope).where(Domain.id == id)
+    statement = scoped(select(Domain), Domain, scope).where(Domain.id == id, Domain.deleted_at.is_(None))
     return session.execute(statement.with_for_update() if lock else statement).scalar_one_or_none()
 
 
@@ -20,7 +20,8 @@ def by_name(session: Session, scope: Scope, name: str) -> Domain | None:
 
 
 def page(session: Session, scope: Scope, request: PageRequest) -> Page[Domain]:
-    return fetch_page(session, scoped(select(Domain), Domain, scope), Domain.id, request)
+    statement = scoped(select(Domain), Domain, scope).where(Domain.deleted_at.is_(None))
+    return fetch_page(session, statement, Domain.id, request)
 
 
 def latest_drawings(session: Session, scope: Scope, ids: Sequence[str]) -> dict[str, str]:

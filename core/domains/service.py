@@ -64,12 +64,13 @@ def change(session: Session, scope: Scope, id: str, changes: dict[str, object], 
 
 
 def delete(session: Session, scope: Scope, id: str) -> Deletion:
-    """Deletes a domain with all it owns; running jobs lose their rows and stop, objects follow. The answers that are
+    """Deletes a domain with all it owns; running jobs lose their rows and stop, objects follow, and so do rows where
+    there are very many. The answers that are
     kept for repeated requests are forgotten where they speak of it. Raises NotFound."""
     domain = get(session, scope, id, lock=True)
     deletion = deletions.record(session, scope, domain, folder(domain.tenant_id, id))
     idempotency.forget(session, domain.tenant_id, id)
-    session.delete(domain)
+    deletions.remove(session, deletion, domain)
     audit.record(session, scope, "domain.delete", id, detail={"deletion": deletion.id})
     return deletion
 

@@ -13,7 +13,8 @@ from core.db.paging import Page, PageRequest, fetch_page
 
 
 def get(session: Session, id: str) -> Tenant | None:
-    return session.get(Tenant, id)
+    tenant = session.get(Tenant, id)
+    return None if tenant is None or tenant.deleted_at is not None else tenant
 
 
 def by_name(session: Session, name: str) -> Tenant | None:
@@ -21,7 +22,7 @@ def by_name(session: Session, name: str) -> Tenant | None:
 
 
 def page(session: Session, request: PageRequest) -> Page[Tenant]:
-    return fetch_page(session, select(Tenant), Tenant.id, request)
+    return fetch_page(session, select(Tenant).where(Tenant.deleted_at.is_(None)), Tenant.id, request)
 
 
 def key(session: Session, id: str, *, lock: bool = False) -> ApiKey | None:

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
-from core import idempotency
+from core import idempotency, jobs
 from core.adapters import service as adapters
-from core.db.models import Deletion, Worker
+from core.db.models import Deletion, Finetune, Generation, GenerationImage, GenerationPreview, Worker
 from core.db.paging import PageRequest
 from core.db.session import Database, database_now
 from core.deletions import service as deletions
 from core.domains import service as domains
-from core.errors import NotFound, StorageUnavailable
+from core.errors import NotFound, StorageUnavailable, Unauthenticated
 from core.finetunes import service as finetunes
 from core.finetunes.service import FinetuneRequest
 from core.idempotency import Answer
@@ -23,7 +23,7 @@ from core.storage import FolderStore, ObjectStore
 from core.tenancy import SYSTEM, Scope
 from core.tenants import service as tenants
 from core.usage import service as usage
-from tests.core.rows import Sent, add_adapter, add_dataset, add_generation, add_upload, tenant_with_domain
+from tests.core.rows import Sent, add_adapter, add_dataset, add_finetune, add_generation, add_upload, tenant_with_domain
 
 
 def filled(database: Database, scope: Scope, domain: str) -> None:
@@ -175,3 +175,52 @@ def test_answers_that_speak_of_it_are_forgotten(database: Database) -> None:
         with database.session() as session:
             answers.append(idempotency.begin(session, caller, key, "d"))
     assert answers == [None, None, Answer(201, {"id": "dom_other"})]
+
+
+@pytest.mark.parametrize("kind", ["domain", "tenant"])
+def test_very_many_rows_go_step_by_step(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(deletions, "_ROWS", 3)
+    scope, domain = tenant_with_domain(database)
+    kept, _ = tenant_with_domain(database, "kept")
+    with database.session() as session:
+        for number in range(7):
+            generation = add_generation(session, scope, domain, status="succeeded", finished_at=database_now(session))
+            common = {"tenant_id": scope.tenant, "object_key": "k", "sha256": "0" * 64, "size_bytes": 1}
+            session.add(GenerationImage(generation_id=generation.id, index=0, seed=0, width=8, height=8, **common))
+            session.add(GenerationPreview(generation_id=generation.id, index=0, step=number, **common))
+        add_generation(session, scope, domain)
+        add_finetune(session, scope, domain)
+        key = tenants.issue_key(session, SYSTEM, scope.tenant, "key").key
+    store.put(f"{domains.folder(scope.tenant, domain)}x", b"x")
+    with database.session() as session:
+        if kind == "domain":
+            id = domains.delete(session, scope, domain).id
+        else:
+            id = tenants.delete(session, SYSTEM, scope.tenant).id
+    with database.session() as session:
+        assert jobs.claim_next(session, Generation, "worker", 60) is None, "nobody begins what is to go"
+        assert jobs.claim_next(session, Finetune, "worker", 60) is None
+        with pytest.raises(NotFound):
+            domains.get(session, scope, domain) if kind == "domain" else tenants.get(session, scope.tenant)
+        assert [row.id for row in tenants.listing(session, PageRequest()).data if row.id == scope.tenant] == (
+            [scope.tenant] if kind == "domain" else []
+        )
+        if kind == "tenant":
+            with pytest.raises(Unauthenticated):
+                tenants.authenticate(session, key)
+        else:
+            domains.create(session, scope, "domain", "", "mini")
+    assert read(database, id).objects == 0
+    for _ in range(2):
+        deletions.advance(database, store)
+    receipt = read(database, id)
+    assert receipt.done_at is not None
+    assert (receipt.objects, store.list("")) == (1, [])
+    assert {name: receipt.rows[name] for name in ("generations", "generation_images", "generation_previews")} == {
+        "generations": 8, "generation_images": 7, "generation_previews": 7
+    }  # fmt: skip
+    with database.session() as session:
+        assert session.execute(select(func.count()).select_from(Generation)).scalar_one() == 0
+        assert tenants.get(session, kept.tenant).name == "kept"

@@ -20,6 +20,8 @@ class Domain(Base):
     active_adapter_id: Mapped[str | None] = mapped_column(String(40))
     """No foreign key: adapters point at their domain, and a circle helps nobody."""
     next_version: Mapped[int] = mapped_column(default=1)
+    deleted_at: Mapped[datetime.datetime | None]
+    """Since then nobody sees it, and workers remove its rows step by step."""
     created_at: Mapped[Created]
     updated_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), onupdate=Now())
 

@@ -17,6 +17,8 @@ class Tenant(Base):
     weight: Mapped[float] = mapped_column(default=1.0)
     """Share of the device beside other tenants'."""
     quotas: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    deleted_at: Mapped[datetime.datetime | None]
+    """Since then nobody sees it, and workers remove its rows step by step."""
     created_at: Mapped[Created]
 
 
