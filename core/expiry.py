@@ -42,9 +42,9 @@ def images(session: Session, before: Time, limit: int) -> int:
         Generation.expired_at.is_(None), Generation.finished_at < before
     )
     found = _oldest(session, due, Generation.finished_at, limit, Generation)
-    _remove_pictures(session, {row.id: row.domain_id for row in found})
     ids = [row.id for row in found]
     session.execute(update(Generation).where(Generation.id.in_(ids)).values(expired_at=Now()))
+    _remove_pictures(session, {row.id: row.domain_id for row in found})  # last: it locks the domain's count of bytes
     return len(found)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,8 @@ def _turns(
     transactions = sorted(one for sweep in sweeps for one in sweep["transactions"])
     return {
         "generations": options.generations,
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
         "seconds": options.seconds,
         "removed": sum(sweep["removed"] for sweep in sweeps),
         "left": rows.count(url),
@@ -169,6 +172,7 @@ def _holds(found: dict[str, Any]) -> bool:
 def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     duration, memory = found["transaction_ms"], found["memory_mib"]
     return [
+        ("cores; processes that want one", f"{found['cores']}; {found['load_average']:.1f}", ""),
         ("rows removed; transactions", f"{found['removed']:,}; {found['transactions']:,}", ""),
         ("old rows left", f"{sum(found['left'].values()):,}", ""),
         ("a transaction, p50, p99, longest", ", ".join(f"{one:.1f} ms" for one in duration.values()), "100 ms"),
