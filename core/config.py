@@ -172,7 +172,10 @@ class Settings(BaseSettings):
     training_share: float = Field(default=0.2, ge=0, le=1)
     """Part of the device's time that fine-tunes get at least while images are waiting."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Images of a fine-tune's batch that pass at once; fewer need less memory, and the sums' rounding changes."""
+    """Images of a fine-tune's batch that pass at once, at most; fewer need less memory, and sums round differently."""
+    training_memory_bytes: int | None = Field(default=None, ge=1)
+    """Memory that a training step may take; a batch passes in parts that fit. None is half of what is free: of the
+    device, or of the machine and the process' control group."""
     concurrent_finetunes: int = 2
     """On one worker."""
     worker_threads: int = 16

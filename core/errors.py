@@ -273,6 +273,13 @@ class TrainingDiverged(CoreError):
         super().__init__(f"The loss was not finite at step {step}. Use a lower learning rate or gradient clipping.")
 
 
+class TrainingOutOfMemory(CoreError):
+    code, status, title = "out_of_memory", 500, "Memory ran out"
+
+    def __init__(self, reason: str = "one image at a time does not fit into the worker's memory") -> None:
+        super().__init__(f"Training ran out of memory: {reason}. Use a smaller batch_size or image_size.")
+
+
 # The services below, and the device
 
 

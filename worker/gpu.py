@@ -16,6 +16,7 @@ from core.engine.trainings import Training, Work
 from core.errors import ChecksumMismatch
 from core.model.bank import AdapterBank
 from core.model.checkpoint import LoadedBase, load_base
+from worker.memory import training_memory
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Gpu:
     """One base on one device, and the one thread that owns it. `on_death` is the engine's."""
 
     def __init__(self, settings: Settings, on_death: Callable[[BaseException], None] = lambda _: None) -> None:
+        self.settings = settings
         self.device = _device(settings.device)
         if self.device.type == "cpu" and settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
@@ -43,6 +45,11 @@ class Gpu:
         )
         self.engine.start()
         logger.info("base %s (%s) on %s", self.base.description.name, self.base.description.digest[:12], self.device)
+
+    @property
+    def training_memory_bytes(self) -> int:
+        """What a fine-tune's step may take now."""
+        return training_memory(self.device, self.settings.training_memory_bytes)
 
     def tensors(self, digest: str, data: bytes) -> Mapping[str, Tensor]:
         """Checks a stored adapter as if it came from a stranger.

@@ -76,7 +76,8 @@ def create_finetune(
             domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
             base = adapters.served_base(session, services.settings.base_model)
             request = finetunes.checked_size(request, base)
-            return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base))
+            memory = services.settings.training_memory_bytes
+            return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base, memory))
         if request.image_size is not None:
             domains.get(session, scope, id)
             request = finetunes.checked_size(request, adapters.served_base(session, services.settings.base_model))

@@ -93,6 +93,14 @@ class EstimateOut(Output):
     seconds: float | None = Field(
         description="Device time, as your last fine-tunes on this base went; null before the first."
     )
+    images_at_once: int = Field(
+        description="Images of a batch that pass at once, at most. A larger batch passes in parts, for other tenants' "
+        "sake and for memory's; sums round differently then, and nothing else changes. A worker that is short of "
+        "memory takes fewer."
+    )
+    memory_bytes: int = Field(
+        description="Memory that a step takes on the worker. `batch_size` hardly changes it, `image_size` does."
+    )
 
 
 class MetricPoint(BaseModel):

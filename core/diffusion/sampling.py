@@ -1,10 +1,11 @@
 """A whole sampling run of one batch in step: for previews and evaluation. Serving goes through `core.engine`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from torch import Tensor
 
+from core import slices
 from core.diffusion.samplers import coefficients, guided_noise, step
 from core.diffusion.timesteps import SamplerName, sampling_timesteps
 
@@ -13,7 +14,7 @@ Model = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
-def sample(
+def sample_steps(
     model: Model,
     noise: Tensor,
     labels: Tensor,
@@ -25,8 +26,9 @@ def sample(
     sampler: SamplerName = "ddim",
     eta: float = 0.0,
     fresh: Callable[[], Tensor] | None = None,
-) -> Tensor:
-    """From noise [B, C, H, W] for class ids [B] to latents [B, C, H, W]. Guides the first `channels` channels.
+) -> Generator[None, None, Tensor]:
+    """From noise [B, C, H, W] for class ids [B] to latents [B, C, H, W]; yields after each step. Guides the first
+    `channels` channels.
 
     `fresh` brings the noise [B, C, H, W] of each step that adds some; ddpm and an eta above 0 need it.
     """
@@ -42,7 +44,11 @@ def sample(
         guided = guided_noise(epsilon[:count], epsilon[count:], scale, channels)
         added = fresh().to(x) if fresh is not None and line[-1] else none
         x, x0 = step(x, guided, interpolation[:count], x0, added, line.expand(count, -1))
+        yield
     return x
+
+
+sample = slices.whole(sample_steps)
 
 
 def seeded_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:

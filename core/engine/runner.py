@@ -11,13 +11,13 @@ from torch import Tensor
 
 from core.diffusion.samplers import coefficients, guided_noise, step
 from core.engine.request import Row
-from core.engine.sizes import BatchSizes
 from core.errors import DrawingDiverged
 from core.model.autoencoder import Autoencoder
 from core.model.bank import BASE_SLOT, AdapterBank, FoldedAdapter
 from core.model.device import check_device, is_out_of_memory, release_memory, with_memory
 from core.model.dit import DiT
 from core.model.folding import folded_forward
+from core.model.sizes import BatchSizes
 
 logger = logging.getLogger(__name__)
 

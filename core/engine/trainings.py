@@ -76,11 +76,11 @@ class Trainings:
         self._queue.append(training)
 
     def due(self, *, serving: bool) -> bool:
-        """Whether the next slice is a fine-tune's, when serving has work or has none."""
+        """Whether the next slice is a fine-tune's, when serving has work or has none. Serving that was idle begins."""
         if not self._queue or not serving:
             self._serving_debt = self._training_debt = 0.0  # a share is owed only while both have work
             return bool(self._queue)
-        return self._training_debt <= self.share * (self._serving_debt + self._training_debt)
+        return self._training_debt < self.share * (self._serving_debt + self._training_debt)
 
     def took(self, *, serving: float = 0.0, training: float = 0.0) -> None:
         """Seconds that the last slice took."""

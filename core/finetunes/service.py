@@ -12,10 +12,11 @@ from core import audit, discards, jobs
 from core.adapters import service as adapters
 from core.artifact.base import BaseDescription
 from core.artifact.file import Artifact
+from core.artifact.footprint import Footprint
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
 from core.datasets import service as datasets
 from core.db.base import new_id
-from core.db.models import Dataset, Finetune, FinetuneEvent
+from core.db.models import Dataset, Finetune, FinetuneEvent, Worker
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
 from core.domains import service as domains
@@ -60,6 +61,10 @@ class Estimate:
     tokens: int
     """That a step puts through the transformer: at twice the size four times as many an image."""
     seconds: float | None
+    images_at_once: int
+    """Of a batch; the others follow in parts."""
+    memory_bytes: int
+    """That a step takes on the worker."""
 
 
 def create(
@@ -95,9 +100,15 @@ def create(
 
 
 def estimate(
-    session: Session, scope: Scope, domain_id: str, request: FinetuneRequest, base: BaseDescription
+    session: Session,
+    scope: Scope,
+    domain_id: str,
+    request: FinetuneRequest,
+    base: BaseDescription,
+    memory_bytes: int | None = None,
 ) -> Estimate:
-    """Raises NotFound, DatasetNotReady, MethodNotServed."""
+    """`memory_bytes`: the workers' limit for a step, where one is set. Raises NotFound, DatasetNotReady,
+    MethodNotServed."""
     _require_served(request.method)
     domains.get(session, scope, domain_id)
     dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
@@ -107,8 +118,20 @@ def estimate(
     tokens = request.batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
     rate = repository.seconds_per_image(session, scope, request.method, request.image_size, base.digest)
     seconds = None if rate is None else rate * seen
-    epochs = seen / dataset.images
-    return Estimate(parameters, parameters / base.parameters, 4 * parameters, seen, epochs, tokens, seconds)
+    device = "cuda" if any(worker.device.startswith("cuda") for worker in _holders(session, base)) else "cpu"
+    footprint = Footprint.of(base.config, request.method, base.scale_of(request.image_size), device)
+    at_once = max(1, footprint.images_at_once(request.batch_size, device, memory_bytes))
+    return Estimate(
+        trainable_parameters=parameters,
+        trainable_fraction=parameters / base.parameters,
+        adapter_bytes=4 * parameters,
+        images_seen=seen,
+        epochs=seen / dataset.images,
+        tokens=tokens,
+        seconds=seconds,
+        images_at_once=at_once,
+        memory_bytes=footprint.total_bytes(request.batch_size, at_once),
+    )
 
 
 def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneRequest:
@@ -236,6 +259,11 @@ def set_back(session: Session, claim: Claim, error: CoreError, max_attempts: int
         jobs.set_back(session, finetune, error, max_attempts)
         add_event(session, finetune, "error", {"code": error.code, "detail": error.detail})
         add_event(session, finetune, "status", {"status": finetune.status})
+
+
+def _holders(session: Session, base: BaseDescription) -> list[Worker]:
+    """Living workers that hold the base."""
+    return [worker for worker in usage.workers(session) if worker.base_digest == base.digest]
 
 
 def _require_served(method: Method) -> None:

@@ -1,11 +1,13 @@
 """A fine-tune as work in slices: a generator that the engine's loop steps beside serving.
 
-It yields events; whoever runs it stores them. The device is never held longer than one slice.
+It yields events; whoever runs it stores them. The device is never held longer than one slice: a micro-batch, a batch
+of held-out images, one step of its samples.
 """
 
 import time
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,17 +15,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.artifact.footprint import Footprint
 from core.artifact.sites import CLASS_TABLE, Method, MethodSites, trainable_shapes
-from core.diffusion.sampling import sample, seeded_noise
-from core.errors import EngineStopped
+from core.diffusion.sampling import sample_steps, seeded_noise
+from core.errors import EngineStopped, TrainingOutOfMemory
 from core.model.adapter import BASE
 from core.model.checkpoint import LoadedBase
+from core.model.device import is_out_of_memory
 from core.tuning.checkpoint import pack, unpack
 from core.tuning.latents import Latents, concatenate, encode_images, image_grid, to_image
 from core.tuning.methods import adapter_of
 from core.tuning.parallel import ALONE, Processes
 from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer, TrainingSettings
+from core.tuning.trainer import StepReport, Trainer, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,8 @@ class FinetunePlan:
     samples_every: int = 100
     compiled: bool = False
     """Traces the steps with torch.compile; its rounding is all that it changes."""
+    memory_bytes: int | None = None
+    """What a step may take; a batch passes in parts that fit. Their rounding is all that it changes."""
 
     def recipe(self) -> dict[str, Any]:
         """The training as a manifest tells it."""
@@ -125,9 +131,38 @@ def finetune(
     Of several processes each runs this with the same plan, images and checkpoint, and yields the same events.
 
     Raises ValueError when the base does not draw the plan's image size, or has not the classes whose rows shall stay,
-    TrainingDiverged when the loss is not finite, CheckpointInvalid when the checkpoint is another run's. An
-    EngineStopped that is thrown into its steps is answered with one more checkpoint.
+    TrainingDiverged when the loss is not finite, TrainingOutOfMemory when one image does not fit, CheckpointInvalid
+    when the checkpoint is another run's. An EngineStopped that is thrown into its steps is answered with one more
+    checkpoint.
     """
+    try:
+        return (yield from _finetune(base, _divided(base, plan), images, checkpoint, processes))
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise TrainingOutOfMemory(f"{type(error).__name__}: {error}") from error
+        raise
+
+
+def _divided(base: LoadedBase, plan: FinetunePlan) -> FinetunePlan:
+    """The plan with a micro-batch that fits into a slice's time and the plan's memory."""
+    device, batch = base.dit.positions.device.type, plan.training.batch_size
+    scale = base.description.scale_of(plan.image_size)
+    footprint = Footprint.of(base.dit.config, plan.method, scale, device)
+    at_once = footprint.images_at_once(batch, device, plan.memory_bytes)
+    if not at_once:
+        needed, limit = footprint.total_bytes(batch, 1), plan.memory_bytes or 0
+        raise TrainingOutOfMemory(f"one image at a time takes {needed:,} bytes, and the limit is {limit:,}")
+    micro = min(at_once, plan.training.micro_batch_size or batch)
+    return replace(plan, training=replace(plan.training, micro_batch_size=micro))
+
+
+def _finetune(
+    base: LoadedBase,
+    plan: FinetunePlan,
+    images: Iterable[tuple[int, Image.Image]],
+    checkpoint: bytes | None,
+    processes: Processes,
+) -> Generator[Event | None, None, Outcome]:
     dit, about = base.dit, plan.about(base.description.digest)
     start, frozen = _start(base, plan)
     parts: list[Latents] = []
@@ -137,7 +172,9 @@ def finetune(
         yield Encoding(sum(len(part) for part in parts))
     make_adapter = partial(adapter_of, plan.sites)
     trainer = Trainer(dit, start, concatenate(parts), plan.training, make_adapter, processes, plan.compiled, frozen)
-    loss_base = trainer.held_out_loss(BASE, dit.config.null_class)
+    # Without gradients an image takes a fraction of the memory, and half of the time.
+    rows = min(32, 2 * (plan.training.micro_batch_size or 1))
+    loss_base = yield from trainer.held_out_parts(BASE, dit.config.null_class, batch_size=rows)
     if checkpoint is not None:
         trainer.restore(unpack(checkpoint, about))
     yield Started(loss_base, trainer.parameters.numel(), trainer.steps_done)
@@ -149,8 +186,7 @@ def finetune(
         raise
     losses = {"base": loss_base}
     for name, label in (("adapter", None), ("adapter_null", trainer.null_class)):
-        losses[name] = trainer.held_out_loss(trainer.adapter(averaged=True), label)
-        yield None
+        losses[name] = yield from trainer.held_out_parts(trainer.adapter(averaged=True), label, batch_size=rows)
     return Outcome({name: tensor.cpu() for name, tensor in trainer.tensors().items()}, losses)
 
 
@@ -172,9 +208,7 @@ def _steps(
     losses: list[float] = []
     seconds = 0.0
     while not trainer.done:
-        started = time.perf_counter()
-        report = trainer.step()
-        seconds += time.perf_counter() - started
+        report, seconds = yield from _step(trainer, seconds)
         losses.append(report.loss)
         step = report.step
         if step % plan.progress_every == 0 or trainer.done:
@@ -185,22 +219,40 @@ def _steps(
         if step % plan.checkpoint_every == 0 and not trainer.done:
             yield Checkpoint(step, pack(trainer.state(), about))
         if step % plan.samples_every == 0 or trainer.done:
-            yield Sample(step, _samples(trainer, base))
+            yield Sample(step, (yield from _samples(trainer, base)))
 
 
-def _samples(trainer: Trainer, base: LoadedBase, most: int = 8, steps: int = 20) -> Image.Image:
+def _step(trainer: Trainer, seconds: float) -> Generator[None, None, tuple[StepReport, float]]:
+    """One optimizer step, and `seconds` with its own: without those of others between its parts."""
+    with closing(trainer.parts()) as parts:
+        while True:
+            started = time.perf_counter()
+            try:
+                next(parts)
+            except StopIteration as end:
+                return end.value, seconds + time.perf_counter() - started
+            seconds += time.perf_counter() - started
+            yield
+
+
+def _samples(trainer: Trainer, base: LoadedBase, most: int = 8, steps: int = 20) -> Generator[None, None, Image.Image]:
     config = base.dit.config
     labels = torch.arange(min(trainer.null_class, most))
     noise = seeded_noise(range(len(labels)), tuple(trainer.latents.mean.shape[2:]))
     adapter = trainer.adapter(averaged=True)
     device = trainer.device
-    latents = sample(
-        lambda x, t, y: base.dit(x, t, y, adapter),
-        noise.to(device),
-        labels.to(device),
-        trainer.null_class,
-        steps=steps,
-        guidance_scale=4.0,
-        channels=config.guidance_channels,
-    )
-    return image_grid([to_image(base.autoencoder.decode(latent[None])[0]) for latent in latents], columns=len(labels))
+    images: list[Image.Image] = []
+    for part in torch.arange(len(labels)).split(trainer.sizes.in_use[-1]):
+        latents = yield from sample_steps(
+            lambda x, t, y: base.dit(x, t, y, adapter),
+            noise[part].to(device),
+            labels[part].to(device),
+            trainer.null_class,
+            steps=steps,
+            guidance_scale=4.0,
+            channels=config.guidance_channels,
+        )
+        for latent in latents:
+            images.append(to_image(base.autoencoder.decode(latent[None])[0]))
+            yield
+    return image_grid(images, columns=len(labels))

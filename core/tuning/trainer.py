@@ -1,27 +1,33 @@
-"""The trainer: one `step()` at a time, so that serving and training can share a device.
+"""The trainer: one `step()` at a time, and that in parts, so that serving and training can share a device.
 
 All trainables lie in one flat vector. An optimizer step, the moving average, gradient clipping and a checkpoint are
 then each one operation on it. The recipe is DiT's and DiffFit's (arXiv 2304.06648, section 4 and appendix).
 """
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from core import slices
 from core.artifact.additions import Shapes
 from core.artifact.sites import CLASS_TABLE
 from core.diffusion.loss import diffusion_loss
 from core.diffusion.schedule import SCHEDULE
 from core.diffusion.timesteps import TIMESTEPS
-from core.errors import TrainingDiverged
+from core.errors import TrainingDiverged, TrainingOutOfMemory
 from core.model.adapter import Adapter, TensorAdapter
+from core.model.device import is_out_of_memory, release_memory
 from core.model.dit import DiT
+from core.model.sizes import BatchSizes
 from core.tuning.latents import Latents
 from core.tuning.parallel import ALONE, Processes
+
+logger = logging.getLogger(__name__)
 
 PRETRAINING_RATE = 1e-4
 """The rate of DiT's pre-training and of full fine-tuning. The paper gives the others as ratios to it (Table 4d)."""
@@ -53,8 +59,8 @@ class TrainingSettings:
     """"shuffled" goes through the data again and again in new orders; "balanced" draws a class, then an image."""
     held_out_fraction: float = 0.1
     micro_batch_size: int | None = None
-    """Images of a batch that pass at once: a smaller number needs less memory, and gradients are summed. The sums'
-    rounding is all that it changes."""
+    """Images of a batch that pass at once, at most: a smaller number needs less memory, and gradients are summed. The
+    sums' rounding is all that it changes."""
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -113,6 +119,8 @@ class Trainer:
             [self.parameters], lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=0.0, foreach=True
         )
         self.steps_done = 0
+        self.sizes = BatchSizes(_halves(settings.micro_batch_size or settings.batch_size))
+        """Images that pass at once: fewer for a while after memory ran out."""
         self._order = torch.empty(0, dtype=torch.long)
         self._snr = SCHEDULE.signal_to_noise.float()
 
@@ -121,22 +129,25 @@ class Trainer:
         return self.steps_done >= self.settings.steps
 
     def step(self) -> StepReport:
-        """One optimizer step. Raises TrainingDiverged when the loss or a gradient is not finite; nothing is changed
-        by such a step, so the last checkpoint stays good."""
-        settings = self.settings
+        """One optimizer step. Raises TrainingDiverged when the loss or a gradient is not finite, TrainingOutOfMemory
+        when not even one image fits into memory; nothing is changed by such a step, so the last checkpoint stays good.
+        """
+        return slices.run(self.parts())
+
+    def parts(self) -> Generator[None, None, StepReport]:
+        """One optimizer step that yields after each micro-batch. Raises as `step` does; what is closed before its end
+        has changed nothing either."""
         drawn_before = self.generator.get_state(), self._order
-        indices = self._next_indices()
-        x0, labels = self._draw(self.latents, indices)
-        dropped = torch.rand(len(indices), generator=self.generator) < settings.label_dropout  # one draw a sample
-        labels = labels.masked_fill(dropped, self.null_class)
-        t = self._timesteps(len(indices))
-        noise = torch.randn(x0.shape, generator=self.generator)
-        gradient, mse, bound = self._gradient(x0, labels, t, noise)
-        norm = gradient.norm()
-        if not (math.isfinite(mse + bound) and math.isfinite(norm.item())):
+        try:
+            x0, labels, t, noise = self._draw_batch()
+            gradient, mse, bound = yield from self._gradient(x0, labels, t, noise)
+            norm = gradient.norm()
+            if not (math.isfinite(mse + bound) and math.isfinite(norm.item())):
+                raise TrainingDiverged(self.steps_done + 1)
+        except BaseException:
             self.generator.set_state(drawn_before[0])
             self._order = drawn_before[1]
-            raise TrainingDiverged(self.steps_done + 1)
+            raise
         self._update(gradient, norm)
         return StepReport(self.steps_done, mse + bound, mse, bound, norm.item())
 
@@ -148,7 +159,6 @@ class Trainer:
         """The moving average of every trainable, and what is frozen, by name: what an artifact holds."""
         return {name: view.clone() for name, view in (self._views(self.average) | self.frozen).items()}
 
-    @torch.no_grad()
     def held_out_loss(
         self, adapter: Adapter, null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
     ) -> float:
@@ -156,6 +166,13 @@ class Trainer:
 
         With `null_class` every image takes that label. `repeats` stratified timesteps an image.
         """
+        return slices.run(self.held_out_parts(adapter, null_class, repeats=repeats, batch_size=batch_size))
+
+    @torch.no_grad()
+    def held_out_parts(
+        self, adapter: Adapter, null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
+    ) -> Generator[None, None, float]:
+        """`held_out_loss` that yields after each batch."""
         if not len(self.held_out):
             return math.nan
         generator = torch.Generator().manual_seed(0)
@@ -171,6 +188,7 @@ class Trainer:
         for part in torch.arange(len(indices)).split(batch_size):
             mse, bound = self._losses(adapter, x0[part], labels[part], t[part], noise[part], self.dit)
             total += (mse + bound).sum().item()
+            yield
         return total / len(indices)
 
     def state(self) -> dict[str, Tensor]:
@@ -204,18 +222,55 @@ class Trainer:
         self.generator.set_state(state["generator"])
         self._order = state["order"].clone()
 
-    def _gradient(self, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, float, float]:
+    def _draw_batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents and noise [B, C, H, W], labels [B], some of them dropped, and timesteps [B]."""
+        indices = self._next_indices()
+        x0, labels = self._draw(self.latents, indices)
+        dropped = torch.rand(len(indices), generator=self.generator) < self.settings.label_dropout
+        labels = labels.masked_fill(dropped, self.null_class)  # one draw a sample
+        t = self._timesteps(len(indices))
+        return x0, labels, t, torch.randn(x0.shape, generator=self.generator)
+
+    def _gradient(
+        self, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor
+    ) -> Generator[None, None, tuple[Tensor, float, float]]:
         """Of the batch's mean loss, and the means of its two terms: over all processes and micro-batches."""
-        self.parameters.grad = None
-        terms = torch.zeros(2, device=self.device)
-        for part in self.processes.share(len(t)).split(self.settings.micro_batch_size or len(t)):
-            mse, bound = self._losses(self.adapter(), x0[part], labels[part], t[part], noise[part], self._forward)
-            loss = (mse * self._weights(t[part])).mean() + bound.mean()
-            (loss * (len(part) / len(t))).backward(inputs=[self.parameters])
-            terms += torch.stack([mse.sum(), bound.sum()]).detach() / len(t)
+        gradient, terms = torch.zeros_like(self.parameters), torch.zeros(2, device=self.device)
+        rows = self.processes.share(len(t))
+        while len(rows):
+            part = rows[: self.sizes.in_use[-1]]
+            try:
+                part_gradient, part_terms = self._part_gradient(x0[part], labels[part], t[part], noise[part], len(t))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                gradient += part_gradient
+                terms += part_terms
+                rows = rows[len(part) :]
+                if len(rows):
+                    yield
+                continue
+            self._shrink()
         mse_mean, bound_mean = self.processes.summed(terms).tolist()
-        gradient, self.parameters.grad = self.parameters.grad, None
-        return self.processes.summed(cast(Tensor, gradient)), mse_mean, bound_mean
+        return self.processes.summed(gradient), mse_mean, bound_mean
+
+    def _part_gradient(self, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """A micro-batch's part of the gradient and of the two terms [2]."""
+        mse, bound = self._losses(self.adapter(), x0, labels, t, noise, self._forward)
+        loss = (mse * self._weights(t)).mean() + bound.mean()
+        (gradient,) = torch.autograd.grad(loss * (len(t) / batch), [self.parameters])
+        self.sizes.count_fit()
+        return gradient, torch.stack([mse.sum(), bound.sum()]).detach() / batch
+
+    def _shrink(self) -> None:
+        """Halves the micro-batch after memory ran out. Raises TrainingOutOfMemory when it is one image already."""
+        release_memory()
+        sizes = self.sizes.in_use
+        if len(sizes) == 1:
+            raise TrainingOutOfMemory()
+        logger.warning("out of memory with %d images at once: at most %d for a while", *sizes[:-3:-1])
+        self.sizes.shrink_to(len(sizes) - 1)
 
     def _losses(
         self, adapter: Adapter, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor, forward: Callable[..., Tensor]
@@ -284,3 +339,11 @@ class Trainer:
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         parts = flat.split([math.prod(shape) for shape in self.shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+
+def _halves(images: int) -> list[int]:
+    """From 1 to `images`, each about half of the next."""
+    sizes = [images]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes

@@ -117,6 +117,19 @@ def test_a_dry_run_estimates_and_stores_nothing(tenant: Client, domain: str, dat
     assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []
 
 
+def test_an_estimate_tells_the_memory_and_into_which_parts_a_batch_is_split(
+    tenant: Client, domain: str, dataset: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, body = f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "dry_run": True}
+    small, large = (tenant.made(path, body | {"batch_size": 8, "image_size": size}) for size in (32, 64))
+    assert small["images_at_once"] == large["images_at_once"] == 8
+    assert large["memory_bytes"] == 4 * small["memory_bytes"] > 0
+    monkeypatch.setattr(services.settings, "training_memory_bytes", small["memory_bytes"] - 1)
+    split = tenant.made(path, body | {"batch_size": 8})
+    assert split["images_at_once"] == 7
+    assert split["memory_bytes"] < small["memory_bytes"]
+
+
 def test_an_image_size_is_the_base_s_or_twice_that(tenant: Client, domain: str, dataset: str) -> None:
     path, body = f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "batch_size": 3}
     made = [tenant.made(path, body | {"image_size": size}) for size in (None, 32, 64)]

@@ -126,6 +126,7 @@ class _Run:
                 ),
                 image_size=row.image_size,
                 compiled=self.context.settings.compile,
+                memory_bytes=self.context.gpu.training_memory_bytes,
             )
             service.add_event(session, row, "status", {"status": "running", "attempt": self.claim.attempt})
             folder = f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}"

@@ -203,6 +203,10 @@ class Estimate(BaseModel):
     """That a step puts through the transformer; four times as many at twice the size."""
     seconds: float | None
     """Device time, as your last fine-tunes on this base went; null before the first."""
+    images_at_once: int
+    """Images of a batch that pass at once, at most. A larger batch passes in parts, for other tenants' sake and for memory's; sums round differently then, and nothing else changes. A worker that is short of memory takes fewer."""
+    memory_bytes: int
+    """Memory that a step takes on the worker. `batch_size` hardly changes it, `image_size` does."""
 
 
 class Image(BaseModel):

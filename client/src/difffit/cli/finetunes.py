@@ -169,5 +169,5 @@ def _view(finetune: "Finetune") -> Any:
 
 def _estimate(estimate: "Estimate") -> Any:
     share = f"{100 * estimate.trainable_fraction:.2f} % of the base"
-    fields = ("trainable_parameters", "adapter_bytes", "images_seen", "epochs")
+    fields = ("trainable_parameters", "adapter_bytes", "images_seen", "epochs", "images_at_once", "memory_bytes")
     return record(estimate, *fields, trainable_share=share)

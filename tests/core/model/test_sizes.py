@@ -1,6 +1,6 @@
 """Batch sizes shrink when memory runs out, and grow again."""
 
-from core.engine.sizes import GROWTH_FORWARDS, MAX_GROWTH_FORWARDS, BatchSizes
+from core.model.sizes import GROWTH_FORWARDS, MAX_GROWTH_FORWARDS, BatchSizes
 
 
 def fit(sizes: BatchSizes, count: int) -> tuple[int, ...]:

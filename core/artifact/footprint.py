@@ -1,0 +1,56 @@
+"""Memory and work of training, estimated from the base's shape alone.
+
+Letters: N tokens of an image, D hidden size, depth blocks.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from core.artifact.base import BaseConfig
+from core.artifact.sites import METHODS, Method
+
+PASSING = 20
+"""Activations of [N, D] that an image's forward and backward pass hold for a moment, whatever the depth."""
+SLICE_OPERATIONS = {"cpu": 16e9, "cuda": 50e12}
+"""Operations that one slice of the device's time may take: about 0.3 s of one core, 0.4 s of an H100.
+
+A fixed number, not a measured time: the split decides how sums round, and equal settings shall give equal adapters.
+"""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one image of a batch takes while it trains."""
+
+    step_bytes: int
+    """Activations from its forward to its backward pass: of the images that pass at once."""
+    batch_bytes: int
+    """Latents, targets and noise on the host: of the whole batch."""
+    operations: float
+    """Floating-point operations of the forward pass and of the gradient of activations."""
+
+    @classmethod
+    def of(cls, config: BaseConfig, method: Method, scale: int, device: str) -> Self:
+        """`scale`: how many times the base's image size. `device`: "cpu", which trains in fp32, or "cuda" in bf16."""
+        tokens, d = config.tokens * scale**2, config.hidden_size
+        # Kept of each block: 2 inputs of norms, 2 branches, 7 of attention with its copies, the MLP's hidden layer.
+        kept = 11 + config.mlp_ratio
+        if method not in METHODS:  # their weights' gradients need the layers' inputs too
+            kept += 3 + config.mlp_ratio
+        units = kept * config.depth + PASSING
+        number = 4 if device == "cpu" else 2
+        latent = config.in_channels * (config.input_size * scale) ** 2
+        products = (4 + 2 * config.mlp_ratio) * d**2 + 2 * tokens * d  # multiply-adds of one token in one block
+        return cls(int(tokens * d * units * number), 5 * 4 * latent, 2 * 2 * tokens * config.depth * products)
+
+    def images_at_once(self, batch: int, device: str, memory_bytes: int | None) -> int:
+        """How many images of a batch may pass at once, within a slice's time and `memory_bytes`; 0 when one is too
+        large."""
+        by_time = max(1, int(SLICE_OPERATIONS.get(device, SLICE_OPERATIONS["cuda"]) / self.operations))
+        if memory_bytes is None:
+            return min(batch, by_time)
+        by_memory = max(0, memory_bytes - batch * self.batch_bytes) // self.step_bytes
+        return min(batch, by_time, by_memory)
+
+    def total_bytes(self, batch: int, at_once: int) -> int:
+        return batch * self.batch_bytes + at_once * self.step_bytes

@@ -1,0 +1,53 @@
+"""Memory that this process may still take: the host's, or a GPU's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+TRAINING_FRACTION = 0.5
+"""Of what is free. The rest is serving's reserve: its batches, the decoder's, and adapters that come."""
+
+
+def training_memory(device: torch.device, limit: int | None) -> int:
+    """Bytes that a training step may take: `limit`, or a fraction of what is free now."""
+    if limit is not None:
+        return limit
+    return int(TRAINING_FRACTION * (_free_on_gpu(device) if device.type == "cuda" else free_on_host()))
+
+
+def free_on_host(root: Path = Path("/")) -> int:
+    """What the machine has available, or a control group of this process leaves, whichever is less."""
+    fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+    available = 1024 * int(fields["MemAvailable"].split()[0])
+    return max(0, min([available, *_left_in_groups(root)]))
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Each group's limit (cgroup v2) less its use, without the page cache that it would give up."""
+    mounted = root / "sys/fs/cgroup"
+    try:
+        own = (root / "proc/self/cgroup").read_text().rpartition("::")[2].strip().strip("/")
+    except OSError:
+        own = ""
+    group = mounted / own
+    for folder in [group, *group.parents]:
+        try:
+            limit = (folder / "memory.max").read_text().strip()
+            if limit != "max":
+                used = int((folder / "memory.current").read_text())
+                yield int(limit) - used + _cache(folder)
+        except (OSError, ValueError):  # no group here, or the kernel's first version of them
+            pass
+        if folder == mounted:
+            return
+
+
+def _cache(folder: Path) -> int:
+    lines = (folder / "memory.stat").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
