@@ -31,11 +31,12 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        body = _Body(receive, self._limit(scope["method"], scope["path"]), headers, self.seconds)
+        body = _Body(receive, self.limit(scope["method"], scope["path"]), headers, self.seconds)
         scope.setdefault("state", {}).setdefault("body_bytes", body.expected)
         await self.app(scope, body.receive, send)
 
-    def _limit(self, method: str, path: str) -> int:
+    def limit(self, method: str, path: str) -> int:
+        """Bytes that the body of such a request may have."""
         for other, pattern, limit in self._limits:
             if method == other and pattern.fullmatch(path):
                 return limit

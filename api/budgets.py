@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from core.config import Settings
 from core.errors import CoreError, ServiceBusy, TooManyStreams, TooManyTransfers
 
-_TRANSFERS, _BYTES, _STREAMS = "uploads and downloads", "bytes of uploads and downloads", "event streams"
+_TRANSFERS, _BYTES = "uploads and downloads", "bytes of uploads and downloads"
+_STREAMS, _WAITS = "event streams", "requests that wait"
 
 Refusal = Callable[[str, int], CoreError]
 """Makes the error of a name and a limit."""
@@ -58,3 +59,7 @@ class TransferBudget:
 
 def stream_budget(settings: Settings) -> Budget:
     return Budget(_STREAMS, settings.max_event_streams, settings.max_tenant_event_streams, TooManyStreams)
+
+
+def wait_budget(settings: Settings) -> Budget:
+    return Budget(_WAITS, settings.max_waits, settings.max_tenant_waits, TooManyStreams)

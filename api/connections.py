@@ -1,10 +1,13 @@
 """Limits of a connection: what silent, half-sent and unread ones may hold, and for how long."""
 
 import asyncio
+import ipaddress
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.limits import client_of
 from core.config import Settings
 
 HEAD_BYTES = 2**16
@@ -19,6 +22,9 @@ class Connection(HttpToolsProtocol):
     silent ones keep nobody out, and each is closed soon.
     """
 
+    address_connections: ClassVar[int]
+    proxies: ClassVar[Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]]
+    """Their connections are those of many clients."""
     head_seconds: ClassVar[float]
     stall_seconds: ClassVar[float]
     waiting: ClassVar[dict["Connection", None]]
@@ -37,6 +43,8 @@ class Connection(HttpToolsProtocol):
             longest._leave()
             self.connections.discard(longest)
         self._await_head()
+        if self._is_one_too_many():
+            self._leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_arrived()
@@ -77,6 +85,16 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self._forget_stall()
 
+    def _is_one_too_many(self) -> bool:
+        """Whether its address has more connections than one may, web sockets included."""
+        if len(self.connections) <= self.address_connections or self.client is None:
+            return False
+        client = client_of(self.client[0])
+        others = (getattr(other, "client", None) for other in self.connections)  # each of uvicorn's kinds has it
+        if sum(client_of(other[0]) == client for other in others if other) <= self.address_connections:
+            return False
+        return not any(ipaddress.ip_address(self.client[0]) in network for network in self.proxies)
+
     def _await_head(self) -> None:
         self.waiting[self] = None
         self._deadline = self.loop.call_later(self.head_seconds, self._leave)
@@ -100,5 +118,11 @@ class Connection(HttpToolsProtocol):
 
 def connection_class(settings: Settings) -> type[Connection]:
     """uvicorn makes its connections itself, so that the settings are the class's."""
-    values = {"head_seconds": settings.request_head_seconds, "stall_seconds": settings.response_stall_seconds}
-    return type("Connection", (Connection,), {**values, "waiting": {}})
+    values = {
+        "address_connections": settings.max_address_connections,
+        "proxies": [ipaddress.ip_network(one) for one in settings.trusted_proxies.split(",") if one],
+        "head_seconds": settings.request_head_seconds,
+        "stall_seconds": settings.response_stall_seconds,
+        "waiting": {},
+    }
+    return type("Connection", (Connection,), values)

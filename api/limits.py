@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
-from api.budgets import TransferBudget, stream_budget
+from api.budgets import TransferBudget, stream_budget, wait_budget
 from core.config import Settings
 from core.errors import RateLimited
 from core.tenancy import Scope
@@ -27,7 +27,8 @@ class RequestLimits:
 
     def __init__(self, settings: Settings) -> None:
         self.default, self.most_wrong_keys = settings.max_requests_per_minute, settings.max_wrong_keys_per_minute
-        self.transfers, self.streams = TransferBudget(settings), stream_budget(settings)
+        self.transfers = TransferBudget(settings)
+        self.streams, self.waits = stream_budget(settings), wait_budget(settings)
         self._broker_url = settings.broker_url
 
     def admit(self, request: Request, scope: Scope) -> None:
@@ -75,8 +76,11 @@ def _headers(allowance: "Allowance") -> dict[str, str]:
 
 
 def _address(request: Request) -> str:
-    """The client's address; an IPv6 client has a whole network of them, which counts as one."""
-    host = request.client.host if request.client else ""
+    return client_of(request.client.host if request.client else "")
+
+
+def client_of(host: str) -> str:
+    """The name under which an address counts: an IPv6 client has a whole network of them."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

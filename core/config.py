@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     `X-Forwarded-Proto` are believed, and only the last hop that is not one of them counts as the client."""
     max_connections: int = Field(default=1000, ge=10)
     """Connections of one API process. At the limit, the one that has waited longest without a request is closed."""
+    max_address_connections: int = Field(default=250, ge=1)
+    """Those of one address that is no trusted proxy; more are closed at once."""
     request_head_seconds: float = Field(default=10, gt=0)
     """Time that a client may take from its connection, or the last answer, to the end of a request's headers."""
     request_body_seconds: float = Field(default=30, gt=0)
@@ -104,6 +106,10 @@ class Settings(BaseSettings):
     """Those of one tenant; more are answered with 429."""
     max_spooled_bytes: int = 1792 * 2**20
     """Bytes of them that one API process keeps on its disk at once, half of them for one tenant."""
+    max_waits: int = Field(default=400, ge=0)
+    """Requests with `Prefer: wait` that one API process lets wait; more are answered at once."""
+    max_tenant_waits: int = Field(default=100, ge=0)
+    """Those of one tenant."""
     max_event_streams: int = Field(default=200, ge=1)
     """Event streams that one API process holds open; more are answered with 503."""
     max_tenant_event_streams: int = Field(default=20, ge=1)

@@ -1,6 +1,6 @@
 """Generations and their images."""
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
@@ -29,7 +29,9 @@ from core.errors import (
     NotFound,
     QueueFull,
     QuotaExceeded,
+    ServiceBusy,
     StorageUnavailable,
+    TooManyStreams,
     UnknownClass,
 )
 from core.generations import service as generations
@@ -77,8 +79,9 @@ async def create_generation(
     signed = signer(request)
     result = await run_in_threadpool(_create, services, scope, id, body, signed)
     if seconds := preferred_wait(prefer):
-        response.headers["Preference-Applied"] = f"wait={seconds}"
-        result = await _wait(services, scope, result, seconds, signed)
+        with suppress(TooManyStreams, ServiceBusy), services.limits.waits.take(scope.tenant):
+            response.headers["Preference-Applied"] = f"wait={seconds}"
+            result = await _wait(services, scope, result, seconds, signed)
     if result.status in generations.ENDED:
         response.status_code = 200
     return result

@@ -1,10 +1,12 @@
 """No input gives a 500, and every error has one form."""
 
 import logging
+import re
 
 import pytest
 from fastapi import FastAPI
 
+from api.bodies import JSON_BYTES, BodyLimitMiddleware
 from tests.api.client import Api, Client, problem, running
 from tests.api.conftest import make_settings
 
@@ -138,3 +140,44 @@ def test_strangers_upload_nothing(api_client: Client, domain: str) -> None:
     refused = api_client.post(f"/v1/domains/{domain}/datasets", content=endless(), headers=headers)
     problem(refused, 401, "unauthenticated")
     assert taken == 0
+
+
+def operations(api: Api) -> list[tuple[str, str, bool]]:
+    """(method, path, whether it takes a file) of every operation that asks for a key."""
+    found = []
+    for path, methods in api.app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            types = set(operation.get("requestBody", {}).get("content", {}))
+            is_file = bool(types - {"application/json"})
+            if path.startswith("/v1"):
+                found.append((method.upper(), re.sub(r"{\w+}", "1", path), is_file))
+    return found
+
+
+def test_no_operation_reads_a_byte_before_it_knows_who_asks(api: Api, api_client: Client) -> None:
+    taken = 0
+
+    async def endless() -> object:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield b"x" * 2**16
+
+    for content_type in ("multipart/form-data; boundary=x", "multipart/x", "application/json", "text/plain"):
+        headers = {"Content-Type": content_type, "Idempotency-Key": "k"}
+        for method, path, _ in operations(api):
+            problem(api_client.request(method, path, content=endless(), headers=headers), 401, "unauthenticated")
+    assert taken == 0
+
+
+def test_only_what_takes_a_file_takes_more_than_a_mebibyte(api: Api, tenant: Client, admin: Client) -> None:
+    for method, path, is_file in operations(api):
+        body = BodyLimitMiddleware(api.app, api.services.settings)
+        assert (body.limit(method, path) > JSON_BYTES) == is_file, (method, path)
+        assert (body.limit(method, f"/dashboard{path}") > JSON_BYTES) is False
+        if method in ("POST", "PATCH") and not is_file:
+            client = admin if "/admin/" in path else tenant
+            for content_type in ("multipart/form-data; boundary=x", "application/json"):
+                headers = {"Content-Type": content_type, "Content-Length": str(JSON_BYTES + 1)}
+                refused = client.request(method, path, content=b"x", headers=headers)
+                assert refused.status_code in {413, 404, 409}, (method, path, refused.text)  # some have no body

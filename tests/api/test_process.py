@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def services_of(folder: Path) -> Services:
 
 def tenant_client(url: str, admin_key: str) -> httpx.Client:
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {admin_key}"}) as admin:
-        tenant = admin.post("/v1/admin/tenants", json={"name": "t"}).raise_for_status().json()
+        tenant = admin.post("/v1/admin/tenants", json={"name": f"t {uuid.uuid4()}"}).raise_for_status().json()
         key = admin.post(f"/v1/admin/tenants/{tenant['id']}/keys", json={"name": "k"}).raise_for_status().json()["key"]
     return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 

@@ -40,6 +40,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "DIFFFIT_REQUEST_BODY_SECONDS": "1",
         "DIFFFIT_RESPONSE_STALL_SECONDS": "1",
         "DIFFFIT_MAX_CONNECTIONS": "20",
+        "DIFFFIT_MAX_ADDRESS_CONNECTIONS": "1000",
     }
     with serving(tmp_path_factory.mktemp("hasty"), DIFFFIT_ADMIN_KEY=KEY, **limits) as server:
         yield server
@@ -90,9 +91,9 @@ def nameless_bytes(pid: int) -> int:
     return found
 
 
-def connected(server: Server) -> socket.socket:
+def connected(server: Server, source: str = "127.0.0.1") -> socket.socket:
     host, port = re.findall(r"//(.+):(\d+)", server.url)[0]
-    return socket.create_connection((host, int(port)), timeout=30)
+    return socket.create_connection((host, int(port)), timeout=30, source_address=(source, 0))
 
 
 def head(line: str, **headers: str) -> bytes:
@@ -183,6 +184,39 @@ def test_silent_connections_keep_nobody_out(hasty: Server) -> None:
         for _ in range(60):
             silent.enter_context(closing(connected(hasty)))
         assert httpx.get(f"{hasty.url}/livez").status_code == 200
+
+
+def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
+    """Even with connections that last, as web sockets do; those of a trusted proxy are of many clients."""
+    own = {"DIFFFIT_MAX_CONNECTIONS": "100", "DIFFFIT_MAX_ADDRESS_CONNECTIONS": "10"}
+    for trusted, most in (("", 10), ("127.0.0.1", 40)):
+        with serving(tmp_path, DIFFFIT_TRUSTED_PROXIES=trusted, **own) as server, ExitStack() as sockets:
+            held = [sockets.enter_context(closing(web_socket(server))) for _ in range(40)]
+            assert sum(is_open(one) for one in held) == most
+            other = sockets.enter_context(closing(connected(server, "127.0.0.2")))
+            other.sendall(head("GET /livez", Connection="close"))
+            assert answer(other).startswith(b"HTTP/1.1 200 ")
+
+
+def web_socket(server: Server) -> socket.socket:
+    """One that the dashboard has taken, or a closed connection."""
+    connection = connected(server)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13"}
+    path = "/dashboard/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
+    with suppress(OSError):
+        connection.sendall(head(f"GET {path}", Sec_WebSocket_Key="AAAAAAAAAAAAAAAAAAAAAA==", **upgrade))
+        connection.recv(2**16)
+    return connection
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.settimeout(0.05)
+    try:
+        return bool(connection.recv(2**16))
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
 
 
 def test_a_body_that_trickles_is_given_up(hasty: Server) -> None:
@@ -342,3 +376,18 @@ def test_files_are_for_their_owner_alone(server: Server) -> None:
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert any(file.name == "difffit.db" for file in files)
     assert {file.name: file.stat().st_mode & 0o077 for file in files} == {file.name: 0 for file in files}
+
+
+def test_a_dropped_folder_passes_without_lying_in_memory(server: Server) -> None:
+    """250 files of 100 MB, each too small to go to the disk by itself."""
+    with tenant_client(server.url, KEY) as client, httpx.Client(base_url=server.url, timeout=60) as browser:
+        domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]
+        key = client.headers["Authorization"].removeprefix("Bearer ")
+        assert browser.post("/dashboard/session", data={"key": key}).status_code == 303
+        image = (png(1) + os.urandom(400_000), "image/png")
+        files = [("files", (f"drawings/apple/{n}.png", *image)) for n in range(250)]
+        with watching(server) as use:
+            answer = browser.post(f"/dashboard/upload/{domain}", files=files)
+        assert answer.status_code == 200, answer.text
+    assert use.more_memory < 40 * MIB
+    assert use.disk < 110 * MIB

@@ -5,7 +5,7 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.frame import frame
 from api.dashboard.user import AdminUser
-from api.schemas.usage import QueueOut, WorkerOut
+from api.schemas.usage import QueueOut, Readiness, WorkerOut
 
 _QUEUES = {"datasets": "Data sets", "finetune": "Fine-tunes", "generate": "Drawings"}
 
@@ -15,6 +15,9 @@ async def fleet(user: AdminUser) -> None:
     with frame(user, "Fleet", section="Fleet"):
         queues = await user.contract.list("/v1/admin/queues", QueueOut)
         workers = await user.contract.list("/v1/admin/workers", WorkerOut)
+        readiness = await user.contract.get("/readyz", Readiness)
+        for warning in readiness.warnings.values():
+            kit.write(warning, "p", "problem").props("role=alert")
         with kit.card("Queues"):
             kit.table("Queues", ("Queue", "Waiting", "Running", "Oldest waits since"), [_queue(one) for one in queues])
         with kit.card("Workers", f"{words.several(len(workers), 'worker')} alive."):

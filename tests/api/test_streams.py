@@ -1,0 +1,118 @@
+"""Event streams: how many there may be, and what many of one fine-tune read."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from api.notifier import Notifier
+from core.db.session import Database
+from core.errors import NotFound
+from tests.api.client import images_zip, load_base, validate_datasets
+from tests.api.test_process import Server, made, next_event, services_of, serving, tenant_client
+
+KEY = "an-administrators-key-for-who-listens-long"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    limits = {"DIFFFIT_MAX_TENANT_EVENT_STREAMS": "3", "DIFFFIT_MAX_EVENT_STREAMS": "4"}
+    folder = tmp_path_factory.mktemp("streams")
+    with serving(folder, DIFFFIT_ADMIN_KEY=KEY, **limits) as server:
+        yield server
+
+
+def listen(streams: ExitStack, client: httpx.Client, path: str) -> httpx.Response:
+    """A stream whose first event has come, or a refusal."""
+    response = streams.enter_context(client.stream("GET", path))
+    if response.is_success:
+        lines = response.iter_lines()
+        streams.callback(lambda: lines)  # httpx ends a stream whose reader nobody holds
+        next_event(lines)
+    else:
+        response.read()
+    return response
+
+
+def finetune_of(client: httpx.Client, folder: Path) -> str:
+    """The path of the events of a fine-tune that waits."""
+    worker = services_of(folder)
+    load_base(worker)
+    domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]
+    dataset = made(client, f"/v1/domains/{domain}/datasets", files={"file": ("fruit.zip", images_zip())})["id"]
+    validate_datasets(worker)
+    finetune = made(client, f"/v1/domains/{domain}/finetunes", json={"dataset_id": dataset, "steps": 10})["id"]
+    worker.database.dispose()
+    return f"/v1/finetunes/{finetune}/events"
+
+
+def test_streams_are_bounded_for_a_tenant_and_in_all(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.getbasetemp() / "streams0"
+    with tenant_client(server.url, KEY) as greedy, tenant_client(server.url, KEY) as other, ExitStack() as streams:
+        path, others_path = (finetune_of(client, folder) for client in (greedy, other))
+        first = listen(streams, greedy, path)
+        assert [listen(streams, greedy, path).status_code for _ in range(2)] == [200, 200]
+        refused = listen(streams, greedy, path)
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
+        assert int(refused.headers["retry-after"]) > 0
+        assert greedy.get("/v1/domains").status_code == 200
+        assert listen(streams, other, others_path).status_code == 200
+        refused = listen(streams, other, others_path)
+        assert (refused.status_code, refused.json()["code"]) == (503, "service_busy")
+        first.close()
+        end = time.monotonic() + 30
+        while listen(streams, greedy, path).status_code != 200:
+            assert time.monotonic() < end, "a stream that was closed keeps its place"
+            time.sleep(0.05)
+
+
+def test_a_wait_that_finds_no_place_is_answered_at_once(tmp_path: Path) -> None:
+    """`Prefer` is a wish."""
+    worker = services_of(tmp_path)
+    limits = {"DIFFFIT_MAX_WAITS": "0"}
+    with serving(tmp_path, DIFFFIT_ADMIN_KEY=KEY, **limits) as server, tenant_client(server.url, KEY) as client:
+        load_base(worker)
+        domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]
+        path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"}
+        answer = client.post(path, json=body, headers={"Prefer": "wait=60"})  # the client gives up earlier
+        assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+        assert "preference-applied" not in answer.headers
+    worker.database.dispose()
+
+
+def test_listeners_share_one_read(database: Database) -> None:
+    """Whoever leaves takes nothing from the others, and an error is everybody's."""
+    reads: list[str] = []
+
+    def read(name: str) -> str:
+        reads.append(name)
+        time.sleep(0.05)
+        if name == "gone":
+            raise NotFound("finetune", name)
+        return name
+
+    async def listen_all() -> None:
+        notifier = Notifier(database)
+        found: list[str] = []
+
+        async def ask(name: str) -> None:
+            try:
+                found.append(await notifier.shared(name, lambda: read(name)))
+            except NotFound:
+                found.append("not found")
+
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as leaving:
+                leaving.cancel()
+                await ask("one")
+            for name in ("one", "one", "two", "gone", "gone"):
+                group.start_soon(ask, name)
+        assert sorted(found) == ["not found", "not found", "one", "one", "two"]
+        assert await notifier.shared("one", lambda: read("one")) == "one"
+
+    anyio.run(listen_all)
+    assert sorted(reads) == ["gone", "one", "one", "two"], "a later one reads for itself"
