@@ -23,6 +23,7 @@ KEY = "an-administrators-key-for-strangers-to-guess"
 MIB = 2**20
 HTML_FORM = "application/x-www-form-urlencoded"
 FILE_FORM = "multipart/form-data; boundary=x"
+FILE_START = b'--x\r\nContent-Disposition: form-data; name="key"; filename="f"\r\n\r\n'
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,8 @@ def test_half_a_gigabyte_of_a_stranger_takes_neither_memory_nor_disk(
         connection.sendall(head(line, Content_Type=content_type, **length))
         if not announced:
             connection.sendall(f"{total:x}\r\n".encode())
+        if content_type == FILE_FORM:
+            connection.sendall(FILE_START)
         pour(connection, total)
         connection.shutdown(socket.SHUT_WR)
         assert answer(connection).startswith(f"HTTP/1.1 {status} ".encode())
