@@ -1,10 +1,11 @@
-"""Requests that nobody thought of."""
+"""Requests and files that nobody thought of."""
 
 import time
 
 from tests.faults.stack import Outcome, Stack, until
 from tests.faults.workers import GENERATION, ended, prepared, start_finetune
 from tests.fuzzing import fuzz
+from tests.fuzzing.files import try_mutants
 from tests.processes import ADMIN, Caller
 
 
@@ -31,3 +32,14 @@ def document_holds(stack: Stack, examples: int, phases: str) -> Outcome:
     seconds = time.monotonic() - started
     note = "; ".join(run.report for run in runs if run.failures)
     return Outcome("whatever the document allows", must, cases, cases - failures, failures, seconds, note)
+
+
+def files_hold(_stack: Stack, mutants: int) -> Outcome:
+    """Mutated images of every format, and mutated zips, as the worker reads them."""
+    started = time.monotonic()
+    tried = try_mutants(0, mutants)
+    must = "a validated file trains and draws its example; a refused one has a code; no process ends"
+    bad = len(tried.broken) + len(tried.lost)
+    note = "; ".join([f"{tried.validated} mutants validated", *tried.broken[:5], *map(str, tried.lost[:5])])
+    seconds = time.monotonic() - started
+    return Outcome("mutated files", must, tried.mutants, tried.mutants - bad, bad, seconds, note)

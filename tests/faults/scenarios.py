@@ -102,6 +102,9 @@ SCENARIOS = {
         partial(fuzz.document_holds, examples=20, phases="examples,coverage,fuzzing,stateful"),
         partial(fuzz.document_holds, examples=1, phases="fuzzing"),
     ),
+    "fuzz-files": Scenario(
+        "one worker", partial(fuzz.files_hold, mutants=20_000), partial(fuzz.files_hold, mutants=50)
+    ),
     "hostile-zips": Scenario("one worker", partial(hostile_input.zips, every=1), partial(hostile_input.zips, every=6)),
     "hostile-images": Scenario(
         "one worker", partial(hostile_input.images, every=1), partial(hostile_input.images, every=6)

@@ -23,7 +23,7 @@ from core.tuning.checkpoint import write_file
 from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
 from core.tuning.parallel import ALONE, Processes
 from core.tuning.trainer import PRETRAINING_RATE, TrainingSettings
-from difffit.archives import open_archive
+from difffit.archives import left_out_note, open_archive
 from difffit.cli.base import State
 from difffit.cli.views import steps_bar
 
@@ -56,6 +56,8 @@ class Run:
         settings, request = get_settings(), self._request()
         if request.preset not in PRESETS:
             raise InvalidRequest("--preset", f"must be one of {', '.join(PRESETS)}")
+        if (note := left_out_note(self.images)) is not None:
+            state.tell(note)
         with open_archive(self.images) as packed:
             limits = datasets.limits(settings)
             report = archive.validate(packed.file, limits)

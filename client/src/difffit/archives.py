@@ -76,6 +76,21 @@ def pack(folder: Path, file: IO[bytes]) -> None:
                     target.write(piece)
 
 
+def left_out(source: Path) -> list[Path]:
+    """Returns the files of a folder that `pack` leaves out, without hidden ones; of a zip none."""
+    found = (path.relative_to(source) for path in source.rglob("*") if path.is_file()) if source.is_dir() else ()
+    return sorted(path for path in found if not _is_image(path) and not any(part[0] == "." for part in path.parts))
+
+
+def left_out_note(source: Path) -> str | None:
+    """Returns a sentence about the files that `pack` leaves out, for people."""
+    files = left_out(source)
+    if not files:
+        return None
+    named = f"{files[0]} is" if len(files) == 1 else f"{files[0]} and {len(files) - 1} more files are"
+    return f"{named} not used: only images are read, and their folders give the classes."
+
+
 def digest(file: IO[bytes]) -> str:
     """SHA-256 of an open file."""
     found = hashlib.sha256()

@@ -87,7 +87,7 @@ IMAGES: dict[str, Callable[[], bytes]] = {
     "nothing": lambda: b"",
     "text": lambda: b"no image",
     "PNG of 50,000 x 50,000": lambda: png(header(50_000, 50_000), pixels()),
-    "PNG of 7,000 x 7,000": lambda: png(header(7000, 7000), pixels(7000, 7000)),
+    "PNG of 8,000 x 8,000": lambda: png(header(8000, 8000), pixels(8000, 8000)),
     "PNG of 2^31 x 1": lambda: png(header(2**31 - 1, 1), pixels()),
     "PNG of no size": lambda: png(header(0, 0), pixels()),
     "PNG cut": lambda: png(header(800, 800), pixels(800, 800), end=False)[:200],

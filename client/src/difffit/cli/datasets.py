@@ -30,7 +30,11 @@ def upload(
 
     A large one goes in parts: when it broke off, the same command sends what is missing.
     """
+    from difffit.archives import left_out_note
+
     owner = domain_id(state.client, domain)
+    if (note := left_out_note(path)) is not None:
+        state.tell(note)
     with bytes_bar(state, "Uploading") as progress:
         task = progress.add_task("")
         dataset = state.client.datasets.upload(

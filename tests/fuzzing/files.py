@@ -1,0 +1,142 @@
+"""What validates, trains: mutated images and zips through validation, examples and the first step of training.
+
+`python -m tests.fuzzing.files FIRST COUNT` tries the mutants with these numbers and prints a line of JSON for each that
+breaks the rule, and one with the counts at the end. A process that dies has printed which mutant it tried.
+"""
+
+import io
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import torch
+from PIL import Image
+
+from core.datasets import archive, examples
+from core.datasets.archive import Limits
+from core.errors import ArchiveInvalid
+from core.tuning.latents import to_pixels
+from tests.fuzzing.mutations import mutant, seeds, zip_of
+
+LIMITS = Limits(members=100, image_bytes=2**25, inflated_bytes=2**28, pixels=50_000_000, classes=20)
+SECONDS = 5.0
+"""Of a processor, for one mutant."""
+MEMORY_KIB = 120_000
+"""More than before the first mutant."""
+_SIDE = 64
+
+
+@dataclass
+class Tried:
+    mutants: int = 0
+    validated: int = 0
+    """Mutants of which at least one changed file was taken."""
+    broken: list[str] = field(default_factory=list)
+    """Mutants that broke the rule, and how."""
+    lost: list[int] = field(default_factory=list)
+    """Mutants that ended the process."""
+    codes: Counter[str] = field(default_factory=Counter)
+
+
+def try_mutants(first: int, count: int) -> Tried:
+    """Tries mutants in processes of their own, one after another: a new one after each that died."""
+    tried, end = Tried(), first + count
+    while first < end:
+        command = [sys.executable, "-m", "tests.fuzzing.files", str(first), str(end - first)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        tried.broken += [f"{line['number']}: {line['broken']}" for line in lines if "broken" in line]
+        if done.returncode == 0:
+            tried.mutants += lines[-1]["mutants"]
+            tried.validated += lines[-1]["validated"]
+            tried.codes.update(lines[-1]["codes"])
+            break
+        last = int(done.stderr.splitlines()[-1]) if done.stderr.splitlines()[-1:][0].isdigit() else first
+        tried.lost.append(last)
+        tried.mutants += last + 1 - first
+        first = last + 1
+    return tried
+
+
+def _made(number: int, kept: dict[str, bytes]) -> bytes:
+    """Returns the zip of a mutant: a zip that is broken itself, or a good one with a broken image."""
+    random = Random(number)
+    name, data = mutant(random, kept)
+    if name.endswith(".zip"):
+        return data
+    return zip_of({"a/mutant": data, "a/1.png": kept["rgb.png"], "a/2.png": kept["grey.png"]})
+
+
+def _check(data: bytes) -> tuple[int, list[str]]:
+    """Returns how many files are taken, and the codes of those that are not. Raises AssertionError, or whatever else
+    should not be raised."""
+    file = io.BytesIO(data)
+    try:
+        archive.inspect(file, LIMITS)
+        report = archive.validate(file, LIMITS)
+    except ArchiveInvalid as error:
+        _check_code(error.code)
+        return 0, [error.code]
+    for one in report.rejected:
+        _check_code(one.code)
+        assert one.detail.endswith("."), one.detail
+    members = [member.to_json() for member in report.members]
+    json.dumps(report.to_json(), ensure_ascii=False).encode()
+    taken = 0
+    for label, image in archive.read_images(file, members, LIMITS):
+        pixels = to_pixels(image, _SIDE)
+        assert pixels.shape == (3, _SIDE, _SIDE)
+        assert bool(torch.isfinite(pixels).all())
+        assert 0 <= label < len(report.class_names)
+        taken += 1
+    assert taken == len(members)
+    for _, strip in examples.strips(file, members, LIMITS):
+        Image.open(io.BytesIO(strip)).load()
+    return taken, [one.code for one in report.rejected]
+
+
+def _check_code(code: str) -> None:
+    assert re.fullmatch("[a-z0-9_]+", code), code
+    assert code not in {"internal_error", "missing", "changed"}, code
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main(first: int, count: int) -> None:
+    torch.set_num_threads(1)
+    kept, validated = seeds(), 0
+    codes: Counter[str] = Counter()
+    for name, data in kept.items():  # what is loaded once is not counted
+        if not name.endswith((".exif", ".icc")):
+            _check(data if name.endswith(".zip") else zip_of({"a/x": data, "a/y": kept["rgb.png"]}))
+    highest = _peak()
+    for number in range(first, first + count):
+        print(number, file=sys.stderr, flush=True)
+        started, wrong = time.process_time(), ""
+        try:
+            taken, found = _check(_made(number, kept))
+        except Exception as error:
+            wrong = f"{type(error).__name__}: {error}"
+        else:
+            validated += taken > 2
+            codes.update(found)
+        if (seconds := time.process_time() - started) > SECONDS:
+            wrong = f"{seconds:.1f} s"
+        if _peak() - highest > MEMORY_KIB:
+            wrong, highest = f"{(_peak() - highest) / 1000:.0f} MB more", _peak()
+        if wrong:
+            print(json.dumps({"number": number, "broken": wrong}), flush=True)
+    print(json.dumps({"mutants": count, "validated": validated, "codes": codes}), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
