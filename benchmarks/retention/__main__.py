@@ -85,11 +85,13 @@ def _turns(
     assert sweeper.stdout is not None
     _beside(server, requests, 3.0)  # caches and pools fill up
     without, beside, sweeps = Arm(), Arm(), []
-    for turn in range(max(1, round(options.seconds / TURN_SECONDS / 2))):
-        without.add(*_beside(server, requests, TURN_SECONDS))
-        sweeper.stdin.write(f"{TURN_SECONDS}\n")
+    turns = max(1, round(options.seconds / TURN_SECONDS / 2))
+    seconds = options.seconds / turns / 2
+    for turn in range(turns):
+        without.add(*_beside(server, requests, seconds))
+        sweeper.stdin.write(f"{seconds}\n")
         sweeper.stdin.flush()
-        beside.add(*_beside(server, requests, TURN_SECONDS))
+        beside.add(*_beside(server, requests, seconds))
         sweeps.append(json.loads(sweeper.stdout.readline()))
         print(f"turn {turn + 1}: {sweeps[-1]['removed']:,} rows removed", flush=True)
     transactions = sorted(one for sweep in sweeps for one in sweep["transactions"])
