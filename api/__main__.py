@@ -43,7 +43,6 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         http=connection_class(settings),
         log_config=None,
         access_log=False,
-        proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies.split(","),
         limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=10,

@@ -21,6 +21,23 @@ def test_the_process_lives(api_client: Client) -> None:
     assert api_client.read("/livez") == {"status": "ok"}
 
 
+def test_the_process_lives_however_busy_its_threads_are(api: Api) -> None:
+    release = threading.Event()
+
+    async def ask() -> int:
+        threads = int(anyio.to_thread.current_default_thread_limiter().total_tokens)
+        async with anyio.create_task_group() as group:
+            for _ in range(threads):
+                group.start_soon(anyio.to_thread.run_sync, release.wait)
+            try:
+                with anyio.fail_after(30):
+                    return (await api.http.get("/livez")).status_code
+            finally:
+                release.set()
+
+    assert api.portal.call(ask) == 200
+
+
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readiness is looked up for each request."""

@@ -236,12 +236,13 @@ def test_a_body_that_trickles_is_given_up(hasty: Server) -> None:
     assert b'"code":"request_timeout"' in found
 
 
-def test_a_client_that_reads_nothing_is_left(hasty: Server) -> None:
+def test_a_client_that_reads_nothing_is_left(tmp_path: Path) -> None:
     """Its answers fill the system's buffers, then ours, then nothing goes on."""
-    process = psutil.Process(hasty.process.pid)
-    with closing(socket.socket()) as connection:
+    own = {"DIFFFIT_RESPONSE_STALL_SECONDS": "1", "DIFFFIT_REQUEST_HEAD_SECONDS": "1000"}
+    with serving(tmp_path, **own) as server, closing(socket.socket()) as connection:
+        process = psutil.Process(server.process.pid)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        host, port = re.findall(r"//(.+):(\d+)", hasty.url)[0]
+        host, port = re.findall(r"//(.+):(\d+)", server.url)[0]
         connection.connect((host, int(port)))
         here = connection.getsockname()
         while is_taken(connection, head("GET /openapi.json") * 10):
