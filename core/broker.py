@@ -23,7 +23,7 @@ def make_celery(settings: Settings) -> "Celery":
         broker_connection_timeout=1,
         broker_connection_retry_on_startup=True,
         task_ignore_result=True,
-        task_acks_late=False,  # the row is the truth: a lost message is sent again by the sweeper
+        task_acks_late=False,  # the row is the truth: a worker looks for rows without a message too
         task_default_queue="datasets",
         task_create_missing_queues=True,
         task_publish_retry=False,
@@ -37,6 +37,10 @@ def make_celery(settings: Settings) -> "Celery":
         from core.folder_broker import FolderTransport
 
         app.conf.broker_transport = FolderTransport
+    elif settings.broker_url.startswith(("redis:", "rediss:")):
+        from core.poison import RedisTransport
+
+        app.conf.broker_transport = RedisTransport
     return app
 
 
@@ -47,11 +51,11 @@ class CeleryDispatcher:
         self.app = app
 
     def send(self, task: str, queue: str, id: str) -> None:
-        """Takes at most about a second and never raises: the row is there, and the sweeper sends it again."""
+        """Takes at most about a second and never raises: the row is there, and workers look for rows by themselves."""
         try:
             self.app.send_task(task, args=[id], queue=queue, retry=False, ignore_result=True)
         except Exception as error:  # whatever a transport raises, the work is not lost
-            logger.warning("the broker did not take %s for %s (%s); the sweeper will send it", task, id, error)
+            logger.warning("the broker did not take %s for %s (%s); a worker will find it", task, id, error)
 
     def check(self) -> None:
         """Raises whatever the transport raises when the broker cannot be reached."""
@@ -61,7 +65,7 @@ class CeleryDispatcher:
 
 def _transport_options(settings: Settings) -> dict[str, object]:
     if not settings.broker_url.startswith("filesystem"):
-        # A sender gives up at once: kombu would wait for two seconds and try again, and the sweeper does that anyhow.
+        # A sender gives up at once: kombu would wait for two seconds and try again, and a worker finds the row anyhow.
         sender = {"max_retries": 1, "interval_start": 0}
         return {"socket_connect_timeout": 1, "socket_timeout": 5, "visibility_timeout": 3600, **sender}
     folder = _folder(settings.data_dir / "broker" / "messages")

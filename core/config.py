@@ -182,9 +182,11 @@ class Settings(BaseSettings):
     training_memory_bytes: int | None = Field(default=None, ge=1)
     """Memory that a training step may take; a batch passes in parts that fit. None is half of what is free: of the
     device, or of the machine and the process' control group."""
-    concurrent_finetunes: int = 2
-    """On one worker."""
+    concurrent_finetunes: int = Field(default=2, ge=1)
+    """On one worker, as the next two. Of several places of a queue a tenant gets all but one."""
+    concurrent_datasets: int = Field(default=4, ge=1)
     worker_threads: int = 16
+    """All its jobs at once: generations get what data sets and fine-tunes leave, one at least."""
     worker_queues: str = "datasets,finetune,generate"
     metrics_port: int = 0
     """Where a worker answers Prometheus, on `host`; 0 for nowhere. The API has its own at `/metrics`."""

@@ -259,11 +259,14 @@ class DrawingDiverged(CoreError):
         super().__init__("The numbers of an image were not finite. Use a lower guidance scale or another adapter.")
 
 
-class AttemptsExhausted(CoreError):
-    code, status, title = "attempts_exhausted", 500, "Gave up after repeated failures"
+class WorkerCrashed(CoreError):
+    code, status, title = "crashed_worker", 500, "Its worker died of it"
 
-    def __init__(self, attempts: int) -> None:
-        super().__init__(f"Its worker was lost {attempts} times without progress. Start it again.")
+    def __init__(self, crashes: int) -> None:
+        super().__init__(
+            f"Its worker died {crashes} times while it worked on nothing else. Start it again with less: a smaller "
+            "batch, fewer images, a smaller file."
+        )
 
 
 class TrainingDiverged(CoreError):

@@ -1,4 +1,4 @@
-"""`python -m worker`: a worker for the queues of DIFFFIT_WORKER_QUEUES."""
+"""`python -m worker`: a worker for the queues of DIFFFIT_WORKER_QUEUES. Exit status 1 when it could not go on."""
 
 import os
 import sys
@@ -16,22 +16,21 @@ def main() -> None:
     settings = get_settings()
     configure_logs(settings)
     try:
-        _run(settings)
+        problem = _run(settings)
     except CoreError as error:
         sys.exit(f"The worker cannot start: {error.detail}")
+    if problem is not None:
+        sys.exit(f"The worker ended: {problem}")
 
 
-def _run(settings: Settings) -> None:
+def _run(settings: Settings) -> str | None:
     if settings.embedded:
         upgrade(settings.database_url)
     else:
         _check(settings.worker_database_url)
-    from worker.app import app, start  # it loads torch, which takes a while
+    from worker.app import run  # it loads torch, which takes a while
 
-    start(settings)
-    options = ["worker", "--pool", "threads", "--concurrency", str(settings.worker_threads)]
-    options += ["--queues", settings.worker_queues, "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    app.worker_main([*options, "--loglevel", settings.log_level])
+    return run(settings)
 
 
 def _check(url: str) -> None:

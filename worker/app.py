@@ -1,47 +1,62 @@
-"""The Celery application of the workers; `python -m worker` starts one."""
+"""One worker process: Celery brings wake-ups, the runner's threads do the work; `python -m worker` starts it."""
 
+import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
-from celery import Celery, signals
+from celery import signals
 
 from core.broker import CeleryDispatcher, make_celery
-from core.config import Settings, get_settings
+from core.config import Settings
+from core.db.models import Dataset, Finetune, Generation
+from core.jobs import KINDS
 from core.logs import configure_logs
-from worker.context import Context, get_context, set_context
+from worker.context import Context
 from worker.maintenance import Maintenance
-from worker.tasks import datasets, finetune, generate
+from worker.runner import Attempt, Runner
+from worker.tasks.datasets import Validation
+from worker.tasks.finetune import FinetuneRun
+from worker.tasks.generate import Drawing
 from worker.webhooks import Webhooks
 
-app: Celery = make_celery(get_settings())
-for module in (datasets, finetune, generate):
-    module.register(app)
+logger = logging.getLogger(__name__)
+ATTEMPTS: dict[type[Any], type[Attempt[Any]]] = {Dataset: Validation, Finetune: FinetuneRun, Generation: Drawing}
 
 
-def start(settings: Settings) -> None:
-    """Before the first message is taken: the base is resident, and lost rows are looked for.
+def run(settings: Settings) -> str | None:
+    """Works until it is told to stop, or until it cannot go on: then returns why, so that a supervisor starts another.
 
-    Not a signal's receiver, since Celery only logs what those raise. Raises BaseMissing, CheckpointInvalid,
-    StorageUnavailable, DatabaseUnavailable.
+    Raises BaseMissing, CheckpointInvalid, StorageUnavailable, DatabaseUnavailable before the first job is taken.
     """
+    app = make_celery(settings)
     context = Context(settings, CeleryDispatcher(app))
     context.start()
-    set_context(context)
-    Maintenance(context).start()
+    runner = Runner(context, ATTEMPTS)
+    for model in context.serves:
+        app.task(name=KINDS[model].task)(_waker(runner, model))
+    signals.setup_logging.connect(lambda **_: configure_logs(settings), weak=False)
+    # Runs inside the signal handler: it may only start a thread, which ends the engine.
+    signals.worker_shutting_down.connect(lambda **_: threading.Thread(target=context.stop).start(), weak=False)
+    Maintenance(context, runner).start()
     Webhooks(context).start()
+    runner.start()
+    options = ["worker", "--pool", "threads", "--concurrency", "1", "--queues", settings.worker_queues]
+    options += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.log_level]
+    try:
+        app.worker_main(options)
+    finally:
+        if not context.stopping.is_set():
+            context.problem = "The broker's consumer ended."
+        context.stop()
+        runner.join()
+        context.close()
+    return context.problem
 
 
-@signals.setup_logging.connect
-def _logs(**_: Any) -> None:
-    configure_logs(get_settings())
+def _waker(runner: Runner, model: type[Any]) -> Callable[[str], None]:
+    def wake(_id: str) -> None:
+        """The id is only a hint: the thread that wakes takes the next row."""
+        runner.wake(model)
 
-
-@signals.worker_shutting_down.connect
-def _stop(**_: Any) -> None:
-    """Runs inside the signal handler: it may only start a thread, which ends the engine."""
-    threading.Thread(target=get_context().stop, name="stop").start()
-
-
-@signals.worker_shutdown.connect
-def _close(**_: Any) -> None:
-    get_context().close()
+    return wake

@@ -3,8 +3,10 @@
 import datetime
 import logging
 import os
+import signal
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 from core.adapters import service as adapters
 from core.config import Settings
 from core.db.base import new_id
+from core.db.models import Dataset, Finetune
 from core.db.session import Database, database_now
-from core.jobs import Dispatcher
-from core.storage import ObjectStore, open_store
+from core.errors import CoreError, StorageFull, StorageUnavailable
+from core.jobs import KINDS, Dispatcher
+from core.storage import ObjectStore, StoredObject, open_store
 from core.tenancy import SYSTEM
 from core.tracing import configure_traces
 from core.usage import service as usage
@@ -24,17 +28,34 @@ from worker.leases import LeaseKeeper
 
 logger = logging.getLogger(__name__)
 DEVICE_QUEUES = {"generate", "finetune"}
+_STORE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds between the tries of an attempt to store what it made."""
+_STOP_SECONDS = 30.0
+"""How long a worker that cannot go on waits for its threads: one may hang in a dead device."""
+
+
+def _end_process() -> None:
+    """Asks this process to stop in good order, and makes sure that it does."""
+    watchdog = threading.Timer(_STOP_SECONDS, os._exit, (1,))
+    watchdog.daemon = True
+    watchdog.start()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @dataclass
 class Context:
-    """Made once, when the worker starts; shared by its threads."""
+    """Made once, when the worker starts; shared by its threads. `end_process` ends it for certain."""
 
     settings: Settings
     dispatcher: Dispatcher
+    end_process: Callable[[], None] = _end_process
     id: str = field(default_factory=lambda: new_id("wrk"))
     stopping: threading.Event = field(default_factory=threading.Event)
+    problem: str | None = None
+    """Why this worker cannot work, if it cannot."""
     _evicted_at: datetime.datetime | None = None
+    _ending: threading.Lock = field(default_factory=threading.Lock)
+    _ended: bool = False
 
     @cached_property
     def database(self) -> Database:
@@ -46,7 +67,7 @@ class Context:
 
     @cached_property
     def leases(self) -> LeaseKeeper:
-        return LeaseKeeper(self.database, self.settings.lease_seconds, self.settings.heartbeat_seconds)
+        return LeaseKeeper(self.database, self.settings.lease_seconds, self.settings.heartbeat_seconds, self.die)
 
     @cached_property
     def gpu(self) -> Gpu:
@@ -55,13 +76,22 @@ class Context:
             raise RuntimeError("this worker has no device: its queues need none")
         return Gpu(self.settings)
 
-    @cached_property
-    def finetune_places(self) -> threading.Semaphore:
-        return threading.Semaphore(self.settings.concurrent_finetunes)
-
     @property
     def queues(self) -> set[str]:
         return {queue.strip() for queue in self.settings.worker_queues.split(",")}
+
+    @cached_property
+    def serves(self) -> tuple[type[Any], ...]:
+        """The kinds of jobs of its queues."""
+        return tuple(model for model, kind in KINDS.items() if kind.queue in self.queues)
+
+    def places(self, model: type[Any]) -> int:
+        """How many jobs of a kind it works on at once. Generations, which wait for the device together, get what the
+        others leave of `worker_threads`."""
+        few = {Dataset: self.settings.concurrent_datasets, Finetune: self.settings.concurrent_finetunes}
+        if model in few:
+            return few[model]
+        return max(1, self.settings.worker_threads - sum(few[other] for other in self.serves if other in few))
 
     @property
     def needs_device(self) -> bool:
@@ -96,7 +126,7 @@ class Context:
     def report(self) -> None:
         """Tells that this worker lives, what lies in its device table, and when it last let go of what was deleted."""
         about: dict[str, Any] = {"queues": sorted(self.queues), "device": "none", "base_digest": None, "resident": []}
-        about |= {"evicted_at": self._evicted_at}
+        about |= {"evicted_at": self._evicted_at, "healthy": self.problem is None, "problem": self.problem}
         if self.needs_device:
             gpu = self.gpu
             about |= {
@@ -107,29 +137,51 @@ class Context:
         with self.database.session() as session:
             usage.report_worker(session, self.id, socket.gethostname(), os.getpid(), about)
 
-    def stop(self) -> None:
-        """Ends the engine: unfinished work fails with EngineStopped and its tasks hand it back."""
+    def put(self, key: str, data: bytes) -> StoredObject:
+        """Stores what took an attempt long to make: tries again for some seconds while the store does not answer.
+
+        Raises StorageUnavailable, StorageFull.
+        """
+        for seconds in _STORE_PAUSES:
+            try:
+                return self.store.put(key, data)
+            except StorageFull:
+                raise
+            except StorageUnavailable:
+                if self.stopping.wait(seconds):
+                    raise
+        return self.store.put(key, data)
+
+    def die(self, problem: str) -> None:
+        """Ends a worker that cannot go on, so that a supervisor starts another: it claims nothing from now on, reports
+        the problem, and requeues what it holds. It ends for certain, even when a thread hangs."""
+        if self.problem is None:
+            self.problem = problem
+        if self.stopping.is_set():
+            return
         self.stopping.set()
-        if "gpu" in self.__dict__:
-            self.gpu.stop()
+        logger.error("this worker ends: %s", problem)
+        threading.Thread(target=self._report_and_end, name="end", daemon=True).start()
+
+    def _report_and_end(self) -> None:
+        self.end_process()
+        try:
+            self.report()
+        except CoreError as error:
+            logger.warning("the problem was not reported: %s", error.detail)
+
+    def stop(self) -> None:
+        """Ends the engine: unfinished work fails with EngineStopped and is requeued."""
+        self.stopping.set()
+        with self._ending:
+            if "gpu" in self.__dict__ and not self._ended:
+                self.gpu.stop()
+            self._ended = True
 
     def close(self) -> None:
-        """After the last task: nothing holds a row any more."""
+        """After the last attempt: nothing holds a row any more. The report of a problem stays until it is old."""
         self.leases.stop()
-        with self.database.session() as session:
-            usage.forget_worker(session, self.id)
+        if self.problem is None:
+            with self.database.session() as session:
+                usage.forget_worker(session, self.id)
         self.database.dispose()
-
-
-_current: Context | None = None
-
-
-def set_context(context: Context) -> None:
-    global _current  # Celery finds tasks by name, so that they cannot be handed an argument
-    _current = context
-
-
-def get_context() -> Context:
-    if _current is None:
-        raise RuntimeError("the worker has not started")
-    return _current

@@ -1,4 +1,4 @@
-"""Keeps the leases of everything that this process works on, and hears of cancellation."""
+"""Keeps the leases of everything that this process works on, and passes cancellations on."""
 
 import logging
 import threading
@@ -26,10 +26,17 @@ class _Held:
 
 
 class LeaseKeeper:
-    """One thread for all rows of the process."""
+    """One thread for all rows of the process. `on_death` is called when that thread ends without having been asked to:
+    the process then holds rows that another worker will take."""
 
-    def __init__(self, database: Database, lease_seconds: float, heartbeat_seconds: float) -> None:
-        self.database, self.lease_seconds = database, lease_seconds
+    def __init__(
+        self,
+        database: Database,
+        lease_seconds: float,
+        heartbeat_seconds: float,
+        on_death: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.database, self.lease_seconds, self.on_death = database, lease_seconds, on_death
         self.interval = min(heartbeat_seconds, _CANCEL_SECONDS)
         self._held: dict[Claim, _Held] = {}
         self._lock = threading.Lock()
@@ -45,13 +52,13 @@ class LeaseKeeper:
             self._thread.join()
 
     def held(self) -> frozenset[Claim]:
-        """What this process works on."""
+        """Claims that this process works on."""
         with self._lock:
             return frozenset(self._held)
 
     @contextmanager
     def hold(self, model: type[Any], claim: Claim, on_end: Callable[[], None]) -> Iterator[None]:
-        """Keeps the lease of a claim, of which logs and traces tell. `on_end` is called when the row is cancelled or
+        """Keeps the lease of a claim, and adds it to logs and traces. `on_end` is called when the row is cancelled or
         lost; it may be called again."""
         with self._lock:
             self._held[claim] = _Held(model, claim, on_end)
@@ -64,16 +71,24 @@ class LeaseKeeper:
                 self._held.pop(claim, None)
 
     def _run(self) -> None:
-        while not self._stop.wait(self.interval):
-            with self._lock:
-                held = list(self._held.values())
-            for one in held:
-                try:
-                    with self.database.session() as session:
-                        state = jobs.heartbeat(session, one.model, one.claim, self.lease_seconds)
-                except CoreError as error:  # the lease lasts for several missed beats
-                    logger.warning("heartbeat of %s failed: %s", one.claim.id, error.detail)
-                    continue
-                if state != "alive":
-                    logger.info("%s: %s", one.claim.id, state)
-                    one.on_end()
+        try:
+            while not self._stop.wait(self.interval):
+                with self._lock:
+                    held = list(self._held.values())
+                for row in held:
+                    self._beat(row)
+        finally:
+            if not self._stop.is_set():
+                self.on_death("The thread that keeps the leases ended.")
+
+    def _beat(self, row: _Held) -> None:
+        try:
+            with self.database.session() as session:
+                state = jobs.heartbeat(session, row.model, row.claim, self.lease_seconds)
+            if state != "alive":
+                logger.info("%s: %s", row.claim.id, state)
+                row.on_end()
+        except CoreError as error:  # the lease lasts for several missed beats
+            logger.warning("heartbeat of %s failed: %s", row.claim.id, error.detail)
+        except Exception:  # one row's defect must not cost the others their leases
+            logger.exception("heartbeat of %s failed", row.claim.id)

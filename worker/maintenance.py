@@ -1,34 +1,29 @@
-"""What every worker does beside its tasks: tells that it lives, hands back the rows of lost workers, sends lost
-messages again, removes the objects of deleted rows. All of it may run in many workers at once."""
+"""Chores of every worker: reports that it lives, requeues the rows of lost workers, looks for rows whose message was
+lost or whose delay is over, removes the objects of deleted rows. All of it may run in many workers at once."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
-
-from sqlalchemy.orm import Session
 
 from core import jobs, orphans
 from core.datasets import uploads
 from core.db.clock import check_clock
-from core.db.models import Dataset, Finetune, Generation
 from core.deletions import service as deletions
 from core.errors import CoreError
-from core.finetunes import service as finetunes
 from core.retention import Retention
 from worker.context import Context
+from worker.runner import Runner
 
 logger = logging.getLogger(__name__)
 _CLOCK_SECONDS = 600.0
-JOBS: tuple[type[Any], ...] = (Dataset, Finetune, Generation)
 
 
 class Maintenance:
     """One thread a worker."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+    def __init__(self, context: Context, runner: Runner) -> None:
+        self.context, self.runner = context, runner
         self._orphans_after = ""
         self._orphans_at = self._clock_at = time.monotonic()
         self._retention = Retention(context.database, context.store, context.settings)
@@ -44,7 +39,7 @@ class Maintenance:
                 self.context.evict,
                 self.context.report,
                 self._reap,
-                self._sweep,
+                self.runner.wake_all,
                 self._remove_objects,
                 self._orphans,
                 self._expire,
@@ -63,17 +58,9 @@ class Maintenance:
 
     def _reap(self) -> None:
         context = self.context
-        for model in JOBS:
+        for model in jobs.KINDS:
             with context.database.session() as session:
-                held = context.leases.held()
-                for job in jobs.reap(session, context.dispatcher, model, context.settings.max_attempts, held):
-                    _tell(session, job)
-
-    def _sweep(self) -> None:
-        context = self.context
-        for model in JOBS:
-            with context.database.session() as session:
-                jobs.sweep(session, context.dispatcher, model, context.settings.reaper_seconds)
+                jobs.reap(session, context.dispatcher, model, context.settings.max_attempts, context.leases.held())
 
     def _remove_objects(self) -> None:
         deletions.advance(self.context.database, self.context.store)
@@ -103,9 +90,3 @@ class Maintenance:
 
     def _retain(self) -> None:
         self._retention.sweep()
-
-
-def _tell(session: Session, job: Dataset | Finetune | Generation) -> None:
-    """Listeners of a fine-tune hear how it ended."""
-    if isinstance(job, Finetune):
-        finetunes.add_event(session, job, "status", {"status": job.status})

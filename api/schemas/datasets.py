@@ -42,7 +42,7 @@ class ReportOut(BaseModel):
 class JobError(BaseModel):
     """Why it failed."""
 
-    code: str = Field(description="Stable.", examples=["attempts_exhausted"])
+    code: str = Field(description="Stable.", examples=["crashed_worker"])
     detail: str = Field(description="What to do.")
 
 

@@ -13,7 +13,7 @@ from core.db.base import new_id
 from core.db.models import Dataset
 from core.db.paging import Page, PageRequest
 from core.domains import service as domains
-from core.errors import ArchiveInvalid, NotFound
+from core.errors import CoreError, NotFound
 from core.jobs import Claim, Dispatcher
 from core.storage import ObjectStore, StoredObject
 from core.tenancy import Scope
@@ -120,11 +120,6 @@ def succeed(
     return True
 
 
-def reject(session: Session, claim: Claim, error: ArchiveInvalid) -> bool:
-    """Ends a data set that cannot be used; False when the claim was lost."""
-    dataset = jobs.guarded(session, Dataset, claim)
-    if dataset is None:
-        return False
+def record_rejection(dataset: Dataset, error: CoreError) -> None:
+    """Writes which files kept a data set from being used; its job fails with the same error."""
     dataset.report = {"accepted": 0, "rejected": error.errors}
-    jobs.fail(session, dataset, error)
-    return True

@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from core.db.base import new_id
 from core.db.models import Adapter, Deletion, Domain, Tenant
+from core.db.models.fleet import WORKER_SILENCE
 from core.db.paging import Page, PageRequest
 from core.db.session import Database, database_now
 from core.deletions import repository
 from core.errors import NotFound
 from core.storage import ObjectStore
 from core.tenancy import SYSTEM, Scope
-from core.usage.service import WORKER_SILENCE
 
 logger = logging.getLogger(__name__)
 _PAGE = 500

@@ -20,7 +20,7 @@ from core.db.models import Dataset, Finetune, FinetuneEvent, Worker
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
 from core.domains import service as domains
-from core.errors import CoreError, DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed, NotFound
+from core.errors import DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed, NotFound
 from core.finetunes import repository
 from core.jobs import Claim, Dispatcher
 from core.storage import StoredObject
@@ -171,14 +171,19 @@ def cancel(session: Session, scope: Scope, id: str) -> Finetune:
     finetune = get(session, scope, id)
     if finetune.status in ENDED:
         raise JobFinished("fine-tune", id, finetune.status)
-    if jobs.request_cancel(session, finetune):
-        add_event(session, finetune, "status", {"status": "cancelled"})
+    jobs.request_cancel(session, finetune)
     audit.record(session, scope, "finetune.cancel", id)
     return finetune
 
 
 def add_event(session: Session, finetune: Finetune, type: str, data: dict[str, Any]) -> None:
     session.add(FinetuneEvent(tenant_id=finetune.tenant_id, finetune_id=finetune.id, type=type, data=data))
+
+
+def record_claim(session: Session, row: Finetune) -> None:
+    """Reports an attempt, unless the fine-tune waits for what it lacks: listeners then hear when it goes on."""
+    if not jobs.is_told_to_wait(session, row):
+        add_event(session, row, "status", {"status": "running", "attempt": row.attempt})
 
 
 def record_start(session: Session, row: Finetune, held_out_loss_base: float, parameters: int, step: int) -> None:
@@ -201,13 +206,13 @@ def record_progress(
 
 
 def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
-    """Progress that is kept: attempts lost before do not count any more."""
+    """Keeps progress: another attempt goes on from here."""
     if row.checkpoint_key is not None and row.checkpoint_key != stored.key:
         discards.record(session, [(row.tenant_id, row.checkpoint_key)], _REPLACED_FOR)
     added = stored.size - row.checkpoint_bytes
     row.checkpoint_key, row.checkpoint_sha256, row.checkpoint_step = stored.key, stored.sha256, step
     row.checkpoint_bytes, row.checkpoint_at = stored.size, database_now(session)
-    row.failures = 0
+    jobs.keep_progress(row)
     session.flush()
     stored_bytes.add(session, row.domain_id, added)
 
@@ -232,33 +237,8 @@ def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredOb
     finetune.held_out_loss_adapter = _finite(losses["adapter"])
     finetune.held_out_loss_adapter_null = _finite(losses["adapter_null"])
     finetune.eta_seconds = 0.0
-    jobs.finish(session, finetune, "succeeded")
-    add_event(session, finetune, "status", {"status": "succeeded", "adapter_id": adapter.id})
+    jobs.finish(session, finetune, "succeeded", adapter_id=adapter.id)
     return True
-
-
-def end(session: Session, claim: Claim, status: str, error: CoreError | None = None) -> bool:
-    """Ends a fine-tune as cancelled or failed; False when the claim was lost."""
-    finetune = jobs.guarded(session, Finetune, claim)
-    if finetune is None:
-        return False
-    if error is not None:
-        jobs.fail(session, finetune, error)
-        add_event(session, finetune, "error", {"code": error.code, "detail": error.detail})
-    else:
-        jobs.finish(session, finetune, status)
-    add_event(session, finetune, "status", {"status": finetune.status})
-    return True
-
-
-def set_back(session: Session, claim: Claim, error: CoreError, max_attempts: int) -> None:
-    """Lets a fine-tune wait for what it lacks, from its last checkpoint on, or fail in the end; its listeners hear
-    why."""
-    finetune = jobs.guarded(session, Finetune, claim)
-    if finetune is not None:
-        jobs.set_back(session, finetune, error, max_attempts)
-        add_event(session, finetune, "error", {"code": error.code, "detail": error.detail})
-        add_event(session, finetune, "status", {"status": finetune.status})
 
 
 def _holders(session: Session, base: BaseDescription) -> list[Worker]:

@@ -20,7 +20,6 @@ from core.domains import service as domains
 from core.errors import (
     AdapterQuarantined,
     BaseMismatch,
-    CoreError,
     ImageExpired,
     InvalidRequest,
     JobFinished,
@@ -224,18 +223,6 @@ def add_preview(session: Session, claim: Claim, index: int, step: int, stored: S
     )
     session.flush()
     stored_bytes.add(session, generation.domain_id, stored.size - replaced_bytes)
-    return True
-
-
-def end(session: Session, claim: Claim, status: str, error: CoreError | None = None) -> bool:
-    """Ends a generation as cancelled or failed; False when the claim was lost."""
-    generation = jobs.guarded(session, Generation, claim)
-    if generation is None:
-        return False
-    if error is not None:
-        jobs.fail(session, generation, error)
-    else:
-        jobs.finish(session, generation, status)
     return True
 
 

@@ -11,14 +11,12 @@ from sqlalchemy.orm import Session
 
 from core.config import Settings
 from core.db.models import AuditEntry, UsageDay, Worker
+from core.db.models.fleet import WORKER_SILENCE
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
 from core.tenancy import Scope
 from core.usage import repository
 from core.usage.quotas import Quota, QuotaName, Quotas
-
-WORKER_SILENCE = datetime.timedelta(seconds=60)
-"""A worker that was not heard of for longer counts as gone."""
 
 
 @dataclass(frozen=True)

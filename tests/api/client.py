@@ -212,7 +212,9 @@ def validate_datasets(services: Services) -> None:
                 try:
                     report = archive.validate(file, datasets.limits(services.settings))
                 except ArchiveInvalid as error:
-                    datasets.reject(session, claim, error)
+                    rejected = session.get_one(Dataset, claim.id)
+                    jobs.fail(session, rejected, error)
+                    datasets.record_rejection(rejected, error)
                 else:
                     place = partial(datasets.example_key, row.tenant_id, row.domain_id, row.id)
                     shown = datasets.store_examples(

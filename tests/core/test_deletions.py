@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from core import idempotency, jobs
 from core.adapters import service as adapters
 from core.db.models import Deletion, Finetune, Generation, GenerationImage, GenerationPreview, Worker
+from core.db.models.fleet import WORKER_SILENCE
 from core.db.paging import PageRequest
 from core.db.session import Database, database_now
 from core.deletions import service as deletions
@@ -107,7 +108,7 @@ def test_a_worker_that_is_silent_holds_nothing_up(database: Database, store: Obj
     worker_tells(database, "wrk_1", None)
     with database.session() as session:
         id = domains.delete(session, scope, domain).id
-        silent = database_now(session) - 2 * usage.WORKER_SILENCE
+        silent = database_now(session) - 2 * WORKER_SILENCE
         session.execute(update(Worker).values(heartbeat_at=silent))
     for _ in range(2):
         deletions.advance(database, store)

@@ -18,20 +18,27 @@ def queue(database: Database, count: int = 1, name: str = "tenant", **values: ob
         return [add_generation(session, scope, domain_id, **values).id for _ in range(count)]
 
 
+def no_delay(database: Database, id: str) -> None:
+    """As if the time of its requeue had passed."""
+    with database.session() as session:
+        session.get_one(Generation, id).not_before = None
+
+
 def row(database: Database, id: str) -> Generation:
     with database.session() as session:
         return session.get_one(Generation, id)
 
 
-def test_what_is_set_back_tells_why_and_fails_in_the_end(database: Database) -> None:
+def test_counted_requeue_reports_why_and_fails_at_the_last_attempt(database: Database) -> None:
     [id] = queue(database)
     for attempt in (1, 2, 3):
+        no_delay(database, id)
         claimed = claim(database)
         assert row(database, id).error_code is None, "it has another try"
         with database.session() as session:
             job = jobs.guarded(session, Generation, claimed)
             assert job is not None
-            jobs.set_back(session, job, StorageFull("No space left on device"), max_attempts=3)
+            jobs.requeue_counted(session, job, StorageFull("No space left on device"), max_attempts=3)
         found = row(database, id)
         assert found.status == ("queued" if attempt < 3 else "failed")
         assert (found.error_code, "no room" in str(found.error_detail)) == ("storage_full", True)
@@ -101,7 +108,7 @@ def test_a_lost_row_is_handed_back_and_at_last_fails(database: Database) -> None
         assert [job.id for job in ended] == ([id] if attempt == 2 else [])
     assert sent.messages == [("generate.run", "generate", id)] * 2
     found = row(database, id)
-    assert (found.status, found.error_code, found.attempt) == ("failed", "attempts_exhausted", 3)
+    assert (found.status, found.error_code, found.attempt) == ("failed", "crashed_worker", 3)
     assert found.finished_at is not None
 
 
@@ -183,23 +190,3 @@ def test_a_rollback_drops_the_message(database: Database) -> None:
     with pytest.raises(TrainingDiverged):
         fail_after_dispatch()
     assert sent.messages == []
-
-
-def test_the_sweeper_sends_what_the_broker_lost_but_not_what_was_just_sent(database: Database) -> None:
-    lost, known = queue(database, 2)
-    sent = Sent()
-    with database.session() as session:
-        other = session.get_one(Generation, known)
-        jobs.dispatch(session, Sent(), other)
-    with database.session() as session:
-        assert jobs.sweep(session, sent, Generation, older_than_seconds=60) == 1
-    assert sent.messages == [("generate.run", "generate", lost)]
-    with database.session() as session:
-        assert jobs.sweep(session, sent, Generation, older_than_seconds=-1) == 2
-
-
-def test_the_sweeper_leaves_running_rows(database: Database) -> None:
-    queue(database)
-    claim(database)
-    with database.session() as session:
-        assert jobs.sweep(session, Sent(), Generation, older_than_seconds=-1) == 0

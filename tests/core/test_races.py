@@ -11,7 +11,7 @@ from core.adapters import service as adapters
 from core.db.models import Generation
 from core.db.session import Database
 from core.domains import service as domains
-from core.errors import NameTaken
+from core.errors import NameTaken, StorageUnavailable
 from core.tenancy import SYSTEM, Scope
 from core.tenants import service as tenants
 from tests.core.rows import BASE, Sent, add_generation, claim, tenant_with_domain
@@ -46,7 +46,7 @@ def test_a_late_cancel_does_not_undo_a_success(database: Database) -> None:
         assert session.get_one(Generation, id).status == "succeeded"
 
 
-@pytest.mark.parametrize("way", ["release", "postpone"])
+@pytest.mark.parametrize("way", ["requeue", "requeue_later"])
 def test_a_cancelled_row_that_is_handed_back_ends(database: Database, way: str) -> None:
     """Nobody claims a row that is to be cancelled, so it would wait for ever."""
     scope, domain_id = tenant_with_domain(database)
@@ -58,10 +58,10 @@ def test_a_cancelled_row_that_is_handed_back_ends(database: Database, way: str) 
     with database.session() as session:
         job = jobs.guarded(session, Generation, claimed)
         assert job is not None
-        if way == "release":
-            jobs.release(session, Sent(), job)
+        if way == "requeue":
+            jobs.requeue(session, Sent(), job)
         else:
-            jobs.postpone(session, job)
+            jobs.requeue_later(session, job, StorageUnavailable("refused"))
     with database.session() as session:
         assert session.get_one(Generation, id).status == "cancelled"
 

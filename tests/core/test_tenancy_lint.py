@@ -20,7 +20,10 @@ OWNED = set(core.db.models.__all__) - FREE
 
 UNSCOPED = {
     "core/tenants/repository.py": "tenants and keys: administrators alone reach its service",
-    "core/jobs.py": "workers claim and keep the rows of every tenant; a claim names one row",
+    **dict.fromkeys(
+        (f"core/jobs/{name}.py" for name in ("claims", "counts", "ladder", "rows")),
+        "workers claim and keep the rows of every tenant; a claim names one row",
+    ),
     "core/webhooks/deliveries.py": "workers deliver for every tenant; an attempt names one row",
     "core/backup.py": "saves and restores every tenant, for the operator",
     "core/orphans.py": "looks for the rows of objects of every tenant",
@@ -39,7 +42,7 @@ UNSCOPED = {
     "core/deletions/repository.py:end_work": "the same",
     "core/deletions/repository.py:count_owned": "of a domain or tenant that was looked up in its scope",
     "core/deletions/repository.py:_owned": "the same",
-    "worker/tasks/finetune.py:_Run._load": "belongs to a fine-tune that this worker has claimed",
+    "worker/tasks/finetune.py:_load": "belongs to a fine-tune that this worker has claimed",
     "worker/tasks/generate.py:_load": "belongs to a generation that this worker has claimed",
     "api/notifier.py:Notifier._read": "one query for all who wait; each is only told to look, in its own scope",
 }

@@ -19,6 +19,7 @@ from core.db.models import Finetune, Generation
 from core.db.session import Database, database_now
 from core.errors import StorageUnavailable
 from core.finetunes import service as finetunes
+from core.jobs import ladder
 from core.storage import FolderStore, objects
 from core.tenancy import Scope
 from tests.core.rows import add_finetune, add_generation, tenant_with_domain
@@ -142,7 +143,7 @@ def exposed(database: Database, engine: Gpu) -> dict[str, set[str]]:
     """Of each series its labels, as the API and a worker give them."""
     middleware.REQUESTS.labels("GET", "/v1/domains", "200").inc()
     middleware.SECONDS.labels("GET", "/v1/domains").observe(0.1)
-    jobs.REAPED.labels("generate").inc()
+    ladder.REAPED.labels("generate").inc()
     metrics.ended("succeeded", {"total": 0.1})
     webhooks.DELIVERIES.labels("taken").inc()
     objects.ERRORS.labels("storage_unavailable").inc()

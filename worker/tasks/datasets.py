@@ -1,75 +1,59 @@
 """Validation of uploaded data sets. Needs no device."""
 
-import logging
 import tempfile
 import threading
 from functools import partial
 from pathlib import Path
 
-from celery import Celery
+from sqlalchemy.orm import Session
 
-from core import jobs
 from core.datasets import archive, service
 from core.db.models import Dataset
-from core.errors import ArchiveInvalid, Cancelled, ChecksumMismatch, CoreError, StorageUnavailable
+from core.errors import ArchiveInvalid, ChecksumMismatch, CoreError
 from core.jobs import Claim
 from core.storage import file_digest
-from worker.context import Context, get_context
-
-logger = logging.getLogger(__name__)
-
-
-def register(app: Celery) -> None:
-    app.task(name="datasets.validate")(validate)
+from worker.context import Context
+from worker.runner import Attempt
 
 
-def validate(_id: str) -> None:
-    """Validates waiting data sets until none is left; the id is only a hint."""
-    context = get_context()
-    while not context.stopping.is_set():
-        with context.database.session() as session:
-            claim = jobs.claim_next(session, Dataset, context.id, context.settings.lease_seconds)
-        if claim is None:
-            return
-        unwanted = threading.Event()
-        with context.leases.hold(Dataset, claim, on_end=unwanted.set):
-            _validate(context, claim, unwanted)
+class Validation(Attempt[Dataset]):
+    """Reads every image of an archive, and stores examples of each class."""
 
+    def __init__(self, context: Context, claim: Claim) -> None:
+        super().__init__(context, claim)
+        self._stopped = threading.Event()
 
-def _validate(context: Context, claim: Claim, unwanted: threading.Event) -> None:
-    with context.database.session() as session:
-        row = jobs.guarded(session, Dataset, claim)
-        if row is None:
-            return
-        key, sha256 = row.archive_key, row.archive_sha256
-        place = partial(service.example_key, row.tenant_id, row.domain_id, row.id)
-    try:
+    def load(self, _session: Session, row: Dataset) -> None:
+        self.key, self.sha256 = row.archive_key, row.archive_sha256
+        self.place = partial(service.example_key, row.tenant_id, row.domain_id, row.id)
+
+    def work(self) -> None:
+        limits = service.limits(self.context.settings)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "archive.zip"
-            context.store.download(key, path, sha256 or None)
+            self._download(path)
             with path.open("rb") as file:
-                sha256 = sha256 or file_digest(file)[0]
-                report = archive.validate(file, service.limits(context.settings), lambda: not unwanted.is_set())
-                shown = service.store_examples(context.store, place, file, report, service.limits(context.settings))
-    except ArchiveInvalid as error:
-        with context.database.session() as session:
-            service.reject(session, claim, error)
-    except Cancelled:
-        logger.info("%s is gone, or another worker's", claim.id)
-    except ChecksumMismatch:
-        detail = "The archive is not the one whose SHA-256 was told. Upload it again."
-        with context.database.session() as session:
-            service.reject(session, claim, ArchiveInvalid("checksum_mismatch", detail))
-    except StorageUnavailable as error:
-        logger.warning("%s waits: %s", claim.id, error.detail)
-        with context.database.session() as session:
-            if (row := jobs.guarded(session, Dataset, claim)) is not None:
-                jobs.postpone(session, row)
-        context.stopping.wait(1.0)
-    except CoreError as error:
-        with context.database.session() as session:
-            if (row := jobs.guarded(session, Dataset, claim)) is not None:
-                jobs.fail(session, row, error)
-    else:
-        with context.database.session() as session:
-            service.succeed(session, claim, report, sha256, shown)
+                self.sha256 = self.sha256 or file_digest(file)[0]
+                self.report = archive.validate(file, limits, self._goes_on)
+                self.shown = service.store_examples(self.context.store, self.place, file, self.report, limits)
+
+    def publish(self, session: Session) -> None:
+        service.succeed(session, self.claim, self.report, self.sha256, self.shown)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def on_failure(self, _session: Session, row: Dataset, error: CoreError) -> None:
+        if isinstance(error, ArchiveInvalid):
+            service.record_rejection(row, error)
+
+    def _download(self, path: Path) -> None:
+        try:
+            self.context.store.download(self.key, path, self.sha256 or None)
+        except ChecksumMismatch as error:
+            detail = "The archive is not the one whose SHA-256 was told. Upload it again."
+            raise ArchiveInvalid("checksum_mismatch", detail) from error
+
+    def _goes_on(self) -> bool:
+        """A worker that stops does not wait for thousands of images: another one reads them again."""
+        return not (self._stopped.is_set() or self.context.stopping.is_set())

@@ -1,4 +1,4 @@
-"""Fine-tunes: claim, train beside serving, publish."""
+"""Fine-tunes: train beside serving, publish."""
 
 import logging
 import queue
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from sqlalchemy.orm import Session
 
 from core import jobs
-from core.artifact.file import decode, encode
+from core.artifact.file import Artifact, decode, encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import Sites
 from core.datasets import archive
@@ -19,21 +19,15 @@ from core.datasets import service as datasets
 from core.db.models import Dataset, Finetune
 from core.domains import service as domains
 from core.engine.trainings import Training
-from core.errors import (
-    Cancelled,
-    CheckpointInvalid,
-    ChecksumMismatch,
-    CoreError,
-    EngineStopped,
-    StorageFull,
-    StorageUnavailable,
-)
+from core.errors import CheckpointInvalid, ChecksumMismatch
 from core.finetunes import service
 from core.jobs import Claim
+from core.storage import StoredObject
 from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
 from core.tuning.trainer import TrainingSettings
-from worker.context import Context, get_context
+from worker.context import Context
 from worker.images import encode_png
+from worker.runner import Attempt
 
 logger = logging.getLogger(__name__)
 
@@ -52,94 +46,29 @@ class _Job:
     folder: str
 
 
-def register(app: Celery) -> None:
-    app.task(name="finetune.run")(run)
-
-
-def run(_id: str) -> None:
-    """Runs waiting fine-tunes until none is left, as many at a time as the worker has places; the id is only a hint."""
-    context = get_context()
-    while not context.stopping.is_set():
-        if not context.finetune_places.acquire(blocking=False):
-            return  # whoever holds a place looks for the next row when it is done
-        try:
-            with context.database.session() as session:
-                claim = jobs.claim_next(session, Finetune, context.id, context.settings.lease_seconds)
-            if claim is None:
-                return
-            _Run(context, claim).run()
-        finally:
-            context.finetune_places.release()
-
-
-class _Run:
-    """One attempt at one fine-tune."""
+class FinetuneRun(Attempt[Finetune]):
+    """Trains one adapter beside serving, and stores it."""
 
     def __init__(self, context: Context, claim: Claim) -> None:
-        self.context, self.claim = context, claim
+        super().__init__(context, claim)
         self.training: Training | None = None
-        self.ended = False
+        self.stopped = False
 
-    def run(self) -> None:
-        with self.context.leases.hold(Finetune, self.claim, self._cancel):
-            job = self._load()
-            if job is None:
-                return
-            try:
-                outcome = self._train(job)
-                self._publish(job, outcome)
-            except StorageFull as error:
-                self._set_back(error)
-            except (EngineStopped, StorageUnavailable) as error:
-                self._hand_back(error)
-            except Cancelled:
-                self._end("cancelled", None)
-            except CoreError as error:
-                self._end("failed", error)
-            except Exception:  # a defect here must not leave the row to be tried for ever
-                logger.exception("%s failed", self.claim.id)
-                self._end("failed", CoreError("Fine-tuning failed on our side. Try again."))
+    def load(self, session: Session, row: Finetune) -> None:
+        self.job = _load(self.context, session, row)
+        service.record_claim(session, row)
 
-    def _cancel(self) -> None:
-        self.ended = True
+    def work(self) -> None:
+        self.outcome = self._train(self.job)
+        self.artifact, self.stored = self._store(self.job, self.outcome)
+
+    def publish(self, session: Session) -> None:
+        service.publish(session, self.claim, self.artifact, self.stored, self.outcome.losses)
+
+    def stop(self) -> None:
+        self.stopped = True
         if self.training is not None:
             self.training.cancelled.set()
-
-    def _load(self) -> _Job | None:
-        with self.context.database.session() as session:
-            row = jobs.guarded(session, Finetune, self.claim)
-            if row is None:
-                return None
-            dataset = session.get_one(Dataset, row.dataset_id)
-            plan = FinetunePlan(
-                method=row.method,  # type: ignore[arg-type]
-                sites=Sites.from_json(row.sites),
-                class_names=tuple(one["name"] for one in dataset.classes),
-                dataset_digest=dataset.digest or "",
-                training=TrainingSettings(
-                    steps=row.steps,
-                    batch_size=row.batch_size,
-                    learning_rate=row.learning_rate,
-                    seed=row.seed,
-                    gradient_clip=1.0,
-                    micro_batch_size=self.context.settings.micro_batch_size,
-                ),
-                image_size=row.image_size,
-                compiled=self.context.settings.compile,
-                memory_bytes=self.context.gpu.training_memory_bytes,
-            )
-            service.add_event(session, row, "status", {"status": "running", "attempt": self.claim.attempt})
-            folder = f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}"
-            return _Job(
-                plan,
-                row.preset,
-                dataset.archive_key,
-                dataset.archive_sha256,
-                dataset.members,
-                row.checkpoint_key,
-                row.checkpoint_sha256,
-                folder,
-            )
 
     def _train(self, job: _Job) -> Outcome:
         with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +93,7 @@ class _Run:
         """Writes events as they come, until the future is resolved."""
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.training = self.context.gpu.train(work, events.put)
-        if self.ended:
+        if self.stopped:
             self.training.cancelled.set()
         future: Future[Outcome] = self.training.future
         future.add_done_callback(lambda _: events.put(None))
@@ -178,14 +107,15 @@ class _Run:
         return future.result()
 
     def _write(self, job: _Job, event: Any) -> bool:
-        """False when the row is not ours any more, or shall be cancelled."""
+        """False when the training should end: the row is another's, is to be cancelled, or gives way to suspects, which
+        run alone. It does that right behind a checkpoint, and so loses nothing."""
         stored = None
         if isinstance(event, Checkpoint):
             key = f"{job.folder}/attempts/{self.claim.attempt}/checkpoint-{event.step}.safetensors"
-            stored = self.context.store.put(key, event.data)
+            stored = self.context.put(key, event.data)
         elif isinstance(event, Sample):
             key = f"{job.folder}/samples/{event.step}.png"
-            stored = self.context.store.put(key, encode_png(event.image, {}))
+            stored = self.context.put(key, encode_png(event.image, {}))
         with self.context.database.session() as session:
             row = jobs.guarded(session, Finetune, self.claim)
             if row is None:
@@ -199,12 +129,14 @@ class _Run:
                     service.record_progress(session, row, event.step, event.loss, event.gradient_norm, event.seconds)
                 case Checkpoint(step=step) if stored is not None:
                     service.record_checkpoint(session, row, step, stored)
+                    if jobs.should_drain(session, self.context.id, self.context.serves):
+                        return False
                 case Sample(step=step) if stored is not None:
                     service.add_sample(session, row, step, stored)
             return row.cancel_requested_at is None
 
-    def _publish(self, job: _Job, outcome: Outcome) -> None:
-        """The object first, under a key of this attempt, read back and checked; the row last."""
+    def _store(self, job: _Job, outcome: Outcome) -> tuple[Artifact, StoredObject]:
+        """Stores the adapter under a key of this attempt, reads it back and checks it; its row comes last."""
         base = self.context.gpu.base.description
         manifest = Manifest(
             method=job.plan.method,
@@ -220,28 +152,36 @@ class _Run:
         )
         data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
         key = f"{job.folder}/attempts/{self.claim.attempt}/adapter.safetensors"
-        stored = self.context.store.put(key, data)
-        artifact = decode(self.context.store.get(key, stored.sha256))
-        with self.context.database.session() as session:
-            service.publish(session, self.claim, artifact, stored, outcome.losses)
+        stored = self.context.put(key, data)
+        return decode(self.context.store.get(key, stored.sha256)), stored
 
-    def _set_back(self, error: CoreError) -> None:
-        logger.warning("%s waits: %s", self.claim.id, error.detail)
-        with self.context.database.session() as session:
-            service.set_back(session, self.claim, error, self.context.settings.max_attempts)
 
-    def _hand_back(self, error: CoreError) -> None:
-        logger.info("%s goes back: %s", self.claim.id, error.detail)
-        with self.context.database.session() as session:
-            row = jobs.guarded(session, Finetune, self.claim)
-            if row is None:
-                return
-            service.add_event(session, row, "status", {"status": "queued"})
-            if isinstance(error, EngineStopped):
-                jobs.release(session, self.context.dispatcher, row)
-            else:
-                jobs.postpone(session, row)
-
-    def _end(self, status: str, error: CoreError | None) -> None:
-        with self.context.database.session() as session:
-            service.end(session, self.claim, status, error)
+def _load(context: Context, session: Session, row: Finetune) -> _Job:
+    dataset = session.get_one(Dataset, row.dataset_id)
+    plan = FinetunePlan(
+        method=row.method,  # type: ignore[arg-type]
+        sites=Sites.from_json(row.sites),
+        class_names=tuple(one["name"] for one in dataset.classes),
+        dataset_digest=dataset.digest or "",
+        training=TrainingSettings(
+            steps=row.steps,
+            batch_size=row.batch_size,
+            learning_rate=row.learning_rate,
+            seed=row.seed,
+            gradient_clip=1.0,
+            micro_batch_size=context.settings.micro_batch_size,
+        ),
+        image_size=row.image_size,
+        compiled=context.settings.compile,
+        memory_bytes=context.gpu.training_memory_bytes,
+    )
+    return _Job(
+        plan,
+        row.preset,
+        dataset.archive_key,
+        dataset.archive_sha256,
+        dataset.members,
+        row.checkpoint_key,
+        row.checkpoint_sha256,
+        f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}",
+    )

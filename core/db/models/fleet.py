@@ -3,10 +3,13 @@
 import datetime
 from typing import Any
 
-from sqlalchemy import String
+from sqlalchemy import String, Text, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Id, Now
+
+WORKER_SILENCE = datetime.timedelta(seconds=60)
+"""A worker that was not heard of for longer counts as gone."""
 
 
 class BaseModelRow(Base):
@@ -33,5 +36,8 @@ class Worker(Base):
     """SHA-256 of the adapters in the device table."""
     evicted_at: Mapped[datetime.datetime | None]
     """All adapters that were deleted before then have left its memory."""
+    healthy: Mapped[bool] = mapped_column(default=True, server_default=true())
+    problem: Mapped[str | None] = mapped_column(Text)
+    """Why it cannot work, when it is not healthy."""
     started_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())
     heartbeat_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())

@@ -101,7 +101,7 @@ def test_what_ends_is_told_in_its_transaction(database: Database, owner: tuple[S
         adapters.quarantine(session, second)
         claim = jobs.claim_next(session, Generation, "worker", 60)
         assert claim is not None
-        generations.end(session, claim, "failed", CoreError("It broke."))
+        jobs.fail(session, session.get_one(Generation, claim.id), CoreError("It broke."))
     expected = ["finetune.cancelled", "adapter.promoted", "adapter.quarantined", "generation.failed"]
     assert types(database) == expected
     with database.session() as session:

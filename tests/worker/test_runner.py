@@ -1,0 +1,258 @@
+"""The runner's threads on real rows, with attempts that do what a test says."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from sqlalchemy.orm import Session
+
+from core import jobs
+from core.config import Settings
+from core.db.models import Dataset, Generation
+from core.db.schema import upgrade
+from core.errors import CoreError, DatabaseUnavailable, StorageUnavailable
+from core.storage import FolderStore, StoredObject
+from tests import services
+from tests.core.rows import Sent, add_dataset, add_generation, tenant_with_domain
+from worker.context import Context
+from worker.leases import LeaseKeeper
+from worker.runner import Attempt, Runner
+
+
+class Scripted(Attempt[Any]):
+    """Calls what the test has set as `script`, which may raise."""
+
+    script: Callable[["Scripted"], None] = staticmethod(lambda _: None)
+    runs: ClassVar[Counter[str]] = Counter()
+    stopped = False
+
+    def load(self, _session: Session, row: Any) -> None:
+        self.tenant, self.model = row.tenant_id, type(row)
+
+    def work(self) -> None:
+        Scripted.runs[self.claim.id] += 1
+        Scripted.script(self)
+
+    def publish(self, session: Session) -> None:
+        if (row := jobs.guarded(session, self.model, self.claim)) is not None:
+            jobs.finish(session, row, jobs.KINDS[self.model].succeeded)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
+    upgrade(empty_database_url)
+    url = services.as_role(empty_database_url, services.WORKER)
+    settings = Settings(_env_file=None, data_dir=tmp_path, database_url=url, worker_threads=8)  # type: ignore[call-arg]
+    Scripted.script, Scripted.runs = staticmethod(lambda _: None), Counter()
+    context = Context(settings, Sent(), end_process=lambda: None)
+    yield context
+    context.stopping.set()
+    context.database.dispose()
+
+
+@pytest.fixture
+def runner(context: Context) -> Runner:
+    return Runner(context, dict.fromkeys(jobs.KINDS, Scripted))
+
+
+def test_one_wake_up_is_enough_for_all_rows_of_a_queue(context: Context, runner: Runner) -> None:
+    ids = generations(context, "tenant", 12)
+    runner.start()
+    until(lambda: all(status(context, Generation, id) == "succeeded" for id in ids))
+    more = generations(context, "another", 12)
+    runner.wake(Generation)
+    until(lambda: all(status(context, Generation, id) == "succeeded" for id in more))
+    stop(context, runner)
+    assert set(Scripted.runs.values()) == {1}
+
+
+def test_full_queues_of_one_tenant_keep_nobody_waiting(context: Context, runner: Runner) -> None:
+    """All that the loud tenant has never ends; the quiet one's work starts at once, in each queue."""
+    loud, release = [*generations(context, "loud", 20), *datasets(context, "loud", 20)], threading.Event()
+    slow = {owner(context, Generation, loud[0]), owner(context, Dataset, loud[-1])}
+    Scripted.script = staticmethod(lambda attempt: release.wait() if attempt.tenant in slow else None)
+    runner.start()
+    until(lambda: len(Scripted.runs) == (context.places(Generation) - 1) + (context.places(Dataset) - 1))
+    [drawing], [dataset] = generations(context, "quiet", 1), datasets(context, "quiet", 1)
+    runner.wake_all()
+    until(lambda: (status(context, Generation, drawing), status(context, Dataset, dataset)) == ("succeeded", "ready"))
+    assert sum(Scripted.runs[id] for id in loud) == 1 + 3, "one place of each queue was kept free"
+    context.stopping.set()
+    release.set()
+    stop(context, runner)
+
+
+def test_store_that_refuses_is_not_asked_in_a_hot_loop(context: Context, runner: Runner) -> None:
+    [id] = generations(context, "tenant", 1)
+    with context.database.session() as session:
+        session.get_one(Generation, id).requeues = 8  # so that its delay is longer than any test
+
+    Scripted.script = staticmethod(lambda _: refuse())
+    for _ in range(50):
+        runner.run_next(Generation)
+    assert Scripted.runs[id] == 1
+    assert row(context, Generation, id).error["code"] == "storage_unavailable"
+
+
+def test_defect_fails_the_job_and_the_thread_goes_on(context: Context, runner: Runner) -> None:
+    def fail(_: Scripted) -> None:
+        raise ZeroDivisionError
+
+    Scripted.script = staticmethod(fail)
+    ids = generations(context, "tenant", 3)
+    while runner.run_next(Generation):
+        pass
+    assert {row(context, Generation, id).error_code for id in ids} == {"internal_error"}
+
+
+def test_result_waits_for_the_database(context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    [id] = generations(context, "tenant", 1)
+    publish, tries = Scripted.publish, Counter[str]()
+
+    def publish_late(attempt: Scripted, session: Session) -> None:
+        tries["publish"] += 1
+        if tries["publish"] < 3:
+            raise DatabaseUnavailable()
+        publish(attempt, session)
+
+    monkeypatch.setattr(Scripted, "publish", publish_late)
+    monkeypatch.setattr("worker.runner._DATABASE_SECONDS", 0.01)
+    runner.run_next(Generation)
+    assert (status(context, Generation, id), Scripted.runs[id], tries["publish"]) == ("succeeded", 1, 3)
+
+
+def test_idle_worker_takes_suspects_one_after_the_other(context: Context, runner: Runner) -> None:
+    at_once, most, lock = Counter[str](), list[int](), threading.Lock()
+
+    def count(_: Scripted) -> None:
+        with lock:
+            at_once["now"] += 1
+            most.append(at_once["now"])
+        time.sleep(0.05)
+        with lock:
+            at_once["now"] -= 1
+
+    Scripted.script = staticmethod(count)
+    ids = {Generation: generations(context, "one", 3), Dataset: datasets(context, "two", 3)}
+    with context.database.session() as session:
+        for model, rows in ids.items():
+            for id in rows:
+                session.get_one(model, id).suspect = True
+    runner.start()
+    until(lambda: all(status(context, Generation, id) == "succeeded" for id in ids[Generation]))
+    until(lambda: all(status(context, Dataset, id) == "ready" for id in ids[Dataset]))
+    stop(context, runner)
+    assert most == [1] * 6
+
+
+def test_images_that_were_drawn_outlast_a_store_that_is_away_for_seconds(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.context._STORE_PAUSES", (0.01, 0.01))
+    tries = list[str]()
+
+    def put(store: FolderStore, key: str, data: bytes) -> StoredObject:
+        tries.append(key)
+        if len(tries) < 3:
+            raise StorageUnavailable("refused")
+        return real(store, key, data)
+
+    real = FolderStore.put
+    monkeypatch.setattr(FolderStore, "put", put)
+    assert context.put("images/0.png", b"pixels").size == 6
+    monkeypatch.setattr(FolderStore, "put", lambda *_: refuse())
+    with pytest.raises(StorageUnavailable):
+        context.put("images/1.png", b"pixels")
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def refuse() -> None:
+    raise StorageUnavailable("refused")
+
+
+@pytest.mark.parametrize("error", [ValueError("a defect"), CoreError("stopped")])
+def test_callback_that_raises_costs_no_other_row_its_lease(context: Context, error: Exception) -> None:
+    for tenant in ("one", "two"):
+        generations(context, tenant, 1)
+    keeper = LeaseKeeper(context.database, lease_seconds=60, heartbeat_seconds=0.01)
+    with context.database.session() as session:
+        first, second = (jobs.claim_next(session, Generation, "wrk_1", 60) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    ended = list[str]()
+
+    def end() -> None:
+        ended.append(first.id)
+        raise error
+
+    with keeper.hold(Generation, first, end), keeper.hold(Generation, second, lambda: None):
+        with context.database.session() as session:
+            jobs.request_cancel(session, session.get_one(Generation, first.id))
+            before = session.get_one(Generation, second.id).lease_expires_at
+        keeper.start()
+        until(lambda: len(ended) >= 2)
+        until(lambda: row(context, Generation, second.id).lease_expires_at > before)
+        keeper.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_worker_ends_with_the_thread_that_keeps_its_leases(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    context.end_process = ended.set
+    monkeypatch.setattr(context.leases, "_beat", lambda _: interrupt())
+    generations(context, "tenant", 1)
+    with context.database.session() as session:
+        claim = jobs.claim_next(session, Generation, context.id, 60)
+    assert claim is not None
+    context.leases.interval = 0.01
+    with context.leases.hold(Generation, claim, lambda: None):
+        context.leases.start()
+        assert ended.wait(60)
+    assert context.stopping.is_set()
+    assert context.problem == "The thread that keeps the leases ended."
+
+
+def generations(context: Context, tenant: str, count: int) -> list[str]:
+    scope, domain = tenant_with_domain(context.database, tenant)
+    with context.database.session() as session:
+        return [add_generation(session, scope, domain).id for _ in range(count)]
+
+
+def datasets(context: Context, tenant: str, count: int) -> list[str]:
+    scope, domain = tenant_with_domain(context.database, f"{tenant}'s data sets")
+    with context.database.session() as session:
+        return [add_dataset(session, scope, domain, status="validating").id for _ in range(count)]
+
+
+def row(context: Context, model: Any, id: str) -> Any:
+    with context.database.session() as session:
+        return session.get_one(model, id)
+
+
+def status(context: Context, model: Any, id: str) -> str:
+    return str(row(context, model, id).status)
+
+
+def owner(context: Context, model: Any, id: str) -> str:
+    return str(row(context, model, id).tenant_id)
+
+
+def stop(context: Context, runner: Runner) -> None:
+    context.stopping.set()
+    runner.join()
+
+
+def until(reached: Callable[[], object]) -> None:
+    """The test run's own limit is the last resort."""
+    while not reached():
+        time.sleep(0.02)
