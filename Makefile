@@ -12,7 +12,7 @@ FROM_LOCK := --no-deps --require-hashes --requirement
 FROM_TREE := --no-deps --no-build-isolation --editable
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install client demo test test-browser pictures faults serve lint audit check-api-image format lock clean
+.PHONY: help install client demo test test-browser pictures faults serve lint audit check-api-image images format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -67,6 +67,9 @@ check-api-image: ## Install what the API's image has, and measure what starting 
 	build/api/bin/python -m pip check
 	! build/api/bin/python -m pip list --format freeze | grep -iE '^(torch|diffusers|nvidia|matplotlib)'
 	build/api/bin/python -m benchmarks.api_import
+
+images: install ## Run what the Dockerfiles say without docker, and start and use the result (root on Linux)
+	$(BIN)/python -m tests.deploy.images
 
 format: install ## Put the code into its standard form
 	$(BIN)/ruff check --fix .

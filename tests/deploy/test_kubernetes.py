@@ -170,6 +170,29 @@ def test_the_examples_secrets_are_placeholders() -> None:
     assert all("replace-me" in value for value in example.values())
 
 
+def test_the_api_s_scratch_takes_the_uploads_that_it_spools() -> None:
+    for variant in SERVER:
+        (scratch,) = PODS[variant, "difffit-api"]["spec"]["volumes"]
+        (container,) = PODS[variant, "difffit-api"]["spec"]["containers"]
+        size = int(scratch["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
+        assert size >= Settings.model_fields["max_spooled_bytes"].default + 2**27
+        assert int(container["resources"]["limits"]["ephemeral-storage"].removesuffix("Gi")) * 2**30 > size
+
+
+@pytest.mark.parametrize("name", ["DIFFFIT_ADMIN_KEY", "DIFFFIT_URL_SECRET"])
+def test_the_api_refuses_the_example_s_secrets(name: str) -> None:
+    (value,) = re.findall(rf"^{name}=(.*)$", (BASE / "secret.example.env").read_text(), re.MULTILINE)
+    with pytest.raises(ValueError, match="at least 32 characters"):
+        Settings(**{name.removeprefix("DIFFFIT_").lower(): value})
+
+
+def test_each_manifest_with_a_proxy_in_front_names_those_that_it_trusts() -> None:
+    config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
+    assert "DIFFFIT_TRUSTED_PROXIES" in config
+    for name in ("api", "api-embedded"):
+        assert OURS[name]["environment"]["DIFFFIT_TRUSTED_PROXIES"] == "${DIFFFIT_TRUSTED_PROXIES:-}"
+
+
 def test_a_fine_tune_over_several_gpus_has_a_process_for_each() -> None:
     """Its command is the one that `tests/client/test_local.py` runs with two processes."""
     (container,) = PODS["train", "difffit-train"]["spec"]["containers"]
