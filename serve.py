@@ -94,10 +94,10 @@ async def forward(module: str, output: asyncio.StreamReader) -> None:
 
 
 def show(module: str, *lines: bytes) -> None:
+    data = b"".join(f"{module:<6} | ".encode() + line + b"\n" for line in lines)
     with suppress(OSError):  # a closed terminal: the processes still have to be stopped
-        for line in lines:
-            sys.stdout.buffer.write(f"{module:<6} | ".encode() + line + b"\n")
-        sys.stdout.buffer.flush()
+        while data:
+            data = data[os.write(1, data) :]
 
 
 if __name__ == "__main__":

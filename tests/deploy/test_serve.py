@@ -103,7 +103,7 @@ def test_a_process_that_does_not_stop_in_its_grace_is_killed_with_those_it_start
     module.write_text(
         "import signal, subprocess, sys\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "other = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
         "print(other.pid)\n"
         "signal.pause()\n"
     )
@@ -128,17 +128,21 @@ def test_a_process_that_does_not_stop_in_its_grace_is_killed_with_those_it_start
 def test_a_second_signal_kills_at_once(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module.write_text("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint()\nsignal.pause()\n")
 
-    async def start_and_stop() -> int:
-        stop, kill = asyncio.Event(), asyncio.Event()
+    def show(module: str, *lines: bytes) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
 
-        def show(module: str, *lines: bytes) -> None:
-            stop.set()
-            kill.set()
+    monkeypatch.setattr(serve, "MODULES", (module.stem,))
+    monkeypatch.setattr(serve, "show", show)
+    asyncio.run(asyncio.wait_for(serve.serve(), serve.STOP_SECONDS / 2))
 
-        monkeypatch.setattr(serve, "show", show)
-        return await serve.run(module.stem, stop, kill)
 
-    assert asyncio.run(start_and_stop()) == -signal.SIGKILL
+def test_output_that_nobody_reads_any_more_is_dropped() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "import serve; serve.show('api', b'line')"]
+    subprocess.run(command, cwd=ROOT, stdout=writing, check=True)
+    os.close(writing)
 
 
 @pytest.fixture
