@@ -37,7 +37,7 @@ def start(folder: Path) -> None:
     running = {}
     for name in ("api-embedded", "worker-embedded"):
         container = Container(name, folder, variables)
-        container.cannot_write("/", "/app", "/usr/local", "/etc")
+        assert os.statvfs(container.root).f_flag & os.ST_RDONLY
         running[name] = container.run(OURS[name]["command"])
         wait_until_healthy(container, running[name])
     for probe in HTTP.values():
@@ -70,11 +70,6 @@ class Container:
         user = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", *bounds]
         shell = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', self.workdir, *command]
         return subprocess.Popen(["chroot", self.root, *user, *shell], env=self.env)
-
-    def cannot_write(self, *folders: str) -> None:
-        for folder in folders:
-            process = self.run(["sh", "-c", f"! touch {folder}/written 2>/dev/null"])
-            assert process.wait() == 0, f"{self.name} can write to {folder}"
 
 
 def substituted(value: str, variables: dict[str, str]) -> str:
