@@ -16,6 +16,7 @@ from core.config import Settings
 from core.storage import S3Store
 from tests import radosgw, services
 from tests.faults import (
+    adapters,
     broker,
     clients,
     database,
@@ -111,6 +112,9 @@ SCENARIOS = {
     ),
     "hostile-adapters": Scenario(
         "one worker", partial(hostile_input.adapters, every=1), partial(hostile_input.adapters, every=3)
+    ),
+    "slots": Scenario(
+        "one worker", partial(adapters.pass_slots, adapters=3000), partial(adapters.pass_slots, adapters=100)
     ),
     "uploads": Scenario(
         "on S3",

@@ -1,0 +1,91 @@
+"""Thousands of adapters pass few slots of a device and a small cache of the host: memory stays flat, images right."""
+
+import json
+import subprocess
+import sys
+import time
+from functools import partial
+
+import psutil
+import torch
+from torch import Tensor
+
+from core.artifact.sites import PRESETS, trainable_shapes
+from core.engine.cache import AdapterCache
+from core.engine.engine import Engine
+from core.engine.request import ImageRequest
+from core.engine.runner import Runner, buckets_for
+from core.model.bank import AdapterBank
+from core.model.checkpoint import LoadedBase, load_base
+from core.tuning.start import start_tensors
+from tests.faults.stack import Outcome, Stack
+
+SLOTS = 8
+HOST_BYTES = 4 * 2**20
+WARM_UP = 50
+"""Adapters before memory counts: threads, kernels and the cache come with them."""
+GROWTH = 32 * 2**20
+
+
+def pass_slots(_: Stack, adapters: int) -> Outcome:
+    """In a process of its own, whose memory nothing else changes."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "tests.faults.adapters", str(adapters)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    first, last = found["first_bytes"], found["last_bytes"]
+    grown = max(0, last - first)
+    return Outcome(
+        f"{adapters:,} adapters through {SLOTS} slots",
+        f"{GROWTH / 2**20:.0f} MiB more memory at most; earlier adapters draw the same again",
+        found["tried"],
+        found["held"],
+        int(grown > GROWTH),
+        time.monotonic() - started,
+        f"{first / 2**20:.0f} MiB after {WARM_UP}, {last / 2**20:.0f} MiB at the end; {found['copies']} activations",
+    )
+
+
+def measure(count: int) -> dict[str, int]:
+    """Draws an image with each of so many adapters, then again with each hundredth."""
+    base = load_base("mini", device=torch.device("cpu"), dtype=torch.float32)
+    bank = AdapterBank(base.dit, SLOTS)
+    runner = Runner(bank, base.autoencoder, buckets_for(bank.device, SLOTS))
+    engine = Engine(runner, AdapterCache(bank, HOST_BYTES), max_rows=SLOTS, max_waiting=SLOTS, training_share=0)
+    engine.start()
+    first_bytes, drawn = 0, {}
+    for index in range(WARM_UP + count):
+        image = _draw(engine, base, index)
+        if index % 100 == 0:
+            drawn[index] = image
+        if index == WARM_UP:
+            first_bytes = psutil.Process().memory_info().rss
+    last_bytes = psutil.Process().memory_info().rss
+    held = sum(torch.equal(_draw(engine, base, index), image) for index, image in drawn.items())
+    engine.stop()
+    figures = {"first_bytes": first_bytes, "last_bytes": last_bytes, "tried": len(drawn), "held": held}
+    return figures | {"copies": bank.copies}
+
+
+def _draw(engine: Engine, base: LoadedBase, index: int) -> Tensor:
+    request = ImageRequest(
+        id=str(index),
+        tenant=str(index),
+        adapter=f"adapter-{index}",
+        class_id=index % 4,
+        seeds=(index,),
+        steps=1,
+        guidance_scale=1.0,
+    )
+    (image,) = engine.submit(request, partial(_tensors, base, index)).result(600).images
+    return image  # type: ignore[no-any-return]
+
+
+def _tensors(base: LoadedBase, index: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(index)
+    start = start_tensors(base.dit, trainable_shapes(base.dit.config, "difffit", PRESETS["paper"], 4), generator)
+    return {name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator) for name, tensor in start.items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(measure(int(sys.argv[1]))))
