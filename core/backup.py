@@ -33,6 +33,7 @@ _NAMED = (
     select(Adapter.object_key, Adapter.sha256).where(Adapter.status == "ready"),
     select(Dataset.archive_key, Dataset.archive_sha256),
     select(Finetune.checkpoint_key, Finetune.checkpoint_sha256),
+    select(Finetune.previous_checkpoint_key, Finetune.previous_checkpoint_sha256),
     select(GenerationImage.object_key, GenerationImage.sha256),
     select(GenerationPreview.object_key, GenerationPreview.sha256),
 )

@@ -101,14 +101,17 @@ def finetune_events(session: Session, before: Time, limit: int) -> int:
 
 
 def checkpoints(session: Session, before: Time, limit: int) -> int:
-    """The last checkpoint of a fine-tune that ended before: nothing goes on from it."""
+    """The last checkpoints of a fine-tune that ended before: nothing goes on from it."""
     finetune = _oldest_finetune(session, Finetune.checkpoint_key.is_not(None), before)
     if finetune is None or finetune.checkpoint_key is None:
         return 0
-    gone = (finetune.domain_id, finetune.tenant_id, finetune.checkpoint_key, finetune.checkpoint_bytes)
+    gone = [(finetune.domain_id, finetune.tenant_id, finetune.checkpoint_key, finetune.checkpoint_bytes)]
+    if finetune.previous_checkpoint_key is not None:  # its bytes are not counted
+        gone.append((finetune.domain_id, finetune.tenant_id, finetune.previous_checkpoint_key, 0))
     finetune.checkpoint_key = finetune.checkpoint_sha256 = None
+    finetune.previous_checkpoint_key = finetune.previous_checkpoint_sha256 = None
     finetune.checkpoint_bytes = 0
-    _discard(session, [gone])
+    _discard(session, gone)
     return limit
 
 

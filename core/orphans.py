@@ -55,6 +55,7 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
         (Adapter.object_key, Adapter.domain_id, domains),
         (Dataset.archive_key, Dataset.domain_id, domains),
         (Finetune.checkpoint_key, Finetune.id, finetunes),
+        (Finetune.previous_checkpoint_key, Finetune.id, finetunes),
         (GenerationImage.object_key, GenerationImage.generation_id, generations),
         (GenerationPreview.object_key, GenerationPreview.generation_id, generations),
     ]

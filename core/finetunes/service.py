@@ -208,13 +208,33 @@ def record_progress(
 def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
     """Keeps progress: another attempt goes on from here."""
     if row.checkpoint_key is not None and row.checkpoint_key != stored.key:
-        discards.record(session, [(row.tenant_id, row.checkpoint_key)], _REPLACED_FOR)
+        if row.previous_checkpoint_key is not None:
+            discards.record(session, [(row.tenant_id, row.previous_checkpoint_key)], _REPLACED_FOR)
+        row.previous_checkpoint_key, row.previous_checkpoint_sha256 = row.checkpoint_key, row.checkpoint_sha256
     added = stored.size - row.checkpoint_bytes
     row.checkpoint_key, row.checkpoint_sha256, row.checkpoint_step = stored.key, stored.sha256, step
     row.checkpoint_bytes, row.checkpoint_at = stored.size, database_now(session)
     jobs.keep_progress(row)
     session.flush()
     stored_bytes.add(session, row.domain_id, added)
+
+
+def checkpoints(row: Finetune) -> list[tuple[str, str]]:
+    """Keys and SHA-256 of what a fine-tune can go on from, newest first."""
+    pairs = (
+        (row.checkpoint_key, row.checkpoint_sha256),
+        (row.previous_checkpoint_key, row.previous_checkpoint_sha256),
+    )
+    return [(key, sha256 or "") for key, sha256 in pairs if key is not None]
+
+
+def record_restart(session: Session, row: Finetune, step: int, kept: tuple[str, str] | None, reason: str) -> None:
+    """Reports that an attempt goes on from an earlier step than the last checkpoint's, with the checkpoint `kept` or
+    from scratch. What cannot be read is an orphan from now on."""
+    row.checkpoint_key, row.checkpoint_sha256 = kept or (None, None)
+    row.previous_checkpoint_key = row.previous_checkpoint_sha256 = None
+    row.checkpoint_step = step
+    add_event(session, row, "status", {"status": "running", "restarted_from": step, "reason": reason})
 
 
 def add_sample(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:

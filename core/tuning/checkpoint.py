@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,81 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from core.errors import CheckpointInvalid
+from core.errors import CheckpointInvalid, ChecksumMismatch, NotFound
+
+VERSION = 2
+"""Version of what `about` means. Checkpoints of the first one name none. A release reads all earlier versions: what a
+checkpoint does not name, its release did as today's defaults do."""
 
 
 def pack(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
     """A trainer's state and what it belongs to, as bytes."""
-    return save(dict(state), metadata={"about": json.dumps(about, sort_keys=True)})
+    return save(dict(state), metadata={"about": json.dumps(about, sort_keys=True), "version": str(VERSION)})
 
 
-def unpack(data: bytes, about: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state of a checkpoint. Raises CheckpointInvalid when it is damaged or belongs to something else."""
+def unpack(data: bytes, about: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """The state of a checkpoint. `defaults` complete what it names: settings that its release did not have yet.
+
+    Raises CheckpointInvalid when it is damaged or belongs to something else.
+    """
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        found = json.loads(header["__metadata__"]["about"])
+        metadata = header["__metadata__"]
+        found, version = json.loads(metadata["about"]), int(metadata.get("version", "1"))
         state = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointInvalid(f"The checkpoint cannot be read ({type(error).__name__}: {error}).") from error
-    if found != json.loads(json.dumps(about)):
+    if version > VERSION:
+        raise CheckpointInvalid("The checkpoint was made by a later release.")
+    if _completed(found, defaults or {}) != json.loads(json.dumps(about)):
         raise CheckpointInvalid("The checkpoint belongs to a run with other settings.")
     return state
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a run goes on, and why that is not its last checkpoint."""
+
+    state: dict[str, Tensor] | None
+    """None starts from scratch."""
+    checkpoint: tuple[str, str] | None
+    """Key and SHA-256 of the checkpoint with this state."""
+    reasons: list[str]
+    """One for each later checkpoint, which cannot be used."""
+
+    @property
+    def step(self) -> int:
+        return 0 if self.state is None else int(self.state["steps_done"])
+
+
+def last_readable(
+    fetch: Callable[[str, str], bytes],
+    checkpoints: Sequence[tuple[str, str]],
+    about: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+) -> Resume:
+    """Reads the first of these checkpoints, newest first, that is there, whole and this run's. Each is a key and a
+    SHA-256. Raises what `fetch` raises beyond NotFound and ChecksumMismatch."""
+    reasons: list[str] = []
+    for key, sha256 in checkpoints:
+        try:
+            return Resume(unpack(fetch(key, sha256), about, defaults), (key, sha256), reasons)
+        except NotFound:
+            reasons.append("The checkpoint is missing.")
+        except ChecksumMismatch:
+            reasons.append("The checkpoint is damaged.")
+        except CheckpointInvalid as error:
+            reasons.append(error.detail)
+    return Resume(None, None, reasons)
+
+
+def _completed(found: Any, defaults: Mapping[str, Any]) -> Any:
+    if not isinstance(found, dict):
+        return found
+    nested = {
+        name: _completed(found.get(name, {}), value) for name, value in defaults.items() if isinstance(value, dict)
+    }
+    return {**defaults, **found, **nested}
 
 
 def write_file(path: Path, data: bytes) -> None:

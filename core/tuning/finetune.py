@@ -5,7 +5,7 @@ of held-out images, one step of its samples.
 """
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,12 +22,18 @@ from core.errors import EngineStopped, TrainingOutOfMemory
 from core.model.adapter import BASE
 from core.model.checkpoint import LoadedBase
 from core.model.device import is_out_of_memory
-from core.tuning.checkpoint import pack, unpack
+from core.tuning.checkpoint import pack
 from core.tuning.latents import Latents, concatenate, encode_images, image_grid, to_image
 from core.tuning.methods import adapter_of
 from core.tuning.parallel import ALONE, Processes
 from core.tuning.start import start_tensors
 from core.tuning.trainer import StepReport, Trainer, TrainingSettings
+
+ABOUT_DEFAULTS = {
+    "training": {name: value for name, value in TrainingSettings(steps=0).to_json().items() if name != "steps"}
+}
+"""Completes what a checkpoint of an earlier release names of its run. So a new field of TrainingSettings must, by
+default, train as before it was there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,21 +128,21 @@ def finetune(
     base: LoadedBase,
     plan: FinetunePlan,
     images: Iterable[tuple[int, Image.Image]],
-    checkpoint: bytes | None = None,
+    state: Mapping[str, Tensor] | None = None,
     processes: Processes = ALONE,
 ) -> Generator[Event | None, None, Outcome]:
-    """Trains one adapter. Equal base, plan and images give equal tensors, also across a resume. Classes that the base
-    knows by the same name start from its embeddings of them; the paper, whose base knows none of them, starts all anew.
+    """Trains one adapter, from the `state` of a checkpoint of the same plan on. Equal base, plan and images give
+    equal tensors, also across a resume. Classes that the base knows by the same name start from its embeddings of them;
+    the paper, whose base knows none of them, starts all from scratch.
 
-    Of several processes each runs this with the same plan, images and checkpoint, and yields the same events.
+    Of several processes each runs this with the same plan, images and state, and yields the same events.
 
     Raises ValueError when the base does not draw the plan's image size, or has not the classes whose rows shall stay,
-    TrainingDiverged when the loss is not finite, TrainingOutOfMemory when one image does not fit, CheckpointInvalid
-    when the checkpoint is another run's. An EngineStopped that is thrown into its steps is answered with one more
-    checkpoint.
+    TrainingDiverged when the loss is not finite, TrainingOutOfMemory when one image does not fit. An EngineStopped that
+    is thrown into its steps is answered with one more checkpoint.
     """
     try:
-        return (yield from _finetune(base, _divided(base, plan), images, checkpoint, processes))
+        return (yield from _finetune(base, _divided(base, plan), images, state, processes))
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise TrainingOutOfMemory(f"{type(error).__name__}: {error}") from error
@@ -160,7 +166,7 @@ def _finetune(
     base: LoadedBase,
     plan: FinetunePlan,
     images: Iterable[tuple[int, Image.Image]],
-    checkpoint: bytes | None,
+    state: Mapping[str, Tensor] | None,
     processes: Processes,
 ) -> Generator[Event | None, None, Outcome]:
     dit, about = base.dit, plan.about(base.description.digest)
@@ -175,8 +181,8 @@ def _finetune(
     # Without gradients an image takes a fraction of the memory, and half of the time.
     rows = min(32, 2 * (plan.training.micro_batch_size or 1))
     loss_base = yield from trainer.held_out_parts(BASE, dit.config.null_class, batch_size=rows)
-    if checkpoint is not None:
-        trainer.restore(unpack(checkpoint, about))
+    if state is not None:
+        trainer.restore(state)
     yield Started(loss_base, trainer.parameters.numel(), trainer.steps_done)
     try:
         yield from _steps(trainer, plan, base, about)

@@ -30,6 +30,7 @@ def test_only_what_no_row_holds_goes(database: Database, store: ObjectStore) -> 
         finetune = finetunes.create(session, scope, Sent(), domain, request)
         attempts = f"{folder}finetunes/{finetune.id}/attempts"
         finetune.checkpoint_key = f"{attempts}/2/checkpoint-50.safetensors"
+        finetune.previous_checkpoint_key = f"{attempts}/2/checkpoint-30.safetensors"
         add_adapter(session, scope, domain, 1, object_key=f"{attempts}/1/adapter.safetensors")
         generation = add_generation(session, scope, domain)
         drawn = f"{folder}generations/{generation.id}"
@@ -49,6 +50,7 @@ def test_only_what_no_row_holds_goes(database: Database, store: ObjectStore) -> 
     held = {
         f"{folder}datasets/ds_1/archive.zip",
         f"{attempts}/2/checkpoint-50.safetensors",
+        f"{attempts}/2/checkpoint-30.safetensors",
         f"{attempts}/1/adapter.safetensors",
         f"{folder}finetunes/{finetune.id}/samples/100.png",
         f"{drawn}/2/0.png",

@@ -224,7 +224,7 @@ def test_samples_and_checkpoints_of_ended_fine_tunes_go(
         assert samples.scalars().all() == [ids[1]]
 
 
-def test_a_replaced_checkpoint_goes_an_hour_later(
+def test_a_checkpoint_that_two_newer_ones_replace_goes_an_hour_later(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
     with database.session() as session:
@@ -232,6 +232,8 @@ def test_a_replaced_checkpoint_goes_an_hour_later(
         finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
         finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
         finetunes.record_checkpoint(session, row, 100, StoredObject("tenants/b", "0" * 64, 30))
+        assert not session.execute(select(DiscardedObject)).scalars().all(), "the last but one stays"
+        finetunes.record_checkpoint(session, row, 150, StoredObject("tenants/c", "0" * 64, 30))
         [replaced] = session.execute(select(DiscardedObject)).scalars()
         wait = replaced.due_at - database_now(session)
     assert replaced.object_key == "tenants/a"

@@ -4,13 +4,16 @@ import hashlib
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from standardwebhooks import Webhook
@@ -98,19 +101,46 @@ def check_images(caller: Caller, facts: dict[str, Any], folder: Path) -> None:
                 assert furthest(png, (folder / f"{name}-{index}.png").read_bytes()) <= 2
 
 
-def check_finetune(caller: Caller, facts: dict[str, Any]) -> None:
-    """It goes on from its checkpoint and ends as the one that was left alone."""
+def check_finetune(caller: Caller, facts: dict[str, Any], start: int = 50, *, is_told: bool = False) -> None:
+    """It goes on at this step, and ends as the one that was left alone; whether its events give a reason."""
     ended = caller.wait(f"/v1/finetunes/{facts['running']}", "queued", "running")
     assert (ended["status"], ended["error"], ended["step"]) == ("succeeded", None, facts["finetune"]["steps"])
     events = caller.send("GET", f"/v1/finetunes/{facts['running']}/events").text
     data = [json.loads(line.removeprefix("data: ")) for line in events.splitlines() if line.startswith("data: ")]
-    assert [one["step"] for one in data if one.keys() == {"status", "step", "steps"}] == [0, 50], "from its checkpoint"
+    assert [one["step"] for one in data if one.keys() == {"status", "step", "steps"}] == [0, start]
+    assert [one["restarted_from"] for one in data if "reason" in one] == [start] * is_told
     resumed, whole = (
         decode(caller.send("GET", f"/v1/adapters/{id}/download").raise_for_status().content)
         for id in (ended["adapter_id"], facts["finished"]["adapter"])
     )
     assert whole.sha256 == facts["finished"]["sha256"]
     assert_close(resumed.tensors, whole.tensors)
+
+
+@pytest.mark.parametrize(
+    ("lost", "restarted"),
+    [("missing", 0), ("damaged", 0), ("missing behind another", 50)],
+)
+@pytest.mark.parametrize("release", ["sqlite"], indirect=True)
+def test_a_fine_tune_whose_checkpoint_is_lost_goes_on_from_the_last_readable_one(
+    release: Release, tmp_path: Path, lost: str, restarted: int
+) -> None:
+    facts, environment = release.facts, release.environment | SOON
+    subprocess.run([sys.executable, "-m", "migrations"], env={**os.environ, **environment}, check=True)
+    (checkpoint,) = release.folder.glob(f"data/objects/**/{facts['running']}/attempts/1/checkpoint-50.safetensors")
+    if lost == "missing":
+        checkpoint.unlink()
+    elif lost == "damaged":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"x")
+    else:
+        with closing(sqlite3.connect(release.folder / "data" / "difffit.db")) as rows, rows:
+            rows.execute(
+                "UPDATE finetunes SET previous_checkpoint_key = checkpoint_key, checkpoint_key = 'tenants/no/such', "
+                "previous_checkpoint_sha256 = checkpoint_sha256 WHERE id = ?",
+                [facts["running"]],
+            )
+    with running(environment, tmp_path) as url, httpx.Client(base_url=url, timeout=120) as http:
+        check_finetune(Caller(http, facts["key"]), facts, start=restarted, is_told=True)
 
 
 def test_a_local_run_of_the_release_goes_on(release_files: Path, facts: dict[str, Any], tmp_path: Path) -> None:

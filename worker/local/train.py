@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import Progress as Bar
+from torch import Tensor
 
 from core.artifact.file import encode
 from core.artifact.manifest import Manifest
@@ -19,8 +20,18 @@ from core.datasets import service as datasets
 from core.errors import CheckpointInvalid, InvalidRequest
 from core.finetunes.service import FinetuneRequest
 from core.model.checkpoint import LoadedBase, load_base
-from core.tuning.checkpoint import write_file
-from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
+from core.tuning.checkpoint import unpack, write_file
+from core.tuning.finetune import (
+    ABOUT_DEFAULTS,
+    Checkpoint,
+    Encoding,
+    FinetunePlan,
+    Outcome,
+    Progress,
+    Sample,
+    Started,
+    finetune,
+)
 from core.tuning.parallel import ALONE, Processes
 from core.tuning.trainer import PRETRAINING_RATE, TrainingSettings
 from difffit.archives import left_out_note, open_archive
@@ -69,7 +80,7 @@ class Run:
             plan = self._plan(request, report, base)
             members = [member.to_json() for member in report.members]
             pictures = archive.read_images(packed.file, members, limits)
-            work = finetune(base, plan, pictures, self._checkpoint(), self.processes)
+            work = finetune(base, plan, pictures, self._state(plan, base), self.processes)
             with steps_bar(state, "Training") as bar:
                 outcome = self._follow(work, bar, request.steps, len(members))
         return self._publish(outcome, plan, request, base)
@@ -125,10 +136,15 @@ class Run:
             compiled=get_settings().compile,
         )
 
-    def _checkpoint(self) -> bytes | None:
+    def _state(self, plan: FinetunePlan, base: LoadedBase) -> Mapping[str, Tensor] | None:
+        """The state of an earlier run's checkpoint. Raises CheckpointInvalid."""
         if self.restart or not self.checkpoint_path.is_file():
             return None
-        return self.checkpoint_path.read_bytes()
+        try:
+            return unpack(self.checkpoint_path.read_bytes(), plan.about(base.description.digest), ABOUT_DEFAULTS)
+        except CheckpointInvalid as error:
+            detail = f"{self.checkpoint_path}: {error.detail} `--restart` begins anew."
+            raise CheckpointInvalid(detail) from error
 
     def _follow(self, work: Generator[Any, None, Outcome], bar: Bar, steps: int, images: int) -> Outcome:
         task = bar.add_task("", total=steps, note="loading")
@@ -139,9 +155,6 @@ class Run:
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
-            except CheckpointInvalid as error:
-                detail = f"{self.checkpoint_path}: {error.detail} `--restart` begins anew."
-                raise CheckpointInvalid(detail) from error
             match event:
                 case Encoding(done=done):
                     bar.update(task, note=f"{done} of {images} images encoded")

@@ -3,12 +3,14 @@
 import logging
 import queue
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
+from torch import Tensor
 
 from core import jobs
 from core.artifact.file import Artifact, decode, encode
@@ -19,11 +21,21 @@ from core.datasets import service as datasets
 from core.db.models import Dataset, Finetune
 from core.domains import service as domains
 from core.engine.trainings import Training
-from core.errors import CheckpointInvalid, ChecksumMismatch
 from core.finetunes import service
 from core.jobs import Claim
 from core.storage import StoredObject
-from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
+from core.tuning.checkpoint import last_readable
+from core.tuning.finetune import (
+    ABOUT_DEFAULTS,
+    Checkpoint,
+    Encoding,
+    FinetunePlan,
+    Outcome,
+    Progress,
+    Sample,
+    Started,
+    finetune,
+)
 from core.tuning.trainer import TrainingSettings
 from worker.context import Context
 from worker.images import encode_png
@@ -41,8 +53,8 @@ class _Job:
     archive_key: str
     archive_sha256: str
     members: list[dict[str, Any]]
-    checkpoint_key: str | None
-    checkpoint_sha256: str | None
+    checkpoints: list[tuple[str, str]]
+    """Keys and SHA-256, newest first."""
     folder: str
 
 
@@ -76,18 +88,20 @@ class FinetuneRun(Attempt[Finetune]):
             self.context.store.download(job.archive_key, path, job.archive_sha256)
             with path.open("rb") as file:
                 images = archive.read_images(file, job.members, datasets.limits(self.context.settings))
-                work = finetune(self.context.gpu.base, job.plan, images, self._checkpoint(job))
+                work = finetune(self.context.gpu.base, job.plan, images, self._state(job))
                 return self._follow(job, work)
 
-    def _checkpoint(self, job: _Job) -> bytes | None:
-        """The last good checkpoint; without one that can be read the run starts anew."""
-        if job.checkpoint_key is None:
-            return None
-        try:
-            return self.context.store.get(job.checkpoint_key, job.checkpoint_sha256)
-        except (ChecksumMismatch, CheckpointInvalid) as error:
-            logger.warning("%s starts anew: %s", self.claim.id, error.detail)
-            return None
+    def _state(self, job: _Job) -> Mapping[str, Tensor] | None:
+        """Where the training goes on; what cannot be read is reported. None starts from scratch."""
+        about = job.plan.about(self.context.gpu.base.description.digest)
+        found = last_readable(self.context.store.get, job.checkpoints, about, ABOUT_DEFAULTS)
+        if found.reasons:
+            reason = " ".join(found.reasons)
+            logger.warning("%s restarts from step %d: %s", self.claim.id, found.step, reason)
+            with self.context.database.session() as session:
+                if (row := jobs.guarded(session, Finetune, self.claim)) is not None:
+                    service.record_restart(session, row, found.step, found.checkpoint, reason)
+        return found.state
 
     def _follow(self, job: _Job, work: Any) -> Outcome:
         """Writes events as they come, until the future is resolved."""
@@ -181,7 +195,6 @@ def _load(context: Context, session: Session, row: Finetune) -> _Job:
         dataset.archive_key,
         dataset.archive_sha256,
         dataset.members,
-        row.checkpoint_key,
-        row.checkpoint_sha256,
+        service.checkpoints(row),
         f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}",
     )

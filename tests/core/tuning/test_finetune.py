@@ -14,7 +14,18 @@ from core.artifact.sites import CLASS_TABLE, PRESETS, Method, MethodSites, Sites
 from core.errors import CheckpointInvalid, EngineStopped
 from core.model.autoencoder import Autoencoder
 from core.model.checkpoint import LoadedBase, load_base, save_base
-from core.tuning.finetune import Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started, finetune
+from core.tuning.checkpoint import unpack
+from core.tuning.finetune import (
+    ABOUT_DEFAULTS,
+    Checkpoint,
+    Encoding,
+    FinetunePlan,
+    Outcome,
+    Progress,
+    Sample,
+    Started,
+    finetune,
+)
 from core.tuning.trainer import TrainingSettings
 from tests.core.model.small import CONFIG, autoencoder_folder, random_dit
 
@@ -47,7 +58,8 @@ def images() -> Iterator[tuple[int, Image.Image]]:
 
 
 def run(base: LoadedBase, plan: FinetunePlan = PLAN, checkpoint: bytes | None = None) -> tuple[list[Any], Outcome]:
-    work = finetune(base, plan, images(), checkpoint)
+    about = plan.about(base.description.digest)
+    work = finetune(base, plan, images(), None if checkpoint is None else unpack(checkpoint, about, ABOUT_DEFAULTS))
     events = []
     while True:
         try:
