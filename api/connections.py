@@ -52,11 +52,10 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)  # from the piece on that follows a head's first
         super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
-                self._leave()
+        if self._in_head and self._head_bytes > HEAD_BYTES:
+            self._leave()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -241,6 +241,7 @@ def test_a_client_that_reads_nothing_is_left(tmp_path: Path) -> None:
     own = {"DIFFFIT_RESPONSE_STALL_SECONDS": "1", "DIFFFIT_REQUEST_HEAD_SECONDS": "1000"}
     with serving(tmp_path, **own) as server, closing(socket.socket()) as connection:
         process = psutil.Process(server.process.pid)
+        connection.settimeout(10)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         host, port = re.findall(r"//(.+):(\d+)", server.url)[0]
         connection.connect((host, int(port)))

@@ -54,6 +54,9 @@ def test_an_empty_secret_signs_nothing() -> None:
     for name in ("admin_key", "url_secret"):
         with pytest.raises(ValidationError, match="at least 32 characters"):
             settings(**{name: ""})
+        with pytest.raises(ValidationError) as refused:
+            settings(**{name: "hunter2"})
+        assert "hunter2" not in str(refused.value)
 
 
 def test_proxies_are_networks() -> None:
