@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from api.bodies import BodyLimitMiddleware
 from api.deps import Services
@@ -12,6 +12,7 @@ from api.limits import RequestLimits
 from api.middleware import RequestMiddleware
 from api.notifier import Notifier
 from api.openapi import add_documentation, add_openapi
+from api.queries import check_query
 from api.readiness import ReadinessCheck
 from api.routes import (
     adapters,
@@ -52,6 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # `add_documentation` has its own
         redoc_url=None,
+        dependencies=[Depends(check_query)],
     )
     app.state.services = _services(settings)
     app.state.readiness = ReadinessCheck(app.state.services)

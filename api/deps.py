@@ -9,7 +9,7 @@ from api.limits import RequestLimits
 from api.notifier import Notifier
 from core.broker import CeleryDispatcher
 from core.config import Settings
-from core.db.paging import ID_CURSOR, NUMBER_CURSOR, PageRequest
+from core.db.paging import PageRequest
 from core.db.session import Database
 from core.storage import ObjectStore
 
@@ -44,22 +44,16 @@ DatabaseDep = Annotated[Database, Depends(get_database)]
 pool, as a dependency's is, would wait for a thread while all threads wait for its lock or connection."""
 
 
-Limit = Annotated[int, Query(ge=1, le=100, description="Rows on a page.")]
-_CURSOR = "`next_cursor` of the page before."
-
-
 async def get_page(
-    limit: Limit = 20, cursor: Annotated[str | None, Query(pattern=f"^{ID_CURSOR}$", description=_CURSOR)] = None
+    limit: Annotated[
+        int, Query(ge=1, le=100, description="Items on a page; there are fewer where they are large.")
+    ] = 20,
+    cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the previous page.")] = None,
 ) -> PageRequest:
     return PageRequest(limit, cursor)
 
 
-async def get_numbered_page(
-    limit: Limit = 20, cursor: Annotated[str | None, Query(pattern=f"^{NUMBER_CURSOR}$", description=_CURSOR)] = None
-) -> PageRequest:
-    return PageRequest(limit, cursor)
-
-
+OF_STATUS = Query(description="Only items with this status.")
 IfMatch = Annotated[
     str | None,
     Header(
@@ -69,5 +63,3 @@ IfMatch = Annotated[
     ),
 ]
 PageDep = Annotated[PageRequest, Depends(get_page)]
-NumberedPageDep = Annotated[PageRequest, Depends(get_numbered_page)]
-"""Of rows whose ids are numbers."""

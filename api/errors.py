@@ -19,6 +19,9 @@ logger = structlog.get_logger()
 
 PROBLEM_TYPE = "https://difffit.dev/problems/"
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 20
+"""Errors that one answer lists."""
+_MAX_FIELD_CHARACTERS = 200
 
 
 class Conflict(CoreError):
@@ -38,7 +41,7 @@ class UnsupportedMediaType(CoreError):
 
 
 class InvalidFields(CoreError):
-    """What schemas refuse: each field by its path, such as `body.steps`."""
+    """A request with invalid fields, each named by its path, such as `body.steps`."""
 
     code, status, title = InvalidRequest.code, InvalidRequest.status, InvalidRequest.title
 
@@ -92,7 +95,7 @@ def render(request: Request, error: CoreError) -> ProblemResponse:
         "request_id": getattr(request.state, "request_id", ""),
     }
     if error.errors:
-        body["errors"] = error.errors
+        body["errors"], body["error_count"] = error.errors[:MAX_ERRORS], len(error.errors)
     return ProblemResponse(body, error.status, error.headers)
 
 
@@ -110,7 +113,7 @@ async def _validation_error(request: Request, error: Exception) -> ProblemRespon
         return render(request, UnsupportedMediaType())
     fields = [
         {
-            "field": ".".join(str(part) for part in one["loc"]),
+            "field": ".".join(str(part) for part in one["loc"])[:_MAX_FIELD_CHARACTERS],
             "code": one["type"],
             "detail": one["msg"].removeprefix("Value error, "),
         }
@@ -121,9 +124,11 @@ async def _validation_error(request: Request, error: Exception) -> ProblemRespon
 
 async def _http_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, CoreError):  # raised while FastAPI read the body, and wrapped by it
+        return await _core_error(request, error.__cause__)
     detail, headers = error.detail, dict(error.headers or {})
     if error.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
-        detail = f"There is no {request.method} {request.scope['path']}. What there is, is told at /docs."
+        detail = f"No route matches {request.method} {request.scope['path']}. See /docs."
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = _allowed(request) or headers.get("Allow", "")
     return render(request, Refused(error.status_code, detail, headers))

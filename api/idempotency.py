@@ -17,6 +17,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from api.auth import authenticate, may_write
+from api.json_bodies import JsonRequest
 from api.threads import pool_of, run_in
 from core import idempotency
 from core.db.session import Database
@@ -54,6 +55,7 @@ class IdempotentRoute(APIRoute):
         takes_file = self.body_field is not None and isinstance(self.body_field.field_info, Form)
 
         async def answer(request: Request) -> Response:
+            request = JsonRequest(request.scope, request.receive)
             if request.method != "POST" and self.body_field is None:
                 return await handle(request)
             scope = await run_in_threadpool(authenticate, request)

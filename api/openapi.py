@@ -19,6 +19,7 @@ from core.errors import (
     Forbidden,
     IdempotencyConflict,
     IdempotencyMismatch,
+    InvalidCursor,
     InvalidRequest,
     PayloadTooLarge,
     RateLimited,
@@ -34,8 +35,9 @@ Fine-tune and serve image domains on one resident diffusion transformer.
 4. Draw: a **generation** of a class, with the domain's active version.
 
 Send an API key as `Authorization: Bearer <key>`. Errors are problem details (RFC 9457) with a stable `code`. Every POST
-takes an `Idempotency-Key`. Lists are newest first: pass `next_cursor` on as `cursor`. Times are RFC 3339 in UTC. Too
-many requests are answered with 429 and `Retry-After`.
+takes an `Idempotency-Key`. Lists are newest first: pass `next_cursor` on as `cursor`. Unknown query
+parameters and fields are refused with 422. Times are RFC 3339 in UTC. Too many requests are answered with 429 and
+`Retry-After`.
 """
 
 TAGS = [
@@ -149,8 +151,9 @@ def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]  # FastAPI's own form, which is not sent
-    if "requestBody" in operation or any(_can_be_wrong(one) for one in operation.get("parameters", [])):
-        _add(responses, InvalidRequest)
+    _add(responses, InvalidRequest)  # unknown query parameters at least
+    if any(one.get("name") == "cursor" for one in operation.get("parameters", [])):
+        _add(responses, InvalidCursor)
     if "requestBody" in operation:
         _add(responses, PayloadTooLarge)
         _add_status(responses, "400", "`bad_request`: The body cannot be read.")
@@ -176,11 +179,6 @@ def _headers(method: str, status: str, *, is_open: bool) -> dict[str, Any]:
     if method == "post" and status.startswith("2"):
         names.append("Replayed")
     return {_HEADERS[name][0]: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def _can_be_wrong(parameter: dict[str, Any]) -> bool:
-    """An id in a path is any text: one that is not ours is not found."""
-    return bool(parameter["in"] != "path" or parameter["schema"].get("type") != "string")
 
 
 def _add(responses: dict[str, Any], *errors: type[CoreError]) -> None:

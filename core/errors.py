@@ -54,6 +54,14 @@ class InvalidRequest(CoreError):
         super().__init__(f"{field}: {reason}", errors=[{"field": field, "detail": reason}])
 
 
+class InvalidCursor(CoreError):
+    code, status, title = "invalid_cursor", 422, "Invalid cursor"
+
+    def __init__(self) -> None:
+        reason = "This is no cursor of this list. Take it from `next_cursor` of the previous page."
+        super().__init__(f"query.cursor: {reason}", errors=[{"field": "query.cursor", "detail": reason}])
+
+
 class NameTaken(CoreError):
     code, status, title = "name_taken", 409, "Name already in use"
 

@@ -1,16 +1,17 @@
 """Adapters: versions of a domain."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, File, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 
 from api.auth import ReaderDep, WriterDep
-from api.deps import DatabaseDep, PageDep, Services, ServicesDep
+from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.covers import with_cover
-from api.schemas.adapters import AdapterOut
+from api.schemas.adapters import AdapterOut, AdapterStatus
 from api.schemas.common import Listing, listing
 from api.schemas.domains import DomainOut
 from api.streams import Download
@@ -38,10 +39,17 @@ router = APIRouter(prefix="/v1", tags=["adapters"], route_class=IdempotentRoute)
 
 
 @router.get("/domains/{id}/adapters", operation_id="list_adapters", responses=problems(NotFound))
-def list_adapters(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[AdapterOut]:
+def list_adapters(
+    id: str,
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    status: Annotated[AdapterStatus | None, OF_STATUS] = None,
+) -> Listing[AdapterOut]:
     """A domain's adapter versions, newest first."""
     with database.session(scope) as session:
-        return listing(adapters.listing(session, scope, id, page), AdapterOut)
+        found = adapters.listing(session, scope, id, replace(page, status=status))
+        return listing(found, AdapterOut.model_validate)
 
 
 @router.post(

@@ -1,14 +1,14 @@
 """For administrators: tenants, keys, every stored adapter, the fleet."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from api.auth import AdminDep, get_admin
-from api.deps import DatabaseDep, NumberedPageDep, PageDep
+from api.deps import OF_STATUS, DatabaseDep, PageDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
-from api.schemas.adapters import AdapterTotals, AdminAdapterOut
+from api.schemas.adapters import AdapterStatus, AdapterTotals, AdminAdapterOut
 from api.schemas.common import Identifier, Listing, changes, listing
 from api.schemas.deletions import DeletionOut, DeletionReceiptOut
 from api.schemas.tenants import (
@@ -25,6 +25,7 @@ from api.schemas.usage import AuditOut, QueueOut, TenantUsageDayOut, WorkerOut
 from core import jobs
 from core.adapters import service as adapters
 from core.adapters.repository import Filters
+from core.db.paging import number_of, page_of
 from core.deletions import service as deletions
 from core.errors import KeyRevoked, NameTaken, NotFound
 from core.tenants import service as tenants
@@ -46,7 +47,7 @@ def create_tenant(body: TenantCreate, database: DatabaseDep, admin: AdminDep) ->
 def list_tenants(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantOut]:
     """All tenants, newest first."""
     with database.session(admin) as session:
-        return listing(tenants.listing(session, page), TenantOut)
+        return listing(tenants.listing(session, page), TenantOut.model_validate)
 
 
 @router.get("/tenants/{id}", operation_id="get_tenant", responses=problems(NotFound))
@@ -79,11 +80,10 @@ def create_key(id: str, body: KeyCreate, database: DatabaseDep, admin: AdminDep)
 
 
 @router.get("/tenants/{id}/keys", operation_id="list_keys", responses=problems(NotFound))
-def list_keys(id: str, database: DatabaseDep, admin: AdminDep) -> Listing[KeyOut]:
-    """A tenant's keys, without their secrets."""
+def list_keys(id: str, database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[KeyOut]:
+    """A tenant's keys, newest first, without their secrets."""
     with database.session(admin) as session:
-        rows = tenants.keys(session, id)
-        return Listing(data=[KeyOut.model_validate(row) for row in rows], next_cursor=None)
+        return listing(tenants.keys(session, id, page), KeyOut.model_validate)
 
 
 @router.patch("/keys/{id}", operation_id="change_key", responses=problems(NotFound, KeyRevoked))
@@ -115,16 +115,14 @@ def list_all_adapters(
     tenant_id: Filter = None,
     domain_id: Filter = None,
     base_digest: Filter = None,
-    status: Literal["ready", "quarantined"] | None = None,
+    status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> Listing[AdminAdapterOut]:
     """Every stored adapter of every tenant, newest first, and the workers that hold it."""
     with database.session(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
-        found = listing(adapters.admin_listing(session, admin, filters, page), AdminAdapterOut)
+        found = adapters.admin_listing(session, admin, filters, page)
         holders = usage.residency(session)
-        for adapter in found.data:
-            adapter.resident_on = holders.get(adapter.sha256, [])
-        return found
+        return listing(found, lambda row: AdminAdapterOut.of(row, holders.get(row.sha256, [])))
 
 
 @router.get("/adapters/totals", operation_id="get_adapter_totals")
@@ -134,7 +132,7 @@ def get_adapter_totals(
     tenant_id: Filter = None,
     domain_id: Filter = None,
     base_digest: Filter = None,
-    status: Literal["ready", "quarantined"] | None = None,
+    status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> AdapterTotals:
     """What all stored adapters come to, or those that the filters leave."""
     with database.session(admin) as session:
@@ -143,34 +141,34 @@ def get_adapter_totals(
 
 
 @router.get("/queues", operation_id="list_queues")
-def list_queues(database: DatabaseDep, admin: AdminDep) -> Listing[QueueOut]:
-    """What waits and what runs, a row a queue."""
+def list_queues(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[QueueOut]:
+    """Waiting and running jobs, for each queue."""
     with database.session(admin) as session:
-        return Listing(data=[QueueOut.model_validate(one) for one in jobs.queues(session)], next_cursor=None)
+        queues = jobs.queues(session)
+    first = number_of(page.cursor)
+    numbered = list(enumerate(queues[first : first + page.limit + 1], first + 1))
+    return listing(page_of(numbered, page, lambda row: str(row[0])), lambda row: QueueOut.model_validate(row[1]))
 
 
 @router.get("/workers", operation_id="list_workers")
-def list_workers(database: DatabaseDep, admin: AdminDep) -> Listing[WorkerOut]:
-    """Workers that are alive, and what they hold."""
+def list_workers(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[WorkerOut]:
+    """Workers that are alive, latest first, and what they hold."""
     with database.session(admin) as session:
-        return Listing(data=[WorkerOut.model_validate(row) for row in usage.workers(session)], next_cursor=None)
+        return listing(usage.workers_page(session, page), WorkerOut.model_validate)
 
 
 @router.get("/usage", operation_id="list_usage")
-def list_usage(database: DatabaseDep, admin: AdminDep) -> Listing[TenantUsageDayOut]:
-    """Metering of the last 30 days, a row a tenant and day."""
+def list_usage(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantUsageDayOut]:
+    """Metering of the last 30 days, newest first, for each tenant and day."""
     with database.session(admin) as session:
-        rows = usage.days_of_all(session, admin)
-        return Listing(data=[TenantUsageDayOut.model_validate(row) for row in rows], next_cursor=None)
+        return listing(usage.days_of_all(session, admin, page), TenantUsageDayOut.model_validate)
 
 
 @router.get("/audit", operation_id="list_audit")
-def list_audit(
-    database: DatabaseDep, admin: AdminDep, page: NumberedPageDep, tenant_id: Filter = None
-) -> Listing[AuditOut]:
+def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
     """Who changed what, newest first."""
     with database.session(admin) as session:
-        return listing(usage.audit(session, admin, tenant_id, page), AuditOut)
+        return listing(usage.audit(session, admin, tenant_id, page), AuditOut.model_validate)
 
 
 @router.get("/deletions", operation_id="list_all_deletions")
@@ -179,7 +177,7 @@ def list_all_deletions(
 ) -> Listing[DeletionOut]:
     """Receipts of deleted domains and tenants, newest first."""
     with database.session(admin) as session:
-        return listing(deletions.listing(session, admin, page, tenant_id), DeletionOut)
+        return listing(deletions.listing(session, admin, page, tenant_id), DeletionOut.model_validate)
 
 
 @router.get("/deletions/{id}", operation_id="get_any_deletion", responses=problems(NotFound))

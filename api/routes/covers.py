@@ -12,14 +12,14 @@ from core.domains import service as domains
 from core.tenancy import Scope
 
 
-def with_covers(session: Session, scope: Scope, request: Request, rows: Sequence[Domain]) -> list[DomainOut]:
+def with_covers(session: Session, scope: Scope, request: Request, rows: Sequence[Domain]) -> dict[str, DomainOut]:
+    """Returns them by their ids."""
     covers = domains.covers(session, scope, [row.id for row in rows])
-    found = [DomainOut.model_validate(row) for row in rows]
-    for domain in found:
-        if domain.id in covers:
-            domain.cover_url = signed_url(request, f"/v1/generations/{covers[domain.id]}/images/0")
+    found = {row.id: DomainOut.model_validate(row) for row in rows}
+    for id, generation in covers.items():
+        found[id].cover_url = signed_url(request, f"/v1/generations/{generation}/images/0")
     return found
 
 
 def with_cover(session: Session, scope: Scope, request: Request, row: Domain) -> DomainOut:
-    return with_covers(session, scope, request, [row])[0]
+    return with_covers(session, scope, request, [row])[row.id]

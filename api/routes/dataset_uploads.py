@@ -1,13 +1,14 @@
 """Data sets that come in parts."""
 
 import tempfile
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.auth import ReaderDep, SenderDep, WriterDep
-from api.deps import DatabaseDep, PageDep, Services, ServicesDep
+from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import OPTIONAL_KEY
@@ -19,8 +20,9 @@ from api.schemas.datasets import (
     DatasetUploadOut,
     DatasetUploadPartsOut,
     UploadPartOut,
+    UploadStatus,
 )
-from api.signing import signed_url
+from api.signing import signed_url, signer
 from api.threads import STORE, UPLOADS, run_in, runs_in
 from core.datasets import service as datasets
 from core.datasets import uploads
@@ -74,10 +76,17 @@ def create_dataset_upload(
 
 
 @router.get("", operation_id="list_dataset_uploads", responses=problems(NotFound))
-def list_dataset_uploads(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DatasetUploadOut]:
+def list_dataset_uploads(
+    id: str,
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    status: Annotated[UploadStatus | None, OF_STATUS] = None,
+) -> Listing[DatasetUploadOut]:
     """A domain's uploads that have not expired, newest first."""
     with database.session(scope) as session:
-        return listing(uploads.listing(session, scope, id, page), DatasetUploadOut)
+        found = uploads.listing(session, scope, id, replace(page, status=status))
+        return listing(found, DatasetUploadOut.model_validate)
 
 
 @router.get("/{upload_id}", operation_id="get_dataset_upload", responses=problems(NotFound, StorageUnavailable))
@@ -142,14 +151,14 @@ async def put_dataset_part(
 )
 @runs_in(UPLOADS)
 def complete_dataset_upload(
-    id: str, upload_id: str, body: DatasetUploadComplete, scope: WriterDep, services: ServicesDep
+    id: str, upload_id: str, body: DatasetUploadComplete, request: Request, scope: WriterDep, services: ServicesDep
 ) -> DatasetOut:
     """Make the data set of an upload whose parts are all there. It is checked as one that comes in one request; a zip
     that cannot be one ends the upload. To complete it once more is to ask for the data set."""
     with services.database.session(scope) as session:
         upload = uploads.get(session, scope, id, upload_id)
         if upload.status == "completed":
-            return DatasetOut.model_validate(datasets.get(session, scope, upload.dataset_id))
+            return DatasetOut.of(datasets.get(session, scope, upload.dataset_id), signer(request))
         uploads.check_open(upload)
         Quotas(session, scope, services.settings).admit_received_dataset()
     uploads.join(services.store, upload, {part.number: part.etag.strip('"') for part in body.parts})
@@ -163,7 +172,7 @@ def complete_dataset_upload(
     with services.database.session(scope) as session:
         Quotas(session, scope, services.settings).hold()
         dataset = uploads.complete(session, scope, services.dispatcher, id, upload_id)
-        return DatasetOut.model_validate(dataset)
+        return DatasetOut.of(dataset, signer(request))
 
 
 @router.delete(

@@ -1,19 +1,21 @@
 """Data sets."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, File, Path, Request, Response, UploadFile
 
 from api.auth import ReaderDep, ViewerDep, WriterDep
-from api.deps import DatabaseDep, PageDep, ServicesDep
+from api.deps import OF_STATUS, DatabaseDep, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, png
-from api.schemas.common import Listing
-from api.schemas.datasets import DatasetOut
+from api.schemas.common import Listing, listing
+from api.schemas.datasets import DatasetOut, DatasetStatus, RejectedFile, first_rejected
 from api.signing import signer
 from api.threads import STORE, UPLOADS, runs_in
 from core.datasets import service as datasets
+from core.db.paging import PageRequest
 from core.domains import service as domains
 from core.errors import (
     ArchiveInvalid,
@@ -48,6 +50,7 @@ router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 def create_dataset(
     id: str,
     file: Annotated[UploadFile, File(description="A zip with one folder of images a class.")],
+    request: Request,
     scope: WriterDep,
     services: ServicesDep,
 ) -> DatasetOut:
@@ -66,25 +69,40 @@ def create_dataset(
     with services.database.session(scope) as session:
         Quotas(session, scope, services.settings).admit_dataset(archive.size)
         dataset = datasets.create(session, scope, services.dispatcher, id, archive)
-        return DatasetOut.model_validate(dataset)
+        return DatasetOut.of(dataset, signer(request))
 
 
 @router.get("/domains/{id}/datasets", operation_id="list_datasets", responses=problems(NotFound))
 def list_datasets(
-    id: str, request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep
+    id: str,
+    request: Request,
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    status: Annotated[DatasetStatus | None, OF_STATUS] = None,
 ) -> Listing[DatasetOut]:
-    """A domain's data sets, newest first."""
+    """A domain's data sets, newest first, without the files that were rejected."""
     with database.session(scope) as session:
-        found = datasets.listing(session, scope, id, page)
+        found = datasets.listing(session, scope, id, replace(page, status=status))
         signed = signer(request)
-        return Listing(data=[DatasetOut.of(row, signed) for row in found.data], next_cursor=found.next_cursor)
+        return listing(found, lambda row: DatasetOut.of(row, signed))
 
 
 @router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
 def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> DatasetOut:
-    """One data set: its classes, and why files were refused."""
+    """One data set: its classes, and the first of the files that were rejected."""
     with database.session(scope) as session:
-        return DatasetOut.of(datasets.get(session, scope, id), signer(request))
+        dataset = datasets.get(session, scope, id)
+        found = DatasetOut.of(dataset, signer(request))
+        found.report.rejected = first_rejected(datasets.rejected(session, scope, id, PageRequest(limit=100)))
+        return found
+
+
+@router.get("/datasets/{id}/report", operation_id="list_rejected_files", responses=problems(NotFound))
+def list_rejected_files(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[RejectedFile]:
+    """The files of a data set that were rejected, and why, in their order in the zip."""
+    with database.session(scope) as session:
+        return listing(datasets.rejected(session, scope, id, page), RejectedFile.of)
 
 
 @router.get(

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/deletions", tags=["deletions"], route_class=Idemp
 def list_deletions(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DeletionOut]:
     """Receipts of the domains that you deleted, newest first."""
     with database.session(scope) as session:
-        return listing(deletions.listing(session, scope, page), DeletionOut)
+        return listing(deletions.listing(session, scope, page), DeletionOut.model_validate)
 
 
 @router.get("/{id}", operation_id="get_deletion", responses=problems(NotFound))

@@ -7,7 +7,7 @@ from api.deps import DatabaseDep, IfMatch, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems, tagged
 from api.routes.covers import with_cover, with_covers
-from api.schemas.common import Listing, changes
+from api.schemas.common import Listing, changes, listing
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
 from core import versions
 from core.domains import service as domains
@@ -29,7 +29,8 @@ def list_domains(request: Request, database: DatabaseDep, scope: ReaderDep, page
     """Your domains, newest first."""
     with database.session(scope) as session:
         found = domains.listing(session, scope, page)
-        return Listing(data=with_covers(session, scope, request, found.data), next_cursor=found.next_cursor)
+        covers = with_covers(session, scope, request, found.data)
+        return listing(found, lambda row: covers[row.id])
 
 
 @router.get("/{id}", operation_id="get_domain", responses=tagged(NotFound))

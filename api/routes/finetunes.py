@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,11 +12,11 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api.auth import ReaderDep, ViewerDep, WriterDep
-from api.deps import DatabaseDep, PageDep, Services, ServicesDep
+from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, png
-from api.schemas.common import Listing, listing
+from api.schemas.common import JobStatus, Listing, listing
 from api.schemas.finetunes import EstimateOut, FinetuneCreate, FinetuneOut, MetricsOut
 from api.signing import signed_url
 from api.streams import EventStream
@@ -86,10 +87,17 @@ def create_finetune(
 
 
 @router.get("/domains/{id}/finetunes", operation_id="list_finetunes", responses=problems(NotFound))
-def list_finetunes(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[FinetuneOut]:
+def list_finetunes(
+    id: str,
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    status: Annotated[JobStatus | None, OF_STATUS] = None,
+) -> Listing[FinetuneOut]:
     """A domain's fine-tunes, newest first."""
     with database.session(scope) as session:
-        return listing(finetunes.listing(session, scope, id, page), FinetuneOut)
+        found = finetunes.listing(session, scope, id, replace(page, status=status))
+        return listing(found, FinetuneOut.model_validate)
 
 
 @router.get("/finetunes/{id}", operation_id="get_finetune", responses=problems(NotFound))

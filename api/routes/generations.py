@@ -1,17 +1,18 @@
 """Generations and their images."""
 
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.auth import ReaderDep, ViewerDep, WriterDep
-from api.deps import DatabaseDep, PageDep, Services, ServicesDep
+from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, png
-from api.schemas.common import Listing, SignedUrl
+from api.schemas.common import JobStatus, Listing, SignedUrl, listing
 from api.schemas.generations import GenerationCreate, GenerationOut
 from api.signing import signer
 from api.threads import STORE, runs_in
@@ -89,13 +90,18 @@ async def create_generation(
 
 @router.get("/domains/{id}/generations", operation_id="list_generations", responses=problems(NotFound))
 def list_generations(
-    id: str, request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep
+    id: str,
+    request: Request,
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    status: Annotated[JobStatus | None, OF_STATUS] = None,
 ) -> Listing[GenerationOut]:
     """A domain's generations, newest first."""
     with database.session(scope) as session:
-        found = generations.listing(session, scope, id, page)
-        data = [GenerationOut.of(row, signer(request)) for row in found.data]
-        return Listing(data=data, next_cursor=found.next_cursor)
+        found = generations.listing(session, scope, id, replace(page, status=status))
+        signed = signer(request)
+        return listing(found, lambda row: GenerationOut.of(row, signed))
 
 
 @router.get("/generations/{id}", operation_id="get_generation", responses=problems(NotFound))

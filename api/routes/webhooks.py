@@ -1,22 +1,25 @@
 """Webhooks: where a tenant hears of events, and what became of each."""
 
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated
 
 from fastapi import APIRouter, Response
 
 from api.auth import ReaderDep, WriterDep
-from api.deps import DatabaseDep, IfMatch, PageDep, ServicesDep
+from api.deps import OF_STATUS, DatabaseDep, IfMatch, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems, tagged
 from api.schemas.common import Listing, changes, listing
 from api.schemas.webhooks import (
     DeliveryDetailOut,
     DeliveryOut,
+    DeliveryStatus,
     WebhookChange,
     WebhookCreate,
     WebhookIssued,
     WebhookOut,
     WebhookRotate,
+    WebhookStatus,
 )
 from core import versions
 from core.errors import ChangedMeanwhile, NotFound, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
@@ -41,10 +44,15 @@ def create_webhook(body: WebhookCreate, scope: WriterDep, services: ServicesDep)
 
 
 @router.get("", operation_id="list_webhooks")
-def list_webhooks(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[WebhookOut]:
+def list_webhooks(
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    status: Annotated[WebhookStatus | None, OF_STATUS] = None,
+) -> Listing[WebhookOut]:
     """Your webhooks, newest first, without their secrets."""
     with database.session(scope) as session:
-        return listing(webhooks.listing(session, scope, page), WebhookOut)
+        return listing(webhooks.listing(session, scope, replace(page, status=status)), WebhookOut.model_validate)
 
 
 @router.get("/{id}", operation_id="get_webhook", responses=tagged(NotFound))
@@ -95,11 +103,12 @@ def list_webhook_deliveries(
     database: DatabaseDep,
     scope: ReaderDep,
     page: PageDep,
-    status: Literal["pending", "succeeded", "failed"] | None = None,
+    status: Annotated[DeliveryStatus | None, OF_STATUS] = None,
 ) -> Listing[DeliveryOut]:
     """What it was told in the last 30 days, newest first, with every attempt."""
     with database.session(scope) as session:
-        return listing(webhooks.deliveries(session, scope, id, status, page), DeliveryOut)
+        found = webhooks.deliveries(session, scope, id, replace(page, status=status))
+        return listing(found, DeliveryOut.model_validate)
 
 
 @router.get("/{id}/deliveries/{delivery_id}", operation_id="get_webhook_delivery", responses=problems(NotFound))

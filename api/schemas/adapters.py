@@ -3,6 +3,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from api.schemas.common import Digest, Output, Time
+from core.db.models import Adapter
+
+AdapterStatus = Literal["ready", "quarantined"]
 
 
 class AdapterOut(Output):
@@ -10,7 +13,7 @@ class AdapterOut(Output):
     domain_id: str
     finetune_id: str | None = Field(description="Null for an uploaded one.")
     version: int = Field(description="Counts up within a domain, from 1.")
-    status: Literal["ready", "quarantined"] = Field(description="`quarantined`: its stored file failed a check.")
+    status: AdapterStatus = Field(description="`quarantined`: its stored file failed a check.")
     method: str
     preset: str | None
     size_bytes: int
@@ -32,3 +35,7 @@ class AdapterTotals(Output):
 class AdminAdapterOut(AdapterOut):
     tenant_id: str
     resident_on: list[str] = Field([], description="Workers that hold it in their device table.")
+
+    @classmethod
+    def of(cls, row: Adapter, resident_on: list[str]) -> "AdminAdapterOut":
+        return cls.model_validate(row).model_copy(update={"resident_on": resident_on})

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -55,6 +55,7 @@ Description = Annotated[str, Field(max_length=2000, examples=["Flat icons with o
 Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
 ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]
 """Up to 100 characters once composed (NFC), as the folder names of a data set are; decomposed they are more."""
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
 SignedUrl = Callable[[str], str]
 """Makes the signed URL of a path."""
@@ -80,18 +81,29 @@ def optional(description: str | None = None) -> Any:
     return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
 
 
+Row = TypeVar("Row")
 Item = TypeVar("Item", bound=BaseModel)
+PAGE_BYTES = 2**20
 
 
 class Listing(BaseModel, Generic[Item]):
     """One page."""
 
-    data: list[Item]
+    data: list[Item] = Field(description="At most `limit` items, and about 1 MiB.")
     next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last one.")
 
 
-def listing(page: Page[Any], model: type[Item]) -> Listing[Item]:
-    return Listing(data=[model.model_validate(row) for row in page.data], next_cursor=page.next_cursor)
+def listing(page: Page[Row], render: Callable[[Row], Item], max_bytes: int = PAGE_BYTES) -> Listing[Item]:
+    """Renders a page, cut behind the item with which it reaches `max_bytes`: the next page begins there."""
+    data: list[Item] = []
+    size = 0
+    for row in page.data:
+        data.append(render(row))
+        size += len(data[-1].model_dump_json())
+        if size >= max_bytes:
+            break
+    cut = len(data) < len(page.data)
+    return Listing(data=data, next_cursor=page.cursor_of(page.data[len(data) - 1]) if cut else page.next_cursor)
 
 
 def changes(body: Input) -> dict[str, object]:
@@ -110,6 +122,7 @@ class Problem(BaseModel):
     request_id: str = Field(description="Also in the header X-Request-ID, and in our logs.")
     errors: list[dict[str, Any]] | None = Field(
         None,
-        description="Of an invalid request: each field that is wrong.",
+        description="Invalid fields or files, the first 20 of them.",
         examples=[[{"field": "body.steps", "code": "less_than_equal", "detail": "Input should be less than 100000"}]],
     )
+    error_count: int | None = Field(default=None, description="How many there are.", examples=[1])

@@ -2,9 +2,15 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Digest, Identifier, Input, Integer, Name, Output, SignedUrl, Time
+from api.schemas.common import Digest, Identifier, Input, Integer, Name, Output, SignedUrl, Time, listing
+from core.datasets.repository import Rejection
 from core.datasets.uploads import MOST_PARTS
 from core.db.models import Dataset
+from core.db.paging import Page
+
+DatasetStatus = Literal["validating", "ready", "rejected"]
+UploadStatus = Literal["open", "completed", "failed"]
+_REPORT_BYTES = 2**16
 
 
 class ClassOut(BaseModel):
@@ -21,6 +27,10 @@ class RejectedFile(BaseModel):
     code: str = Field(examples=["duplicate", "corrupt", "not_an_image"])
     detail: str
 
+    @classmethod
+    def of(cls, row: Rejection) -> "RejectedFile":
+        return cls.model_validate(row.file)
+
 
 class DatasetWarning(BaseModel):
     """Something about a zip that its sender may not have meant. It refuses nothing."""
@@ -35,7 +45,12 @@ class ReportOut(BaseModel):
 
     accepted: int = 0
     ignored: int = Field(0, description="Files that are not meant as images: notes, labels, Thumbs.db and the like.")
-    rejected: list[RejectedFile] = []
+    rejected_count: int = Field(0, description="Files that were not used.")
+    rejected: list[RejectedFile] | None = Field(
+        default=None,
+        description="The first of them, at most 100; `/v1/datasets/{id}/report` lists all. Null in lists and in the "
+        "answer to an upload.",
+    )
     warnings: list[DatasetWarning] = []
 
 
@@ -49,7 +64,7 @@ class JobError(BaseModel):
 class DatasetOut(Output):
     id: str = Field(examples=["ds_01m84b6j3wmxg6fxz5yqv3ce5r"])
     domain_id: str
-    status: Literal["validating", "ready", "rejected"]
+    status: DatasetStatus
     classes: list[ClassOut] = Field(description="Empty until it is ready.")
     images: int = Field(description="Accepted ones.")
     report: ReportOut
@@ -67,6 +82,11 @@ class DatasetOut(Output):
             if one.id in having:
                 one.example_url = signed(f"/v1/datasets/{row.id}/classes/{one.id}/example")
         return found
+
+
+def first_rejected(page: Page[Rejection]) -> list[RejectedFile]:
+    """Returns those that fit into the answer about their data set."""
+    return listing(page, RejectedFile.of, _REPORT_BYTES).data
 
 
 class DatasetUploadCreate(Input):
@@ -87,13 +107,13 @@ class UploadedPart(Input):
 
 
 class DatasetUploadComplete(Input):
-    parts: list[UploadedPart] = Field(max_length=MOST_PARTS, description="All of them.")
+    parts: list[UploadedPart] = Field(fail_fast=True, max_length=MOST_PARTS, description="All of them.")
 
 
 class DatasetUploadOut(Output):
     id: str = Field(examples=["upl_01m84b6j3wmxg6fxz5yqv3ce5r"])
     domain_id: str
-    status: Literal["open", "completed", "failed"]
+    status: UploadStatus
     filename: str | None
     size_bytes: int
     sha256: Digest | None

@@ -2,7 +2,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Identifier, Input, Integer, Output, Time
+from api.schemas.common import Identifier, Input, Integer, JobStatus, Output, Time
 from api.schemas.datasets import JobError
 from core.artifact.sites import METHODS
 from core.finetunes.service import FinetuneRequest
@@ -57,7 +57,7 @@ class FinetuneOut(Output):
     id: str = Field(examples=["ft_01m84b6j4c2m5d0mst2xghx6vq"])
     domain_id: str
     dataset_id: str
-    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    status: JobStatus
     method: str
     preset: str | None
     steps: int

@@ -1,8 +1,8 @@
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, Output, SignedUrl, Time
+from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, JobStatus, Output, SignedUrl, Time
 from api.schemas.datasets import JobError
 from core.db.models import Generation, GenerationImage
 from core.diffusion.timesteps import TIMESTEPS, SamplerName
@@ -114,7 +114,7 @@ class Timings(BaseModel):
 class GenerationOut(Output):
     id: str = Field(examples=["gen_01m84b6j5r0q4d8n8c6t8y9k2p"])
     domain_id: str
-    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    status: JobStatus
     progress: float = Field(description="0 to 1.")
     class_id: int
     class_name: str

@@ -15,6 +15,8 @@ Quotas = Annotated[
 Lifetime = Annotated[int, Field(ge=1, le=10 * 366 * 86_400, examples=[90 * 86_400]), WHOLE]
 Weight = Annotated[float, Field(gt=0, le=1000, description="Share of the device beside other tenants'.")]
 
+Scopes = Annotated[list[Literal["read", "write"]], Field(fail_fast=True, min_length=1, max_length=2)]
+
 
 class TenantCreate(Input):
     name: Name = Field(description="Unique among tenants.")
@@ -38,9 +40,7 @@ class TenantOut(Output):
 
 class KeyCreate(Input):
     name: Name = Field(description="To tell keys apart.", examples=["Web shop"])
-    scopes: list[Literal["read", "write"]] | None = Field(
-        None, min_length=1, max_length=2, description="What the key may do; both when left out."
-    )
+    scopes: Scopes | None = Field(None, description="What the key may do; both when left out.")
     lifetime_seconds: Lifetime | None = Field(None, description="When it expires; never when left out.")
 
 

@@ -8,7 +8,11 @@ from core.db.models import WebhookDelivery
 from core.webhooks.events import EventType
 
 Url = Annotated[str, Field(min_length=1, max_length=2000, pattern="^[!-~]+$", examples=["https://example.com/hooks"])]
-Events = Annotated[list[EventType], Field(min_length=1, max_length=50, examples=[["finetune.succeeded"]])]
+Events = Annotated[
+    list[EventType], Field(fail_fast=True, min_length=1, max_length=50, examples=[["finetune.succeeded"]])
+]
+WebhookStatus = Literal["enabled", "disabled"]
+DeliveryStatus = Literal["pending", "succeeded", "failed"]
 
 
 class WebhookCreate(Input):
@@ -42,7 +46,7 @@ class WebhookOut(Output):
     url: str
     events: list[str] | None = Field(description="Null for everything.")
     description: str
-    status: Literal["enabled", "disabled"]
+    status: WebhookStatus
     disabled_reason: WebhookReason | None = Field(description="Why the service disabled it by itself.")
     last_success_at: Time | None
     created_at: Time
@@ -69,7 +73,7 @@ class DeliveryOut(Output):
     id: str = Field(description="`webhook-id` of every attempt.", examples=["msg_01m84b6j6k1yq7c2b7m4z5d3xw"])
     webhook_id: str
     type: str = Field(examples=["finetune.succeeded"])
-    status: Literal["pending", "succeeded", "failed"]
+    status: DeliveryStatus
     attempts: list[DeliveryAttemptOut] = Field(description="The last 20, the latest last.")
     next_attempt_at: Time | None = Field(description="Null when there is none.")
     created_at: Time

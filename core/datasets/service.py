@@ -1,7 +1,7 @@
 """Data sets: from an upload to images that a fine-tune can use."""
 
 from collections.abc import Callable, Collection
-from typing import IO
+from typing import IO, Any
 
 from sqlalchemy.orm import Session
 
@@ -9,6 +9,7 @@ from core import audit, jobs
 from core.config import Settings
 from core.datasets import repository
 from core.datasets.archive import Limits, Report, inspect
+from core.datasets.repository import Rejection
 from core.db.base import new_id
 from core.db.models import Dataset
 from core.db.paging import Page, PageRequest
@@ -77,6 +78,12 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
     return repository.page(session, scope, domain_id, request)
 
 
+def rejected(session: Session, scope: Scope, id: str, request: PageRequest) -> Page[Rejection]:
+    """Returns a page of the files that were not used, in their order. Raises NotFound, InvalidCursor."""
+    get(session, scope, id)
+    return repository.rejected(session, scope, id, request)
+
+
 def example_key(tenant_id: str, domain_id: str, id: str, class_id: int) -> str:
     """Where the strip of a class lies that shows its first pictures."""
     return f"{domains.folder(tenant_id, domain_id)}datasets/{id}/classes/{class_id}.png"
@@ -114,7 +121,7 @@ def succeed(
     dataset.classes = [{**one, "has_example": one["id"] in examples} for one in report.classes_json()]
     dataset.images = len(report.members)
     dataset.members = [member.to_json() for member in report.members]
-    dataset.report = report.to_json()
+    _write_report(dataset, report.to_json())
     dataset.digest = report.digest
     jobs.finish(session, dataset, "ready")
     return True
@@ -122,4 +129,10 @@ def succeed(
 
 def record_rejection(dataset: Dataset, error: CoreError) -> None:
     """Writes which files kept a data set from being used; its job fails with the same error."""
-    dataset.report = {"accepted": 0, "rejected": error.errors}
+    _write_report(dataset, {"accepted": 0, "rejected": error.errors})
+
+
+def _write_report(dataset: Dataset, report: dict[str, Any]) -> None:
+    """Splits the files that were rejected off the rest, which is read with every list."""
+    dataset.rejected = report.pop("rejected")
+    dataset.report = {**report, "rejected_count": len(dataset.rejected)}

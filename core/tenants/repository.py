@@ -59,9 +59,8 @@ def note_use(session: Session, id: str, now: datetime.datetime) -> None:
         session.execute(update(ApiKey).where(ApiKey.id == id).values(last_used_at=now))
 
 
-def keys_of(session: Session, tenant_id: str) -> list[ApiKey]:
-    statement = select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.id.desc())
-    return list(session.execute(statement).scalars())
+def keys_of(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]:
+    return fetch_page(session, select(ApiKey).where(ApiKey.tenant_id == tenant_id), ApiKey.id, request)
 
 
 def any_admin_key(session: Session) -> bool:

@@ -97,9 +97,10 @@ def issue_key(
     return _issue(session, scope, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes), expires_at)
 
 
-def keys(session: Session, tenant_id: str) -> list[ApiKey]:
+def keys(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]:
+    """Raises NotFound."""
     get(session, tenant_id)
-    return repository.keys_of(session, tenant_id)
+    return repository.keys_of(session, tenant_id, request)
 
 
 def change_key(session: Session, scope: Scope, id: str, changes: dict[str, Any]) -> ApiKey:

@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from core.db.models import (
@@ -13,11 +13,13 @@ from core.db.models import (
     Finetune,
     Generation,
     StoredBytes,
+    Tenant,
     UsageDay,
     Webhook,
     Worker,
 )
-from core.db.paging import Page, PageRequest, fetch_page
+from core.db.paging import Page, PageRequest, fetch_page, id_of, page_of
+from core.errors import InvalidCursor
 from core.tenancy import Scope, scoped
 
 
@@ -31,6 +33,25 @@ def days(session: Session, scope: Scope, since: datetime.date) -> Sequence[Usage
     return session.execute(statement.order_by(UsageDay.day.desc(), UsageDay.tenant_id)).scalars().all()
 
 
+def days_page(session: Session, scope: Scope, since: datetime.date, request: PageRequest) -> Page[UsageDay]:
+    """By day and tenant, the newest day first. Raises InvalidCursor."""
+    statement = scoped(select(UsageDay), UsageDay, scope).where(UsageDay.day >= since)
+    if request.cursor is not None:
+        day, tenant_id = _day_and_tenant(request.cursor)
+        statement = statement.where(or_(UsageDay.day < day, and_(UsageDay.day == day, UsageDay.tenant_id > tenant_id)))
+    statement = statement.order_by(UsageDay.day.desc(), UsageDay.tenant_id).limit(request.limit + 1)
+    rows = list(session.execute(statement).scalars())
+    return page_of(rows, request, lambda row: f"{row.day}.{row.tenant_id}")
+
+
+def _day_and_tenant(cursor: str) -> tuple[datetime.date, str]:
+    day, _, tenant_id = cursor.partition(".")
+    try:
+        return datetime.date.fromisoformat(day), id_of(tenant_id, Tenant)
+    except ValueError as error:
+        raise InvalidCursor from error
+
+
 def totals(session: Session, scope: Scope) -> tuple[int, int, float]:
     columns = (func.sum(UsageDay.images), func.sum(UsageDay.row_steps), func.sum(UsageDay.training_seconds))
     images, row_steps, seconds = session.execute(scoped(select(*columns), UsageDay, scope)).one()
@@ -39,6 +60,10 @@ def totals(session: Session, scope: Scope) -> tuple[int, int, float]:
 
 def workers(session: Session, since: datetime.datetime) -> Sequence[Worker]:
     return session.execute(select(Worker).where(Worker.heartbeat_at >= since).order_by(Worker.id)).scalars().all()
+
+
+def workers_page(session: Session, since: datetime.datetime, request: PageRequest) -> Page[Worker]:
+    return fetch_page(session, select(Worker).where(Worker.heartbeat_at >= since), Worker.id, request)
 
 
 def audit_page(session: Session, scope: Scope, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:

@@ -58,9 +58,10 @@ def read(session: Session, scope: Scope, settings: Settings, *, requests: int = 
     return Usage(images, row_steps, seconds, stored, quotas, repository.days(session, scope, since))
 
 
-def days_of_all(session: Session, scope: Scope, *, days: int = 30) -> Sequence[UsageDay]:
-    """Of every tenant, for an administrator."""
-    return repository.days(session, scope, database_now(session).date() - datetime.timedelta(days=days))
+def days_of_all(session: Session, scope: Scope, request: PageRequest, *, days: int = 30) -> Page[UsageDay]:
+    """Every tenant's, for an administrator. Raises InvalidCursor."""
+    since = database_now(session).date() - datetime.timedelta(days=days)
+    return repository.days_page(session, scope, since, request)
 
 
 def workers(session: Session) -> Sequence[Worker]:
@@ -71,6 +72,11 @@ def workers(session: Session) -> Sequence[Worker]:
 def held_bases(session: Session) -> set[str]:
     """Digests of the bases that live workers hold."""
     return {worker.base_digest for worker in workers(session) if worker.base_digest}
+
+
+def workers_page(session: Session, request: PageRequest) -> Page[Worker]:
+    """Those that are alive, the latest first. Raises InvalidCursor."""
+    return repository.workers_page(session, database_now(session) - WORKER_SILENCE, request)
 
 
 def audit(session: Session, scope: Scope, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:

@@ -31,10 +31,6 @@ def delivery(session: Session, scope: Scope, webhook_id: str, id: str, *, lock: 
     return session.execute(statement.with_for_update() if lock else statement).scalar_one_or_none()
 
 
-def deliveries(
-    session: Session, scope: Scope, webhook_id: str, status: str | None, request: PageRequest
-) -> Page[WebhookDelivery]:
+def deliveries(session: Session, scope: Scope, webhook_id: str, request: PageRequest) -> Page[WebhookDelivery]:
     statement = scoped(select(WebhookDelivery), WebhookDelivery, scope).where(WebhookDelivery.webhook_id == webhook_id)
-    if status is not None:
-        statement = statement.where(WebhookDelivery.status == status)
     return fetch_page(session, statement, WebhookDelivery.id, request)

@@ -118,12 +118,10 @@ def test(session: Session, scope: Scope, id: str) -> WebhookDelivery:
     return delivery
 
 
-def deliveries(
-    session: Session, scope: Scope, id: str, status: str | None, request: PageRequest
-) -> Page[WebhookDelivery]:
+def deliveries(session: Session, scope: Scope, id: str, request: PageRequest) -> Page[WebhookDelivery]:
     """Raises NotFound."""
     get(session, scope, id)
-    return repository.deliveries(session, scope, id, status, request)
+    return repository.deliveries(session, scope, id, request)
 
 
 def delivery(session: Session, scope: Scope, id: str, delivery_id: str, *, lock: bool = False) -> WebhookDelivery:

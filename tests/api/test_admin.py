@@ -95,7 +95,8 @@ def test_every_stored_adapter_is_listed_with_who_holds_it(
 
 def test_usage_and_audit_tell_of_every_tenant(admin: Client, tenant: Client, domain: str, adapter: str) -> None:
     listed = admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"][0]
-    days = [one for one in admin.read("/v1/admin/usage")["data"] if one["tenant_id"] == listed["tenant_id"]]
+    usage_days = admin.read("/v1/admin/usage", params={"limit": 100})["data"]
+    days = [one for one in usage_days if one["tenant_id"] == listed["tenant_id"]]
     assert [one["training_seconds"] for one in days] == [3.0]
     tenant.delete(f"/v1/domains/{domain}")
     entries = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "limit": 100})["data"]

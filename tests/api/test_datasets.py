@@ -17,7 +17,9 @@ def test_an_upload_is_validated_and_every_file_is_accounted_for(
     assert sent.status_code == 202
     dataset = sent.json()
     assert (dataset["status"], dataset["classes"], dataset["images"]) == ("validating", [], 0)
-    assert dataset["report"] == {"accepted": 0, "ignored": 0, "rejected": [], "warnings": []}
+    assert dataset["report"] == {
+        "accepted": 0, "ignored": 0, "rejected_count": 0, "rejected": None, "warnings": []
+    }  # fmt: skip
 
     validate_datasets(services)
     ready = tenant.read(f"/v1/datasets/{dataset['id']}")
@@ -28,7 +30,10 @@ def test_an_upload_is_validated_and_every_file_is_accounted_for(
     rejected = {one["file"]: one["code"] for one in ready["report"]["rejected"]}
     assert rejected == {"apple/2b.png": "duplicate", "pear/x.png": "not_an_image"}
     assert ready["size_bytes"] == len(zip_of({**files, "pear/x.png": b"no image"}))
-    assert tenant.read(f"/v1/domains/{domain}/datasets")["data"] == [ready]
+    assert ready["report"]["rejected_count"] == 2
+    assert tenant.read(f"/v1/datasets/{dataset['id']}/report")["data"] == ready["report"]["rejected"]
+    listed = {**ready, "report": {**ready["report"], "rejected": None}}
+    assert tenant.read(f"/v1/domains/{domain}/datasets")["data"] == [listed]
 
 
 def test_what_only_decoding_tells_ends_in_rejected(tenant: Client, domain: str, services: Services) -> None:

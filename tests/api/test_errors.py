@@ -60,8 +60,10 @@ def test_a_body_that_is_not_json_is_refused(tenant: Client, content_type: str) -
 def test_odd_cursors(tenant: Client, admin: Client, value: str) -> None:
     for client, path in ((tenant, "/v1/domains"), (admin, "/v1/admin/tenants"), (admin, "/v1/admin/audit")):
         response = client.get(path, params={"cursor": value})
-        if response.status_code != 200:  # an id that never was is a place in the list all the same
-            problem(response, 422, "invalid_request")
+        if (path, value) == ("/v1/admin/audit", "9" * 18):  # a number that never was is a place in the list
+            assert response.status_code == 200
+        else:
+            problem(response, 422, "invalid_request" if len(value) > 64 else "invalid_cursor")
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=" + "9" * 5000, "limit=-1", "limit=1.5"])

@@ -11,7 +11,7 @@ from core.db.base import new_id
 from core.db.models import IdempotencyKey, Tenant
 from core.db.paging import PageRequest
 from core.db.session import Database, database_now
-from core.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyMismatch, InvalidRequest
+from core.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyMismatch, InvalidCursor
 from core.idempotency import Answer
 from core.tenancy import SYSTEM, Scope
 from core.tenants import service as tenants
@@ -91,7 +91,7 @@ def test_pages_follow_each_other_while_rows_come(database: Database) -> None:
 
 @pytest.mark.parametrize("cursor", ["%", "====", "\u00e9", "", "a b", "a\n", "a" * 65])
 def test_a_cursor_that_is_not_ours(database: Database, cursor: str) -> None:
-    with pytest.raises(InvalidRequest), database.session() as session:
+    with pytest.raises(InvalidCursor), database.session() as session:
         tenants.listing(session, PageRequest(cursor=cursor))
 
 

@@ -6,10 +6,8 @@ from api.dashboard import kit, words
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.uploads import Upload
 from api.dashboard.user import TenantUser, User
-from api.schemas.datasets import DatasetOut
+from api.schemas.datasets import DatasetOut, RejectedFile
 from api.schemas.domains import DomainOut
-
-_REJECTED_SHOWN = 200
 
 
 @ui.page("/domains/{id}/images")
@@ -40,7 +38,7 @@ def _dataset(user: User, domain: DomainOut, dataset: DatasetOut) -> None:
             kit.muted("Every image is being decoded.").props("role=status")
             _reload_when_done(user, dataset.id)
         else:
-            _report(dataset)
+            _report(user, dataset)
     card.props(f'data-status="{dataset.status}"')
 
 
@@ -53,11 +51,15 @@ def _reload_when_done(user: User, id: str) -> None:
     waiting = ui.timer(1.0, look)
 
 
-def _report(dataset: DatasetOut) -> None:
-    rejected = dataset.report.rejected
-    facts = {"Images used": words.count(dataset.images), "Classes": words.count(len(dataset.classes))}
-    facts |= {"Files refused": words.count(len(rejected)), "Files ignored": words.count(dataset.report.ignored)}
-    kit.facts(facts | {"Size of the zip": words.size(dataset.size_bytes)})
+def _report(user: User, dataset: DatasetOut) -> None:
+    facts = {
+        "Images used": words.count(dataset.images),
+        "Classes": words.count(len(dataset.classes)),
+        "Files refused": words.count(dataset.report.rejected_count),
+        "Files ignored": words.count(dataset.report.ignored),
+        "Size of the zip": words.size(dataset.size_bytes),
+    }
+    kit.facts(facts)
     if dataset.error:
         with kit.box("problem"):
             kit.write(dataset.error.detail, "p")
@@ -72,13 +74,26 @@ def _report(dataset: DatasetOut) -> None:
                         kit.write(words.several(one.images, "image"), "span", "small")
                     if one.example_url:
                         kit.picture(one.example_url, f"The first images of {one.name}", "strip")
-    if rejected:
-        with ui.element("details").classes("more"):
-            kit.write(words.several(len(rejected), "file was", "files were") + " not used", "summary")
-            rows = [(one.file, _reason(one.detail)) for one in rejected[:_REJECTED_SHOWN]]
-            kit.table("Files that were not used", ("File", "Reason"), rows)
-            if len(rejected) > _REJECTED_SHOWN:
-                kit.muted(f"The first {_REJECTED_SHOWN} of {len(rejected):,}; the API lists all.")
+    if dataset.report.rejected_count:
+        _rejected(user, dataset)
+
+
+def _rejected(user: User, dataset: DatasetOut) -> None:
+    """Names the files that were not used, as soon as somebody asks."""
+    count = dataset.report.rejected_count
+
+    async def show() -> None:
+        found = await user.contract.list(f"/v1/datasets/{dataset.id}/report", RejectedFile)
+        with details:
+            kit.table(
+                "Files that were not used", ("File", "Reason"), [(one.file, _reason(one.detail)) for one in found]
+            )
+            if len(found) < count:
+                kit.muted(f"The first {len(found)} of {count:,}; the API lists all.")
+
+    with ui.element("details").classes("more") as details:
+        summary = kit.write(words.several(count, "file was", "files were") + " not used", "summary")
+    summary.on("click.once", show)
 
 
 def _reason(detail: str) -> kit.Cell:

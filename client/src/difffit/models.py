@@ -327,7 +327,9 @@ class Problem(BaseModel):
     request_id: str
     """Also in the header X-Request-ID, and in our logs."""
     errors: list[dict[str, Any]] | None = None
-    """Of an invalid request: each field that is wrong."""
+    """Invalid fields or files, the first 20 of them."""
+    error_count: int | None = None
+    """How many there are."""
 
 
 class Queue(BaseModel):
@@ -363,13 +365,23 @@ class RejectedFile(BaseModel):
     detail: str
 
 
+class RejectedFileList(BaseModel):
+    data: list[RejectedFile]
+    """At most `limit` items, and about 1 MiB."""
+    next_cursor: str | None
+    """Pass it as `cursor` for the next page; null on the last one."""
+
+
 class Report(BaseModel):
     """Accepted, ignored and rejected files together are the files that were sent."""
 
     accepted: int = 0
     ignored: int = 0
     """Files that are not meant as images: notes, labels, Thumbs.db and the like."""
-    rejected: Annotated[list[RejectedFile], Field(validate_default=True)] = []
+    rejected_count: int = 0
+    """Files that were not used."""
+    rejected: list[RejectedFile] | None = None
+    """The first of them, at most 100; `/v1/datasets/{id}/report` lists all. Null in lists and in the answer to an upload."""
     warnings: Annotated[list[DatasetWarning], Field(validate_default=True)] = []
 
 
@@ -494,18 +506,21 @@ class Worker(BaseModel):
 
 class AdapterList(BaseModel):
     data: list[Adapter]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class AdminAdapterList(BaseModel):
     data: list[AdminAdapter]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class AuditList(BaseModel):
     data: list[Audit]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
@@ -579,18 +594,21 @@ class DatasetUploadParts(BaseModel):
 
 class DeletionList(BaseModel):
     data: list[Deletion]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class DeliveryList(BaseModel):
     data: list[Delivery]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class DomainList(BaseModel):
     data: list[Domain]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
@@ -667,24 +685,28 @@ class Generation(BaseModel):
 
 class KeyList(BaseModel):
     data: list[Key]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class QueueList(BaseModel):
     data: list[Queue]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class TenantList(BaseModel):
     data: list[Tenant]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class TenantUsageDayList(BaseModel):
     data: list[TenantUsageDay]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
@@ -721,35 +743,41 @@ class Webhook(BaseModel):
 
 class WorkerList(BaseModel):
     data: list[Worker]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class DatasetList(BaseModel):
     data: list[Dataset]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class DatasetUploadList(BaseModel):
     data: list[DatasetUpload]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class FinetuneList(BaseModel):
     data: list[Finetune]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class GenerationList(BaseModel):
     data: list[Generation]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""
 
 
 class WebhookList(BaseModel):
     data: list[Webhook]
+    """At most `limit` items, and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` for the next page; null on the last one."""

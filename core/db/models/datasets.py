@@ -25,10 +25,13 @@ class Dataset(JobColumns, Base):
     classes: Mapped[list[Any]] = mapped_column(default=list)
     """[{id, name, images}]"""
     images: Mapped[int] = mapped_column(default=0)
-    members: Mapped[list[Any]] = mapped_column(default=list)
-    """Accepted files of the zip: [{file, class_id, sha256}]; earlier releases stored no sha256."""
+    members: Mapped[list[Any]] = mapped_column(default=list, deferred=True)
+    """Accepted files of the zip: [{file, class_id, sha256}]; earlier releases stored no sha256. Megabytes at most, as
+    `rejected` too: neither is read with the row."""
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """{accepted, ignored, rejected and warnings: [{file, code, detail}]}"""
+    """{accepted, ignored, rejected_count, warnings: [{file, code, detail}]}"""
+    rejected: Mapped[list[Any]] = mapped_column(default=list, deferred=True, server_default="[]")
+    """[{file, code, detail}]"""
 
 
 class DatasetUpload(Base):

@@ -15,9 +15,10 @@ class AsyncAdapters:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    def list(self, domain_id: str, limit: int | None = None) -> AsyncIterator[Adapter]:
-        """Newest version first."""
-        return self._session.pages("/v1/domains/{id}/adapters", AdapterList, limit, id=domain_id)
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Adapter]:
+        """Newest version first, those with the status alone where one is given."""
+        path = "/v1/domains/{id}/adapters"
+        return self._session.pages(path, AdapterList, limit, {"status": status}, id=domain_id)
 
     async def get(self, id: str) -> Adapter:
         return await self._session.call("GET", "/v1/adapters/{id}", Adapter, id=id)

@@ -8,7 +8,7 @@ from difffit._async.session import AsyncSession
 from difffit._async.uploads import AsyncUploads
 from difffit._async.waiting import ended
 from difffit.archives import LARGE_BYTES, OnProgress, open_archive
-from difffit.models import Dataset, DatasetList
+from difffit.models import Dataset, DatasetList, RejectedFile, RejectedFileList
 
 
 class AsyncDatasets:
@@ -37,12 +37,17 @@ class AsyncDatasets:
                 "POST", path, Dataset, upload=archive, on_progress=on_progress, id=domain_id
             )
 
-    def list(self, domain_id: str, limit: int | None = None) -> AsyncIterator[Dataset]:
-        """Newest first."""
-        return self._session.pages("/v1/domains/{id}/datasets", DatasetList, limit, id=domain_id)
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Dataset]:
+        """Newest first, those with the status alone where one is given; none names the files that were refused."""
+        path = "/v1/domains/{id}/datasets"
+        return self._session.pages(path, DatasetList, limit, {"status": status}, id=domain_id)
 
     async def get(self, id: str) -> Dataset:
         return await self._session.call("GET", "/v1/datasets/{id}", Dataset, id=id)
+
+    def rejected(self, id: str, limit: int | None = None) -> AsyncIterator[RejectedFile]:
+        """Yields the files that were not used, in their order in the zip."""
+        return self._session.pages("/v1/datasets/{id}/report", RejectedFileList, limit, id=id)
 
     async def example(self, id: str, class_id: int) -> bytes:
         """The first pictures of a class side by side, small, a PNG."""
@@ -50,6 +55,8 @@ class AsyncDatasets:
         return (await self._session.send("GET", path, id=id, class_id=class_id)).content
 
     async def wait(self, id: str, timeout: float | None = None) -> Dataset:
-        """Until it is ready; `report` names the files that were refused. Raises JobFailed when it was rejected,
-        WaitTimeout after `timeout` seconds."""
+        """Until it is ready; `report` names the first files that were refused, `rejected` all of them.
+
+        Raises JobFailed when it was rejected, WaitTimeout after `timeout` seconds.
+        """
         return await ended("Data set", lambda: self.get(id), timeout)

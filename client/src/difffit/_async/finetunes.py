@@ -29,9 +29,10 @@ class AsyncFinetunes:
         body = {"dataset_id": dataset_id, **settings, "dry_run": True}
         return await self._session.call("POST", "/v1/domains/{id}/finetunes", Estimate, body=body, id=domain_id)
 
-    def list(self, domain_id: str, limit: int | None = None) -> AsyncIterator[Finetune]:
-        """Newest first."""
-        return self._session.pages("/v1/domains/{id}/finetunes", FinetuneList, limit, id=domain_id)
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Finetune]:
+        """Newest first, those with the status alone where one is given."""
+        path = "/v1/domains/{id}/finetunes"
+        return self._session.pages(path, FinetuneList, limit, {"status": status}, id=domain_id)
 
     async def get(self, id: str) -> Finetune:
         return await self._session.call("GET", "/v1/finetunes/{id}", Finetune, id=id)

@@ -16,9 +16,10 @@ class Adapters:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def list(self, domain_id: str, limit: int | None = None) -> Iterator[Adapter]:
-        """Newest version first."""
-        return self._session.pages("/v1/domains/{id}/adapters", AdapterList, limit, id=domain_id)
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> Iterator[Adapter]:
+        """Newest version first, those with the status alone where one is given."""
+        path = "/v1/domains/{id}/adapters"
+        return self._session.pages(path, AdapterList, limit, {"status": status}, id=domain_id)
 
     def get(self, id: str) -> Adapter:
         return self._session.call("GET", "/v1/adapters/{id}", Adapter, id=id)

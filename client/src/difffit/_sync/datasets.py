@@ -9,7 +9,7 @@ from difffit._sync.session import Session
 from difffit._sync.uploads import Uploads
 from difffit._sync.waiting import ended
 from difffit.archives import LARGE_BYTES, OnProgress, open_archive
-from difffit.models import Dataset, DatasetList
+from difffit.models import Dataset, DatasetList, RejectedFile, RejectedFileList
 
 
 class Datasets:
@@ -36,12 +36,17 @@ class Datasets:
             path = "/v1/domains/{id}/datasets"
             return self._session.call("POST", path, Dataset, upload=archive, on_progress=on_progress, id=domain_id)
 
-    def list(self, domain_id: str, limit: int | None = None) -> Iterator[Dataset]:
-        """Newest first."""
-        return self._session.pages("/v1/domains/{id}/datasets", DatasetList, limit, id=domain_id)
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> Iterator[Dataset]:
+        """Newest first, those with the status alone where one is given; none names the files that were refused."""
+        path = "/v1/domains/{id}/datasets"
+        return self._session.pages(path, DatasetList, limit, {"status": status}, id=domain_id)
 
     def get(self, id: str) -> Dataset:
         return self._session.call("GET", "/v1/datasets/{id}", Dataset, id=id)
+
+    def rejected(self, id: str, limit: int | None = None) -> Iterator[RejectedFile]:
+        """Yields the files that were not used, in their order in the zip."""
+        return self._session.pages("/v1/datasets/{id}/report", RejectedFileList, limit, id=id)
 
     def example(self, id: str, class_id: int) -> bytes:
         """The first pictures of a class side by side, small, a PNG."""
@@ -49,6 +54,8 @@ class Datasets:
         return (self._session.send("GET", path, id=id, class_id=class_id)).content
 
     def wait(self, id: str, timeout: float | None = None) -> Dataset:
-        """Until it is ready; `report` names the files that were refused. Raises JobFailed when it was rejected,
-        WaitTimeout after `timeout` seconds."""
+        """Until it is ready; `report` names the first files that were refused, `rejected` all of them.
+
+        Raises JobFailed when it was rejected, WaitTimeout after `timeout` seconds.
+        """
         return ended("Data set", lambda: self.get(id), timeout)

@@ -30,9 +30,10 @@ class Finetunes:
         body = {"dataset_id": dataset_id, **settings, "dry_run": True}
         return self._session.call("POST", "/v1/domains/{id}/finetunes", Estimate, body=body, id=domain_id)
 
-    def list(self, domain_id: str, limit: int | None = None) -> Iterator[Finetune]:
-        """Newest first."""
-        return self._session.pages("/v1/domains/{id}/finetunes", FinetuneList, limit, id=domain_id)
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> Iterator[Finetune]:
+        """Newest first, those with the status alone where one is given."""
+        path = "/v1/domains/{id}/finetunes"
+        return self._session.pages(path, FinetuneList, limit, {"status": status}, id=domain_id)
 
     def get(self, id: str) -> Finetune:
         return self._session.call("GET", "/v1/finetunes/{id}", Finetune, id=id)

@@ -32,9 +32,10 @@ class Generations:
             "POST", path, Generation, body=settings, headers=headers, timeout=timeout, id=domain_id
         )
 
-    def list(self, domain_id: str, limit: int | None = None) -> Iterator[Generation]:
-        """Newest first."""
-        return self._session.pages("/v1/domains/{id}/generations", GenerationList, limit, id=domain_id)
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> Iterator[Generation]:
+        """Newest first, those with the status alone where one is given."""
+        path = "/v1/domains/{id}/generations"
+        return self._session.pages(path, GenerationList, limit, {"status": status}, id=domain_id)
 
     def get(self, id: str) -> Generation:
         return self._session.call("GET", "/v1/generations/{id}", Generation, id=id)

@@ -1,7 +1,7 @@
 """`difffit adapters`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,10 +15,15 @@ _FIELDS = ("id", "version", "status", "method", "preset", "parameters", "sha256"
 
 
 @command(app, "list")
-def list_adapters(state: State, domain: DomainArgument, limit: LimitOption = None) -> None:
+def list_adapters(
+    state: State,
+    domain: DomainArgument,
+    status: Annotated[Literal["ready", "quarantined"] | None, typer.Option(help="Only these.")] = None,
+    limit: LimitOption = None,
+) -> None:
     """List a domain's versions, newest first; the active one is marked."""
     owner = state.client.domains.get(domain_id(state.client, domain))
-    found = list(state.client.adapters.list(owner.id, limit))
+    found = list(state.client.adapters.list(owner.id, limit, status=status))
     columns = {
         "": lambda one: "*" if one.id == owner.active_adapter_id else "",
         "version": lambda one: one.version,

@@ -1,6 +1,6 @@
 """Arguments and options that several commands take."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -9,6 +9,10 @@ if TYPE_CHECKING:
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Name or id of the domain.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Rows at most; all of them by default.")]
+JobStatusOption = Annotated[
+    Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
+    typer.Option("--status", help="Only these."),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
 

@@ -1,10 +1,11 @@
 """`difffit datasets`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from difffit.cli.arguments import DomainArgument, LimitOption, WaitOption, domain_id
 from difffit.cli.base import State, command
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from difffit.models import Dataset
 
 app = typer.Typer(help="Images to learn from, one folder a class.", no_args_is_help=True)
+_REFUSED = {"file": lambda one: one.file, "not used, because": lambda one: one.detail}
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Its id.")]
 
 
@@ -47,9 +49,14 @@ def upload(
 
 
 @command(app, "list")
-def list_datasets(state: State, domain: DomainArgument, limit: LimitOption = None) -> None:
+def list_datasets(
+    state: State,
+    domain: DomainArgument,
+    status: Annotated[Literal["validating", "ready", "rejected"] | None, typer.Option(help="Only these.")] = None,
+    limit: LimitOption = None,
+) -> None:
     """List a domain's data sets, newest first."""
-    found = list(state.client.datasets.list(domain_id(state.client, domain), limit))
+    found = list(state.client.datasets.list(domain_id(state.client, domain), limit, status=status))
     columns = {
         "id": lambda one: one.id,
         "status": lambda one: one.status,
@@ -86,9 +93,16 @@ def abort(
 
 @command(app)
 def get(state: State, dataset: DatasetArgument) -> None:
-    """Show a data set, its classes, and each file that was refused."""
+    """Show a data set, its classes, and the first files that were refused."""
     found = state.client.datasets.get(dataset)
     state.show(found, _view(found))
+
+
+@command(app)
+def report(state: State, dataset: DatasetArgument, limit: LimitOption = None) -> None:
+    """List the files of a data set that were refused, and why."""
+    found = list(state.client.datasets.rejected(dataset, limit))
+    state.show(found, table(found, _REFUSED))
 
 
 def _checked(state: State, id: str) -> "Dataset":
@@ -112,8 +126,10 @@ def _view(dataset: "Dataset") -> RenderableType:
         }
         parts.append(table(dataset.classes, columns))
     if dataset.report.rejected:
-        refused = {"file": lambda one: one.file, "not used, because": lambda one: one.detail}
-        parts.append(table(dataset.report.rejected, refused))
+        parts.append(table(dataset.report.rejected, _REFUSED))
+        more = dataset.report.rejected_count - len(dataset.report.rejected)
+        if more:
+            parts.append(Text(f"{more:,} more: `difffit datasets report {dataset.id}` lists all.", "dim"))
     if dataset.report.ignored:
         parts.append(f"Ignored, since they are not meant as images: {dataset.report.ignored}")
     parts += [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Group
 
-from difffit.cli.arguments import DomainArgument, LimitOption, domain_id
+from difffit.cli.arguments import DomainArgument, JobStatusOption, LimitOption, domain_id
 from difffit.cli.base import State, command
 from difffit.cli.views import record, steps_bar, table
 from difffit.requests import GenerationSettings, Sampler
@@ -63,9 +63,11 @@ def generate(
 
 
 @command(app, "list")
-def list_generations(state: State, domain: DomainArgument, limit: LimitOption = None) -> None:
+def list_generations(
+    state: State, domain: DomainArgument, status: JobStatusOption = None, limit: LimitOption = None
+) -> None:
     """List a domain's generations, newest first."""
-    found = list(state.client.generations.list(domain_id(state.client, domain), limit))
+    found = list(state.client.generations.list(domain_id(state.client, domain), limit, status=status))
     columns = {
         "id": lambda one: one.id,
         "status": lambda one: one.status,

@@ -1,0 +1,115 @@
+"""Answers stay small whatever a tenant has or sends."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from api.deps import Services
+from api.errors import MAX_ERRORS
+from api.json_bodies import MAX_FIELDS
+from api.schemas.common import listing
+from core.db.models import Dataset
+from core.db.paging import PageRequest, page_of
+from core.tenancy import Scope
+from tests.api.client import Client, problem
+from tests.core.rows import add_dataset
+
+JSON = {"Content-Type": "application/json"}
+MEGABYTE = 2**20
+
+
+@pytest.fixture
+def rejected(tenant: Client, domain: str, services: Services) -> list[str]:
+    """The ids of 4 data sets, of each of which 19,990 files were rejected."""
+    owner = Scope(tenant.read("/v1/key")["tenant_id"])
+    files = [{"file": f"fruit/{k:0250}.png", "code": "corrupt", "detail": "d" * 200} for k in range(19_990)]
+    report = {"accepted": 10, "rejected_count": len(files)}
+    with services.database.session() as session:
+        return [add_dataset(session, owner, domain, report=report, rejected=files).id for _ in range(4)]
+
+
+def test_data_set_with_many_rejected_files_has_a_small_answer_and_a_paged_report(
+    tenant: Client, domain: str, rejected: list[str]
+) -> None:
+    dataset = tenant.get(f"/v1/datasets/{rejected[0]}")
+    assert len(dataset.content) < 100_000
+    report = dataset.json()["report"]
+    assert (report["rejected_count"], len(report["rejected"])) == (19_990, 100)
+
+    listed = tenant.get(f"/v1/domains/{domain}/datasets")
+    assert len(listed.content) < 100_000
+    assert [one["report"]["rejected_count"] for one in listed.json()["data"]] == [19_990] * 4
+
+    first = tenant.read(f"/v1/datasets/{rejected[0]}/report", params={"limit": 100})
+    assert first["data"] == report["rejected"]
+    page = tenant.read(f"/v1/datasets/{rejected[0]}/report", params={"limit": 2, "cursor": first["next_cursor"]})
+    assert [one["file"] for one in page["data"]] == [f"fruit/{k:0250}.png" for k in (100, 101)]
+    last = tenant.read(f"/v1/datasets/{rejected[0]}/report", params={"cursor": "19989"})
+    assert ([one["file"] for one in last["data"]], last["next_cursor"]) == ([f"fruit/{19_989:0250}.png"], None)
+    problem(tenant.get(f"/v1/datasets/{rejected[0]}/report?cursor={rejected[0]}"), 422, "invalid_cursor")
+
+
+def test_large_columns_are_not_read_with_a_data_set(rejected: list[str], services: Services) -> None:
+    with services.database.session() as session:
+        row = session.get_one(Dataset, rejected[0])
+        assert not {"rejected", "members"} & row.__dict__.keys()
+
+
+class Item(BaseModel):
+    id: int
+    text: str
+
+
+def test_page_ends_behind_the_item_that_fills_it() -> None:
+    page = page_of([Item(id=k, text="x" * 400) for k in range(11)], PageRequest(limit=10), lambda one: str(one.id))
+    for max_bytes, count in ((1, 1), (1000, 3), (2**20, 10)):
+        found = listing(page, lambda one: one, max_bytes)
+        assert [one.id for one in found.data] == list(range(count))
+        assert found.next_cursor == str(count - 1)
+    whole = page_of(page.data, PageRequest(limit=10), lambda one: str(one.id))
+    assert listing(whole, lambda one: one).next_cursor is None
+
+
+def bodies(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(method, path, schema) of every route that takes JSON."""
+    schemas = document["components"]["schemas"]
+    return [
+        (method.upper(), path, schemas[operation["requestBody"]["content"]["application/json"]["schema"]["$ref"][21:]])
+        for path, found in document["paths"].items()
+        for method, operation in found.items()
+        if "application/json" in operation.get("requestBody", {}).get("content", {})
+    ]
+
+
+def hostile(schema: dict[str, Any]) -> list[bytes]:
+    """Bodies of up to a megabyte that break a schema as often as they can."""
+    unknown, few = ("{" + ",".join(f'"{k}":0' for k in range(count)) + "}" for count in (90_000, 9_000))
+    objects, texts = (f"[{','.join([one] * 5_000)}]" for one in ('{"a":0}', '"no"'))
+    many, long = f"[{'0,' * 500_000}0]", "x" * 900_000
+    fields = [f'{{"{name}":{value}}}' for name in schema["properties"] for value in (objects, texts)]
+    return [text.encode() for text in (unknown, few, objects, many, f'{{"{long}":0}}', *fields)]
+
+
+def test_invalid_body_of_a_megabyte_has_a_small_answer(tenant: Client, admin: Client) -> None:
+    found = bodies(tenant.read("/openapi.json"))
+    assert len(found) >= 12
+    for method, path, schema in found:
+        client = admin if path.startswith("/v1/admin") else tenant
+        for body in hostile(schema):
+            assert len(body) < MEGABYTE
+            answer = client.request(method, path, content=body, headers=JSON)
+            refused = problem(answer, 422, "invalid_request")
+            assert len(answer.content) < 10_000, (method, path, body[:40])
+            assert len(refused["errors"]) <= MAX_ERRORS
+
+
+def test_number_of_errors_is_told_when_not_all_are_listed(tenant: Client) -> None:
+    refused = problem(tenant.post("/v1/domains", {f"f{k}": 0 for k in range(MAX_FIELDS)}), 422, "invalid_request")
+    assert (len(refused["errors"]), refused["error_count"]) == (MAX_ERRORS, MAX_FIELDS + 1)  # `name` is missing too
+    refused = problem(tenant.post("/v1/domains", {f"f{k}": 0 for k in range(MAX_FIELDS + 1)}), 422, "invalid_request")
+    assert refused["errors"][0]["code"] == "too_many_fields"
+    nested = {"name": "x", "quotas": {f"f{k}": 0 for k in range(MAX_FIELDS + 1)}}
+    assert problem(tenant.post("/v1/domains", nested), 422, "invalid_request")["errors"][0]["code"] == "too_many_fields"
+    assert json.loads(tenant.post("/v1/domains", {"name": "x"}).content)["name"] == "x"
