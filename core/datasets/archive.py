@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from core.datasets.images import SIGNATURE_BYTES, Refused, check_signature, read_image
 from core.datasets.layout import Candidate, Layout, Warned, arrange, entry_path
-from core.errors import ArchiveInvalid, Cancelled
+from core.errors import ArchiveInvalid, Cancelled, CoreError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -296,7 +296,7 @@ def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tup
         with archive.open(info) as member:
             check_signature(member.peek(SIGNATURE_BYTES))  # type: ignore[attr-defined]  # its own kind of file
             data = member.read(limit + 1)
-    except Refused:
+    except (Refused, CoreError):  # the store's error is not the file's
         raise
     except Exception as error:  # zipfile raises nearly everything on hostile input
         raise Refused("corrupt", "It cannot be read from the zip.") from error

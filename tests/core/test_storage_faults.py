@@ -11,6 +11,8 @@ from urllib.parse import urlparse
 
 import pytest
 
+from core.bundled import sample_domain_folder
+from core.datasets.archive import Limits, validate
 from core.errors import ChecksumMismatch, CoreError, ScratchFull, StorageFull, StorageRefused, StorageUnavailable
 from core.storage import S3Store
 from core.storage.objects import ERRORS
@@ -18,6 +20,7 @@ from core.storage.s3_errors import S3Guard
 from tests.faults.proxy import Direction, Fault, Proxy
 
 SMALL, LARGE = os.urandom(3000), os.urandom(9 * 2**20)
+LIMITS = Limits(members=100, image_bytes=2**22, inflated_bytes=2**24, pixels=10**7, classes=10)
 PLACES = (0, 1, 40, 300, 1000, 2500, 5000, 2**20, 2**23 + 7)
 
 
@@ -130,6 +133,23 @@ def test_a_zip_in_order_takes_few_requests(broken: Broken) -> None:
             archive.read(info)  # checks its CRC
     assert len(asked) <= 10
     assert sum(asked) <= len(buffer.getvalue()) * 1.2
+
+
+def test_a_break_in_the_middle_of_a_zip_blames_no_image(broken: Broken) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted((sample_domain_folder() / "fruit").glob("*.png"))[:4]:
+            archive.write(path, f"fruit/{path.name}")
+        archive.writestr("fruit/first.bin", os.urandom(2**20))
+        archive.write(path, "heart/last.png")
+    broken.store.put("zip", buffer.getvalue())
+    with broken.store.open("zip") as file:
+        broken.proxy.strike("cut", 0, "down")
+        with pytest.raises(StorageUnavailable):
+            validate(file, LIMITS)
+    broken.proxy.mend()
+    with broken.store.open("zip") as file:
+        assert len(validate(file, LIMITS).members) == 5
 
 
 def test_an_empty_object_is_opened(broken: Broken) -> None:

@@ -1,15 +1,14 @@
 """Validation of uploaded data sets. Needs no device."""
 
-import tempfile
 import threading
 from functools import partial
-from pathlib import Path
+from typing import IO
 
 from sqlalchemy.orm import Session
 
 from core.datasets import archive, service
 from core.db.models import Dataset
-from core.errors import ArchiveInvalid, ChecksumMismatch, CoreError
+from core.errors import ArchiveInvalid, CoreError
 from core.jobs import Claim
 from core.storage import file_digest
 from worker.context import Context
@@ -29,13 +28,10 @@ class Validation(Attempt[Dataset]):
 
     def work(self) -> None:
         limits = service.limits(self.context.settings)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "archive.zip"
-            self._download(path)
-            with path.open("rb") as file:
-                self.sha256 = self.sha256 or file_digest(file)[0]
-                self.report = archive.validate(file, limits, self._goes_on)
-                self.shown = service.store_examples(self.context.store, self.place, file, self.report, limits)
+        with self.context.store.open(self.key) as file:
+            self.sha256 = self._checked_digest(file)
+            self.report = archive.validate(file, limits, self._goes_on)
+            self.shown = service.store_examples(self.context.store, self.place, file, self.report, limits)
 
     def publish(self, session: Session) -> None:
         service.succeed(session, self.claim, self.report, self.sha256, self.shown)
@@ -47,12 +43,13 @@ class Validation(Attempt[Dataset]):
         if isinstance(error, ArchiveInvalid):
             service.record_rejection(row, error)
 
-    def _download(self, path: Path) -> None:
-        try:
-            self.context.store.download(self.key, path, self.sha256 or None)
-        except ChecksumMismatch as error:
+    def _checked_digest(self, file: IO[bytes]) -> str:
+        """The archive's SHA-256. Raises ArchiveInvalid when its sender told another."""
+        found, _ = file_digest(file)
+        if self.sha256 and found != self.sha256:
             detail = "The archive is not the one whose SHA-256 was told. Upload it again."
-            raise ArchiveInvalid("checksum_mismatch", detail) from error
+            raise ArchiveInvalid("checksum_mismatch", detail)
+        return found
 
     def _goes_on(self) -> bool:
         """A worker that stops does not wait for thousands of images: another one reads them again."""
