@@ -58,7 +58,10 @@ def try_mutants(first: int, count: int) -> Tried:
             tried.validated += lines[-1]["validated"]
             tried.codes.update(lines[-1]["codes"])
             break
-        last = int(done.stderr.splitlines()[-1]) if done.stderr.splitlines()[-1:][0].isdigit() else first
+        numbers = [int(line) for line in done.stderr.splitlines() if line.isdigit()]
+        if done.returncode > 0 or not numbers:  # it did not die of a mutant
+            raise RuntimeError(done.stderr)
+        last = numbers[-1]
         tried.lost.append(last)
         tried.mutants += last + 1 - first
         first = last + 1
