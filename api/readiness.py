@@ -77,7 +77,7 @@ def _database(services: Services) -> _Database:
     if not is_current(services.database.engine):
         return _Database({"migrations": "The tables are not at this version: run `python -m migrations`."})
     with services.database.session() as session:
-        workers = usage.workers(session)
+        workers = [worker for worker in usage.workers(session) if worker.healthy]
         agree = adapters.workers_hold(session, services.settings.base_model)
     warnings = {} if workers else {"worker": NO_WORKER}
     return _Database({}, len(workers), warnings if agree else {**warnings, "base": OTHER_BASE})

@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = 10
     reaper_seconds: float = 15
     max_attempts: int = 3
+    device_seconds: float = 60
+    """A worker whose device computes nothing for longer reports that it is not healthy."""
     orphan_seconds: float = 86_400
     """How old an object must be that no row speaks of, to be removed; longer than anything stays without its row."""
 

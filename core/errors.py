@@ -277,6 +277,16 @@ class WorkerCrashed(CoreError):
         )
 
 
+class DeviceCrashed(CoreError):
+    code, status, title = "device_crashed", 500, "The device failed under it"
+
+    def __init__(self, crashes: int) -> None:
+        super().__init__(
+            f"A worker's device failed {crashes} times while it worked on nothing else. Start it again with less: a "
+            "smaller batch or image size."
+        )
+
+
 class TrainingDiverged(CoreError):
     code, status, title = "training_diverged", 500, "Training diverged"
 

@@ -74,7 +74,7 @@ class Context:
         """Raises RuntimeError in a worker whose queues need no device."""
         if not self.needs_device:
             raise RuntimeError("this worker has no device: its queues need none")
-        return Gpu(self.settings)
+        return Gpu(self.settings, on_death=self._on_device_lost)
 
     @property
     def queues(self) -> set[str]:
@@ -162,6 +162,25 @@ class Context:
         self.stopping.set()
         logger.error("this worker ends: %s", problem)
         threading.Thread(target=self._report_and_end, name="end", daemon=True).start()
+
+    def _on_device_lost(self, error: BaseException) -> None:
+        self.die(f"Its device or its engine failed ({error}).")
+
+    def watch_device(self) -> None:
+        """Reports a device, or an engine's loop, that does not answer within `device_seconds`; it may come back. Raises
+        EngineStopped, DatabaseUnavailable."""
+        if not self.needs_device:
+            return
+        seconds = self.settings.device_seconds
+        try:
+            self.gpu.engine.check(seconds)
+        except TimeoutError:
+            problem: str | None = f"Its device did not answer within {seconds:.0f} s."
+        else:
+            problem = None
+        if not self.stopping.is_set() and self.problem != problem:
+            self.problem = problem
+            self.report()
 
     def _report_and_end(self) -> None:
         self.end_process()

@@ -1,4 +1,5 @@
-"""`python -m worker.health`: exit status 0 when a worker on this machine has been heard of lately."""
+"""`python -m worker.health`: exit status 0 when a worker on this machine reported lately that its engine's loop turns
+and its device computes."""
 
 import socket
 import sys
@@ -10,8 +11,11 @@ from core.usage import service as usage
 
 def main() -> None:
     with Database(get_settings().worker_database_url).session() as session:
-        alive = any(worker.hostname == socket.gethostname() for worker in usage.workers(session))
-    sys.exit(0 if alive else "no worker on this machine has been heard of lately")
+        here = [worker for worker in usage.workers(session) if worker.hostname == socket.gethostname()]
+    if any(worker.healthy for worker in here):
+        sys.exit(0)
+    problems = [worker.problem for worker in here if worker.problem]
+    sys.exit(" ".join(problems) or "no worker on this machine has been heard of lately")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ _CLOCK_SECONDS = 600.0
 
 
 class Maintenance:
-    """One thread a worker."""
+    """One thread per worker, and one that watches its device."""
 
     def __init__(self, context: Context, runner: Runner) -> None:
         self.context, self.runner = context, runner
@@ -31,6 +31,12 @@ class Maintenance:
 
     def start(self) -> None:
         self._thread.start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        """On a thread of its own: a device that hangs must not keep the worker from reporting."""
+        while not self.context.stopping.wait(self.context.settings.heartbeat_seconds):
+            self._try(self.context.watch_device)
 
     def _run(self) -> None:
         interval = self.context.settings.reaper_seconds

@@ -42,6 +42,8 @@ class WorkerOut(Output):
     base_digest: Digest | None
     queues: list[str] = Field(examples=[["datasets", "finetune", "generate"]])
     resident: list[str] = Field(description="SHA-256 of the adapters in its device table.")
+    healthy: bool = Field(description="Its engine's loop turns, and its device computes.")
+    problem: str | None = Field(description="Why it is not healthy.")
     started_at: Time
     heartbeat_at: Time
 

@@ -5,7 +5,7 @@
 | the worker or its engine stops, or it was cancelled | waits again at once, or ends as cancelled |
 | the store or the database does not answer | waits, longer each time, and never fails of it |
 | the store has no room | waits as well, and fails after `max_attempts` of these without progress |
-| its worker or device died | becomes a suspect; if it was alone there, that also counts as a crash |
+| its worker or device died | becomes a suspect; if it was alone there, that counts, up to `max_attempts` or two |
 | anything else | fails with the error's code |
 """
 
@@ -25,6 +25,8 @@ from core.errors import (
     Cancelled,
     CoreError,
     DatabaseUnavailable,
+    DeviceCrashed,
+    DeviceLost,
     EngineStopped,
     QueueFull,
     StorageFull,
@@ -37,12 +39,15 @@ logger = logging.getLogger(__name__)
 REAPED = Counter("difffit_jobs_reaped", "Jobs whose worker was lost, as this process found out", ["queue"])
 Settled = Literal["returned", "cancelled", "failed"]
 
+_DEVICE_CRASHES = 2
 _FIRST_SECONDS, _MOST_SECONDS, _JITTER = 1.0, 300.0, 0.25
 
 
 def settle(session: Session, dispatcher: Dispatcher, job: JobRow, error: Exception, max_attempts: int) -> Settled:
     """Decides what becomes of a claimed row whose attempt ended with `error`. The row must be locked."""
     match error:
+        case DeviceLost():
+            _blame(session, dispatcher, job, DeviceCrashed(job.crashes + 1), _DEVICE_CRASHES)
         case EngineStopped() | Cancelled():
             requeue(session, dispatcher, job)
         case StorageFull():

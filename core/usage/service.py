@@ -65,7 +65,7 @@ def days_of_all(session: Session, scope: Scope, request: PageRequest, *, days: i
 
 
 def workers(session: Session) -> Sequence[Worker]:
-    """Those that are alive."""
+    """Those that are alive, healthy or not."""
     return repository.workers(session, database_now(session) - WORKER_SILENCE)
 
 

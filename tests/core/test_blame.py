@@ -9,7 +9,7 @@ from sqlalchemy import select
 from core import jobs
 from core.db.models import Dataset, Finetune, FinetuneEvent, Generation
 from core.db.session import Database, database_now
-from core.errors import CoreError, DatabaseUnavailable, EngineStopped, StorageUnavailable
+from core.errors import CoreError, DatabaseUnavailable, DeviceLost, EngineStopped, StorageUnavailable
 from core.finetunes import service as finetunes
 from core.jobs import Claim
 from core.storage import StoredObject
@@ -154,6 +154,23 @@ def test_job_that_kills_its_worker_alone_ends_with_its_own_code(database: Databa
         assert reap(database) == ([id] if crash == 3 else [])
     found = row(database, Generation, id)
     assert (found.status, found.error_code, found.crashes) == ("failed", "crashed_worker", 3)
+
+
+def test_job_that_loses_the_device_alone_twice_is_set_aside(database: Database) -> None:
+    [id] = generations(database, 1)
+    first = settle(database, Generation, claimed(database, Generation), DeviceLost("illegal memory access"))
+    second = settle(database, Generation, claimed(database, Generation, "wrk_2"), DeviceLost("illegal memory access"))
+    assert (first, second) == ("returned", "failed")
+    assert row(database, Generation, id).error_code == "device_crashed"
+
+
+def test_lost_device_burns_nothing_of_what_ran_together(database: Database) -> None:
+    ids = generations(database, 3)
+    held = [claimed(database, Generation) for _ in ids]
+    for one in held:
+        assert settle(database, Generation, one, DeviceLost("illegal memory access")) == "returned"
+    rows = [row(database, Generation, id) for id in ids]
+    assert [(one.status, one.suspect, one.crashes, one.failures) for one in rows] == [("queued", True, 0, 0)] * 3
 
 
 def test_suspect_runs_alone(database: Database) -> None:

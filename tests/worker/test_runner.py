@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from core import jobs
 from core.config import Settings
-from core.db.models import Dataset, Generation
+from core.db.models import Dataset, Generation, Worker
 from core.db.schema import upgrade
-from core.errors import CoreError, DatabaseUnavailable, StorageUnavailable
+from core.errors import CoreError, DatabaseUnavailable, DeviceLost, StorageUnavailable
 from core.storage import FolderStore, StoredObject
 from tests import services
 from tests.core.rows import Sent, add_dataset, add_generation, tenant_with_domain
@@ -220,6 +220,49 @@ def test_worker_ends_with_the_thread_that_keeps_its_leases(context: Context, mon
         assert ended.wait(60)
     assert context.stopping.is_set()
     assert context.problem == "The thread that keeps the leases ended."
+
+
+def test_worker_whose_device_is_lost_ends_and_reports_why(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The double is an action in the loop that fails as a dead CUDA context does."""
+    ended = threading.Event()
+    context.end_process = ended.set
+    context.start()
+    engine = context.gpu.engine
+    monkeypatch.setattr(engine.runner, "check", lambda: broken())
+    with pytest.raises(DeviceLost):
+        engine.check(timeout=60)
+    assert ended.wait(60)
+    assert context.stopping.is_set()
+    until(lambda: not reported(context).healthy)
+    assert "illegal memory access" in reported(context).problem
+    context.stop()
+    context.close()
+
+
+def test_device_that_does_not_answer_is_reported_until_it_does(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.start()
+    answers = threading.Event()
+    context.settings.device_seconds = 0.01
+    monkeypatch.setattr(context.gpu.engine.runner, "check", answers.wait)
+    context.watch_device()
+    assert not reported(context).healthy
+    answers.set()
+    context.settings.device_seconds = 60
+    context.watch_device()
+    assert reported(context).healthy
+    context.stop()
+    context.close()
+
+
+def reported(context: Context) -> Any:
+    with context.database.session() as session:
+        return session.get_one(Worker, context.id)
+
+
+def broken() -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 def generations(context: Context, tenant: str, count: int) -> list[str]:

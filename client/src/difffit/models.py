@@ -500,6 +500,10 @@ class Worker(BaseModel):
     queues: list[str]
     resident: list[str]
     """SHA-256 of the adapters in its device table."""
+    healthy: bool
+    """Its engine's loop turns, and its device computes."""
+    problem: str | None
+    """Why it is not healthy."""
     started_at: AwareDatetime
     heartbeat_at: AwareDatetime
 
