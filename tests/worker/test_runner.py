@@ -26,7 +26,7 @@ from worker.runner import Attempt, Runner
 class Scripted(Attempt[Any]):
     """Calls what the test has set as `script`, which may raise."""
 
-    script: Callable[["Scripted"], None] = staticmethod(lambda _: None)
+    script: Callable[["Scripted"], object] = staticmethod(lambda _: None)
     runs: ClassVar[Counter[str]] = Counter()
     stopped = False
 
@@ -140,7 +140,7 @@ def test_idle_worker_takes_suspects_one_after_the_other(context: Context, runner
             at_once["now"] -= 1
 
     Scripted.script = staticmethod(count)
-    ids = {Generation: generations(context, "one", 3), Dataset: datasets(context, "two", 3)}
+    ids: dict[Any, list[str]] = {Generation: generations(context, "one", 3), Dataset: datasets(context, "two", 3)}
     with context.database.session() as session:
         for model, rows in ids.items():
             for id in rows:
