@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from core.artifact.base import BaseConfig
 from core.model.dit import Block, DiT, linear_in, patchify, timestep_features, unpatchify
-from core.model.functions import gelu
+from core.model.functions import batch_invariant_linear, gelu
 
 
 class VectorLayout:
@@ -122,8 +122,8 @@ _BLOCK_VECTORS = (
 def _time(dit: DiT, t: Tensor, row: dict[str, Tensor]) -> Tensor:
     first, second = linear_in(dit.t_embedder.mlp, 0), linear_in(dit.t_embedder.mlp, 2)
     features = timestep_features(t, dit.t_embedder.convention).to(first.weight.dtype)
-    hidden = F.silu(F.linear(features, first.weight) + row["time.bias"])
-    return torch.addcmul(row["time.shift"], F.linear(hidden, second.weight), row["time.scale"])
+    hidden = F.silu(batch_invariant_linear(features, first.weight) + row["time.bias"])
+    return torch.addcmul(row["time.shift"], batch_invariant_linear(hidden, second.weight), row["time.scale"])
 
 
 def _block(block: Block, x: Tensor, c: Tensor, row: dict[str, Tensor]) -> Tensor:
@@ -160,7 +160,7 @@ def _modulation(layer: nn.Linear, c: Tensor, scale: Tensor, shift: Tensor, *norm
     """adaLN's parts, each [B, 1, D], from c [B, D] and an image's own scales and shifts [B, parts*D]. Every third part
     from the first is the shift behind a norm: it takes the norm's bias [B, D] through the scale after it."""
     d = c.shape[1]
-    products = F.linear(c, layer.weight).unflatten(1, (-1, d))
+    products = batch_invariant_linear(c, layer.weight).unflatten(1, (-1, d))
     parts = torch.addcmul(shift.unflatten(1, (-1, d)), products, scale.unflatten(1, (-1, d)))
     for index, bias in enumerate(norm_biases):
         parts[:, 3 * index].addcmul_(products[:, 3 * index + 1], bias)
