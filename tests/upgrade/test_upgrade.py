@@ -19,7 +19,7 @@ from PIL import Image
 from standardwebhooks import Webhook
 
 from core.artifact.file import decode
-from tests.processes import Caller, running
+from tests.processes import ADMIN, Caller, running
 from tests.receiver import Receiver, receiving
 from tests.upgrade.conftest import Release
 from tests.upgrade.make_release import processor
@@ -50,7 +50,8 @@ def test_an_upgraded_service_goes_on_where_the_release_stopped(release: Release,
 
 def check_keys(http: httpx.Client, facts: dict[str, Any]) -> None:
     domains = f"/v1/domains/{facts['domain']}"
-    reader, revoked, admin = (Caller(http, facts[f"{name}_key"]) for name in ("reading", "revoked", "admin"))
+    reader, revoked = (Caller(http, facts[f"{name}_key"]) for name in ("reading", "revoked"))
+    admin = Caller(http, ADMIN)  # configured newly, in the place of the release's
     assert reader.get(domains)["name"] == "Drawings"
     assert reader.send("POST", "/v1/domains", json={"name": "another"}).status_code == 403
     assert revoked.send("GET", domains).status_code == 401
@@ -58,7 +59,7 @@ def check_keys(http: httpx.Client, facts: dict[str, Any]) -> None:
 
 
 def check_lists(http: httpx.Client, facts: dict[str, Any]) -> None:
-    caller, admin = Caller(http, facts["key"]), Caller(http, facts["admin_key"])
+    caller, admin = Caller(http, facts["key"]), Caller(http, ADMIN)
     domain = f"/v1/domains/{facts['domain']}"
     expected = {
         "/v1/domains": {facts["domain"]},
