@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from standardwebhooks import Webhook
 
@@ -22,7 +21,6 @@ from core.artifact.file import decode
 from tests.processes import ADMIN, Caller, running
 from tests.receiver import Receiver, receiving
 from tests.upgrade.conftest import Release
-from tests.upgrade.make_release import processor
 
 SOON = {"DIFFFIT_LEASE_SECONDS": "4", "DIFFFIT_HEARTBEAT_SECONDS": "1", "DIFFFIT_REAPER_SECONDS": "1"}
 
@@ -86,7 +84,8 @@ def complete_upload(caller: Caller, facts: dict[str, Any], last: Path) -> None:
 
 
 def check_images(caller: Caller, facts: dict[str, Any], folder: Path) -> None:
-    """Those of the release are kept, and the same requests draw them once more."""
+    """Those of the release are kept to the byte; the same requests draw them once more, within rounding: how sums are
+    rounded is a release's own."""
     generations = f"/v1/domains/{facts['domain']}/generations"
     for name, told in facts["generations"].items():
         asked = {"adapter_id": facts["finished"]["adapter"]} | told["asked"]
@@ -97,7 +96,7 @@ def check_images(caller: Caller, facts: dict[str, Any], folder: Path) -> None:
             assert (ended["status"], ended["error"]) == ("succeeded", None)
             for index, sha256 in enumerate(told["sha256"]):
                 png = caller.send("GET", f"/v1/generations/{id}/images/{index}").raise_for_status().content
-                if same_machine(facts) or id == told["id"]:
+                if id == told["id"]:
                     assert hashlib.sha256(png).hexdigest() == sha256
                 assert furthest(png, (folder / f"{name}-{index}.png").read_bytes()) <= 2
 
@@ -165,10 +164,6 @@ def check_deliveries(caller: Caller, hook: str, facts: dict[str, Any], receiver:
     secret = Webhook(facts["webhook"]["secret"])
     told = {secret.verify(body, headers)["data"]["id"] for headers, body in receiver.received}
     assert told == {facts["finished"]["id"], facts["running"]}
-
-
-def same_machine(facts: dict[str, Any]) -> bool:
-    return (processor(), torch.__version__) == (facts["processor"], facts["torch"])
 
 
 def furthest(first: bytes, second: bytes) -> int:
