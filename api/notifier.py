@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import structlog
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from api.waiting import wait_for
-from core.db.models import Finetune, FinetuneEvent, Generation
+from core.db.models import Finetune, Generation
 from core.db.session import Database
 from core.tenancy import SYSTEM
 
@@ -105,11 +105,6 @@ class Notifier:
                 wanted = select(Generation.id, Generation.status).where(Generation.id.in_(generations))
                 states |= {id: (status,) for id, status in session.execute(wanted)}
             if finetunes:
-                last = (
-                    select(Finetune.id, Finetune.status, func.max(FinetuneEvent.id))
-                    .outerjoin(FinetuneEvent, FinetuneEvent.finetune_id == Finetune.id)
-                    .where(Finetune.id.in_(finetunes))
-                    .group_by(Finetune.id, Finetune.status)
-                )
+                last = select(Finetune.id, Finetune.status, Finetune.last_event_id).where(Finetune.id.in_(finetunes))
                 states |= {id: (status, event) for id, status, event in session.execute(last)}
         return states

@@ -94,7 +94,7 @@ def finetune_events(session: Session, before: Time, limit: int) -> int:
     # The first event of each stretch of steps: the same ones in the next call, which sees what this one left.
     kept = set({step * _POINTS // finetune.steps: id for id, step in reversed(points)}.values())
     doomed = [id for id, _ in points[:-1] if id not in kept][:limit]
-    session.execute(delete(event).where(event.id.in_(doomed)))
+    session.execute(delete(event).where(event.finetune_id == finetune.id, event.id.in_(doomed)))
     if len(doomed) < limit:
         finetune.events_thinned_at = database_now(session)
     return limit

@@ -48,7 +48,7 @@ _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _EVENT = {
     "type": "object",
     "properties": {
-        "id": {"type": "string", "description": "Counts up."},
+        "id": {"type": "string", "description": "Counts up, for each fine-tune."},
         "event": {"type": "string", "enum": ["status", "progress", "sample", "error"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, delete, exists, func, or_, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import ColumnElement, Select, Table, Tuple, and_, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy.orm import Session
 
 from core.db.base import Base
 from core.db.models import (
@@ -75,21 +75,29 @@ def remove_some(session: Session, deletion: Deletion, limit: int) -> tuple[Count
     by table, and whether those were all."""
     column = "domain_id" if deletion.kind == "domain" else "tenant_id"
     generations = select(Generation.id).where(getattr(Generation, column) == deletion.target)
-    events = select(FinetuneEvent.id).join(Finetune, Finetune.id == FinetuneEvent.finetune_id)
-    events = events.where(getattr(Finetune, column) == deletion.target)
-    parts: list[tuple[Select[Any], tuple[InstrumentedAttribute[Any], ...]]] = [
-        (generations, (GenerationImage.generation_id, GenerationPreview.generation_id, Generation.id)),
-        (events, (FinetuneEvent.id,)),
+    finetunes = select(Finetune.id).where(getattr(Finetune, column) == deletion.target)
+    event = (FinetuneEvent.finetune_id, FinetuneEvent.id)
+    events = select(*event).where(FinetuneEvent.finetune_id.in_(finetunes))
+    parts: list[tuple[Select[*tuple[Any, ...]], dict[type[Any], Tuple]]] = [
+        (
+            generations,
+            {
+                GenerationImage: tuple_(GenerationImage.generation_id),
+                GenerationPreview: tuple_(GenerationPreview.generation_id),
+                Generation: tuple_(Generation.id),
+            },
+        ),
+        (events, {FinetuneEvent: tuple_(*event)}),
     ]
     if deletion.kind == "tenant":
         deliveries = select(WebhookDelivery.id).where(WebhookDelivery.tenant_id == deletion.target)
-        parts.append((deliveries, (WebhookDelivery.id,)))
+        parts.append((deliveries, {WebhookDelivery: tuple_(WebhookDelivery.id)}))
     removed, is_all = Counter[str](), True
     for owned, keys in parts:
-        ids = session.scalars(owned.limit(limit)).all()
+        ids = [tuple(row) for row in session.execute(owned.limit(limit))]
         is_all = is_all and len(ids) < limit
-        for key in keys:
-            removed[key.class_.__tablename__] += _removed(session, key, key.in_(ids))
+        for model, key in keys.items():
+            removed[model.__tablename__] += _removed(session, model, key.in_(ids))
     return removed, is_all
 
 
@@ -97,22 +105,20 @@ def end_work(session: Session, deletion: Deletion) -> Counter[str]:
     """Removes what a worker would take up or go on with, and what lets anybody in. Returns how many went, by table."""
     column = "domain_id" if deletion.kind == "domain" else "tenant_id"
     unfinished = select(Finetune.id).where(getattr(Finetune, column) == deletion.target, Finetune.finished_at.is_(None))
-    doomed: list[tuple[InstrumentedAttribute[Any], ColumnElement[bool]]] = [
-        (FinetuneEvent.id, FinetuneEvent.finetune_id.in_(unfinished))
-    ]
+    doomed: list[tuple[type[Any], ColumnElement[bool]]] = [(FinetuneEvent, FinetuneEvent.finetune_id.in_(unfinished))]
     for model in (Generation, Finetune, Dataset):
         waits = model.status.in_(("queued", "running", "validating"))  # an index knows them
-        doomed.append((model.id, and_(getattr(model, column) == deletion.target, waits)))
+        doomed.append((model, and_(getattr(model, column) == deletion.target, waits)))
     if deletion.kind == "tenant":
-        doomed.append((ApiKey.id, ApiKey.tenant_id == deletion.target))
+        doomed.append((ApiKey, ApiKey.tenant_id == deletion.target))
         silenced = update(Webhook).where(Webhook.tenant_id == deletion.target)
         session.execute(silenced.values(status="disabled", updated_at=Webhook.updated_at))
-    return Counter({key.class_.__tablename__: _removed(session, key, condition) for key, condition in doomed})
+    return Counter({model.__tablename__: _removed(session, model, condition) for model, condition in doomed})
 
 
-def _removed(session: Session, key: InstrumentedAttribute[Any], condition: ColumnElement[bool]) -> int:
-    """Removes the rows of the key's table, and returns how many they were."""
-    return len(session.scalars(delete(key.class_).where(condition).returning(key)).all())
+def _removed(session: Session, model: type[Any], condition: ColumnElement[bool]) -> int:
+    """Removes rows of one table, and returns how many they were."""
+    return len(session.scalars(delete(model).where(condition).returning(model.tenant_id)).all())
 
 
 def count_owned(session: Session, table: Table, id: str) -> dict[str, int]:

@@ -93,7 +93,7 @@ def create(
     )
     session.add(finetune)
     session.flush()
-    add_event(session, finetune, "status", {"status": "queued"})
+    jobs.report(session, finetune, "status", {"status": "queued"})
     jobs.dispatch(session, dispatcher, finetune)
     audit.record(session, scope, "finetune.create", finetune.id)
     return finetune
@@ -176,20 +176,16 @@ def cancel(session: Session, scope: Scope, id: str) -> Finetune:
     return finetune
 
 
-def add_event(session: Session, finetune: Finetune, type: str, data: dict[str, Any]) -> None:
-    session.add(FinetuneEvent(tenant_id=finetune.tenant_id, finetune_id=finetune.id, type=type, data=data))
-
-
 def record_claim(session: Session, row: Finetune) -> None:
     """Reports an attempt, unless the fine-tune waits for what it lacks: listeners then hear when it goes on."""
     if not jobs.is_told_to_wait(session, row):
-        add_event(session, row, "status", {"status": "running", "attempt": row.attempt})
+        jobs.report(session, row, "status", {"status": "running", "attempt": row.attempt})
 
 
 def record_start(session: Session, row: Finetune, held_out_loss_base: float, parameters: int, step: int) -> None:
     row.held_out_loss_base = _finite(held_out_loss_base)
     row.trainable_parameters, row.step = parameters, step
-    add_event(session, row, "status", {"status": "running", "step": step, "steps": row.steps})
+    jobs.report(session, row, "status", {"status": "running", "step": step, "steps": row.steps})
 
 
 def record_progress(
@@ -201,7 +197,7 @@ def record_progress(
     row.seconds += seconds
     row.eta_seconds = (row.steps - step) * seconds / taken if taken > 0 else None
     data = {"step": step, "steps": row.steps, "loss": loss, "gradient_norm": gradient_norm, "seconds": seconds}
-    add_event(session, row, "progress", {**data, "eta_seconds": row.eta_seconds})
+    jobs.report(session, row, "progress", {**data, "eta_seconds": row.eta_seconds})
     usage.meter(session, row.tenant_id, training_seconds=seconds)
 
 
@@ -234,12 +230,12 @@ def record_restart(session: Session, row: Finetune, step: int, kept: tuple[str, 
     row.checkpoint_key, row.checkpoint_sha256 = kept or (None, None)
     row.previous_checkpoint_key = row.previous_checkpoint_sha256 = None
     row.checkpoint_step = step
-    add_event(session, row, "status", {"status": "running", "restarted_from": step, "reason": reason})
+    jobs.report(session, row, "status", {"status": "running", "restarted_from": step, "reason": reason})
 
 
 def add_sample(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
     """An image that the adapter draws so far."""
-    add_event(session, row, "sample", {"step": step, "key": stored.key, "size_bytes": stored.size})
+    jobs.report(session, row, "sample", {"step": step, "key": stored.key, "size_bytes": stored.size})
     stored_bytes.add(session, row.domain_id, stored.size)
 
 

@@ -32,6 +32,7 @@ from core.jobs.rows import (
     guarded,
     heartbeat,
     keep_progress,
+    report,
     request_cancel,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "keep_progress",
     "queues",
     "reap",
+    "report",
     "request_cancel",
     "requeue",
     "requeue_counted",

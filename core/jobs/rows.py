@@ -103,9 +103,15 @@ def fail(session: Session, job: JobRow, error: CoreError) -> None:
 
 
 def report(session: Session, job: JobRow, type: str, data: dict[str, Any]) -> None:
-    """Adds an event to a fine-tune's; the other kinds have none."""
-    if isinstance(job, Finetune):
-        session.add(FinetuneEvent(tenant_id=job.tenant_id, finetune_id=job.id, type=type, data=data))
+    """Adds an event to a fine-tune's; the other kinds have none.
+
+    The count on the row locks it: ids become visible in their order, and no listener misses one that commits late.
+    """
+    if not isinstance(job, Finetune):
+        return
+    counted = update(Finetune).where(Finetune.id == job.id).values(last_event_id=Finetune.last_event_id + 1)
+    id = session.execute(counted.returning(Finetune.last_event_id)).scalar_one()
+    session.add(FinetuneEvent(finetune_id=job.id, id=id, tenant_id=job.tenant_id, type=type, data=data))
 
 
 def request_cancel(session: Session, job: JobRow) -> bool:

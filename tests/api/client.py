@@ -232,7 +232,7 @@ def start_finetunes(services: Services) -> list[Claim]:
             finetunes.record_start(session, row, 0.5, 1234, 0)
             finetunes.record_progress(session, row, 5, 0.4, 0.2, 1.5)
             stored = services.store.put(f"tenants/{row.tenant_id}/samples/{row.id}.png", png(9))
-            finetunes.add_event(session, row, "sample", {"step": 5, "key": stored.key})
+            jobs.report(session, row, "sample", {"step": 5, "key": stored.key})
             finetunes.record_progress(session, row, 10, 0.3, 0.1, 1.5)
     return started
 

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from api.deps import Services
+from core import jobs
 from core.artifact.sites import METHODS
 from core.db.models import Finetune
-from core.finetunes import service as finetunes
 from tests.api.client import PNG_START, Client, finish_finetune, images_zip, problem, start_finetunes
 from tests.api.conftest import finetuned
 
@@ -63,7 +63,7 @@ def test_a_long_stream_of_an_ended_one_is_told_whole(
     with services.database.session() as session:
         row = session.get_one(Finetune, id)
         for step in range(1100):  # more than two pages
-            finetunes.add_event(session, row, "progress", {"step": step})
+            jobs.report(session, row, "progress", {"step": step})
     finish_finetune(services, claim)
     found = events(tenant, id)
     assert len(found) == 1100 + 6

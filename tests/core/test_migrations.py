@@ -11,12 +11,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 
 import core.db.models
-from core import idempotency
+from core import idempotency, jobs
 from core.adapters import service as adapters
 from core.db.base import Base
+from core.db.models import Finetune
 from core.db.schema import config, is_current, upgrade
 from core.db.session import Database
 from core.tenancy import SYSTEM, Scope
@@ -46,6 +47,19 @@ ROWS = (
     "INSERT INTO deletions (id, prefix) VALUES ('del_1', 'tenants/ten_1/domains/dom_0/')",
     "INSERT INTO deletions (id, prefix) VALUES ('del_2', 'tenants/ten_2/')",
     "INSERT INTO audit_log (tenant_id, action, target, detail) VALUES ('ten_1', 'domain.create', 'dom_1', '{}')",
+)
+DATASET = (
+    "INSERT INTO datasets (id, tenant_id, domain_id, archive_key, archive_sha256, size_bytes, classes, images, "
+    "members, report, status, priority, attempt, failures, seconds) "
+    "VALUES ('ds_1', 'ten_1', 'dom_1', 'k', 'h', 1, '[]', 0, '[]', '{}', 'ready', 0, 0, 0, 0)"
+)
+FINETUNE = (
+    "INSERT INTO finetunes (id, tenant_id, domain_id, dataset_id, method, sites, steps, batch_size, learning_rate, "
+    "seed, auto_promote, step, checkpoint_step, status, priority, attempt, failures, seconds) "
+    "VALUES ('{}', 'ten_1', 'dom_1', 'ds_1', 'difffit', '[]', 1, 1, 1, 0, true, 0, 0, 'queued', 0, 0, 0, 0)"
+)
+EVENT = (
+    "INSERT INTO finetune_events (id, tenant_id, finetune_id, type, data) VALUES ({}, 'ten_1', '{}', 'progress', '[]')"
 )
 REVISIONS = sorted(one.revision for one in ScriptDirectory("migrations").walk_revisions())
 STEPS = (
@@ -151,6 +165,41 @@ def test_a_row_of_every_table_stays_up_and_down(database: Database, empty_databa
         assert_kept(before, rows(owner), revision)
     assert is_current(owner.engine)
     owner.dispose()
+
+
+def test_events_keep_their_ids_and_new_ones_count_on(empty_database_url: str) -> None:
+    """One counter numbered the events of all fine-tunes before; each has its own now, and none is met twice on the way
+    back."""
+    old_ids = {"ft_1": [3, 8], "ft_2": [5]}
+    command.upgrade(config(empty_database_url), "0013")
+    owner = Database(empty_database_url, SYSTEM)
+    with owner.session() as session:
+        for statement in (*ROWS[:1], *ROWS[3:4], DATASET, *(FINETUNE.format(id) for id in (*old_ids, "ft_3"))):
+            session.execute(text(statement))
+        for finetune, ids in old_ids.items():
+            for id in ids:
+                session.execute(text(EVENT.format(id, finetune)))
+    upgrade(empty_database_url)
+    with owner.session() as session:
+        for finetune in session.execute(select(Finetune).order_by(Finetune.id)).scalars().all():
+            jobs.report(session, finetune, "status", {"status": "running"})
+    assert event_ids(owner) == {"ft_1": [3, 8, 9], "ft_2": [5, 6], "ft_3": [1]}
+    with owner.session() as session:
+        session.execute(text("UPDATE finetune_events SET id = 3 WHERE finetune_id = 'ft_2' AND id = 5"))
+    owner.dispose()
+    command.downgrade(config(empty_database_url), "0013")
+    with owner.session() as session:
+        session.execute(text(EVENT.replace("id, tenant", "tenant").replace("{}, 'ten", "'ten", 1).format("ft_3")))
+    ids = event_ids(owner)
+    assert [len(found) for found in ids.values()] == [3, 2, 2]
+    assert len({id for found in ids.values() for id in found}) == 7
+    owner.dispose()
+
+
+def event_ids(database: Database) -> dict[str, list[int]]:
+    with database.session() as session:
+        found = session.execute(text("SELECT finetune_id, id FROM finetune_events ORDER BY finetune_id, id")).all()
+    return {finetune: [one for owner, one in found if owner == finetune] for finetune, _ in found}
 
 
 def rows(database: Database) -> dict[str, list[dict[str, Any]]]:

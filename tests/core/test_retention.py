@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from core import discards
+from core import discards, jobs
 from core.config import Settings
 from core.db.models import (
     AuditEntry,
@@ -186,7 +186,7 @@ def test_a_kept_loss_curve_is_thinned_and_stays_useful(
         for id, days in zip(ids, (31, 29), strict=True):
             row = session.get_one(Finetune, id)
             for step in range(10, 10_001, 10):
-                finetunes.add_event(session, row, "progress", {"step": step, "loss": 1 / step})
+                jobs.report(session, row, "progress", {"step": step, "loss": 1 / step})
             row.status, row.finished_at = "succeeded", ago(session, days)
     sweep(database, objects, keep_event_days=30)
     with database.session() as session:
@@ -198,6 +198,33 @@ def test_a_kept_loss_curve_is_thinned_and_stays_useful(
         assert max(after - before for before, after in itertools.pairwise(steps)) <= 60
         kinds = select(FinetuneEvent.type).where(FinetuneEvent.finetune_id == ids[0], FinetuneEvent.type == "status")
         assert session.execute(kinds).scalars().all() == ["status"]
+
+
+def test_event_ids_count_within_a_finetune_and_are_not_used_again(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    """Whatever other fine-tunes report at the same time, and whatever retention removed."""
+    other = tenant_with_domain(database, "busy")
+    with database.session() as session:
+        id, busy = add_finetune(session, *owner), add_finetune(session, *other)
+
+    def run(finetune: str) -> None:
+        for _ in range(20):
+            with database.session() as session:
+                jobs.report(session, session.get_one(Finetune, finetune), "sample", {"key": "k"})
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(run, one) for one in (id, busy, id, busy)]:
+            done.result()
+    with database.session() as session:
+        assert [event.id for event in finetunes.events_after(session, owner[0], id, 0)] == list(range(1, 42))
+        row = session.get_one(Finetune, id)
+        row.status, row.finished_at = "succeeded", ago(session, 91)
+    sweep(database, objects, keep_sample_days=90)
+    with database.session() as session:
+        jobs.report(session, session.get_one(Finetune, id), "status", {"status": "succeeded"})
+        assert [event.id for event in finetunes.events_after(session, owner[0], id, 0)] == [1, 42]
+        assert len(finetunes.events_after(session, other[0], busy, 0)) == 41, "another's events stay"
 
 
 def test_samples_and_checkpoints_of_ended_fine_tunes_go(

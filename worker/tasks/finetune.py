@@ -136,7 +136,7 @@ class FinetuneRun(Attempt[Finetune]):
                 return False
             match event:
                 case Encoding(done=done):
-                    service.add_event(session, row, "status", {"status": "running", "encoded_images": done})
+                    jobs.report(session, row, "status", {"status": "running", "encoded_images": done})
                 case Started():
                     service.record_start(session, row, event.held_out_loss_base, event.trainable_parameters, event.step)
                 case Progress():

@@ -3,7 +3,7 @@
 import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String
+from sqlalchemy import BigInteger, ForeignKey, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Created, DomainId, TenantId, partial_index
@@ -50,17 +50,21 @@ class Finetune(JobColumns, Base):
     events_thinned_at: Mapped[datetime.datetime | None]
     """When retention left a part of its progress."""
     samples_removed_at: Mapped[datetime.datetime | None]
+    last_event_id: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Highest id of its events so far. Retention removes events, and no id may be used twice."""
 
 
 class FinetuneEvent(Base):
-    """status, progress, sample or error; the id orders them and is what `Last-Event-ID` names."""
+    """status, progress, sample or error. The id counts the events of one fine-tune, orders them, and is what
+    `Last-Event-ID` names."""
 
     __tablename__ = "finetune_events"
-    __table_args__ = (Index(None, "finetune_id", "id"),)
 
-    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    finetune_id: Mapped[str] = mapped_column(
+        String(40), ForeignKey("finetunes.id", ondelete="CASCADE"), primary_key=True
+    )
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False)
     tenant_id: Mapped[TenantId]
-    finetune_id: Mapped[str] = mapped_column(String(40), ForeignKey("finetunes.id", ondelete="CASCADE"))
     type: Mapped[str] = mapped_column(String(20))
     data: Mapped[dict[str, Any]]
     created_at: Mapped[Created]
