@@ -17,15 +17,18 @@ from api.waiting import wait_for
 from core.db.models import Finetune, Generation
 from core.db.session import Database
 from core.tenancy import SYSTEM
+from core.tenants import repository as tenants
 
 logger = structlog.get_logger()
 _INTERVAL = 0.2
 State = tuple[Any, ...]
+_WORKS: State = (True,)
+"""State of a key that is neither revoked nor expired."""
 Found = TypeVar("Found")
 
 
 class Notifier:
-    """Watches rows by id (`gen_…`, `ft_…`)."""
+    """Watches rows by id (`gen_…`, `ft_…`, `key_…`)."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -58,18 +61,24 @@ class Notifier:
             await self._task
 
     @asynccontextmanager
-    async def watch(self, id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever the row changed; the watcher clears it."""
+    async def watch(self, *ids: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever one of the rows changed; the watcher clears it."""
         event = asyncio.Event()
         event.set()  # what happened before the watch began is seen at once
-        self._watched[id].add(event)
+        for id in ids:
+            self._watched[id].add(event)
         try:
             yield event
         finally:
-            self._watched[id].discard(event)
-            if not self._watched[id]:
-                del self._watched[id]
-                self._states.pop(id, None)
+            for id in ids:
+                self._watched[id].discard(event)
+                if not self._watched[id]:
+                    del self._watched[id]
+                    self._states.pop(id, None)
+
+    def has_ended(self, key_id: str) -> bool:
+        """Whether a key that is watched was revoked, expired or deleted, as the last read saw it."""
+        return self._states.get(key_id, _WORKS) != _WORKS
 
     async def shared(self, key: Hashable, read: Callable[[], Found]) -> Found:
         """What a blocking read finds. Listeners that ask for the same at one time share one read."""
@@ -99,6 +108,7 @@ class Notifier:
     def _read(self, ids: list[str]) -> dict[str, State]:
         generations = [id for id in ids if id.startswith("gen_")]
         finetunes = [id for id in ids if id.startswith("ft_")]
+        keys = [id for id in ids if id.startswith("key_")]
         states: dict[str, State] = dict.fromkeys(ids, ())
         with self.database.session(SYSTEM) as session:
             if generations:
@@ -107,4 +117,6 @@ class Notifier:
             if finetunes:
                 last = select(Finetune.id, Finetune.status, Finetune.last_event_id).where(Finetune.id.in_(finetunes))
                 states |= {id: (status, event) for id, status, event in session.execute(last)}
+            if keys:
+                states |= dict.fromkeys(tenants.working_keys(session, keys), _WORKS)
         return states

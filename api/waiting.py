@@ -27,11 +27,14 @@ def preferred_wait(prefer: str | None) -> int:
     return min(int(match.group(1)), LONGEST_WAIT) if match else 0
 
 
-async def changes_until(notifier: "Notifier", id: str, seconds: float) -> AsyncGenerator[None]:
-    """Yields after each change of a row, at once the first time, until the time is over."""
+async def changes_until(notifier: "Notifier", id: str, key_id: str, seconds: float) -> AsyncGenerator[None]:
+    """Yields after each change of a row, at once the first time, until the time is over or the caller's key has
+    ended."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    async with notifier.watch(id) as changed:
+    async with notifier.watch(id, key_id) as changed:
         while not notifier.closing and await wait_for(changed, end - loop.time()):
+            if notifier.has_ended(key_id):
+                return
             changed.clear()
             yield

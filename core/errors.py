@@ -83,6 +83,13 @@ class KeyRevoked(CoreError):
         super().__init__(f"The key '{id}' was revoked, for good. Create another one.")
 
 
+class LastAdminKey(CoreError):
+    code, status, title = "last_admin_key", 409, "Last administrator's key"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"'{id}' is the last administrator's key that works. Rotate it, and use the new key.")
+
+
 class PayloadTooLarge(CoreError):
     code, status, title = "payload_too_large", 413, "Upload too large"
 

@@ -26,6 +26,13 @@ class Scope:
             raise Forbidden("tenant")
         return self.tenant_id
 
+    @property
+    def key(self) -> str:
+        """The id of the key that asks. Raises Forbidden for the service itself."""
+        if self.key_id is None:
+            raise Forbidden("key")
+        return self.key_id
+
 
 Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
 

@@ -27,7 +27,7 @@ from core.adapters import service as adapters
 from core.adapters.repository import Filters
 from core.db.paging import number_of, page_of
 from core.deletions import service as deletions
-from core.errors import KeyRevoked, NameTaken, NotFound
+from core.errors import KeyRevoked, LastAdminKey, NameTaken, NotFound
 from core.tenants import service as tenants
 from core.tenants.service import IssuedKey
 from core.usage import service as usage
@@ -100,9 +100,11 @@ def rotate_key(id: str, body: KeyRotate, database: DatabaseDep, admin: AdminDep)
         return _issued(tenants.rotate_key(session, admin, id, body.overlap_seconds, body.lifetime_seconds))
 
 
-@router.delete("/keys/{id}", status_code=204, operation_id="revoke_key", responses=problems(NotFound))
+@router.delete("/keys/{id}", status_code=204, operation_id="revoke_key", responses=problems(NotFound, LastAdminKey))
 def revoke_key(id: str, database: DatabaseDep, admin: AdminDep) -> None:
-    """Revoke a key. It stops working at once."""
+    """Revoke a key. It stops working at once, and its event streams and waiting requests end within seconds. Signed
+    image URLs that were made with it work until they expire. The last administrator's key cannot be revoked: rotate it
+    instead."""
     with database.session(admin) as session:
         tenants.revoke_key(session, admin, id)
 

@@ -153,7 +153,8 @@ async def stream_finetune_events(
     - `sample`: `{step, url}`, a drawing of the adapter so far; the URL is signed
     - `error`: `{code, detail}`
 
-    Send the last `id` as `Last-Event-ID` to go on behind it, as browsers do by themselves.
+    Send the last `id` as `Last-Event-ID` to go on behind it, as browsers do by themselves. The stream ends within
+    seconds when its key is revoked or expires.
     """
     events, ended = await run_in_threadpool(_read, services, scope, id, last_event_id)
     if ended and not events:
@@ -182,13 +183,15 @@ def get_finetune_sample(id: str, event_id: EventId, scope: ViewerDep, services: 
 
 
 async def _stream(services: Services, scope: Scope, id: str, last_id: int, request: Request) -> AsyncIterator[bytes]:
-    async with services.notifier.watch(id) as changed:
+    async with services.notifier.watch(id, scope.key) as changed:
         while not services.notifier.closing:
             if not await wait_for(changed, _KEEPALIVE_SECONDS):
                 yield KEEPALIVE_COMMENT
                 continue
             changed.clear()
             while True:  # an ended one may have more than one page too
+                if services.notifier.has_ended(scope.key):
+                    return
                 try:
                     events, ended = await services.notifier.shared(
                         (scope.tenant, id, last_id), partial(_read, services, scope, id, last_id)

@@ -176,7 +176,7 @@ async def _wait(
     services: Services, scope: Scope, result: GenerationOut, seconds: int, signed: SignedUrl
 ) -> GenerationOut:
     """The generation when it has ended, or as it is when the time is over."""
-    async with aclosing(changes_until(services.notifier, result.id, seconds)) as changes:
+    async with aclosing(changes_until(services.notifier, result.id, scope.key, seconds)) as changes:
         async for _ in changes:
             result = await run_in_threadpool(_read, services, scope, result.id, signed)
             if result.status in generations.ENDED:

@@ -1,10 +1,11 @@
 """Queries on tenants and keys."""
 
 import datetime
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, Select, String, bindparam, column, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, String, bindparam, column, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.db.base import Json, Now
@@ -61,6 +62,21 @@ def note_use(session: Session, id: str, now: datetime.datetime) -> None:
 
 def keys_of(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]:
     return fetch_page(session, select(ApiKey).where(ApiKey.tenant_id == tenant_id), ApiKey.id, request)
+
+
+def working_keys(session: Session, ids: Collection[str]) -> Sequence[str]:
+    """Those of the keys that are neither revoked nor expired."""
+    return session.scalars(select(ApiKey.id).where(ApiKey.id.in_(ids), *_works())).all()
+
+
+def lock_working_admin_keys(session: Session) -> Sequence[str]:
+    """All of them, in one order: two administrators cannot revoke each other's key at the same time."""
+    statement = select(ApiKey.id).where(ApiKey.tenant_id.is_(None), *_works()).order_by(ApiKey.id)
+    return session.scalars(statement.with_for_update()).all()
+
+
+def _works() -> tuple[ColumnElement[bool], ...]:
+    return ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > Now())
 
 
 def any_admin_key(session: Session) -> bool:

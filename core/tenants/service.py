@@ -18,7 +18,7 @@ from core.db.names import named_once
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
 from core.deletions import service as deletions
-from core.errors import KeyRevoked, NameTaken, NotFound, Unauthenticated
+from core.errors import KeyRevoked, LastAdminKey, NameTaken, NotFound, Unauthenticated
 from core.tenancy import SYSTEM, Scope
 from core.tenants import repository
 
@@ -128,10 +128,13 @@ def rotate_key(
 
 
 def revoke_key(session: Session, scope: Scope, id: str) -> None:
-    """For good. Raises NotFound."""
-    key = repository.key(session, id, lock=True)
+    """For good. Raises NotFound, LastAdminKey."""
+    key = repository.key(session, id)
     if key is None:
         raise NotFound("key", id)
+    if key.tenant_id is None and list(repository.lock_working_admin_keys(session)) == [id]:
+        raise LastAdminKey(id)
+    session.refresh(key, with_for_update=True)
     key.revoked_at = key.revoked_at or database_now(session)
     audit.record(session, scope, "key.revoke", id, tenant_id=key.tenant_id)
 

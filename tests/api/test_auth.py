@@ -140,6 +140,12 @@ def test_what_is_revoked_stays_so(api: Api, admin: Client) -> None:
     problem(client.get("/v1/domains"), 401, "unauthenticated")
 
 
+def test_the_last_administrators_key_cannot_be_revoked(admin: Client) -> None:
+    id = admin.read("/v1/key")["id"]
+    problem(admin.delete(f"/v1/admin/keys/{id}"), 409, "last_admin_key")
+    assert admin.read("/v1/key")["revoked_at"] is None
+
+
 def test_every_change_of_a_key_is_in_the_audit_log(api: Api, admin: Client) -> None:
     id = key_id(api.tenant(f"audited {uuid.uuid4()}"))
     path = f"/v1/admin/keys/{id}"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -68,6 +69,35 @@ def test_streams_are_bounded_for_a_tenant_and_in_all(server: Server, tmp_path_fa
         while listen(streams, greedy, path).status_code != 200:
             assert time.monotonic() < end, "a stream that was closed keeps its place"
             time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+def test_streams_and_waits_of_a_key_that_ends_end_too(
+    server: Server, tmp_path_factory: pytest.TempPathFactory, how: str
+) -> None:
+    """Within seconds, where they would go on as long as the fine-tune waits, and for the minute that was asked for."""
+    folder = tmp_path_factory.getbasetemp() / "streams0"
+    administrator = httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"})
+    with administrator, tenant_client(server.url, KEY) as client, ThreadPoolExecutor(1) as pool, ExitStack() as streams:
+        path = finetune_of(client, folder)
+        key = client.get("/v1/key").json()["id"]
+        domain = client.get("/v1/domains").json()["data"][0]["id"]
+        body = {"class_id": 0, "adapter_id": "base"}
+        wait = pool.submit(
+            client.post, f"/v1/domains/{domain}/generations", json=body, headers={"Prefer": "wait=60"}, timeout=50
+        )
+        lines = streams.enter_context(client.stream("GET", path)).iter_lines()
+        next_event(lines)
+        while not client.get(f"/v1/domains/{domain}/generations").json()["data"]:
+            time.sleep(0.05)  # until that request waits
+        if how == "revoked":
+            administrator.delete(f"/v1/admin/keys/{key}").raise_for_status()
+        else:
+            administrator.patch(f"/v1/admin/keys/{key}", json={"lifetime_seconds": 1}).raise_for_status()
+        comment = next((line for line in lines if line.startswith(":")), None)
+        assert comment is None, "the stream goes on"
+        assert (wait.result(30).status_code, wait.result().json()["status"]) == (202, "queued")
+        assert client.get("/v1/key").status_code == 401
 
 
 def test_a_wait_that_finds_no_place_is_answered_at_once(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What the nouns promise: whose rows are seen, which adapter is served, what deleting takes along."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import select
 
@@ -15,6 +17,7 @@ from core.errors import (
     BaseMismatch,
     DatasetNotReady,
     JobFinished,
+    LastAdminKey,
     NameTaken,
     NoActiveAdapter,
     NotFound,
@@ -140,6 +143,7 @@ def test_the_first_administrators_key(database: Database) -> None:
 
 def test_a_configured_key_that_was_revoked_stays_so_until_another_is_configured(database: Database) -> None:
     with database.session() as session:
+        tenants.ensure_admin_key(session, None)
         tenants.ensure_admin_key(session, "leaked")
         configured = tenants.authenticate(session, "leaked")
         assert configured.key_id is not None
@@ -152,7 +156,26 @@ def test_a_configured_key_that_was_revoked_stays_so_until_another_is_configured(
         tenants.ensure_admin_key(session, "another")
         assert tenants.authenticate(session, "another").scopes == {"admin"}
         entries = usage.audit(session, SYSTEM, None, PageRequest()).data
-        assert [one.action for one in entries] == ["key.configure", "key.revoke", "key.configure"]
+        assert [one.action for one in entries] == ["key.configure", "key.revoke", "key.configure", "key.create"]
+
+
+def test_the_last_administrators_key_is_rotated_but_never_revoked(database: Database) -> None:
+    with database.session() as session:
+        tenant = tenants.create(session, SYSTEM, "tenant").id
+        tenants.issue_key(session, SYSTEM, tenant, "no administrator's")
+        first = tenants.authenticate(session, tenants.ensure_admin_key(session, None) or "").key
+    with pytest.raises(LastAdminKey), database.session() as session:
+        tenants.revoke_key(session, SYSTEM, first)
+    with database.session() as session:
+        second = tenants.rotate_key(session, SYSTEM, first, overlap_seconds=3600).row.id
+
+    def revoke(id: str) -> None:
+        with database.session() as session:
+            tenants.revoke_key(session, SYSTEM, id)
+
+    with ThreadPoolExecutor(2) as pool:  # two administrators at once, each the other's
+        errors = [run.exception() for run in [pool.submit(revoke, id) for id in (first, second)]]
+    assert sorted(type(error).__name__ for error in errors) == ["LastAdminKey", "NoneType"]
 
 
 def test_which_adapter_draws(database: Database) -> None:
