@@ -106,11 +106,11 @@ def checkpoints(session: Session, before: Time, limit: int) -> int:
     if finetune is None or finetune.checkpoint_key is None:
         return 0
     gone = [(finetune.domain_id, finetune.tenant_id, finetune.checkpoint_key, finetune.checkpoint_bytes)]
-    if finetune.previous_checkpoint_key is not None:  # its bytes are not counted
-        gone.append((finetune.domain_id, finetune.tenant_id, finetune.previous_checkpoint_key, 0))
+    if (previous := finetune.previous_checkpoint_key) is not None:
+        gone.append((finetune.domain_id, finetune.tenant_id, previous, finetune.previous_checkpoint_bytes))
     finetune.checkpoint_key = finetune.checkpoint_sha256 = None
     finetune.previous_checkpoint_key = finetune.previous_checkpoint_sha256 = None
-    finetune.checkpoint_bytes = 0
+    finetune.checkpoint_bytes = finetune.previous_checkpoint_bytes = 0
     _discard(session, gone)
     return limit
 

@@ -203,16 +203,18 @@ def record_progress(
 
 def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
     """Keeps progress: another attempt goes on from here."""
+    replaced_bytes = row.checkpoint_bytes
     if row.checkpoint_key is not None and row.checkpoint_key != stored.key:
         if row.previous_checkpoint_key is not None:
             discards.record(session, [(row.tenant_id, row.previous_checkpoint_key)], _REPLACED_FOR)
+        replaced_bytes = row.previous_checkpoint_bytes
         row.previous_checkpoint_key, row.previous_checkpoint_sha256 = row.checkpoint_key, row.checkpoint_sha256
-    added = stored.size - row.checkpoint_bytes
+        row.previous_checkpoint_bytes = row.checkpoint_bytes
     row.checkpoint_key, row.checkpoint_sha256, row.checkpoint_step = stored.key, stored.sha256, step
     row.checkpoint_bytes, row.checkpoint_at = stored.size, database_now(session)
     jobs.keep_progress(row)
     session.flush()
-    stored_bytes.add(session, row.domain_id, added)
+    stored_bytes.add(session, row.domain_id, stored.size - replaced_bytes)
 
 
 def checkpoints(row: Finetune) -> list[tuple[str, str]]:
@@ -227,10 +229,15 @@ def checkpoints(row: Finetune) -> list[tuple[str, str]]:
 def record_restart(session: Session, row: Finetune, step: int, kept: tuple[str, str] | None, reason: str) -> None:
     """Reports that an attempt goes on from an earlier step than the last checkpoint's, with the checkpoint `kept` or
     from scratch. What cannot be read is an orphan from now on."""
+    counted = {row.checkpoint_key: row.checkpoint_bytes, row.previous_checkpoint_key: row.previous_checkpoint_bytes}
     row.checkpoint_key, row.checkpoint_sha256 = kept or (None, None)
     row.previous_checkpoint_key = row.previous_checkpoint_sha256 = None
+    row.checkpoint_bytes = counted[row.checkpoint_key] if row.checkpoint_key else 0
+    row.previous_checkpoint_bytes = 0
     row.checkpoint_step = step
     jobs.report(session, row, "status", {"status": "running", "restarted_from": step, "reason": reason})
+    session.flush()
+    stored_bytes.add(session, row.domain_id, row.checkpoint_bytes - sum(counted.values()))
 
 
 def add_sample(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:

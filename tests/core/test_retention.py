@@ -237,7 +237,8 @@ def test_samples_and_checkpoints_of_ended_fine_tunes_go(
         for id, days in zip(ids, (91, 0), strict=True):
             row = session.get_one(Finetune, id)
             finetunes.add_sample(session, row, 50, objects.put(f"{folder}/{id}/samples/50.png", b"12345"))
-            finetunes.record_checkpoint(session, row, 50, objects.put(f"{folder}/{id}/checkpoint", b"1234567"))
+            finetunes.record_checkpoint(session, row, 50, objects.put(f"{folder}/{id}/checkpoint-50", b"12"))
+            finetunes.record_checkpoint(session, row, 100, objects.put(f"{folder}/{id}/checkpoint-100", b"12345"))
             if days:
                 row.status, row.finished_at = "succeeded", ago(session, days)
     assert stored(database, scope) == 24, "data sets that tests add by hand are not counted"
@@ -265,8 +266,20 @@ def test_a_checkpoint_that_two_newer_ones_replace_goes_an_hour_later(
         wait = replaced.due_at - database_now(session)
     assert replaced.object_key == "tenants/a"
     assert datetime.timedelta(minutes=50) < wait <= datetime.timedelta(hours=1)
-    assert stored(database, owner[0]) == 30
+    assert stored(database, owner[0]) == 60, "both that are kept"
     assert discards.remove_page(database, objects) == 0
+
+
+@pytest.mark.parametrize(("kept", "left"), [(("tenants/b", "0" * 64), 30), (("tenants/a", "0" * 64), 10), (None, 0)])
+def test_checkpoints_that_cannot_be_read_are_not_counted(
+    database: Database, owner: tuple[Scope, str], kept: tuple[str, str] | None, left: int
+) -> None:
+    with database.session() as session:
+        row = session.get_one(Finetune, add_finetune(session, *owner))
+        finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
+        finetunes.record_checkpoint(session, row, 100, StoredObject("tenants/b", "0" * 64, 30))
+        finetunes.record_restart(session, row, 50, kept, "unreadable")
+    assert stored(database, owner[0]) == left
 
 
 def test_a_rejected_archive_goes_and_its_report_stays(

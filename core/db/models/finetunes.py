@@ -44,6 +44,7 @@ class Finetune(JobColumns, Base):
     previous_checkpoint_key: Mapped[str | None] = mapped_column(String(500))
     """The checkpoint before, for the day on which the last one cannot be read."""
     previous_checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
+    previous_checkpoint_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     checkpoint_step: Mapped[int] = mapped_column(default=0)
     checkpoint_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     checkpoint_at: Mapped[datetime.datetime | None]
