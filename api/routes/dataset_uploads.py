@@ -33,6 +33,7 @@ from core.errors import (
     InvalidRequest,
     NotFound,
     PartsMissing,
+    PayloadTooLarge,
     QuotaExceeded,
     ServiceBusy,
     StorageQuotaExceeded,
@@ -64,6 +65,9 @@ def create_dataset_upload(
     failure; then complete the upload with all etags. Until it is completed or aborted, or expires, its bytes count as
     stored.
     """
+    limit = services.settings.max_multipart_bytes
+    if body.size_bytes > limit:
+        raise PayloadTooLarge(limit)
     asked = uploads.UploadRequest(body.size_bytes, body.sha256, body.filename)
     with services.database.session(scope) as session:
         domains.get(session, scope, id)

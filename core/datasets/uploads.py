@@ -19,7 +19,7 @@ from core.db.models import Dataset, DatasetUpload
 from core.db.paging import Page, PageRequest
 from core.db.session import database_now
 from core.domains import service as domains
-from core.errors import ArchiveInvalid, NotFound, PartsMissing, PayloadTooLarge, UploadEnded
+from core.errors import ArchiveInvalid, NotFound, PartsMissing, UploadEnded
 from core.jobs import Dispatcher
 from core.storage import ObjectStore, Part, StoredObject
 from core.tenancy import Scope
@@ -38,9 +38,7 @@ class UploadRequest:
 def begin(
     store: ObjectStore, scope: Scope, domain_id: str, request: UploadRequest, settings: Settings
 ) -> DatasetUpload:
-    """A new upload, begun in the store and not yet a row. Raises PayloadTooLarge."""
-    if request.size_bytes > settings.max_multipart_bytes:
-        raise PayloadTooLarge(settings.max_multipart_bytes)
+    """A new upload, begun in the store and not yet a row."""
     dataset_id = new_id("ds")
     key = service.archive_key(scope, domain_id, dataset_id)
     return DatasetUpload(
