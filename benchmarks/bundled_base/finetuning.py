@@ -1,6 +1,7 @@
 """A fine-tune of a whole base in one go, as a worker runs it slice by slice."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 
 from PIL import Image
 
@@ -33,10 +34,12 @@ def fine_tuned(
     work = finetune(base, plan, images)
     while True:
         try:
-            on_event(next(work))
+            event = next(work)
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
+        if not isinstance(event, Future):  # it does not read ahead
+            on_event(event)
 
 
 def labelled(drawings: Drawings) -> list[tuple[int, Image.Image]]:

@@ -68,7 +68,7 @@ class Engine:
             raise ValueError(f"{max_rows} rows may have as many adapters, but there are {runner.bank.slots} slots")
         self.runner, self.cache, self.bank = runner, cache, runner.bank
         self.scheduler = Scheduler(max_rows)
-        self.trainings = Trainings(training_share)
+        self.trainings = Trainings(training_share, partial(self._post_unless_stopped, lambda: None))
         self.max_waiting = max_waiting
         self.on_death = on_death
         self.counters = Counters()
@@ -210,7 +210,7 @@ class Engine:
     def _wait_for_work(self) -> bool:
         with self._wake:
             self.last_turn = time.monotonic()
-            if not (self._ending or self._inbox or self.trainings or not self.scheduler.idle):
+            if not (self._ending or self._inbox or self.trainings.is_ready or not self.scheduler.idle):
                 late = self._deadlines[0][0] - self.last_turn if self._deadlines else IDLE_SECONDS
                 self._wake.wait(max(0.0, min(late, IDLE_SECONDS)))
             return self._ending is None

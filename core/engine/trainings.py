@@ -15,8 +15,9 @@ from core.model.device import is_lost
 logger = logging.getLogger(__name__)
 
 Work = Generator[Any, None, Any]
-"""Long work in short slices: each `next` is one slice of the device's time; what it yields goes to `on_event`. At a
-stop EngineStopped is thrown into it, which it may answer with one last event."""
+"""Long work in short slices: each `next` is one slice of the device's time; what it yields goes to `on_event`. A Future
+that it yields is none of that: it has nothing to do until that is resolved. At a stop EngineStopped is thrown into it,
+which it may answer with one last event."""
 
 
 @dataclass(eq=False)
@@ -27,6 +28,13 @@ class Training:
     on_event: Callable[[Any], None]
     future: "Future[Any]" = field(default_factory=running_future)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    awaited: "Future[Any] | None" = None
+    """What the work waits for."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next slice has something to do."""
+        return self.awaited is None or self.awaited.done() or self.cancelled.is_set()
 
     def advance(self) -> bool:
         """Runs one slice; True when it was the last. Raises Cancelled, and what the work or its listener raises."""
@@ -37,7 +45,8 @@ class Training:
         except StopIteration as end:
             self.future.set_result(end.value)
             return True
-        if event is not None:
+        self.awaited = event if isinstance(event, Future) else None
+        if self.awaited is None and event is not None:
             self.on_event(event)
         return False
 
@@ -62,24 +71,28 @@ class Training:
 
 
 class Trainings:
-    """Those that run. `share` is the part of the device's time that they get at least while serving has work too."""
+    """Those that run. `share` is the part of the device's time that they get at least while serving has work too.
+    `on_ready` is called, on any thread, when one that waited has work again."""
 
-    def __init__(self, share: float) -> None:
-        self.share = share
+    def __init__(self, share: float, on_ready: Callable[[], None] = lambda: None) -> None:
+        self.share, self.on_ready = share, on_ready
         self._queue: deque[Training] = deque()
         self._serving_debt = self._training_debt = 0.0
 
-    def __bool__(self) -> bool:
-        return bool(self._queue)
+    @property
+    def is_ready(self) -> bool:
+        """Whether one has something to do."""
+        return any(training.is_ready for training in self._queue)
 
     def add(self, training: Training) -> None:
         self._queue.append(training)
 
     def due(self, *, serving: bool) -> bool:
         """Whether the next slice is a fine-tune's, when serving has work or has none. Serving that was idle begins."""
-        if not self._queue or not serving:
+        ready = self.is_ready
+        if not ready or not serving:
             self._serving_debt = self._training_debt = 0.0  # a share is owed only while both have work
-            return bool(self._queue)
+            return ready
         return self._training_debt < self.share * (self._serving_debt + self._training_debt)
 
     def took(self, *, serving: float = 0.0, training: float = 0.0) -> None:
@@ -88,7 +101,10 @@ class Trainings:
         self._training_debt += training
 
     def step(self) -> None:
-        """Runs one slice of the next training. An error ends that training alone; raises that of a lost device."""
+        """Runs one slice of the next training that is ready. An error ends that training alone; raises that of a lost
+        device."""
+        while not self._queue[0].is_ready:
+            self._queue.rotate(-1)
         training = self._queue[0]
         try:
             ended = training.advance()
@@ -101,6 +117,8 @@ class Trainings:
             self._queue.popleft()
         else:
             self._queue.rotate(-1)
+            if training.awaited is not None:
+                training.awaited.add_done_callback(lambda _: self.on_ready())
 
     def stop(self, error: EngineStopped) -> None:
         """Ends all with `error`."""

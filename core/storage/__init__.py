@@ -5,7 +5,7 @@ from urllib.parse import unquote, urlparse
 
 from core.config import Settings
 from core.storage.folder import FolderStore
-from core.storage.objects import ListedObject, ObjectStore, Part, StoredObject, file_digest
+from core.storage.objects import ListedObject, ObjectStore, Part, StoredObject, file_digest, verify
 from core.storage.s3 import S3Store
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "StoredObject",
     "file_digest",
     "open_store",
+    "verify",
 ]
 
 

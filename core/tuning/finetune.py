@@ -6,6 +6,7 @@ of held-out images, one step of its samples.
 
 import time
 from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,9 +24,10 @@ from core.model.adapter import BASE
 from core.model.checkpoint import LoadedBase
 from core.model.device import is_out_of_memory
 from core.tuning.checkpoint import pack
-from core.tuning.latents import Latents, concatenate, encode_images, image_grid, to_image
+from core.tuning.latents import Encode, Latents, concatenate, encode_batch, image_grid, prepare_images, to_image
 from core.tuning.methods import adapter_of
 from core.tuning.parallel import ALONE, Processes
+from core.tuning.reading import ReadAhead
 from core.tuning.start import start_tensors
 from core.tuning.trainer import StepReport, Trainer, TrainingSettings
 
@@ -130,10 +132,15 @@ def finetune(
     images: Iterable[tuple[int, Image.Image]],
     state: Mapping[str, Tensor] | None = None,
     processes: Processes = ALONE,
-) -> Generator[Event | None, None, Outcome]:
+    *,
+    read_ahead: bool = False,
+) -> Generator[Event | Future[None] | None, None, Outcome]:
     """Trains one adapter, from the `state` of a checkpoint of the same plan on. Equal base, plan and images give
     equal tensors, also across a resume. Classes that the base knows by the same name start from its embeddings of them;
     the paper, whose base knows none of them, starts all from scratch.
+
+    With `read_ahead` a thread of its own reads the images. While none is ready, a Future is yielded instead of an
+    event: the next slice has work when it is resolved. Without it, a slice waits for its images.
 
     Of several processes each runs this with the same plan, images and state, and yields the same events.
 
@@ -142,7 +149,7 @@ def finetune(
     is thrown into its steps is answered with one more checkpoint.
     """
     try:
-        return (yield from _finetune(base, _divided(base, plan), images, state, processes))
+        return (yield from _finetune(base, _divided(base, plan), images, state, processes, read_ahead))
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise TrainingOutOfMemory(f"{type(error).__name__}: {error}") from error
@@ -168,16 +175,14 @@ def _finetune(
     images: Iterable[tuple[int, Image.Image]],
     state: Mapping[str, Tensor] | None,
     processes: Processes,
-) -> Generator[Event | None, None, Outcome]:
+    read_ahead: bool,
+) -> Generator[Event | Future[None] | None, None, Outcome]:
     dit, about = base.dit, plan.about(base.description.digest)
     start, frozen = _start(base, plan)
-    parts: list[Latents] = []
     size = base.description.image_size * base.description.scale_of(plan.image_size)
-    for part in encode_images(images, base.autoencoder.encode, size):
-        parts.append(part)
-        yield Encoding(sum(len(part) for part in parts))
+    latents = yield from _encoded(images, base.autoencoder.encode, size, read_ahead)
     make_adapter = partial(adapter_of, plan.sites)
-    trainer = Trainer(dit, start, concatenate(parts), plan.training, make_adapter, processes, plan.compiled, frozen)
+    trainer = Trainer(dit, start, latents, plan.training, make_adapter, processes, plan.compiled, frozen)
     # Without gradients an image takes a fraction of the memory, and half of the time.
     rows = min(32, 2 * (plan.training.micro_batch_size or 1))
     loss_base = yield from trainer.held_out_parts(BASE, dit.config.null_class, batch_size=rows)
@@ -194,6 +199,21 @@ def _finetune(
     for name, label in (("adapter", None), ("adapter_null", trainer.null_class)):
         losses[name] = yield from trainer.held_out_parts(trainer.adapter(averaged=True), label, batch_size=rows)
     return Outcome({name: tensor.cpu() for name, tensor in trainer.tensors().items()}, losses)
+
+
+def _encoded(
+    images: Iterable[tuple[int, Image.Image]], encode: Encode, size: int, read_ahead: bool
+) -> Generator[Event | Future[None], None, Latents]:
+    parts: list[Latents] = []
+    batches = prepare_images(images, size)
+    with closing(ReadAhead(batches) if read_ahead else batches) as source:
+        for batch in source:
+            if isinstance(batch, Future):
+                yield batch
+                continue
+            parts.append(encode_batch(batch, encode))
+            yield Encoding(sum(len(part) for part in parts))
+    return concatenate(parts)
 
 
 def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -4,7 +4,7 @@ Letters in shapes: K images, C latent channels, H and W latent height and width.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -54,20 +54,40 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images [B, 3, S, S] in [-1, 1] to the posterior's scaled mean and deviation, each [B, C, H, W]."""
 
 
-def encode_images(
-    images: Iterable[tuple[int, Image.Image]], encode: Encode, image_size: int, *, batch_size: int = 16
-) -> Iterator[Latents]:
-    """Encodes (class id, image) pairs, a batch at a time; `concatenate` joins the parts.
+Prepared = tuple[Tensor, Tensor]
+"""A batch of images: class ids [B] and pixels [B, 3, S, S] in [-1, 1]."""
+
+
+def prepare_images(
+    images: Iterable[tuple[int, Image.Image]], image_size: int, *, batch_size: int = 16
+) -> Generator[Prepared, None, None]:
+    """Yields (class id, image) pairs as batches of pixels.
 
     Images arrive one at a time, and each is resized before the next one is read: a large data set never lies in memory
     as pixels, nor do the images of a batch at their full size.
     """
     source = ((label, to_pixels(image, image_size)) for label, image in images)
-    while batch := list(islice(source, batch_size)):
-        pixels = torch.stack([one for _, one in batch])
-        mean, deviation = zip(encode(pixels), encode(pixels.flip(-1)), strict=True)
-        labels = torch.tensor([label for label, _ in batch], dtype=torch.long)
-        yield Latents(torch.stack(mean).cpu(), torch.stack(deviation).cpu(), labels)
+    try:
+        while batch := list(islice(source, batch_size)):
+            labels = torch.tensor([label for label, _ in batch], dtype=torch.long)
+            yield labels, torch.stack([one for _, one in batch])
+    finally:
+        if isinstance(images, Generator):  # the file that it reads from is closed now, whoever else holds it
+            images.close()
+
+
+def encode_batch(batch: Prepared, encode: Encode) -> Latents:
+    labels, pixels = batch
+    mean, deviation = zip(encode(pixels), encode(pixels.flip(-1)), strict=True)
+    return Latents(torch.stack(mean).cpu(), torch.stack(deviation).cpu(), labels)
+
+
+def encode_images(
+    images: Iterable[tuple[int, Image.Image]], encode: Encode, image_size: int, *, batch_size: int = 16
+) -> Iterator[Latents]:
+    """Encodes (class id, image) pairs, a batch at a time; `concatenate` joins the parts."""
+    for batch in prepare_images(images, image_size, batch_size=batch_size):
+        yield encode_batch(batch, encode)
 
 
 def concatenate(parts: Sequence[Latents]) -> Latents:

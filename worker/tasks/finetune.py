@@ -2,13 +2,12 @@
 
 import logging
 import queue
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from sqlalchemy.orm import Session
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from core.domains import service as domains
 from core.engine.trainings import Training
 from core.finetunes import service
 from core.jobs import Claim
-from core.storage import StoredObject
+from core.storage import StoredObject, file_digest, verify
 from core.tuning.checkpoint import last_readable
 from core.tuning.finetune import (
     ABOUT_DEFAULTS,
@@ -83,13 +82,17 @@ class FinetuneRun(Attempt[Finetune]):
             self.training.cancelled.set()
 
     def _train(self, job: _Job) -> Outcome:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "archive.zip"
-            self.context.store.download(job.archive_key, path, job.archive_sha256)
-            with path.open("rb") as file:
-                images = archive.read_images(file, job.members, datasets.limits(self.context.settings))
-                work = finetune(self.context.gpu.base, job.plan, images, self._state(job))
-                return self._follow(job, work)
+        state = self._state(job)
+        work = finetune(self.context.gpu.base, job.plan, self._images(job), state, read_ahead=True)
+        return self._follow(job, work)
+
+    def _images(self, job: _Job) -> Iterator[tuple[int, Image.Image]]:
+        """Reads the archive in place, in ranges. Each image is the one that was accepted, by its SHA-256; data sets of
+        earlier releases have one of the whole archive only."""
+        with self.context.store.open(job.archive_key) as file:
+            if not all(member.get("sha256") for member in job.members):
+                verify(job.archive_key, file_digest(file)[0], job.archive_sha256)
+            yield from archive.read_images(file, job.members, datasets.limits(self.context.settings))
 
     def _state(self, job: _Job) -> Mapping[str, Tensor] | None:
         """Where the training goes on; what cannot be read is reported. None starts from scratch."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from core import slices
 from core.artifact.footprint import Footprint
-from core.engine.trainings import Trainings
+from core.engine.trainings import Training, Trainings
 from core.errors import DeviceLost, EngineStopped, TrainingOutOfMemory
 from core.model.checkpoint import LoadedBase
 from core.tuning.finetune import Checkpoint, finetune
@@ -194,7 +194,7 @@ def test_a_device_that_is_lost_while_training_ends_the_engine_and_blames_no_fine
 
 def test_serving_that_was_idle_goes_first_and_training_gets_its_share() -> None:
     trainings = Trainings(0.2)
-    trainings.add(None)  # type: ignore[arg-type]  # never run
+    trainings.add(Training(work=iter(()), on_event=print))  # type: ignore[arg-type]  # never run
     assert trainings.due(serving=False)
     assert not trainings.due(serving=True)
     trainings.took(serving=0.1)
