@@ -462,8 +462,8 @@ class ScratchTooSmall(CoreError):
 
     def __init__(self, folder: str, total_bytes: int, setting: str, needed_bytes: int) -> None:
         super().__init__(
-            f"The disk of {folder} has {total_bytes:,} bytes, and {setting} allows files of {needed_bytes:,}. Set "
-            "TMPDIR to a larger disk, or the setting to less."
+            f"The disk of {folder} has {total_bytes:,} bytes, and {setting} needs {needed_bytes:,}. Set TMPDIR to a "
+            "larger disk, or change the setting."
         )
 
 

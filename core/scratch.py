@@ -24,7 +24,7 @@ def writing_scratch() -> Iterator[None]:
 
 
 def check_scratch(setting: str, needed_bytes: int) -> None:
-    """Checks at the start that the folder for temporary files can hold the largest file that `setting` allows. Raises
+    """Checks at the start that the folder for temporary files can hold what `setting` needs. Raises
     ScratchTooSmall."""
     folder = tempfile.gettempdir()
     total = shutil.disk_usage(folder).total

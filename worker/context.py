@@ -18,6 +18,7 @@ from core.db.models import Dataset, Finetune
 from core.db.session import Database, database_now
 from core.errors import CoreError, StorageFull, StorageUnavailable
 from core.jobs import KINDS, Dispatcher
+from core.scratch import check_scratch
 from core.storage import ObjectStore, StoredObject, open_store
 from core.tenancy import SYSTEM
 from core.tracing import configure_traces
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 DEVICE_QUEUES = {"generate", "finetune"}
 _STORE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries of an attempt to store what it made."""
+COMPILED_BYTES = 2**28
+"""Room for the files of torch.compile. Nothing else of a worker needs temporary files."""
 _STOP_SECONDS = 30.0
 """How long a worker that cannot go on waits for its threads: one may hang in a dead device."""
 
@@ -98,7 +101,9 @@ class Context:
         return not self.queues.isdisjoint(DEVICE_QUEUES)
 
     def start(self) -> None:
-        """Loads the base and tells the database about it. Raises BaseMissing, CheckpointInvalid."""
+        """Loads the base and tells the database about it. Raises BaseMissing, CheckpointInvalid, ScratchTooSmall."""
+        if self.settings.compile:
+            check_scratch("DIFFFIT_COMPILE", COMPILED_BYTES)
         configure_traces(self.settings, "difffit-worker", self.database.engine)
         self.store.check()
         if self.needs_device:

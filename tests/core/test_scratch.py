@@ -21,5 +21,5 @@ def test_other_errors_of_a_file_stay_what_they_are() -> None:
 
 def test_a_disk_that_cannot_hold_the_largest_upload_is_refused_at_the_start() -> None:
     check_scratch("DIFFFIT_MAX_UPLOAD_BYTES", 1)
-    with pytest.raises(ScratchTooSmall, match="Set TMPDIR to a larger disk, or the setting to less"):
+    with pytest.raises(ScratchTooSmall, match="Set TMPDIR to a larger disk, or change the setting"):
         check_scratch("DIFFFIT_MAX_UPLOAD_BYTES", 2**60)
