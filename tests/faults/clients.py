@@ -73,7 +73,7 @@ async def _listen(stack: Stack, key: str, id: str, streams: int) -> tuple[int, i
         while opened < streams:
             await asyncio.sleep(0.1)
         await asyncio.sleep(3)  # what was opened for the first events is back in the pool
-        listening, connections = opened, await asyncio.to_thread(_held_connections, stack)
+        listening, connections = opened, await asyncio.to_thread(held_connections, stack)
         await asyncio.to_thread(lambda: httpx.post(f"{stack.url}/v1/finetunes/{id}/cancel", headers=_key(key)))
         await asyncio.gather(*tasks)
     return listening, connections, ends
@@ -83,7 +83,7 @@ def _key(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _held_connections(stack: Stack) -> int:
+def held_connections(stack: Stack) -> int:
     """Of the service's role, in its database, in every look of two seconds: a short query is in a few of them."""
     query = (
         "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = %s AND usename <> 'postgres' AND state <> 'idle'"

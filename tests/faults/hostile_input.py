@@ -26,7 +26,7 @@ class Watch:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.store = FolderStore(stack.folder / "data" / "objects")
-        self.processes = [psutil.Process(pid) for pid in stack.workers] + [_api_of(stack)]
+        self.processes = [psutil.Process(pid) for pid in stack.workers] + [api_of(stack)]
         self.slowest = self.most = 0.0
         self.late = 0
         self.failed: list[str] = []
@@ -34,11 +34,11 @@ class Watch:
 
     def check(self, name: str, send: Callable[[], str | None]) -> None:
         """Sends one; `send` tells what is wrong with how it was taken."""
-        before = [_peak_from_now(process) for process in self.processes]
+        before = [peak_from_now(process) for process in self.processes]
         started = time.monotonic()
         wrong = send()
         seconds = time.monotonic() - started
-        grown = sum(_peak(process) - own for process, own in zip(self.processes, before, strict=True))
+        grown = sum(peak(process) - own for process, own in zip(self.processes, before, strict=True))
         self.slowest, self.most = max(self.slowest, seconds), max(self.most, grown)
         self.late += seconds > ANSWERED_WITHIN
         if grown > MEMORY:
@@ -139,7 +139,7 @@ def _zipped(make: Callable[[], bytes]) -> Callable[[], bytes]:
     return lambda: zip_of(Entry(b"cat/hostile.png", make()))
 
 
-def _api_of(stack: Stack) -> psutil.Process:
+def api_of(stack: Stack) -> psutil.Process:
     folder = stack.environment["DIFFFIT_DATA_DIR"]
     for process in psutil.Process().children():
         if process.cmdline()[-2:] == ["-m", "api"] and process.environ().get("DIFFFIT_DATA_DIR") == folder:
@@ -147,13 +147,13 @@ def _api_of(stack: Stack) -> psutil.Process:
     raise LookupError("the API's process")
 
 
-def _peak_from_now(process: psutil.Process) -> int:
+def peak_from_now(process: psutil.Process) -> int:
     """Forgets the highest memory of before; what it has now, in bytes."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
     return int(process.memory_info().rss)
 
 
-def _peak(process: psutil.Process) -> int:
+def peak(process: psutil.Process) -> int:
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""A wire between a client and a server that can be cut, reset or frozen."""
+"""A wire between a client and a server that can be cut, reset, frozen or slow."""
 
 import asyncio
 import socket
@@ -25,6 +25,9 @@ class Proxy:
         self._left = self._after = 0
         self._times: int | None = None
         self.breaks = 0
+        self._seconds, self._marker = 0.0, b""
+        self.waiting = 0
+        """Answers that are held back at this moment."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
@@ -43,8 +46,12 @@ class Proxy:
         self._left, self.direction, self.fault = after_bytes, direction, fault
         self._after, self._times = after_bytes, times
 
+    def delay(self, seconds: float, marker: str = "") -> None:
+        """Holds each answer back for so long, or those alone to requests that contain the marker."""
+        self._seconds, self._marker = seconds, marker.encode()
+
     def mend(self) -> None:
-        self.fault = "none"
+        self.fault, self._seconds = "none", 0.0
 
     def _run(self) -> None:
         self._loop.run_forever()
@@ -70,11 +77,12 @@ class Proxy:
             OSError, asyncio.CancelledError
         ):  # the end of the proxy; the streams' own callback would raise it
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            asked = asyncio.Event()
             try:
                 await asyncio.wait(
                     [
-                        asyncio.create_task(self._pass_on("up", reader, up_writer, writer)),
-                        asyncio.create_task(self._pass_on("down", up_reader, writer, writer)),
+                        asyncio.create_task(self._pass_on("up", reader, up_writer, writer, asked)),
+                        asyncio.create_task(self._pass_on("down", up_reader, writer, writer, asked)),
                     ],
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -88,9 +96,16 @@ class Proxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         client: asyncio.StreamWriter,
+        asked: asyncio.Event,
     ) -> None:
+        """`asked` is set while a request waits for an answer that is to be held back."""
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK):
+                if direction == "up" and self._seconds and self._marker in chunk:
+                    asked.set()
+                elif direction == "down" and asked.is_set():
+                    asked.clear()
+                    await self._hold()
                 if direction == self.direction and self.fault != "none":
                     self._left -= len(chunk)
                     if self._left < 0:
@@ -100,6 +115,13 @@ class Proxy:
                         return
                 writer.write(chunk)
                 await writer.drain()
+
+    async def _hold(self) -> None:
+        self.waiting += 1
+        try:
+            await asyncio.sleep(self._seconds)
+        finally:
+            self.waiting -= 1
 
     async def _break(self, client: asyncio.StreamWriter) -> None:
         self.breaks += 1

@@ -17,6 +17,7 @@ from core.storage import S3Store
 from tests import radosgw, services
 from tests.faults import (
     adapters,
+    blame,
     broker,
     clients,
     database,
@@ -25,7 +26,9 @@ from tests.faults import (
     events,
     fuzz,
     hostile_input,
+    slow,
     storage,
+    strangers,
     tenants,
     workers,
 )
@@ -33,8 +36,9 @@ from tests.faults.disk import Disk, LimitedWorkers, small_disk
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.stack import Outcome, Stack
 from tests.faults.storage import StackOnS3
+from tests.faults.supervised import SupervisedStack
 
-Service = Literal["one worker", "two workers", "default leases", "on S3", "small disk"]
+Service = Literal["one worker", "two workers", "default leases", "supervised", "on S3", "small disk"]
 SWEPT_SOON = {"DIFFFIT_ORPHAN_SECONDS": "5"}
 DEFAULTS = {
     f"DIFFFIT_{name.upper()}": str(Settings.model_fields[name].default)
@@ -113,8 +117,33 @@ SCENARIOS = {
     "hostile-adapters": Scenario(
         "one worker", partial(hostile_input.adapters, every=1), partial(hostile_input.adapters, every=3)
     ),
+    "strangers": Scenario(
+        "one worker",
+        partial(strangers.strangers_attack, connections=200),
+        partial(strangers.strangers_attack, connections=50),
+    ),
+    "many-uploads": Scenario(
+        "one worker",
+        partial(strangers.many_upload, uploads=100, size=8 * 2**20),
+        partial(strangers.many_upload, uploads=20, size=2**20),
+    ),
     "slots": Scenario(
         "one worker", partial(adapters.pass_slots, adapters=3000), partial(adapters.pass_slots, adapters=100)
+    ),
+    "device": Scenario(
+        "supervised",
+        partial(blame.device_dies, generations=50, finetunes=3),
+        partial(blame.device_dies, generations=2, finetunes=1),
+    ),
+    "device-killer": Scenario(
+        "supervised",
+        partial(blame.job_kills_device, neighbours=8),
+        partial(blame.job_kills_device, neighbours=1),
+    ),
+    "poison": Scenario(
+        "supervised",
+        partial(blame.job_kills_workers, neighbours=8, times=3),
+        partial(blame.job_kills_workers, neighbours=1, times=1),
     ),
     "uploads": Scenario(
         "on S3",
@@ -125,6 +154,16 @@ SCENARIOS = {
         "on S3",
         lambda stack: storage.images_wait(stack, 20),
         lambda stack: storage.images_wait(stack, 8),
+    ),
+    "neighbours": Scenario(
+        "on S3",
+        partial(slow.tenants_are_slow, generations=200, datasets=20, seconds=3, times=5),
+        partial(slow.tenants_are_slow, generations=10, datasets=4, seconds=1, times=1),
+    ),
+    "slow-store": Scenario(
+        "on S3",
+        partial(slow.store_is_slow, reads=48, seconds=12),
+        partial(slow.store_is_slow, reads=20, seconds=4),
     ),
     "disk": Scenario(
         "small disk",
@@ -163,6 +202,8 @@ def serving(service: Service, postgres: services.Postgres, *, quick: bool) -> It
             yield exits.enter_context(Stack(folder, postgres, workers=2, settings=SWEPT_SOON))
         elif service == "default leases":
             yield exits.enter_context(Stack(folder, postgres, workers=2, settings=DEFAULTS))
+        elif service == "supervised":
+            yield exits.enter_context(SupervisedStack(folder, postgres))
         elif service == "on S3":
             yield _on_s3(exits, folder, postgres, ceph=radosgw.installed() and not quick)
         else:

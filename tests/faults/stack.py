@@ -58,6 +58,7 @@ class Stack(AbstractContextManager["Stack"]):
 
     seed = 0
     """Of whatever strikes at random."""
+    worker_module = "worker"
 
     def __init__(
         self, folder: Path, postgres: services.Postgres, *, workers: int = 1, settings: Mapping[str, str] = {}
@@ -108,7 +109,10 @@ class Stack(AbstractContextManager["Stack"]):
         log = (self.folder / f"worker-{len(list(self.folder.glob('worker-*')))}.log").open("w")
         with log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worker"], env={**os.environ, **self.environment}, stdout=log, stderr=log
+                [sys.executable, "-m", self.worker_module],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
             )
         self.workers[process.pid] = process
         return process

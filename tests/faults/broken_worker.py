@@ -1,0 +1,84 @@
+"""`python -m tests.faults.broken_worker`: the worker, with a device that dies and jobs that eat memory, on demand.
+
+Both stand for what this machine lacks. The folder in `FAULTS_SWITCHES` has the switches; everything else is the worker
+as it is.
+"""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from torch import Tensor
+
+from core.engine.runner import Runner
+from core.tuning.trainer import Trainer
+from worker.__main__ import main
+
+SWITCHES = "FAULTS_SWITCHES"
+DEVICE_DIES = "device-dies"
+"""A file of this name kills the device of one worker, which removes it."""
+KILLER_SEED = 666
+"""Drawing an image with this seed kills the device."""
+GREEDY_SEED = 667
+"""A fine-tune with this seed takes memory until its worker is killed."""
+MOST_GREEDY_BYTES = 4 * 2**30
+_PIECE = 64 * 2**20
+
+
+class Device:
+    """Answers every call with the same error once it has died, as a CUDA context does."""
+
+    def __init__(self, switches: Path) -> None:
+        self.switch = switches / DEVICE_DIES
+        self.is_dead = False
+
+    def compute(self, *, deadly: bool = False) -> None:
+        """Raises RuntimeError when the device is dead, or dies of this."""
+        with suppress(FileNotFoundError):
+            self.switch.unlink()
+            self.is_dead = True
+        self.is_dead |= deadly
+        if self.is_dead:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def broken(device: Device) -> None:
+    """Runs the worker on this device."""
+    part, decode, check, losses = Runner._part, Runner._decode, Runner.check, Trainer._losses
+
+    def dying_part(self: Runner, rows: Any, *others: Any) -> Tensor:
+        device.compute(deadly=any(row.seed == KILLER_SEED for row in rows))
+        return part(self, rows, *others)
+
+    def dying_decode(self: Runner, latents: Any) -> list[Tensor]:
+        device.compute()
+        return decode(self, latents)
+
+    def dying_check(self: Runner) -> None:
+        device.compute()
+        check(self)
+
+    def dying_losses(self: Trainer, *others: Any) -> tuple[Tensor, Tensor]:
+        device.compute()
+        if self.settings.seed == GREEDY_SEED:
+            eat()
+        return losses(self, *others)
+
+    doubles = {"_part": dying_part, "_decode": dying_decode, "check": dying_check}
+    with patch.multiple(Runner, **doubles), patch.object(Trainer, "_losses", dying_losses):
+        main()
+
+
+def eat() -> None:
+    """Takes memory until this process is killed."""
+    taken = []
+    while len(taken) * _PIECE < MOST_GREEDY_BYTES:
+        taken.append(b"x" * _PIECE)
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    broken(Device(Path(os.environ[SWITCHES])))

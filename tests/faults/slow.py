@@ -1,0 +1,144 @@
+"""Work that is slow: one tenant's must not slow down another's, nor that of the store what needs no store."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from statistics import median
+
+import httpx
+
+from api.threads import STORE
+from tests.faults.clients import held_connections
+from tests.faults.stack import Outcome, until
+from tests.faults.storage import StackOnS3
+from tests.faults.workers import ended, prepared, start_finetune
+from tests.processes import Caller
+from tests.test_main_job import upload
+
+SLOWER = 2.0
+"""How many times as long a tenant may wait beside a greedy one."""
+LIVE_WITHIN, ROWS_WITHIN = 0.2, 1.0
+"""Seconds."""
+STEPS = 10
+"""Of every drawing."""
+DOWNLOADS = 4
+"""Of an adapter, beside the reads of images: fewer than one tenant may have."""
+
+
+def tenants_are_slow(stack: StackOnS3, generations: int, datasets: int, seconds: float, times: int) -> Outcome:
+    """One tenant sends generations, and data sets that the store takes long to give; another one uploads a data set
+    and draws, before and meanwhile.
+
+    Late: the median takes more than twice as long meanwhile.
+    """
+    started = time.monotonic()
+    greedy, busy, _ = prepared(stack)
+    caller, domain, _ = prepared(stack)
+    tasks = {"data set": partial(_validate, stack, caller, domain), "drawing": partial(_draw, stack, caller, domain)}
+    for task in tasks.values():
+        task()  # what is loaded once is not counted
+    alone = {name: [task() for _ in range(times)] for name, task in tasks.items()}
+    stack.proxy.delay(seconds, busy)
+    body = {"class_id": 0, "steps": STEPS, "adapter_id": "base"}
+    with ThreadPoolExecutor(6) as pool:
+        sent = [("datasets", str(one["id"])) for one in pool.map(upload, [greedy] * datasets, [busy] * datasets)]
+    sent += [
+        ("generations", str(greedy.post(f"/v1/domains/{busy}/generations", body)["id"])) for _ in range(generations)
+    ]
+    beside = {name: [task() for _ in range(times)] for name, task in tasks.items()}
+    left = {table: sum(not _done(stack, *job) for job in sent if job[0] == table) for table in dict(sent)}
+    stack.proxy.mend()
+    until(lambda: all(_done(stack, *job) for job in sent))
+    figures = {name: (median(alone[name]), median(beside[name])) for name in tasks}
+    lost = sum(_row_status(stack, *job) not in {"succeeded", "ready"} for job in sent)
+    told = [f"{name} {before:.2f} s alone, {after:.2f} s beside them" for name, (before, after) in figures.items()]
+    told.append(f"{left['datasets']} and {left['generations']} of the other's left at the end")
+    tried, held = 2 * times, sum(len(taken) for taken in beside.values())
+    return Outcome(
+        f"another tenant's {generations} generations and {datasets} slow data sets",
+        f"a data set and a drawing take at most {SLOWER:.0f} times as long",
+        tried,
+        held,
+        lost,
+        time.monotonic() - started,
+        "; ".join(told),
+        sum(after > SLOWER * before for before, after in figures.values()),
+    )
+
+
+def store_is_slow(stack: StackOnS3, reads: int, seconds: float) -> Outcome:
+    """Each thread that reads the store waits for it, while rows are read and the health is asked for.
+
+    Held: a read that is answered, or refused with when to come back. Late: a slow answer of what needs no store.
+    """
+    started = time.monotonic()
+    caller, domain, dataset = prepared(stack)
+    finetune = start_finetune(caller, domain, dataset, steps=1)
+    until(lambda: ended(stack, "finetunes", finetune))
+    adapter = caller.get(f"/v1/finetunes/{finetune}")["adapter_id"]
+    body = {"class_id": 0, "steps": 2, "count": 4}
+    generation = str(caller.post(f"/v1/domains/{domain}/generations", body)["id"])
+    until(lambda: ended(stack, "generations", generation))
+    urls = [image["url"] for image in caller.get(f"/v1/generations/{generation}")["images"]]
+    key = {"Authorization": f"Bearer {caller.key}"}
+    asks = [partial(httpx.get, f"{stack.url}/v1/adapters/{adapter}/download", headers=key)] * DOWNLOADS
+    asks += [partial(httpx.get, urls[index % len(urls)]) for index in range(reads)]
+    stack.proxy.delay(seconds)
+    with ThreadPoolExecutor(len(asks)) as pool:
+        answers = [pool.submit(ask, timeout=300) for ask in asks]
+        until(lambda: stack.proxy.waiting >= STORE.threads, seconds=60)
+        slow_from = time.monotonic()
+        live, rows = [0.0], [0.0]
+        while time.monotonic() - slow_from < seconds / 2:
+            live.append(_seconds(lambda: httpx.get(f"{stack.url}/livez").raise_for_status()))
+            rows.append(_seconds(lambda: caller.get(f"/v1/domains/{domain}/generations")))
+        busy = min(stack.proxy.waiting, STORE.threads)
+        connections = held_connections(stack)
+        stack.proxy.mend()
+    found = [answer.result() for answer in answers]
+    good = sum(answer.status_code == 200 for answer in found)
+    refused = sum(answer.status_code == 503 and "retry-after" in answer.headers for answer in found)
+    late = (max(live) > LIVE_WITHIN) + (max(rows) > ROWS_WITHIN)
+    note = f"on {stack.server}; {busy} threads busy; /livez {max(live):.3f} s, rows {max(rows):.3f} s at most of "
+    note += f"{len(rows) - 1}; {connections} connections of the database held; {good} read, {refused} told when"
+    return Outcome(
+        f"the store takes {seconds:.0f} s for each of {len(asks)} reads",
+        f"/livez within {LIVE_WITHIN} s, rows within {ROWS_WITHIN:.0f} s, 0 connections of the database held",
+        len(asks) + 1,
+        good + refused + (connections == 0 and busy == STORE.threads),
+        len(asks) - good - refused,
+        time.monotonic() - started,
+        note,
+        late,
+    )
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    started = time.monotonic()
+    action()
+    return time.monotonic() - started
+
+
+def _validate(stack: StackOnS3, caller: Caller, domain: str) -> float:
+    """Seconds from the upload to the end."""
+    started = time.monotonic()
+    id = str(upload(caller, domain)["id"])
+    until(lambda: _done(stack, "datasets", id))
+    return time.monotonic() - started
+
+
+def _draw(stack: StackOnS3, caller: Caller, domain: str) -> float:
+    started = time.monotonic()
+    body = {"class_id": 0, "steps": STEPS, "adapter_id": "base"}
+    id = str(caller.post(f"/v1/domains/{domain}/generations", body)["id"])
+    until(lambda: _done(stack, "generations", id))
+    return time.monotonic() - started
+
+
+def _done(stack: StackOnS3, table: str, id: str) -> bool:
+    return _row_status(stack, table, id) in {"succeeded", "failed", "cancelled", "ready", "rejected"}
+
+
+def _row_status(stack: StackOnS3, table: str, id: str) -> str:
+    return str(stack.rows(f"SELECT status FROM {table} WHERE id = %s", id)[0]["status"])
