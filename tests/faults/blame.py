@@ -74,11 +74,11 @@ def device_dies(stack: SupervisedStack, generations: int, finetunes: int) -> Out
     )
 
 
-def job_kills_device(stack: SupervisedStack, neighbours: int) -> Outcome:
+def job_kills_device(stack: SupervisedStack, neighbours: int, steps: int) -> Outcome:
     """A generation kills the device each time it runs, beside others of three tenants."""
     started, ends = time.monotonic(), len(stack.statuses)
     clients = _clients(stack)
-    killer, *innocent = _mixed(clients, neighbours, clients[0].draw(seed=KILLER_SEED))
+    killer, *innocent = _mixed(clients, neighbours, steps, clients[0].draw(seed=KILLER_SEED))
     until(lambda: all(ended(stack, *job) for job in (killer, *innocent)))
     row = _row(stack, killer)
     until(lambda: len(stack.statuses) >= ends + 2, seconds=60)  # the last one ends after its row
@@ -96,12 +96,12 @@ def job_kills_device(stack: SupervisedStack, neighbours: int) -> Outcome:
     )
 
 
-def job_kills_workers(stack: SupervisedStack, neighbours: int, times: int) -> Outcome:
+def job_kills_workers(stack: SupervisedStack, neighbours: int, steps: int, times: int) -> Outcome:
     """A fine-tune takes so much memory that its worker is killed, beside others of three tenants."""
     started, ends = time.monotonic(), len(stack.statuses)
     clients, innocent, codes = _clients(stack), list[Job](), []
     for _ in range(times):
-        poison, *others = _mixed(clients, neighbours, clients[0].train(seed=GREEDY_SEED))
+        poison, *others = _mixed(clients, neighbours, steps, clients[0].train(seed=GREEDY_SEED))
         until(lambda: all(ended(stack, *job) for job in (poison, *others)))  # noqa: B023  # called at once
         codes.append(_end(_row(stack, poison)))
         innocent += others
@@ -122,12 +122,12 @@ def _clients(stack: SupervisedStack) -> list[Client]:
     return [Client(*prepared(stack)) for _ in range(TENANTS)]
 
 
-def _mixed(clients: Sequence[Client], neighbours: int, culprit: Job) -> list[Job]:
+def _mixed(clients: Sequence[Client], neighbours: int, steps: int, culprit: Job) -> list[Job]:
     """The culprit, then generations that it meets and a fine-tune for every four of them."""
     jobs = [culprit]
     for index in range(neighbours):
         client = clients[index % TENANTS]
-        jobs.append(client.train() if index % 4 == 3 else client.draw(steps=100))
+        jobs.append(client.train() if index % 4 == 3 else client.draw(steps=steps))
     return jobs
 
 

@@ -137,13 +137,13 @@ SCENARIOS = {
     ),
     "device-killer": Scenario(
         "supervised",
-        partial(blame.job_kills_device, neighbours=8),
-        partial(blame.job_kills_device, neighbours=1),
+        partial(blame.job_kills_device, neighbours=8, steps=100),
+        partial(blame.job_kills_device, neighbours=1, steps=10),
     ),
     "poison": Scenario(
         "supervised",
-        partial(blame.job_kills_workers, neighbours=8, times=3),
-        partial(blame.job_kills_workers, neighbours=1, times=1),
+        partial(blame.job_kills_workers, neighbours=8, steps=100, times=3),
+        None,
     ),
     "uploads": Scenario(
         "on S3",

@@ -171,12 +171,14 @@ def _hold(stack: Stack, count: int) -> None:
 
 def _upload(caller: Caller, domain: str, zipped: bytes) -> list[str]:
     """The ids of data sets that are ready: several at once."""
-    path = f"/v1/domains/{domain}/datasets"
+
+    def send(_: int) -> str:
+        answer = caller.send("POST", f"/v1/domains/{domain}/datasets", files={"file": ("s.zip", zipped)})
+        return str(answer.raise_for_status().json()["id"])
+
     with ThreadPoolExecutor(ZIPS) as pool:
-        sent = list(
-            pool.map(lambda _: caller.send("POST", path, files={"file": ("s.zip", zipped)}).json(), range(ZIPS))
-        )
-    found = [caller.wait(f"/v1/datasets/{one['id']}", "validating") for one in sent]
+        sent = list(pool.map(send, range(ZIPS)))
+    found = [caller.wait(f"/v1/datasets/{id}", "validating") for id in sent]
     assert {one["status"] for one in found} == {"ready"}, found
     return sent
 
