@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from api.bodies import BodyLimitMiddleware
 from api.deps import Services
 from api.errors import add_error_handlers
+from api.headers import SecurityHeadersMiddleware
 from api.limits import RequestLimits
 from api.middleware import RequestMiddleware
 from api.notifier import Notifier
@@ -60,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_error_handlers(app)
     app.add_middleware(BodyLimitMiddleware, settings=settings)
     app.add_middleware(RequestMiddleware)
+    app.add_middleware(SecurityHeadersMiddleware, settings=settings)
     tenants_rooms = (domains, datasets, dataset_uploads, finetunes, generations, adapters, webhooks)
     for room in (*tenants_rooms, usage, keys, deletions, admin, health):
         app.include_router(room.router)

@@ -92,4 +92,5 @@ def _by_signed_url(request: Request, expires: int | None, signature: str | None)
         return None
     if not signature_is_valid(request.app.state.services.url_secret, request.scope["path"], expires, signature):
         raise Unauthenticated("The signed URL has expired or was changed. Read the object again for a new one.")
+    request.state.url_expires = expires
     return SYSTEM

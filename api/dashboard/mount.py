@@ -7,8 +7,10 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
+from jinja2 import ChoiceLoader, DictLoader
 from nicegui import app as pages
 from nicegui import ui
+from nicegui.client import templates
 
 from api.dashboard.sessions import COOKIE, COOKIE_SECONDS
 from api.deps import Services
@@ -23,6 +25,7 @@ def mount(app: FastAPI) -> None:
     for module in sorted(HERE.glob("pages/[a-z]*.py")):
         import_module(f"api.dashboard.pages.{module.stem}")
     pages.state.main = app
+    _allow_scripts()
     pages.add_static_files("/assets", HERE / "assets")
     public = services.settings.public_url or ""
     ui.run_with(
@@ -46,3 +49,13 @@ def mount(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     def home(request: Request) -> RedirectResponse:
         return RedirectResponse(f"{request.scope.get('root_path', '')}{PATH}/")
+
+
+def _allow_scripts() -> None:
+    """Gives the scripts in NiceGUI's page the nonce of `api.headers`. In the template, so that no content of a page can
+    get one."""
+    loader = templates.env.loader
+    assert loader is not None
+    source, _, _ = loader.get_source(templates.env, "index.html")
+    changed = source.replace("<script", '<script nonce="{{ request.state.nonce }}"')
+    templates.env.loader = ChoiceLoader([DictLoader({"index.html": changed}), loader])

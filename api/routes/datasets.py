@@ -1,6 +1,7 @@
 """Data sets."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, File, Path, Request, Response, UploadFile
@@ -9,7 +10,7 @@ from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
-from api.routes.images import IMAGE, OPTIONAL_KEY, png
+from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
 from api.schemas.common import Listing, listing
 from api.schemas.datasets import DatasetOut, DatasetStatus, RejectedFile, first_rejected
 from api.signing import signer
@@ -109,14 +110,18 @@ def list_rejected_files(id: str, database: DatabaseDep, scope: ReaderDep, page: 
     "/datasets/{id}/classes/{class_id}/example",
     operation_id="get_class_example",
     response_class=Response,
-    responses={200: IMAGE, **problems(NotFound, StorageUnavailable)},
+    responses={200: IMAGE, **UNCHANGED, **problems(NotFound, StorageUnavailable)},
     openapi_extra=OPTIONAL_KEY,
 )
 @runs_in(STORE)
 def get_class_example(
-    id: str, class_id: Annotated[int, Path(ge=0, lt=2**31)], scope: ViewerDep, services: ServicesDep
+    id: str,
+    class_id: Annotated[int, Path(ge=0, lt=2**31)],
+    request: Request,
+    scope: ViewerDep,
+    services: ServicesDep,
 ) -> Response:
     """The first pictures of a class side by side, small, by API key or by the signature of its URL."""
     with services.database.session(scope) as session:
         key = datasets.example(session, scope, id, class_id)
-    return png(services.store.get(key))
+    return png(request, partial(services.store.get, key))

@@ -15,7 +15,7 @@ from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
-from api.routes.images import IMAGE, OPTIONAL_KEY, png
+from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
 from api.schemas.common import JobStatus, Listing, listing
 from api.schemas.finetunes import EstimateOut, FinetuneCreate, FinetuneOut, MetricsOut
 from api.signing import signed_url
@@ -168,18 +168,20 @@ async def stream_finetune_events(
     "/finetunes/{id}/samples/{event_id}",
     operation_id="get_finetune_sample",
     response_class=Response,
-    responses={200: IMAGE, **problems(NotFound, StorageUnavailable)},
+    responses={200: IMAGE, **UNCHANGED, **problems(NotFound, StorageUnavailable)},
     openapi_extra=OPTIONAL_KEY,
 )
 @runs_in(STORE)
-def get_finetune_sample(id: str, event_id: EventId, scope: ViewerDep, services: ServicesDep) -> Response:
+def get_finetune_sample(
+    id: str, event_id: EventId, request: Request, scope: ViewerDep, services: ServicesDep
+) -> Response:
     """The drawing of a `sample` event, by API key or by the signature of its URL."""
     with services.database.session(scope) as session:
         following = finetunes.events_after(session, scope, id, event_id - 1)
         event = following[0] if following else None
         if event is None or event.id != event_id or event.type != "sample":
             raise NotFound("sample", f"{id}/{event_id}")
-    return png(services.store.get(event.data["key"]))
+    return png(request, partial(services.store.get, event.data["key"]))
 
 
 async def _stream(services: Services, scope: Scope, id: str, last_id: int, request: Request) -> AsyncIterator[bytes]:

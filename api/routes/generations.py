@@ -2,6 +2,7 @@
 
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
@@ -11,7 +12,7 @@ from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
-from api.routes.images import IMAGE, OPTIONAL_KEY, png
+from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
 from api.schemas.common import JobStatus, Listing, SignedUrl, listing
 from api.schemas.generations import GenerationCreate, GenerationOut
 from api.signing import signer
@@ -127,24 +128,28 @@ def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: W
     "/generations/{id}/images/{index}",
     operation_id="get_image",
     response_class=Response,
-    responses={200: IMAGE, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
+    responses={200: IMAGE, **UNCHANGED, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
     openapi_extra=OPTIONAL_KEY,
 )
 @runs_in(STORE)
 def get_image(
-    id: str, index: Annotated[int, Path(ge=0, lt=2**31)], scope: ViewerDep, services: ServicesDep
+    id: str,
+    index: Annotated[int, Path(ge=0, lt=2**31)],
+    request: Request,
+    scope: ViewerDep,
+    services: ServicesDep,
 ) -> Response:
     """One image, by API key or by the signature of its URL."""
     with services.database.session(scope) as session:
         image = generations.image(session, scope, id, index)
-    return png(services.store.get(image.object_key, image.sha256), image.sha256)
+    return png(request, partial(services.store.get, image.object_key, image.sha256), image.sha256)
 
 
 @router.get(
     "/generations/{id}/previews/{index}/{step}",
     operation_id="get_preview",
     response_class=Response,
-    responses={200: IMAGE, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
+    responses={200: IMAGE, **UNCHANGED, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
     openapi_extra=OPTIONAL_KEY,
 )
 @runs_in(STORE)
@@ -152,13 +157,14 @@ def get_preview(
     id: str,
     index: Annotated[int, Path(ge=0, lt=2**31)],
     step: Annotated[int, Path(ge=0, lt=2**31)],
+    request: Request,
     scope: ViewerDep,
     services: ServicesDep,
 ) -> Response:
     """One image on its way, by API key or by the signature of its URL."""
     with services.database.session(scope) as session:
         preview = generations.preview(session, scope, id, index, step)
-    return png(services.store.get(preview.object_key, preview.sha256), preview.sha256)
+    return png(request, partial(services.store.get, preview.object_key, preview.sha256), preview.sha256)
 
 
 def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, signed: SignedUrl) -> GenerationOut:

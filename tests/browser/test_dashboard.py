@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir(parents=True)
         for path in sorted((sample_domain_folder() / name).glob("*.png"))[:EACH]:
             (root / name / path.name).write_bytes(path.read_bytes())
-    (root / "fruit" / "notes.txt").write_text("not an image")
+    (root / "fruit" / "torn.png").write_bytes(b"not an image")
     (root / "heart" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     return root
 
@@ -58,7 +58,7 @@ def test_a_domain_from_a_folder_to_pictures(dashboard: Dashboard, folder: Path) 
     expect(page.get_by_text(str(EACH * len(CLASSES)), exact=True)).to_be_visible()
     expect(page.locator(".strip")).to_have_count(len(CLASSES))
     page.get_by_text("2 files were not used").click()
-    expect(page.get_by_role("cell", name="notes.txt")).to_be_visible()
+    expect(page.get_by_role("cell", name="torn.png")).to_be_visible()
     dashboard.keep("images")
 
     page.get_by_role("link", name="Train on it").click()

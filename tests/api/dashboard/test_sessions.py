@@ -1,5 +1,6 @@
 """Signing in and out, who sees which pages, and that pages can be left out."""
 
+import re
 import subprocess
 import sys
 import time
@@ -163,3 +164,18 @@ def test_without_pages_nothing_of_them_is_loaded() -> None:
         "assert not [one for one in app.routes if getattr(one, 'path', '') in ('/', '/dashboard')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pages_run_no_script_but_their_own(browser: Browser) -> None:
+    """Each inline script names the nonce of this answer's policy."""
+    answers = [browser.get("/dashboard/sign-in") for _ in range(2)]
+    nonces = set()
+    for answer in answers:
+        policy = answer.headers["content-security-policy"]
+        (nonce,) = re.findall(r"script-src 'self' 'nonce-([\w-]+)' 'unsafe-eval';", policy)
+        assert "frame-ancestors 'none'" in policy
+        scripts = re.findall(r"<script[^>]*>", answer.text)
+        assert len(scripts) > 5
+        assert all(f'nonce="{nonce}"' in script for script in scripts)
+        nonces.add(nonce)
+    assert len(nonces) == 2

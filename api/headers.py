@@ -1,0 +1,58 @@
+"""Headers of every answer that bound what a browser does with it."""
+
+import secrets
+from urllib.parse import urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from core.config import Settings
+
+_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+"""Policy of answers that are no pages."""
+_CLOSED = "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; connect-src 'self'"
+_YEAR_SECONDS = 31_536_000
+
+
+class SecurityHeadersMiddleware:
+    """The outermost, so that errors have these headers too. A route that sets a policy of its own keeps it."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        public = urlsplit(settings.public_url or "")
+        self._images = f"{public.scheme}://{public.netloc}" if public.netloc else ""
+        self._headers = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+        if public.scheme == "https":
+            self._headers["Strict-Transport-Security"] = f"max-age={_YEAR_SECONDS}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        nonce = scope.setdefault("state", {})["nonce"] = secrets.token_urlsafe(16)
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                is_page = headers.get("content-type", "").startswith("text/html")
+                policy = page_policy(f"'nonce-{nonce}' 'unsafe-eval'", self._images) if is_page else _NOTHING
+                headers.setdefault("Content-Security-Policy", policy)
+                headers.update(self._headers)
+            await send(message)
+
+        await self.app(scope, receive, send_secured)
+
+
+def page_policy(scripts: str, images: str = "") -> str:
+    """Policy of a page with files of this service alone, and of inline scripts those that `scripts` allows.
+
+    The dashboard needs `'unsafe-eval'`, since NiceGUI compiles its templates in the browser, and inline styles, which
+    Vue and Quasar write.
+    """
+    sources = {
+        "script-src": f"'self' {scripts}",
+        "style-src": "'self' 'unsafe-inline'",
+        "font-src": "'self' data:",
+        "img-src": f"'self' data: blob: {images}".rstrip(),
+    }
+    return "; ".join([_CLOSED, *(f"{name} {allowed}" for name, allowed in sources.items())])
