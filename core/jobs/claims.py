@@ -7,10 +7,10 @@ once.
 """
 
 import datetime
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Select, func, literal, or_, select, union_all, update
 from sqlalchemy.orm import Session, aliased
 
 from core.db.base import Now
@@ -40,7 +40,7 @@ def claim_next(
         return None
     waiting = _waiting_suspects(session, serves)
     suspect = _first(session, _suspects(model)) if waiting and not holds else None
-    if waiting and suspect is None and _is_needed(session, worker_id, waiting, serves):
+    if waiting and suspect is None and _is_needed(session, worker_id, waiting):
         return None
     job = suspect or _first(session, _fairest(model, worker_id, most))
     if job is None:
@@ -62,7 +62,7 @@ def claim_next(
 def should_drain(session: Session, worker_id: str, serves: Collection[type[Any]] = tuple(KINDS)) -> bool:
     """Whether suspects wait for this worker to hold nothing."""
     waiting = _waiting_suspects(session, serves)
-    return bool(waiting) and _is_needed(session, worker_id, waiting, serves)
+    return bool(waiting) and _is_needed(session, worker_id, waiting)
 
 
 def _held_by(session: Session, worker_id: str) -> list[tuple[bool, bool]]:
@@ -90,19 +90,21 @@ def _claimable(model: type[Any], *, suspect: bool) -> tuple[ColumnElement[bool],
     )
 
 
-def _waiting_suspects(session: Session, serves: Collection[type[Any]]) -> int:
-    counts = (select(func.count().label("rows")).where(*_claimable(model, suspect=True)) for model in serves)
-    counted = union_all(*counts).subquery()
-    return int(session.execute(select(func.coalesce(func.sum(counted.c.rows), 0))).scalar_one())
+def _waiting_suspects(session: Session, serves: Collection[type[Any]]) -> dict[str, int]:
+    """How many suspects may be claimed from each queue that has some."""
+    counts = (
+        select(literal(KINDS[model].queue), func.count()).where(*_claimable(model, suspect=True)) for model in serves
+    )
+    return {queue: count for queue, count in session.execute(union_all(*counts)) if count}
 
 
-def _is_needed(session: Session, worker_id: str, waiting: int, serves: Collection[type[Any]]) -> bool:
-    """Whether this is one of the `waiting` newest workers, which is as many as the suspects can use. The newest has
-    usually just taken the place of the one that died, and so holds the least."""
+def _is_needed(session: Session, worker_id: str, waiting: Mapping[str, int]) -> bool:
+    """Whether this is one of the newest workers of a queue, as many as its suspects can use. The newest has usually
+    just taken the place of the one that died, and so holds the least. Each queue counts by itself: a newer worker that
+    does not serve a suspect's queue is of no use to it."""
     living = (Worker.heartbeat_at > database_now(session) - WORKER_SILENCE, Worker.healthy)
-    newer = session.execute(select(Worker.queues).where(*living, Worker.id > worker_id)).scalars()
-    names = {KINDS[model].queue for model in serves}
-    return sum(not names.isdisjoint(queues) for queues in newer) < waiting
+    newer = session.execute(select(Worker.queues).where(*living, Worker.id > worker_id)).scalars().all()
+    return any(sum(queue in queues for queues in newer) < count for queue, count in waiting.items())
 
 
 def _suspects(model: type[Job]) -> Select[Job]:

@@ -217,6 +217,23 @@ def test_one_suspect_drains_only_the_newest_worker(database: Database) -> None:
     assert claimed(database, Generation, "wrk_1").id != suspect
 
 
+def test_suspect_drains_a_worker_of_its_own_queue_whatever_newer_ones_serve(database: Database) -> None:
+    scope, domain = tenant_with_domain(database)
+    generations(database, 2, "another")
+    for worker, queues in {"wrk_1": ["finetune", "generate"], "wrk_2": ["generate"], "wrk_3": ["generate"]}.items():
+        with database.session() as session:
+            usage.report_worker(session, worker, "host", 1, {"queues": queues, "device": "cpu", "resident": []})
+    claimed(database, Generation, "wrk_1")
+    with database.session() as session:
+        suspect = add_finetune(session, scope, domain, suspect=True)
+        assert jobs.should_drain(session, "wrk_1", [Finetune, Generation])
+    assert claim(database, Generation, "wrk_1", serves=[Finetune, Generation]) is None
+    assert claim(database, Generation, "wrk_3", serves=[Generation]) is not None, "it is of no use to the suspect"
+    with database.session() as session:
+        session.get_one(Finetune, suspect).suspect = False
+    assert claim(database, Finetune, "wrk_1", serves=[Finetune, Generation]) is not None
+
+
 def test_suspect_that_is_delayed_holds_nobody_up(database: Database) -> None:
     first, second = generations(database, 2)
     with database.session() as session:
