@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
-from core.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound
+from core.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, CoreError, NotFound
 from core.model.bank import AdapterBank, FoldedAdapter
 from core.model.device import with_memory
 
@@ -117,3 +117,11 @@ def _failed(error: Exception) -> "Future[FoldedAdapter]":
     future: Future[FoldedAdapter] = Future()
     future.set_exception(error)
     return future
+
+
+def own_copy(error: CoreError) -> CoreError:
+    """The error for one of several requests that meet it: each raises its own, since raising changes an exception."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error.__cause__ or error.__context__
+    return copy

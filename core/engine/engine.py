@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from core.engine.cache import AdapterCache, Load
+from core.engine.cache import AdapterCache, Load, own_copy
 from core.engine.counters import Counters
 from core.engine.decoder import Decoder
 from core.engine.request import Drawn, ImageRequest, Row, Ticket
@@ -264,8 +264,12 @@ class Engine:
 
     def _on_loaded(self, ticket: Ticket, loading: "Future[FoldedAdapter]") -> None:
         """Raises what the loading raised."""
-        if self._tickets.get(ticket.request.id) is ticket:  # it may have ended meanwhile
-            self._enqueue(ticket, loading.result())
+        if self._tickets.get(ticket.request.id) is not ticket:  # it has ended meanwhile
+            return
+        error = loading.exception()
+        if isinstance(error, CoreError):
+            raise own_copy(error)
+        self._enqueue(ticket, loading.result())
 
     def _enqueue(self, ticket: Ticket, adapter: FoldedAdapter | None) -> None:
         ticket.reached("loading")

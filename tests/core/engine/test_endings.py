@@ -13,7 +13,7 @@ import torch
 
 from core.engine.engine import Engine
 from core.engine.request import Drawn
-from core.errors import DeviceLost, EngineStopped
+from core.errors import DeviceLost, EngineStopped, NotFound
 from core.model import device
 from core.model.autoencoder import Autoencoder
 from tests.core.engine.small import draw, engine_of, request, result
@@ -266,6 +266,25 @@ def test_a_step_that_fails_on_a_device_which_computes_nothing_ends_the_engine(
     monkeypatch.setattr(mortal.runner, "check", lost)
     assert isinstance(draw(mortal, request("one")).exception(60), DeviceLost)
     assert len(deaths.errors) == 1
+
+
+def test_requests_that_wait_for_a_broken_adapter_get_an_error_each(engine: Engine) -> None:
+    """Raising changes an exception: one for all would grow by each that raises it, on several threads at once."""
+    go = threading.Event()
+
+    def broken() -> Any:
+        go.wait()
+        raise NotFound("object", "adapter-9") from ValueError("why")
+
+    futures = [engine.submit(request(f"waiting-{n}", adapter="adapter-9"), broken) for n in range(2)]
+    go.set()
+    errors = [future.exception(60) for future in futures]
+    errors.append(engine.submit(request("later", adapter="adapter-9"), broken).exception(60))
+    assert len({id(error) for error in errors}) == 3
+    for error in errors:
+        assert isinstance(error, NotFound)
+        assert error.detail == "There is no object 'adapter-9'."
+        assert isinstance(error.__cause__, ValueError)
 
 
 def test_requests_that_cannot_be_accepted_fail_alone(engine: Engine) -> None:
