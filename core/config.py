@@ -120,7 +120,8 @@ class Settings(BaseSettings):
     reaper_seconds: float = 15
     max_attempts: int = 3
     device_seconds: float = 60
-    """A worker whose device computes nothing for longer reports that it is not healthy."""
+    """A worker whose device computes nothing for longer reports that it is not healthy, and ends after five times in a
+    row."""
     orphan_seconds: float = 86_400
     """How old an object must be that no row speaks of, to be removed; longer than anything stays without its row."""
 

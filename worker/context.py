@@ -33,6 +33,8 @@ _STORE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries of an attempt to store what it made."""
 COMPILED_BYTES = 2**28
 """Room for the files of torch.compile. Nothing else of a worker needs temporary files."""
+_MAX_UNANSWERED = 5
+"""Checks that a device may leave unanswered in a row. Tracing with torch.compile, which it waits for, takes several."""
 _STOP_SECONDS = 30.0
 """How long a worker that cannot go on waits for its threads: one may hang in a dead device."""
 
@@ -59,6 +61,9 @@ class Context:
     _evicted_at: datetime.datetime | None = None
     _ending: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
+    _judging: threading.Lock = field(default_factory=threading.Lock)
+    """Held to change `problem`: that of a worker which ends is not taken back."""
+    _unanswered: int = 0
 
     @cached_property
     def database(self) -> Database:
@@ -160,11 +165,13 @@ class Context:
     def die(self, problem: str) -> None:
         """Ends a worker that cannot go on, so that a supervisor starts another: it claims nothing from now on, reports
         the problem, and requeues what it holds. It ends for certain, even when a thread hangs."""
-        if self.problem is None:
-            self.problem = problem
-        if self.stopping.is_set():
+        with self._judging:
+            is_stopping = self.stopping.is_set()
+            if not is_stopping or self.problem is None:
+                self.problem = problem
+            self.stopping.set()
+        if is_stopping:
             return
-        self.stopping.set()
         logger.error("this worker ends: %s", problem)
         threading.Thread(target=self._report_and_end, name="end", daemon=True).start()
 
@@ -172,19 +179,26 @@ class Context:
         self.die(f"Its device or its engine failed ({error}).")
 
     def watch_device(self) -> None:
-        """Reports a device, or an engine's loop, that does not answer within `device_seconds`; it may come back. Raises
-        EngineStopped, DatabaseUnavailable."""
+        """Reports a device, or an engine's loop, that does not answer within `device_seconds`. It may come back: the
+        worker ends after `_MAX_UNANSWERED` checks in a row. Raises EngineStopped, DatabaseUnavailable."""
         if not self.needs_device:
             return
         seconds = self.settings.device_seconds
         try:
             self.gpu.engine.check(seconds)
         except TimeoutError:
+            self._unanswered += 1
             problem: str | None = f"Its device did not answer within {seconds:.0f} s."
         else:
-            problem = None
-        if not self.stopping.is_set() and self.problem != problem:
-            self.problem = problem
+            self._unanswered, problem = 0, None
+        if self._unanswered >= _MAX_UNANSWERED:
+            self.die(f"Its device did not answer {_MAX_UNANSWERED} times in a row, {seconds:.0f} s each.")
+            return
+        with self._judging:
+            is_news = not self.stopping.is_set() and self.problem != problem
+            if is_news:
+                self.problem = problem
+        if is_news:
             self.report()
 
     def _report_and_end(self) -> None:

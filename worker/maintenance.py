@@ -10,7 +10,7 @@ from core import jobs, orphans
 from core.datasets import uploads
 from core.db.clock import check_clock
 from core.deletions import service as deletions
-from core.errors import CoreError
+from core.errors import CoreError, DatabaseUnavailable
 from core.retention import Retention
 from worker.context import Context
 from worker.runner import Runner
@@ -25,7 +25,7 @@ class Maintenance:
     def __init__(self, context: Context, runner: Runner) -> None:
         self.context, self.runner = context, runner
         self._orphans_after = ""
-        self._orphans_at = self._clock_at = time.monotonic()
+        self._orphans_at = self._clock_at = self._reaps_at = time.monotonic()
         self._retention = Retention(context.database, context.store, context.settings)
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
@@ -57,12 +57,19 @@ class Maintenance:
     def _try(self, chore: Callable[[], None]) -> None:
         try:
             chore()
+        except DatabaseUnavailable as error:
+            logger.warning("%s failed: %s", chore.__name__, error.detail)
+            self._reaps_at = time.monotonic() + self.context.settings.lease_seconds
         except CoreError as error:
             logger.warning("%s failed: %s", chore.__name__, error.detail)
         except Exception:  # one chore's error must not end the others
             logger.exception("%s failed", chore.__name__)
 
     def _reap(self) -> None:
+        """Waits for a lease's time after the database did not answer: every worker was late with its heartbeats then,
+        and none of them is lost for that."""
+        if time.monotonic() < self._reaps_at:
+            return
         context = self.context
         for model in jobs.KINDS:
             with context.database.session() as session:

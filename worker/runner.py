@@ -170,6 +170,7 @@ class Runner:
             try:
                 with self.context.database.session() as session:
                     return action(session)
-            except DatabaseUnavailable:
+            except DatabaseUnavailable as error:
+                logger.warning("an attempt waits for the database: %s", error.__cause__ or error)
                 if self.context.stopping.wait(_DATABASE_SECONDS):
                     raise

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -20,7 +21,9 @@ from tests import services
 from tests.core.rows import Sent, add_dataset, add_generation, tenant_with_domain
 from worker.context import Context
 from worker.leases import LeaseKeeper
+from worker.maintenance import Maintenance
 from worker.runner import Attempt, Runner
+from worker.tasks.generate import Drawing
 
 
 class Scripted(Attempt[Any]):
@@ -252,6 +255,79 @@ def test_device_that_does_not_answer_is_reported_until_it_does(
     context.settings.device_seconds = 60
     context.watch_device()
     assert reported(context).healthy
+    context.stop()
+    context.close()
+
+
+def test_nothing_is_reaped_within_a_lease_of_an_outage(
+    context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder was late as well, since the database was away: it renews the lease, and is not blamed."""
+    [id] = generations(context, "tenant", 1)
+    with context.database.session() as session:
+        assert jobs.claim_next(session, Generation, "wrk_late", -1)
+    maintenance = Maintenance(context, runner)
+
+    def away() -> None:
+        raise DatabaseUnavailable()
+
+    moment = time.monotonic()
+    monkeypatch.setattr("worker.maintenance.time", SimpleNamespace(monotonic=lambda: moment))
+    maintenance._try(away)
+    moment += context.settings.lease_seconds - 1
+    maintenance._try(maintenance._reap)
+    assert status(context, Generation, id) == "running"
+    moment += 1
+    maintenance._try(maintenance._reap)
+    assert (status(context, Generation, id), row(context, Generation, id).crashes) == ("queued", 1)
+
+
+def test_device_that_never_answers_again_ends_its_worker(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, answers = threading.Event(), threading.Event()
+    context.end_process = ended.set
+    context.start()
+    context.settings.device_seconds = 0.01
+    monkeypatch.setattr(context.gpu.engine.runner, "check", answers.wait)
+    for _ in range(4):
+        context.watch_device()
+    assert not context.stopping.is_set(), "it may come back"
+    context.watch_device()
+    assert ended.wait(60)
+    assert context.problem == "Its device did not answer 5 times in a row, 0 s each."
+    until(lambda: reported(context).problem == context.problem)
+    answers.set()
+    context.stop()
+    context.close()
+
+
+def test_problem_of_a_worker_that_ends_is_not_taken_back(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its device answered just before it died: whoever looks last must not call it healthy."""
+    context.start()
+    monkeypatch.setattr(context.gpu.engine, "check", lambda _: context.die("lost"))
+    context.watch_device()
+    assert context.problem == "lost"
+    context.stop()
+    context.close()
+
+
+def test_drawing_outlasts_a_database_that_is_away_meanwhile(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its progress is not told meanwhile, and its images are drawn once."""
+    monkeypatch.setattr("worker.tasks.generate._PROGRESS_SECONDS", 0.001)
+    tries = Counter[str]()
+
+    def away(*_: object) -> None:
+        tries["progress"] += 1
+        raise DatabaseUnavailable()
+
+    monkeypatch.setattr("core.generations.service.progress", away)
+    context.start()
+    [id] = generations(context, "tenant", 1)
+    with context.database.session() as session:
+        session.get_one(Generation, id).steps = 30
+    Runner(context, {**dict.fromkeys(jobs.KINDS, Scripted), Generation: Drawing}).run_next(Generation)
+    found = row(context, Generation, id)
+    assert (found.status, found.attempt, found.error) == ("succeeded", 1, None)
+    assert tries["progress"] > 0
     context.stop()
     context.close()
 

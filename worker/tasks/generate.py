@@ -5,7 +5,7 @@ import logging
 import queue
 import time
 from collections.abc import Mapping
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +24,7 @@ from core.errors import (
     ArtifactInvalid,
     ChecksumMismatch,
     CoreError,
+    DatabaseUnavailable,
     EngineStopped,
     NotFound,
     StorageUnavailable,
@@ -79,7 +80,8 @@ class Drawing(Attempt[Generation]):
         metrics.ended(how, self.drawn.timings if self.drawn and how == "succeeded" else None)
 
     def _draw(self) -> Drawn:
-        """Submits and waits; writes progress and previews meanwhile. Raises what the engine's future holds."""
+        """Submits and waits; writes progress and previews meanwhile, as long as the database takes them: the images go
+        on. Raises what the engine's future holds."""
         share, told = [0.0], 0.0
         previews: queue.SimpleQueue[tuple[int, int, Tensor]] = queue.SimpleQueue()
         future = self.context.gpu.engine.submit(
@@ -89,19 +91,15 @@ class Drawing(Attempt[Generation]):
             on_preview=lambda *seen: previews.put(seen),
         )
         while True:
-            try:
-                drawn = future.result(timeout=_PROGRESS_SECONDS)
-            except FutureTimeout:
-                if future.done():
-                    raise  # a timeout of the work itself, not of the wait
-                drawn = None
-            self._show(previews)
-            if drawn is not None:
-                return drawn
-            if share[0] != told:
-                told = share[0]
-                with self.context.database.session() as session:
-                    service.progress(session, self.claim, told)
+            done, _ = wait([future], timeout=_PROGRESS_SECONDS)
+            with suppress(DatabaseUnavailable):
+                self._show(previews)
+                if not done and share[0] != told:
+                    with self.context.database.session() as session:
+                        service.progress(session, self.claim, share[0])
+                    told = share[0]
+            if done:
+                return future.result()
 
     def _show(self, previews: "queue.SimpleQueue[tuple[int, int, Tensor]]") -> None:
         """Stores the previews that have come. One that cannot be stored is left out: it is a courtesy."""
