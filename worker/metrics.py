@@ -37,7 +37,8 @@ _COUNTERS = {
     "step_seconds": "Time of the loop in steps",
     "forward_seconds": "Time of these in the model's forward",
     "training_seconds": "Time of the loop in fine-tunes",
-    "out_of_memory": "Times the device's memory ran out, after each of which batches are smaller",
+    "out_of_memory": "Times the device's memory ran out, after each of which batches are smaller for a while",
+    "failed_steps": "Steps that failed, after each of which every request of it stepped by itself",
 }
 
 
@@ -68,6 +69,8 @@ class EngineCollector(Collector):
         for name, meaning in _COUNTERS.items():
             yield CounterMetricFamily(f"difffit_engine_{name}", meaning, value=stats[name])
         yield GaugeMetricFamily("difffit_engine_waiting_images", "Images taken in", value=stats["waiting_images"])
+        age = "Seconds since the loop last came round: while it lives, one at most beside its longest slice"
+        yield GaugeMetricFamily("difffit_engine_turn_age_seconds", age, value=stats["turn_age_seconds"])
         wait = "Seconds from taking a request to its first step"
         yield _summary("difffit_engine_queue_wait_seconds", wait, stats["waits"], stats["wait_seconds"])
         load = "Seconds to fetch, check and fold an adapter"

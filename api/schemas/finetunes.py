@@ -96,7 +96,7 @@ class EstimateOut(Output):
     images_at_once: int = Field(
         description="Images of a batch that pass at once, at most. A larger batch passes in parts, for other tenants' "
         "sake and for memory's; sums round differently then, and nothing else changes. A worker that is short of "
-        "memory takes fewer."
+        "memory takes fewer. 0 when not even one fits into the workers' memory: it would end as `out_of_memory`."
     )
     memory_bytes: int = Field(
         description="Memory that a step takes on the worker. `batch_size` hardly changes it, `image_size` does."

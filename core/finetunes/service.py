@@ -62,7 +62,7 @@ class Estimate:
     """That a step puts through the transformer: at twice the size four times as many an image."""
     seconds: float | None
     images_at_once: int
-    """Of a batch; the others follow in parts."""
+    """Of a batch; the others follow in parts. 0 when one image does not fit into the workers' memory."""
     memory_bytes: int
     """That a step takes on the worker."""
 
@@ -107,8 +107,8 @@ def estimate(
     base: BaseDescription,
     memory_bytes: int | None = None,
 ) -> Estimate:
-    """`memory_bytes`: the workers' limit for a step, where one is set. Raises NotFound, DatasetNotReady,
-    MethodNotServed."""
+    """`memory_bytes`: the workers' limit for a step, where one is set; 0 `images_at_once` do not fit into it. Raises
+    NotFound, DatasetNotReady, MethodNotServed."""
     _require_served(request.method)
     domains.get(session, scope, domain_id)
     dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
@@ -120,7 +120,7 @@ def estimate(
     seconds = None if rate is None else rate * seen
     device = "cuda" if any(worker.device.startswith("cuda") for worker in _holders(session, base)) else "cpu"
     footprint = Footprint.of(base.config, request.method, base.scale_of(request.image_size), device)
-    at_once = max(1, footprint.images_at_once(request.batch_size, device, memory_bytes))
+    at_once = footprint.images_at_once(request.batch_size, device, memory_bytes)
     return Estimate(
         trainable_parameters=parameters,
         trainable_fraction=parameters / base.parameters,
@@ -130,7 +130,7 @@ def estimate(
         tokens=tokens,
         seconds=seconds,
         images_at_once=at_once,
-        memory_bytes=footprint.total_bytes(request.batch_size, at_once),
+        memory_bytes=footprint.total_bytes(request.batch_size, max(1, at_once)),
     )
 
 

@@ -128,6 +128,10 @@ def test_an_estimate_tells_the_memory_and_into_which_parts_a_batch_is_split(
     split = tenant.made(path, body | {"batch_size": 8})
     assert split["images_at_once"] == 7
     assert split["memory_bytes"] < small["memory_bytes"]
+    monkeypatch.setattr(services.settings, "training_memory_bytes", 1000)
+    too_large = tenant.made(path, body | {"batch_size": 8})
+    assert too_large["images_at_once"] == 0, "not even one fits"
+    assert 1000 < too_large["memory_bytes"] < split["memory_bytes"]
 
 
 def test_an_image_size_is_the_base_s_or_twice_that(tenant: Client, domain: str, dataset: str) -> None:

@@ -48,6 +48,8 @@ def test_what_the_engine_did_can_be_scraped(settings: Settings, gpu: Gpu) -> Non
     assert found["difffit_engine_adapters_total"] == 3
     assert found["difffit_engine_queue_wait_seconds_count"] == 1
     assert found["difffit_engine_waiting_images"] == 0
+    assert found["difffit_engine_failed_steps_total"] == found["difffit_engine_out_of_memory_total"] == 0
+    assert 0 <= found["difffit_engine_turn_age_seconds"] < 60
     # These belong to the process, in which others may have drawn before
     for name in (
         'difffit_generations_total{result="succeeded"}',

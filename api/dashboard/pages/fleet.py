@@ -43,8 +43,14 @@ def _worker(one: WorkerOut) -> list[kit.Cell]:
             for digest in one.resident:
                 kit.write(words.short(digest), "div", "mono small")
 
+    def name() -> None:
+        kit.write(one.hostname, "span")
+        kit.write(f"process {one.pid}", "div", "small")
+        if not one.healthy:
+            kit.write(one.problem or "It cannot work.", "div", "problem small")
+
     return [
-        lambda: (kit.write(one.hostname, "span"), kit.write(f"process {one.pid}", "div", "small")),
+        name,
         one.device,
         ", ".join(one.queues),
         lambda: kit.write(words.short(one.base_digest or "none"), "span", "mono"),

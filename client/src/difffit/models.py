@@ -204,7 +204,7 @@ class Estimate(BaseModel):
     seconds: float | None
     """Device time, as your last fine-tunes on this base went; null before the first."""
     images_at_once: int
-    """Images of a batch that pass at once, at most. A larger batch passes in parts, for other tenants' sake and for memory's; sums round differently then, and nothing else changes. A worker that is short of memory takes fewer."""
+    """Images of a batch that pass at once, at most. A larger batch passes in parts, for other tenants' sake and for memory's; sums round differently then, and nothing else changes. A worker that is short of memory takes fewer. 0 when not even one fits into the workers' memory: it would end as `out_of_memory`."""
     memory_bytes: int
     """Memory that a step takes on the worker. `batch_size` hardly changes it, `image_size` does."""
 
