@@ -29,8 +29,9 @@ from core.engine.runner import Runner
 from core.model.bank import AdapterBank
 from core.model.checkpoint import LoadedBase, load_base
 from core.tuning.latents import Latents
+from core.tuning.settings import TrainingSettings
 from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer, TrainingSettings
+from core.tuning.trainer import Trainer
 
 TOLERANCE = 1e-4
 """Of the largest difference from diffusers' output, relative to its standard deviation."""

@@ -26,7 +26,7 @@ from core.evaluation.drawings import Drawings, read_drawings
 from core.model.checkpoint import LoadedBase
 from core.tuning.finetune import Event, Outcome, Progress
 from core.tuning.latents import image_grid, to_image
-from core.tuning.trainer import TrainingSettings
+from core.tuning.settings import TrainingSettings
 
 FALL = 0.4
 """Share by which the distance must fall."""

@@ -9,7 +9,7 @@ from core.artifact.sites import Method, MethodSites
 from core.evaluation.drawings import Drawings
 from core.model.checkpoint import LoadedBase
 from core.tuning.finetune import Event, FinetunePlan, Outcome, finetune
-from core.tuning.trainer import TrainingSettings
+from core.tuning.settings import TrainingSettings
 
 
 def fine_tuned(

@@ -23,8 +23,9 @@ from core.diffusion.schedule import SCHEDULE
 from core.model.dit import DiT
 from core.tuning.latents import Latents
 from core.tuning.methods import adapter_of
+from core.tuning.settings import TrainingSettings
 from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer, TrainingSettings
+from core.tuning.trainer import Trainer
 
 CLASSES = 101
 """Food-101's."""

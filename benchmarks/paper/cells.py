@@ -15,7 +15,7 @@ from core.artifact.sites import Sites
 from core.model.checkpoint import LoadedBase
 from core.tuning.finetune import Event, Outcome, Progress, Started
 from core.tuning.methods import adapter_of
-from core.tuning.trainer import TrainingSettings
+from core.tuning.settings import TrainingSettings
 
 PAPER_DEPTH = 28
 

@@ -19,8 +19,9 @@ from core.artifact.sites import trainable_shapes
 from core.model.adapter import Adapter
 from core.tuning.latents import concatenate, encode_images
 from core.tuning.methods import adapter_of
+from core.tuning.settings import TrainingSettings
 from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer, TrainingSettings
+from core.tuning.trainer import Trainer
 
 METHODS = ("Full Fine-tuning", "Adapt-Parallel", "BitFit", "VPT-Deep", "DiffFit")
 """The paper's five. It does not say which of its two kinds of AdaptFormer it shows."""

@@ -28,8 +28,9 @@ from core.model.adapter import Adapter
 from core.model.checkpoint import LoadedBase
 from core.model.dit import DiT
 from core.tuning.latents import Latents, concatenate, encode_images
+from core.tuning.settings import PRETRAINING_RATE, TrainingSettings
 from core.tuning.start import start_tensors
-from core.tuning.trainer import PRETRAINING_RATE, Trainer, TrainingSettings
+from core.tuning.trainer import Trainer
 
 LINES = {"with the trick": 0.5, "without": 1.0}
 """By what the coordinates of the larger grid are multiplied."""

@@ -12,7 +12,6 @@ import heapq
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import asdict
@@ -24,11 +23,12 @@ from torch import Tensor
 from core.engine.cache import AdapterCache, Load, own_copy
 from core.engine.counters import Counters
 from core.engine.decoder import Decoder
+from core.engine.inbox import Inbox, run_guarded
 from core.engine.request import Drawn, ImageRequest, Row, Ticket
 from core.engine.runner import Runner
 from core.engine.scheduler import Scheduler
 from core.engine.trainings import Training, Trainings, Work
-from core.errors import Cancelled, CoreError, DeadlineExceeded, DeviceLost, EngineStopped, QueueFull
+from core.errors import Cancelled, CoreError, DeadlineExceeded, EngineStopped, QueueFull
 from core.model.bank import FoldedAdapter
 from core.model.device import is_lost
 
@@ -38,9 +38,6 @@ IDLE_SECONDS = 1.0
 """The loop comes round at least this often, so that `last_turn` shows whether it lives."""
 DEAD_THREAD_SECONDS = 5.0
 """How long `stop` waits for a thread that may hang in a call to a lost device."""
-
-Fail = Callable[[BaseException], None]
-"""Fails what an action of the inbox was for."""
 
 
 class Engine:
@@ -67,8 +64,9 @@ class Engine:
         if runner.bank.slots < max_rows:
             raise ValueError(f"{max_rows} rows may have as many adapters, but there are {runner.bank.slots} slots")
         self.runner, self.cache, self.bank = runner, cache, runner.bank
+        self._inbox = Inbox()
         self.scheduler = Scheduler(max_rows)
-        self.trainings = Trainings(training_share, partial(self._post_unless_stopped, lambda: None))
+        self.trainings = Trainings(training_share, partial(self._inbox.post_unless_ended, lambda: None))
         self.max_waiting = max_waiting
         self.on_death = on_death
         self.counters = Counters()
@@ -78,10 +76,6 @@ class Engine:
         self._adapters: dict[str, FoldedAdapter | None] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._waiting = 0
-        self._inbox: deque[tuple[Callable[[], None], Fail]] = deque()
-        self._wake = threading.Condition()
-        self._ending: Callable[[], EngineStopped] | None = None
-        """Makes the error of whatever is unfinished, once the engine stops or died."""
         self._decoder = Decoder(runner.decode, runner.decode_rows)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
@@ -91,10 +85,8 @@ class Engine:
     def stop(self) -> None:
         """Ends the loop after its current slice; what was unfinished fails with EngineStopped, to be requeued. After
         a device was lost it does not wait for threads that hang."""
-        with self._wake:
-            self._ending = self._ending or EngineStopped
-            self._wake.notify()
-        timeout = None if self._ending is EngineStopped else DEAD_THREAD_SECONDS
+        self._inbox.end()
+        timeout = None if self._inbox.ending is EngineStopped else DEAD_THREAD_SECONDS
         self._thread.join(timeout)
         self._decoder.close(timeout)
         self.cache.close(wait=timeout is None)
@@ -107,7 +99,7 @@ class Engine:
             self.runner.check()
             checked.set_result(None)
 
-        self._post(check, checked.set_exception)
+        self._inbox.post(check, checked.set_exception)
         checked.result(timeout)
 
     def submit(
@@ -128,12 +120,12 @@ class Engine:
         if request.adapter is not None and load is None:
             raise ValueError("a request with an adapter needs a way to load it")
         ticket = Ticket(request, on_step, on_preview)
-        self._post(lambda: self._accept(ticket, load), partial(self._end_ticket, ticket))
+        self._inbox.post(lambda: self._accept(ticket, load), partial(self._end_ticket, ticket))
         return ticket.future
 
     def cancel(self, request_id: str) -> None:
         """The request's rows leave before the next step."""
-        self._post(lambda: self._end(request_id, Cancelled()))
+        self._inbox.post(lambda: self._end(request_id, Cancelled()))
 
     def forget(self, digests: Collection[str], timeout: float = 60.0) -> None:
         """Drops adapters that were deleted from the host and the device, and returns when they are gone. A request in
@@ -147,14 +139,14 @@ class Engine:
                 self.bank.forget(digest)
             forgotten.set_result(None)
 
-        self._post(forget, forgotten.set_exception)
+        self._inbox.post(forget, forgotten.set_exception)
         forgotten.result(timeout)
 
     def train(self, work: Work, on_event: Callable[[Any], None]) -> Training:
         """Runs `work` slice by slice; its return value resolves the future. Several take turns. Raises EngineStopped
         or DeviceLost after the engine's end."""
         training = Training(work, on_event)
-        self._post(lambda: self.trainings.add(training), training.fail)
+        self._inbox.post(lambda: self.trainings.add(training), training.fail)
         return training
 
     def stats(self) -> dict[str, float]:
@@ -175,32 +167,17 @@ class Engine:
             "turn_age_seconds": time.monotonic() - self.last_turn,
         }
 
-    def _post(self, action: Callable[[], None], fail: Fail = lambda _: None) -> None:
-        """`fail` is called instead of, or after, an action that could not be done."""
-        with self._wake:
-            if self._ending is not None:
-                raise self._ending()
-            self._inbox.append((action, fail))
-            self._wake.notify()
-
-    def _post_unless_stopped(self, action: Callable[[], None], fail: Fail = lambda _: None) -> None:
-        """For other threads' reports: what they are about has been failed when the engine stopped."""
-        try:
-            self._post(action, fail)
-        except EngineStopped:
-            logger.debug("the engine had stopped")
-
     def _loop(self) -> None:
         try:
             while self._wait_for_work():
                 self._turn()
         except BaseException as error:
             self._die(error)
-        if self._ending is not None:
-            self._fail_everything(self._ending)
+        if self._inbox.ending is not None:
+            self._fail_everything(self._inbox.ending)
 
     def _turn(self) -> None:
-        self._read_inbox()
+        self._inbox.read()
         self._end_what_is_late()
         if self.trainings.due(serving=not self.scheduler.idle):
             self.trainings.took(training=self.counters.timed("training_seconds", self.trainings.step))
@@ -208,36 +185,20 @@ class Engine:
             self.trainings.took(serving=self.counters.timed("step_seconds", self._serve_step))
 
     def _wait_for_work(self) -> bool:
-        with self._wake:
-            self.last_turn = time.monotonic()
-            if not (self._ending or self._inbox or self.trainings.is_ready or not self.scheduler.idle):
-                late = self._deadlines[0][0] - self.last_turn if self._deadlines else IDLE_SECONDS
-                self._wake.wait(max(0.0, min(late, IDLE_SECONDS)))
-            return self._ending is None
+        """False when the engine ends."""
+        self.last_turn = time.monotonic()
+        if self.trainings.is_ready or not self.scheduler.idle:
+            return self._inbox.wait(0)
+        late = self._deadlines[0][0] - self.last_turn if self._deadlines else IDLE_SECONDS
+        return self._inbox.wait(min(late, IDLE_SECONDS))
 
     def _die(self, error: BaseException) -> None:
         logger.critical("the engine ends: its device or its loop failed", exc_info=error)
-        reason = error.detail if isinstance(error, CoreError) else f"{type(error).__name__}: {error}"
-        with self._wake:
-            self._ending = partial(DeviceLost, reason)
+        self._inbox.end_by(error)
         try:
             self.on_death(error)
         except BaseException:
             logger.exception("the listener of the engine's death failed")
-
-    def _read_inbox(self) -> None:
-        while self._inbox:
-            self._guarded(*self._inbox[0])  # stays there for `_fail_everything` when the device is lost
-            self._inbox.popleft()
-
-    def _guarded(self, action: Callable[[], None], fail: Fail) -> None:
-        """Runs what one request asks for; its error fails that request alone. Raises that of a lost device."""
-        try:
-            action()
-        except BaseException as error:
-            if is_lost(error):
-                raise
-            fail(error)
 
     def _accept(self, ticket: Ticket, load: Load | None) -> None:
         request = ticket.request
@@ -257,7 +218,7 @@ class Engine:
             self._on_loaded(ticket, loading)
         else:
             loading.add_done_callback(
-                lambda done: self._post_unless_stopped(
+                lambda done: self._inbox.post_unless_ended(
                     lambda: self._on_loaded(ticket, done), partial(self._end_ticket, ticket)
                 )
             )
@@ -290,7 +251,7 @@ class Engine:
         finished = self.scheduler.advance(rows)
         for row, cost in zip(rows, costs, strict=True):
             if ticket := self._tickets.get(row.request.id):  # a listener of its first row may have failed it
-                self._guarded(partial(self._report_step, ticket, row, cost), partial(self._end_ticket, ticket))
+                run_guarded(partial(self._report_step, ticket, row, cost), partial(self._end_ticket, ticket))
         for row in finished:
             if ticket := self._tickets.get(row.request.id):
                 self._decoder.add(self.runner.latent(row), self._decode_callback(ticket, row))
@@ -301,7 +262,7 @@ class Engine:
         for row in rows:
             if row.request.id in self._tickets and not self.runner.started(row):
                 start = partial(self.runner.start, row, self._adapters[row.request.id])
-                self._guarded(start, partial(self._end, row.request.id))
+                run_guarded(start, partial(self._end, row.request.id))
         return [row for row in rows if row.request.id in self._tickets]
 
     def _step_rows(self, rows: list[Row]) -> list[Row]:
@@ -339,9 +300,9 @@ class Engine:
     def _decode_callback(self, ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
         def on_decoded(image: Tensor | Exception) -> None:
             if isinstance(image, Exception):
-                self._post_unless_stopped(partial(_raise, image), partial(self._end_ticket, ticket))
+                self._inbox.post_unless_ended(partial(_raise, image), partial(self._end_ticket, ticket))
             elif ticket.deliver(row.index, image):
-                self._post_unless_stopped(lambda: self._finish(ticket))
+                self._inbox.post_unless_ended(lambda: self._finish(ticket))
 
         return on_decoded
 
@@ -372,9 +333,7 @@ class Engine:
 
     def _fail_everything(self, ending: Callable[[], EngineStopped]) -> None:
         """Fails all futures first, since the loop may have left its own tables in any state."""
-        while self._inbox:
-            _, fail = self._inbox.popleft()
-            fail(ending())
+        self._inbox.fail_all(ending)
         for ticket in self._tickets.values():
             ticket.fail(ending())
         self.trainings.stop(ending())

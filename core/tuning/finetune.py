@@ -28,8 +28,9 @@ from core.tuning.latents import Encode, Latents, concatenate, encode_batch, imag
 from core.tuning.methods import adapter_of
 from core.tuning.parallel import ALONE, Processes
 from core.tuning.reading import ReadAhead
+from core.tuning.settings import TrainingSettings
 from core.tuning.start import start_tensors
-from core.tuning.trainer import StepReport, Trainer, TrainingSettings
+from core.tuning.trainer import StepReport, Trainer
 
 ABOUT_DEFAULTS = {
     "training": {name: value for name, value in TrainingSettings(steps=0).to_json().items() if name != "steps"}

@@ -7,8 +7,7 @@ then each one operation on it. The recipe is DiT's and DiffFit's (arXiv 2304.066
 import logging
 import math
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,47 +23,12 @@ from core.model.adapter import Adapter, TensorAdapter
 from core.model.device import is_out_of_memory, release_memory
 from core.model.dit import DiT
 from core.model.sizes import BatchSizes
+from core.tuning.batches import Batches
 from core.tuning.latents import Latents
 from core.tuning.parallel import ALONE, Processes
+from core.tuning.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
-
-PRETRAINING_RATE = 1e-4
-"""The rate of DiT's pre-training and of full fine-tuning. The paper gives the others as ratios to it (Table 4d)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """The paper's recipe by default, with fewer steps and a smaller batch."""
-
-    steps: int
-    batch_size: int = 32
-    learning_rate: float = 10 * PRETRAINING_RATE
-    """Constant after `warmup_steps`: the paper's for parameter-efficient methods."""
-    warmup_steps: int = 0
-    decay_steps: int = 0
-    """The rate falls linearly to zero over this many last steps."""
-    label_dropout: float = 0.1
-    ema_decay: float = 0.9999
-    gradient_clip: float | None = None
-    """Largest norm of the gradient of all trainables together."""
-    minimum_snr_gamma: float | None = None
-    """Weights the squared error by min(SNR, gamma) / SNR (arXiv 2303.09556); None is the paper's plain mean."""
-    timesteps: Literal["independent", "stratified", "focused"] = "independent"
-    """"stratified" draws one timestep from each of `batch_size` equal parts: the same distribution, less noise in the
-    gradient (arXiv 2107.00630, appendix I.1). "focused" gives 85 % of these parts to the timesteps below 600, in
-    which an image takes shape: above, where noise is nearly all, a model soon learns what there is (arXiv 2405.17403).
-    """
-    sampling: Literal["shuffled", "balanced"] = "shuffled"
-    """"shuffled" goes through the data again and again in new orders; "balanced" draws a class, then an image."""
-    held_out_fraction: float = 0.1
-    micro_batch_size: int | None = None
-    """Images of a batch that pass at once, at most: a smaller number needs less memory, and gradients are summed. The
-    sums' rounding is all that it changes."""
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -107,11 +71,12 @@ class Trainer:
         self.frozen = dict(frozen or {})
         self.shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.device = dit.positions.device
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        self.latents, self.held_out = latents.split(settings.held_out_fraction, self.generator)
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.latents, self.held_out = latents.split(settings.held_out_fraction, generator)
         # Without a table the base's classes stay.
         table = {**self.frozen, **tensors}.get(CLASS_TABLE, dit.y_embedder.embedding_table.weight)
         self.null_class = len(table) - 1
+        self.batches = Batches(self.latents, settings, self.null_class, generator)
         flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors.values()])
         self.parameters = torch.nn.Parameter(flat)
         self.average = flat.clone()
@@ -121,7 +86,6 @@ class Trainer:
         self.steps_done = 0
         self.sizes = BatchSizes(_halves(settings.micro_batch_size or settings.batch_size))
         """Images that pass at once: fewer for a while after memory ran out."""
-        self._order = torch.empty(0, dtype=torch.long)
         self._snr = SCHEDULE.signal_to_noise.float()
 
     @property
@@ -137,16 +101,15 @@ class Trainer:
     def parts(self) -> Generator[None, None, StepReport]:
         """One optimizer step that yields after each micro-batch. Raises as `step` does; what is closed before its end
         has changed nothing either."""
-        drawn_before = self.generator.get_state(), self._order
+        drawn_before = self.batches.state()
         try:
-            x0, labels, t, noise = self._draw_batch()
+            x0, labels, t, noise = self.batches.draw()
             gradient, mse, bound = yield from self._gradient(x0, labels, t, noise)
             norm = gradient.norm()
             if not (math.isfinite(mse + bound) and math.isfinite(norm.item())):
                 raise TrainingDiverged(self.steps_done + 1)
         except BaseException:
-            self.generator.set_state(drawn_before[0])
-            self._order = drawn_before[1]
+            self.batches.restore(drawn_before)
             raise
         self._update(gradient, norm)
         return StepReport(self.steps_done, mse + bound, mse, bound, norm.item())
@@ -204,8 +167,7 @@ class Trainer:
         return {
             **{name: tensor.to("cpu", copy=True) for name, tensor in on_device.items()},
             "steps_done": torch.tensor(self.steps_done),
-            "generator": self.generator.get_state(),
-            "order": self._order.clone(),
+            **self.batches.state(),
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -219,17 +181,7 @@ class Trainer:
                 "exp_avg": state["first_moment"].to(self.device, copy=True),
                 "exp_avg_sq": state["second_moment"].to(self.device, copy=True),
             }
-        self.generator.set_state(state["generator"])
-        self._order = state["order"].clone()
-
-    def _draw_batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents and noise [B, C, H, W], labels [B], some of them dropped, and timesteps [B]."""
-        indices = self._next_indices()
-        x0, labels = self._draw(self.latents, indices)
-        dropped = torch.rand(len(indices), generator=self.generator) < self.settings.label_dropout
-        labels = labels.masked_fill(dropped, self.null_class)  # one draw a sample
-        t = self._timesteps(len(indices))
-        return x0, labels, t, torch.randn(x0.shape, generator=self.generator)
+        self.batches.restore(state)
 
     def _gradient(
         self, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor
@@ -305,36 +257,6 @@ class Trainer:
         rising = (step + 1) / settings.warmup_steps if settings.warmup_steps else 1.0
         falling = (settings.steps - step) / settings.decay_steps if settings.decay_steps else 1.0
         return min(1.0, rising, falling)
-
-    def _next_indices(self) -> Tensor:
-        if self.settings.sampling == "balanced":
-            return self._balanced_indices()
-        size = self.settings.batch_size
-        while len(self._order) < size:
-            self._order = torch.cat([self._order, torch.randperm(len(self.latents), generator=self.generator)])
-        indices, self._order = self._order[:size], self._order[size:]
-        return indices
-
-    def _timesteps(self, count: int) -> Tensor:
-        if self.settings.timesteps == "independent":
-            return torch.randint(0, TIMESTEPS, (count,), generator=self.generator)
-        # The images come in random order, so that the parts need not.
-        places = (torch.arange(count) + torch.rand(count, generator=self.generator)) / count
-        if self.settings.timesteps == "focused":
-            places = torch.where(places < 0.85, places / 0.85 * 0.6, 0.6 + (places - 0.85) / 0.15 * 0.4)
-        return (places * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
-
-    def _balanced_indices(self) -> Tensor:
-        labels = self.latents.labels
-        weights = 1.0 / labels.bincount().float()[labels]
-        return torch.multinomial(weights, self.settings.batch_size, replacement=True, generator=self.generator)
-
-    def _draw(self, latents: Latents, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """A fresh sample of the posterior of each image or, for half of them, of its mirror image."""
-        flipped = torch.randint(0, 2, (len(indices),), generator=self.generator)
-        mean, deviation = latents.mean[flipped, indices], latents.deviation[flipped, indices]
-        noise = torch.randn(mean.shape, generator=self.generator)
-        return mean + deviation * noise, latents.labels[indices]
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         parts = flat.split([math.prod(shape) for shape in self.shapes.values()])

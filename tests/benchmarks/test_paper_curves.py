@@ -11,7 +11,8 @@ import torch
 
 from benchmarks.paper.curves import Figure, Line, Started
 from core.tuning.latents import Latents
-from core.tuning.trainer import Trainer, TrainingSettings
+from core.tuning.settings import TrainingSettings
+from core.tuning.trainer import Trainer
 from tests.core.model.small import fresh_tensors, random_dit
 
 FIGURE = Figure(name="figure", title="A figure", text="Of nothing.", scores=("distance",), panel=lambda _: "panel")

@@ -33,7 +33,7 @@ from core.tuning.finetune import (
     finetune,
 )
 from core.tuning.parallel import ALONE, Processes
-from core.tuning.trainer import PRETRAINING_RATE, TrainingSettings
+from core.tuning.settings import PRETRAINING_RATE, TrainingSettings
 from difffit.archives import left_out_note, open_archive
 from difffit.cli.base import State
 from difffit.cli.views import steps_bar

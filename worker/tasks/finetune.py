@@ -35,7 +35,7 @@ from core.tuning.finetune import (
     Started,
     finetune,
 )
-from core.tuning.trainer import TrainingSettings
+from core.tuning.settings import TrainingSettings
 from worker.context import Context
 from worker.images import encode_png
 from worker.runner import Attempt

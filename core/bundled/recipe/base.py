@@ -22,8 +22,9 @@ from core.model.checkpoint import save_base
 from core.model.dit import DiT, initialize
 from core.tuning.checkpoint import pack, unpack, write_file
 from core.tuning.latents import Latents, concatenate, encode_images, image_grid, to_image
+from core.tuning.settings import TrainingSettings
 from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer, TrainingSettings
+from core.tuning.trainer import Trainer
 
 IMAGE_SIZE = 64
 LICENCE = "Apache-2.0 (weights; trained on Noto Emoji Apache-2.0, Fluent Emoji MIT, Twemoji CC BY 4.0)"

@@ -14,8 +14,9 @@ from core.artifact.sites import PRESETS, trainable_shapes
 from core.model.checkpoint import load_base
 from core.tuning.latents import Latents
 from core.tuning.methods import adapter_of
+from core.tuning.settings import TrainingSettings
 from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer, TrainingSettings
+from core.tuning.trainer import Trainer
 
 
 def main(batch: int, scale: int) -> None:

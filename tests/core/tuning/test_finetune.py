@@ -26,7 +26,7 @@ from core.tuning.finetune import (
     Started,
     finetune,
 )
-from core.tuning.trainer import TrainingSettings
+from core.tuning.settings import TrainingSettings
 from tests.core.model.small import CONFIG, autoencoder_folder, random_dit
 
 PLAN = FinetunePlan(

@@ -16,8 +16,9 @@ from core.model.dit import DiT
 from core.tuning.checkpoint import pack, unpack
 from core.tuning.latents import Latents
 from core.tuning.parallel import ALONE, Processes
+from core.tuning.settings import TrainingSettings
 from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer, TrainingSettings
+from core.tuning.trainer import Trainer
 from tests.core.model.small import ADAPTERS, CONFIG, class_lookups, fresh_tensors, random_dit
 
 NULL = 3
@@ -253,7 +254,7 @@ def test_gradients_are_clipped_by_their_norm_together(dit: DiT) -> None:
 
 def test_shuffled_sampling_sees_every_image_once_a_round(dit: DiT) -> None:
     trainer = trainer_of(dit, latents=latents_of([0] * 10), held_out_fraction=0, batch_size=4)
-    seen = [index for _ in range(10) for index in trainer._next_indices().tolist()]
+    seen = [index for _ in range(10) for index in trainer.batches._next_indices().tolist()]
     for start in range(0, 40, 10):
         assert sorted(seen[start : start + 10]) == list(range(10))
     assert seen[:10] != seen[10:20]
@@ -279,14 +280,15 @@ def test_balanced_sampling_sees_classes_equally_often(dit: DiT) -> None:
 
 def test_images_are_mirrored_half_of_the_time_and_sampled_anew(dit: DiT) -> None:
     latents = latents_of([0], deviation=0.0)
-    trainer = trainer_of(dit, latents=latents)
-    x0, labels = trainer._draw(latents, torch.zeros(200, dtype=torch.long))
+    batches = trainer_of(dit, latents=latents).batches
+    x0, labels = batches._samples(torch.zeros(200, dtype=torch.long))
     mirrored = torch.tensor([torch.equal(row, latents.mean[1, 0]) for row in x0])
     assert all(torch.equal(row, latents.mean[int(flip), 0]) for row, flip in zip(x0, mirrored, strict=True))
     assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.15)
     assert labels.tolist() == [0] * 200
     wide = latents_of([0], deviation=1.0)
-    x0, _ = trainer._draw(Latents(wide.mean * 0, wide.deviation, wide.labels), torch.zeros(50, dtype=torch.long))
+    batches.latents = Latents(wide.mean * 0, wide.deviation, wide.labels)
+    x0, _ = batches._samples(torch.zeros(50, dtype=torch.long))
     assert x0.std().item() == pytest.approx(1, abs=0.05)
     assert not torch.equal(x0[0], x0[1])
 

@@ -17,7 +17,8 @@ from core.model.export import domain_dit, fold_into_weights
 from core.tuning.checkpoint import pack, unpack
 from core.tuning.latents import Latents
 from core.tuning.methods import adapter_of
-from core.tuning.trainer import Trainer, TrainingSettings
+from core.tuning.settings import TrainingSettings
+from core.tuning.trainer import Trainer
 from tests.core.model.small import CONFIG, batch, class_lookups, difference, random_dit
 from tests.core.tuning.methods.small import ADDING, METHODS, far, start
 
