@@ -20,12 +20,14 @@ from tests.faults import (
     blame,
     broker,
     clients,
+    cuts,
     database,
     disk,
     endings,
     events,
     fuzz,
     hostile_input,
+    scratch,
     slow,
     storage,
     strangers,
@@ -38,7 +40,7 @@ from tests.faults.stack import Outcome, Stack
 from tests.faults.storage import StackOnS3
 from tests.faults.supervised import SupervisedStack
 
-Service = Literal["one worker", "two workers", "default leases", "supervised", "on S3", "small disk"]
+Service = Literal["one worker", "two workers", "default leases", "supervised", "on S3", "small disk", "small scratch"]
 SWEPT_SOON = {"DIFFFIT_ORPHAN_SECONDS": "5"}
 DEFAULTS = {
     f"DIFFFIT_{name.upper()}": str(Settings.model_fields[name].default)
@@ -165,6 +167,10 @@ SCENARIOS = {
         partial(slow.store_is_slow, reads=48, seconds=12),
         partial(slow.store_is_slow, reads=20, seconds=4),
     ),
+    "cuts": Scenario("on S3", partial(cuts.downloads_cut, times=50), partial(cuts.downloads_cut, times=1)),
+    "scratch": Scenario(
+        "small scratch", partial(scratch.scratch_full, times=5), partial(scratch.scratch_full, times=1)
+    ),
     "disk": Scenario(
         "small disk",
         lambda stack: disk.disk_full(stack, stack.disk, times=5, in_full=True),
@@ -206,8 +212,10 @@ def serving(service: Service, postgres: services.Postgres, *, quick: bool) -> It
             yield exits.enter_context(SupervisedStack(folder, postgres))
         elif service == "on S3":
             yield _on_s3(exits, folder, postgres, ceph=radosgw.installed() and not quick)
-        else:
+        elif service == "small disk":
             yield _on_small_disk(exits, folder, postgres)
+        else:
+            yield _on_small_scratch(exits, folder, postgres)
 
 
 def _on_s3(exits: ExitStack, folder: Path, postgres: services.Postgres, *, ceph: bool) -> StackOnS3:
@@ -236,4 +244,13 @@ def _on_small_disk(exits: ExitStack, folder: Path, postgres: services.Postgres) 
     mounted = exits.enter_context(small_disk(folder / "objects"))
     stack = StackOnSmallDisk(folder, postgres, settings={"DIFFFIT_STORAGE_URL": f"file://{folder / 'objects'}"})
     stack.disk = mounted or LimitedWorkers(stack)
+    return exits.enter_context(stack)
+
+
+def _on_small_scratch(exits: ExitStack, folder: Path, postgres: services.Postgres) -> scratch.StackOnSmallScratch:
+    mounted = exits.enter_context(small_disk(folder / "scratch"))
+    spooled = {"DIFFFIT_MAX_SPOOLED_BYTES": str(56 * 2**20), "DIFFFIT_MAX_UPLOAD_BYTES": str(24 * 2**20)}
+    stack = scratch.StackOnSmallScratch(folder, postgres, settings=spooled)
+    stack.environment["TMPDIR"] = str(folder / "scratch")
+    stack.scratch = mounted
     return exits.enter_context(stack)
