@@ -17,6 +17,8 @@ from core.scratch import FULL
 from core.storage.objects import CHUNK, ListedObject, Part, StoredObject, copy_out, file_digest, unusable, verify
 
 _PARTIAL, _PARTS = ".partial", ".parts/"
+_RACES = 100
+"""How often a deletion may take away the folder of a file that is about to be written."""
 
 
 class FolderStore:
@@ -171,11 +173,16 @@ class _Partial:
         self.partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}{_PARTIAL}")
 
     def __enter__(self) -> IO[bytes]:
-        while True:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # a deletion removed the empty folder meanwhile
+        """Raises OSError. A deletion may remove the empty folder, or one above it, at any moment in between."""
+        for is_last in [False] * _RACES + [True]:
+            try:
+                self.target.parent.mkdir(parents=True, exist_ok=True)
                 self.file = self.partial.open("wb")
-                return self.file
+                break
+            except FileNotFoundError:
+                if is_last:
+                    raise
+        return self.file
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:

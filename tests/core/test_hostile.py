@@ -13,7 +13,7 @@ from core.datasets.archive import inspect, read_images, validate
 from core.db.models import Generation
 from core.db.paging import PageRequest
 from core.db.session import Database
-from core.errors import ArchiveInvalid, Cancelled, DatabaseUnavailable, InvalidRequest, StorageUnavailable
+from core.errors import ArchiveInvalid, Cancelled, DatabaseUnavailable, InvalidCursor, StorageUnavailable
 from core.generations import service as generations
 from core.generations.service import GenerationRequest
 from core.storage import S3Store
@@ -128,10 +128,10 @@ def test_photos_keep_their_first_picture() -> None:
 
 @pytest.mark.parametrize("value", ["\0", "9" * 40, "9" * 5000, "-1"])
 def test_cursors_that_no_column_holds(database: Database, value: str) -> None:
-    with pytest.raises(InvalidRequest), database.session() as session:
+    with pytest.raises(InvalidCursor), database.session() as session:
         usage.audit(session, SYSTEM, None, PageRequest(cursor=value))
     if value == "\0":
-        with pytest.raises(InvalidRequest), database.session() as session:
+        with pytest.raises(InvalidCursor), database.session() as session:
             tenants.listing(session, PageRequest(cursor=value))
 
 
