@@ -64,6 +64,7 @@ class Context:
     _judging: threading.Lock = field(default_factory=threading.Lock)
     """Held to change `problem`: that of a worker which ends is not taken back."""
     _unanswered: int = 0
+    _end: threading.Thread | None = None
 
     @cached_property
     def database(self) -> Database:
@@ -173,7 +174,8 @@ class Context:
         if is_stopping:
             return
         logger.error("this worker ends: %s", problem)
-        threading.Thread(target=self._report_and_end, name="end", daemon=True).start()
+        self._end = threading.Thread(target=self._report_and_end, name="end", daemon=True)
+        self._end.start()
 
     def _on_device_lost(self, error: BaseException) -> None:
         self.die(f"Its device or its engine failed ({error}).")
@@ -217,8 +219,11 @@ class Context:
             self._ended = True
 
     def close(self) -> None:
-        """After the last attempt: nothing holds a row any more. The report of a problem stays until it is old."""
+        """After the last attempt: nothing holds a row any more. Waits for the report of a problem, which stays until it
+        is old."""
         self.leases.stop()
+        if self._end is not None:
+            self._end.join()
         if self.problem is None:
             with self.database.session() as session:
                 usage.forget_worker(session, self.id)
