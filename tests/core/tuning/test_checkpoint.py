@@ -1,5 +1,6 @@
 """Checkpoints of a run: whole, its own, and never half-written."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def test_the_last_readable_checkpoint_is_found() -> None:
         save(STATE, metadata={"about": "{"}),
         b"\2" + bytes(7) + b"[]",
     ],
+    ids=itertools.count(),  # not the bytes, whose order of fields differs between processes
 )
 def test_damage_is_told(data: bytes) -> None:
     with pytest.raises(CheckpointInvalid, match="cannot be read"):
