@@ -59,6 +59,11 @@ def _owner_of_everything(stack: Stack) -> tuple[Caller, dict[str, str]]:
     deletion = caller.send("DELETE", f"/v1/domains/{gone}").raise_for_status().headers["location"].rpartition("/")[2]
     upload = caller.post(f"/v1/domains/{domain}/datasets/uploads", {"size_bytes": 5})["id"]
     webhook = caller.post("/v1/webhooks", {"url": "https://example.com/hooks"})["id"]
+    discard = (
+        "INSERT INTO discarded_objects (tenant_id, object_key, due_at) "
+        "SELECT tenant_id, 'x', now() + interval '1 day' FROM domains WHERE id = %s RETURNING id"
+    )
+    stack.rows(discard, domain)
     query = "SELECT id FROM finetune_events WHERE finetune_id = %s AND type = 'sample'"
     adapter = str(caller.get(f"/v1/finetunes/{finetune}")["adapter_id"])
     (preview,) = caller.get(f"/v1/generations/{generation}")["previews"]
