@@ -35,9 +35,15 @@ def run(*words: object, folder: Path, code: int = 0) -> Any:
 
 
 def run_here(*words: object, folder: Path, code: int = 0) -> Any:
-    """The same within this process, where torch is loaded already."""
-    with contextlib.chdir(folder):
-        done = CliRunner().invoke(app, [str(word) for word in (*words, "--device", "cpu", "--json")])
+    """The same within this process, where torch is loaded already, and with one thread, as the server has: on some CPUs
+    sums depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with contextlib.chdir(folder):
+            done = CliRunner().invoke(app, [str(word) for word in (*words, "--device", "cpu", "--json")])
+    finally:
+        torch.set_num_threads(threads)
     assert done.exit_code == code, done.output
     return json.loads(done.stderr if code else done.stdout)
 
