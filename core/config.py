@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     max_adapter_bytes: int = 32 * 2**20
 
     max_batch_rows: int = Field(default=32, ge=2)
-    """Rows of one forward; a guided image takes two."""
+    """Rows of one forward; a guided image takes two. On a CPU, where more gain nothing, 8 at most."""
     max_waiting_images: int = 2_000
     """Images that a worker takes in before it leaves rows to others."""
     max_queued_generations: int = 500

@@ -11,7 +11,7 @@ from core.artifact.file import check_against, decode
 from core.config import Settings
 from core.engine.cache import AdapterCache
 from core.engine.engine import Engine
-from core.engine.runner import Runner, buckets_for
+from core.engine.runner import Runner, buckets_for, step_rows
 from core.engine.trainings import Training, Work
 from core.errors import ChecksumMismatch
 from core.model.bank import AdapterBank
@@ -34,11 +34,12 @@ class Gpu:
             settings.base_model, device=self.device, dtype=dtype, autoencoder=settings.autoencoder
         )
         self.bank = AdapterBank(self.base.dit, settings.adapter_slots)
-        buckets = buckets_for(self.device, settings.max_batch_rows, exact=settings.exact)
+        max_rows = step_rows(self.device, settings.max_batch_rows)
+        buckets = buckets_for(self.device, max_rows, exact=settings.exact)
         self.engine = Engine(
             Runner(self.bank, self.base.autoencoder, buckets, compile=settings.compile),
             AdapterCache(self.bank, settings.host_cache_bytes),
-            max_rows=settings.max_batch_rows,
+            max_rows=max_rows,
             max_waiting=settings.max_waiting_images,
             training_share=settings.training_share,
             on_death=on_death,

@@ -57,6 +57,15 @@ def buckets_for(device: torch.device, max_rows: int, *, exact: bool = False) -> 
     return eights if device.type == "cpu" else (1, 2, 4, *eights)
 
 
+def step_rows(device: torch.device, max_rows: int) -> int:
+    """Returns how many forward rows one step may have, of the `max_rows` that are configured.
+
+    A CPU computes a batch's rows one after another: beyond 8 a larger step gains no throughput, and each of its tenants
+    waits for the rows of all the others.
+    """
+    return min(max_rows, SOLITARY_ROWS) if device.type == "cpu" else max_rows
+
+
 class Runner:
     """Computes. `compile` traces the forward once for each bucket: torch.compile, with CUDA graphs on a GPU."""
 

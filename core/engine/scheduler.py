@@ -4,6 +4,7 @@ A row's state is small, so a row can pause at any step and go on later. That mak
 share the device by row-steps. Each has a virtual time, the row-steps it was given divided by its weight, and the
 tenant with the smallest one brings its next row (start-time fair queueing). Rows that ran in the last step keep their
 place until their tenant is `quantum` ahead, so that equal tenants finish one after the other instead of all at last.
+A quantum of a few full steps keeps the wait of a newcomer in proportion to the device.
 """
 
 import heapq
@@ -13,18 +14,19 @@ from collections.abc import Iterable
 
 from core.engine.request import ImageRequest, Row
 
-QUANTUM = 128.0
+QUANTUM_STEPS = 4
+"""Full steps that a tenant may be ahead, unless a quantum is given."""
 
 
 class Scheduler:
     """Rows of a tenant go in order of priority, then of arrival, and leave after their last step. Up to `max_rows`
-    forward rows a step; `max_rows` may change between steps. A row that is larger than that steps alone."""
+    forward rows a step, which may change between steps; a larger row steps alone. `quantum` is in row-steps."""
 
-    def __init__(self, max_rows: int, quantum: float = QUANTUM) -> None:
+    def __init__(self, max_rows: int, quantum: float | None = None) -> None:
         if max_rows < 2:
             raise ValueError("a guided image takes two rows: max_rows must be at least 2")
         self.max_rows = max_rows
-        self.quantum = quantum
+        self.quantum = QUANTUM_STEPS * max_rows if quantum is None else quantum
         self._queues: dict[str, list[Row]] = {}
         self._virtual_time: dict[str, float] = {}
         self._running: set[Row] = set()

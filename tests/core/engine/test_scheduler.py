@@ -132,6 +132,21 @@ def test_a_flood_of_one_tenant_gives_way_within_a_few_steps() -> None:
     assert steps <= 4 + 16 / 4, "its own steps, and those that the flood may be ahead"
 
 
+@pytest.mark.parametrize("max_rows", [8, 32])
+def test_newcomer_waits_four_full_steps_at_most_whatever_a_step_holds(max_rows: int) -> None:
+    scheduler = Scheduler(max_rows)
+    for number in range(50):
+        scheduler.add(request(f"flood-{number}", "flood", steps=1000))
+    for _ in range(3):
+        scheduler.advance(scheduler.next_rows())
+    scheduler.add(request("other", "other", steps=10))
+    steps = 0
+    while "other" in scheduler._queues:
+        scheduler.advance(scheduler.next_rows())
+        steps += 1
+    assert steps <= 4 + 10
+
+
 def test_equal_tenants_finish_one_after_the_other() -> None:
     """Taking turns at every step would finish all of them at the end."""
     scheduler = Scheduler(max_rows=2, quantum=40)
