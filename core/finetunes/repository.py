@@ -1,6 +1,7 @@
 """Queries on fine-tunes and their events."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -31,13 +32,15 @@ def events_after(
     return session.execute(statement).scalars().all()
 
 
-def progress_events(session: Session, scope: Scope, finetune_id: str) -> Sequence[FinetuneEvent]:
-    statement = (
-        scoped(select(FinetuneEvent), FinetuneEvent, scope)
-        .where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == "progress")
-        .order_by(FinetuneEvent.id)
-    )
-    return session.execute(statement).scalars().all()
+def progress(session: Session, scope: Scope, finetune_id: str, most: int) -> Sequence[dict[str, Any]]:
+    """Returns the data of the progress events: `most` of them at most, evenly spaced, and the last."""
+    number = func.row_number().over(order_by=FinetuneEvent.id).label("number")
+    columns = (FinetuneEvent.id, FinetuneEvent.data, number, func.count().over().label("count"))
+    statement = scoped(select(*columns), FinetuneEvent, scope)
+    found = statement.where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == "progress").subquery()
+    stride = (found.c.count + most - 1) // most
+    is_kept = ((found.c.number - 1) % stride == 0) | (found.c.number == found.c.count)
+    return session.scalars(select(found.c.data).where(is_kept).order_by(found.c.id)).all()
 
 
 def seconds_per_image(

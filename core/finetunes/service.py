@@ -29,6 +29,8 @@ from core.usage import service as usage
 from core.usage import stored as stored_bytes
 
 ENDED = ("succeeded", "failed", "cancelled")
+_CURVE_POINTS = 2000
+"""Points of a loss curve in one answer, at most; the last is added."""
 _REPLACED_FOR = datetime.timedelta(hours=1)
 """How long a checkpoint stays after a newer one: an attempt that has just begun may still read it."""
 
@@ -161,9 +163,9 @@ def events_after(session: Session, scope: Scope, id: str, last_id: int) -> Seque
 
 
 def metrics(session: Session, scope: Scope, id: str) -> list[dict[str, Any]]:
-    """The loss curve."""
+    """The loss curve; a long one is thinned."""
     get(session, scope, id)
-    return [event.data for event in repository.progress_events(session, scope, id)]
+    return list(repository.progress(session, scope, id, _CURVE_POINTS))
 
 
 def cancel(session: Session, scope: Scope, id: str) -> Finetune:

@@ -200,6 +200,20 @@ def test_a_kept_loss_curve_is_thinned_and_stays_useful(
         assert session.execute(kinds).scalars().all() == ["status"]
 
 
+@pytest.mark.parametrize(("points", "told"), [(0, 0), (1, 1), (2000, 2000), (2001, 1001), (5000, 1668)])
+def test_a_loss_curve_is_answered_in_a_bounded_number_of_points(
+    database: Database, owner: tuple[Scope, str], points: int, told: int
+) -> None:
+    with database.session() as session:
+        row = session.get_one(Finetune, add_finetune(session, *owner))
+        common = {"finetune_id": row.id, "tenant_id": row.tenant_id, "type": "progress"}
+        session.add_all(FinetuneEvent(id=step + 2, data={"step": step}, **common) for step in range(points))
+        steps = [point["step"] for point in finetunes.metrics(session, owner[0], row.id)]
+    assert len(steps) == told
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (0, points - 1) if points else not steps
+
+
 def test_event_ids_count_within_a_finetune_and_are_not_used_again(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
