@@ -15,6 +15,7 @@ from api.notifier import Notifier
 from api.openapi import add_documentation, add_openapi
 from api.queries import check_query
 from api.readiness import ReadinessCheck
+from api.refused_keys import RefusedKeys
 from api.routes import (
     adapters,
     admin,
@@ -106,6 +107,7 @@ def _services(settings: Settings) -> Services:
         dispatcher=CeleryDispatcher(make_celery(settings)),
         notifier=Notifier(database),
         limits=RequestLimits(settings),
+        refused_keys=RefusedKeys(database),
         url_secret=load_secret(settings),
     )
 
@@ -115,6 +117,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     prepare(services)
     services.notifier.start()
+    services.refused_keys.start()
     yield
+    await services.refused_keys.stop()
     await services.notifier.stop()
     services.database.dispose()

@@ -27,6 +27,7 @@ def authenticate(request: Request) -> Scope:
         with services.database.statements() as session:
             scope: Scope = tenants.authenticate(session, token)
     except Unauthenticated:
+        services.refused_keys.count(request, token)
         services.limits.count_wrong_key(request)
         raise
     request.state.scope = scope

@@ -7,6 +7,7 @@ from fastapi import Depends, Header, Query, Request
 
 from api.limits import RequestLimits
 from api.notifier import Notifier
+from api.refused_keys import RefusedKeys
 from core.broker import CeleryDispatcher
 from core.config import Settings
 from core.db.paging import PageRequest
@@ -24,6 +25,7 @@ class Services:
     dispatcher: CeleryDispatcher
     notifier: Notifier
     limits: RequestLimits
+    refused_keys: RefusedKeys
     url_secret: bytes
 
 

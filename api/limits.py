@@ -51,7 +51,7 @@ class RequestLimits:
 
         Right keys never come here, so that nobody's wrong ones can lock them out.
         """
-        allowance = self._counter.take(f"wrong keys of {_address(request)}", self.most_wrong_keys)
+        allowance = self._counter.take(f"wrong keys of {address_of(request)}", self.most_wrong_keys)
         if not allowance.admitted:
             raise RateLimited("wrong keys", self.most_wrong_keys, allowance.seconds)
 
@@ -75,7 +75,8 @@ def _headers(allowance: "Allowance") -> dict[str, str]:
     }
 
 
-def _address(request: Request) -> str:
+def address_of(request: Request) -> str:
+    """The name under which the client's address counts; see `client_of`."""
     return client_of(request.client.host if request.client else "")
 
 

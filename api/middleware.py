@@ -17,6 +17,7 @@ logger = structlog.get_logger()
 
 REQUESTS = Counter("difffit_http_requests_total", "Requests", ["method", "route", "status"])
 SECONDS = Histogram("difffit_http_request_seconds", "Time to the answer's first byte", ["method", "route"])
+_ADDRESS_CHARACTERS = 64
 _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
 
@@ -45,7 +46,7 @@ class RequestMiddleware:
                 _observe(scope, status, time.perf_counter() - started)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id, address=_address(scope)):
             try:
                 await self._answer(scope, receive, send_with_id)
             except Exception as error:
@@ -86,6 +87,12 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
 def _route(scope: Scope) -> str:
     """The template, so that ids do not become labels."""
     return getattr(scope.get("route"), "path", "unknown")
+
+
+def _address(scope: Scope) -> str | None:
+    """The client's, as the last trusted proxy names it."""
+    client = scope.get("client")
+    return client[0][:_ADDRESS_CHARACTERS] if client else None
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,4 +1,7 @@
-"""The audit log: who changed what. Entries are only ever added, in the transaction of the change."""
+"""The audit log: who did what, from where. Entries are only ever added, in the transaction of what they record.
+
+Drawn images are not recorded when they are read: signed URLs of them are made for browsers.
+"""
 
 from typing import Any
 
@@ -6,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from core.db.models import AuditEntry
 from core.tenancy import Scope
+from core.tracing import current_address, current_request_id
 
 
 def record(
@@ -16,7 +20,11 @@ def record(
     *,
     tenant_id: str | None = None,
     detail: dict[str, Any] | None = None,
+    address: str | None = None,
+    request_id: str | None = None,
 ) -> None:
+    """Adds an entry. Address and request are those that are being answered, where none are given; a job's entry has the
+    request that caused the job. `tenant_id` is the target's owner, where the scope is not that tenant's."""
     session.add(
         AuditEntry(
             tenant_id=tenant_id or scope.tenant_id,
@@ -24,5 +32,7 @@ def record(
             action=action,
             target=target,
             detail=detail or {},
+            address=address or current_address(),
+            request_id=request_id or current_request_id(),
         )
     )

@@ -42,6 +42,12 @@ def current_request_id() -> str | None:
     return found
 
 
+def current_address() -> str | None:
+    """Returns the address that the request which is being answered came from."""
+    found: str | None = structlog.contextvars.get_contextvars().get("address")
+    return found
+
+
 def current_traceparent() -> str | None:
     """Of the span that is open, as W3C Trace Context writes it."""
     carrier: dict[str, str] = {}

@@ -8,6 +8,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from api.schemas.common import Listing, Problem
+from api.schemas.tenants import OwnKeyOut
 
 Model = TypeVar("Model", bound=BaseModel)
 _ALL_AT_ONCE = 100
@@ -29,6 +30,11 @@ class Contract:
 
     async def get(self, path: str, model: type[Model], **params: Any) -> Model:
         return model.model_validate_json((await self._send("GET", path, params=_given(params))).content)
+
+    async def sign_in(self) -> OwnKeyOut:
+        """Returns what the key is, and has the audit log record its use."""
+        response = await self._send("GET", "/v1/key", extensions={"signs_in": True})
+        return OwnKeyOut.model_validate_json(response.content)
 
     async def list(self, path: str, item: type[Model], **params: Any) -> list[Model]:
         """The newest of a list, at most a hundred."""

@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp, Message
 
+_STATE = ("body_bytes", "signs_in")
+"""What pages tell the application beside a request; no client from outside can."""
+
 
 class AppTransport(httpx.AsyncBaseTransport):
     """Requests in the name of a browser: `client` is its address, which limits count."""
@@ -58,7 +61,7 @@ class _Call:
             "headers": [(name.lower(), value) for name, value in request.headers.raw],
             "server": (request.url.host, request.url.port),
             "client": client,
-            "state": {name: request.extensions[name] for name in ("body_bytes",) if name in request.extensions},
+            "state": {name: request.extensions[name] for name in _STATE if name in request.extensions},
         }
 
     async def receive(self) -> Message:

@@ -109,7 +109,7 @@ def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
 )
 async def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
     """The adapter's file."""
-    adapter = await run_in_threadpool(_read, services, scope, id)
+    adapter = await run_in_threadpool(_download, services, scope, id)
     place = services.limits.transfers.take(scope.tenant, adapter.size_bytes)
     headers = {"Content-Disposition": f'attachment; filename="{adapter.id}.safetensors"', "ETag": f'"{adapter.sha256}"'}
     return await Download.of(services.store, adapter.object_key, adapter.sha256, place, headers)
@@ -126,6 +126,6 @@ def promote_adapter(id: str, adapter_id: str, request: Request, database: Databa
         return with_cover(session, scope, request, adapters.promote(session, scope, id, adapter_id))
 
 
-def _read(services: Services, scope: Scope, id: str) -> Adapter:
+def _download(services: Services, scope: Scope, id: str) -> Adapter:
     with services.database.session(scope) as session:
-        return adapters.get(session, scope, id)
+        return adapters.download(session, scope, id)

@@ -1,6 +1,6 @@
 """The key that asks."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from api.auth import ScopeDep
 from api.deps import DatabaseDep
@@ -11,9 +11,11 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 
 
 @router.get("/key", operation_id="get_own_key")
-def get_own_key(database: DatabaseDep, scope: ScopeDep) -> OwnKeyOut:
+def get_own_key(request: Request, database: DatabaseDep, scope: ScopeDep) -> OwnKeyOut:
     """The key of this request, whatever its scopes: whose it is, and what it may do."""
     with database.session(scope) as session:
+        if getattr(request.state, "signs_in", False):
+            tenants.record_sign_in(session, scope)
         key, tenant = tenants.identity(session, scope)
         known = KeyOut.model_validate(key).model_dump()
         return OwnKeyOut(**known, tenant_name=tenant.name if tenant else None)

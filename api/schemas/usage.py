@@ -62,6 +62,8 @@ class AuditOut(Output):
     action: str = Field(examples=["adapter.promote"])
     target: str = Field(examples=["adp_01m84b6j6k1yq7c2b7m4z5d3xw"])
     detail: dict[str, Any]
+    address: str | None = Field(description="Of the client. Null for what the service did by itself.")
+    request_id: str | None = Field(description="`X-Request-ID` of the request, or of the one that caused the job.")
     created_at: Time
 
 

@@ -32,6 +32,13 @@ def get(session: Session, scope: Scope, id: str) -> Adapter:
     return adapter
 
 
+def download(session: Session, scope: Scope, id: str) -> Adapter:
+    """Returns an adapter whose file is about to be sent. Raises NotFound."""
+    adapter = get(session, scope, id)
+    audit.record(session, scope, "adapter.download", id)
+    return adapter
+
+
 def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Adapter]:
     domains.get(session, scope, domain_id)
     return repository.page_of_domain(session, scope, domain_id, request)
@@ -69,13 +76,13 @@ def create_uploaded(
     session: Session, scope: Scope, domain_id: str, artifact: Artifact, stored: StoredObject
 ) -> Adapter:
     """Raises NotFound."""
-    adapter = publish(session, domains.get(session, scope, domain_id, lock=True), artifact, stored, finetune_id=None)
-    audit.record(session, scope, "adapter.upload", adapter.id)
-    return adapter
+    domain = domains.get(session, scope, domain_id, lock=True)
+    return publish(session, scope, domain, artifact, stored, finetune_id=None)
 
 
 def publish(
     session: Session,
+    scope: Scope,
     domain: Domain,
     artifact: Artifact,
     stored: StoredObject,
@@ -83,8 +90,8 @@ def publish(
     finetune_id: str | None,
     promote: bool = False,
 ) -> Adapter:
-    """The next version of a locked domain. It becomes active by itself when it is the first one, or when the active
-    one was made for another base and so cannot draw any more."""
+    """Adds the next version of a locked domain. It becomes active by itself when it is the first one, or when the
+    active one was made for another base and so cannot draw any more."""
     manifest = artifact.manifest
     adapter = Adapter(
         id=new_id("adp"),
@@ -109,8 +116,12 @@ def publish(
         domain.active_adapter_id = adapter.id
     session.flush()
     events.adapter(session, adapter, "created")
+    origin = "upload" if finetune_id is None else "create"
+    about = {"domain_id": domain.id, "finetune_id": finetune_id}
+    audit.record(session, scope, f"adapter.{origin}", adapter.id, tenant_id=domain.tenant_id, detail=about)
     if domain.active_adapter_id == adapter.id:
         events.adapter(session, adapter, "promoted")
+        audit.record(session, scope, "adapter.promote", adapter.id, tenant_id=domain.tenant_id, detail=about)
     stored_bytes.add(session, domain.id, stored.size)
     return adapter
 
@@ -140,6 +151,7 @@ def quarantine(session: Session, adapter_id: str) -> None:
     if adapter is not None and adapter.status != "quarantined":
         adapter.status = "quarantined"
         events.adapter(session, adapter, "quarantined")
+        audit.record(session, SYSTEM, "adapter.quarantine", adapter.id, tenant_id=adapter.tenant_id)
 
 
 def used(session: Session, adapter_id: str) -> None:

@@ -255,7 +255,7 @@ def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredOb
         return False
     domain = domains.get(session, SYSTEM, finetune.domain_id, lock=True)
     adapter = adapters.publish(
-        session, domain, artifact, stored, finetune_id=finetune.id, promote=finetune.auto_promote
+        session, SYSTEM, domain, artifact, stored, finetune_id=finetune.id, promote=finetune.auto_promote
     )
     finetune.adapter_id = adapter.id
     finetune.held_out_loss_base = _finite(losses["base"])

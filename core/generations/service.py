@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core import discards, jobs
+from core import audit, discards, jobs
 from core.adapters import service as adapters
 from core.artifact.base import BaseDescription
 from core.db.base import new_id
@@ -116,6 +116,7 @@ def create(
     session.flush()
     session.refresh(generation)
     jobs.dispatch(session, dispatcher, generation)
+    audit.record(session, scope, "generation.create", generation.id)
     return generation
 
 
@@ -156,6 +157,7 @@ def cancel(session: Session, scope: Scope, id: str) -> Generation:
     if generation.status in ENDED:
         raise JobFinished("generation", id, generation.status)
     jobs.request_cancel(session, generation)
+    audit.record(session, scope, "generation.cancel", id)
     return generation
 
 

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from core.tenants import repository
 
 TENANT_SCOPES = ("read", "write")
 _USE_NOTED_EVERY = datetime.timedelta(minutes=1)
+_ID = re.compile("[0-9a-z]{26}")
 _FIRST_ADMIN_KEY = "key_00000000000000000000000000"
 
 
@@ -154,6 +156,24 @@ def authenticate(session: Session, token: str) -> Scope:
     return Scope(key.tenant_id, key.id, frozenset(key.scopes), (key.quotas or {}).get("requests_per_minute"))
 
 
+def id_of(token: str) -> str:
+    """Returns the id under which a key is looked up; there may be no key of that id."""
+    return _parse(token)[0]
+
+
+def record_sign_in(session: Session, scope: Scope) -> None:
+    """Records that somebody began to use the pages with this key."""
+    audit.record(session, scope, "session.create", scope.key)
+
+
+def record_refused(
+    session: Session, scope: Scope, key_id: str, address: str | None, request_id: str, count: int
+) -> None:
+    """Records that an address presented `count` keys in vain, the first of them as `key_id` in this request."""
+    detail = {"count": count}
+    audit.record(session, scope, "key.refuse", key_id, detail=detail, address=address, request_id=request_id)
+
+
 def identity(session: Session, scope: Scope) -> tuple[Row[Any], Tenant | None]:
     """The key that asks, as an ApiKey's columns, and its tenant; None for an administrator's."""
     key = repository.presented_key(session, scope.key_id or "")
@@ -215,7 +235,7 @@ def _parse(token: str) -> tuple[str, str]:
     """The id and the secret of a key. What is not in our form can only be the configured administrator's."""
     prefix, _, rest = token.partition("_")
     id, _, secret = rest.partition("_")
-    if prefix == "dfk" and len(id) == 26 and secret:
+    if prefix == "dfk" and _ID.fullmatch(id) and secret:
         return f"key_{id}", secret
     return _FIRST_ADMIN_KEY, token
 

@@ -102,7 +102,8 @@ def test_usage_and_audit_tell_of_every_tenant(admin: Client, tenant: Client, dom
     entries = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "limit": 100})["data"]
     actions = [one["action"] for one in entries]
     assert actions == [
-        "domain.delete", "finetune.create", "dataset.create", "domain.create", "key.create", "tenant.create"
+        "domain.delete", "adapter.promote", "adapter.create", "finetune.create", "dataset.create", "domain.create",
+        "key.create", "tenant.create",
     ]  # fmt: skip
     assert entries[0]["target"] == domain
     assert entries[0]["actor_key_id"] == f"key_{tenant.headers['Authorization'].split('_')[1]}"

@@ -105,6 +105,7 @@ def services_of(folder: Path) -> Services:
         dispatcher=CeleryDispatcher(make_celery(settings)),
         notifier=None,  # type: ignore[arg-type]
         limits=RequestLimits(settings),
+        refused_keys=None,  # type: ignore[arg-type]
         url_secret=b"",
     )
 

@@ -54,6 +54,7 @@ RAW = {
 }
 SYSTEM = {
     "core/tenancy.py": "where it is made",
+    "api/refused_keys.py:RefusedKeys.record": "who presented them is nobody's tenant",
     "worker/context.py:Context.database": "workers serve every tenant",
     "core/retention.py:Retention._step": "removes what is old, of every tenant",
     "core/discards.py:remove_page": "deletes the objects of every tenant whose rows are gone",

@@ -21,7 +21,7 @@ async def audit(user: AdminUser, tenant_id: str = "", cursor: str = "") -> None:
                 kit.muted(f"Of the tenant {tenant_id} alone.")
                 ui.link("Of all", "/audit")
         with kit.card():
-            columns = ("When", "What", "Of what", "By the key", "More")
+            columns = ("When", "What", "Of what", "By the key", "From", "More")
             if page.data:
                 kit.table("Changes, newest first", columns, [_row(one) for one in page.data])
             else:
@@ -37,5 +37,6 @@ def _row(one: AuditOut) -> list[kit.Cell]:
         one.action,
         lambda: kit.write(one.target, "span", "mono"),
         lambda: kit.write(one.actor_key_id or "the service itself", "span", "mono"),
+        one.address or "",
         lambda: kit.write(json.dumps(one.detail, ensure_ascii=False) if one.detail else "", "span", "small long"),
     ]

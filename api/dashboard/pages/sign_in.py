@@ -11,7 +11,6 @@ from api.dashboard import frame, kit
 from api.dashboard.contract import ProblemError
 from api.dashboard.sessions import Session
 from api.dashboard.user import TOKEN, contract_with, redirect, sessions, theme_of
-from api.schemas.tenants import OwnKeyOut
 
 _WRONG = {
     "unauthenticated": "The service does not know this key, or it has expired or was revoked. Ask for a new one.",
@@ -53,7 +52,7 @@ async def begin(request: Request, key: Annotated[str, Form(max_length=200)] = ""
     if not key.isascii():  # no header holds it, and no key of ours
         raise redirect(request, "/sign-in?problem=unauthenticated")
     try:
-        found = await contract_with(request, key.strip()).get("/v1/key", OwnKeyOut)
+        found = await contract_with(request, key.strip()).sign_in()
     except ProblemError as error:
         raise redirect(request, f"/sign-in?problem={error.problem.code}") from error
     sessions.end(request.session.get(TOKEN))

@@ -71,6 +71,10 @@ class Audit(BaseModel):
     action: str
     target: str
     detail: dict[str, Any]
+    address: str | None
+    """Of the client. Null for what the service did by itself."""
+    request_id: str | None
+    """`X-Request-ID` of the request, or of the one that caused the job."""
     created_at: AwareDatetime
 
 

@@ -51,6 +51,18 @@ def test_a_tenant_signs_in_and_out(browser: Browser, tenant: Client) -> None:
     assert browser.get("/dashboard/domains").status_code == 303
 
 
+def test_signing_in_is_recorded(browser: Browser, pages: Api, tenant: Client) -> None:
+    browser.sign_in(f"{key_of(tenant)}x")
+    browser.sign_in(key_of(tenant))
+    browser.get("/dashboard/domains")
+    key = tenant.read("/v1/key")
+    entries = pages.admin.read("/v1/admin/audit", params={"tenant_id": key["tenant_id"]})["data"]
+    (entry,) = (entry for entry in entries if entry["action"] == "session.create")
+    assert (entry["target"], entry["actor_key_id"]) == (key["id"], key["id"])
+    assert entry["address"]
+    assert entry["request_id"]
+
+
 def test_a_stolen_cookie_is_worth_nothing_after_signing_out(browser: Browser, tenant: Client) -> None:
     browser.sign_in(key_of(tenant))
     stolen = dict(browser.http.cookies)

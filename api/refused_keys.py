@@ -1,0 +1,77 @@
+"""Refused keys in the audit log: counted per address and minute, so that no stranger fills it."""
+
+import asyncio
+import threading
+from dataclasses import dataclass
+
+import structlog
+from fastapi import Request
+
+from api.limits import address_of
+from api.waiting import wait_for
+from core.db.session import Database
+from core.errors import CoreError
+from core.tenancy import SYSTEM
+from core.tenants import service as tenants
+
+logger = structlog.get_logger()
+MAX_ADDRESSES = 20
+"""Addresses that one process records in a minute. What comes from others is one entry more, without an address."""
+_SECONDS = 60.0
+
+
+@dataclass
+class _Refusals:
+    """Keys that one address presented in vain."""
+
+    key_id: str
+    """The first one's."""
+    request_id: str
+    count: int = 0
+
+
+class RefusedKeys:
+    """Counts refused keys in memory, and writes the counts once a minute and when the process stops."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._counts: dict[str | None, _Refusals] = {}
+        self._lock = threading.Lock()
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def count(self, request: Request, token: str) -> None:
+        address: str | None = address_of(request)
+        with self._lock:
+            if address not in self._counts and len(self._counts) >= MAX_ADDRESSES:
+                address = None
+            first = _Refusals(tenants.id_of(token), request.state.request_id)
+            self._counts.setdefault(address, first).count += 1
+
+    def record(self) -> None:
+        """Writes what was counted since the last time. Raises DatabaseUnavailable, and has forgotten it then."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        if not counts:
+            return
+        with self.database.session(SYSTEM) as session:
+            for address, refused in counts.items():
+                tenants.record_refused(session, SYSTEM, refused.key_id, address, refused.request_id, refused.count)
+
+    def start(self) -> None:
+        self._closing = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        self._closing.set()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        stops = False
+        while not stops:
+            stops = await wait_for(self._closing, _SECONDS)
+            try:
+                await asyncio.to_thread(self.record)
+            except CoreError as error:
+                logger.warning("refused keys were not recorded", error=error.detail)
