@@ -16,7 +16,7 @@ from benchmarks.bundled_base.figures import Figure, show, write_json
 from benchmarks.bundled_base.pictures import Artist
 from benchmarks.bundled_base.quality import Quality
 from benchmarks.bundled_base.yardsticks import Judges
-from benchmarks.serving.report import hardware
+from benchmarks.hardware import hardware
 from core.bundled import mini_base_folder
 from core.evaluation.classifier import IMAGE_SIZE
 from core.evaluation.drawings import read_drawings

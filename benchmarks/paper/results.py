@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.report import hardware
+from benchmarks.hardware import hardware
 
 FOLDER = Path("docs/results")
 

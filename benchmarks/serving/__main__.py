@@ -10,9 +10,10 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 
+from benchmarks.hardware import hardware
 from benchmarks.serving.catalogue import QUESTIONS, measure_all
 from benchmarks.serving.measure import QUICK, Measure, Repetitions
-from benchmarks.serving.report import draw_curve, hardware, show, write_json
+from benchmarks.serving.report import draw_curve, show, write_json
 from benchmarks.serving.subjects import Kind, subject
 
 

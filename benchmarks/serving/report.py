@@ -1,16 +1,12 @@
 """The measures as a table, as JSON, and the throughput's curve as a picture."""
 
 import json
-import os
-import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
@@ -20,16 +16,6 @@ from benchmarks.serving.measure import Measure, Repetitions
 WIDTH = 160
 """Of the table where there is no terminal."""
 _COLOURS = {"pass": "green", "below": "bold red", "measured": "", "not measured": "dim"}
-
-
-def hardware() -> dict[str, Any]:
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        **{package: _version(package) for package in ("torch", "diffusers", "peft")},
-    }
 
 
 def show(measures: Sequence[Measure], facts: dict[str, Any], repetitions: Repetitions) -> None:
@@ -97,16 +83,3 @@ def _limit(measure: Measure) -> str:
     if measure.limit is None:
         return ""
     return f"{'at least' if measure.best == 'highest' else 'at most'} {_figure(measure, measure.limit)}"
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

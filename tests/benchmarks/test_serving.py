@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.hardware import hardware
 from benchmarks.serving import __main__ as command
 from benchmarks.serving import catalogue, measure
 from benchmarks.serving.measure import Measure, Repetitions, in_turns, median_ratio, quantile
 from benchmarks.serving.popularity import Zipf
-from benchmarks.serving.report import draw_curve, hardware, show, write_json
+from benchmarks.serving.report import draw_curve, show, write_json
 from tests.benchmarks.small import subject
 
 ONCE = Repetitions(forward=1, engine=1, mixes=3)
