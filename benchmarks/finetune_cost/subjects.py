@@ -13,7 +13,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from benchmarks.baselines.diffusers_model import transformer
 from benchmarks.serving.subjects import random_dit
 from core.artifact.additions import Lora
 from core.artifact.base import BaseConfig
@@ -105,27 +104,36 @@ class Step:
 def make(name: str, setting: Setting) -> Step:
     dit = random_dit(setting.config, torch.device(setting.device), setting.dtype)
     if name in OURS:
-        return _ours(dit, *OURS[name], setting)
-    return _plain(_full_by_diffusers(dit) if name == OTHERS[0] else _lora_by_peft(dit), setting)
+        trainer = trainer_of(dit, *OURS[name], setting.batch)
+        return Step(trainer.step, trainer.optimizer, trainer.parameters.numel())
+    return plain_step(full_by_diffusers(dit) if name == OTHERS[0] else _lora_by_peft(dit), dit, setting.batch)
 
 
-def _ours(dit: DiT, method: Method, sites: MethodSites, setting: Setting) -> Step:
-    shapes = trainable_shapes(dit.config, method, sites, CLASSES)
-    start = start_tensors(dit, shapes, torch.Generator().manual_seed(0), keep_classes=True)
-    config, count = dit.config, 4 * setting.batch
-    mean = torch.randn(2, count, config.in_channels, config.input_size, config.input_size)
-    latents = Latents(mean, torch.ones_like(mean) / 10, torch.arange(count) % CLASSES)
-    settings = TrainingSettings(steps=10**6, batch_size=setting.batch, held_out_fraction=0)
-    trainer = Trainer(dit, start, latents, settings, partial(adapter_of, sites))
-    return Step(trainer.step, trainer.optimizer, trainer.parameters.numel())
+def trainer_of(dit: DiT, method: Method, sites: MethodSites, batch: int, seed: int = 0) -> Trainer:
+    """Our trainer of one method over random latents."""
+    classes = min(CLASSES, dit.config.num_classes)
+    shapes = trainable_shapes(dit.config, method, sites, classes)
+    start = start_tensors(dit, shapes, torch.Generator().manual_seed(seed))
+    config, count = dit.config, 4 * batch
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.randn(2, count, config.in_channels, config.input_size, config.input_size, generator=generator)
+    latents = Latents(mean, torch.ones_like(mean) / 10, torch.arange(count) % classes)
+    settings = TrainingSettings(steps=10**6, batch_size=batch, held_out_fraction=0, seed=seed)
+    return Trainer(dit, start, latents, settings, partial(adapter_of, sites))
 
 
-def _full_by_diffusers(dit: DiT) -> Any:
-    return transformer(dit).float().requires_grad_(True).train()
+def full_by_diffusers(dit: DiT) -> Any:
+    from benchmarks.baselines.diffusers_model import transformer
+
+    with dit.positions.device:  # where its first, random weights are drawn: a CPU takes a minute for DiT-XL/2
+        network = transformer(dit)
+    return network.float().requires_grad_(True).train()
 
 
 def _lora_by_peft(dit: DiT) -> Any:
     from peft import LoraConfig, get_peft_model
+
+    from benchmarks.baselines.diffusers_model import transformer
 
     network = transformer(dit)
     model: Any = get_peft_model(network, LoraConfig(r=8, lora_alpha=8, target_modules=["to_q", "to_v"]))
@@ -134,15 +142,17 @@ def _lora_by_peft(dit: DiT) -> Any:
     return model.train()
 
 
-def _plain(network: Any, setting: Setting) -> Step:
+def plain_step(network: Any, dit: DiT, batch: int) -> Step:
+    """A step as a researcher writes it: fp32 weights under autocast to the base's dtype, and AdamW."""
+    device, dtype = dit.positions.device.type, dit.positions.dtype
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
-    batches = _batches(setting)
+    batches = _batches(dit, batch)
 
     def step() -> None:
         x0, t, labels, noise = next(batches)
         noisy = SCHEDULE.add_noise(x0, noise, t)
-        with torch.autocast(setting.device, setting.dtype, enabled=setting.dtype != torch.float32):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             output = network(noisy, timestep=t, class_labels=labels).sample
         loss = diffusion_loss(output, x0, noise, t, SCHEDULE)
         (loss.mse + loss.bound).mean().backward()
@@ -152,10 +162,11 @@ def _plain(network: Any, setting: Setting) -> Step:
     return Step(step, optimizer, sum(parameter.numel() for parameter in parameters))
 
 
-def _batches(setting: Setting) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def _batches(dit: DiT, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Latents and noise [B, C, H, W], timesteps [B] and class ids [B], drawn on the host as the trainer does."""
-    config, count = setting.config, setting.batch
+    config, device = dit.config, dit.positions.device
     shape = (count, config.in_channels, config.input_size, config.input_size)
+    classes = min(CLASSES, config.num_classes)
     while True:
-        values = (torch.randn(shape), torch.randint(0, 1000, (count,)), torch.randint(0, CLASSES, (count,)))
-        yield *(value.to(setting.device) for value in values), torch.randn(shape).to(setting.device)  # type: ignore[misc]
+        values = (torch.randn(shape), torch.randint(0, 1000, (count,)), torch.randint(0, classes, (count,)))
+        yield *(value.to(device) for value in values), torch.randn(shape).to(device)  # type: ignore[misc]

@@ -49,10 +49,10 @@ def _equal_images(subject: Subject, repetitions: Repetitions) -> Measure:
 def _latents(subject: Subject, repetitions: Repetitions, *, exact: bool) -> Measure:
     pool, mixes = _pool(subject), _mixes(repetitions)
     engine = Serving(subject, _domains(subject), exact=exact)
-    alone = [_drawn(engine, [request])[0] for request in pool]
+    alone = [latents_of(engine, [request])[0] for request in pool]
     differences = []
     for mix in mixes:
-        together = _drawn(engine, [pool[index] for index in mix])
+        together = latents_of(engine, [pool[index] for index in mix])
         pairs = zip(mix, together, strict=True)
         differences += [float((latent - alone[index]).abs().max()) for index, latent in pairs]
     engine.cache.close()
@@ -68,8 +68,8 @@ def _latents(subject: Subject, repetitions: Repetitions, *, exact: bool) -> Meas
     )
 
 
-def _drawn(engine: Serving, requests: Sequence[ImageRequest]) -> list[Tensor]:
-    """Their latents [C, H, W], stepped in one batch from which each leaves after its own steps."""
+def latents_of(engine: Serving, requests: Sequence[ImageRequest]) -> list[Tensor]:
+    """Latents [C, H, W] of requests that step in one batch, from which each leaves after its own steps."""
     rows = [Row(request, 0) for request in requests]
     for row in rows:
         engine.runner.start(row, engine.folded(str(row.request.adapter)))
