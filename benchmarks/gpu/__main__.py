@@ -1,0 +1,75 @@
+"""`python -m benchmarks.gpu`: measures, prints the tables, writes JSON. With --page it writes docs/results/gpu.md."""
+
+import argparse
+import faulthandler
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu import page, session
+from benchmarks.gpu.lab import FULL, MINI, Lab
+from benchmarks.gpu.phases import PHASES
+from benchmarks.hardware import hardware
+from core.errors import DeviceLost
+
+SECONDS = 230.0
+GRACE_SECONDS = 20.0
+"""A call that no signal interrupts ends the process so long after the time is up."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    if options.page:
+        page.write(options.json)
+        return
+    started = time.monotonic()
+    faulthandler.dump_traceback_later(options.seconds + GRACE_SECONDS, exit=True)
+    device = torch.device("cpu" if options.mini or not torch.cuda.is_available() else "cuda")
+    if device.type == "cpu" and not options.mini:
+        raise SystemExit("There is no GPU. Run it at mini size with --mini, which measures nothing of use.")
+    about = {
+        "command": "python -m benchmarks.gpu",
+        "date": datetime.now(UTC).date().isoformat(),
+        "seeds": "0, weights and data are random",
+        "mini": options.mini,
+        "hardware": hardware(),
+    }
+    lab = Lab(device, MINI if options.mini else FULL, session.read(options.json) if options.resume else {})
+    phases = {name: PHASES[name] for name in PHASES if name in options.phases}
+    try:
+        session.run(phases, lab, options.json, about, options.seconds)
+    except DeviceLost:
+        left = options.seconds - (time.monotonic() - started)
+        sys.stdout.flush()
+        if left > 0:  # a new process has a new device; the phase that lost this one is not tried again
+            again = [*(arguments or sys.argv[1:]), "--resume", "--seconds", str(left)]
+            os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu", *again])
+    print("\n\n".join(page.parts({**about, "phases": lab.results})))
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _phases(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PHASES]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(PHASES)}")
+    return names
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--json", type=Path, default=page.JSON, help="write the figures here, again after each phase")
+    parser.add_argument("--phases", type=_phases, default=list(PHASES), help=f"of {','.join(PHASES)}; all by default")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for everything")
+    parser.add_argument("--mini", action="store_true", help="a model of no size on the CPU, to see that it works")
+    parser.add_argument("--resume", action="store_true", help="keep the phases that the JSON has")
+    parser.add_argument("--page", action="store_true", help="measure nothing; write the page beside the JSON from it")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Time and memory of a device; on a CPU the clock's, so that every phase runs there too."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+WARM_UP = 2
+LEAST, MOST = 3, 50
+"""Repetitions that count."""
+
+
+def milliseconds(action: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    """Median of as many repetitions as fit into `seconds`, on the device's own clock."""
+    for _ in range(WARM_UP):
+        action()
+    once = clock_seconds(action, device)
+    count = max(LEAST, min(MOST, int(seconds / max(once, 1e-6))))
+    if device.type != "cuda":
+        return 1000 * statistics.median(clock_seconds(action, device) for _ in range(count))
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        action()
+        mark.record()
+    torch.cuda.synchronize(device)
+    return median([before.elapsed_time(after) for before, after in pairwise(marks)])
+
+
+def clock_milliseconds(action: Callable[[], Any], device: torch.device, count: int) -> list[float]:
+    """Each of `count` repetitions by the clock, its work on the host included, after a warm-up."""
+    for _ in range(WARM_UP):
+        action()
+    return [1000 * clock_seconds(action, device) for _ in range(count)]
+
+
+def clock_seconds(action: Callable[[], Any], device: torch.device) -> float:
+    """Seconds until the device has done `action`."""
+    synchronize(device)
+    started = time.perf_counter()
+    action()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def graphed(action: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """`action` captured as a CUDA graph over its tensors where they lie; on a CPU `action` itself."""
+    if device.type != "cuda":
+        return action
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            action()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = action()
+
+    def replay() -> Any:
+        graph.replay()
+        return output
+
+    return replay
+
+
+class PeakMemory:
+    """Device bytes from now on. On a CPU it counts none."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.resting = self._counted(torch.cuda.memory_allocated)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def peak(self) -> int:
+        """Bytes of everything on the device at the peak."""
+        return self._counted(torch.cuda.max_memory_allocated)
+
+    def _counted(self, count: Callable[[torch.device], int]) -> int:
+        return count(self.device) if self.device.type == "cuda" else 0
+
+
+def relative_error(result: torch.Tensor, reference: torch.Tensor) -> float:
+    """Norm of the difference over the reference's norm, in float64."""
+    result, reference = result.double(), reference.double()
+    return float((result - reference).norm() / reference.norm())
+
+
+def largest_difference(result: torch.Tensor, reference: torch.Tensor) -> float:
+    """Largest difference in units of the reference's root mean square."""
+    result, reference = result.double(), reference.double()
+    return float((result - reference).abs().max() / reference.square().mean().sqrt())
+
+
+def median(values: Sequence[float]) -> float:
+    return float(statistics.median(values))

@@ -1,0 +1,111 @@
+"""One forward: the base alone, and as many adapters as rows, launched one by one, captured and compiled."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.device import graphed, largest_difference, milliseconds, relative_error, synchronize
+from benchmarks.gpu.lab import Lab
+from benchmarks.gpu.operations import forward_operations
+from benchmarks.serving.subjects import CLASSES
+from core.model.adapter import TensorAdapter
+from core.model.folding import fold, folded_forward
+
+EQUAL_ROWS = 8
+
+
+@torch.inference_mode()
+def measure(lab: Lab, result: dict[str, Any]) -> None:
+    """Forwards of every batch size, eager and as a CUDA graph: the main size first."""
+    result["rows"] = []
+    for rows in lab.size.rows:
+        sides = forwards(lab, rows)
+        row: dict[str, Any] = {"rows": rows}
+        for name, forward in sides.items():
+            row[f"{name}_eager_ms"] = milliseconds(forward, lab.device, lab.size.seconds)
+            row[f"{name}_graphed_ms"] = milliseconds(graphed(forward, lab.device), lab.device, lab.size.seconds)
+        result["rows"].append(row | best_of(lab, row))
+
+
+@torch.inference_mode()
+def measure_equality(lab: Lab, result: dict[str, Any]) -> None:
+    """A mixed batch beside its rows alone, and beside the readable reference, in both dtypes."""
+    for dtype in dict.fromkeys((lab.dtype, torch.float32)):
+        result[str(dtype).removeprefix("torch.")] = _equality(lab, dtype)
+
+
+@torch.inference_mode()
+def measure_compiled(lab: Lab, result: dict[str, Any]) -> None:
+    """Forwards of the main size by Inductor, alone and captured as a graph."""
+    row: dict[str, Any] = result
+    row["rows"] = lab.size.main_rows
+    for name, forward in forwards(lab, lab.size.main_rows).items():
+        backend = "inductor" if lab.device.type == "cuda" else "aot_eager"
+        compiled: Callable[[], Tensor] = torch.compile(forward, dynamic=False, backend=backend)
+        started = time.perf_counter()
+        compiled()
+        synchronize(lab.device)
+        row[f"{name}_compile_seconds"] = time.perf_counter() - started
+        row[f"{name}_compiled_ms"] = milliseconds(compiled, lab.device, lab.size.seconds)
+        row[f"{name}_compiled_graphed_ms"] = milliseconds(graphed(compiled, lab.device), lab.device, lab.size.seconds)
+    row |= best_of(lab, row)
+    earlier = [one for one in lab.results.get("forwards", {}).get("rows", []) if one["rows"] == row["rows"]]
+    for one in earlier:  # both at their best, however they were launched
+        row["plain_best_ms"] = min(row["plain_best_ms"], one["plain_best_ms"])
+        row["mixed_best_ms"] = min(row["mixed_best_ms"], one["mixed_best_ms"])
+        row["mixed_over_plain"] = row["plain_best_ms"] / row["mixed_best_ms"]
+
+
+def forwards(lab: Lab, rows: int) -> dict[str, Callable[[], Tensor]]:
+    """The base's forward, and that of as many adapters as rows, gathered from a table as the engine does."""
+    dit = lab.dit
+    x, t, y = lab.batch(rows)
+    classes, table = lab.classes(y), lab.table(rows)
+    slots = torch.randperm(rows, device=lab.device)
+    dit.positions_for(x.shape[-1])
+    return {
+        "plain": lambda: dit(x, t, y),
+        "mixed": lambda: folded_forward(dit, x, t, classes, table[slots]),
+    }
+
+
+def best_of(lab: Lab, row: dict[str, Any]) -> dict[str, Any]:
+    """Each side at its best: rates, the fraction of the ceiling, and the throughput of mixed over plain."""
+    best = {side: min(ms for name, ms in row.items() if _is_time(name, side)) for side in ("plain", "mixed")}
+    operations = row["rows"] * forward_operations(lab.config)
+    found: dict[str, Any] = {"mixed_over_plain": best["plain"] / best["mixed"]}
+    for side, ms in best.items():
+        tflops = operations / ms / 1e9
+        found |= {f"{side}_best_ms": ms, f"{side}_tflops": tflops, f"{side}_share": lab.share(tflops)}
+    return found
+
+
+def _is_time(name: str, side: str) -> bool:
+    return name.startswith(side) and name.endswith("_ms") and not name.endswith("best_ms")
+
+
+def _equality(lab: Lab, dtype: torch.dtype) -> dict[str, float]:
+    dit, rows = lab.dit_in(dtype), min(EQUAL_ROWS, lab.size.main_rows)
+    x, t, _ = lab.batch(rows)
+    y = torch.arange(rows, device=lab.device) % CLASSES
+    domains = lab.domains(rows).values()
+    adapters = [{name: tensor.to(lab.device) for name, tensor in domain.items()} for domain in domains]
+    vectors = torch.stack([fold(dit, adapter) for adapter in adapters]).to(dtype)
+    tables = [adapter["y_embedder.embedding_table.weight"].to(dtype) for adapter in adapters]
+    classes = torch.stack([table[label] for table, label in zip(tables, y, strict=True)])
+    together = folded_forward(dit, x, t, classes, vectors)
+    alone: list[Callable[[], Tensor]] = [
+        partial(folded_forward, dit, x[[i]], t[[i]], classes[[i]], vectors[[i]]) for i in range(rows)
+    ]
+    reference = [partial(dit, x[[i]], t[[i]], y[[i]], TensorAdapter(adapters[i])) for i in range(rows)]
+    solo, plain = (torch.cat([forward() for forward in forwards]) for forwards in (alone, reference))
+    return {
+        "rows": rows,
+        "largest_difference_from_alone": largest_difference(together, solo),
+        "relative_error_from_alone": relative_error(together, solo),
+        "relative_error_from_reference": relative_error(together, plain),
+    }

@@ -1,0 +1,56 @@
+"""Products of the frozen layers in fp8: per-channel weights, per-token activations."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.gpu.device import milliseconds, relative_error
+from benchmarks.gpu.lab import Lab
+from benchmarks.gpu.operations import layer_products
+
+FP8 = torch.float8_e4m3fn
+MAX = torch.finfo(FP8).max
+
+
+@torch.inference_mode()
+def measure(lab: Lab, result: dict[str, Any]) -> None:
+    """The four products of a block at the main batch, beside bf16's, both against float64."""
+    result["layers"] = []
+    rows = lab.size.main_rows * lab.config.tokens
+    for name, (inputs, outputs) in layer_products(lab.config).items():
+        x = torch.randn(rows, inputs, device=lab.device, dtype=torch.bfloat16)
+        weight = (torch.randn(outputs, inputs, device=lab.device) * inputs**-0.5).bfloat16()
+        result["layers"].append({"name": name, **_product(lab, x, weight)})
+
+
+def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """[M, K] -> fp8 [M, K], and each row's scale [M, 1] in fp32."""
+    scale = x.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / MAX
+    return (x / scale).to(FP8), scale
+
+
+def product(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+    """x [M, K] @ weight [N, K]^T -> [M, N] in bf16, from fp8 with a scale a row of each. A CPU has the sums in fp32."""
+    if not x.is_cuda:
+        return ((x.float() @ weight.float().t()) * x_scale * weight_scale.t()).bfloat16()
+    return torch._scaled_mm(x, weight.t(), scale_a=x_scale, scale_b=weight_scale.t(), out_dtype=torch.bfloat16)
+
+
+def _product(lab: Lab, x: Tensor, weight: Tensor) -> dict[str, Any]:
+    seconds, (small_x, x_scale), (small_weight, weight_scale) = lab.size.seconds, quantized(x), quantized(weight)
+    reference = x[:256].double() @ weight.double().t()
+    result = product(small_x, x_scale, small_weight, weight_scale)
+    operations = 2 * x.shape[0] * weight.numel()
+    bf16_ms = milliseconds(lambda: F.linear(x, weight), lab.device, seconds)
+    fp8_ms = milliseconds(lambda: product(small_x, x_scale, small_weight, weight_scale), lab.device, seconds)
+    return {
+        "bf16_ms": bf16_ms,
+        "fp8_ms": fp8_ms,
+        "bf16_tflops": operations / bf16_ms / 1e9,
+        "fp8_tflops": operations / fp8_ms / 1e9,
+        "quantization_ms": milliseconds(lambda: quantized(x), lab.device, seconds),
+        "bf16_relative_error": relative_error(F.linear(x, weight)[:256], reference),
+        "fp8_relative_error": relative_error(result[:256], reference),
+    }

@@ -1,0 +1,74 @@
+"""What the figures are held against."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Phases = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A limit on one figure. `read` raises KeyError or IndexError where the figure is missing."""
+
+    name: str
+    limit: float
+    read: Callable[[Phases], float | None]
+    is_least: bool = True
+    """Whether more is better."""
+
+    @property
+    def limit_text(self) -> str:
+        return f"at {'least' if self.is_least else 'most'} {self.limit:g}"
+
+    def measured(self, phases: Phases) -> float | None:
+        try:
+            return self.read(phases)
+        except (KeyError, IndexError):
+            return None
+
+    def is_kept(self, value: float) -> bool:
+        return value >= self.limit if self.is_least else value <= self.limit
+
+
+def _rows(phases: Phases, rows: int) -> Mapping[str, Any]:
+    """The forwards of a batch, those that were compiled too where there are any."""
+    rows_found: list[Mapping[str, Any]] = [*phases["forwards"]["rows"], phases.get("compiled", {})]
+    return [row for row in rows_found if row.get("rows") == rows and "mixed_over_plain" in row][-1]
+
+
+def _method(phases: Phases, method: str) -> Mapping[str, Any]:
+    methods: dict[str, Mapping[str, Any]] = {row["method"]: row for row in phases["training"]["methods"]}
+    return methods[method]
+
+
+def _over_full(phases: Phases) -> float:
+    return float(_method(phases, "difffit")["ms"] / phases["full"]["ms"])
+
+
+GOALS = (
+    Goal("mixed / plain, 32 rows, both at their best", 0.97, lambda found: _rows(found, 32)["mixed_over_plain"]),
+    Goal("mixed / plain, 64 rows, both at their best", 0.97, lambda found: _rows(found, 64)["mixed_over_plain"]),
+    Goal("64 mixed rows, of the product rate", 0.65, lambda found: _rows(found, 64)["mixed_share"]),
+    Goal("engine of 64 rows, 50 steps / its bare forward", 0.92, lambda found: _run(found, 64, 50)["over_bare"]),
+    Goal("DiffFit's step / full fine-tuning by others", 0.35, _over_full, is_least=False),
+    Goal("DiffFit's step, of the product rate", 0.45, lambda found: _method(found, "difffit")["share"]),
+    Goal("DiffFit, MB an image", 220, lambda found: _method(found, "difffit")["bytes_an_image"] / 1e6, is_least=False),
+    Goal("latents in exact mode, largest difference", 0, lambda found: _difference(found, "exact"), is_least=False),
+    Goal("latents in bf16, largest difference / rms", 2e-2, lambda found: _relative(found, "bfloat16"), is_least=False),
+    Goal("latents in fp32, largest difference / rms", 1e-4, lambda found: _relative(found, "float32"), is_least=False),
+)
+
+
+def _run(phases: Phases, rows: int, steps: int) -> Mapping[str, Any]:
+    runs: list[Mapping[str, Any]] = phases["engine"]["runs"]
+    wanted = [run for run in runs if (run["rows"], run["steps"]) == (rows, steps)]
+    return wanted[0]
+
+
+def _difference(phases: Phases, mode: str) -> float:
+    return float(phases["independence"][mode]["largest_difference"])
+
+
+def _relative(phases: Phases, mode: str) -> float:
+    return float(phases["independence"][mode]["largest_relative_difference"])

@@ -1,0 +1,35 @@
+"""Whether an image depends on its neighbours in the batch, at full size."""
+
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.device import largest_difference
+from benchmarks.gpu.lab import Lab
+from benchmarks.serving.load import Serving, request
+from benchmarks.serving.solitude import latents_of
+
+
+def measure(lab: Lab, result: dict[str, Any]) -> None:
+    """Guided images with an adapter each, alone and together: with any batch size in both dtypes, and with one."""
+    result["images"], result["steps"] = lab.size.neighbours, lab.size.neighbour_steps
+    result["exact"] = _difference(lab, lab.dtype, exact=True)
+    for dtype in dict.fromkeys((lab.dtype, torch.float32)):
+        result[str(dtype).removeprefix("torch.")] = _difference(lab, dtype, exact=False)
+
+
+def _difference(lab: Lab, dtype: torch.dtype, *, exact: bool) -> dict[str, Any]:
+    count = lab.size.neighbours
+    requests = [request(str(i), steps=lab.size.neighbour_steps, seeds=(i,), class_id=0) for i in range(count)]
+    serving = Serving(lab.subject(dtype), lab.domains(count), max_rows=2 * count, exact=exact)
+    try:
+        together = latents_of(serving, requests)
+        alone = [latents_of(serving, [one])[0] for one in requests]
+    finally:
+        serving.cache.close()
+    pairs = list(zip(together, alone, strict=True))
+    return {
+        "largest_difference": max(float((one - other).abs().max()) for one, other in pairs),
+        "largest_relative_difference": max(largest_difference(one, other) for one, other in pairs),
+        "equal": sum(torch.equal(one, other) for one, other in pairs),
+    }

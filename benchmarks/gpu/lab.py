@@ -1,0 +1,169 @@
+"""What every phase measures: one base, its adapters and batches, at full size on a GPU or at mini size on a CPU."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.serving.subjects import CLASSES, Subject, random_autoencoder, random_dit
+from core.artifact.base import BaseConfig
+from core.model.autoencoder import Autoencoder
+from core.model.dit import DiT
+from core.model.folding import fold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of everything."""
+
+    config: BaseConfig
+    rows: tuple[int, ...]
+    """Batch rows of the forwards."""
+    main_rows: int
+    """The batch that the goals are about."""
+    product: int
+    copy_bytes: int
+    batch: int
+    """Images of a training step."""
+    together: int
+    """Fine-tunes that share a step, of a batch of `together_batch` each."""
+    together_batch: int
+    training_steps: int
+    images: int
+    """Images, and as many adapters, for the engine."""
+    steps: tuple[int, ...]
+    neighbours: int
+    neighbour_steps: int
+    seconds: float
+    """Time for the repetitions of one figure."""
+
+
+FULL = Size(
+    config=BaseConfig(),
+    rows=(64, 32, 128, 16, 8, 4, 2, 1),
+    main_rows=64,
+    product=8192,
+    copy_bytes=2**31,
+    batch=32,
+    together=8,
+    together_batch=4,
+    training_steps=10,
+    images=64,
+    steps=(20, 50),
+    neighbours=8,
+    neighbour_steps=20,
+    seconds=0.25,
+)
+MINI = Size(
+    config=BaseConfig(input_size=8, hidden_size=48, depth=2, num_heads=4, num_classes=CLASSES),
+    rows=(4, 2),
+    main_rows=4,
+    product=64,
+    copy_bytes=2**16,
+    batch=4,
+    together=2,
+    together_batch=2,
+    training_steps=2,
+    images=4,
+    steps=(2,),
+    neighbours=2,
+    neighbour_steps=2,
+    seconds=0.0,
+)
+
+
+@dataclass
+class Lab:
+    """The subject of all phases. `results` holds what earlier phases found, by their names."""
+
+    device: torch.device
+    size: Size
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    @property
+    def config(self) -> BaseConfig:
+        return self.size.config
+
+    @cached_property
+    @torch.inference_mode(mode=False)  # a phase trains what another only reads
+    def dit(self) -> DiT:
+        return random_dit(self.config, self.device, self.dtype)
+
+    def dit_in(self, dtype: torch.dtype) -> DiT:
+        """A copy of the base in `dtype`, or the base itself."""
+        return self.dit if dtype == self.dtype else copy.deepcopy(self.dit).to(dtype)
+
+    def subject(self, dtype: torch.dtype | None = None) -> Subject:
+        """The base with an autoencoder, as the engine takes them."""
+        dit = self.dit if dtype is None else self.dit_in(dtype)
+        return Subject("full", "DiT-XL/2", dit, self.autoencoder, steps=self.size.steps[0])
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        if not self.has_diffusers:
+            return StandIn()  # type: ignore[return-value]
+        channels = (128, 256, 512, 512) if self.device.type == "cuda" else (8, 8)
+        return random_autoencoder(channels, self.device)  # in fp32, as a worker loads it
+
+    @cached_property
+    def has_diffusers(self) -> bool:
+        """Whether diffusers is installed and can be imported."""
+        try:
+            from diffusers import AutoencoderKL, DiTTransformer2DModel  # noqa: F401  whether they can be used
+        except ImportError:
+            return False
+        return True
+
+    def batch(self, rows: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents [rows, C, H, W] in fp32, timesteps [rows] and class ids [rows]."""
+        config, generator = self.config, torch.Generator(self.device).manual_seed(rows)
+        shape = (rows, config.in_channels, config.input_size, config.input_size)
+        x = torch.randn(shape, generator=generator, device=self.device, dtype=dtype or torch.float32)
+        t = torch.randint(0, 1000, (rows,), generator=generator, device=self.device)
+        y = torch.randint(0, config.num_classes, (rows,), generator=generator, device=self.device)
+        return x, t, y
+
+    @torch.no_grad()
+    def table(self, rows: int) -> Tensor:
+        """Vectors of as many adapters, [rows, P] in the base's dtype: the base's own, some way off."""
+        vectors = fold(self.dit, {})
+        generator = torch.Generator(self.device).manual_seed(1)
+        noise = torch.randn(rows, len(vectors), generator=generator, device=self.device)
+        return (vectors + 0.02 * noise * (1 + vectors.abs())).to(self.dtype)
+
+    def classes(self, y: Tensor) -> Tensor:
+        """[rows, D]"""
+        return self.dit.y_embedder.embedding_table.weight[y]
+
+    def share(self, tflops: float) -> float | None:
+        """Fraction of the product rate that was measured in this run."""
+        ceiling = self.results.get("ceilings", {}).get("product_tflops")
+        return tflops / ceiling if ceiling else None
+
+    def domains(self, count: int) -> Mapping[str, Mapping[str, Tensor]]:
+        """Different adapters by name, on the host."""
+        start = self.subject().adapter(0)
+        generator = torch.Generator().manual_seed(2)
+        noise = {name: 0.02 * torch.randn(tensor.shape, generator=generator) for name, tensor in start.items()}
+        return {
+            str(index): {name: tensor + index / count * noise[name] for name, tensor in start.items()}
+            for index in range(count)
+        }
+
+
+class StandIn:
+    """Pixels without an autoencoder, where diffusers is missing: the first channels, eight times as large."""
+
+    factor = 8
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 3, 8H, 8W] in fp32."""
+        return torch.nn.functional.interpolate(latents[:, :3].float().tanh(), scale_factor=self.factor)

@@ -1,0 +1,18 @@
+"""All phases, the most important first: a run that is cut short keeps the best. Limits are those of an H100."""
+
+from benchmarks.gpu import ceilings, forwards, fp8, independence, profiling, serving, training
+from benchmarks.gpu.session import Phase
+
+PHASES = {
+    "ceilings": Phase(ceilings.measure, 30),
+    "forwards": Phase(forwards.measure, 50),
+    "training": Phase(training.measure, 50),
+    "full": Phase(training.measure_full, 30),
+    "engine": Phase(serving.measure, 60),
+    "equality": Phase(forwards.measure_equality, 20),
+    "independence": Phase(independence.measure, 40),
+    "fp8": Phase(fp8.measure, 15),
+    "idle": Phase(serving.measure_idle, 20),
+    "profile": Phase(profiling.measure, 20),
+    "compiled": Phase(forwards.measure_compiled, 60),
+}

@@ -1,0 +1,89 @@
+"""Where the device's time goes: its kernels by kind, one mixed forward and one training step."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.finetune_cost.subjects import OURS, trainer_of
+from benchmarks.gpu.device import graphed, synchronize
+from benchmarks.gpu.forwards import forwards
+from benchmarks.gpu.lab import Lab
+
+KINDS = {
+    "fused": r"^triton_",
+    "attention": r"flash|fmha|sdpa|attention|mha",
+    "products": r"gemm|cutlass|nvjet|cublas|xmma|wgmma|splitk|_mm\b|addmm",
+    "copies": r"memcpy|memset|copy",
+    "layer norm": r"layer_?norm",
+    "element-wise and sums": r"elementwise|vectorized|reduce|foreach|multi_tensor|softmax|index|cat_?array",
+}
+"""Patterns of kernel names, the first that is found; PyTorch's own names. Whatever else there is, Triton made."""
+TOP = 15
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One piece of work on the device: its start and length in microseconds."""
+
+    name: str
+    start: float
+    length: float
+
+
+def measure(lab: Lab, result: dict[str, Any]) -> None:
+    """Profiles of a captured forward of the main batch, and of a DiffFit step."""
+    with torch.inference_mode():
+        forward = graphed(forwards(lab, lab.size.main_rows)["mixed"], lab.device)
+        result["forward"] = summary(profiled(forward, lab.device))
+    del forward
+    trainer = trainer_of(lab.dit, *OURS["difffit"], lab.size.batch)
+    for _ in range(3):
+        trainer.step()
+    result["training step"] = summary(profiled(trainer.step, lab.device))
+
+
+def profiled(action: Callable[[], Any], device: torch.device) -> list[Kernel]:
+    """The device's work during `action`; on a CPU its operators, which stand for kernels."""
+    activity = torch.profiler.ProfilerActivity
+    activities = [activity.CUDA if device.type == "cuda" else activity.CPU]
+    synchronize(device)
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
+        action()
+        synchronize(device)
+    events = [event for event in profile.events() if event.device_type.name == device.type.upper()]
+    return [Kernel(event.name, event.time_range.start, event.time_range.elapsed_us()) for event in events]
+
+
+def summary(kernels: Sequence[Kernel]) -> dict[str, Any]:
+    """Milliseconds by kind, and of the kernels that take most of them."""
+    kinds: dict[str, float] = defaultdict(float)
+    names: dict[str, tuple[int, float]] = {}
+    for kernel in kernels:
+        kinds[kind_of(kernel.name)] += kernel.length / 1000
+        count, total = names.get(kernel.name, (0, 0.0))
+        names[kernel.name] = count + 1, total + kernel.length / 1000
+    top = sorted(names.items(), key=lambda item: -item[1][1])[:TOP]
+    return {
+        "busy_ms": 1000 * busy_seconds(kernels),
+        "kernels": len(kernels),
+        "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1])),
+        "top": [{"name": name[:120], "count": count, "ms": total} for name, (count, total) in top],
+    }
+
+
+def kind_of(name: str, kinds: Mapping[str, str] = KINDS) -> str:
+    return next((kind for kind, pattern in kinds.items() if re.search(pattern, name, re.IGNORECASE)), "fused")
+
+
+def busy_seconds(kernels: Iterable[Kernel]) -> float:
+    """Seconds in which at least one of them runs."""
+    busy, end = 0.0, float("-inf")
+    for kernel in sorted(kernels, key=lambda kernel: kernel.start):
+        stop = kernel.start + kernel.length
+        busy += max(0.0, stop - max(end, kernel.start))
+        end = max(end, stop)
+    return busy / 1e6

@@ -1,0 +1,70 @@
+"""The engine without REST: guided images of as many adapters, beside the bare forward of its batch."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.device import graphed, milliseconds
+from benchmarks.gpu.forwards import forwards
+from benchmarks.gpu.lab import Lab
+from benchmarks.gpu.profiling import busy_seconds, profiled
+from benchmarks.serving.load import Serving, request
+from core.engine.request import ImageRequest
+
+
+def measure(lab: Lab, result: dict[str, Any]) -> None:
+    """Images of the main batch and of twice as many rows, 20 steps first."""
+    result["decodes"] = lab.has_diffusers
+    result["images"] = lab.size.images
+    result["runs"] = []
+    for steps in lab.size.steps:
+        for rows in (lab.size.main_rows, 2 * lab.size.main_rows):
+            result["runs"].append(_run(lab, rows, steps))
+
+
+def measure_idle(lab: Lab, result: dict[str, Any]) -> None:
+    """Fraction of a run in which the device has nothing to do, by its own record of its kernels."""
+    rows, steps = lab.size.main_rows, lab.size.steps[0]
+    with _serving(lab, rows) as serving:
+        serving.seconds(_requests(lab, 2))
+        requests = _requests(lab, steps)
+        seconds: list[float] = []
+        events = profiled(lambda: seconds.append(serving.seconds(requests)), lab.device)
+    result |= {"rows": rows, "steps": steps, "seconds": seconds[0]}
+    result["idle"] = 1 - busy_seconds(events) / seconds[0]
+
+
+def _run(lab: Lab, rows: int, steps: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    with _serving(lab, rows) as serving:
+        made = time.perf_counter() - started
+        first = serving.seconds(_requests(lab, steps)[:1])
+        serving.seconds(_requests(lab, 2))
+        seconds = serving.seconds(_requests(lab, steps))
+        alone = serving.seconds(_requests(lab, steps)[:1])
+    evaluations = 2 * lab.size.images * steps / seconds
+    with torch.inference_mode():
+        forward = graphed(forwards(lab, rows)["mixed"], lab.device)
+        bare = 1000 * rows / milliseconds(forward, lab.device, lab.size.seconds)
+    return {
+        "rows": rows,
+        "steps": steps,
+        "seconds": seconds,
+        "images_a_second": lab.size.images / seconds,
+        "evaluations_a_second": evaluations,
+        "bare_evaluations_a_second": bare,
+        "over_bare": evaluations / bare,
+        "seconds_to_make": made,
+        "first_image_seconds": first,
+        "one_image_seconds": alone,
+    }
+
+
+def _serving(lab: Lab, rows: int) -> Serving:
+    return Serving(lab.subject(), lab.domains(lab.size.images), max_rows=rows, slots=max(rows, lab.size.images))
+
+
+def _requests(lab: Lab, steps: int) -> Sequence[ImageRequest]:
+    return [request(str(index), steps=steps, seeds=(index,)) for index in range(lab.size.images)]

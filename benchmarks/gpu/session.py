@@ -1,0 +1,102 @@
+"""Runs phases one after another, each within a limit of its own, and writes the JSON after each."""
+
+import gc
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.lab import Lab
+from core.model.device import check_device, release_memory
+
+LEAST_SECONDS = 2.0
+"""A phase that has less than this left is not begun."""
+REPEAT_SECONDS = 5.0
+"""How soon an overrun is raised again where something swallowed it."""
+
+
+class Overrun(Exception):
+    """A phase took longer than its limit."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`measure` fills the dictionary that it is given as it goes, so that an overrun keeps what was found."""
+
+    measure: Callable[[Lab, dict[str, Any]], None]
+    seconds: float
+    """Limit, at full size."""
+
+
+def run(phases: Mapping[str, Phase], lab: Lab, path: Path, about: Mapping[str, Any], seconds: float) -> None:
+    """Runs all phases within `seconds`. A phase that raises or overruns leaves its error, and the next one runs; those
+    in the lab's results already are kept. Raises DeviceLost when the device computes no more."""
+    ends = time.monotonic() + seconds
+    found = lab.results
+    for name, phase in phases.items():
+        if name in found:
+            continue
+        left = min(phase.seconds, ends - time.monotonic())
+        found[name] = result = {}
+        if left < LEAST_SECONDS:
+            result["error"] = "No time was left."
+        else:
+            _run_phase(phase, lab, result, left)
+        print(f"{name}: {result.get('seconds', 0):.1f} s {result.get('error', '')}", flush=True)
+        write(path, {**about, "phases": found})
+        if "error" in result:
+            check_device(lab.device)
+            release_memory()
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Phases of an earlier run, those without time left out."""
+    phases: dict[str, dict[str, Any]] = json.loads(path.read_text())["phases"] if path.is_file() else {}
+    return {name: result for name, result in phases.items() if "seconds" in result}
+
+
+def write(path: Path, values: Mapping[str, Any]) -> None:
+    """Replaces the file in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def _run_phase(phase: Phase, lab: Lab, result: dict[str, Any], limit: float) -> None:
+    started = time.monotonic()
+    try:
+        with time_limit(limit):
+            phase.measure(lab, result)
+    except Exception as error:
+        result["error"] = f"{type(error).__name__}: {error}"[:2000]
+        traceback.print_exc()
+    result["seconds"] = time.monotonic() - started
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # compiled functions hold the tensors of their phase
+    gc.collect()
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises Overrun in the main thread after `seconds`, again and again until the block is left."""
+
+    def overrun(_signal: int, _frame: FrameType | None) -> None:
+        raise Overrun(f"longer than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, overrun)
+    signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

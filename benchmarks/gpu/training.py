@@ -1,0 +1,74 @@
+"""One training step of each method, beside full fine-tuning as a researcher writes it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from benchmarks.baselines.plain_dit import PlainDiT
+from benchmarks.finetune_cost.subjects import OURS, full_by_diffusers, plain_step, trainer_of
+from benchmarks.gpu.device import PeakMemory, clock_milliseconds, median
+from benchmarks.gpu.lab import Lab
+from benchmarks.gpu.operations import training_operations
+from core.artifact.sites import Method
+from core.model.device import release_memory
+from core.model.dit import DiT
+from core.tuning.trainer import Trainer
+
+RECORDED_FULL_MS = 178.0
+"""Full fine-tuning by diffusers and PyTorch under autocast, 32 images: one H200, torch 2.11, 2026-11-26."""
+ORDER = ("difffit", "full", "bitfit", "lora, rank 8")
+"""The most important first."""
+
+
+def measure(lab: Lab, result: dict[str, Any]) -> None:
+    """Steps of the main batch through `Trainer`, as a worker makes them."""
+    result["batch"] = lab.size.batch
+    result["methods"] = []
+    for name in ORDER:
+        method, sites = OURS[name]
+
+        def make(method: Method = method, sites: Any = sites) -> Trainer:
+            return trainer_of(lab.dit, method, sites, lab.size.batch)
+
+        result["methods"].append({"method": name, **_steps(lab, lambda: make().step, method)})
+
+
+def measure_full(lab: Lab, result: dict[str, Any]) -> None:
+    """Full fine-tuning by diffusers under autocast; where that is missing, by plain PyTorch on the same tensors."""
+    result["batch"], result["by"] = lab.size.batch, "diffusers" if lab.has_diffusers else "plain PyTorch"
+    result["recorded_ms"] = RECORDED_FULL_MS
+    dit = _as_diffusers_computes(lab.dit)
+    make = full_by_diffusers if lab.has_diffusers else PlainDiT
+    result |= _steps(lab, lambda: plain_step(make(dit), dit, lab.size.batch).run, "full")
+    ours = lab.results.get("training", {}).get("methods", [])
+    result["difffit_over_full"] = {one["method"]: one["ms"] / result["ms"] for one in ours}.get("difffit")
+
+
+def _steps(lab: Lab, make: Callable[[], Callable[[], Any]], method: Method) -> dict[str, Any]:
+    release_memory()
+    step = make()
+    step()
+    memory = PeakMemory(lab.device)
+    times = clock_milliseconds(step, lab.device, lab.size.training_steps)
+    ms, batch, peak = median(times), lab.size.batch, memory.peak()
+    tflops = batch * training_operations(lab.config, method) / ms / 1e9
+    return {
+        "ms": ms,
+        "fastest_ms": min(times),
+        "tflops": tflops,
+        "share": lab.share(tflops),
+        "peak_bytes": peak,
+        "bytes_an_image": peak / batch,
+        "bytes_an_image_without_weights": (peak - memory.resting) / batch,
+    }
+
+
+def _as_diffusers_computes(dit: DiT) -> DiT:
+    """The same tensors with diffusers' features of the timestep."""
+    with torch.device("meta"):
+        other = DiT(replace(dit.config, timestep_convention="diffusers", guidance_channels=4))
+    other.load_state_dict(dit.state_dict(), assign=True)
+    other.positions = dit.positions
+    return other.requires_grad_(False)
