@@ -1,14 +1,18 @@
-"""The tables of docs/capacity.md: `python -m benchmarks.capacity` writes them anew.
+"""Tables of docs/capacity.md: `python -m benchmarks.capacity` writes them again.
 
-Sizes are counted from the code that makes them. Rates of the bundled base are the measured ones of its card. Those of
-DiT-XL/2 on a GPU are operations over an assumed share of its peak, until `benchmarks.serving` measured them there.
+Sizes are counted from the code that makes them. Rates of the bundled base are those of its card. Those of DiT-XL/2 are
+what `python -m benchmarks.gpu` measured, or `RECORDED` until docs/results/gpu.json exists.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, Self
 
+from benchmarks.gpu.page import JSON
 from benchmarks.paper.results import markdown_table
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, base_shapes, count, trainable_shapes
@@ -22,8 +26,6 @@ PAGE = Path("docs/capacity.md")
 CARD = mini_base_folder() / "MODEL_CARD.md"
 XL = BaseConfig()
 CLASSES = 10
-PEAK, SHARE = 989e12, 0.3
-"""Operations a second of an H100 in bf16, by its data sheet; and the part of them that is assumed."""
 BUSY = 0.5
 """Of a day: what should not wait cannot fill a device."""
 IMAGES_A_DAY, FINETUNES_A_MONTH, IMAGES_A_REQUEST, PEAK_OVER_MEAN = 20, 1, 4, 3
@@ -52,24 +54,53 @@ def filled(page: str) -> str:
 def tables() -> dict[str, str]:
     return {
         "sizes": markdown_table(["", "bundled base", "DiT-XL/2"], _sizes()),
-        "device": markdown_table(["", "bundled base, 2 CPU cores", "DiT-XL/2, one H100"], _device()),
+        "device": markdown_table(["", "bundled base, 2 CPU cores", f"DiT-XL/2, one {gpu_rates().gpu}"], _device()),
         "fleet": markdown_table(["domains", *(f"{one:,}" for one in DOMAINS)], _fleet()),
     }
 
 
-def forward_operations(config: BaseConfig) -> float:
-    """Of one row: matrix products over the tokens, attention, and the modulation's own product."""
-    d, tokens = config.hidden_size, (config.input_size // config.patch_size) ** 2
-    return config.depth * (24 * tokens * d**2 + 4 * tokens**2 * d + 12 * d**2)
+@dataclass(frozen=True)
+class GpuRates:
+    """What one GPU does with DiT-XL/2, and where that was measured."""
+
+    gpu: str
+    source: str
+    images_a_second: float
+    """Of the default, guided steps."""
+    step_seconds: float
+    """A DiffFit step of the default batch."""
+
+    @classmethod
+    def measured(cls, values: dict[str, Any]) -> Self:
+        """From the figures of `python -m benchmarks.gpu`. Raises ValueError where they lack what the page needs."""
+        try:
+            runs = [run for run in values["phases"]["engine"]["runs"] if run["steps"] == IMAGES.steps]
+            methods = {row["method"]: row for row in values["phases"]["training"]["methods"]}
+            step, batch = methods["difffit"]["ms"] / 1000, values["phases"]["training"]["batch"]
+            images = max(run["images_a_second"] for run in runs)
+            pixels = "" if values["phases"]["engine"]["decodes"] else ", without decoding"
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{JSON} has no full run: {error!r}") from error
+        gpu = str(values["hardware"]["gpu"]).removeprefix("NVIDIA ").split()[0]
+        source = f"[measured]({JSON.relative_to('docs').with_suffix('.md')}), {values['date']}{pixels}"
+        return cls(gpu, source, images, step * FINETUNE.batch_size / batch)
+
+
+RECORDED = GpuRates("H200", "recorded by hand through REST, torch 2.11, 2026-11-26", 11.1, 0.096)
+"""128 images of 50 guided steps, and a fine-tune, of the whole service: before `benchmarks.gpu` existed."""
+
+
+@cache
+def gpu_rates() -> GpuRates:
+    return GpuRates.measured(json.loads(JSON.read_text())) if JSON.is_file() else RECORDED
 
 
 def xl_images_a_second() -> float:
-    return PEAK * SHARE / (forward_operations(XL) * 2 * IMAGES.steps)
+    return gpu_rates().images_a_second
 
 
 def xl_finetune_seconds() -> float:
-    """A frozen layer's backward pass is its input's gradient: a second product, and no third."""
-    return 2 * forward_operations(XL) * FINETUNE.batch_size * FINETUNE.steps / (PEAK * SHARE)
+    return gpu_rates().step_seconds * FINETUNE.steps
 
 
 def _measured(pattern: str) -> float:
@@ -109,7 +140,7 @@ def _sizes() -> Iterator[tuple[str, str, str]]:
 def _device() -> Iterator[tuple[str, str, str]]:
     seconds = _measured(r"16 pictures in 50 steps \|[^|]*\| ([\d.]+) s")
     training = _measured(r"300 steps on 126 drawings.* in (\d+) s")
-    yield "where from", "measured", f"computed: {SHARE:.0%} of {PEAK / 1e12:,.0f} TFLOP/s assumed"
+    yield "where from", "measured", gpu_rates().source
     yield "an image of 50 guided steps", f"{seconds / 16:.2f} s", f"{1 / xl_images_a_second():.2f} s"
     yield "images a day, nothing else", f"{_round(16 / seconds * DAY)}", f"{_round(xl_images_a_second() * DAY)}"
     xl_steps = f"{xl_finetune_seconds():.0f} s ({FINETUNE.steps} steps of {FINETUNE.batch_size})"
@@ -123,8 +154,8 @@ def _fleet() -> Iterator[list[str]]:
 
     adapter = 4 * count(trainable_shapes(XL, FINETUNE.method, PRESETS[FINETUNE.preset], CLASSES))
     yield row("images a day", lambda n: _round(n * IMAGES_A_DAY))
-    yield row("H100s that draw", lambda n: f"{_drawing(n):.2g}")
-    yield row("H100s that train", lambda n: f"{_training(n):.2g}")
+    yield row(f"{gpu_rates().gpu}s that draw", lambda n: f"{_drawing(n):.2g}")
+    yield row(f"{gpu_rates().gpu}s that train", lambda n: f"{_training(n):.2g}")
     yield row("GPUs, whole and at least one", lambda n: f"{_gpus(n):,}")
     yield row("requests a second at the peak", lambda n: f"{_requests(n):,.1f}")
     yield row("rows of generations a year", lambda n: _round(n * IMAGES_A_DAY / IMAGES_A_REQUEST * 365))

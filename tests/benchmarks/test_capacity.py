@@ -1,6 +1,9 @@
 """The page on capacity says what the code and the measurements say."""
 
-from benchmarks.capacity import CARD, PAGE, filled, forward_operations, tables
+import pytest
+
+from benchmarks.capacity import CARD, FINETUNE, IMAGES, PAGE, GpuRates, filled, tables
+from benchmarks.gpu.operations import forward_operations
 from core.artifact.base import BaseConfig
 
 
@@ -17,3 +20,20 @@ def test_a_forward_has_the_operations_that_dit_s_authors_count() -> None:
 
 def test_the_measured_rates_are_the_card_s() -> None:
     assert "| 8.3 s |" in CARD.read_text()
+
+
+@pytest.mark.parametrize(("decodes", "note"), [(True, ""), (False, ", without decoding")])
+def test_rates_of_the_gpu_are_those_of_the_best_batch_at_the_default_steps(decodes: bool, note: str) -> None:
+    runs = [{"steps": steps, "images_a_second": rate} for steps, rate in ((20, 40.0), (IMAGES.steps, 13.0), (50, 14.0))]
+    training = {"batch": FINETUNE.batch_size // 2, "methods": [{"method": "difffit", "ms": 20.0}]}
+    phases = {"engine": {"runs": runs, "decodes": decodes}, "training": training}
+    values = {"phases": phases, "date": "2026-12-01", "hardware": {"gpu": "NVIDIA H100 80GB HBM3"}}
+    rates = GpuRates.measured(values)
+    assert (rates.gpu, rates.images_a_second, rates.step_seconds) == ("H100", 14.0, pytest.approx(0.04))
+    assert rates.source == f"[measured](results/gpu.md), 2026-12-01{note}"
+
+
+@pytest.mark.parametrize("phases", [{}, {"engine": {"runs": []}, "training": {"batch": 1, "methods": []}}])
+def test_figures_of_a_run_that_was_cut_short_are_refused(phases: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="no full run"):
+        GpuRates.measured({"phases": phases, "date": "", "hardware": {"gpu": "none"}})
