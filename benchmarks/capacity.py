@@ -117,7 +117,7 @@ def _sizes() -> Iterator[tuple[str, str, str]]:
         return count(trainable_shapes(config, FINETUNE.method, PRESETS[FINETUNE.preset], CLASSES))
 
     def on_host(config: BaseConfig, width: int) -> int:
-        return width * (VectorLayout.of(config).length + (CLASSES + 1) * config.hidden_size)
+        return width * (VectorLayout(config).length + (CLASSES + 1) * config.hidden_size)
 
     def row(name: str, value: Callable[[BaseConfig, int], str]) -> tuple[str, str, str]:
         small, large = (value(*base) for base in bases)
@@ -133,7 +133,7 @@ def _sizes() -> Iterator[tuple[str, str, str]]:
     yield row("adapters in `HOST_CACHE_BYTES`", lambda config, width: f"{cache // on_host(config, width):,}")
     yield row(
         f"the device's table, {slots:,} slots",
-        lambda config, width: _bytes((slots + 1) * width * VectorLayout.of(config).length),
+        lambda config, width: _bytes((slots + 1) * width * VectorLayout(config).length),
     )
 
 

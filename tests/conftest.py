@@ -1,5 +1,6 @@
 """Fixtures for all tests: real services once a run, a fresh database a test, on both databases."""
 
+import os
 import signal
 import time
 import uuid
@@ -20,6 +21,8 @@ from tests import radosgw, services
 
 settings.register_profile("no clock", deadline=None)
 settings.load_profile("no clock")
+# Triton decides when it is first imported whether its functions run on a GPU or in its interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 # A job in a shell's background starts deaf to it, and so would every process that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

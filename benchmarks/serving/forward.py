@@ -65,7 +65,7 @@ def residency(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 def _forwards(subject: Subject, count: int) -> Callable[[], float]:
     bank, popularity = AdapterBank(subject.dit, count), Zipf(count)
-    vectors = torch.randn(VectorLayout.of(subject.dit.config).length, generator=torch.Generator().manual_seed(0)) * 0.02
+    vectors = torch.randn(VectorLayout(subject.dit.config).length, generator=torch.Generator().manual_seed(0)) * 0.02
     vectors, table = vectors.to(bank.table), torch.zeros(CLASSES + 1, subject.dit.config.hidden_size)
     adapters = [FoldedAdapter(str(index), vectors, table) for index in range(count)]
     for adapter in adapters:

@@ -39,7 +39,7 @@ class AdapterBank:
     def __init__(self, dit: DiT, slots: int) -> None:
         self.dit, self.slots = dit, slots
         self.device, self.dtype = dit.positions.device, dit.positions.dtype
-        self.table = torch.zeros(slots + 1, VectorLayout.of(dit.config).length, dtype=self.dtype, device=self.device)
+        self.table = torch.zeros(slots + 1, VectorLayout(dit.config).length, dtype=self.dtype, device=self.device)
         self.table[BASE_SLOT] = fold(dit, {})
         self.copies = 0
         self._base_classes = dit.y_embedder.embedding_table.weight.detach()

@@ -1,250 +1,239 @@
-"""An adapter folded into vectors, and the forward that takes one row of vectors an image.
+"""An adapter folded into vectors, and the forward that takes one row of vectors an image. It serves and trains.
 
 Everything that DiffFit trains is linear in the channels, so it moves into scales and shifts around the base's matrix
 products, which then run once for all images of a batch, whatever their adapters:
 
 - An affine norm and adaLN's bias and factors combine with adaLN's own product into one scale and shift per channel.
 - Softmax ignores what is constant over the keys: the key's bias drops out and its factor moves onto the query. The
-  value's factor and bias move behind the attention, whose weights sum to 1; the bias goes through the projection
-  once, when the adapter is folded.
+  value's factor and bias move behind the attention, whose weights sum to 1.
 - The factors of a branch and of its projection multiply the branch's gate.
 
-Letters in shapes: B images, N tokens, D hidden size, P vector length of an adapter.
+Each step is element-wise, so that a gradient of the vectors becomes one of the adapter's tensors at almost no cost.
+
+Letters in shapes: B images, N tokens, D hidden size, L blocks, P vector length of an adapter.
 """
 
-from collections.abc import Mapping
-from functools import cached_property, lru_cache
-from typing import Self, cast
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.artifact.base import BaseConfig
 from core.model.dit import Block, DiT, linear_in, patchify, timestep_features, unpatchify
-from core.model.functions import batch_invariant_linear, gelu
+from core.model.functions import batch_invariant_linear, linear
+from core.model.kernels import attention, linear_gated_norm, linear_gelu, modulated_norm
+
+Norm = tuple[Tensor, Tensor, float]
+"""Shift and scale [B, D] behind a LayerNorm, and its eps"""
 
 
 class VectorLayout:
-    """Where each vector of an adapter stands in its row of P numbers."""
-
-    @classmethod
-    @lru_cache
-    def of(cls, config: BaseConfig) -> Self:
-        """The layout of a base, made once."""
-        return cls(config)
+    """Where each vector of an adapter is in its row of P numbers. Those of all blocks of one kind are neighbors."""
 
     def __init__(self, config: BaseConfig) -> None:
         d = config.hidden_size
-        self.sizes: dict[str, int] = {
+        self.single: dict[str, int] = {
             "patch.scale": d,
             "patch.shift": d,
             "time.bias": d,
             "time.scale": d,
             "time.shift": d,
-        }
-        for i in range(config.depth):
-            self.sizes |= {
-                f"blocks.{i}.modulation.scale": 6 * d,
-                f"blocks.{i}.modulation.shift": 6 * d,
-                f"blocks.{i}.norm1.bias": d,
-                f"blocks.{i}.norm2.bias": d,
-                f"blocks.{i}.query.scale": d,
-                f"blocks.{i}.query.shift": d,
-                f"blocks.{i}.value.scale": d,
-                f"blocks.{i}.proj.bias": d,
-                f"blocks.{i}.fc1.bias": config.mlp_size,
-                f"blocks.{i}.fc2.bias": d,
-            }
-        self.sizes |= {
             "final.modulation.scale": 2 * d,
             "final.modulation.shift": 2 * d,
             "final.norm.bias": d,
             "final.scale": config.output_values,
             "final.shift": config.output_values,
         }
+        """Sizes of the vectors outside of the blocks."""
+        self.depth = config.depth
+        self.blocks: dict[str, int] = {
+            "modulation.scale": 6 * d,
+            "modulation.shift": 6 * d,
+            "norm1.bias": d,
+            "norm2.bias": d,
+            "query.scale": d,
+            "query.shift": d,
+            "value.scale": d,
+            "value.shift": d,
+            "proj.bias": d,
+            "fc1.bias": config.mlp_size,
+            "fc2.bias": d,
+        }
+        """Sizes of the vectors that each block has."""
 
-    @cached_property
+    @property
     def length(self) -> int:
-        return sum(self.sizes.values())
+        return sum(self.single.values()) + self.depth * sum(self.blocks.values())
 
     def split(self, vectors: Tensor) -> dict[str, Tensor]:
-        """[B, P] -> views [B, size] by name."""
-        return dict(zip(self.sizes, vectors.split(list(self.sizes.values()), dim=1), strict=True))
+        """[B, P] -> views by name: [B, size], and [B, L, size] for those of the blocks."""
+        sizes = [*self.single.values(), *(self.depth * size for size in self.blocks.values())]
+        parts = dict(zip([*self.single, *self.blocks], vectors.split(sizes, dim=1), strict=True))
+        return parts | {name: parts[name].unflatten(1, (self.depth, size)) for name, size in self.blocks.items()}
 
 
-@torch.no_grad()
 def fold(dit: DiT, tensors: Mapping[str, Tensor]) -> Tensor:
     """The vectors [P] of an adapter, in fp32 on the base's device; of the base itself when `tensors` is empty.
 
-    The class table is not among them: its rows are looked up when a request is admitted.
+    Differentiable: gradients reach `tensors`. The class table is not among the vectors: its rows are looked up.
     """
-    folder = _Folder(dit, tensors)
-    vectors = folder.vectors()
-    sizes = VectorLayout.of(dit.config).sizes
-    return torch.cat([vectors[name].expand(size) for name, size in sizes.items()])
+    vectors, layout = _Folder(dit, tensors).vectors(), VectorLayout(dit.config)
+    single = [vectors[name].expand(size) for name, size in layout.single.items()]
+    return torch.cat([*single, *(vectors[name].flatten() for name in layout.blocks)])
 
 
 def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Tensor) -> Tensor:
     """x [B, C, H, W], t [B], classes [B, D] class embeddings, vectors [B, P] -> [B, 2C, H, W].
 
-    Equals `dit(x, t, y, adapter)` row by row up to rounding.
+    Equals `dit(x, t, y, adapter)` row by row up to rounding, and so do the gradients of classes and vectors.
     """
-    config, positions = dit.config, dit.positions_for(x.shape[-1])
-    row = VectorLayout.of(config).split(vectors)
+    config, positions, layout = dit.config, dit.positions_for(x.shape[-1]), VectorLayout(dit.config)
+    row = layout.split(vectors)
     patches = F.linear(patchify(x.to(positions.dtype), config.patch_size), dit.x_embedder.proj.weight.flatten(1))
-    x = torch.addcmul(_wide(row["patch.shift"]) + positions, patches, _wide(row["patch.scale"]))
+    x = torch.addcmul(_wide(row["patch.shift"], patches) + positions, patches, _wide(row["patch.scale"], patches))
     c = F.silu(_time(dit, t, row) + classes.to(positions.dtype))  # [B, D]
-    for i, block in enumerate(dit.blocks):
-        x = _block(cast(Block, block), x, c, {name: row[f"blocks.{i}.{name}"] for name in _BLOCK_VECTORS})
-    layer = linear_in(dit.final_layer.adaLN_modulation, 1)
-    scale, shift = row["final.modulation.scale"], row["final.modulation.shift"]
-    shift, scale = _modulation(layer, c, scale, shift, row["final.norm.bias"])
-    x = torch.addcmul(shift, _norm(x, config.norm_eps), scale)
-    y = F.linear(x, dit.final_layer.linear.weight)
-    return unpatchify(torch.addcmul(_wide(row["final.shift"]), y, _wide(row["final.scale"])), config)
+    norms, gates = _modulation(dit, c, row)
+    normal = modulated_norm(x, *next(norms))  # [B, N, D]
+    blocks = [
+        dict(zip(layout.blocks, one, strict=True))
+        for one in zip(*(row[n].unbind(1) for n in layout.blocks), strict=True)
+    ]
+    for block, own in zip(_blocks(dit), blocks, strict=True):
+        weight = block.attn.qkv.weight
+        qkv = linear(normal, weight, None) if torch.is_grad_enabled() else F.linear(normal, weight)
+        affine = (own["query.scale"], own["query.shift"], own["value.scale"], own["value.shift"])
+        mixed = attention(qkv, *affine, block.attn.num_heads)
+        x, normal = linear_gated_norm(mixed, block.attn.proj.weight, own["proj.bias"], next(gates), x, *next(norms))
+        hidden = linear_gelu(normal, block.mlp.fc1.weight, own["fc1.bias"])
+        x, normal = linear_gated_norm(hidden, block.mlp.fc2.weight, own["fc2.bias"], next(gates), x, *next(norms))
+    y = F.linear(normal, dit.final_layer.linear.weight)
+    return unpatchify(torch.addcmul(_wide(row["final.shift"], y), y, _wide(row["final.scale"], y)), config)
 
 
-_BLOCK_VECTORS = (
-    "modulation.scale",
-    "modulation.shift",
-    "norm1.bias",
-    "norm2.bias",
-    "query.scale",
-    "query.shift",
-    "value.scale",
-    "proj.bias",
-    "fc1.bias",
-    "fc2.bias",
-)
-
-
-def _time(dit: DiT, t: Tensor, row: dict[str, Tensor]) -> Tensor:
+def _time(dit: DiT, t: Tensor, row: Mapping[str, Tensor]) -> Tensor:
+    """The embedding of the timesteps, [B, D]"""
     first, second = linear_in(dit.t_embedder.mlp, 0), linear_in(dit.t_embedder.mlp, 2)
     features = timestep_features(t, dit.t_embedder.convention).to(first.weight.dtype)
-    hidden = F.silu(batch_invariant_linear(features, first.weight) + row["time.bias"])
-    return torch.addcmul(row["time.shift"], batch_invariant_linear(hidden, second.weight), row["time.scale"])
+    bias, scale, shift = (row[f"time.{name}"].to(features.dtype) for name in ("bias", "scale", "shift"))
+    hidden = F.silu(batch_invariant_linear(features, first.weight) + bias)
+    return torch.addcmul(shift, batch_invariant_linear(hidden, second.weight), scale)
 
 
-def _block(block: Block, x: Tensor, c: Tensor, row: dict[str, Tensor]) -> Tensor:
-    """Writes into x, which is `folded_forward`'s own: a pass over memory that is new costs twice one over old."""
-    layer, scale, shift = linear_in(block.adaLN_modulation, 1), row["modulation.scale"], row["modulation.shift"]
-    parts = _modulation(layer, c, scale, shift, row["norm1.bias"], row["norm2.bias"])
-    shift1, scale1, gate1, shift2, scale2, gate2 = parts
-    attention = _attention(block, torch.addcmul(shift1, _norm(x, block.norm_eps), scale1), row)
-    x = x.addcmul_(gate1, attention)
-    hidden = torch.addcmul(shift2, _norm(x, block.mlp_norm_eps), scale2)
-    hidden = gelu(_linear(hidden, block.mlp.fc1.weight, row["fc1.bias"]))
-    return x.addcmul_(gate2, _linear(hidden, block.mlp.fc2.weight, row["fc2.bias"]))
+def _modulation(dit: DiT, c: Tensor, row: Mapping[str, Tensor]) -> tuple[Iterator[Norm], Iterator[Tensor]]:
+    """Of all norms in their order the shift, the scale (both [B, D]) and eps, and of all branches the gate [B, D].
+
+    A norm's own bias goes through the scale: (LN*w + b)*scale + shift has the shift scale*b + shift.
+    """
+    layers = [linear_in(block.adaLN_modulation, 1) for block in _blocks(dit)]
+    products = torch.stack([batch_invariant_linear(c, layer.weight) for layer in layers], 1)  # [B, L, 6D]
+    products = products.to(row["modulation.shift"].dtype)
+    parts = torch.addcmul(row["modulation.shift"], products, row["modulation.scale"]).chunk(6, dim=-1)
+    shift1, scale1, gate1, shift2, scale2, gate2 = parts  # each [B, L, D]
+    _, product1, _, _, product2, _ = products.chunk(6, dim=-1)
+    shift1 = torch.addcmul(shift1, product1, row["norm1.bias"])
+    shift2 = torch.addcmul(shift2, product2, row["norm2.bias"])
+    final = batch_invariant_linear(c, linear_in(dit.final_layer.adaLN_modulation, 1).weight).to(products.dtype)
+    shift, scale = torch.addcmul(row["final.modulation.shift"], final, row["final.modulation.scale"]).chunk(2, dim=-1)
+    shift = torch.addcmul(shift, final.chunk(2, dim=-1)[1], row["final.norm.bias"])
+    config = dit.config
+    norms: list[Norm] = []
+    of_blocks = zip(*(part.unbind(1) for part in (shift1, scale1, shift2, scale2)), strict=True)
+    for one_shift, one_scale, two_shift, two_scale in of_blocks:
+        norms += [(one_shift, one_scale, config.norm_eps), (two_shift, two_scale, config.mlp_norm_eps)]
+    gates = [gate for pair in zip(gate1.unbind(1), gate2.unbind(1), strict=True) for gate in pair]
+    return iter([*norms, (shift, scale, config.norm_eps)]), iter(gates)
 
 
-def _attention(block: Block, x: Tensor, row: dict[str, Tensor]) -> Tensor:
-    q, k, v = F.linear(x, block.attn.qkv.weight).chunk(3, dim=-1)  # each [B, N, D]
-    torch.addcmul(_wide(row["query.shift"]), q, _wide(row["query.scale"]), out=q)
-    q, k, v = (part.unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, N, D]
-    return _linear(mixed.mul_(_wide(row["value.scale"])), block.attn.proj.weight, row["proj.bias"])
+def _blocks(dit: DiT) -> list[Block]:
+    return [cast(Block, block) for block in dit.blocks]
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [B, N, in] -> [B, N, out] with a bias [B, out] an image. A CPU's product with one bias for all is computed by
-    adding it to copies of the bias, so that here a bias each costs nothing more."""
-    if not x.is_cpu:
-        return F.linear(x, weight).add_(_wide(bias))
-    y = _wide(bias).repeat(1, x.shape[1], 1)
-    y.flatten(0, 1).addmm_(x.flatten(0, 1), weight.t())
-    return y
-
-
-def _modulation(layer: nn.Linear, c: Tensor, scale: Tensor, shift: Tensor, *norm_biases: Tensor) -> tuple[Tensor, ...]:
-    """adaLN's parts, each [B, 1, D], from c [B, D] and an image's own scales and shifts [B, parts*D]. Every third part
-    from the first is the shift behind a norm: it takes the norm's bias [B, D] through the scale after it."""
-    d = c.shape[1]
-    products = batch_invariant_linear(c, layer.weight).unflatten(1, (-1, d))
-    parts = torch.addcmul(shift.unflatten(1, (-1, d)), products, scale.unflatten(1, (-1, d)))
-    for index, bias in enumerate(norm_biases):
-        parts[:, 3 * index].addcmul_(products[:, 3 * index + 1], bias)
-    return cast(tuple[Tensor, ...], parts.split(1, dim=1))
-
-
-def _norm(x: Tensor, eps: float) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=eps)
-
-
-def _wide(vector: Tensor) -> Tensor:
-    """[B, D] -> [B, 1, D]"""
-    return vector.unsqueeze(1)
+def _wide(vector: Tensor, like: Tensor) -> Tensor:
+    """[B, D] -> [B, 1, D] in the type of `like`"""
+    return vector.to(like.dtype).unsqueeze(1)
 
 
 class _Folder:
     """Reads an adapter's tensors, or the base's where it has none, and combines them in fp32."""
 
     def __init__(self, dit: DiT, tensors: Mapping[str, Tensor]) -> None:
-        self.dit, self.tensors = dit, tensors
+        self.config, self.tensors = dit.config, tensors
         self.base = dict(dit.named_parameters())
         self.dtype = torch.float64 if dit.positions.dtype == torch.float64 else torch.float32
         self.one = torch.ones(1, dtype=self.dtype, device=dit.positions.device)
 
     def vectors(self) -> dict[str, Tensor]:
+        """By name, [size] or [1] outside of the blocks and [L, size] in them."""
         patch, time = self.factor("x_embedder.proj"), self.factor("t_embedder.mlp.2")
         final = self.factor("final_layer.linear")
-        vectors = {
+        norm = "final_layer.norm_final"
+        bias, weight = self.get(f"{norm}.bias", 0 * self.one), self.get(f"{norm}.weight", self.one)
+        shift, scale = self.bias("final_layer.adaLN_modulation.1").chunk(2)
+        return self.blocks() | {
             "patch.scale": patch,
             "patch.shift": patch * self.bias("x_embedder.proj"),
             "time.bias": self.bias("t_embedder.mlp.0"),
             "time.scale": time,
             "time.shift": time * self.bias("t_embedder.mlp.2"),
+            "final.modulation.scale": torch.cat([torch.ones_like(shift), weight.expand_as(shift)]),
+            "final.modulation.shift": torch.cat([shift + (1 + scale) * bias, (1 + scale) * weight]),
+            "final.norm.bias": bias,
             "final.scale": final,
             "final.shift": final * self.bias("final_layer.linear"),
         }
-        for i in range(self.dit.config.depth):
-            vectors |= {f"blocks.{i}.{name}": vector for name, vector in self.block(f"blocks.{i}").items()}
-        shift, scale = self.bias("final_layer.adaLN_modulation.1").chunk(2)
-        bias, shift, scale = self.norm("final_layer.norm_final", shift, scale)
-        weight = self.get("final_layer.norm_final.weight", self.one)
-        d = self.dit.config.hidden_size
-        return vectors | {
-            "final.modulation.scale": torch.cat([self.one.expand(d), weight.expand(d)]),
-            "final.modulation.shift": torch.cat([shift, scale]),
-            "final.norm.bias": bias,
-        }
 
-    def block(self, name: str) -> dict[str, Tensor]:
-        d = self.dit.config.hidden_size
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.bias(f"{name}.adaLN_modulation.1").chunk(6)
-        bias1, shift1, scale1 = self.norm(f"{name}.norm1", shift1, scale1)
-        bias2, shift2, scale2 = self.norm(f"{name}.norm2", shift2, scale2)
-        attention = self.factor(f"{name}.attn") * self.factor(f"{name}.attn.proj")
-        mlp = self.factor(f"{name}.mlp")
-        weight1, weight2 = self.get(f"{name}.norm1.weight", self.one), self.get(f"{name}.norm2.weight", self.one)
-        scales = (self.one, weight1, attention, self.one, weight2, mlp)
-        q, k, v = self.factor(f"{name}.attn.qkv").expand(3 * d).chunk(3)
-        bias_q, _, bias_v = self.bias(f"{name}.attn.qkv").chunk(3)
-        projection = self.base[f"{name}.attn.proj.weight"].to(self.dtype)
+    def blocks(self) -> dict[str, Tensor]:
+        """[L, size] each. A norm's constant parts are those of (LN*w + b)*(1 + s + W_s c) + h + W_h c, where s and h
+        are adaLN's biases and W c its products."""
+        d = self.config.hidden_size
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.biases("adaLN_modulation.1").chunk(6, dim=1)
+        weight1, weight2 = self.stacked("norm1.weight", d), self.stacked("norm2.weight", d)
+        bias1, bias2 = (self.stacked(f"{name}.bias", d, 0 * self.one) for name in ("norm1", "norm2"))
+        attention, mlp = (
+            self.stacked("attn.factor", d) * self.stacked("attn.proj.factor", d),
+            self.stacked("mlp.factor", d),
+        )
+        q, k, v = self.stacked("attn.qkv.factor", 3 * d).chunk(3, dim=1)
+        bias_q, _, bias_v = self.biases("attn.qkv").chunk(3, dim=1)
+        one = torch.ones_like(attention)
+        parts = (
+            shift1 + (1 + scale1) * bias1,
+            (1 + scale1) * weight1,
+            gate1 * attention,
+            shift2 + (1 + scale2) * bias2,
+            (1 + scale2) * weight2,
+            gate2 * mlp,
+        )
         return {
-            "modulation.scale": torch.cat([scale.expand(d) for scale in scales]),
-            "modulation.shift": torch.cat([shift1, scale1, gate1 * attention, shift2, scale2, gate2 * mlp]),
+            "modulation.scale": torch.cat([one, weight1, attention, one, weight2, mlp], 1),
+            "modulation.shift": torch.cat(parts, 1),
             "norm1.bias": bias1,
             "norm2.bias": bias2,
             "query.scale": k * q,
             "query.shift": k * q * bias_q,
             "value.scale": v,
-            "proj.bias": projection @ (v * bias_v) + self.bias(f"{name}.attn.proj"),
-            "fc1.bias": self.bias(f"{name}.mlp.fc1"),
-            "fc2.bias": self.bias(f"{name}.mlp.fc2"),
+            "value.shift": v * bias_v,
+            "proj.bias": self.biases("attn.proj"),
+            "fc1.bias": self.biases("mlp.fc1"),
+            "fc2.bias": self.biases("mlp.fc2"),
         }
-
-    def norm(self, name: str, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The norm's bias, and the constant parts of its shift and its scale:
-        (LN*w + b)*(1 + s + W_s c) + h + W_h c, where s and h are adaLN's biases and W c its products."""
-        weight, bias = self.get(f"{name}.weight", self.one), self.get(f"{name}.bias", 0 * self.one)
-        return bias, shift + (1 + scale) * bias, (1 + scale) * weight
 
     def factor(self, name: str) -> Tensor:
         return self.get(f"{name}.factor", self.one)
 
     def bias(self, name: str) -> Tensor:
         return self.get(f"{name}.bias", self.base[f"{name}.bias"])
+
+    def biases(self, name: str) -> Tensor:
+        """Of a layer of each block, [L, size]"""
+        return torch.stack([self.bias(f"blocks.{i}.{name}") for i in range(self.config.depth)])
+
+    def stacked(self, name: str, size: int, default: Tensor | None = None) -> Tensor:
+        """Of each block, [L, size]; 1, or `default`, where the adapter has none"""
+        missing = (self.one if default is None else default).expand(size)
+        return torch.stack([self.get(f"blocks.{i}.{name}", missing) for i in range(self.config.depth)])
 
     def get(self, name: str, default: Tensor) -> Tensor:
         return self.tensors.get(name, default).to(self.dtype)

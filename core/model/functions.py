@@ -36,13 +36,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def batch_invariant_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight^T without gradients: x [B, in], weight [out, in]. A row's result does not depend on the other rows.
+    """x @ weight^T: x [B, in], weight [out, in], frozen. A row's result does not depend on the other rows.
 
     MKL computes 8 rows on an Intel Xeon with AVX-512 by another kernel than 16, with other sums; oneDNN does not.
     """
-    if _ONEDNN and x.is_cpu and x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        return _product(x, weight, None)
-    return F.linear(x, weight)
+    if not _ONEDNN or not x.is_cpu or x.dtype != torch.float32 or torch.compiler.is_compiling():
+        return F.linear(x, weight)
+    if torch.is_grad_enabled() and x.requires_grad:
+        result: Tensor = _Linear.apply(x, weight, None)  # type: ignore[no-untyped-call]
+        return result
+    return _product(x, weight, None)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

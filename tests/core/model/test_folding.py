@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from core.artifact.base import BaseConfig
 from core.artifact.sites import CLASS_TABLE
@@ -50,6 +52,76 @@ def test_rows_of_one_batch_can_belong_to_different_adapters_and_timesteps() -> N
 
 
 def test_vectors_of_xl_are_a_thousandth_of_the_model() -> None:
-    """What a slot of the bank costs for DiT-XL/2: 28 blocks of 23 vectors as wide as the model and 10 around them."""
+    """What a slot of the bank costs for DiT-XL/2: 28 blocks of 24 vectors as wide as the model and 10 around them."""
     d = 1152
-    assert VectorLayout(BaseConfig()).length == (28 * (12 + 2 + 3 + 1 + 4 + 1) + 5 + 5) * d + 64
+    assert VectorLayout(BaseConfig()).length == (28 * (12 + 2 + 4 + 1 + 4 + 1) + 5 + 5) * d + 64
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_gradients_through_the_fold_equal_those_through_the_live_adapter(name: str) -> None:
+    dit = random_dit(dtype=torch.float64)
+    tensors = {site: tensor.requires_grad_() for site, tensor in random_tensors(dit, name).items()}
+    x, t, y = batch(size=6)
+    target = torch.randn(6, 8, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    live = dit(x, t, y, TensorAdapter(tensors))
+    folded = folded_forward(dit, x, t, F.embedding(y, tensors[CLASS_TABLE]), fold(dit, tensors).expand(6, -1))
+    expected, found = (torch.autograd.grad((output * target).sum(), [*tensors.values()]) for output in (live, folded))
+    for site, grad, reference in zip(tensors, found, expected, strict=True):
+        if site.endswith("attn.qkv.bias"):  # softmax ignores the key's bias
+            grad, reference = (torch.cat(one.chunk(3)[::2]) for one in (grad, reference))
+        scale = reference.abs().max()
+        assert float((grad - reference).abs().max() / scale) < 1e-10, site
+
+
+def test_each_owner_of_a_mixed_batch_gets_the_gradients_of_its_own_rows() -> None:
+    dit = random_dit(dtype=torch.float64)
+    adapters = [
+        {site: tensor.requires_grad_() for site, tensor in random_tensors(dit, name, seed=seed).items()}
+        for seed, name in enumerate(("paper", "bitfit", "every site"))
+    ]
+    x, t, y = batch(size=6)
+    owner = torch.tensor([0, 1, 2, 1, 0, 2])
+
+    def loss(rows: Tensor, owners: Tensor, adapters: list[dict[str, Tensor]]) -> Tensor:
+        classes = torch.stack([adapters[one][CLASS_TABLE][y[row]] for row, one in zip(rows, owners, strict=True)])
+        vectors = torch.stack([fold(dit, adapter) for adapter in adapters])[owners]
+        return folded_forward(dit, x[rows], t[rows], classes, vectors).square().sum()
+
+    together = loss(torch.arange(6), owner, adapters)
+    for index, adapter in enumerate(adapters):
+        rows = (owner == index).nonzero().flatten()
+        alone = loss(rows, torch.zeros_like(rows), [adapter])
+        wanted = torch.autograd.grad(alone, [*adapter.values()])
+        found = torch.autograd.grad(together, [*adapter.values()], retain_graph=True)
+        for site, grad, reference in zip(adapter, found, wanted, strict=True):
+            assert float((grad - reference).abs().max()) <= 1e-9 * float(reference.abs().max()) + 1e-9, site
+
+
+def test_the_forward_is_one_graph_that_changes_no_input() -> None:
+    dit = random_dit()
+    x, t, y = batch(size=6)
+    vectors = torch.stack([fold(dit, random_tensors(dit, name)) for name in ("paper", "bitfit", "literal")] * 2)
+    inputs = (x, t, dit.y_embedder.embedding_table.weight[y], vectors.detach())
+    before = [tensor.clone() for tensor in inputs]
+    with torch.inference_mode():
+        expected = folded_forward(dit, *inputs)
+        found = torch.compile(folded_forward, fullgraph=True, dynamic=False, backend="aot_eager")(dit, *inputs)
+    assert difference(found, expected) < 1e-5
+    assert all(torch.equal(one, other) for one, other in zip(inputs, before, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
+def test_the_training_forward_is_one_graph() -> None:
+    dit = random_dit()
+    x, t, y = batch(size=3)
+    tensors = {site: tensor.requires_grad_() for site, tensor in random_tensors(dit, "paper").items()}
+
+    def loss(tensors: dict[str, Tensor]) -> Tensor:
+        classes = F.embedding(y, tensors[CLASS_TABLE])
+        return folded_forward(dit, x, t, classes, fold(dit, tensors).expand(3, -1)).square().mean()
+
+    expected = torch.autograd.grad(loss(tensors), [*tensors.values()])
+    compiled = torch.compile(loss, fullgraph=True, dynamic=False, backend="aot_eager")
+    found = torch.autograd.grad(compiled(tensors), [*tensors.values()])
+    for site, grad, reference in zip(tensors, found, expected, strict=True):
+        assert float((grad - reference).abs().max()) <= 1e-4 * float(reference.abs().max()) + 1e-6, site
