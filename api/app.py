@@ -1,9 +1,10 @@
 """The application."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from fastapi import Depends, FastAPI
+from prometheus_client import start_http_server
 
 from api.bodies import BodyLimitMiddleware
 from api.deps import Services
@@ -118,7 +119,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     prepare(services)
     services.notifier.start()
     services.refused_keys.start()
-    yield
+    with _metrics_server(services.settings):
+        yield
     await services.refused_keys.stop()
     await services.notifier.stop()
     services.database.dispose()
+
+
+@contextmanager
+def _metrics_server(settings: Settings) -> Iterator[None]:
+    """Answers Prometheus on a port of its own, where one is set, on a thread."""
+    if not settings.api_metrics_port:
+        yield
+        return
+    server, thread = start_http_server(settings.api_metrics_port, settings.host)
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()

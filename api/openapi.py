@@ -60,7 +60,10 @@ TAGS = [
     {"name": "usage", "description": "What you used, and with which key."},
     {"name": "deletions", "description": "Receipts of what was deleted."},
     {"name": "admin", "description": "Tenants, keys, every stored adapter, the fleet. For administrators' keys."},
-    {"name": "health", "description": "For those who operate the service. No key needed."},
+    {
+        "name": "health",
+        "description": "For operators. Probes need no key, metrics an administrator's.",
+    },
 ]
 
 _HEADERS = {
@@ -71,6 +74,7 @@ _HEADERS = {
     "Replayed": (REPLAYED, "`true` when this is the first answer, given again."),
 }
 """By their names in the document."""
+_OPEN = {"/livez", "/readyz"}
 Responses = dict[int | str, dict[str, Any]]
 _SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
@@ -147,7 +151,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     components["headers"] = {name: _header(description) for name, (_, description) in _HEADERS.items()}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            _complete(operation, method, is_open=not path.startswith("/v1"))
+            _complete(operation, method, is_open=path in _OPEN)
     return _named(document)
 
 

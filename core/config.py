@@ -192,7 +192,9 @@ class Settings(BaseSettings):
     """All its jobs at once: generations get what data sets and fine-tunes leave, one at least."""
     worker_queues: str = "datasets,finetune,generate"
     metrics_port: int = 0
-    """Where a worker answers Prometheus, on `host`; 0 for nowhere. The API has its own at `/metrics`."""
+    """Where a worker answers Prometheus, on `host`, whoever asks; 0 for nowhere."""
+    api_metrics_port: int = 0
+    """The same of the API. Its `/metrics` answers administrators' keys alone."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = False

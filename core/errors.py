@@ -47,6 +47,13 @@ class NotFound(CoreError):
         super().__init__(f"There is no {kind} '{id}'.")
 
 
+class ObjectNotFound(NotFound):
+    """An object of the store that a row names. Its key is the operator's matter, and in the log."""
+
+    def __init__(self) -> None:
+        CoreError.__init__(self, "The stored file is missing. Send the id of this request or job to the operator.")
+
+
 class InvalidRequest(CoreError):
     code, status, title = "invalid_request", 422, "Invalid request"
 
@@ -205,8 +212,8 @@ class UnknownClass(CoreError):
 class ChecksumMismatch(CoreError):
     code, status, title = "checksum_mismatch", 500, "Stored object damaged"
 
-    def __init__(self, key: str) -> None:
-        super().__init__(f"The stored object '{key}' is not what was written. Restore it from a backup.")
+    def __init__(self) -> None:
+        super().__init__("The stored file is damaged. Send the id of this request or job to the operator.")
 
 
 class BaseNotLoaded(CoreError):

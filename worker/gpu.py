@@ -59,7 +59,7 @@ class Gpu:
         """
         artifact = decode(data)
         if artifact.sha256 != digest:
-            raise ChecksumMismatch(f"adapter {digest}")
+            raise ChecksumMismatch
         check_against(artifact, self.base.description)
         return {name: torch.from_numpy(array) for name, array in artifact.tensors.items()}
 

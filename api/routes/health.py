@@ -1,8 +1,9 @@
-"""For those who operate the service; no key needed."""
+"""For those who operate the service: probes, which need no key, and metrics."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from api.auth import get_admin
 from api.readiness import ReadinessCheck
 from api.schemas.usage import Liveness, Readiness
 
@@ -32,9 +33,10 @@ async def readyz(request: Request, response: Response) -> Readiness:
 @router.get(
     "/metrics",
     operation_id="metrics",
+    dependencies=[Depends(get_admin)],
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Metrics."}},
 )
 def metrics() -> Response:
-    """Prometheus metrics of this process."""
+    """Prometheus metrics of this process. `DIFFFIT_API_METRICS_PORT` has them without a key."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -12,9 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from core.errors import NotFound
 from core.scratch import FULL
-from core.storage.objects import CHUNK, ListedObject, Part, StoredObject, copy_out, file_digest, unusable, verify
+from core.storage.objects import (
+    CHUNK,
+    ListedObject,
+    Part,
+    StoredObject,
+    copy_out,
+    file_digest,
+    missing,
+    unusable,
+    verify,
+)
 
 _PARTIAL, _PARTS = ".partial", ".parts/"
 _RACES = 100
@@ -207,6 +216,6 @@ class _Guard:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.reading is not None and isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
-            raise NotFound("object", self.reading) from error
+            raise missing(self.reading) from error
         if isinstance(error, OSError):
             raise unusable(error.strerror or str(error), kind="full" if error.errno in FULL else "away") from error

@@ -9,7 +9,7 @@ from typing import IO, Literal, Protocol
 
 from prometheus_client import Counter
 
-from core.errors import ChecksumMismatch, StorageFull, StorageRefused, StorageUnavailable
+from core.errors import ChecksumMismatch, ObjectNotFound, StorageFull, StorageRefused, StorageUnavailable
 from core.scratch import writing_scratch
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,12 @@ def unusable(reason: str, *, kind: Literal["away", "full", "refused"] = "away") 
     if kind == "refused":
         logger.error(error.detail)
     return error
+
+
+def missing(key: str) -> ObjectNotFound:
+    """Returns the error to raise. Its key is logged, and in no answer."""
+    logger.info("there is no object %s", key)
+    return ObjectNotFound()
 
 
 class ObjectStore(Protocol):
@@ -145,5 +151,7 @@ def copy_out(key: str, source: IO[bytes], path: Path, sha256: str | None) -> Non
 
 
 def verify(key: str, found: str, expected: str | None) -> None:
+    """Raises ChecksumMismatch."""
     if expected is not None and found != expected:
-        raise ChecksumMismatch(key)
+        logger.error("the object %s is not what was written: restore it from a backup", key)
+        raise ChecksumMismatch

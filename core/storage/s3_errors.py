@@ -3,8 +3,7 @@
 from http.client import HTTPException
 from typing import Any
 
-from core.errors import NotFound
-from core.storage.objects import unusable
+from core.storage.objects import missing, unusable
 
 _NO_CONTENT = 204
 _FULL_CODES = {"QuotaExceeded", "XMinioStorageFull"}
@@ -52,7 +51,7 @@ class S3Guard:
         if isinstance(error, ClientError):
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in _MISSING_CODES:
-                raise NotFound("object", self.key) from error
+                raise missing(self.key) from error
             if (reason := _OPERATOR_CODES.get(code)) is not None:
                 raise unusable(f"{code}: {reason}", kind="refused") from error
             raise unusable(f"it answered {code}", kind="full" if code in _FULL_CODES else "away") from error

@@ -109,7 +109,7 @@ def test_a_defect_is_logged_and_its_words_stay_inside(faulty: Api, caplog: pytes
     (error,) = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert "id-7" in str(error.msg)
     assert error.exc_info or "exc_info" in str(error.msg)
-    assert 'route="/defect",status="500"' in faulty.client().get("/metrics").text
+    assert 'route="/defect",status="500"' in faulty.admin.get("/metrics").text
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(tenant: Client) -> None:

@@ -137,12 +137,16 @@ def test_strangers_share_one_look(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(looks) <= 1
 
 
-def test_metrics_count_by_route_and_not_by_path(api_client: Client, tenant: Client) -> None:
+def test_metrics_are_administrators_and_count_by_route_and_not_by_path(
+    api_client: Client, tenant: Client, admin: Client
+) -> None:
     for odd in ("a", "b", "c"):
         tenant.get(f"/v1/domains/{odd}")
         tenant.get(f"/no/such/{odd}")
     tenant.request("BREW", "/v1/domains")
-    text = api_client.get("/metrics").text
+    problem(api_client.get("/metrics"), 401, "unauthenticated")
+    problem(tenant.get("/metrics"), 403, "forbidden")
+    text = admin.get("/metrics").text
     lines = [line for line in text.splitlines() if line.startswith("difffit_http_requests_total")]
     assert any('route="/v1/domains/{id}",status="404"' in line for line in lines)
     assert any('method="GET",route="unknown",status="404"' in line for line in lines)

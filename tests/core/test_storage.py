@@ -49,10 +49,24 @@ def test_a_damaged_object_is_told(tmp_path: Path) -> None:
 
 
 def test_a_missing_object(store: ObjectStore, tmp_path: Path) -> None:
+    for read in (store.get, store.open, lambda key: store.download(key, tmp_path / "x")):
+        with pytest.raises(NotFound) as error:
+            read("no/such")
+        assert "such" not in error.value.detail, "keys are the operator's matter"
+
+
+def test_the_log_has_the_key_of_what_is_missing_or_damaged(
+    store: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    store.put("a/damaged", b"content")
+    with pytest.raises(ChecksumMismatch) as error:
+        store.get("a/damaged", "0" * 64)
+    assert "a/damaged" not in error.value.detail
     with pytest.raises(NotFound):
-        store.get("no/such")
-    with pytest.raises(NotFound):
-        store.download("no/such", tmp_path / "x")
+        store.get("a/missing")
+    told = [record.getMessage() for record in caplog.records if record.name == "core.storage.objects"]
+    assert [key for line in told for key in ("a/damaged", "a/missing") if key in line] == ["a/damaged", "a/missing"]
 
 
 def test_keys_go_and_nothing_beside_them(store: ObjectStore) -> None:

@@ -260,6 +260,7 @@ def test_ports_are_those_that_the_services_listen_on() -> None:
     (api,), (worker,) = (PODS["base", f"difffit-{name}"]["spec"]["containers"] for name in ("api", "worker"))
     config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
     assert api["ports"][0]["containerPort"] == Settings.model_fields["port"].default
+    assert str(api["ports"][1]["containerPort"]) == config["DIFFFIT_API_METRICS_PORT"]
     assert str(worker["ports"][0]["containerPort"]) == config["DIFFFIT_METRICS_PORT"]
 
 

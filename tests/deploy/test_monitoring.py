@@ -83,7 +83,7 @@ def test_prometheus_loads_the_rules_and_scrapes_both() -> None:
         for name in OURS
         if "worker" in name and "embedded" not in name
     }
-    assert names == {("api", int(OURS["api"]["environment"]["DIFFFIT_PORT"])), *workers}
+    assert names == {("api", int(OURS["api"]["environment"]["DIFFFIT_API_METRICS_PORT"])), *workers}
 
 
 def test_queues_are_counted_from_the_rows(database: Database) -> None:

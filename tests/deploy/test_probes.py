@@ -17,7 +17,7 @@ from tests.deploy.test_kubernetes import SERVICE_PODS
 from tests.processes import running
 
 PROMETHEUS = yaml.safe_load((Path(__file__).parents[2] / "deploy/monitoring/prometheus.yml").read_text())
-METRICS_PORT = "9100"
+METRICS_PORT, API_METRICS_PORT = "9100", "9101"
 HTTP = {
     ("Kubernetes", *pod, kind): container[kind]["httpGet"]
     for pod, template in SERVICE_PODS.items()
@@ -49,10 +49,15 @@ SCRAPES = {
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """An API and a worker: where they listen in place of the manifests' ports, and their environment."""
     folder = tmp_path_factory.mktemp("service")
-    metrics = str(services.free_port())
-    environment = {"DIFFFIT_DATA_DIR": str(folder / "data"), "DIFFFIT_METRICS_PORT": metrics}
+    ports = {METRICS_PORT: str(services.free_port()), API_METRICS_PORT: str(services.free_port())}
+    environment = {
+        "DIFFFIT_DATA_DIR": str(folder / "data"),
+        "DIFFFIT_METRICS_PORT": ports[METRICS_PORT],
+        "DIFFFIT_API_METRICS_PORT": ports[API_METRICS_PORT],
+    }
     with running(environment, folder) as url:
-        yield {"8000": url, METRICS_PORT: f"http://127.0.0.1:{metrics}", "environment": environment}
+        own = {port: f"http://127.0.0.1:{here}" for port, here in ports.items()}
+        yield {"8000": url, **own, "environment": environment}
 
 
 @pytest.mark.parametrize("probe", HTTP.values(), ids=map(" ".join, HTTP))
@@ -70,7 +75,12 @@ def test_a_command_that_is_probed_succeeds(service: dict[str, Any], command: lis
 
 @pytest.mark.parametrize(("port", "path"), SCRAPES.values(), ids=map(" ".join, SCRAPES))
 def test_a_path_that_is_scraped_has_metrics(service: dict[str, Any], port: str, path: str) -> None:
-    assert "\ndifffit_" in httpx.get(f"{service[port]}{path}").raise_for_status().text
+    own = "difffit_http_requests" if port == API_METRICS_PORT else "difffit_engine_steps"
+    assert f"\n{own}" in httpx.get(f"{service[port]}{path}").raise_for_status().text
+
+
+def test_strangers_read_no_metrics(service: dict[str, Any]) -> None:
+    assert httpx.get(f"{service['8000']}/metrics").status_code == 401
 
 
 def test_everything_that_keeps_running_is_probed() -> None:

@@ -58,7 +58,7 @@ def test_the_last_readable_checkpoint_is_found() -> None:
             raise StorageUnavailable("reset")
         data = {"good": pack(STATE, ABOUT), "other": pack(STATE, {}), "cut": pack(STATE, ABOUT)[:-9], "damaged": b""}
         if sha256 != "sha256":
-            raise ChecksumMismatch(key)
+            raise ChecksumMismatch
         return data[key]
 
     def found(*keys: str) -> Resume:
