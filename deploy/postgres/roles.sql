@@ -43,6 +43,12 @@ WHERE pronamespace = 'public'::regnamespace
 -- The others get the rows: of the tables that are there, and of those that migrations will make.
 GRANT USAGE ON SCHEMA public TO difffit_api, difffit_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO difffit_api, difffit_worker;
+-- Which version the tables have is the owner's to write; bases and workers are reported by workers alone. Tables that are
+-- not there yet are granted when they are made, and their migration takes that back.
+SELECT format('REVOKE INSERT, UPDATE, DELETE ON %I.%I FROM difffit_api', schemaname, tablename) FROM pg_tables
+WHERE schemaname = 'public' AND tablename IN ('alembic_version', 'base_models', 'workers') \gexec
+SELECT format('REVOKE INSERT, UPDATE, DELETE ON %I.%I FROM difffit_worker', schemaname, tablename) FROM pg_tables
+WHERE schemaname = 'public' AND tablename = 'alembic_version' \gexec
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO difffit_api, difffit_worker;
 ALTER DEFAULT PRIVILEGES FOR ROLE difffit_owner IN SCHEMA public
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO difffit_api, difffit_worker;

@@ -57,6 +57,35 @@ def test_one_role_is_enough_and_three_can_follow(older: services.Postgres) -> No
     api.dispose()
 
 
+@pytest.mark.parametrize("roles_come", ["first", "last"])
+def test_plain_roles_only_read_what_others_report(postgres_server: services.Postgres, roles_come: str) -> None:
+    """Whichever comes first: the roles' default privileges let them write each table that is made later."""
+    postgres_server.execute(f"CREATE DATABASE {NAME} OWNER {services.OWNER}")
+    try:
+        if roles_come == "first":
+            postgres_server.make_roles(NAME)
+        upgrade(url_of(postgres_server, services.OWNER))
+        if roles_come == "last":
+            postgres_server.make_roles(NAME)
+        assert written_by(postgres_server, services.API).isdisjoint({"alembic_version", "base_models", "workers"})
+        assert written_by(postgres_server, services.WORKER) - written_by(postgres_server, services.API) == {
+            "base_models", "workers"
+        }  # fmt: skip
+        assert {"domains", "audit_log", "tenants"} < written_by(postgres_server, services.API)
+    finally:
+        postgres_server.drop(NAME)
+
+
+def written_by(server: services.Postgres, role: str) -> set[str]:
+    """Tables into which a role may write in any way."""
+    statement = """
+        SELECT tablename FROM pg_tables, unnest('{INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) AS privilege
+        WHERE schemaname = 'public' AND has_table_privilege(%s, format('public.%%I', tablename), privilege)
+    """
+    with psycopg.connect(server.uri_of(NAME)) as connection:
+        return {name for (name,) in connection.execute(statement, [role])}
+
+
 def test_passwords_are_set_and_kept(older: services.Postgres) -> None:
     given = {"OWNER_PASSWORD": "one'\"", "API_PASSWORD": "two", "WORKER_PASSWORD": "three"}
     older.make_roles(NAME, **given)

@@ -1,0 +1,28 @@
+"""Tables that the API's role only reads, and the workers' one: default privileges let both write every new table."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0017"
+down_revision = "0016"
+branch_labels = None
+depends_on = None
+
+READ_ONLY = {"difffit_api": "alembic_version, base_models, workers", "difffit_worker": "alembic_version"}
+"""By the roles of deploy/postgres/roles.sql. Where one role does everything it owns the tables, and may."""
+
+
+def upgrade() -> None:
+    _change("REVOKE INSERT, UPDATE, DELETE ON {tables} FROM {role}")
+
+
+def downgrade() -> None:
+    _change("GRANT INSERT, UPDATE, DELETE ON {tables} TO {role}")
+
+
+def _change(statement: str) -> None:
+    if op.get_bind().dialect.name != "postgresql":
+        return
+    for role, tables in READ_ONLY.items():
+        if op.get_bind().scalar(sa.text("SELECT true FROM pg_roles WHERE rolname = :role"), {"role": role}):
+            op.execute(statement.format(role=role, tables=tables))
