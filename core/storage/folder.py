@@ -188,7 +188,7 @@ class _Partial:
                 self.target.parent.mkdir(parents=True, exist_ok=True)
                 self.file = self.partial.open("wb")
                 break
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):  # the latter when mkdir met the folder before it went
                 if is_last:
                     raise
         return self.file
