@@ -73,17 +73,21 @@ def graphed(action: Callable[[], Any], device: torch.device) -> Callable[[], Any
 
 
 class PeakMemory:
-    """Device bytes from now on. On a CPU it counts none."""
+    """Bytes on the device from now on, at most. Replays of a graph allocate nothing: let it see the steps before one.
+    On a CPU it counts none."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.resting = self._counted(torch.cuda.memory_allocated)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
+    @property
     def peak(self) -> int:
-        """Bytes of everything on the device at the peak."""
         return self._counted(torch.cuda.max_memory_allocated)
+
+    @property
+    def now(self) -> int:
+        return self._counted(torch.cuda.memory_allocated)
 
     def _counted(self, count: Callable[[torch.device], int]) -> int:
         return count(self.device) if self.device.type == "cuda" else 0

@@ -35,7 +35,8 @@ def product(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) ->
     """x [M, K] @ weight [N, K]^T -> [M, N] in bf16, from fp8 with a scale a row of each. A CPU has the sums in fp32."""
     if not x.is_cuda:
         return ((x.float() @ weight.float().t()) * x_scale * weight_scale.t()).bfloat16()
-    return torch._scaled_mm(x, weight.t(), scale_a=x_scale, scale_b=weight_scale.t(), out_dtype=torch.bfloat16)
+    scales = {"scale_a": x_scale, "scale_b": weight_scale.t()}
+    return torch._scaled_mm(x, weight.t(), **scales, out_dtype=torch.bfloat16, use_fast_accum=True)
 
 
 def _product(lab: Lab, x: Tensor, weight: Tensor) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def parts(values: Mapping[str, Any]) -> list[str]:
         "training": _training,
         "full": _full,
         "engine": _engine,
+        "fused": _fused,
         "fp8": _fp8,
         "independence": _independence,
         "equality": _equality,
@@ -154,6 +155,21 @@ def _engine(result: Result) -> str:
         "Pixels by diffusers' autoencoder." if result["decodes"] else "Without an autoencoder: diffusers was missing."
     )
     return f"{markdown_table(head, rows)}\n\n{pixels}"
+
+
+def _fused(result: Result) -> str:
+    rows = [
+        (
+            one["name"],
+            _number(one["ms"]),
+            _number(one["plain_ms"]),
+            _number(one["gigabytes_a_second"]),
+            _percent(one["copy_share"]),
+            _number(one["relative_error"]),
+        )
+        for one in result["operations"]
+    ]
+    return markdown_table(["fused operation", "ms", "plain, ms", "GB/s", "of a copy", "error"], rows)
 
 
 def _fp8(result: Result) -> str:

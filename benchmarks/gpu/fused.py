@@ -1,0 +1,125 @@
+"""The fused operations, each next to its plain twin: forward and backward, on the tensors of the main batch."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.gpu.device import milliseconds, relative_error
+from benchmarks.gpu.lab import Lab
+from core.model.kernels import plain
+
+EPS = 1e-6
+COMPARED_IMAGES = 2
+"""Images of the comparison with float64."""
+Operands = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation of a module with kernels, or of their twins."""
+
+    name: str
+    run: Callable[[Any, Operands], Any]
+    passes: tuple[str, ...]
+    """Operands that are read or written once, by the names of tensors of the same size."""
+
+
+def measure(lab: Lab, result: dict[str, Any]) -> None:
+    """Times, the bandwidth over bytes that have to move, and errors relative to float64."""
+    kernels = import_module("core.model.kernels.triton_kernels") if lab.device.type == "cuda" else plain
+    operands = _operands(lab, lab.size.main_rows)
+    compared = {name: tensor[:COMPARED_IMAGES] for name, tensor in operands.items()}
+    exact = {name: tensor.double() for name, tensor in compared.items()}
+    copy = lab.results.get("ceilings", {}).get("copy_gigabytes_a_second")
+    result["operations"] = []
+    with torch.inference_mode():
+        for case in cases(lab.config.num_heads):
+            ms = milliseconds(lambda case=case: case.run(kernels, operands), lab.device, lab.size.seconds)  # type: ignore[misc]
+            twin = milliseconds(lambda case=case: case.run(plain, operands), lab.device, lab.size.seconds)  # type: ignore[misc]
+            rate = sum(operands[name].nbytes for name in case.passes) / ms / 1e6
+            pairs = zip(_tensors(case.run(kernels, compared)), _tensors(case.run(plain, exact)), strict=True)
+            result["operations"].append({
+                "name": case.name,
+                "ms": ms,
+                "plain_ms": twin,
+                "gigabytes_a_second": rate,
+                "copy_share": rate / copy if copy else None,
+                "relative_error": max(relative_error(*pair) for pair in pairs),
+            })  # fmt: skip
+
+
+def cases(heads: int) -> Iterator[Case]:
+    """x, y and the gradients are [B, N, D], hidden [B, N, 4 D], qkv [B, N, 3 D], the vectors [B, D]."""
+    yield Case("norm, scale, shift", lambda k, o: k.modulated_norm(o["x"], o["shift"], o["scale"], EPS), ("x", "x"))
+    yield Case(
+        "bias, gate, residual, norm, scale, shift",
+        lambda k, o: k.gated_norm(o["x"], o["y"], *_of_gated_norm(o), EPS, in_place=False),
+        ("x", "y", "x", "x"),
+    )
+    yield Case("bias, GELU", lambda k, o: k.gelu(o["hidden"], o["hidden_bias"], in_place=False), ("hidden", "hidden"))
+    yield Case(
+        "scale, shift of a part", lambda k, o: k.affine(o["qkv"].chunk(3, -1)[0], o["scale"], o["shift"]), ("x", "x")
+    )
+    yield Case("attention with scales, shifts", lambda k, o: _attention(k, o, heads), ("qkv", "x"))
+    yield Case(
+        "norm, backward",
+        lambda k, o: k.modulated_norm_backward(o["grad"], o["x"], o["scale"], EPS),
+        ("grad", "x", "x"),
+    )
+    yield Case(
+        "gate and norm, backward",
+        lambda k, o: k.gated_norm_backward(o["grad"], o["y"], o["x"], o["y"], o["bias"], o["gate"], o["scale"], EPS),
+        ("grad", "grad", "x", "y", "x", "y"),
+    )
+    yield Case(
+        "GELU, backward",
+        lambda k, o: k.gelu_backward(o["grad_hidden"], o["hidden"], o["hidden_bias"]),
+        ("hidden", "hidden", "hidden"),
+    )
+    yield Case(
+        "scale, shift, backward", lambda k, o: k.affine_backward(o["grad"], o["x"], o["scale"]), ("grad", "x", "x")
+    )
+
+
+def _queries(operands: Operands) -> Tensor:
+    """[B, N, D], a part of qkv"""
+    return operands["qkv"].chunk(3, dim=-1)[0]
+
+
+def _of_gated_norm(operands: Operands) -> tuple[Tensor, ...]:
+    return tuple(operands[name] for name in ("bias", "gate", "shift", "scale"))
+
+
+def _attention(kernels: Any, operands: Operands, heads: int) -> Tensor:
+    """By one kernel where there is one for the type, otherwise PyTorch's between two scalings."""
+    scale, shift, qkv = operands["scale"], operands["shift"], operands["qkv"]
+    if hasattr(kernels, "attention"):
+        result: Tensor = kernels.attention(qkv, scale, shift, scale, shift, heads)
+        return result
+    q, k, v = qkv.chunk(3, dim=-1)
+    parts = (plain.affine(q, scale, shift), k, v)
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
+    return plain.affine(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), scale, shift)
+
+
+def _operands(lab: Lab, rows: int) -> Operands:
+    """Random tensors: those of tokens in the base's dtype, vectors in fp32."""
+    config, generator = lab.config, torch.Generator(lab.device).manual_seed(3)
+    wide = {"x": 1, "y": 1, "grad": 1, "hidden": config.mlp_ratio, "grad_hidden": config.mlp_ratio, "qkv": 3}
+    vectors = {"shift": 1, "scale": 1, "bias": 1, "gate": 1, "hidden_bias": config.mlp_ratio}
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=lab.device)
+
+    d = config.hidden_size
+    tokens = {name: random(rows, config.tokens, int(part * d)).to(lab.dtype) for name, part in wide.items()}
+    return tokens | {name: random(rows, int(part * d)) for name, part in vectors.items()}
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else [tensor for tensor in value if tensor is not None]
