@@ -22,7 +22,7 @@ from torch import Tensor
 
 from core.engine.cache import AdapterCache, Load, own_copy
 from core.engine.counters import Counters
-from core.engine.decoder import Decoder
+from core.engine.decoder import Decoder, Done
 from core.engine.inbox import Inbox, run_guarded
 from core.engine.request import Drawn, ImageRequest, Row, Ticket
 from core.engine.runner import Runner
@@ -76,7 +76,9 @@ class Engine:
         self._adapters: dict[str, FoldedAdapter | None] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._waiting = 0
-        self._decoder = Decoder(runner.decode, runner.decode_rows)
+        self._to_decode: list[tuple[Tensor, Done]] = []
+        """Latents of the step that the device makes, and where their pixels go."""
+        self._decoder = Decoder(runner.decode, runner.pixels.sizes[-1])
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -183,11 +185,13 @@ class Engine:
             self.trainings.took(training=self.counters.timed("training_seconds", self.trainings.step))
         elif not self.scheduler.idle:
             self.trainings.took(serving=self.counters.timed("step_seconds", self._serve_step))
+        elif self.runner.has_uncaptured:
+            self.runner.capture_next()
 
     def _wait_for_work(self) -> bool:
         """False when the engine ends."""
         self.last_turn = time.monotonic()
-        if self.trainings.is_ready or not self.scheduler.idle:
+        if self.trainings.is_ready or not self.scheduler.idle or self.runner.has_uncaptured:
             return self._inbox.wait(0)
         late = self._deadlines[0][0] - self.last_turn if self._deadlines else IDLE_SECONDS
         return self._inbox.wait(min(late, IDLE_SECONDS))
@@ -243,6 +247,8 @@ class Engine:
             self._end(heapq.heappop(self._deadlines)[1], DeadlineExceeded())
 
     def _serve_step(self) -> None:
+        """One step of serving. What the host has to do about it is done while the device computes, and pixels are made
+        of what is complete."""
         rows = self._step_rows(self._start_rows(self.scheduler.next_rows()))
         if not rows:
             return
@@ -254,13 +260,17 @@ class Engine:
                 run_guarded(partial(self._report_step, ticket, row, cost), partial(self._end_ticket, ticket))
         for row in finished:
             if ticket := self._tickets.get(row.request.id):
-                self._decoder.add(self.runner.latent(row), self._decode_callback(ticket, row))
+                self._to_decode.append((self.runner.latent(row), self._decode_callback(ticket, row)))
             self.runner.end(row)
+        self.runner.wait()
+        for latent, on_decoded in self._to_decode:
+            self._decoder.add(latent, on_decoded)
+        self._to_decode.clear()
 
     def _start_rows(self, rows: list[Row]) -> list[Row]:
         """The rows that could start. The others' requests fail: no such class."""
         for row in rows:
-            if row.request.id in self._tickets and not self.runner.started(row):
+            if row.request.id in self._tickets and not self.runner.is_started(row):
                 start = partial(self.runner.start, row, self._adapters[row.request.id])
                 run_guarded(start, partial(self._end, row.request.id))
         return [row for row in rows if row.request.id in self._tickets]
@@ -295,9 +305,9 @@ class Engine:
             self.counters.waited(ticket.timings["queued"])
         ticket.stepped(cost)
         if row.previewed:
-            self._decoder.add(self.runner.x0(row), _preview_callback(ticket, row))
+            self._to_decode.append((self.runner.x0(row), _preview_callback(ticket, row)))
 
-    def _decode_callback(self, ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
+    def _decode_callback(self, ticket: Ticket, row: Row) -> Done:
         def on_decoded(image: Tensor | Exception) -> None:
             if isinstance(image, Exception):
                 self._inbox.post_unless_ended(partial(_raise, image), partial(self._end_ticket, ticket))
@@ -341,7 +351,7 @@ class Engine:
             self._end_ticket(ticket, ending())
 
 
-def _preview_callback(ticket: Ticket, row: Row) -> Callable[[Tensor | Exception], None]:
+def _preview_callback(ticket: Ticket, row: Row) -> Done:
     steps_made = row.position
 
     def on_decoded(image: Tensor | Exception) -> None:

@@ -1,4 +1,4 @@
-"""One step of the device for a list of rows. Holds each row's tensors from its first step to its last."""
+"""One step of the device for a list of rows. Holds each row's state from its first step to its last."""
 
 import logging
 import time
@@ -6,55 +6,65 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from core.diffusion.samplers import coefficients, guided_noise, step
+from core.diffusion.samplers import coefficients
+from core.engine.batches import SLOT, Batch, Graphs, Outcome, Place, make_batch, pack, split
+from core.engine.graphs import CudaGraphs
+from core.engine.pixels import PixelDecoder
 from core.engine.request import Row
-from core.errors import DrawingDiverged
+from core.engine.states import StateTable
+from core.errors import DeviceLost
 from core.model.autoencoder import Autoencoder
-from core.model.bank import BASE_SLOT, AdapterBank, FoldedAdapter
-from core.model.device import check_device, is_out_of_memory, release_memory, with_memory
+from core.model.bank import AdapterBank, FoldedAdapter
+from core.model.device import check_device, is_out_of_memory, pinned, release_memory, with_memory
 from core.model.dit import DiT
-from core.model.folding import folded_forward
 from core.model.sizes import BatchSizes
 
 logger = logging.getLogger(__name__)
 
-SOLITARY_ROWS = 8
-"""From so many rows on, a CPU computes a row alike whatever the size of the batch."""
+BATCH_INVARIANT_ROWS = 8
+"""On a CPU, batches of at least this size give bit-identical rows."""
+GPU_SIZES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+"""Few, since each is a CUDA graph, and close enough that padding stays below a third, in large batches a quarter."""
 
 
 @dataclass(eq=False)
 class RowState:
-    """Tensors of a row in flight."""
+    """What the host knows of a row in flight; its tensors are in the state table."""
 
     adapter: FoldedAdapter | None
-    classes: Tensor
-    """[2, D]: its class and the null class"""
-    lines: Tensor
-    """[steps, 8]: its sampler's coefficients, on the host"""
+    slot: int
+    coefficients: NDArray[np.float32]
+    """[steps, 8]: its sampler's"""
     generator: torch.Generator
-    """Its seed's noise, on the host: the same on every device, whatever else is in the batch"""
-    latent: Tensor
-    """[C, H, W]"""
-    x0: Tensor
-    """[C, H, W]: where the last step saw it end"""
-    fresh: Tensor | None = None
-    """[C, H, W]: noise that was drawn for a step which did not come to its end"""
+    """Its seed's noise, drawn on the host: the same on every device, whatever else is in the batch"""
+    noise: Tensor | None = None
+    """[C, H, W]: drawn for a step that is not made yet"""
+
+    def draw_noise(self, position: int, shape: tuple[int, int, int]) -> Tensor | None:
+        """The fresh noise of the step at `position`, drawn once; None when it needs none."""
+        if self.noise is None and self.coefficients[position, -1]:
+            self.noise = torch.randn(shape, generator=self.generator)
+        return self.noise
 
 
 def buckets_for(device: torch.device, max_rows: int, *, exact: bool = False) -> tuple[int, ...]:
     """Sizes to which a batch of forward rows is padded, ascending.
 
-    On the CPU a row's result does not depend on the batch from 8 rows on, so every size is a multiple of 8. A GPU picks
+    On a CPU a row's result does not depend on the batch from 8 rows on, so every size is a multiple of 8. A GPU picks
     its kernels by the size: `exact` keeps a single one, for results that are equal bit for bit.
     """
-    top = -(-max_rows // SOLITARY_ROWS) * SOLITARY_ROWS
-    if exact:
-        return (top,)
-    eights = tuple(range(SOLITARY_ROWS, top + 1, SOLITARY_ROWS))
-    return eights if device.type == "cpu" else (1, 2, 4, *eights)
+    if device.type == "cpu":
+        top = -(-max_rows // BATCH_INVARIANT_ROWS) * BATCH_INVARIANT_ROWS
+        sizes = range(BATCH_INVARIANT_ROWS, top, BATCH_INVARIANT_ROWS)
+    else:
+        top = max_rows
+        sizes = [size for size in GPU_SIZES if size < top] + list(range(GPU_SIZES[-1] + 64, top, 64))
+    return (top,) if exact else (*sizes, top)
 
 
 def step_rows(device: torch.device, max_rows: int) -> int:
@@ -67,163 +77,213 @@ def step_rows(device: torch.device, max_rows: int) -> int:
 
 
 class Runner:
-    """Computes. `compile` traces the forward once for each bucket: torch.compile, with CUDA graphs on a GPU."""
+    """Computes. `buckets` are the sizes of batches, at least 2; with a single one, results do not depend on the batch.
+
+    On a GPU a batch's second step is captured as a CUDA graph, and `capture_next` captures others ahead. `graphs` is
+    what captures, when it is not the device's own.
+    """
 
     def __init__(
-        self, bank: AdapterBank, autoencoder: Autoencoder, buckets: Sequence[int], *, compile: bool = False
+        self, bank: AdapterBank, autoencoder: Autoencoder, buckets: Sequence[int], *, graphs: Graphs | None = None
     ) -> None:
-        self.bank, self.autoencoder, self.sizes = bank, autoencoder, BatchSizes(buckets)
+        if min(buckets) < 2:
+            raise ValueError("a guided image takes two rows: every batch must have at least 2")
+        self.bank, self.sizes = bank, BatchSizes(buckets)
         self.dit: DiT = bank.dit
         self.device = bank.device
-        self.decode_rows = 1 if self.device.type == "cpu" else 8
+        self.pixels = PixelDecoder(autoencoder, self.device, exact=len(buckets) == 1)
         self.forward_seconds = self.activation_seconds = 0.0
         self.padded_rows = self.out_of_memory = 0
         self._states: dict[Row, RowState] = {}
-        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-        self._forward = torch.compile(self._gathered, dynamic=False, mode=mode) if compile else self._gathered
-        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._tables: dict[int, StateTable] = {}
+        self._batches: dict[tuple[int, int], Batch] = {}
+        self._stepping: list[Row] = []
+        self._graphs = CudaGraphs(self.device) if graphs is None and self.device.type == "cuda" else graphs
 
     def check(self) -> None:
         """Makes the device compute something small. Raises DeviceLost when it cannot."""
         check_device(self.device)
 
     def start(self, row: Row, adapter: FoldedAdapter | None) -> None:
-        """Prepares a row's tensors. Raises IndexError when the adapter has no such class, DeviceLost."""
+        """Prepares a row. Raises IndexError when the adapter has no such class, DeviceLost."""
         self._states[row] = with_memory(lambda: self._state(row, adapter))
 
+    @torch.inference_mode()
     def _state(self, row: Row, adapter: FoldedAdapter | None) -> RowState:
-        config, request = self.dit.config, row.request
-        generator = torch.Generator().manual_seed(row.seed)
-        size = config.input_size * request.scale
-        noise = torch.randn(config.in_channels, size, size, generator=generator)
-        latent = noise.to(self.device)
+        request, table = row.request, self._table(row.request.scale)
         classes = self.bank.classes(adapter, request.class_id)
-        lines = coefficients(request.sampler, request.steps, request.eta)
-        return RowState(adapter, classes, lines, generator, latent, torch.zeros_like(latent))
+        generator = torch.Generator().manual_seed(row.seed)
+        noise = torch.randn(table.shape, generator=generator)
+        if table.is_full:
+            table.grow()
+            self._drop_batches()
+        slot = table.add(pinned(noise, self.device), classes)
+        return RowState(adapter, slot, coefficients(request.sampler, request.steps, request.eta).numpy(), generator)
 
-    def started(self, row: Row) -> bool:
+    def _table(self, scale: int) -> StateTable:
+        if scale not in self._tables:
+            config = self.dit.config
+            size = config.input_size * scale
+            shape = (config.in_channels, size, size)
+            self._tables[scale] = StateTable(shape, config.hidden_size, self.bank.dtype, self.device)
+        return self._tables[scale]
+
+    def is_started(self, row: Row) -> bool:
         return row in self._states
 
     def end(self, row: Row) -> None:
         """Forgets a row; one that was never started is no error."""
-        self._states.pop(row, None)
+        if state := self._states.pop(row, None):
+            self._tables[row.request.scale].free(state.slot)
 
     def latent(self, row: Row) -> Tensor:
-        """[C, H, W]"""
-        return self._states[row].latent
+        """A copy [C, H, W], complete once `wait` has returned."""
+        return self._tables[row.request.scale].latents[self._states[row].slot].clone()
 
     def x0(self, row: Row) -> Tensor:
-        """[C, H, W]: where the row would end, seen from its last step."""
-        return self._states[row].x0
+        """A copy [C, H, W] of the x0 that the last step predicted, complete once `wait` has returned."""
+        return self._tables[row.request.scale].x0[self._states[row].slot].clone()
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row]) -> None:
-        """Moves each row one step on; rows of one size share a forward.
+        """Moves each row one step on; rows of one size share a forward. A GPU may still compute when it returns: see
+        `wait`.
 
         Nothing has changed when it raises, so that the same step can be made again. Memory that runs out makes the
         batches smaller for a while; raises DeviceLost when the smallest does not fit, several times.
         """
         self.activation_seconds = 0.0
-        scales = sorted({row.request.scale for row in rows})
-        groups = [[row for row in rows if row.request.scale == scale] for scale in scales]
-        predicted = [with_memory(partial(self._predicted, group)) for group in groups]
-        moved = [
-            with_memory(partial(self._moved, group, *prediction))
-            for group, prediction in zip(groups, predicted, strict=True)
-        ]
-        for group, (latents, x0) in zip(groups, moved, strict=True):
-            for index, row in enumerate(group):
-                state = self._states[row]
-                state.latent, state.x0, state.fresh = latents[index], x0[index], None
+        groups: dict[int, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(row.request.scale, []).append(row)
+        outcomes = {scale: with_memory(partial(self._outcomes, scale, group)) for scale, group in groups.items()}
+        for scale, parts in outcomes.items():
+            for slots, outcome in parts:
+                self._tables[scale].store(slots, *outcome)
+        for row in rows:
+            self._states[row].noise = None
+        self._stepping += rows
 
-    def _predicted(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """The guided noise and the variance's interpolation, [R, C, H, W] each. Guided rows take a second,
-        unconditional place behind all conditional ones."""
-        states = [self._states[row] for row in rows]
-        guided = [index for index, row in enumerate(rows) if row.guided]
-        x = torch.stack([state.latent for state in states])  # [R, C, H, W]
-        places = [(index, 0) for index in range(len(rows))] + [(index, 1) for index in guided]
-        output = self._outputs(rows, states, x, places)
-        noise, interpolation = output[: len(rows)].chunk(2, dim=1)
-        if guided:
-            scale = self._numbers([rows[index].request.guidance_scale for index in guided])
-            unconditional, channels = output[len(rows) :, : x.shape[1]], self.dit.config.guidance_channels
-            noise = noise.index_copy(
-                0,
-                torch.tensor(guided, device=self.device),
-                guided_noise(noise[guided], unconditional, scale, channels),
-            )
-        return noise, interpolation
+    def wait(self) -> None:
+        """Returns when the device has made the steps; draws the noise of the next ones meanwhile. Rows must have been
+        moved on. Raises DeviceLost: an error that a device reports so late is its own."""
+        started = time.perf_counter()
+        for row in self._stepping:
+            if not row.finished and (state := self._states.get(row)):
+                state.draw_noise(row.position, self._tables[row.request.scale].shape)
+        self._stepping = []
+        if self.device.type == "cuda":
+            try:
+                torch.cuda.current_stream(self.device).synchronize()
+            except RuntimeError as error:
+                raise DeviceLost(f"{type(error).__name__}: {error}") from error
+        self.forward_seconds += time.perf_counter() - started
 
-    def _moved(self, rows: Sequence[Row], noise: Tensor, interpolation: Tensor) -> tuple[Tensor, Tensor]:
-        """The next latents and their ends, [R, C, H, W] each."""
-        states = [self._states[row] for row in rows]
-        x = torch.stack([state.latent for state in states])
-        lines = torch.stack([state.lines[row.position] for state, row in zip(states, rows, strict=True)])
-        fresh = torch.zeros(x.shape)
-        for index in lines[:, -1].nonzero().flatten().tolist():
-            state = states[index]
-            if state.fresh is None:
-                state.fresh = torch.randn(x.shape[1:], generator=state.generator)
-            fresh[index] = state.fresh
-        before = torch.stack([state.x0 for state in states])
-        return step(x, noise, interpolation, before, fresh.to(self.device), lines.to(self.device))
+    def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """[C, H, W] each -> 8-bit pixels [S, S, 3] each, on the host. For a thread next to the steps; the latents must
+        be complete. Raises DrawingDiverged when one of them is not finite, DeviceLost."""
+        return with_memory(lambda: self.pixels.decode(latents))
 
     @torch.inference_mode()
-    def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """[C, H, W] each -> 8-bit pixels [S, S, 3] each, on the host. For a thread beside the steps: on a GPU it runs
-        on a stream of its own. Batches have one size, so that neighbours do not matter.
+    def capture_next(self) -> None:
+        """Captures the largest batch for images of the base's size that has no graph yet. Raises DeviceLost.
 
-        Raises DrawingDiverged when one of them is not finite, DeviceLost."""
-        return with_memory(lambda: self._decode_beside(latents))
+        Batches of other sizes are captured when they are met: few requests ask for them, and each takes memory."""
+        size = next(size for size in reversed(self._buckets(1)) if self._batch(1, size).replay is None)
+        try:
+            for _ in range(2):  # an ordinary run, then the one that is captured
+                self._run(self._batch(1, size))
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if not self._shrink(1, size):
+                self._give_graphs_up(error)
+        release_memory()
 
-    def _decode_beside(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        if self._side is None:
-            return self._decode(latents)
-        self._side.wait_stream(torch.cuda.default_stream(self.device))
-        for latent in latents:
-            latent.record_stream(self._side)
-        with torch.cuda.stream(self._side):
-            return self._decode(latents)
+    @property
+    def has_uncaptured(self) -> bool:
+        """Whether `capture_next` has something to do."""
+        captured = {size for (scale, size), batch in self._batches.items() if scale == 1 and batch.replay}
+        return self._graphs is not None and not captured.issuperset(self._buckets(1))
 
-    def _decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        images: dict[int, Tensor] = {}
-        sizes = {latent.shape[-1] for latent in latents}
-        for same in [[index for index, latent in enumerate(latents) if latent.shape[-1] == size] for size in sizes]:
-            for start in range(0, len(same), self.decode_rows):
-                part = same[start : start + self.decode_rows]
-                padded = part + part[:1] * (self.decode_rows - len(part))
-                pixels = self.autoencoder.decode(torch.stack([latents[index] for index in padded]))[: len(part)]
-                if not pixels.isfinite().all():
-                    raise DrawingDiverged()
-                pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-                images.update(zip(part, pixels.cpu(), strict=True))
-        return [images[index] for index in range(len(latents))]
-
-    def _outputs(
-        self, rows: Sequence[Row], states: Sequence[RowState], x: Tensor, places: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """The model's output [places, 2C, H, W] in fp32, for (row, 0 conditional or 1 unconditional)."""
+    def _outcomes(self, scale: int, rows: Sequence[Row]) -> list[tuple[Tensor, Outcome]]:
+        """The step of rows of one size, in parts: slots [R] and their next latents and x0, [R, C, H, W]."""
         started = time.perf_counter()
-        slots = self.bank.activate([state.adapter for state in states])
+        states = [self._states[row] for row in rows]
+        adapters = self.bank.activate([state.adapter for state in states])
         self.activation_seconds += time.perf_counter() - started
-        scale = rows[0].request.scale
+        shape = self._tables[scale].shape
+        places = [_place(*one) for one in zip(rows, states, adapters, strict=True)]
+        noises = [state.draw_noise(row.position, shape) for row, state in zip(rows, states, strict=True)]
         while True:
             limit = self._buckets(scale)[-1]
             try:
-                parts = [places[start : start + limit] for start in range(0, len(places), limit)]
-                output = torch.cat([self._part(rows, states, x, slots, part) for part in parts])
+                outcomes = [self._part(scale, places[part], noises[part]) for part in split(places, limit)]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or not self._shrink(scale, limit):
                     raise
             else:
                 self.sizes.count_fit()
-                return output
+                return outcomes
             release_memory()
+
+    def _part(self, scale: int, places: Sequence[Place], noises: Sequence[Tensor | None]) -> tuple[Tensor, Outcome]:
+        count, used = len(places), sum(place.rows for place in places)
+        size = next(bucket for bucket in self._buckets(scale) if bucket >= used)
+        batch = self._batch(scale, size)
+        batch.inputs.copy_(pinned(torch.from_numpy(pack(places, size)), self.device), non_blocking=True)
+        if any(noise is not None for noise in noises):
+            none = torch.zeros(self._tables[scale].shape)
+            fresh = torch.stack([none if noise is None else noise for noise in noises])
+            batch.noise[:count].copy_(pinned(fresh, self.device), non_blocking=True)
+        started = time.perf_counter()
+        outcome = self._run(batch)
+        self.forward_seconds += time.perf_counter() - started
+        slots = batch.inputs[SLOT, :count].long()
+        self.padded_rows += (size - used) * scale**2
+        return slots, Outcome(outcome.latents[:count].clone(), outcome.x0[:count].clone())
+
+    def _run(self, batch: Batch) -> Outcome:
+        """A batch's first step is an ordinary one, which also loads and chooses kernels; the second is captured. So no
+        image waits for a capture before its first step."""
+        if batch.is_warm and batch.replay is None:
+            self._capture(batch)
+        batch.is_warm = True
+        return batch.compute() if batch.replay is None else batch.replay()
+
+    def _capture(self, batch: Batch) -> None:
+        """Raises an error of memory; after any other the steps go on without new graphs."""
+        if self._graphs is None:
+            return
+        try:
+            batch.replay = self._graphs.capture(batch.compute)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self._give_graphs_up(error)
+        if self._graphs is None:
+            self.check()
+
+    def _give_graphs_up(self, error: BaseException) -> None:
+        logger.error("steps go on without CUDA graphs, more slowly: capturing one failed", exc_info=error)
+        self._graphs = None
+
+    def _batch(self, scale: int, size: int) -> Batch:
+        if (scale, size) not in self._batches:
+            self._batches[scale, size] = make_batch(size, self._table(scale), self.bank)
+        return self._batches[scale, size]
+
+    def _drop_batches(self) -> None:
+        """With their graphs, whose memory is shared and so is released for all at once."""
+        self._batches.clear()
+        if self._graphs is not None:
+            self._graphs.reset()
 
     def _shrink(self, scale: int, limit: int) -> bool:
         """Takes sizes out of use until a batch of this scale is smaller than `limit`; False when none is."""
         self.out_of_memory += 1
+        self._drop_batches()
         sizes = self.sizes.in_use
         for count in range(len(sizes) - 1, 0, -1):
             if (smaller := self._scaled(sizes[count - 1], scale)) < limit:
@@ -232,40 +292,16 @@ class Runner:
                 return True
         return False
 
-    def _part(
-        self,
-        rows: Sequence[Row],
-        states: Sequence[RowState],
-        x: Tensor,
-        slots: Sequence[int],
-        places: Sequence[tuple[int, int]],
-    ) -> Tensor:
-        scale = rows[0].request.scale
-        size = next(bucket for bucket in self._buckets(scale) if bucket >= len(places))
-        padding = size - len(places)
-        padded = [*places, *[places[0]] * padding]
-        index = torch.tensor([index for index, _ in padded], device=self.device)
-        t = torch.tensor([rows[index].timestep for index, _ in padded], device=self.device)
-        classes = torch.stack([states[index].classes[branch] for index, branch in padded])
-        taken = torch.tensor([slots[index] for index, _ in places] + [BASE_SLOT] * padding, device=self.device)
-        started = time.perf_counter()
-        output = self._forward(x[index], t, classes, taken)[: len(places)].float()
-        if self.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()  # else the loop would run ahead of cancels and arrivals
-        self.forward_seconds += time.perf_counter() - started
-        self.padded_rows += padding * scale**2
-        return output
-
-    def _gathered(self, x: Tensor, t: Tensor, classes: Tensor, slots: Tensor) -> Tensor:
-        return folded_forward(self.dit, x, t, classes, self.bank.table[slots])
-
     def _buckets(self, scale: int) -> list[int]:
         return sorted({self._scaled(size, scale) for size in self.sizes.in_use})
 
     def _scaled(self, size: int, scale: int) -> int:
-        """The batch of rows that are larger than the base's: fewer, but no fewer than keep a row's result its own."""
-        fewest = SOLITARY_ROWS if self.device.type == "cpu" else 1
+        """The batch of rows that are larger than the base's: fewer, but no fewer than keep a row's result its own, or
+        hold a guided image."""
+        fewest = BATCH_INVARIANT_ROWS if self.device.type == "cpu" else 2
         return max(min(fewest, size), size // scale**2)
 
-    def _numbers(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=self.device, dtype=torch.float32)
+
+def _place(row: Row, state: RowState, adapter: int) -> Place:
+    guidance = row.request.guidance_scale if row.guided else None
+    return Place(state.slot, adapter, row.timestep, guidance, state.coefficients[row.position])

@@ -5,12 +5,14 @@ Slots are allocated once and written by index; activation is one copy. Slot 0 is
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from core.artifact.sites import CLASS_TABLE
+from core.model.device import pinned
 from core.model.dit import DiT
 from core.model.folding import VectorLayout, fold
 
@@ -53,11 +55,15 @@ class AdapterBank:
 
     def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
         """Combines an adapter's tensors with the base's into vectors, on the device, and brings them to the host."""
-        on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
-        vectors, classes = fold(self.dit, on_device).to(self.dtype).cpu(), tensors[CLASS_TABLE].to(self.dtype).cpu()
-        if self.device.type == "cuda":  # a copy from pinned memory does not wait
-            vectors, classes = vectors.pin_memory(), classes.pin_memory()
-        return FoldedAdapter(digest, vectors, classes)
+        with torch.no_grad(), self._stream():
+            on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+            vectors = fold(self.dit, on_device).to(self.dtype).cpu()
+        classes = tensors[CLASS_TABLE].to(self.dtype).cpu()
+        return FoldedAdapter(digest, pinned(vectors, self.device), pinned(classes, self.device))
+
+    def _stream(self) -> AbstractContextManager[object]:
+        """A stream next to the steps'. Each of an adapter's hundreds of tensors would wait for a step on theirs."""
+        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
 
     def activate(self, adapters: Sequence[FoldedAdapter | None]) -> list[int]:
         """The slots of one step's adapters; None is the base. The others make room, least recently used first, never
@@ -88,7 +94,8 @@ class AdapterBank:
         table = self._base_classes if adapter is None else adapter.classes
         if not 0 <= class_id < len(table) - 1:
             raise IndexError(f"class {class_id} of {len(table) - 1}")
-        return table[[class_id, len(table) - 1]].to(self.device)
+        rows = table[[class_id, len(table) - 1]]
+        return rows if adapter is None else pinned(rows, self.device).to(self.device, non_blocking=True)
 
     def forget(self, digest: str) -> None:
         """Frees the slot of an adapter that was deleted, and overwrites it."""

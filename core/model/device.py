@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from core.errors import DeviceLost
 
@@ -51,7 +52,7 @@ def is_lost(error: BaseException) -> bool:
 
     Texts count in RuntimeError alone, which torch raises: what a tenant writes cannot end a worker.
     """
-    return any(_is_lost(link) for link in _chain(error))
+    return any(_is_lost(link) for link in causes(error))
 
 
 def release_memory() -> None:
@@ -59,6 +60,11 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host's tensor, in memory from which a copy to `device` does not keep the host waiting."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def with_memory(compute: Callable[[], Result]) -> Result:
@@ -99,7 +105,8 @@ def _is_lost(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) or any(words in str(error) for words in _LOST)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that led to it, latest first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

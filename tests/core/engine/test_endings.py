@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from core.engine import batches
 from core.engine.engine import Engine
 from core.engine.request import Drawn
 from core.errors import DeviceLost, EngineStopped, NotFound
@@ -25,7 +26,7 @@ DEATHS = [
 Patch = Callable[[Engine], tuple[Any, str]]
 PLACES: dict[str, Patch] = {
     "forward": lambda engine: (engine.runner, "_part"),
-    "decoding": lambda engine: (engine.runner, "_decode"),
+    "decoding": lambda engine: (engine.runner.pixels, "decode"),
     "folding": lambda engine: (engine.bank, "fold"),
     "activating": lambda engine: (engine.bank, "activate"),
     "classes": lambda engine: (engine.bank, "classes"),
@@ -150,7 +151,7 @@ def test_memory_that_never_comes_back_ends_the_engine(
     mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
-    monkeypatch.setattr(mortal.runner, "_forward", out_of_memory)
+    monkeypatch.setattr(batches, "folded_forward", out_of_memory)
     assert isinstance(draw(mortal, request("one")).exception(60), DeviceLost)
     assert isinstance(deaths.errors[0], DeviceLost)
     assert mortal.stats()["out_of_memory"] == 1 + device.MEMORY_TRIES
@@ -184,23 +185,23 @@ def test_a_step_of_two_sizes_that_is_made_again_draws_the_same_noise(
     monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
     small = request("small", eta=1.0, guidance_scale=1.0)
     expected = result(engine, small).images
-    moved, calls = engine.runner._moved, []
+    part, calls = engine.runner._part, []
 
-    def scarce(rows: Any, *predicted: Any) -> Any:
-        found = moved(rows, *predicted)
+    def scarce(*arguments: Any) -> Any:
+        outcome = part(*arguments)
         calls.append(len(calls))
         if len(calls) % 2:
             out_of_memory()
-        return found
+        return outcome
 
-    monkeypatch.setattr(engine.runner, "_moved", scarce)
+    monkeypatch.setattr(engine.runner, "_part", scarce)
     images = result(engine, request("again", eta=1.0, guidance_scale=1.0)).images
     assert len(calls) == 8
     assert all(torch.equal(one, other) for one, other in zip(expected, images, strict=True))
 
 
 def test_larger_batches_are_tried_again_after_a_while(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, left = engine.runner._forward, [1]
+    forward, left = batches.folded_forward, [1]
 
     def scarce(*arguments: Any) -> Any:
         if left[0]:
@@ -208,7 +209,7 @@ def test_larger_batches_are_tried_again_after_a_while(engine: Engine, monkeypatc
             out_of_memory()
         return forward(*arguments)
 
-    monkeypatch.setattr(engine.runner, "_forward", scarce)
+    monkeypatch.setattr(batches, "folded_forward", scarce)
     draw(engine, request("one", seeds=tuple(range(8)))).result(60)
     assert engine.runner.sizes.in_use == (8,)
     draw(engine, request("many", steps=300, adapter=None, guidance_scale=1.0)).result(60)

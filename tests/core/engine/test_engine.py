@@ -1,6 +1,5 @@
 """The engine on a small random base: mixed batches, hot swaps, training beside serving, and everything that ends."""
 
-import shutil
 import threading
 import time
 from collections.abc import Generator
@@ -12,10 +11,12 @@ import torch
 from torch import Tensor
 
 from core.diffusion.sampling import sample, seeded_noise
+from core.engine import batches
 from core.engine.engine import Engine
 from core.errors import ArtifactInvalid, Cancelled, DeadlineExceeded, DrawingDiverged, EngineStopped, QueueFull
 from core.model.adapter import TensorAdapter
 from core.model.autoencoder import Autoencoder
+from core.model.dit import DiT
 from tests.core.engine.small import draw, engine_of, request, result, tensors
 from tests.core.model.small import CONFIG
 
@@ -209,14 +210,14 @@ def test_cancel_ends_a_request(engine: Engine) -> None:
 
 def test_memory_that_runs_out_shrinks_the_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = result(engine, request("alone")).images
-    forward = engine.runner._forward
+    forward = batches.folded_forward
 
-    def small_only(x: Tensor, *others: Tensor) -> Tensor:
+    def small_only(dit: DiT, x: Tensor, *others: Tensor) -> Tensor:
         if len(x) > 8:
             raise torch.OutOfMemoryError("too much")
-        return forward(x, *others)
+        return forward(dit, x, *others)
 
-    monkeypatch.setattr(engine.runner, "_forward", small_only)
+    monkeypatch.setattr(batches, "folded_forward", small_only)
     futures = [draw(engine, request(str(n), tenant=str(n))) for n in range(6)]
     assert all(torch.equal(a, b) for f in futures for a, b in zip(alone, f.result(60).images, strict=True))
     assert engine.stats()["out_of_memory"] == 1
@@ -225,7 +226,7 @@ def test_memory_that_runs_out_shrinks_the_batch(engine: Engine, monkeypatch: pyt
 
 def test_a_step_that_fails_ends_its_rows_and_the_loop_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(engine.runner, "_forward", lambda *_: 1 / 0)
+        patch.setattr(batches, "folded_forward", lambda *_: 1 / 0)
         assert isinstance(draw(engine, request("bad")).exception(60), ZeroDivisionError)
     assert result(engine, request("good")).images
 
@@ -233,13 +234,6 @@ def test_a_step_that_fails_ends_its_rows_and_the_loop_goes_on(engine: Engine, mo
 def test_batches_of_a_single_size_draw_the_same(autoencoder: Autoencoder) -> None:
     plain, exact = (drawn_by(engine_of(autoencoder, exact=exact)) for exact in (False, True))
     assert all(torch.equal(a, b) for a, b in zip(plain, exact, strict=True))
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-def test_a_compiled_forward_draws_the_same(autoencoder: Autoencoder) -> None:
-    plain, compiled = (drawn_by(engine_of(autoencoder, compile=compile, depth=1)) for compile in (False, True))
-    assert all((a.int() - b.int()).abs().max() <= 1 for a, b in zip(plain, compiled, strict=True))
 
 
 def drawn_by(engine: Engine) -> list[Tensor]:

@@ -1,0 +1,38 @@
+"""CUDA graphs: a computation's launches recorded once, then replayed by one call."""
+
+import torch
+
+from core.engine.batches import Computation, Outcome
+from core.model.device import causes, is_out_of_memory
+
+
+class CudaGraphs:
+    """Captures computations on one device. All graphs share a memory pool, so that they take the memory of the largest:
+    replays must follow one another on one stream, and an outcome holds until the next replay."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins a new pool: the memory of the old one can be released once its last graph is gone."""
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def capture(self, compute: Computation) -> Computation:
+        """Records `compute`, which has run before. Raises OutOfMemoryError, and RuntimeError when it cannot be
+        recorded. Other threads go on using the device meanwhile: only this thread's calls can spoil the capture."""
+        graph = torch.cuda.CUDAGraph()
+        recording = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+        try:
+            with torch.cuda.stream(torch.cuda.current_stream(self.device)), recording:  # restored if ending it fails
+                outcome = compute()
+        except RuntimeError as error:
+            if any(is_out_of_memory(cause) for cause in causes(error)):  # ending the capture may hide it
+                raise torch.OutOfMemoryError(f"out of memory while a graph was captured: {error}") from error
+            raise
+
+        def replay() -> Outcome:
+            graph.replay()
+            return outcome
+
+        return replay
