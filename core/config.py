@@ -1,6 +1,7 @@
 """Settings: environment variables with the prefix DIFFFIT_, or a `.env` file. Nothing else reads the environment."""
 
 import ipaddress
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+logger = logging.getLogger(__name__)
 _PREFIX = "DIFFFIT_"
 _SECRET_CHARACTERS = 32
 UPLOAD_FORM_BYTES = 2**20
@@ -171,9 +173,8 @@ class Settings(BaseSettings):
     """Deliveries that a worker has on their way at once; 0 in a worker that may not reach the internet."""
     adapter_slots: int = Field(default=1024, ge=2)
     """Adapters that lie on the device at once; at least `max_batch_rows`."""
-    compile: bool = False
-    """Traces the forward with torch.compile when it first meets a batch size, on a GPU with CUDA graphs; and the steps
-    of a fine-tune at its first."""
+    compile: str | None = None
+    """Removed; named here so that a value is reported, not ignored in silence."""
     exact: bool = False
     """Computes every batch at one size, so that on a GPU too an image is the same bit for bit whatever its
     neighbours."""
@@ -213,6 +214,12 @@ class Settings(BaseSettings):
                 "`openssl rand -hex 32` makes a good one"
             )
         return secret
+
+    @field_validator("compile")
+    @classmethod
+    def _report_removed(cls, value: str | None) -> None:
+        if value is not None:
+            logger.warning("DIFFFIT_COMPILE has no effect: a GPU's steps are CUDA graphs without it. Remove it.")
 
     @field_validator("trusted_proxies")
     @classmethod

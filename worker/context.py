@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 DEVICE_QUEUES = {"generate", "finetune"}
 _STORE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries of an attempt to store what it made."""
-COMPILED_BYTES = 2**28
-"""Room for the files of torch.compile. Nothing else of a worker needs temporary files."""
+KERNEL_BYTES = 2**27
+"""Room for the kernels that a GPU's worker compiles. Nothing else of a worker needs temporary files."""
 _MAX_UNANSWERED = 5
-"""Checks that a device may leave unanswered in a row. Tracing with torch.compile, which it waits for, takes several."""
+"""Checks that a device may leave unanswered in a row."""
 _STOP_SECONDS = 30.0
 """How long a worker that cannot go on waits for its threads: one may hang in a dead device."""
 
@@ -108,12 +108,12 @@ class Context:
 
     def start(self) -> None:
         """Loads the base and tells the database about it. Raises BaseMissing, CheckpointInvalid, ScratchTooSmall."""
-        if self.settings.compile:
-            check_scratch("DIFFFIT_COMPILE", COMPILED_BYTES)
         configure_traces(self.settings, "difffit-worker", self.database.engine)
         self.store.check()
         if self.needs_device:
             gpu = self.gpu
+            if gpu.device.type == "cuda":
+                check_scratch("DIFFFIT_DEVICE", KERNEL_BYTES)
             with self.database.session() as session:
                 adapters.register_base(session, self.settings.base_model, gpu.base.description)
         if self.settings.metrics_port:

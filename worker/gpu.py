@@ -37,7 +37,7 @@ class Gpu:
         max_rows = step_rows(self.device, settings.max_batch_rows)
         buckets = buckets_for(self.device, max_rows, exact=settings.exact)
         self.engine = Engine(
-            Runner(self.bank, self.base.autoencoder, buckets, compile=settings.compile),
+            Runner(self.bank, self.base.autoencoder, buckets),
             AdapterCache(self.bank, settings.host_cache_bytes),
             max_rows=max_rows,
             max_waiting=settings.max_waiting_images,

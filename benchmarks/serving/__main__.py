@@ -58,7 +58,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="on the GPU, torch.compile for the engine, the base alone and diffusers' pipeline",
+        help="on the GPU, torch.compile for single forwards and for diffusers' pipeline",
     )
     return parser.parse_args(arguments)
 

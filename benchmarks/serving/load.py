@@ -38,7 +38,7 @@ class Serving(AbstractContextManager["Serving"]):
         bank = AdapterBank(subject.dit, slots or max(len(domains), max_rows))
         self.cache = AdapterCache(bank, host_bytes=2**40)
         buckets = buckets_for(subject.device, max_rows, exact=exact)
-        self.runner = Runner(bank, subject.autoencoder, buckets, compile=subject.compile)
+        self.runner = Runner(bank, subject.autoencoder, buckets)
         self.engine = Engine(self.runner, self.cache, max_rows=max_rows, max_waiting=10_000, training_share=0)
 
     def __enter__(self) -> Self:

@@ -77,6 +77,7 @@ def latents_of(engine: Serving, requests: Sequence[ImageRequest]) -> list[Tensor
         engine.runner.step(unfinished)
         for row in unfinished:
             row.position += 1
+        engine.runner.wait()
     latents = [engine.runner.latent(row) for row in rows]
     for row in rows:
         engine.runner.end(row)

@@ -38,7 +38,7 @@ class PixelDecoder:
     def _decode(self, latents: Sequence[Tensor]) -> Tensor:
         count = len(latents)
         padding = next(size for size in self.sizes if size >= count) - count
-        pixels = self.autoencoder.decode(torch.stack([*latents, *latents[:1] * padding]))[:count]
+        pixels = self.autoencoder.decode(torch.stack([*latents, *[latents[0]] * padding]))[:count]
         if not pixels.isfinite().all():
             raise DrawingDiverged()
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()

@@ -60,7 +60,7 @@ def buckets_for(device: torch.device, max_rows: int, *, exact: bool = False) -> 
     """
     if device.type == "cpu":
         top = -(-max_rows // BATCH_INVARIANT_ROWS) * BATCH_INVARIANT_ROWS
-        sizes = range(BATCH_INVARIANT_ROWS, top, BATCH_INVARIANT_ROWS)
+        sizes = list(range(BATCH_INVARIANT_ROWS, top, BATCH_INVARIANT_ROWS))
     else:
         top = max_rows
         sizes = [size for size in GPU_SIZES if size < top] + list(range(GPU_SIZES[-1] + 64, top, 64))
@@ -73,7 +73,7 @@ def step_rows(device: torch.device, max_rows: int) -> int:
     A CPU computes a batch's rows one after another: beyond 8 a larger step gains no throughput, and each of its tenants
     waits for the rows of all the others.
     """
-    return min(max_rows, SOLITARY_ROWS) if device.type == "cpu" else max_rows
+    return min(max_rows, BATCH_INVARIANT_ROWS) if device.type == "cpu" else max_rows
 
 
 class Runner:

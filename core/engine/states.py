@@ -9,9 +9,9 @@ FIRST_SLOTS = 128
 class StateTable:
     """States of the rows of one image size. A row's slot is its place in each table, from `add` to `free`.
 
-    `latents` and `x0` are [S, C, H, W] in fp32, where `shape` is [C, H, W], and `classes` [S, 2, D]: a row's class and the null class. x0 is the one
-    predicted at the previous step, which multistep samplers need. The tables grow to twice their size when they are
-    full, and have other addresses then.
+    `latents` and `x0` are [S, C, H, W] in fp32, where `shape` is [C, H, W], and `classes` [S, 2, D]: a row's class and
+    the null class. x0 is the one predicted at the previous step, which multistep samplers need. `grow` doubles the
+    tables, which have other addresses then.
     """
 
     def __init__(self, shape: tuple[int, int, int], width: int, dtype: torch.dtype, device: torch.device) -> None:

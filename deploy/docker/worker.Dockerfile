@@ -3,6 +3,10 @@ FROM python:3.11.15-slim-bookworm
 ARG TORCH_INDEX=""
 WORKDIR /app
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 DIFFFIT_DATA_DIR=/tmp/difffit HF_HOME=/models
+# Triton compiles its kernels on the GPU's machine: for that it needs a C compiler, and a folder that it may write.
+ENV TRITON_CACHE_DIR=/tmp/triton
+RUN test -n "$TORCH_INDEX" || (apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*)
 COPY deploy/docker/worker.lock requirements-torch.txt ./
 RUN pip install --no-deps --require-hashes --requirement worker.lock \
     && pip install --requirement requirements-torch.txt ${TORCH_INDEX:+--index-url $TORCH_INDEX}

@@ -50,6 +50,14 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.max_upload_bytes == settings(max_upload_bytes="536870912").max_upload_bytes
 
 
+def test_removed_setting_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    settings()
+    assert not caplog.records
+    assert settings(compile="true").compile is None
+    (record,) = caplog.records
+    assert "DIFFFIT_COMPILE has no effect" in record.message
+
+
 def test_an_empty_secret_signs_nothing() -> None:
     for name in ("admin_key", "url_secret"):
         with pytest.raises(ValidationError, match="at least 32 characters"):

@@ -22,7 +22,7 @@ from core.tenancy import SYSTEM
 from tests import services
 from tests.core.rows import add_generation, tenant_with_domain
 from tests.deploy.test_compose import OURS
-from worker.context import COMPILED_BYTES
+from worker.context import KERNEL_BYTES
 from worker.local.commands import train_app
 
 with warnings.catch_warnings():
@@ -180,10 +180,10 @@ def test_the_api_s_scratch_takes_the_uploads_that_it_spools() -> None:
         assert int(container["resources"]["limits"]["ephemeral-storage"].removesuffix("Gi")) * 2**30 > size
 
 
-def test_a_worker_s_scratch_takes_what_compiling_writes() -> None:
+def test_a_worker_s_scratch_takes_the_kernels_that_it_compiles() -> None:
     for variant in SERVER:
         volumes = {volume["name"]: volume for volume in PODS[variant, "difffit-worker"]["spec"]["volumes"]}
-        assert int(volumes["scratch"]["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30 >= 2 * COMPILED_BYTES
+        assert int(volumes["scratch"]["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30 >= 2 * KERNEL_BYTES
 
 
 @pytest.mark.parametrize("name", ["DIFFFIT_ADMIN_KEY", "DIFFFIT_URL_SECRET"])

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 from torch import Tensor
 
+from core.engine.pixels import PixelDecoder
 from core.engine.runner import Runner
 from core.tuning.trainer import Trainer
 from worker.__main__ import main
@@ -47,13 +48,13 @@ class Device:
 
 def broken(device: Device) -> None:
     """Runs the worker on this device."""
-    part, decode, check, losses = Runner._part, Runner._decode, Runner.check, Trainer._losses
+    step, decode, check, losses = Runner.step, PixelDecoder.decode, Runner.check, Trainer._losses
 
-    def dying_part(self: Runner, rows: Any, *others: Any) -> Tensor:
+    def dying_step(self: Runner, rows: Any) -> None:
         device.compute(deadly=any(row.seed == KILLER_SEED for row in rows))
-        return part(self, rows, *others)
+        step(self, rows)
 
-    def dying_decode(self: Runner, latents: Any) -> list[Tensor]:
+    def dying_decode(self: PixelDecoder, latents: Any) -> list[Tensor]:
         device.compute()
         return decode(self, latents)
 
@@ -67,8 +68,11 @@ def broken(device: Device) -> None:
             eat()
         return losses(self, *others)
 
-    doubles = {"_part": dying_part, "_decode": dying_decode, "check": dying_check}
-    with patch.multiple(Runner, **doubles), patch.object(Trainer, "_losses", dying_losses):
+    with (
+        patch.multiple(Runner, step=dying_step, check=dying_check),
+        patch.object(PixelDecoder, "decode", dying_decode),
+        patch.object(Trainer, "_losses", dying_losses),
+    ):
         main()
 
 

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from sqlalchemy.orm import Session
 
 from core import jobs
 from core.config import Settings
 from core.db.models import Dataset, Generation, Worker
 from core.db.schema import upgrade
-from core.errors import CoreError, DatabaseUnavailable, DeviceLost, StorageUnavailable
+from core.errors import CoreError, DatabaseUnavailable, DeviceLost, ScratchTooSmall, StorageUnavailable
 from core.storage import FolderStore, StoredObject
 from tests import services
 from tests.core.rows import Sent, add_dataset, add_generation, tenant_with_domain
@@ -240,6 +241,17 @@ def test_worker_whose_device_is_lost_ends_and_reports_why(context: Context, monk
     assert "illegal memory access" in reported(context).problem
     context.stop()
     context.close()
+
+
+def test_worker_with_a_gpu_needs_room_for_the_kernels_that_it_compiles(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The double is the device's name: this machine has no GPU."""
+    context.gpu.device = torch.device("cuda")
+    monkeypatch.setattr("worker.context.KERNEL_BYTES", 2**60)
+    with pytest.raises(ScratchTooSmall, match="DIFFFIT_DEVICE needs"):
+        context.start()
+    context.stop()
 
 
 def test_device_that_does_not_answer_is_reported_until_it_does(

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.disk import small_disk
-
 CASES = {
     "no base": ({"DIFFFIT_BASE_MODEL": "/nowhere/at-all"}, "The base '/nowhere/at-all' cannot be loaded"),
     "not a base": ({"DIFFFIT_BASE_MODEL": str(Path(__file__).parent)}, "cannot be loaded"),
@@ -25,15 +23,3 @@ def test_the_reason_is_one_sentence(case: str, tmp_path: Path, monkeypatch: pyte
     run = subprocess.run([sys.executable, "-m", "worker"], capture_output=True, text=True, check=False, timeout=120)
     assert run.returncode == 1
     assert sentence in run.stderr.splitlines()[-1]
-
-
-def test_a_worker_that_compiles_needs_room_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DIFFFIT_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("DIFFFIT_COMPILE", "true")
-    with small_disk(tmp_path / "scratch") as disk:
-        if disk is None:
-            pytest.skip("nobody may mount a small file system here")
-        monkeypatch.setenv("TMPDIR", str(disk.root))
-        run = subprocess.run([sys.executable, "-m", "worker"], capture_output=True, text=True, check=False, timeout=120)
-    assert run.returncode == 1
-    assert "bytes, and DIFFFIT_COMPILE needs 268,435,456. Set TMPDIR" in run.stderr.splitlines()[-1]

@@ -133,7 +133,6 @@ class Run:
             train_class_table=not self.keep_classes,
             checkpoint_every=self.checkpoint_every,
             samples_every=self.samples_every,
-            compiled=get_settings().compile,
         )
 
     def _state(self, plan: FinetunePlan, base: LoadedBase) -> Mapping[str, Tensor] | None:

@@ -189,7 +189,6 @@ def _load(context: Context, session: Session, row: Finetune) -> _Job:
             micro_batch_size=context.settings.micro_batch_size,
         ),
         image_size=row.image_size,
-        compiled=context.settings.compile,
         memory_bytes=context.gpu.training_memory_bytes,
     )
     return _Job(

@@ -18,7 +18,6 @@ from core.engine.runner import Runner, buckets_for
 from core.errors import DeviceLost, DrawingDiverged
 from core.model.autoencoder import Autoencoder
 from core.model.bank import AdapterBank, FoldedAdapter
-from core.model.dit import DiT
 from tests.core.engine.small import StandInGraphs, draw, engine_of, request, tensors
 from tests.core.model.small import random_dit
 
@@ -191,7 +190,7 @@ def test_inputs_hold_images_then_partners_then_padding() -> None:
     assert adapters == [3, 0, 5, 0, 5, 3, 3, 3]
     assert partners == [0, 3, 4, 3, 4, 5, 6, 7]
     assert guidance == [1, 2.5, 4, 1, 1, 1, 1, 1]
-    assert (pack(places, 8)[6:].T == coefficients[[0, 1, 2, 1, 2, 0, 0, 0]]).all()
+    assert (coefficients[[0, 1, 2, 1, 2, 0, 0, 0]] == pack(places, 8)[6:].T).all()
 
 
 @pytest.mark.parametrize("limit", [2, 3, 5, 8, 100])
