@@ -47,8 +47,8 @@ def _over_full(phases: Phases) -> float:
 
 
 GOALS = (
-    Goal("mixed / plain, 32 rows, both at their best", 0.97, lambda found: _rows(found, 32)["mixed_over_plain"]),
-    Goal("mixed / plain, 64 rows, both at their best", 0.97, lambda found: _rows(found, 64)["mixed_over_plain"]),
+    Goal("mixed / base alone, 32 rows, both at their best", 0.97, lambda found: _rows(found, 32)["mixed_over_plain"]),
+    Goal("mixed / base alone, 64 rows, both at their best", 0.97, lambda found: _rows(found, 64)["mixed_over_plain"]),
     Goal("64 mixed rows, of the product rate", 0.65, lambda found: _rows(found, 64)["mixed_share"]),
     Goal("engine of 64 rows, 50 steps / its bare forward", 0.92, lambda found: _run(found, 64, 50)["over_bare"]),
     Goal("DiffFit's step / full fine-tuning by others", 0.35, _over_full, is_least=False),

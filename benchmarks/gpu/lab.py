@@ -56,7 +56,7 @@ FULL = Size(
     steps=(20, 50),
     neighbours=8,
     neighbour_steps=20,
-    seconds=0.25,
+    seconds=0.2,
 )
 MINI = Size(
     config=BaseConfig(input_size=8, hidden_size=48, depth=2, num_heads=4, num_classes=CLASSES),

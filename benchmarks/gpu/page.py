@@ -81,7 +81,14 @@ def _ceilings(result: Result) -> str:
 
 
 def _forwards(result: Result) -> str:
-    times = ("plain_eager_ms", "plain_graphed_ms", "mixed_eager_ms", "mixed_graphed_ms")
+    times = (
+        "plain_eager_ms",
+        "plain_graphed_ms",
+        "base_eager_ms",
+        "base_graphed_ms",
+        "mixed_eager_ms",
+        "mixed_graphed_ms",
+    )
     rows = [
         [
             str(row["rows"]),
@@ -92,8 +99,10 @@ def _forwards(result: Result) -> str:
         ]
         for row in sorted(result["rows"], key=lambda row: int(row["rows"]))
     ]
-    head = ["rows", "plain, ms", "graphed", "mixed, ms", "graphed", "TFLOP/s", "of the ceiling", "mixed / plain"]
-    return markdown_table(head, rows)
+    sides = [text for side in ("reference", "base", "mixed") for text in (f"{side}, ms", "graphed")]
+    head = ["rows", *sides, "TFLOP/s", "of the ceiling", "mixed / base alone"]
+    text = "The base alone by the readable reference, and by the fused operations; mixed: an adapter for each row."
+    return f"{text}\n\n{markdown_table(head, rows)}"
 
 
 def _compiled(result: Result) -> str:
