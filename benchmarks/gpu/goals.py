@@ -46,6 +46,10 @@ def _over_full(phases: Phases) -> float:
     return float(_method(phases, "difffit")["ms"] / phases["full"]["ms"])
 
 
+def _first_image(phases: Phases) -> float:
+    return float(phases["start"]["with graphs"] / phases["start"]["without"])
+
+
 GOALS = (
     Goal("mixed / base alone, 32 rows, both at their best", 0.97, lambda found: _rows(found, 32)["mixed_over_plain"]),
     Goal("mixed / base alone, 64 rows, both at their best", 0.97, lambda found: _rows(found, 64)["mixed_over_plain"]),
@@ -54,6 +58,8 @@ GOALS = (
     Goal("DiffFit's step / full fine-tuning by others", 0.35, _over_full, is_least=False),
     Goal("DiffFit's step, of the product rate", 0.45, lambda found: _method(found, "difffit")["share"]),
     Goal("DiffFit, MB an image", 220, lambda found: _method(found, "difffit")["bytes_an_image"] / 1e6, is_least=False),
+    Goal("capturing all batch sizes, s", 5, lambda found: found["start"]["capturing_seconds"], is_least=False),
+    Goal("first image with graphs / without", 1, _first_image, is_least=False),
     Goal("latents in exact mode, largest difference", 0, lambda found: _difference(found, "exact"), is_least=False),
     Goal("latents in bf16, largest difference / rms", 2e-2, lambda found: _relative(found, "bfloat16"), is_least=False),
     Goal("latents in fp32, largest difference / rms", 1e-4, lambda found: _relative(found, "float32"), is_least=False),

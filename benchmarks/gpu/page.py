@@ -30,6 +30,7 @@ def parts(values: Mapping[str, Any]) -> list[str]:
         "training": _training,
         "full": _full,
         "engine": _engine,
+        "start": _start,
         "fused": _fused,
         "fp8": _fp8,
         "independence": _independence,
@@ -164,6 +165,14 @@ def _engine(result: Result) -> str:
         "Pixels by diffusers' autoencoder." if result["decodes"] else "Without an autoencoder: diffusers was missing."
     )
     return f"{markdown_table(head, rows)}\n\n{pixels}"
+
+
+def _start(result: Result) -> str:
+    return said(
+        f"A new engine's first image of {result['steps']} steps: {_number(result['with graphs'])} s with graphs,",
+        f"{_number(result['without'])} s without. Capturing {result['captured']} of",
+        f"{result['batch_sizes']} batch sizes: {_number(result['capturing_seconds'])} s.",
+    )
 
 
 def _fused(result: Result) -> str:

@@ -9,6 +9,7 @@ PHASES = {
     "training": Phase(training.measure, 50),
     "full": Phase(training.measure_full, 30),
     "engine": Phase(serving.measure, 60),
+    "start": Phase(serving.measure_start, 20),
     "fused": Phase(fused.measure, 30),
     "equality": Phase(forwards.measure_equality, 20),
     "independence": Phase(independence.measure, 40),

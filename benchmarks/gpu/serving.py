@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.device import graphed, milliseconds
+from benchmarks.gpu.device import graphed, milliseconds, synchronize
 from benchmarks.gpu.forwards import forwards
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.profiling import busy_seconds, profiled
 from benchmarks.serving.load import Serving, request
+from core.engine.batches import Computation, Graphs
 from core.engine.request import ImageRequest
 
 
@@ -22,6 +23,35 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
     for steps in lab.size.steps:
         for rows in (lab.size.main_rows, 2 * lab.size.main_rows):
             result["runs"].append(_run(lab, rows, steps))
+
+
+class NoGraphs:
+    """Leaves every batch to be launched kernel by kernel."""
+
+    def capture(self, compute: Computation) -> Computation:
+        return compute
+
+    def reset(self) -> None:
+        pass
+
+
+def measure_start(lab: Lab, result: dict[str, Any]) -> None:
+    """Seconds of a new engine's first image, with graphs and without, and of capturing all batch sizes."""
+    rows, steps = lab.size.main_rows, lab.size.steps[0]
+    result["steps"] = steps
+    for name, graphs in (("with graphs", None), ("without", NoGraphs())):
+        with _serving(lab, rows, graphs) as serving:
+            result[name] = serving.seconds(_requests(lab, steps)[:1])
+    serving = _serving(lab, 2 * rows, None if lab.device.type == "cuda" else NoGraphs())
+    serving.cache.close()
+    result["batch_sizes"], result["captured"] = len(serving.runner.sizes.all), 0
+    synchronize(lab.device)
+    started = time.perf_counter()
+    while serving.runner.has_uncaptured:
+        serving.runner.capture_next()
+        result["captured"] += 1
+    synchronize(lab.device)
+    result["capturing_seconds"] = time.perf_counter() - started
 
 
 def measure_idle(lab: Lab, result: dict[str, Any]) -> None:
@@ -62,8 +92,9 @@ def _run(lab: Lab, rows: int, steps: int) -> dict[str, Any]:
     }
 
 
-def _serving(lab: Lab, rows: int) -> Serving:
-    return Serving(lab.subject(), lab.domains(lab.size.images), max_rows=rows, slots=max(rows, lab.size.images))
+def _serving(lab: Lab, rows: int, graphs: Graphs | None = None) -> Serving:
+    domains = lab.domains(lab.size.images)
+    return Serving(lab.subject(), domains, max_rows=rows, slots=max(rows, lab.size.images), graphs=graphs)
 
 
 def _requests(lab: Lab, steps: int) -> Sequence[ImageRequest]:

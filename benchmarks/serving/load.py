@@ -11,6 +11,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from benchmarks.serving.subjects import CLASSES, Subject
+from core.engine.batches import Graphs
 from core.engine.cache import AdapterCache
 from core.engine.engine import Engine
 from core.engine.request import Drawn, ImageRequest
@@ -23,7 +24,8 @@ _ids = itertools.count()
 
 
 class Serving(AbstractContextManager["Serving"]):
-    """The engine as a worker has it, with `domains` in its host cache. `slots` on the device, or enough for all."""
+    """The engine as a worker has it, with `domains` in its host cache. `slots` on the device, or enough for all;
+    `graphs` takes the place of the device's own."""
 
     def __init__(
         self,
@@ -33,12 +35,13 @@ class Serving(AbstractContextManager["Serving"]):
         slots: int | None = None,
         max_rows: int = MAX_ROWS,
         exact: bool = False,
+        graphs: Graphs | None = None,
     ) -> None:
         self.subject, self.domains = subject, domains
         bank = AdapterBank(subject.dit, slots or max(len(domains), max_rows))
         self.cache = AdapterCache(bank, host_bytes=2**40)
         buckets = buckets_for(subject.device, max_rows, exact=exact)
-        self.runner = Runner(bank, subject.autoencoder, buckets)
+        self.runner = Runner(bank, subject.autoencoder, buckets, graphs=graphs)
         self.engine = Engine(self.runner, self.cache, max_rows=max_rows, max_waiting=10_000, training_share=0)
 
     def __enter__(self) -> Self:
