@@ -10,13 +10,15 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.services import free_port
 
+Process = subprocess.Popen[bytes]
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "monmaptool", "radosgw-admin", "ceph")
 
 
@@ -55,11 +57,12 @@ def radosgw(folder: Path) -> Iterator[Gateway]:
 
     with ExitStack() as stack:
 
-        def start(*command: str) -> None:
+        def start(*command: str) -> Process:
             log = stack.enter_context((folder / f"{command[0]}.log").open("w"))
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             stack.callback(process.wait, 20)
             stack.callback(process.kill)
+            return process
 
         monitor_map = str(folder / "monmap")
         call("monmaptool", "--create", "--addv", "a", f"[v1:127.0.0.1:{monitor}]", "--fsid", identity, monitor_map)
@@ -68,10 +71,17 @@ def radosgw(folder: Path) -> Iterator[Gateway]:
         osd = str(uuid.uuid4())
         call("ceph", "osd", "new", osd)
         call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd, "--osd-data", str(folder / "osd"))
-        start("ceph-osd", "-f", "-i", "0", "--osd-data", str(folder / "osd"))
+        store = partial(start, "ceph-osd", "-f", "-i", "0", "--osd-data", str(folder / "osd"))
+        running = [store()]
         start("radosgw", "-f", "-n", "client.rgw")
         endpoint = f"http://127.0.0.1:{port}"
-        if not _answers(endpoint):
+
+        def keep_store() -> None:
+            """Restarts a store that ended with "wrong fsid": it may command the monitor before it knows whose it is."""
+            if running[-1].poll() is not None:
+                running.append(store())
+
+        if not _answers(endpoint, keep_store):
             raise NotStarted(f"no answer on {endpoint}\n{_logs(folder)}")
         # The keys of the other S3 server too: boto3 keeps those that it found first, as long as the process lives.
         keys = ("--access-key", "test", "--secret-key", "test")
@@ -107,9 +117,10 @@ def _config(folder: Path, identity: str, monitor: int, port: int) -> str:
     return "[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
 
 
-def _answers(endpoint: str, seconds: float = 120) -> bool:
+def _answers(endpoint: str, keep_store: Callable[[], None], seconds: float = 120) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        keep_store()
         try:
             urllib.request.urlopen(endpoint, timeout=2).close()
         except (urllib.error.URLError, OSError):
