@@ -32,6 +32,7 @@ from tests.faults import (
     storage,
     strangers,
     tenants,
+    upgrades,
     workers,
 )
 from tests.faults.disk import Disk, LimitedWorkers, small_disk
@@ -92,6 +93,7 @@ SCENARIOS = {
     "flipped-byte": Scenario(
         "one worker", partial(storage.flipped_byte, times=5), partial(storage.flipped_byte, times=1)
     ),
+    "upgrade": Scenario("one worker", partial(upgrades.upgrade, times=6), None),
     "idempotency": Scenario(
         "one worker", partial(clients.one_key_at_once, posts=50), partial(clients.one_key_at_once, posts=10)
     ),

@@ -85,13 +85,17 @@ def store_is_slow(stack: StackOnS3, reads: int, seconds: float) -> Outcome:
     asks = [partial(httpx.get, f"{stack.url}/v1/adapters/{adapter}/download", headers=key)] * DOWNLOADS
     asks += [partial(httpx.get, urls[index % len(urls)]) for index in range(reads)]
     stack.proxy.delay(seconds)
-    with ThreadPoolExecutor(len(asks)) as pool:
+    # A client of its own, as making one takes longer than an answer; each probe connects anew, as Kubernetes' do.
+    with (
+        httpx.Client(base_url=stack.url, headers={"Connection": "close"}) as probe,
+        ThreadPoolExecutor(len(asks)) as pool,
+    ):
         answers = [pool.submit(ask, timeout=300) for ask in asks]
         until(lambda: stack.proxy.waiting >= STORE.threads, seconds=60)
         slow_from = time.monotonic()
         live, rows = [0.0], [0.0]
         while time.monotonic() - slow_from < seconds / 2:
-            live.append(_seconds(lambda: httpx.get(f"{stack.url}/livez").raise_for_status()))
+            live.append(_seconds(lambda: probe.get("/livez").raise_for_status()))
             rows.append(_seconds(lambda: caller.get(f"/v1/domains/{domain}/generations")))
         busy = min(stack.proxy.waiting, STORE.threads)
         connections = held_connections(stack)

@@ -1,0 +1,93 @@
+"""The last release's database, store and files, as it left them: made by `make_release.py`."""
+
+import datetime
+import json
+import os
+import subprocess
+import tarfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy
+from sqlalchemy import DateTime, MetaData
+
+from tests import services
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Release:
+    facts: dict[str, Any]
+    folder: Path
+    environment: dict[str, str]
+    """Points a service of today at the release's database and store."""
+
+
+def read_facts() -> dict[str, Any]:
+    """Returns the ids, keys and digests that the release's service gave out."""
+    facts: dict[str, Any] = json.loads((HERE / "release.json").read_text())
+    return facts
+
+
+def unpack(folder: Path) -> Path:
+    """Writes the release's files into a new folder, which it returns."""
+    with tarfile.open(HERE / "release.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@contextmanager
+def release_on(server: services.Postgres | None, files: Path) -> Iterator[Release]:
+    """Yields a release's rows on PostgreSQL, or on SQLite where there is no server. Tables are still the release's;
+    their times are shifted, so that it was stopped an hour ago."""
+    facts = read_facts()
+    environment = {"DIFFFIT_DATA_DIR": str(files / "data"), "DIFFFIT_TORCH_THREADS": "1"}
+    passed = datetime.timedelta(seconds=time.time() - facts["made_at"] - 3600)
+    if server is None:
+        _shift_times(f"sqlite:///{files / 'data' / 'difffit.db'}", passed)
+        yield Release(facts, files, environment)
+        return
+    (files / "data" / "difffit.db").unlink()
+    name = f"upgrade_{uuid.uuid4().hex}"
+    url = server.create(name)
+    options = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(files / "postgresql.sql"), url]
+    every_tenant = os.environ | {"PGOPTIONS": "-c difffit.tenant=*"}
+    subprocess.run([server.psql, *options], check=True, env=every_tenant, stdout=subprocess.DEVNULL)
+    _shift_times(url.replace("postgresql://", "postgresql+psycopg://"), passed)
+    yield Release(facts, files, environment | services.roles_of(url))
+    server.drop(name)
+
+
+def differing(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns the names of tensors that differ by more than rounding, or that only one of the two has."""
+    common = found.keys() & expected.keys()
+    return sorted(
+        (found.keys() ^ expected.keys())
+        | {name for name in common if not np.allclose(found[name], expected[name], rtol=1e-3, atol=1e-5)}
+    )
+
+
+def _shift_times(url: str, by: datetime.timedelta) -> None:
+    engine = sqlalchemy.create_engine(
+        url, connect_args={} if url.startswith("sqlite") else {"options": "-c difffit.tenant=*"}
+    )
+    tables = MetaData()
+    with engine.begin() as connection:
+        tables.reflect(connection)
+        for table in tables.sorted_tables:
+            times = [column for column in table.columns if isinstance(column.type, DateTime)]
+            keys = list(table.primary_key)
+            if not times or table.name == "audit_log":  # nobody may change that one
+                continue
+            for row in connection.execute(table.select()).mappings().all():
+                moved = {column.name: row[column.name] + by for column in times if row[column.name] is not None}
+                where = [key == row[key.name] for key in keys]
+                connection.execute(table.update().where(*where).values(moved))
+    engine.dispose()
