@@ -2,8 +2,8 @@
 
 Each rule looks its oldest rows up by an index, removes some of them in one transaction, and records their objects for
 `core.discards`. A step that takes long makes the next ones smaller. A rule's first step touches no row: SQLAlchemy
-compiles a process's first statements for up to 0.4 s on a busy machine, which locks must not wait for. Rows that another
-worker is at are skipped, so that any number of workers may sweep.
+compiles a process's first statements for up to 0.4 s on a busy machine, which locks must not wait for. Rows that
+another worker is at are skipped, so that any number of workers may sweep.
 """
 
 import datetime
