@@ -22,7 +22,7 @@ from core.diffusion.sampling import sample_steps, seeded_noise
 from core.errors import EngineStopped, TrainingOutOfMemory
 from core.model.adapter import BASE
 from core.model.checkpoint import LoadedBase
-from core.model.device import is_out_of_memory
+from core.model.device import is_out_of_memory, release_memory
 from core.tuning.checkpoint import pack
 from core.tuning.latents import Encode, Latents, concatenate, encode_batch, image_grid, prepare_images, to_image
 from core.tuning.methods import adapter_of
@@ -116,7 +116,14 @@ class Sample:
     """One drawing of each class, with the moving average."""
 
 
-Event = Encoding | Started | Progress | Checkpoint | Sample
+@dataclass(frozen=True)
+class SampleSkipped:
+    """No sample of this step: not even one image of it fits into memory."""
+
+    step: int
+
+
+Event = Encoding | Started | Progress | Checkpoint | Sample | SampleSkipped
 
 
 @dataclass(frozen=True)
@@ -246,7 +253,7 @@ def _steps(
         if step % plan.checkpoint_every == 0 and not trainer.done:
             yield Checkpoint(step, pack(trainer.state(), about))
         if step % plan.samples_every == 0 or trainer.done:
-            yield Sample(step, (yield from _samples(trainer, base)))
+            yield from _sampled(trainer, base)
 
 
 def _step(trainer: Trainer, seconds: float) -> Generator[None, None, tuple[StepReport, float]]:
@@ -260,6 +267,23 @@ def _step(trainer: Trainer, seconds: float) -> Generator[None, None, tuple[StepR
                 return end.value, seconds + time.perf_counter() - started
             seconds += time.perf_counter() - started
             yield
+
+
+def _sampled(trainer: Trainer, base: LoadedBase) -> Generator[Sample | SampleSkipped | None, None, None]:
+    """Yields a sample, with fewer images at once when memory runs out: no training ends because of a preview."""
+    while True:
+        try:
+            yield Sample(trainer.steps_done, (yield from _samples(trainer, base)))
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory()
+        sizes = trainer.sizes.in_use
+        if len(sizes) == 1:
+            yield SampleSkipped(trainer.steps_done)
+            return
+        trainer.sizes.shrink_to(len(sizes) - 1)
 
 
 def _samples(trainer: Trainer, base: LoadedBase, most: int = 8, steps: int = 20) -> Generator[None, None, Image.Image]:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.model.device import is_out_of_memory, release_memory
 from core.pixels import center_crop, on_white
 
 
@@ -77,9 +78,17 @@ def prepare_images(
 
 
 def encode_batch(batch: Prepared, encode: Encode) -> Latents:
+    """Encodes a batch, in halves when memory runs out. Raises what `encode` raises, of a single image too."""
     labels, pixels = batch
-    mean, deviation = zip(encode(pixels), encode(pixels.flip(-1)), strict=True)
-    return Latents(torch.stack(mean).cpu(), torch.stack(deviation).cpu(), labels)
+    try:
+        mean, deviation = zip(encode(pixels), encode(pixels.flip(-1)), strict=True)
+        return Latents(torch.stack(mean).cpu(), torch.stack(deviation).cpu(), labels)
+    except (RuntimeError, MemoryError) as error:
+        if len(labels) == 1 or not is_out_of_memory(error):
+            raise
+    release_memory()
+    halves = zip(labels.tensor_split(2), pixels.tensor_split(2), strict=True)
+    return concatenate([encode_batch(half, encode) for half in halves])
 
 
 def encode_images(

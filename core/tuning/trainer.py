@@ -135,7 +135,7 @@ class Trainer:
     def held_out_parts(
         self, adapter: Adapter, null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
     ) -> Generator[None, None, float]:
-        """`held_out_loss` that yields after each batch."""
+        """`held_out_loss` that yields after each batch. A batch is halved when memory runs out."""
         if not len(self.held_out):
             return math.nan
         generator = torch.Generator().manual_seed(0)
@@ -148,10 +148,21 @@ class Trainer:
         if null_class is not None:
             labels = torch.full_like(labels, null_class)
         total = 0.0
-        for part in torch.arange(len(indices)).split(batch_size):
-            mse, bound = self._losses(adapter, x0[part], labels[part], t[part], noise[part], self.dit)
-            total += (mse + bound).sum().item()
-            yield
+        rows = torch.arange(len(indices))
+        while len(rows):
+            part = rows[:batch_size]
+            try:
+                mse, bound = self._losses(adapter, x0[part], labels[part], t[part], noise[part], self.dit)
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+                batch_size = len(part) // 2
+            else:
+                total += (mse + bound).sum().item()
+                rows = rows[len(part) :]
+                yield
+                continue
+            release_memory()
         return total / len(indices)
 
     def state(self) -> dict[str, Tensor]:

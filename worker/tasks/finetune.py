@@ -32,6 +32,7 @@ from core.tuning.finetune import (
     Outcome,
     Progress,
     Sample,
+    SampleSkipped,
     Started,
     finetune,
 )
@@ -137,19 +138,9 @@ class FinetuneRun(Attempt[Finetune]):
             row = jobs.guarded(session, Finetune, self.claim)
             if row is None:
                 return False
-            match event:
-                case Encoding(done=done):
-                    jobs.report(session, row, "status", {"status": "running", "encoded_images": done})
-                case Started():
-                    service.record_start(session, row, event.held_out_loss_base, event.trainable_parameters, event.step)
-                case Progress():
-                    service.record_progress(session, row, event.step, event.loss, event.gradient_norm, event.seconds)
-                case Checkpoint(step=step) if stored is not None:
-                    service.record_checkpoint(session, row, step, stored)
-                    if jobs.should_drain(session, self.context.id, self.context.serves):
-                        return False
-                case Sample(step=step) if stored is not None:
-                    service.add_sample(session, row, step, stored)
+            _record(session, row, event, stored)
+            if isinstance(event, Checkpoint) and jobs.should_drain(session, self.context.id, self.context.serves):
+                return False
             return row.cancel_requested_at is None
 
     def _store(self, job: _Job, outcome: Outcome) -> tuple[Artifact, StoredObject]:
@@ -171,6 +162,22 @@ class FinetuneRun(Attempt[Finetune]):
         key = f"{job.folder}/attempts/{self.claim.attempt}/adapter.safetensors"
         stored = self.context.put(key, data)
         return decode(self.context.store.get(key, stored.sha256)), stored
+
+
+def _record(session: Session, row: Finetune, event: Any, stored: StoredObject | None) -> None:
+    match event:
+        case Encoding(done=done):
+            jobs.report(session, row, "status", {"status": "running", "encoded_images": done})
+        case Started():
+            service.record_start(session, row, event.held_out_loss_base, event.trainable_parameters, event.step)
+        case Progress():
+            service.record_progress(session, row, event.step, event.loss, event.gradient_norm, event.seconds)
+        case Checkpoint(step=step) if stored is not None:
+            service.record_checkpoint(session, row, step, stored)
+        case Sample(step=step) if stored is not None:
+            service.add_sample(session, row, step, stored)
+        case SampleSkipped(step=step):
+            jobs.report(session, row, "status", {"status": "running", "skipped_sample": step})
 
 
 def _load(context: Context, session: Session, row: Finetune) -> _Job:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.tuning.latents import Latents, concatenate, encode_images, image_grid, to_image, to_pixels
+from core.tuning.latents import Latents, concatenate, encode_batch, encode_images, image_grid, to_image, to_pixels
 
 
 def latents_of(labels: list[int]) -> Latents:
@@ -77,6 +77,32 @@ def test_images_are_encoded_in_batches_with_their_mirrors() -> None:
     pixels = torch.stack([to_pixels(image, 8) for _, image in images])
     assert torch.equal(latents.mean, torch.stack([pixels * 2, pixels.flip(-1) * 2]))
     assert torch.equal(latents.deviation, torch.stack([pixels.abs(), pixels.flip(-1).abs()]))
+
+
+@pytest.mark.parametrize("fits", [1, 3, 4])
+def test_a_batch_that_does_not_fit_is_encoded_in_halves(fits: int) -> None:
+    def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if len(pixels) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pixels * 2, pixels.abs()
+
+    batch = torch.arange(7), torch.rand(7, 3, 4, 4)
+    found, whole = (encode_batch(batch, one) for one in (encode, lambda pixels: (pixels * 2, pixels.abs())))
+    assert torch.equal(found.mean, whole.mean)
+    assert torch.equal(found.deviation, whole.deviation)
+    assert torch.equal(found.labels, whole.labels)
+
+
+def test_an_image_that_does_not_fit_alone_is_no_endless_search() -> None:
+    tries = []
+
+    def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        tries.append(len(pixels))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        encode_batch((torch.arange(4), torch.rand(4, 3, 4, 4)), encode)
+    assert tries == [4, 2, 1]
 
 
 def test_pixels_and_images_are_each_others_way_back() -> None:

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from core.artifact.footprint import Footprint
 from core.engine.trainings import Training, Trainings
 from core.errors import DeviceLost, EngineStopped, TrainingOutOfMemory
 from core.model.checkpoint import LoadedBase
-from core.tuning.finetune import Checkpoint, finetune
+from core.tuning import finetune as finetuning
+from core.tuning.finetune import Checkpoint, Sample, SampleSkipped, finetune
 from core.tuning.trainer import Trainer, _halves
 from tests.core.engine.small import engine_of
 from tests.core.model.small import CONFIG, random_dit
@@ -147,6 +149,41 @@ def test_memory_that_runs_out_elsewhere_ends_the_fine_tune_by_its_own_code(
     monkeypatch.setattr(type(base.autoencoder), "encode", encode)
     with pytest.raises(TrainingOutOfMemory, match="DefaultCPUAllocator"):
         slices.run(finetune(base, PLAN, images()))
+
+
+@pytest.mark.parametrize("fits", [0, 1, 2])
+def test_a_sample_that_does_not_fit_costs_no_trained_adapter(
+    base: LoadedBase, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    """It is drawn with fewer images at once, or left out and reported; the adapter is the same."""
+    events, whole = run(base)
+    real = finetuning.sample_steps
+
+    def limited(model: Any, noise: Tensor, *others: Any, **named: Any) -> Any:
+        if len(noise) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, noise, *others, **named)
+
+    monkeypatch.setattr(finetuning, "sample_steps", limited)
+    found, outcome = run(base, replace(PLAN, samples_every=100))  # one, behind the last step
+    assert_equal_states(outcome.tensors, whole.tensors)
+    assert outcome.losses == whole.losses
+    assert len(of_kind(found, Sample)) == (fits > 0)
+    assert [event.step for event in of_kind(found, SampleSkipped)] == ([7] if fits == 0 else [])
+    if fits:
+        pixels = (np.asarray(of_kind(one, Sample)[-1].image, dtype=int) for one in (found, events))
+        assert abs(next(pixels) - next(pixels)).max() <= 2, "sums of a smaller batch round otherwise"
+
+
+@pytest.mark.parametrize("fits", [1, 3])
+def test_held_out_losses_are_measured_in_what_fits(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
+    whole, scarce = (trainer_of(random_dit(), batch_size=4) for _ in range(2))
+    expected = whole.held_out_loss(whole.adapter(averaged=True))
+    limit_images(monkeypatch, scarce, fits)
+    assert scarce.held_out_loss(scarce.adapter(averaged=True)) == pytest.approx(expected, rel=1e-5)
+    limit_images(monkeypatch, scarce, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        scarce.held_out_loss(scarce.adapter())
 
 
 def test_a_batch_passes_in_parts_that_fit_into_the_plan_s_memory(base: LoadedBase) -> None:
