@@ -4,7 +4,6 @@
 The base alone at its best is the faster of the first two.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.device import graphed, largest_difference, milliseconds, relative_error, synchronize
+from benchmarks.gpu.device import clock_seconds, graphed, largest_difference, milliseconds, relative_error
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.operations import forward_operations
+from benchmarks.gpu.session import recorded
 from benchmarks.serving.subjects import CLASSES
 from core.model.adapter import TensorAdapter
 from core.model.folding import fold, folded_forward
@@ -27,43 +27,35 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
     """Forwards of every batch size, eager and as a CUDA graph: the main size first."""
     result["rows"] = []
     for rows in lab.size.rows:
-        sides = forwards(lab, rows)
         row: dict[str, Any] = {"rows": rows}
-        for name, forward in sides.items():
-            row[f"{name}_eager_ms"] = milliseconds(forward, lab.device, lab.size.seconds)
-            row[f"{name}_graphed_ms"] = milliseconds(graphed(forward, lab.device), lab.device, lab.size.seconds)
-        result["rows"].append(row | best_of(lab, row))
+        result["rows"].append(row)
+        with recorded(row):
+            for name, forward in forwards(lab, rows).items():
+                row[f"{name}_eager_ms"] = milliseconds(forward, lab.device, lab.size.seconds)
+                row[f"{name}_graphed_ms"] = milliseconds(graphed(forward, lab.device), lab.device, lab.size.seconds)
+            row |= best_of(lab, row)
 
 
 @torch.inference_mode()
 def measure_equality(lab: Lab, result: dict[str, Any]) -> None:
     """A mixed batch beside its rows alone, and beside the readable reference, in both dtypes."""
     for dtype in dict.fromkeys((lab.dtype, torch.float32)):
-        result[str(dtype).removeprefix("torch.")] = _equality(lab, dtype)
+        part: dict[str, Any] = {}
+        result[str(dtype).removeprefix("torch.")] = part
+        with recorded(part):
+            part |= _equality(lab, dtype)
 
 
 @torch.inference_mode()
 def measure_compiled(lab: Lab, result: dict[str, Any]) -> None:
-    """Forwards of the main size by Inductor, alone and captured as a graph."""
-    row: dict[str, Any] = result
-    row["rows"] = lab.size.main_rows
+    """Forwards of the main size by Inductor, alone and captured as a graph. A side's best is that of all launches."""
+    earlier = lab.results.get("forwards", {}).get("rows", [])
+    result |= next((row for row in earlier if row["rows"] == lab.size.main_rows), {"rows": lab.size.main_rows})
     sides = forwards(lab, lab.size.main_rows)
     for name in ("plain", "mixed"):
-        forward = sides[name]
-        backend = "inductor" if lab.device.type == "cuda" else "aot_eager"
-        compiled: Callable[[], Tensor] = torch.compile(forward, dynamic=False, backend=backend)
-        started = time.perf_counter()
-        compiled()
-        synchronize(lab.device)
-        row[f"{name}_compile_seconds"] = time.perf_counter() - started
-        row[f"{name}_compiled_ms"] = milliseconds(compiled, lab.device, lab.size.seconds)
-        row[f"{name}_compiled_graphed_ms"] = milliseconds(graphed(compiled, lab.device), lab.device, lab.size.seconds)
-    row |= best_of(lab, row)
-    earlier = [one for one in lab.results.get("forwards", {}).get("rows", []) if one["rows"] == row["rows"]]
-    for one in earlier:  # both at their best, however they were launched
-        row["plain_best_ms"] = min(row["plain_best_ms"], one["plain_best_ms"])
-        row["mixed_best_ms"] = min(row["mixed_best_ms"], one["mixed_best_ms"])
-        row["mixed_over_plain"] = row["plain_best_ms"] / row["mixed_best_ms"]
+        with recorded(result):
+            result |= _compiled(lab, name, sides[name])
+    result |= best_of(lab, result)
 
 
 def forwards(lab: Lab, rows: int) -> dict[str, Callable[[], Tensor]]:
@@ -80,10 +72,22 @@ def forwards(lab: Lab, rows: int) -> dict[str, Callable[[], Tensor]]:
     }
 
 
+def _compiled(lab: Lab, name: str, forward: Callable[[], Tensor]) -> dict[str, float]:
+    backend = "inductor" if lab.device.type == "cuda" else "aot_eager"
+    compiled: Callable[[], Tensor] = torch.compile(forward, dynamic=False, backend=backend)
+    seconds = clock_seconds(compiled, lab.device)
+    return {
+        f"{name}_compile_seconds": seconds,
+        f"{name}_compiled_ms": milliseconds(compiled, lab.device, lab.size.seconds),
+        f"{name}_compiled_graphed_ms": milliseconds(graphed(compiled, lab.device), lab.device, lab.size.seconds),
+    }
+
+
 def best_of(lab: Lab, row: dict[str, Any]) -> dict[str, Any]:
     """Each side at its best: rates, the fraction of the ceiling, and the throughput of mixed over plain."""
+    launched = {name: ms for name, ms in row.items() if name.endswith(("_eager_ms", "_graphed_ms", "_compiled_ms"))}
     best = {
-        side: min(ms for name, ms in row.items() if name.startswith(names) and name.endswith("_ms"))
+        side: min(ms for name, ms in launched.items() if name.startswith(names))
         for side, names in {"plain": ("plain", "base"), "mixed": ("mixed",)}.items()
     }
     operations = row["rows"] * forward_operations(lab.config)
@@ -94,7 +98,7 @@ def best_of(lab: Lab, row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _equality(lab: Lab, dtype: torch.dtype) -> dict[str, float]:
+def _equality(lab: Lab, dtype: torch.dtype) -> dict[str, Any]:
     dit, rows = lab.dit_in(dtype), min(EQUAL_ROWS, lab.size.main_rows)
     x, t, _ = lab.batch(rows)
     y = torch.arange(rows, device=lab.device) % CLASSES

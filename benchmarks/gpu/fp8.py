@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmarks.gpu.device import milliseconds, relative_error
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.operations import layer_products
+from benchmarks.gpu.session import recorded
 
 FP8 = torch.float8_e4m3fn
 MAX = torch.finfo(FP8).max
@@ -22,7 +23,10 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
     for name, (inputs, outputs) in layer_products(lab.config).items():
         x = torch.randn(rows, inputs, device=lab.device, dtype=torch.bfloat16)
         weight = (torch.randn(outputs, inputs, device=lab.device) * inputs**-0.5).bfloat16()
-        result["layers"].append({"name": name, **_product(lab, x, weight)})
+        layer: dict[str, Any] = {"name": name}
+        result["layers"].append(layer)
+        with recorded(layer):
+            layer |= _product(lab, x, weight)
 
 
 def quantized(x: Tensor) -> tuple[Tensor, Tensor]:

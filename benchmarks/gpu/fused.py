@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.gpu.device import milliseconds, relative_error
 from benchmarks.gpu.lab import Lab
+from benchmarks.gpu.session import recorded
 from core.model.kernels import plain
 
 EPS = 1e-6
@@ -35,22 +37,24 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
     operands = _operands(lab, lab.size.main_rows)
     compared = {name: tensor[:COMPARED_IMAGES] for name, tensor in operands.items()}
     exact = {name: tensor.double() for name, tensor in compared.items()}
-    copy = lab.results.get("ceilings", {}).get("copy_gigabytes_a_second")
     result["operations"] = []
     with torch.inference_mode():
         for case in cases(lab.config.num_heads):
-            ms = milliseconds(lambda case=case: case.run(kernels, operands), lab.device, lab.size.seconds)  # type: ignore[misc]
-            twin = milliseconds(lambda case=case: case.run(plain, operands), lab.device, lab.size.seconds)  # type: ignore[misc]
-            rate = sum(operands[name].nbytes for name in case.passes) / ms / 1e6
-            pairs = zip(_tensors(case.run(kernels, compared)), _tensors(case.run(plain, exact)), strict=True)
-            result["operations"].append({
-                "name": case.name,
-                "ms": ms,
-                "plain_ms": twin,
-                "gigabytes_a_second": rate,
-                "copy_share": rate / copy if copy else None,
-                "relative_error": max(relative_error(*pair) for pair in pairs),
-            })  # fmt: skip
+            operation: dict[str, Any] = {"name": case.name}
+            result["operations"].append(operation)
+            with recorded(operation):
+                operation |= _times(lab, case, kernels, operands)
+                pairs = zip(_tensors(case.run(kernels, compared)), _tensors(case.run(plain, exact)), strict=True)
+                operation["relative_error"] = max(relative_error(*pair) for pair in pairs)
+
+
+def _times(lab: Lab, case: Case, kernels: Any, operands: Operands) -> dict[str, float | None]:
+    ms, twin = (
+        milliseconds(partial(case.run, module, operands), lab.device, lab.size.seconds) for module in (kernels, plain)
+    )
+    rate = sum(operands[name].nbytes for name in case.passes) / ms / 1e6
+    copy = lab.results.get("ceilings", {}).get("copy_gigabytes_a_second")
+    return {"ms": ms, "plain_ms": twin, "gigabytes_a_second": rate, "copy_share": rate / copy if copy else None}
 
 
 def cases(heads: int) -> Iterator[Case]:

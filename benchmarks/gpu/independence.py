@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.gpu.device import largest_difference
 from benchmarks.gpu.lab import Lab
+from benchmarks.gpu.session import recorded
 from benchmarks.serving.load import Serving, request
 from benchmarks.serving.solitude import latents_of
 
@@ -13,9 +14,12 @@ from benchmarks.serving.solitude import latents_of
 def measure(lab: Lab, result: dict[str, Any]) -> None:
     """Guided images with an adapter each, alone and together: with any batch size in both dtypes, and with one."""
     result["images"], result["steps"] = lab.size.neighbours, lab.size.neighbour_steps
-    result["exact"] = _difference(lab, lab.dtype, exact=True)
-    for dtype in dict.fromkeys((lab.dtype, torch.float32)):
-        result[str(dtype).removeprefix("torch.")] = _difference(lab, dtype, exact=False)
+    modes = {"exact": lab.dtype} | {str(dtype).removeprefix("torch."): dtype for dtype in (lab.dtype, torch.float32)}
+    for name, dtype in modes.items():
+        mode: dict[str, Any] = {}
+        result[name] = mode
+        with recorded(mode):
+            mode |= _difference(lab, dtype, exact=name == "exact")
 
 
 def _difference(lab: Lab, dtype: torch.dtype, *, exact: bool) -> dict[str, Any]:

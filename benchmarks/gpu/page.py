@@ -1,7 +1,7 @@
 """The figures as tables: printed at the end of a run, and docs/results/gpu.md."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,23 @@ def _text(table: Callable[[Result], str], result: Result) -> str:
 
 def _errors(phases: Mapping[str, Result]) -> Iterator[str]:
     for name, result in phases.items():
-        if "error" in result:
-            yield f"Phase '{name}' ended early: {result['error'].splitlines()[0]}"
+        for error in _errors_in(result):
+            yield f"Phase '{name}': {error.splitlines()[0]}"
+
+
+def _errors_in(value: Any) -> Iterator[str]:
+    """Errors of a phase and of its parts."""
+    if isinstance(value, Mapping):
+        if "error" in value:
+            yield value["error"]
+        value = list(value.values())
+    for part in value if isinstance(value, list) else []:
+        yield from _errors_in(part)
+
+
+def _whole(parts: Iterable[Result]) -> list[Result]:
+    """Those that were measured to their end."""
+    return [part for part in parts if "error" not in part]
 
 
 def _goals(phases: Mapping[str, Result]) -> str:
@@ -98,7 +113,7 @@ def _forwards(result: Result) -> str:
             _percent(row["mixed_share"]),
             _number(row["mixed_over_plain"]),
         ]
-        for row in sorted(result["rows"], key=lambda row: int(row["rows"]))
+        for row in sorted(_whole(result["rows"]), key=lambda row: int(row["rows"]))
     ]
     sides = [text for side in ("reference", "base", "mixed") for text in (f"{side}, ms", "graphed")]
     head = ["rows", *sides, "TFLOP/s", "of the ceiling", "mixed / base alone"]
@@ -140,7 +155,7 @@ def _steps(head: str, rows: Sequence[Result]) -> str:
             _number(row["bytes_an_image"] / 1e6),
             _number(row["bytes_an_image_without_weights"] / 1e6),
         )
-        for row in rows
+        for row in _whole(rows)
     ]
     return markdown_table([head, "ms", "TFLOP/s", "of the ceiling", "MB an image", "activations alone"], lines)
 
@@ -155,7 +170,7 @@ def _engine(result: Result) -> str:
             _number(run["first_image_seconds"]),
             _number(run["one_image_seconds"]),
         )
-        for run in result["runs"]
+        for run in _whole(result["runs"])
     ]
     head = [
         f"engine, {result['images']} guided images", "images/s", "evaluations/s", "of the bare forward",
@@ -185,14 +200,14 @@ def _fused(result: Result) -> str:
             _percent(one["copy_share"]),
             _number(one["relative_error"]),
         )
-        for one in result["operations"]
+        for one in _whole(result["operations"])
     ]
     return markdown_table(["fused operation", "ms", "plain, ms", "GB/s", "of a copy", "error"], rows)
 
 
 def _fp8(result: Result) -> str:
     columns = ("bf16_ms", "fp8_ms", "quantization_ms", "bf16_relative_error", "fp8_relative_error")
-    rows = [[layer["name"], *(_number(layer[name]) for name in columns)] for layer in result["layers"]]
+    rows = [[layer["name"], *(_number(layer[name]) for name in columns)] for layer in _whole(result["layers"])]
     return markdown_table(["product", "bf16, ms", "fp8, ms", "quantization, ms", "error, bf16", "error, fp8"], rows)
 
 
@@ -205,7 +220,7 @@ def _independence(result: Result) -> str:
             f"{mode['equal']} of {result['images']}",
         )
         for name, mode in result.items()
-        if isinstance(mode, dict)
+        if isinstance(mode, dict) and "error" not in mode
     ]
     head = [f"latents after {result['steps']} steps, together against alone", "largest difference", "/ rms", "equal"]
     return markdown_table(head, rows)
@@ -216,7 +231,7 @@ def _equality(result: Result) -> str:
     rows = [
         [name, *(_number(found[column]) for column in columns)]
         for name, found in result.items()
-        if isinstance(found, dict)
+        if isinstance(found, dict) and "error" not in found
     ]
     return markdown_table(["one forward", "largest from alone / rms", "norm, from alone", "from the reference"], rows)
 
@@ -225,6 +240,8 @@ def _profile(result: Result) -> str:
     tables = []
     for name in ("forward", "training step"):
         summary = result[name]
+        if "error" in summary:
+            continue
         kinds = [(kind, _number(ms)) for kind, ms in summary["kinds"].items()]
         top = [(f"`{kernel['name']}`", str(kernel["count"]), _number(kernel["ms"])) for kernel in summary["top"]]
         tables += [

@@ -12,6 +12,8 @@ from benchmarks.finetune_cost.subjects import OURS, trainer_of
 from benchmarks.gpu.device import graphed, synchronize
 from benchmarks.gpu.forwards import forwards
 from benchmarks.gpu.lab import Lab
+from benchmarks.gpu.session import recorded
+from benchmarks.gpu.training import WARM_STEPS
 
 KINDS = {
     "fused": r"^triton_",
@@ -36,14 +38,17 @@ class Kernel:
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:
     """Profiles of a captured forward of the main batch, and of a DiffFit step."""
-    with torch.inference_mode():
+    forward_part: dict[str, Any] = {}
+    step_part: dict[str, Any] = {}
+    result |= {"forward": forward_part, "training step": step_part}
+    with recorded(forward_part), torch.inference_mode():
         forward = graphed(forwards(lab, lab.size.main_rows)["mixed"], lab.device)
-        result["forward"] = summary(profiled(forward, lab.device))
-    del forward
-    trainer = trainer_of(lab.dit, *OURS["difffit"], lab.size.batch)
-    for _ in range(3):
-        trainer.step()
-    result["training step"] = summary(profiled(trainer.step, lab.device))
+        forward_part |= summary(profiled(forward, lab.device))
+    with recorded(step_part):
+        trainer = trainer_of(lab.dit, *OURS["difffit"], lab.size.batch)
+        for _ in range(WARM_STEPS + 1):
+            trainer.step()
+        step_part |= summary(profiled(trainer.step, lab.device))
 
 
 def profiled(action: Callable[[], Any], device: torch.device) -> list[Kernel]:

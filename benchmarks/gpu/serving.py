@@ -10,6 +10,7 @@ from benchmarks.gpu.device import graphed, milliseconds, synchronize
 from benchmarks.gpu.forwards import forwards
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.profiling import busy_seconds, profiled
+from benchmarks.gpu.session import recorded
 from benchmarks.serving.load import Serving, request
 from core.engine.batches import Computation, Graphs
 from core.engine.request import ImageRequest
@@ -22,7 +23,10 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
     result["runs"] = []
     for steps in lab.size.steps:
         for rows in (lab.size.main_rows, 2 * lab.size.main_rows):
-            result["runs"].append(_run(lab, rows, steps))
+            run: dict[str, Any] = {"rows": rows, "steps": steps}
+            result["runs"].append(run)
+            with recorded(run):
+                run |= _run(lab, rows, steps)
 
 
 class NoGraphs:
@@ -79,8 +83,6 @@ def _run(lab: Lab, rows: int, steps: int) -> dict[str, Any]:
         forward = graphed(forwards(lab, rows)["mixed"], lab.device)
         bare = 1000 * rows / milliseconds(forward, lab.device, lab.size.seconds)
     return {
-        "rows": rows,
-        "steps": steps,
         "seconds": seconds,
         "images_a_second": lab.size.images / seconds,
         "evaluations_a_second": evaluations,

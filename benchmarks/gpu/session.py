@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.lab import Lab
-from core.model.device import check_device, release_memory
+from core.model.device import check_device, is_lost, release_memory
 
 LEAST_SECONDS = 2.0
 """A phase that has less than this left is not begun."""
@@ -58,6 +58,25 @@ def run(phases: Mapping[str, Phase], lab: Lab, path: Path, about: Mapping[str, A
             release_memory()
 
 
+@contextmanager
+def recorded(part: dict[str, Any]) -> Iterator[None]:
+    """Leaves an error of the block in `part`, so that the phase goes on with its next part. Raises Overrun, and the
+    errors of a lost device."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Overrun) or is_lost(error):
+            raise
+        part["error"] = described(error)
+        traceback.print_exc()
+    if "error" in part:
+        release_memory()
+
+
+def described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:2000]
+
+
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Phases of an earlier run, those without time left out."""
     phases: dict[str, dict[str, Any]] = json.loads(path.read_text())["phases"] if path.is_file() else {}
@@ -78,7 +97,7 @@ def _run_phase(phase: Phase, lab: Lab, result: dict[str, Any], limit: float) -> 
         with time_limit(limit):
             phase.measure(lab, result)
     except Exception as error:
-        result["error"] = f"{type(error).__name__}: {error}"[:2000]
+        result["error"] = described(error)
         traceback.print_exc()
     result["seconds"] = time.monotonic() - started
     if "torch._dynamo" in sys.modules:

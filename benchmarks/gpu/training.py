@@ -11,6 +11,7 @@ from benchmarks.finetune_cost.subjects import OURS, full_by_diffusers, plain_ste
 from benchmarks.gpu.device import PeakMemory, clock_milliseconds, median
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.operations import training_operations
+from benchmarks.gpu.session import recorded
 from core.artifact.sites import Method
 from core.model.device import release_memory
 from core.model.dit import DiT
@@ -34,7 +35,10 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
         def make(method: Method = method, sites: Any = sites) -> Trainer:
             return trainer_of(lab.dit, method, sites, lab.size.batch)
 
-        result["methods"].append({"method": name, **_steps(lab, lambda: make().step, method)})
+        row: dict[str, Any] = {"method": name}
+        result["methods"].append(row)
+        with recorded(row):
+            row |= _steps(lab, lambda: make().step, method)
 
 
 def measure_full(lab: Lab, result: dict[str, Any]) -> None:
@@ -44,8 +48,6 @@ def measure_full(lab: Lab, result: dict[str, Any]) -> None:
     dit = _as_diffusers_computes(lab.dit)
     make = full_by_diffusers if lab.has_diffusers else PlainDiT
     result |= _steps(lab, lambda: plain_step(make(dit), dit, lab.size.batch).run, "full")
-    ours = lab.results.get("training", {}).get("methods", [])
-    result["difffit_over_full"] = {one["method"]: one["ms"] / result["ms"] for one in ours}.get("difffit")
 
 
 def _steps(lab: Lab, make: Callable[[], Callable[[], Any]], method: Method) -> dict[str, Any]:
