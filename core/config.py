@@ -146,8 +146,9 @@ class Settings(BaseSettings):
     max_classes: int = 1000
     max_adapter_bytes: int = 32 * 2**20
 
-    max_batch_rows: int = Field(default=32, ge=2)
-    """Rows of one forward; a guided image takes two. On a CPU, where more gain nothing, 8 at most."""
+    max_batch_rows: int | None = Field(default=None, ge=2)
+    """Rows of one forward; a guided image takes two. None follows the device: 32, 64 or 128 by a GPU's memory, and 8 on
+    a CPU, where more gain nothing and no more are taken."""
     max_waiting_images: int = 2_000
     """Images that a worker takes in before it leaves rows to others."""
     max_queued_generations: int = 500
@@ -189,8 +190,9 @@ class Settings(BaseSettings):
     concurrent_finetunes: int = Field(default=2, ge=1)
     """On one worker, as the next two. Of several places of a queue a tenant gets all but one."""
     concurrent_datasets: int = Field(default=4, ge=1)
-    worker_threads: int = 16
-    """All its jobs at once: generations get what data sets and fine-tunes leave, one at least."""
+    worker_threads: int | None = Field(default=None, ge=1)
+    """All its jobs at once: generations get what data sets and fine-tunes leave, one at least. None lets generations
+    follow the device's batch: one for each of its rows, and 16 at least."""
     worker_queues: str = "datasets,finetune,generate"
     metrics_port: int = 0
     """Where a worker answers Prometheus, on `host`, whoever asks; 0 for nowhere."""
@@ -236,7 +238,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _slots_for_every_row(self) -> "Settings":
-        if self.adapter_slots < self.max_batch_rows:
+        if self.max_batch_rows is not None and self.adapter_slots < self.max_batch_rows:
             raise ValueError("adapter_slots must be at least max_batch_rows: every row may have an adapter of its own")
         return self
 

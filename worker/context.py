@@ -33,6 +33,8 @@ _STORE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries of an attempt to store what it made."""
 KERNEL_BYTES = 2**27
 """Room for the kernels that a GPU's worker compiles. Nothing else of a worker needs temporary files."""
+_MIN_GENERATIONS = 16
+"""Places for generations: a batch is shared by several tenants, also where it has few rows."""
 _MAX_UNANSWERED = 5
 """Checks that a device may leave unanswered in a row."""
 _STOP_SECONDS = 30.0
@@ -95,11 +97,14 @@ class Context:
         return tuple(model for model, kind in KINDS.items() if kind.queue in self.queues)
 
     def places(self, model: type[Any]) -> int:
-        """How many jobs of a kind it works on at once. Generations, which wait for the device together, get what the
-        others leave of `worker_threads`."""
+        """How many jobs of a kind it works on at once. Generations wait for the device together: they get what the
+        others leave of `worker_threads`, or without that setting enough to fill the device's batch while as many load
+        their adapters or store their images."""
         few = {Dataset: self.settings.concurrent_datasets, Finetune: self.settings.concurrent_finetunes}
         if model in few:
             return few[model]
+        if self.settings.worker_threads is None:
+            return max(_MIN_GENERATIONS, self.gpu.max_rows)
         return max(1, self.settings.worker_threads - sum(few[other] for other in self.serves if other in few))
 
     @property

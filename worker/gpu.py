@@ -34,12 +34,13 @@ class Gpu:
             settings.base_model, device=self.device, dtype=dtype, autoencoder=settings.autoencoder
         )
         self.bank = AdapterBank(self.base.dit, settings.adapter_slots)
-        max_rows = step_rows(self.device, settings.max_batch_rows)
-        buckets = buckets_for(self.device, max_rows, exact=settings.exact)
+        self.max_rows = min(step_rows(self.device, settings.max_batch_rows), settings.adapter_slots)
+        """Forward rows of one step."""
+        buckets = buckets_for(self.device, self.max_rows, exact=settings.exact)
         self.engine = Engine(
             Runner(self.bank, self.base.autoencoder, buckets),
             AdapterCache(self.bank, settings.host_cache_bytes),
-            max_rows=max_rows,
+            max_rows=self.max_rows,
             max_waiting=settings.max_waiting_images,
             training_share=settings.training_share,
             on_death=on_death,

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
 """The loop comes round at least this often, so that `last_turn` shows whether it lives."""
+CAPTURE_PAUSE_SECONDS = 0.05
+"""Silence before a batch size is captured ahead: a request that comes with the start does not wait for a capture."""
 DEAD_THREAD_SECONDS = 5.0
 """How long `stop` waits for a thread that may hang in a call to a lost device."""
 
@@ -191,10 +193,10 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """False when the engine ends."""
         self.last_turn = time.monotonic()
-        if self.trainings.is_ready or not self.scheduler.idle or self.runner.has_uncaptured:
+        if self.trainings.is_ready or not self.scheduler.idle:
             return self._inbox.wait(0)
         late = self._deadlines[0][0] - self.last_turn if self._deadlines else IDLE_SECONDS
-        return self._inbox.wait(min(late, IDLE_SECONDS))
+        return self._inbox.wait(min(late, CAPTURE_PAUSE_SECONDS if self.runner.has_uncaptured else IDLE_SECONDS))
 
     def _die(self, error: BaseException) -> None:
         logger.critical("the engine ends: its device or its loop failed", exc_info=error)

@@ -31,6 +31,10 @@ BATCH_INVARIANT_ROWS = 8
 GPU_SIZES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 """Few, since each is a CUDA graph, and close enough that padding stays below a third, in large batches a quarter."""
 
+GPU_ROWS = ((36 * 2**30, GPU_SIZES[-1]), (20 * 2**30, 64))
+"""Memory of a GPU, and the rows of a step from it on, if the setting leaves that open."""
+MIN_GPU_ROWS = 32
+
 
 @dataclass(eq=False)
 class RowState:
@@ -67,13 +71,18 @@ def buckets_for(device: torch.device, max_rows: int, *, exact: bool = False) -> 
     return (top,) if exact else (*sizes, top)
 
 
-def step_rows(device: torch.device, max_rows: int) -> int:
-    """Returns how many forward rows one step may have, of the `max_rows` that are configured.
+def step_rows(device: torch.device, max_rows: int | None = None) -> int:
+    """Returns how many forward rows one step may have, of the `max_rows` that are configured, if any are.
 
     A CPU computes a batch's rows one after another: beyond 8 a larger step gains no throughput, and each of its tenants
-    waits for the rows of all the others.
+    waits for the rows of all the others. A GPU with little memory has few processors too, which few rows keep busy.
     """
-    return min(max_rows, BATCH_INVARIANT_ROWS) if device.type == "cpu" else max_rows
+    if device.type == "cpu":
+        return min(max_rows or BATCH_INVARIANT_ROWS, BATCH_INVARIANT_ROWS)
+    if max_rows is not None or device.type != "cuda":
+        return max_rows or MIN_GPU_ROWS
+    total = torch.cuda.get_device_properties(device).total_memory
+    return next((rows for memory, rows in GPU_ROWS if total >= memory), MIN_GPU_ROWS)
 
 
 class Runner:
@@ -202,10 +211,14 @@ class Runner:
         release_memory()
 
     @property
+    def captured(self) -> set[int]:
+        """Batches for images of the base's size that have a graph."""
+        return {size for (scale, size), batch in self._batches.items() if scale == 1 and batch.replay}
+
+    @property
     def has_uncaptured(self) -> bool:
         """Whether `capture_next` has something to do."""
-        captured = {size for (scale, size), batch in self._batches.items() if scale == 1 and batch.replay}
-        return self._graphs is not None and not captured.issuperset(self._buckets(1))
+        return self._graphs is not None and not self.captured.issuperset(self._buckets(1))
 
     def _outcomes(self, scale: int, rows: Sequence[Row]) -> list[tuple[Tensor, Outcome]]:
         """The step of rows of one size, in parts: slots [R] and their next latents and x0, [R, C, H, W]."""

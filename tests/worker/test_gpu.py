@@ -1,11 +1,65 @@
 """The device of a worker."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from core.config import Settings
+from core.db.models import Dataset, Finetune, Generation
 from core.engine.runner import step_rows
+from tests.core.rows import Sent
+from worker.context import Context
+from worker.gpu import Gpu
+from worker.tasks.generate import _progress_seconds
+
+CASES = [("cpu", 32, 8), ("cpu", 4, 4), ("cpu", None, 8), ("cuda", 32, 32), ("mps", None, 32)]
 
 
-@pytest.mark.parametrize(("device", "configured", "rows"), [("cpu", 32, 8), ("cpu", 4, 4), ("cuda", 32, 32)])
-def test_step_on_a_cpu_has_no_more_rows_than_gain_something(device: str, configured: int, rows: int) -> None:
+@pytest.mark.parametrize(("device", "configured", "rows"), CASES)
+def test_step_on_a_cpu_has_no_more_rows_than_gain_something(device: str, configured: int | None, rows: int) -> None:
     assert step_rows(torch.device(device), configured) == rows
+
+
+@pytest.mark.parametrize(("gib", "rows"), [(79, 128), (39.5, 128), (22, 64), (15.8, 32), (8, 32)])
+def test_rows_of_a_step_follow_a_gpus_memory(monkeypatch: pytest.MonkeyPatch, gib: float, rows: int) -> None:
+    """The double is the GPU: this machine has none."""
+    found = SimpleNamespace(total_memory=int(gib * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: found)
+    assert step_rows(torch.device("cuda")) == rows
+
+
+@pytest.mark.parametrize(("configured", "slots", "rows"), [(None, 1024, 8), (4, 1024, 4), (None, 2, 2)])
+def test_step_has_no_more_rows_than_the_table_has_slots(configured: int | None, slots: int, rows: int) -> None:
+    gpu = Gpu(settings(max_batch_rows=configured, adapter_slots=slots))
+    gpu.stop()
+    assert (gpu.max_rows, gpu.engine.scheduler.max_rows) == (rows, rows)
+
+
+@pytest.mark.parametrize(
+    ("threads", "queues", "rows", "places"),
+    [
+        (None, "generate", 8, 16),
+        (None, "datasets,finetune,generate", 128, 128),
+        (8, "datasets,finetune,generate", 128, 2),
+        (8, "generate", 128, 8),
+        (2, "datasets,finetune,generate", 128, 1),
+    ],
+)
+def test_generations_at_work_follow_the_batch_unless_threads_are_set(
+    threads: int | None, queues: str, rows: int, places: int
+) -> None:
+    context = Context(settings(worker_threads=threads, worker_queues=queues), Sent())
+    context.gpu = SimpleNamespace(max_rows=rows)  # type: ignore[assignment]
+    assert context.places(Generation) == places
+    assert (context.places(Dataset), context.places(Finetune)) == (4, 2)
+
+
+@pytest.mark.parametrize("jobs", [1, 16, 17, 128, 1000])
+def test_progress_takes_no_more_writes_of_many_jobs_than_of_few(jobs: int) -> None:
+    assert jobs / _progress_seconds(jobs) <= 16 / _progress_seconds(16)
+    assert _progress_seconds(jobs) >= 0.5
+
+
+def settings(**values: object) -> Settings:
+    return Settings(_env_file=None, device="cpu", **values)  # type: ignore[arg-type,call-arg]

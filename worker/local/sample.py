@@ -13,6 +13,7 @@ from core.artifact.file import Artifact, check_fits, decode
 from core.artifact.sites import METHODS
 from core.config import get_settings
 from core.engine.request import ImageRequest
+from core.engine.runner import GPU_SIZES
 from core.errors import UnknownClass
 from core.generations.service import GenerationRequest
 from difffit.cli.base import State
@@ -60,7 +61,7 @@ class Run:
 
     def _gpu(self) -> Gpu:
         settings = get_settings()
-        changes: dict[str, Any] = {"adapter_slots": settings.max_batch_rows}  # room for one is needed
+        changes: dict[str, Any] = {"adapter_slots": settings.max_batch_rows or GPU_SIZES[-1]}  # one is used
         changes |= {"base_model": self.base} if self.base else {}
         changes |= {"device": self.device} if self.device else {}
         return Gpu(settings.model_copy(update=changes))

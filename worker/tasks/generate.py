@@ -39,6 +39,9 @@ from worker.runner import Attempt
 
 logger = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
+_PROGRESS_JOBS = 16
+"""Jobs up to which each writes its progress that often. Of more, each writes less often: together they would take the
+interpreter from the engine's thread, and the database from everybody."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Drawing(Attempt[Generation]):
     def _draw(self) -> Drawn:
         """Submits and waits; writes progress and previews meanwhile, as long as the database takes them: the images go
         on. Raises what the engine's future holds."""
-        share, told = [0.0], 0.0
+        share, written, written_at = [0.0], 0.0, time.monotonic()
         previews: queue.SimpleQueue[tuple[int, int, Tensor]] = queue.SimpleQueue()
         future = self.context.gpu.engine.submit(
             self.job.request,
@@ -94,10 +97,11 @@ class Drawing(Attempt[Generation]):
             done, _ = wait([future], timeout=_PROGRESS_SECONDS)
             with suppress(DatabaseUnavailable):
                 self._show(previews)
-                if not done and share[0] != told:
+                is_due = time.monotonic() - written_at >= _progress_seconds(len(self.context.leases.held()))
+                if not done and share[0] != written and is_due:
                     with self.context.database.session() as session:
                         service.progress(session, self.claim, share[0])
-                    told = share[0]
+                    written, written_at = share[0], time.monotonic()
             if done:
                 return future.result()
 
@@ -126,6 +130,11 @@ class Drawing(Attempt[Generation]):
             stored = self.context.put(f"{self.job.folder}/{index}.png", data)
             images.append(DrawnImage(index, seed, stored, image.width, image.height))
         return images
+
+
+def _progress_seconds(jobs: int) -> float:
+    """How long a job waits between two writes of its progress when so many are at work."""
+    return _PROGRESS_SECONDS * max(1.0, jobs / _PROGRESS_JOBS)
 
 
 def _engine_id(claim: Claim) -> str:
