@@ -105,7 +105,8 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
         qkv = linear(normal, weight, None) if torch.is_grad_enabled() else F.linear(normal, weight)
         affine = (own["query.scale"], own["query.shift"], own["value.scale"], own["value.shift"])
         mixed = attention(qkv, *affine, block.attn.num_heads)
-        x, normal = linear_gated_norm(mixed, block.attn.proj.weight, own["proj.bias"], next(gates), x, *next(norms))
+        weight = block.attn.proj.weight
+        x, normal = linear_gated_norm(mixed, weight, own["proj.bias"], next(gates), x, *next(norms), save_input=True)
         hidden = linear_gelu(normal, block.mlp.fc1.weight, own["fc1.bias"])
         x, normal = linear_gated_norm(hidden, block.mlp.fc2.weight, own["fc2.bias"], next(gates), x, *next(norms))
     y = F.linear(normal, dit.final_layer.linear.weight)

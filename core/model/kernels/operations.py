@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 from core.model.functions import linear
 from core.model.kernels import plain
 
+FUSED_ATTENTION = True
+
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]. Saves x."""
@@ -38,16 +40,19 @@ def linear_gated_norm(
     shift: Tensor,
     scale: Tensor,
     eps: float,
+    *,
+    save_input: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The end of a residual branch and the norm after it: x + gate * (branch @ weight^T + bias), and LayerNorm of that
     * scale + shift.
 
-    branch [B, N, in], weight [D, in], x [B, N, D], the others [B, D] -> two of [B, N, D]. Saves the product and the
-    first result. Without gradients it writes into x.
+    branch [B, N, in], weight [D, in], x [B, N, D], the others [B, D] -> two of [B, N, D]. Saves the product, and the
+    first result or, with `save_input`, x: of a chain of these, every second one may save what the one before saves too.
+    Without gradients it writes into x.
     """
     y, rest = _product(branch, weight, bias)
     if _records(x, y, bias, gate, shift, scale):
-        moved, normal = _GatedNorm.apply(x, y, rest, gate, shift, scale, eps)  # type: ignore[no-untyped-call]
+        moved, normal = _GatedNorm.apply(x, y, rest, gate, shift, scale, eps, save_input)  # type: ignore[no-untyped-call]
         return moved, normal
     return _kernels(x).gated_norm(x, y, rest, gate, shift, scale, eps, in_place=True)  # type: ignore[no-any-return]
 
@@ -78,19 +83,19 @@ def attention(
     """
     kernels, vectors = _kernels(qkv), (query_scale, query_shift, value_scale, value_shift)
     records = _records(qkv, *vectors)
-    if kernels is not plain and not records and qkv.element_size() == 2:
+    if FUSED_ATTENTION and kernels is not plain and not records and qkv.element_size() == 2:
         return kernels.attention(qkv, *vectors, heads)  # type: ignore[no-any-return]
     if records:
         q, k, v = _QueryKeyValue.apply(qkv, query_scale, query_shift)  # type: ignore[no-untyped-call]
     else:
         q, k, v = qkv.chunk(3, dim=-1)
-        q = kernels.affine(q, query_scale, query_shift)
+        q = kernels.affine(q, query_scale, query_shift, in_place=True)
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # each [B, heads, N, d]
     mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, N, D]
     if records:
         result: Tensor = _Affine.apply(mixed, value_scale, value_shift)  # type: ignore[no-untyped-call]
         return result
-    return kernels.affine(mixed, value_scale, value_shift)  # type: ignore[no-any-return]
+    return kernels.affine(mixed, value_scale, value_shift, in_place=True)  # type: ignore[no-any-return]
 
 
 class _ModulatedNorm(Function):
@@ -110,18 +115,28 @@ class _ModulatedNorm(Function):
 class _GatedNorm(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, bias: Tensor | None, gate: Tensor, shift: Tensor, scale: Tensor, eps: float
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        bias: Tensor | None,
+        gate: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        eps: float,
+        save_input: bool,
     ) -> tuple[Tensor, Tensor]:
         moved, normal = _kernels(x).gated_norm(x, y, bias, gate, shift, scale, eps, in_place=False)
-        ctx.save_for_backward(moved, y, bias, gate, scale)
+        ctx.save_for_backward(x if save_input else moved, y, bias, gate, scale)
         ctx.set_materialize_grads(False)
-        ctx.eps = eps
+        ctx.eps, ctx.saved_input = eps, save_input
         return moved, normal
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_moved: Tensor | None, grad_normal: Tensor) -> tuple[Tensor | None, ...]:
-        return *_kernels(grad_normal).gated_norm_backward(grad_moved, grad_normal, *ctx.saved_tensors, ctx.eps), None
+        backward = _kernels(grad_normal).gated_norm_backward
+        tensors = (grad_moved, grad_normal, *ctx.saved_tensors)
+        return *backward(*tensors, ctx.eps, saved_input=ctx.saved_input), None, None
 
 
 class _Gelu(Function):

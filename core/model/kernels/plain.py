@@ -47,21 +47,26 @@ def gated_norm(
 def gated_norm_backward(
     grad_moved: Tensor | None,
     grad_normal: Tensor,
-    moved: Tensor,
+    saved: Tensor,
     y: Tensor,
     bias: Tensor | None,
     gate: Tensor,
     scale: Tensor,
     eps: float,
+    *,
+    saved_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
     """Gradients of x and y [B, N, D], and of bias, gate, shift and scale [B, D].
 
-    `moved` is the first result of `gated_norm`, and `grad_moved` its gradient where it has one.
+    `saved` is x, or else the first result of `gated_norm`; `grad_moved` is that result's gradient where it has one.
     """
     grad_x, grad_y, sums = torch.empty_like(y), torch.empty_like(y), []
     wide_gate, wide_scale = _wide(gate, y), _wide(scale, y)
     for part in _images(y):
-        grad, shifts, scales = _norm_backward(grad_normal[part], moved[part], wide_scale[part], eps)
+        moved = saved[part]
+        if saved_input:
+            moved = torch.addcmul(moved, wide_gate[part], y[part] if bias is None else y[part] + _wide(bias, y)[part])
+        grad, shifts, scales = _norm_backward(grad_normal[part], moved, wide_scale[part], eps)
         if grad_moved is not None:
             grad = grad.add_(grad_moved[part])
         grad_x[part] = grad
@@ -107,8 +112,10 @@ def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor | None) -> tuple[Tensor,
     return grad_y, None if bias is None else grad_y.sum(1)
 
 
-def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -> Tensor:
     """x * scale + shift: x [B, N, D], perhaps a part of a wider tensor, the others [B, D] -> [B, N, D]"""
+    if in_place and not torch.compiler.is_compiling():  # a pass over memory that is new costs twice one over old
+        return torch.addcmul(_wide(shift, x), x, _wide(scale, x), out=x)
     return torch.addcmul(_wide(shift, x), x, _wide(scale, x))
 
 

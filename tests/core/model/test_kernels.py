@@ -56,8 +56,10 @@ def test_gated_norm(triton_kernels: ModuleType, shape: tuple[int, int, int], wit
     expected = plain.gated_norm(x, y, bias, gate, shift, scale, 1e-6, in_place=False)
     assert_close(found, expected)
     grad_moved = numbers(*shape, seed=4) if with_residual else None
-    rest = (grad_moved, numbers(*shape, seed=5), expected[0], y, bias, gate, scale, 1e-6)
-    assert_close(triton_kernels.gated_norm_backward(*rest), plain.gated_norm_backward(*rest))
+    for saved, saved_input in ((expected[0], False), (x, True)):
+        rest = (grad_moved, numbers(*shape, seed=5), saved, y, bias, gate, scale, 1e-6)
+        found = triton_kernels.gated_norm_backward(*rest, saved_input=saved_input)
+        assert_close(found, plain.gated_norm_backward(*rest, saved_input=saved_input))
 
 
 @pytest.mark.filterwarnings("ignore:overflow")  # exp of a large number, as the logistic function has it, is infinite
@@ -75,6 +77,9 @@ def test_affine_of_a_part_of_a_wider_tensor(triton_kernels: ModuleType, shape: t
     wide, (scale, shift), grad = numbers(batch, tokens, 3 * d), vectors(shape, 2), numbers(*shape, seed=7)
     part = wide[..., :d]
     assert_close(triton_kernels.affine(part, scale, shift), plain.affine(part, scale, shift))
+    changed = wide.clone()
+    triton_kernels.affine(changed[..., :d], scale, shift, in_place=True)
+    assert_close(changed, torch.cat([plain.affine(part, scale, shift), wide[..., d:]], -1))
     found_wide, expected_wide = torch.zeros_like(wide), torch.zeros_like(wide)
     found = triton_kernels.affine_backward(grad, part, scale, out=found_wide[..., :d])
     assert_close(found, plain.affine_backward(grad, part, scale, out=expected_wide[..., :d]))
@@ -101,7 +106,7 @@ def test_zeros_give_finite_results(triton_kernels: ModuleType, shape: tuple[int,
     results = [
         triton_kernels.modulated_norm(zero, vector, vector, 1e-6),
         *triton_kernels.gated_norm(zero, zero, vector, vector, vector, vector, 1e-6, in_place=False),
-        *triton_kernels.gated_norm_backward(zero, zero, zero, zero, vector, vector, vector, 1e-6),
+        *triton_kernels.gated_norm_backward(zero, zero, zero, zero, vector, vector, vector, 1e-6, saved_input=True),
         triton_kernels.gelu(zero, vector, in_place=False),
         *triton_kernels.gelu_backward(zero, zero, vector),
     ]
