@@ -481,6 +481,15 @@ class DatabaseUnavailable(CoreError):
         super().__init__("The database does not answer. Try again.", headers={"Retry-After": "5"})
 
 
+class ResultRefused(CoreError):
+    """The database answers, and does not take what an attempt made, however often it is offered."""
+
+    code, status, title = "result_refused", 503, "Result not stored"
+
+    def __init__(self) -> None:
+        super().__init__("The database does not take the result. Send the id of this job to the operator.")
+
+
 class DatabaseRoleUnfit(CoreError):
     code, status, title = "database_role_unfit", 500, "Database role not accepted"
 

@@ -16,10 +16,11 @@ from core.config import Settings
 from core.db.base import new_id
 from core.db.models import Dataset, Finetune
 from core.db.session import Database, database_now
-from core.errors import CoreError, StorageFull, StorageUnavailable
+from core.errors import ChecksumMismatch, CoreError, NotFound, StorageFull, StorageUnavailable
 from core.jobs import KINDS, Dispatcher
 from core.scratch import check_scratch
 from core.storage import ObjectStore, StoredObject, open_store
+from core.storage.objects import unusable
 from core.tenancy import SYSTEM
 from core.tracing import configure_traces
 from core.usage import service as usage
@@ -60,6 +61,8 @@ class Context:
     stopping: threading.Event = field(default_factory=threading.Event)
     problem: str | None = None
     """Why this worker cannot work, if it cannot."""
+    outcomes: dict[str, Any] = field(default_factory=dict)
+    """What fine-tunes that ran here came to, by id: another attempt here need not train again to publish it."""
     _evicted_at: datetime.datetime | None = None
     _ending: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
@@ -158,15 +161,31 @@ class Context:
 
         Raises StorageUnavailable, StorageFull.
         """
+        return self._patiently(lambda: self.store.put(key, data))
+
+    def put_checked(self, key: str, data: bytes) -> StoredObject:
+        """As `put`, and reads it back: what the store has lost or damaged is stored again."""
+
+        def put() -> StoredObject:
+            stored = self.store.put(key, data)
+            try:
+                self.store.get(key, stored.sha256)
+            except (NotFound, ChecksumMismatch) as error:
+                raise unusable("it does not return what was written") from error
+            return stored
+
+        return self._patiently(put)
+
+    def _patiently(self, put: Callable[[], StoredObject]) -> StoredObject:
         for seconds in _STORE_PAUSES:
             try:
-                return self.store.put(key, data)
+                return put()
             except StorageFull:
                 raise
             except StorageUnavailable:
                 if self.stopping.wait(seconds):
                     raise
-        return self.store.put(key, data)
+        return put()
 
     def die(self, problem: str) -> None:
         """Ends a worker that cannot go on, so that a supervisor starts another: it claims nothing from now on, reports

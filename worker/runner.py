@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from core import jobs
 from core.db.models import Dataset, Finetune, Generation
-from core.errors import CoreError, DatabaseUnavailable
+from core.db.session import database_now
+from core.errors import CoreError, DatabaseUnavailable, ResultRefused
 from core.jobs import KINDS, Claim, Settled
 from worker.context import Context
 
@@ -24,6 +25,8 @@ Job = TypeVar("Job", Dataset, Finetune, Generation)
 Result = TypeVar("Result")
 _DATABASE_SECONDS = 1.0
 """How often a result is offered to a database that does not answer."""
+_MAX_REFUSALS = 10
+"""How often a database that answers may refuse a result: it may be short of something for a while, or for good."""
 
 
 class Attempt(ABC, Generic[Job]):
@@ -165,7 +168,9 @@ class Runner:
 
     def _committed(self, action: Callable[[Session], Result]) -> Result:
         """One transaction, made again while the database does not answer: the work that it is about is done, and the
-        claim is still held. Raises DatabaseUnavailable when the worker stops."""
+        claim is still held. Raises DatabaseUnavailable when the worker stops, ResultRefused when the database answers
+        all others."""
+        refusals = 0
         while True:
             try:
                 with self.context.database.session() as session:
@@ -174,3 +179,13 @@ class Runner:
                 logger.warning("an attempt waits for the database: %s", error.__cause__ or error)
                 if self.context.stopping.wait(_DATABASE_SECONDS):
                     raise
+                refusals += self._database_answers()
+                if refusals >= _MAX_REFUSALS:
+                    raise ResultRefused from error
+
+    def _database_answers(self) -> bool:
+        try:
+            with self.context.database.session() as session:
+                return database_now(session) is not None
+        except DatabaseUnavailable:
+            return False

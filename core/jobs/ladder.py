@@ -4,7 +4,7 @@
 | --- | --- |
 | the worker or its engine stops, or it was cancelled | waits again at once, or ends as cancelled |
 | the store or the database does not answer | waits, longer each time, and never fails of it |
-| the store has no room | waits as well, and fails after `max_attempts` of these without progress |
+| the store has no room, or the database refuses the result alone | the same, and fails after `max_attempts` of these |
 | its worker or device died | becomes a suspect; if it was alone there, that counts, up to `max_attempts` or two |
 | anything else | fails with the error's code |
 """
@@ -29,6 +29,7 @@ from core.errors import (
     DeviceLost,
     EngineStopped,
     QueueFull,
+    ResultRefused,
     StorageFull,
     StorageUnavailable,
     WorkerCrashed,
@@ -50,7 +51,7 @@ def settle(session: Session, dispatcher: Dispatcher, job: JobRow, error: Excepti
             _blame(session, dispatcher, job, DeviceCrashed(job.crashes + 1), _DEVICE_CRASHES)
         case EngineStopped() | Cancelled():
             requeue(session, dispatcher, job)
-        case StorageFull():
+        case StorageFull() | ResultRefused():
             requeue_counted(session, job, error, max_attempts)
         case StorageUnavailable() | DatabaseUnavailable() | QueueFull():
             requeue_later(session, job, error)

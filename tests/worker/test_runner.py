@@ -1,5 +1,6 @@
 """The runner's threads on real rows, with attempts that do what a test says."""
 
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -14,16 +15,18 @@ from sqlalchemy.orm import Session
 
 from core import jobs
 from core.config import Settings
-from core.db.models import Dataset, Generation, Worker
+from core.db.models import Dataset, Finetune, Generation, Worker
 from core.db.schema import upgrade
-from core.errors import CoreError, DatabaseUnavailable, DeviceLost, ScratchTooSmall, StorageUnavailable
+from core.errors import CoreError, DatabaseUnavailable, DeviceLost, ObjectNotFound, ScratchTooSmall, StorageUnavailable
 from core.storage import FolderStore, StoredObject
 from tests import services
-from tests.core.rows import Sent, add_dataset, add_generation, tenant_with_domain
+from tests.api.client import png, zip_of
+from tests.core.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
 from worker.context import Context
 from worker.leases import LeaseKeeper
 from worker.maintenance import Maintenance
 from worker.runner import Attempt, Runner
+from worker.tasks.finetune import FinetuneRun
 from worker.tasks.generate import Drawing
 
 
@@ -132,6 +135,45 @@ def test_result_waits_for_the_database(context: Context, runner: Runner, monkeyp
     assert (status(context, Generation, id), Scripted.runs[id], tries["publish"]) == ("succeeded", 1, 3)
 
 
+@pytest.mark.parametrize("refused", ["publish", "_load"])
+def test_result_that_a_database_refuses_for_good_ends_with_a_code(
+    context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """The database answers everything else, as one whose disk is full does."""
+    [id] = generations(context, "tenant", 1)
+
+    def refuse_this(*_: object) -> None:
+        raise DatabaseUnavailable()
+
+    monkeypatch.setattr(Runner if refused == "_load" else Scripted, refused, refuse_this)
+    monkeypatch.setattr("worker.runner._DATABASE_SECONDS", 0.001)
+    monkeypatch.setattr("core.jobs.ladder._FIRST_SECONDS", 0.0)
+    for attempt in range(1, context.settings.max_attempts):
+        runner.run_next(Generation)
+        found = row(context, Generation, id)
+        assert (found.status, found.failures, found.error["code"]) == ("queued", attempt, "result_refused")
+    runner.run_next(Generation)
+    assert (status(context, Generation, id), row(context, Generation, id).error_code) == ("failed", "result_refused")
+
+
+def test_result_outlasts_a_database_that_is_away_for_longer_than_it_may_refuse(
+    context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [id] = generations(context, "tenant", 1)
+    session, away = context.database.session, Counter[str]()
+
+    def refuse_all(*arguments: Any) -> Any:
+        away["sessions"] += 1
+        if away["sessions"] > 60:
+            monkeypatch.setattr(context.database, "session", session)
+        raise DatabaseUnavailable()
+
+    Scripted.script = staticmethod(lambda _: monkeypatch.setattr(context.database, "session", refuse_all))
+    monkeypatch.setattr("worker.runner._DATABASE_SECONDS", 0.001)
+    runner.run_next(Generation)
+    assert (status(context, Generation, id), row(context, Generation, id).attempt) == ("succeeded", 1)
+
+
 def test_idle_worker_takes_suspects_one_after_the_other(context: Context, runner: Runner) -> None:
     at_once, most, lock = Counter[str](), list[int](), threading.Lock()
 
@@ -174,6 +216,57 @@ def test_images_that_were_drawn_outlast_a_store_that_is_away_for_seconds(
     monkeypatch.setattr(FolderStore, "put", lambda *_: refuse())
     with pytest.raises(StorageUnavailable):
         context.put("images/1.png", b"pixels")
+
+
+@pytest.mark.parametrize("reading", ["away", "lost"])
+def test_adapter_that_cannot_be_read_back_is_not_trained_again(
+    context: Context, monkeypatch: pytest.MonkeyPatch, reading: str
+) -> None:
+    """For some seconds the attempt itself stores it again; then another attempt on this worker does."""
+    monkeypatch.setattr("worker.context._STORE_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("core.jobs.ladder._FIRST_SECONDS", 0.0)
+    counts, real, train = Counter[str](), FolderStore.get, FinetuneRun._train
+
+    def get(store: FolderStore, key: str, sha256: str | None = None) -> bytes:
+        counts["reads"] += 1
+        if counts["reads"] <= 5:  # three of the first attempt, two of the second
+            raise StorageUnavailable("refused") if reading == "away" else ObjectNotFound()
+        return real(store, key, sha256)
+
+    def count(attempt: FinetuneRun, job: Any) -> Any:
+        counts["trainings"] += 1
+        return train(attempt, job)
+
+    monkeypatch.setattr(FolderStore, "get", get)
+    monkeypatch.setattr(FinetuneRun, "_train", count)
+    context.start()
+    id = finetune(context)
+    runner = Runner(context, {**dict.fromkeys(jobs.KINDS, Scripted), Finetune: FinetuneRun})
+    runner.run_next(Finetune)
+    assert row(context, Finetune, id).error["code"] == "storage_unavailable"
+    runner.run_next(Finetune)
+    found = row(context, Finetune, id)
+    assert (found.status, found.attempt, counts) == ("succeeded", 2, {"trainings": 1, "reads": 6})
+    assert context.outcomes == {}
+    context.stop()
+    context.close()
+
+
+def finetune(context: Context) -> str:
+    """The id of a short one with four images."""
+    scope, domain = tenant_with_domain(context.database, "trainer")
+    files = {f"{name}/{number}.png": png(40 * number) for name in ("apple", "pear") for number in range(2)}
+    stored = context.store.put("archive.zip", zip_of(files))
+    with context.database.session() as session:
+        id = add_finetune(session, scope, domain, steps=1, batch_size=2)
+        dataset = session.get_one(Dataset, session.get_one(Finetune, id).dataset_id)
+        dataset.archive_key, dataset.archive_sha256 = stored.key, stored.sha256
+        dataset.classes = [{"id": place, "name": name, "images": 2} for place, name in enumerate(("apple", "pear"))]
+        dataset.members = [
+            {"file": name, "class_id": int(name.startswith("pear")), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in files.items()
+        ]
+        return id
 
 
 def interrupt() -> None:

@@ -42,6 +42,8 @@ from worker.images import encode_png
 from worker.runner import Attempt
 
 logger = logging.getLogger(__name__)
+_MAX_OUTCOMES = 4
+"""Adapters of a few megabytes, which one worker keeps for another attempt to store."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,19 @@ class FinetuneRun(Attempt[Finetune]):
         service.record_claim(session, row)
 
     def work(self) -> None:
-        self.outcome = self._train(self.job)
+        outcomes = self.context.outcomes
+        self.outcome: Outcome = outcomes.pop(self.claim.id, None) or self._train(self.job)
+        outcomes[self.claim.id] = self.outcome
+        while len(outcomes) > _MAX_OUTCOMES:  # of attempts whose row went on elsewhere
+            del outcomes[next(iter(outcomes))]
         self.artifact, self.stored = self._store(self.job, self.outcome)
 
     def publish(self, session: Session) -> None:
         service.publish(session, self.claim, self.artifact, self.stored, self.outcome.losses)
+
+    def on_end(self, how: str) -> None:
+        if how != "returned":
+            self.context.outcomes.pop(self.claim.id, None)
 
     def stop(self) -> None:
         self.stopped = True
@@ -144,7 +154,7 @@ class FinetuneRun(Attempt[Finetune]):
             return row.cancel_requested_at is None
 
     def _store(self, job: _Job, outcome: Outcome) -> tuple[Artifact, StoredObject]:
-        """Stores the adapter under a key of this attempt, reads it back and checks it; its row comes last."""
+        """Checks the adapter, stores it under a key of this attempt and reads it back; its row comes last."""
         base = self.context.gpu.base.description
         manifest = Manifest(
             method=job.plan.method,
@@ -160,8 +170,7 @@ class FinetuneRun(Attempt[Finetune]):
         )
         data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
         key = f"{job.folder}/attempts/{self.claim.attempt}/adapter.safetensors"
-        stored = self.context.put(key, data)
-        return decode(self.context.store.get(key, stored.sha256)), stored
+        return decode(data), self.context.put_checked(key, data)
 
 
 def _record(session: Session, row: Finetune, event: Any, stored: StoredObject | None) -> None:
