@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu.device import milliseconds, relative_error
@@ -39,7 +38,7 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
     exact = {name: tensor.double() for name, tensor in compared.items()}
     result["operations"] = []
     with torch.inference_mode():
-        for case in cases(lab.config.num_heads):
+        for case in cases():
             operation: dict[str, Any] = {"name": case.name}
             result["operations"].append(operation)
             with recorded(operation):
@@ -57,7 +56,7 @@ def _times(lab: Lab, case: Case, kernels: Any, operands: Operands) -> dict[str, 
     return {"ms": ms, "plain_ms": twin, "gigabytes_a_second": rate, "copy_share": rate / copy if copy else None}
 
 
-def cases(heads: int) -> Iterator[Case]:
+def cases() -> Iterator[Case]:
     """x, y and the gradients are [B, N, D], hidden [B, N, 4 D], qkv [B, N, 3 D], the vectors [B, D]."""
     yield Case("norm, scale, shift", lambda k, o: k.modulated_norm(o["x"], o["shift"], o["scale"], EPS), ("x", "x"))
     yield Case(
@@ -69,7 +68,6 @@ def cases(heads: int) -> Iterator[Case]:
     yield Case(
         "scale, shift of a part", lambda k, o: k.affine(o["qkv"].chunk(3, -1)[0], o["scale"], o["shift"]), ("x", "x")
     )
-    yield Case("attention with scales, shifts", lambda k, o: _attention(k, o, heads), ("qkv", "x"))
     yield Case(
         "norm, backward",
         lambda k, o: k.modulated_norm_backward(o["grad"], o["x"], o["scale"], EPS),
@@ -99,18 +97,6 @@ def _queries(operands: Operands) -> Tensor:
 
 def _of_gated_norm(operands: Operands) -> tuple[Tensor, ...]:
     return tuple(operands[name] for name in ("bias", "gate", "shift", "scale"))
-
-
-def _attention(kernels: Any, operands: Operands, heads: int) -> Tensor:
-    """By one kernel where there is one for the type, otherwise PyTorch's between two scalings."""
-    scale, shift, qkv = operands["scale"], operands["shift"], operands["qkv"]
-    if hasattr(kernels, "attention"):
-        result: Tensor = kernels.attention(qkv, scale, shift, scale, shift, heads)
-        return result
-    q, k, v = qkv.chunk(3, dim=-1)
-    parts = (plain.affine(q, scale, shift), k, v)
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
-    return plain.affine(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), scale, shift)
 
 
 def _operands(lab: Lab, rows: int) -> Operands:

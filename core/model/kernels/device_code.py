@@ -60,10 +60,10 @@ def gated_norm_backward(
     columns = tl.arange(0, BLOCK)
     inside = columns < D
     scale = _vector(scale_at, image, scale_stride, columns, inside)
-    sum_shift = tl.zeros([BLOCK], tl.float32)
-    sum_scale = tl.zeros([BLOCK], tl.float32)
-    sum_along = tl.zeros([BLOCK], tl.float32)
-    sum_grad = tl.zeros([BLOCK], tl.float32)
+    sum_shift = tl.zeros([ROWS, BLOCK], tl.float32)
+    sum_scale = tl.zeros([ROWS, BLOCK], tl.float32)
+    sum_along = tl.zeros([ROWS, BLOCK], tl.float32)
+    sum_grad = tl.zeros([ROWS, BLOCK], tl.float32)
     if GATED:
         gate = _vector(gate_at, image, gate_stride, columns, inside)
         bias = _vector(bias_at, image, bias_stride, columns, inside)
@@ -79,8 +79,8 @@ def gated_norm_backward(
                 moved += gate[None, :] * (y + bias[None, :])
                 moved = moved.to(saved_at.dtype.element_ty).to(tl.float32)  # as the forward pass stored it
         normal, inverse = _normalized(moved, inside[None, :], D, eps)
-        sum_shift += tl.sum(grad, 0)
-        sum_scale += tl.sum(grad * normal, 0)
+        sum_shift += grad
+        sum_scale += grad * normal
         grad *= scale[None, :]
         # d LayerNorm: what is left of the gradient without its mean and its part along the normalized x
         along = tl.sum(grad * normal, 1) / D
@@ -90,15 +90,15 @@ def gated_norm_backward(
         grad = tl.where(mask, grad, 0.0)
         tl.store(grad_x_at + at, grad, mask=mask)
         if GATED:
-            sum_along += tl.sum(grad * y, 0)
-            sum_grad += tl.sum(grad, 0)
+            sum_along += grad * y
+            sum_grad += grad
             tl.store(grad_y_at + at, grad * gate[None, :], mask=mask)
     into = sums_at + (image * tl.num_programs(0) + part) * 4 * D + columns
-    tl.store(into, sum_shift, mask=inside)
-    tl.store(into + D, sum_scale, mask=inside)
+    tl.store(into, tl.sum(sum_shift, 0), mask=inside)
+    tl.store(into + D, tl.sum(sum_scale, 0), mask=inside)
     if GATED:
-        tl.store(into + 2 * D, sum_along, mask=inside)
-        tl.store(into + 3 * D, sum_grad, mask=inside)
+        tl.store(into + 2 * D, tl.sum(sum_along, 0), mask=inside)
+        tl.store(into + 3 * D, tl.sum(sum_grad, 0), mask=inside)
 
 
 @triton.jit
@@ -129,7 +129,7 @@ def gelu_backward(
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < D
     bias = _vector(bias_at, image, bias_stride, columns, inside)
-    sum_bias = tl.zeros([BLOCK], tl.float32)
+    sum_bias = tl.zeros([ROWS, BLOCK], tl.float32)
     for start in range(0, TOKENS, ROWS):
         rows = part * TOKENS + start + tl.arange(0, ROWS)
         mask = (rows < tokens)[:, None] & inside[None, :]
@@ -139,9 +139,9 @@ def gelu_backward(
         # d (x s) = s + x s (1 - s) (2 z)', and (2 z)' = sqrt(8 / pi) (1 + 3 * 0.044715 x^2)
         slope = s + x * s * (1 - s) * 1.5957691216057308 * (1 + 0.134145 * x * x)
         grad = tl.load(grad_at + at, mask=mask, other=0.0).to(tl.float32) * slope
-        sum_bias += tl.sum(grad, 0)
+        sum_bias += grad
         tl.store(grad_y_at + at, grad, mask=mask)
-    tl.store(sums_at + (image * tl.num_programs(1) + part) * D + columns, sum_bias, mask=inside)
+    tl.store(sums_at + (image * tl.num_programs(1) + part) * D + columns, tl.sum(sum_bias, 0), mask=inside)
 
 
 @triton.jit
@@ -170,91 +170,17 @@ def affine_backward(
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < D
     scale = _vector(scale_at, image, scale_stride, columns, inside)
-    sum_scale = tl.zeros([BLOCK], tl.float32)
-    sum_shift = tl.zeros([BLOCK], tl.float32)
+    sum_scale = tl.zeros([ROWS, BLOCK], tl.float32)
+    sum_shift = tl.zeros([ROWS, BLOCK], tl.float32)
     for start in range(0, TOKENS, ROWS):
         rows = part * TOKENS + start + tl.arange(0, ROWS)
         mask = (rows < tokens)[:, None] & inside[None, :]
         lines = (image * tokens + rows)[:, None]
         x = tl.load(x_at + lines * x_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
         grad = tl.load(grad_at + lines * D + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        sum_scale += tl.sum(grad * x, 0)
-        sum_shift += tl.sum(grad, 0)
+        sum_scale += grad * x
+        sum_shift += grad
         tl.store(grad_x_at + lines * grad_x_stride + columns[None, :], grad * scale[None, :], mask=mask)
     into = sums_at + (image * tl.num_programs(1) + part) * 2 * D + columns
-    tl.store(into, sum_scale, mask=inside)
-    tl.store(into + D, sum_shift, mask=inside)
-
-
-@triton.jit
-def _affine_head(at, mask, scale_at, shift_at, features, inside):
-    """A part of a head's queries, scaled and shifted, in the tensor's own type"""
-    scale = tl.load(scale_at + features, mask=inside, other=0.0).to(tl.float32)
-    shift = tl.load(shift_at + features, mask=inside, other=0.0).to(tl.float32)
-    q = tl.load(at, mask=mask, other=0.0)
-    return (q.to(tl.float32) * scale[None, :] + shift[None, :]).to(q.dtype)
-
-
-@triton.jit
-def attention(
-    qkv_at, query_scale_at, query_shift_at, value_scale_at, value_shift_at, result_at,
-    query_scale_stride, query_shift_stride, value_scale_stride, value_shift_stride, to_log2,
-    TOKENS: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr,
-    QUERIES: tl.constexpr, KEYS: tl.constexpr,
-):  # fmt: skip
-    """A head's features are LOW, and HIGH more where the head is no power of two: products of each are summed."""
-    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    rows = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
-    low = tl.arange(0, LOW)
-    first = qkv_at + image * TOKENS * 3 * D + head * HEAD
-    inside_low, row_mask = low < HEAD, (rows < TOKENS)[:, None]
-    query_scale_at += image * query_scale_stride + head * HEAD
-    query_shift_at += image * query_shift_stride + head * HEAD
-    value_scale_at += image * value_scale_stride + head * HEAD
-    value_shift_at += image * value_shift_stride + head * HEAD
-    lines = first + rows[:, None] * 3 * D
-    q_low = _affine_head(
-        lines + low[None, :], row_mask & inside_low[None, :], query_scale_at, query_shift_at, low, inside_low
-    )
-    acc_low = tl.zeros([QUERIES, LOW], tl.float32)
-    if HIGH:
-        high = LOW + tl.arange(0, HIGH)
-        inside_high = high < HEAD
-        mask_high = row_mask & inside_high[None, :]
-        q_high = _affine_head(lines + high[None, :], mask_high, query_scale_at, query_shift_at, high, inside_high)
-        acc_high = tl.zeros([QUERIES, HIGH], tl.float32)
-    largest = tl.full([QUERIES], -float("inf"), tl.float32)
-    total = tl.zeros([QUERIES], tl.float32)
-    for start in range(0, TOKENS, KEYS):
-        keys = start + tl.arange(0, KEYS)
-        present = keys < TOKENS
-        at = first + D + keys[:, None] * 3 * D
-        k_low = tl.load(at + low[None, :], mask=present[:, None] & inside_low[None, :], other=0.0)
-        scores = tl.dot(q_low, k_low.T)
-        if HIGH:
-            k_high = tl.load(at + high[None, :], mask=present[:, None] & inside_high[None, :], other=0.0)
-            scores += tl.dot(q_high, k_high.T)
-        scores = tl.where(present[None, :], scores * to_log2, -float("inf"))
-        peak = tl.maximum(largest, tl.max(scores, 1))
-        weights = tl.exp2(scores - peak[:, None])
-        shrunk = tl.exp2(largest - peak)
-        total = total * shrunk + tl.sum(weights, 1)
-        largest = peak
-        v_low = tl.load(at + D + low[None, :], mask=present[:, None] & inside_low[None, :], other=0.0)
-        acc_low = acc_low * shrunk[:, None] + tl.dot(weights.to(v_low.dtype), v_low)
-        if HIGH:
-            v_high = tl.load(at + D + high[None, :], mask=present[:, None] & inside_high[None, :], other=0.0)
-            acc_high = acc_high * shrunk[:, None] + tl.dot(weights.to(v_high.dtype), v_high)
-    out = result_at + (image * TOKENS + rows)[:, None] * D + head * HEAD
-    scale = tl.load(value_scale_at + low, mask=inside_low, other=0.0).to(tl.float32)
-    shift = tl.load(value_shift_at + low, mask=inside_low, other=0.0).to(tl.float32)
-    tl.store(
-        out + low[None, :],
-        acc_low / total[:, None] * scale[None, :] + shift[None, :],
-        mask=row_mask & inside_low[None, :],
-    )
-    if HIGH:
-        scale = tl.load(value_scale_at + high, mask=inside_high, other=0.0).to(tl.float32)
-        shift = tl.load(value_shift_at + high, mask=inside_high, other=0.0).to(tl.float32)
-        mixed = acc_high / total[:, None] * scale[None, :] + shift[None, :]
-        tl.store(out + high[None, :], mixed, mask=mask_high)
+    tl.store(into, tl.sum(sum_scale, 0), mask=inside)
+    tl.store(into + D, tl.sum(sum_shift, 0), mask=inside)

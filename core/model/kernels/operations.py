@@ -20,8 +20,6 @@ from torch.autograd.function import once_differentiable
 from core.model.functions import linear
 from core.model.kernels import plain
 
-FUSED_ATTENTION = True
-
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]. Saves x."""
@@ -79,12 +77,11 @@ def attention(
 ) -> Tensor:
     """softmax((q * query_scale + query_shift) k^T / sqrt(d)) v * value_scale + value_shift for each head of d features.
 
-    qkv [B, N, 3 D], the others [B, D] -> [B, N, D]. Saves qkv, the queries and the result before the last affine step.
+    qkv [B, N, 3 D], the others [B, D] -> [B, N, D]. Saves qkv, the queries and the result before the last affine step;
+    without gradients it writes into qkv. PyTorch's own attention with the two affine steps around it was as fast on an
+    H200 as one kernel for all (150 and 153 us for 64 images of DiT-XL/2).
     """
-    kernels, vectors = _kernels(qkv), (query_scale, query_shift, value_scale, value_shift)
-    records = _records(qkv, *vectors)
-    if FUSED_ATTENTION and kernels is not plain and not records and qkv.element_size() == 2:
-        return kernels.attention(qkv, *vectors, heads)  # type: ignore[no-any-return]
+    kernels, records = _kernels(qkv), _records(qkv, query_scale, query_shift, value_scale, value_shift)
     if records:
         q, k, v = _QueryKeyValue.apply(qkv, query_scale, query_shift)  # type: ignore[no-untyped-call]
     else:

@@ -15,18 +15,14 @@ from torch import Tensor
 
 from core.model.kernels import device_code
 
-SUMMED_TOKENS = 16
+SUMMED_TOKENS = 32
 """Tokens whose gradients one program sums."""
-COLUMNS = 512
-"""Features of one program where features are independent."""
-MAX_SCORES = 128
-"""Queries, and keys, of one step of the attention."""
 
 # Tokens that a program holds at once, and its warps: the fastest on an H200 at DiT-XL/2's shapes.
 _NORM = {"ROWS": 4, "num_warps": 8}
 _NORM_BACKWARD = {"ROWS": 2, "TOKENS": SUMMED_TOKENS, "num_warps": 8}
-_COLUMNS = {"BLOCK": COLUMNS, "ROWS": 8, "num_warps": 4}
-_COLUMNS_BACKWARD = {"BLOCK": COLUMNS, "ROWS": 1, "TOKENS": SUMMED_TOKENS, "num_warps": 4}
+_TILE = 4096
+"""Numbers that a program holds at once where features are independent; half as many in the backward pass."""
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -92,18 +88,18 @@ def gated_norm_backward(
 def gelu(y: Tensor, bias: Tensor, *, in_place: bool) -> Tensor:
     """GELU(y + bias), with the hyperbolic tangent's approximation: y [B, N, D], bias [B, D] -> [B, N, D]"""
     result = y if in_place else torch.empty_like(y)
-    device_code.gelu[_column_grid(y, _COLUMNS["ROWS"])](
-        y, bias, result, y.shape[1], *_strides(bias), D=y.shape[2], **_COLUMNS
-    )
+    grid, tile = _columns(y, _TILE)
+    device_code.gelu[grid](y, bias, result, y.shape[1], *_strides(bias), **tile)
     return result
 
 
 def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of y [B, N, D] and bias [B, D]"""
     grad_y, sums = torch.empty_like(y), _sums(y, 1)
-    device_code.gelu_backward[_column_grid(y, SUMMED_TOKENS)](
+    grid, tile = _columns(y, _TILE // 2, SUMMED_TOKENS)
+    device_code.gelu_backward[grid](
         grad, y, bias, grad_y, sums, y.shape[1], *_strides(bias),
-        D=y.shape[2], **_COLUMNS_BACKWARD,
+        TOKENS=SUMMED_TOKENS, **tile,
     )  # fmt: skip
     return grad_y, sums.sum(1)[:, 0]
 
@@ -111,9 +107,10 @@ def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor) -> tuple[Tensor, Tensor
 def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -> Tensor:
     """x * scale + shift: x [B, N, D], perhaps the first D features of a wider tensor, the others [B, D] -> [B, N, D]"""
     result = x if in_place else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    device_code.affine[_column_grid(x, _COLUMNS["ROWS"])](
+    grid, tile = _columns(x, _TILE)
+    device_code.affine[grid](
         x, scale, shift, result, x.shape[1], x.stride(1), result.stride(1), *_strides(scale, shift),
-        D=x.shape[2], **_COLUMNS,
+        **tile,
     )  # fmt: skip
     return result
 
@@ -121,34 +118,13 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -
 def affine_backward(grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, ...]:
     """Gradients of x [B, N, D], scale and shift [B, D]. x may be a part of a wider tensor, and so may `out`."""
     grad_x, sums = torch.empty_like(grad) if out is None else out, _sums(grad, 2)
-    device_code.affine_backward[_column_grid(x, SUMMED_TOKENS)](
+    grid, tile = _columns(x, _TILE // 2, SUMMED_TOKENS)
+    device_code.affine_backward[grid](
         grad, x, scale, grad_x, sums, x.shape[1], x.stride(1), grad_x.stride(1), *_strides(scale),
-        D=x.shape[2], **_COLUMNS_BACKWARD,
+        TOKENS=SUMMED_TOKENS, **tile,
     )  # fmt: skip
     grad_scale, grad_shift = sums.sum(1).unbind(1)
     return grad_x, grad_scale, grad_shift
-
-
-def attention(
-    qkv: Tensor, query_scale: Tensor, query_shift: Tensor, value_scale: Tensor, value_shift: Tensor, heads: int
-) -> Tensor:
-    """softmax((q * query_scale + query_shift) k^T / sqrt(d)) v * value_scale + value_shift for each head of d features.
-
-    qkv [B, N, 3 D] in 16 bits, the others [B, D] -> [B, N, D]
-    """
-    batch, tokens, width = qkv.shape
-    d = width // 3 // heads
-    result = torch.empty(batch, tokens, width // 3, dtype=qkv.dtype, device=qkv.device)
-    low = max(16, 1 << (d.bit_length() - 1))  # d as a power of two and a rest: no head is padded to the next power
-    high = 0 if d <= low else max(16, triton.next_power_of_2(d - low))
-    step = min(MAX_SCORES, max(16, triton.next_power_of_2(tokens)))
-    vectors = (query_scale, query_shift, value_scale, value_shift)
-    device_code.attention[(triton.cdiv(tokens, step), heads, batch)](
-        qkv, *vectors, result, *_strides(*vectors), 1.4426950408889634 / d**0.5,
-        TOKENS=tokens, D=width // 3, HEAD=d, LOW=low, HIGH=high, QUERIES=step, KEYS=step,
-        num_warps=8 if step == MAX_SCORES else 4, num_stages=2,
-    )  # fmt: skip
-    return result
 
 
 def _block(x: Tensor) -> int:
@@ -164,8 +140,14 @@ def _sum_grid(x: Tensor) -> tuple[int, int]:
     return triton.cdiv(x.shape[1], SUMMED_TOKENS), x.shape[0]
 
 
-def _column_grid(x: Tensor, rows: int) -> tuple[int, int, int]:
-    return triton.cdiv(x.shape[2], COLUMNS), triton.cdiv(x.shape[1], rows), x.shape[0]
+def _columns(x: Tensor, numbers: int, tokens: int | None = None) -> tuple[tuple[int, int, int], dict[str, int]]:
+    """Grid and tile of a program that holds `numbers` at once, of a power of two of features that divides D if one does
+    so, and passes over `tokens`, those of one tile when there are none."""
+    d = x.shape[2]
+    block = min(512, max(64, d & -d))
+    rows = numbers // block
+    grid = triton.cdiv(d, block), triton.cdiv(x.shape[1], tokens or rows), x.shape[0]
+    return grid, {"D": d, "BLOCK": block, "ROWS": min(rows, tokens or rows), "num_warps": 4}
 
 
 def _sums(x: Tensor, kinds: int) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from core.model.kernels import plain
@@ -84,20 +83,6 @@ def test_affine_of_a_part_of_a_wider_tensor(triton_kernels: ModuleType, shape: t
     found = triton_kernels.affine_backward(grad, part, scale, out=found_wide[..., :d])
     assert_close(found, plain.affine_backward(grad, part, scale, out=expected_wide[..., :d]))
     assert_close(found_wide, expected_wide)
-
-
-@pytest.mark.parametrize(("tokens", "heads", "d"), [(16, 2, 16), (150, 1, 72), (20, 3, 12), (130, 2, 40)])
-def test_attention(triton_kernels: ModuleType, tokens: int, heads: int, d: int) -> None:
-    """Heads that are and that are no power of two, tokens that no block divides; in half precision, as it is used."""
-    shape = (2, tokens, heads * d)
-    qkv = numbers(2, tokens, 3 * heads * d).half()
-    query_scale, query_shift, value_scale, value_shift = vectors(shape, 4)
-    found = triton_kernels.attention(qkv, query_scale, query_shift, value_scale, value_shift, heads)
-    q, k, v = qkv.float().chunk(3, dim=-1)
-    q = plain.affine(q, query_scale, query_shift)
-    q, k, v = (part.unflatten(-1, (heads, d)).transpose(1, 2) for part in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-    assert_close(found.float(), plain.affine(mixed, value_scale, value_shift), tolerance=3e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
