@@ -2,10 +2,12 @@
 
 import argparse
 import faulthandler
+import math
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     lab = Lab(device, MINI if options.mini else FULL, session.read(options.json) if options.resume else {})
     phases = {name: PHASES[name] for name in PHASES if name in options.phases}
+    if options.mini:  # a busy CPU breaks no phase
+        phases = {name: replace(phase, seconds=math.inf) for name, phase in phases.items()}
     try:
         session.run(phases, lab, options.json, about, options.seconds)
     except DeviceLost:

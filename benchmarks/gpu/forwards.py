@@ -73,7 +73,7 @@ def forwards(lab: Lab, rows: int) -> dict[str, Callable[[], Tensor]]:
 
 
 def _compiled(lab: Lab, name: str, forward: Callable[[], Tensor]) -> dict[str, float]:
-    backend = "inductor" if lab.device.type == "cuda" else "aot_eager"
+    backend = "inductor" if lab.device.type == "cuda" else "eager"
     compiled: Callable[[], Tensor] = torch.compile(forward, dynamic=False, backend=backend)
     seconds = clock_seconds(compiled, lab.device)
     return {

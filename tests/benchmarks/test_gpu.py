@@ -64,7 +64,7 @@ def figures(value: Any) -> Iterator[float]:
 
 def test_every_phase_runs_with_torch_triton_numpy_and_safetensors_alone(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
-    arguments = ["--mini", "--seconds", "120", "--json", str(path)]
+    arguments = ["--mini", "--seconds", "3600", "--json", str(path)]
     done = subprocess.run([sys.executable, "-c", ALONE, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     written = json.loads(path.read_text())
