@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     phases = {name: PHASES[name] for name in PHASES if name in options.phases}
     if options.mini:  # a busy CPU breaks no phase
         phases = {name: replace(phase, seconds=math.inf) for name, phase in phases.items()}
+        torch.set_num_threads(1)
     try:
         session.run(phases, lab, options.json, about, options.seconds)
     except DeviceLost:
