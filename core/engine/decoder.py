@@ -1,4 +1,4 @@
-"""Finished latents become pixels on a thread of their own, as many at once as wait, so that the steps go on."""
+"""Turns finished latents into pixels on a thread of its own, as many at once as wait, so that the steps go on."""
 
 import logging
 import queue
@@ -9,21 +9,23 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-Done = Callable[[Tensor | Exception], None]
-"""Hears the pixels [S, S, 3], or why there are none."""
+OnDecoded = Callable[[Tensor | Exception], None]
+"""Called with the pixels [S, S, 3] or the exception."""
 
 
 class Decoder:
-    """`decode` turns latents [C, H, W] into 8-bit pixels [S, S, 3]."""
+    """A queue and the thread that empties it. `decode` turns up to `max_batch` latents [C, H, W] at once into 8-bit
+    pixels [S, S, 3]."""
 
-    def __init__(self, decode: Callable[[Sequence[Tensor]], list[Tensor]], most: int) -> None:
-        self.decode, self.most = decode, most
-        self._waiting: queue.SimpleQueue[tuple[Tensor, Done] | None] = queue.SimpleQueue()
+    def __init__(self, decode: Callable[[Sequence[Tensor]], list[Tensor]], max_batch: int) -> None:
+        self.decode, self.max_batch = decode, max_batch
+        self._waiting: queue.SimpleQueue[tuple[Tensor, OnDecoded] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="decoder", daemon=True)
         self._thread.start()
 
-    def add(self, latent: Tensor, done: Done) -> None:
-        self._waiting.put((latent, done))
+    def add(self, latent: Tensor, on_decoded: OnDecoded) -> None:
+        """Queues a latent [C, H, W]. `on_decoded` is called on the decoder's thread and must be quick."""
+        self._waiting.put((latent, on_decoded))
 
     def close(self, timeout: float | None = None) -> None:
         """Ends the thread after what waits is done, or leaves it alone after `timeout` seconds."""
@@ -33,17 +35,17 @@ class Decoder:
     def _loop(self) -> None:
         while (first := self._waiting.get()) is not None:
             batch = [first]
-            while len(batch) < self.most and (following := self._next()) is not None:
+            while len(batch) < self.max_batch and (following := self._next()) is not None:
                 batch.append(following)
             try:
                 images = self.decode([latent for latent, _ in batch])
             except Exception:
                 self._one_by_one(batch)
             else:
-                for (_, done), image in zip(batch, images, strict=True):
-                    _report(done, image)
+                for (_, on_decoded), image in zip(batch, images, strict=True):
+                    _report(on_decoded, image)
 
-    def _next(self) -> tuple[Tensor, Done] | None:
+    def _next(self) -> tuple[Tensor, OnDecoded] | None:
         try:
             following = self._waiting.get_nowait()
         except queue.Empty:
@@ -52,19 +54,19 @@ class Decoder:
             self._waiting.put(None)  # the end, for the loop
         return following
 
-    def _one_by_one(self, batch: Sequence[tuple[Tensor, Done]]) -> None:
-        """The failing one, or a lack of memory, must not take the others along."""
-        for latent, done in batch:
+    def _one_by_one(self, batch: Sequence[tuple[Tensor, OnDecoded]]) -> None:
+        """Decodes each by itself: the failing one, or a lack of memory, must not take the others along."""
+        for latent, on_decoded in batch:
             try:
                 (image,) = self.decode([latent])
             except Exception as error:
-                _report(done, error)
+                _report(on_decoded, error)
             else:
-                _report(done, image)
+                _report(on_decoded, image)
 
 
-def _report(done: Done, image: Tensor | Exception) -> None:
+def _report(on_decoded: OnDecoded, image: Tensor | Exception) -> None:
     try:
-        done(image)
-    except BaseException:  # a listener must not end the thread that draws for all
+        on_decoded(image)
+    except BaseException:  # a listener must not end the thread that decodes for all
         logger.exception("a listener of the decoder failed")

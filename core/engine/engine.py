@@ -22,7 +22,7 @@ from torch import Tensor
 
 from core.engine.cache import AdapterCache, Load, own_copy
 from core.engine.counters import Counters
-from core.engine.decoder import Decoder, Done
+from core.engine.decoder import Decoder, OnDecoded
 from core.engine.inbox import Inbox, run_guarded
 from core.engine.request import Drawn, ImageRequest, Row, Ticket
 from core.engine.runner import Runner
@@ -78,7 +78,7 @@ class Engine:
         self._adapters: dict[str, FoldedAdapter | None] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._waiting = 0
-        self._to_decode: list[tuple[Tensor, Done]] = []
+        self._to_decode: list[tuple[Tensor, OnDecoded]] = []
         """Latents of the step that the device makes, and where their pixels go."""
         self._decoder = Decoder(runner.decode, runner.pixels.sizes[-1])
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -309,7 +309,7 @@ class Engine:
         if row.previewed:
             self._to_decode.append((self.runner.x0(row), _preview_callback(ticket, row)))
 
-    def _decode_callback(self, ticket: Ticket, row: Row) -> Done:
+    def _decode_callback(self, ticket: Ticket, row: Row) -> OnDecoded:
         def on_decoded(image: Tensor | Exception) -> None:
             if isinstance(image, Exception):
                 self._inbox.post_unless_ended(partial(_raise, image), partial(self._end_ticket, ticket))
@@ -353,7 +353,7 @@ class Engine:
             self._end_ticket(ticket, ending())
 
 
-def _preview_callback(ticket: Ticket, row: Row) -> Done:
+def _preview_callback(ticket: Ticket, row: Row) -> OnDecoded:
     steps_made = row.position
 
     def on_decoded(image: Tensor | Exception) -> None:

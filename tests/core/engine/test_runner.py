@@ -329,6 +329,35 @@ def test_batch_sizes_follow_the_device() -> None:
     assert (buckets_for(cpu, 20, exact=True), buckets_for(gpu, 20, exact=True)) == ((24,), (20,))
 
 
+def test_pixels_in_half_precision_are_nearly_those_in_full(autoencoder: Autoencoder) -> None:
+    """As on a GPU, but in bf16, which every CPU has: coarser than the GPU's fp16."""
+    decoder = PixelDecoder(autoencoder, torch.device("cpu"))
+    latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    expected = decoder.decode(latents)
+    decoder.precision = torch.bfloat16
+    difference = torch.stack(decoder.decode(latents)).int() - torch.stack(expected).int()
+    assert 0 < difference.abs().max() <= 8
+
+
+def test_pixels_that_half_precision_cannot_hold_are_decoded_in_full(
+    autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = PixelDecoder(autoencoder, torch.device("cpu"))
+    latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    expected = decoder.decode(latents)
+    decode = autoencoder.decode
+
+    def overflowing(batch: Tensor) -> Tensor:
+        return decode(batch) * (torch.inf if torch.is_autocast_enabled("cpu") else 1)
+
+    monkeypatch.setattr(autoencoder, "decode", overflowing)
+    decoder.precision = torch.bfloat16
+    assert_equal(decoder.decode(latents), expected)
+    latents[1] = torch.full_like(latents[1], torch.nan)
+    with pytest.raises(DrawingDiverged):
+        decoder.decode(latents)
+
+
 def test_pixels_are_decoded_in_padded_batches(autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: 11 latents of two sizes, in batches of at most 4."""
     decoder, sizes = PixelDecoder(autoencoder, torch.device("cpu")), []
