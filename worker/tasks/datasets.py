@@ -2,15 +2,15 @@
 
 import threading
 from functools import partial
-from typing import IO
+from typing import IO, cast
 
 from sqlalchemy.orm import Session
 
 from core.datasets import archive, service
+from core.datasets.digesting import DigestingFile
 from core.db.models import Dataset
 from core.errors import ArchiveInvalid, CoreError
 from core.jobs import Claim
-from core.storage import file_digest
 from worker.context import Context
 from worker.runner import Attempt
 
@@ -29,8 +29,13 @@ class Validation(Attempt[Dataset]):
     def work(self) -> None:
         limits = service.limits(self.context.settings)
         with self.context.store.open(self.key) as file:
-            self.sha256 = self._checked_digest(file)
-            self.report = archive.validate(file, limits, self._goes_on)
+            digesting = DigestingFile(file)
+            try:
+                self.report = archive.validate(cast(IO[bytes], digesting), limits, self._goes_on)
+            except ArchiveInvalid:
+                self._check_digest(digesting)  # an archive that was damaged on its way is not its sender's fault
+                raise
+            self.sha256 = self._check_digest(digesting)
             self.shown = service.store_examples(self.context.store, self.place, file, self.report, limits)
 
     def publish(self, session: Session) -> None:
@@ -43,9 +48,9 @@ class Validation(Attempt[Dataset]):
         if isinstance(error, ArchiveInvalid):
             service.record_rejection(row, error)
 
-    def _checked_digest(self, file: IO[bytes]) -> str:
-        """The archive's SHA-256. Raises ArchiveInvalid when its sender told another."""
-        found, _ = file_digest(file)
+    def _check_digest(self, file: DigestingFile) -> str:
+        """Returns the archive's SHA-256. Raises ArchiveInvalid when its sender told another."""
+        found = file.digest()
         if self.sha256 and found != self.sha256:
             detail = "The archive is not the one whose SHA-256 was told. Upload it again."
             raise ArchiveInvalid("checksum_mismatch", detail)
