@@ -175,9 +175,13 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     duration, memory = found["transaction_ms"], found["memory_mib"]
     return [
         ("cores; processes that want one", f"{found['cores']}; {found['load_average']:.1f}", ""),
-        ("rows removed; transactions", f"{found['removed']:,}; {found['transactions']:,}", ""),
+        ("rows removed; transactions that locked some", f"{found['removed']:,}; {found['transactions']:,}", ""),
         ("old rows left", f"{sum(found['left'].values()):,}", ""),
-        ("a transaction, p50, p99, longest", ", ".join(f"{one:.1f} ms" for one in duration.values()), "100 ms"),
+        (
+            "locks of a transaction, p50, p99, longest",
+            ", ".join(f"{one:.1f} ms" for one in duration.values()),
+            "100 ms",
+        ),
         ("memory after the first turn, at most, at the end", f"{memory[0]}, {max(memory)}, {memory[-1]} MiB", "flat"),
         *(
             (
@@ -212,7 +216,8 @@ def _write(path: Path, found: dict[str, Any]) -> None:
         f"A tenant has {found['generations']:,} old generations with their images, and a tenth as many previews,",
         "deliveries and entries of the audit log. In turns of 10 seconds retention sweeps without a pause, which a",
         f"worker does for one second in six, or rests. Meanwhile {CLIENTS} clients read generations and lists of them,",
-        "and change domains. All processes share the cores. No lock of retention lasts longer than its transaction.",
+        "and change domains. All processes share the cores. Locks last from the statement that takes a transaction's",
+        "first one to the end of its commit.",
     )
     queries = "The queries that meet these tables, on all of the rows:"
     tables = [markdown_table(HEAD, _rows(found)), queries]

@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from core.config import Settings
@@ -21,18 +23,32 @@ from core.tenancy import SYSTEM, Scope
 
 
 class Timed(Database):
-    """Notes how long each transaction lasts: no lock of it lasts longer."""
+    """Notes how long each transaction holds locks of rows: from the start of the statement that takes the first one to
+    the end of the commit."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, SYSTEM)
         self.seconds: list[float] = []
+        self._started_at = 0.0
+        self._locked_at: float | None = None
+        event.listen(self.engine, "before_cursor_execute", self._before)
+        event.listen(self.engine, "after_cursor_execute", self._after)
 
     @contextmanager
     def session(self, scope: Scope | None = None) -> Iterator[Session]:
-        started = time.perf_counter()
+        self._locked_at = None
         with super().session(scope) as session:
             yield session
-        self.seconds.append(time.perf_counter() - started)
+        if self._locked_at is not None:
+            self.seconds.append(time.perf_counter() - self._locked_at)
+
+    def _before(self, *_: Any) -> None:
+        self._started_at = time.perf_counter()
+
+    def _after(self, _conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        is_lock = "FOR UPDATE" in statement or statement.startswith(("UPDATE", "DELETE", "INSERT"))
+        if self._locked_at is None and is_lock and cursor.rowcount > 0:
+            self._locked_at = self._started_at
 
 
 def main() -> None:
