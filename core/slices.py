@@ -1,11 +1,28 @@
 """Work in slices: a generator that yields where others may go on, and returns its result."""
 
-from collections.abc import Callable, Generator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
+
+
+class Joint(ABC):
+    """A slice that can be computed together with those of other work.
+
+    Work yields it in front of the slice. Whoever runs the work may compute it with others, and resumes the work in any
+    case; work whose slice is not computed by then computes it alone.
+    """
+
+    @abstractmethod
+    def joins(self, group: Sequence["Joint"]) -> bool:
+        """Whether it can be computed together with all of these, which can be computed together."""
+
+    @abstractmethod
+    def compute_with(self, others: Sequence["Joint"]) -> None:
+        """Computes them all. Raises what the device raises; then none is computed."""
 
 
 def run(work: Generator[Any, None, Result]) -> Result:

@@ -1,7 +1,6 @@
 """A fine-tune of a whole base in one go, as a worker runs it slice by slice."""
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 
 from PIL import Image
 
@@ -38,7 +37,7 @@ def fine_tuned(
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
-        if not isinstance(event, Future):  # it does not read ahead
+        if event is None or isinstance(event, Event):
             on_event(event)
 
 

@@ -13,18 +13,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.results import Record, markdown_table, said, write_markdown
 from benchmarks.paper.settings import parser_of
-from core.model.adapter import Adapter
 from core.model.checkpoint import LoadedBase
 from core.tuning.trainer import Trainer
 
 Point = dict[str, Any]
 """Step, and what was measured at it."""
-Started = tuple[Trainer, Callable[[Adapter], Mapping[str, float]]]
-"""A trainer, and what scores an adapter of it."""
+Started = tuple[Trainer, Callable[[Mapping[str, Tensor]], Mapping[str, float]]]
+"""A trainer, and what scores the tensors of an adapter of it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Line:
             what = f"{', '.join(map(str, self.key.values()))}: to step {step}"
             for _ in track(left, what, console=Console(stderr=True)):
                 trainer.step()
-            yield {**self.key, "step": step, **score(trainer.adapter(averaged=True))}
+            yield {**self.key, "step": step, **score(trainer.averaged)}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.yardsticks import Judges
@@ -16,7 +17,6 @@ from benchmarks.paper.results import said
 from benchmarks.paper.settings import judges_of, loaded_base, parsed
 from benchmarks.paper.systems import TABLE_1, System
 from core.artifact.sites import trainable_shapes
-from core.model.adapter import Adapter
 from core.tuning.latents import concatenate, encode_images
 from core.tuning.methods import adapter_of
 from core.tuning.settings import TrainingSettings
@@ -68,7 +68,8 @@ class Bench:
         trainer = self._trainer(system, domain, seed)
         labels = alike(domain.held_out.labels, self.options.pictures)
 
-        def score(adapter: Adapter) -> Mapping[str, float]:
+        def score(tensors: Mapping[str, Tensor]) -> Mapping[str, float]:
+            adapter = adapter_of(system.sites, tensors)
             artist = replace(self.artist, adapter=adapter, null_class=trainer.null_class)
             pictures = artist.draw(labels, "drawing")
             return {one.name: one.distance(pictures, domain.held_out.pixels) for one in self.judges.yardsticks}

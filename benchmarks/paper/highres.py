@@ -24,7 +24,7 @@ from core.artifact.sites import PRESETS, trainable_shapes
 from core.bundled.recipe.drawings import CLASS_TABLE, read_classes, render_set
 from core.bundled.recipe.packages import TRAINING_SETS
 from core.evaluation.drawings import is_held_out, to_bytes
-from core.model.adapter import Adapter
+from core.model.adapter import TensorAdapter
 from core.model.checkpoint import LoadedBase
 from core.model.dit import DiT
 from core.tuning.latents import Latents, concatenate, encode_images
@@ -101,9 +101,9 @@ class Bench:
         labels = alike(self.unseen.labels, options.pictures)
         artist = Artist.of_base(base, options.sampling_steps, options.guidance_scale)
 
-        def score(adapter: Adapter) -> Mapping[str, float]:
-            pictures = replace(artist, adapter=adapter).draw(labels, "drawing")
-            loss = trainer.held_out_loss(adapter, repeats=1)
+        def score(tensors: Mapping[str, Tensor]) -> Mapping[str, float]:
+            pictures = replace(artist, adapter=TensorAdapter(tensors)).draw(labels, "drawing")
+            loss = trainer.held_out_loss(tensors, repeats=1)
             return {"held-out loss": loss} | {
                 one.name: one.distance(pictures, self.real) for one in self.judges.yardsticks
             }

@@ -46,11 +46,19 @@ class Footprint:
     def images_at_once(self, batch: int, device: str, memory_bytes: int | None) -> int:
         """How many images of a batch may pass at once, within a slice's time and `memory_bytes`; 0 when one is too
         large."""
-        by_time = max(1, int(SLICE_OPERATIONS.get(device, SLICE_OPERATIONS["cuda"]) / self.operations))
+        by_time = self._images_in_time(device)
         if memory_bytes is None:
             return min(batch, by_time)
         by_memory = max(0, memory_bytes - batch * self.batch_bytes) // self.step_bytes
         return min(batch, by_time, by_memory)
 
+    def rows_together(self, device: str, memory_bytes: int | None) -> int:
+        """How many images of several fine-tunes, whose batches are no larger, may pass at once."""
+        by_time = self._images_in_time(device)
+        return by_time if memory_bytes is None else min(by_time, memory_bytes // self.total_bytes(1, 1))
+
     def total_bytes(self, batch: int, at_once: int) -> int:
         return batch * self.batch_bytes + at_once * self.step_bytes
+
+    def _images_in_time(self, device: str) -> int:
+        return max(1, int(SLICE_OPERATIONS.get(device, SLICE_OPERATIONS["cuda"]) / self.operations))

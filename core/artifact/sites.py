@@ -6,7 +6,7 @@ the DiffFit paper (arXiv 2304.06648, Table 1) add is in `core.artifact.additions
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -103,6 +103,12 @@ def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num
         raise ValueError(f"{type(sites).__name__} are not sites of the method '{method}'")
     table = {} if num_classes is None else {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
     return _trained_of_base(config, method) | _added(config, method, sites) | table
+
+
+def folds(config: BaseConfig, names: Iterable[str]) -> bool:
+    """Whether tensors of these names fold into per-row vectors: DiffFit at all of its sites has them."""
+    everywhere = Sites(patch=True, time=True, last_block=config.depth)
+    return trainable_shapes(config, "difffit", everywhere, 1).keys() >= set(names)
 
 
 def base_shapes(config: BaseConfig) -> Shapes:

@@ -38,17 +38,15 @@ def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, t: Tensor, schedul
 def model_log_variance(interpolation: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """The learned variance: `interpolation` in [-1, 1] moves between the posterior's log variance and log beta."""
     smallest = rows(schedule.posterior_log_variance, t, interpolation)
-    largest = rows(schedule.betas.log(), t, interpolation)
+    largest = rows(schedule.log_betas, t, interpolation)
     share = (interpolation + 1) / 2
     return share * largest + (1 - share) * smallest
 
 
 def posterior_mean(x0: Tensor, xt: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """Mean of q(x_{t-1} | x_t, x_0)."""
-    kept, kept_before = schedule.alphas_cumprod, schedule.alphas_cumprod_before
-    of_x0 = schedule.betas * kept_before.sqrt() / (1 - kept)
-    of_xt = (1 - kept_before) * (1 - schedule.betas).sqrt() / (1 - kept)
-    return rows(of_x0, t, x0) * x0 + rows(of_xt, t, xt) * xt
+    coefficient_x0, coefficient_xt = schedule.posterior_coefficients
+    return rows(coefficient_x0, t, x0) * x0 + rows(coefficient_xt, t, xt) * xt
 
 
 def predicted_x0(epsilon: Tensor, xt: Tensor, t: Tensor, schedule: Schedule) -> Tensor:

@@ -1,7 +1,7 @@
 """The linear noise schedule of DDPM (arXiv 2006.11239), 1,000 steps, with which DiT is trained."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -11,14 +11,19 @@ from core.diffusion.timesteps import TIMESTEPS
 
 @dataclass(frozen=True)
 class Schedule:
-    """Betas from `first` to `last`. All tables are fp64 [1000], on the CPU."""
+    """Betas from `first` to `last`. All tables are fp64 [1000], on `device`."""
 
     first: float = 1e-4
     last: float = 0.02
+    device: str = "cpu"
 
     @cached_property
     def betas(self) -> Tensor:
-        return torch.linspace(self.first, self.last, TIMESTEPS, dtype=torch.float64)
+        return torch.linspace(self.first, self.last, TIMESTEPS, dtype=torch.float64).to(self.device)
+
+    @cached_property
+    def log_betas(self) -> Tensor:
+        return self.betas.log()
 
     @cached_property
     def alphas_cumprod(self) -> Tensor:
@@ -28,7 +33,7 @@ class Schedule:
     @cached_property
     def alphas_cumprod_before(self) -> Tensor:
         """The same one timestep earlier; 1 before the first."""
-        return torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+        return torch.cat([self.betas.new_ones(1), self.alphas_cumprod[:-1]])
 
     @cached_property
     def posterior_variance(self) -> Tensor:
@@ -41,6 +46,12 @@ class Schedule:
         return torch.log(torch.cat([self.posterior_variance[1:2], self.posterior_variance[1:]]))
 
     @cached_property
+    def posterior_coefficients(self) -> tuple[Tensor, Tensor]:
+        """Coefficients of x_0 and of x_t in the mean of q(x_{t-1} | x_t, x_0)."""
+        alpha_bar, before = self.alphas_cumprod, self.alphas_cumprod_before
+        return self.betas * before.sqrt() / (1 - alpha_bar), (1 - before) * (1 - self.betas).sqrt() / (1 - alpha_bar)
+
+    @cached_property
     def signal_to_noise(self) -> Tensor:
         return self.alphas_cumprod / (1 - self.alphas_cumprod)
 
@@ -51,6 +62,12 @@ class Schedule:
 
 
 SCHEDULE = Schedule()
+
+
+@lru_cache
+def schedule_on(device: torch.device) -> Schedule:
+    """The schedule with its tables on `device`: nothing is copied there again, as a CUDA graph requires."""
+    return Schedule(device=str(device))
 
 
 def rows(table: Tensor, t: Tensor, like: Tensor) -> Tensor:

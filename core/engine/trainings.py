@@ -6,13 +6,19 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from core.engine.request import running_future
 from core.errors import Cancelled, DeviceLost, EngineStopped
-from core.model.device import is_lost
+from core.model.device import is_lost, is_out_of_memory, release_memory
+from core.model.sizes import BatchSizes
+from core.slices import Joint
 
 logger = logging.getLogger(__name__)
+
+MOST_TOGETHER = 64
+"""Fine-tunes in one joint slice."""
 
 Work = Generator[Any, None, Any]
 """Long work in short slices: each `next` is one slice of the device's time; what it yields goes to `on_event`. A Future
@@ -30,6 +36,8 @@ class Training:
     cancelled: threading.Event = field(default_factory=threading.Event)
     awaited: "Future[Any] | None" = None
     """What the work waits for."""
+    joint: Joint | None = None
+    """Its next slice, when that can be computed with those of others."""
 
     @property
     def is_ready(self) -> bool:
@@ -46,7 +54,8 @@ class Training:
             self.future.set_result(end.value)
             return True
         self.awaited = event if isinstance(event, Future) else None
-        if self.awaited is None and event is not None:
+        self.joint = event if isinstance(event, Joint) else None
+        if self.awaited is None and self.joint is None and event is not None:
             self.on_event(event)
         return False
 
@@ -78,6 +87,8 @@ class Trainings:
         self.share, self.on_ready = share, on_ready
         self._queue: deque[Training] = deque()
         self._serving_debt = self._training_debt = 0.0
+        self._counts = BatchSizes(range(1, MOST_TOGETHER + 1))
+        """How many may be computed together: fewer for a while after memory ran out."""
 
     @property
     def is_ready(self) -> bool:
@@ -101,24 +112,64 @@ class Trainings:
         self._training_debt += training
 
     def step(self) -> None:
-        """Runs one slice of the next training that is ready. An error ends that training alone; raises that of a lost
-        device."""
+        """Runs one slice of the next training that is ready, with those of all others that can be computed together.
+        An error ends the training that it comes from alone; raises that of a lost device."""
         while not self._queue[0].is_ready:
             self._queue.rotate(-1)
-        training = self._queue[0]
+        for training in self._computed_together(self._group()):
+            ended = self._has_ended(training)
+            self._queue.remove(training)
+            if not ended:
+                self._queue.append(training)
+                if training.awaited is not None:
+                    training.awaited.add_done_callback(lambda _: self.on_ready())
+
+    def _group(self) -> list[Training]:
+        """The next training, and behind it those whose next slices can be computed with its own."""
+        first, group = self._queue[0], list[Joint]()
+        together = [first]
+        if first.joint is None or first.cancelled.is_set():
+            return together
+        group.append(first.joint)
+        for training in islice(self._queue, 1, None):
+            joint = training.joint
+            if joint is None or training.cancelled.is_set() or len(group) == self._counts.in_use[-1]:
+                continue
+            if joint.joins(group):
+                group.append(joint)
+                together.append(training)
+        return together
+
+    def _computed_together(self, trainings: list[Training]) -> list[Training]:
+        """Those that go on now. Of several whose joint slice fails the first goes on alone, so that the one at fault
+        fails alone; after memory ran out fewer try again."""
+        first, *others = (training.joint for training in trainings)
+        if first is None or not others:
+            return trainings
         try:
-            ended = training.advance()
+            first.compute_with([joint for joint in others if joint is not None])
+        except Exception as error:
+            if is_lost(error):
+                raise
+            logger.warning("a slice of %d fine-tunes together failed", len(trainings), exc_info=error)
+            ran_out = is_out_of_memory(error)
+        else:
+            self._counts.count_fit()
+            return trainings
+        if ran_out:
+            release_memory()
+            self._counts.shrink_to(len(trainings) // 2)
+        return trainings[:1]
+
+    def _has_ended(self, training: Training) -> bool:
+        """Runs its slice."""
+        try:
+            return training.advance()
         except BaseException as error:
             if is_lost(error):
                 raise
             training.fail(error)
-            ended = True
-        if ended:
-            self._queue.popleft()
-        else:
-            self._queue.rotate(-1)
-            if training.awaited is not None:
-                training.awaited.add_done_callback(lambda _: self.on_ready())
+            return True
 
     def stop(self, error: EngineStopped) -> None:
         """Ends all with `error`."""

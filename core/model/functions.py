@@ -23,16 +23,19 @@ _ONEDNN = torch.backends.mkldnn.is_available()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x @ weight^T + bias: x [..., in], weight [out, in], bias [out]. Keeps x only when the weight asks for a gradient.
+    """x @ weight^T + bias: x [..., in], weight [out, in], bias [out], or [B, out] for x [B, N, in]: an image's own.
+    Keeps x only when the weight asks for a gradient.
 
     On a CPU in fp32 it is oneDNN's product: PyTorch's own choice, MKL, took twice as long on an AMD EPYC.
     """
     if not _by_onednn(x):
-        return F.linear(x, weight, bias)
+        if bias is None or bias.ndim == 1:
+            return F.linear(x, weight, bias)
+        return F.linear(x, weight) + bias.unsqueeze(1)
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (x, weight, bias)):
         result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
-    return _product(x, weight, bias)
+    return _biased_product(x, weight, bias)
 
 
 def batch_invariant_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -98,7 +101,8 @@ class _Linear(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         of_x, of_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
-        return _product(x, weight, bias)
+        ctx.by_image = bias is not None and bias.ndim == 2
+        return _biased_product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -107,7 +111,9 @@ class _Linear(Function):
         lines = grad.flatten(0, -2)
         of_x = None if weight is None else _product(grad, weight.t(), None)
         of_weight = None if x is None else _product(lines.t(), x.flatten(0, -2).t(), None)
-        return of_x, of_weight, lines.sum(0) if ctx.needs_input_grad[2] else None
+        if not ctx.needs_input_grad[2]:
+            return of_x, of_weight, None
+        return of_x, of_weight, grad.sum(1) if ctx.by_image else lines.sum(0)
 
 
 class _Modulate(Function):
@@ -208,6 +214,15 @@ def _by_onednn(x: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False  # Inductor chooses by itself
     return _ONEDNN and x.is_cpu and x.dtype == torch.float32 and x.numel() >= 64 * x.shape[-1]
+
+
+def _biased_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A bias that all images share in memory goes into the product, at no cost and with the same bits."""
+    if bias is None or bias.ndim == 1:
+        return _product(x, weight, bias)
+    if bias.stride(0) == 0:
+        return _product(x, weight, bias[0])
+    return _product(x, weight, None).add_(bias.unsqueeze(1))
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,7 +1,8 @@
 """A fine-tune as work in slices: a generator that the engine's loop steps beside serving.
 
 It yields events; whoever runs it stores them. The device is never held longer than one slice: a micro-batch, a batch
-of held-out images, one step of its samples.
+of held-out images, one step of its samples. A micro-batch is yielded before it passes the model, so that those of
+several fine-tunes can pass together.
 """
 
 import time
@@ -20,13 +21,13 @@ from core.artifact.footprint import Footprint
 from core.artifact.sites import CLASS_TABLE, Method, MethodSites, trainable_shapes
 from core.diffusion.sampling import sample_steps, seeded_noise
 from core.errors import EngineStopped, TrainingOutOfMemory
-from core.model.adapter import BASE
 from core.model.checkpoint import LoadedBase
 from core.model.device import is_out_of_memory, release_memory
 from core.tuning.checkpoint import pack
 from core.tuning.latents import Encode, Latents, concatenate, encode_batch, image_grid, prepare_images, to_image
 from core.tuning.methods import adapter_of
 from core.tuning.parallel import ALONE, Processes
+from core.tuning.passes import MicroBatch
 from core.tuning.reading import ReadAhead
 from core.tuning.settings import TrainingSettings
 from core.tuning.start import start_tensors
@@ -56,8 +57,6 @@ class FinetunePlan:
     progress_every: int = 5
     checkpoint_every: int = 50
     samples_every: int = 100
-    compiled: bool = False
-    """Traces the steps with torch.compile; its rounding is all that it changes."""
     memory_bytes: int | None = None
     """What a step may take; a batch passes in parts that fit. Their rounding is all that it changes."""
 
@@ -124,6 +123,8 @@ class SampleSkipped:
 
 
 Event = Encoding | Started | Progress | Checkpoint | Sample | SampleSkipped
+Yielded = Event | Future[None] | MicroBatch | None
+"""Events to store, and between slices without one: what is waited for, rows that may pass with others', or None"""
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def finetune(
     processes: Processes = ALONE,
     *,
     read_ahead: bool = False,
-) -> Generator[Event | Future[None] | None, None, Outcome]:
+) -> Generator[Yielded, None, Outcome]:
     """Trains one adapter, from the `state` of a checkpoint of the same plan on. Equal base, plan and images give
     equal tensors, also across a resume. Classes that the base knows by the same name start from its embeddings of them;
     the paper, whose base knows none of them, starts all from scratch.
@@ -157,15 +158,16 @@ def finetune(
     is thrown into its steps is answered with one more checkpoint.
     """
     try:
-        return (yield from _finetune(base, _divided(base, plan), images, state, processes, read_ahead))
+        return (yield from _finetune(base, *_divided(base, plan), images, state, processes, read_ahead))
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise TrainingOutOfMemory(f"{type(error).__name__}: {error}") from error
         raise
 
 
-def _divided(base: LoadedBase, plan: FinetunePlan) -> FinetunePlan:
-    """The plan with a micro-batch that fits into a slice's time and the plan's memory."""
+def _divided(base: LoadedBase, plan: FinetunePlan) -> tuple[FinetunePlan, int]:
+    """The plan with a micro-batch that fits into a slice's time and the plan's memory, and how many rows of several
+    fine-tunes fit together."""
     device, batch = base.dit.positions.device.type, plan.training.batch_size
     scale = base.description.scale_of(plan.image_size)
     footprint = Footprint.of(base.dit.config, plan.method, scale, device)
@@ -174,26 +176,29 @@ def _divided(base: LoadedBase, plan: FinetunePlan) -> FinetunePlan:
         needed, limit = footprint.total_bytes(batch, 1), plan.memory_bytes or 0
         raise TrainingOutOfMemory(f"one image at a time takes {needed:,} bytes, and the limit is {limit:,}")
     micro = min(at_once, plan.training.micro_batch_size or batch)
-    return replace(plan, training=replace(plan.training, micro_batch_size=micro))
+    together = plan.training.micro_batch_size or footprint.rows_together(device, plan.memory_bytes)
+    training = replace(plan.training, micro_batch_size=micro)
+    return replace(plan, training=training), max(micro, together)
 
 
 def _finetune(
     base: LoadedBase,
     plan: FinetunePlan,
+    max_rows: int,
     images: Iterable[tuple[int, Image.Image]],
     state: Mapping[str, Tensor] | None,
     processes: Processes,
     read_ahead: bool,
-) -> Generator[Event | Future[None] | None, None, Outcome]:
+) -> Generator[Yielded, None, Outcome]:
     dit, about = base.dit, plan.about(base.description.digest)
     start, frozen = _start(base, plan)
     size = base.description.image_size * base.description.scale_of(plan.image_size)
     latents = yield from _encoded(images, base.autoencoder.encode, size, read_ahead)
     make_adapter = partial(adapter_of, plan.sites)
-    trainer = Trainer(dit, start, latents, plan.training, make_adapter, processes, plan.compiled, frozen)
+    trainer = Trainer(dit, start, latents, plan.training, make_adapter, processes, frozen, max_rows)
     # Without gradients an image takes a fraction of the memory, and half of the time.
     rows = min(32, 2 * (plan.training.micro_batch_size or 1))
-    loss_base = yield from trainer.held_out_parts(BASE, dit.config.null_class, batch_size=rows)
+    loss_base = yield from trainer.held_out_parts({}, dit.config.null_class, batch_size=rows)
     if state is not None:
         trainer.restore(state)
     yield Started(loss_base, trainer.parameters.numel(), trainer.steps_done)
@@ -205,7 +210,7 @@ def _finetune(
         raise
     losses = {"base": loss_base}
     for name, label in (("adapter", None), ("adapter_null", trainer.null_class)):
-        losses[name] = yield from trainer.held_out_parts(trainer.adapter(averaged=True), label, batch_size=rows)
+        losses[name] = yield from trainer.held_out_parts(trainer.averaged, label, batch_size=rows)
     return Outcome({name: tensor.cpu() for name, tensor in trainer.tensors().items()}, losses)
 
 
@@ -238,7 +243,7 @@ def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dic
 
 def _steps(
     trainer: Trainer, plan: FinetunePlan, base: LoadedBase, about: dict[str, Any]
-) -> Generator[Event | None, None, None]:
+) -> Generator[Event | MicroBatch | None, None, None]:
     losses: list[float] = []
     seconds = 0.0
     while not trainer.done:
@@ -248,25 +253,24 @@ def _steps(
         if step % plan.progress_every == 0 or trainer.done:
             yield Progress(step, sum(losses) / len(losses), report.gradient_norm, seconds)
             losses, seconds = [], 0.0
-        else:
-            yield None
         if step % plan.checkpoint_every == 0 and not trainer.done:
             yield Checkpoint(step, pack(trainer.state(), about))
         if step % plan.samples_every == 0 or trainer.done:
             yield from _sampled(trainer, base)
 
 
-def _step(trainer: Trainer, seconds: float) -> Generator[None, None, tuple[StepReport, float]]:
+def _step(trainer: Trainer, seconds: float) -> Generator[MicroBatch, None, tuple[StepReport, float]]:
     """One optimizer step, and `seconds` with its own: without those of others between its parts."""
     with closing(trainer.parts()) as parts:
         while True:
             started = time.perf_counter()
             try:
-                next(parts)
+                micro_batch = next(parts)
             except StopIteration as end:
                 return end.value, seconds + time.perf_counter() - started
             seconds += time.perf_counter() - started
-            yield
+            yield micro_batch
+            seconds += micro_batch.seconds
 
 
 def _sampled(trainer: Trainer, base: LoadedBase) -> Generator[Sample | SampleSkipped | None, None, None]:
@@ -290,12 +294,12 @@ def _samples(trainer: Trainer, base: LoadedBase, most: int = 8, steps: int = 20)
     config = base.dit.config
     labels = torch.arange(min(trainer.null_class, most))
     noise = seeded_noise(range(len(labels)), tuple(trainer.latents.mean.shape[2:]))
-    adapter = trainer.adapter(averaged=True)
-    device = trainer.device
+    model, device = trainer.route.model(trainer.tensors()), trainer.device
     images: list[Image.Image] = []
+    yield  # the slice of the step before ends here
     for part in torch.arange(len(labels)).split(trainer.sizes.in_use[-1]):
         latents = yield from sample_steps(
-            lambda x, t, y: base.dit(x, t, y, adapter),
+            model,
             noise[part].to(device),
             labels[part].to(device),
             trainer.null_class,

@@ -18,9 +18,10 @@ class Processes:
     index: int = 0
     count: int = 1
 
-    def share(self, rows: int) -> Tensor:
-        """The places of its rows among `rows`: [rows / count], at least one when there are `count` rows."""
-        return torch.arange(self.index, rows, self.count)
+    @property
+    def share(self) -> slice:
+        """Its rows of a batch: at least one of a batch with `count` rows."""
+        return slice(self.index, None, self.count)
 
     def summed(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in each of them."""

@@ -6,7 +6,7 @@ then each one operation on it. The recipe is DiT's and DiffFit's (arXiv 2304.066
 
 import logging
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,17 +15,18 @@ from torch import Tensor
 from core import slices
 from core.artifact.additions import Shapes
 from core.artifact.sites import CLASS_TABLE
-from core.diffusion.loss import diffusion_loss
-from core.diffusion.schedule import SCHEDULE
 from core.diffusion.timesteps import TIMESTEPS
 from core.errors import TrainingDiverged, TrainingOutOfMemory
-from core.model.adapter import Adapter, TensorAdapter
+from core.model.adapter import TensorAdapter
 from core.model.device import is_out_of_memory, release_memory
 from core.model.dit import DiT
 from core.model.sizes import BatchSizes
-from core.tuning.batches import Batches
+from core.tuning import passes
+from core.tuning.batches import Batches, Rows
 from core.tuning.latents import Latents
 from core.tuning.parallel import ALONE, Processes
+from core.tuning.passes import Gradient, Learner, MicroBatch, PassCache
+from core.tuning.routes import MakeAdapter, route_of
 from core.tuning.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -52,41 +53,42 @@ class Trainer:
         tensors: Mapping[str, Tensor],
         latents: Latents,
         settings: TrainingSettings,
-        make_adapter: Callable[[Mapping[str, Tensor]], Adapter] = TensorAdapter,
+        make_adapter: MakeAdapter = TensorAdapter,
         processes: Processes = ALONE,
-        compiled: bool = False,
         frozen: Mapping[str, Tensor] | None = None,
+        max_rows: int | None = None,
     ) -> None:
         """`tensors` are where it starts; `make_adapter` makes of them, as they become, and of those that are `frozen`
-        what the model asks. Every one of the `processes` makes the same trainer. `compiled` traces the forward and its
-        backward pass at the first step, which takes a minute or more, with torch.compile. Raises ValueError when a
-        batch has not an image for each process."""
+        what the model asks, for methods that do not fold. Every one of the `processes` makes the same trainer.
+        `max_rows` bounds the rows of several trainers that pass together; without it a batch passes alone. Raises
+        ValueError when a batch has not an image for each process."""
         if settings.batch_size < processes.count:
             raise ValueError(f"{settings.batch_size} images a batch are too few for {processes.count} processes")
-        self.dit = dit
-        self._forward = torch.compile(dit) if compiled else dit
-        self.settings = settings
-        self.processes = processes
-        self.make_adapter = make_adapter
-        self.frozen = dict(frozen or {})
-        self.shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        self.device = dit.positions.device
+        self.dit, self.settings, self.processes, self.device = dit, settings, processes, dit.positions.device
+        self.route = route_of(dit, [*tensors, *(frozen or {})], make_adapter)
         generator = torch.Generator().manual_seed(settings.seed)
         self.latents, self.held_out = latents.split(settings.held_out_fraction, generator)
         # Without a table the base's classes stay.
-        table = {**self.frozen, **tensors}.get(CLASS_TABLE, dit.y_embedder.embedding_table.weight)
+        table = {**(frozen or {}), **tensors}.get(CLASS_TABLE, dit.y_embedder.embedding_table.weight)
         self.null_class = len(table) - 1
-        self.batches = Batches(self.latents, settings, self.null_class, generator)
+        on_gpu = self.device.type == "cuda"
+        self.batches = Batches(self.latents, settings, self.null_class, generator, pinned=on_gpu)
         flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors.values()])
-        self.parameters = torch.nn.Parameter(flat)
-        self.average = flat.clone()
+        shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.learner = Learner(self.route, torch.nn.Parameter(flat), shapes, dict(frozen or {}))
+        self.parameters, self.average = self.learner.parameters, flat.clone()
         self.optimizer = torch.optim.AdamW(
-            [self.parameters], lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=0.0, foreach=True
+            [self.parameters],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.999),
+            weight_decay=0.0,
+            **({"fused": True} if on_gpu else {"foreach": True}),
         )
         self.steps_done = 0
         self.sizes = BatchSizes(_halves(settings.micro_batch_size or settings.batch_size))
         """Images that pass at once: fewer for a while after memory ran out."""
-        self._snr = SCHEDULE.signal_to_noise.float()
+        self.max_rows = max_rows or self.sizes.all[-1]
+        self._passes = PassCache()
 
     @property
     def done(self) -> bool:
@@ -98,42 +100,44 @@ class Trainer:
         """
         return slices.run(self.parts())
 
-    def parts(self) -> Generator[None, None, StepReport]:
-        """One optimizer step that yields after each micro-batch. Raises as `step` does; what is closed before its end
-        has changed nothing either."""
+    def parts(self) -> Generator[MicroBatch, None, StepReport]:
+        """One optimizer step that yields each micro-batch before it passes the model. A micro-batch that has passed
+        with others' by then does not pass again. Raises as `step` does; what is closed before its end has changed
+        nothing either."""
         drawn_before = self.batches.state()
         try:
-            x0, labels, t, noise = self.batches.draw()
-            gradient, mse, bound = yield from self._gradient(x0, labels, t, noise)
-            norm = gradient.norm()
-            if not (math.isfinite(mse + bound) and math.isfinite(norm.item())):
+            gradient = yield from self._gradient(self.batches.draw())
+            if not all(map(math.isfinite, (gradient.mse, gradient.bound, gradient.norm))):
                 raise TrainingDiverged(self.steps_done + 1)
         except BaseException:
             self.batches.restore(drawn_before)
             raise
-        self._update(gradient, norm)
-        return StepReport(self.steps_done, mse + bound, mse, bound, norm.item())
-
-    def adapter(self, *, averaged: bool = False) -> Adapter:
-        """The adapter as it trains, or with the moving average, as it will be stored."""
-        return self.make_adapter(self._views(self.average if averaged else self.parameters) | self.frozen)
+        self._update(gradient)
+        loss = gradient.mse + gradient.bound
+        return StepReport(self.steps_done, loss, gradient.mse, gradient.bound, gradient.norm)
 
     def tensors(self) -> dict[str, Tensor]:
         """The moving average of every trainable, and what is frozen, by name: what an artifact holds."""
-        return {name: view.clone() for name, view in (self._views(self.average) | self.frozen).items()}
+        return {name: view.clone() for name, view in self.averaged.items()}
+
+    @property
+    def averaged(self) -> dict[str, Tensor]:
+        """The same as views, which change with the next step."""
+        return self.learner.tensors(self.average)
 
     def held_out_loss(
-        self, adapter: Adapter, null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
+        self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
     ) -> float:
-        """Loss of an adapter on the held-out images with fixed timesteps and noise, so that values compare.
+        """Loss of an adapter on the held-out images with fixed timesteps and noise, so that values compare. Without
+        `tensors` it is the base's.
 
         With `null_class` every image takes that label. `repeats` stratified timesteps an image.
         """
-        return slices.run(self.held_out_parts(adapter, null_class, repeats=repeats, batch_size=batch_size))
+        return slices.run(self.held_out_parts(tensors, null_class, repeats=repeats, batch_size=batch_size))
 
     @torch.no_grad()
     def held_out_parts(
-        self, adapter: Adapter, null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
+        self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
     ) -> Generator[None, None, float]:
         """`held_out_loss` that yields after each batch. A batch is halved when memory runs out."""
         if not len(self.held_out):
@@ -147,12 +151,13 @@ class Trainer:
         noise = torch.randn(x0.shape, generator=generator)
         if null_class is not None:
             labels = torch.full_like(labels, null_class)
-        total = 0.0
+        total, model = 0.0, self.route.model(tensors)
         rows = torch.arange(len(indices))
         while len(rows):
             part = rows[:batch_size]
             try:
-                mse, bound = self._losses(adapter, x0[part], labels[part], t[part], noise[part], self.dit)
+                on_device = (tensor[part].to(self.device) for tensor in (x0, labels, t, noise))
+                mse, bound = passes.row_losses(model, *on_device)
             except (RuntimeError, MemoryError) as error:
                 if len(part) == 1 or not is_out_of_memory(error):
                     raise
@@ -188,46 +193,47 @@ class Trainer:
         self.steps_done = int(state["steps_done"])
         if self.steps_done:
             self.optimizer.state[self.parameters] = {
-                "step": torch.tensor(float(self.steps_done)),
+                "step": torch.tensor(float(self.steps_done), device=self.device),  # where AdamW keeps it for a GPU
                 "exp_avg": state["first_moment"].to(self.device, copy=True),
                 "exp_avg_sq": state["second_moment"].to(self.device, copy=True),
             }
         self.batches.restore(state)
 
-    def _gradient(
-        self, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor
-    ) -> Generator[None, None, tuple[Tensor, float, float]]:
-        """Of the batch's mean loss, and the means of its two terms: over all processes and micro-batches."""
-        gradient, terms = torch.zeros_like(self.parameters), torch.zeros(2, device=self.device)
-        rows = self.processes.share(len(t))
-        while len(rows):
-            part = rows[: self.sizes.in_use[-1]]
+    def _gradient(self, batch: Rows) -> Generator[MicroBatch, None, Gradient]:
+        """Of the batch's mean loss: over all processes and micro-batches."""
+        own = batch.part(self.processes.share)
+        total, mse, bound, done = torch.zeros((), device=self.device), 0.0, 0.0, 0
+        while done < len(own.t):
+            micro_batch = self._micro_batch(own.part(slice(done, done + self.sizes.in_use[-1])))
+            yield micro_batch
             try:
-                part_gradient, part_terms = self._part_gradient(x0[part], labels[part], t[part], noise[part], len(t))
+                gradient = micro_batch.compute()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             else:
-                gradient += part_gradient
-                terms += part_terms
-                rows = rows[len(part) :]
-                if len(rows):
-                    yield
+                self.sizes.count_fit()
+                done += len(micro_batch.rows.t)
+                if done == len(batch.t) == len(micro_batch.rows.t):  # it was the whole batch
+                    return gradient
+                total = total + gradient.flat
+                mse, bound = mse + gradient.mse, bound + gradient.bound
                 continue
             self._shrink()
-        mse_mean, bound_mean = self.processes.summed(terms).tolist()
-        return self.processes.summed(gradient), mse_mean, bound_mean
+        total = self.processes.summed(total)
+        mse, bound = self.processes.summed(torch.tensor([mse, bound], device=self.device)).tolist()
+        return Gradient(total, mse, bound, total.norm().item())
 
-    def _part_gradient(self, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """A micro-batch's part of the gradient and of the two terms [2]."""
-        mse, bound = self._losses(self.adapter(), x0, labels, t, noise, self._forward)
-        loss = (mse * self._weights(t)).mean() + bound.mean()
-        (gradient,) = torch.autograd.grad(loss * (len(t) / batch), [self.parameters])
-        self.sizes.count_fit()
-        return gradient, torch.stack([mse.sum(), bound.sum()]).detach() / batch
+    def _micro_batch(self, rows: Rows) -> MicroBatch:
+        return MicroBatch(self.learner, rows, self.max_rows, self._passes, self._draw_ahead)
+
+    def _draw_ahead(self) -> None:
+        if self.steps_done + 1 < self.settings.steps:
+            self.batches.draw_ahead()
 
     def _shrink(self) -> None:
         """Halves the micro-batch after memory ran out. Raises TrainingOutOfMemory when it is one image already."""
+        self._passes.clear()
         release_memory()
         sizes = self.sizes.in_use
         if len(sizes) == 1:
@@ -235,27 +241,12 @@ class Trainer:
         logger.warning("out of memory with %d images at once: at most %d for a while", *sizes[:-3:-1])
         self.sizes.shrink_to(len(sizes) - 1)
 
-    def _losses(
-        self, adapter: Adapter, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor, forward: Callable[..., Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        x0, labels, t, noise = (tensor.to(self.device) for tensor in (x0, labels, t, noise))
-        output = forward(SCHEDULE.add_noise(x0, noise, t), t, labels, adapter)
-        loss = diffusion_loss(output, x0, noise, t, SCHEDULE)
-        return loss.mse, loss.bound
-
-    def _weights(self, t: Tensor) -> Tensor:
-        gamma = self.settings.minimum_snr_gamma
-        if gamma is None:
-            return torch.ones(len(t), device=self.device)
-        snr = self._snr[t]
-        return (snr.clamp(max=gamma) / snr).to(self.device)
-
-    def _update(self, gradient: Tensor, norm: Tensor) -> None:
+    def _update(self, gradient: Gradient) -> None:
         settings = self.settings
-        if settings.gradient_clip is not None:
-            gradient = gradient * (settings.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+        if settings.gradient_clip is not None and gradient.norm > settings.gradient_clip:
+            gradient.flat.mul_(settings.gradient_clip / (gradient.norm + 1e-6))
         self.optimizer.param_groups[0]["lr"] = settings.learning_rate * self._rate(self.steps_done)
-        self.parameters.grad = gradient
+        self.parameters.grad = gradient.flat
         self.optimizer.step()
         self.parameters.grad = None
         self.steps_done += 1
@@ -268,10 +259,6 @@ class Trainer:
         rising = (step + 1) / settings.warmup_steps if settings.warmup_steps else 1.0
         falling = (settings.steps - step) / settings.decay_steps if settings.decay_steps else 1.0
         return min(1.0, rising, falling)
-
-    def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        parts = flat.split([math.prod(shape) for shape in self.shapes.values()])
-        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
 
 def _halves(images: int) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core.engine.pixels import PixelDecoder
 from core.engine.runner import Runner
+from core.tuning.passes import MicroBatch
 from core.tuning.trainer import Trainer
 from worker.__main__ import main
 
@@ -48,7 +49,8 @@ class Device:
 
 def broken(device: Device) -> None:
     """Runs the worker on this device."""
-    step, decode, check, losses = Runner.step, PixelDecoder.decode, Runner.check, Trainer._losses
+    step, decode, check = Runner.step, PixelDecoder.decode, Runner.check
+    micro_batch = Trainer._micro_batch
 
     def dying_step(self: Runner, rows: Any) -> None:
         device.compute(deadly=any(row.seed == KILLER_SEED for row in rows))
@@ -62,16 +64,16 @@ def broken(device: Device) -> None:
         device.compute()
         check(self)
 
-    def dying_losses(self: Trainer, *others: Any) -> tuple[Tensor, Tensor]:
+    def dying_micro_batch(self: Trainer, rows: Any) -> MicroBatch:
         device.compute()
         if self.settings.seed == GREEDY_SEED:
             eat()
-        return losses(self, *others)
+        return micro_batch(self, rows)
 
     with (
         patch.multiple(Runner, step=dying_step, check=dying_check),
         patch.object(PixelDecoder, "decode", dying_decode),
-        patch.object(Trainer, "_losses", dying_losses),
+        patch.object(Trainer, "_micro_batch", dying_micro_batch),
     ):
         main()
 

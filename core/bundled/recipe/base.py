@@ -49,7 +49,7 @@ def main() -> None:
     dit = DiT(config)
     initialize(dit, torch.Generator().manual_seed(options.seed))
     trainer = Trainer(dit, _start(dit), latents, _settings(options))
-    print(f"{count(trainer.shapes):,} parameters, {len(trainer.latents)} drawings, {len(class_names)} classes")
+    print(f"{count(trainer.learner.shapes):,} parameters, {len(trainer.latents)} drawings, {len(class_names)} classes")
     _train(trainer, autoencoder, options.output, options.minutes)
     _finish(trainer, autoencoder, class_names, options.output)
 
@@ -117,7 +117,7 @@ def _train(trainer: Trainer, autoencoder: Autoencoder, output: Path, minutes: fl
             write_file(checkpoint, pack(trainer.state(), about))
             bar.set_postfix(mse=sum(losses[-100:]) / len(losses[-100:]))
         if trainer.steps_done % 500 == 0:
-            held_out = trainer.held_out_loss(trainer.adapter(averaged=True), repeats=16)
+            held_out = trainer.held_out_loss(trainer.averaged, repeats=16)
             tqdm.write(f"step {trainer.steps_done}: held-out loss {held_out:.4f}")
             _grid(trainer, autoencoder).save(output / f"samples-{trainer.steps_done:06}.png")
     write_file(checkpoint, pack(trainer.state(), about))
@@ -128,9 +128,8 @@ def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
     config = trainer.dit.config
     labels = torch.arange(config.num_classes)
     noise = seeded_noise(range(config.num_classes), (config.in_channels, config.input_size, config.input_size))
-    adapter = trainer.adapter(averaged=True)
     latents = sample(
-        lambda x, t, y: trainer.dit(x, t, y, adapter),
+        trainer.route.model(trainer.averaged),
         noise,
         labels,
         config.null_class,

@@ -189,8 +189,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | 
     if not x.is_cpu:
         return F.linear(x, weight), bias
     if _records(x, bias):
-        shared = bias.stride(0) == 0
-        return (linear(x, weight, bias[0].to(x.dtype)), None) if shared else (linear(x, weight, None), bias)
+        return linear(x, weight, bias.to(x.dtype)), None
     y = bias.to(x.dtype).unsqueeze(1).repeat(1, x.shape[1], 1)
     y.flatten(0, 1).addmm_(x.flatten(0, 1), weight.t())
     return y, None

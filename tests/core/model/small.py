@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, Method, Sites, trainable_shapes
-from core.model.adapter import TensorAdapter
 from core.model.dit import DiT
 from core.tuning.start import start_tensors
 
@@ -89,13 +89,13 @@ def zeros(tensors: Mapping[str, Tensor]) -> Iterator[str]:
 
 
 def class_lookups(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The labels for which adapters ask their class table from now on, look-up by look-up."""
+    """The labels for which a class table is asked from now on, look-up by look-up."""
     asked: list[Tensor] = []
-    look_up = TensorAdapter.classes
+    look_up = F.embedding
 
-    def recording(self: TensorAdapter, table: Tensor, y: Tensor) -> Tensor:
-        asked.append(y)
-        return look_up(self, table, y)
+    def recording(y: Tensor, table: Tensor) -> Tensor:
+        asked.append(y.clone())
+        return look_up(y, table)
 
-    monkeypatch.setattr(TensorAdapter, "classes", recording)
+    monkeypatch.setattr(F, "embedding", recording)
     return asked

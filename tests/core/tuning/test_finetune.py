@@ -19,6 +19,7 @@ from core.tuning.finetune import (
     ABOUT_DEFAULTS,
     Checkpoint,
     Encoding,
+    Event,
     FinetunePlan,
     Outcome,
     Progress,
@@ -65,7 +66,7 @@ def run(base: LoadedBase, plan: FinetunePlan = PLAN, checkpoint: bytes | None = 
         try:
             events.append(next(work))
         except StopIteration as end:
-            return [event for event in events if event is not None], end.value
+            return [event for event in events if isinstance(event, Event)], end.value
 
 
 def of_kind(events: list[Any], kind: type) -> list[Any]:

@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core import slices
 from core.artifact.footprint import Footprint
@@ -16,12 +17,14 @@ from core.engine.trainings import Training, Trainings
 from core.errors import DeviceLost, EngineStopped, TrainingOutOfMemory
 from core.model.checkpoint import LoadedBase
 from core.tuning import finetune as finetuning
+from core.tuning import passes
 from core.tuning.finetune import Checkpoint, Sample, SampleSkipped, finetune
-from core.tuning.trainer import Trainer, _halves
+from core.tuning.passes import row_losses
+from core.tuning.trainer import _halves
 from tests.core.engine.small import engine_of
 from tests.core.model.small import CONFIG, random_dit
 from tests.core.tuning.test_finetune import PLAN, base, images, of_kind, run
-from tests.core.tuning.test_trainer import assert_equal_states, trainer_of
+from tests.core.tuning.test_trainer import Recorder, assert_equal_states, trainer_of
 
 __all__ = ["base"]  # a fixture
 
@@ -30,13 +33,13 @@ def in_parts_of(size: int) -> Any:
     return replace(PLAN, training=replace(PLAN.training, micro_batch_size=size))
 
 
-def test_a_step_yields_after_each_micro_batch() -> None:
+def test_a_step_yields_before_each_micro_batch() -> None:
     trainer = trainer_of(random_dit(), batch_size=5, micro_batch_size=2)
-    assert len(list(trainer.parts())) == 2, "and returns with the third"
+    assert [len(part.rows.t) for part in trainer.parts()] == [2, 2, 1], "and returns with the third"
     assert trainer.steps_done == 1
 
 
-@pytest.mark.parametrize("parts", [0, 1, 2])
+@pytest.mark.parametrize("parts", [0, 1, 2, 3])
 def test_a_step_that_is_closed_in_its_middle_has_changed_nothing(parts: int) -> None:
     trainer, undisturbed = (trainer_of(random_dit(), batch_size=5, micro_batch_size=2) for _ in range(2))
     assert trainer.step() == undisturbed.step()
@@ -48,23 +51,12 @@ def test_a_step_that_is_closed_in_its_middle_has_changed_nothing(parts: int) -> 
     assert trainer.step() == undisturbed.step()
 
 
-def test_no_slice_takes_more_than_a_micro_batch(base: LoadedBase) -> None:
+def test_no_slice_takes_more_than_a_micro_batch(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps, held-out losses and samples: the latter two without gradients, two rows for an image."""
-    rows: list[int] = []
-
-    def count(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        rows[-1] += len(arguments[0])
-
-    hook = base.dit.register_forward_pre_hook(count)
-    work = finetune(base, in_parts_of(1), images())
-    try:
-        while True:
-            rows.append(0)
-            next(work)
-    except StopIteration:
-        hook.remove()
-    assert max(rows) == 2
-    assert sum(rows) > 7 * 4
+    asked = Recorder(monkeypatch).labels
+    totals = [0, *(sum(map(len, asked)) for _ in finetune(base, in_parts_of(1), images()))]
+    assert max(after - before for before, after in pairwise(totals)) == 2
+    assert totals[-1] > 7 * 4
 
 
 def test_a_fine_tune_that_is_stopped_within_a_step_goes_on_from_its_last_one(base: LoadedBase) -> None:
@@ -88,9 +80,10 @@ def test_a_fine_tune_that_is_stopped_within_a_step_goes_on_from_its_last_one(bas
 def test_memory_that_runs_out_halves_the_micro_batch(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
     """The same images, timesteps and noise: sums round differently, and nothing else."""
     whole, scarce = (trainer_of(random_dit(), batch_size=7) for _ in range(2))
-    limit_images(monkeypatch, scarce, fits)
-    for _ in range(3):
-        expected, found = whole.step(), scarce.step()
+    reports = [whole.step() for _ in range(3)]
+    limit_images(monkeypatch, fits)
+    for expected in reports:
+        found = scarce.step()
         assert found.loss == pytest.approx(expected.loss, rel=1e-5)
         assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
     states = scarce.state(), whole.state()
@@ -103,9 +96,9 @@ def test_memory_that_runs_out_in_the_backward_pass_counts_nothing_twice(monkeypa
     whole, scarce = (trainer_of(random_dit(), batch_size=4) for _ in range(2))
     gradient, calls = torch.autograd.grad, []
 
-    def once(*arguments: Any) -> Any:
+    def once(*arguments: Any, **others: Any) -> Any:
         calls.append(arguments)
-        found = gradient(*arguments)
+        found = gradient(*arguments, **others)
         if len(calls) in (1, 3):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return found
@@ -122,22 +115,20 @@ def test_memory_that_runs_out_in_the_backward_pass_counts_nothing_twice(monkeypa
 def test_one_image_that_does_not_fit_ends_the_fine_tune_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of(random_dit(), batch_size=4)
     before = trainer.state()
-    limit_images(monkeypatch, trainer, 0)
+    limit_images(monkeypatch, 0)
     with pytest.raises(TrainingOutOfMemory, match="Use a smaller batch_size or image_size") as raised:
         trainer.step()
     assert raised.value.code == "out_of_memory"
     assert_equal_states(trainer.state(), before)
 
 
-def limit_images(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, most: int) -> None:
-    losses = trainer._losses
-
-    def limited(adapter: Any, x0: Tensor, *others: Any) -> Any:
+def limit_images(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    def limited(model: Any, x0: Tensor, *others: Any) -> Any:
         if len(x0) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return losses(adapter, x0, *others)
+        return row_losses(model, x0, *others)
 
-    monkeypatch.setattr(trainer, "_losses", limited)
+    monkeypatch.setattr(passes, "row_losses", limited)
 
 
 def test_memory_that_runs_out_elsewhere_ends_the_fine_tune_by_its_own_code(
@@ -178,12 +169,12 @@ def test_a_sample_that_does_not_fit_costs_no_trained_adapter(
 @pytest.mark.parametrize("fits", [1, 3])
 def test_held_out_losses_are_measured_in_what_fits(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
     whole, scarce = (trainer_of(random_dit(), batch_size=4) for _ in range(2))
-    expected = whole.held_out_loss(whole.adapter(averaged=True))
-    limit_images(monkeypatch, scarce, fits)
-    assert scarce.held_out_loss(scarce.adapter(averaged=True)) == pytest.approx(expected, rel=1e-5)
-    limit_images(monkeypatch, scarce, 0)
+    expected = whole.held_out_loss(whole.averaged)
+    limit_images(monkeypatch, fits)
+    assert scarce.held_out_loss(scarce.averaged) == pytest.approx(expected, rel=1e-5)
+    limit_images(monkeypatch, 0)
     with pytest.raises(torch.OutOfMemoryError):
-        scarce.held_out_loss(scarce.adapter())
+        scarce.held_out_loss(scarce.averaged)
 
 
 def test_a_batch_passes_in_parts_that_fit_into_the_plan_s_memory(base: LoadedBase) -> None:
@@ -220,7 +211,7 @@ def test_a_device_that_is_lost_while_training_ends_the_engine_and_blames_no_fine
         raise error("CUDA error: an illegal memory access was encountered")
 
     deaths: list[BaseException] = []
-    monkeypatch.setattr(Trainer, "_losses", lost)
+    monkeypatch.setattr(passes, "row_losses", lost)
     engine = engine_of(base.autoencoder, on_death=deaths.append)
     engine.start()
     training = engine.train(finetune(base, PLAN, images()), lambda _: None)

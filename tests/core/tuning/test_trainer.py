@@ -2,20 +2,21 @@
 
 import math
 from collections import Counter
-from functools import partial
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.artifact.sites import CLASS_TABLE, trainable_shapes
+from core.diffusion.sampling import Model
 from core.errors import TrainingDiverged
-from core.model.adapter import BASE
 from core.model.dit import DiT
 from core.tuning.checkpoint import pack, unpack
 from core.tuning.latents import Latents
 from core.tuning.parallel import ALONE, Processes
+from core.tuning.routes import FoldedRoute, ReferenceRoute
 from core.tuning.settings import TrainingSettings
 from core.tuning.start import start_tensors
 from core.tuning.trainer import Trainer
@@ -48,27 +49,35 @@ def trainer_of(
     latents: Latents | None = None,
     *,
     processes: Processes = ALONE,
-    compiled: bool = False,
     **settings: Any,
 ) -> Trainer:
     settings = {"steps": 8, "batch_size": 5, "held_out_fraction": 0.2, **settings}
     chosen = latents or latents_of([0] * 8 + [1] * 6 + [2] * 5)
     start = fresh_tensors(dit, name, NULL)
-    return Trainer(dit, start, chosen, TrainingSettings(**settings), processes=processes, compiled=compiled)
+    return Trainer(dit, start, chosen, TrainingSettings(**settings), processes=processes)
 
 
 class Recorder:
-    """What the model is asked, forward by forward."""
+    """What the model is asked through either route, forward by forward."""
 
-    def __init__(self, dit: DiT) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.labels: list[Tensor] = []
         self.timesteps: list[Tensor] = []
-        dit.register_forward_pre_hook(self._record)
+        for route in (FoldedRoute, ReferenceRoute):
+            monkeypatch.setattr(route, "joint_model", self._recording(route.joint_model))
 
-    def _record(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        _, t, y, _ = arguments
-        self.timesteps.append(t)
-        self.labels.append(y)
+    def _recording(self, joint_model: Callable[..., Model]) -> Callable[..., Model]:
+        def recorded(*arguments: Any) -> Model:
+            model = joint_model(*arguments)
+
+            def ask(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+                self.timesteps.append(t.clone())
+                self.labels.append(y.clone())
+                return model(x, t, y)
+
+            return ask
+
+        return recorded
 
 
 def assert_equal_states(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -78,11 +87,11 @@ def assert_equal_states(found: dict[str, Tensor], expected: dict[str, Tensor]) -
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_a_batch_in_parts_trains_the_same(dit: DiT, settings: dict[str, Any]) -> None:
+def test_a_batch_in_parts_trains_the_same(dit: DiT, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     """Parts of unequal size among them: 5 = 2 + 2 + 1. Each part passes the model by itself."""
     whole = trainer_of(dit, **settings)
     reports = [whole.step() for _ in range(3)]
-    recorder = Recorder(dit)
+    recorder = Recorder(monkeypatch)
     parts = trainer_of(dit, micro_batch_size=2, **settings)
     for report in reports:
         found = parts.step()
@@ -92,25 +101,12 @@ def test_a_batch_in_parts_trains_the_same(dit: DiT, settings: dict[str, Any]) ->
     torch.testing.assert_close(parts.state()["first_moment"], whole.state()["first_moment"], rtol=1e-3, atol=1e-6)
 
 
-# What the tracer itself does to every tensor and function:
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore:.*should not be instantiated")
-def test_compiled_steps_train_the_same(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole forward and its backward pass are traced; without generated code, which takes minutes on a CPU."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
-    plain, compiled = trainer_of(dit), trainer_of(dit, compiled=True)
-    for _ in range(3):
-        expected, found = plain.step(), compiled.step()
-        assert found.loss == pytest.approx(expected.loss, rel=1e-5)
-        assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
-    torch.testing.assert_close(compiled.state()["first_moment"], plain.state()["first_moment"], rtol=1e-3, atol=1e-6)
-
-
-def test_without_a_class_table_the_base_s_classes_stay(dit: DiT) -> None:
+def test_without_a_class_table_the_base_s_classes_stay(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's fine-tune to another resolution (section 4.3)."""
     shapes = trainable_shapes(CONFIG, *ADAPTERS["paper"], None)
     assert CLASS_TABLE not in shapes
     start = start_tensors(dit, shapes, torch.Generator())
-    recorder = Recorder(dit)
+    recorder = Recorder(monkeypatch)
     settings = TrainingSettings(steps=2, batch_size=20, label_dropout=0.5, held_out_fraction=0)
     trainer = Trainer(dit, start, latents_of([0, 1]), settings)
     trainer.step()
@@ -186,14 +182,14 @@ def test_it_starts_from_what_it_is_given(dit: DiT) -> None:
     start = fresh_tensors(dit, "paper", NULL)
     trainer = Trainer(dit, start, latents_of([0, 1, 2]), TrainingSettings(steps=1))
     assert_equal_states(trainer.tensors(), start)
-    assert trainer.shapes == trainable_shapes(CONFIG, *ADAPTERS["paper"], NULL)
+    assert trainer.learner.shapes == trainable_shapes(CONFIG, *ADAPTERS["paper"], NULL)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
 def test_labels_are_dropped_once_a_sample(dit: DiT, monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
     """Before the model, so that every block sees the same label, and the class table is asked once a forward."""
     lookups = class_lookups(monkeypatch)
-    recorder = Recorder(dit)
+    recorder = Recorder(monkeypatch)
     trainer = trainer_of(dit, steps=30, batch_size=20, label_dropout=dropout)
     for _ in range(30):
         trainer.step()
@@ -260,8 +256,8 @@ def test_shuffled_sampling_sees_every_image_once_a_round(dit: DiT) -> None:
     assert seen[:10] != seen[10:20]
 
 
-def test_balanced_sampling_sees_classes_equally_often(dit: DiT) -> None:
-    recorder = Recorder(dit)
+def test_balanced_sampling_sees_classes_equally_often(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
     labels = [0] * 60 + [1] * 6 + [2] * 3
     trainer = trainer_of(
         dit,
@@ -293,8 +289,8 @@ def test_images_are_mirrored_half_of_the_time_and_sampled_anew(dit: DiT) -> None
     assert not torch.equal(x0[0], x0[1])
 
 
-def test_timesteps_are_uniform(dit: DiT) -> None:
-    recorder = Recorder(dit)
+def test_timesteps_are_uniform(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
     trainer = trainer_of(dit, batch_size=100, steps=10)
     for _ in range(10):
         trainer.step()
@@ -305,9 +301,9 @@ def test_timesteps_are_uniform(dit: DiT) -> None:
 
 @pytest.mark.parametrize(("timesteps", "below_600"), [("stratified", 120), ("focused", 170)])
 def test_parts_of_the_timesteps_come_in_fixed_numbers(
-    dit: DiT, timesteps: Literal["stratified", "focused"], below_600: int
+    dit: DiT, monkeypatch: pytest.MonkeyPatch, timesteps: Literal["stratified", "focused"], below_600: int
 ) -> None:
-    recorder = Recorder(dit)
+    recorder = Recorder(monkeypatch)
     trainer = trainer_of(dit, batch_size=200, steps=1, timesteps=timesteps)
     trainer.step()
     (t,) = recorder.timesteps
@@ -318,7 +314,7 @@ def test_parts_of_the_timesteps_come_in_fixed_numbers(
 
 
 def test_minimum_snr_weights_easy_timesteps_down(dit: DiT) -> None:
-    weights = trainer_of(dit, minimum_snr_gamma=5.0)._weights(torch.tensor([0, 100, 999]))
+    weights = trainer_of(dit, minimum_snr_gamma=5.0).batches._weights(torch.tensor([0, 100, 999]))
     assert weights[0] == pytest.approx(5 / 9999, rel=1e-3)
     assert weights[2] == 1
     assert weights[0] < weights[1] < weights[2]
@@ -331,23 +327,23 @@ def test_held_out_losses_compare(dit: DiT) -> None:
     trainer = Trainer(dit, tensors, latents, TrainingSettings(steps=2, batch_size=4, held_out_fraction=0.2))
     undisturbed = Trainer(dit, tensors, latents, TrainingSettings(steps=2, batch_size=4, held_out_fraction=0.2))
     assert len(trainer.held_out) == 4
-    own, null = trainer.held_out_loss(BASE), trainer.held_out_loss(BASE, CONFIG.null_class)
-    assert own == trainer.held_out_loss(trainer.adapter(averaged=True))
-    assert own == pytest.approx(trainer.held_out_loss(BASE, batch_size=3), rel=1e-5)
+    own, null = trainer.held_out_loss({}), trainer.held_out_loss({}, CONFIG.null_class)
+    assert own == trainer.held_out_loss(trainer.averaged)
+    assert own == pytest.approx(trainer.held_out_loss({}, batch_size=3), rel=1e-5)
     assert own != null
     assert trainer.step() == undisturbed.step()
-    assert trainer.held_out_loss(BASE) == own
-    assert trainer.held_out_loss(trainer.adapter(averaged=True)) != own
+    assert trainer.held_out_loss({}) == own
+    assert trainer.held_out_loss(trainer.averaged) != own
 
 
 def test_without_held_out_images_there_is_no_held_out_loss(dit: DiT) -> None:
-    assert math.isnan(trainer_of(dit, held_out_fraction=0).held_out_loss(BASE))
+    assert math.isnan(trainer_of(dit, held_out_fraction=0).held_out_loss({}))
 
 
-def test_the_held_out_timesteps_cover_the_whole_range(dit: DiT) -> None:
-    recorder = Recorder(dit)
+def test_the_held_out_timesteps_cover_the_whole_range(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch)
     trainer = trainer_of(dit)
-    trainer.held_out_loss(trainer.adapter(), repeats=4)
+    trainer.held_out_loss(trainer.averaged, repeats=4)
     t = torch.cat(recorder.timesteps)
     assert (t // 250).bincount().tolist() == [len(trainer.held_out)] * 4
 
@@ -362,7 +358,7 @@ def test_training_lowers_the_held_out_loss(name: str) -> None:
     shapes = trainable_shapes(CONFIG, *ADAPTERS[name], 2)
     start = start_tensors(dit, shapes, torch.Generator().manual_seed(0))
     trainer = Trainer(dit, start, latents, TrainingSettings(steps=120, batch_size=16, learning_rate=3e-3))
-    before = trainer.held_out_loss(BASE, CONFIG.null_class)
+    before = trainer.held_out_loss({}, CONFIG.null_class)
     while not trainer.done:
         trainer.step()
-    assert trainer.held_out_loss(trainer.adapter(averaged=True)) < 0.7 * before
+    assert trainer.held_out_loss(trainer.averaged) < 0.7 * before

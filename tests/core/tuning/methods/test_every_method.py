@@ -21,6 +21,7 @@ from core.tuning.settings import TrainingSettings
 from core.tuning.trainer import Trainer
 from tests.core.model.small import CONFIG, batch, class_lookups, difference, random_dit
 from tests.core.tuning.methods.small import ADDING, METHODS, far, start
+from tests.core.tuning.test_trainer import Recorder
 
 NULL = 3
 DESCRIPTION = BaseDescription(name="small", digest="d", config=CONFIG, image_size=32, licence="MIT", parameters=1)
@@ -80,9 +81,8 @@ def test_gradients_reach_its_tensors_and_none_of_the_base(dit: DiT, name: str) -
 def test_labels_are_drawn_once_a_sample(dit: DiT, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forward asks the class table once, for the labels that the trainer gave it, some of them dropped; what is drawn
     at random comes from the trainer's own generator."""
-    given: list[Tensor] = []
+    given = Recorder(monkeypatch).labels
     asked = class_lookups(monkeypatch)
-    dit.register_forward_pre_hook(lambda _, arguments: given.append(arguments[2]))
     trainer = trainer_of(dit, name)
     global_state = torch.get_rng_state()
     for _ in range(6):
