@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app, prepare
-from api.connections import connection_class
+from api.connections import MESSAGE_BYTES, connection_class
 from api.notifier import Notifier
 from core.config import Settings, get_settings
 from core.errors import CoreError
@@ -45,6 +45,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=False,
         forwarded_allow_ips=settings.trusted_proxies.split(","),
         limit_concurrency=settings.max_connections,
+        ws_max_size=MESSAGE_BYTES,
         timeout_graceful_shutdown=10,
     )
 

@@ -13,6 +13,9 @@ from core.config import Settings
 HEAD_BYTES = 2**16
 """The limit of a request's line and headers together."""
 
+MESSAGE_BYTES = 2**16
+"""The limit of a web socket's message: the pages' events are far smaller, and anybody may open their socket."""
+
 
 class Connection(HttpToolsProtocol):
     """uvicorn's connection with deadlines: for each request's head, and for a client that reads nothing.

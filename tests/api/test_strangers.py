@@ -201,6 +201,20 @@ def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
             assert answer(other).startswith(b"HTTP/1.1 200 ")
 
 
+def test_messages_without_an_end_are_not_kept(server: Server) -> None:
+    """The first frame of a message says how long it will be, and that more will follow."""
+    announced = 15 * MIB
+    start = bytes([0x01, 0x80 | 127]) + announced.to_bytes(8, "big") + bytes(4)
+    with watching(server) as use, ExitStack() as sockets:
+        for _ in range(10):
+            connection = sockets.enter_context(closing(web_socket(server)))
+            assert is_open(connection)
+            connection.sendall(start)
+            pour(connection, announced - MIB)
+        time.sleep(0.5)
+    assert use.more_memory < 30 * MIB
+
+
 def web_socket(server: Server) -> socket.socket:
     """One that the dashboard has taken, or a closed connection."""
     connection = connected(server)
