@@ -109,8 +109,10 @@ def make(name: str, setting: Setting) -> Step:
     return plain_step(full_by_diffusers(dit) if name == OTHERS[0] else _lora_by_peft(dit), dit, setting.batch)
 
 
-def trainer_of(dit: DiT, method: Method, sites: MethodSites, batch: int, seed: int = 0) -> Trainer:
-    """Our trainer of one method over random latents."""
+def trainer_of(
+    dit: DiT, method: Method, sites: MethodSites, batch: int, seed: int = 0, *, max_rows: int | None = None
+) -> Trainer:
+    """Our trainer of one method over random latents. Several share a pass of the model of up to `max_rows` rows."""
     classes = min(CLASSES, dit.config.num_classes)
     shapes = trainable_shapes(dit.config, method, sites, classes)
     start = start_tensors(dit, shapes, torch.Generator().manual_seed(seed))
@@ -119,7 +121,7 @@ def trainer_of(dit: DiT, method: Method, sites: MethodSites, batch: int, seed: i
     mean = torch.randn(2, count, config.in_channels, config.input_size, config.input_size, generator=generator)
     latents = Latents(mean, torch.ones_like(mean) / 10, torch.arange(count) % classes)
     settings = TrainingSettings(steps=10**6, batch_size=batch, held_out_fraction=0, seed=seed)
-    return Trainer(dit, start, latents, settings, partial(adapter_of, sites))
+    return Trainer(dit, start, latents, settings, partial(adapter_of, sites), max_rows=max_rows)
 
 
 def full_by_diffusers(dit: DiT) -> Any:

@@ -58,6 +58,7 @@ GOALS = (
     Goal("DiffFit's step / full fine-tuning by others", 0.35, _over_full, is_least=False),
     Goal("DiffFit's step, of the product rate", 0.45, lambda found: _method(found, "difffit")["share"]),
     Goal("DiffFit, MB an image", 220, lambda found: _method(found, "difffit")["bytes_an_image"] / 1e6, is_least=False),
+    Goal("fine-tunes together / one after another", 3, lambda found: found["together"]["gain"]),
     Goal("capturing all batch sizes, s", 5, lambda found: found["start"]["capturing_seconds"], is_least=False),
     Goal("first image with graphs / without", 1, _first_image, is_least=False),
     Goal("latents in exact mode, largest difference", 0, lambda found: _difference(found, "exact"), is_least=False),

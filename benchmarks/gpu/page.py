@@ -31,6 +31,7 @@ def parts(values: Mapping[str, Any]) -> list[str]:
         "full": _full,
         "engine": _engine,
         "start": _start,
+        "together": _together,
         "fused": _fused,
         "fp8": _fp8,
         "independence": _independence,
@@ -188,6 +189,17 @@ def _start(result: Result) -> str:
         f"{_number(result['without'])} s without. Capturing {result['captured']} of",
         f"{result['batch_sizes']} batch sizes: {_number(result['capturing_seconds'])} s.",
     )
+
+
+def _together(result: Result) -> str:
+    rows = [
+        (side, _number(result[side]["ms"]), _number(result[side]["tflops"]), _percent(result[side]["share"]))
+        for side in ("one after another", "together")
+    ]
+    name = f"a step of {result['fine-tunes']} fine-tunes of batch {result['batch']}"
+    difference = _number(result["largest_difference_of_parameters"])
+    text = f"Together {result['gain']:.2f}x the steps a second; parameters differ by {difference} of their rms at most."
+    return f"{markdown_table([name, 'ms', 'TFLOP/s', 'of the ceiling'], rows)}\n\n{text}"
 
 
 def _fused(result: Result) -> str:

@@ -1,6 +1,6 @@
 """All phases, the most important first: a run that is cut short keeps the best. Limits are those of an H100."""
 
-from benchmarks.gpu import ceilings, forwards, fp8, fused, independence, profiling, serving, training
+from benchmarks.gpu import ceilings, forwards, fp8, fused, independence, profiling, serving, together, training
 from benchmarks.gpu.session import Phase
 
 PHASES = {
@@ -9,6 +9,7 @@ PHASES = {
     "training": Phase(training.measure, 50),
     "full": Phase(training.measure_full, 30),
     "engine": Phase(serving.measure, 60),
+    "together": Phase(together.measure, 30),
     "start": Phase(serving.measure_start, 20),
     "fused": Phase(fused.measure, 30),
     "equality": Phase(forwards.measure_equality, 20),
