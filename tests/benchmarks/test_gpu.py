@@ -173,14 +173,15 @@ def test_lost_device_runs_the_rest_in_a_new_process(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(command.os, "execv", lambda _, arguments: started.append(arguments))
     monkeypatch.setattr(command, "faulthandler", SimpleNamespace(**dict.fromkeys(FAULTHANDLER, lambda *_, **__: None)))
     monkeypatch.setattr(session, "check_device", lost)
-    monkeypatch.setattr(command, "PHASES", {"lost": Phase(lost, 10), "next": Phase(lambda *_: None, 10)})
+    phases = {"ceilings": lambda *_: None, "lost": lost, "next": lambda *_: None, "other": lambda *_: None}
+    monkeypatch.setattr(command, "PHASES", {name: Phase(measure, 10) for name, measure in phases.items()})
     path = tmp_path / "gpu.json"
     command.main(["--mini", "--json", str(path), "--phases", "lost,next"])
     (arguments,) = started
     again = command._options(arguments[3:])
     assert (again.resume, again.mini, again.json) == (True, True, path)
     assert 0 < again.seconds < command.SECONDS
-    assert list(session.read(path)) == ["lost"]
+    assert list(session.read(path)) == ["ceilings", "lost"]
 
 
 FAULTHANDLER = ("dump_traceback_later", "cancel_dump_traceback_later")
