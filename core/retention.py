@@ -68,7 +68,7 @@ class Retention:
             rule.due_at = time.monotonic() + _REST_SECONDS
         if found:
             logger.debug("retention of %s: %d rows in %.3f s", rule.name, found, taken)
-        time.sleep(taken)
+            time.sleep(taken)
         return found
 
 

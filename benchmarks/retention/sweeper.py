@@ -55,6 +55,8 @@ def main() -> None:
     database = Timed(sys.argv[1])
     retention = Retention(database, FolderStore(Path(sys.argv[2])), Settings(keep_image_days=30))
     process = psutil.Process()
+    while not retention.sweep(0.1):  # a process's first statements are compiled, as the API's are before its first turn
+        pass
     for line in sys.stdin:
         database.seconds.clear()
         ends, removed = time.monotonic() + float(line), 0
