@@ -17,5 +17,5 @@ PHASES = {
     "fp8": Phase(fp8.measure, 15),
     "idle": Phase(serving.measure_idle, 20),
     "profile": Phase(profiling.measure, 20),
-    "compiled": Phase(forwards.measure_compiled, 60),
+    "compiled": Phase(forwards.measure_compiled, 90),
 }
