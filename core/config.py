@@ -187,8 +187,9 @@ class Settings(BaseSettings):
     training_memory_bytes: int | None = Field(default=None, ge=1)
     """Memory that a training step may take; a batch passes in parts that fit. None is half of what is free: of the
     device, or of the machine and the process' control group."""
-    concurrent_finetunes: int = Field(default=2, ge=1)
-    """On one worker, as the next two. Of several places of a queue a tenant gets all but one."""
+    concurrent_finetunes: int = Field(default=8, ge=1)
+    """On one worker, as the next two. Of several places of a queue a tenant gets all but one. Fine-tunes that run at
+    once share their steps and the memory of a step; each keeps the latents of its images."""
     concurrent_datasets: int = Field(default=4, ge=1)
     worker_threads: int | None = Field(default=None, ge=1)
     """All its jobs at once: generations get what data sets and fine-tunes leave, one at least. None lets generations

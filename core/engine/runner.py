@@ -13,7 +13,6 @@ from torch import Tensor
 
 from core.diffusion.samplers import coefficients
 from core.engine.batches import SLOT, Batch, Graphs, Outcome, Place, make_batch, pack, split
-from core.engine.graphs import CudaGraphs
 from core.engine.pixels import PixelDecoder
 from core.engine.request import Row
 from core.engine.states import StateTable
@@ -22,6 +21,7 @@ from core.model.autoencoder import Autoencoder
 from core.model.bank import AdapterBank, FoldedAdapter
 from core.model.device import check_device, is_out_of_memory, pinned, release_memory, with_memory
 from core.model.dit import DiT
+from core.model.graphs import CudaGraphs
 from core.model.sizes import BatchSizes
 
 logger = logging.getLogger(__name__)

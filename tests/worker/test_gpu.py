@@ -41,7 +41,7 @@ def test_step_has_no_more_rows_than_the_table_has_slots(configured: int | None, 
     [
         (None, "generate", 8, 16),
         (None, "datasets,finetune,generate", 128, 128),
-        (8, "datasets,finetune,generate", 128, 2),
+        (16, "datasets,finetune,generate", 128, 4),
         (8, "generate", 128, 8),
         (2, "datasets,finetune,generate", 128, 1),
     ],
@@ -52,7 +52,7 @@ def test_generations_at_work_follow_the_batch_unless_threads_are_set(
     context = Context(settings(worker_threads=threads, worker_queues=queues), Sent())
     context.gpu = SimpleNamespace(max_rows=rows)  # type: ignore[assignment]
     assert context.places(Generation) == places
-    assert (context.places(Dataset), context.places(Finetune)) == (4, 2)
+    assert (context.places(Dataset), context.places(Finetune)) == (4, 8)
 
 
 @pytest.mark.parametrize("jobs", [1, 16, 17, 128, 1000])

@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.engine import batches, states
 from core.engine.batches import Computation, Place, pack, split
-from core.engine.graphs import CudaGraphs
 from core.engine.pixels import PixelDecoder
 from core.engine.request import Row
 from core.engine.runner import Runner, buckets_for
 from core.errors import DeviceLost, DrawingDiverged
 from core.model.autoencoder import Autoencoder
 from core.model.bank import AdapterBank, FoldedAdapter
+from core.model.graphs import CudaGraphs
 from tests.core.engine.small import StandInGraphs, draw, engine_of, request, tensors
 from tests.core.model.small import random_dit
 

@@ -1,9 +1,13 @@
 """CUDA graphs: a computation's launches recorded once, then replayed by one call."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
-from core.engine.batches import Computation, Outcome
 from core.model.device import causes, is_out_of_memory
+
+Outcome = TypeVar("Outcome")
 
 
 class CudaGraphs:
@@ -18,7 +22,7 @@ class CudaGraphs:
         """Begins a new pool: the memory of the old one can be released once its last graph is gone."""
         self._pool = torch.cuda.graph_pool_handle()
 
-    def capture(self, compute: Computation) -> Computation:
+    def capture(self, compute: Callable[[], Outcome]) -> Callable[[], Outcome]:
         """Records `compute`, which has run before. Raises OutOfMemoryError, and RuntimeError when it cannot be
         recorded. Other threads go on using the device meanwhile: only this thread's calls can spoil the capture."""
         graph = torch.cuda.CUDAGraph()
