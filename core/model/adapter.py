@@ -20,11 +20,11 @@ class Adapter:
         return linear(x, layer.weight.flatten(1), layer.bias)
 
     def modulation(self, norm: str, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and scale (1 + adaLN's), each [B, 1, D], behind the norm `norm`."""
+        """Shift and scale (1 + adaLN's), each [B, D], behind the norm `norm`."""
         return shift, scale
 
     def gate(self, branch: str, gate: Tensor) -> Tensor:
-        """adaLN's gate [B, 1, D] in front of the residual branch `branch` ("blocks.0.attn", "blocks.0.mlp")."""
+        """adaLN's gate [B, D] in front of the residual branch `branch` ("blocks.0.attn", "blocks.0.mlp")."""
         return gate
 
     def mlp(self, name: str, hidden: Tensor, x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class TensorAdapter(Adapter):
         bias = self.tensors.get(f"{name}.bias", layer.bias)
         y = linear(x, weight.flatten(1), None if bias is None else bias.to(x.dtype))
         factor = self.tensors.get(f"{name}.factor")
-        # The factor of attn.proj multiplies the same vector as its branch's: `gate` takes both at [B, 1, D].
+        # The factor of attn.proj multiplies the same vector as its branch's: `gate` takes both at [B, D].
         return y if factor is None or name.endswith("attn.proj") else scaled(y, factor.to(y.dtype))
 
     def modulation(self, norm: str, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from core.artifact.base import BaseConfig, TimestepConvention
 from core.artifact.sites import TIMESTEP_FEATURES
 from core.model.adapter import BASE, Adapter
-from core.model.functions import gated, gelu, heads, modulate
+from core.model.functions import gated, heads
+from core.model.kernels import gelu, modulated_norm
 
 
 class DiT(nn.Module):
@@ -114,13 +115,13 @@ class Block(nn.Module):
         """x [B, N, D] tokens, c [B, D] condition after SiLU -> [B, N, D]"""
         layer = linear_in(self.adaLN_modulation, 1)
         modulation = adapter.linear(f"{self.name}.adaLN_modulation.1", c, layer)  # [B, 6D]
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unsqueeze(1).chunk(6, dim=-1)  # each [B, 1, D]
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)  # each [B, D]
         shift1, scale1 = adapter.modulation(f"{self.name}.norm1", shift1, 1 + scale1)
         shift2, scale2 = adapter.modulation(f"{self.name}.norm2", shift2, 1 + scale2)
         gate1 = adapter.gate(f"{self.name}.attn", gate1)
         gate2 = adapter.gate(f"{self.name}.mlp", gate2)
-        x = gated(x, gate1, self.attn(modulate(x, shift1, scale1, self.norm_eps), adapter))
-        hidden: Tensor = self.mlp(modulate(x, shift2, scale2, self.mlp_norm_eps), adapter)
+        x = gated(x, gate1, self.attn(modulated_norm(x, shift1, scale1, self.norm_eps), adapter))
+        hidden: Tensor = self.mlp(modulated_norm(x, shift2, scale2, self.mlp_norm_eps), adapter)
         return gated(x, gate2, adapter.mlp(f"{self.name}.mlp", hidden, x))
 
 
@@ -164,9 +165,9 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, c: Tensor, adapter: Adapter) -> Tensor:
         """[B, N, D] -> [B, N, p*p*2C]"""
         modulation = adapter.linear("final_layer.adaLN_modulation.1", c, linear_in(self.adaLN_modulation, 1))  # [B, 2D]
-        shift, scale = modulation.unsqueeze(1).chunk(2, dim=-1)
+        shift, scale = modulation.chunk(2, dim=-1)
         shift, scale = adapter.modulation("final_layer.norm_final", shift, 1 + scale)
-        return adapter.linear("final_layer.linear", modulate(x, shift, scale, self.norm_eps), self.linear)
+        return adapter.linear("final_layer.linear", modulated_norm(x, shift, scale, self.norm_eps), self.linear)
 
 
 def linear_in(layers: nn.Sequential, index: int) -> nn.Linear:

@@ -7,7 +7,6 @@ keeps anyway. On a CPU a batch goes through in parts, so that the steps of a for
 Letters in shapes: B images, N tokens, D features.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +16,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-_SLOPE = 2 * math.sqrt(2 / math.pi)
-_CUBE = 0.044715
 _ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -51,18 +48,9 @@ def batch_invariant_linear(x: Tensor, weight: Tensor) -> Tensor:
     return _product(x, weight, None)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm without parameters, then a scale (1 + adaLN's) and a shift. x [B, N, D], the others [B, 1, D].
-
-    Keeps x, which the residual stream is, and not the normalized x.
-    """
-    result: Tensor = _Modulate.apply(x, shift, scale, eps)  # type: ignore[no-untyped-call]
-    return result
-
-
 def gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
-    """x + gate * branch: x and branch [B, N, D], gate [B, 1, D]. Keeps the branch's output."""
-    result: Tensor = _Gated.apply(x, gate, branch)  # type: ignore[no-untyped-call]
+    """x + gate * branch: x and branch [B, N, D], gate [B, D]. Keeps the branch's output."""
+    result: Tensor = _Gated.apply(x, gate.unsqueeze(1), branch)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -79,21 +67,6 @@ def heads(qkv: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value, each [B, count, N, D / count], of [B, N, 3 D]. Their gradients are written side by side."""
     query, key, value = _Heads.apply(qkv, count)  # type: ignore[no-untyped-call]
     return query, key, value
-
-
-def gelu(x: Tensor) -> Tensor:
-    """The GELU with the hyperbolic tangent's approximation (arXiv 1606.08415). It may write into x when no gradient is
-    asked for; otherwise it keeps x.
-
-    0.5 (1 + tanh z) is the logistic function of 2 z, which a CPU computes more than twice as fast. In bf16 its steps
-    would round.
-    """
-    if not x.is_cpu or x.dtype == torch.bfloat16:
-        return F.gelu(x, approximate="tanh")
-    if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
-        return result
-    return x.mul_(_logistic(x))
 
 
 class _Linear(Function):
@@ -114,30 +87,6 @@ class _Linear(Function):
         if not ctx.needs_input_grad[2]:
             return of_x, of_weight, None
         return of_x, of_weight, grad.sum(1) if ctx.by_image else lines.sum(0)
-
-
-class _Modulate(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-        normal, mean, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
-        ctx.save_for_backward(x, mean, inverse, scale)
-        return torch.addcmul(shift, normal, scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        of_x, of_shift, of_scale = torch.empty_like(grad), [], []
-        x, mean, inverse, scale = ctx.saved_tensors
-        for part in _parts(grad):
-            normal = (x[part] - mean[part]).mul_(inverse[part]).to(grad.dtype)
-            of_shift.append(grad[part].sum(1, keepdim=True))
-            of_scale.append((grad[part] * normal).sum(1, keepdim=True))
-            of_normal = grad[part] * scale[part]
-            # d LN: what is left of the gradient without its mean and its part along the normalized x
-            along = (of_normal * normal).mean(-1, keepdim=True)
-            of_normal -= of_normal.mean(-1, keepdim=True)
-            of_x[part] = of_normal.sub_(normal.mul_(along)).mul_(inverse[part])
-        return of_x, torch.cat(of_shift), torch.cat(of_scale), None
 
 
 class _Gated(Function):
@@ -186,29 +135,6 @@ class _Heads(Function):
         return whole.flatten(2), None
 
 
-class _Gelu(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        result = torch.empty_like(x)
-        for some, into in zip(_lines(x), _lines(result), strict=True):
-            torch.mul(some, _logistic(some), out=into)
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        result = torch.empty_like(x)
-        for some, of_some, into in zip(_lines(x), _lines(grad), _lines(result), strict=True):
-            share = _logistic(some)
-            # d (x s) = s + x s (1 - s) (2 z)', and (2 z)' = slope (1 + 3 cube x^2)
-            inner = torch.addcmul(x.new_tensor(_SLOPE), some, some, value=3 * _CUBE * _SLOPE).mul_(some)
-            inner.addcmul_(inner, share, value=-1)
-            torch.mul(of_some, share.addcmul_(inner, share), out=into)
-        return result
-
-
 def _by_onednn(x: Tensor) -> bool:
     """Not for a few rows, such as a batch's conditions: there MKL's weight gradient is the faster one."""
     if torch.compiler.is_compiling():
@@ -229,17 +155,6 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As Inductor has a linear layer computed: PyTorch has no public name for it."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
-
-
-def _logistic(x: Tensor) -> Tensor:
-    """0.5 (1 + tanh z)"""
-    return torch.addcmul(x.new_tensor(_SLOPE), x, x, value=_CUBE * _SLOPE).mul_(x).sigmoid_()
-
-
-def _lines(x: Tensor) -> tuple[Tensor, ...]:
-    """[..., D] as parts [n, D] of some 64 thousand numbers."""
-    parts: tuple[Tensor, ...] = x.reshape(-1, x.shape[-1]).split(max(1, 2**16 // x.shape[-1]))
-    return parts
 
 
 def _parts(x: Tensor) -> Iterator[slice]:

@@ -57,19 +57,18 @@ def linear_gated_norm(
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU(x @ weight^T + bias): x [B, N, in], weight [D, in], bias [B, D] -> [B, N, D]. Saves the product."""
-    y, rest = _product(x, weight, bias)
-    return gelu(y, rest, in_place=not _records(y, bias))
+    return gelu(*_product(x, weight, bias))
 
 
-def gelu(y: Tensor, bias: Tensor | None = None, *, in_place: bool = False) -> Tensor:
+def gelu(y: Tensor, bias: Tensor | None = None) -> Tensor:
     """GELU(y + bias) with the hyperbolic tangent's approximation (arXiv 1606.08415): y [B, N, D], bias [B, D]. Saves y.
 
-    `in_place` may write into y; it is for calls without gradients.
+    Without gradients it writes into y.
     """
-    if not in_place and _records(y, bias):
+    if _records(y, bias):
         result: Tensor = _Gelu.apply(y, bias)  # type: ignore[no-untyped-call]
         return result
-    return _kernels(y).gelu(y, bias, in_place=in_place)  # type: ignore[no-any-return]
+    return _with_bias(y, bias).gelu(y, bias, in_place=True)  # type: ignore[no-any-return]
 
 
 def attention(
@@ -140,12 +139,13 @@ class _Gelu(Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(y, bias)
-        return _kernels(y).gelu(y, bias, in_place=False)  # type: ignore[no-any-return]
+        return _with_bias(y, bias).gelu(y, bias, in_place=False)  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        return _kernels(grad).gelu_backward(grad, *ctx.saved_tensors)  # type: ignore[no-any-return]
+        y, bias = ctx.saved_tensors
+        return _with_bias(y, bias).gelu_backward(grad, y, bias)  # type: ignore[no-any-return]
 
 
 class _QueryKeyValue(Function):
@@ -203,6 +203,11 @@ def _records(*tensors: Tensor | None) -> bool:
 def _kernels(x: Tensor) -> Any:
     """The module whose functions compute on the device of x."""
     return _triton() if x.is_cuda and _has_triton() else plain
+
+
+def _with_bias(y: Tensor, bias: Tensor | None) -> Any:
+    """Alone, PyTorch's own GELU is one kernel."""
+    return plain if bias is None else _kernels(y)
 
 
 @cache

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.model import functions
+from core.artifact.sites import CLASS_TABLE
+from core.model import functions, kernels
 from core.model.adapter import TensorAdapter
 from core.model.dit import DiT
+from core.model.folding import fold, folded_forward
 from tests.core.model.small import ADAPTERS, batch, random_dit, random_tensors
 
 B, N, D, HEADS = 3, 5, 24, 4
@@ -24,12 +26,12 @@ PAIRS: dict[str, tuple[Step, Step, list[tuple[int, ...]]]] = {
     "linear": (functions.linear, F.linear, [(B, 5 * N, D), (2 * D, D), (2 * D,)]),
     "linear, without a bias": (lambda x, weight: functions.linear(x, weight, None), F.linear, [(64, D), (D, D)]),
     "linear, few rows": (functions.linear, F.linear, [(B, D), (2 * D, D), (2 * D,)]),
-    "modulate": (
-        lambda x, shift, scale: functions.modulate(x, shift, scale, 1e-6),
-        lambda x, shift, scale: F.layer_norm(x, (D,), eps=1e-6) * scale + shift,
-        [(B, N, D), (B, 1, D), (B, 1, D)],
+    "modulated_norm": (
+        lambda x, shift, scale: kernels.modulated_norm(x, shift, scale, 1e-6),
+        lambda x, shift, scale: F.layer_norm(x, (D,), eps=1e-6) * scale[:, None] + shift[:, None],
+        [(B, N, D), (B, D), (B, D)],
     ),
-    "gated": (functions.gated, lambda x, gate, branch: x + gate * branch, [(B, N, D), (B, 1, D), (B, N, D)]),
+    "gated": (functions.gated, lambda x, gate, branch: x + gate[:, None] * branch, [(B, N, D), (B, D), (B, N, D)]),
     "scaled": (functions.scaled, lambda y, factor: y * factor, [(B, N, D), (D,)]),
     "scaled, two dimensions": (functions.scaled, lambda y, factor: y * factor, [(B, D), (D,)]),
     "heads": (
@@ -37,8 +39,66 @@ PAIRS: dict[str, tuple[Step, Step, list[tuple[int, ...]]]] = {
         lambda qkv: stack(qkv.unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4).unbind()),
         [(B, N, 3 * D)],
     ),
-    "gelu": (functions.gelu, lambda x: F.gelu(x, approximate="tanh"), [(B, N, D)]),
+    "gelu": (kernels.gelu, lambda x: F.gelu(x, approximate="tanh"), [(B, N, D)]),
+    "linear_gelu": (
+        lambda x, bias: kernels.linear_gelu(x, weight(x, 2 * D, D), bias),
+        lambda x, bias: F.gelu(F.linear(x, weight(x, 2 * D, D)) + bias[:, None], approximate="tanh"),
+        [(B, N, D), (B, 2 * D)],
+    ),
+    "linear_gelu, one bias for all": (
+        lambda x, bias: kernels.linear_gelu(x, weight(x, 2 * D, D), bias.expand(B, -1)),
+        lambda x, bias: F.gelu(F.linear(x, weight(x, 2 * D, D), bias), approximate="tanh"),
+        [(B, N, D), (2 * D,)],
+    ),
+    "linear_gated_norm": (
+        lambda branch, *rest: both(*kernels.linear_gated_norm(branch, weight(branch, D, 2 * D), *rest, 1e-6)),
+        lambda *values: both(*plain_gated_norm(*values)),
+        [(B, N, 2 * D), (B, D), (B, D), (B, N, D), (B, D), (B, D)],
+    ),
+    "linear_gated_norm, saving its input": (
+        lambda branch, *rest: both(
+            *kernels.linear_gated_norm(branch, weight(branch, D, 2 * D), *rest, 1e-6, save_input=True)
+        ),
+        lambda *values: both(*plain_gated_norm(*values)),
+        [(B, N, 2 * D), (B, D), (B, D), (B, N, D), (B, D), (B, D)],
+    ),
+    "linear_gated_norm, the norm alone": (
+        lambda branch, *rest: kernels.linear_gated_norm(branch, weight(branch, D, 2 * D), *rest, 1e-6)[1],
+        lambda *values: plain_gated_norm(*values)[1],
+        [(B, N, 2 * D), (B, D), (B, D), (B, N, D), (B, D), (B, D)],
+    ),
+    "attention": (
+        lambda *values: kernels.attention(*values, HEADS),
+        lambda *values: plain_attention(*values),
+        [(B, N, 3 * D), (B, D), (B, D), (B, D), (B, D)],
+    ),
 }
+
+
+def weight(x: Tensor, outputs: int, inputs: int) -> Tensor:
+    """A frozen layer's, [outputs, inputs]"""
+    generator = torch.Generator().manual_seed(2)
+    return (torch.randn(outputs, inputs, generator=generator, dtype=torch.float64) / inputs**0.5).to(x.dtype)
+
+
+def both(moved: Tensor, normal: Tensor) -> Tensor:
+    return torch.cat([moved, 2 * normal])
+
+
+def plain_gated_norm(
+    branch: Tensor, bias: Tensor, gate: Tensor, x: Tensor, shift: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    moved = x + gate[:, None] * (F.linear(branch, weight(branch, D, 2 * D)) + bias[:, None])
+    return moved, F.layer_norm(moved, (D,), eps=1e-6) * scale[:, None] + shift[:, None]
+
+
+def plain_attention(
+    qkv: Tensor, query_scale: Tensor, query_shift: Tensor, value_scale: Tensor, value_shift: Tensor
+) -> Tensor:
+    q, k, v = qkv.chunk(3, dim=-1)
+    q, v = q * query_scale[:, None] + query_shift[:, None], v * value_scale[:, None] + value_shift[:, None]
+    q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (q, k, v))
+    return (q @ k.transpose(-1, -2) / (D / HEADS) ** 0.5).softmax(-1).matmul(v).transpose(1, 2).flatten(2)
 
 
 def inputs(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
@@ -84,11 +144,12 @@ def test_a_factor_of_zero_has_no_gradient() -> None:
 def test_a_gelu_without_gradients_is_that_with_them() -> None:
     (x,) = inputs([(B, N, D)], torch.float32)
     with torch.no_grad():
-        found = functions.gelu(x.clone())
-    torch.testing.assert_close(found, functions.gelu(x.requires_grad_()), rtol=0, atol=1e-6)
+        found = kernels.gelu(x.clone())
+    torch.testing.assert_close(found, kernels.gelu(x.requires_grad_()), rtol=0, atol=1e-6)
 
 
-def test_a_fine_tune_keeps_no_input_of_a_frozen_layer() -> None:
+@pytest.mark.parametrize("folded", [True, False])
+def test_a_fine_tune_keeps_no_input_of_a_frozen_layer(folded: bool) -> None:
     """For the backward pass: the residual stream twice, both branches' outputs, query, key and value, what attention
     mixes, and what enters the GELU (four times as wide). Nothing that is normalized, scaled or put through the GELU."""
     dit = random_dit()
@@ -103,7 +164,11 @@ def test_a_fine_tune_keeps_no_input_of_a_frozen_layer() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-        dit(x, t, y, TensorAdapter(tensors))
+        if folded:
+            classes = F.embedding(y, tensors[CLASS_TABLE])
+            folded_forward(dit, x, t, classes, fold(dit, tensors).expand(len(x), -1))
+        else:
+            dit(x, t, y, TensorAdapter(tensors))
     units = sum(kept.values()) / (4 * len(x) * tokens * d)
     assert units <= 12 * depth + 2, "12 a block, and the final layer's"
 
@@ -116,7 +181,7 @@ def test_gradients_of_a_whole_model_are_autograds(name: str, monkeypatch: pytest
     found = _gradients(dit, tensors)
     for module, step in (("dit", "gated"), ("dit", "gelu"), ("adapter", "scaled")):
         monkeypatch.setattr(f"core.model.{module}.{step}", PAIRS[step][1])
-    monkeypatch.setattr("core.model.dit.modulate", _plain_modulate)
+    monkeypatch.setattr("core.model.dit.modulated_norm", _plain_norm)
     monkeypatch.setattr("core.model.dit.heads", _plain_heads)
     for (name, ours), plain in zip(found.items(), _gradients(dit, tensors).values(), strict=True):
         assert (ours - plain).abs().max() <= 1e-10 * plain.abs().max(), name
@@ -128,8 +193,8 @@ def _gradients(dit: DiT, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(tensors, torch.autograd.grad(output.square().sum(), list(tensors.values())), strict=True))
 
 
-def _plain_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=eps) * scale + shift
+def _plain_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * scale[:, None] + shift[:, None]
 
 
 def _plain_heads(qkv: Tensor, count: int) -> tuple[Tensor, ...]:
