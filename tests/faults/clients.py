@@ -63,19 +63,21 @@ async def _listen(stack: Stack, key: str, id: str, streams: int) -> tuple[int, i
             nonlocal opened, ends
             headers = {"Authorization": f"Bearer {key}"}
             async with http.stream("GET", f"/v1/finetunes/{id}/events", headers=headers) as answer:
+                answer.raise_for_status()
                 counted = False
                 async for line in answer.aiter_lines():
                     if not counted and line.startswith("data:"):
                         opened, counted = opened + 1, True
                     ends += '"cancelled"' in line
 
-        tasks = [asyncio.create_task(one()) for _ in range(streams)]
-        while opened < streams:
-            await asyncio.sleep(0.1)
-        await asyncio.sleep(3)  # what was opened for the first events is back in the pool
-        listening, connections = opened, await asyncio.to_thread(held_connections, stack)
-        await asyncio.to_thread(lambda: httpx.post(f"{stack.url}/v1/finetunes/{id}/cancel", headers=_key(key)))
-        await asyncio.gather(*tasks)
+        async with asyncio.TaskGroup() as group:  # a stream that is refused ends all
+            for _ in range(streams):
+                group.create_task(one())
+            while opened < streams:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(3)  # what was opened for the first events is back in the pool
+            listening, connections = opened, await asyncio.to_thread(held_connections, stack)
+            await asyncio.to_thread(lambda: httpx.post(f"{stack.url}/v1/finetunes/{id}/cancel", headers=_key(key)))
     return listening, connections, ends
 
 

@@ -41,7 +41,12 @@ from tests.faults.stack import Outcome, Stack
 from tests.faults.storage import StackOnS3
 from tests.faults.supervised import SupervisedStack
 
-Service = Literal["one worker", "two workers", "default leases", "supervised", "on S3", "small disk", "small scratch"]
+Service = Literal[
+    "one worker", "many streams", "two workers", "default leases", "supervised", "on S3", "small disk", "small scratch"
+]
+MANY_STREAMS = dict.fromkeys(
+    ("DIFFFIT_MAX_EVENT_STREAMS", "DIFFFIT_MAX_TENANT_EVENT_STREAMS", "DIFFFIT_MAX_ADDRESS_CONNECTIONS"), "500"
+)
 SWEPT_SOON = {"DIFFFIT_ORPHAN_SECONDS": "5"}
 DEFAULTS = {
     f"DIFFFIT_{name.upper()}": str(Settings.model_fields[name].default)
@@ -104,7 +109,7 @@ SCENARIOS = {
         partial(events.streams_are_cut, listeners=2, steps=30),
     ),
     "streams": Scenario(
-        "one worker", partial(clients.idle_streams, streams=300), partial(clients.idle_streams, streams=20)
+        "many streams", partial(clients.idle_streams, streams=300), partial(clients.idle_streams, streams=20)
     ),
     "fuzz": Scenario(
         "one worker",
@@ -206,6 +211,8 @@ def serving(service: Service, postgres: services.Postgres, *, quick: bool) -> It
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
         if service == "one worker":
             yield exits.enter_context(Stack(folder, postgres))
+        elif service == "many streams":
+            yield exits.enter_context(Stack(folder, postgres, settings=MANY_STREAMS))
         elif service == "two workers":
             yield exits.enter_context(Stack(folder, postgres, workers=2, settings=SWEPT_SOON))
         elif service == "default leases":
