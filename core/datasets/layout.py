@@ -82,7 +82,8 @@ def arrange(infos: Iterable[zipfile.ZipInfo]) -> Layout:
         try:
             name = _class_of(info, path, depth, paths)
         except Refused as refused:
-            candidates.append(Candidate(info, path, problem=refused))
+            # PostgreSQL stores no NUL, and a refused path is only shown.
+            candidates.append(Candidate(info, path.replace("\0", "\N{REPLACEMENT CHARACTER}"), problem=refused))
         else:
             candidates.append(Candidate(info, path, name))
     kept_paths = {path for _, path in kept}

@@ -10,6 +10,7 @@ import pytest
 from core.artifact.manifest import is_text
 from core.datasets import archive
 from core.datasets.archive import Report, inspect, read_images, validate
+from core.datasets.layout import arrange
 from core.errors import ArchiveInvalid
 from tests.core.zips import GOOD, LIMITS, picture, zipped
 
@@ -200,3 +201,11 @@ def test_pixels_of_a_zip_are_limited_in_all(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ArchiveInvalid, match="10,000 pixels") as caught:
         validate(zipped(GOOD | bombs), LIMITS)
     assert caught.value.code == "too_many_pixels_in_all"
+
+
+def test_refused_path_with_a_nul_can_be_stored() -> None:
+    info = zipfile.ZipInfo("cat/a.png")
+    info.orig_filename = "cat/a.png\0.exe"
+    (candidate,) = arrange([info]).candidates
+    assert candidate.problem is not None
+    assert (candidate.problem.code, candidate.path) == ("unsafe_path", "cat/a.png\N{REPLACEMENT CHARACTER}.exe")
