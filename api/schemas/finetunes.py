@@ -1,8 +1,8 @@
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Identifier, Input, Integer, JobStatus, Output, Time
+from api.schemas.common import WHOLE, Identifier, Input, Integer, JobStatus, Output, Time
 from api.schemas.datasets import JobError
 from core.artifact.sites import METHODS
 from core.finetunes.service import FinetuneRequest
@@ -37,10 +37,9 @@ class FinetuneCreate(Input):
         lt=2**53,
         description="Equal data, settings and seed give an equal adapter on one device.",
     )
-    image_size: Integer | None = Field(
+    # The limits stand inside: the document would lack those of a union.
+    image_size: Annotated[int, Field(ge=1, lt=2**16), WHOLE] | None = Field(
         _DEFAULTS.image_size,
-        ge=1,
-        lt=2**16,
         description="Pixels a side of what is trained on and drawn: the base's size, which is the default, or twice "
         "that, for four times the work. Both are served side by side.",
     )
