@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -21,10 +22,13 @@ class CudaGraphs:
     def reset(self) -> None:
         """Begins a new pool: the memory of the old one can be released once its last graph is gone."""
         self._pool = torch.cuda.graph_pool_handle()
+        self._alive: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     def capture(self, compute: Callable[[], Outcome]) -> Callable[[], Outcome]:
         """Records `compute`, which has run before. Raises OutOfMemoryError, and RuntimeError when it cannot be
         recorded. Other threads go on using the device meanwhile: only this thread's calls can spoil the capture."""
+        if not self._alive:
+            self.reset()  # a pool ends with its last graph, and CUDA takes no other into it
         graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
         try:
@@ -34,6 +38,8 @@ class CudaGraphs:
             if any(is_out_of_memory(cause) for cause in causes(error)):  # ending the capture may hide it
                 raise torch.OutOfMemoryError(f"out of memory while a graph was captured: {error}") from error
             raise
+
+        self._alive.add(graph)
 
         def replay() -> Outcome:
             graph.replay()

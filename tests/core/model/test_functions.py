@@ -159,7 +159,7 @@ def test_a_fine_tune_keeps_no_input_of_a_frozen_layer(folded: bool) -> None:
     kept: dict[int, int] = {}
 
     def remember(tensor: Tensor) -> Tensor:
-        if tensor.ndim >= 3 and tensor.untyped_storage().nbytes() >= 4 * len(x) * tokens * d:
+        if tensor.ndim >= 3 and tensor.shape[-2] == tokens:  # of heads, or of all together
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
@@ -170,7 +170,7 @@ def test_a_fine_tune_keeps_no_input_of_a_frozen_layer(folded: bool) -> None:
         else:
             dit(x, t, y, TensorAdapter(tensors))
     units = sum(kept.values()) / (4 * len(x) * tokens * d)
-    assert units <= 12 * depth + 2, "12 a block, and the final layer's"
+    assert units <= 12 * depth + 3, "12 a block, and the patches and the final layer's"
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
