@@ -16,11 +16,11 @@ from torch import Tensor
 from core.model.kernels import device_code
 
 SUMMED_TOKENS = 32
-"""Tokens whose gradients one program sums."""
+"""Tokens whose gradients one program sums where features are independent."""
 
 # Tokens that a program holds at once, and its warps: the fastest on an H200 at DiT-XL/2's shapes.
 _NORM = {"ROWS": 4, "num_warps": 8}
-_NORM_BACKWARD = {"ROWS": 2, "TOKENS": SUMMED_TOKENS, "num_warps": 8}
+_NORM_BACKWARD = {"ROWS": 2, "TOKENS": 16, "num_warps": 4}
 _TILE = 4096
 """Numbers that a program holds at once where features are independent; half as many in the backward pass."""
 
@@ -37,7 +37,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
 
 def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x [B, N, D], shift and scale [B, D]"""
-    grad_x, sums = torch.empty_like(x), _sums(x, 4)
+    grad_x, sums = torch.empty_like(x), _sums(x, 4, _NORM_BACKWARD["TOKENS"])
     device_code.gated_norm_backward[_sum_grid(x)](
         grad, grad, x, x, scale, scale, scale, grad_x, grad_x, sums, x.shape[1], 0, 0, *_strides(scale), eps,
         D=x.shape[2], BLOCK=_block(x), GATED=False, HAS_RESIDUAL=False, SAVED_INPUT=False, **_NORM_BACKWARD,
@@ -74,7 +74,7 @@ def gated_norm_backward(
 
     `saved` is x, or else the first result of `gated_norm`; `grad_moved` is that result's gradient where it has one.
     """
-    grad_x, grad_y, sums = torch.empty_like(y), torch.empty_like(y), _sums(y, 4)
+    grad_x, grad_y, sums = torch.empty_like(y), torch.empty_like(y), _sums(y, 4, _NORM_BACKWARD["TOKENS"])
     device_code.gated_norm_backward[_sum_grid(y)](
         grad_normal if grad_moved is None else grad_moved, grad_normal, saved, y, bias, gate, scale,
         grad_x, grad_y, sums, y.shape[1], *_strides(bias, gate, scale), eps,
@@ -137,7 +137,7 @@ def _token_grid(x: Tensor) -> tuple[int, int]:
 
 
 def _sum_grid(x: Tensor) -> tuple[int, int]:
-    return triton.cdiv(x.shape[1], SUMMED_TOKENS), x.shape[0]
+    return triton.cdiv(x.shape[1], _NORM_BACKWARD["TOKENS"]), x.shape[0]
 
 
 def _columns(x: Tensor, numbers: int, tokens: int | None = None) -> tuple[tuple[int, int, int], dict[str, int]]:
@@ -150,9 +150,10 @@ def _columns(x: Tensor, numbers: int, tokens: int | None = None) -> tuple[tuple[
     return grid, {"D": d, "BLOCK": block, "ROWS": min(rows, tokens or rows), "num_warps": 4}
 
 
-def _sums(x: Tensor, kinds: int) -> Tensor:
-    """[B, parts, kinds, D] for the sums of each program"""
-    return torch.empty(x.shape[0], _sum_grid(x)[0], kinds, x.shape[2], dtype=torch.float32, device=x.device)
+def _sums(x: Tensor, kinds: int, tokens: int = SUMMED_TOKENS) -> Tensor:
+    """[B, parts, kinds, D] for the sums of each program, which passes over `tokens`"""
+    shape = x.shape[0], triton.cdiv(x.shape[1], tokens), kinds, x.shape[2]
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 
 def _strides(*vectors: Tensor) -> tuple[Any, ...]:
