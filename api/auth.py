@@ -1,4 +1,4 @@
-"""Who asks, and what they may do: dependencies of the handlers, as named types."""
+"""Authentication and permissions: dependencies of the handlers, as named types."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from core.tenants import service as tenants
 
 
 def authenticate(request: Request) -> Scope:
-    """Who asks, looked up and counted once a request. Raises Unauthenticated, RateLimited.
+    """Looks the caller up and counts the request, once each. Raises Unauthenticated, RateLimited.
 
     Its statements are transactions of their own, so that no handler holds one while it waits.
     """

@@ -17,7 +17,7 @@ from core.storage import ObjectStore
 
 @dataclass(frozen=True)
 class Services:
-    """What one process of the API holds."""
+    """State of one API process."""
 
     settings: Settings
     database: Database

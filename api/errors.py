@@ -51,7 +51,7 @@ class InvalidFields(CoreError):
 
 
 class Refused(CoreError):
-    """What the router and the parsers of bodies refuse, with a status of their own."""
+    """Refusal by the router or a parser of bodies, with a status of its own."""
 
     def __init__(self, status: int, detail: str, headers: dict[str, str]) -> None:
         super().__init__(detail, headers=headers)
@@ -61,7 +61,7 @@ class Refused(CoreError):
 
 
 class UnexpectedError(CoreError):
-    """What no one foresaw. Its own words stay in the log."""
+    """Unexpected error. Its own text stays in the log."""
 
     def __init__(self) -> None:
         super().__init__("Something went wrong on our side. Give the request_id when you report it.")

@@ -134,7 +134,7 @@ class _Run:
 
 
 async def _digest(request: Request) -> str:
-    """Of path, query and body; a form counts by its fields and files, not by how they were wrapped."""
+    """Returns the digest of path, query and body; a form counts by its fields and files, not by their wrapping."""
     digest = hashlib.sha256(f"{request.scope['path']}?".encode() + request.scope["query_string"] + b"\n")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         await _add_form(digest, await request.form(**_FORM))

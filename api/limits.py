@@ -42,7 +42,7 @@ class RequestLimits:
             raise RateLimited("requests", limit, allowance.seconds)
 
     def used(self, scope: Scope) -> int:
-        """Of the tenant's minute; 0 where there is no limit, since nobody counts then."""
+        """Returns the tenant's requests of this minute; 0 without a limit, since nothing is counted then."""
         limit = self._limit(scope)
         return 0 if limit is None else limit - self._counter.look(scope.tenant, limit).left
 

@@ -81,7 +81,7 @@ class Notifier:
         return self._states.get(key_id, _WORKS) != _WORKS
 
     async def shared(self, key: Hashable, read: Callable[[], Found]) -> Found:
-        """What a blocking read finds. Listeners that ask for the same at one time share one read."""
+        """Returns the result of a blocking read. Listeners that ask for the same at one time share one read."""
         if key not in self._reads:
             task = self._reads[key] = asyncio.create_task(run_in_threadpool(read))
             task.add_done_callback(lambda _: self._reads.pop(key))

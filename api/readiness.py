@@ -66,7 +66,7 @@ class ReadinessCheck:
 
 @dataclass(frozen=True)
 class _Database:
-    """What the database tells, and what is wrong with it."""
+    """Facts read from the database, and the problems found."""
 
     problems: dict[str, str] = field(default_factory=dict)
     workers: int = 0

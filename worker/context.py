@@ -1,4 +1,4 @@
-"""What one worker process holds: settings, database, store, leases, and the device when its queues need one."""
+"""One worker process's settings, database, store, leases, and its device when its queues need one."""
 
 import datetime
 import logging
@@ -39,7 +39,7 @@ _MIN_GENERATIONS = 16
 _MAX_UNANSWERED = 5
 """Checks that a device may leave unanswered in a row."""
 _STOP_SECONDS = 30.0
-"""How long a worker that cannot go on waits for its threads: one may hang in a dead device."""
+"""A worker that cannot go on waits so long for its threads: one may hang in a dead device."""
 
 
 def _end_process() -> None:
@@ -62,7 +62,7 @@ class Context:
     problem: str | None = None
     """Why this worker cannot work, if it cannot."""
     outcomes: dict[str, Any] = field(default_factory=dict)
-    """What fine-tunes that ran here came to, by id: another attempt here need not train again to publish it."""
+    """Results of fine-tunes that ran here, by id: another attempt here publishes them without training again."""
     _evicted_at: datetime.datetime | None = None
     _ending: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
@@ -100,7 +100,7 @@ class Context:
         return tuple(model for model, kind in KINDS.items() if kind.queue in self.queues)
 
     def places(self, model: type[Any]) -> int:
-        """How many jobs of a kind it works on at once. Generations wait for the device together: they get what the
+        """Returns how many jobs of a kind run at once. Generations wait for the device together: they get what the
         others leave of `worker_threads`, or without that setting enough to fill the device's batch while as many load
         their adapters or store their images."""
         few = {Dataset: self.settings.concurrent_datasets, Finetune: self.settings.concurrent_finetunes}
@@ -164,7 +164,7 @@ class Context:
         return self._patiently(lambda: self.store.put(key, data))
 
     def put_checked(self, key: str, data: bytes) -> StoredObject:
-        """As `put`, and reads it back: what the store has lost or damaged is stored again."""
+        """Stores like `put`, reads the object back, and stores it again when it is missing or damaged."""
 
         def put() -> StoredObject:
             stored = self.store.put(key, data)

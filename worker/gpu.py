@@ -50,7 +50,7 @@ class Gpu:
 
     @property
     def training_memory_bytes(self) -> int:
-        """What a fine-tune's step may take now."""
+        """Bytes that a fine-tune's step may take now."""
         return training_memory(self.device, self.settings.training_memory_bytes)
 
     def tensors(self, digest: str, data: bytes) -> Mapping[str, Tensor]:

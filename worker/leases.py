@@ -15,7 +15,7 @@ from core.tracing import caused_by
 
 logger = logging.getLogger(__name__)
 _CANCEL_SECONDS = 2.0
-"""How often cancellation is looked for: a tenant should not wait for a heartbeat."""
+"""Interval between two looks for cancellations: a tenant should not wait for a heartbeat."""
 
 
 @dataclass(frozen=True)

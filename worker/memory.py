@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 TRAINING_FRACTION = 0.5
-"""Of what is free. The rest is serving's reserve: its batches, the decoder's, and adapters that come."""
+"""Fraction of the free memory. The rest is serving's reserve: its batches, the decoder's, and adapters to come."""
 
 
 def training_memory(device: torch.device, limit: int | None) -> int:
@@ -17,7 +17,7 @@ def training_memory(device: torch.device, limit: int | None) -> int:
 
 
 def free_on_host(root: Path = Path("/")) -> int:
-    """What the machine has available, or a control group of this process leaves, whichever is less."""
+    """Returns the bytes that the machine has available or a control group of this process leaves, whichever is less."""
     fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
     available = 1024 * int(fields["MemAvailable"].split()[0])
     return max(0, min([available, *_left_in_groups(root)]))

@@ -87,7 +87,8 @@ class EngineCollector(Collector):
 
 
 class JobsCollector(Collector):
-    """What the rows tell when it is asked for. Every worker tells the same: take the maximum over them."""
+    """Metrics that are read from the database when they are scraped. Every worker reports the same values: take the
+    maximum over them."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 Job = TypeVar("Job", Dataset, Finetune, Generation)
 Result = TypeVar("Result")
 _DATABASE_SECONDS = 1.0
-"""How often a result is offered to a database that does not answer."""
+"""Seconds between two tries to store a result while the database does not answer."""
 _MAX_REFUSALS = 10
-"""How often a database that answers may refuse a result: it may be short of something for a while, or for good."""
+"""Refusals of a result by a database that answers: it may be short of something for a while, or for good."""
 
 
 class Attempt(ABC, Generic[Job]):

@@ -21,7 +21,7 @@ _ANSWER_SECONDS = 10.0
 
 
 class Webhooks:
-    """As many deliveries at once as `webhook_threads`; one thread looks for work while none is at it."""
+    """Sends up to `webhook_threads` deliveries at once; one thread looks for work while there is none."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -1,4 +1,4 @@
-"""What the pages of one domain share: its head with the four steps, and what can be changed of it."""
+"""Parts that the pages of one domain share: its head with the four steps, and the controls that change it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What surrounds every page: its head, its navigation, and how it tells of errors."""
+"""The frame of every page: its head, its navigation, and its error messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +113,6 @@ def _theme_switch(theme: str) -> None:
 
 
 def _address(path: str) -> str:
-    """Of something of ours that is no page, behind whatever prefix the application has."""
+    """Returns the address of a resource that is no page, behind the application's prefix."""
     request = ui.context.client.request
     return f"{request.scope.get('root_path', '')}{path}"

@@ -9,7 +9,7 @@ from nicegui.elements.mixins.text_element import TextElement
 
 Control = TypeVar("Control", bound=ui.element)
 Handler = Callable[[], object]
-"""What a press does. A coroutine is waited for; nothing else is, since a dialog that is waited for opens."""
+"""Action of a press. Only a coroutine is awaited, since an awaited dialog opens."""
 Cell = str | Callable[[], object]
 """Text, or what draws the cell's content."""
 
@@ -96,7 +96,7 @@ def facts(pairs: dict[str, str]) -> None:
 
 
 def empty(title: str, hint: str) -> None:
-    """Where there is nothing yet: what it will be, and how to get there."""
+    """Shows in place of an empty list what it will hold, and how to get there."""
     with box("empty"):
         write(title, "p", "empty-title")
         muted(hint)
@@ -144,7 +144,7 @@ def _cell(column: str, cell: Cell) -> None:
 
 
 def bar(label: str, share: float) -> ui.element:
-    """How full something is, 0 to 1."""
+    """Shows a fraction, from 0 to 1, as a bar."""
     made = ui.element("progress").classes("bar")
     made.props["aria-label"], made.props["max"], made.props["value"] = label, 1, min(share, 1)
     return made
@@ -173,7 +173,7 @@ def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
 
 
 def said(message: str) -> None:
-    """That something was done."""
+    """Notifies that something was done."""
     ui.notify(message, position="bottom", classes="said")
 
 

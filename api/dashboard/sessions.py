@@ -1,5 +1,5 @@
-"""Who is signed in. A key stays in this process's memory and is never written; the browser has a signed cookie that
-names the session. Whoever starts the process again asks people to sign in again."""
+"""Sessions of the pages. A key stays in this process's memory and is never written; the browser has a signed cookie
+that names the session. After a restart of the process people sign in again."""
 
 import secrets
 import time
@@ -16,7 +16,7 @@ class Session:
 
     key: str
     name: str
-    """Of the tenant, or of the administrator's key."""
+    """Name of the tenant, or of the administrator's key."""
     is_admin: bool
     may_write: bool
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))

@@ -13,7 +13,7 @@ import httpx
 from starlette.types import ASGIApp, Message
 
 _STATE = ("body_bytes", "signs_in")
-"""What pages tell the application beside a request; no client from outside can."""
+"""Names of request state that pages pass to the application; no client from outside can."""
 
 
 class AppTransport(httpx.AsyncBaseTransport):

@@ -20,11 +20,11 @@ from api.schemas.datasets import DatasetOut
 _FILES = 50_000
 """More than the contract takes in a zip, which then says so."""
 _HEADER_BYTES = 2**13
-"""Of one file in the form, and of a path in it."""
+"""Limit of one file's header in the form, and of a path in it."""
 
 
 class Upload(Element, component="assets/upload.js"):
-    """Where a data set of a domain is dropped; the page is loaded again when it has arrived."""
+    """Drop area for a domain's data set; the page is loaded again when it has arrived."""
 
     def __init__(self, domain_id: str) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class _Packer:
         self._files = 0
 
     def take(self) -> bytes:
-        """What is ready to be sent on."""
+        """Returns the bytes that are ready to be sent on."""
         piece = bytes(self._out)
         self._out.clear()
         return piece

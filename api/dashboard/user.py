@@ -35,7 +35,8 @@ class User:
 
 
 def contract_with(request: Request, key: str | None) -> Contract:
-    """As the browser reaches this application, so that the addresses of images lead there too."""
+    """Returns a client with the address by which the browser reaches this application, so that images' addresses
+    lead there too."""
     return _contract(request, lambda: key)
 
 

@@ -1,4 +1,4 @@
-"""What all routes that serve an image share."""
+"""Parts shared by all routes that serve an image."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""What all models share."""
+"""Parts shared by all models."""
 
 import unicodedata
 from collections.abc import Callable
@@ -44,8 +44,8 @@ def _whole(value: object) -> object:
 
 
 WHOLE = BeforeValidator(_whole)
-"""Of integers in request bodies: 3.0 is one too, as JSON Schema has it. It comes behind a type's limits, or these would
-be missing in the document."""
+"""Validator of integers in request bodies: 3.0 is one too, as in JSON Schema. It comes behind a type's limits, or these
+would be missing in the document."""
 Integer = Annotated[int, WHOLE]
 _SHOWN = r"[^\u0000-\u001f\u007f-\u009f]"
 _STORABLE = (AfterValidator(_storable), _Documented(r"^[^\u0000]*$"))

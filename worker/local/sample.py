@@ -34,7 +34,7 @@ class Run:
     """All of them when there are none."""
     count: int
     asked: dict[str, Any]
-    """Of GenerationRequest; what is missing takes the server's defaults."""
+    """Fields of GenerationRequest; missing ones take the server's defaults."""
     output: Path
     base: str | None
     device: str | None
@@ -107,7 +107,7 @@ class Run:
 
 
 def _settings(request: GenerationRequest, artifact: Artifact | None, gpu: Gpu, class_name: str) -> dict[str, Any]:
-    """What is written into each image beside its seed: as a worker writes it."""
+    """Returns the settings that each image's file has next to its seed, as a worker writes them."""
     return {
         "adapter": artifact.sha256 if artifact else "base",
         "base": gpu.base.description.digest,

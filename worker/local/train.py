@@ -46,7 +46,7 @@ class Run:
     base: str | None
     device: str | None
     asked: dict[str, Any]
-    """Of FinetuneRequest; what is missing takes the server's defaults."""
+    """Fields of FinetuneRequest; missing ones take the server's defaults."""
     site: list[str]
     """NAME=VALUE: what differs from the preset, or from the method's defaults."""
     checkpoint_every: int
@@ -59,7 +59,7 @@ class Run:
     started: int = 0
     """The step that it began at."""
     parameters: int = 0
-    """How many train."""
+    """Count of the numbers that train."""
 
     def train(self, state: State) -> dict[str, Any]:
         """Writes the adapter and tells what was made. Raises ArchiveInvalid, BaseMissing, CheckpointInvalid,
@@ -91,11 +91,11 @@ class Run:
 
     @property
     def writes(self) -> bool:
-        """Of several processes the first alone does; all of them have the same to write."""
+        """Whether this process writes: only the first of several does, since all hold the same result."""
         return self.processes.index == 0
 
     def _own_device(self, settings: Settings) -> str | None:
-        """Of several processes on GPUs each has one."""
+        """Returns this process's GPU when several processes share the work, else None."""
         several = self.processes.count > 1 and settings.device != "cpu" and torch.cuda.is_available()
         return f"cuda:{torch.cuda.current_device()}" if several else None
 

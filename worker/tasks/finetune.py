@@ -48,7 +48,7 @@ _MAX_OUTCOMES = 4
 
 @dataclass(frozen=True)
 class _Job:
-    """What a fine-tune needs, as plain values: no session is held while it trains."""
+    """A fine-tune's inputs as plain values: no session is held while it trains."""
 
     plan: FinetunePlan
     preset: str | None
@@ -106,7 +106,7 @@ class FinetuneRun(Attempt[Finetune]):
             yield from archive.read_images(file, job.members, datasets.limits(self.context.settings))
 
     def _state(self, job: _Job) -> Mapping[str, Tensor] | None:
-        """Where the training goes on; what cannot be read is reported. None starts from scratch."""
+        """Returns the state to continue from, and reports checkpoints that cannot be read. None starts from scratch."""
         about = job.plan.about(self.context.gpu.base.description.digest)
         found = last_readable(self.context.store.get, job.checkpoints, about, ABOUT_DEFAULTS)
         if found.reasons:

@@ -46,7 +46,7 @@ interpreter from the engine's thread, and the database from everybody."""
 
 @dataclass(frozen=True)
 class _Job:
-    """What a generation needs, as plain values: no session is held while it is drawn."""
+    """A generation's inputs as plain values: no session is held while it is drawn."""
 
     request: ImageRequest
     adapter_key: str
@@ -133,7 +133,7 @@ class Drawing(Attempt[Generation]):
 
 
 def _progress_seconds(jobs: int) -> float:
-    """How long a job waits between two writes of its progress when so many are at work."""
+    """Returns the seconds between two writes of a job's progress when so many are at work."""
     return _PROGRESS_SECONDS * max(1.0, jobs / _PROGRESS_JOBS)
 
 
@@ -178,7 +178,7 @@ def _load(context: Context, claim: Claim, session: Session, row: Generation) -> 
 
 
 def _scale(context: Context, adapter: Adapter | None) -> int:
-    """Of an adapter that was made for another base, loading tells."""
+    """Returns the adapter's image size in units of the base's; 1 for an adapter of another base, which loading refuses."""
     base = context.gpu.base.description
     if adapter is None or adapter.base_digest != base.digest:
         return 1

@@ -34,7 +34,7 @@ async def finetune(user: TenantUser, id: str) -> None:
 
 
 class _Watch:
-    """What the events of a fine-tune tell, as they come."""
+    """State of a fine-tune's page, built from its events as they come."""
 
     def __init__(self, user: User, found: FinetuneOut) -> None:
         self.user, self.found = user, found

@@ -47,7 +47,7 @@ def _row(one: FinetuneOut) -> list[kit.Cell]:
 
 
 class _Form:
-    """What to train, and what it would take."""
+    """The form of a fine-tune, with an estimate of what it would take."""
 
     def __init__(self, user: User, domain_id: str, datasets: list[DatasetOut], chosen: str) -> None:
         self.user, self.path = user, f"/v1/domains/{domain_id}/finetunes"

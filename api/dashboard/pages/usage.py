@@ -1,4 +1,4 @@
-"""What a tenant used, and how much of its quotas is left."""
+"""The page of a tenant's usage and of what is left of its quotas."""
 
 from nicegui import ui
 
