@@ -178,7 +178,7 @@ def _load(context: Context, claim: Claim, session: Session, row: Generation) -> 
 
 
 def _scale(context: Context, adapter: Adapter | None) -> int:
-    """Returns the adapter's image size in units of the base's; 1 for an adapter of another base, which loading refuses."""
+    """Returns the adapter's image size in units of the base's. Loading refuses an adapter of another base."""
     base = context.gpu.base.description
     if adapter is None or adapter.base_digest != base.digest:
         return 1
