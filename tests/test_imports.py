@@ -1,4 +1,4 @@
-"""What a process may import, beside the directions that import-linter checks."""
+"""Limits on a process's imports, in addition to the directions that import-linter checks."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def test_imports_without(blocked: str, modules: str) -> None:
 
 
 def test_the_api_starts_light() -> None:
-    """What is heavy and not needed to answer is imported with its first use, or never."""
+    """Checks that the API's start does not import heavy modules; they are imported on first use, or never."""
     heavy = {"torch", "diffusers", "nicegui", "matplotlib", "numpy", "celery", "alembic", "redis"}
     code = f"import sys, api.app; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,5 +1,5 @@
-"""A request's id and trace reach the job that it caused: an API process, a worker process, and a receiver of
-what OpenTelemetry sends."""
+"""Request id and trace of a request reach its job: an API process, a worker process, and a receiver of OpenTelemetry
+data."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ def test_a_job_carries_what_caused_it(tmp_path: Path) -> None:
 
 
 def draw(http: httpx.Client) -> str:
-    """The id of a generation that has ended."""
+    """Returns the id of a generation that has ended."""
     admin = Caller(http, ADMIN)
     tenant = admin.post("/v1/admin/tenants", {"name": "Traced"})["id"]
     caller = Caller(http, admin.post(f"/v1/admin/tenants/{tenant}/keys", {"name": "laptop"})["key"])
@@ -48,7 +48,7 @@ def draw(http: httpx.Client) -> str:
 
 
 def names(collector: Receiver, service: str) -> set[str]:
-    """Of the spans that a service has sent of the one trace."""
+    """Returns the names of a service's spans in the test's trace."""
     found = set()
     for headers, body in collector.received:
         data = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body

@@ -1,4 +1,4 @@
-"""What the audit log has of requests and jobs: who, from where, by which request."""
+"""Audit log entries of requests and jobs: the actor, the client's address and the request."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from core.adapters import service as adapters
 from tests.api.client import Api, Client, adapter_file
 
 ADDRESS = "127.0.0.1"
-"""Of the requests that tests send without a socket."""
+"""Address of requests that tests send without a socket."""
 
 
 def entries(admin: Client, client: Client) -> list[dict[str, Any]]:
-    """All of the client's tenant, oldest first."""
+    """Returns all entries of the client's tenant, oldest first."""
     tenant = client.read("/v1/key")["tenant_id"]
     found: list[dict[str, Any]] = admin.read("/v1/admin/audit", params={"tenant_id": tenant, "limit": 100})["data"]
     return found[::-1]
@@ -39,7 +39,7 @@ def test_an_adapter_of_a_finetune_is_recorded_as_made_and_promoted(
 
 
 def test_an_upload_that_becomes_active_is_recorded_as_promoted(admin: Client, tenant: Client, domain: str) -> None:
-    for seed in (1, 2):  # the first alone becomes active by itself
+    for seed in (1, 2):  # only the first version becomes active automatically
         assert tenant.upload(f"/v1/domains/{domain}/adapters", adapter_file(seed=seed)).status_code == 201
     actions = [entry["action"] for entry in entries(admin, tenant) if entry["action"].startswith("adapter.")]
     assert actions == ["adapter.upload", "adapter.promote", "adapter.upload"]
@@ -78,7 +78,7 @@ def test_refused_keys_are_counted_per_address(api: Api, admin: Client, tenant: C
     wrong.get("/v1/domains", headers={"X-Request-ID": "first-wrong-key"})
     for _ in range(4):
         wrong.get("/v1/domains")
-    api.client().get("/v1/domains")  # no key is no wrong key
+    api.client().get("/v1/domains")  # a missing key does not count as a wrong one
     api.app.state.services.refused_keys.record()
     api.app.state.services.refused_keys.record()
     (entry,) = (entry for entry in refusals(admin) if entry not in before)

@@ -1,4 +1,4 @@
-"""What browsers are told about every answer, and how long they may keep an image."""
+"""Response headers for browsers: security policies on every response, and cache lifetimes of images."""
 
 import re
 import time
@@ -15,7 +15,7 @@ from tests.api.conftest import make_settings
 
 @pytest.fixture
 def image_url(tenant: Client, domain: str, services: Services) -> str:
-    """A signed URL of a stored image."""
+    """Returns a signed URL of a stored image."""
     made = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"})
     draw_generations(services)
     url: str = tenant.read(f"/v1/generations/{made['id']}")["images"][0]["url"]

@@ -1,4 +1,4 @@
-"""The service beside a model of it: whatever order things happen in, both know the same, on both databases."""
+"""Stateful test of the service against a model of it, on both databases: any order of events leaves both equal."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -25,17 +25,17 @@ PICK = st.integers(0, 2**16)
 
 @dataclass
 class ModelDomain:
-    """What must be known of one domain."""
+    """Expected state of one domain."""
 
     name: str
     datasets: dict[str, str] = field(default_factory=dict)
     finetunes: dict[str, str] = field(default_factory=dict)
     promoting: set[str] = field(default_factory=set)
     adapters: list[str] = field(default_factory=list)
-    """In the order of their versions."""
+    """Adapter ids in the order of their versions."""
     active: str | None = None
     generations: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Status and adapter."""
+    """Status and adapter by generation id."""
 
     def published(self, adapter: str, *, promote: bool) -> None:
         self.adapters.append(adapter)
@@ -44,7 +44,7 @@ class ModelDomain:
 
 
 class Service(RuleBasedStateMachine):
-    """One tenant's requests, and what a worker does between them."""
+    """One tenant's requests, and a worker's steps between them."""
 
     api: Api
 
@@ -139,7 +139,7 @@ class Service(RuleBasedStateMachine):
     @precondition(lambda self: any(domain.finetunes for domain in self.domains.values()))
     @rule(pick=PICK)
     def cancel(self, pick: int) -> None:
-        """One that waits or has ended: what happens to a running one is the worker's to say."""
+        """Cancels a fine-tune that waits or has ended; only the worker decides what happens to a running one."""
         idle = [
             (domain, id) for domain in self.domains.values() for id, status in domain.finetunes.items()
             if status != "running"
@@ -164,7 +164,7 @@ class Service(RuleBasedStateMachine):
     @precondition(lambda self: any(domain.adapters for domain in self.domains.values()))
     @rule(pick=PICK)
     def promote(self, pick: int) -> None:
-        """A version of any domain to any domain: only its own takes it."""
+        """Promotes a version of any domain in any domain; only its own domain accepts it."""
         id, domain = self.domain(pick)
         every = sorted(adapter for other in self.domains.values() for adapter in other.adapters)
         adapter = every[pick % len(every)]
@@ -209,7 +209,7 @@ class Service(RuleBasedStateMachine):
             assert all(len(one["images"]) == (one["status"] == "succeeded") for one in drawn)
 
     def teardown(self) -> None:
-        """The next example, and other tests, begin without rows that wait."""
+        """Deletes the domains, so that the next example and other tests find no waiting work."""
         for id in self.domains:
             self.tenant.delete(f"/v1/domains/{id}")
 

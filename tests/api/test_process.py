@@ -51,7 +51,7 @@ class Server:
     output: list[str]
 
     def stop(self, number: int) -> float:
-        """Sends a signal; how long the process took to end."""
+        """Sends a signal and returns the seconds until the process has ended."""
         started = time.monotonic()
         self.process.send_signal(number)
         self.process.wait(20)
@@ -96,7 +96,7 @@ def start(folder: Path, module: str = "api", **variables: str) -> "subprocess.Po
 
 
 def services_of(folder: Path) -> Services:
-    """What a worker on the same machine sees."""
+    """Returns the services as a worker on the same machine opens them."""
     settings = make_settings(folder, broker_url="filesystem://")
     return Services(
         settings=settings,
@@ -211,7 +211,7 @@ def test_open_streams_and_waits_do_not_hold_up_a_stop(tmp_path: Path, number: in
 
 
 def is_queued(worker: Services, domain: str) -> bool:
-    """The waiting request's row is there."""
+    """Returns whether the waiting request's database row exists."""
 
     with worker.database.session() as session:
         return session.execute(select(Generation.id).where(Generation.domain_id == domain)).first() is not None

@@ -1,4 +1,4 @@
-"""What a tenant may have at once and use in a day: refused with its headers, and never passed by parallel requests."""
+"""Quotas on a tenant's concurrent and daily use: refusals carry headers, and parallel requests cannot exceed them."""
 
 import re
 import uuid
@@ -165,7 +165,7 @@ def test_wrong_keys_are_counted_over_all_processes(settings: Settings, redis_url
     for limits, host in ((first, f"{address}:1"), (second, f"{address}:2")):
         limits.count_wrong_key(from_address(host))
     with pytest.raises(RateLimited):
-        first.count_wrong_key(from_address(f"{address}:3"))  # one client has a whole network of addresses
+        first.count_wrong_key(from_address(f"{address}:3"))  # one client owns a whole network of addresses
     first.count_wrong_key(from_address("2001:db8:ffff:ffff::1"))
 
 

@@ -1,4 +1,4 @@
-"""What all models of requests have in common."""
+"""Rules that all request models share."""
 
 import importlib
 import pkgutil
@@ -16,7 +16,7 @@ MODELS = [found for module in MODULES for found in vars(module).values() if isin
 
 
 def integers() -> Iterator[tuple[type[Input], str, int]]:
-    """Fields of request bodies that JSON Schema calls integers, and a value that each takes."""
+    """Yields the integer fields of request bodies, each with a valid value."""
     for model in sorted({one for one in MODELS if issubclass(one, Input)}, key=lambda one: one.__name__):
         for name, schema in model.model_json_schema()["properties"].items():
             for kind in schema.get("anyOf", [schema]):

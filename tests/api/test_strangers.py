@@ -1,4 +1,5 @@
-"""What strangers and greedy tenants can take of `python -m api`: memory, disk, connections, threads and time."""
+"""Limits on the memory, disk, connections, threads and time that strangers and greedy tenants can take of `python -m
+api`."""
 
 import os
 import re
@@ -28,14 +29,14 @@ FILE_START = b'--x\r\nContent-Disposition: form-data; name="key"; filename="f"\r
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A process with the limits that it has by default."""
+    """Yields a process with the default limits."""
     with serving(tmp_path_factory.mktemp("strangers"), DIFFFIT_ADMIN_KEY=KEY) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A process that waits for nobody for long, and takes few connections."""
+    """Yields a process with short timeouts and few connections."""
     limits = {
         "DIFFFIT_REQUEST_HEAD_SECONDS": "1",
         "DIFFFIT_REQUEST_BODY_SECONDS": "1",
@@ -49,11 +50,11 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @dataclass
 class Use:
-    """The most that a process took while it was watched, in bytes."""
+    """Peak use of a process while it was watched, in bytes."""
 
     memory: int = 0
     disk: int = 0
-    """Files without a name, as those are in which uploads lie."""
+    """Size of unlinked temporary files, such as those that hold uploads."""
     started_with: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -107,7 +108,7 @@ def head(line: str, **headers: str) -> bytes:
 
 
 def pour(connection: socket.socket, total: int) -> int:
-    """Sends so many bytes, or as many as are taken; how many."""
+    """Sends up to `total` bytes and returns how many were accepted."""
     piece, sent = b"x" * MIB, 0
     while sent < total and is_taken(connection, piece):
         sent += len(piece)
@@ -115,7 +116,7 @@ def pour(connection: socket.socket, total: int) -> int:
 
 
 def answer(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes, however it does."""
+    """Returns all bytes received until the other side closes or resets the connection."""
     found = b""
     with suppress(OSError):
         while piece := connection.recv(2**16):
@@ -137,7 +138,7 @@ def test_half_a_gigabyte_of_a_stranger_takes_neither_memory_nor_disk(
 ) -> None:
     total = 513 * MIB
     length = {"Content_Length": str(total)} if announced else {"Transfer_Encoding": "chunked"}
-    httpx.get(f"{server.url}/dashboard/sign-in")  # what the first page loads is not the stranger's
+    httpx.get(f"{server.url}/dashboard/sign-in")  # warm-up: modules that the first page loads do not count
     with watching(server) as use, closing(connected(server)) as connection:
         connection.sendall(head(line, Content_Type=content_type, **length))
         if not announced:
@@ -190,7 +191,7 @@ def test_silent_connections_keep_nobody_out(hasty: Server) -> None:
 
 
 def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
-    """Even with connections that last, as web sockets do; those of a trusted proxy are of many clients."""
+    """Covers long-lived connections such as web sockets. A trusted proxy's connections belong to many clients."""
     own = {"DIFFFIT_MAX_CONNECTIONS": "100", "DIFFFIT_MAX_ADDRESS_CONNECTIONS": "10"}
     for trusted, most in (("", 10), ("127.0.0.1", 40)):
         with serving(tmp_path, DIFFFIT_TRUSTED_PROXIES=trusted, **own) as server, ExitStack() as sockets:
@@ -202,7 +203,7 @@ def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
 
 
 def test_messages_without_an_end_are_not_kept(server: Server) -> None:
-    """The first frame of a message says how long it will be, and that more will follow."""
+    """Sends only a first frame, whose header announces its length and further frames."""
     announced = 15 * MIB
     start = bytes([0x01, 0x80 | 127]) + announced.to_bytes(8, "big") + bytes(4)
     with watching(server) as use, ExitStack() as sockets:
@@ -216,7 +217,7 @@ def test_messages_without_an_end_are_not_kept(server: Server) -> None:
 
 
 def web_socket(server: Server) -> socket.socket:
-    """One that the dashboard has taken, or a closed connection."""
+    """Returns a web socket that the dashboard has accepted, or a closed connection."""
     connection = connected(server)
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13"}
     path = "/dashboard/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
@@ -251,7 +252,7 @@ def test_a_body_that_trickles_is_given_up(hasty: Server) -> None:
 
 
 def test_a_client_that_reads_nothing_is_left(tmp_path: Path) -> None:
-    """Its answers fill the system's buffers, then ours, then nothing goes on."""
+    """Fills the system's buffers and then the server's with responses that the client never reads."""
     own = {"DIFFFIT_RESPONSE_STALL_SECONDS": "1", "DIFFFIT_REQUEST_HEAD_SECONDS": "1000"}
     with serving(tmp_path, **own) as server, closing(socket.socket()) as connection:
         process = psutil.Process(server.process.pid)
@@ -266,7 +267,7 @@ def test_a_client_that_reads_nothing_is_left(tmp_path: Path) -> None:
 
 
 def is_taken(connection: socket.socket, data: bytes) -> bool:
-    """Whether the other side has not closed the connection yet."""
+    """Returns whether the connection is still open after sending `data`."""
     try:
         connection.sendall(data)
     except OSError:
@@ -282,7 +283,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_store_that_is_slow_holds_up_nothing_else(tmp_path: Path) -> None:
-    """A pipe in an image's place: whoever opens it waits until something is written."""
+    """Replaces an image by a named pipe: opening it blocks until something is written."""
     worker = services_of(tmp_path)
     with serving(tmp_path, DIFFFIT_ADMIN_KEY=KEY) as server, tenant_client(server.url, KEY) as client:
         load_base(worker)
@@ -322,7 +323,7 @@ def release(pipe: Path, done: Callable[[], bool]) -> None:
 
 
 def test_a_hundred_uploads_at_once_stay_within_the_disk(server: Server) -> None:
-    """Each is stored, or refused until others have ended."""
+    """Expects each upload to be stored, or refused until others have ended."""
     limit = 16 * 4 * MIB
     with tenant_client(server.url, KEY) as client, ThreadPoolExecutor(100) as pool, watching(server) as use:
         domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]
@@ -343,12 +344,12 @@ def test_a_hundred_uploads_at_once_stay_within_the_disk(server: Server) -> None:
 
 
 def large_zip(size: int) -> bytes:
-    """Images, and so many bytes that are none."""
+    """Returns a zip of images and `size` bytes that are no image."""
     return zip_of({f"apple/{n}.png": png(n) for n in range(2)} | {"apple/large.txt": os.urandom(size)})
 
 
 def test_a_full_disk_is_told_as_what_it_is(tmp_path: Path) -> None:
-    """A limit of the size of files stands for the disk's: spooling ends as it does on a full one."""
+    """Simulates the full disk by a limit on file size: spooling fails in the same way."""
     with serving(tmp_path, DIFFFIT_ADMIN_KEY=KEY) as server, tenant_client(server.url, KEY) as client:
         domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]
         begun = made(client, f"/v1/domains/{domain}/datasets/uploads", json={"size_bytes": 12 * MIB})
@@ -375,7 +376,7 @@ def test_a_full_disk_is_told_as_what_it_is(tmp_path: Path) -> None:
 def test_wrong_keys_count_for_the_last_hop_that_is_no_proxy_of_ours(
     tmp_path: Path, trusted: str, forwarded: str, counted: str
 ) -> None:
-    """And never against a right key, or a sign-in with one."""
+    """Checks too that a right key, and a sign-in with one, still work."""
     own = {"DIFFFIT_MAX_WRONG_KEYS_PER_MINUTE": "3", "DIFFFIT_TRUSTED_PROXIES": trusted}
     with serving(tmp_path, DIFFFIT_ADMIN_KEY=KEY, **own) as server:
 
@@ -383,7 +384,7 @@ def test_wrong_keys_count_for_the_last_hop_that_is_no_proxy_of_ours(
             headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": address}
             return httpx.get(f"{server.url}/v1/key", headers=headers).status_code
 
-        assert 429 in [ask("wrong", forwarded) for _ in range(8)]  # a minute may have ended between two
+        assert 429 in [ask("wrong", forwarded) for _ in range(8)]  # a new minute may begin between two requests
         others = {"127.0.0.1": "192.0.2.1", "203.0.113.9": "192.0.2.1"}
         expected = 429 if counted == "127.0.0.1" else 401
         assert ask("wrong", others[counted]) == expected
@@ -398,7 +399,7 @@ def test_files_are_for_their_owner_alone(server: Server) -> None:
 
 
 def test_a_dropped_folder_passes_without_lying_in_memory(server: Server) -> None:
-    """250 files of 100 MB, each too small to go to the disk by itself."""
+    """Uploads 250 files, 100 MB in total, each too small to be spooled to disk by itself."""
     with tenant_client(server.url, KEY) as client, httpx.Client(base_url=server.url, timeout=60) as browser:
         domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]
         key = client.headers["Authorization"].removeprefix("Bearer ")

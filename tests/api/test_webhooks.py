@@ -1,4 +1,4 @@
-"""Webhooks as tenants manage them."""
+"""Webhooks from the tenant's side: creation, changes, limits and deliveries."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def webhook(tenant: Client) -> str:
 
 
 def settle(services: Services, webhook: str, outcome: Outcome) -> None:
-    """As a worker does with what is due; other tests' too."""
+    """Claims and settles due deliveries as a worker does, other tests' included, until one of `webhook` is settled."""
     with services.database.session() as session:
         while (attempt := deliveries.claim(session)) is not None:
             mine = attempt.webhook_id == webhook

@@ -1,4 +1,4 @@
-"""A model of no size that stands for the mini base in the benchmark's measures."""
+"""Tiny model that replaces the mini base in the benchmarks' measurements."""
 
 from dataclasses import replace
 from functools import cache
@@ -9,7 +9,7 @@ from benchmarks.serving.subjects import CLASSES, Subject, random_autoencoder
 from tests.core.model.small import CONFIG, random_dit
 
 DIFFUSERS = replace(CONFIG, num_classes=CLASSES, timestep_convention="diffusers", guidance_channels=4)
-"""What diffusers' forward computes."""
+"""Config with which the model computes the same forward as diffusers."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A real API process and a real worker for all tests of the client, and a domain that can draw."""
+"""Real API process and worker for all tests of the client, and a domain that can generate images."""
 
 import itertools
 import shutil
@@ -21,7 +21,7 @@ _numbers = itertools.count()
 class Server:
     url: str
     key: str
-    """Of a tenant."""
+    """API key of a tenant."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Drawable:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With a Redis of its own: its worker lives until the run's end, and would take the messages of other tests."""
+    """Starts the services with a Redis of their own: the worker lives until the run's end and would take other tests'
+    messages."""
     folder = tmp_path_factory.mktemp("server")
     with services.redis(folder) as redis_url:
         environment = {
@@ -91,13 +92,13 @@ def drawable(server: Server, drawings: Path) -> Drawable:
 
 @pytest.fixture
 def name() -> str:
-    """One that no other test takes."""
+    """Returns a name that no other test uses."""
     return f"Domain {next(_numbers)}"
 
 
 @pytest.fixture(autouse=True)
 def nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the developer's own settings nor those of another test."""
+    """Hides the developer's own settings and those of other tests."""
     for variable in ("DIFFFIT_URL", "DIFFFIT_API_KEY", "DIFFFIT_PROFILE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("DIFFFIT_CONFIG", str(tmp_path / "configuration" / "config.json"))

@@ -19,7 +19,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def changed(script: str, changes: Mapping[str, str]) -> str:
-    """With other words for some, each of which must be there."""
+    """Returns the script with some words replaced; each of them must occur in it."""
     for words, instead in changes.items():
         assert words in script, words
         script = script.replace(words, instead)
@@ -27,7 +27,8 @@ def changed(script: str, changes: Mapping[str, str]) -> str:
 
 
 def environment(server: Server, folder: Path, key: str | None = None) -> dict[str, str]:
-    """What a reader has: the commands and the administrator's key; with `key`, a tenant's and the server's address."""
+    """Returns a reader's environment: the commands and the administrator's key. With `key`, a tenant's, it also has
+    this key and the server's address."""
     own = {
         "ADMIN_KEY": ADMIN,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -38,7 +39,7 @@ def environment(server: Server, folder: Path, key: str | None = None) -> dict[st
 
 
 def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
-    """In a folder that holds the project's drawings, as the project's own does. What it printed."""
+    """Runs the command in a folder that contains the project's drawings, and returns its output."""
     if not (folder / "core").exists():
         (folder / "core").symlink_to(ROOT / "core")
     done = subprocess.run(

@@ -10,7 +10,7 @@ from typing import Literal
 import httpx
 
 Fault = Literal["pass", "lose request", "lose answer", "leave running", "unavailable"] | int
-"""A number cuts the answer's body after so many bytes."""
+"""An integer cuts the response's body after so many bytes."""
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 
@@ -19,11 +19,11 @@ class Proxy:
     upstream: str
     url: str
     faults: list[Fault] = field(default_factory=list)
-    """Of the next requests; afterwards all pass."""
+    """Faults of the next requests, in order; later requests pass."""
     retry_after: str | None = None
-    """Of "unavailable"."""
+    """Retry-After header of the response for "unavailable", if any."""
     requests: list[httpx.Headers] = field(default_factory=list)
-    """Headers of everything that came."""
+    """Headers of all requests received."""
 
 
 @contextmanager
@@ -44,7 +44,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection a request, as HTTP/1.0 has it."""
+    """Handler of one request per connection, as in HTTP/1.0."""
 
     server: _Server
 

@@ -22,7 +22,7 @@ from tests.processes import ADMIN
 
 
 class Shell:
-    """Types commands with one key in the environment."""
+    """Runner of commands with one key in the environment."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self.environment = {"DIFFFIT_URL": url} | ({"DIFFFIT_API_KEY": key} if key else {})
@@ -31,7 +31,7 @@ class Shell:
         return CliRunner().invoke(app, [str(word) for word in words], env=self.environment, input=typed)
 
     def text(self, *words: object) -> str:
-        """What a command that must succeed prints."""
+        """Returns the output of a command that must succeed."""
         done = self.run(*words)
         assert done.exit_code == 0, done.output
         return done.stdout

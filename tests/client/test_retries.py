@@ -1,4 +1,4 @@
-"""What the client makes of networks and servers that fail, with a real server behind a proxy that does."""
+"""Client retries against failing networks and servers: a real server behind a proxy that misbehaves."""
 
 import asyncio
 import datetime
@@ -131,7 +131,7 @@ def test_an_upload_is_repeated_from_its_start(shaky: Client, proxy: Proxy, drawi
     proxy.faults = ["lose answer"]
     sent: list[int] = []
     dataset = shaky.datasets.upload(domain.id, drawings, lambda done, total: sent.append(done))
-    assert sent.count(max(sent)) >= 2  # to its end, twice
+    assert sent.count(max(sent)) >= 2  # the whole body was sent twice
     assert [one.id for one in shaky.datasets.list(domain.id)] == [dataset.id]
     assert shaky.datasets.wait(dataset.id).images == 8
 

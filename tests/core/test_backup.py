@@ -1,4 +1,4 @@
-"""A service is saved, lost, and restored elsewhere: SQLite with a folder, and PostgreSQL with S3."""
+"""Backup of a service, its loss, and its restoration elsewhere: SQLite with a folder, and PostgreSQL with S3."""
 
 import uuid
 from pathlib import Path
@@ -18,7 +18,7 @@ SECRET = "of both places, so that their signed URLs are equal"
 
 
 class Place:
-    """Where a service can be: an empty database and an empty store."""
+    """Location for a service: an empty database and an empty object store."""
 
     def __init__(self, kind: str, folder: Path, request: pytest.FixtureRequest) -> None:
         if kind == "sqlite":

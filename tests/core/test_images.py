@@ -66,7 +66,7 @@ def test_png_of_16_bits_is_read_by_its_high_bytes(colour: int, channels: int) ->
 
 
 def png16(values: np.ndarray, colour: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of 16 bits a channel, each of whose rows has another filter."""
+    """Returns a PNG of 16 bits per channel, in which each row has another filter."""
     height, width, channels = values.shape
     rows = values.astype(">u2").view(np.uint8).reshape(height, -1).astype(int)
     step, packed = channels * 2, b""
@@ -118,7 +118,7 @@ def test_tiff_of_three_floats_a_pixel_is_refused_by_its_format() -> None:
 
 
 def swapped_profile() -> bytes:
-    """An RGB profile in which red and blue change places."""
+    """Returns an RGB profile that swaps red and blue."""
     profile = bytearray(ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, blue = (profile.index(name) for name in (b"rXYZ", b"bXYZ"))
     profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"
@@ -153,7 +153,7 @@ def test_cmyk_is_read_as_rgb() -> None:
 
 
 def palette_image() -> Image.Image:
-    """An image of red pixels, which have index 1; index 0 is dark."""
+    """Returns an image of red pixels, which have index 1; index 0 is dark."""
     image = Image.new("P", (16, 16), 1)
     image.putpalette([1, 2, 3, *RED])
     return image
@@ -219,7 +219,7 @@ def test_small_and_thin_images_are_refused_with_the_limit(size: tuple[int, int],
 
 
 def oriented(orientation: object, **more: object) -> bytes:
-    """EXIF with an Orientation and a GPS altitude below sea level, which Pillow cannot write again."""
+    """Returns EXIF with an Orientation and a GPS altitude below sea level, which Pillow cannot write again."""
     start = 8 + 2 + 24 + 4
     gps = struct.pack("<H2HIII", 1, 6, 10, 1, start + 18, 0) + struct.pack("<ii", -5, 1)
     tags = struct.pack("<H2HI2H", 2, 0x112, 3, 1, orientation, 0) + struct.pack("<2HIII", 0x8825, 4, 1, start, 0)
@@ -227,7 +227,7 @@ def oriented(orientation: object, **more: object) -> bytes:
 
 
 CORNERS = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 1, 7: 2, 8: 3}
-"""Where the upper left corner goes, clockwise from the upper left."""
+"""Corner to which each EXIF orientation moves the upper left one, counted clockwise from the upper left."""
 SAVED: dict[str, Callable[[Image.Image, bytes], bytes]] = {
     "JPEG": lambda image, exif: encoded(image, "JPEG", exif=b"Exif\0\0" + exif, quality=95),
     "PNG": lambda image, exif: encoded(image, "PNG", exif=exif),

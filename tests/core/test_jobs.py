@@ -1,4 +1,4 @@
-"""Long work: claims, fences, leases, the sweeper, and what leaves after the commit."""
+"""Jobs: claims, fences, leases, the sweeper, and messages that are sent after the commit."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +19,7 @@ def queue(database: Database, count: int = 1, name: str = "tenant", **values: ob
 
 
 def no_delay(database: Database, id: str) -> None:
-    """As if the time of its requeue had passed."""
+    """Makes a requeued generation due at once."""
     with database.session() as session:
         session.get_one(Generation, id).not_before = None
 
@@ -128,7 +128,7 @@ def test_a_worker_that_is_late_with_its_heartbeat_keeps_what_it_holds(database: 
         assert jobs.reap(session, Sent(), Generation, max_attempts=1, held=[held]) == []
     with database.session() as session:
         assert jobs.heartbeat(session, Generation, held, -1) == "alive"
-    with database.session() as session:  # of an attempt before, it holds nothing any more
+    with database.session() as session:  # from an earlier attempt, which no longer holds the job
         (ended,) = jobs.reap(session, Sent(), Generation, max_attempts=1, held=[Claim(held.id, held.attempt - 1)])
     assert ended.id == held.id
 

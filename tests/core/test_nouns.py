@@ -1,4 +1,5 @@
-"""What the nouns promise: whose rows are seen, which adapter is served, what deleting takes along."""
+"""Rules of domains, data sets, fine-tunes, adapters and keys: tenant isolation, the choice of the adapter to serve, and
+cascading deletion."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -173,7 +174,7 @@ def test_the_last_administrators_key_is_rotated_but_never_revoked(database: Data
         with database.session() as session:
             tenants.revoke_key(session, SYSTEM, id)
 
-    with ThreadPoolExecutor(2) as pool:  # two administrators at once, each the other's
+    with ThreadPoolExecutor(2) as pool:  # two administrators revoke each other's key at once
         errors = [run.exception() for run in [pool.submit(revoke, id) for id in (first, second)]]
     assert sorted(type(error).__name__ for error in errors) == ["LastAdminKey", "NoneType"]
 

@@ -1,4 +1,4 @@
-"""Idempotency, usage, pages and times, each on both databases."""
+"""Idempotency, usage, pagination and times, each on both databases."""
 
 import datetime
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ CALLER, ANOTHER = (Scope(tenant_id=None, key_id=id) for id in ("key", "another k
 
 
 def begin(database: Database, scope: Scope, key: str, digest: str) -> Answer | None:
-    """As a request does: in a transaction of its own."""
+    """Begins in a transaction of its own, as a request does."""
     with database.session() as session:
         return idempotency.begin(session, scope, key, digest)
 

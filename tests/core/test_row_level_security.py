@@ -1,4 +1,4 @@
-"""What PostgreSQL itself keeps apart, by raw SQL as the service's own roles: nothing of ours stands between."""
+"""Row-level security in PostgreSQL, tested by raw SQL as the service's own roles, without any of our code between."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ ROLES = (services.API, services.WORKER, services.OWNER)
 
 @pytest.fixture(scope="module")
 def url(postgres_server: services.Postgres) -> Iterator[str]:
-    """The owner's."""
+    """Yields the database URL of the owner."""
     url = postgres_server.create("row_level_security")
     upgrade(url)
     yield url
@@ -38,7 +38,7 @@ def url(postgres_server: services.Postgres) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def database(url: str) -> Iterator[Database]:
-    """As a worker sees it."""
+    """Yields the database as the worker's role."""
     database = Database(services.as_role(url, services.WORKER), SYSTEM)
     yield database
     database.dispose()
@@ -56,7 +56,7 @@ def stranger(database: Database, owner: Scope) -> Scope:
 
 @contextmanager
 def asking(url: str, role: str, tenant: str | None = None) -> Iterator[Connection[DictRow]]:
-    """A transaction of a role; told who asks, or not."""
+    """Opens a transaction as a role, with the tenant set or without one."""
     with psycopg.connect(services.as_role(url, role), row_factory=dict_row) as connection:
         if tenant is not None:
             connection.execute("SELECT set_config('difffit.tenant', %s, true)", [tenant])
@@ -169,7 +169,7 @@ def test_a_key_is_found_by_its_id_alone(url: str, owner: Scope) -> None:
             connection.execute("SELECT set_config('difffit.tenant', '*', true)")
             (key,) = connection.execute("SELECT last_used_at FROM api_keys").fetchall()
             assert key["last_used_at"] is not None
-    with asking(url, services.OWNER) as connection:  # a role that has what everybody has, and no more of ours
+    with asking(url, services.OWNER) as connection:  # a role without any privileges of ours
         statement = "SELECT has_function_privilege('pg_monitor', 'api_key_by_id(text)', 'EXECUTE') AS may"
         assert connection.execute(statement).fetchall() == [{"may": False}]
 

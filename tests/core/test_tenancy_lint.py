@@ -1,4 +1,5 @@
-"""Queries on what tenants own lie in repositories and go through the scope helper, but for the few named here."""
+"""Lint for tenant isolation: queries on tenants' tables are in repositories and use the scope helper, except those
+listed here."""
 
 import ast
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("api", "core", "worker")
 
 ADMINISTERED = {"ApiKey", "Tenant"}
-"""Of administrators alone, who see every tenant."""
+"""Models that only administrators use, who see every tenant."""
 FREE = {"BaseModelRow", "Worker"}
-"""Nobody's."""
+"""Models that belong to no tenant."""
 OWNED = set(core.db.models.__all__) - FREE
 
 UNSCOPED = {
@@ -80,7 +81,7 @@ SYSTEM = {
     "api/auth.py:_by_signed_url": "a signed URL names one object, whosever it is",
     "api/notifier.py:Notifier._read": "one query for all who wait; each is only told to look, in its own scope",
 }
-"""file or file:function, and why it may."""
+"""Allowed users of the system scope, as file or file:function, with the reason."""
 
 Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 STATEMENTS = {"select", "update", "delete", "insert", "aliased"}
@@ -143,7 +144,7 @@ def findings(root: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def of_module(path: Path, tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """(function, "unscoped" | "raw" | "system"), what its functions and its own level do."""
+    """Yields (function, "unscoped" | "raw" | "system") for the functions of a module and for its top level."""
     for name, nodes in functions(tree, ""):
         if is_unscoped(path, nodes):
             yield name, "unscoped"
@@ -154,7 +155,7 @@ def of_module(path: Path, tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def functions(node: Definition, name: str) -> Iterator[tuple[str, list[ast.AST]]]:
-    """Every function with the nodes of its body, without those of functions inside of it."""
+    """Yields every function with the nodes of its body, without those of nested functions."""
     own: list[ast.AST] = []
     inner: list[Definition] = []
     waiting: list[ast.AST] = list(node.body)
@@ -171,7 +172,8 @@ def functions(node: Definition, name: str) -> Iterator[tuple[str, list[ast.AST]]
 
 
 def is_unscoped(path: Path, nodes: list[ast.AST]) -> bool:
-    """Of a function: it makes a query, and not every owned model that it names is in the hand of the helper."""
+    """Returns whether a function has a query that bypasses the scope helper. It does when it names an owned model
+    outside of `repository.py` or without passing it to `scoped`, or queries a table without naming its model."""
     queries = [node for node in nodes if is_query(node)]
     if not queries:
         return False
@@ -184,7 +186,8 @@ def is_unscoped(path: Path, nodes: list[ast.AST]) -> bool:
 
 
 def is_query(node: ast.AST) -> bool:
-    """`select(…)` or `sqlalchemy.select(…)`, but not a method of the same name; and a session's look-ups."""
+    """Returns whether the node is `select(…)`, `sqlalchemy.select(…)` or a session's look-up, but not another `select`
+    method."""
     receiver = getattr(getattr(getattr(node, "func", None), "value", None), "id", "")
     if called(node) in STATEMENTS:
         return isinstance(node.func, ast.Name) or receiver in {"sqlalchemy", "sa"}  # type: ignore[attr-defined]
@@ -192,7 +195,7 @@ def is_query(node: ast.AST) -> bool:
 
 
 def is_of_a_table(node: ast.AST) -> bool:
-    """`select(Now())` and `select(func.name(…))` are of none."""
+    """Returns whether a query reads a table; `select(Now())` and `select(func.name(…))` read none."""
     assert isinstance(node, ast.Call)
     return not all(isinstance(one, ast.Call) for one in node.args)
 
@@ -205,7 +208,7 @@ def is_system(node: ast.AST) -> bool:
 
 
 def called(node: ast.AST) -> str:
-    """The name of what a call calls, whatever it is an attribute of."""
+    """Returns the name of the called function or method, without its object."""
     if not isinstance(node, ast.Call):
         return ""
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def build(image: str, folder: Path) -> None:
-    """Fills `folder/upper` with what the image has beside the machine, and writes `folder/config.json`."""
+    """Fills `folder/upper` with the image's additions to the machine, and writes `folder/config.json`."""
     copy_python(folder / "upper/usr/local")
     root = containers.mount_root(folder)
     for command in (["ldconfig"], ["python", "-m", "ensurepip", "--default-pip"]):
@@ -55,8 +55,8 @@ def build(image: str, folder: Path) -> None:
 
 @dataclasses.dataclass
 class Config:
-    """What instructions leave to later ones and to the container. The build's arguments begin with this machine's
-    index of packages."""
+    """State that instructions pass to later ones and to the container. `arguments` starts with this machine's pip
+    settings, its package index among them."""
 
     env: dict[str, str]
     workdir: str

@@ -49,7 +49,7 @@ def documents(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def merged(document: Any, patch: Any) -> Any:
-    """A strategic merge: mappings by key, lists of what has a name by their names."""
+    """Returns the strategic merge: mappings by key, lists of named items by name."""
     if isinstance(document, dict) and isinstance(patch, dict):
         return document | {key: merged(document.get(key), value) for key, value in patch.items()}
     if isinstance(document, list) and isinstance(patch, list) and all("name" in one for one in patch):
@@ -122,7 +122,7 @@ def test_what_keeps_running_is_watched_and_may_be_moved(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_nobody_connects_to_a_pod_but_by_its_ports(variant: str) -> None:
-    """Each pod is chosen by a policy of its name."""
+    """Expects a network policy for each pod that selects it by name."""
     open_ports = {
         one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/name"]: {
             port["port"] for rule in one["spec"].get("ingress", []) for port in rule["ports"]
@@ -201,7 +201,7 @@ def test_each_manifest_with_a_proxy_in_front_names_those_that_it_trusts() -> Non
 
 
 def test_a_fine_tune_over_several_gpus_has_a_process_for_each() -> None:
-    """Its command is the one that `tests/client/test_local.py` runs with two processes."""
+    """Expects the command that `tests/client/test_local.py` runs with two processes."""
     (container,) = PODS["train", "difffit-train"]["spec"]["containers"]
     command = [*container["command"], *container["args"]]
     launch = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "difffit", "train"]
@@ -278,7 +278,7 @@ def test_keda_s_objects_name_what_is_there() -> None:
 
 
 def test_keda_s_queries_count_every_tenant_s_work(postgres_server: services.Postgres) -> None:
-    """As the workers' role, with the options of the example."""
+    """Connects as the workers' role. Only the connection options of the example make all tenants visible."""
     name = "keda"
     url = postgres_server.create(name)
     try:

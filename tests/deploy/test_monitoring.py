@@ -1,4 +1,4 @@
-"""Alerts and dashboard ask for metrics that the service has, under labels that they have."""
+"""Alerts and dashboard use only metrics and labels that the service exposes."""
 
 import datetime
 import json
@@ -32,7 +32,7 @@ FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
 ALERTS = [rule for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
 PANELS = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
 SCRAPED = {"up": {"job", "instance"}}
-"""What Prometheus adds."""
+"""Series that Prometheus adds by itself, with their labels."""
 
 
 def test_every_expression_asks_for_what_is_there(database: Database, gpu: Gpu) -> None:  # noqa: F811
@@ -140,7 +140,7 @@ def add(session: Session, scope: Scope, domain: str, status: str) -> None:
 
 
 def exposed(database: Database, engine: Gpu) -> dict[str, set[str]]:
-    """Of each series its labels, as the API and a worker give them."""
+    """Returns the labels of every series that the API and a worker expose."""
     middleware.REQUESTS.labels("GET", "/v1/domains", "200").inc()
     middleware.SECONDS.labels("GET", "/v1/domains").observe(0.1)
     ladder.REAPED.labels("generate").inc()
@@ -171,7 +171,7 @@ def grouped(node: Any) -> Iterator[str]:
 
 
 def walk(node: Any) -> Iterator[Any]:
-    """The nodes of a parsed expression."""
+    """Yields the nodes of a parsed expression."""
     yield node
     for name in ("lhs", "rhs", "expr", "vector_selector", "args"):
         inner = getattr(node, name, None)

@@ -1,4 +1,4 @@
-"""The script that makes PostgreSQL's roles, run by psql as an operator runs it."""
+"""Script that creates PostgreSQL's roles, run by psql as an operator runs it."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ NAME = "older"
 
 @pytest.fixture
 def older(postgres_server: services.Postgres) -> Iterator[services.Postgres]:
-    """With a database that one role of its own has made and filled, before there were three."""
+    """Yields a server with an older database, created and filled by a single role before there were three."""
     postgres_server.execute("CREATE ROLE only_one LOGIN")
     postgres_server.execute(f"CREATE DATABASE {NAME} OWNER only_one")
     upgrade(url_of(postgres_server, "only_one"))
@@ -59,7 +59,8 @@ def test_one_role_is_enough_and_three_can_follow(older: services.Postgres) -> No
 
 @pytest.mark.parametrize("roles_come", ["first", "last"])
 def test_plain_roles_only_read_what_others_report(postgres_server: services.Postgres, roles_come: str) -> None:
-    """Whichever comes first: the roles' default privileges let them write each table that is made later."""
+    """Runs the script before or after the migration: default privileges let the roles write every table created
+    later."""
     postgres_server.execute(f"CREATE DATABASE {NAME} OWNER {services.OWNER}")
     try:
         if roles_come == "first":
@@ -77,7 +78,7 @@ def test_plain_roles_only_read_what_others_report(postgres_server: services.Post
 
 
 def written_by(server: services.Postgres, role: str) -> set[str]:
-    """Tables into which a role may write in any way."""
+    """Returns the tables that a role may write in any way."""
     statement = """
         SELECT tablename FROM pg_tables, unnest('{INSERT,UPDATE,DELETE,TRUNCATE}'::text[]) AS privilege
         WHERE schemaname = 'public' AND has_table_privilege(%s, format('public.%%I', tablename), privilege)
@@ -97,7 +98,7 @@ def test_passwords_are_set_and_kept(older: services.Postgres) -> None:
 
 
 def test_a_role_that_may_create_roles_is_enough(older: services.Postgres) -> None:
-    """As on servers that others operate, where nobody gets the superuser."""
+    """Covers servers that others operate, where nobody gets superuser rights."""
     older.execute("ALTER ROLE only_one CREATEROLE")
     for role in (services.OWNER, services.API, services.WORKER):
         older.execute(f"GRANT {role} TO only_one WITH ADMIN OPTION")

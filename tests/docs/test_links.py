@@ -1,4 +1,4 @@
-"""Links within the documents lead to files and headings that are there."""
+"""Links within the documents point to existing files and headings."""
 
 import re
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ DOCUMENTS = [
 
 
 def links(document: Path) -> Iterator[str]:
-    """Targets of links and pictures, outside of code."""
+    """Yields the targets of links and images, outside of code."""
     text = re.sub(r"```.*?```|`[^`\n]*`", "", document.read_text(), flags=re.DOTALL)
     yield from re.findall(r"\]\(([^)\s]+)\)", text)
 
 
 def anchors(document: Path) -> set[str]:
-    """Of its headings, as GitHub makes them."""
+    """Returns the anchors of the document's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,1 +1,2 @@
-"""What breaks under a running service, and what must hold: `make faults` runs all of it, `make test` some of each."""
+"""Faults in a running service, and the guarantees that must hold: `make faults` runs all of them, `make test` some of
+each kind."""

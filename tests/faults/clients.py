@@ -1,4 +1,4 @@
-"""Clients that repeat themselves, and clients that only listen."""
+"""Faults by clients: repeated requests, and many clients that only listen."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from tests.faults.workers import alive, prepared, start_finetune
 
 
 def one_key_at_once(stack: Stack, posts: int) -> Outcome:
-    """Parallel posts with one idempotency key."""
+    """Sends parallel posts with one idempotency key."""
     started = time.monotonic()
     caller = stack.tenant()
     headers = {"Idempotency-Key": str(uuid.uuid4())}
@@ -37,7 +37,7 @@ def one_key_at_once(stack: Stack, posts: int) -> Outcome:
 
 
 def idle_streams(stack: Stack, streams: int) -> Outcome:
-    """Many clients listen to a fine-tune that waits; none of them holds a connection to the database."""
+    """Opens streams of a waiting fine-tune for many clients; none may hold a connection to the database."""
     started = time.monotonic()
     caller, domain, dataset = prepared(stack)
     for pid in list(stack.workers):
@@ -54,7 +54,7 @@ def idle_streams(stack: Stack, streams: int) -> Outcome:
 
 
 async def _listen(stack: Stack, key: str, id: str, streams: int) -> tuple[int, int, int]:
-    """How many streams were open at once, the connections that they held, and how many streams told of the end."""
+    """Returns three counts: streams open at once, database connections held then, and streams that reported the end."""
     opened, ends = 0, 0
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=stack.url, timeout=120, limits=limits) as http:
@@ -75,7 +75,7 @@ async def _listen(stack: Stack, key: str, id: str, streams: int) -> tuple[int, i
                 group.create_task(one())
             while opened < streams:
                 await asyncio.sleep(0.1)
-            await asyncio.sleep(3)  # what was opened for the first events is back in the pool
+            await asyncio.sleep(3)  # connections opened for the first events return to the pool
             listening, connections = opened, await asyncio.to_thread(held_connections, stack)
             await asyncio.to_thread(lambda: httpx.post(f"{stack.url}/v1/finetunes/{id}/cancel", headers=_key(key)))
     return listening, connections, ends
@@ -86,7 +86,8 @@ def _key(key: str) -> dict[str, str]:
 
 
 def held_connections(stack: Stack) -> int:
-    """Of the service's role, in its database, in every look of two seconds: a short query is in a few of them."""
+    """Returns the minimum number of busy connections in the service's database over 20 samples in two seconds. Short
+    queries are in only a few samples and do not count."""
     query = (
         "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = %s AND usename <> 'postgres' AND state <> 'idle'"
     )

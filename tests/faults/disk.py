@@ -15,7 +15,7 @@ from tests.faults.workers import ended, prepared, start_finetune
 from tests.processes import Caller
 
 STEPS = 110
-"""Two checkpoints, after 50 and 100; the second one finds no room."""
+"""Steps of a fine-tune with two checkpoints, after 50 and 100; the second one finds no room."""
 _DISK_BYTES = 2**26
 _PAGE = 2**12
 
@@ -27,7 +27,7 @@ class Disk(Protocol):
 
 
 class MountedDisk:
-    """A small file system of its own: what is written to a full one ends with ENOSPC."""
+    """Small file system of its own: a write to the full disk fails with ENOSPC."""
 
     def __init__(self, root: Path) -> None:
         self.root, self._filler = root, root / "filler"
@@ -45,7 +45,8 @@ class MountedDisk:
 
 
 class LimitedWorkers:
-    """Where nobody may mount: no worker can write a file of more than a page, which ends with EFBIG."""
+    """Workers that cannot write a file larger than a page, for machines where mounting is not permitted. A larger write
+    fails with EFBIG."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -63,7 +64,7 @@ class LimitedWorkers:
 
 @contextmanager
 def small_disk(root: Path) -> Iterator[MountedDisk | None]:
-    """None where it may not be mounted."""
+    """Yields a small mounted disk, or None where it may not be mounted."""
     root.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "none", str(root)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
@@ -76,8 +77,8 @@ def small_disk(root: Path) -> Iterator[MountedDisk | None]:
 
 
 def disk_full(stack: Stack, disk: Disk, *, times: int, in_full: bool) -> Outcome:
-    """It fills up behind the first checkpoint of a fine-tune, and has room again as soon as the fine-tune has told why
-    it waits; in full, it also stays full once, and the files are compared with one that was left alone.
+    """Fills the disk after the first checkpoint of a fine-tune, and frees it once the fine-tune has reported why it
+    waits. In full, the disk also stays full once, and the files are compared with those of an undisturbed fine-tune.
 
     Held: the last good checkpoint is whole, and the reason is told. Lost: a fine-tune that did not go on from there to
     the same file as one that was left alone, or that did not fail with the reason where no room came.
@@ -128,14 +129,14 @@ def _told(stack: Stack, id: str) -> bool:
 
 
 def _checkpoint_is_whole(stack: Stack, id: str) -> bool:
-    """It is read as a worker reads it, by its digest."""
+    """Returns whether the checkpoint can be read by its digest, as a worker reads it."""
     row = _row(stack, id)
     store = FolderStore(Path(stack.environment["DIFFFIT_STORAGE_URL"].removeprefix("file://")))
     return row["checkpoint_step"] == 50 and bool(store.get(str(row["checkpoint_key"]), str(row["checkpoint_sha256"])))
 
 
 def _goes_on_at(stack: Stack, id: str) -> int:
-    """The first step that was told of behind the error."""
+    """Returns the first step that was reported after the error."""
     query = """SELECT (data->>'step')::int AS step FROM finetune_events WHERE finetune_id = %s AND type = 'progress'
         AND id > (SELECT max(id) FROM finetune_events WHERE finetune_id = %s AND type = 'error') ORDER BY id LIMIT 1"""
     found = stack.rows(query, id, id)

@@ -1,4 +1,4 @@
-"""Requests and files that nobody thought of."""
+"""Requests and files generated at random."""
 
 import time
 
@@ -10,7 +10,8 @@ from tests.processes import ADMIN, Caller
 
 
 def document_holds(stack: Stack, examples: int, phases: str) -> Outcome:
-    """What the OpenAPI document allows and forbids, with a tenant's key, then with the administrator's."""
+    """Sends requests that the OpenAPI document allows and forbids, with a tenant's key, then with the
+    administrator's."""
     started = time.monotonic()
     caller, domain, dataset = prepared(stack)
     finetune = start_finetune(caller, domain, dataset, steps=2)
@@ -25,7 +26,7 @@ def document_holds(stack: Stack, examples: int, phases: str) -> Outcome:
     runs = [fuzz(stack.url, caller.key, stack.folder, examples, known, phases=phases)]
     admin = Caller(stack.http, ADMIN)
     runs.append(fuzz(stack.url, ADMIN, stack.folder, examples, {"tenants": tenants}, admin=True, phases=phases))
-    for tenant in tenants:  # with all the work that the requests left
+    for tenant in tenants:  # removes the work that the requests left, too
         admin.send("DELETE", f"/v1/admin/tenants/{tenant}")
     cases, failures = sum(run.cases for run in runs), sum(run.failures for run in runs)
     must = "0 failures of all checks of schemathesis, 0 answers of 500"
@@ -35,7 +36,7 @@ def document_holds(stack: Stack, examples: int, phases: str) -> Outcome:
 
 
 def files_hold(_stack: Stack, mutants: int) -> Outcome:
-    """Mutated images of every format, and mutated zips, as the worker reads them."""
+    """Sends mutated images of every format and mutated zips through the worker's reader."""
     started = time.monotonic()
     tried = try_mutants(0, mutants)
     must = "a validated file trains and draws its example; a refused one has a code; no process ends"

@@ -1,4 +1,4 @@
-"""Files that were made to hurt, sent to a real API and decoded by a real worker, whose memory and disk are watched."""
+"""Hostile files, sent to a real API and decoded by a real worker while their memory and disk are watched."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ MUST = "4xx or rejected with a code within 5 s; 100 MB more memory at most; noth
 
 
 class Watch:
-    """The API and the worker while they meet hostile files."""
+    """Watch on the API and the worker while they process hostile files."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -33,7 +33,7 @@ class Watch:
         self._before = self._everything()
 
     def check(self, name: str, send: Callable[[], str | None]) -> None:
-        """Sends one; `send` tells what is wrong with how it was taken."""
+        """Sends one file; `send` returns an error text if it was handled wrongly."""
         before = [peak_from_now(process) for process in self.processes]
         started = time.monotonic()
         wrong = send()
@@ -47,7 +47,8 @@ class Watch:
             self.failed.append(f"{name}: {wrong}")
 
     def outside(self, expected: tuple[str, ...]) -> list[str]:
-        """What lies where nothing should; `expected` are the folders of what was taken."""
+        """Returns files and store keys that should not exist, and dead processes. `expected` are the folders of
+        accepted uploads."""
         found = {one for one in self._everything() - self._before if not one.startswith(expected)}
         escaped = list(self.stack.folder.rglob(f"{CANARY}*"))
         for place in (Path.cwd(), Path("/tmp"), Path("/")):
@@ -56,7 +57,7 @@ class Watch:
         return [str(one) for one in (*found, *escaped, *dead)]
 
     def _everything(self) -> set[str]:
-        """Keys in the store, and what lies in the processes' folder for temporary files."""
+        """Returns the keys in the store and the names in the processes' temporary folder."""
         objects = {one.key for one in self.store.page("", "", 100_000)}
         return objects | {str(path) for path in (self.stack.folder / "tmp").iterdir()}
 
@@ -68,19 +69,19 @@ class Watch:
 
 
 def zips(stack: Stack, every: int) -> Outcome:
-    """Each beside two good images, which may be used."""
+    """Sends each hostile zip with two good images, which may be used."""
     return _data_sets(stack, "hostile zips", dict(islice(ZIPS.items(), 0, None, every)))
 
 
 def images(stack: Stack, every: int) -> Outcome:
-    """Each as the third file of a good zip."""
+    """Sends each hostile image as the third file of a good zip."""
     chosen = islice(IMAGES.items(), 0, None, every)
     made = {name: _zipped(make) for name, make in chosen}
     return _data_sets(stack, "hostile images", made)
 
 
 def adapters(stack: Stack, every: int) -> Outcome:
-    """Each instead of a good adapter, which is taken."""
+    """Sends each hostile variant of a good adapter; the good one must still be accepted afterwards."""
     started = time.monotonic()
     caller, domain, dataset = prepared(stack)
     finetune = start_finetune(caller, domain, dataset, steps=1)
@@ -105,7 +106,7 @@ def _data_sets(stack: Stack, kind: str, chosen: Mapping[str, Callable[[], bytes]
     caller = stack.tenant()
     domain = caller.post("/v1/domains", {"name": kind})["id"]
     watch, path = Watch(stack), f"/v1/domains/{domain}/datasets"
-    _whole(caller, path)  # what is loaded once is not counted
+    _whole(caller, path)  # warm-up: one-time loading is not counted
     for name, make in chosen.items():
         data = make()
         watch.check(name, lambda: _refused(caller, path, data))  # noqa: B023  # called at once
@@ -117,7 +118,7 @@ def _data_sets(stack: Stack, kind: str, chosen: Mapping[str, Callable[[], bytes]
 
 
 def _refused(caller: Caller, path: str, data: bytes) -> str | None:
-    """None when it was refused with a code: the whole, or all of it but the two good images."""
+    """Returns None if the file was refused with a code, or all of it but the two good images."""
     answer = caller.send("POST", path, files={"file": ("hostile", data)})
     if answer.status_code != 202:
         known = 400 <= answer.status_code < 500 and answer.json().get("code")
@@ -148,7 +149,7 @@ def api_of(stack: Stack) -> psutil.Process:
 
 
 def peak_from_now(process: psutil.Process) -> int:
-    """Forgets the highest memory of before; what it has now, in bytes."""
+    """Resets the peak memory of a process and returns its current memory in bytes."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
     return int(process.memory_info().rss)
 

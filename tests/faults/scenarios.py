@@ -66,11 +66,11 @@ class Scenario:
     service: Service
     full: Callable[[Any], Outcome]
     short: Callable[[Any], Outcome] | None
-    """None where it would take minutes: another row shows the same."""
+    """None where it would take minutes and another scenario covers the same."""
 
 
 class StackOnSmallDisk(Stack):
-    """Its store is a folder that can be filled up."""
+    """Service whose store is a folder that can be filled up."""
 
     disk: Disk
 
@@ -189,7 +189,7 @@ SCENARIOS = {
 def run(
     names: Iterable[str], postgres: services.Postgres, *, quick: bool, seed: int = 0
 ) -> Iterator[tuple[str, Outcome]]:
-    """Those scenarios, each group of them on one service. `seed` is of the moments that are drawn at random."""
+    """Runs the named scenarios, each group of them on one service. `seed` determines the random moments."""
     for service in get_args(Service):
         strikes = {
             name: SCENARIOS[name].short if quick else SCENARIOS[name].full

@@ -1,4 +1,5 @@
-"""Work that is slow: one tenant's must not slow down another's, nor that of the store what needs no store."""
+"""Slow work: one tenant's must not slow down another's, and a slow store must not slow down requests that do not use
+it."""
 
 import time
 from collections.abc import Callable
@@ -17,18 +18,18 @@ from tests.processes import Caller
 from tests.test_main_job import upload
 
 SLOWER = 2.0
-"""How many times as long a tenant may wait beside a greedy one."""
+"""Maximum ratio of a tenant's time next to a greedy tenant to its time alone."""
 LIVE_WITHIN, ROWS_WITHIN = 0.2, 1.0
-"""Seconds."""
+"""Maximum response times of the health check and of database reads, in seconds."""
 STEPS = 10
-"""Of every drawing."""
+"""Sampling steps of every generation."""
 DOWNLOADS = 4
-"""Of an adapter, beside the reads of images: fewer than one tenant may have."""
+"""Concurrent adapter downloads during the reads of images; fewer than one tenant's maximum."""
 
 
 def tenants_are_slow(stack: StackOnS3, generations: int, datasets: int, seconds: float, times: int) -> Outcome:
-    """One tenant sends generations, and data sets that the store takes long to give; another one uploads a data set
-    and draws, before and meanwhile.
+    """Measures one tenant's uploads and generations, alone and while another tenant sends generations, and data sets
+    that the store delivers slowly.
 
     Late: the median takes more than twice as long meanwhile.
     """
@@ -37,7 +38,7 @@ def tenants_are_slow(stack: StackOnS3, generations: int, datasets: int, seconds:
     caller, domain, _ = prepared(stack)
     tasks = {"data set": partial(_validate, stack, caller, domain), "drawing": partial(_draw, stack, caller, domain)}
     for task in tasks.values():
-        task()  # what is loaded once is not counted
+        task()  # warm-up: one-time loading is not counted
     alone = {name: [task() for _ in range(times)] for name, task in tasks.items()}
     stack.proxy.delay(seconds, busy)
     body = {"class_id": 0, "steps": STEPS, "adapter_id": "base"}
@@ -68,7 +69,7 @@ def tenants_are_slow(stack: StackOnS3, generations: int, datasets: int, seconds:
 
 
 def store_is_slow(stack: StackOnS3, reads: int, seconds: float) -> Outcome:
-    """Each thread that reads the store waits for it, while rows are read and the health is asked for.
+    """Delays the store for every thread that reads it, while database rows are read and the health check is requested.
 
     Held: a read that is answered, or refused with when to come back. Late: a slow answer of what needs no store.
     """
@@ -125,7 +126,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def _validate(stack: StackOnS3, caller: Caller, domain: str) -> float:
-    """Seconds from the upload to the end."""
+    """Returns the seconds from the upload to the end of its validation."""
     started = time.monotonic()
     id = str(upload(caller, domain)["id"])
     until(lambda: _done(stack, "datasets", id))

@@ -1,4 +1,4 @@
-"""A whole service of real processes on real PostgreSQL and Redis, each of which can be hurt."""
+"""Whole service of real processes on real PostgreSQL and Redis, each of which can be made to fail."""
 
 import os
 import random
@@ -29,14 +29,14 @@ SETTINGS = {
     "DIFFFIT_HEARTBEAT_SECONDS": str(HEARTBEAT),
     "DIFFFIT_REAPER_SECONDS": str(REAPER),
     "DIFFFIT_TORCH_THREADS": "1",
-    # Never reached, but counted, in Redis too.
+    # High enough never to refuse, but still counted in Redis.
     "DIFFFIT_MAX_REQUESTS_PER_MINUTE": "1000000",
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row of the table."""
+    """Result of one fault: a row of the table."""
 
     fault: str
     must_hold: str
@@ -46,7 +46,7 @@ class Outcome:
     seconds: float
     note: str = ""
     late: int = 0
-    """What held, but took longer than it must: a matter of the machine too."""
+    """Number of attempts that held but took longer than allowed; this depends on the machine too."""
 
     @property
     def whole(self) -> bool:
@@ -54,10 +54,10 @@ class Outcome:
 
 
 class Stack(AbstractContextManager["Stack"]):
-    """`workers` processes of them; more come with `add_worker`."""
+    """Service with `workers` worker processes; `add_worker` starts more."""
 
     seed = 0
-    """Of whatever strikes at random."""
+    """Seed of everything that strikes at random."""
     worker_module = "worker"
 
     def __init__(
@@ -98,11 +98,11 @@ class Stack(AbstractContextManager["Stack"]):
 
     @property
     def lease(self) -> float:
-        """Seconds."""
+        """Lease in seconds."""
         return float(self.environment["DIFFFIT_LEASE_SECONDS"])
 
     def chance(self) -> random.Random:
-        """Anew for every scenario, so that each can be run again alone."""
+        """Returns a new generator for every scenario, so that each can be repeated alone."""
         return random.Random(self.seed)
 
     def add_worker(self) -> Process:
@@ -123,19 +123,19 @@ class Stack(AbstractContextManager["Stack"]):
         process.wait()
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
-        """Past the service and its row level security, as the owner of the server."""
+        """Returns database rows as the server's owner, past the service and its row-level security."""
         uri = self.postgres.uri_of(self.name)
         with psycopg.connect(uri, row_factory=dict_row) as connection:
             return connection.execute(query.encode(), values).fetchall()
 
     def holder(self, table: str, id: str) -> int | None:
-        """The process that works on a row, if one does."""
+        """Returns the process that works on a database row, or None."""
         query = f"SELECT w.pid FROM {table} j JOIN workers w ON w.id = j.worker_id WHERE j.id = %s"
         found = self.rows(f"{query} AND j.lease_expires_at IS NOT NULL", id)
         return int(found[0]["pid"]) if found else None
 
     def tenant(self) -> Caller:
-        """A new one."""
+        """Creates a tenant and returns its caller."""
         admin = Caller(self.http, ADMIN)
         tenant = admin.post("/v1/admin/tenants", {"name": uuid.uuid4().hex})
         return Caller(self.http, admin.post(f"/v1/admin/tenants/{tenant['id']}/keys", {"name": "laptop"})["key"])
@@ -147,7 +147,7 @@ class Stack(AbstractContextManager["Stack"]):
 
 
 class RedisServer:
-    """On one port through all its deaths. Keeps nothing on disk."""
+    """Redis on one port across restarts, without persistence."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, services.free_port()
@@ -175,7 +175,7 @@ class RedisServer:
 
 
 def until(reached: Callable[[], object], seconds: float = 900) -> float:
-    """Asks until it is so; how long that took. Raises TimeoutError."""
+    """Polls until `reached` is true and returns the seconds that it took. Raises TimeoutError."""
     started = time.monotonic()
     while not reached():
         if time.monotonic() - started > seconds:

@@ -1,4 +1,4 @@
-"""What the many and the unknown can take of the API and a worker: memory and disk, while each is watched."""
+"""Attacks by many clients and by strangers: the memory and disk of the API and a worker are watched meanwhile."""
 
 import io
 import socket
@@ -25,21 +25,21 @@ from tests.processes import Caller
 
 MIB = 2**20
 MEMORY, DISK = 50 * MIB, 32 * MIB
-"""Most that an attack may add to a process."""
+"""Maximum bytes that an attack may add to a process."""
 UPLOADS_MEMORY = 128 * MIB
 LARGE_SIDE = 7070
-"""Pixels: as many as an image may have."""
+"""Side in pixels of a square image with the maximum number of pixels."""
 TENANTS, ZIPS = 10, 5
 
 
 class Meter(AbstractContextManager["Meter"]):
-    """The most that the API and the workers of a stack take while it is open, beyond what they had before."""
+    """Peak use of the API and the workers of a stack while it is open, beyond what they used before."""
 
     def __init__(self, stack: Stack) -> None:
         self.folder = stack.folder / "tmp"
         self.processes = [api_of(stack), *map(psutil.Process, stack.workers)]
         self.memory = self.disk = 0
-        """Bytes: of the process that took most; of the files of all of them."""
+        """Peak bytes: memory of the largest process; temporary files of all of them."""
 
     def __enter__(self) -> Self:
         self._before = [peak_from_now(process) for process in self.processes]
@@ -60,21 +60,21 @@ class Meter(AbstractContextManager["Meter"]):
             self.disk = max(self.disk, self._files() - self._disk_before)
 
     def _files(self) -> int:
-        """Bytes of temporary files, with a name or without."""
+        """Returns the bytes of temporary files, unlinked ones included."""
         sizes = (path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
         return sum(sizes) + sum(nameless_bytes(process.pid) for process in self.processes)
 
 
 def strangers_attack(stack: Stack, connections: int) -> Outcome:
-    """Bodies without a key, connections that are silent or half sent, and zips of some hundred bytes with images of
-    50 megapixels, which are validated, shown and trained on.
+    """Sends bodies without a key, connections that are silent or half sent, and zips of some hundred bytes with images
+    of 50 megapixels, which are validated, shown and trained on.
 
     Held: an attack that takes no more memory of a process than it may, and no more of the disk.
     """
     started = time.monotonic()
     caller, domain, _ = prepared(stack)
     httpx.get(f"{stack.url}/dashboard/sign-in")
-    _train(stack, caller, domain, _upload(caller, domain, zip_of()))  # what is loaded once is not counted
+    _train(stack, caller, domain, _upload(caller, domain, zip_of()))  # warm-up: one-time loading is not counted
     datasets = list[str]()
     attacks: dict[str, Callable[[], None]] = {
         "PATCH": lambda: _pour(stack, "PATCH /v1/webhooks/x", "multipart/x", 512 * MIB),
@@ -102,7 +102,7 @@ def strangers_attack(stack: Stack, connections: int) -> Outcome:
 
 
 def many_upload(stack: Stack, uploads: int, size: int) -> Outcome:
-    """So many uploads at once by ten tenants, each of them sent again when its answer says so.
+    """Sends many uploads at once by ten tenants, and each again when its response says so.
 
     Held: one that is taken in the end, after no answer but 429 and 503 with when to come back.
     """
@@ -134,7 +134,8 @@ def many_upload(stack: Stack, uploads: int, size: int) -> Outcome:
 
 
 def _patient(stack: Stack, caller: Caller, domain: str, zipped: bytes) -> list[int]:
-    """The statuses of all answers until the upload was taken; 0 for one without Retry-After, or none at all."""
+    """Returns the statuses of all responses until the upload was accepted; 0 for no response or a missing
+    Retry-After."""
     codes = list[int]()
     while True:
         try:
@@ -150,7 +151,7 @@ def _patient(stack: Stack, caller: Caller, domain: str, zipped: bytes) -> list[i
 
 
 def _pour(stack: Stack, line: str, content_type: str, total: int) -> None:
-    """Sends a large body without a key, as far as it is taken."""
+    """Sends a large body without a key until it is cut off."""
     with closing(_connected(stack)) as connection:
         connection.sendall(head(line, Content_Type=content_type, Content_Length=str(total)))
         if content_type == FILE_FORM:
@@ -160,7 +161,7 @@ def _pour(stack: Stack, line: str, content_type: str, total: int) -> None:
 
 
 def _hold(stack: Stack, count: int) -> None:
-    """Silent connections, half of them with half a head, which must not keep others out."""
+    """Holds silent connections, half of them with half a request head; they must not keep others out."""
     with ExitStack() as held:
         for index in range(count):
             connection = held.enter_context(closing(_connected(stack)))
@@ -170,7 +171,7 @@ def _hold(stack: Stack, count: int) -> None:
 
 
 def _upload(caller: Caller, domain: str, zipped: bytes) -> list[str]:
-    """The ids of data sets that are ready: several at once."""
+    """Uploads several times at once and returns the ids of the data sets once they are ready."""
 
     def send(_: int) -> str:
         answer = caller.send("POST", f"/v1/domains/{domain}/datasets", files={"file": ("s.zip", zipped)})
@@ -189,7 +190,7 @@ def _train(stack: Stack, caller: Caller, domain: str, datasets: Sequence[str]) -
 
 
 def _small_zip() -> bytes:
-    """Two images of one bit, black but for a pixel."""
+    """Returns a zip of two one-bit images, black except for a pixel."""
     entries = []
     for index in range(2):
         image, file = Image.new("1", (LARGE_SIDE, LARGE_SIDE)), io.BytesIO()

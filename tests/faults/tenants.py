@@ -1,4 +1,4 @@
-"""Tenants that pry: every route with another's ids, every table by raw SQL."""
+"""Attempts to reach another tenant's rows: by every route with its ids, and from every table by raw SQL."""
 
 import time
 import uuid
@@ -16,8 +16,8 @@ NOBODYS = {"alembic_version", "base_models", "workers"}
 
 
 def tenants_pry(stack: Stack) -> Outcome:
-    """A tenant has something of everything, and another one asks for it: by every route that the OpenAPI document has,
-    and from every table that PostgreSQL's catalogue has, with the API's own role.
+    """Requests everything that one tenant has as another tenant: by every route that the OpenAPI document has, and from
+    every table that PostgreSQL's catalogue has, with the API's own role.
 
     Held: a route that knows nothing of it, an administrator's that is forbidden, a table that shows none of the rows
     that it has. Lost: one that tells.
@@ -47,7 +47,7 @@ def tenants_pry(stack: Stack) -> Outcome:
 
 
 def _owner_of_everything(stack: Stack) -> tuple[Caller, dict[str, str]]:
-    """A tenant with rows in every table that has tenants' rows; its ids, by the path that names them."""
+    """Returns a tenant with rows in every table that has tenants' rows, and its ids by path parameter."""
     caller, domain, dataset = prepared(stack)
     finetune = start_finetune(caller, domain, dataset, steps=2)
     until(lambda: ended(stack, "finetunes", finetune))
@@ -97,7 +97,7 @@ def _asked_of(document: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _asked(document: dict[str, Any], stranger: Caller, ids: dict[str, str]) -> dict[str, bool]:
-    """For every route whether it held."""
+    """Returns for every route whether it held."""
     found = {}
     for method, path, operation in _asked_of(document):
         if path.startswith("/v1/admin"):
@@ -117,8 +117,9 @@ def _tenant(stack: Stack, domain: str) -> str:
 
 
 def _rows(stack: Stack, owner: str, stranger: str) -> tuple[int, dict[str, int]]:
-    """How many tables can have a tenant's rows, and for those that have the owner's, how many of them the API's role
-    sees: for the stranger, and for nobody. Whatever the column, a row is the owner's that speaks of it."""
+    """Returns the number of tables that can have a tenant's rows. For those with the owner's rows, it also returns how
+    many of them the API's role sees, as the stranger and without a tenant. A row is the owner's if any of its columns
+    contains the owner's id."""
     query = "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace"
     tables = {str(row["relname"]) for row in stack.rows(query)} - NOBODYS
     mine = "SELECT count(*) AS n FROM {} AS found WHERE to_jsonb(found)::text LIKE '%%' || %s || '%%'"

@@ -1,4 +1,4 @@
-"""Workers that are killed, or that sleep through their lease."""
+"""Workers that are killed, or that are paused past their lease."""
 
 import io
 import signal
@@ -22,7 +22,7 @@ TABLES = ("generations", "finetunes")
 
 
 class Jobs:
-    """Generations and fine-tunes of one tenant, each like the others of its kind, so that their results are equal."""
+    """Generations and fine-tunes of one tenant, equal within each kind, so that their results are equal."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -35,8 +35,8 @@ class Jobs:
         self._takes: dict[str, float] = {}
 
     def start(self, table: str) -> str:
-        """A new one, in work by now or ended already; those before have ended. One that is lost three times without
-        progress fails by design: each is struck once."""
+        """Starts a job and returns its id once a worker has it or it has ended; earlier jobs have ended. A job that is
+        lost three times without progress fails by design, so each job is struck once."""
         until(self._all_ended)
         if table not in self._takes:
             first = self._begun(table)
@@ -44,17 +44,17 @@ class Jobs:
         return self._begun(table)
 
     def moment(self, table: str, fraction: float) -> None:
-        """Waits for that part of what the first one took, which nothing struck."""
+        """Waits for a fraction of the time that the first, undisturbed job took."""
         time.sleep(fraction * self._takes[table])
 
     def lost(self) -> int:
-        """What did not end well, with exactly one version, the same file each, and the same pictures each."""
+        """Number of jobs that did not end well, with exactly one version, equal files and equal images."""
         until(self._all_ended)
         whole = whole_versions(self.stack, self.ids["finetunes"]) + whole_images(self.caller, self.ids["generations"])
         return sum(len(ids) for ids in self.ids.values()) - whole
 
     def failures(self) -> dict[str, int]:
-        """Of those that failed, by code."""
+        """Returns the number of failed jobs by error code."""
         found = [self.stack.rows(f"SELECT error_code FROM {table} WHERE status = 'failed'") for table in TABLES]
         return dict(Counter(row["error_code"] for rows in found for row in rows))
 
@@ -68,11 +68,11 @@ class Jobs:
 
 
 def kills(stack: Stack, points: int, spare: int = 0) -> Outcome:
-    """A worker is killed while it works, at a random moment of a fine-tune or of a generation, and replaced; there are
-    two of them at least. With `spare` ones nobody waits for the replacement. An interrupt ends it early.
+    """Kills a worker at a random moment of a fine-tune or generation, and replaces it; there are at least two workers.
+    With `spare` workers nobody waits for the replacement. An interrupt ends it early.
 
     Held: the row was taken up again, or had ended in that very moment; late: after more than one and a half leases.
-    Lost: what did not end well, with exactly one version, the same file each, and the same pictures each.
+    Lost: a job that did not end well, with exactly one version, equal files and equal images.
     """
     started, chance = time.monotonic(), stack.chance()
     jobs, taken, in_work = Jobs(stack), list[float](), 0
@@ -88,7 +88,7 @@ def kills(stack: Stack, points: int, spare: int = 0) -> Outcome:
             attempt = stack.rows(f"SELECT attempt FROM {table} WHERE id = %s", id)[0]["attempt"]
             in_work += pid is not None
             if pid is None:
-                pid = chance.choice(sorted(alive(stack)))  # it has just ended: the kill must not undo it
+                pid = chance.choice(sorted(alive(stack)))  # the job has just ended: the kill must not undo it
             stack.kill_worker(pid)
             stack.add_worker()
             taken.append(until(lambda: taken_up(stack, table, id, attempt)))  # noqa: B023  # called at once
@@ -100,8 +100,8 @@ def kills(stack: Stack, points: int, spare: int = 0) -> Outcome:
 
 
 def pauses(stack: Stack, times: int) -> Outcome:
-    """The worker that draws or trains is stopped past its lease at a random moment, another one ends the row, and the
-    first one wakes up.
+    """Stops the worker of a job past its lease at a random moment, lets another one end the job, and wakes the first
+    one.
 
     Held: the sleeper changed nothing of the row, and what it stored was swept.
     """
@@ -127,7 +127,7 @@ def pauses(stack: Stack, times: int) -> Outcome:
 
 
 def prepared(stack: Stack) -> tuple[Caller, str, str]:
-    """A tenant, a domain and a data set that is ready."""
+    """Returns a tenant, a domain and a data set that is ready."""
     caller = stack.tenant()
     domain = caller.post("/v1/domains", {"name": "OpenMoji"})["id"]
     dataset = caller.wait(f"/v1/datasets/{upload(caller, domain)['id']}", "validating")
@@ -154,12 +154,12 @@ def taken_up(stack: Stack, table: str, id: str, attempt: int) -> bool:
 
 
 def alive(stack: Stack) -> set[int]:
-    """Workers that run and have told so."""
+    """Returns the workers that run and have reported themselves."""
     return {row["pid"] for row in stack.rows("SELECT pid FROM workers")} & set(stack.workers)
 
 
 def row(stack: Stack, table: str, id: str) -> dict[str, object]:
-    """Of a job, all that a stale attempt could change."""
+    """Returns everything about a job that a stale attempt could change."""
     (found,) = stack.rows(f"SELECT * FROM {table} WHERE id = %s", id)
     parts = {
         "generations": ("generation_images", "generation_previews"),
@@ -171,7 +171,7 @@ def row(stack: Stack, table: str, id: str) -> dict[str, object]:
 
 
 def strangers(stack: Stack, store: FolderStore, id: str) -> list[str]:
-    """Objects of a job that no row speaks of."""
+    """Returns the objects of a job that no database row references."""
     query = """SELECT object_key AS key FROM generation_images WHERE generation_id = %s
         UNION SELECT object_key FROM generation_previews WHERE generation_id = %s
         UNION SELECT object_key FROM adapters WHERE finetune_id = %s
@@ -182,7 +182,7 @@ def strangers(stack: Stack, store: FolderStore, id: str) -> list[str]:
 
 
 def whole_versions(stack: Stack, ids: list[str]) -> int:
-    """How many fine-tunes succeeded with one version, whose file is like that of most."""
+    """Returns the number of fine-tunes that succeeded with one version and the most frequent file."""
     query = "SELECT a.sha256 FROM adapters a JOIN finetunes f ON a.finetune_id = f.id WHERE f.id = %s AND f.status = %s"
     versions = [stack.rows(query, id, "succeeded") for id in ids]
     files = [found[0]["sha256"] for found in versions if len(found) == 1]
@@ -190,7 +190,7 @@ def whole_versions(stack: Stack, ids: list[str]) -> int:
 
 
 def whole_images(caller: Caller, ids: list[str]) -> int:
-    """How many generations succeeded with all their images, which look like those of most."""
+    """Returns the number of generations that succeeded with all images, equal to the most frequent ones."""
     drawn = []
     for id in ids:
         found = caller.get(f"/v1/generations/{id}")

@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI document allows, and what it forbids, sent to a running service by schemathesis."""
+"""Requests that the OpenAPI document allows and forbids, sent to a running service by schemathesis."""
 
 import json
 import os
@@ -28,7 +28,7 @@ class Fuzzed:
     cases: int
     failures: int
     report: str
-    """What was printed: each failure with a command that repeats it."""
+    """Output of schemathesis: each failure with a command that repeats it."""
 
 
 def fuzz(
@@ -41,8 +41,8 @@ def fuzz(
     admin: bool = False,
     phases: str = "examples,coverage,fuzzing,stateful",
 ) -> Fuzzed:
-    """All checks of one key's routes, an administrator's or a tenant's. `known` are ids by their noun, such as
-    `domains`: half of the requests that need one get one, so that they come through to what is behind."""
+    """Runs all checks on one key's routes, an administrator's or a tenant's. `known` are ids by noun, such as
+    `domains`. Half of the requests that need an id get a known one, so that they reach the code behind the look-up."""
     config = folder / "schemathesis.toml"
     config.write_text(_CONFIG + "".join(_known(noun, ids) for noun, ids in known.items()))
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", f"{url}/openapi.json"]
@@ -60,7 +60,7 @@ def fuzz(
 
 
 def _known(noun: str, ids: Sequence[str]) -> str:
-    """Never for DELETE: what follows needs them still."""
+    """Returns the settings that insert known ids, except for DELETE: later requests still need them."""
     return f"""
 [dictionaries.{noun}]
 values = {json.dumps(list(ids))}

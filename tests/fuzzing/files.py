@@ -1,4 +1,4 @@
-"""What validates, trains: mutated images and zips through validation, examples and the first step of training.
+"""Mutated images and zips through validation, examples and the first step of training: whatever validates must train.
 
 `python -m tests.fuzzing.files FIRST COUNT` tries the mutants with these numbers and prints a line of JSON for each that
 breaks the rule, and one with the counts at the end. A process that dies has printed which mutant it tried.
@@ -27,9 +27,9 @@ from tests.fuzzing.mutations import mutant, seeds, zip_of
 
 LIMITS = Limits(members=100, image_bytes=2**25, inflated_bytes=2**28, pixels=50_000_000, classes=20)
 SECONDS = 5.0
-"""Of a processor, for one mutant."""
+"""Maximum processor seconds per mutant."""
 MEMORY_KIB = 120_000
-"""More than before the first mutant."""
+"""Maximum growth of memory since before the first mutant."""
 _SIDE = 64
 
 
@@ -37,16 +37,16 @@ _SIDE = 64
 class Tried:
     mutants: int = 0
     validated: int = 0
-    """Mutants of which at least one changed file was taken."""
+    """Number of mutants with at least one changed file that was accepted."""
     broken: list[str] = field(default_factory=list)
-    """Mutants that broke the rule, and how."""
+    """Mutants that broke the rule, with the reason."""
     lost: list[int] = field(default_factory=list)
-    """Mutants that ended the process."""
+    """Numbers of the mutants that ended the process."""
     codes: Counter[str] = field(default_factory=Counter)
 
 
 def try_mutants(first: int, count: int) -> Tried:
-    """Tries mutants in processes of their own, one after another: a new one after each that died."""
+    """Tries mutants in separate processes, one after another: a new one after each that died."""
     tried, end = Tried(), first + count
     while first < end:
         command = [sys.executable, "-m", "tests.fuzzing.files", str(first), str(end - first)]
@@ -59,7 +59,7 @@ def try_mutants(first: int, count: int) -> Tried:
             tried.codes.update(lines[-1]["codes"])
             break
         numbers = [int(line) for line in done.stderr.splitlines() if line.isdigit()]
-        if done.returncode > 0 or not numbers:  # it did not die of a mutant
+        if done.returncode > 0 or not numbers:  # the process did not die of a mutant
             raise RuntimeError(done.stderr)
         last = numbers[-1]
         tried.lost.append(last)
@@ -118,7 +118,7 @@ def main(first: int, count: int) -> None:
     torch.set_num_threads(1)
     kept, validated = seeds(), 0
     codes: Counter[str] = Counter()
-    for name, data in kept.items():  # what is loaded once is not counted
+    for name, data in kept.items():  # warm-up: one-time loading is not counted
         if not name.endswith((".exif", ".icc")):
             _check(data if name.endswith(".zip") else zip_of({"a/x": data, "a/y": kept["rgb.png"]}))
     highest = _peak()

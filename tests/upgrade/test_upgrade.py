@@ -1,4 +1,4 @@
-"""A service of the last release is migrated and goes on where that release stopped."""
+"""Upgrade of a service of the last release: it is migrated and resumes where that release stopped."""
 
 import hashlib
 import io
@@ -74,7 +74,7 @@ def check_lists(http: httpx.Client, facts: dict[str, Any]) -> None:
 
 
 def complete_upload(caller: Caller, facts: dict[str, Any], last: Path) -> None:
-    """Sends the part that the release did not get any more."""
+    """Sends the part that the release did not receive."""
     upload = f"/v1/domains/{facts['domain']}/datasets/uploads/{facts['upload']['id']}"
     put = caller.send("PUT", f"{upload}/parts/2", content=last.read_bytes()).raise_for_status()
     etags = [facts["upload"]["etag"], put.headers["ETag"]]
@@ -84,8 +84,8 @@ def complete_upload(caller: Caller, facts: dict[str, Any], last: Path) -> None:
 
 
 def check_images(caller: Caller, facts: dict[str, Any], folder: Path) -> None:
-    """Those of the release are kept to the byte; the same requests draw them once more, within rounding: how sums are
-    rounded is a release's own."""
+    """Checks that the release's images are unchanged to the byte, and that the same requests generate them again within
+    rounding. How sums are rounded may differ between releases."""
     generations = f"/v1/domains/{facts['domain']}/generations"
     for name, told in facts["generations"].items():
         asked = {"adapter_id": facts["finished"]["adapter"]} | told["asked"]
@@ -102,7 +102,8 @@ def check_images(caller: Caller, facts: dict[str, Any], folder: Path) -> None:
 
 
 def check_finetune(caller: Caller, facts: dict[str, Any], start: int = 50, *, is_told: bool = False) -> None:
-    """It goes on at this step, and ends as the one that was left alone; whether its events give a reason."""
+    """Checks that the fine-tune resumes at step `start` and ends like the undisturbed one; `is_told` says whether its
+    events give a reason."""
     ended = caller.wait(f"/v1/finetunes/{facts['running']}", "queued", "running")
     assert (ended["status"], ended["error"], ended["step"]) == ("succeeded", None, facts["finetune"]["steps"])
     events = caller.send("GET", f"/v1/finetunes/{facts['running']}/events").text
@@ -157,7 +158,7 @@ def test_a_local_run_of_the_release_goes_on(release_files: Path, facts: dict[str
 
 
 def check_deliveries(caller: Caller, hook: str, facts: dict[str, Any], receiver: Receiver) -> None:
-    """The one that the release could not deliver, and today's, signed with the secret of then."""
+    """Checks the delivery that the release could not make and a new one, both signed with the old secret."""
     found = caller.get(f"{hook}/deliveries")["data"]
     for one in found:
         assert caller.wait(f"{hook}/deliveries/{one['id']}", "pending")["status"] == "succeeded"
@@ -167,6 +168,6 @@ def check_deliveries(caller: Caller, hook: str, facts: dict[str, Any], receiver:
 
 
 def furthest(first: bytes, second: bytes) -> int:
-    """Largest difference of two images, of 255."""
+    """Returns the largest difference of two images, out of 255."""
     one, other = (np.asarray(Image.open(io.BytesIO(data)), dtype=int) for data in (first, second))
     return int(np.abs(one - other).max())

@@ -1,4 +1,4 @@
-"""One application with pages. NiceGUI has one in a process, so that all these tests share it."""
+"""One application with pages. NiceGUI allows one per process, so all these tests share it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tests.api.conftest import make_settings
 
 @dataclass(frozen=True)
 class Browser:
-    """What a browser does without running scripts: it keeps cookies and sends forms."""
+    """Stand-in for a browser that runs no scripts: it keeps cookies and submits forms."""
 
     api: Api
     http: httpx.AsyncClient

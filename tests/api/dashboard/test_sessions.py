@@ -95,7 +95,7 @@ def test_a_form_from_another_site_is_refused(browser: Browser, tenant: Client) -
 def test_an_origin_elsewhere_is_refused_where_the_browser_sends_nothing_else(
     browser: Browser, tenant: Client, origin: str
 ) -> None:
-    """As on plain http."""
+    """Covers browsers that send no Sec-Fetch-Site header, as on plain http."""
     answer = browser.post("/dashboard/session", {"key": key_of(tenant)}, Origin=origin)
     assert answer.headers["location"] == "/dashboard/sign-in?problem=elsewhere"
     answer = browser.post("/dashboard/session", {"key": key_of(tenant)}, Origin="http://pages.test")

@@ -1,4 +1,4 @@
-"""The runner's steps: fixed buffers, graphs replayed by a stand-in, several parts, and steps that fail on their way."""
+"""Runner steps: fixed buffers, graphs replayed by a stand-in, steps in several parts, and steps that fail midway."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ MIX: list[dict[str, Any]] = [
     {"guidance_scale": 6.0, "steps": 5},
     {"scale": 2, "sampler": "ddpm"},
 ]
-"""Settings of images that share steps; they take 7 or 8 rows of the base's size, and 2 of twice the size."""
+"""Settings of images that share steps. They take 7 or 8 batch rows of the base's size, and 2 of twice the size."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def adapters(bank: AdapterBank) -> list[FoldedAdapter | None]:
 
 
 class Stepping:
-    """Rows of a mix on a runner of their own."""
+    """Batch rows of a mix, on a runner of their own."""
 
     def __init__(self, runner: Runner, adapters: Sequence[FoldedAdapter | None], mix: Sequence[dict[str, Any]] = MIX):
         self.runner = runner
@@ -60,7 +60,7 @@ class Stepping:
         return rows
 
     def latents(self) -> list[Tensor]:
-        """What is left of them after all their steps."""
+        """Steps until every row is finished and returns the final latents."""
         while self.step():
             pass
         return self.current()
@@ -94,7 +94,7 @@ def test_replayed_steps_equal_ordinary_ones(stepping: Callable[..., Stepping]) -
 def test_a_step_in_several_parts_equals_one_in_a_single_batch(
     stepping: Callable[..., Stepping], *, replayed: bool
 ) -> None:
-    """Every part uses the same buffers, and none may see another's."""
+    """Checks that no part sees another's data, although all parts share the buffers."""
     graphs = StandInGraphs() if replayed else None
     parts = stepping(buckets=(8,), graphs=graphs, mix=MIX * 4)
     assert_equal(parts.latents(), stepping(buckets=(40,), mix=MIX * 4).latents())
@@ -106,7 +106,7 @@ def test_a_step_in_several_parts_equals_one_in_a_single_batch(
 def test_a_step_that_fails_in_a_later_part_changes_nothing(
     stepping: Callable[..., Stepping], monkeypatch: pytest.MonkeyPatch, failing: int, *, replayed: bool
 ) -> None:
-    """It can be made again, and draws no other noise then. The last of its forwards is for images of twice the size."""
+    """Repeats the failed step, which draws the same noise again. Its last forward is for images of twice the size."""
     graphs = StandInGraphs() if replayed else None
     disturbed = stepping(buckets=(8,), graphs=graphs, mix=MIX * 2)
     for _ in range(2):
@@ -158,7 +158,7 @@ def test_slots_of_rows_that_ended_are_used_again(stepping: Callable[..., Steppin
 
 
 def test_host_work_of_a_step_does_not_grow_with_its_rows(stepping: Callable[..., Stepping]) -> None:
-    """Counted in operations of torch. Noise that is drawn on the host takes one for each image."""
+    """Counts torch operations. Noise that is drawn on the host takes one per image."""
 
     class Counter(TorchDispatchMode):
         count = 0
@@ -216,7 +216,7 @@ def test_batches_are_captured_ahead_while_nothing_is_asked(autoencoder: Autoenco
 
 
 class Failing(StandInGraphs):
-    """Captures nothing larger than 8 rows, or nothing at all."""
+    """Graphs that fail to capture more than 8 batch rows, or anything at all."""
 
     def __init__(self, error: Exception, largest: int) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ def test_a_capture_that_fails_on_a_device_which_computes_nothing_loses_it(
 def test_an_error_that_shows_when_the_step_ends_is_the_devices(
     bank: AdapterBank, autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever its text."""
+    """Expects any such error to mean a lost device, whatever its text."""
 
     class Stream:
         def synchronize(self) -> None:
@@ -292,7 +292,7 @@ def test_an_error_that_shows_when_the_step_ends_is_the_devices(
 def test_memory_that_runs_out_while_a_graph_is_recorded_is_no_lost_device(
     monkeypatch: pytest.MonkeyPatch, *, hidden: bool
 ) -> None:
-    """Ending the recording may raise an error of its own, which looks like that of a lost device."""
+    """Simulates an error at the end of the recording that looks like a lost device's."""
 
     class Recording:
         def __init__(self, *_: object, **__: object) -> None:
@@ -330,7 +330,7 @@ def test_batch_sizes_follow_the_device() -> None:
 
 
 def test_pixels_in_half_precision_are_nearly_those_in_full(autoencoder: Autoencoder) -> None:
-    """As on a GPU, but in bf16, which every CPU has: coarser than the GPU's fp16."""
+    """Uses bf16, which every CPU has, instead of a GPU's fp16; bf16 is coarser."""
     decoder = PixelDecoder(autoencoder, torch.device("cpu"))
     latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
     expected = decoder.decode(latents)
@@ -359,7 +359,7 @@ def test_pixels_that_half_precision_cannot_hold_are_decoded_in_full(
 
 
 def test_pixels_are_decoded_in_padded_batches(autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: 11 latents of two sizes, in batches of at most 4."""
+    """Decodes 11 latents of two sizes in batches of at most 4, as on a GPU."""
     decoder, sizes = PixelDecoder(autoencoder, torch.device("cpu")), []
     generator = torch.Generator().manual_seed(0)
     latents = [torch.randn(4, *[8 + 8 * (n % 2)] * 2, generator=generator) for n in range(11)]

@@ -25,7 +25,7 @@ ADAPTERS: dict[str, tuple[Method, Sites]] = {
     "full": ("full", Sites()),
 }
 FOLDING = [name for name in ADAPTERS if name != "full"]
-"""Those that fold into vectors."""
+"""Adapters that fold into vectors."""
 
 
 def random_dit(config: BaseConfig = CONFIG, dtype: torch.dtype = torch.float32, seed: int = 0) -> DiT:
@@ -38,14 +38,14 @@ def random_dit(config: BaseConfig = CONFIG, dtype: torch.dtype = torch.float32, 
 
 
 def fresh_tensors(dit: DiT, name: str, num_classes: int | None = None) -> dict[str, Tensor]:
-    """An adapter as training begins with it; with the base's class table when `num_classes` is not given."""
+    """Returns an adapter as training begins with it. It has the base's class table when `num_classes` is not given."""
     method, sites = ADAPTERS[name]
     shapes = trainable_shapes(dit.config, method, sites, num_classes or dit.config.num_classes)
     return start_tensors(dit, shapes, torch.Generator().manual_seed(1), keep_classes=num_classes is None)
 
 
 def random_tensors(dit: DiT, name: str, num_classes: int = 3, seed: int = 2) -> dict[str, Tensor]:
-    """An adapter far from where training begins."""
+    """Returns an adapter far from where training begins."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: (tensor + 0.3 * torch.randn(tensor.shape, generator=generator)).to(dit.positions.dtype)
@@ -54,7 +54,7 @@ def random_tensors(dit: DiT, name: str, num_classes: int = 3, seed: int = 2) -> 
 
 
 def batch(config: BaseConfig = CONFIG, size: int = 3, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """Noisy latents, timesteps and labels, the null label among them."""
+    """Returns noisy latents, timesteps and labels, the null label among them."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(size, config.in_channels, config.input_size, config.input_size, generator=generator)
     t = torch.tensor([0, 999, 417, 1, 500, 998])[:size]
@@ -63,7 +63,7 @@ def batch(config: BaseConfig = CONFIG, size: int = 3, classes: int = 3) -> tuple
 
 
 def autoencoder_folder(folder: Path, latent_channels: int = 4, seed: int = 4) -> Path:
-    """A random autoencoder in diffusers' format, 4 pixels to a latent position."""
+    """Writes a random autoencoder in diffusers' format, with 4 pixels per latent position and side."""
     torch.manual_seed(seed)
     channels = (8, 8, 16)
     network: Any = AutoencoderKL(
@@ -79,17 +79,17 @@ def autoencoder_folder(folder: Path, latent_channels: int = 4, seed: int = 4) ->
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, in units of the expected values' scale."""
+    """Returns the largest difference, relative to the scale of the expected values."""
     return float((found - expected).abs().max() / expected.abs().max())
 
 
 def zeros(tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """Names of tensors that hold a zero."""
+    """Yields the names of tensors that contain a zero."""
     return (name for name, tensor in tensors.items() if not tensor.all())
 
 
 def class_lookups(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The labels for which a class table is asked from now on, look-up by look-up."""
+    """Returns a list that collects the labels of each class table look-up from now on."""
     asked: list[Tensor] = []
     look_up = F.embedding
 

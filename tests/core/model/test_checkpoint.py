@@ -22,7 +22,7 @@ from tests.core.model.small import autoencoder_folder, batch, random_dit
 
 CPU = torch.device("cpu")
 CONFIG = BaseConfig(input_size=8, hidden_size=384, depth=2, num_heads=6, num_classes=5)
-"""As wide as the smallest of the DiT family, since the original's format tells the heads by the width alone."""
+"""Base as wide as the smallest DiT: the original's format derives the number of heads from the width alone."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -33,7 +33,7 @@ def dit() -> DiT:
 
 @pytest.fixture(scope="module")
 def masters(dit: DiT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same weights in every format: `diffusers/`, `own/` and `original.pt`, with `diffusers/vae` for all."""
+    """Writes the same weights in every format: `diffusers/`, `own/` and `original.pt`, with `diffusers/vae` for all."""
     folder = tmp_path_factory.mktemp("bases")
     autoencoder_folder(folder / "diffusers" / "vae")
     export_diffusers(dit, folder / "diffusers" / "transformer")
@@ -49,7 +49,7 @@ def masters(dit: DiT, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bases(masters: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """Returns a copy that a test may damage."""
     return shutil.copytree(masters, tmp_path / "bases")
 
 
@@ -249,7 +249,7 @@ def test_damage_is_told_and_never_run(bases: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and no network."""
+    """Returns an empty cache and forbids access to the network."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"

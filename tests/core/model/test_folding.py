@@ -52,7 +52,8 @@ def test_rows_of_one_batch_can_belong_to_different_adapters_and_timesteps() -> N
 
 
 def test_vectors_of_xl_are_a_thousandth_of_the_model() -> None:
-    """What a slot of the bank costs for DiT-XL/2: 28 blocks of 24 vectors as wide as the model and 10 around them."""
+    """Counts the values of one table slot for DiT-XL/2: 24 vectors of the model's width in each of 28 blocks, 10 around
+    them, and 64 more."""
     d = 1152
     assert VectorLayout(BaseConfig()).length == (28 * (12 + 2 + 4 + 1 + 4 + 1) + 5 + 5) * d + 64
 

@@ -1,4 +1,4 @@
-"""The autograd functions against the formulas that they stand for, differentiated by autograd."""
+"""Memory-saving autograd functions against their plain formulas, differentiated by autograd."""
 
 from collections.abc import Callable
 
@@ -76,7 +76,7 @@ PAIRS: dict[str, tuple[Step, Step, list[tuple[int, ...]]]] = {
 
 
 def weight(x: Tensor, outputs: int, inputs: int) -> Tensor:
-    """A frozen layer's, [outputs, inputs]"""
+    """Returns a frozen layer's weight, [outputs, inputs]."""
     generator = torch.Generator().manual_seed(2)
     return (torch.randn(outputs, inputs, generator=generator, dtype=torch.float64) / inputs**0.5).to(x.dtype)
 
@@ -107,7 +107,7 @@ def inputs(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
 
 
 def with_gradients(step: Step, values: list[Tensor]) -> list[Tensor]:
-    """The step's result, and the gradients of everything that goes in."""
+    """Returns the step's result, and the gradients of all its inputs."""
     leaves = [value.clone().requires_grad_() for value in values]
     result = step(*leaves)
     weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(result.dtype)
@@ -150,8 +150,9 @@ def test_a_gelu_without_gradients_is_that_with_them() -> None:
 
 @pytest.mark.parametrize("folded", [True, False])
 def test_a_fine_tune_keeps_no_input_of_a_frozen_layer(folded: bool) -> None:
-    """For the backward pass: the residual stream twice, both branches' outputs, query, key and value, what attention
-    mixes, and what enters the GELU (four times as wide). Nothing that is normalized, scaled or put through the GELU."""
+    """Bounds the bytes saved for the backward pass. Each block saves the residual stream twice, both branches' outputs,
+    query, key and value, attention's output, and the GELU's input (four times as wide). It saves no output of norms,
+    scalings or the GELU."""
     dit = random_dit()
     d, tokens, depth = dit.config.hidden_size, dit.config.tokens, dit.config.depth
     tensors = {name: tensor.requires_grad_() for name, tensor in random_tensors(dit, "paper").items()}
@@ -175,7 +176,7 @@ def test_a_fine_tune_keeps_no_input_of_a_frozen_layer(folded: bool) -> None:
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_gradients_of_a_whole_model_are_autograds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every trainable of an adapter, against the same model with the formulas written out."""
+    """Compares every trainable's gradient with that of the same model with the formulas written out."""
     dit = random_dit(dtype=torch.float64)
     tensors = {name: tensor.requires_grad_() for name, tensor in random_tensors(dit, name).items()}
     found = _gradients(dit, tensors)

@@ -1,4 +1,4 @@
-"""Where training begins."""
+"""Initial values of the tensors that train."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The trainer: it trains what it should, exactly as often as it should, and can be stopped anywhere."""
+"""Trainer: it trains the right tensors for the exact number of steps, and can be stopped at any point."""
 
 import math
 from collections import Counter
@@ -58,7 +58,7 @@ def trainer_of(
 
 
 class Recorder:
-    """What the model is asked through either route, forward by forward."""
+    """Recorder of the timesteps and labels of every model forward, through either route."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.labels: list[Tensor] = []
@@ -88,7 +88,7 @@ def assert_equal_states(found: dict[str, Tensor], expected: dict[str, Tensor]) -
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_a_batch_in_parts_trains_the_same(dit: DiT, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
-    """Parts of unequal size among them: 5 = 2 + 2 + 1. Each part passes the model by itself."""
+    """Includes parts of unequal size: 5 = 2 + 2 + 1. Each part passes through the model by itself."""
     whole = trainer_of(dit, **settings)
     reports = [whole.step() for _ in range(3)]
     recorder = Recorder(monkeypatch)
@@ -187,7 +187,8 @@ def test_it_starts_from_what_it_is_given(dit: DiT) -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
 def test_labels_are_dropped_once_a_sample(dit: DiT, monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
-    """Before the model, so that every block sees the same label, and the class table is asked once a forward."""
+    """Checks that labels are dropped before the model: every block sees the same label, and each forward looks up the
+    class table once."""
     lookups = class_lookups(monkeypatch)
     recorder = Recorder(monkeypatch)
     trainer = trainer_of(dit, steps=30, batch_size=20, label_dropout=dropout)
@@ -230,7 +231,7 @@ def test_the_rate_rises_stays_and_falls(dit: DiT) -> None:
 
 
 def test_the_update_is_adamw_without_decay(dit: DiT) -> None:
-    """The first step moves every parameter by the rate against its gradient's sign."""
+    """Expects the first step to move every parameter by the learning rate against its gradient's sign."""
     trainer = trainer_of(dit, learning_rate=0.01)
     before = trainer.state()
     trainer.step()
@@ -321,7 +322,7 @@ def test_minimum_snr_weights_easy_timesteps_down(dit: DiT) -> None:
 
 
 def test_held_out_losses_compare(dit: DiT) -> None:
-    """Fixed timesteps and noise: equal adapters have equal losses, and asking changes nothing."""
+    """Uses fixed timesteps and noise: equal adapters have equal losses, and evaluation changes nothing."""
     latents = latents_of([0] * 10 + [4] * 10)
     tensors = fresh_tensors(dit, "paper")
     trainer = Trainer(dit, tensors, latents, TrainingSettings(steps=2, batch_size=4, held_out_fraction=0.2))
@@ -350,7 +351,7 @@ def test_the_held_out_timesteps_cover_the_whole_range(dit: DiT, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", ["bitfit", "paper"])
 def test_training_lowers_the_held_out_loss(name: str) -> None:
-    """Two classes of flat pictures, one bright and one dark."""
+    """Trains on two classes of flat images, one bright and one dark."""
     dit = random_dit()
     mean = torch.ones(2, 40, 4, 8, 8)
     mean[:, 20:] = -1

@@ -1,4 +1,4 @@
-"""Which addresses are of the internet, and which URLs are taken."""
+"""Public and private addresses, and the webhook URLs that are accepted."""
 
 import ipaddress
 

@@ -1,4 +1,4 @@
-"""Deliveries as rows: made with what happened, claimed once, tried for a day, never lost."""
+"""Webhook deliveries as database rows: stored with their event, claimed once, retried for a day, never lost."""
 
 import datetime
 from concurrent.futures import ThreadPoolExecutor
@@ -72,7 +72,7 @@ def types(database: Database) -> list[str]:
 
 
 def make_due(database: Database, id: str, **columns: Any) -> None:
-    """As if its time had come."""
+    """Makes a delivery due at once, and sets other columns too."""
     with database.session() as session:
         found = session.get_one(WebhookDelivery, id)
         found.next_attempt_at = database_now(session)

@@ -1,5 +1,5 @@
-"""Zips that lie, swell, point elsewhere or are none. Each has two good images where it can, so that only what is
-hostile of it may be refused."""
+"""Zips that lie, expand enormously, point elsewhere or are no zips. Each has two good images where possible, so that
+only its hostile part may be refused."""
 
 import io
 import stat
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 
 CANARY = "difffit-hostile-canary"
-"""Part of every name that points outside: no file may be called so."""
+"""Part of every name that points outside; no file may have it in its name."""
 _LOCAL, _CENTRAL, _END = struct.Struct("<4s5H3I2H"), struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s4H2IH")
 
 
@@ -24,12 +24,12 @@ def picture(colour: int) -> bytes:
 
 @dataclass
 class Entry:
-    """A member as a hand writes it: what its two headers say need not be so, nor the same."""
+    """Zip member written by hand: its two headers need be neither true nor equal."""
 
     name: bytes
     data: bytes = b""
     packed: bytes | None = None
-    """`data`, stored as it is, when left out."""
+    """Compressed bytes; `data` itself when left out."""
     method: int = 0
     flags: int = 0
     mode: int = 0
@@ -39,10 +39,10 @@ class Entry:
     comment: bytes = b""
     offset: int | None = None
     local: dict[str, int | bytes] = field(default_factory=dict)
-    """What the local header says instead."""
+    """Fields of the local header that differ from the central header."""
 
     def headers(self, offset: int) -> tuple[bytes, bytes]:
-        """(local header and data, central header)"""
+        """Returns (local header and data, central header)."""
         packed = self.data if self.packed is None else self.packed
         crc = zlib.crc32(self.data) if self.crc is None else self.crc
         size = len(self.data) if self.size is None else self.size
@@ -79,12 +79,12 @@ def deflated(name: bytes, data: bytes, **changes: object) -> Entry:
 
 
 def swollen(size: int) -> bytes:
-    """Begins as a PNG does, and goes on with nothing."""
+    """Returns a PNG signature followed by zeros."""
     return b"\x89PNG\r\n\x1a\n" + bytes(size)
 
 
 def _zip64(size: int, offset: int, disk: int = 0, disks: int = 1, at: int | None = None) -> bytes:
-    """A good zip whose end says more than 32 bits hold."""
+    """Returns a good zip with a zip64 end record that has these values."""
     plain = zip_of()
     body = plain[: -_END.size]
     end = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, disk, 2, 2, size, offset)
@@ -93,7 +93,7 @@ def _zip64(size: int, offset: int, disk: int = 0, disks: int = 1, at: int | None
 
 
 def _index_alone(entries: int, name: bytes = b"", extra: bytes = b"", comment: bytes = b"") -> bytes:
-    """Nothing but an index, each entry of which names the same place."""
+    """Returns an index without data; all of its entries name the same offset."""
     local, _ = Entry(b"a/b", b"x").headers(0)
     _, central = Entry(name or b"a/b", b"x", extra=extra, comment=comment, offset=0).headers(0)
     index = central * entries
@@ -115,7 +115,7 @@ def _nested(depth: int) -> bytes:
 
 
 def _inside() -> bytes:
-    """A member that lies in the bytes of another one."""
+    """Returns a zip with a member inside the bytes of another one."""
     inner, _ = Entry(b"cat/inner.png", picture(3)).headers(0)
     outer = Entry(b"cat/outer.png", picture(4) + inner)
     start = sum(len(entry.headers(0)[0]) for entry in GOOD) + _LOCAL.size + len(outer.name) + len(picture(4))
@@ -123,7 +123,7 @@ def _inside() -> bytes:
 
 
 def _kernel(members: int) -> bytes:
-    """All members are the same bytes."""
+    """Returns a zip whose members all share the same bytes."""
     kernel = deflated(b"cat/0.png", swollen(2**24))
     crc = zlib.crc32(kernel.data)
     copies = (replace(kernel, name=b"cat/%d.png" % number, crc=crc, offset=0) for number in range(1, members))

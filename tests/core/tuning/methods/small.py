@@ -27,14 +27,14 @@ ADDING = [name for name, (method, _) in METHODS.items() if method in ("lora", "a
 
 
 def start(dit: DiT, name: str, num_classes: int | None = None) -> dict[str, Tensor]:
-    """As training begins; with the base's class table when `num_classes` is not given."""
+    """Returns the tensors with which training begins. The class table is the base's when `num_classes` is not given."""
     method, sites = METHODS[name]
     shapes = trainable_shapes(dit.config, method, sites, num_classes or dit.config.num_classes)
     return start_tensors(dit, shapes, torch.Generator().manual_seed(1), keep_classes=num_classes is None)
 
 
 def far(dit: DiT, name: str, num_classes: int = 3) -> dict[str, Tensor]:
-    """Far from where training begins, in the base's dtype."""
+    """Returns tensors far from where training begins, in the base's dtype."""
     generator = torch.Generator().manual_seed(2)
     return {
         name: (tensor + 0.3 * torch.randn(tensor.shape, generator=generator)).to(dit.positions.dtype)

@@ -1,4 +1,5 @@
-"""What holds for each method: it begins as the base, changes nothing of it, and can be stopped, stored and loaded."""
+"""Properties of every method: it begins as the base, leaves the base unchanged, and can be stopped, stored and
+loaded."""
 
 from functools import partial
 
@@ -48,7 +49,7 @@ def different(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_begins_as_the_base_bit_for_bit(dit: DiT, name: str, dtype: torch.dtype) -> None:
-    """But for VPT, whose prompts take attention from the start."""
+    """Excludes VPT, whose prompts take attention from the start."""
     dit = dit.to(dtype)
     x, t, y = batch(classes=CONFIG.num_classes)
     found = dit(x, t, y, adapter_of(METHODS[name][1], start(dit, name)))
@@ -79,8 +80,8 @@ def test_gradients_reach_its_tensors_and_none_of_the_base(dit: DiT, name: str) -
 
 @pytest.mark.parametrize("name", METHODS)
 def test_labels_are_drawn_once_a_sample(dit: DiT, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forward asks the class table once, for the labels that the trainer gave it, some of them dropped; what is drawn
-    at random comes from the trainer's own generator."""
+    """Checks that a forward looks up the class table once, with the trainer's labels, some of them dropped. Random
+    numbers come from the trainer's own generator."""
     given = Recorder(monkeypatch).labels
     asked = class_lookups(monkeypatch)
     trainer = trainer_of(dit, name)
@@ -106,7 +107,7 @@ def test_a_resumed_run_is_bit_equal_to_one_that_was_not_stopped(dit: DiT, name: 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_stored_adapter_is_loaded_alone(dit: DiT, name: str) -> None:
-    """From the file's bytes and the base, without whatever made it; and it draws."""
+    """Loads the adapter from the file's bytes and the base alone, and generates images with it."""
     method, sites = METHODS[name]
     tensors = far(dit, name)
     manifest = Manifest(

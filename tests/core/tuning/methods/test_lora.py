@@ -17,7 +17,7 @@ from tests.core.tuning.methods.small import METHODS, far, plain_forward, start
 
 LORAS = [name for name, (method, _) in METHODS.items() if method == "lora"]
 DIFFUSERS = replace(CONFIG, timestep_convention="diffusers", mlp_norm_eps=1e-5)
-"""What diffusers' forward computes."""
+"""Config with which the model computes the same forward as diffusers."""
 
 
 def lora(name: str) -> Lora:
@@ -36,7 +36,7 @@ def test_it_equals_its_updates_merged_into_the_weights(name: str) -> None:
 
 
 def merged(dit: DiT, tensors: dict[str, Tensor], sites: Lora) -> dict[str, Tensor]:
-    """The class table, and W + scale * up @ down in the rows of each part: query, key, value."""
+    """Returns the class table, and W + scale * up @ down in the rows of each part: query, key, value."""
     d = dit.config.hidden_size
     rows = {"query": slice(0, d), "value": slice(2 * d, 3 * d), "qkv": slice(0, 3 * d)}
     weights = {name: tensor for name, tensor in tensors.items() if name.startswith("y_embedder")}
@@ -51,7 +51,7 @@ def merged(dit: DiT, tensors: dict[str, Tensor], sites: Lora) -> dict[str, Tenso
 
 @pytest.mark.parametrize("name", ["lora", "lora r16 scaled"])
 def test_it_computes_and_learns_what_peft_does(name: str) -> None:
-    """In diffusers' transformer: the forward, and the gradient of every matrix."""
+    """Compares the forward and the gradient of every matrix in diffusers' transformer."""
     peft = pytest.importorskip("peft")
     from benchmarks.baselines.diffusers_model import transformer
 
