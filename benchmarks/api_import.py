@@ -1,4 +1,4 @@
-"""What does starting the API cost? `python -m benchmarks.api_import`.
+"""Measures the cost of starting the API: `python -m benchmarks.api_import`.
 
 Imports `api.app` in fresh processes, and in as many others fastapi, sqlalchemy and boto3 alone, in turn: seconds that
 passed, seconds of the processor, resident memory. Imports do not wait, so that on a busy machine the processor's are
@@ -23,10 +23,10 @@ MAX_MEBIBYTES = 150.0
 
 class Cost(NamedTuple):
     passed: float
-    """Seconds, as is the next."""
+    """Elapsed seconds; the next field is in seconds too."""
     processor: float
     mebibytes: float
-    """The most that was resident."""
+    """Peak resident memory."""
 
 
 _PROGRAM = """
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(python: str, runs: int) -> dict[tuple[str, ...], Cost]:
-    """Medians, after one run that is not counted."""
+    """Returns medians over `runs`, after one run that is not counted."""
     taken: dict[tuple[str, ...], list[Cost]] = {LIBRARIES: [], API: []}
     for _ in range(runs + 1):
         for names, found in taken.items():

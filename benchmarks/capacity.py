@@ -27,11 +27,11 @@ CARD = mini_base_folder() / "MODEL_CARD.md"
 XL = BaseConfig()
 CLASSES = 10
 BUSY = 0.5
-"""Of a day: what should not wait cannot fill a device."""
+"""Busy fraction of a day: a device that serves requests without waiting cannot be full."""
 IMAGES_A_DAY, FINETUNES_A_MONTH, IMAGES_A_REQUEST, PEAK_OVER_MEAN = 20, 1, 4, 3
-"""Assumed, of one domain."""
+"""Assumptions for one domain."""
 DATASET_BYTES, PNG_BYTES = 20e6, 100e3
-"""Assumed: 100 photos of 200 kB; 256x256 pixels."""
+"""Assumptions: 100 photos of 200 kB; 256x256 pixels."""
 DOMAINS = (1_000, 10_000, 100_000, 1_000_000)
 DAY = 86_400
 _GAP = "\n\n"
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def filled(page: str) -> str:
-    """The page with each table, between its mark and an empty line, as it is computed now."""
+    """Returns the page with each table, from its mark to an empty line, computed again."""
     for name, table in tables().items():
         before, _, rest = page.partition(f"<!-- {name} -->\n\n")
         page = f"{before}<!-- {name} -->\n\n{table}{rest[rest.index(_GAP) :]}"
@@ -61,18 +61,19 @@ def tables() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class GpuRates:
-    """What one GPU does with DiT-XL/2, and where that was measured."""
+    """Rates of one GPU with DiT-XL/2, and their source."""
 
     gpu: str
     source: str
     images_a_second: float
-    """Of the default, guided steps."""
+    """Images per second with the default number of guided steps."""
     step_seconds: float
-    """A DiffFit step of the default batch."""
+    """Seconds of a DiffFit step of the default batch."""
 
     @classmethod
     def measured(cls, values: dict[str, Any]) -> Self:
-        """From the figures of `python -m benchmarks.gpu`. Raises ValueError where they lack what the page needs."""
+        """Builds rates from the figures of `python -m benchmarks.gpu`. Raises ValueError where one that the page needs
+        is missing."""
         try:
             runs = [run for run in values["phases"]["engine"]["runs"] if run["steps"] == IMAGES.steps]
             methods = {row["method"]: row for row in values["phases"]["training"]["methods"]}
@@ -87,7 +88,8 @@ class GpuRates:
 
 
 RECORDED = GpuRates("H200", "recorded by hand through REST, torch 2.11, 2026-11-26", 11.1, 0.096)
-"""128 images of 50 guided steps, and a fine-tune, of the whole service: before `benchmarks.gpu` existed."""
+"""Rates of the whole service, measured before `benchmarks.gpu` existed: 128 images of 50 guided steps, and a
+fine-tune."""
 
 
 @cache
@@ -111,7 +113,7 @@ def _measured(pattern: str) -> float:
 
 def _sizes() -> Iterator[tuple[str, str, str]]:
     mini = BaseConfig(**json.loads((mini_base_folder() / "base.json").read_text())["config"])
-    bases = ((mini, 4), (XL, 2))  # bytes of a number: fp32 on a CPU, bf16 on a GPU
+    bases = ((mini, 4), (XL, 2))  # bytes per parameter: fp32 on a CPU, bf16 on a GPU
 
     def adapter(config: BaseConfig) -> int:
         return count(trainable_shapes(config, FINETUNE.method, PRESETS[FINETUNE.preset], CLASSES))
@@ -183,7 +185,7 @@ def _requests(domains: int) -> float:
 
 
 def _round(number: float) -> str:
-    """To two digits."""
+    """Rounds to two digits."""
     return f"{float(f'{number:.2g}'):,.0f}"
 
 

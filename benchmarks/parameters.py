@@ -1,4 +1,4 @@
-"""How many parameters train? Exact counts beside the paper's rounded ones: `python -m benchmarks.parameters`.
+"""Counts trainable parameters exactly, next to the paper's rounded counts: `python -m benchmarks.parameters`.
 
 DiT-XL/2 with the 101 classes of Food-101, as in Tables 1 and 4 of DiffFit (arXiv 2304.06648), and ControlNet at Stable
 Diffusion's size, as in its Table 5. No weights are needed to count.
@@ -26,7 +26,7 @@ TITLE = "How many parameters train on DiT-XL/2 with 101 classes"
 HEAD = ("system", "trains", "method", "rate", "of full", "paper", "fits when")
 MADE = "`python -m benchmarks.parameters`. Counted, not measured: no hardware, date or seed changes it."
 LITERAL = System(name="DiffFit, literal", method="difffit", sites=PRESETS["literal"], fid=None)
-"""Algorithms 1 to 3 on the released DiT."""
+"""DiffFit by Algorithms 1 to 3, on the released DiT."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,12 +54,12 @@ def all_tables() -> dict[str, tuple[System, ...]]:
 
 
 def parameters(system: System, classes: int = CLASSES) -> int:
-    """Trainable parameters on DiT-XL/2."""
+    """Returns the number of trainable parameters on DiT-XL/2."""
     return count(trainable_shapes(XL, system.method, system.sites, classes))
 
 
 def agreement(exact: Decimal, printed: str) -> str:
-    """How a printed figure comes from the exact one: "rounded", "truncated", "both" or "neither"."""
+    """Returns the relation of a printed figure to the exact one: "rounded", "truncated", "both" or "neither"."""
     figure = Decimal(printed)
     rounded = exact.quantize(figure, ROUND_HALF_UP) == figure
     truncated = exact.quantize(figure, ROUND_DOWN) == figure
@@ -69,7 +69,7 @@ def agreement(exact: Decimal, printed: str) -> str:
 
 
 def open_questions(controlnet: ControlNetCounts) -> list[str]:
-    """What cannot be told from the paper's numbers, or cannot be right, each with the counts that show it."""
+    """Returns questions that the paper's numbers leave open or get wrong, each with the counts that show it."""
     return [*_questions_of_table_1(), *_questions_of_table_4(), *_questions_of_section_6(controlnet)]
 
 
@@ -175,7 +175,7 @@ def _parts(controlnet: ControlNetCounts) -> dict[str, int]:
 
 
 def _tables(controlnet: ControlNetCounts) -> dict[str, tuple[Sequence[str], list[tuple[str, ...]]]]:
-    """Head and rows by title."""
+    """Returns head and rows by title."""
     found: dict[str, tuple[Sequence[str], list[tuple[str, ...]]]] = {
         f"Table {name}": (HEAD, [_cells(system) for system in systems]) for name, systems in all_tables().items()
     }
@@ -188,7 +188,7 @@ def _tables(controlnet: ControlNetCounts) -> dict[str, tuple[Sequence[str], list
 
 
 def _cells(system: System) -> tuple[str, ...]:
-    """As HEAD names them."""
+    """Returns a system's cells in the order of HEAD."""
     found, full = parameters(system), parameters(TABLE_1[0])
     way = agreement(_millions(found), system.parameters) if system.parameters else ""
     paper = f"{system.parameters} M" if system.parameters else ""

@@ -1,4 +1,4 @@
-"""Does the real size work? DiT-XL/2 on random weights, on the CPU: `python -m benchmarks.xl_smoke`.
+"""Checks the real size, DiT-XL/2, with random weights on the CPU: `python -m benchmarks.xl_smoke`.
 
 Another process writes a random DiT-XL/2 with its autoencoder in diffusers' format and runs diffusers' own forward. This
 one loads the folder as a user's would be loaded, compares, makes one DiffFit step, and draws one image in two steps.
@@ -34,7 +34,7 @@ from core.tuning.start import start_tensors
 from core.tuning.trainer import Trainer
 
 TOLERANCE = 1e-4
-"""Of the largest difference from diffusers' output, relative to its standard deviation."""
+"""Maximum difference from diffusers' output, relative to its standard deviation."""
 MEMORY_LIMIT = 12 * 2**30
 CLASSES = 101
 Result = TypeVar("Result")
@@ -81,7 +81,7 @@ def _in_another_process(folder: Path) -> None:
 
 
 def write_random_base(folder: Path) -> None:
-    """A random DiT-XL/2 and Stable Diffusion's autoencoder shape in diffusers' format, and what diffusers computes."""
+    """Writes a random DiT-XL/2 and Stable Diffusion's autoencoder shape in diffusers' format, and diffusers' output."""
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def compare(base: LoadedBase, folder: Path) -> float:
 
 
 def finetune_step(base: LoadedBase) -> dict[str, Any]:
-    """One step of DiffFit `paper` on random latents of 101 classes."""
+    """Makes one step of DiffFit `paper` on random latents of 101 classes."""
     generator = torch.Generator().manual_seed(2)
     mean = torch.randn(2, 4, 4, 32, 32, generator=generator)
     latents = Latents(mean, torch.full_like(mean, 0.1), torch.tensor([0, 1, 2, 3]))

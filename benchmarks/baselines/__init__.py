@@ -1,1 +1,1 @@
-"""What else one could serve many domains with, as fast as it goes: the engine is measured against these."""
+"""Alternatives for serving many domains, each made as fast as possible: the engine is compared with them."""

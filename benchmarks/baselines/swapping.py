@@ -20,11 +20,12 @@ from core.model.dit import DiT
 from core.model.export import fold_into_weights
 
 _NULL_LABEL = 1000
-"""What `DiTPipeline` gives its transformer for the unconditional rows, whatever the number of classes."""
+"""Label that `DiTPipeline` passes for unconditional batch rows, whatever the number of classes."""
 
 
 class SwappingPipeline(DiTPipeline):
-    """Draws requests one after the other; `domains` holds what each writes into the transformer."""
+    """Pipeline that serves requests one after the other; `domains` holds the tensors that each writes into the
+    transformer."""
 
     transformer: Any
     set_progress_bar_config: Any
@@ -32,7 +33,8 @@ class SwappingPipeline(DiTPipeline):
 
     @classmethod
     def of(cls, dit: DiT, coder: Autoencoder, adapters: Mapping[str, Mapping[str, Tensor]]) -> "SwappingPipeline":
-        """`adapters`: each domain's tensors by its name. All domains have one number of classes."""
+        """Builds the pipeline. `adapters` are each domain's tensors by its name; all domains have the same number of
+        classes."""
         weights = {name: fold_into_weights(dit, _on(tensors, dit)) for name, tensors in adapters.items()}
         first = next(iter(weights.values()))
         config = replace(dit.config, num_classes=len(first[CLASS_TABLE]) - 1)
@@ -51,7 +53,7 @@ class SwappingPipeline(DiTPipeline):
 
     @torch.inference_mode()
     def draw(self, domain: str, classes: list[int], seeds: list[int], *, steps: int, guidance_scale: float) -> Tensor:
-        """The images of one request, 8-bit [B, S, S, 3]."""
+        """Returns the images of one request, 8-bit [B, S, S, 3]."""
         parameters = dict(self.transformer.named_parameters())
         for name, tensor in self.domains[domain].items():
             parameters[name].copy_(tensor, non_blocking=True)
@@ -67,7 +69,7 @@ class SwappingPipeline(DiTPipeline):
 
 
 def _with_own_null_label(network: Any, args: tuple[Any, ...], values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The null label of this transformer in the place of 1000; its classes are below both."""
+    """Replaces label 1000 by this transformer's null label; its class ids are below both."""
     values["class_labels"] = values["class_labels"].clamp(max=network.config.num_embeds_ada_norm)
     return args, values
 
@@ -77,7 +79,7 @@ def _differs(state: Mapping[str, Tensor], base: Mapping[str, Tensor], name: str)
 
 
 def _changed(state: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
-    """In the network's type, without the embedders' copies."""
+    """Returns the tensors in the network's dtype, without the embedders' copies."""
     return {name: state[name].to(parameter) for name, parameter in network.named_parameters() if name in state}
 
 

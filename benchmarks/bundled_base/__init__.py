@@ -1,1 +1,2 @@
-"""How good is the bundled base, and how far does the demo's fine-tune take it? `python -m benchmarks.bundled_base`."""
+"""Measures the quality of the bundled base, and how far the demo's fine-tune takes it: `python -m
+benchmarks.bundled_base`."""

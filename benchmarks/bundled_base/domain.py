@@ -29,7 +29,7 @@ from core.tuning.latents import image_grid, to_image
 from core.tuning.settings import TrainingSettings
 
 FALL = 0.4
-"""Share by which the distance must fall."""
+"""Fraction by which the distance must fall."""
 GRID = 64
 
 
@@ -40,7 +40,7 @@ class Domain:
     openmoji: Path
     count: int
     steps: int
-    """Of the fine-tune."""
+    """Training steps of the fine-tune."""
     output: Path
 
     def figures(self) -> Iterator[Figure]:
@@ -76,7 +76,7 @@ class Domain:
 
 
 def unseen_openmoji(folder: Path) -> Drawings:
-    """OpenMoji of the sample domain's classes that the fine-tune does not see.
+    """Returns OpenMoji images of the sample domain's classes that the fine-tune does not see.
 
     Raises FileNotFoundError where the recipe's drawings are missing.
     """
@@ -97,12 +97,14 @@ def unseen_openmoji(folder: Path) -> Drawings:
 
 
 def of_classes(drawings: Drawings, wanted: list[bool]) -> Drawings:
-    """Those whose class is wanted, by its place in `class_names`: base and domain are compared on what both know."""
+    """Returns the images of the wanted classes; `wanted` has a flag for each entry of `class_names`. Base and domain
+    are compared on the classes that both know."""
     return drawings.subset(torch.tensor(wanted)[drawings.labels].nonzero().flatten())
 
 
 def train(base: LoadedBase, drawings: Drawings, steps: int) -> tuple[Outcome, float]:
-    """The demo's settings, as the worker completes them; returns the outcome and the seconds of its steps."""
+    """Fine-tunes with the demo's settings, as the worker completes them. Returns the outcome and the seconds of its
+    steps."""
     training = TrainingSettings(steps=steps, batch_size=32, learning_rate=1e-3, seed=0, gradient_clip=1.0)
     seconds = 0.0
     with Bar(console=Console(stderr=True)) as bar:

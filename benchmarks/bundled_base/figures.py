@@ -1,4 +1,4 @@
-"""What was measured, as a table and as JSON."""
+"""Measured figures as a table and as JSON."""
 
 import json
 from collections.abc import Sequence

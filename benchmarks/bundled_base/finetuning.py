@@ -20,7 +20,8 @@ def fine_tuned(
     training: TrainingSettings,
     on_event: Callable[[Event | None], None],
 ) -> Outcome:
-    """Of (class id, image) pairs. Without checkpoints; one grid of samples at the end, as every fine-tune has."""
+    """Fine-tunes on (class id, image) pairs. Writes no checkpoints, and one grid of samples at the end, as every
+    fine-tune does."""
     plan = FinetunePlan(
         method=method,
         sites=sites,
@@ -42,6 +43,6 @@ def fine_tuned(
 
 
 def labelled(drawings: Drawings) -> list[tuple[int, Image.Image]]:
-    """(class id, picture) pairs, as a fine-tune takes them."""
+    """Returns (class id, image) pairs, as a fine-tune takes them."""
     images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawings.pixels]
     return list(zip(drawings.labels.tolist(), images, strict=True))

@@ -1,4 +1,4 @@
-"""The base by itself: size, times, and whether its pictures are of what was asked for."""
+"""Quality of the base by itself: size, times, and whether its images show the requested class."""
 
 import json
 import time
@@ -23,7 +23,7 @@ from core.tuning.latents import image_grid, to_image
 SIZE_LIMIT_MB, DRAWING_LIMIT_SECONDS, AGREEMENT_SHARE = 28, 30, 0.8
 GRID, NEIGHBOURS, SHOWN = 64, 3, 16
 FIRST = Path(__file__).with_name("first.json")
-"""What this benchmark found of the first version of the base."""
+"""File with this benchmark's figures of the first version of the base."""
 
 
 def size(base_folder: Path) -> Figure:
@@ -54,12 +54,13 @@ def drawing(base: LoadedBase) -> Figure:
 
 @dataclass(frozen=True)
 class Quality:
-    """Pictures of the classes that held-out drawings show, as often as those, so that only the drawing differs."""
+    """Measurement of generated images. Their classes are as frequent as those of the held-out images, so that only the
+    images differ."""
 
     artist: Artist
     judges: Judges
     drawings: Drawings
-    """The base's own sets."""
+    """Images of the base's own sets."""
     count: int
     output: Path
 
@@ -106,7 +107,8 @@ class Quality:
         return image_grid([to_image(picture) for picture in unit(pictures)], columns=8)
 
     def _of_base(self, labels: Tensor) -> Tensor:
-        """The base's class ids for the drawings'. Raises ValueError for a class that it does not have."""
+        """Returns the base's class ids for `labels` of the drawings. Raises ValueError for a class that the base does
+        not have."""
         names = self.artist.base.description.class_names
         return torch.tensor([names.index(name) for name in self.drawings.class_names])[labels]
 
@@ -121,14 +123,14 @@ class Quality:
 
 
 def reconstructed(base: LoadedBase, pixels: Tensor) -> Tensor:
-    """[K, 3, S, S] uint8, through the autoencoder and back."""
+    """Returns the images after the autoencoder's encoding and decoding, [K, 3, S, S] uint8."""
     decoded = [base.autoencoder.decode(base.autoencoder.encode(unit(part))[0]) for part in pixels.split(64)]
     return ((torch.cat(decoded).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def copies(pictures: Tensor, drawings: Tensor, judges: Judges, path: Path, what: str) -> Figure:
-    """Writes some pictures beside their nearest training drawings, by pixels and then by features. Training mirrors
-    drawings: both ways count."""
+    """Writes some generated images next to their nearest training images, by pixels and then by features. Training
+    mirrors images, so both orientations count."""
     shown = pictures[:: max(1, len(pictures) // SHOWN)][:SHOWN]
     references = torch.cat([drawings, drawings.flip(-1)])
     by_pixels = nearest(shown, references, NEIGHBOURS)

@@ -1,4 +1,5 @@
-"""What pictures are measured by: the classifier's features, and Inception's where its weights are at hand."""
+"""Distances between sets of images: by the classifier's features, and by Inception's where its weights are
+available."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from core.evaluation.frechet import Statistics, frechet_distance
 from core.evaluation.inception import Inception
 
 SHUFFLES = 8
-"""Ways of taking halves, whose distances are averaged."""
+"""Number of random splits into halves, whose distances are averaged."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,17 @@ class Yardstick:
     name: str
     """"feature distance", or "FID" with Inception's features."""
     features: Callable[[Tensor], Tensor]
-    """Pictures [B, 3, S, S] uint8 -> [B, D]"""
+    """Feature extractor: images [B, 3, S, S] uint8 -> [B, D]"""
     digest: str
-    """Of the network's weights."""
+    """Digest of the network's weights."""
     cache: Path = Path("build/statistics")
 
     def distance(self, pictures: Tensor, real: Tensor) -> float:
         return frechet_distance(Statistics.of(self.features(pictures)), self.of_real(real))
 
     def of_real(self, real: Tensor) -> Statistics:
-        """Computed once for a set of real pictures: kept by the digest of these and of the network."""
+        """Returns the statistics of a set of real images. They are cached by the digests of the images and of the
+        network."""
         shape = str(tuple(real.shape)).encode()
         digest = hashlib.sha256(self.digest.encode() + shape + real.contiguous().numpy().tobytes()).hexdigest()
         path = self.cache / f"{digest}.safetensors"
@@ -44,7 +46,8 @@ class Yardstick:
         return statistics
 
     def between_halves(self, real: Tensor) -> float:
-        """What the distance is where nothing but chance makes it, for halves as small as these."""
+        """Returns the distance between random halves of the real images: the level that chance alone gives for sets
+        this small."""
         features, generator = self.features(real), torch.Generator().manual_seed(0)
         distances = []
         for _ in range(SHUFFLES):
@@ -55,13 +58,13 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Judges:
-    """The classifier with what is known of it, and Inception if there is one."""
+    """Classifier with its metadata, and Inception if its weights are given."""
 
     folder: Path | None = None
-    """Of another classifier than the one that ships."""
+    """Folder of another classifier than the one that ships."""
     inception: Path | None = None
     device: torch.device | None = None
-    """Of Inception; the CPU by default. The classifier is small."""
+    """Device of Inception, the CPU by default. The classifier is small and does not use it."""
 
     @cached_property
     def loaded(self) -> tuple[Classifier, dict[str, Any]]:
@@ -92,7 +95,8 @@ class Judges:
 
 
 def small(pictures: Tensor) -> Tensor:
-    """[B, 3, S, S] uint8 at the size that the classifier has learned from, by the mean of what falls together."""
+    """Returns the images at the size that the classifier was trained on, by area averaging; `pictures` is [B, 3, S, S]
+    uint8."""
     if pictures.shape[-1] == IMAGE_SIZE:
         return pictures
     return F.interpolate(pictures.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="area").round().to(torch.uint8)

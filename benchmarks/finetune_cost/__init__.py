@@ -1,1 +1,1 @@
-"""What a step of each method costs, beside full fine-tuning: time and memory."""
+"""Cost of a step of each method next to full fine-tuning: time and memory."""

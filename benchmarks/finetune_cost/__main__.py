@@ -21,9 +21,10 @@ from benchmarks.finetune_cost.subjects import NAMES, Seconds, Setting
 from benchmarks.paper.results import FOLDER, facts, markdown_table, said, write_json, write_markdown
 
 BY_OPERATIONS = 0.68
-"""Of full fine-tuning's time: a frozen layer needs its output and its input's gradient, not its weight's."""
+"""Fraction of full fine-tuning's time by operations alone: a frozen layer needs its output and `grad_x`, but no
+`grad_weight`."""
 LIMITS = {"cpu": {"step": 0.62, "gradients": 0.70, "memory": 0.45}, "cuda": {"step": 0.49, "memory": 0.45}}
-"""Of DiffFit, relative to our own full fine-tuning."""
+"""Maximum ratios of DiffFit to our own full fine-tuning."""
 Row = dict[str, Any]
 
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
-    """One row a method: medians over `rounds`, after one step that does not count."""
+    """Returns one row per method: medians over `rounds`, after one step that does not count."""
     rows: list[Row] = []
     with ExitStack() as stack:
         subjects = {}
@@ -74,13 +75,14 @@ def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
 
 
 def _median(steps: Sequence[Seconds], setting: Setting) -> float:
-    """Seconds an image: the processor's on a CPU, which may be busy with other things, the clock's on a GPU."""
+    """Returns seconds per image: the processor's on a CPU, which may be busy with other things, the clock's on a
+    GPU."""
     values = [one.processor if setting.device == "cpu" else one.clock for one in steps]
     return statistics.median(values) / setting.batch
 
 
 def verdicts(rows: Sequence[Row], device: str) -> list[Row]:
-    """DiffFit against our own full fine-tuning, and against that of diffusers."""
+    """Compares DiffFit with our own full fine-tuning, and with that of diffusers."""
     of = {row["method"]: row for row in rows}
     found = []
     for full in (name for name in of if name.startswith("full")):

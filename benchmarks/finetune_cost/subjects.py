@@ -27,7 +27,7 @@ from core.tuning.start import start_tensors
 from core.tuning.trainer import Trainer
 
 CLASSES = 101
-"""Food-101's."""
+"""Number of classes of Food-101."""
 OURS: dict[str, tuple[Method, MethodSites]] = {
     "full": ("full", Sites()),
     "bitfit": ("bitfit", Sites()),
@@ -41,7 +41,7 @@ NAMES = (*OURS, *OTHERS)
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     depth: int
-    """Blocks of DiT-XL/2's width; it has 28."""
+    """Number of blocks of DiT-XL/2's width; the model has 28."""
     batch: int
     device: str
     threads: int
@@ -52,20 +52,20 @@ class Setting:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the frozen weights; what trains is fp32."""
+        """Dtype of the frozen weights; trainable ones are fp32."""
         return torch.float32 if self.device == "cpu" else torch.bfloat16
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """By the clock, and of the processor: on a busy machine the latter tell more of a method."""
+    """Clock time and processor time; on a busy machine the latter describes a method better."""
 
     clock: float
     processor: float
 
     @classmethod
     def now(cls) -> Self:
-        """Once the device has done what it was asked."""
+        """Returns the current times, once the device has finished its work."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return cls(time.perf_counter(), time.process_time())
@@ -76,14 +76,14 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Step:
-    """One step at a time, and what of its time the optimizer took."""
+    """Training step that is timed, with the optimizer's part of its time."""
 
     run: Callable[[], object]
     optimizer: torch.optim.Optimizer
     trainable: int
 
     def seconds(self) -> tuple[Seconds, Seconds]:
-        """The whole step, and the optimizer's part of it."""
+        """Runs a step and returns its time and the optimizer's part of it."""
         step, spent = self.optimizer.step, Seconds(0.0, 0.0)
 
         def timed(*arguments: Any) -> None:
@@ -112,7 +112,8 @@ def make(name: str, setting: Setting) -> Step:
 def trainer_of(
     dit: DiT, method: Method, sites: MethodSites, batch: int, seed: int = 0, *, max_rows: int | None = None
 ) -> Trainer:
-    """Our trainer of one method over random latents. Several share a pass of the model of up to `max_rows` rows."""
+    """Returns our trainer of one method over random latents. Several trainers share a pass of the model of up to
+    `max_rows` batch rows."""
     classes = min(CLASSES, dit.config.num_classes)
     shapes = trainable_shapes(dit.config, method, sites, classes)
     start = start_tensors(dit, shapes, torch.Generator().manual_seed(seed))
@@ -145,7 +146,7 @@ def _lora_by_peft(dit: DiT) -> Any:
 
 
 def plain_step(network: Any, dit: DiT, batch: int) -> Step:
-    """A step as a researcher writes it: fp32 weights under autocast to the base's dtype, and AdamW."""
+    """Returns a step as a researcher writes it: fp32 weights under autocast to the base's dtype, and AdamW."""
     device, dtype = dit.positions.device.type, dit.positions.dtype
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
@@ -165,7 +166,7 @@ def plain_step(network: Any, dit: DiT, batch: int) -> Step:
 
 
 def _batches(dit: DiT, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Latents and noise [B, C, H, W], timesteps [B] and class ids [B], drawn on the host as the trainer does."""
+    """Yields latents and noise [B, C, H, W], timesteps [B] and class ids [B], drawn on the host as the trainer does."""
     config, device = dit.config, dit.positions.device
     shape = (count, config.in_channels, config.input_size, config.input_size)
     classes = min(CLASSES, config.num_classes)

@@ -1,4 +1,4 @@
-"""What the device gives at best: matrix products and a copy."""
+"""Upper limits of the device: the rates of matrix products and of a copy."""
 
 from typing import Any
 
@@ -12,7 +12,8 @@ from benchmarks.gpu.operations import forward_operations, layer_products
 
 @torch.inference_mode()
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """A large product, those of a block at the main batch, and a copy, all on random data: zeros are faster."""
+    """Measures a large product, those of a block at the main batch, and a copy, all on random data: zeros are
+    faster."""
     n = lab.size.product
     result["product_tflops"] = _product(lab, n, n, n)["tflops"]
     rows = lab.size.main_rows

@@ -1,4 +1,4 @@
-"""What the figures are held against."""
+"""Goals for the measured figures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ Phases = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Goal:
-    """A limit on one figure. `read` raises KeyError or IndexError where the figure is missing."""
+    """Limit on one figure. `read` raises KeyError or IndexError where the figure is missing."""
 
     name: str
     limit: float
     read: Callable[[Phases], float | None]
     is_least: bool = True
-    """Whether more is better."""
+    """Whether the limit is a minimum."""
 
     @property
     def limit_text(self) -> str:
@@ -32,7 +32,7 @@ class Goal:
 
 
 def _rows(phases: Phases, rows: int) -> Mapping[str, Any]:
-    """The forwards of a batch, those that were compiled too where there are any."""
+    """Returns the forwards of a batch, the compiled ones if there are any."""
     rows_found: list[Mapping[str, Any]] = [*phases["forwards"]["rows"], phases.get("compiled", {})]
     return [row for row in rows_found if row.get("rows") == rows and "mixed_over_plain" in row][-1]
 
@@ -43,7 +43,7 @@ def _method(phases: Phases, method: str) -> Mapping[str, Any]:
 
 
 def _over_full(phases: Phases, by: str) -> float:
-    """Raises KeyError where the other's steps were not measured in the same run."""
+    """Returns the ratio to full fine-tuning. Raises KeyError where `by` was not measured in the same run."""
     return float(_method(phases, "difffit")["ms"] / {phases["full"]["by"]: phases["full"]}[by]["ms"])
 
 

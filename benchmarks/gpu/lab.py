@@ -1,4 +1,4 @@
-"""What every phase measures: one base, its adapters and batches, at full size on a GPU or at mini size on a CPU."""
+"""Subject of all phases: one base, its adapters and batches, at full size on a GPU or at mini size on a CPU."""
 
 import copy
 from collections.abc import Mapping
@@ -18,28 +18,28 @@ from core.model.folding import fold
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much of everything."""
+    """Sizes of the model, the batches and the repetitions."""
 
     config: BaseConfig
     rows: tuple[int, ...]
     """Batch rows of the forwards."""
     main_rows: int
-    """The batch that the goals are about."""
+    """Batch rows of the batch that the goals are about."""
     product: int
     copy_bytes: int
     batch: int
     """Images of a training step."""
     together: int
-    """Fine-tunes that share a step, of a batch of `together_batch` each."""
+    """Number of fine-tunes that share a step, with a batch of `together_batch` each."""
     together_batch: int
     training_steps: int
     images: int
-    """Images, and as many adapters, for the engine."""
+    """Number of images and of adapters for the engine."""
     steps: tuple[int, ...]
     neighbours: int
     neighbour_steps: int
     seconds: float
-    """Time for the repetitions of one figure."""
+    """Seconds for the repetitions of one figure."""
 
 
 FULL = Size(
@@ -78,7 +78,7 @@ MINI = Size(
 
 @dataclass
 class Lab:
-    """The subject of all phases. `results` holds what earlier phases found, by their names."""
+    """Subject of all phases. `results` holds the results of earlier phases by name."""
 
     device: torch.device
     size: Size
@@ -98,11 +98,11 @@ class Lab:
         return random_dit(self.config, self.device, self.dtype)
 
     def dit_in(self, dtype: torch.dtype) -> DiT:
-        """A copy of the base in `dtype`, or the base itself."""
+        """Returns a copy of the base in `dtype`, or the base itself."""
         return self.dit if dtype == self.dtype else copy.deepcopy(self.dit).to(dtype)
 
     def subject(self, dtype: torch.dtype | None = None) -> Subject:
-        """The base with an autoencoder, as the engine takes them."""
+        """Returns the base with an autoencoder, as the engine takes them."""
         dit = self.dit if dtype is None else self.dit_in(dtype)
         return Subject("full", "DiT-XL/2", dit, self.autoencoder, steps=self.size.steps[0])
 
@@ -115,7 +115,7 @@ class Lab:
 
     @cached_property
     def has_diffusers(self) -> bool:
-        """Whether diffusers is installed and can be imported."""
+        """Returns whether diffusers is installed and can be imported."""
         try:
             from diffusers import AutoencoderKL, DiTTransformer2DModel  # noqa: F401  whether they can be used
         except ImportError:
@@ -123,7 +123,7 @@ class Lab:
         return True
 
     def batch(self, rows: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [rows, C, H, W] in fp32, timesteps [rows] and class ids [rows]."""
+        """Returns latents [rows, C, H, W], in fp32 by default, timesteps [rows] and class ids [rows]."""
         config, generator = self.config, torch.Generator(self.device).manual_seed(rows)
         shape = (rows, config.in_channels, config.input_size, config.input_size)
         x = torch.randn(shape, generator=generator, device=self.device, dtype=dtype or torch.float32)
@@ -133,23 +133,23 @@ class Lab:
 
     @torch.no_grad()
     def table(self, rows: int) -> Tensor:
-        """Vectors of as many adapters, [rows, P] in the base's dtype: the base's own, some way off."""
+        """Returns the vectors of `rows` adapters, [rows, P] in the base's dtype: the base's own with noise."""
         vectors = fold(self.dit, {})
         generator = torch.Generator(self.device).manual_seed(1)
         noise = torch.randn(rows, len(vectors), generator=generator, device=self.device)
         return (vectors + 0.02 * noise * (1 + vectors.abs())).to(self.dtype)
 
     def classes(self, y: Tensor) -> Tensor:
-        """[rows, D]"""
+        """Returns the class embeddings, [rows, D]."""
         return self.dit.y_embedder.embedding_table.weight[y]
 
     def share(self, tflops: float) -> float | None:
-        """Fraction of the product rate that was measured in this run."""
+        """Returns `tflops` as a fraction of the product rate that was measured in this run, if it was."""
         ceiling = self.results.get("ceilings", {}).get("product_tflops")
         return tflops / ceiling if ceiling else None
 
     def domains(self, count: int) -> Mapping[str, Mapping[str, Tensor]]:
-        """Different adapters by name, on the host."""
+        """Returns different adapters by name, on the host."""
         start = self.subject().adapter(0)
         generator = torch.Generator().manual_seed(2)
         noise = {name: 0.02 * torch.randn(tensor.shape, generator=generator) for name, tensor in start.items()}
@@ -160,10 +160,10 @@ class Lab:
 
 
 class StandIn:
-    """Pixels without an autoencoder, where diffusers is missing: the first channels, eight times as large."""
+    """Decoder that replaces the autoencoder where diffusers is missing: the first channels, eight times as large."""
 
     factor = 8
 
     def decode(self, latents: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 3, 8H, 8W] in fp32."""
+        """Returns pixels in fp32: [B, C, H, W] -> [B, 3, 8H, 8W]."""
         return torch.nn.functional.interpolate(latents[:, :3].float().tanh(), scale_factor=self.factor)

@@ -1,4 +1,4 @@
-"""The figures as tables: printed at the end of a run, and docs/results/gpu.md."""
+"""Figures as tables: printed at the end of a run, and docs/results/gpu.md."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ Result = Mapping[str, Any]
 
 
 def write(path: Path) -> None:
-    """Writes the page beside the JSON. Raises SystemExit for figures of mini size."""
+    """Writes the page next to the JSON. Raises SystemExit for figures of mini size."""
     values = json.loads(path.read_text())
     if values["mini"]:
         raise SystemExit(f"{path} has figures of mini size. Measure at full size first.")
@@ -21,7 +21,7 @@ def write(path: Path) -> None:
 
 
 def parts(values: Mapping[str, Any]) -> list[str]:
-    """Paragraphs and tables, those of missing phases left out."""
+    """Returns paragraphs and tables; those of missing phases are left out."""
     phases: Mapping[str, Result] = values["phases"]
     tables: dict[str, Callable[[Result], str]] = {
         "ceilings": _ceilings,
@@ -47,7 +47,7 @@ def parts(values: Mapping[str, Any]) -> list[str]:
 
 
 def _text(table: Callable[[Result], str], result: Result) -> str:
-    """Empty where the phase ended before it had what its table shows."""
+    """Returns the table, or an empty text where the phase ended before it had the table's figures."""
     try:
         return table(result)
     except (KeyError, IndexError):
@@ -61,7 +61,7 @@ def _errors(phases: Mapping[str, Result]) -> Iterator[str]:
 
 
 def _errors_in(value: Any) -> Iterator[str]:
-    """Errors of a phase and of its parts."""
+    """Yields the errors of a phase and of its parts."""
     if isinstance(value, Mapping):
         if "error" in value:
             yield value["error"]
@@ -71,7 +71,7 @@ def _errors_in(value: Any) -> Iterator[str]:
 
 
 def _whole(parts: Iterable[Result]) -> list[Result]:
-    """Those that were measured to their end."""
+    """Returns the parts that ended without an error."""
     return [part for part in parts if "error" not in part]
 
 

@@ -1,4 +1,4 @@
-"""Where the device's time goes: its kernels by kind, one mixed forward and one training step."""
+"""Profiles of the device: kernels by kind, for one mixed forward and one training step."""
 
 import re
 from collections import defaultdict
@@ -23,13 +23,13 @@ KINDS = {
     "layer norm": r"layer_?norm",
     "element-wise and sums": r"elementwise|vectorized|reduce|foreach|multi_tensor|softmax|index|cat_?array",
 }
-"""Patterns of kernel names, the first that is found; PyTorch's own names. Whatever else there is, Triton made."""
+"""Patterns of PyTorch's kernel names by kind; the first match counts. Triton generated all other kernels."""
 TOP = 15
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One piece of work on the device: its start and length in microseconds."""
+    """Piece of work on the device: its start and length in microseconds."""
 
     name: str
     start: float
@@ -37,7 +37,7 @@ class Kernel:
 
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """Profiles of a captured forward of the main batch, and of a DiffFit step."""
+    """Profiles a captured forward of the main batch, and a DiffFit step."""
     forward_part: dict[str, Any] = {}
     step_part: dict[str, Any] = {}
     result |= {"forward": forward_part, "training step": step_part}
@@ -52,7 +52,7 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
 
 
 def profiled(action: Callable[[], Any], device: torch.device) -> list[Kernel]:
-    """The device's work during `action`; on a CPU its operators, which stand for kernels."""
+    """Returns the device's work during `action`; on a CPU its operators, which replace kernels."""
     activity = torch.profiler.ProfilerActivity
     activities = [activity.CUDA if device.type == "cuda" else activity.CPU]
     synchronize(device)
@@ -64,7 +64,7 @@ def profiled(action: Callable[[], Any], device: torch.device) -> list[Kernel]:
 
 
 def summary(kernels: Sequence[Kernel]) -> dict[str, Any]:
-    """Milliseconds by kind, and of the kernels that take most of them."""
+    """Returns milliseconds by kind, and those of the slowest kernels."""
     kinds: dict[str, float] = defaultdict(float)
     names: dict[str, tuple[int, float]] = {}
     for kernel in kernels:
@@ -85,7 +85,7 @@ def kind_of(name: str, kinds: Mapping[str, str] = KINDS) -> str:
 
 
 def busy_seconds(kernels: Iterable[Kernel]) -> float:
-    """Seconds in which at least one of them runs."""
+    """Returns the seconds in which at least one kernel runs."""
     busy, end = 0.0, float("-inf")
     for kernel in sorted(kernels, key=lambda kernel: kernel.start):
         stop = kernel.start + kernel.length

@@ -19,9 +19,9 @@ from benchmarks.gpu.lab import Lab
 from core.model.device import check_device, is_lost, release_memory
 
 LEAST_SECONDS = 2.0
-"""A phase that has less than this left is not begun."""
+"""Minimum time for a phase; with less than this left it is not begun."""
 REPEAT_SECONDS = 5.0
-"""How soon an overrun is raised again where something swallowed it."""
+"""Interval at which an overrun is raised again, in case something swallowed it."""
 
 
 class Overrun(Exception):
@@ -30,11 +30,12 @@ class Overrun(Exception):
 
 @dataclass(frozen=True)
 class Phase:
-    """`measure` fills the dictionary that it is given as it goes, so that an overrun keeps what was found."""
+    """Phase of the run. `measure` fills the given dictionary as it goes, so that an overrun keeps the figures so
+    far."""
 
     measure: Callable[[Lab, dict[str, Any]], None]
     seconds: float
-    """Limit, at full size."""
+    """Time limit at full size."""
 
 
 def run(phases: Mapping[str, Phase], lab: Lab, path: Path, about: Mapping[str, Any], seconds: float) -> None:
@@ -78,7 +79,7 @@ def described(error: Exception) -> str:
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Phases of an earlier run, those without time left out."""
+    """Returns the phases of an earlier run, without those that had no time left."""
     phases: dict[str, dict[str, Any]] = json.loads(path.read_text())["phases"] if path.is_file() else {}
     return {name: result for name, result in phases.items() if "seconds" in result}
 

@@ -1,1 +1,1 @@
-"""How many requests a second one API process answers, beside a bare FastAPI route on the same PostgreSQL."""
+"""Requests per second of one API process, next to a bare FastAPI route on the same PostgreSQL."""

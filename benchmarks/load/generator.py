@@ -1,5 +1,5 @@
-"""Clients that send one request after another over connections that stay open. As little as HTTP needs, since they
-share the cores with what they measure."""
+"""Clients that send one request after another over persistent connections. They use as little of HTTP as possible,
+since they share the cores with the measured server."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 @dataclass
 class Load:
-    """What was answered, by status, and how long each answer took, in seconds."""
+    """Responses by status, and the latency of each in seconds."""
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -21,7 +21,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Responses per second."""
         return len(self.latencies) / self.seconds
 
 
@@ -33,7 +33,7 @@ def request(method: str, path: str, key: str = "", body: str = "") -> bytes:
 
 
 def send(port: int, seconds: float, clients: int, next_request: Callable[[], bytes], pause: float = 0.0) -> Load:
-    """Each client waits for `pause` seconds after an answer."""
+    """Sends requests for `seconds`; each client waits for `pause` seconds after a response."""
     return asyncio.run(_send(port, seconds, clients, next_request, pause))
 
 

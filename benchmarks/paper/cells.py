@@ -1,4 +1,4 @@
-"""One cell of a comparison: a system fine-tunes the bundled base on a domain, and its pictures are scored."""
+"""One cell of a comparison: a system fine-tunes the bundled base on a domain, and its images are scored."""
 
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +22,7 @@ PAPER_DEPTH = 28
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The same for every cell."""
+    """Budget of a cell, the same for all cells."""
 
     steps: int
     batch_size: int
@@ -33,7 +33,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all cells share."""
+    """Setup that all cells share."""
 
     base: LoadedBase
     judges: Judges
@@ -42,7 +42,7 @@ class Bench:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Cells of another one do not compare with these."""
+        """Returns the identity of the setup; cells of another one are not comparable."""
         return {
             "base": self.base.description.digest,
             "classifier": self.judges.digest,
@@ -51,8 +51,8 @@ class Bench:
         }
 
     def run(self, system: System, domain: Domain, seed: int) -> dict[str, Any]:
-        """Distances to the domain's held-out drawings, and the seconds of the training steps: on a CPU the
-        processor's, which on a busy machine tell more of a method than the clock does."""
+        """Returns the distances to the domain's held-out images, and the seconds of the training steps. On a CPU these
+        are the processor's, which on a busy machine describe a method better than the clock does."""
         system = fitted(system, self.base.dit.config.depth)
         outcome, seconds = self._train(system, domain, seed)
         tensors = {name: tensor.to(self.base.dit.positions.device) for name, tensor in outcome.tensors.items()}
@@ -98,7 +98,8 @@ class Bench:
 
 
 def fitted(system: System, depth: int) -> System:
-    """The same share of a base of another depth: block 14 of 28 is block 4 of 8."""
+    """Returns the system for a base of another depth, at the same fraction of the blocks: block 14 of 28 is block 4 of
+    8."""
     sites = system.sites
     if not isinstance(sites, Sites) or sites.last_block is None:
         return system

@@ -33,7 +33,7 @@ FULL = TABLES["1"][0].name
 @dataclass(frozen=True)
 class Comparison:
     name: str
-    """Of the experiment: table1, table4a, ..."""
+    """Name of the experiment: table1, table4a, ..."""
     title: str
     systems: tuple[System, ...]
 
@@ -83,7 +83,7 @@ class Comparison:
         write_markdown(record.path.with_suffix(".md"), self.title, about, [text, *tables, *_of_time(cells)])
 
     def _nearest(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
-        """Who wins, by means over the seeds alone."""
+        """Reports the nearest system for each domain, by means over the seeds alone."""
         found = {
             system.name: [statistics.mean(values) for name in names
                           if (values := _values(cells, system.name, name, yardstick))]
@@ -124,7 +124,7 @@ def _key(domain: Domain, seed: int, system: System) -> Cell:
 
 
 def _before(bench: Bench, loaded: Mapping[str, Domain], record: Record) -> Iterator[Cell]:
-    """What the base draws for a domain's classes when nothing was trained, where it knows them."""
+    """Yields the scores of the untrained base, for domains whose classes it all knows."""
     config, names = bench.base.dit.config, bench.base.description.class_names
     artist = Artist.of_base(bench.base, bench.budget.sampling_steps, bench.budget.guidance_scale)
     for name, domain in loaded.items():
@@ -153,7 +153,7 @@ def _over(domains: Sequence[Sequence[float]]) -> str:
 
 
 def _relative_time(cells: Sequence[Cell], system: str) -> str:
-    """The median over domains and seeds."""
+    """Returns the ratio of a system's time to full fine-tuning's: the median over domains and seeds."""
     full = {(cell["domain"], cell["seed"]): cell["seconds"] for cell in cells if cell["system"] == FULL}
     of = {(cell["domain"], cell["seed"]): cell["seconds"] for cell in cells if cell["system"] == system}
     ratios = [seconds / full[key] for key, seconds in of.items() if key in full]

@@ -19,23 +19,24 @@ HINT_ZERO = f"{HINT}.conv_out"
 @dataclass(frozen=True)
 class ControlNetCounts:
     total: int
-    """The whole ControlNet: what trains without DiffFit."""
+    """Parameters of the whole ControlNet, which train without DiffFit."""
     zero_convolutions: int
-    """13 of them, with their biases."""
+    """Parameters of the 13 zero convolutions, with their biases."""
     hint_zero_convolution: int
-    """The last one of the hint's own network."""
+    """Parameters of the last convolution in the hint's own network."""
     biases: int
-    """All others."""
+    """Number of all other biases."""
     branch_factors: int
-    """Of the output of each ResNet block, attention and feed-forward, as DiffFit has them in DiT."""
+    """Factors on the output of each ResNet block, attention and feed-forward, as DiffFit has them in DiT."""
     attention_factors: int
-    """Of query, key, value and the projection of each attention."""
+    """Factors on query, key, value and the projection of each attention."""
     layer_factors: int
-    """Instead of the two above: of every linear layer and convolution of the copy ("a scale factor in each layer")."""
+    """Factors on every linear layer and convolution of the copy ("a scale factor in each layer"), instead of the two
+    above."""
 
     @property
     def trainable(self) -> int:
-        """With DiffFit's own sites."""
+        """Trainable parameters with DiffFit's own sites."""
         return self._without_factors + self.branch_factors + self.attention_factors
 
     @property
@@ -48,7 +49,7 @@ class ControlNetCounts:
 
 
 def controlnet_counts() -> ControlNetCounts:
-    """Of the ControlNet of Stable Diffusion 1.x: diffusers' defaults, with text features of 768."""
+    """Counts the ControlNet of Stable Diffusion 1.x: diffusers' defaults, with text features of 768."""
     with torch.device("meta"):
         network: Any = ControlNetModel(cross_attention_dim=768)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}

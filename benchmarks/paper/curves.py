@@ -1,7 +1,7 @@
-"""Curves over training: a trainer is stopped at some steps, draws with what it has, and its pictures are scored.
+"""Curves over training: a trainer is stopped at some steps, generates images, and these are scored.
 
-What Figure 5 (`highres`) and Figure 6 (`figure6`) of the DiffFit paper (arXiv 2304.06648) share. A line is run again
-from its beginning when it was not finished.
+Figure 5 (`highres`) and Figure 6 (`figure6`) of the DiffFit paper (arXiv 2304.06648) share this code. A line that was
+not finished is run again from its beginning.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from core.model.checkpoint import LoadedBase
 from core.tuning.trainer import Trainer
 
 Point = dict[str, Any]
-"""Step, and what was measured at it."""
+"""Step, and the scores at it."""
 Started = tuple[Trainer, Callable[[Mapping[str, Tensor]], Mapping[str, float]]]
-"""A trainer, and what scores the tensors of an adapter of it."""
+"""Trainer, and a function that scores the tensors of its adapter."""
 
 
 @dataclass(frozen=True)
 class Line:
     key: Mapping[str, Any]
-    """What it is: "line", and where there are several, "domain" and "seed"."""
+    """Identity of the line: "line", and where there are several, "domain" and "seed"."""
     start: Callable[[], Started]
 
     def points(self, steps: Sequence[int]) -> Iterator[Point]:
@@ -45,15 +45,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Figure:
-    """A result with several lines, as JSON, Markdown and PNG."""
+    """Result with several lines, as JSON, Markdown and PNG."""
 
     name: str
     title: str
     text: str
     scores: Sequence[str]
-    """What of a point is shown, an axis each."""
+    """Scores that are plotted, one axis each."""
     panel: Callable[[Point], str]
-    """The title of the axes that a point belongs to."""
+    """Title of the axes that a point belongs to."""
 
     def run(self, lines: Sequence[Line], identity: Mapping[str, Any], options: argparse.Namespace) -> None:
         record = Record(options.output / f"{self.name}.json", identity, "points", options.command)
@@ -116,14 +116,14 @@ class Figure:
 
 
 def options_of(name: str, about: str | None) -> argparse.ArgumentParser:
-    """What all figures can be told."""
+    """Returns the parser of the options that all figures share."""
     parser = parser_of(name, about, seeds=1, pictures=96)
     parser.add_argument("--at", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400], help="steps to draw at")
     return parser
 
 
 def identity_of(base: LoadedBase, judges: Judges, options: argparse.Namespace) -> dict[str, Any]:
-    """Points of another one do not compare with these."""
+    """Returns the identity of a figure; points of another one are not comparable."""
     names = ("at", "batch_size", "pictures", "sampling_steps", "guidance_scale")
     budget = {name: getattr(options, name) for name in names}
     digests = {"classifier": judges.digest, "inception": judges.inception_digest}
@@ -131,7 +131,7 @@ def identity_of(base: LoadedBase, judges: Judges, options: argparse.Namespace) -
 
 
 def _values(points: Sequence[Point], line: str, step: int, score: str) -> list[float]:
-    """Of all seeds."""
+    """Returns the values of all seeds."""
     return [point[score] for point in points if point["line"] == line and point["step"] == step]
 
 

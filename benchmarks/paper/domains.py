@@ -39,9 +39,9 @@ SETS = {
         "@iconify-json/noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"
     ),
 }
-"""CC BY-SA 4.0, CC BY 4.0, MIT, CC BY-SA 4.0 and Apache-2.0."""
+"""Emoji sets by name. Their licences, in order: CC BY-SA 4.0, CC BY 4.0, MIT, CC BY-SA 4.0 and Apache-2.0."""
 ON_CPU = 3
-"""How many of them are compared where there is no GPU and nothing else is asked for."""
+"""Default number of sets compared on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Domain:
     name: str
     class_names: tuple[str, ...]
     seen: Iterable[tuple[int, Image.Image]]
-    """Class ids and images, as often as they are asked for."""
+    """Class ids and images; can be iterated again and again."""
     held_out: Drawings
 
 
@@ -59,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def asked_for(options: argparse.Namespace, size: int) -> list[Domain]:
-    """The domains of the options, at `size` pixels a side."""
+    """Returns the domains of the options, at `size` pixels per side."""
     if options.data:
         return [load_folder(folder, size) for folder in options.data]
     some = list(SETS)[: ON_CPU if options.device == "cpu" else None]
@@ -80,7 +80,8 @@ def load(name: str, cache: Path) -> Domain:
 
 
 def load_folder(folder: Path, size: int) -> Domain:
-    """Raises FileNotFoundError where no folder in it has images, ValueError where none of them is held out."""
+    """Returns the domain of a folder. Raises FileNotFoundError where no folder in it has images, ValueError where none
+    of them is held out."""
     readable = Image.registered_extensions()
     paths = [path for path in sorted(folder.glob("*/*")) if path.suffix.lower() in readable]
     if not paths:

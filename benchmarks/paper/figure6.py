@@ -24,7 +24,7 @@ from core.tuning.start import start_tensors
 from core.tuning.trainer import Trainer
 
 METHODS = ("Full Fine-tuning", "Adapt-Parallel", "BitFit", "VPT-Deep", "DiffFit")
-"""The paper's five. It does not say which of its two kinds of AdaptFormer it shows."""
+"""Methods that the paper compares. It does not say which of its two kinds of AdaptFormer it shows."""
 FIGURE = Figure(
     name="figure6",
     title="Figure 6: distance to a domain over training",
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all lines share."""
+    """Setup that all lines share."""
 
     artist: Artist
     judges: Judges
@@ -77,7 +77,7 @@ class Bench:
         return trainer, score
 
     def _trainer(self, system: System, domain: Domain, seed: int) -> Trainer:
-        """As a cell of Table 1 has it: classes that the base knows start from its rows."""
+        """Returns the trainer that a cell of Table 1 has: classes that the base knows start from its embeddings."""
         base, names = self.artist.base, domain.class_names
         latents = encode_images(domain.seen, base.autoencoder.encode, base.description.image_size)
         shapes = trainable_shapes(base.dit.config, system.method, system.sites, len(names))

@@ -33,7 +33,7 @@ from core.tuning.start import start_tensors
 from core.tuning.trainer import Trainer
 
 LINES = {"with the trick": 0.5, "without": 1.0}
-"""By what the coordinates of the larger grid are multiplied."""
+"""Factors by which the coordinates of the larger grid are multiplied."""
 FIGURE = Figure(
     name="highres",
     title="Figure 5: twice the resolution, with and without the positional encoding trick",
@@ -61,14 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """What both lines share."""
+    """Setup that both lines share."""
 
     base: LoadedBase
     judges: Judges
     seen: Latents
     unseen: Latents
     real: Tensor
-    """[K, 3, S, S] uint8: the drawings of `unseen`"""
+    """Images of `unseen`, [K, 3, S, S] uint8."""
     options: argparse.Namespace
 
     @classmethod
@@ -112,7 +112,7 @@ class Bench:
 
 
 def enlarged(dit: DiT, position_scale: float) -> DiT:
-    """The same weights for latents of twice the size, whose coordinates are multiplied by `position_scale`."""
+    """Returns the same weights for latents of twice the size, whose coordinates are multiplied by `position_scale`."""
     larger = DiT(replace(dit.config, input_size=2 * dit.config.input_size, position_scale=position_scale))
     larger.load_state_dict(dit.state_dict(), assign=True)
     return larger.to(dit.positions.device).requires_grad_(False)
@@ -121,7 +121,7 @@ def enlarged(dit: DiT, position_scale: float) -> DiT:
 def _drawings(
     base: LoadedBase, size: int, options: argparse.Namespace
 ) -> Iterator[tuple[bool, tuple[int, Image.Image]]]:
-    """Whether it is held out, class id and picture, of all sets that the base has learned from."""
+    """Yields whether the image is held out, class id and image, of all sets that the base has learned from."""
     names = base.description.class_names
     classes = read_classes(CLASS_TABLE, options.cache)
     for package in TRAINING_SETS.values():

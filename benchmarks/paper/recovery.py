@@ -44,15 +44,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Recovery:
-    """For one eta."""
+    """Result for one eta."""
 
     eta: float
     error: float
-    """|g - g*| / |g*|"""
+    """Relative error |g - g*| / |g*|."""
     bound: float
-    """The theorem's, for the same ratio."""
+    """Bound of the theorem for the same ratio."""
     eigenvalue_ratio: float
-    """The least eigenvalue of A^T A / m, over V_min: Lemma 7 says above 1/2."""
+    """Least eigenvalue of A^T A / m over V_min; Lemma 7 demands more than 1/2."""
 
     @property
     def holds(self) -> bool:
@@ -60,13 +60,13 @@ class Recovery:
 
     @property
     def corrected_bound(self) -> float:
-        """With the least eigenvalue in the place of V_min / 2, for which Lemma 7 takes it."""
+        """Bound with the least eigenvalue in the place of V_min / 2, for which Lemma 7 takes it."""
         return self.bound / math.sqrt(2 * self.eigenvalue_ratio) if self.eigenvalue_ratio else math.inf
 
 
 def recover(setting: Setting, etas: Sequence[float], generator: np.random.Generator) -> list[Recovery]:
-    """One W, b, g* and E, and for each eta noise of its own. W's rows have length 1, b is uniform in -1..1, g* standard
-    normal."""
+    """Draws one W, b, g* and E, and noise for each eta, and estimates the factors. W's rows have length 1, b is uniform
+    in -1..1, g* is standard normal."""
     d, m, f = setting.dimension, setting.samples, ACTIVATIONS[setting.activation]
     weight, offset = _rows(setting, generator), generator.uniform(-1, 1, d)
     true = generator.standard_normal(d)
@@ -84,12 +84,14 @@ def recover(setting: Setting, etas: Sequence[float], generator: np.random.Genera
 
 
 def sub_gaussian_norm(deviation: float) -> float:
-    """Of a centred normal variable, by section 9.2: sup over p >= 1 of E[|X|^p]^(1/p) / sqrt(p), which is at p = 1."""
+    """Returns the norm of a centred normal variable, by section 9.2: the supremum over p >= 1 of E[|X|^p]^(1/p) /
+    sqrt(p), which p = 1 attains."""
     return deviation * math.sqrt(2 / math.pi)
 
 
 def smallest_variance(f: Callable[[Array], Array], means: Array, deviations: Array) -> float:
-    """V_min: the least Var[f(X_i)] for X_i normal with these means and deviations [D]; by the trapezoidal rule."""
+    """Returns V_min: the least Var[f(X_i)] for X_i normal with these means and deviations [D], by the trapezoidal
+    rule."""
     z = np.linspace(-9, 9, 6001)
     density = np.exp(-(z**2) / 2)
     density /= density.sum()
@@ -99,7 +101,7 @@ def smallest_variance(f: Callable[[Array], Array], means: Array, deviations: Arr
 
 
 def _rows(setting: Setting, generator: np.random.Generator) -> Array:
-    """W, [D, D]"""
+    """Returns W, [D, D]."""
     d = setting.dimension
     if setting.spread is None:
         q, r = np.linalg.qr(generator.standard_normal((d, d)))

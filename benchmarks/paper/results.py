@@ -12,7 +12,7 @@ FOLDER = Path("docs/results")
 
 
 def facts(command: str, seeds: str, **more: Any) -> dict[str, Any]:
-    """What every result says of itself."""
+    """Returns the metadata that every result has."""
     date = datetime.now(UTC).date().isoformat()
     return {"command": command, "date": date, "seeds": seeds, **more, "hardware": hardware()}
 
@@ -23,11 +23,11 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 class Record:
-    """The rows of a result, in a JSON file that grows: a run that is started again goes on behind the last one."""
+    """Rows of a result, in a JSON file that grows: a repeated run continues after the last row."""
 
     def __init__(self, path: Path, identity: Mapping[str, Any], name: str, command: str) -> None:
-        """`name` is that of the rows in the file. Raises SystemExit where the file is of another `identity`, whose rows
-        do not compare with new ones: hours of work are not overwritten."""
+        """Opens the file; `name` is the key of its rows. Raises SystemExit where the file has another `identity`, whose
+        rows are not comparable with new ones. Hours of work are not overwritten."""
         found = json.loads(path.read_text()) if path.is_file() else {}
         if other := [key for key, value in identity.items() if found and found.get(key) != value]:
             raise SystemExit(
@@ -47,7 +47,7 @@ class Record:
         self._measured = {} if new else self._measured
 
     def write(self) -> dict[str, Any]:
-        """What the result says of itself: of the day when its last row was measured."""
+        """Writes the file and returns the metadata; date and hardware are those of the last measured row."""
         seeds = sorted({row["seed"] for row in self.rows})
         about = facts(self.command, ", ".join(map(str, seeds)), **self.identity) | self._measured
         write_json(self.path, {**about, self.name: self.rows})
@@ -55,7 +55,7 @@ class Record:
 
 
 def write_markdown(path: Path, title: str, about: Mapping[str, Any], parts: Iterable[str]) -> None:
-    """`parts` are paragraphs and tables, in order."""
+    """Writes the page; `parts` are paragraphs and tables, in order."""
     machine = about["hardware"]
     made = (
         f"`{about['command']}`, {about['date']}, {machine['cpu']}, cores: {machine['cores']}, GPU: {machine['gpu']}. "
@@ -65,11 +65,11 @@ def write_markdown(path: Path, title: str, about: Mapping[str, Any], parts: Iter
 
 
 def said(*parts: str) -> str:
-    """One text of several lines of code."""
+    """Joins the parts into one text."""
     return " ".join(parts)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
+    """Returns the table with the first column aligned left and the others right."""
     marks = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *rows])

@@ -1,4 +1,4 @@
-"""What every experiment on a base can be told, and the base that it loads."""
+"""Options of every experiment on a base, and the base that it loads."""
 
 import argparse
 import shlex
@@ -13,7 +13,7 @@ from core.model.checkpoint import LoadedBase, load_base
 
 
 def parser_of(name: str, about: str | None, *, seeds: int, pictures: int) -> argparse.ArgumentParser:
-    """With the defaults of an experiment; it adds what is its own."""
+    """Returns the parser with an experiment's defaults; the experiment adds its own options."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.paper {name}",
         description=about,
@@ -33,7 +33,7 @@ def parser_of(name: str, about: str | None, *, seeds: int, pictures: int) -> arg
 
 
 def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, and as `command` what makes the result again, wherever it lies."""
+    """Returns the options. Their `command` reproduces the result, without options for local folders."""
     options = parser.parse_args(arguments)
     places = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     places.add_argument("--cache")
@@ -48,7 +48,7 @@ def judges_of(options: argparse.Namespace) -> Judges:
 
 
 def loaded_base(options: argparse.Namespace, reference: str = "mini") -> LoadedBase:
-    """On the device, and with the threads, of the options; in bf16 on a GPU."""
+    """Loads the base on the device and with the threads of the options; in bf16 on a GPU."""
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)

@@ -13,17 +13,17 @@ from core.tuning.settings import PRETRAINING_RATE
 @dataclass(frozen=True, kw_only=True)
 class System:
     name: str
-    """As the paper prints it."""
+    """Name as the paper prints it."""
     method: Method
     sites: MethodSites
     rate_ratio: float = 10
-    """Of the learning rate to the pre-training's."""
+    """Ratio of the learning rate to the pre-training's."""
     fid: float | None
-    """The paper's: the mean of eight data sets in Table 1, Food-101 in Tables 4."""
+    """FID in the paper: the mean of eight data sets in Table 1, Food-101 in Tables 4."""
     parameters: str | None = None
-    """The paper's, in millions, with its digits."""
+    """Parameters in the paper, in millions, with its digits."""
     percent: str | None = None
-    """The same as a share of full fine-tuning's."""
+    """Percentage of full fine-tuning's parameters in the paper."""
 
     @property
     def learning_rate(self) -> float:
@@ -52,7 +52,7 @@ TABLE_1 = (
 
 
 def _branches(first: int, last: int) -> Sites:
-    """Factors of the two branches of these blocks alone: what fits the counts of Tables 4a and 4b."""
+    """Returns factors of the two branches of these blocks alone, which fits the counts of Tables 4a and 4b."""
     return Sites(qkv=False, projection=False, first_block=first, last_block=last)
 
 
@@ -84,7 +84,8 @@ TABLE_4B = (
 
 def _location(name: str, fid: float, *, last: int = 28, qkv: bool = False, final: bool = False,
               patch: bool = False, time: bool = False) -> System:  # fmt: skip
-    """The blocks' factors and what a row adds to them. The attention's own factors come together, as in Algorithm 3."""
+    """Returns a system with the blocks' factors and the additions of a table row. The attention's own factors come
+    together, as in Algorithm 3."""
     sites = Sites(qkv=qkv, projection=qkv, final=final, patch=patch, time=time, first_block=1, last_block=last)
     return System(name=name, method="difffit", sites=sites, fid=fid)
 

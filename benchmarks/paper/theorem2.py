@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def orthogonal_settings(dimensions: Sequence[int]) -> list[Setting]:
-    """m from D^2 log D to four times as much; at the largest D only the least m, for the sake of time."""
+    """Returns settings with m from D^2 log D to four times as much; the largest D has only the least m, to save
+    time."""
     return [
         Setting(activation=activation, dimension=d, multiple=multiple)
         for activation in NONLINEAR
@@ -83,7 +84,8 @@ def orthogonal_settings(dimensions: Sequence[int]) -> list[Setting]:
 
 
 def parallel_settings(dimensions: Sequence[int]) -> list[Setting]:
-    """The linear map too: with it the counterexample needs nothing but W. m = D^2 log D; not at the largest D."""
+    """Returns settings with m = D^2 log D, without the largest D. They include the linear map, with which the
+    counterexample needs nothing but W."""
     activations: tuple[Activation, ...] = ("linear", *NONLINEAR)
     return [
         Setting(activation=activation, dimension=d, spread=spread)
@@ -94,14 +96,14 @@ def parallel_settings(dimensions: Sequence[int]) -> list[Setting]:
 
 
 def measure(setting: Setting, index: int, runs: int, seed: int) -> Iterator[Cell]:
-    """One cell for each eta; every run has its own W, b, factors, data and noise."""
+    """Yields one cell for each eta; every run has its own W, b, factors, data and noise."""
     found = [recover(setting, ETAS, np.random.default_rng((seed, index, run))) for run in range(runs)]
     for eta, recoveries in zip(ETAS, zip(*found, strict=True), strict=True):
         yield _cell(setting, eta, recoveries)
 
 
 def verdict(orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> list[str]:
-    """What was seen, in sentences."""
+    """Returns the findings in sentences."""
     held, all_runs = sum(cell.holds for cell in orthogonal), sum(cell.runs for cell in orthogonal)
     failed = sum(cell.runs - cell.holds for cell in parallel)
     corrected = sum(cell.holds_corrected for cell in parallel)
@@ -117,7 +119,7 @@ def verdict(orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> list[str]:
 
 
 def _first_failures(parallel: Sequence[Cell]) -> Iterator[str]:
-    """For each activation, the widest spread at which a run failed."""
+    """Yields for each activation a sentence with the widest spread at which a run failed."""
     for activation in dict.fromkeys(cell.setting.activation for cell in parallel):
         cells = [cell for cell in parallel if cell.setting.activation == activation]
         failing = [cell for cell in cells if cell.holds < cell.runs]
@@ -181,7 +183,8 @@ def _orthogonal_table(cells: Sequence[Cell]) -> str:
 
 
 def _parallel_table(cells: Sequence[Cell], value: Callable[[Sequence[Cell]], str]) -> str:
-    """A row for each activation and D, a column for each spread; `value` tells of a setting's cells, one an eta."""
+    """Returns a row for each activation and D, a column for each spread; `value` formats the cells of a setting, one
+    per eta."""
     rows: dict[tuple[str, int], list[str]] = {}
     for setting, group in _by_setting(cells).items():
         rows.setdefault((setting.activation, setting.dimension), []).append(value(group))
@@ -205,7 +208,8 @@ def _spread(cell: Cell) -> float:
 
 
 def _draw(path: Path, orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> None:
-    """The largest error of all runs over the bound: over D with orthogonal rows, over the spread with parallel ones."""
+    """Draws the largest error of all runs over the bound: over D with orthogonal rows, over the spread with parallel
+    ones."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -230,7 +234,7 @@ def _draw(path: Path, orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> N
 
 
 def _lines(axes: Any, cells: Sequence[Cell], place: Callable[[Cell], float], other: str) -> None:
-    """A line for each activation (colour) and each value of `other` (style)."""
+    """Draws a line for each activation (colour) and each value of `other` (style)."""
     values = sorted({getattr(cell.setting, other) for cell in cells})
     styles = dict(zip(values, ("-", "--", ":", "-."), strict=False))
     colours = {"linear": "tab:gray", "relu": "tab:blue", "tanh": "tab:orange", "sigmoid": "tab:green"}

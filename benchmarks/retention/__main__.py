@@ -113,7 +113,7 @@ def _turns(
 
 
 def _requests(url: str, generations: int) -> tuple[Any, Any]:
-    """Makers of reads and of writes by the old rows' tenant."""
+    """Returns makers of reads and of writes by the old rows' tenant."""
     key = servers.post(url, f"/v1/admin/tenants/{rows.TENANT}/keys", servers.ADMIN_KEY, {"name": "load"})["key"]
     made = [servers.post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(CLIENTS)]
     numbers, changes = itertools.count(1), itertools.count()
@@ -133,7 +133,7 @@ def _requests(url: str, generations: int) -> tuple[Any, Any]:
 
 
 def _beside(server: servers.Server, requests: tuple[Any, Any], seconds: float) -> tuple[Load, Load]:
-    """Reads and writes at once, each with half of the clients."""
+    """Sends reads and writes at once, each with half of the clients."""
     loads: list[Load] = [Load(), Load()]
 
     def send(index: int) -> None:
@@ -157,7 +157,7 @@ def _ratio(found: dict[str, Any], name: str) -> float:
 
 
 def _growth(found: dict[str, Any]) -> float:
-    """Of memory, from the first turn to the last, in MiB."""
+    """Returns the growth of memory from the first turn to the last, in MiB."""
     return float(found["memory_mib"][-1] - found["memory_mib"][0])
 
 

@@ -1,4 +1,4 @@
-"""What adapters cost in one forward, and in the table they lie in."""
+"""Cost of adapters in one forward, and in the table that holds them."""
 
 import statistics
 from collections.abc import Callable
@@ -19,7 +19,8 @@ FEW = 10
 
 
 def mixed_adapters(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """32 rows with 32 adapters, gathered from the bank's table, beside the same rows through the base alone."""
+    """Measures 32 batch rows with 32 adapters, gathered from the bank's table, next to the same rows through the base
+    alone."""
     dit, bank = subject.dit, AdapterBank(subject.dit, ROWS)
     adapters = [bank.fold(str(index), subject.adapter(index)) for index in range(ROWS)]
     slots = torch.tensor(bank.activate(adapters), device=subject.device)
@@ -43,7 +44,7 @@ def mixed_adapters(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 def residency(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Forwards of 32 rows whose adapters are drawn by Zipf from 10, 1,000 and 10,000 that lie in the table.
+    """Measures forwards of 32 batch rows whose adapters are drawn by Zipf from 10, 1,000 and 10,000 in the table.
 
     A forward counts with its activation and its gather. The adapters have one content but a slot each, since nothing
     here depends on their values. The largest table takes 1.5 GB with the mini base.
@@ -85,7 +86,7 @@ ACTIVATION_LIMIT = 1.0
 
 
 def activation(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """An adapter of XL size from the host's memory into a slot of the device, whatever the subject's own size.
+    """Measures copying an adapter of XL size from host memory to a device slot, whatever the subject's own size.
 
     64 adapters take turns in 8 slots, so that every activation copies and none finds its source in a cache that the
     time before left.

@@ -1,4 +1,4 @@
-"""One row of the table, and how its two sides are timed."""
+"""One row of the table, and the timing of its two sides."""
 
 import math
 import statistics
@@ -10,16 +10,16 @@ from typing import Literal, TypeVar
 Verdict = Literal["pass", "below", "measured", "not measured"]
 Figure = TypeVar("Figure")
 Samples = dict[str, list[float]]
-"""What each side gave, repetition by repetition."""
+"""Samples of each side by its name, one per repetition."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A figure with its limit, and the samples that it comes from."""
+    """Figure with its limit, and its samples."""
 
     name: str
     subject: str
-    """The model and device it was measured on."""
+    """Model and device that it was measured on."""
     value: float | None
     """None when it was not measured."""
     limit: float | None = None
@@ -40,7 +40,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Repetitions:
-    """How often each side is measured, after one time that does not count."""
+    """Repetitions of each side, after one run that does not count."""
 
     forward: int = 15
     engine: int = 5
@@ -55,8 +55,8 @@ QUICK = Repetitions(forward=3, engine=2, mixes=10)
 
 
 def in_turns(sides: Mapping[str, Callable[[], Figure]], repetitions: int) -> dict[str, list[Figure]]:
-    """Runs the sides A B A B ..., so that whatever else the machine does meets all of them alike. The first time of
-    each warms up and does not count."""
+    """Runs the sides A B A B ..., so that other load on the machine affects all of them alike. The first run of each is
+    a warm-up and does not count."""
     samples: dict[str, list[Figure]] = {name: [] for name in sides}
     for repetition in range(repetitions + 1):
         for name, side in sides.items():
@@ -77,5 +77,5 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed."""
+    """Returns the smallest value that at least a fraction `share` of all values do not exceed."""
     return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -1,11 +1,11 @@
-"""Which of many domains a request is for: few are asked for often, most are hardly ever."""
+"""Popularity of domains: few are requested often, most of them rarely."""
 
 import random
 from itertools import accumulate
 
 
 class Zipf:
-    """Domain k of 0..count-1 with a probability proportional to 1 / (k + 1)."""
+    """Distribution over the domains 0..count-1: domain k has a probability proportional to 1 / (k + 1)."""
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self.count = count

@@ -1,4 +1,4 @@
-"""The measures as a table, as JSON, and the throughput's curve as a picture."""
+"""Measures as a table and as JSON, and the throughput's curve as an image."""
 
 import json
 import statistics
@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.serving.measure import Measure, Repetitions
 
 WIDTH = 160
-"""Of the table where there is no terminal."""
+"""Width of the table where there is no terminal."""
 _COLOURS = {"pass": "green", "below": "bold red", "measured": "", "not measured": "dim"}
 
 
@@ -55,7 +55,7 @@ SIZE, MARGIN = (640, 400), 60
 
 
 def draw_curve(path: Path, points: Sequence[tuple[int, float]], title: str) -> None:
-    """Row-steps a second over rows in flight; both axes begin at 0."""
+    """Draws model evaluations (forwards of one batch row) per second over rows in flight; both axes begin at 0."""
     image = Image.new("RGB", SIZE, "white")
     draw = ImageDraw.Draw(image)
     most_rows, most_steps = max(rows for rows, _ in points), max(rate for _, rate in points)

@@ -1,4 +1,4 @@
-"""What the engine adds to its forwards, and how many rows it steps a second."""
+"""Overhead of the engine over its forwards, and its model evaluations (forwards of one batch row) per second."""
 
 import statistics
 
@@ -11,7 +11,7 @@ ROWS_IN_FLIGHT = (1, 2, 4, 8, 16, 32)
 
 
 def overhead(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """The part of a step's time that is not the forward, with 16 guided images of 16 domains in flight."""
+    """Measures the part of a step's time that is not the forward, with 16 guided images of 16 domains in flight."""
     tensors = subject.adapter(0)
     domains = {str(index): tensors for index in range(MAX_ROWS // 2)}
 
@@ -38,7 +38,8 @@ def overhead(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 def throughput(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Row-steps a second, decoding included, with 1 to 32 rows in flight: images without guidance, a domain each."""
+    """Measures model evaluations per second, decoding included, with 1 to 32 batch rows in flight: images without
+    guidance, one domain each."""
     tensors = subject.adapter(0)
     domains = {str(index): tensors for index in range(MAX_ROWS)}
     steps = 2 * subject.steps

@@ -1,4 +1,4 @@
-"""The models that are measured, and adapters for them.
+"""Models that are measured, and adapters for them.
 
 Random weights are as good as trained ones here: no figure depends on what an image shows.
 """
@@ -22,19 +22,19 @@ from core.tuning.start import start_tensors
 
 Kind = Literal["mini", "wide", "full"]
 CLASSES = 8
-"""Of every domain."""
+"""Number of classes of every domain."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A base on a device, and how much of it a measure can afford."""
+    """Base on a device, with the sizes that a measure can afford."""
 
     kind: Kind
     name: str
     dit: DiT
     autoencoder: Autoencoder
     steps: int
-    """Of a request."""
+    """Sampling steps of a request."""
     compile: bool = False
 
     @property
@@ -42,14 +42,14 @@ class Subject:
         return self.dit.positions.device
 
     def adapter(self, seed: int) -> dict[str, Tensor]:
-        """A DiffFit adapter some way from where training begins."""
+        """Returns a DiffFit adapter some way from where training begins."""
         generator = torch.Generator().manual_seed(seed)
         shapes = trainable_shapes(self.dit.config, "difffit", PRESETS["paper"], CLASSES)
         start = start_tensors(self.dit, shapes, generator)
         return {name: tensor.cpu() + 0.02 * _noise(tensor.shape, generator) for name, tensor in start.items()}
 
     def batch(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [rows, C, H, W], timesteps [rows] and class ids [rows]."""
+        """Returns latents [rows, C, H, W], timesteps [rows] and class ids [rows]."""
         config, generator = self.dit.config, torch.Generator().manual_seed(0)
         x = _noise((rows, config.in_channels, config.input_size, config.input_size), generator)
         t = torch.randint(0, 1000, (rows,), generator=generator)
@@ -60,7 +60,7 @@ class Subject:
         return torch.compile(function, dynamic=False) if self.compile else function
 
     def seconds(self, action: Callable[[], object]) -> float:
-        """Until the device has done it."""
+        """Returns the seconds until the device has finished `action`."""
         with torch.inference_mode():
             self._wait()
             started = time.perf_counter()
@@ -82,7 +82,7 @@ def mini() -> Subject:
 
 
 def wide(depth: int = 2) -> Subject:
-    """Blocks as wide as XL/2's, but few: the CPU could not do all 28 often enough."""
+    """Returns a subject with blocks as wide as XL/2's, but few: a CPU could not run all 28 often enough."""
     dit = random_dit(BaseConfig(depth=depth), torch.device("cpu"), torch.float32)
     coder = random_autoencoder((32, 32, 64, 64), torch.device("cpu"))
     return Subject("wide", f"{depth} blocks of XL width, CPU", dit, coder, steps=2)
@@ -96,8 +96,8 @@ def full(*, compile: bool = False) -> Subject:
 
 
 def random_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -> DiT:
-    """Every parameter random and none zero, small enough that activations stay finite. Drawn on the device: a CPU
-    takes a minute for DiT-XL/2."""
+    """Returns a model whose parameters are random and not zero, small enough that activations stay finite. They are
+    drawn on the device: a CPU takes a minute for DiT-XL/2."""
     generator = torch.Generator(device).manual_seed(0)
     state = {
         name: (_noise(shape, generator) * (shape[-1] ** -0.5 if len(shape) > 1 else 0.1)).to(dtype)
@@ -107,7 +107,7 @@ def random_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -> 
 
 
 def repeated_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -> DiT:
-    """A model whose blocks are all one: of full size for whoever counts, and a 28th of it in memory."""
+    """Returns a model whose blocks are all the same object: of full size for counts, and a 28th of it in memory."""
     one = random_dit(replace(config, depth=1), device, dtype).state_dict()
     state: dict[str, Tensor] = {}
     for name in base_shapes(config):
@@ -117,7 +117,8 @@ def repeated_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -
 
 
 def random_autoencoder(channels: tuple[int, ...], device: torch.device) -> Autoencoder:
-    """Four channels, and a latent position for every 8 x 8 pixels when there are four entries."""
+    """Returns an autoencoder with four channels, and a latent position for every 8 x 8 pixels when `channels` has four
+    entries."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
@@ -143,5 +144,5 @@ def subject(kind: Kind, *, compile: bool = False) -> Subject:
 
 
 def _noise(shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
-    """On the generator's device."""
+    """Returns noise on the generator's device."""
     return torch.randn(tuple(shape), generator=generator, device=generator.device)
