@@ -1,4 +1,4 @@
-"""What caused a job, its request and its trace; and when a fine-tune last kept its progress."""
+"""Adds the request and trace that caused a job, and the time of a fine-tune's last checkpoint."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Where entries of the audit log come from: the client's address, and the request."""
+"""Adds the client's address and the request to audit log entries."""
 
 import sqlalchemy as sa
 from alembic import op
