@@ -1,1 +1,1 @@
-"""What a base and an adapter are, without torch: names, shapes, digests, checks."""
+"""Bases and adapters without torch: names, shapes, digests, checks."""

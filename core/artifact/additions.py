@@ -1,4 +1,4 @@
-"""What LoRA, AdaptFormer and VPT add to a base: the settings of each, and the tensors that follow from them.
+"""Tensors that LoRA, AdaptFormer and VPT add to a base, and the settings that define them.
 
 The defaults are those with which the DiffFit paper (arXiv 2304.06648, sections 2.3 and 4.1, Table 1) compares. Each
 class raises ValueError from `shapes` when it does not fit the base.
@@ -26,7 +26,8 @@ class Lora(_Addition):
     scale: float = 1.0
     """alpha / rank in LoRA's paper."""
     matrices: Literal["query_value", "qkv"] = "query_value"
-    """A pair on the query and one on the value, or one pair on the stacked query, key and value: equal counts."""
+    """Pairs (down, up): one on the query and one on the value, or one on the stacked query, key and value. Both have
+    the same number of parameters."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -49,7 +50,7 @@ class AdaptFormer(_Addition):
     """AdaptFormer (arXiv 2205.13535): scale * up(ReLU(down(u))) is added to the MLP's output in every block."""
 
     placement: Literal["parallel", "sequential"] = "parallel"
-    """What u is: the residual stream in front of the MLP's norm, or the MLP's output."""
+    """Input u: the residual stream in front of the MLP's norm (parallel), or the MLP's output (sequential)."""
     bottleneck: int = 64
     scale: float = 0.1
 
@@ -70,9 +71,9 @@ class Prompts(_Addition):
     final layer trains too."""
 
     blocks: int = 5
-    """How many blocks take prompts of their own; behind them the last ones stay to the end."""
+    """Number of blocks with prompts of their own. Later blocks keep the prompts of the last of these."""
     tokens: int = 1
-    """Prompts of a block."""
+    """Number of prompts per block."""
 
     def shapes(self, config: BaseConfig) -> Shapes:
         _require(1 <= self.blocks <= config.depth, f"{self.blocks} blocks with prompts in a depth of {config.depth}")

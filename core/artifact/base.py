@@ -62,7 +62,7 @@ class BaseConfig:
 
     @property
     def null_class(self) -> int:
-        """The label of the unconditional branch: the row after the last class."""
+        """Label of the unconditional branch: the row after the last class."""
         return self.num_classes
 
     def to_json(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class BaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseDescription:
-    """What the service knows of the base that its workers hold."""
+    """Description of the base that the workers hold."""
 
     name: str
     digest: str
@@ -90,15 +90,15 @@ class BaseDescription:
     class_names: tuple[str, ...] = ()
 
     def scale_of(self, image_size: int | None) -> int:
-        """How many times its own size these images are: 1, as for None, or 2 (arXiv 2304.06648, section 4.3). Raises
-        ValueError for another."""
+        """Returns the ratio of an image size to the base's own: 1 (also for None) or 2 (arXiv 2304.06648, section 4.3).
+        Raises ValueError for any other size."""
         for scale in (1, 2):
             if image_size in (None, scale * self.image_size):
                 return scale
         raise ValueError(f"the base draws images of {self.image_size} or {2 * self.image_size} pixels a side")
 
     def labels_of(self, class_names: Sequence[str]) -> dict[int, int]:
-        """The base's own labels of the classes that it knows by name, by their places among `class_names`."""
+        """Returns the base's labels of the classes that it knows by name, keyed by their index in `class_names`."""
         own = {name: label for label, name in enumerate(self.class_names)}
         return {place: own[name] for place, name in enumerate(class_names) if name in own}
 
@@ -122,7 +122,8 @@ class StoredTensor:
 
 
 def base_digest(config: BaseConfig, transformer: Iterable[StoredTensor], autoencoder: str) -> str:
-    """SHA-256 over the canonical configuration, the tensors by name at stored type, and the autoencoder's digest.
+    """Returns the SHA-256 over the canonical configuration, the tensors by name at stored type, and the autoencoder's
+    digest.
 
     The format that the weights came in does not count: the original checkpoint and diffusers' folder of the same
     weights have one digest, since both are named the original's way before they get here.
@@ -134,7 +135,8 @@ def base_digest(config: BaseConfig, transformer: Iterable[StoredTensor], autoenc
 
 
 def autoencoder_digest(config: dict[str, Any], tensors: Iterable[StoredTensor]) -> str:
-    """SHA-256 over an autoencoder's configuration (fields that begin with "_" are bookkeeping) and tensors."""
+    """Returns the SHA-256 over an autoencoder's configuration (fields that begin with "_" are bookkeeping) and
+    tensors."""
     settings = {name: value for name, value in config.items() if not name.startswith("_")}
     digest = hashlib.sha256(canonical_json(settings))
     _add_tensors(digest, tensors)
@@ -142,7 +144,7 @@ def autoencoder_digest(config: dict[str, Any], tensors: Iterable[StoredTensor]) 
 
 
 def canonical_json(value: Any) -> bytes:
-    """One spelling for one value: sorted keys, no spaces, UTF-8."""
+    """Returns canonical JSON, one spelling for one value: sorted keys, no spaces, UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 

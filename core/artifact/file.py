@@ -34,7 +34,7 @@ class Artifact:
 
 
 def encode(manifest: Manifest, tensors: Mapping[str, Array]) -> bytes:
-    """The file's bytes; equal input gives equal bytes."""
+    """Returns the file's bytes. Equal input gives equal bytes."""
     import numpy as np
     from safetensors.numpy import save
 
@@ -68,7 +68,8 @@ def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
 
 
 def check_against(artifact: Artifact, base: BaseDescription) -> None:
-    """What the engine serves. Raises as `check_fits`, and ArtifactInvalid when the method cannot be served."""
+    """Checks that the engine can serve an artifact. Raises ArtifactInvalid when it cannot serve the method, and every
+    error of `check_fits`."""
     method = artifact.manifest.method
     if method not in METHODS:
         raise ArtifactInvalid(
@@ -108,7 +109,7 @@ def check_fits(artifact: Artifact, base: BaseDescription) -> None:
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    """The safetensors header, parsed here as well, since duplicate keys and odd metadata must not slip through."""
+    """Returns the safetensors header, parsed here too, since duplicate keys and odd metadata must not slip through."""
     length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
     if not 2 <= length <= min(_HEADER_LIMIT, len(data) - 8):
         raise ArtifactInvalid("The file is not safetensors.")

@@ -20,18 +20,19 @@ A fixed number, not a measured time: the split decides how sums round, and equal
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one image of a batch takes while it trains."""
+    """Memory and work of one image of a training batch."""
 
     step_bytes: int
-    """Activations from its forward to its backward pass: of the images that pass at once."""
+    """Activations from the forward to the backward pass, for each image that passes at once."""
     batch_bytes: int
-    """Latents, targets and noise on the host: of the whole batch."""
+    """Latents, targets and noise on the host, for each image of the whole batch."""
     operations: float
     """Floating-point operations of the forward pass and of the gradient of activations."""
 
     @classmethod
     def of(cls, config: BaseConfig, method: Method, scale: int, device: str) -> Self:
-        """`scale`: how many times the base's image size. `device`: "cpu", which trains in fp32, or "cuda" in bf16."""
+        """Estimates the footprint of one image. `scale` is the ratio of the image size to the base's. `device` is
+        "cpu", which trains in fp32, or "cuda" in bf16."""
         tokens, d = config.tokens * scale**2, config.hidden_size
         # Kept of each block: 2 inputs of norms, 2 branches, 7 of attention with its copies, the MLP's hidden layer.
         kept = 11 + config.mlp_ratio
@@ -44,8 +45,8 @@ class Footprint:
         return cls(int(tokens * d * units * number), 5 * 4 * latent, 2 * 2 * tokens * config.depth * products)
 
     def images_at_once(self, batch: int, device: str, memory_bytes: int | None) -> int:
-        """How many images of a batch may pass at once, within a slice's time and `memory_bytes`; 0 when one is too
-        large."""
+        """Returns how many images of a batch may pass at once, within a slice's time and `memory_bytes`. Returns 0 when
+        the memory does not suffice for one."""
         by_time = self._images_in_time(device)
         if memory_bytes is None:
             return min(batch, by_time)
@@ -53,7 +54,8 @@ class Footprint:
         return min(batch, by_time, by_memory)
 
     def rows_together(self, device: str, memory_bytes: int | None) -> int:
-        """How many images of several fine-tunes, whose batches are no larger, may pass at once."""
+        """Returns how many images of several fine-tunes may pass at once. Assumes that their batches have no more
+        images than that."""
         by_time = self._images_in_time(device)
         return by_time if memory_bytes is None else min(by_time, memory_bytes // self.total_bytes(1, 1))
 

@@ -1,4 +1,4 @@
-"""What an adapter's file says of itself. No ids and no times, so that equal training gives equal bytes."""
+"""Manifest of an adapter's file. It has no ids and no times, so that equal training gives equal bytes."""
 
 import math
 import re
@@ -17,7 +17,7 @@ class Manifest:
     method: Method
     preset: str | None
     sites: MethodSites
-    """Of the method: with them and the tensors an adapter can be loaded alone."""
+    """Sites of the method. With them and the tensors, an adapter can be loaded from its file alone."""
     class_names: tuple[str, ...]
     base_name: str
     base_digest: str
@@ -58,8 +58,9 @@ class Manifest:
 
 
 def is_text(value: Any) -> bool:
-    """Short, and without control characters or halves of surrogates, which databases and terminals do not take. The
-    joiners of emoji and of Indic and Persian script, and the tags of flags, are no control characters."""
+    """Returns whether a value is a short text without control characters or halves of surrogates, which databases and
+    terminals reject. The joiners of emoji and of Indic and Persian script, and the tags of flags, do not count as
+    control characters."""
     return isinstance(value, str) and len(value) <= _TEXT_LENGTH and _JOINERS.sub("", value).isprintable()
 
 

@@ -1,4 +1,4 @@
-"""Which tensors an adapter holds: names and shapes for each method, counted without building a model.
+"""Tensors of an adapter: names and shapes for each method, computed without building a model.
 
 Names follow the original DiT. A factor is named after the module that it multiplies: `blocks.0.attn.qkv.factor`
 scales the output of `blocks.0.attn.qkv`, `blocks.0.attn.factor` the whole attention branch. What the other methods of
@@ -22,31 +22,32 @@ CLASS_TABLE = "y_embedder.embedding_table.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class Sites:
-    """Where DiffFit (arXiv 2304.06648, section 3.2) puts its scale factors, beside all biases and the class table.
+    """Placement of DiffFit's scale factors (arXiv 2304.06648, section 3.2), next to all biases and the class table.
 
     `first_block` and `last_block` count from 1, as the paper does; `last_block` None is the first half of the depth
     ("1-14 of 28").
     """
 
     branches: bool = True
-    """The factors of the attention and the MLP branch (d each)."""
+    """Factors of the attention and the MLP branch (d each)."""
     qkv: bool = True
-    """Of the stacked query, key and value (3d)."""
+    """Factor of the stacked query, key and value (3d)."""
     projection: bool = True
-    """Of the attention's output projection (d)."""
+    """Factor of the attention's output projection (d)."""
     patch: bool = False
-    """Of the patch embedding (d)."""
+    """Factor of the patch embedding (d)."""
     time: bool = False
-    """Of the timestep embedding (d)."""
+    """Factor of the timestep embedding (d)."""
     final: bool = True
-    """Of the final linear layer (32 for DiT-XL/2)."""
+    """Factor of the final linear layer (32 for DiT-XL/2)."""
     affine_norm: bool = True
     """Affine layer norms: weight and bias for each norm of all blocks and the final one."""
     first_block: int = 1
     last_block: int | None = None
 
     def factor_blocks(self, depth: int) -> range:
-        """The blocks that carry factors, counted from 0. Raises ValueError when they are not within the depth."""
+        """Returns the blocks that carry factors, counted from 0. Raises ValueError when they are not within the
+        depth."""
         last = math.ceil(depth / 2) if self.last_block is None else self.last_block
         if not 1 <= self.first_block <= last <= depth:
             raise ValueError(f"blocks {self.first_block} to {last} are not within the depth of {depth}")
@@ -68,20 +69,20 @@ PRESETS: dict[str, Sites] = {
 released DiT, whose norms have no affine parameters."""
 
 MethodSites = Sites | Lora | AdaptFormer | Prompts
-"""Where a method adds what, and how large."""
+"""Placement and sizes of the tensors that a method adds."""
 SITES: dict[Method, type[MethodSites]] = {
     "difffit": Sites,
-    "bitfit": Sites,  # it has nothing to place, nor has full fine-tuning
+    "bitfit": Sites,  # BitFit and full fine-tuning have nothing to place
     "full": Sites,
     "lora": Lora,
     "adaptformer": AdaptFormer,
     "vpt": Prompts,
 }
-"""The kind of sites that each method has; its defaults are the paper's."""
+"""Class of each method's sites. Its defaults are the paper's."""
 
 
 def sites_of(method: Method, values: Any) -> MethodSites:
-    """The sites of a method from their JSON. Raises ValueError with a sentence when it is not that."""
+    """Returns the sites of a method from their JSON. Raises ValueError with a sentence when the JSON does not fit."""
     kind = SITES[method]
     names = [field.name for field in fields(kind)]
     if not isinstance(values, dict) or set(values) != set(names):
@@ -93,7 +94,7 @@ def sites_of(method: Method, values: Any) -> MethodSites:
 
 
 def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num_classes: int | None) -> Shapes:
-    """Name and shape of every trainable tensor, the class table last.
+    """Returns the name and shape of every trainable tensor, the class table last.
 
     `num_classes` counts the domain's classes; the table has one row more, for the null class. None leaves the base's
     classes and their frozen table, as the paper does where only the resolution changes (section 4.3). Raises
@@ -106,13 +107,14 @@ def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num
 
 
 def folds(config: BaseConfig, names: Iterable[str]) -> bool:
-    """Whether tensors of these names fold into per-row vectors: DiffFit at all of its sites has them."""
+    """Returns whether tensors of these names fold into per-row vectors: whether DiffFit at all of its sites has
+    them."""
     everywhere = Sites(patch=True, time=True, last_block=config.depth)
     return trainable_shapes(config, "difffit", everywhere, 1).keys() >= set(names)
 
 
 def base_shapes(config: BaseConfig) -> Shapes:
-    """Name and shape of every tensor of a base. Positions are computed, never stored."""
+    """Returns the name and shape of every tensor of a base. Positions are computed, never stored."""
     d = config.hidden_size
     shapes: Shapes = {
         "x_embedder.proj.weight": (d, config.in_channels, config.patch_size, config.patch_size),
@@ -137,12 +139,12 @@ TIMESTEP_FEATURES = 256
 
 
 def count(shapes: Shapes) -> int:
-    """Numbers in all tensors together."""
+    """Returns the count of numbers in all tensors together."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON is of a field's type."""
+    """Returns whether a value read from JSON is of a field's type."""
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if kind is float:
@@ -151,7 +153,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _trained_of_base(config: BaseConfig, method: Method) -> Shapes:
-    """The base's tensors that train, beside the class table."""
+    """Returns the base's trainable tensors, without the class table."""
     shapes = {name: shape for name, shape in base_shapes(config).items() if name != CLASS_TABLE}
     if method == "full":
         return shapes

@@ -1,4 +1,4 @@
-"""What ships with the project: the mini base with its card, and a sample domain to fine-tune it on."""
+"""Bundled files: the mini base with its card, and a sample domain to fine-tune it on."""
 
 from pathlib import Path
 
@@ -6,10 +6,11 @@ _HERE = Path(__file__).parent
 
 
 def mini_base_folder() -> Path:
-    """The mini base: a class-conditional DiT with its autoencoder in `vae/`, for 64x64 pictures."""
+    """Returns the folder of the mini base: a class-conditional DiT with its autoencoder in `vae/`, for 64x64 images."""
     return _HERE / "mini"
 
 
 def sample_domain_folder() -> Path:
-    """OpenMoji drawings (CC BY-SA 4.0, LICENSE.md there): 8 class folders of 20 PNGs each, 128x128."""
+    """Returns the folder of OpenMoji images (CC BY-SA 4.0, see LICENSE.md there): 8 class folders of 20 PNGs each,
+    128x128."""
     return _HERE / "openmoji"

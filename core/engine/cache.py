@@ -1,4 +1,4 @@
-"""The host's tier of adapters: folded ones by digest, and threads that bring what is missing."""
+"""Cache of folded adapters on the host, by digest, with threads that load missing ones."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ from core.model.bank import AdapterBank, FoldedAdapter
 from core.model.device import with_memory
 
 Load = Callable[[], Mapping[str, Tensor]]
-"""Brings an adapter's tensors, checked. It may take long and may raise anything."""
+"""Returns an adapter's tensors, checked. It may take long and may raise anything."""
 
 BROKEN = (ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound)
-"""What another try would not mend."""
+"""Errors that another attempt would not fix."""
 
 
 class AdapterCache:
-    """Keeps up to `host_bytes` of folded adapters; the least recently used leave first. Safe from any thread.
+    """Cache of up to `host_bytes` of folded adapters. Evicts the least recently used first. Safe from any thread.
 
     An adapter that was found broken stays so for `quarantine_seconds`: a queue full of its requests must not fetch it
     again for each.
@@ -53,7 +53,7 @@ class AdapterCache:
         return self._bytes
 
     def get(self, digest: str, load: Load) -> "Future[FoldedAdapter]":
-        """The adapter, at once when it is here; otherwise it is loaded once for all who ask meanwhile. The future
+        """Returns the adapter's future: resolved if it is cached, otherwise loaded once for all callers. The future
         fails with what `load` raised."""
         with self._lock:
             if digest in self._folded:
@@ -71,13 +71,13 @@ class AdapterCache:
             return self._loading[digest]
 
     def forget(self, digest: str) -> None:
-        """Drops an adapter that was deleted. Rows in flight hold it themselves."""
+        """Drops an adapter that was deleted. Batch rows in flight hold their own reference."""
         with self._lock:
             gone = self._folded.pop(digest, None)
             self._bytes -= gone.size if gone else 0
 
     def close(self, *, wait: bool = True) -> None:
-        """Ends the threads, after what is being loaded unless `wait` is False."""
+        """Ends the threads, after current loads unless `wait` is False."""
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _load(self, digest: str, load: Load) -> FoldedAdapter:
@@ -120,7 +120,8 @@ def _failed(error: Exception) -> "Future[FoldedAdapter]":
 
 
 def own_copy(error: CoreError) -> CoreError:
-    """The error for one of several requests that meet it: each raises its own, since raising changes an exception."""
+    """Returns a copy of the error for one of several requests that meet it. Each raises its own, since raising changes
+    an exception."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
     copy.__cause__ = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""What an engine has done so far, as sums for metrics."""
+"""Sums of an engine's work so far, for metrics."""
 
 import time
 from collections.abc import Callable, Sequence

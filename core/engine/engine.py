@@ -39,7 +39,7 @@ IDLE_SECONDS = 1.0
 CAPTURE_PAUSE_SECONDS = 0.05
 """Silence before a batch size is captured ahead: a request that comes with the start does not wait for a capture."""
 DEAD_THREAD_SECONDS = 5.0
-"""How long `stop` waits for a thread that may hang in a call to a lost device."""
+"""Time that `stop` waits for a thread that may hang in a call to a lost device."""
 
 
 class Engine:
@@ -114,8 +114,8 @@ class Engine:
         on_step: Callable[[float], None] = lambda _: None,
         on_preview: Callable[[int, int, Any], None] = lambda *_: None,
     ) -> "Future[Drawn]":
-        """A future of the request's images. `load` brings its adapter when the host cache does not hold it; it runs on
-        a thread of the cache while the request waits.
+        """Returns a future of the request's images. `load` returns its adapter when the host cache does not have it; it
+        runs on a thread of the cache while the request waits.
 
         The future fails with what `load` or a listener raised, QueueFull, DeadlineExceeded, IndexError (no such class),
         DrawingDiverged, Cancelled, EngineStopped or DeviceLost. Raises EngineStopped or DeviceLost at once after the
@@ -128,7 +128,7 @@ class Engine:
         return ticket.future
 
     def cancel(self, request_id: str) -> None:
-        """The request's rows leave before the next step."""
+        """Cancels a request. Its batch rows leave before the next step."""
         self._inbox.post(lambda: self._end(request_id, Cancelled()))
 
     def forget(self, digests: Collection[str], timeout: float = 60.0) -> None:
@@ -231,7 +231,7 @@ class Engine:
 
     def _on_loaded(self, ticket: Ticket, loading: "Future[FoldedAdapter]") -> None:
         """Raises what the loading raised."""
-        if self._tickets.get(ticket.request.id) is not ticket:  # it has ended meanwhile
+        if self._tickets.get(ticket.request.id) is not ticket:  # the request has ended meanwhile
             return
         error = loading.exception()
         if isinstance(error, CoreError):
@@ -270,7 +270,7 @@ class Engine:
         self._to_decode.clear()
 
     def _start_rows(self, rows: list[Row]) -> list[Row]:
-        """The rows that could start. The others' requests fail: no such class."""
+        """Returns the batch rows that could start. The others' requests fail: no such class."""
         for row in rows:
             if row.request.id in self._tickets and not self.runner.is_started(row):
                 start = partial(self.runner.start, row, self._adapters[row.request.id])
@@ -278,8 +278,8 @@ class Engine:
         return [row for row in rows if row.request.id in self._tickets]
 
     def _step_rows(self, rows: list[Row]) -> list[Row]:
-        """The rows that made a step. When they fail together, each request steps by itself, so that the one at fault
-        fails alone. Raises DeviceLost when the device has failed."""
+        """Returns the batch rows that made a step. When they fail together, each request steps by itself, so that the
+        one at fault fails alone. Raises DeviceLost when the device has failed."""
         if not rows:
             return []
         try:

@@ -1,4 +1,4 @@
-"""What other threads ask of the engine's loop: actions that wait for its next turn, until the engine ends.
+"""Inbox of the engine's loop: actions from other threads, which wait for its next turn until the engine ends.
 
 Every action comes with a way to fail what it is for, so that nobody waits for an action that is not done.
 """
@@ -19,7 +19,8 @@ Fail = Callable[[BaseException], None]
 
 
 class Inbox:
-    """Any thread may post, the loop alone reads. `ending` makes the error of unfinished work once the engine ends."""
+    """Queue of actions: any thread may post, only the loop reads. `ending` makes the error for unfinished work once the
+    engine ends."""
 
     def __init__(self) -> None:
         self.ending: Callable[[], EngineStopped] | None = None
@@ -27,8 +28,8 @@ class Inbox:
         self._wake = threading.Condition()
 
     def post(self, action: Callable[[], None], fail: Fail = lambda _: None) -> None:
-        """`fail` is called instead of, or after, an action that could not be done. Raises EngineStopped or DeviceLost
-        after the engine's end."""
+        """Adds an action. `fail` is called instead of, or after, an action that could not be done. Raises EngineStopped
+        or DeviceLost after the engine's end."""
         with self._wake:
             if self.ending is not None:
                 raise self.ending()
@@ -36,33 +37,35 @@ class Inbox:
             self._wake.notify()
 
     def post_unless_ended(self, action: Callable[[], None], fail: Fail = lambda _: None) -> None:
-        """For other threads' reports: what they are about has been failed when the engine ended."""
+        """Adds an action that reports from another thread. Ignored after the engine's end, which has already failed
+        what the report is about."""
         try:
             self.post(action, fail)
         except EngineStopped:
             logger.debug("the engine had ended")
 
     def wait(self, seconds: float) -> bool:
-        """Waits up to `seconds` for an action. False when the engine ends."""
+        """Waits up to `seconds` for an action. Returns False when the engine ends."""
         with self._wake:
             if seconds > 0:
                 self._wake.wait_for(lambda: self.ending or self._actions, seconds)
             return self.ending is None
 
     def read(self) -> None:
-        """Does what was asked. An action's error fails what it is for; raises that of a lost device."""
+        """Runs the waiting actions. An action's error fails what the action is for; the error of a lost device is
+        raised."""
         while self._actions:
             run_guarded(*self._actions[0])  # stays there for `fail_all` when the device is lost
             self._actions.popleft()
 
     def end(self) -> None:
-        """Nothing is taken any more: the engine stops."""
+        """Refuses further actions: the engine stops."""
         with self._wake:
             self.ending = self.ending or EngineStopped
             self._wake.notify()
 
     def end_by(self, error: BaseException) -> None:
-        """Nothing is taken any more: the engine died of `error`."""
+        """Refuses further actions: the engine died of `error`."""
         reason = error.detail if isinstance(error, CoreError) else f"{type(error).__name__}: {error}"
         with self._wake:
             self.ending = partial(DeviceLost, reason)
@@ -74,7 +77,7 @@ class Inbox:
 
 
 def run_guarded(action: Callable[[], None], fail: Fail) -> None:
-    """Runs what one request asks for; its error fails that request alone. Raises that of a lost device."""
+    """Runs one request's action; its error fails that request alone. Raises the error of a lost device."""
     try:
         action()
     except BaseException as error:

@@ -38,7 +38,7 @@ MIN_GPU_ROWS = 32
 
 @dataclass(eq=False)
 class RowState:
-    """What the host knows of a row in flight; its tensors are in the state table."""
+    """Host state of a batch row in flight. Its tensors are in the state table."""
 
     adapter: FoldedAdapter | None
     slot: int
@@ -50,7 +50,7 @@ class RowState:
     """[C, H, W]: drawn for a step that is not made yet"""
 
     def draw_noise(self, position: int, shape: tuple[int, int, int]) -> Tensor | None:
-        """The fresh noise of the step at `position`, drawn once; None when it needs none."""
+        """Returns the fresh noise of the step at `position`, drawn once; None when the step needs none."""
         if self.noise is None and self.coefficients[position, -1]:
             self.noise = torch.randn(shape, generator=self.generator)
         return self.noise
@@ -141,16 +141,16 @@ class Runner:
         return row in self._states
 
     def end(self, row: Row) -> None:
-        """Forgets a row; one that was never started is no error."""
+        """Forgets a row; a row that was never started is no error."""
         if state := self._states.pop(row, None):
             self._tables[row.request.scale].free(state.slot)
 
     def latent(self, row: Row) -> Tensor:
-        """A copy [C, H, W], complete once `wait` has returned."""
+        """Returns a copy [C, H, W] of the latents, complete once `wait` has returned."""
         return self._tables[row.request.scale].latents[self._states[row].slot].clone()
 
     def x0(self, row: Row) -> Tensor:
-        """A copy [C, H, W] of the x0 that the last step predicted, complete once `wait` has returned."""
+        """Returns a copy [C, H, W] of the x0 that the last step predicted, complete once `wait` has returned."""
         return self._tables[row.request.scale].x0[self._states[row].slot].clone()
 
     @torch.inference_mode()
@@ -189,8 +189,8 @@ class Runner:
         self.forward_seconds += time.perf_counter() - started
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """[C, H, W] each -> 8-bit pixels [S, S, 3] each, on the host. For a thread next to the steps; the latents must
-        be complete. Raises DrawingDiverged when one of them is not finite, DeviceLost."""
+        """Decodes latents, [C, H, W] each, to 8-bit pixels on the host, [S, S, 3] each. For a thread next to the steps;
+        the latents must be complete. Raises DrawingDiverged when one of them is not finite, DeviceLost."""
         return with_memory(lambda: self.pixels.decode(latents))
 
     @torch.inference_mode()
@@ -212,12 +212,12 @@ class Runner:
 
     @property
     def captured(self) -> set[int]:
-        """Batches for images of the base's size that have a graph."""
+        """Sizes of batches, for images of the base's size, that have a graph."""
         return {size for (scale, size), batch in self._batches.items() if scale == 1 and batch.replay}
 
     @property
     def has_uncaptured(self) -> bool:
-        """Whether `capture_next` has something to do."""
+        """Returns whether `capture_next` has something to do."""
         return self._graphs is not None and not self.captured.issuperset(self._buckets(1))
 
     def _outcomes(self, scale: int, rows: Sequence[Row]) -> list[tuple[Tensor, Outcome]]:
@@ -294,7 +294,7 @@ class Runner:
             self._graphs.reset()
 
     def _shrink(self, scale: int, limit: int) -> bool:
-        """Takes sizes out of use until a batch of this scale is smaller than `limit`; False when none is."""
+        """Takes sizes out of use until a batch of this scale is smaller than `limit`. Returns False when none is."""
         self.out_of_memory += 1
         self._drop_batches()
         sizes = self.sizes.in_use

@@ -1,4 +1,4 @@
-"""Which rows step next. Decides and counts; knows no tensors.
+"""Scheduler of batch rows: chooses the rows of the next step. It decides and counts, and holds no tensors.
 
 A row's state is small, so a row can pause at any step and go on later. That makes every step a free choice: tenants
 share the device by row-steps. Each has a virtual time, the row-steps it was given divided by its weight, and the
@@ -19,8 +19,9 @@ QUANTUM_STEPS = 4
 
 
 class Scheduler:
-    """Rows of a tenant go in order of priority, then of arrival, and leave after their last step. Up to `max_rows`
-    forward rows a step, which may change between steps; a larger row steps alone. `quantum` is in row-steps."""
+    """Queue of batch rows, fair between tenants. A tenant's rows go by priority, then by arrival, and leave after their
+    last step. A step has up to `max_rows` forward rows, which may change between steps; a larger row steps alone.
+    `quantum` is in row-steps."""
 
     def __init__(self, max_rows: int, quantum: float | None = None) -> None:
         if max_rows < 2:
@@ -42,20 +43,20 @@ class Scheduler:
         return not self._queues
 
     def add(self, request: ImageRequest) -> None:
-        """Raises ValueError for a request without images or steps; nothing has changed then."""
+        """Adds a request's rows. Raises ValueError for a request without images or steps, and then changes nothing."""
         rows = [Row(request, index) for index in range(len(request.seeds))]
         if not rows:
             raise ValueError("a request needs at least one seed")
         tenant = request.tenant
         if tenant not in self._queues:
-            # One that was away can neither save up time nor lose what it owes.
+            # A returning tenant gets no credit for idle time and keeps its debt.
             self._virtual_time[tenant] = max(self._virtual_time.get(tenant, 0.0), self._floor())
         queue = self._queues.setdefault(tenant, [])
         place = bisect_right(queue, -request.priority, key=lambda row: -row.request.priority)
         queue[place:place] = rows
 
     def next_rows(self) -> list[Row]:
-        """The rows of the next step, charged to their tenants."""
+        """Returns the rows of the next step, and charges them to their tenants."""
         chosen: list[Row] = []
         passed_over: set[Row] = set()
         left = self.max_rows
@@ -77,7 +78,7 @@ class Scheduler:
         return chosen
 
     def advance(self, rows: Iterable[Row]) -> list[Row]:
-        """Counts one step for each row; returns those that are finished, which leave."""
+        """Counts one step for each row. Removes and returns the rows that are finished."""
         finished = []
         for row in rows:
             row.position += 1
@@ -88,7 +89,7 @@ class Scheduler:
         return finished
 
     def remove(self, request: ImageRequest) -> list[Row]:
-        """Takes a request's rows out and returns them."""
+        """Removes a request's rows and returns them."""
         gone = [row for row in self._queues.get(request.tenant, ()) if row.request is request]
         for row in gone:
             self._leave(row)
@@ -112,7 +113,7 @@ class Scheduler:
         return min((self._virtual_time[tenant] for tenant in self._queues), default=0.0)
 
     def _forget_absent(self) -> None:
-        """A tenant that is away is remembered as long as it owes time to those present."""
+        """Forgets absent tenants, except those that owe time to the present ones."""
         if len(self._virtual_time) > len(self._queues):
             floor = self._floor() if self._queues else math.inf
             times = self._virtual_time.items()

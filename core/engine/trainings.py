@@ -1,4 +1,4 @@
-"""Fine-tunes beside serving: they take turns, a slice at a time, and get a share of the device's time."""
+"""Fine-tunes next to serving: they take turns, a slice at a time, and get a fraction of the device's time."""
 
 import logging
 import threading
@@ -21,9 +21,9 @@ MOST_TOGETHER = 64
 """Fine-tunes in one joint slice."""
 
 Work = Generator[Any, None, Any]
-"""Long work in short slices: each `next` is one slice of the device's time; what it yields goes to `on_event`. A Future
-that it yields is none of that: it has nothing to do until that is resolved. At a stop EngineStopped is thrown into it,
-which it may answer with one last event."""
+"""Long work in short slices: each `next` is one slice of the device's time, and what it yields goes to `on_event`. A
+yielded Future or Joint is not an event. Until a Future is resolved, the work has nothing to do. At a stop EngineStopped
+is thrown into the work, which may answer with one last event."""
 
 
 @dataclass(eq=False)
@@ -35,17 +35,18 @@ class Training:
     future: "Future[Any]" = field(default_factory=running_future)
     cancelled: threading.Event = field(default_factory=threading.Event)
     awaited: "Future[Any] | None" = None
-    """What the work waits for."""
+    """Future that the work waits for; None when it waits for nothing."""
     joint: Joint | None = None
-    """Its next slice, when that can be computed with those of others."""
+    """Next slice of the work, if it can be computed with those of others."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether the next slice has something to do."""
+        """Returns whether the next slice has something to do."""
         return self.awaited is None or self.awaited.done() or self.cancelled.is_set()
 
     def advance(self) -> bool:
-        """Runs one slice; True when it was the last. Raises Cancelled, and what the work or its listener raises."""
+        """Runs one slice, and returns True when it was the last. Raises Cancelled, and what the work or its listener
+        raises."""
         if self.cancelled.is_set():
             raise Cancelled()
         try:
@@ -67,7 +68,7 @@ class Training:
         self.future.set_exception(error)
 
     def stop(self, error: EngineStopped) -> None:
-        """Fails with `error`. Unless the device is lost, the work may yield one last event: where it got to."""
+        """Fails the work with `error`. Unless the device is lost, the work may yield one last event: how far it got."""
         try:
             if not self.cancelled.is_set() and not isinstance(error, DeviceLost):
                 event = self.work.throw(error)
@@ -80,26 +81,27 @@ class Training:
 
 
 class Trainings:
-    """Those that run. `share` is the part of the device's time that they get at least while serving has work too.
-    `on_ready` is called, on any thread, when one that waited has work again."""
+    """Running fine-tunes. `share` is the min fraction of the device's time that they get while serving has work too.
+    `on_ready` is called, on any thread, when a waiting fine-tune has work again."""
 
     def __init__(self, share: float, on_ready: Callable[[], None] = lambda: None) -> None:
         self.share, self.on_ready = share, on_ready
         self._queue: deque[Training] = deque()
         self._serving_debt = self._training_debt = 0.0
         self._counts = BatchSizes(range(1, MOST_TOGETHER + 1))
-        """How many may be computed together: fewer for a while after memory ran out."""
+        """Max fine-tunes computed together: fewer for a while after memory ran out."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether one has something to do."""
+        """Returns whether a fine-tune has something to do."""
         return any(training.is_ready for training in self._queue)
 
     def add(self, training: Training) -> None:
         self._queue.append(training)
 
     def due(self, *, serving: bool) -> bool:
-        """Whether the next slice is a fine-tune's, when serving has work or has none. Serving that was idle begins."""
+        """Returns whether the next slice is a fine-tune's. `serving` is whether serving has work; after idle time it
+        goes first."""
         ready = self.is_ready
         if not ready or not serving:
             self._serving_debt = self._training_debt = 0.0  # a share is owed only while both have work
@@ -107,13 +109,13 @@ class Trainings:
         return self._training_debt < self.share * (self._serving_debt + self._training_debt)
 
     def took(self, *, serving: float = 0.0, training: float = 0.0) -> None:
-        """Seconds that the last slice took."""
+        """Records the seconds that the last slice took."""
         self._serving_debt += serving
         self._training_debt += training
 
     def step(self) -> None:
-        """Runs one slice of the next training that is ready, with those of all others that can be computed together.
-        An error ends the training that it comes from alone; raises that of a lost device."""
+        """Runs one slice of the next ready training, together with those that can be computed with it. An error ends
+        only the training that it comes from; the error of a lost device is raised."""
         while not self._queue[0].is_ready:
             self._queue.rotate(-1)
         for training in self._computed_together(self._group()):
@@ -125,7 +127,7 @@ class Trainings:
                     training.awaited.add_done_callback(lambda _: self.on_ready())
 
     def _group(self) -> list[Training]:
-        """The next training, and behind it those whose next slices can be computed with its own."""
+        """Returns the next training, and after it those whose next slices can be computed with its own."""
         first, group = self._queue[0], list[Joint]()
         together = [first]
         if first.joint is None or first.cancelled.is_set():
@@ -141,8 +143,8 @@ class Trainings:
         return together
 
     def _computed_together(self, trainings: list[Training]) -> list[Training]:
-        """Those that go on now. Of several whose joint slice fails the first goes on alone, so that the one at fault
-        fails alone; after memory ran out fewer try again."""
+        """Computes the trainings' joint slice, and returns those that go on now. If a joint slice fails, only the first
+        goes on, so that the training at fault fails alone. After memory ran out, fewer are computed together."""
         first, *others = (training.joint for training in trainings)
         if first is None or not others:
             return trainings
@@ -162,7 +164,7 @@ class Trainings:
         return trainings[:1]
 
     def _has_ended(self, training: Training) -> bool:
-        """Runs its slice."""
+        """Runs the training's slice, and returns whether the training has ended."""
         try:
             return training.advance()
         except BaseException as error:
@@ -172,6 +174,6 @@ class Trainings:
             return True
 
     def stop(self, error: EngineStopped) -> None:
-        """Ends all with `error`."""
+        """Ends all fine-tunes with `error`."""
         while self._queue:
             self._queue.popleft().stop(error)

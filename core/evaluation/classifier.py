@@ -26,14 +26,14 @@ WEIGHTS, ABOUT = "classifier.safetensors", "classifier.json"
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the classifier sees in pictures."""
+    """Classifier outputs for B images."""
 
     features: Tensor
     """[B, D], each feature with mean 0 and variance 1 over real drawings"""
     classes: Tensor
-    """[B] places in the classifier's `class_names`"""
+    """[B] indices into the classifier's `class_names`"""
     sets: Tensor
-    """[B] places in the classifier's `set_names`"""
+    """[B] indices into the classifier's `set_names`"""
 
 
 class Classifier(nn.Module):
@@ -53,24 +53,24 @@ class Classifier(nn.Module):
         self.sets = nn.Linear(FEATURES, len(set_names))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, S, S] in [-1, 1] -> features [B, D], of which `classes` and `sets` make logits."""
+        """Computes features [B, D] from images [B, 3, S, S] in [-1, 1]; `classes` and `sets` make logits of them."""
         features: Tensor = self.standard(self.bottleneck(self.stages(pictures).mean((2, 3))))
         return features
 
     @torch.inference_mode()
     def judge(self, pixels: Tensor, batch_size: int = 128) -> Judgement:
-        """Pictures [B, 3, S, S] uint8, as `core.evaluation.drawings.to_bytes` makes them."""
+        """Judges images [B, 3, S, S] uint8, as `core.evaluation.drawings.to_bytes` makes them."""
         features = torch.cat([self(unit(batch)) for batch in pixels.split(batch_size)])
         return Judgement(features, self.classes(features).argmax(1), self.sets(features).argmax(1))
 
 
 def unit(pixels: Tensor) -> Tensor:
-    """uint8 to [-1, 1]."""
+    """Converts uint8 to [-1, 1]."""
     return pixels.float() / 127.5 - 1
 
 
 def save_classifier(folder: Path, classifier: Classifier, figures: dict[str, Any]) -> None:
-    """Weights in half precision, and the names with what was measured."""
+    """Saves the weights in half precision, and the names with the measured figures."""
     state = {name: _halved(tensor) for name, tensor in classifier.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     about = {"class_names": list(classifier.class_names), "set_names": list(classifier.set_names), **figures}
@@ -78,7 +78,7 @@ def save_classifier(folder: Path, classifier: Classifier, figures: dict[str, Any
 
 
 def load_classifier(folder: Path | None = None) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier that ships here, or another one's folder, with what was measured of it.
+    """Returns the bundled classifier, or the one in another folder, with its measured figures.
 
     Raises FileNotFoundError where there is none.
     """

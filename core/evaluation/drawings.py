@@ -27,10 +27,10 @@ class Drawings:
     pixels: Tensor
     """[K, 3, S, S] uint8"""
     labels: Tensor
-    """[K] places in `class_names`"""
+    """[K] indices into `class_names`"""
     emoji: tuple[str, ...]
     sets: tuple[str, ...]
-    """Whose style it is; "" where a file's name does not tell."""
+    """Emoji set of each drawing; "" where the file's name has none."""
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -41,18 +41,20 @@ class Drawings:
         return Drawings(self.pixels[indices], self.labels[indices], emoji, sets, self.class_names)
 
     def split(self) -> tuple["Drawings", "Drawings"]:
-        """What the classifier may learn from, and what it never sees."""
+        """Returns the drawings that the classifier may learn from, and the held-out ones that it never sees."""
         held_out = torch.tensor([is_held_out(name) for name in self.emoji], dtype=torch.bool)
         return self.subset((~held_out).nonzero().flatten()), self.subset(held_out.nonzero().flatten())
 
 
 def is_held_out(emoji: str) -> bool:
-    """By the name alone, so that all sets' drawings of one emoji are on the same side."""
+    """Returns whether an emoji is held out: by its name alone, so that all sets' drawings of it are on the same
+    side."""
     return zlib.crc32(emoji.encode()) % HELD_OUT_EVERY == HELD_OUT_REMAINDER
 
 
 def read_drawings(folder: Path, size: int = 64) -> Drawings:
-    """`<class>/<set>--<emoji>.png` or `<class>/<emoji>.png` below a folder, classes and files in alphabetical order.
+    """Reads `<class>/<set>--<emoji>.png` or `<class>/<emoji>.png` below a folder, classes and files in alphabetical
+    order.
 
     Raises FileNotFoundError where there are none.
     """
@@ -83,6 +85,6 @@ def joined(first: Drawings, second: Drawings) -> Drawings:
 
 
 def to_bytes(images: Sequence[Image.Image], size: int) -> Tensor:
-    """Images on white, the largest centred square of each resized: [K, 3, size, size] uint8."""
+    """Returns images on white, the largest centred square of each resized: [K, 3, size, size] uint8."""
     squares = [np.asarray(center_crop(on_white(image), size)) for image in images]
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()

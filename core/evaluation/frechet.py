@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the distance needs to know of a set, in fp64."""
+    """Count, mean and covariance of a set of features, in fp64."""
 
     count: int
     mean: Tensor
@@ -26,7 +26,7 @@ class Statistics:
 
     @classmethod
     def of(cls, features: Tensor) -> Self:
-        """Features [N, D] of a whole set. Raises ValueError for fewer than two samples."""
+        """Returns the statistics of features [N, D]. Raises ValueError for fewer than two samples."""
         if features.ndim != 2 or len(features) < 2:
             raise ValueError(f"a covariance needs at least two samples [N, D], not {list(features.shape)}")
         features = features.double()
@@ -34,7 +34,7 @@ class Statistics:
 
     @classmethod
     def of_parts(cls, parts: Iterable[Tensor]) -> Self:
-        """The same from parts [n, D], two samples or more each, without all of them in memory.
+        """Returns the statistics of parts [n, D], two samples or more each, without all of them in memory.
 
         Raises ValueError for a part that is smaller, and when there is none.
         """
@@ -56,7 +56,7 @@ class Statistics:
         return cls(int(found["count"]), found["mean"], found["covariance"])
 
     def merged(self, other: Self) -> Self:
-        """Of both sets together (Chan, Golub and LeVeque, 1979)."""
+        """Returns the statistics of both sets together (Chan, Golub and LeVeque, 1979)."""
         count = self.count + other.count
         apart = other.mean - self.mean
         scatter = (self.count - 1) * self.covariance + (other.count - 1) * other.covariance
@@ -65,7 +65,7 @@ class Statistics:
 
 
 def frechet_distance(first: Statistics, second: Statistics) -> float:
-    """|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^1/2), in the features' units squared.
+    """Returns |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^1/2), in the features' units squared.
 
     C1 C2 has the eigenvalues of the symmetric C1^1/2 C2 C1^1/2, which are real and not negative, so that their roots
     need no complex numbers and no small matrix added, also for covariances without full rank.

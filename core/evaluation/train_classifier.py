@@ -21,11 +21,11 @@ from core.evaluation.classifier import IMAGE_SIZE, Classifier, load_classifier, 
 from core.evaluation.drawings import HELD_OUT_EVERY, HELD_OUT_REMAINDER, Drawings, joined, read_drawings
 
 TURN, SHIFT, SCALES = math.radians(20), 0.15, (0.75, 1.3)
-"""Largest turn, shift as a share of half the side, smallest and largest scale."""
+"""Largest turn, largest shift as a fraction of half the side, smallest and largest scale."""
 HOLE, DROPOUT = 24, 0.2
-"""Side in pixels of the square that half of the pictures lack, and share of features that are left out in training."""
+"""Side in pixels of the square that half of the images lack, and fraction of features dropped in training."""
 WARM_UP = 0.1
-"""Share of the steps over which the learning rate rises."""
+"""Fraction of the steps over which the learning rate rises."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     set_weight: float = 0.25
-    """Of telling sets apart, beside telling classes apart."""
+    """Weight of the loss on sets, relative to the loss on classes."""
     seed: int = 0
 
 
@@ -66,20 +66,20 @@ def main() -> None:
 
 
 def accuracy(classifier: Classifier, drawings: Drawings) -> float:
-    """Share of held-out drawings whose class it finds."""
+    """Returns the fraction of held-out drawings whose class it finds."""
     _, unseen = drawings.split()
     return round((classifier.judge(unseen.pixels).classes == unseen.labels).double().mean().item(), 4)
 
 
 def set_accuracy(classifier: Classifier, drawings: Drawings) -> float:
-    """Share of held-out drawings whose set it finds."""
+    """Returns the fraction of held-out drawings whose set it finds."""
     _, unseen = drawings.split()
     sets = torch.tensor([classifier.set_names.index(name) for name in unseen.sets])
     return round((classifier.judge(unseen.pixels).sets == sets).double().mean().item(), 4)
 
 
 def train(drawings: Drawings, recipe: Recipe) -> Classifier:
-    """Cross-entropy with AdamW, the learning rate rising, then falling along a cosine."""
+    """Trains with cross-entropy and AdamW; the learning rate rises, then falls along a cosine."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     set_names = tuple(sorted(set(drawings.sets)))
@@ -106,14 +106,16 @@ def train(drawings: Drawings, recipe: Recipe) -> Classifier:
 
 
 def _batches(count: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
-    """Places of drawings, a new order each epoch; what does not fill a batch is left for another one."""
+    """Yields batches of indices of drawings, in a new order each epoch. Drawings that do not fill a batch are left for
+    another epoch."""
     for _ in range(recipe.epochs):
         order = torch.randperm(count, generator=generator)
         yield from order[: count // recipe.batch_size * recipe.batch_size].split(recipe.batch_size)
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """uint8 [B, 3, S, S] to [-1, 1], mirrored, turned, shifted, scaled, tinted and pierced at random, on white.
+    """Augments uint8 [B, 3, S, S] to [-1, 1]: mirrored, turned, shifted, scaled, tinted and pierced at random, on
+    white.
 
     No class tells left from right, so that each picture may be mirrored.
     """

@@ -1,4 +1,4 @@
-"""What an adapter may change in a forward of the base: the questions that `core.model.dit` asks.
+"""Interface of an adapter: the changes to the base's forward that `core.model.dit` asks for.
 
 Letters in shapes: B images, N tokens, D hidden size.
 """

@@ -28,13 +28,13 @@ from core.model.dit import DiT, position_table
 from core.model.tensors import stored_tensor
 
 PUBLIC_LICENCE = "CC-BY-NC-4.0"
-"""Of the DiT weights that Meta published."""
+"""Licence of the DiT weights that Meta published."""
 _PUBLIC_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
 _HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
-"""Heads by hidden size in the DiT family, which the original checkpoint does not tell."""
+"""Number of heads by hidden size in the DiT family. The original checkpoint does not store it."""
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _DIFFUSERS_MLP_NORM_EPS = 1e-5
-"""What diffusers' forward uses where the original has 1e-6."""
+"""Epsilon of the norm in front of the MLP in diffusers' forward; the original uses 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def save_base(
 
 
 def assemble(config: BaseConfig, state: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> DiT:
-    """A frozen DiT that takes the tensors as its own, one by one out of `state`: it never has memory beside theirs."""
+    """Returns a frozen DiT that takes over the tensors, one by one out of `state`, so that it never holds both
+    copies."""
     with torch.device("meta"):
         dit = DiT(config)
     owned = {name: state.pop(name).to(device, dtype) for name in list(state)}
@@ -154,7 +155,7 @@ _UNREADABLE = (
     LookupError,
     AttributeError,
 )
-"""What damaged or foreign files raise on the way to tensors and a configuration."""
+"""Errors that damaged or foreign files raise while their tensors and configuration are read."""
 
 
 def _find(reference: str, autoencoder: str | Path | None) -> _Source:

@@ -30,7 +30,7 @@ Norm = tuple[Tensor, Tensor, float]
 
 
 class VectorLayout:
-    """Where each vector of an adapter is in its row of P numbers. Those of all blocks of one kind are neighbors."""
+    """Layout of an adapter's vectors within P numbers. The vectors of one kind are adjacent over all blocks."""
 
     def __init__(self, config: BaseConfig) -> None:
         d = config.hidden_size
@@ -68,14 +68,15 @@ class VectorLayout:
         return sum(self.single.values()) + self.depth * sum(self.blocks.values())
 
     def split(self, vectors: Tensor) -> dict[str, Tensor]:
-        """[B, P] -> views by name: [B, size], and [B, L, size] for those of the blocks."""
+        """Splits [B, P] into views by name: [B, size], and [B, L, size] for vectors of the blocks."""
         sizes = [*self.single.values(), *(self.depth * size for size in self.blocks.values())]
         parts = dict(zip([*self.single, *self.blocks], vectors.split(sizes, dim=1), strict=True))
         return parts | {name: parts[name].unflatten(1, (self.depth, size)) for name, size in self.blocks.items()}
 
 
 def fold(dit: DiT, tensors: Mapping[str, Tensor]) -> Tensor:
-    """The vectors [P] of an adapter, in fp32 on the base's device; of the base itself when `tensors` is empty.
+    """Returns the vectors [P] of an adapter, in fp32 on the base's device. Empty `tensors` give those of the base
+    itself.
 
     Differentiable: gradients reach `tensors`. The class table is not among the vectors: its rows are looked up.
     """
@@ -85,7 +86,7 @@ def fold(dit: DiT, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Tensor) -> Tensor:
-    """x [B, C, H, W], t [B], classes [B, D] class embeddings, vectors [B, P] -> [B, 2C, H, W].
+    """Computes the forward: x [B, C, H, W], t [B], classes [B, D] class embeddings, vectors [B, P] -> [B, 2C, H, W].
 
     Equals `dit(x, t, y, adapter)` row by row up to rounding, and so do the gradients of classes and vectors.
     """
@@ -114,7 +115,7 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
 
 
 def _time(dit: DiT, t: Tensor, row: Mapping[str, Tensor]) -> Tensor:
-    """The embedding of the timesteps, [B, D]"""
+    """Returns the embedding of the timesteps, [B, D]"""
     first, second = linear_in(dit.t_embedder.mlp, 0), linear_in(dit.t_embedder.mlp, 2)
     features = timestep_features(t, dit.t_embedder.convention).to(first.weight.dtype)
     bias, scale, shift = (row[f"time.{name}"].to(features.dtype) for name in ("bias", "scale", "shift"))
@@ -123,7 +124,8 @@ def _time(dit: DiT, t: Tensor, row: Mapping[str, Tensor]) -> Tensor:
 
 
 def _modulation(dit: DiT, c: Tensor, row: Mapping[str, Tensor]) -> tuple[Iterator[Norm], Iterator[Tensor]]:
-    """Of all norms in their order the shift, the scale (both [B, D]) and eps, and of all branches the gate [B, D].
+    """Returns two iterators in the order of use: the shift, the scale (both [B, D]) and the eps of each norm, and the
+    gate [B, D] of each branch.
 
     A norm's own bias goes through the scale: (LN*w + b)*scale + shift has the shift scale*b + shift.
     """
@@ -152,7 +154,7 @@ def _blocks(dit: DiT) -> list[Block]:
 
 
 def _wide(vector: Tensor, like: Tensor) -> Tensor:
-    """[B, D] -> [B, 1, D] in the type of `like`"""
+    """Reshapes [B, D] to [B, 1, D], in the type of `like`"""
     return vector.to(like.dtype).unsqueeze(1)
 
 
@@ -166,7 +168,7 @@ class _Folder:
         self.one = torch.ones(1, dtype=self.dtype, device=dit.positions.device)
 
     def vectors(self) -> dict[str, Tensor]:
-        """By name, [size] or [1] outside of the blocks and [L, size] in them."""
+        """Returns the vectors by name: [size] or [1] outside of the blocks, [L, size] in them."""
         patch, time = self.factor("x_embedder.proj"), self.factor("t_embedder.mlp.2")
         final = self.factor("final_layer.linear")
         norm = "final_layer.norm_final"
@@ -186,8 +188,8 @@ class _Folder:
         }
 
     def blocks(self) -> dict[str, Tensor]:
-        """[L, size] each. A norm's constant parts are those of (LN*w + b)*(1 + s + W_s c) + h + W_h c, where s and h
-        are adaLN's biases and W c its products."""
+        """Returns the blocks' vectors by name, [L, size] each. A norm's constant parts are those of (LN*w + b)*(1 + s +
+        W_s c) + h + W_h c, where s and h are adaLN's biases and W c its products."""
         d = self.config.hidden_size
         shift1, scale1, gate1, shift2, scale2, gate2 = self.biases("adaLN_modulation.1").chunk(6, dim=1)
         weight1, weight2 = self.stacked("norm1.weight", d), self.stacked("norm2.weight", d)
@@ -228,11 +230,11 @@ class _Folder:
         return self.get(f"{name}.bias", self.base[f"{name}.bias"])
 
     def biases(self, name: str) -> Tensor:
-        """Of a layer of each block, [L, size]"""
+        """Returns the bias of the layer `name` in each block, [L, size]"""
         return torch.stack([self.bias(f"blocks.{i}.{name}") for i in range(self.config.depth)])
 
     def stacked(self, name: str, size: int, default: Tensor | None = None) -> Tensor:
-        """Of each block, [L, size]; 1, or `default`, where the adapter has none"""
+        """Returns the tensor `name` of each block, [L, size]; 1, or `default`, where the adapter has none"""
         missing = (self.one if default is None else default).expand(size)
         return torch.stack([self.get(f"blocks.{i}.{name}", missing) for i in range(self.config.depth)])
 

@@ -136,14 +136,16 @@ class _Heads(Function):
 
 
 def _by_onednn(x: Tensor) -> bool:
-    """Not for a few rows, such as a batch's conditions: there MKL's weight gradient is the faster one."""
+    """Returns whether oneDNN computes the product. For few rows, such as a batch's conditions, MKL's weight gradient is
+    faster."""
     if torch.compiler.is_compiling():
         return False  # Inductor chooses by itself
     return _ONEDNN and x.is_cpu and x.dtype == torch.float32 and x.numel() >= 64 * x.shape[-1]
 
 
 def _biased_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A bias that all images share in memory goes into the product, at no cost and with the same bits."""
+    """Computes a product with a bias. A bias that all images share in memory goes into the product, at no cost and with
+    the same bits."""
     if bias is None or bias.ndim == 1:
         return _product(x, weight, bias)
     if bias.stride(0) == 0:
@@ -152,11 +154,11 @@ def _biased_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As Inductor has a linear layer computed: PyTorch has no public name for it."""
+    """Computes a linear layer with Inductor's own operator, for which PyTorch has no public name."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
 
 def _parts(x: Tensor) -> Iterator[slice]:
-    """Images one by one on a CPU; otherwise all at once, since each step costs a launch there."""
+    """Splits a batch: images one by one on a CPU, otherwise all at once, since each step costs a launch there."""
     return (slice(b, b + 1) for b in range(len(x))) if x.is_cpu else iter((slice(None),))

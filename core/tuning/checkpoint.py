@@ -19,12 +19,12 @@ checkpoint does not name, its release did as today's defaults do."""
 
 
 def pack(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
-    """A trainer's state and what it belongs to, as bytes."""
+    """Returns a trainer's state and the settings that it belongs to, as bytes."""
     return save(dict(state), metadata={"about": json.dumps(about, sort_keys=True), "version": str(VERSION)})
 
 
 def unpack(data: bytes, about: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-    """The state of a checkpoint. `defaults` complete what it names: settings that its release did not have yet.
+    """Returns the state of a checkpoint. `defaults` add the settings that the checkpoint's release did not have yet.
 
     Raises CheckpointInvalid when it is damaged or belongs to something else.
     """
@@ -44,14 +44,14 @@ def unpack(data: bytes, about: Mapping[str, Any], defaults: Mapping[str, Any] | 
 
 @dataclass(frozen=True)
 class Resume:
-    """Where a run goes on, and why that is not its last checkpoint."""
+    """State that a run continues from, and the reasons against later checkpoints."""
 
     state: dict[str, Tensor] | None
     """None starts from scratch."""
     checkpoint: tuple[str, str] | None
     """Key and SHA-256 of the checkpoint with this state."""
     reasons: list[str]
-    """One for each later checkpoint, which cannot be used."""
+    """Reason for each later checkpoint that cannot be used."""
 
     @property
     def step(self) -> int:

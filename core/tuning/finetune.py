@@ -58,14 +58,15 @@ class FinetunePlan:
     checkpoint_every: int = 50
     samples_every: int = 100
     memory_bytes: int | None = None
-    """What a step may take; a batch passes in parts that fit. Their rounding is all that it changes."""
+    """Memory limit of a step in bytes. A batch passes in parts that fit, which changes only the rounding."""
 
     def recipe(self) -> dict[str, Any]:
-        """The training as a manifest tells it."""
+        """Returns the training settings as a manifest stores them."""
         return self.training.to_json() | ({} if self.train_class_table else {"train_class_table": False})
 
     def about(self, base_digest: str) -> dict[str, Any]:
-        """What a checkpoint must have been made for, to be continued: on a machine with less memory as well."""
+        """Returns the settings that a checkpoint must match for a run to continue from it. The micro-batch size is left
+        out, so that a machine with less memory can continue too."""
         return {
             "method": self.method,
             "sites": self.sites.to_json(),
@@ -89,7 +90,7 @@ class Started:
     held_out_loss_base: float
     trainable_parameters: int
     step: int
-    """Where it starts: 0, or the step of the checkpoint that it continues."""
+    """Steps done at the start: 0, or those of the checkpoint that it continues."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,8 @@ def finetune(
 
 
 def _divided(base: LoadedBase, plan: FinetunePlan) -> tuple[FinetunePlan, int]:
-    """The plan with a micro-batch that fits into a slice's time and the plan's memory, and how many rows of several
-    fine-tunes fit together."""
+    """Returns the plan with a micro-batch that fits into a slice's time and the plan's memory, and how many rows of
+    several fine-tunes fit together."""
     device, batch = base.dit.positions.device.type, plan.training.batch_size
     scale = base.description.scale_of(plan.image_size)
     footprint = Footprint.of(base.dit.config, plan.method, scale, device)
@@ -230,7 +231,8 @@ def _encoded(
 
 
 def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is trained, and what of the adapter is not."""
+    """Returns the adapter's trainable tensors and its frozen ones, at their start values. Raises ValueError when the
+    class table is not trained and the base lacks one of the classes."""
     shapes = trainable_shapes(base.dit.config, plan.method, plan.sites, len(plan.class_names))
     known = base.description.labels_of(plan.class_names)
     tensors = start_tensors(base.dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)

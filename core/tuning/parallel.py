@@ -13,18 +13,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many this is. The only one there is, unless told otherwise."""
+    """Index of this process, and the count of all. The default is a single process."""
 
     index: int = 0
     count: int = 1
 
     @property
     def share(self) -> slice:
-        """Its rows of a batch: at least one of a batch with `count` rows."""
+        """Slice of a batch's rows for this process: at least one row of a batch with `count` rows."""
         return slice(self.index, None, self.count)
 
     def summed(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, in each of them."""
+        """Returns the sum over all processes, in each of them."""
         if self.count == 1:
             return tensor
         from accelerate.utils import reduce

@@ -40,7 +40,7 @@ class Gradient(NamedTuple):
     mse: float
     bound: float
     norm: float
-    """Of `flat`"""
+    """Norm of `flat`"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Learner:
     """Orders the trainers of a pass, so that equal combinations share one graph."""
 
     def tensors(self, flat: Tensor | None = None) -> dict[str, Tensor]:
-        """Views of the parameters, or of another flat vector, by name; and what is frozen."""
+        """Returns views of the parameters, or of another flat vector, by name, and the frozen tensors."""
         vector = self.parameters if flat is None else flat
         parts = vector.split([math.prod(shape) for shape in self.shapes.values()])
         views = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
@@ -125,7 +125,7 @@ class Pass:
         self._replayed = Replayed(self._gradients, capture_for(device))
 
     def __call__(self, batches: Sequence[MicroBatch]) -> tuple[Sequence[Tensor], Tensor]:
-        """Each trainer's gradient, and its mse, bound and gradient norm, [K, 3], both on the device."""
+        """Returns each trainer's gradient, and its mse, bound and gradient norm, [K, 3], both on the device."""
         for buffer, parts in zip(self.buffers, zip(*(one.rows for one in batches), strict=True), strict=True):
             for place, part in zip(buffer.split(self.counts), parts, strict=True):
                 place.copy_(part, non_blocking=True)
@@ -163,7 +163,7 @@ class PassCache:
 
 
 def row_losses(model: Model, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared error and bound of each row, [B] each: x0 and noise [B, C, H, W], labels and t [B]."""
+    """Returns squared error and bound of each row, [B] each: x0 and noise [B, C, H, W], labels and t [B]."""
     schedule = schedule_on(x0.device)
     output = model(schedule.add_noise(x0, noise, t), t, labels)
     loss = diffusion_loss(output, x0, noise, t, schedule)

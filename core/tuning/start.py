@@ -1,4 +1,4 @@
-"""Where each trainable tensor begins."""
+"""Start values of the trainable tensors."""
 
 import math
 from collections.abc import Mapping
@@ -19,8 +19,10 @@ def start_tensors(
     keep_classes: bool = False,
     known: Mapping[int, int] | None = None,
 ) -> dict[str, Tensor]:
-    """fp32 tensors on the base's device: biases and weights as in the base, factors 1, affine norms (1, 0), the way
-    down of LoRA and AdaptFormer as PyTorch starts a linear layer, their way up 0, prompts as VPT's paper has them.
+    """Returns the start values, in fp32 on the base's device.
+
+    Biases and weights start as in the base, factors at 1, affine norms at (1, 0). The down projections of LoRA and
+    AdaptFormer start as PyTorch starts a linear layer, their up projections at 0, and prompts as in VPT's paper.
 
     The class table is new, N(0, 0.02), but its null row is the base's, so that the unconditional branch starts where
     the base left it; so do the rows in `known`, which maps places in the new table to those in the base's.

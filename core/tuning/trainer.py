@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step saw, before its update."""
+    """Measurements of one step, from before its update."""
 
     step: int
     """Steps done, this one included."""
@@ -95,14 +95,14 @@ class Trainer:
         return self.steps_done >= self.settings.steps
 
     def step(self) -> StepReport:
-        """One optimizer step. Raises TrainingDiverged when the loss or a gradient is not finite, TrainingOutOfMemory
-        when not even one image fits into memory; nothing is changed by such a step, so the last checkpoint stays good.
-        """
+        """Makes one optimizer step. Raises TrainingDiverged when the loss or a gradient is not finite,
+        TrainingOutOfMemory when not even one image fits into memory. Such a step changes nothing, so the last
+        checkpoint stays good."""
         return slices.run(self.parts())
 
     def parts(self) -> Generator[MicroBatch, None, StepReport]:
-        """One optimizer step that yields each micro-batch before it passes the model. A micro-batch that has passed
-        with others' by then does not pass again. Raises as `step` does; what is closed before its end has changed
+        """Makes one optimizer step that yields each micro-batch before it passes the model. A micro-batch that has
+        passed with others' by then does not pass again. Raises as `step` does; closing it before its end changes
         nothing either."""
         drawn_before = self.batches.state()
         try:
@@ -117,19 +117,19 @@ class Trainer:
         return StepReport(self.steps_done, loss, gradient.mse, gradient.bound, gradient.norm)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The moving average of every trainable, and what is frozen, by name: what an artifact holds."""
+        """Returns the moving average of every trainable, and the frozen tensors, by name: what an artifact holds."""
         return {name: view.clone() for name, view in self.averaged.items()}
 
     @property
     def averaged(self) -> dict[str, Tensor]:
-        """The same as views, which change with the next step."""
+        """Views of the same tensors, which change with the next step."""
         return self.learner.tensors(self.average)
 
     def held_out_loss(
         self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
     ) -> float:
-        """Loss of an adapter on the held-out images with fixed timesteps and noise, so that values compare. Without
-        `tensors` it is the base's.
+        """Returns the loss of an adapter on the held-out images, with fixed timesteps and noise, so that values
+        compare. Without `tensors` it is the base's.
 
         With `null_class` every image takes that label. `repeats` stratified timesteps an image.
         """
@@ -139,7 +139,7 @@ class Trainer:
     def held_out_parts(
         self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
     ) -> Generator[None, None, float]:
-        """`held_out_loss` that yields after each batch. A batch is halved when memory runs out."""
+        """Computes `held_out_loss` and yields after each batch. A batch is halved when memory runs out."""
         if not len(self.held_out):
             return math.nan
         generator = torch.Generator().manual_seed(0)
@@ -171,7 +171,7 @@ class Trainer:
         return total / len(indices)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that an exact resume needs, as tensors of its own: a checkpoint without pickle."""
+        """Returns everything that an exact resume needs, as tensors of its own: a checkpoint without pickle."""
         optimizer = self.optimizer.state.get(self.parameters, {})
         zeros = torch.zeros_like(self.average)
         on_device = {
@@ -187,7 +187,7 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Continues where `state()` was taken: the same steps follow, bit for bit."""
+        """Restores what `state()` returned: the same steps follow, bit for bit."""
         self.parameters.data.copy_(state["parameters"])
         self.average.copy_(state["average"])
         self.steps_done = int(state["steps_done"])
@@ -200,7 +200,8 @@ class Trainer:
         self.batches.restore(state)
 
     def _gradient(self, batch: Rows) -> Generator[MicroBatch, None, Gradient]:
-        """Of the batch's mean loss: over all processes and micro-batches."""
+        """Computes the gradient of the batch's mean loss over all processes. Yields each micro-batch before it is
+        computed."""
         own = batch.part(self.processes.share)
         total, mse, bound, done = torch.zeros((), device=self.device), 0.0, 0.0, 0
         while done < len(own.t):
@@ -262,7 +263,7 @@ class Trainer:
 
 
 def _halves(images: int) -> list[int]:
-    """From 1 to `images`, each about half of the next."""
+    """Returns sizes from 1 to `images`, each about half of the next."""
     sizes = [images]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))

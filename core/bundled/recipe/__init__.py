@@ -1,1 +1,1 @@
-"""How the bundled mini base is made: drawings, autoencoder, transformer. Read README.md beside this file."""
+"""Recipe of the bundled mini base: emoji images, autoencoder, transformer. Read README.md in this folder."""

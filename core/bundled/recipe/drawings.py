@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def read_folder(folder: Path) -> tuple[list[str], list[tuple[int, Image.Image]]]:
-    """Class names in alphabetical order, and (class id, picture) pairs by class and file name.
+    """Returns class names in alphabetical order, and (class id, image) pairs by class and file name.
 
     Raises FileNotFoundError where the folder has no drawings.
     """
@@ -70,7 +70,7 @@ def read_folder(folder: Path) -> tuple[list[str], list[tuple[int, Image.Image]]]
 
 
 def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
-    """The classes of a table with their emoji, both in order: the table's and Unicode's.
+    """Returns the classes of a table with their emoji, in the table's and in Unicode's order.
 
     Raises ValueError for a subgroup or emoji that Unicode does not have, and for an emoji in two classes.
     """
@@ -93,7 +93,7 @@ def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
 
 
 def read_emoji(cache: Path) -> Iterator[Emoji]:
-    """Every emoji in Unicode's order, without those that repeat a drawing.
+    """Yields every emoji in Unicode's order, without those that repeat a drawing.
 
     Skin tones are listed below their emoji and so left out; so are drawings that only face the other way.
     """
@@ -116,7 +116,8 @@ def plain_code(code: str) -> str:
 def render_set(
     package: Package, classes: dict[str, list[Emoji]], cache: Path, size: int
 ) -> Iterator[tuple[str, str, Image.Image]]:
-    """What a set has of the classes: class, name of the emoji, picture. A set without characters is read by name."""
+    """Yields class, emoji name and image for each emoji of the classes that the set has. A set without characters is
+    searched by name."""
     icons = read_json(package, cache, "icons.json")
     names = {plain_code(code): name for code, name in read_json(package, cache, "chars.json").items()}
     for label, members in classes.items():
@@ -127,7 +128,7 @@ def render_set(
 
 
 def svg(icons: dict[str, Any], name: str) -> str:
-    """An icon of an Iconify set as a whole SVG file. Raises KeyError for a name that the set has not."""
+    """Returns an icon of an Iconify set as a whole SVG file. Raises KeyError for a name that the set does not have."""
     alias = icons.get("aliases", {}).get(name, {})
     icon = icons["icons"][alias.get("parent", name)]
     left, top = icon.get("left", 0), icon.get("top", 0)
@@ -140,7 +141,7 @@ def svg(icons: dict[str, Any], name: str) -> str:
 
 
 def render(markup: str, size: int) -> Image.Image:
-    """A square RGB picture of an SVG on white: cropped to what is drawn, centred, aspect ratio kept."""
+    """Returns an SVG as a square RGB image on white: cropped to what is drawn, centred, aspect ratio kept."""
     png = resvg_py.svg_to_bytes(svg_string=markup, width=RENDERED, height=RENDERED, skip_system_fonts=True)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     drawing = drawing.crop(drawing.getchannel("A").getbbox())
