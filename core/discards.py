@@ -19,7 +19,7 @@ from core.tenancy import SYSTEM
 logger = logging.getLogger(__name__)
 _PAGE = 500
 _CLAIM = datetime.timedelta(minutes=5)
-"""How long a page may take to delete, before another worker takes it up."""
+"""Time in which a page must be deleted, before another worker takes it up."""
 
 
 def record(

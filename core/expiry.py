@@ -37,7 +37,7 @@ _POINTS = 200
 
 
 def images(session: Session, before: Time, limit: int) -> int:
-    """Images and previews of generations that ended before; the generations stay, and say that theirs expired."""
+    """Removes images and previews of generations that ended before. The generations stay, marked as expired."""
     due = select(Generation.id, Generation.domain_id).where(
         Generation.expired_at.is_(None), Generation.finished_at < before
     )
@@ -49,7 +49,7 @@ def images(session: Session, before: Time, limit: int) -> int:
 
 
 def generations(session: Session, before: Time, limit: int) -> int:
-    """Generations that ended before, with their images and previews."""
+    """Removes generations that ended before, with their images and previews."""
     due = select(Generation.id, Generation.domain_id).where(Generation.finished_at < before)
     found = _oldest(session, due, Generation.finished_at, limit, Generation)
     _remove_pictures(session, {row.id: row.domain_id for row in found})
@@ -58,7 +58,7 @@ def generations(session: Session, before: Time, limit: int) -> int:
 
 
 def previews(session: Session, before: Time, limit: int) -> int:
-    """Previews that were made before."""
+    """Removes previews that were made before."""
     one = GenerationPreview
     due = select(one, Generation.domain_id).join(Generation, Generation.id == one.generation_id)
     found = _oldest(session, due.where(one.created_at < before), one.created_at, limit, one)
@@ -69,7 +69,7 @@ def previews(session: Session, before: Time, limit: int) -> int:
 
 
 def samples(session: Session, before: Time, limit: int) -> int:
-    """Samples of one fine-tune that ended before, with their events."""
+    """Removes the samples of one fine-tune that ended before, with their events."""
     finetune = _oldest_finetune(session, Finetune.samples_removed_at.is_(None), before)
     if finetune is None:
         return 0
@@ -82,7 +82,8 @@ def samples(session: Session, before: Time, limit: int) -> int:
 
 
 def finetune_events(session: Session, before: Time, limit: int) -> int:
-    """Progress of one fine-tune that ended before; some points of its loss curve stay, its ends among them."""
+    """Removes progress events of one fine-tune that ended before. Some points of its loss curve stay, both ends among
+    them."""
     finetune = _oldest_finetune(session, Finetune.events_thinned_at.is_(None), before)
     if finetune is None:
         return 0
@@ -91,7 +92,7 @@ def finetune_events(session: Session, before: Time, limit: int) -> int:
         event.finetune_id == finetune.id, event.type == "progress"
     )
     points = session.execute(progress.order_by(event.id)).all()
-    # The first event of each stretch of steps: the same ones in the next call, which sees what this one left.
+    # Keeps the first event of each stretch of steps. The next call, which sees what is left, keeps the same ones.
     kept = set({step * _POINTS // finetune.steps: id for id, step in reversed(points)}.values())
     doomed = [id for id, _ in points[:-1] if id not in kept][:limit]
     session.execute(delete(event).where(event.finetune_id == finetune.id, event.id.in_(doomed)))
@@ -101,7 +102,7 @@ def finetune_events(session: Session, before: Time, limit: int) -> int:
 
 
 def checkpoints(session: Session, before: Time, limit: int) -> int:
-    """The last checkpoints of a fine-tune that ended before: nothing goes on from it."""
+    """Removes the last checkpoints of a fine-tune that ended before; nothing continues from them."""
     finetune = _oldest_finetune(session, Finetune.checkpoint_key.is_not(None), before)
     if finetune is None or finetune.checkpoint_key is None:
         return 0
@@ -116,7 +117,7 @@ def checkpoints(session: Session, before: Time, limit: int) -> int:
 
 
 def rejected_archives(session: Session, before: Time, limit: int) -> int:
-    """Archives of data sets that were rejected before; the rows stay, with their reports."""
+    """Removes archives of data sets that were rejected before. The database rows stay, with their reports."""
     due = select(Dataset).where(Dataset.status == "rejected", Dataset.archive_key != "", Dataset.finished_at < before)
     found = [row for (row,) in _oldest(session, due, Dataset.finished_at, limit, Dataset)]
     gone = [(row.domain_id, row.tenant_id, row.archive_key, row.size_bytes) for row in found]
@@ -127,12 +128,13 @@ def rejected_archives(session: Session, before: Time, limit: int) -> int:
 
 
 def deliveries(session: Session, before: Time, limit: int) -> int:
-    """Deliveries of webhooks that were made before, whatever became of them."""
+    """Removes webhook deliveries that were made before, however they ended."""
     return _remove(session, WebhookDelivery, (WebhookDelivery.id,), WebhookDelivery.created_at, before, limit)
 
 
 def audit_entries(session: Session, before: Time, limit: int) -> int:
-    """The oldest entries of the audit log, of those that were made before. By their ids, which grow with time."""
+    """Removes the oldest entries of the audit log that were made before. Finds them by their ids, which grow with
+    time."""
     oldest = session.execute(select(AuditEntry.id, AuditEntry.created_at).order_by(AuditEntry.id).limit(limit))
     ids = [id for id, created_at in oldest if created_at < before]
     session.execute(delete(AuditEntry).where(AuditEntry.id.in_(ids)))
@@ -140,29 +142,29 @@ def audit_entries(session: Session, before: Time, limit: int) -> int:
 
 
 def receipts(session: Session, before: Time, limit: int) -> int:
-    """Receipts of deletions that were done before."""
+    """Removes receipts of deletions that were done before."""
     return _remove(session, Deletion, (Deletion.id,), Deletion.done_at, before, limit)
 
 
 def usage_days(session: Session, before: Time, limit: int) -> int:
-    """What tenants used on days before."""
+    """Removes the usage of days before."""
     key = (UsageDay.tenant_id, UsageDay.day)
     return _remove(session, UsageDay, key, UsageDay.day, before.date(), limit)
 
 
 def idempotency_keys(session: Session, before: Time, limit: int) -> int:
-    """Answers to requests that were made before."""
+    """Removes stored answers to requests that were made before."""
     key = (IdempotencyKey.scope, IdempotencyKey.key)
     return _remove(session, IdempotencyKey, key, IdempotencyKey.created_at, before, limit)
 
 
 def lost_workers(session: Session, before: Time, limit: int) -> int:
-    """Workers that were last alive before: those that ended by themselves have removed their rows."""
+    """Removes workers that were last alive before. Those that ended by themselves have removed their own rows."""
     return _remove(session, Worker, (Worker.id,), Worker.heartbeat_at, before, limit)
 
 
 def _oldest(session: Session, due: Select[*tuple[Any, ...]], age: Any, limit: int, model: type[Any]) -> Sequence[Any]:
-    """The oldest rows, locked; rows that others are at are left out."""
+    """Returns the oldest rows, locked; leaves out rows that others have locked."""
     locked = due.order_by(age).limit(limit).with_for_update(of=model, skip_locked=True)
     return session.execute(locked).all()
 
@@ -175,14 +177,14 @@ def _oldest_finetune(session: Session, condition: ColumnElement[bool], before: T
 def _remove(
     session: Session, model: type[Any], key: tuple[Any, ...], age: Any, before: datetime.date, limit: int
 ) -> int:
-    """Removes the oldest rows, of those whose `age` is before; returns how many there were."""
+    """Removes the oldest rows whose `age` is before; returns how many there were."""
     found = _oldest(session, select(*key).where(age < before), age, limit, model)
     session.execute(delete(model).where(tuple_(*key).in_([tuple(row) for row in found])))
     return len(found)
 
 
 def _remove_pictures(session: Session, domains: Mapping[str, str]) -> None:
-    """All images and previews of generations, given by their domains."""
+    """Removes all images and previews of generations, given with their domains."""
     gone: list[tuple[str, str, str, int]] = []
     for model in (GenerationImage, GenerationPreview):
         removed = delete(model).where(model.generation_id.in_(domains))
@@ -193,7 +195,7 @@ def _remove_pictures(session: Session, domains: Mapping[str, str]) -> None:
 
 
 def _discard(session: Session, objects: Sequence[tuple[str, str, str, int]]) -> None:
-    """Records objects, each its domain, tenant, key and size, and counts their bytes no longer."""
+    """Records objects (domain, tenant, key, size) for deletion, and subtracts their bytes."""
     discards.record(session, [(tenant, key) for _, tenant, key, _ in objects])
     sizes: Counter[str] = Counter()
     for domain, _, _, size in objects:

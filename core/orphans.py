@@ -1,5 +1,5 @@
-"""Objects that no row speaks of: what a lost attempt stored, uploads that were cut off before their row, checkpoints
-that newer ones replaced, parts of uploads that were forgotten. They are found by walking through the store, a page at a
+"""Deletes objects that no database row references: results of lost attempts, uploads that were cut off before their row
+was written, replaced checkpoints, parts of forgotten uploads. Finds them by walking through the store, a page at a
 time."""
 
 import logging
@@ -27,9 +27,9 @@ _GENERATION = re.compile(r"/generations/([^/]+)/")
 
 
 def remove_page(database: Database, store: ObjectStore, after: str, older_than_seconds: float) -> str:
-    """Looks at the objects behind the key `after` and removes those that are old enough and that nobody speaks of;
-    younger ones may still get their row. Returns the last key it saw, "" at the end of the store, where it removes the
-    parts of old uploads.
+    """Looks at the objects after the key `after`, and removes those that are old enough and have no database row;
+    younger ones may still get their row. Returns the last key that it saw, or "" at the end of the store, where it also
+    removes the parts of old uploads.
 
     Objects that were not put there by this service stay. Raises StorageUnavailable, DatabaseUnavailable.
     """
@@ -49,7 +49,7 @@ def remove_page(database: Database, store: ObjectStore, after: str, older_than_s
 
 
 def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
-    """Those of the keys that rows hold, looked up by what the keys say of their owners."""
+    """Returns the keys that database rows reference. Looks the rows up by the owners' ids in the keys."""
     domains, finetunes, generations = (_ids(pattern, keys) for pattern in (_DOMAIN, _FINETUNE, _GENERATION))
     columns: list[tuple[InstrumentedAttribute[Any], InstrumentedAttribute[str], set[str]]] = [
         (Adapter.object_key, Adapter.domain_id, domains),
@@ -59,15 +59,15 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
         (GenerationImage.object_key, GenerationImage.generation_id, generations),
         (GenerationPreview.object_key, GenerationPreview.generation_id, generations),
     ]
-    with database.session(SYSTEM) as session:  # whoever sees no rows would take everything for an orphan
+    with database.session(SYSTEM) as session:  # without every tenant's rows, all objects would look orphaned
         found = {
             key for key, owner, ids in columns if ids for key in session.scalars(select(key).where(owner.in_(ids)))
         }
         uploads = select(DatasetUpload.object_key).where(DatasetUpload.domain_id.in_(domains))
         coming = set(session.scalars(uploads.where(DatasetUpload.status == "open")))
-        # The samples of a fine-tune lie in its events; they are kept as long as it is.
+        # Samples are named in the events of their fine-tune, and are kept as long as the fine-tune.
         alive = set(session.scalars(select(Finetune.id).where(Finetune.id.in_(_ids(_SAMPLE, keys)))))
-        # As are the pictures that show a data set.
+        # Example strips are kept as long as their data set.
         alive |= set(session.scalars(select(Dataset.id).where(Dataset.id.in_(_ids(_EXAMPLE, keys)))))
     patterns = (_SAMPLE, _EXAMPLE)
     samples = {key for key in keys for one in patterns if (match := one.search(key)) and match.group(1) in alive}

@@ -1,4 +1,4 @@
-"""Retention: what is older than its setting is removed, in steps so small that nobody waits for one.
+"""Retention: removes rows older than their setting, in steps so small that nobody waits for one.
 
 Each rule looks its oldest rows up by an index, removes some of them in one transaction, and records their objects for
 `core.discards`. A step that takes long makes the next ones smaller. A rule's first step touches no row: SQLAlchemy
@@ -22,13 +22,13 @@ from core.tenancy import SYSTEM
 
 logger = logging.getLogger(__name__)
 Step = Callable[[Session, datetime.datetime, int], int]
-"""Removes what is older than a time, at most so many rows; returns how many it found."""
+"""Removes what is older than a time, at most so many rows. Returns the count of rows that it found."""
 
 _FEWEST_ROWS, _MOST_ROWS = 10, 500
 _STEP_SECONDS = 0.015
-"""What a step should take, so that none takes 0.1 s on a busy database either."""
+"""Target duration of a step, so that none takes 0.1 s even on a busy database."""
 _REST_SECONDS = 60.0
-"""After which a rule that found nothing more looks again."""
+"""Pause before a rule that found nothing more looks again."""
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Retention:
         self._rules = _rules(settings)
 
     def sweep(self, seconds: float = 1.0) -> int:
-        """Sweeps for about so many seconds, and returns how many rows went. Half of the time it rests, for the sake of
-        those who use the database. Raises StorageUnavailable, DatabaseUnavailable."""
+        """Sweeps for about `seconds`, and returns how many rows it removed. Rests half of the time, so that others can
+        use the database. Raises StorageUnavailable, DatabaseUnavailable."""
         until, removed = time.monotonic() + seconds, 0
         for rule in self._rules:
             while rule.due_at <= time.monotonic() < until:
@@ -73,7 +73,7 @@ class Retention:
 
 
 def _rules(settings: Settings) -> list[_Rule]:
-    """Those that are set, and those without a setting."""
+    """Returns the rules whose setting is not None, and the rules without a setting."""
     days: list[tuple[str, Step, float | None]] = [
         ("images", expiry.images, settings.keep_image_days),
         ("generations", expiry.generations, settings.keep_generation_days),

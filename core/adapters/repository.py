@@ -33,13 +33,13 @@ def page_of_all(session: Session, scope: Scope, filters: Filters, request: PageR
 
 
 def stored(session: Session, scope: Scope, digests: Collection[str]) -> set[str]:
-    """Those of the digests that some row has."""
+    """Returns those digests that some adapter in the database has."""
     statement = scoped(select(Adapter.sha256), Adapter, scope).where(Adapter.sha256.in_(digests))
     return set(session.execute(statement.distinct()).scalars())
 
 
 def totals(session: Session, scope: Scope, filters: Filters) -> tuple[int, int, int, int]:
-    """How many there are, of how many tenants and domains, and their bytes."""
+    """Returns the counts of adapters, tenants and domains, and the adapters' total bytes."""
     columns = (
         func.count(),
         func.count(Adapter.tenant_id.distinct()),
@@ -57,7 +57,7 @@ def served_base(session: Session, name: str) -> BaseModelRow | None:
 
 
 def base_names(session: Session, digests: Collection[str]) -> list[str]:
-    """Names of bases in order; the beginning of the digest for one that has none."""
+    """Returns the names of bases in order; for a base without a name, the beginning of its digest."""
     rows = session.execute(select(BaseModelRow).where(BaseModelRow.digest.in_(digests))).scalars().all()
     names = {row.digest: row.name for row in rows}
     return sorted(names.get(digest, digest[:12]) for digest in digests)

@@ -45,7 +45,7 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
 
 
 def admin_listing(session: Session, scope: Scope, filters: Filters, request: PageRequest) -> Page[Adapter]:
-    """Every stored adapter of every tenant, for an administrator."""
+    """Lists every stored adapter of every tenant, for an administrator."""
     return repository.page_of_all(session, scope, filters, request)
 
 
@@ -58,7 +58,7 @@ class Totals:
 
 
 def totals(session: Session, scope: Scope, filters: Filters) -> Totals:
-    """Of every stored adapter that the filters leave, for an administrator."""
+    """Returns the totals of every stored adapter that passes the filters, for an administrator."""
     return Totals(*repository.totals(session, scope, filters))
 
 
@@ -161,17 +161,17 @@ def used(session: Session, adapter_id: str) -> None:
 
 
 def deleted(session: Session, digests: Collection[str]) -> set[str]:
-    """Those of the digests that no adapter of any tenant has any more."""
+    """Returns those digests that no adapter of any tenant has any more."""
     return set(digests) - repository.stored(session, SYSTEM, digests)
 
 
 def register_base(session: Session, reference: str, description: BaseDescription) -> None:
-    """A worker has loaded the base that the setting `reference` names."""
+    """Records that a worker has loaded the base that the setting `reference` names."""
     digest, values = description.digest, description.to_json()
     try:
         with session.begin_nested():
             session.add(BaseModelRow(name=reference, digest=digest, description=values))
-    except IntegrityError:  # it is known, or another worker has just told
+    except IntegrityError:  # the base is recorded already, perhaps by another worker just now
         row = session.get_one(BaseModelRow, reference, with_for_update=True)
         row.digest, row.description = digest, values
 
@@ -186,6 +186,6 @@ def served_base(session: Session, reference: str) -> BaseDescription:
 
 
 def workers_hold(session: Session, reference: str) -> bool:
-    """Whether every live worker that has a base has this one."""
+    """Returns whether every live worker that has a base has this one."""
     row = repository.served_base(session, reference)
     return usage.held_bases(session) <= ({row.digest} if row else set())

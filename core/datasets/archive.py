@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _ENTRIES_A_MEMBER, _ENTRY_BYTES = 3, 256
-"""Of an index: beside each image lie folders, and what operating systems leave."""
+"""Max index entries per image, and bytes per entry. An index also lists folders, and files that operating systems
+add."""
 _LOCAL_HEADER_BYTES = 30
 _ALWAYS_BYTES, _MOST_INFLATION = 2**28, 20
 _ALWAYS_PIXELS, _PIXELS_PER_BYTE = 2 * 10**9, 1000
-"""A drawing of few colours has some hundred pixels for each byte; a file that was made to take time, millions."""
+"""Max pixels of any small zip, and per byte of a larger one. An image of few colours has some hundred pixels per byte;
+a file made to waste time has millions."""
 _REASONS = {"compression", "encrypted", "class_name", "class_name_too_long"}
-"""Codes that speak of how a zip was made, not of its images."""
+"""Codes about how a zip was made, not about its images."""
 MINIMUM_IMAGES = 2
 """With one image nothing can be held out, and a domain of one picture is a copy."""
 
@@ -35,7 +37,7 @@ class Limits:
     pixels: int
     classes: int
     all_pixels: int = 20 * 10**9
-    """Of all images of a zip."""
+    """Max pixels of all images of a zip together."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def inspect(file: IO[bytes], limits: Limits) -> None:
     """Checks what a zip's index shows, without inflating anything. Raises ArchiveInvalid."""
     with _open(file, limits) as archive:
         candidates = _arrange(archive, limits).candidates
-    if sum(one.info.file_size for one in candidates) > limits.inflated_bytes:  # a zip that says so is believed
+    if sum(one.info.file_size for one in candidates) > limits.inflated_bytes:  # trust a claim of too much
         raise _too_large(limits.inflated_bytes)
     names = {one.class_name for one in candidates if one.problem is None}
     if len(names) > limits.classes:
@@ -180,8 +182,9 @@ def _shared(members: list[Member]) -> list[Warned]:
 
 
 class _Guarded:
-    """A file as zipfile reads it: the index in one piece, of which it makes objects that take ten times the room. One
-    that is too large is refused before that, by what it is and not by what it says of itself."""
+    """File for zipfile, with a bound on the index. zipfile reads the index in one piece, and makes objects of it that
+    take ten times the memory. An index that is too large is refused before that, by its actual size and not by the size
+    that it states."""
 
     def __init__(self, file: IO[bytes], entries: int) -> None:
         self._file, self._entries = file, entries
@@ -216,7 +219,7 @@ def _open(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
 
 
 def _check_overlaps(archive: zipfile.ZipFile) -> None:
-    """Files that share their bytes are how a small zip inflates to a large one. Raises ArchiveInvalid."""
+    """Refuses files that share their bytes: that is how a small zip inflates to a large one. Raises ArchiveInvalid."""
     ordered = sorted(archive.infolist(), key=lambda info: info.header_offset)
     for info, following in pairwise(ordered):
         if info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size > following.header_offset:
@@ -236,10 +239,10 @@ def _too_large(limit: int) -> ArchiveInvalid:
 
 
 class _Budget:
-    """What the images of one zip may take in all, so that a small one cannot keep a worker busy for long."""
+    """Limits on the bytes and pixels of one zip's images, so that a small zip cannot keep a worker busy for long."""
 
     def __init__(self, packed: int, limits: Limits) -> None:
-        # Images are compressed already: what inflates to many times its size is none.
+        # Images are compressed already: a file that inflates to many times its size is no image.
         self._bytes = self._bytes_left = min(limits.inflated_bytes, max(_ALWAYS_BYTES, packed * _MOST_INFLATION))
         self._pixels = self._pixels_left = min(limits.all_pixels, max(_ALWAYS_PIXELS, packed * _PIXELS_PER_BYTE))
 
@@ -262,7 +265,7 @@ class _Budget:
 def _read_all(
     archive: zipfile.ZipFile, candidates: list[Candidate], limits: Limits, is_wanted: Callable[[], bool]
 ) -> tuple[list[tuple[str, str, str]], list[Rejected]]:
-    """Returns (path, class name, SHA-256) for each usable image, and what is refused."""
+    """Returns (path, class name, SHA-256) for each usable image, and the refused files."""
     good: list[tuple[str, str, str]] = []
     rejected: list[Rejected] = []
     seen: dict[tuple[str, str], str] = {}
@@ -290,8 +293,8 @@ def _read_all(
 
 
 def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tuple[bytes | None, int]:
-    """The member's bytes, or None beyond the limit, and how many were inflated: the size that the zip claims is not
-    believed."""
+    """Returns the member's bytes, or None beyond the limit, and the count of inflated bytes. Ignores the size that the
+    zip claims."""
     try:
         with archive.open(info) as member:
             check_signature(member.peek(SIGNATURE_BYTES))  # type: ignore[attr-defined]  # its own kind of file

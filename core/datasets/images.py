@@ -1,4 +1,4 @@
-"""What an image is: the formats, sizes and pixels that are read, and how, by the one function `read_image`.
+"""Reader of images: the accepted formats, sizes and pixels, all in the one function `read_image`.
 
 Validation, examples and training all use it, on a server and in `difffit train`, so that what validates trains. Images
 come from strangers: each is decoded within bounds of pixels and memory, or refused with a reason.
@@ -24,17 +24,17 @@ MIN_SIDE = 8
 MAX_ASPECT = 16
 """Longer side by shorter side: beyond it the centered square shows next to nothing."""
 KEPT_SIDE = 1024
-"""Pixels a side that an image keeps at least where it has them: the largest size that a base trains at."""
+"""Min pixels a side that a larger image keeps: the largest size that a base trains at."""
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"II", b"MM", b"GIF8")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DECODED_BYTES = 88_000_000
-"""Most that decoding one image may take, where it is decoded whole."""
+"""Max bytes that decoding one image may take, where it is decoded whole."""
 _LARGE_BYTES = 16_000_000
 """Images beyond this are decoded one at a time in a process."""
 _COPIES = {"WEBP": 4, "TIFF": 2}
-"""How often a decoder holds the whole image."""
+"""Copies of the whole image that a decoder holds."""
 _PIXEL_BYTES = 4
-"""Bytes of a pixel with colours, as Pillow holds it."""
+"""Bytes of a colour pixel in Pillow's memory."""
 _BAND_BYTES = 2**20
 _ORIENTATION = 0x0112
 _FORMAT_NAMES = {"I": "32-bit integers", "F": "floating point numbers"}
@@ -112,7 +112,8 @@ def _check_size(image: "Image.Image", max_pixels: int) -> None:
 
 
 def _check_kind(image: "Image.Image") -> None:
-    """Refuses animations, several pages and pixel formats whose scale nothing tells.
+    """Refuses animations, several pages, and pixel formats of unknown scale. Phones put a second image, for depth or
+    brightness, after a JPEG: the first one is the photo.
 
     Phones put a second image, for depth or brightness, behind a JPEG: the first one is the photo.
     """

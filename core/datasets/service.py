@@ -46,7 +46,7 @@ def archive_key(scope: Scope, domain_id: str, dataset_id: str) -> str:
 
 
 def create(session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, archive: StoredObject) -> Dataset:
-    """A data set for a stored archive; its validation starts after the commit. Raises NotFound."""
+    """Creates a data set for a stored archive. Its validation starts after the commit. Raises NotFound."""
     domain = domains.get(session, scope, domain_id)
     dataset = Dataset(
         id=archive.key.split("/")[-2],
@@ -85,14 +85,15 @@ def rejected(session: Session, scope: Scope, id: str, request: PageRequest) -> P
 
 
 def example_key(tenant_id: str, domain_id: str, id: str, class_id: int) -> str:
-    """Where the strip of a class lies that shows its first pictures."""
+    """Returns the key of the strip that shows a class's first images."""
     return f"{domains.folder(tenant_id, domain_id)}datasets/{id}/classes/{class_id}.png"
 
 
 def store_examples(
     store: ObjectStore, place: Callable[[int], str], file: IO[bytes], report: Report, limits: Limits
 ) -> set[int]:
-    """Stores a strip of each class's first pictures at the key that `place` tells; which classes have one now."""
+    """Stores a strip of each class's first images at the key that `place` returns. Returns the classes that now have
+    one."""
     from core.datasets.examples import strips  # Pillow: a worker decodes, no API does
 
     shown = set()
@@ -103,7 +104,7 @@ def store_examples(
 
 
 def example(session: Session, scope: Scope, id: str, class_id: int) -> str:
-    """The key of a class's strip. Raises NotFound."""
+    """Returns the key of a class's strip. Raises NotFound."""
     dataset = get(session, scope, id)
     if not any(one["id"] == class_id and one.get("has_example") for one in dataset.classes):
         raise NotFound("example", f"{id}/{class_id}")
@@ -113,7 +114,7 @@ def example(session: Session, scope: Scope, id: str, class_id: int) -> str:
 def succeed(
     session: Session, claim: Claim, report: Report, archive_sha256: str, examples: Collection[int] = ()
 ) -> bool:
-    """Writes what validation found, and which classes have a strip; False when the claim was lost."""
+    """Stores the validation report, and which classes have a strip. Returns False when the claim was lost."""
     dataset = jobs.guarded(session, Dataset, claim)
     if dataset is None:
         return False
@@ -128,11 +129,11 @@ def succeed(
 
 
 def record_rejection(dataset: Dataset, error: CoreError) -> None:
-    """Writes which files kept a data set from being used; its job fails with the same error."""
+    """Stores the files that made a data set unusable. Its job fails with the same error."""
     _write_report(dataset, {"accepted": 0, "rejected": error.errors})
 
 
 def _write_report(dataset: Dataset, report: dict[str, Any]) -> None:
-    """Splits the files that were rejected off the rest, which is read with every list."""
+    """Stores the rejected files apart from the rest of the report, which every list reads."""
     dataset.rejected = report.pop("rejected")
     dataset.report = {**report, "rejected_count": len(dataset.rejected)}

@@ -1,4 +1,4 @@
-"""Zips that come in parts, for data sets that are too large for one request, and resumed part by part.
+"""Uploads of zips in parts, for data sets that are too large for one request. An upload can be resumed part by part.
 
 Parts go to the store itself where clients reach it, and through the API elsewhere. What counts is the row: parts that
 no open upload speaks of are removed.
@@ -38,7 +38,7 @@ class UploadRequest:
 def begin(
     store: ObjectStore, scope: Scope, domain_id: str, request: UploadRequest, settings: Settings
 ) -> DatasetUpload:
-    """A new upload, begun in the store and not yet a row."""
+    """Begins a new upload in the store. Returns its row, which is not in the database yet."""
     dataset_id = new_id("ds")
     key = service.archive_key(scope, domain_id, dataset_id)
     return DatasetUpload(
@@ -57,7 +57,7 @@ def begin(
 
 
 def create(session: Session, scope: Scope, upload: DatasetUpload, lifetime_seconds: int) -> DatasetUpload:
-    """Raises NotFound when its domain is gone."""
+    """Adds the upload to the database. Raises NotFound when its domain is gone."""
     domains.get(session, scope, upload.domain_id)
     upload.expires_at = database_now(session) + datetime.timedelta(seconds=lifetime_seconds)
     session.add(upload)
@@ -81,19 +81,20 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
 
 
 def part_bytes(size_bytes: int, least: int) -> int:
-    """Of an upload's parts but the last: at least so many, and enough that there are not too many parts."""
+    """Returns the size of every part but the last: at least `least`, and large enough for no more than `MOST_PARTS`
+    parts."""
     needed = -(-size_bytes // MOST_PARTS)
     return max(least, -(-needed // _MEBIBYTE) * _MEBIBYTE)
 
 
 def sizes(upload: DatasetUpload) -> list[int]:
-    """Of its parts, in bytes."""
+    """Returns the sizes of an upload's parts, in bytes."""
     whole, rest = divmod(upload.size_bytes, upload.part_bytes)
     return [upload.part_bytes] * whole + [rest] * bool(rest)
 
 
 def received(store: ObjectStore, upload: DatasetUpload) -> dict[int, Part]:
-    """The parts that are there in full, by number."""
+    """Returns the parts that the store has in full, by number."""
     if upload.status != "open":
         return {}
     try:
@@ -105,7 +106,7 @@ def received(store: ObjectStore, upload: DatasetUpload) -> dict[int, Part]:
 
 
 def check_open(upload: DatasetUpload) -> None:
-    """Raises UploadEnded; ArchiveInvalid when that is how it ended."""
+    """Raises UploadEnded unless the upload is open; ArchiveInvalid when its zip was refused."""
     if upload.status == "failed":
         raise ArchiveInvalid(upload.error_code or "", upload.error_detail or "")
     if upload.status != "open":
@@ -113,7 +114,8 @@ def check_open(upload: DatasetUpload) -> None:
 
 
 def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> None:
-    """Makes the object, unless an earlier try did. Raises PartsMissing, and NotFound when the store has lost it."""
+    """Joins the parts to one object, unless an earlier call did. Raises PartsMissing, and NotFound when the store has
+    lost the upload."""
     found = received(store, upload)
     wanted = range(1, len(sizes(upload)) + 1)
     missing = [number for number in wanted if number not in found or found[number].etag != etags.get(number)]
@@ -124,14 +126,13 @@ def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> No
 
 
 def check(store: ObjectStore, upload: DatasetUpload, limits: Limits) -> None:
-    """As an archive that comes in one request is checked; of its object the index alone is read. Raises
-    ArchiveInvalid."""
+    """Checks the object like an archive that comes in one request. Reads only its index. Raises ArchiveInvalid."""
     with store.open(upload.object_key) as file:
         inspect(file, limits)
 
 
 def complete(session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, id: str) -> Dataset:
-    """The data set of an upload whose object is there. Raises NotFound."""
+    """Creates, once, the data set of an upload whose object is stored. Raises NotFound."""
     upload = get(session, scope, domain_id, id, lock=True)
     if upload.status == "completed":
         return service.get(session, scope, upload.dataset_id)
@@ -141,14 +142,15 @@ def complete(session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: 
 
 
 def fail(session: Session, scope: Scope, domain_id: str, id: str, error: ArchiveInvalid) -> None:
-    """Its zip cannot be a data set. Raises NotFound."""
+    """Marks an upload as failed: its zip cannot become a data set. Raises NotFound."""
     upload = get(session, scope, domain_id, id, lock=True)
     upload.status, upload.error_code, upload.error_detail = "failed", error.code, error.detail
     audit.record(session, scope, "dataset.upload.fail", id, detail={"code": error.code})
 
 
 def abort(session: Session, scope: Scope, domain_id: str, id: str) -> DatasetUpload:
-    """Forgets an upload; its parts are then nobody's. Raises NotFound, UploadEnded for one that is a data set."""
+    """Deletes an upload's row; its parts are then orphans. Raises NotFound, and UploadEnded for one that is a data
+    set."""
     upload = get(session, scope, domain_id, id, lock=True)
     if upload.status == "completed":
         raise UploadEnded(id, upload.status)
@@ -158,7 +160,7 @@ def abort(session: Session, scope: Scope, domain_id: str, id: str) -> DatasetUpl
 
 
 def expire(session: Session) -> Sequence[DatasetUpload]:
-    """Forgets uploads whose time is over, for a worker; those that were open are returned."""
+    """Deletes the rows of expired uploads, for a worker. Returns those that were open."""
     found = repository.expired_uploads(session, database_now(session))
     for upload in found:
         session.delete(upload)
@@ -166,7 +168,7 @@ def expire(session: Session) -> Sequence[DatasetUpload]:
 
 
 def drop(store: ObjectStore, upload: DatasetUpload) -> None:
-    """Removes what is there of an upload that was forgotten."""
+    """Removes the stored parts and the object of an upload whose row was deleted."""
     store.drop_upload(upload.object_key, upload.store_upload)
     store.delete([upload.object_key])
 

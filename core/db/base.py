@@ -1,4 +1,4 @@
-"""What all tables share: naming, types, ids."""
+"""Base class of all tables: naming, types, ids."""
 
 import datetime
 from typing import Annotated, Any, ClassVar
@@ -63,7 +63,7 @@ class Base(DeclarativeBase):
 
 
 class Now(FunctionElement[datetime.datetime]):
-    """The database's clock with fractions of a second: leases of all workers are told by one clock."""
+    """Clock of the database, with fractions of a second: all workers' leases use this one clock."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -80,12 +80,12 @@ def _now_sqlite(element: Now, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def new_id(prefix: str) -> str:
-    """A sortable id, such as `dom_01jd…`."""
+    """Returns a new sortable id, such as `dom_01jd…`."""
     return f"{prefix}_{str(ULID()).lower()}"
 
 
 def partial_index(name: str, condition: str, *columns: str) -> Index:
-    """An index of the rows for which the condition holds: of a large table the few that are looked for."""
+    """Returns an index of only the rows that meet the condition: the few rows of a large table that are looked up."""
     return Index(name, *columns, postgresql_where=text(condition), sqlite_where=text(condition))
 
 

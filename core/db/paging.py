@@ -26,7 +26,7 @@ _PREFIXES = {
     "webhooks": "wh",
     "workers": "wrk",
 }
-"""Of the ids of each table that is paged by them. A cursor is the id of a page's last row, or its number."""
+"""Id prefix of each table that is paged by its ids. A cursor is the id of a page's last row, or its number."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def number_of(cursor: str | None) -> int:
 
 
 def _after(cursor: str, id_column: Any) -> str | int:
-    """The row need not be there any more. Raises InvalidCursor."""
+    """Returns the id or number that a cursor is. Its row need not exist any more. Raises InvalidCursor."""
     return number_of(cursor) if id_column.type.python_type is int else id_of(cursor, id_column.class_)
 
 

@@ -18,13 +18,14 @@ from core.tenancy import Scope, admission
 
 _AFTER_COMMIT = "after_commit"
 _ALONE, _SCOPE = "difffit_alone", "difffit_scope"
-"""Of a connection: no transaction at all; whose rows its transaction sees."""
+"""Execution options of a connection: whether each statement is its own transaction, and the scope of a transaction."""
 _LIMITS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
-"""A process that is stopped in the middle of a transaction must not keep its rows locked: nobody could take them."""
+"""Time-outs on PostgreSQL: a process that is stopped in a transaction must not keep its rows locked, since nobody could
+claim them."""
 
 _TRUSTED_SECONDS = 1.0
-"""A connection that was used so lately is taken without asking whether it lives: that would cost a busy service as much
-as its queries."""
+"""Age up to which a connection is used without a ping: pinging each time would cost a busy service as much as its
+queries."""
 
 
 class Database:
@@ -40,8 +41,8 @@ class Database:
 
     @contextmanager
     def statements(self) -> Iterator[Session]:
-        """Statements without a scope, each of which is its own transaction: one round trip instead of three. SQLite
-        keeps its transactions: they are no round trips.
+        """Opens a session without a scope, in which each statement is its own transaction: one round trip instead of
+        three. SQLite keeps its transactions: they are no round trips.
 
         Raises DatabaseUnavailable.
         """
@@ -50,8 +51,8 @@ class Database:
 
     @contextmanager
     def session(self, scope: Scope | None = None) -> Iterator[Session]:
-        """One transaction: committed at the end, rolled back on an error. What was registered with `after_commit`
-        runs behind a commit and is dropped with a rollback.
+        """Opens one transaction: committed at the end, rolled back on an error. Actions registered with `after_commit`
+        run after a commit and are dropped with a rollback.
 
         On PostgreSQL it reaches the rows of `scope` alone, by row level security; SQLite has only the filters of the
         statements.
@@ -89,7 +90,7 @@ def after_commit(session: Session, action: Callable[[], None]) -> None:
 
 
 def database_now(session: Session) -> datetime.datetime:
-    """The database's clock: leases of all workers are told by it."""
+    """Returns the time of the database's clock, which all workers' leases use."""
     return session.execute(select(Now())).scalar_one()
 
 
@@ -123,7 +124,7 @@ def _postgresql(url: str) -> Engine:
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
-            raise InvalidatePoolError from error  # every other one is as old: the pool connects anew
+            raise InvalidatePoolError from error  # the others are as old: the pool connects again
 
     return engine
 

@@ -43,7 +43,7 @@ def page(session: Session, scope: Scope, tenant_id: str | None, request: PageReq
 
 
 def unfinished(session: Session, now: datetime.datetime, limit: int) -> Sequence[Deletion]:
-    """Those of every tenant that no worker is at, locked."""
+    """Returns deletions of every tenant that are not done and that no worker has claimed, locked."""
     statement = scoped(select(Deletion), Deletion, SYSTEM).where(
         Deletion.done_at.is_(None), or_(Deletion.claimed_until.is_(None), Deletion.claimed_until < now)
     )
@@ -52,19 +52,19 @@ def unfinished(session: Session, now: datetime.datetime, limit: int) -> Sequence
 
 
 def some_worker_may_hold(session: Session, since: datetime.datetime, alive_since: datetime.datetime) -> bool:
-    """Whether a living worker has not yet let go of what was deleted before `since`."""
+    """Returns whether a live worker may still hold adapters that were deleted before `since`."""
     late = or_(Worker.evicted_at.is_(None), Worker.evicted_at <= since)
     return bool(session.execute(select(exists().where(Worker.heartbeat_at >= alive_since, late))).scalar_one())
 
 
 def adapters(session: Session, scope: Scope, column: Any, id: str) -> list[str]:
-    """SHA-256 of every adapter of a domain or tenant, which the column names."""
+    """Returns the SHA-256 of every adapter of the domain or tenant that `column` and `id` name."""
     statement = scoped(select(Adapter.sha256), Adapter, scope).where(column == id)
     return sorted(set(session.execute(statement).scalars()))
 
 
 def owner(session: Session, deletion: Deletion) -> Domain | Tenant | None:
-    """The row that is deleted, as long as it is there; locked."""
+    """Returns the row that is being deleted, locked; None when it is gone."""
     if deletion.kind == "domain":
         return session.get(Domain, deletion.target, with_for_update=True)
     return session.get(Tenant, deletion.target, with_for_update=True)
@@ -122,13 +122,13 @@ def _removed(session: Session, model: type[Any], condition: ColumnElement[bool])
 
 
 def count_owned(session: Session, table: Table, id: str) -> dict[str, int]:
-    """How many rows go with one row of a table, by table: those that point at it and are deleted with it, those that
-    point at them, and so on."""
+    """Counts the rows that are deleted with one row of a table, by table: those with a cascading foreign key to it,
+    those with one to them, and so on."""
     counts = {}
     for name, conditions in _owned(table, table.c.id == id).items():
         owned = Base.metadata.tables[name]
         if name == StoredBytes.__tablename__:
-            continue  # a count of ours, and nothing that anybody owned
+            continue  # our own count, not a thing that the tenant owned
         counts[name] = session.execute(select(func.count()).select_from(owned).where(or_(*conditions))).scalar_one()
     return {name: count for name, count in sorted(counts.items()) if count}
 

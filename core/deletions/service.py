@@ -1,5 +1,5 @@
-"""Deletion of a domain or a tenant: its rows go in one commit, which leaves a receipt, or step by step where there are
-very many. Its objects follow, and the adapters that workers hold; then the receipt says when all of it was gone."""
+"""Deletion of a domain or a tenant. Its rows go in one commit, which leaves a receipt, or step by step where there are
+very many. Its objects follow, and the adapters that workers hold; then the receipt states when all of it was gone."""
 
 import datetime
 import logging
@@ -22,16 +22,16 @@ from core.tenancy import SYSTEM, Scope
 logger = logging.getLogger(__name__)
 _PAGE = 500
 _ROWS = 500
-"""Rows of each large table that one transaction removes: about 0.1 s."""
+"""Max rows of each large table that one transaction removes: about 0.1 s."""
 _SECONDS = 2.0
-"""Of one call; the next one goes on, so that a worker's other chores have their turn."""
+"""Time limit of one call. The next call continues, so that a worker's other chores have their turn."""
 _AT_ONCE = 20
 _CLAIM = datetime.timedelta(minutes=5)
-"""How long a page of objects may take to remove, before another worker takes the deletion up."""
+"""Time in which a page of objects must be removed, before another worker takes the deletion up."""
 
 
 def record(session: Session, scope: Scope, row: Domain | Tenant, prefix: str) -> Deletion:
-    """The receipt of a row that is about to be deleted with all it owns."""
+    """Creates the receipt of a row that is about to be deleted with all it owns."""
     kind: Literal["domain", "tenant"] = "domain" if isinstance(row, Domain) else "tenant"
     column = Adapter.domain_id if kind == "domain" else Adapter.tenant_id
     deletion = Deletion(
@@ -59,7 +59,7 @@ def remove(session: Session, deletion: Deletion, row: Domain | Tenant) -> None:
 
 
 def _remove_rows(session: Session, deletion: Deletion, row: Domain | Tenant) -> bool:
-    """Removes some of its rows, and with the last of them the row itself; False as long as there are more."""
+    """Removes some of the rows, and with the last of them the row itself. Returns False as long as there are more."""
     removed, is_all = repository.remove_some(session, deletion, _ROWS)
     if is_all:  # what is left is little
         removed.update(repository.count_owned(session, type(row).__table__, row.id))  # type: ignore[arg-type]  # both are tables
@@ -82,12 +82,12 @@ def get(session: Session, scope: Scope, id: str) -> Deletion:
 
 
 def listing(session: Session, scope: Scope, request: PageRequest, tenant_id: str | None = None) -> Page[Deletion]:
-    """Newest first; of one tenant, or of all for an administrator."""
+    """Lists deletions, newest first: of one tenant, or of all for an administrator."""
     return repository.page(session, scope, tenant_id, request)
 
 
 def advance(database: Database, store: ObjectStore) -> None:
-    """Goes on with deletions that are not done, as a worker: it may be called at any time, by any number of them.
+    """Continues deletions that are not done, in a worker. Any number of workers may call it at any time.
 
     A deletion is done when nothing lies under its prefix any more, and every worker that lives has since let go of what
     was deleted: what work in progress has stored meanwhile is found by the next call. Raises StorageUnavailable,
@@ -135,7 +135,7 @@ def _advance(database: Database, store: ObjectStore, id: str, prefix: str, *, is
 
 
 def _step(database: Database, id: str) -> bool:
-    """Removes some of the rows of a deletion; True when there are none any more."""
+    """Removes some of the rows of a deletion. Returns True when none are left."""
     with database.session(SYSTEM) as session:
         deletion = repository.get(session, SYSTEM, id, lock=True)
         row = None if deletion is None else repository.owner(session, deletion)

@@ -25,9 +25,9 @@ def page(session: Session, scope: Scope, request: PageRequest) -> Page[Domain]:
 
 
 def latest_drawings(session: Session, scope: Scope, ids: Sequence[str]) -> dict[str, str]:
-    """Of those domains that have drawn: the id of the newest generation of an adapter that succeeded."""
-    # A range of the index in the place of `domain_id = …`: with the equality PostgreSQL may walk through all
-    # generations by their id, in the hope of one of this domain.
+    """Returns the id of each domain's newest successful generation by an adapter. Leaves out domains without one."""
+    # Uses a range of the index instead of `domain_id = …`: with equality PostgreSQL may scan all generations by
+    # their id until it meets one of this domain.
     place = tuple_(Generation.domain_id, Generation.id)
     newest = (
         scoped(select(Generation.id), Generation, scope)

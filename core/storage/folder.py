@@ -27,7 +27,7 @@ from core.storage.objects import (
 
 _PARTIAL, _PARTS = ".partial", ".parts/"
 _RACES = 100
-"""How often a deletion may take away the folder of a file that is about to be written."""
+"""Max retries when a deletion removes the folder of a file that is about to be written."""
 
 
 class FolderStore:
@@ -88,7 +88,7 @@ class FolderStore:
         ]
 
     def _now(self) -> float:
-        """The file system's clock, which dates its files: another host may serve it."""
+        """Returns the time of the file system's clock, which dates its files: another host may serve it."""
         self.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.root) as probe:
             return os.fstat(probe.fileno()).st_mtime
@@ -155,7 +155,7 @@ class FolderStore:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """None when the file is gone meanwhile."""
+    """Returns the file's status; None when the file is gone meanwhile."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -163,7 +163,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 class _GuardedFile(io.FileIO):
-    """Errors while it is read are the store's."""
+    """File whose read errors are raised as the store's."""
 
     def readinto(self, buffer: Any) -> int | None:
         with _Guard():

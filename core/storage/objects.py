@@ -1,4 +1,4 @@
-"""What every store can do, and the digest of what it holds."""
+"""Interface of object stores, and the digest of stored objects."""
 
 import hashlib
 import logging
@@ -29,19 +29,19 @@ class StoredObject:
 class ListedObject:
     key: str
     age_seconds: float
-    """By the store's own clock: a host's may be wrong."""
+    """Age by the store's own clock: a host's clock may be wrong."""
     size: int
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of an object that comes in parts."""
+    """Part of an object that comes in parts."""
 
     number: int
     """From 1."""
     size: int
     etag: str
-    """Of this part's bytes; what the store answers when it is put."""
+    """ETag of this part's bytes, returned by the store when the part is put."""
 
 
 _KINDS = {"away": StorageUnavailable, "full": StorageFull, "refused": StorageRefused}
@@ -57,7 +57,7 @@ def unusable(reason: str, *, kind: Literal["away", "full", "refused"] = "away") 
 
 
 def missing(key: str) -> ObjectNotFound:
-    """Returns the error to raise. Its key is logged, and in no answer."""
+    """Returns the error to raise. The key is logged, but never sent in an answer."""
     logger.info("there is no object %s", key)
     return ObjectNotFound()
 
@@ -72,11 +72,11 @@ class ObjectStore(Protocol):
         ...
 
     def get(self, key: str, sha256: str | None = None) -> bytes:
-        """The object's bytes. Raises NotFound, or ChecksumMismatch when they are not those of `sha256`."""
+        """Returns the object's bytes. Raises NotFound, or ChecksumMismatch when they do not match `sha256`."""
         ...
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
-        """The same into a file. Raises ScratchFull too."""
+        """Writes the object's bytes into a file. Raises as `get`, and ScratchFull."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -86,8 +86,8 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> list[str]: ...
 
     def page(self, prefix: str, after: str, limit: int) -> Sequence[ListedObject]:
-        """The first objects in the order of their keys, at most 1,000, behind the key `after`; also what a broken
-        write left."""
+        """Returns the first objects after the key `after`, in the order of their keys, at most 1,000. Includes what a
+        broken write left."""
         ...
 
     def open(self, key: str) -> IO[bytes]:
@@ -96,19 +96,19 @@ class ObjectStore(Protocol):
         ...
 
     def begin_parts(self, key: str) -> str:
-        """Begins an object that comes in parts; what the store calls this upload, beside the key."""
+        """Begins an object that comes in parts. Returns the store's id of this upload, to be used with the key."""
         ...
 
     def part_url(self, key: str, upload: str, number: int, size: int, seconds: int) -> str | None:
-        """Where a client can put a part without us, for so long; None when there is no such place."""
+        """Returns a URL where a client can put a part directly, valid for `seconds`; None when the store has none."""
         ...
 
     def put_part(self, key: str, upload: str, number: int, file: IO[bytes]) -> Part:
-        """Stores a part, in the place of an earlier one with its number. Raises NotFound."""
+        """Stores a part, and replaces an earlier one with its number. Raises NotFound."""
         ...
 
     def parts(self, key: str, upload: str) -> Sequence[Part]:
-        """Those that are there, by number. Raises NotFound when the store does not know the upload."""
+        """Returns the stored parts, by number. Raises NotFound when the store does not know the upload."""
         ...
 
     def join_parts(self, key: str, upload: str, parts: Sequence[Part]) -> None:
@@ -120,8 +120,8 @@ class ObjectStore(Protocol):
         ...
 
     def drop_parts(self, prefix: str, older_than_seconds: float, held: Container[str] = ()) -> int:
-        """Removes the parts of uploads that nobody goes on with, but not of those whose key is held; how many uploads
-        there were. Where parts are objects, which `page` shows, there are none."""
+        """Removes the parts of abandoned uploads, except those whose key is in `held`. Returns how many uploads there
+        were. Where parts are objects, which `page` lists, there are none."""
         ...
 
     def check(self) -> None:
@@ -130,7 +130,7 @@ class ObjectStore(Protocol):
 
 
 def file_digest(file: IO[bytes]) -> tuple[str, int]:
-    """SHA-256 and size of an open file; leaves it at its beginning."""
+    """Returns SHA-256 and size of an open file; leaves it at its beginning."""
     file.seek(0)
     digest, size = hashlib.sha256(), 0
     while chunk := file.read(CHUNK):
@@ -151,7 +151,7 @@ def copy_out(key: str, source: IO[bytes], path: Path, sha256: str | None) -> Non
 
 
 def verify(key: str, found: str, expected: str | None) -> None:
-    """Raises ChecksumMismatch."""
+    """Raises ChecksumMismatch when the digests differ."""
     if expected is not None and found != expected:
         logger.error("the object %s is not what was written: restore it from a backup", key)
         raise ChecksumMismatch

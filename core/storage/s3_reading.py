@@ -9,7 +9,7 @@ from core.storage.ranged import FIRST_BYTES, ranged_file
 from core.storage.s3_errors import S3Guard
 
 _TRIES = 3
-"""How often a body is asked for that breaks off. The client itself tries whole requests again, but no bodies."""
+"""Max attempts to read a body that breaks off. The client itself retries whole requests, but not bodies."""
 
 
 class S3Reader:

@@ -17,17 +17,19 @@ class Dataset(JobColumns, Base):
     domain_id: Mapped[DomainId]
     archive_key: Mapped[str] = mapped_column(String(500))
     archive_sha256: Mapped[str] = mapped_column(String(64))
-    """Empty until validation, of an archive that came in parts and whose sender did not tell it."""
+    """Empty until validation, if the archive came in parts and without its SHA-256; empty again when retention has
+    removed the archive."""
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    """Of the archive."""
+    """Size of the archive."""
     digest: Mapped[str | None] = mapped_column(String(64))
-    """Of the accepted images and their classes: equal content gives an equal digest, whatever the zip looks like."""
+    """Digest of the accepted images and their classes. Equal content gives an equal digest, whatever the zip looks
+    like."""
     classes: Mapped[list[Any]] = mapped_column(default=list)
     """[{id, name, images}]"""
     images: Mapped[int] = mapped_column(default=0)
     members: Mapped[list[Any]] = mapped_column(default=list, deferred=True)
-    """Accepted files of the zip: [{file, class_id, sha256}]; earlier releases stored no sha256. Megabytes at most, as
-    `rejected` too: neither is read with the row."""
+    """Accepted files of the zip: [{file, class_id, sha256}]; earlier releases stored no sha256. Up to megabytes, as is
+    `rejected`, so neither is loaded with the database row."""
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{accepted, ignored, rejected_count, warnings: [{file, code, detail}]}"""
     rejected: Mapped[list[Any]] = mapped_column(default=list, deferred=True, server_default="[]")
@@ -43,18 +45,18 @@ class DatasetUpload(Base):
     tenant_id: Mapped[TenantId]
     domain_id: Mapped[DomainId]
     dataset_id: Mapped[str] = mapped_column(String(40))
-    """The data set that it becomes: its object lies under that id from the beginning."""
+    """Id of the data set that it becomes. The object's key contains it from the beginning."""
     status: Mapped[str] = mapped_column(String(20), default="open")
     """open, completed or failed"""
     filename: Mapped[str | None] = mapped_column(String(255))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     part_bytes: Mapped[int] = mapped_column(BigInteger)
-    """Of all parts but the last."""
+    """Size of every part but the last."""
     sha256: Mapped[str | None] = mapped_column(String(64))
-    """As its sender told."""
+    """SHA-256 that the client stated; None if it stated none."""
     object_key: Mapped[str] = mapped_column(String(500))
     store_upload: Mapped[str] = mapped_column(Text)
-    """What the object store calls it."""
+    """Id of this upload in the object store."""
     error_code: Mapped[str | None] = mapped_column(String(60))
     error_detail: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[Created]
@@ -62,5 +64,5 @@ class DatasetUpload(Base):
 
     @property
     def error(self) -> dict[str, str] | None:
-        """Why its zip cannot be a data set."""
+        """Reason why its zip cannot be a data set."""
         return None if self.error_code is None else {"code": self.error_code, "detail": self.error_detail or ""}

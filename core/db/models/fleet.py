@@ -1,4 +1,4 @@
-"""What workers tell of themselves."""
+"""Workers' reports of themselves, and the bases that they hold."""
 
 import datetime
 from typing import Any
@@ -9,11 +9,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from core.db.base import Base, Id, Now
 
 WORKER_SILENCE = datetime.timedelta(seconds=60)
-"""A worker that was not heard of for longer counts as gone."""
+"""Time without a heartbeat after which a worker counts as gone."""
 
 
 class BaseModelRow(Base):
-    """The base that workers hold under a name; written when one has loaded it."""
+    """Base that workers hold under a name; written when one has loaded it."""
 
     __tablename__ = "base_models"
 
@@ -35,9 +35,9 @@ class Worker(Base):
     resident: Mapped[list[Any]] = mapped_column(default=list)
     """SHA-256 of the adapters in the device table."""
     evicted_at: Mapped[datetime.datetime | None]
-    """All adapters that were deleted before then have left its memory."""
+    """Time of the last eviction: adapters deleted before it have left the worker's memory."""
     healthy: Mapped[bool] = mapped_column(default=True, server_default=true())
     problem: Mapped[str | None] = mapped_column(Text)
-    """Why it cannot work, when it is not healthy."""
+    """Reason why the worker cannot work; set when it is not healthy."""
     started_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())
     heartbeat_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())

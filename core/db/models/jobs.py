@@ -10,7 +10,7 @@ from core.tracing import current_request_id, current_traceparent
 
 
 def lease_index(table: str) -> Index:
-    """Finds the rows that are in work: claims, heartbeats and the reaper ask for them all the time."""
+    """Returns the index of leased rows: claims, heartbeats and the reaper look for them all the time."""
     return partial_index(f"ix_{table}_leased", "lease_expires_at IS NOT NULL", "lease_expires_at")
 
 
@@ -20,15 +20,15 @@ class JobColumns:
     status: Mapped[str] = mapped_column(String(20), index=True, default="queued")
     priority: Mapped[int] = mapped_column(default=0)
     attempt: Mapped[int] = mapped_column(default=0)
-    """The fence: a worker whose attempt is not this one any more changes nothing."""
+    """Number of the attempt, and the fence: a worker with another number can change nothing."""
     failures: Mapped[int] = mapped_column(default=0)
     """Requeues that count towards `max_attempts`, since the job last made progress that is kept."""
     requeues: Mapped[int] = mapped_column(default=0, server_default="0")
-    """All delayed requeues since then; each delay is longer than the one before."""
+    """Count of delayed requeues since that progress. Each delay is longer than the one before."""
     not_before: Mapped[datetime.datetime | None]
-    """No worker claims the row earlier."""
+    """Time before which no worker claims the row."""
     crashes: Mapped[int] = mapped_column(default=0, server_default="0")
-    """How often it lost its worker or its device while alone there, since it last made progress that is kept."""
+    """Count of crashes of its worker or device while it ran alone there, since it last made progress that is kept."""
     suspect: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Its worker or device died under it, perhaps of it: it runs alone until it ends or makes progress that is kept."""
     alone: Mapped[bool] = mapped_column(default=True, server_default=true())
@@ -44,10 +44,10 @@ class JobColumns:
     seconds: Mapped[float] = mapped_column(Float, default=0.0)
     """Device time spent on it."""
     request_id: Mapped[str | None] = mapped_column(String(100), default=current_request_id)
-    """What caused it: whoever does the work, and whenever, logs this too."""
+    """Id of the request that caused the job. Every worker that runs the job logs it."""
     traceparent: Mapped[str | None] = mapped_column(String(55), default=current_traceparent)
 
     @property
     def error(self) -> dict[str, str] | None:
-        """Why it failed, or why it waits: a stable code and a sentence."""
+        """Reason why it failed or waits: a stable code and a sentence."""
         return None if self.error_code is None else {"code": self.error_code, "detail": self.error_detail or ""}

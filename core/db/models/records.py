@@ -10,12 +10,12 @@ from core.db.base import Base, Created, Id, Now
 
 
 class IdempotencyKey(Base):
-    """The first answer to a POST with this key. `status_code` is null while that request still runs."""
+    """First answer to a POST with this key. `status_code` is null while that request still runs."""
 
     __tablename__ = "idempotency_keys"
 
     scope: Mapped[str] = mapped_column(String(80), primary_key=True)
-    """The API key that sent it."""
+    """Id of the API key that sent it."""
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     tenant_id: Mapped[str | None] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
     """None: an administrator's."""
@@ -36,7 +36,8 @@ class UsageDay(Base):
 
 
 class AuditEntry(Base):
-    """Append-only, until retention removes the oldest. No foreign keys: the record outlives what it speaks of."""
+    """Entry of the audit log: append-only, until retention removes the oldest. It has no foreign keys, since it
+    outlives what it refers to."""
 
     __tablename__ = "audit_log"
     __table_args__ = (Index(None, "tenant_id", "id"),)
@@ -53,8 +54,8 @@ class AuditEntry(Base):
 
 
 class Deletion(Base):
-    """The receipt of a domain or tenant that is gone, written in the commit that removed its rows; its objects follow.
-    No foreign keys: it outlives what it speaks of."""
+    """Receipt of a deleted domain or tenant. It is written in the commit that removed its rows; its objects follow. It
+    has no foreign keys, since it outlives what it refers to."""
 
     __tablename__ = "deletions"
 
@@ -65,21 +66,21 @@ class Deletion(Base):
     target: Mapped[str] = mapped_column(String(40))
     actor_key_id: Mapped[str | None] = mapped_column(String(40))
     prefix: Mapped[str] = mapped_column(String(500))
-    """Of the objects."""
+    """Key prefix of the deleted objects."""
     rows: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """How many there were, by table."""
+    """Counts of removed database rows, by table."""
     adapters: Mapped[list[Any]] = mapped_column(default=list)
-    """SHA-256 of each."""
+    """SHA-256 of each removed adapter."""
     objects: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Removed so far."""
+    """Count of objects removed so far."""
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[Created]
     claimed_until: Mapped[datetime.datetime | None]
-    """Until then a worker is at it."""
+    """End of the claim of the worker that works on the deletion."""
     emptied_at: Mapped[datetime.datetime | None]
-    """When something was last removed under the prefix."""
+    """Time when an object was last removed under the prefix."""
     done_at: Mapped[datetime.datetime | None] = mapped_column(index=True)
-    """When nothing was left there, and no worker held its adapters."""
+    """Time when nothing was left under the prefix, and no worker held its adapters."""
 
 
 class DiscardedObject(Base):
@@ -92,4 +93,5 @@ class DiscardedObject(Base):
     """No foreign key: the object is there until it is deleted, whatever became of the tenant."""
     object_key: Mapped[str] = mapped_column(String(500))
     due_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), index=True)
-    """When it may be deleted. A worker that is at it moves this on, so that no other one is."""
+    """Time from which it may be deleted. A worker that deletes it moves this time on, so that no other worker does
+    too."""

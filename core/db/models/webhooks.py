@@ -1,4 +1,4 @@
-"""Webhooks: where a tenant wants to be told of events, and what was and will be told."""
+"""Webhooks of tenants, and the deliveries of events to them."""
 
 import datetime
 from typing import Any
@@ -17,12 +17,12 @@ class Webhook(Base):
     url: Mapped[str] = mapped_column(String(2000))
     description: Mapped[str] = mapped_column(Text, default="")
     events: Mapped[list[Any] | None] = mapped_column(Json)
-    """None: every type, those that are still to come too."""
+    """Event types to deliver. None means every type, future ones included."""
     secret: Mapped[str] = mapped_column(String(100))
-    """As it is, since it must sign: the database's roles and row level security protect it, and no answer shows it but
-    that of its making."""
+    """Secret in plain text, since it must sign. Database roles and row-level security protect it, and no answer shows
+    it except the one to its creation."""
     previous_secrets: Mapped[list[Any]] = mapped_column(default=list)
-    """[{secret, expires_at}], which sign too until then."""
+    """[{secret, expires_at}]: earlier secrets, which also sign until they expire."""
     status: Mapped[str] = mapped_column(String(20), default="enabled")
     """enabled or disabled"""
     disabled_code: Mapped[str | None] = mapped_column(String(60))
@@ -33,31 +33,31 @@ class Webhook(Base):
 
     @property
     def disabled_reason(self) -> dict[str, str] | None:
-        """Why the service disabled it: a stable code and a sentence."""
+        """Reason why the service disabled it: a stable code and a sentence."""
         return (
             None if self.disabled_code is None else {"code": self.disabled_code, "detail": self.disabled_detail or ""}
         )
 
 
 class WebhookDelivery(Base):
-    """One event for one webhook. Inserted with what happened, in one commit: the row is the outbox."""
+    """Delivery of one event to one webhook. It is inserted in the commit of the event itself: the row is the outbox."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (Index("ix_webhook_deliveries_due", "status", "next_attempt_at"), Index(None, "webhook_id", "id"))
 
     id: Mapped[Id]
-    """`webhook-id` of every attempt."""
+    """Id of the delivery, and `webhook-id` of every attempt."""
     tenant_id: Mapped[TenantId]
     webhook_id: Mapped[str] = mapped_column(String(40), ForeignKey("webhooks.id", ondelete="CASCADE"))
     type: Mapped[str] = mapped_column(String(60))
     body: Mapped[str] = mapped_column(Text)
-    """Exactly what is sent and signed."""
+    """Body exactly as it is sent and signed."""
     status: Mapped[str] = mapped_column(String(20), default="pending")
     """pending, succeeded or failed"""
     attempt: Mapped[int] = mapped_column(default=0)
-    """The fence: whoever holds another one changes nothing."""
+    """Number of the attempt, and the fence: a worker with another number can change nothing."""
     failures: Mapped[int] = mapped_column(default=0)
-    """In a row, since it was made or asked for again."""
+    """Count of failures in a row, since it was created or requested again."""
     attempts: Mapped[list[Any]] = mapped_column(default=list)
     """[{at, response_status, code, detail, seconds}], the latest last"""
     next_attempt_at: Mapped[datetime.datetime | None]
