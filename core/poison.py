@@ -1,4 +1,4 @@
-"""Messages that are none: somebody else's, or cut short. A consumer drops them instead of ending with them."""
+"""Transports that drop unreadable messages: somebody else's, or cut short. Without them a consumer would end."""
 
 import logging
 from typing import Any
@@ -7,11 +7,11 @@ from kombu.transport import redis, virtual
 
 logger = logging.getLogger(__name__)
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
-"""Raised by what is no JSON, and by JSON that is no message."""
+"""Errors that invalid JSON raises, and JSON that is no message."""
 
 
 class PoisonTolerant(virtual.Transport):
-    """Drops a message that its channel cannot make a message of. The row is the truth, so nothing is lost."""
+    """Drops a message that its channel cannot parse. The database row is the truth, so nothing is lost."""
 
     def _deliver(self, message: Any, queue: str | None) -> None:
         try:
@@ -22,7 +22,7 @@ class PoisonTolerant(virtual.Transport):
 
 class RedisChannel(redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
-        """As its parent, which has taken the message out of Redis by the time it cannot parse it."""
+        """Reads a message as its parent does, and drops one that cannot be parsed: by then it is no longer in Redis."""
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # the stubs leave it out
         except _UNREADABLE:

@@ -1,4 +1,5 @@
-"""Whose rows a caller sees: the one place where statements get their tenant filter, and the database is told of it."""
+"""Tenant isolation: adds the tenant filter to queries and sets the row-level-security variable. No other module
+does."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from core.errors import Forbidden
 
 @dataclass(frozen=True)
 class Scope:
-    """Who asks: a tenant, or an administrator (`tenant_id` None)."""
+    """Caller of the service: a tenant, or an administrator (`tenant_id` None)."""
 
     tenant_id: str | None
     key_id: str | None = None
@@ -21,14 +22,14 @@ class Scope:
 
     @property
     def tenant(self) -> str:
-        """The tenant's id. Raises Forbidden for an administrator, who has no rows of their own."""
+        """Id of the tenant. Raises Forbidden for an administrator, who has no rows of their own."""
         if self.tenant_id is None:
             raise Forbidden("tenant")
         return self.tenant_id
 
     @property
     def key(self) -> str:
-        """The id of the key that asks. Raises Forbidden for the service itself."""
+        """Id of the caller's key. Raises Forbidden for the service itself."""
         if self.key_id is None:
             raise Forbidden("key")
         return self.key_id
@@ -37,23 +38,24 @@ class Scope:
 Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
 
 SYSTEM = Scope(tenant_id=None)
-"""Workers and administrators: every tenant's rows."""
+"""Scope of workers and administrators: every tenant's rows."""
 
 ANY_TENANT = Scope(tenant_id=bindparam("tenant", type_=String()))  # type: ignore[arg-type]
-"""Stands for the tenant that asks in a statement that is made once, and run with `{"tenant": scope.tenant}`."""
+"""Placeholder for the calling tenant in a statement that is built once, and run with `{"tenant": scope.tenant}`."""
 
 _EVERY_TENANT = "*"
 _TENANT = re.compile(r"[a-z0-9_]+|\*")
 
 
 def scoped(statement: Statement, model: Any, scope: Scope) -> Statement:
-    """The statement, seeing only the rows of `model` that the caller may see."""
+    """Returns the statement with a filter for the rows of `model` that the caller may see."""
     return statement if scope.tenant_id is None else statement.where(model.tenant_id == scope.tenant_id)
 
 
 def admission(scope: Scope) -> str:
-    """What tells PostgreSQL who asks, until the transaction ends: its policies hide every other tenant's rows, whatever
-    the statements forget. A transaction that was not told sees no tenant's rows."""
+    """Returns the SQL that sets the tenant of a transaction on PostgreSQL. The policies then hide every other tenant's
+    rows, even from a query without its filter. A transaction without this sees no tenant's rows. Raises ValueError for
+    a malformed tenant id."""
     tenant = _EVERY_TENANT if scope.tenant_id is None else scope.tenant_id
     if not _TENANT.fullmatch(tenant):
         raise ValueError(f"{tenant!r} is no tenant")  # it becomes SQL

@@ -1,5 +1,5 @@
-"""What caused a job, so that its logs and its spans lead back to the request; and traces by OpenTelemetry, which go to
-the collector that `traces_endpoint` names, and nowhere without one."""
+"""Traces of jobs back to the request that caused them, in logs and in OpenTelemetry spans. Spans go to the collector
+that `traces_endpoint` names, and nowhere without one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def configure_traces(settings: Settings, service: str, engine: Engine) -> None:
-    """Once a process: spans of requests or jobs, and of `engine`'s statements."""
+    """Sets up, once per process, spans of requests or jobs and of `engine`'s statements."""
     if not settings.traces_endpoint:
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -33,11 +33,11 @@ def configure_traces(settings: Settings, service: str, engine: Engine) -> None:
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.traces_endpoint)))
     trace.set_tracer_provider(provider)  # which sends what is left when the process ends
-    SQLAlchemyInstrumentor().instrument(engine=engine, skip_dep_check=True)  # it knows SQLAlchemy up to 2.0
+    SQLAlchemyInstrumentor().instrument(engine=engine, skip_dep_check=True)  # it declares SQLAlchemy up to 2.0
 
 
 def current_request_id() -> str | None:
-    """Of the request that is being answered."""
+    """Returns the id of the request that is being answered; None outside of requests."""
     found: str | None = structlog.contextvars.get_contextvars().get("request_id")
     return found
 
@@ -49,7 +49,7 @@ def current_address() -> str | None:
 
 
 def current_traceparent() -> str | None:
-    """Of the span that is open, as W3C Trace Context writes it."""
+    """Returns the open span as a `traceparent` of W3C Trace Context; None without one."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return carrier.get(_TRACEPARENT)
@@ -57,7 +57,7 @@ def current_traceparent() -> str | None:
 
 @contextmanager
 def caused_by(request_id: str | None, traceparent: str | None, work: str, **about: Any) -> Iterator[None]:
-    """A job's work: its log lines carry `request_id` and `about`, its span continues the request's trace."""
+    """Runs a job's work: its log lines carry `request_id` and `about`, its span continues the request's trace."""
     context = _PROPAGATOR.extract({_TRACEPARENT: traceparent} if traceparent else {})
     cause = {"request_id": request_id} if request_id else {}
     spans = trace.get_tracer(__name__).start_as_current_span(work, context, attributes=about)

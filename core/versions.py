@@ -1,5 +1,4 @@
-"""Which state of a row a writer has seen, as an entity tag (RFC 9110, 8.8.3): who would overwrite what another has
-changed meanwhile hears of it instead."""
+"""ETags for optimistic concurrency (RFC 9110, 8.8.3): a stale If-Match is rejected with 412."""
 
 from core.db.models import Domain, Webhook
 from core.errors import ChangedMeanwhile
@@ -10,7 +9,8 @@ def tag(row: Domain | Webhook) -> str:
 
 
 def demand(row: Domain | Webhook, seen: str | None) -> None:
-    """`seen`: what `If-Match` says, None without it; the row is locked. Raises ChangedMeanwhile."""
+    """Checks the `If-Match` header `seen` (None without it) against the row, which must be locked. Raises
+    ChangedMeanwhile."""
     tags = [one.strip() for one in (seen or "*").split(",")]
     if "*" not in tags and tag(row) not in tags:
         raise ChangedMeanwhile(row.id)

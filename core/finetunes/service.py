@@ -30,14 +30,14 @@ from core.usage import stored as stored_bytes
 
 ENDED = ("succeeded", "failed", "cancelled")
 _CURVE_POINTS = 2000
-"""Points of a loss curve in one answer, at most; the last is added."""
+"""Max points of a loss curve in one answer; the last point is added."""
 _REPLACED_FOR = datetime.timedelta(hours=1)
-"""How long a checkpoint stays after a newer one: an attempt that has just begun may still read it."""
+"""Time that a replaced checkpoint is kept: an attempt that has just begun may still read it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRequest:
-    """What a tenant asks for; limits are the API's."""
+    """Request of a tenant for a fine-tune. The API checks the limits."""
 
     dataset_id: str
     method: Method = "difffit"
@@ -53,7 +53,7 @@ class FinetuneRequest:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a fine-tune would take, without starting it."""
+    """Estimated cost of a fine-tune, without starting it."""
 
     trainable_parameters: int
     trainable_fraction: float
@@ -61,19 +61,20 @@ class Estimate:
     images_seen: int
     epochs: float
     tokens: int
-    """That a step puts through the transformer: at twice the size four times as many an image."""
+    """Tokens that a step puts through the transformer. An image of twice the size has four times as many."""
     seconds: float | None
     images_at_once: int
-    """Of a batch; the others follow in parts. 0 when one image does not fit into the workers' memory."""
+    """Images of a batch that pass at once; the others follow in parts. 0 when one image does not fit into the workers'
+    memory."""
     memory_bytes: int
-    """That a step takes on the worker."""
+    """Memory that a step takes on the worker."""
 
 
 def create(
     session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest
 ) -> Finetune:
-    """Raises NotFound, DatasetNotReady, MethodNotServed. It starts after the commit. The image size was checked: see
-    `checked_size`."""
+    """Creates a fine-tune, which starts after the commit. The image size must have been checked by `checked_size`.
+    Raises NotFound, DatasetNotReady, MethodNotServed."""
     _require_served(request.method)
     domain = domains.get(session, scope, domain_id)
     dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
@@ -109,8 +110,8 @@ def estimate(
     base: BaseDescription,
     memory_bytes: int | None = None,
 ) -> Estimate:
-    """`memory_bytes`: the workers' limit for a step, where one is set; 0 `images_at_once` do not fit into it. Raises
-    NotFound, DatasetNotReady, MethodNotServed."""
+    """Estimates a fine-tune's cost. `memory_bytes` is the workers' limit for a step, if one is set; `images_at_once` is
+    0 when not even one image fits. Raises NotFound, DatasetNotReady, MethodNotServed."""
     _require_served(request.method)
     domains.get(session, scope, domain_id)
     dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
@@ -137,7 +138,8 @@ def estimate(
 
 
 def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneRequest:
-    """With no image size where it is the base's own. Raises ImageSizeUnsupported when the base does not draw it."""
+    """Returns the request, with None for the base's own image size. Raises ImageSizeUnsupported when the base cannot
+    generate that size."""
     try:
         return replace(request, image_size=None) if base.scale_of(request.image_size) == 1 else request
     except ValueError as error:
@@ -163,13 +165,13 @@ def events_after(session: Session, scope: Scope, id: str, last_id: int) -> Seque
 
 
 def metrics(session: Session, scope: Scope, id: str) -> list[dict[str, Any]]:
-    """The loss curve; a long one is thinned."""
+    """Returns the loss curve; a long one is thinned."""
     get(session, scope, id)
     return list(repository.progress(session, scope, id, _CURVE_POINTS))
 
 
 def cancel(session: Session, scope: Scope, id: str) -> Finetune:
-    """A waiting one ends at once, a running one at its next step. Raises NotFound, JobFinished."""
+    """Cancels a fine-tune: a waiting one at once, a running one at its next step. Raises NotFound, JobFinished."""
     finetune = get(session, scope, id)
     if finetune.status in ENDED:
         raise JobFinished("fine-tune", id, finetune.status)
@@ -179,7 +181,7 @@ def cancel(session: Session, scope: Scope, id: str) -> Finetune:
 
 
 def record_claim(session: Session, row: Finetune) -> None:
-    """Reports an attempt, unless the fine-tune waits for what it lacks: listeners then hear when it goes on."""
+    """Reports an attempt, unless the fine-tune waits for a missing resource: listeners then learn when it continues."""
     if not jobs.is_told_to_wait(session, row):
         jobs.report(session, row, "status", {"status": "running", "attempt": row.attempt})
 
@@ -193,7 +195,7 @@ def record_start(session: Session, row: Finetune, held_out_loss_base: float, par
 def record_progress(
     session: Session, row: Finetune, step: int, loss: float, gradient_norm: float, seconds: float
 ) -> None:
-    """`seconds`: device time since the last event."""
+    """Reports progress of a fine-tune. `seconds` is the device time since the last event."""
     taken = step - row.step
     row.step, row.loss = step, loss
     row.seconds += seconds
@@ -204,7 +206,7 @@ def record_progress(
 
 
 def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
-    """Keeps progress: another attempt goes on from here."""
+    """Stores a checkpoint, from which another attempt continues."""
     replaced_bytes = row.checkpoint_bytes
     if row.checkpoint_key is not None and row.checkpoint_key != stored.key:
         if row.previous_checkpoint_key is not None:
@@ -220,7 +222,7 @@ def record_checkpoint(session: Session, row: Finetune, step: int, stored: Stored
 
 
 def checkpoints(row: Finetune) -> list[tuple[str, str]]:
-    """Keys and SHA-256 of what a fine-tune can go on from, newest first."""
+    """Returns key and SHA-256 of the checkpoints that a fine-tune can continue from, newest first."""
     pairs = (
         (row.checkpoint_key, row.checkpoint_sha256),
         (row.previous_checkpoint_key, row.previous_checkpoint_sha256),
@@ -243,13 +245,13 @@ def record_restart(session: Session, row: Finetune, step: int, kept: tuple[str, 
 
 
 def add_sample(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
-    """An image that the adapter draws so far."""
+    """Reports a sample image of the adapter so far."""
     jobs.report(session, row, "sample", {"step": step, "key": stored.key, "size_bytes": stored.size})
     stored_bytes.add(session, row.domain_id, stored.size)
 
 
 def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredObject, losses: dict[str, float]) -> bool:
-    """The end of a fine-tune: the row of its adapter, last of all. False when the claim was lost."""
+    """Ends a fine-tune: its adapter's row is written last of all. Returns False when the claim was lost."""
     finetune = jobs.guarded(session, Finetune, claim)
     if finetune is None:
         return False
@@ -267,7 +269,7 @@ def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredOb
 
 
 def _holders(session: Session, base: BaseDescription) -> list[Worker]:
-    """Living workers that hold the base."""
+    """Returns the live workers that hold the base."""
     return [worker for worker in usage.workers(session) if worker.base_digest == base.digest]
 
 

@@ -38,12 +38,12 @@ from core.usage import stored as stored_bytes
 
 ENDED = ("succeeded", "failed", "cancelled")
 BASE = "base"
-"""In place of an adapter's id: draw with the base itself, to compare."""
+"""Value in place of an adapter's id: generates with the base itself, to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """What a tenant asks for; limits are the API's."""
+    """Request of a tenant for generated images. The API checks the limits."""
 
     class_name: str | None = None
     class_id: int | None = None
@@ -152,7 +152,7 @@ def preview(session: Session, scope: Scope, id: str, index: int, step: int) -> G
 
 
 def cancel(session: Session, scope: Scope, id: str) -> Generation:
-    """A waiting one ends at once, a running one at its next step. Raises NotFound, JobFinished."""
+    """Cancels a generation: a waiting one at once, a running one at its next step. Raises NotFound, JobFinished."""
     generation = get(session, scope, id)
     if generation.status in ENDED:
         raise JobFinished("generation", id, generation.status)
@@ -168,7 +168,7 @@ def succeed(
     row_steps: int,
     timings: dict[str, Any],
 ) -> bool:
-    """Writes the images and meters them; False when the claim was lost."""
+    """Stores the images and meters them. Returns False when the claim was lost."""
     generation = jobs.guarded(session, Generation, claim)
     if generation is None:
         return False
@@ -196,7 +196,7 @@ def succeed(
 
 
 def progress(session: Session, claim: Claim, share: float) -> bool:
-    """Tells how far it is; False when the claim was lost."""
+    """Stores a generation's progress. Returns False when the claim was lost."""
     generation = jobs.guarded(session, Generation, claim)
     if generation is not None:
         generation.progress = share
@@ -204,7 +204,8 @@ def progress(session: Session, claim: Claim, share: float) -> bool:
 
 
 def add_preview(session: Session, claim: Claim, index: int, step: int, stored: StoredObject) -> bool:
-    """Shows an image on its way; False when the claim was lost. Another attempt's preview of the step is replaced."""
+    """Stores a preview of an image. Returns False when the claim was lost. Replaces another attempt's preview of the
+    step."""
     generation = jobs.guarded(session, Generation, claim)
     if generation is None:
         return False

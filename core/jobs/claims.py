@@ -1,4 +1,4 @@
-"""Who takes which row: fairness between tenants, and quarantine after a crash.
+"""Claims of database rows by workers: fairness between tenants, and quarantine after a crash.
 
 A worker that dies says little about which of its rows was to blame. They become suspects and run one at a time, each
 alone on its worker, so that the next death has one possible cause. A suspect that ends, or keeps progress, is cleared.
@@ -60,13 +60,13 @@ def claim_next(
 
 
 def should_drain(session: Session, worker_id: str, serves: Collection[type[Any]] = tuple(KINDS)) -> bool:
-    """Whether suspects wait for this worker to hold nothing."""
+    """Returns whether suspects wait for this worker to hold nothing."""
     waiting = _waiting_suspects(session, serves)
     return bool(waiting) and _is_needed(session, worker_id, waiting)
 
 
 def _held_by(session: Session, worker_id: str) -> list[tuple[bool, bool]]:
-    """`suspect` and `alone` of each row that a worker holds."""
+    """Returns `suspect` and `alone` of each row that a worker holds."""
     held = (
         select(model.suspect, model.alone).where(model.worker_id == worker_id, model.lease_expires_at.is_not(None))
         for model in KINDS
@@ -91,7 +91,7 @@ def _claimable(model: type[Any], *, suspect: bool) -> tuple[ColumnElement[bool],
 
 
 def _waiting_suspects(session: Session, serves: Collection[type[Any]]) -> dict[str, int]:
-    """How many suspects may be claimed from each queue that has some."""
+    """Counts the suspects that may be claimed, for each queue that has some."""
     counts = (
         select(literal(KINDS[model].queue), func.count()).where(*_claimable(model, suspect=True)) for model in serves
     )
@@ -99,16 +99,17 @@ def _waiting_suspects(session: Session, serves: Collection[type[Any]]) -> dict[s
 
 
 def _is_needed(session: Session, worker_id: str, waiting: Mapping[str, int]) -> bool:
-    """Whether this is one of the newest workers of a queue, as many as its suspects can use. The newest has usually
-    just taken the place of the one that died, and so holds the least. Each queue counts by itself: a newer worker that
-    does not serve a suspect's queue is of no use to it."""
+    """Returns whether this is one of a queue's newest workers, as many as its suspects can use. The newest has usually
+    just replaced the one that died, and so holds the least. Each queue counts by itself: a newer worker that does not
+    serve a suspect's queue is of no use to it."""
     living = (Worker.heartbeat_at > database_now(session) - WORKER_SILENCE, Worker.healthy)
     newer = session.execute(select(Worker.queues).where(*living, Worker.id > worker_id)).scalars().all()
     return any(sum(queue in queues for queues in newer) < count for queue, count in waiting.items())
 
 
 def _suspects(model: type[Job]) -> Select[Job]:
-    """Those that have not crashed alone first: they are most likely innocent."""
+    """Selects suspects that may be claimed. Those that have not crashed alone come first: they are most likely
+    innocent."""
     return select(model).where(*_claimable(model, suspect=True)).order_by(model.crashes, model.created_at, model.id)
 
 

@@ -1,4 +1,4 @@
-"""How much work waits and runs, for administrators."""
+"""Counts of waiting and running jobs, for administrators."""
 
 import datetime
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from core.jobs.rows import KINDS, Kind
 
 @dataclass(frozen=True)
 class Queue:
-    """How much work of one kind there is."""
+    """Job counts of one queue."""
 
     queue: str
     waiting: int
@@ -28,7 +28,7 @@ def queues(session: Session) -> list[Queue]:
 def _queue(session: Session, model: type[Any], kind: Kind) -> Queue:
     is_held = model.lease_expires_at.is_not(None)
     waits = and_(model.status == kind.waiting, model.lease_expires_at.is_(None))
-    # One row for each of the two: what has ended is most of the table, and is not read.
+    # Two queries, so that ended jobs, most of the table, are never read.
     waiting, oldest = session.execute(select(func.count(), func.min(model.created_at)).where(waits)).one()
     running = session.execute(select(func.count()).select_from(model).where(is_held)).scalar_one()
     return Queue(kind.queue, waiting, running, oldest)

@@ -1,4 +1,4 @@
-"""What an attempt that did not succeed does to its row. One ladder decides it for every queue.
+"""Handling of failed attempts: one ladder decides, for every queue, what becomes of the database row.
 
 | what happened | the row |
 | --- | --- |
@@ -71,16 +71,16 @@ def settle(session: Session, dispatcher: Dispatcher, job: JobRow, error: Excepti
 
 
 def requeue(session: Session, dispatcher: Dispatcher, job: JobRow) -> None:
-    """Makes a claimed row wait again, for another worker to go on with at once; one that is to be cancelled ends
-    instead."""
+    """Requeues a claimed row, so that another worker goes on with it at once. Ends it instead if it is to be
+    cancelled."""
     if _unclaim(session, job):
         report(session, job, "status", {"status": job.status})
         dispatch(session, dispatcher, job)
 
 
 def requeue_later(session: Session, job: JobRow, error: CoreError) -> None:
-    """Makes a claimed row wait for what `error` lacks, with the reason that a tenant and an operator should read. Each
-    time it waits longer. One that is to be cancelled ends instead."""
+    """Requeues a claimed row after a delay, longer each time, and stores `error` as the reason for its tenant and the
+    operator. Ends it instead if it is to be cancelled."""
     if not _unclaim(session, job):
         return
     job.requeues += 1
@@ -91,8 +91,8 @@ def requeue_later(session: Session, job: JobRow, error: CoreError) -> None:
 
 
 def requeue_counted(session: Session, job: JobRow, error: CoreError, max_attempts: int) -> None:
-    """As `requeue_later`; fails the job after `max_attempts` of these without progress: the missing resource may never
-    return."""
+    """Requeues the row like `requeue_later`. Fails the job after `max_attempts` of these without progress; the missing
+    resource may never return."""
     job.failures += 1
     if job.failures >= max_attempts and job.cancel_requested_at is None:
         fail(session, job, error)
@@ -104,7 +104,7 @@ def reap(
     session: Session, dispatcher: Dispatcher, model: type[Job], max_attempts: int, held: Collection[Claim] = ()
 ) -> list[Job]:
     """Requeues the rows of lost workers. Returns those that ended instead: cancelled meanwhile, or lost alone too often
-    without progress. Rows that the caller itself holds are not lost: it is only late with its heartbeat."""
+    without progress. Skips rows that the caller itself holds: it is only late with its heartbeat."""
     ended = []
     for job in _expired(session, model):
         if Claim(job.id, job.attempt) in held:
@@ -118,14 +118,16 @@ def reap(
 
 
 def backoff_seconds(requeues: int, chance: Callable[[], float] = random.random) -> float:
-    """Delay of a row that is requeued for this many times in a row: 1 s at first, twice as long each time, 5 min at
-    most, and a quarter more or less by `chance` (0 to 1), so that rows which failed together do not come back so."""
+    """Returns the delay before a row's next attempt, in seconds, after this many requeues in a row: 1 s at first, twice
+    as long each time, 5 min at most, and up to a quarter more or less by `chance` (0 to 1), so that rows that failed
+    together return at different times."""
     seconds = min(_MOST_SECONDS, _FIRST_SECONDS * 2.0 ** min(requeues - 1, 30))
     return seconds * (1 - _JITTER + 2 * _JITTER * chance())
 
 
 def is_told_to_wait(session: Session, job: JobRow, code: str | None = None) -> bool:
-    """Whether the last event of a fine-tune says that it waits (for `code`): repeated attempts add no other."""
+    """Returns whether a fine-tune's last event already reports that it waits (for `code`): repeated attempts add no
+    other."""
     if not isinstance(job, Finetune):
         return False
     last = select(FinetuneEvent).where(FinetuneEvent.finetune_id == job.id).order_by(FinetuneEvent.id.desc()).limit(1)
@@ -148,13 +150,14 @@ def _blame(session: Session, dispatcher: Dispatcher, job: JobRow, error: CoreErr
 
 
 def _expired(session: Session, model: type[Job]) -> Sequence[Job]:
-    """Rows whose worker has not renewed its lease, locked."""
+    """Returns rows whose worker has not renewed its lease, locked."""
     statement = select(model).where(model.lease_expires_at < database_now(session)).with_for_update(skip_locked=True)
     return session.execute(statement).scalars().all()
 
 
 def _unclaim(session: Session, job: JobRow) -> bool:
-    """Makes a claimed row wait again. Nobody would claim one that is to be cancelled, so it ends; False then."""
+    """Makes a claimed row wait again. A row that is to be cancelled would never be claimed, so it ends, and False is
+    returned."""
     if job.cancel_requested_at is not None:
         finish(session, job, "cancelled")
         return False

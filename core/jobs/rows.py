@@ -21,7 +21,7 @@ Job = TypeVar("Job", Dataset, Finetune, Generation)
 
 @dataclass(frozen=True)
 class Kind:
-    """How one table's rows are jobs."""
+    """Queue, task and status names of one table's jobs."""
 
     queue: str
     task: str
@@ -40,7 +40,7 @@ KINDS: dict[type[Any], Kind] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to write to one row, as long as its attempt is still ours."""
+    """Right to write to one row, as long as its attempt is still ours."""
 
     id: str
     attempt: int
@@ -63,7 +63,8 @@ def dispatch(session: Session, dispatcher: Dispatcher, job: JobRow) -> None:
 def heartbeat(
     session: Session, model: type[Job], claim: Claim, lease_seconds: float
 ) -> Literal["alive", "cancel", "lost"]:
-    """Prolongs the lease. "cancel": the tenant wants it ended. "lost": the row is somebody else's, or gone."""
+    """Extends the lease. Returns "cancel" when the tenant wants the job ended, "lost" when the row is another worker's,
+    or gone."""
     until = database_now(session) + datetime.timedelta(seconds=lease_seconds)
     statement = update(model).where(*_ours(model, claim)).values(lease_expires_at=until)
     found = session.execute(statement.returning(model.cancel_requested_at)).one_or_none()
@@ -73,19 +74,19 @@ def heartbeat(
 
 
 def guarded(session: Session, model: type[Job], claim: Claim) -> Job | None:
-    """The row, locked until the transaction ends, if it is still this claim's; None otherwise."""
+    """Returns the row, locked until the transaction ends, if it is still this claim's; None otherwise."""
     statement = select(model).where(*_ours(model, claim)).with_for_update(of=model)
     return session.execute(statement).scalar_one_or_none()
 
 
 def keep_progress(job: JobRow) -> None:
-    """Forgets what spoke against the job: it has made progress that another attempt goes on from."""
+    """Resets the job's failures and suspicion: it has made progress that another attempt continues from."""
     job.failures = job.requeues = job.crashes = 0
     job.suspect = False
 
 
 def finish(session: Session, job: JobRow, status: str, **about: Any) -> None:
-    """Ends a row for good, and reports it to those who listen; `about` goes to the listeners of a fine-tune."""
+    """Ends a row for good, and reports it to webhooks and listeners; `about` goes to the listeners of a fine-tune."""
     job.status = status
     job.lease_expires_at = job.not_before = None
     job.finished_at = database_now(session)
@@ -115,7 +116,7 @@ def report(session: Session, job: JobRow, type: str, data: dict[str, Any]) -> No
 
 
 def request_cancel(session: Session, job: JobRow) -> bool:
-    """Asks for the end of a row. One that nobody works on ends at once; True then."""
+    """Requests the cancellation of a row. Ends it at once, and returns True, when no worker holds it."""
     statement = update(type(job)).where(type(job).id == job.id, type(job).cancel_requested_at.is_(None))
     session.execute(statement.values(cancel_requested_at=database_now(session)))
     session.refresh(job, with_for_update=True)
@@ -127,5 +128,5 @@ def request_cancel(session: Session, job: JobRow) -> bool:
 
 
 def _ours(model: type[Any], claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    """The fence."""
+    """Returns the conditions of the fence: the claim's row, attempt and lease."""
     return model.id == claim.id, model.attempt == claim.attempt, model.lease_expires_at.is_not(None)

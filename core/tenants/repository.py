@@ -31,8 +31,8 @@ def key(session: Session, id: str, *, lock: bool = False) -> ApiKey | None:
 
 
 def presented_key(session: Session, id: str) -> Row[Any] | None:
-    """The key that a caller shows, before it is known whose it is: an ApiKey's columns, its tenant's `quotas`, and the
-    time `now`.
+    """Returns the key that a caller presents, before its owner is known: an ApiKey's columns, its tenant's `quotas`,
+    and the time `now`.
 
     On PostgreSQL functions find them, since the policies hide them from a transaction without a tenant.
     """
@@ -43,7 +43,7 @@ def presented_key(session: Session, id: str) -> Row[Any] | None:
 
 @cache
 def _presented_key(dialect: str) -> Select[*tuple[Any, ...]]:
-    """Made once, and without the mapping to objects: every request has it."""
+    """Builds the query once, and without the mapping to objects: every request runs it."""
     id, now = bindparam("presented", type_=String()), Now().label("now")
     keys, owners = ApiKey.__table__, Tenant.__table__
     if dialect != "postgresql":
@@ -65,12 +65,13 @@ def keys_of(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiK
 
 
 def working_keys(session: Session, ids: Collection[str]) -> Sequence[str]:
-    """Those of the keys that are neither revoked nor expired."""
+    """Returns those keys that are neither revoked nor expired."""
     return session.scalars(select(ApiKey.id).where(ApiKey.id.in_(ids), *_works())).all()
 
 
 def lock_working_admin_keys(session: Session) -> Sequence[str]:
-    """All of them, in one order: two administrators cannot revoke each other's key at the same time."""
+    """Locks all valid administrators' keys, in one order: two administrators cannot revoke each other's key at the same
+    time."""
     statement = select(ApiKey.id).where(ApiKey.tenant_id.is_(None), *_works()).order_by(ApiKey.id)
     return session.scalars(statement.with_for_update()).all()
 

@@ -62,7 +62,7 @@ def listing(session: Session, request: PageRequest) -> Page[Tenant]:
 
 
 def change(session: Session, scope: Scope, id: str, changes: dict[str, object]) -> Tenant:
-    """Name, weight or quotas. Raises NotFound, NameTaken."""
+    """Changes name, weight or quotas. Raises NotFound, NameTaken."""
     tenant = get(session, id)
     name = changes.get("name")
     if isinstance(name, str) and name != tenant.name and repository.by_name(session, name) is not None:
@@ -93,7 +93,7 @@ def issue_key(
     scopes: Sequence[str] | None = None,
     lifetime_seconds: int | None = None,
 ) -> IssuedKey:
-    """A tenant's new key; without a lifetime it works until it is revoked. Raises NotFound."""
+    """Issues a new key of a tenant; without a lifetime it is valid until it is revoked. Raises NotFound."""
     get(session, tenant_id)
     expires_at = _after(session, lifetime_seconds)
     return _issue(session, scope, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes), expires_at)
@@ -106,7 +106,8 @@ def keys(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]
 
 
 def change_key(session: Session, scope: Scope, id: str, changes: dict[str, Any]) -> ApiKey:
-    """Its `name`, or `lifetime_seconds` from now on, None for no end. Raises NotFound, KeyRevoked."""
+    """Changes a key's `name`, or its end: `lifetime_seconds` from now on, None for no end. Raises NotFound,
+    KeyRevoked."""
     key = _living_key(session, id)
     if "name" in changes:
         key.name = changes["name"]
@@ -119,7 +120,7 @@ def change_key(session: Session, scope: Scope, id: str, changes: dict[str, Any])
 def rotate_key(
     session: Session, scope: Scope, id: str, overlap_seconds: int, lifetime_seconds: int | None = None
 ) -> IssuedKey:
-    """A key in the place of another, which works for the overlap still. Raises NotFound, KeyRevoked."""
+    """Issues a key that replaces another, which stays valid for the overlap. Raises NotFound, KeyRevoked."""
     old = _living_key(session, id)
     overlap_ends = database_now(session) + datetime.timedelta(seconds=overlap_seconds)
     old.expires_at = min(old.expires_at or overlap_ends, overlap_ends)
@@ -130,7 +131,7 @@ def rotate_key(
 
 
 def revoke_key(session: Session, scope: Scope, id: str) -> None:
-    """For good. Raises NotFound, LastAdminKey."""
+    """Revokes a key for good. Raises NotFound, LastAdminKey."""
     key = repository.key(session, id)
     if key is None:
         raise NotFound("key", id)
@@ -142,8 +143,8 @@ def revoke_key(session: Session, scope: Scope, id: str) -> None:
 
 
 def authenticate(session: Session, token: str) -> Scope:
-    """Who a key belongs to, in a session without a scope. Raises Unauthenticated; the reason does not tell whether the
-    key exists."""
+    """Returns the scope of a key's owner, in a session without a scope. Raises Unauthenticated, with the same error
+    whether or not the key exists."""
     key_id, secret = _parse(token)
     key = repository.presented_key(session, key_id)
     known = hmac.compare_digest(_hash(secret), key.secret_hash if key else _hash(""))
@@ -175,7 +176,7 @@ def record_refused(
 
 
 def identity(session: Session, scope: Scope) -> tuple[Row[Any], Tenant | None]:
-    """The key that asks, as an ApiKey's columns, and its tenant; None for an administrator's."""
+    """Returns the caller's key, as an ApiKey's columns, and its tenant; None for an administrator's."""
     key = repository.presented_key(session, scope.key_id or "")
     if key is None:
         raise Unauthenticated  # deleted since it was shown
@@ -232,7 +233,8 @@ def _after(session: Session, seconds: int | None) -> datetime.datetime | None:
 
 
 def _parse(token: str) -> tuple[str, str]:
-    """The id and the secret of a key. What is not in our form can only be the configured administrator's."""
+    """Splits a key into its id and its secret. A key that is not in our form can only be the configured
+    administrator's."""
     prefix, _, rest = token.partition("_")
     id, _, secret = rest.partition("_")
     if prefix == "dfk" and _ID.fullmatch(id) and secret:
@@ -241,5 +243,5 @@ def _parse(token: str) -> tuple[str, str]:
 
 
 def _hash(secret: str) -> str:
-    """Secrets are long and random, so that a plain digest cannot be reversed by guessing."""
+    """Hashes a secret. Secrets are long and random, so that a plain digest cannot be reversed by guessing."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()

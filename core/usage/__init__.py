@@ -1,1 +1,1 @@
-"""What tenants used, the fleet, the audit log."""
+"""Usage of tenants, the fleet, the audit log."""

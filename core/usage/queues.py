@@ -1,4 +1,4 @@
-"""What waits, what runs and what failed, over all tenants: for those who operate the service."""
+"""Queues of all tenants, for operators: waiting, running and failed jobs."""
 
 import datetime
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ class Queue:
     waiting: int
     running: int
     oldest_seconds: float
-    """How long the first one has waited that nobody has taken."""
+    """Age of the oldest job that no worker has claimed; 0 without one."""
     failed: Mapping[str, int]
-    """Within the last hour, by their codes."""
+    """Counts of failures within the last hour, by error code."""
 
 
 def read(session: Session) -> list[Queue]:
-    """Every queue, in a session that sees every tenant's rows."""
+    """Returns every queue, in a session that sees every tenant's rows."""
     now, found = database_now(session), []
     for model, kind in KINDS.items():
         unclaimed = (model.status == kind.waiting) & model.lease_expires_at.is_(None)
@@ -48,7 +48,8 @@ def read(session: Session) -> list[Queue]:
 
 
 def unkept_seconds(session: Session) -> float:
-    """How long the running fine-tune that is longest without a checkpoint has been so: what is lost with its worker."""
+    """Returns the longest time that a running fine-tune has gone without a checkpoint, in seconds: the work that is
+    lost with its worker."""
     since = func.coalesce(Finetune.checkpoint_at, Finetune.started_at)
     oldest, now = session.execute(select(func.min(since), Now()).where(Finetune.lease_expires_at.is_not(None))).one()
     return max(0.0, (now - oldest).total_seconds()) if oldest else 0.0

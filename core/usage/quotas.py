@@ -1,4 +1,5 @@
-"""What a tenant may have at once, and use in a day: a setting for all, or a number of its own in the setting's place.
+"""Quotas of a tenant: what it may have at once, and use in a day. Each is a setting for all, unless the tenant has its
+own limit.
 
 A request that adds something holds the tenant's quotas until it is committed, so that parallel ones cannot pass
 together.
@@ -20,22 +21,22 @@ from core.usage import repository
 RowQuotaName = Literal[
     "queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes", "webhooks"
 ]
-"""Of what rows tell."""
+"""Quotas whose use is counted from database rows."""
 QuotaName = Literal[RowQuotaName, "requests_per_minute"]
 _DAY = datetime.timedelta(days=1)
 _BUSY_SECONDS = 30
-"""After which something that is in work may have ended."""
+"""Seconds after which a running job may have ended, for Retry-After."""
 
 
 @dataclass(frozen=True)
 class Quota:
     limit: int | None
-    """None for none."""
+    """None means unlimited."""
     used: int
 
 
 class Quotas:
-    """Of the tenant that asks, in one transaction."""
+    """Quotas of the calling tenant, in one transaction."""
 
     def __init__(self, session: Session, scope: Scope, settings: Settings) -> None:
         self.session, self.scope = session, scope
@@ -53,18 +54,19 @@ class Quotas:
         self.limits: dict[QuotaName, int | None] = {name: own.get(name, limit) for name, limit in defaults.items()}
 
     def read(self, requests: int) -> dict[QuotaName, Quota]:
-        """`requests`: of this minute, which no row tells."""
+        """Returns every quota with its use. `requests` is this minute's count, which no database row has."""
         found: dict[QuotaName, Quota] = {
             name: Quota(self.limits[name], self._used(name)) for name in get_args(RowQuotaName)
         }
         return found | {"requests_per_minute": Quota(self.limits["requests_per_minute"], requests)}
 
     def hold(self) -> None:
-        """Other requests of the tenant wait here until this transaction ends."""
+        """Locks the tenant's quotas: its other requests wait here until this transaction ends."""
         repository.lock_tenant(self.session, self.scope)
 
     def admit_generation(self, images: int) -> int:
-        """How many generations may wait. Raises QuotaExceeded for the day's images, those in work included."""
+        """Checks the quota of images per day, those of unfinished generations included, and returns how many
+        generations may wait. Raises QuotaExceeded."""
         self.hold()
         now = database_now(self.session)
         midnight = datetime.datetime.combine(now.date() + _DAY, datetime.time(), now.tzinfo)
@@ -85,8 +87,8 @@ class Quotas:
         self._admit_bytes(size_bytes)
 
     def admit_received_dataset(self) -> None:
-        """Whose bytes and place its upload has held; the quotas may be others by now. Raises QuotaExceeded,
-        StorageQuotaExceeded."""
+        """Re-checks quotas for an upload whose bytes are already reserved; limits may have changed since. Raises
+        QuotaExceeded, StorageQuotaExceeded."""
         self.hold()
         self._admit("validating_datasets", 0, _BUSY_SECONDS)
         self._admit_bytes(0)

@@ -34,7 +34,7 @@ def days(session: Session, scope: Scope, since: datetime.date) -> Sequence[Usage
 
 
 def days_page(session: Session, scope: Scope, since: datetime.date, request: PageRequest) -> Page[UsageDay]:
-    """By day and tenant, the newest day first. Raises InvalidCursor."""
+    """Returns a page of usage by day and tenant, the newest day first. Raises InvalidCursor."""
     statement = scoped(select(UsageDay), UsageDay, scope).where(UsageDay.day >= since)
     if request.cursor is not None:
         day, tenant_id = _day_and_tenant(request.cursor)
@@ -74,7 +74,8 @@ def audit_page(session: Session, scope: Scope, tenant_id: str | None, request: P
 
 
 def lock_tenant(session: Session, scope: Scope) -> None:
-    """Until the transaction ends. SQLite has one writer anyhow; on PostgreSQL a tenant's row is not its to lock."""
+    """Locks the tenant's quotas until the transaction ends. SQLite has one writer anyhow; on PostgreSQL a tenant may
+    not lock its own row, so this is an advisory lock."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(scope.tenant_id, 0))))
 
@@ -85,13 +86,13 @@ def queued_generations(session: Session, scope: Scope) -> int:
 
 
 def active_finetunes(session: Session, scope: Scope) -> int:
-    """Queued and running."""
+    """Counts queued and running fine-tunes."""
     statement = scoped(select(func.count()).select_from(Finetune), Finetune, scope)
     return session.execute(statement.where(Finetune.status.in_(("queued", "running")))).scalar_one()
 
 
 def validating_datasets(session: Session, scope: Scope) -> int:
-    """Those that come in parts included."""
+    """Counts data sets in validation, open uploads in parts included."""
     checked = scoped(select(func.count()).select_from(Dataset), Dataset, scope).where(Dataset.status == "validating")
     coming = scoped(select(func.count()).select_from(DatasetUpload), DatasetUpload, scope)
     coming = coming.where(DatasetUpload.status == "open")
@@ -99,7 +100,7 @@ def validating_datasets(session: Session, scope: Scope) -> int:
 
 
 def images_per_day(session: Session, scope: Scope, date: datetime.date) -> int:
-    """Drawn on that day, and still to be drawn."""
+    """Counts images generated on that day, and those of queued and running generations."""
     drawn = scoped(select(func.sum(UsageDay.images)), UsageDay, scope).where(UsageDay.day == date)
     coming = scoped(select(func.sum(Generation.count)), Generation, scope)
     coming = coming.where(Generation.status.in_(("queued", "running")))
@@ -107,7 +108,7 @@ def images_per_day(session: Session, scope: Scope, date: datetime.date) -> int:
 
 
 def stored_bytes(session: Session, scope: Scope) -> int:
-    """All objects that rows name, and what uploads in parts have announced."""
+    """Returns the bytes of all objects that database rows name, and the announced bytes of open uploads in parts."""
     uploads = scoped(select(func.sum(DatasetUpload.size_bytes)), DatasetUpload, scope)
     uploads = uploads.where(DatasetUpload.status == "open")
     stored = scoped(select(func.sum(StoredBytes.bytes)), StoredBytes, scope)

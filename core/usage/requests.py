@@ -1,6 +1,5 @@
-"""How many requests somebody sends a minute: counted in Redis for all processes of the API, where there is one, and in
-this process alone otherwise. A Redis that does not answer costs one request a moment, and then none for a while.
-"""
+"""Rate limits on requests per minute: counted in Redis for all API processes, or in this process alone without Redis.
+When Redis does not answer, one request waits briefly for it, and then none for a while."""
 
 import logging
 import math
@@ -19,37 +18,37 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 _PATIENCE_SECONDS = 0.2
 _AWAY_SECONDS = 5.0
-"""After which a Redis that did not answer is asked again, by one request."""
+"""Pause before a Redis that did not answer is asked again, by one request."""
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """What somebody has left of a minute's requests."""
+    """Requests left to a caller in the current minute."""
 
     admitted: bool
     limit: int
     left: int
     seconds: int
-    """Until there is more; 1 to 60."""
+    """Seconds until there is more; 1 to 60."""
 
 
 class RequestCounter:
-    """A sliding window of a minute for each name. Safe to share between threads."""
+    """Sliding window of a minute for each name. Safe to share between threads."""
 
     def __init__(self, broker_url: str) -> None:
         self._here = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = _shared(broker_url)
         self._lock = threading.Lock()
         self._ask_again_at: float | None = None
-        """None while Redis answers."""
+        """Time from which Redis is asked again; None while it answers."""
 
     def take(self, name: str, limit: int) -> Allowance:
-        """Counts one request, unless there is no room for it."""
+        """Counts one request, unless the limit is reached."""
         item = RateLimitItemPerMinute(limit)
         return self._ask(lambda limiter: _allowance(limiter, item, name, admitted=limiter.hit(item, name)))
 
     def look(self, name: str, limit: int) -> Allowance:
-        """The same without counting."""
+        """Returns the allowance without counting a request."""
         item = RateLimitItemPerMinute(limit)
         return self._ask(lambda limiter: _allowance(limiter, item, name, admitted=limiter.test(item, name)))
 
@@ -71,7 +70,7 @@ class RequestCounter:
                 return True
             if time.monotonic() < self._ask_again_at:
                 return False
-            self._ask_again_at = time.monotonic() + _AWAY_SECONDS  # the others go on while this one finds out
+            self._ask_again_at = time.monotonic() + _AWAY_SECONDS  # other threads count locally while this one tries
             return True
 
 

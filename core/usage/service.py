@@ -50,7 +50,7 @@ def meter(
 
 
 def read(session: Session, scope: Scope, settings: Settings, *, requests: int = 0, days: int = 30) -> Usage:
-    """`requests`: of this minute."""
+    """Returns total usage, quotas, and the usage of the last `days` days. `requests` is this minute's count."""
     since = database_now(session).date() - datetime.timedelta(days=days)
     images, row_steps, seconds = repository.totals(session, scope)
     quotas = Quotas(session, scope, settings).read(requests)
@@ -59,23 +59,23 @@ def read(session: Session, scope: Scope, settings: Settings, *, requests: int = 
 
 
 def days_of_all(session: Session, scope: Scope, request: PageRequest, *, days: int = 30) -> Page[UsageDay]:
-    """Every tenant's, for an administrator. Raises InvalidCursor."""
+    """Returns a page of every tenant's daily usage, for an administrator. Raises InvalidCursor."""
     since = database_now(session).date() - datetime.timedelta(days=days)
     return repository.days_page(session, scope, since, request)
 
 
 def workers(session: Session) -> Sequence[Worker]:
-    """Those that are alive, healthy or not."""
+    """Returns the live workers, healthy or not."""
     return repository.workers(session, database_now(session) - WORKER_SILENCE)
 
 
 def held_bases(session: Session) -> set[str]:
-    """Digests of the bases that live workers hold."""
+    """Returns the digests of the bases that live workers hold."""
     return {worker.base_digest for worker in workers(session) if worker.base_digest}
 
 
 def workers_page(session: Session, request: PageRequest) -> Page[Worker]:
-    """Those that are alive, the latest first. Raises InvalidCursor."""
+    """Returns a page of live workers, the latest first. Raises InvalidCursor."""
     return repository.workers_page(session, database_now(session) - WORKER_SILENCE, request)
 
 
@@ -84,7 +84,7 @@ def audit(session: Session, scope: Scope, tenant_id: str | None, request: PageRe
 
 
 def residency(session: Session) -> dict[str, list[str]]:
-    """SHA-256 of an adapter to the live workers that hold it in their device table."""
+    """Maps an adapter's SHA-256 to the live workers that hold it in their device table."""
     holders: dict[str, list[str]] = {}
     for worker in workers(session):
         for sha256 in worker.resident:
@@ -93,7 +93,7 @@ def residency(session: Session) -> dict[str, list[str]]:
 
 
 def report_worker(session: Session, id: str, hostname: str, pid: int, about: dict[str, Any]) -> None:
-    """A worker tells that it lives; `about` has its device, base_digest, queues and resident adapters."""
+    """Records a worker's heartbeat; `about` has its device, base_digest, queues and resident adapters."""
     worker = session.get(Worker, id)
     if worker is None:
         worker = Worker(id=id, hostname=hostname, pid=pid)

@@ -1,4 +1,5 @@
-"""Where webhooks may lead: to public addresses alone, so that nobody reaches the service's own network through it."""
+"""Webhook addresses: only public ones are allowed, so that nobody reaches the service's own network through
+webhooks."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -9,24 +10,24 @@ from core.errors import WebhookUrlRefused
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _SPECIAL = (ipaddress.IPv4Network("168.63.129.16/32"), ipaddress.IPv4Network("192.0.0.0/24"))
-"""Host agents of clouds, which look public to the standard library. The metadata services of the others do not."""
+"""Networks of clouds' host agents, which look public to the standard library. Other metadata services do not."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A URL in parts."""
+    """URL of a webhook, in parts."""
 
     is_https: bool
     host: str
     port: int
     authority: str
-    """The Host header."""
+    """Value of the Host header."""
     path: str
-    """With its query."""
+    """Path with its query."""
 
 
 def parse(url: str, *, allow_private: bool) -> Target:
-    """Checks what can be told without a look-up. Raises WebhookUrlRefused."""
+    """Parses a URL, and checks what needs no look-up. Raises WebhookUrlRefused."""
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
         raise WebhookUrlRefused("must be plain ASCII: percent-encode the path, and write the host as xn--…")
     try:
@@ -48,8 +49,8 @@ def parse(url: str, *, allow_private: bool) -> Target:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is an address of the internet, and of one host there: not loopback, private, link-local, shared,
-    multicast, reserved or unspecified, nor a way to write one of these in IPv6."""
+    """Returns whether an address is one host's on the internet: not loopback, private, link-local, shared, multicast,
+    reserved or unspecified, nor one of these written in IPv6."""
     if isinstance(address, ipaddress.IPv4Address):
         special = address.is_multicast or address.is_reserved or any(address in network for network in _SPECIAL)
         return address.is_global and not special

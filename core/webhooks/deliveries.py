@@ -1,4 +1,4 @@
-"""Deliveries on their way, of every tenant: claimed with a lease and a fence as jobs are, tried for about a day.
+"""Webhook deliveries of every tenant: claimed with a lease and a fence as jobs are, and tried for about a day.
 
 No session is held while an answer is waited for: `claim` gives plain values, `settle` writes what became of them.
 """
@@ -24,15 +24,15 @@ MOST_ATTEMPTS = 10
 _FIRST_SECONDS, _FACTOR, _MOST_SECONDS = 5.0, 4.0, 8 * 3600.0
 _JITTER = 0.25
 _LEASE = datetime.timedelta(seconds=60)
-"""Longer than an attempt can take."""
+"""Lease of an attempt; longer than any attempt can take."""
 _MOST_OF_A_TENANT = 4
-"""On their way at once: slow receivers of one tenant must not hold up another's."""
+"""Max concurrent attempts for one tenant, so that its slow receivers do not delay other tenants."""
 _GONE = 410
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one attempt needs, and the right to tell how it ended."""
+    """Claimed attempt at a delivery: all that it needs to send, and the right to settle the delivery."""
 
     id: str
     webhook_id: str
@@ -42,12 +42,12 @@ class Attempt:
     secrets: tuple[str, ...]
     tenant_id: str
     claimed_at: datetime.datetime
-    """By the database's clock, which signs it: receivers refuse the time of a host whose clock is wrong."""
+    """Time by the database's clock, used in the signature: receivers refuse the time of a host whose clock is wrong."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`code` and `detail` tell why it failed."""
+    """Result of an attempt. `code` and `detail` are the reason for a failure."""
 
     seconds: float
     response_status: int | None = None
@@ -60,8 +60,9 @@ class Outcome:
 
 
 def pause_seconds(failures: int, chance: Callable[[], float] = random.random) -> float | None:
-    """Until the next attempt after so many failures in a row; None when there is none. 5 s at first, four times as long
-    each time, 8 h at most, and a quarter more or less by `chance` (0 to 1): 24 h in all."""
+    """Returns the seconds until the next attempt, after so many failures in a row; None when there is none. 5 s at
+    first, four times as long each time, 8 h at most, and up to a quarter more or less by `chance` (0 to 1): 24 h in
+    all."""
     if failures >= MOST_ATTEMPTS:
         return None
     seconds = min(_MOST_SECONDS, _FIRST_SECONDS * _FACTOR ** (failures - 1))
@@ -69,8 +70,8 @@ def pause_seconds(failures: int, chance: Callable[[], float] = random.random) ->
 
 
 def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
-    """Claims the next delivery that is due, or returns None; between tenants the one with the fewest on their way goes
-    first. Tenants that are `full` are left out.
+    """Claims the next delivery that is due, or returns None. The tenant with the fewest attempts in flight goes first.
+    Leaves out tenants that are `full`.
 
     One whose worker was lost is due again when its lease has run out.
     """
@@ -110,9 +111,9 @@ def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
 
 
 def settle(session: Session, attempt: Attempt, outcome: Outcome, *, is_ours: bool = False) -> bool:
-    """Writes how an attempt ended; False when it is another's meanwhile. A failure that `is_ours`, since hardly anybody
-    can be reached, is not counted: it is tried again after the same pause, and disables nothing."""
-    # The webhook first, as its deletion does. It stays open to what is inserted for it meanwhile.
+    """Stores how an attempt ended. Returns False when another attempt has replaced it. A failure that `is_ours`, since
+    hardly any receiver can be reached, is not counted: it is tried again after the same pause, and disables nothing."""
+    # Lock the webhook first, as its deletion does. The lock still admits new deliveries for it.
     webhook = session.get(Webhook, attempt.webhook_id, with_for_update={"key_share": True})
     statement = select(WebhookDelivery).where(
         WebhookDelivery.id == attempt.id,
@@ -149,7 +150,7 @@ def _finish(row: WebhookDelivery, status: str, now: datetime.datetime) -> None:
 
 
 def _disable(session: Session, webhook: Webhook, code: str, detail: str) -> None:
-    """What waits for it stays, and goes out when its tenant enables it again."""
+    """Disables a webhook. Its waiting deliveries stay, and go out when its tenant enables it again."""
     if webhook.status != "enabled":
         return
     webhook.status, webhook.disabled_code, webhook.disabled_detail = "disabled", code, detail

@@ -20,11 +20,11 @@ from core.webhooks import lookups
 from core.webhooks.addresses import Target, is_public, parse
 
 _MOST_ADDRESSES = 4
-"""That are tried; all are checked."""
+"""Max addresses that are tried; all are checked."""
 
 
 class DeliveryFailed(CoreError):
-    """`code` tells which way; the sentence is for the tenant."""
+    """Failure of a delivery. `code` is its kind; the sentence is for the tenant."""
 
     code, status, title = "delivery_failed", 502, "Webhook not delivered"
 
@@ -34,7 +34,7 @@ class DeliveryFailed(CoreError):
 
 
 def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allow_private: bool, seconds: float) -> int:
-    """Returns the answer's status, `seconds` after the call at the latest; look-ups count for the `tenant`. Raises
+    """Returns the answer's status, at most `seconds` after the call. Look-ups count for the `tenant`. Raises
     DeliveryFailed, WebhookUrlRefused."""
     target = parse(url, allow_private=allow_private)
     deadline = time.monotonic() + seconds
@@ -57,7 +57,7 @@ def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allo
 
 
 def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) -> list[str]:
-    """The host's addresses, of which none may be private: a host that has both is not to be trusted."""
+    """Returns the host's addresses, none of which may be private: a host that has both kinds is not to be trusted."""
     try:
         addresses = lookups.addresses(tenant, target.host, target.port, deadline - time.monotonic())
     except lookups.TooManyLookups as error:
@@ -73,7 +73,8 @@ def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) 
 
 @contextmanager
 def _connected(target: Target, addresses: list[str], deadline: float) -> Iterator[http.client.HTTPConnection]:
-    """A connection that is cut at the deadline: an answer that comes byte by byte meets no time-out of a socket."""
+    """Opens a connection that is cut at the deadline: an answer that comes byte by byte meets no time-out of a
+    socket."""
     plain = _socket(addresses, target.port, deadline)
     stream = plain
     if target.is_https:
@@ -93,7 +94,8 @@ def _connected(target: Target, addresses: list[str], deadline: float) -> Iterato
 
 
 def _socket(addresses: list[str], port: int, deadline: float) -> socket.socket:
-    """Each address gets an equal part of the time that is left. Raises OSError of the last one."""
+    """Connects to the first address that answers. Each gets an equal part of the time that is left. Raises the last
+    one's OSError."""
     for left in range(len(addresses), 0, -1):
         share = max(0.001, (deadline - time.monotonic()) / left)
         try:
@@ -108,12 +110,12 @@ def _socket(addresses: list[str], port: int, deadline: float) -> socket.socket:
 
 
 def _cut(stream: socket.socket) -> None:
-    """Wakes whoever reads; without TLS's own farewell, which would wait too."""
+    """Wakes the reader, without TLS's own farewell, which would wait too."""
     with suppress(OSError):
         socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Trusts what the system trusts, or SSL_CERT_FILE."""
+    """Returns a context that trusts what the system trusts, or SSL_CERT_FILE."""
     return ssl.create_default_context()

@@ -1,4 +1,4 @@
-"""Secrets and signatures as Standard Webhooks has them (https://www.standardwebhooks.com)."""
+"""Secrets and signatures of Standard Webhooks (https://www.standardwebhooks.com)."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ def new_secret() -> str:
 
 
 def headers(id: str, timestamp: int, body: str, keys: Sequence[str]) -> dict[str, str]:
-    """Of one attempt, signed with every secret that is in force. `timestamp`: seconds since 1970."""
+    """Returns the headers of one attempt, signed with every valid secret. `timestamp`: seconds since 1970."""
     signatures = " ".join(_signature(key, f"{id}.{timestamp}.{body}") for key in keys)
     return {"webhook-id": id, "webhook-timestamp": str(timestamp), "webhook-signature": signatures}
 
