@@ -106,17 +106,17 @@ class Settings(BaseSettings):
     max_transfers: int = Field(default=16, ge=1)
     """Max concurrent uploads and adapter downloads of one API process. Further ones are answered with 503."""
     max_tenant_transfers: int = Field(default=8, ge=1)
-    """Max concurrent uploads and adapter downloads of one tenant. Further ones are answered with 429."""
+    """Max concurrent transfers, as above, of one tenant, per API process. Further ones are answered with 429."""
     max_spooled_bytes: int = 1792 * 2**20
     """Max bytes of uploads and downloads that one API process keeps on its disk, half of them for one tenant."""
     max_waits: int = Field(default=400, ge=0)
     """Max requests with `Prefer: wait` that one API process lets wait. Further ones are answered at once."""
     max_tenant_waits: int = Field(default=100, ge=0)
-    """Max waiting requests of one tenant. Further ones are answered at once."""
+    """Max waiting requests of one tenant, per API process. Further ones are answered at once."""
     max_event_streams: int = Field(default=200, ge=1)
     """Max event streams that one API process holds open. Further ones are answered with 503."""
     max_tenant_event_streams: int = Field(default=20, ge=1)
-    """Max open event streams of one tenant. Further ones are answered with 429."""
+    """Max open event streams of one tenant, per API process. Further ones are answered with 429."""
 
     lease_seconds: float = 60
     heartbeat_seconds: float = 10

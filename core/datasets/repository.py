@@ -63,6 +63,6 @@ def uploads(session: Session, scope: Scope, domain_id: str, request: PageRequest
 
 
 def expired_uploads(session: Session, now: datetime.datetime) -> Sequence[DatasetUpload]:
-    """Some of them, of every tenant, locked."""
+    """Returns some expired uploads of every tenant, locked."""
     statement = scoped(select(DatasetUpload), DatasetUpload, SYSTEM).where(DatasetUpload.expires_at < now)
     return session.execute(statement.limit(100).with_for_update(skip_locked=True)).scalars().all()
