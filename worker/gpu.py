@@ -16,6 +16,7 @@ from core.engine.trainings import Training, Work
 from core.errors import ChecksumMismatch
 from core.model.bank import AdapterBank
 from core.model.checkpoint import LoadedBase, load_base
+from core.model.device import use_device
 from worker.memory import training_memory
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Gpu:
     def __init__(self, settings: Settings, on_death: Callable[[BaseException], None] = lambda _: None) -> None:
         self.settings = settings
         self.device = _device(settings.device)
+        use_device(self.device)
         if self.device.type == "cpu" and settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
         dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16

@@ -30,7 +30,7 @@ from core.engine.scheduler import Scheduler
 from core.engine.trainings import Training, Trainings, Work
 from core.errors import Cancelled, CoreError, DeadlineExceeded, EngineStopped, QueueFull
 from core.model.bank import FoldedAdapter
-from core.model.device import is_lost
+from core.model.device import is_lost, use_device
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,7 @@ class Engine:
 
     def _loop(self) -> None:
         try:
+            use_device(self.runner.device)
             while self._wait_for_work():
                 self._turn()
         except BaseException as error:

@@ -146,8 +146,8 @@ class Runner:
             self._tables[row.request.scale].free(state.slot)
 
     def latent(self, row: Row) -> Tensor:
-        """Returns a copy [C, H, W] of the latents, complete once `wait` has returned."""
-        return self._tables[row.request.scale].latents[self._states[row].slot].clone()
+        """Returns a copy [C, H, W] of the latents, complete once `wait` has returned. Raises DeviceLost."""
+        return with_memory(self._tables[row.request.scale].latents[self._states[row].slot].clone)
 
     def x0(self, row: Row) -> Tensor:
         """Returns a copy [C, H, W] of the x0 that the last step predicted, complete once `wait` has returned."""
@@ -204,11 +204,12 @@ class Runner:
                 self._run(self._batch(1, size))
             return
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if not self._shrink(1, size):
+            is_short = is_out_of_memory(error)
+            if not is_short or not self._shrink(1, size):
                 self._give_graphs_up(error)
         release_memory()
+        if not is_short:
+            self.check()
 
     @property
     def captured(self) -> set[int]:
@@ -234,8 +235,12 @@ class Runner:
             try:
                 outcomes = [self._part(scale, places[part], noises[part]) for part in split(places, limit)]
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._shrink(scale, limit):
+                if not is_out_of_memory(error):
                     raise
+                if not self._shrink(scale, limit):
+                    if self._graphs is None:
+                        raise
+                    self._give_graphs_up(error)  # the smallest batch may fit without one
             else:
                 self.sizes.count_fit()
                 return outcomes

@@ -147,6 +147,8 @@ class Trainings:
         goes on, so that the training at fault fails alone. After memory ran out, fewer are computed together."""
         first, *others = (training.joint for training in trainings)
         if first is None or not others:
+            if first is not None:
+                self._counts.count_fit()  # so that more share again, once memory ran out with two
             return trainings
         try:
             first.compute_with([joint for joint in others if joint is not None])

@@ -5,6 +5,7 @@ later call with an error too (a CUDA context does not survive an illegal access)
 """
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -16,6 +17,8 @@ from core.errors import DeviceLost
 
 Result = TypeVar("Result")
 
+memory_lock = threading.Lock()
+"""Held while a CUDA graph is captured: memory cannot be returned to the device meanwhile."""
 MEMORY_TRIES = 3
 MEMORY_PAUSE_SECONDS = 0.5
 """Between two tries: other threads of the process give memory back when their computations end."""
@@ -59,7 +62,14 @@ def release_memory() -> None:
     """Returns cached memory to the device. Call it outside of `except`: a traceback holds its tensors."""
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with memory_lock:
+            torch.cuda.empty_cache()
+
+
+def use_device(device: torch.device) -> None:
+    """Makes `device` the one of this thread, on which kernels of Triton run whatever their tensors' device is."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:

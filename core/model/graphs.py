@@ -6,7 +6,7 @@ from weakref import WeakSet
 
 import torch
 
-from core.model.device import causes, is_out_of_memory
+from core.model.device import causes, is_out_of_memory, memory_lock
 
 Outcome = TypeVar("Outcome")
 
@@ -17,6 +17,7 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._stream = torch.cuda.Stream(device)  # no other thread's: work of others on it would spoil a capture
         self.reset()
 
     def reset(self) -> None:
@@ -30,9 +31,13 @@ class CudaGraphs:
         if not self._alive:
             self.reset()  # a pool ends with its last graph, and CUDA takes no other into it
         graph = torch.cuda.CUDAGraph()
-        recording = torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local")
+        recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
         try:
-            with torch.cuda.stream(torch.cuda.current_stream(self.device)), recording:  # restored if ending it fails
+            with (
+                memory_lock,
+                torch.cuda.stream(torch.cuda.current_stream(self.device)),
+                recording,
+            ):  # restored if it fails
                 outcome = compute()
         except RuntimeError as error:
             if any(is_out_of_memory(cause) for cause in causes(error)):  # ending the capture may hide it

@@ -69,7 +69,11 @@ class Batches:
         """Draws the batch that the next `draw` returns: while a device computes, for example."""
         if self._ahead is None:
             state = self.state()
-            self._ahead = state, self._next()
+            try:
+                self._ahead = state, self._next()
+            except BaseException:  # memory that ran out, for one: the same batch is drawn again
+                self.restore(state)
+                raise
 
     def draw(self) -> Rows:
         rows = self._next() if self._ahead is None else self._ahead[1]

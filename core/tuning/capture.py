@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from core.model.device import is_out_of_memory
+from core.model.device import is_out_of_memory, release_memory
 from core.model.graphs import CudaGraphs
 
 logger = logging.getLogger(__name__)
@@ -33,17 +33,20 @@ class Replayed(Generic[Result]):
         self._calls = 0
 
     def __call__(self) -> Result:
-        """Raises what `compute` raises, memory that ran out during the capture included."""
+        """Raises what `compute` raises."""
         self._calls += 1
         if self._capture is not None and self._calls > EAGER_CALLS:
             try:
                 self._run = self._capture(self._run)
             except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                # A device that is lost shows in the eager call.
-                logger.warning("a step is not captured as a CUDA graph", exc_info=error)
+                # A device that is lost shows in the eager call. One that is short of memory computed the same eagerly.
+                logger.warning("a step is not captured as a CUDA graph: %s", error)
+                is_short = is_out_of_memory(error)
+            else:
+                is_short = False
             self._capture = None
+            if is_short:
+                release_memory()
         return self._run()
 
 

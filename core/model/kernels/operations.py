@@ -23,6 +23,7 @@ from core.model.kernels import plain
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]. Saves x."""
+    x = x.contiguous()  # as kernels read it: it may be a part of the tokens
     if _records(x, shift, scale):
         result: Tensor = _ModulatedNorm.apply(x, shift, scale, eps)  # type: ignore[no-untyped-call]
         return result
@@ -105,7 +106,7 @@ class _ModulatedNorm(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
-        return *_kernels(x).modulated_norm_backward(grad, x, scale, ctx.eps), None
+        return *_kernels(x).modulated_norm_backward(grad.contiguous(), x, scale, ctx.eps), None
 
 
 class _GatedNorm(Function):

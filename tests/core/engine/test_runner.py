@@ -259,6 +259,15 @@ def test_steps_go_on_without_graphs_when_none_can_be_captured(
     assert_equal(Stepping(runner, [None]).latents(), Stepping(Runner(bank, autoencoder, (16,)), [None]).latents())
 
 
+def test_a_step_of_the_smallest_batch_goes_on_when_its_capture_does_not_fit(
+    bank: AdapterBank, autoencoder: Autoencoder
+) -> None:
+    """Without the pauses of a step that does not fit at all: the graph is given up, not the step."""
+    runner = Runner(bank, autoencoder, (16,), graphs=Failing(torch.OutOfMemoryError("too much"), largest=0))
+    assert_equal(Stepping(runner, [None]).latents(), Stepping(Runner(bank, autoencoder, (16,)), [None]).latents())
+    assert runner.out_of_memory == 1
+
+
 def test_a_capture_that_fails_on_a_device_which_computes_nothing_loses_it(
     stepping: Callable[..., Stepping], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,7 +317,7 @@ def test_memory_that_runs_out_while_a_graph_is_recorded_is_no_lost_device(
     def compute() -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    for name in ("graph", "CUDAGraph", "stream", "current_stream", "graph_pool_handle"):
+    for name in ("graph", "CUDAGraph", "Stream", "stream", "current_stream", "graph_pool_handle"):
         monkeypatch.setattr(torch.cuda, name, Recording)
     with pytest.raises(torch.OutOfMemoryError):
         CudaGraphs(torch.device("cuda")).capture(compute)
@@ -356,6 +365,27 @@ def test_pixels_that_half_precision_cannot_hold_are_decoded_in_full(
     latents[1] = torch.full_like(latents[1], torch.nan)
     with pytest.raises(DrawingDiverged):
         decoder.decode(latents)
+
+
+def test_pixels_do_not_depend_on_a_neighbor_that_half_precision_cannot_hold(
+    autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = PixelDecoder(autoencoder, torch.device("cpu"))
+    latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    decoder.sizes = (4,)
+    full, decode = decoder.decode(latents), autoencoder.decode
+    decoder.precision = torch.bfloat16
+    reduced = decoder.decode(latents)
+    assert not torch.equal(full[2], reduced[2])
+
+    def overflowing(batch: Tensor) -> Tensor:
+        pixels = decode(batch)
+        if torch.is_autocast_enabled("cpu"):
+            pixels[1] = torch.inf
+        return pixels
+
+    monkeypatch.setattr(autoencoder, "decode", overflowing)
+    assert_equal(decoder.decode(latents), [reduced[0], full[1], reduced[2]])
 
 
 def test_pixels_are_decoded_in_padded_batches(autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.model.kernels import plain
+from core.model.kernels import operations, plain
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux alone")
 SHAPES = [(2, 16, 24), (1, 5, 7), (3, 33, 48)]
@@ -45,6 +45,17 @@ def test_modulated_norm(triton_kernels: ModuleType, shape: tuple[int, int, int])
     assert_close(triton_kernels.modulated_norm(x, shift, scale, 1e-6), plain.modulated_norm(x, shift, scale, 1e-6))
     found = triton_kernels.modulated_norm_backward(grad, x, scale, 1e-6)
     assert_close(found, plain.modulated_norm_backward(grad, x, scale, 1e-6))
+
+
+def test_norm_of_a_part_of_the_tokens(triton_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As prompts leave them out: the kernels read contiguous tokens alone."""
+    monkeypatch.setattr(operations, "_kernels", lambda _: triton_kernels)
+    x, (shift, scale) = numbers(2, 9, 24)[:, 1:].requires_grad_(), vectors((2, 8, 24), 2)
+    found = operations.modulated_norm(x, shift, scale, 1e-6)
+    assert_close(found.detach(), plain.modulated_norm(x.detach(), shift, scale, 1e-6))
+    grad = numbers(2, 10, 24, seed=3)[:, 2:]
+    (found_grad,) = torch.autograd.grad(found, x, grad)
+    assert_close(found_grad, plain.modulated_norm_backward(grad, x.detach(), scale, 1e-6)[0])
 
 
 @pytest.mark.parametrize("with_residual", [True, False])

@@ -90,20 +90,22 @@ def test_shared_steps_have_one_graph_in_any_order(graphs: TracedGraphs, monkeypa
         assert_equal_states(one.state(), other.state())
 
 
-def test_a_capture_that_runs_out_of_memory_halves_the_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs, attempts = TracedGraphs(), []
+def test_a_step_that_fits_but_for_its_capture_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[object] = []
 
     def capture(compute: Callable[[], Any]) -> Callable[[], Any]:
         attempts.append(compute)
-        if len(attempts) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return graphs.capture(compute)
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
+    dit, settings = random_dit(), {"steps": 10, "batch_size": 4}
+    eager = trainer_of(dit, **settings)
+    slices.run(steps_of(eager))
     monkeypatch.setattr(passes, "capture_for", lambda _: capture)
-    trainer = trainer_of(random_dit(), steps=10, batch_size=4)
+    trainer = trainer_of(dit, **settings)
     slices.run(steps_of(trainer))
-    assert trainer.sizes.in_use[-1] == 2
-    assert graphs.captures == 1
+    assert len(attempts) == 1
+    assert trainer.sizes.in_use[-1] == 4
+    assert_equal_states(trainer.state(), eager.state())
 
 
 def test_what_cannot_be_captured_stays_eager(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -244,6 +244,23 @@ def test_memory_that_runs_out_makes_groups_smaller(dit: DiT, monkeypatch: pytest
         torch.testing.assert_close(one.state()["first_moment"], other.state()["first_moment"], rtol=1e-3, atol=1e-6)
 
 
+def test_two_share_again_after_memory_ran_out_once(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.model.sizes.GROWTH_FORWARDS", 2)
+    sizes, losses = list[int](), passes.row_losses
+
+    def scarce_at_first(model: Any, x0: Tensor, *others: Any) -> Any:
+        sizes.append(len(x0))
+        if len(sizes) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses(model, x0, *others)
+
+    monkeypatch.setattr(passes, "row_losses", scarce_at_first)
+    gathered = run_all([steps_of(sharing(dit, batch_size=4, seed=seed, steps=8)) for seed in range(2)])
+    assert [training.future.exception() for training in gathered] == [None] * 2
+    assert sizes[:2] == [8, 4]
+    assert 8 in sizes[2:]
+
+
 def test_a_lost_device_is_nobodys_fault(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
