@@ -50,10 +50,16 @@ def test_an_images_lock_is_a_part_of_the_whole(lock: str) -> None:
 
 def test_everything_has_a_hash_but_torch() -> None:
     assert all("--hash=sha256:" in hashes for _, hashes in WHOLE.values())
-    assert not any(re.match("torch$|triton|nvidia", name) for name in WHOLE)
+    assert not any(re.match("torch$|nvidia", name) for name in WHOLE)
     (torch,) = re.findall(r"^\w.*$", (ROOT / "requirements-torch.txt").read_text(), re.MULTILINE)
     (asked,) = (Requirement(one) for one in EXTRAS["worker"] if one.startswith("torch"))
     assert asked.specifier.contains(torch.removeprefix("torch=="))
+
+
+def test_only_the_tests_have_a_triton_of_their_own() -> None:
+    """Elsewhere it comes with a torch that is built for GPUs, in the version which that torch asks for."""
+    assert "triton" in WHOLE
+    assert not {"triton"} & {*pins("deploy/docker/api.lock"), *pins("deploy/docker/worker.lock")}
 
 
 def test_the_apis_image_has_neither_torch_nor_what_needs_it() -> None:

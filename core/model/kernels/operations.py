@@ -130,7 +130,9 @@ class _GatedNorm(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_moved: Tensor | None, grad_normal: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_moved: Tensor | None, grad_normal: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_normal is None:
+            grad_normal = torch.zeros_like(ctx.saved_tensors[0])
         backward = _kernels(grad_normal).gated_norm_backward
         tensors = (grad_moved, grad_normal, *ctx.saved_tensors)
         return *backward(*tensors, ctx.eps, saved_input=ctx.saved_input), None, None
