@@ -5,6 +5,8 @@ WORKDIR /app
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 DIFFFIT_DATA_DIR=/tmp/difffit HF_HOME=/models
 # Triton compiles its kernels on the GPU's machine: for that it needs a C compiler, and a folder that it may write.
 ENV TRITON_CACHE_DIR=/tmp/triton
+# The compiler has no pin: Debian keeps one version in a release, and removes what it mends.
+# hadolint ignore=DL3008
 RUN test -n "$TORCH_INDEX" || (apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*)
 COPY deploy/docker/worker.lock requirements-torch.txt ./
