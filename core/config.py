@@ -195,7 +195,7 @@ class Settings(BaseSettings):
     keeps the latents of its own images."""
     concurrent_datasets: int = Field(default=4, ge=1)
     worker_threads: int | None = Field(default=None, ge=1)
-    """Max concurrent jobs of all kinds: generations get what data sets and fine-tunes leave, at least one. None lets
+    """Max concurrent jobs of all kinds: generations get what data sets and fine-tunes leave, at least two. None lets
     generations follow the device's batch: one for each of its rows, and at least 16."""
     worker_queues: str = "datasets,finetune,generate"
     metrics_port: int = 0

@@ -108,7 +108,8 @@ class Context:
             return few[model]
         if self.settings.worker_threads is None:
             return max(_MIN_GENERATIONS, self.gpu.max_rows)
-        return max(1, self.settings.worker_threads - sum(few[other] for other in self.serves if other in few))
+        left = self.settings.worker_threads - sum(few[other] for other in self.serves if other in few)
+        return max(2, left)  # with a single place one tenant's backlog would hold up all others
 
     @property
     def needs_device(self) -> bool:
