@@ -43,7 +43,7 @@ def test_step_has_no_more_rows_than_the_table_has_slots(configured: int | None, 
         (None, "datasets,finetune,generate", 128, 128),
         (16, "datasets,finetune,generate", 128, 4),
         (8, "generate", 128, 8),
-        (2, "datasets,finetune,generate", 128, 1),
+        (2, "datasets,finetune,generate", 128, 2),
     ],
 )
 def test_generations_at_work_follow_the_batch_unless_threads_are_set(
