@@ -147,11 +147,15 @@ class Runner:
 
     def latent(self, row: Row) -> Tensor:
         """Returns a copy [C, H, W] of the latents, complete once `wait` has returned. Raises DeviceLost."""
-        return with_memory(self._tables[row.request.scale].latents[self._states[row].slot].clone)
+        return self._copy(self._tables[row.request.scale].latents, row)
 
     def x0(self, row: Row) -> Tensor:
-        """Returns a copy [C, H, W] of the x0 that the last step predicted, complete once `wait` has returned."""
-        return self._tables[row.request.scale].x0[self._states[row].slot].clone()
+        """Returns a copy [C, H, W] of the x0 that the last step predicted, complete once `wait` has returned. Raises
+        DeviceLost."""
+        return self._copy(self._tables[row.request.scale].x0, row)
+
+    def _copy(self, table: Tensor, row: Row) -> Tensor:
+        return with_memory(table[self._states[row].slot].clone)
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row]) -> None:

@@ -146,12 +146,11 @@ class Trainings:
         """Computes the trainings' joint slice, and returns those that go on now. If a joint slice fails, only the first
         goes on, so that the training at fault fails alone. After memory ran out, fewer are computed together."""
         first, *others = (training.joint for training in trainings)
-        if first is None or not others:
-            if first is not None:
-                self._counts.count_fit()  # so that more share again, once memory ran out with two
+        if first is None:
             return trainings
         try:
-            first.compute_with([joint for joint in others if joint is not None])
+            if others:  # one alone counts too, so that more share again after memory ran out with two
+                first.compute_with([joint for joint in others if joint is not None])
         except Exception as error:
             if is_lost(error):
                 raise

@@ -24,6 +24,7 @@ from core.artifact.base import BaseConfig
 from core.model.dit import Block, DiT, linear_in, patchify, timestep_features, unpatchify
 from core.model.functions import batch_invariant_linear, linear
 from core.model.kernels import attention, linear_gated_norm, linear_gelu, modulated_norm
+from core.model.kernels.plain import wide
 
 Norm = tuple[Tensor, Tensor, float]
 """Shift and scale [B, D] behind a LayerNorm, and its eps"""
@@ -93,7 +94,7 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
     config, positions, layout = dit.config, dit.positions_for(x.shape[-1]), VectorLayout(dit.config)
     row = layout.split(vectors)
     patches = F.linear(patchify(x.to(positions.dtype), config.patch_size), dit.x_embedder.proj.weight.flatten(1))
-    x = torch.addcmul(_wide(row["patch.shift"], patches) + positions, patches, _wide(row["patch.scale"], patches))
+    x = torch.addcmul(wide(row["patch.shift"], patches) + positions, patches, wide(row["patch.scale"], patches))
     c = F.silu(_time(dit, t, row) + classes.to(positions.dtype))  # [B, D]
     norms, gates = _modulation(dit, c, row)
     normal = modulated_norm(x, *next(norms))  # [B, N, D]
@@ -111,7 +112,7 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
         hidden = linear_gelu(normal, block.mlp.fc1.weight, own["fc1.bias"])
         x, normal = linear_gated_norm(hidden, block.mlp.fc2.weight, own["fc2.bias"], next(gates), x, *next(norms))
     y = F.linear(normal, dit.final_layer.linear.weight)
-    return unpatchify(torch.addcmul(_wide(row["final.shift"], y), y, _wide(row["final.scale"], y)), config)
+    return unpatchify(torch.addcmul(wide(row["final.shift"], y), y, wide(row["final.scale"], y)), config)
 
 
 def _time(dit: DiT, t: Tensor, row: Mapping[str, Tensor]) -> Tensor:
@@ -151,11 +152,6 @@ def _modulation(dit: DiT, c: Tensor, row: Mapping[str, Tensor]) -> tuple[Iterato
 
 def _blocks(dit: DiT) -> list[Block]:
     return [cast(Block, block) for block in dit.blocks]
-
-
-def _wide(vector: Tensor, like: Tensor) -> Tensor:
-    """Reshapes [B, D] to [B, 1, D], in the type of `like`"""
-    return vector.to(like.dtype).unsqueeze(1)
 
 
 class _Folder:

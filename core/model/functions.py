@@ -1,8 +1,8 @@
 """Steps of the transformer that keep less for the backward pass than autograd would, and pass over memory fewer times.
 
-Values and gradients are autograd's own within rounding; what each keeps is told at it. What is cheap to make again
-(a normalized activation, a GELU) is made again, and a factor's gradient is taken from the product that the next step
-keeps anyway. On a CPU a batch goes through in parts, so that the steps of a formula find their operands in the cache.
+Values and gradients are autograd's own within rounding. Each docstring names the tensors that are kept: a factor's
+gradient is taken from the product that the next step keeps anyway. On a CPU a batch passes in parts, so that the steps
+of a formula find their operands in the cache.
 
 Letters in shapes: B images, N tokens, D features.
 """
@@ -29,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if bias is None or bias.ndim == 1:
             return F.linear(x, weight, bias)
         return F.linear(x, weight) + bias.unsqueeze(1)
-    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (x, weight, bias)):
+    if records(x, weight, bias):
         result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
     return _biased_product(x, weight, bias)
@@ -42,7 +42,7 @@ def batch_invariant_linear(x: Tensor, weight: Tensor) -> Tensor:
     """
     if not _ONEDNN or not x.is_cpu or x.dtype != torch.float32 or torch.compiler.is_compiling():
         return F.linear(x, weight)
-    if torch.is_grad_enabled() and x.requires_grad:
+    if records(x):
         result: Tensor = _Linear.apply(x, weight, None)  # type: ignore[no-untyped-call]
         return result
     return _product(x, weight, None)
@@ -69,11 +69,23 @@ def heads(qkv: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
+def records(*tensors: Tensor | None) -> bool:
+    """Returns whether autograd will ask for a gradient of one of the tensors."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def image_parts(x: Tensor) -> Iterator[slice]:
+    """Splits a batch: images one by one on a CPU, otherwise all at once, since each step costs a launch there and
+    Inductor fuses by itself."""
+    by_one = x.is_cpu and not torch.compiler.is_compiling()
+    return (slice(b, b + 1) for b in range(len(x))) if by_one else iter((slice(None),))
+
+
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        of_x, of_weight, _ = ctx.needs_input_grad
-        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
         ctx.by_image = bias is not None and bias.ndim == 2
         return _biased_product(x, weight, bias)
 
@@ -82,11 +94,11 @@ class _Linear(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         lines = grad.flatten(0, -2)
-        of_x = None if weight is None else _product(grad, weight.t(), None)
-        of_weight = None if x is None else _product(lines.t(), x.flatten(0, -2).t(), None)
+        grad_x = None if weight is None else _product(grad, weight.t(), None)
+        grad_weight = None if x is None else _product(lines.t(), x.flatten(0, -2).t(), None)
         if not ctx.needs_input_grad[2]:
-            return of_x, of_weight, None
-        return of_x, of_weight, grad.sum(1) if ctx.by_image else lines.sum(0)
+            return grad_x, grad_weight, None
+        return grad_x, grad_weight, grad.sum(1) if ctx.by_image else lines.sum(0)
 
 
 class _Gated(Function):
@@ -99,8 +111,8 @@ class _Gated(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gate, branch = ctx.saved_tensors
-        of_gate = [(grad[part] * branch[part]).sum(1, keepdim=True) for part in _parts(grad)]
-        return grad, torch.cat(of_gate), grad * gate
+        grad_gate = [(grad[part] * branch[part]).sum(1, keepdim=True) for part in image_parts(grad)]
+        return grad, torch.cat(grad_gate), grad * gate
 
 
 class _Scaled(Function):
@@ -115,7 +127,7 @@ class _Scaled(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         z, factor = ctx.saved_tensors
         over = tuple(range(grad.ndim - 1))
-        along = torch.stack([(grad[part] * z[part]).sum(over) for part in _parts(grad)]).sum(0)
+        along = torch.stack([(grad[part] * z[part]).sum(over) for part in image_parts(grad)]).sum(0)
         return grad * factor, torch.where(factor == 0, 0, along / factor)
 
 
@@ -157,8 +169,3 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Computes a linear layer with Inductor's own operator, for which PyTorch has no public name."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
-
-
-def _parts(x: Tensor) -> Iterator[slice]:
-    """Splits a batch: images one by one on a CPU, otherwise all at once, since each step costs a launch there."""
-    return (slice(b, b + 1) for b in range(len(x))) if x.is_cpu else iter((slice(None),))

@@ -32,18 +32,15 @@ class CudaGraphs:
             self.reset()  # a pool ends with its last graph, and CUDA takes no other into it
         graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
+        # Restored even if ending the capture fails.
+        callers_stream = torch.cuda.stream(torch.cuda.current_stream(self.device))
         try:
-            with (
-                memory_lock,
-                torch.cuda.stream(torch.cuda.current_stream(self.device)),
-                recording,
-            ):  # restored if it fails
+            with memory_lock, callers_stream, recording:
                 outcome = compute()
         except RuntimeError as error:
             if any(is_out_of_memory(cause) for cause in causes(error)):  # ending the capture may hide it
                 raise torch.OutOfMemoryError(f"out of memory while a graph was captured: {error}") from error
             raise
-
         self._alive.add(graph)
 
         def replay() -> Outcome:

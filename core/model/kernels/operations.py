@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from core.model.functions import linear
+from core.model.functions import linear, records
 from core.model.kernels import plain
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]. Saves x."""
     x = x.contiguous()  # as kernels read it: it may be a part of the tokens
-    if _records(x, shift, scale):
+    if records(x, shift, scale):
         result: Tensor = _ModulatedNorm.apply(x, shift, scale, eps)  # type: ignore[no-untyped-call]
         return result
     return _kernels(x).modulated_norm(x, shift, scale, eps)  # type: ignore[no-any-return]
@@ -50,7 +50,7 @@ def linear_gated_norm(
     Without gradients it writes into x.
     """
     y, rest = _product(branch, weight, bias)
-    if _records(x, y, bias, gate, shift, scale):
+    if records(x, y, bias, gate, shift, scale):
         moved, normal = _GatedNorm.apply(x, y, rest, gate, shift, scale, eps, save_input)  # type: ignore[no-untyped-call]
         return moved, normal
     return _kernels(x).gated_norm(x, y, rest, gate, shift, scale, eps, in_place=True)  # type: ignore[no-any-return]
@@ -66,7 +66,7 @@ def gelu(y: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Without gradients it writes into y.
     """
-    if _records(y, bias):
+    if records(y, bias):
         result: Tensor = _Gelu.apply(y, bias)  # type: ignore[no-untyped-call]
         return result
     return _with_bias(y, bias).gelu(y, bias, in_place=True)  # type: ignore[no-any-return]
@@ -81,15 +81,15 @@ def attention(
     without gradients it writes into qkv. PyTorch's own attention with the two affine steps around it was as fast on an
     H200 as one kernel for all (150 and 153 us for 64 images of DiT-XL/2).
     """
-    kernels, records = _kernels(qkv), _records(qkv, query_scale, query_shift, value_scale, value_shift)
-    if records:
+    kernels, is_recorded = _kernels(qkv), records(qkv, query_scale, query_shift, value_scale, value_shift)
+    if is_recorded:
         q, k, v = _QueryKeyValue.apply(qkv, query_scale, query_shift)  # type: ignore[no-untyped-call]
     else:
         q, k, v = qkv.chunk(3, dim=-1)
         q = kernels.affine(q, query_scale, query_shift, in_place=True)
     q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # each [B, heads, N, d]
     mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # [B, N, D]
-    if records:
+    if is_recorded:
         result: Tensor = _Affine.apply(mixed, value_scale, value_shift)  # type: ignore[no-untyped-call]
         return result
     return kernels.affine(mixed, value_scale, value_shift, in_place=True)  # type: ignore[no-any-return]
@@ -191,16 +191,11 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | 
     """
     if not x.is_cpu:
         return F.linear(x, weight), bias
-    if _records(x, bias):
+    if records(x, bias):
         return linear(x, weight, bias.to(x.dtype)), None
     y = bias.to(x.dtype).unsqueeze(1).repeat(1, x.shape[1], 1)
     y.flatten(0, 1).addmm_(x.flatten(0, 1), weight.t())
     return y, None
-
-
-def _records(*tensors: Tensor | None) -> bool:
-    """Whether autograd will ask for a gradient."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _kernels(x: Tensor) -> Any:

@@ -6,11 +6,12 @@ Letters in shapes: B images, N tokens, D features.
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from core.model.functions import image_parts
 
 _SLOPE = 2 * math.sqrt(2 / math.pi)
 _CUBE = 0.044715
@@ -20,15 +21,15 @@ _PART = 2**16
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]"""
-    return torch.addcmul(_wide(shift, x), F.layer_norm(x, x.shape[-1:], eps=eps), _wide(scale, x))
+    return torch.addcmul(wide(shift, x), F.layer_norm(x, x.shape[-1:], eps=eps), wide(scale, x))
 
 
 def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x [B, N, D], shift and scale [B, D]"""
     grad_x, grad_shift, grad_scale = torch.empty_like(x), [], []
-    wide = _wide(scale, x)
-    for part in _images(x):
-        part_x, shifts, scales = _norm_backward(grad[part], x[part], wide[part], eps)
+    wide_scale = wide(scale, x)
+    for part in image_parts(x):
+        part_x, shifts, scales = _norm_backward(grad[part], x[part], wide_scale[part], eps)
         grad_x[part] = part_x
         grad_shift.append(shifts)
         grad_scale.append(scales)
@@ -39,8 +40,8 @@ def gated_norm(
     x: Tensor, y: Tensor, bias: Tensor | None, gate: Tensor, shift: Tensor, scale: Tensor, eps: float, *, in_place: bool
 ) -> tuple[Tensor, Tensor]:
     """x + gate * (y + bias), and its `modulated_norm`: x and y [B, N, D], the others [B, D] -> two of [B, N, D]"""
-    y = y if bias is None else y + _wide(bias, y)
-    moved = x.addcmul_(_wide(gate, x), y) if in_place else torch.addcmul(x, _wide(gate, x), y)
+    y = y if bias is None else y + wide(bias, y)
+    moved = x.addcmul_(wide(gate, x), y) if in_place else torch.addcmul(x, wide(gate, x), y)
     return moved, modulated_norm(moved, shift, scale, eps)
 
 
@@ -61,11 +62,11 @@ def gated_norm_backward(
     `saved` is x, or else the first result of `gated_norm`; `grad_moved` is that result's gradient where it has one.
     """
     grad_x, grad_y, sums = torch.empty_like(y), torch.empty_like(y), []
-    wide_gate, wide_scale = _wide(gate, y), _wide(scale, y)
-    for part in _images(y):
+    wide_gate, wide_scale = wide(gate, y), wide(scale, y)
+    for part in image_parts(y):
         moved = saved[part]
         if saved_input:
-            moved = torch.addcmul(moved, wide_gate[part], y[part] if bias is None else y[part] + _wide(bias, y)[part])
+            moved = torch.addcmul(moved, wide_gate[part], y[part] if bias is None else y[part] + wide(bias, y)[part])
         grad, shifts, scales = _norm_backward(grad_normal[part], moved, wide_scale[part], eps)
         if grad_moved is not None:
             grad = grad.add_(grad_moved[part])
@@ -85,7 +86,7 @@ def gelu(y: Tensor, bias: Tensor | None, *, in_place: bool) -> Tensor:
     0.5 (1 + tanh z) is the logistic function of 2 z, which a CPU computes more than twice as fast. In bf16 its steps
     would round.
     """
-    y = y if bias is None else y + _wide(bias, y)
+    y = y if bias is None else y + wide(bias, y)
     if not _by_logistic(y):
         return F.gelu(y, approximate="tanh")
     if in_place:
@@ -98,7 +99,7 @@ def gelu(y: Tensor, bias: Tensor | None, *, in_place: bool) -> Tensor:
 
 def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Gradients of y [B, N, D] and bias [B, D]"""
-    x = y if bias is None else y + _wide(bias, y)
+    x = y if bias is None else y + wide(bias, y)
     if _by_logistic(x):
         grad_y = torch.empty_like(x)
         for some, some_grad, into in zip(_lines(x), _lines(grad), _lines(grad_y), strict=True):
@@ -115,17 +116,17 @@ def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor | None) -> tuple[Tensor,
 def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -> Tensor:
     """x * scale + shift: x [B, N, D], perhaps a part of a wider tensor, the others [B, D] -> [B, N, D]"""
     if in_place and not torch.compiler.is_compiling():  # a pass over memory that is new costs twice one over old
-        return torch.addcmul(_wide(shift, x), x, _wide(scale, x), out=x)
-    return torch.addcmul(_wide(shift, x), x, _wide(scale, x))
+        return torch.addcmul(wide(shift, x), x, wide(scale, x), out=x)
+    return torch.addcmul(wide(shift, x), x, wide(scale, x))
 
 
 def affine_backward(grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, ...]:
     """Gradients of x [B, N, D], scale and shift [B, D]. x may be a part of a wider tensor, and so may `out`."""
     grad_x, sums = torch.empty_like(grad) if out is None else out, []
-    wide = _wide(scale, x)
-    for part in _images(x):
+    wide_scale = wide(scale, x)
+    for part in image_parts(x):
         sums.append(((grad[part] * x[part]).sum(1), grad[part].sum(1)))
-        grad_x[part] = grad[part] * wide[part]
+        grad_x[part] = grad[part] * wide_scale[part]
     grad_scale, grad_shift = (torch.cat(kind) for kind in zip(*sums, strict=True))
     return grad_x, grad_scale, grad_shift
 
@@ -157,12 +158,6 @@ def _lines(x: Tensor) -> tuple[Tensor, ...]:
     return parts
 
 
-def _images(x: Tensor) -> Iterator[slice]:
-    """Images one by one on a CPU; otherwise all at once, since each step costs a launch there."""
-    by_one = x.is_cpu and not torch.compiler.is_compiling()
-    return (slice(b, b + 1) for b in range(len(x))) if by_one else iter((slice(None),))
-
-
-def _wide(vector: Tensor, like: Tensor) -> Tensor:
-    """[B, D] -> [B, 1, D] in the type of `like`"""
+def wide(vector: Tensor, like: Tensor) -> Tensor:
+    """Reshapes [B, D] to [B, 1, D], in the type of `like`."""
     return vector.to(like.dtype).unsqueeze(1)

@@ -28,7 +28,7 @@ _TILE = 4096
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]"""
     normal = torch.empty_like(x)
-    device_code.gated_norm[_token_grid(x)](
+    device_code.gated_norm[_grid(x, _NORM["ROWS"])](
         x, x, shift, shift, shift, scale, x, normal, x.shape[1], 0, 0, *_strides(shift, scale), eps,
         D=x.shape[2], BLOCK=_block(x), GATED=False, **_NORM,
     )  # fmt: skip
@@ -38,7 +38,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
 def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x [B, N, D], shift and scale [B, D]"""
     grad_x, sums = torch.empty_like(x), _sums(x, 4, _NORM_BACKWARD["TOKENS"])
-    device_code.gated_norm_backward[_sum_grid(x)](
+    device_code.gated_norm_backward[_grid(x, _NORM_BACKWARD["TOKENS"])](
         grad, grad, x, x, scale, scale, scale, grad_x, grad_x, sums, x.shape[1], 0, 0, *_strides(scale), eps,
         D=x.shape[2], BLOCK=_block(x), GATED=False, HAS_RESIDUAL=False, SAVED_INPUT=False, **_NORM_BACKWARD,
     )  # fmt: skip
@@ -51,7 +51,7 @@ def gated_norm(
 ) -> tuple[Tensor, Tensor]:
     """x + gate * (y + bias), and its `modulated_norm`: x and y [B, N, D], the others [B, D] -> two of [B, N, D]"""
     moved, normal = x if in_place else torch.empty_like(x), torch.empty_like(x)
-    device_code.gated_norm[_token_grid(x)](
+    device_code.gated_norm[_grid(x, _NORM["ROWS"])](
         x, y, bias, gate, shift, scale, moved, normal, x.shape[1], *_strides(bias, gate, shift, scale), eps,
         D=x.shape[2], BLOCK=_block(x), GATED=True, **_NORM,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def gated_norm_backward(
     `saved` is x, or else the first result of `gated_norm`; `grad_moved` is that result's gradient where it has one.
     """
     grad_x, grad_y, sums = torch.empty_like(y), torch.empty_like(y), _sums(y, 4, _NORM_BACKWARD["TOKENS"])
-    device_code.gated_norm_backward[_sum_grid(y)](
+    device_code.gated_norm_backward[_grid(y, _NORM_BACKWARD["TOKENS"])](
         grad_normal if grad_moved is None else grad_moved, grad_normal, saved, y, bias, gate, scale,
         grad_x, grad_y, sums, y.shape[1], *_strides(bias, gate, scale), eps,
         D=y.shape[2], BLOCK=_block(y), GATED=True, HAS_RESIDUAL=grad_moved is not None, SAVED_INPUT=saved_input,
@@ -132,12 +132,9 @@ def _block(x: Tensor) -> int:
     return block
 
 
-def _token_grid(x: Tensor) -> tuple[int, int]:
-    return triton.cdiv(x.shape[1], _NORM["ROWS"]), x.shape[0]
-
-
-def _sum_grid(x: Tensor) -> tuple[int, int]:
-    return triton.cdiv(x.shape[1], _NORM_BACKWARD["TOKENS"]), x.shape[0]
+def _grid(x: Tensor, tokens: int) -> tuple[int, int]:
+    """Programs that pass over `tokens` of an image each, for every image"""
+    return triton.cdiv(x.shape[1], tokens), x.shape[0]
 
 
 def _columns(x: Tensor, numbers: int, tokens: int | None = None) -> tuple[tuple[int, int, int], dict[str, int]]:

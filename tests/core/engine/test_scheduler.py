@@ -119,17 +119,21 @@ def test_backlogged_tenants_stay_within_a_bound(
         assert max(shares) - min(shares) <= quantum + max_rows / min(weight for weight, _ in tenants) + 1e-9
 
 
+def steps_until_gone(scheduler: Scheduler, tenant: str) -> int:
+    steps = 0
+    while tenant in scheduler._queues:
+        scheduler.advance(scheduler.next_rows())
+        steps += 1
+    return steps
+
+
 def test_a_flood_of_one_tenant_gives_way_within_a_few_steps() -> None:
     scheduler = Scheduler(max_rows=4, quantum=16)
     for number in range(50):
         scheduler.add(request(f"flood-{number}", "flood", steps=100))
     scheduler.advance(scheduler.next_rows())
     scheduler.add(request("other", "other", steps=4))
-    steps = 0
-    while "other" in scheduler._queues:
-        scheduler.advance(scheduler.next_rows())
-        steps += 1
-    assert steps <= 4 + 16 / 4, "its own steps, and those that the flood may be ahead"
+    assert steps_until_gone(scheduler, "other") <= 4 + 16 / 4, "its own steps, and those that the flood may be ahead"
 
 
 @pytest.mark.parametrize("max_rows", [8, 32])
@@ -140,11 +144,7 @@ def test_newcomer_waits_four_full_steps_at_most_whatever_a_step_holds(max_rows: 
     for _ in range(3):
         scheduler.advance(scheduler.next_rows())
     scheduler.add(request("other", "other", steps=10))
-    steps = 0
-    while "other" in scheduler._queues:
-        scheduler.advance(scheduler.next_rows())
-        steps += 1
-    assert steps <= 4 + 10
+    assert steps_until_gone(scheduler, "other") <= 4 + 10
 
 
 def test_equal_tenants_finish_one_after_the_other() -> None:

@@ -48,7 +48,7 @@ def test_modulated_norm(triton_kernels: ModuleType, shape: tuple[int, int, int])
 
 
 def test_norm_of_a_part_of_the_tokens(triton_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As prompts leave them out: the kernels read contiguous tokens alone."""
+    """VPT drops its prompts with a view of the tokens, and the kernels read contiguous tokens alone."""
     monkeypatch.setattr(operations, "_kernels", lambda _: triton_kernels)
     x, (shift, scale) = numbers(2, 9, 24)[:, 1:].requires_grad_(), vectors((2, 8, 24), 2)
     found = operations.modulated_norm(x, shift, scale, 1e-6)
