@@ -33,7 +33,7 @@ demo: install ## Run the main job through the REST API; the result is in demo-ou
 	$(BIN)/python demo.py
 
 test: install ## Run every test, with real PostgreSQL and Redis
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-browser: install ## Drive the pages in Chromium through the main job; screenshots in build/screenshots
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
