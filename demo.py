@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from core.bundled import sample_domain_folder
+from core.ml.bundled import sample_domain_folder
 
 OUTPUT = Path("demo-output")
 console = Console()

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from api.app import create_app, prepare
 from api.connections import MESSAGE_BYTES, connection_class
 from api.notifier import Notifier
-from core.config import Settings, get_settings
-from core.errors import CoreError
+from core.artifact.errors import CoreError
+from core.service.config import Settings, get_settings
 
 _FILES_OF_OUR_OWN = 500
 """Open files next to the connections: the database's, uploads, assets."""

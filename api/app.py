@@ -32,18 +32,18 @@ from api.routes import (
     webhooks,
 )
 from api.signing import load_secret
-from core.broker import CeleryDispatcher, make_celery
-from core.config import Settings, get_settings
-from core.db.clock import check_clock
-from core.db.roles import check_role
-from core.db.schema import is_current, upgrade
-from core.db.session import Database
-from core.logs import configure_logs
-from core.scratch import check_scratch
-from core.storage import open_store
-from core.tenancy import SYSTEM
-from core.tenants import service as tenants
-from core.tracing import configure_traces
+from core.service.broker import CeleryDispatcher, make_celery
+from core.service.config import Settings, get_settings
+from core.service.db.clock import check_clock
+from core.service.db.roles import check_role
+from core.service.db.schema import is_current, upgrade
+from core.service.db.session import Database
+from core.service.logs import configure_logs
+from core.service.scratch import check_scratch
+from core.service.storage import open_store
+from core.service.tenancy import SYSTEM
+from core.service.tenants import service as tenants
+from core.service.tracing import configure_traces
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

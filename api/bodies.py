@@ -8,9 +8,9 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from core.config import UPLOAD_FORM_BYTES, Settings
-from core.datasets.uploads import part_bytes
-from core.errors import PayloadTooLarge
+from core.artifact.errors import PayloadTooLarge
+from core.service.config import UPLOAD_FORM_BYTES, Settings
+from core.service.datasets.uploads import part_bytes
 
 JSON_BYTES = 2**20
 """The limit of every route that takes no file, whatever the content type says."""

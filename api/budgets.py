@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from core.config import Settings
-from core.errors import CoreError, ServiceBusy, TooManyStreams, TooManyTransfers
+from core.artifact.errors import CoreError, ServiceBusy, TooManyStreams, TooManyTransfers
+from core.service.config import Settings
 
 _TRANSFERS, _BYTES = "uploads and downloads", "bytes of uploads and downloads"
 _STREAMS, _WAITS = "event streams", "requests that wait"

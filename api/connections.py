@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.limits import client_of
-from core.config import Settings
+from core.service.config import Settings
 
 HEAD_BYTES = 2**16
 """The limit of a request's line and headers together."""

@@ -8,11 +8,11 @@ from fastapi import Depends, Header, Query, Request
 from api.limits import RequestLimits
 from api.notifier import Notifier
 from api.refused_keys import RefusedKeys
-from core.broker import CeleryDispatcher
-from core.config import Settings
-from core.db.paging import PageRequest
-from core.db.session import Database
-from core.storage import ObjectStore
+from core.service.broker import CeleryDispatcher
+from core.service.config import Settings
+from core.service.db.paging import PageRequest
+from core.service.db.session import Database
+from core.service.storage import ObjectStore
 
 
 @dataclass(frozen=True)

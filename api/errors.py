@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
-from core.errors import CoreError, InvalidRequest, PayloadTooLarge
+from core.artifact.errors import CoreError, InvalidRequest, PayloadTooLarge
 
 logger = structlog.get_logger()
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from core.config import Settings
+from core.service.config import Settings
 
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
 """Policy of answers that are no pages."""

@@ -19,11 +19,11 @@ from starlette.exceptions import HTTPException
 from api.auth import authenticate, may_write
 from api.json_bodies import JsonRequest
 from api.threads import pool_of, run_in
-from core import idempotency
-from core.db.session import Database
-from core.errors import InvalidRequest, UploadSpaceFull
-from core.idempotency import Answer
-from core.tenancy import Scope
+from core.artifact.errors import InvalidRequest, UploadSpaceFull
+from core.service import idempotency
+from core.service.db.session import Database
+from core.service.idempotency import Answer
+from core.service.tenancy import Scope
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 
 from api.budgets import TransferBudget, stream_budget, wait_budget
-from core.config import Settings
-from core.errors import RateLimited
-from core.tenancy import Scope
+from core.artifact.errors import RateLimited
+from core.service.config import Settings
+from core.service.tenancy import Scope
 
 if TYPE_CHECKING:
-    from core.usage.requests import Allowance, RequestCounter
+    from core.service.usage.requests import Allowance, RequestCounter
 
 NAME = "requests_per_minute"
 _IPV6_NETWORK = 64
@@ -57,7 +57,7 @@ class RequestLimits:
 
     @cached_property
     def _counter(self) -> "RequestCounter":
-        from core.usage.requests import RequestCounter
+        from core.service.usage.requests import RequestCounter
 
         return RequestCounter(self._broker_url)
 

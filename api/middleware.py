@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import UnexpectedError, render
-from core.errors import NotFound
+from core.artifact.errors import NotFound
 
 logger = structlog.get_logger()
 

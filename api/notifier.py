@@ -5,7 +5,7 @@ No client holds a session while it waits.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -14,10 +14,10 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
 from api.waiting import wait_for
-from core.db.models import Finetune, Generation
-from core.db.session import Database
-from core.tenancy import SYSTEM
-from core.tenants import repository as tenants
+from core.service.db.models import Finetune, Generation
+from core.service.db.session import Database
+from core.service.tenancy import SYSTEM
+from core.service.tenants import repository as tenants
 
 logger = structlog.get_logger()
 _INTERVAL = 0.2
@@ -75,6 +75,18 @@ class Notifier:
                 if not self._watched[id]:
                     del self._watched[id]
                     self._states.pop(id, None)
+
+    async def changes(self, id: str, key_id: str, seconds: float) -> AsyncGenerator[None]:
+        """Yields after each change of a row, at once the first time, until the time is over or the caller's key has
+        ended."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        async with self.watch(id, key_id) as changed:
+            while not self.closing and await wait_for(changed, end - loop.time()):
+                if self.has_ended(key_id):
+                    return
+                changed.clear()
+                yield
 
     def has_ended(self, key_id: str) -> bool:
         """Whether a key that is watched was revoked, expired or deleted, as the last read saw it."""

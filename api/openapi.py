@@ -16,7 +16,7 @@ from api.errors import PROBLEM_MEDIA_TYPE, Conflict, UnsupportedMediaType
 from api.headers import page_policy
 from api.idempotency import HEADER, LONGEST, REPLAYED
 from api.schemas.common import Problem
-from core.errors import (
+from core.artifact.errors import (
     CoreError,
     DatabaseUnavailable,
     Forbidden,

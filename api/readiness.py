@@ -11,9 +11,9 @@ import structlog
 from api.deps import Services
 from api.schemas.usage import Readiness
 from api.threads import HEALTH, run_in
-from core.adapters import service as adapters
-from core.db.schema import is_current
-from core.usage import service as usage
+from core.service.adapters import service as adapters
+from core.service.db.schema import is_current
+from core.service.usage import service as usage
 
 logger = structlog.get_logger()
 Answer = TypeVar("Answer")

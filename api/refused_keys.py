@@ -9,10 +9,10 @@ from fastapi import Request
 
 from api.limits import address_of
 from api.waiting import wait_for
-from core.db.session import Database
-from core.errors import CoreError
-from core.tenancy import SYSTEM
-from core.tenants import service as tenants
+from core.artifact.errors import CoreError
+from core.service.db.session import Database
+from core.service.tenancy import SYSTEM
+from core.service.tenants import service as tenants
 
 logger = structlog.get_logger()
 MAX_ADDRESSES = 20

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from fastapi import Request
 
-from core.config import Settings
+from core.service.config import Settings
 
 logger = structlog.get_logger()
 

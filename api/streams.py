@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.threads import STORE, run_in
-from core.storage import ObjectStore
+from core.service.storage import ObjectStore
 
 Place = AbstractContextManager[None]
 """A share of a budget, taken when it is entered."""

@@ -16,11 +16,11 @@ from benchmarks.gpu.page import JSON
 from benchmarks.paper.results import markdown_table
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, base_shapes, count, trainable_shapes
-from core.bundled import mini_base_folder
-from core.config import Settings
-from core.finetunes.service import FinetuneRequest
-from core.generations.service import GenerationRequest
-from core.model.folding import VectorLayout
+from core.ml.bundled import mini_base_folder
+from core.ml.model.folding import VectorLayout
+from core.service.config import Settings
+from core.service.finetunes.service import FinetuneRequest
+from core.service.generations.service import GenerationRequest
 
 PAGE = Path("docs/capacity.md")
 CARD = mini_base_folder() / "MODEL_CARD.md"

@@ -22,16 +22,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.artifact.sites import PRESETS, trainable_shapes
-from core.engine.cache import AdapterCache
-from core.engine.engine import Engine
-from core.engine.request import ImageRequest
-from core.engine.runner import Runner
-from core.model.bank import AdapterBank
-from core.model.checkpoint import LoadedBase, load_base
-from core.tuning.latents import Latents
-from core.tuning.settings import TrainingSettings
-from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer
+from core.artifact.training import TrainingSettings
+from core.ml.model.bank import AdapterBank
+from core.ml.model.checkpoint import LoadedBase, load_base
+from core.ml.serving.cache import AdapterCache
+from core.ml.serving.engine import Engine
+from core.ml.serving.request import ImageRequest
+from core.ml.serving.runner import Runner
+from core.ml.tuning.latents import Latents
+from core.ml.tuning.start import start_tensors
+from core.ml.tuning.trainer import Trainer
 
 TOLERANCE = 1e-4
 """Maximum difference from diffusers' output, relative to its standard deviation."""

@@ -2,8 +2,8 @@
 
 import os
 
-from core.config import get_settings
-from core.db.schema import upgrade
+from core.service.config import get_settings
+from core.service.db.schema import upgrade
 
 if __name__ == "__main__":
     os.umask(0o077)  # a SQLite file is for this user alone

@@ -3,10 +3,10 @@
 from alembic import context
 from sqlalchemy import event, text
 
-from core.config import get_settings
-from core.db.models import Tenant
-from core.db.session import Database
-from core.tenancy import SYSTEM
+from core.service.config import get_settings
+from core.service.db.models import Tenant
+from core.service.db.session import Database
+from core.service.tenancy import SYSTEM
 
 
 def run() -> None:

@@ -13,10 +13,10 @@ import boto3
 import pytest
 from hypothesis import settings
 
-from core.db.schema import upgrade
-from core.db.session import Database
-from core.storage import FolderStore, ObjectStore, S3Store
-from core.tenancy import SYSTEM
+from core.service.db.schema import upgrade
+from core.service.db.session import Database
+from core.service.storage import FolderStore, ObjectStore, S3Store
+from core.service.tenancy import SYSTEM
 from tests import radosgw, services
 
 settings.register_profile("no clock", deadline=None)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-MODEL_HALF = "core.model.checkpoint, core.diffusion.sampling, core.engine.engine, core.tuning.finetune"
+MODEL_HALF = "core.ml.model.checkpoint, core.ml.diffusion.sampling, core.ml.serving.engine, core.ml.tuning.finetune"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from core.artifact.file import decode
-from core.bundled import sample_domain_folder
+from core.ml.bundled import sample_domain_folder
 from tests import radosgw, services
 from tests.deploy.test_compose import OURS
 from tests.processes import ADMIN, Caller, running
@@ -161,6 +161,6 @@ def _servers(request: pytest.FixtureRequest, folder: Path, endpoint: str, access
         "AWS_ACCESS_KEY_ID": access,
         "AWS_SECRET_ACCESS_KEY": secret,
     }
-    for job in ("migrations", "core.storage"):
+    for job in ("migrations", "core.service.storage"):
         subprocess.run([sys.executable, "-m", job], env={**os.environ, **environment}, check=True)
     return environment

@@ -3,12 +3,12 @@
 import os
 import sys
 
-from core.config import Settings, get_settings
-from core.db.roles import check_role
-from core.db.schema import is_current, upgrade
-from core.db.session import Database
-from core.errors import CoreError
-from core.logs import configure_logs
+from core.artifact.errors import CoreError
+from core.service.config import Settings, get_settings
+from core.service.db.roles import check_role
+from core.service.db.schema import is_current, upgrade
+from core.service.db.session import Database
+from core.service.logs import configure_logs
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 from celery import signals
 
-from core.broker import CeleryDispatcher, make_celery
-from core.config import Settings
-from core.db.models import Dataset, Finetune, Generation
-from core.jobs import KINDS
-from core.logs import configure_logs
+from core.service.broker import CeleryDispatcher, make_celery
+from core.service.config import Settings
+from core.service.db.models import Dataset, Finetune, Generation
+from core.service.jobs import KINDS
+from core.service.logs import configure_logs
 from worker.context import Context
 from worker.maintenance import Maintenance
 from worker.runner import Attempt, Runner

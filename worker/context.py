@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from core.adapters import service as adapters
-from core.config import Settings
-from core.db.base import new_id
-from core.db.models import Dataset, Finetune
-from core.db.session import Database, database_now
-from core.errors import ChecksumMismatch, CoreError, NotFound, StorageFull, StorageUnavailable
-from core.jobs import KINDS, Dispatcher
-from core.scratch import check_scratch
-from core.storage import ObjectStore, StoredObject, open_store
-from core.storage.objects import unusable
-from core.tenancy import SYSTEM
-from core.tracing import configure_traces
-from core.usage import service as usage
+from core.artifact.errors import ChecksumMismatch, CoreError, NotFound, StorageFull, StorageUnavailable
+from core.service.adapters import service as adapters
+from core.service.config import Settings
+from core.service.db.base import new_id
+from core.service.db.models import Dataset, Finetune
+from core.service.db.session import Database, database_now
+from core.service.jobs import KINDS, Dispatcher
+from core.service.scratch import check_scratch
+from core.service.storage import ObjectStore, StoredObject, open_store
+from core.service.storage.objects import unusable
+from core.service.tenancy import SYSTEM
+from core.service.tracing import configure_traces
+from core.service.usage import service as usage
 from worker import metrics
 from worker.gpu import Gpu
 from worker.leases import LeaseKeeper

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.artifact.errors import ChecksumMismatch
 from core.artifact.file import check_against, decode
-from core.config import Settings
-from core.engine.cache import AdapterCache
-from core.engine.engine import Engine
-from core.engine.runner import Runner, buckets_for, step_rows
-from core.engine.trainings import Training, Work
-from core.errors import ChecksumMismatch
-from core.model.bank import AdapterBank
-from core.model.checkpoint import LoadedBase, load_base
-from core.model.device import use_device
+from core.ml.model.bank import AdapterBank
+from core.ml.model.checkpoint import LoadedBase, load_base
+from core.ml.model.device import use_device
+from core.ml.serving.cache import AdapterCache
+from core.ml.serving.engine import Engine
+from core.ml.serving.runner import Runner, buckets_for, step_rows
+from core.ml.serving.trainings import Training, Work
+from core.service.config import Settings
 from worker.memory import training_memory
 
 logger = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ and its device computes."""
 import socket
 import sys
 
-from core.config import get_settings
-from core.db.session import Database
-from core.usage import service as usage
+from core.service.config import get_settings
+from core.service.db.session import Database
+from core.service.usage import service as usage
 
 
 def main() -> None:

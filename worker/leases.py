@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from core import jobs
-from core.db.session import Database
-from core.errors import CoreError
-from core.jobs import Claim
-from core.tracing import caused_by
+from core.artifact.errors import CoreError
+from core.service import jobs
+from core.service.db.session import Database
+from core.service.jobs import Claim
+from core.service.tracing import caused_by
 
 logger = logging.getLogger(__name__)
 _CANCEL_SECONDS = 2.0

@@ -12,11 +12,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Summa
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from core.config import Settings
-from core.db.session import Database
-from core.engine.engine import Engine
-from core.errors import CoreError
-from core.usage import queues
+from core.artifact.errors import CoreError
+from core.ml.serving.engine import Engine
+from core.service.config import Settings
+from core.service.db.session import Database
+from core.service.usage import queues
 
 GENERATIONS = Counter("difffit_generations", "Generations that ended here, or were handed back", ["result"])
 STAGES = Histogram(

@@ -13,11 +13,11 @@ from typing import Any, Generic, Literal, TypeVar
 
 from sqlalchemy.orm import Session
 
-from core import jobs
-from core.db.models import Dataset, Finetune, Generation
-from core.db.session import database_now
-from core.errors import CoreError, DatabaseUnavailable, ResultRefused
-from core.jobs import KINDS, Claim, Settled
+from core.artifact.errors import CoreError, DatabaseUnavailable, ResultRefused
+from core.service import jobs
+from core.service.db.models import Dataset, Finetune, Generation
+from core.service.db.session import database_now
+from core.service.jobs import KINDS, Claim, Settled
 from worker.context import Context
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Attempt(ABC, Generic[Job]):
 
     @abstractmethod
     def work(self) -> None:
-        """Does the work, and keeps its result for `publish`. What it raises settles the row: see `core.jobs.ladder`."""
+        """Does the work, and keeps its result for `publish`. After an error `core.service.jobs.ladder` decides."""
 
     @abstractmethod
     def publish(self, session: Session) -> None:

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import Counter
 
-from core.errors import CoreError
-from core.webhooks import deliveries, sending, signing
-from core.webhooks.deliveries import Attempt, Outcome
-from core.webhooks.places import Places
-from core.webhooks.reachability import Reachability
+from core.artifact.errors import CoreError
+from core.service.webhooks import deliveries, sending, signing
+from core.service.webhooks.deliveries import Attempt, Outcome
+from core.service.webhooks.places import Places
+from core.service.webhooks.reachability import Reachability
 from worker.context import Context
 
 logger = logging.getLogger(__name__)

@@ -16,10 +16,7 @@ from api.schemas.common import Listing, listing
 from api.schemas.domains import DomainOut
 from api.streams import Download
 from api.threads import ADAPTERS, runs_in
-from core.adapters import service as adapters
-from core.db.models import Adapter
-from core.domains import service as domains
-from core.errors import (
+from core.artifact.errors import (
     AdapterQuarantined,
     ArtifactInvalid,
     BaseMismatch,
@@ -32,8 +29,11 @@ from core.errors import (
     StorageUnavailable,
     TooManyTransfers,
 )
-from core.tenancy import Scope
-from core.usage.quotas import Quotas
+from core.service.adapters import service as adapters
+from core.service.db.models import Adapter
+from core.service.domains import service as domains
+from core.service.tenancy import Scope
+from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["adapters"], route_class=IdempotentRoute)
 

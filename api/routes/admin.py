@@ -22,15 +22,15 @@ from api.schemas.tenants import (
     TenantOut,
 )
 from api.schemas.usage import AuditOut, QueueOut, TenantUsageDayOut, WorkerOut
-from core import jobs
-from core.adapters import service as adapters
-from core.adapters.repository import Filters
-from core.db.paging import number_of, page_of
-from core.deletions import service as deletions
-from core.errors import KeyRevoked, LastAdminKey, NameTaken, NotFound
-from core.tenants import service as tenants
-from core.tenants.service import IssuedKey
-from core.usage import service as usage
+from core.artifact.errors import KeyRevoked, LastAdminKey, NameTaken, NotFound
+from core.service import jobs
+from core.service.adapters import service as adapters
+from core.service.adapters.repository import Filters
+from core.service.db.paging import number_of, page_of
+from core.service.deletions import service as deletions
+from core.service.tenants import service as tenants
+from core.service.tenants.service import IssuedKey
+from core.service.usage import service as usage
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute, dependencies=[Depends(get_admin)])
 Filter = Annotated[Identifier | None, Query()]

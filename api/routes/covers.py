@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from api.schemas.domains import DomainOut
 from api.signing import signed_url
-from core.db.models import Domain
-from core.domains import service as domains
-from core.tenancy import Scope
+from core.service.db.models import Domain
+from core.service.domains import service as domains
+from core.service.tenancy import Scope
 
 
 def with_covers(session: Session, scope: Scope, request: Request, rows: Sequence[Domain]) -> dict[str, DomainOut]:

@@ -24,11 +24,7 @@ from api.schemas.datasets import (
 )
 from api.signing import signed_url, signer
 from api.threads import STORE, UPLOADS, run_in, runs_in
-from core.datasets import service as datasets
-from core.datasets import uploads
-from core.db.models import DatasetUpload
-from core.domains import service as domains
-from core.errors import (
+from core.artifact.errors import (
     ArchiveInvalid,
     InvalidRequest,
     NotFound,
@@ -41,8 +37,12 @@ from core.errors import (
     TooManyTransfers,
     UploadEnded,
 )
-from core.tenancy import Scope
-from core.usage.quotas import Quotas
+from core.service.datasets import service as datasets
+from core.service.datasets import uploads
+from core.service.db.models import DatasetUpload
+from core.service.domains import service as domains
+from core.service.tenancy import Scope
+from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1/domains/{id}/datasets/uploads", tags=["datasets"], route_class=IdempotentRoute)
 PartNumber = Annotated[int, Path(ge=1, le=uploads.MOST_PARTS)]

@@ -15,10 +15,7 @@ from api.schemas.common import Listing, listing
 from api.schemas.datasets import DatasetOut, DatasetStatus, RejectedFile, first_rejected
 from api.signing import signer
 from api.threads import STORE, UPLOADS, runs_in
-from core.datasets import service as datasets
-from core.db.paging import PageRequest
-from core.domains import service as domains
-from core.errors import (
+from core.artifact.errors import (
     ArchiveInvalid,
     NotFound,
     PayloadTooLarge,
@@ -28,7 +25,10 @@ from core.errors import (
     StorageUnavailable,
     TooManyTransfers,
 )
-from core.usage.quotas import Quotas
+from core.service.datasets import service as datasets
+from core.service.db.paging import PageRequest
+from core.service.domains import service as domains
+from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 

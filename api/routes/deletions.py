@@ -8,8 +8,8 @@ from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.schemas.common import Listing, listing
 from api.schemas.deletions import DeletionOut, DeletionReceiptOut
-from core.deletions import service as deletions
-from core.errors import NotFound
+from core.artifact.errors import NotFound
+from core.service.deletions import service as deletions
 
 router = APIRouter(prefix="/v1/deletions", tags=["deletions"], route_class=IdempotentRoute)
 

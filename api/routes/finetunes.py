@@ -22,10 +22,7 @@ from api.signing import signed_url
 from api.streams import EventStream
 from api.threads import STORE, runs_in
 from api.waiting import wait_for
-from core.adapters import service as adapters
-from core.db.models import FinetuneEvent
-from core.domains import service as domains
-from core.errors import (
+from core.artifact.errors import (
     BaseNotLoaded,
     CoreError,
     DatasetNotReady,
@@ -38,9 +35,12 @@ from core.errors import (
     StorageUnavailable,
     TooManyStreams,
 )
-from core.finetunes import service as finetunes
-from core.tenancy import Scope
-from core.usage.quotas import Quotas
+from core.service.adapters import service as adapters
+from core.service.db.models import FinetuneEvent
+from core.service.domains import service as domains
+from core.service.finetunes import service as finetunes
+from core.service.tenancy import Scope
+from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["finetunes"], route_class=IdempotentRoute)
 _KEEPALIVE_SECONDS = 15.0

@@ -17,10 +17,8 @@ from api.schemas.common import JobStatus, Listing, SignedUrl, listing
 from api.schemas.generations import GenerationCreate, GenerationOut
 from api.signing import signer
 from api.threads import STORE, runs_in
-from api.waiting import LONGEST_WAIT, changes_until, preferred_wait
-from core.adapters import service as adapters
-from core.domains import service as domains
-from core.errors import (
+from api.waiting import LONGEST_WAIT, preferred_wait
+from core.artifact.errors import (
     AdapterQuarantined,
     BaseMismatch,
     BaseNotLoaded,
@@ -36,9 +34,11 @@ from core.errors import (
     TooManyStreams,
     UnknownClass,
 )
-from core.generations import service as generations
-from core.tenancy import Scope
-from core.usage.quotas import Quotas
+from core.service.adapters import service as adapters
+from core.service.domains import service as domains
+from core.service.generations import service as generations
+from core.service.tenancy import Scope
+from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRoute)
 
@@ -182,7 +182,7 @@ async def _wait(
     services: Services, scope: Scope, result: GenerationOut, seconds: int, signed: SignedUrl
 ) -> GenerationOut:
     """The generation when it has ended, or as it is when the time is over."""
-    async with aclosing(changes_until(services.notifier, result.id, scope.key, seconds)) as changes:
+    async with aclosing(services.notifier.changes(result.id, scope.key, seconds)) as changes:
         async for _ in changes:
             result = await run_in_threadpool(_read, services, scope, result.id, signed)
             if result.status in generations.ENDED:

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request
 from api.auth import ScopeDep
 from api.deps import DatabaseDep
 from api.schemas.tenants import KeyOut, OwnKeyOut
-from core.tenants import service as tenants
+from core.service.tenants import service as tenants
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 

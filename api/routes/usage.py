@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from api.auth import ReaderDep
 from api.deps import ServicesDep
 from api.schemas.usage import UsageOut
-from core.usage import service as usage
+from core.service.usage import service as usage
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 

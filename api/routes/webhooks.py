@@ -21,11 +21,11 @@ from api.schemas.webhooks import (
     WebhookRotate,
     WebhookStatus,
 )
-from core import versions
-from core.errors import ChangedMeanwhile, NotFound, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
-from core.usage.quotas import Quotas
-from core.webhooks import service as webhooks
-from core.webhooks.service import IssuedSecret
+from core.artifact.errors import ChangedMeanwhile, NotFound, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
+from core.service import etags as versions
+from core.service.usage.quotas import Quotas
+from core.service.webhooks import service as webhooks
+from core.service.webhooks.service import IssuedSecret
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=IdempotentRoute)
 

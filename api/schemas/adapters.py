@@ -3,7 +3,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from api.schemas.common import Digest, Output, Time
-from core.db.models import Adapter
+from core.service.db.models import Adapter
 
 AdapterStatus = Literal["ready", "quarantined"]
 

@@ -3,10 +3,10 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from api.schemas.common import Digest, Identifier, Input, Integer, Name, Output, SignedUrl, Time, listing
-from core.datasets.repository import Rejection
-from core.datasets.uploads import MOST_PARTS
-from core.db.models import Dataset
-from core.db.paging import Page
+from core.service.datasets.repository import Rejection
+from core.service.datasets.uploads import MOST_PARTS
+from core.service.db.models import Dataset
+from core.service.db.paging import Page
 
 DatasetStatus = Literal["validating", "ready", "rejected"]
 UploadStatus = Literal["open", "completed", "failed"]

@@ -5,7 +5,7 @@ from pydantic import BaseModel, Field
 from api.schemas.common import WHOLE, Identifier, Input, Integer, JobStatus, Output, Time
 from api.schemas.datasets import JobError
 from core.artifact.sites import METHODS
-from core.finetunes.service import FinetuneRequest
+from core.service.finetunes.service import FinetuneRequest
 
 _DEFAULTS = FinetuneRequest(dataset_id="")
 

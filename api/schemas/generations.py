@@ -4,9 +4,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, JobStatus, Output, SignedUrl, Time
 from api.schemas.datasets import JobError
-from core.db.models import Generation, GenerationImage
-from core.diffusion.timesteps import TIMESTEPS, SamplerName
-from core.generations.service import GenerationRequest
+from core.artifact.sampling import TIMESTEPS, SamplerName
+from core.service.db.models import Generation, GenerationImage
+from core.service.generations.service import GenerationRequest
 
 Timestep = Annotated[int, Field(ge=0, le=TIMESTEPS - 1), WHOLE]
 _DEFAULTS = GenerationRequest()

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from api.schemas.common import Description, Input, Integer, Output, Time, optional
-from core.db.models import WebhookDelivery
-from core.webhooks.events import EventType
+from core.service.db.models import WebhookDelivery
+from core.service.webhooks.events import EventType
 
 Url = Annotated[str, Field(min_length=1, max_length=2000, pattern="^[!-~]+$", examples=["https://example.com/hooks"])]
 Events = Annotated[

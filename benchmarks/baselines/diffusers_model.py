@@ -9,9 +9,9 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor
 
 from core.artifact.base import BaseConfig
-from core.model.autoencoder import Autoencoder
-from core.model.diffusers_format import config_to_diffusers, to_diffusers
-from core.model.dit import DiT
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.diffusers_format import config_to_diffusers, to_diffusers
+from core.ml.model.dit import DiT
 
 
 def transformer(dit: DiT, config: BaseConfig | None = None, state: Mapping[str, Tensor] | None = None) -> Any:

@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from benchmarks.baselines.diffusers_model import autoencoder, ddim, pixels, transformer
-from core.model.autoencoder import Autoencoder
-from core.model.dit import DiT
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.dit import DiT
 
 RANK = 8
 LAYERS = ["norm1.linear", "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2"]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.model.dit import DiT, patchify, timestep_features, unpatchify
+from core.ml.model.dit import DiT, patchify, timestep_features, unpatchify
 
 
 class PlainDiT(nn.Module):

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from benchmarks.baselines.diffusers_model import autoencoder, ddim, pixels, transformer
 from core.artifact.sites import CLASS_TABLE
-from core.model.autoencoder import Autoencoder
-from core.model.diffusers_format import to_diffusers
-from core.model.dit import DiT
-from core.model.export import fold_into_weights
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.diffusers_format import to_diffusers
+from core.ml.model.dit import DiT
+from core.ml.model.export import fold_into_weights
 
 _NULL_LABEL = 1000
 """Label that `DiTPipeline` passes for unconditional batch rows, whatever the number of classes."""

@@ -1,6 +1,6 @@
 """`python -m benchmarks.bundled_base`: measures, prints the table, writes JSON and the pictures to look at.
 
-Needs what `python -m core.bundled.recipe.drawings` makes. Drawing takes most of the time: minutes on a CPU.
+Needs what `python -m recipes.drawings` makes. Drawing takes most of the time: minutes on a CPU.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from benchmarks.bundled_base.pictures import Artist
 from benchmarks.bundled_base.quality import Quality
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.hardware import hardware
-from core.bundled import mini_base_folder
-from core.evaluation.classifier import IMAGE_SIZE
-from core.evaluation.drawings import read_drawings
-from core.model.checkpoint import LoadedBase
+from core.ml.bundled import mini_base_folder
+from core.ml.evaluation.classifier import IMAGE_SIZE
+from core.ml.evaluation.drawings import read_drawings
+from core.ml.model.checkpoint import LoadedBase
 
 PARTS = ("cost", "quality", "domain")
 
@@ -80,7 +80,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--guidance-scale", type=float, default=4.0)
     parser.add_argument("--drawings", type=Path, default=Path("build/drawings"))
     parser.add_argument("--openmoji", type=Path, default=Path("build/openmoji"))
-    parser.add_argument("--classifier", type=Path, help="folder of another one than core/evaluation has")
+    parser.add_argument("--classifier", type=Path, help="folder of another one than core/ml/evaluation has")
     parser.add_argument("--inception", type=Path, help="inception-2015-12-05.pt, to measure FID too")
     parser.add_argument("--threads", type=int, help="of torch; all cores when not given")
     parser.add_argument("--output", type=Path, default=Path("build/bundled-base"))

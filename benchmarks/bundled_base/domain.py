@@ -20,13 +20,13 @@ from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.quality import copies
 from benchmarks.bundled_base.yardsticks import Judges
 from core.artifact.sites import PRESETS
-from core.bundled import sample_domain_folder
-from core.evaluation.classifier import IMAGE_SIZE, unit
-from core.evaluation.drawings import Drawings, read_drawings
-from core.model.checkpoint import LoadedBase
-from core.tuning.finetune import Event, Outcome, Progress
-from core.tuning.latents import image_grid, to_image
-from core.tuning.settings import TrainingSettings
+from core.artifact.training import TrainingSettings
+from core.ml.bundled import sample_domain_folder
+from core.ml.evaluation.classifier import IMAGE_SIZE, unit
+from core.ml.evaluation.drawings import Drawings, read_drawings
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.tuning.finetune import Event, Outcome, Progress
+from core.ml.tuning.latents import image_grid, to_image
 
 FALL = 0.4
 """Fraction by which the distance must fall."""

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from PIL import Image
 
 from core.artifact.sites import Method, MethodSites
-from core.evaluation.drawings import Drawings
-from core.model.checkpoint import LoadedBase
-from core.tuning.finetune import Event, FinetunePlan, Outcome, finetune
-from core.tuning.settings import TrainingSettings
+from core.artifact.training import TrainingSettings
+from core.ml.evaluation.drawings import Drawings
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.tuning.finetune import Event, FinetunePlan, Outcome, finetune
 
 
 def fine_tuned(

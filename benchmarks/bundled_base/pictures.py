@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from core.diffusion.sampling import sample, seeded_noise
-from core.model.adapter import BASE, Adapter, TensorAdapter
-from core.model.checkpoint import LoadedBase
+from core.ml.diffusion.sampling import sample, seeded_noise
+from core.ml.model.adapter import BASE, Adapter, TensorAdapter
+from core.ml.model.checkpoint import LoadedBase
 
 BATCH = 32
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from benchmarks.bundled_base.figures import Figure
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.yardsticks import Judges
-from core.bundled import sample_domain_folder
-from core.evaluation.classifier import unit
-from core.evaluation.drawings import Drawings
-from core.evaluation.neighbours import nearest, sheet
-from core.model.checkpoint import LoadedBase, load_base
-from core.tuning.latents import image_grid, to_image
+from core.ml.bundled import sample_domain_folder
+from core.ml.evaluation.classifier import unit
+from core.ml.evaluation.drawings import Drawings
+from core.ml.evaluation.neighbours import nearest, sheet
+from core.ml.model.checkpoint import LoadedBase, load_base
+from core.ml.tuning.latents import image_grid, to_image
 
 SIZE_LIMIT_MB, DRAWING_LIMIT_SECONDS, AGREEMENT_SHARE = 28, 30, 0.8
 GRID, NEIGHBOURS, SHOWN = 64, 3, 16

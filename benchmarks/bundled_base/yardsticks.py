@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.evaluation.classifier import IMAGE_SIZE, WEIGHTS, Classifier, load_classifier
-from core.evaluation.frechet import Statistics, frechet_distance
-from core.evaluation.inception import Inception
+from core.ml.evaluation.classifier import IMAGE_SIZE, WEIGHTS, Classifier, load_classifier
+from core.ml.evaluation.frechet import Statistics, frechet_distance
+from core.ml.evaluation.inception import Inception
 
 SHUFFLES = 8
 """Number of random splits into halves, whose distances are averaged."""
@@ -76,9 +76,9 @@ class Judges:
 
     @cached_property
     def digest(self) -> str:
-        import core.evaluation
+        import core.ml.evaluation
 
-        folder = self.folder or Path(core.evaluation.__path__[0])
+        folder = self.folder or Path(core.ml.evaluation.__path__[0])
         return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 
     @cached_property

@@ -17,14 +17,14 @@ from benchmarks.serving.subjects import random_dit
 from core.artifact.additions import Lora
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, Method, MethodSites, Sites, trainable_shapes
-from core.diffusion.loss import diffusion_loss
-from core.diffusion.schedule import SCHEDULE
-from core.model.dit import DiT
-from core.tuning.latents import Latents
-from core.tuning.methods import adapter_of
-from core.tuning.settings import TrainingSettings
-from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer
+from core.artifact.training import TrainingSettings
+from core.ml.diffusion.loss import diffusion_loss
+from core.ml.diffusion.schedule import SCHEDULE
+from core.ml.model.dit import DiT
+from core.ml.tuning.latents import Latents
+from core.ml.tuning.methods import adapter_of
+from core.ml.tuning.start import start_tensors
+from core.ml.tuning.trainer import Trainer
 
 CLASSES = 101
 """Number of classes of Food-101."""

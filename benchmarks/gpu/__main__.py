@@ -17,7 +17,7 @@ from benchmarks.gpu import page, session
 from benchmarks.gpu.lab import FULL, MINI, Lab
 from benchmarks.gpu.phases import PHASES
 from benchmarks.hardware import hardware
-from core.errors import DeviceLost
+from core.artifact.errors import DeviceLost
 
 SECONDS = 230.0
 BASIS = "ceilings"

@@ -16,8 +16,8 @@ from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.operations import forward_operations
 from benchmarks.gpu.session import recorded
 from benchmarks.serving.subjects import CLASSES
-from core.model.adapter import TensorAdapter
-from core.model.folding import fold, folded_forward
+from core.ml.model.adapter import TensorAdapter
+from core.ml.model.folding import fold, folded_forward
 
 EQUAL_ROWS = 8
 

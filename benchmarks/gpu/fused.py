@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.gpu.device import milliseconds, relative_error
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.session import recorded
-from core.model.kernels import plain
+from core.ml.model.kernels import plain
 
 EPS = 1e-6
 COMPARED_IMAGES = 2
@@ -32,7 +32,7 @@ class Case:
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:
     """Times, the bandwidth over bytes that have to move, and errors relative to float64."""
-    kernels = import_module("core.model.kernels.triton_kernels") if lab.device.type == "cuda" else plain
+    kernels = import_module("core.ml.model.kernels.triton_kernels") if lab.device.type == "cuda" else plain
     operands = _operands(lab, lab.size.main_rows)
     compared = {name: tensor[:COMPARED_IMAGES] for name, tensor in operands.items()}
     exact = {name: tensor.double() for name, tensor in compared.items()}

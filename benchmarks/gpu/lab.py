@@ -11,9 +11,9 @@ from torch import Tensor
 
 from benchmarks.serving.subjects import CLASSES, Subject, random_autoencoder, random_dit
 from core.artifact.base import BaseConfig
-from core.model.autoencoder import Autoencoder
-from core.model.dit import DiT
-from core.model.folding import fold
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.dit import DiT
+from core.ml.model.folding import fold
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.profiling import busy_seconds, profiled
 from benchmarks.gpu.session import recorded
 from benchmarks.serving.load import Serving, request
-from core.engine.batches import Computation, Graphs
-from core.engine.request import ImageRequest
+from core.ml.serving.batches import Computation, Graphs
+from core.ml.serving.request import ImageRequest
 
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:

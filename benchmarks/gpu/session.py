@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.lab import Lab
-from core.model.device import check_device, is_lost, release_memory
+from core.ml.model.device import check_device, is_lost, release_memory
 
 LEAST_SECONDS = 2.0
 """Minimum time for a phase; with less than this left it is not begun."""

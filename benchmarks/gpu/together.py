@@ -8,8 +8,8 @@ from benchmarks.gpu.device import clock_milliseconds, largest_difference, median
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.operations import training_operations
 from benchmarks.gpu.training import WARM_STEPS
-from core import slices
-from core.tuning.trainer import Trainer
+from core.ml import slices
+from core.ml.tuning.trainer import Trainer
 
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:

@@ -13,9 +13,9 @@ from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.operations import training_operations
 from benchmarks.gpu.session import recorded
 from core.artifact.sites import Method
-from core.model.device import release_memory
-from core.model.dit import DiT
-from core.tuning.trainer import Trainer
+from core.ml.model.device import release_memory
+from core.ml.model.dit import DiT
+from core.ml.tuning.trainer import Trainer
 
 RECORDED_FULL_MS = 178.0
 """Full fine-tuning by diffusers and PyTorch under autocast, 32 images: one H200, torch 2.11, 2026-11-26."""

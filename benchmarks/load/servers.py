@@ -18,11 +18,11 @@ import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from core.adapters import service as adapters
 from core.artifact.base import BaseConfig, BaseDescription
-from core.db.schema import upgrade
-from core.db.session import Database
-from core.tenancy import SYSTEM
+from core.service.adapters import service as adapters
+from core.service.db.schema import upgrade
+from core.service.db.session import Database
+from core.service.tenancy import SYSTEM
 
 ADMIN_KEY = "an-administrator-under-load-in-a-benchmark"
 BASE = BaseDescription(

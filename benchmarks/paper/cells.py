@@ -12,10 +12,10 @@ from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.systems import System
 from core.artifact.sites import Sites
-from core.model.checkpoint import LoadedBase
-from core.tuning.finetune import Event, Outcome, Progress, Started
-from core.tuning.methods import adapter_of
-from core.tuning.settings import TrainingSettings
+from core.artifact.training import TrainingSettings
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.tuning.finetune import Event, Outcome, Progress, Started
+from core.ml.tuning.methods import adapter_of
 
 PAPER_DEPTH = 28
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.results import Record, markdown_table, said, write_markdown
 from benchmarks.paper.settings import parser_of
-from core.model.checkpoint import LoadedBase
-from core.tuning.trainer import Trainer
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.tuning.trainer import Trainer
 
 Point = dict[str, Any]
 """Step, and the scores at it."""

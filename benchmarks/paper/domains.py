@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from benchmarks.bundled_base.finetuning import labelled
-from core.bundled.recipe import sample_domain
-from core.bundled.recipe.drawings import CLASS_TABLE, read_classes, render_set
-from core.bundled.recipe.packages import OPENMOJI, Package
-from core.evaluation.classifier import IMAGE_SIZE
-from core.evaluation.drawings import Drawings, is_held_out, to_bytes
+from core.ml.evaluation.classifier import IMAGE_SIZE
+from core.ml.evaluation.drawings import Drawings, is_held_out, to_bytes
+from recipes import sample_domain
+from recipes.drawings import CLASS_TABLE, read_classes, render_set
+from recipes.packages import OPENMOJI, Package
 
 SETS = {
     "OpenMoji": OPENMOJI,

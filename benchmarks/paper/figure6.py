@@ -17,11 +17,11 @@ from benchmarks.paper.results import said
 from benchmarks.paper.settings import judges_of, loaded_base, parsed
 from benchmarks.paper.systems import TABLE_1, System
 from core.artifact.sites import trainable_shapes
-from core.tuning.latents import concatenate, encode_images
-from core.tuning.methods import adapter_of
-from core.tuning.settings import TrainingSettings
-from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer
+from core.artifact.training import TrainingSettings
+from core.ml.tuning.latents import concatenate, encode_images
+from core.ml.tuning.methods import adapter_of
+from core.ml.tuning.start import start_tensors
+from core.ml.tuning.trainer import Trainer
 
 METHODS = ("Full Fine-tuning", "Adapt-Parallel", "BitFit", "VPT-Deep", "DiffFit")
 """Methods that the paper compares. It does not say which of its two kinds of AdaptFormer it shows."""

@@ -21,16 +21,16 @@ from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_
 from benchmarks.paper.results import said
 from benchmarks.paper.settings import judges_of, loaded_base, parsed
 from core.artifact.sites import PRESETS, trainable_shapes
-from core.bundled.recipe.drawings import CLASS_TABLE, read_classes, render_set
-from core.bundled.recipe.packages import TRAINING_SETS
-from core.evaluation.drawings import is_held_out, to_bytes
-from core.model.adapter import TensorAdapter
-from core.model.checkpoint import LoadedBase
-from core.model.dit import DiT
-from core.tuning.latents import Latents, concatenate, encode_images
-from core.tuning.settings import PRETRAINING_RATE, TrainingSettings
-from core.tuning.start import start_tensors
-from core.tuning.trainer import Trainer
+from core.artifact.training import PRETRAINING_RATE, TrainingSettings
+from core.ml.evaluation.drawings import is_held_out, to_bytes
+from core.ml.model.adapter import TensorAdapter
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.model.dit import DiT
+from core.ml.tuning.latents import Latents, concatenate, encode_images
+from core.ml.tuning.start import start_tensors
+from core.ml.tuning.trainer import Trainer
+from recipes.drawings import CLASS_TABLE, read_classes, render_set
+from recipes.packages import TRAINING_SETS
 
 LINES = {"with the trick": 0.5, "without": 1.0}
 """Factors by which the coordinates of the larger grid are multiplied."""

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.results import FOLDER
-from core.model.checkpoint import LoadedBase, load_base
+from core.ml.model.checkpoint import LoadedBase, load_base
 
 
 def parser_of(name: str, about: str | None, *, seeds: int, pictures: int) -> argparse.ArgumentParser:

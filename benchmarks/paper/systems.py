@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from core.artifact.additions import AdaptFormer, Lora, Prompts
 from core.artifact.sites import PRESETS, Method, MethodSites, Sites
-from core.tuning.settings import PRETRAINING_RATE
+from core.artifact.training import PRETRAINING_RATE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from benchmarks.load.generator import Load
 from benchmarks.paper.results import facts, markdown_table, said, write_json, write_markdown
 from benchmarks.retention import rows
 from benchmarks.retention.queries import measure
-from core.db.session import Database
-from core.tenancy import SYSTEM
+from core.service.db.session import Database
+from core.service.tenancy import SYSTEM
 
 TURN_SECONDS, CLIENTS, PAUSE = 10.0, 4, 0.05
 LONGEST, WORST_RATIO = 0.1, 1.3

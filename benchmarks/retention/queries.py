@@ -11,18 +11,18 @@ from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session
 
 from benchmarks.retention.rows import DOMAIN, OTHER, TENANT
-from core import expiry, jobs
-from core.config import Settings
-from core.db.models import Dataset, Finetune, Generation
-from core.db.paging import PageRequest
-from core.db.session import Database, database_now
-from core.domains import service as domains
-from core.generations import service as generations
-from core.tenancy import SYSTEM, Scope
-from core.usage import queues
-from core.usage import service as usage
-from core.webhooks import deliveries
-from core.webhooks import service as webhooks
+from core.service import expiry, jobs
+from core.service.config import Settings
+from core.service.db.models import Dataset, Finetune, Generation
+from core.service.db.paging import PageRequest
+from core.service.db.session import Database, database_now
+from core.service.domains import service as domains
+from core.service.generations import service as generations
+from core.service.tenancy import SYSTEM, Scope
+from core.service.usage import queues
+from core.service.usage import service as usage
+from core.service.webhooks import deliveries
+from core.service.webhooks import service as webhooks
 
 LARGE = ("generations", "generation_images", "generation_previews", "audit_log", "webhook_deliveries")
 _OWNER = Scope(TENANT)

@@ -15,11 +15,11 @@ import psutil
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from core.config import Settings
-from core.db.session import Database
-from core.retention import Retention
-from core.storage import FolderStore
-from core.tenancy import SYSTEM, Scope
+from core.service.config import Settings
+from core.service.db.session import Database
+from core.service.retention import Retention
+from core.service.storage import FolderStore
+from core.service.tenancy import SYSTEM, Scope
 
 
 class Timed(Database):

@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.serving.load import MAX_ROWS, Serving, request
 from benchmarks.serving.measure import Measure, Repetitions, in_turns, median_ratio
 from benchmarks.serving.subjects import Subject
-from core.engine.request import ImageRequest
+from core.ml.serving.request import ImageRequest
 
 LONG = 250
 JOINING_LIMIT = 1.3

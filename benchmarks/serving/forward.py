@@ -9,8 +9,8 @@ from benchmarks.serving.measure import Measure, Repetitions, in_turns, median_ra
 from benchmarks.serving.popularity import Zipf
 from benchmarks.serving.subjects import CLASSES, Kind, Subject, repeated_dit
 from core.artifact.base import BaseConfig
-from core.model.bank import AdapterBank, FoldedAdapter
-from core.model.folding import VectorLayout, folded_forward
+from core.ml.model.bank import AdapterBank, FoldedAdapter
+from core.ml.model.folding import VectorLayout, folded_forward
 
 ROWS = 32
 MIXED_LIMITS: dict[Kind, float] = {"mini": 0.92, "wide": 0.96, "full": 0.97}

@@ -11,12 +11,12 @@ from typing import Any, Self
 from torch import Tensor
 
 from benchmarks.serving.subjects import CLASSES, Subject
-from core.engine.batches import Graphs
-from core.engine.cache import AdapterCache
-from core.engine.engine import Engine
-from core.engine.request import Drawn, ImageRequest
-from core.engine.runner import Runner, buckets_for
-from core.model.bank import AdapterBank, FoldedAdapter
+from core.ml.model.bank import AdapterBank, FoldedAdapter
+from core.ml.serving.batches import Graphs
+from core.ml.serving.cache import AdapterCache
+from core.ml.serving.engine import Engine
+from core.ml.serving.request import Drawn, ImageRequest
+from core.ml.serving.runner import Runner, buckets_for
 
 MAX_ROWS = 32
 GUIDANCE = 4.0

@@ -9,8 +9,8 @@ from torch import Tensor
 from benchmarks.serving.load import Serving
 from benchmarks.serving.measure import Measure, Repetitions
 from benchmarks.serving.subjects import CLASSES, Subject
-from core.diffusion.samplers import SAMPLERS
-from core.engine.request import ImageRequest, Row
+from core.ml.diffusion.samplers import SAMPLERS
+from core.ml.serving.request import ImageRequest, Row
 
 POOL = 40
 NEIGHBOURS = range(2, 13)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, base_shapes, trainable_shapes
-from core.model.autoencoder import Autoencoder
-from core.model.checkpoint import assemble, load_base
-from core.model.dit import DiT
-from core.tuning.start import start_tensors
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.checkpoint import assemble, load_base
+from core.ml.model.dit import DiT
+from core.ml.tuning.start import start_tensors
 
 Kind = Literal["mini", "wide", "full"]
 CLASSES = 8

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from api.app import create_app
-from core.config import Settings
+from core.service.config import Settings
 
 PACKAGE = Path(__file__).parents[1] / "src" / "difffit"
 BY_HAND = {"__init__.py", "backend.py"}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from core.artifact.base import BaseDescription, canonical_json
+from core.artifact.errors import ArtifactInvalid, BaseMismatch
 from core.artifact.manifest import Manifest
 from core.artifact.sites import METHODS, trainable_shapes
-from core.errors import ArtifactInvalid, BaseMismatch
 
 # The API imports this module at its start, and numpy with an adapter's first upload.
 if TYPE_CHECKING:

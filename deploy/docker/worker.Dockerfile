@@ -14,6 +14,7 @@ RUN pip install --no-deps --require-hashes --requirement worker.lock \
     && pip install --requirement requirements-torch.txt ${TORCH_INDEX:+--index-url $TORCH_INDEX}
 COPY pyproject.toml README.md LICENSE alembic.ini ./
 COPY core core
+COPY local local
 COPY migrations migrations
 COPY worker worker
 COPY api api
@@ -21,7 +22,7 @@ COPY client client
 # The file system is read-only later: without compileall every start would compile all modules again.
 RUN pip install --no-deps --no-build-isolation --editable . --editable ./client \
     && pip check \
-    && python -m compileall -q api client core migrations worker \
+    && python -m compileall -q api client core local migrations worker \
     && useradd --uid 10001 --no-create-home difffit \
     && mkdir /data /models \
     && chown 10001 /data /models

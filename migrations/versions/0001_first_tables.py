@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-from core.db.base import Now
+from core.service.db.base import Now
 
 revision = "0001"
 down_revision = None

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from core.db.base import Json, Now, UtcDateTime
+from core.service.db.base import Json, Now, UtcDateTime
 
 revision = "0005"
 down_revision = "0004"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from core.db.base import Now
+from core.service.db.base import Now
 
 revision = "0009"
 down_revision = "0008"

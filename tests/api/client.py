@@ -19,24 +19,24 @@ from PIL import Image
 
 from api.app import create_app
 from api.deps import Services
-from core import jobs
-from core.adapters import service as adapters
 from core.artifact.base import BaseConfig, BaseDescription
+from core.artifact.errors import ArchiveInvalid
 from core.artifact.file import decode, encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import PRESETS, Sites, trainable_shapes
-from core.config import Settings
-from core.datasets import archive
-from core.datasets import service as datasets
-from core.db.models import Dataset, Finetune, Generation
-from core.db.session import Database
-from core.errors import ArchiveInvalid
-from core.finetunes import service as finetunes
-from core.generations import service as generations
-from core.generations.service import DrawnImage
-from core.jobs import Claim
-from core.storage import file_digest
-from core.tenancy import SYSTEM
+from core.service import jobs
+from core.service.adapters import service as adapters
+from core.service.config import Settings
+from core.service.datasets import archive
+from core.service.datasets import service as datasets
+from core.service.db.models import Dataset, Finetune, Generation
+from core.service.db.session import Database
+from core.service.finetunes import service as finetunes
+from core.service.generations import service as generations
+from core.service.generations.service import DrawnImage
+from core.service.jobs import Claim
+from core.service.storage import file_digest
+from core.service.tenancy import SYSTEM
 
 ADMIN_KEY = "the-administrators-own-key-of-all-tests"
 BASE = BaseDescription(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from api.deps import Services
-from core.config import Settings
-from core.db.schema import upgrade
+from core.service.config import Settings
+from core.service.db.schema import upgrade
 from tests import services as real_services
 from tests.api.client import (
     ADMIN_KEY,

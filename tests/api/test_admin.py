@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from api.deps import Services
-from core import jobs
-from core.db.models import Generation
-from core.usage import service as usage
+from core.service import jobs
+from core.service.db.models import Generation
+from core.service.usage import service as usage
 from tests.api.client import Api, Client, draw_generations, problem
 from tests.api.conftest import finetuned
 

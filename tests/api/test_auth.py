@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from api.deps import Services
-from core.db.models import ApiKey
-from core.db.session import database_now
+from core.service.db.models import ApiKey
+from core.service.db.session import database_now
 from tests.api.client import Api, Client, problem
 
 

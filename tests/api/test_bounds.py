@@ -10,11 +10,11 @@ from api.deps import Services
 from api.errors import MAX_ERRORS
 from api.json_bodies import MAX_FIELDS
 from api.schemas.common import listing
-from core.db.models import Dataset
-from core.db.paging import PageRequest, page_of
-from core.tenancy import Scope
+from core.service.db.models import Dataset
+from core.service.db.paging import PageRequest, page_of
+from core.service.tenancy import Scope
 from tests.api.client import Client, problem
-from tests.core.rows import add_dataset
+from tests.core.service.rows import add_dataset
 
 JSON = {"Content-Type": "application/json"}
 MEGABYTE = 2**20

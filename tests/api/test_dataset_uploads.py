@@ -13,9 +13,9 @@ from PIL import Image
 from sqlalchemy import update
 
 from api.deps import Services
-from core.datasets import uploads
-from core.db.models import DatasetUpload
-from core.storage import S3Store
+from core.service.datasets import uploads
+from core.service.db.models import DatasetUpload
+from core.service.storage import S3Store
 from tests import radosgw
 from tests.api.client import Api, Client, load_base, png, problem, running, validate_datasets, zip_of
 from tests.api.conftest import make_settings

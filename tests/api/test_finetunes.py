@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from api.deps import Services
-from core import jobs
 from core.artifact.sites import METHODS
-from core.db.models import Finetune
+from core.service import jobs
+from core.service.db.models import Finetune
 from tests.api.client import PNG_START, Client, finish_finetune, images_zip, problem, start_finetunes
 from tests.api.conftest import finetuned
 

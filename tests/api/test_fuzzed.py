@@ -9,7 +9,7 @@ import uvicorn
 
 from api.app import create_app
 from api.deps import Services
-from core.config import Settings
+from core.service.config import Settings
 from tests.api.client import ADMIN_KEY, Client, draw_generations
 from tests.fuzzing import fuzz
 from tests.services import free_port

@@ -10,10 +10,10 @@ from starlette.requests import Request
 
 from api.deps import Services
 from api.signing import signed_url
-from core import jobs
-from core.adapters import service as adapters
-from core.db.models import Generation
-from core.generations import service as generations
+from core.service import jobs
+from core.service.adapters import service as adapters
+from core.service.db.models import Generation
+from core.service.generations import service as generations
 from tests.api.client import BASE, PNG_START, Api, Client, adapter_file, draw_generations, load_base, problem, running
 from tests.api.conftest import make_settings
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from api.deps import Services
-from core.storage import ObjectStore
+from core.service.storage import ObjectStore
 from tests.api.client import Client, draw_generations, running
 from tests.api.conftest import make_settings
 

@@ -11,8 +11,8 @@ import pytest
 
 from api.deps import Services
 from api.readiness import NO_WORKER, OTHER_BASE, Probe, ReadinessCheck
-from core.adapters import service as adapters
-from core.usage import service as usage
+from core.service.adapters import service as adapters
+from core.service.usage import service as usage
 from tests.api.client import BASE, Api, Client, problem, running
 from tests.api.conftest import make_settings
 

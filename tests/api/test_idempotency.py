@@ -7,7 +7,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from api.deps import Services
-from core.db.models import Domain, IdempotencyKey
+from core.service.db.models import Domain, IdempotencyKey
 from tests.api.client import Client, images_zip, problem
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from core.jobs import Claim
+from core.service.jobs import Claim
 from tests.api.client import (
     Api,
     adapter_file,

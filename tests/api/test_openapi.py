@@ -8,8 +8,8 @@ import pytest
 from openapi_spec_validator import validate
 
 from core.artifact.sites import METHODS, PRESETS
-from core.finetunes.service import FinetuneRequest
-from core.generations.service import GenerationRequest
+from core.service.finetunes.service import FinetuneRequest
+from core.service.generations.service import GenerationRequest
 from tests.api.client import Client
 
 CONTRACT = """

@@ -23,12 +23,12 @@ from sqlalchemy import select
 
 from api.deps import Services
 from api.limits import RequestLimits
-from core.broker import CeleryDispatcher, make_celery
-from core.db.models import Generation
-from core.db.schema import upgrade
-from core.db.session import Database
-from core.storage import open_store
-from core.tenancy import SYSTEM
+from core.service.broker import CeleryDispatcher, make_celery
+from core.service.db.models import Generation
+from core.service.db.schema import upgrade
+from core.service.db.session import Database
+from core.service.storage import open_store
+from core.service.tenancy import SYSTEM
 from tests import services as real_services
 from tests.api.client import (
     PNG_START,

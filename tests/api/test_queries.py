@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from api.deps import Services
-from core.tenancy import Scope
+from core.service.tenancy import Scope
 from tests.api.client import Client, draw_generations, problem
-from tests.core.rows import add_adapter, add_dataset, add_finetune, add_generation, add_upload
+from tests.core.service.rows import add_adapter, add_dataset, add_finetune, add_generation, add_upload
 
 LATER = datetime.datetime(9000, 1, 1, tzinfo=datetime.UTC)
 """Other tests of the run expire every upload whose time has come."""

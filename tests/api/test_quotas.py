@@ -9,8 +9,8 @@ import pytest
 from fastapi import Request
 
 from api.limits import RequestLimits
-from core.config import Settings
-from core.errors import RateLimited
+from core.artifact.errors import RateLimited
+from core.service.config import Settings
 from tests.api.client import Api, Client, adapter_file, draw_generations, images_zip, problem
 
 ARCHIVE = images_zip()

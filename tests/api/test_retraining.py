@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from api.deps import Services
-from core.adapters import service as adapters
+from core.service.adapters import service as adapters
 from tests.api.client import BASE, Client, adapter_file, draw_generations, load_base, problem
 from tests.api.conftest import finetuned
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from api.notifier import Notifier
-from core.db.session import Database
-from core.errors import NotFound
+from core.artifact.errors import NotFound
+from core.service.db.session import Database
 from tests.api.client import images_zip, load_base, validate_datasets
 from tests.api.test_process import Server, made, next_event, services_of, serving, tenant_client
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from api.deps import Services
-from core.db.models import Generation
-from core.finetunes import service as finetunes
-from core.generations import service as generations
-from core.generations.service import DrawnImage
-from core.tenancy import SYSTEM
+from core.service.db.models import Generation
+from core.service.finetunes import service as finetunes
+from core.service.generations import service as generations
+from core.service.generations.service import DrawnImage
+from core.service.tenancy import SYSTEM
 from tests.api.client import Api, Client, adapter_file, claims, images_zip, png, problem
 
 BODIES: dict[str, dict[str, Any]] = {

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from api.deps import Services
-from core.db.models import Webhook
-from core.webhooks import deliveries
-from core.webhooks.deliveries import Outcome
+from core.service.db.models import Webhook
+from core.service.webhooks import deliveries
+from core.service.webhooks.deliveries import Outcome
 from tests.api.client import Client, problem
 
 URL = "https://example.com/hooks"

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 
 from benchmarks.serving.subjects import CLASSES, Subject, random_autoencoder
-from tests.core.model.small import CONFIG, random_dit
+from tests.core.ml.model.small import CONFIG, random_dit
 
 DIFFUSERS = replace(CONFIG, num_classes=CLASSES, timestep_convention="diffusers", guidance_channels=4)
 """Config with which the model computes the same forward as diffusers."""

@@ -5,8 +5,8 @@ import torch
 
 from benchmarks.baselines.diffusers_model import pixels
 from benchmarks.baselines.swapping import SwappingPipeline
-from core.diffusion.sampling import sample, seeded_noise
-from core.model.adapter import TensorAdapter
+from core.ml.diffusion.sampling import sample, seeded_noise
+from core.ml.model.adapter import TensorAdapter
 from tests.benchmarks.small import DIFFUSERS, subject
 
 STEPS, SCALE = 4, 3.0

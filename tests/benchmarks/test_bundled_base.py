@@ -15,10 +15,10 @@ from benchmarks.bundled_base.quality import Quality, size
 from benchmarks.bundled_base.yardsticks import Judges, Yardstick
 from benchmarks.serving.subjects import random_autoencoder
 from core.artifact.base import BaseDescription
-from core.bundled import mini_base_folder, sample_domain_folder
-from core.evaluation.drawings import Drawings, is_held_out, read_drawings
-from core.model.checkpoint import LoadedBase
-from tests.core.model.small import CONFIG, random_dit
+from core.ml.bundled import mini_base_folder, sample_domain_folder
+from core.ml.evaluation.drawings import Drawings, is_held_out, read_drawings
+from core.ml.model.checkpoint import LoadedBase
+from tests.core.ml.model.small import CONFIG, random_dit
 
 CLASSES = ("bird", "fruit", "heart", "smiling-face")
 

@@ -24,8 +24,8 @@ from benchmarks.gpu.phases import PHASES
 from benchmarks.gpu.profiling import Kernel, busy_seconds, kind_of, summary
 from benchmarks.gpu.session import Overrun, Phase
 from core.artifact.base import BaseConfig
-from core.errors import DeviceLost
-from tests.core.model.small import batch, difference, random_dit
+from core.artifact.errors import DeviceLost
+from tests.core.ml.model.small import batch, difference, random_dit
 from tests.docs.test_links import ROOT
 
 ALONE = """

@@ -12,7 +12,7 @@ from benchmarks.paper.results import Record
 from benchmarks.paper.settings import parsed, parser_of
 from benchmarks.paper.systems import TABLE_1, TABLE_4A, TABLE_4B
 from core.artifact.sites import Sites
-from core.evaluation.drawings import is_held_out
+from core.ml.evaluation.drawings import is_held_out
 
 
 def test_depths_are_the_same_share_of_another_base() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from benchmarks.paper.curves import Figure, Line, Started
-from core.tuning.latents import Latents
-from core.tuning.settings import TrainingSettings
-from core.tuning.trainer import Trainer
-from tests.core.model.small import fresh_tensors, random_dit
+from core.artifact.training import TrainingSettings
+from core.ml.tuning.latents import Latents
+from core.ml.tuning.trainer import Trainer
+from tests.core.ml.model.small import fresh_tensors, random_dit
 
 FIGURE = Figure(name="figure", title="A figure", text="Of nothing.", scores=("distance",), panel=lambda _: "panel")
 IDENTITY = {"base": "b", "budget": {"at": [1, 2]}}

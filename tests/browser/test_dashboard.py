@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from core.bundled import sample_domain_folder
+from core.ml.bundled import sample_domain_folder
 from tests.browser.conftest import LONG, SCREENSHOTS, Dashboard, Server, Visitor
 
 CLASSES = ("fruit", "heart", "car")

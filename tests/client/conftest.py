@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.bundled import sample_domain_folder
+from core.ml.bundled import sample_domain_folder
 from difffit import Client
 from tests import services
 from tests.processes import ADMIN, running

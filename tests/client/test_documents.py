@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.webhooks.signing import headers, new_secret
+from core.service.webhooks.signing import headers, new_secret
 from difffit import read_settings
 from tests.client.conftest import Server
 from tests.client.documents import ROOT, blocks, changed, environment, run, run_shell

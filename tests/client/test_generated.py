@@ -47,7 +47,7 @@ def test_the_command_has_every_setting(function: Any, settings: Any, without: se
 
 
 def test_it_imports_neither_torch_nor_the_server() -> None:
-    blocked = ["torch", "api", "core", "worker", "sqlalchemy", "fastapi", "numpy", "PIL"]
+    blocked = ["torch", "api", "core", "local", "worker", "sqlalchemy", "fastapi", "numpy", "PIL"]
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import difffit.cli.app; difffit.Client"
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from core.artifact.file import decode
-from core.model.checkpoint import load_base
+from core.ml.model.checkpoint import load_base
 from difffit import Client, read_settings
 from difffit.cli.app import app
 from difffit.requests import GenerationSettings
@@ -199,7 +199,7 @@ def test_they_are_part_of_the_command_without_slowing_it(tmp_path: Path) -> None
     panel = listed[listed.index("Without a server") :]
     assert "train" in panel
     assert "sample" in panel
-    code = "import sys, worker.local.commands; sys.exit('torch' in sys.modules or 'sqlalchemy' in sys.modules)"
+    code = "import sys, local.commands; sys.exit('torch' in sys.modules or 'sqlalchemy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

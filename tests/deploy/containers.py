@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from core.bundled import sample_domain_folder
+from core.ml.bundled import sample_domain_folder
 from tests.deploy.test_compose import OURS, ROOT
 from tests.deploy.test_probes import HTTP
 from tests.processes import Caller

@@ -47,7 +47,7 @@ def test_a_profile_starts_what_it_needs(profile: str, names: set[str]) -> None:
 
 def test_our_commands_are_those_that_the_main_job_runs() -> None:
     commands = {tuple(service["command"]) for service in OURS.values()}
-    assert commands == {("python", "-m", module) for module in ("api", "worker", "migrations", "core.storage")}
+    assert commands == {("python", "-m", module) for module in ("api", "worker", "migrations", "core.service.storage")}
     checks = {tuple(service["healthcheck"]["test"]) for name, service in OURS.items() if name not in JOBS}
     assert checks == {tuple(OURS[name]["healthcheck"]["test"]) for name in ("api", "worker")}
 

@@ -15,15 +15,15 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from core.config import Settings
-from core.db.schema import upgrade
-from core.db.session import Database
-from core.tenancy import SYSTEM
+from core.service.config import Settings
+from core.service.db.schema import upgrade
+from core.service.db.session import Database
+from core.service.tenancy import SYSTEM
+from local.commands import train_app
 from tests import services
-from tests.core.rows import add_generation, tenant_with_domain
+from tests.core.service.rows import add_generation, tenant_with_domain
 from tests.deploy.test_compose import OURS
 from worker.context import KERNEL_BYTES
-from worker.local.commands import train_app
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

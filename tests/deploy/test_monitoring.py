@@ -14,15 +14,15 @@ from prometheus_client.metrics_core import Metric
 from sqlalchemy.orm import Session
 
 from api import middleware
-from core import jobs
-from core.db.models import Finetune, Generation
-from core.db.session import Database, database_now
-from core.errors import StorageUnavailable
-from core.finetunes import service as finetunes
-from core.jobs import ladder
-from core.storage import FolderStore, objects
-from core.tenancy import Scope
-from tests.core.rows import add_finetune, add_generation, tenant_with_domain
+from core.artifact.errors import StorageUnavailable
+from core.service import jobs
+from core.service.db.models import Finetune, Generation
+from core.service.db.session import Database, database_now
+from core.service.finetunes import service as finetunes
+from core.service.jobs import ladder
+from core.service.storage import FolderStore, objects
+from core.service.tenancy import Scope
+from tests.core.service.rows import add_finetune, add_generation, tenant_with_domain
 from tests.deploy.test_compose import OURS
 from tests.worker.test_metrics import gpu, settings  # noqa: F401  # fixtures: a real engine on the bundled base
 from worker import metrics, webhooks

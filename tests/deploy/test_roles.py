@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from core.db.roles import check_role
-from core.db.schema import is_current, upgrade
-from core.db.session import Database
-from core.domains import service as domains
-from core.tenancy import SYSTEM
-from core.tenants import service as tenants
+from core.service.db.roles import check_role
+from core.service.db.schema import is_current, upgrade
+from core.service.db.session import Database
+from core.service.domains import service as domains
+from core.service.tenancy import SYSTEM
+from core.service.tenants import service as tenants
 from tests import services
-from tests.core.rows import tenant_with_domain
+from tests.core.service.rows import tenant_with_domain
 
 NAME = "older"
 

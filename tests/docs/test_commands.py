@@ -26,7 +26,7 @@ NOT_RUN = {
     "difffit login": "asks; tests/client/test_commands.py answers",
     "difffit --install-completion": "changes the reader's shell; tests/client/test_commands.py shows the script",
     "sh deploy/new-env.sh": "tests/deploy/test_compose.py runs it",
-    "python -m core.backup": "on a server elsewhere; tests/core/test_backup.py runs it on its own",
+    "python -m core.service.backup": "on a server elsewhere; tests/core/service/test_backup.py runs it on its own",
     "python -m worker": "needs DiT-XL/2's weights and a GPU; the tests start it on the bundled base",
     "docker compose": "no docker here; tests/deploy/test_compose.py and tests/test_main_job.py run what it would start",
     "psql -f deploy/postgres/roles.sql": "on a server elsewhere; tests/deploy/test_roles.py runs it on its own",

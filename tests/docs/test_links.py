@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import Settings
+from core.service.config import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -54,5 +54,5 @@ def test_error_codes_of_the_guide_exist() -> None:
     named = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
     assert named
     assert named <= set(
-        re.findall(r'^    code, status, title = "(\w+)"', (ROOT / "core/errors.py").read_text(), re.MULTILINE)
+        re.findall(r'^    code, status, title = "(\w+)"', (ROOT / "core/artifact/errors.py").read_text(), re.MULTILINE)
     )

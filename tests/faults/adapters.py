@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from core.artifact.sites import PRESETS, trainable_shapes
-from core.engine.cache import AdapterCache
-from core.engine.engine import Engine
-from core.engine.request import ImageRequest
-from core.engine.runner import Runner, buckets_for
-from core.model.bank import AdapterBank
-from core.model.checkpoint import LoadedBase, load_base
-from core.tuning.start import start_tensors
+from core.ml.model.bank import AdapterBank
+from core.ml.model.checkpoint import LoadedBase, load_base
+from core.ml.serving.cache import AdapterCache
+from core.ml.serving.engine import Engine
+from core.ml.serving.request import ImageRequest
+from core.ml.serving.runner import Runner, buckets_for
+from core.ml.tuning.start import start_tensors
 from tests.faults.stack import Outcome, Stack
 
 SLOTS = 8

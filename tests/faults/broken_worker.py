@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from core.engine.pixels import PixelDecoder
-from core.engine.runner import Runner
-from core.tuning.passes import MicroBatch
-from core.tuning.trainer import Trainer
+from core.ml.serving.pixels import PixelDecoder
+from core.ml.serving.runner import Runner
+from core.ml.tuning.passes import MicroBatch
+from core.ml.tuning.trainer import Trainer
 from worker.__main__ import main
 
 SWITCHES = "FAULTS_SWITCHES"

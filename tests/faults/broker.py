@@ -2,8 +2,8 @@
 
 import time
 
-from core.broker import CeleryDispatcher, make_celery
-from core.config import Settings
+from core.service.broker import CeleryDispatcher, make_celery
+from core.service.config import Settings
 from tests.faults.stack import Outcome, Stack, until
 from tests.faults.workers import ended, prepared, whole_images
 from tests.processes import Caller

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from core.storage import FolderStore
+from core.service.storage import FolderStore
 from tests.faults.stack import Outcome, Stack, until
 from tests.faults.workers import ended, prepared, start_finetune
 from tests.processes import Caller

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from core.storage import FolderStore
+from core.service.storage import FolderStore
 from tests.faults.hostile.adapters import ADAPTERS
 from tests.faults.hostile.images import IMAGES
 from tests.faults.hostile.zips import CANARY, GOOD, ZIPS, Entry, zip_of

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 from unittest.mock import patch
 from urllib.parse import urlparse
 
-from core.config import Settings
-from core.storage import S3Store
+from core.service.config import Settings
+from core.service.storage import S3Store
 from tests import radosgw, services
 from tests.faults import (
     adapters,

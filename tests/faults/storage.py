@@ -5,8 +5,8 @@ import os
 import time
 import zipfile
 
-from core.bundled import sample_domain_folder
-from core.storage import FolderStore, S3Store
+from core.ml.bundled import sample_domain_folder
+from core.service.storage import FolderStore, S3Store
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.stack import Outcome, Stack, until
 from tests.faults.workers import ended, prepared, start_finetune

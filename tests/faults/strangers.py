@@ -15,7 +15,7 @@ import httpx
 import psutil
 from PIL import Image
 
-from core.config import UPLOAD_FORM_BYTES, Settings
+from core.service.config import UPLOAD_FORM_BYTES, Settings
 from tests.api.test_strangers import FILE_FORM, FILE_START, answer, head, nameless_bytes, pour
 from tests.faults.hostile.zips import deflated, zip_of
 from tests.faults.hostile_input import api_of, peak, peak_from_now

@@ -10,7 +10,7 @@ from functools import partial
 
 from PIL import Image
 
-from core.storage import FolderStore
+from core.service.storage import FolderStore
 from tests.faults.stack import Outcome, Stack, until
 from tests.processes import Caller
 from tests.test_main_job import upload

@@ -5,7 +5,7 @@ from schemathesis import Case, HookContext, Response
 from schemathesis.core.failures import Failure, ResponseTimeExceeded
 from schemathesis.openapi.checks import RejectedPositiveData
 
-from core.errors import InvalidRequest
+from core.artifact.errors import InvalidRequest
 
 
 @schemathesis.hook

@@ -32,9 +32,9 @@ import psycopg
 import sqlalchemy
 import torch
 
-from core.bundled import sample_domain_folder
-from core.db.base import Base
-from core.db.schema import upgrade
+from core.ml.bundled import sample_domain_folder
+from core.service.db.base import Base
+from core.service.db.schema import upgrade
 from tests import services
 from tests.processes import ADMIN, Caller, api, wait_for_worker, worker
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.config import Settings
-from core.db.models import Dataset, Finetune, Generation
-from core.engine.runner import step_rows
-from tests.core.rows import Sent
+from core.ml.serving.runner import step_rows
+from core.service.config import Settings
+from core.service.db.models import Dataset, Finetune, Generation
+from tests.core.service.rows import Sent
 from worker.context import Context
 from worker.gpu import Gpu
 from worker.tasks.generate import _progress_seconds

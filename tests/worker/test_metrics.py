@@ -8,8 +8,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.config import Settings
-from core.engine.request import ImageRequest
+from core.ml.serving.request import ImageRequest
+from core.service.config import Settings
 from worker import metrics
 from worker.gpu import Gpu
 

@@ -13,15 +13,22 @@ import pytest
 import torch
 from sqlalchemy.orm import Session
 
-from core import jobs
-from core.config import Settings
-from core.db.models import Dataset, Finetune, Generation, Worker
-from core.db.schema import upgrade
-from core.errors import CoreError, DatabaseUnavailable, DeviceLost, ObjectNotFound, ScratchTooSmall, StorageUnavailable
-from core.storage import FolderStore, StoredObject
+from core.artifact.errors import (
+    CoreError,
+    DatabaseUnavailable,
+    DeviceLost,
+    ObjectNotFound,
+    ScratchTooSmall,
+    StorageUnavailable,
+)
+from core.service import jobs
+from core.service.config import Settings
+from core.service.db.models import Dataset, Finetune, Generation, Worker
+from core.service.db.schema import upgrade
+from core.service.storage import FolderStore, StoredObject
 from tests import services
 from tests.api.client import png, zip_of
-from tests.core.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
+from tests.core.service.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
 from worker.context import Context
 from worker.leases import LeaseKeeper
 from worker.maintenance import Maintenance
@@ -147,7 +154,7 @@ def test_result_that_a_database_refuses_for_good_ends_with_a_code(
 
     monkeypatch.setattr(Runner if refused == "_load" else Scripted, refused, refuse_this)
     monkeypatch.setattr("worker.runner._DATABASE_SECONDS", 0.001)
-    monkeypatch.setattr("core.jobs.ladder._FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("core.service.jobs.ladder._FIRST_SECONDS", 0.0)
     for attempt in range(1, context.settings.max_attempts):
         runner.run_next(Generation)
         found = row(context, Generation, id)
@@ -224,7 +231,7 @@ def test_adapter_that_cannot_be_read_back_is_not_trained_again(
 ) -> None:
     """For some seconds the attempt itself stores it again; then another attempt on this worker does."""
     monkeypatch.setattr("worker.context._STORE_PAUSES", (0.01, 0.01))
-    monkeypatch.setattr("core.jobs.ladder._FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("core.service.jobs.ladder._FIRST_SECONDS", 0.0)
     counts, real, train = Counter[str](), FolderStore.get, FinetuneRun._train
 
     def get(store: FolderStore, key: str, sha256: str | None = None) -> bytes:
@@ -424,7 +431,7 @@ def test_drawing_outlasts_a_database_that_is_away_meanwhile(context: Context, mo
         tries["progress"] += 1
         raise DatabaseUnavailable()
 
-    monkeypatch.setattr("core.generations.service.progress", away)
+    monkeypatch.setattr("core.service.generations.service.progress", away)
     context.start()
     [id] = generations(context, "tenant", 1)
     with context.database.session() as session:

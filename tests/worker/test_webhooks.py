@@ -14,19 +14,19 @@ import pytest
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
-from core.config import Settings
-from core.db.models import WebhookDelivery
-from core.db.schema import upgrade
-from core.db.session import database_now
-from core.domains import service as domains
-from core.generations import service as generations
-from core.tenancy import SYSTEM, Scope
-from core.tenants import service as tenants
-from core.webhooks import service
-from core.webhooks.deliveries import Attempt
-from core.webhooks.signing import new_secret
+from core.service.config import Settings
+from core.service.db.models import WebhookDelivery
+from core.service.db.schema import upgrade
+from core.service.db.session import database_now
+from core.service.domains import service as domains
+from core.service.generations import service as generations
+from core.service.tenancy import SYSTEM, Scope
+from core.service.tenants import service as tenants
+from core.service.webhooks import service
+from core.service.webhooks.deliveries import Attempt
+from core.service.webhooks.signing import new_secret
 from tests import services
-from tests.core.rows import Sent, add_generation
+from tests.core.service.rows import Sent, add_generation
 from tests.receiver import Receiver, receiving, status
 from worker.context import Context
 from worker.webhooks import Webhooks, send

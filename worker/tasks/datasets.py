@@ -6,11 +6,11 @@ from typing import IO, cast
 
 from sqlalchemy.orm import Session
 
-from core.datasets import archive, service
-from core.datasets.digesting import DigestingFile
-from core.db.models import Dataset
-from core.errors import ArchiveInvalid, CoreError
-from core.jobs import Claim
+from core.artifact.errors import ArchiveInvalid, CoreError
+from core.service.datasets import archive, service
+from core.service.datasets.digesting import DigestingFile
+from core.service.db.models import Dataset
+from core.service.jobs import Claim
 from worker.context import Context
 from worker.runner import Attempt
 

@@ -11,20 +11,13 @@ from PIL import Image
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from core import jobs
 from core.artifact.file import Artifact, decode, encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import Sites
-from core.datasets import archive
-from core.datasets import service as datasets
-from core.db.models import Dataset, Finetune
-from core.domains import service as domains
-from core.engine.trainings import Training
-from core.finetunes import service
-from core.jobs import Claim
-from core.storage import StoredObject, file_digest, verify
-from core.tuning.checkpoint import last_readable
-from core.tuning.finetune import (
+from core.artifact.training import TrainingSettings
+from core.ml.serving.trainings import Training
+from core.ml.tuning.checkpoint import last_readable
+from core.ml.tuning.finetune import (
     ABOUT_DEFAULTS,
     Checkpoint,
     Encoding,
@@ -36,7 +29,14 @@ from core.tuning.finetune import (
     Started,
     finetune,
 )
-from core.tuning.settings import TrainingSettings
+from core.service import jobs
+from core.service.datasets import archive
+from core.service.datasets import service as datasets
+from core.service.db.models import Dataset, Finetune
+from core.service.domains import service as domains
+from core.service.finetunes import service
+from core.service.jobs import Claim
+from core.service.storage import StoredObject, file_digest, verify
 from worker.context import Context
 from worker.images import encode_png
 from worker.runner import Attempt

@@ -14,13 +14,7 @@ from PIL import Image
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from core.adapters import service as adapters
-from core.db.models import Adapter, Generation, Tenant
-from core.db.session import database_now
-from core.diffusion.timesteps import SamplerName
-from core.domains import service as domains
-from core.engine.request import Drawn, ImageRequest
-from core.errors import (
+from core.artifact.errors import (
     ArtifactInvalid,
     ChecksumMismatch,
     CoreError,
@@ -29,9 +23,15 @@ from core.errors import (
     NotFound,
     StorageUnavailable,
 )
-from core.generations import service
-from core.generations.service import DrawnImage
-from core.jobs import Claim
+from core.artifact.sampling import SamplerName
+from core.ml.serving.request import Drawn, ImageRequest
+from core.service.adapters import service as adapters
+from core.service.db.models import Adapter, Generation, Tenant
+from core.service.db.session import database_now
+from core.service.domains import service as domains
+from core.service.generations import service
+from core.service.generations.service import DrawnImage
+from core.service.jobs import Claim
 from worker import metrics
 from worker.context import Context
 from worker.images import encode_png

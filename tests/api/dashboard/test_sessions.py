@@ -170,7 +170,7 @@ def test_the_api_answers_beside_the_pages(pages: Api) -> None:
 
 def test_without_pages_nothing_of_them_is_loaded() -> None:
     code = (
-        "import sys; from core.config import Settings; import api.app; assert 'nicegui' not in sys.modules;"
+        "import sys; from core.service.config import Settings; import api.app; assert 'nicegui' not in sys.modules;"
         "app = api.app.create_app(Settings(_env_file=None, dashboard=False, broker_url='memory://'));"
         "assert 'nicegui' not in sys.modules;"
         "assert not [one for one in app.routes if getattr(one, 'path', '') in ('/', '/dashboard')]"

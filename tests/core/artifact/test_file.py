@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from core.artifact.additions import Lora, Prompts
 from core.artifact.base import BaseConfig, BaseDescription
+from core.artifact.errors import ArtifactInvalid, BaseMismatch
 from core.artifact.file import Array, Artifact, check_against, check_fits, decode, encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import PRESETS, SITES, Method, trainable_shapes
-from core.errors import ArtifactInvalid, BaseMismatch
 
 CONFIG = BaseConfig(input_size=4, hidden_size=8, depth=2, num_heads=2, num_classes=3)
 BASE = BaseDescription(name="small", digest="d1", config=CONFIG, image_size=32, licence="Apache-2.0", parameters=1)

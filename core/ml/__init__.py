@@ -1,0 +1,1 @@
+"""Model half: everything that needs torch. Knows `core.artifact` alone."""

@@ -1,0 +1,108 @@
+"""The adapter bank: folded adapters in a table on the device, one row each.
+
+Slots are allocated once and written by index; activation is one copy. Slot 0 is the base itself.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.artifact.sites import CLASS_TABLE
+from core.ml.model.device import pinned
+from core.ml.model.dit import DiT
+from core.ml.model.folding import VectorLayout, fold
+
+BASE_SLOT = 0
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedAdapter:
+    """An adapter on the host. Who holds it can step with it, whatever leaves the caches meanwhile."""
+
+    digest: str
+    vectors: Tensor
+    """[P]"""
+    classes: Tensor
+    """[classes + 1, D], the null class last"""
+
+    @property
+    def size(self) -> int:
+        """Bytes"""
+        return self.vectors.nbytes + self.classes.nbytes
+
+
+class AdapterBank:
+    """The device's table, [slots + 1, P] in the base's dtype. One thread activates; any may fold."""
+
+    def __init__(self, dit: DiT, slots: int) -> None:
+        self.dit, self.slots = dit, slots
+        self.device, self.dtype = dit.positions.device, dit.positions.dtype
+        self.table = torch.zeros(slots + 1, VectorLayout(dit.config).length, dtype=self.dtype, device=self.device)
+        self.table[BASE_SLOT] = fold(dit, {})
+        self.copies = 0
+        self._base_classes = dit.y_embedder.embedding_table.weight.detach()
+        self._resident: OrderedDict[str, int] = OrderedDict()  # least recently used first
+        self._free = list(range(slots, 0, -1))
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+
+    @property
+    def resident(self) -> list[str]:
+        """Digests in the device table, least recently used first."""
+        return list(self._resident)
+
+    def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
+        """Combines an adapter's tensors with the base's into vectors, on the device, and brings them to the host."""
+        with torch.no_grad(), self._on_stream():
+            on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+            vectors = fold(self.dit, on_device).to(self.dtype).cpu()
+        classes = tensors[CLASS_TABLE].to(self.dtype).cpu()
+        return FoldedAdapter(digest, pinned(vectors, self.device), pinned(classes, self.device))
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        """A stream next to the steps'. Each of an adapter's hundreds of tensors would wait for a step on theirs.
+
+        Always the same one: CUDA has few, and a new one could be that on which a graph is captured.
+        """
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def activate(self, adapters: Sequence[FoldedAdapter | None]) -> list[int]:
+        """The slots of one step's adapters; None is the base. The others make room, least recently used first, never
+        one of this step.
+
+        Raises ValueError when one step has more adapters than there are slots.
+        """
+        wanted = {adapter.digest: adapter for adapter in adapters if adapter is not None}
+        if len(wanted) > self.slots:
+            raise ValueError(f"{len(wanted)} adapters in one step, but {self.slots} slots")
+        for digest in wanted:
+            if digest in self._resident:
+                self._resident.move_to_end(digest)
+        for digest, adapter in wanted.items():
+            if digest not in self._resident:
+                if not self._free:
+                    self._free.append(self._resident.popitem(last=False)[1])
+                self.table[self._free[-1]].copy_(adapter.vectors, non_blocking=True)  # a failed copy costs no slot
+                self._resident[digest] = self._free.pop()
+                self.copies += 1
+        return [BASE_SLOT if adapter is None else self._resident[adapter.digest] for adapter in adapters]
+
+    def classes(self, adapter: FoldedAdapter | None, class_id: int) -> Tensor:
+        """The embedding of a class and of the null class, [2, D] on the device.
+
+        Raises IndexError when the adapter has no such class.
+        """
+        table = self._base_classes if adapter is None else adapter.classes
+        if not 0 <= class_id < len(table) - 1:
+            raise IndexError(f"class {class_id} of {len(table) - 1}")
+        rows = table[[class_id, len(table) - 1]]
+        return rows if adapter is None else pinned(rows, self.device).to(self.device, non_blocking=True)
+
+    def forget(self, digest: str) -> None:
+        """Frees the slot of an adapter that was deleted, and overwrites it."""
+        if digest in self._resident:
+            self.table[self._resident[digest]].zero_()
+            self._free.append(self._resident.pop(digest))

@@ -1,0 +1,104 @@
+"""One domain as plain DiT weights: the adapter disappears into them, so that any DiT runs it at no cost."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from core.artifact.sites import CLASS_TABLE
+from core.ml.model.checkpoint import assemble
+from core.ml.model.diffusers_format import config_to_diffusers, to_diffusers
+from core.ml.model.dit import DiT
+
+
+@torch.no_grad()
+def fold_into_weights(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a plain DiT that computes what `dit` does with the adapter `tensors`, under the original's names.
+
+    The class table is the domain's, with its N + 1 rows. In fp32 (fp64 for a base in fp64), on the base's device.
+    Raises ValueError for tensors of a method that adds modules.
+    """
+    return _Weights(dit, tensors).folded()
+
+
+def domain_dit(dit: DiT, tensors: Mapping[str, Tensor]) -> DiT:
+    """The same as a frozen model of its own, in the base's dtype: for `save_base` and `export_diffusers`."""
+    config = dataclasses.replace(dit.config, num_classes=tensors[CLASS_TABLE].shape[0] - 1)
+    return assemble(config, fold_into_weights(dit, tensors), dit.positions.device, dit.positions.dtype)
+
+
+def export_diffusers(dit: DiT, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes a folder for `DiTTransformer2DModel.from_pretrained`.
+
+    diffusers' forward takes its own timestep features, whatever a model was trained with: for a base of the "dit"
+    convention its images differ a little from ours.
+
+    Raises ValueError for a configuration that diffusers' class cannot express.
+    """
+    config = {"_class_name": "DiTTransformer2DModel", **config_to_diffusers(dit.config)}
+    state = to_diffusers({name: tensor.to("cpu", dtype) for name, tensor in dit.state_dict().items()}, dit.config)
+    # Every block writes the embedders as its own; safetensors refuses tensors that share memory.
+    owned = {name: tensor.clone() if ".norm1.emb." in name else tensor for name, tensor in state.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(owned, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+_FOLDS = re.compile(r"\.factor$|\.norm(1|2|_final)\.(weight|bias)$")
+
+
+class _Weights:
+    """The base's weights, or the adapter's in their place, and the adapter's factors and norms folded into them."""
+
+    def __init__(self, dit: DiT, tensors: Mapping[str, Tensor]) -> None:
+        self.dit, self.tensors = dit, tensors
+        dtype = torch.float64 if dit.positions.dtype == torch.float64 else torch.float32
+        self.one = torch.ones(1, dtype=dtype, device=dit.positions.device)
+        self.state = {name: tensors.get(name, tensor).detach().to(self.one) for name, tensor in dit.named_parameters()}
+
+    def folded(self) -> dict[str, Tensor]:
+        others = [name for name in self.tensors if name not in self.state and not _FOLDS.search(name)]
+        if others:
+            raise ValueError(f"'{others[0]}' does not fold into the weights of a plain DiT")
+        self._scale("x_embedder.proj", "x_embedder.proj")
+        self._scale("t_embedder.mlp.2", "t_embedder.mlp.2")
+        self._scale("final_layer.linear", "final_layer.linear")
+        self._norm("final_layer.norm_final", "final_layer.adaLN_modulation.1", first=0)
+        for i in range(self.dit.config.depth):
+            block = f"blocks.{i}"
+            self._scale(f"{block}.attn.qkv", f"{block}.attn.qkv")
+            self._scale(f"{block}.attn.proj", f"{block}.attn.proj", f"{block}.attn")
+            self._scale(f"{block}.mlp.fc2", f"{block}.mlp")
+            self._norm(f"{block}.norm1", f"{block}.adaLN_modulation.1", first=0)
+            self._norm(f"{block}.norm2", f"{block}.adaLN_modulation.1", first=3)
+        return self.state
+
+    def _scale(self, layer: str, *sites: str) -> None:
+        """g * (W x + b) = (diag(g) W) x + g b, for the product g of the factors at `sites`."""
+        factors = [self.tensors[f"{site}.factor"].to(self.one) for site in sites if f"{site}.factor" in self.tensors]
+        if not factors:
+            return
+        factor = math.prod(factors, start=self.one)
+        weight = self.state[f"{layer}.weight"]
+        self.state[f"{layer}.weight"] = weight * factor.view(-1, *[1] * (weight.ndim - 1))
+        self.state[f"{layer}.bias"] = self.state[f"{layer}.bias"] * factor
+
+    def _norm(self, norm: str, modulation: str, first: int) -> None:
+        """(LN*w + b)*(1 + scale) + shift; part `first` of adaLN's linear layer is the shift, the next the scale."""
+        if f"{norm}.weight" not in self.tensors:
+            return
+        w, b = self.tensors[f"{norm}.weight"].to(self.one), self.tensors[f"{norm}.bias"].to(self.one)
+        d = self.dit.config.hidden_size
+        weight, bias = self.state[f"{modulation}.weight"].clone(), self.state[f"{modulation}.bias"].clone()
+        shift, scale = slice(first * d, (first + 1) * d), slice((first + 1) * d, (first + 2) * d)
+        weight[shift] += b[:, None] * weight[scale]
+        bias[shift] += b * bias[scale] + b
+        weight[scale] *= w[:, None]
+        bias[scale] = w * bias[scale] + w - 1
+        self.state[f"{modulation}.weight"], self.state[f"{modulation}.bias"] = weight, bias

@@ -1,0 +1,238 @@
+"""An adapter folded into vectors, and the forward that takes one row of vectors an image. It serves and trains.
+
+Everything that DiffFit trains is linear in the channels, so it moves into scales and shifts around the base's matrix
+products, which then run once for all images of a batch, whatever their adapters:
+
+- An affine norm and adaLN's bias and factors combine with adaLN's own product into one scale and shift per channel.
+- Softmax ignores what is constant over the keys: the key's bias drops out and its factor moves onto the query. The
+  value's factor and bias move behind the attention, whose weights sum to 1.
+- The factors of a branch and of its projection multiply the branch's gate.
+
+Each step is element-wise, so that a gradient of the vectors becomes one of the adapter's tensors at almost no cost.
+
+Letters in shapes: B images, N tokens, D hidden size, L blocks, P vector length of an adapter.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.artifact.base import BaseConfig
+from core.ml.model.dit import Block, DiT, linear_in, patchify, timestep_features, unpatchify
+from core.ml.model.functions import batch_invariant_linear, linear
+from core.ml.model.kernels import attention, linear_gated_norm, linear_gelu, modulated_norm
+from core.ml.model.kernels.plain import wide
+
+Norm = tuple[Tensor, Tensor, float]
+"""Shift and scale [B, D] behind a LayerNorm, and its eps"""
+
+
+class VectorLayout:
+    """Layout of an adapter's vectors within P numbers. The vectors of one kind are adjacent over all blocks."""
+
+    def __init__(self, config: BaseConfig) -> None:
+        d = config.hidden_size
+        self.single: dict[str, int] = {
+            "patch.scale": d,
+            "patch.shift": d,
+            "time.bias": d,
+            "time.scale": d,
+            "time.shift": d,
+            "final.modulation.scale": 2 * d,
+            "final.modulation.shift": 2 * d,
+            "final.norm.bias": d,
+            "final.scale": config.output_values,
+            "final.shift": config.output_values,
+        }
+        """Sizes of the vectors outside of the blocks."""
+        self.depth = config.depth
+        self.blocks: dict[str, int] = {
+            "modulation.scale": 6 * d,
+            "modulation.shift": 6 * d,
+            "norm1.bias": d,
+            "norm2.bias": d,
+            "query.scale": d,
+            "query.shift": d,
+            "value.scale": d,
+            "value.shift": d,
+            "proj.bias": d,
+            "fc1.bias": config.mlp_size,
+            "fc2.bias": d,
+        }
+        """Sizes of the vectors that each block has."""
+
+    @property
+    def length(self) -> int:
+        return sum(self.single.values()) + self.depth * sum(self.blocks.values())
+
+    def split(self, vectors: Tensor) -> dict[str, Tensor]:
+        """Splits [B, P] into views by name: [B, size], and [B, L, size] for vectors of the blocks."""
+        sizes = [*self.single.values(), *(self.depth * size for size in self.blocks.values())]
+        parts = dict(zip([*self.single, *self.blocks], vectors.split(sizes, dim=1), strict=True))
+        return parts | {name: parts[name].unflatten(1, (self.depth, size)) for name, size in self.blocks.items()}
+
+
+def fold(dit: DiT, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Returns the vectors [P] of an adapter, in fp32 on the base's device. Empty `tensors` give those of the base
+    itself.
+
+    Differentiable: gradients reach `tensors`. The class table is not among the vectors: its rows are looked up.
+    """
+    vectors, layout = _Folder(dit, tensors).vectors(), VectorLayout(dit.config)
+    single = [vectors[name].expand(size) for name, size in layout.single.items()]
+    return torch.cat([*single, *(vectors[name].flatten() for name in layout.blocks)])
+
+
+def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Tensor) -> Tensor:
+    """Computes the forward: x [B, C, H, W], t [B], classes [B, D] class embeddings, vectors [B, P] -> [B, 2C, H, W].
+
+    Equals `dit(x, t, y, adapter)` row by row up to rounding, and so do the gradients of classes and vectors.
+    """
+    config, positions, layout = dit.config, dit.positions_for(x.shape[-1]), VectorLayout(dit.config)
+    row = layout.split(vectors)
+    patches = F.linear(patchify(x.to(positions.dtype), config.patch_size), dit.x_embedder.proj.weight.flatten(1))
+    x = torch.addcmul(wide(row["patch.shift"], patches) + positions, patches, wide(row["patch.scale"], patches))
+    c = F.silu(_time(dit, t, row) + classes.to(positions.dtype))  # [B, D]
+    norms, gates = _modulation(dit, c, row)
+    normal = modulated_norm(x, *next(norms))  # [B, N, D]
+    blocks = [
+        dict(zip(layout.blocks, one, strict=True))
+        for one in zip(*(row[n].unbind(1) for n in layout.blocks), strict=True)
+    ]
+    for block, own in zip(_blocks(dit), blocks, strict=True):
+        weight = block.attn.qkv.weight
+        qkv = linear(normal, weight, None) if torch.is_grad_enabled() else F.linear(normal, weight)
+        affine = (own["query.scale"], own["query.shift"], own["value.scale"], own["value.shift"])
+        mixed = attention(qkv, *affine, block.attn.num_heads)
+        weight = block.attn.proj.weight
+        x, normal = linear_gated_norm(mixed, weight, own["proj.bias"], next(gates), x, *next(norms), save_input=True)
+        hidden = linear_gelu(normal, block.mlp.fc1.weight, own["fc1.bias"])
+        x, normal = linear_gated_norm(hidden, block.mlp.fc2.weight, own["fc2.bias"], next(gates), x, *next(norms))
+    y = F.linear(normal, dit.final_layer.linear.weight)
+    return unpatchify(torch.addcmul(wide(row["final.shift"], y), y, wide(row["final.scale"], y)), config)
+
+
+def _time(dit: DiT, t: Tensor, row: Mapping[str, Tensor]) -> Tensor:
+    """Returns the embedding of the timesteps, [B, D]"""
+    first, second = linear_in(dit.t_embedder.mlp, 0), linear_in(dit.t_embedder.mlp, 2)
+    features = timestep_features(t, dit.t_embedder.convention).to(first.weight.dtype)
+    bias, scale, shift = (row[f"time.{name}"].to(features.dtype) for name in ("bias", "scale", "shift"))
+    hidden = F.silu(batch_invariant_linear(features, first.weight) + bias)
+    return torch.addcmul(shift, batch_invariant_linear(hidden, second.weight), scale)
+
+
+def _modulation(dit: DiT, c: Tensor, row: Mapping[str, Tensor]) -> tuple[Iterator[Norm], Iterator[Tensor]]:
+    """Returns two iterators in the order of use: the shift, the scale (both [B, D]) and the eps of each norm, and the
+    gate [B, D] of each branch.
+
+    A norm's own bias goes through the scale: (LN*w + b)*scale + shift has the shift scale*b + shift.
+    """
+    layers = [linear_in(block.adaLN_modulation, 1) for block in _blocks(dit)]
+    products = torch.stack([batch_invariant_linear(c, layer.weight) for layer in layers], 1)  # [B, L, 6D]
+    products = products.to(row["modulation.shift"].dtype)
+    parts = torch.addcmul(row["modulation.shift"], products, row["modulation.scale"]).chunk(6, dim=-1)
+    shift1, scale1, gate1, shift2, scale2, gate2 = parts  # each [B, L, D]
+    _, product1, _, _, product2, _ = products.chunk(6, dim=-1)
+    shift1 = torch.addcmul(shift1, product1, row["norm1.bias"])
+    shift2 = torch.addcmul(shift2, product2, row["norm2.bias"])
+    final = batch_invariant_linear(c, linear_in(dit.final_layer.adaLN_modulation, 1).weight).to(products.dtype)
+    shift, scale = torch.addcmul(row["final.modulation.shift"], final, row["final.modulation.scale"]).chunk(2, dim=-1)
+    shift = torch.addcmul(shift, final.chunk(2, dim=-1)[1], row["final.norm.bias"])
+    config = dit.config
+    norms: list[Norm] = []
+    of_blocks = zip(*(part.unbind(1) for part in (shift1, scale1, shift2, scale2)), strict=True)
+    for one_shift, one_scale, two_shift, two_scale in of_blocks:
+        norms += [(one_shift, one_scale, config.norm_eps), (two_shift, two_scale, config.mlp_norm_eps)]
+    gates = [gate for pair in zip(gate1.unbind(1), gate2.unbind(1), strict=True) for gate in pair]
+    return iter([*norms, (shift, scale, config.norm_eps)]), iter(gates)
+
+
+def _blocks(dit: DiT) -> list[Block]:
+    return [cast(Block, block) for block in dit.blocks]
+
+
+class _Folder:
+    """Reads an adapter's tensors, or the base's where it has none, and combines them in fp32."""
+
+    def __init__(self, dit: DiT, tensors: Mapping[str, Tensor]) -> None:
+        self.config, self.tensors = dit.config, tensors
+        self.base = dict(dit.named_parameters())
+        self.dtype = torch.float64 if dit.positions.dtype == torch.float64 else torch.float32
+        self.one = torch.ones(1, dtype=self.dtype, device=dit.positions.device)
+
+    def vectors(self) -> dict[str, Tensor]:
+        """Returns the vectors by name: [size] or [1] outside of the blocks, [L, size] in them."""
+        patch, time = self.factor("x_embedder.proj"), self.factor("t_embedder.mlp.2")
+        final = self.factor("final_layer.linear")
+        norm = "final_layer.norm_final"
+        bias, weight = self.get(f"{norm}.bias", 0 * self.one), self.get(f"{norm}.weight", self.one)
+        shift, scale = self.bias("final_layer.adaLN_modulation.1").chunk(2)
+        return self.blocks() | {
+            "patch.scale": patch,
+            "patch.shift": patch * self.bias("x_embedder.proj"),
+            "time.bias": self.bias("t_embedder.mlp.0"),
+            "time.scale": time,
+            "time.shift": time * self.bias("t_embedder.mlp.2"),
+            "final.modulation.scale": torch.cat([torch.ones_like(shift), weight.expand_as(shift)]),
+            "final.modulation.shift": torch.cat([shift + (1 + scale) * bias, (1 + scale) * weight]),
+            "final.norm.bias": bias,
+            "final.scale": final,
+            "final.shift": final * self.bias("final_layer.linear"),
+        }
+
+    def blocks(self) -> dict[str, Tensor]:
+        """Returns the blocks' vectors by name, [L, size] each. A norm's constant parts are those of (LN*w + b)*(1 + s +
+        W_s c) + h + W_h c, where s and h are adaLN's biases and W c its products."""
+        d = self.config.hidden_size
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.biases("adaLN_modulation.1").chunk(6, dim=1)
+        weight1, weight2 = self.stacked("norm1.weight", d), self.stacked("norm2.weight", d)
+        bias1, bias2 = (self.stacked(f"{name}.bias", d, 0 * self.one) for name in ("norm1", "norm2"))
+        attention, mlp = (
+            self.stacked("attn.factor", d) * self.stacked("attn.proj.factor", d),
+            self.stacked("mlp.factor", d),
+        )
+        q, k, v = self.stacked("attn.qkv.factor", 3 * d).chunk(3, dim=1)
+        bias_q, _, bias_v = self.biases("attn.qkv").chunk(3, dim=1)
+        one = torch.ones_like(attention)
+        parts = (
+            shift1 + (1 + scale1) * bias1,
+            (1 + scale1) * weight1,
+            gate1 * attention,
+            shift2 + (1 + scale2) * bias2,
+            (1 + scale2) * weight2,
+            gate2 * mlp,
+        )
+        return {
+            "modulation.scale": torch.cat([one, weight1, attention, one, weight2, mlp], 1),
+            "modulation.shift": torch.cat(parts, 1),
+            "norm1.bias": bias1,
+            "norm2.bias": bias2,
+            "query.scale": k * q,
+            "query.shift": k * q * bias_q,
+            "value.scale": v,
+            "value.shift": v * bias_v,
+            "proj.bias": self.biases("attn.proj"),
+            "fc1.bias": self.biases("mlp.fc1"),
+            "fc2.bias": self.biases("mlp.fc2"),
+        }
+
+    def factor(self, name: str) -> Tensor:
+        return self.get(f"{name}.factor", self.one)
+
+    def bias(self, name: str) -> Tensor:
+        return self.get(f"{name}.bias", self.base[f"{name}.bias"])
+
+    def biases(self, name: str) -> Tensor:
+        """Returns the bias of the layer `name` in each block, [L, size]"""
+        return torch.stack([self.bias(f"blocks.{i}.{name}") for i in range(self.config.depth)])
+
+    def stacked(self, name: str, size: int, default: Tensor | None = None) -> Tensor:
+        """Returns the tensor `name` of each block, [L, size]; 1, or `default`, where the adapter has none"""
+        missing = (self.one if default is None else default).expand(size)
+        return torch.stack([self.get(f"blocks.{i}.{name}", missing) for i in range(self.config.depth)])
+
+    def get(self, name: str, default: Tensor) -> Tensor:
+        return self.tensors.get(name, default).to(self.dtype)

@@ -1,0 +1,163 @@
+"""The fused operations in PyTorch: the same functions as `triton_kernels`, for a CPU and as its reference.
+
+On a CPU a batch passes in parts, so that the steps of a formula find their operands in the cache.
+
+Letters in shapes: B images, N tokens, D features.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.ml.model.functions import image_parts
+
+_SLOPE = 2 * math.sqrt(2 / math.pi)
+_CUBE = 0.044715
+_PART = 2**16
+"""Numbers of a part."""
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]"""
+    return torch.addcmul(wide(shift, x), F.layer_norm(x, x.shape[-1:], eps=eps), wide(scale, x))
+
+
+def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x [B, N, D], shift and scale [B, D]"""
+    grad_x, grad_shift, grad_scale = torch.empty_like(x), [], []
+    wide_scale = wide(scale, x)
+    for part in image_parts(x):
+        part_x, shifts, scales = _norm_backward(grad[part], x[part], wide_scale[part], eps)
+        grad_x[part] = part_x
+        grad_shift.append(shifts)
+        grad_scale.append(scales)
+    return grad_x, torch.cat(grad_shift), torch.cat(grad_scale)
+
+
+def gated_norm(
+    x: Tensor, y: Tensor, bias: Tensor | None, gate: Tensor, shift: Tensor, scale: Tensor, eps: float, *, in_place: bool
+) -> tuple[Tensor, Tensor]:
+    """x + gate * (y + bias), and its `modulated_norm`: x and y [B, N, D], the others [B, D] -> two of [B, N, D]"""
+    y = y if bias is None else y + wide(bias, y)
+    moved = x.addcmul_(wide(gate, x), y) if in_place else torch.addcmul(x, wide(gate, x), y)
+    return moved, modulated_norm(moved, shift, scale, eps)
+
+
+def gated_norm_backward(
+    grad_moved: Tensor | None,
+    grad_normal: Tensor,
+    saved: Tensor,
+    y: Tensor,
+    bias: Tensor | None,
+    gate: Tensor,
+    scale: Tensor,
+    eps: float,
+    *,
+    saved_input: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    """Gradients of x and y [B, N, D], and of bias, gate, shift and scale [B, D].
+
+    `saved` is x, or else the first result of `gated_norm`; `grad_moved` is that result's gradient where it has one.
+    """
+    grad_x, grad_y, sums = torch.empty_like(y), torch.empty_like(y), []
+    wide_gate, wide_scale = wide(gate, y), wide(scale, y)
+    for part in image_parts(y):
+        moved = saved[part]
+        if saved_input:
+            moved = torch.addcmul(moved, wide_gate[part], y[part] if bias is None else y[part] + wide(bias, y)[part])
+        grad, shifts, scales = _norm_backward(grad_normal[part], moved, wide_scale[part], eps)
+        if grad_moved is not None:
+            grad = grad.add_(grad_moved[part])
+        grad_x[part] = grad
+        torch.mul(grad, wide_gate[part], out=grad_y[part])
+        total = shifts if bias is None else grad.sum(1)
+        sums.append((shifts, scales, (grad * y[part]).sum(1), total))
+    grad_shift, grad_scale, along, total = (torch.cat(kind) for kind in zip(*sums, strict=True))
+    if bias is None:
+        return grad_x, grad_y, None, along, grad_shift, grad_scale
+    return grad_x, grad_y, total * gate, along + total * bias, grad_shift, grad_scale
+
+
+def gelu(y: Tensor, bias: Tensor | None, *, in_place: bool) -> Tensor:
+    """GELU(y + bias), with the hyperbolic tangent's approximation: y [B, N, D], bias [B, D] -> [B, N, D]
+
+    0.5 (1 + tanh z) is the logistic function of 2 z, which a CPU computes more than twice as fast. In bf16 its steps
+    would round.
+    """
+    y = y if bias is None else y + wide(bias, y)
+    if not _by_logistic(y):
+        return F.gelu(y, approximate="tanh")
+    if in_place:
+        return y.mul_(_logistic(y))
+    result = torch.empty_like(y)
+    for some, into in zip(_lines(y), _lines(result), strict=True):
+        torch.mul(some, _logistic(some), out=into)
+    return result
+
+
+def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Gradients of y [B, N, D] and bias [B, D]"""
+    x = y if bias is None else y + wide(bias, y)
+    if _by_logistic(x):
+        grad_y = torch.empty_like(x)
+        for some, some_grad, into in zip(_lines(x), _lines(grad), _lines(grad_y), strict=True):
+            logistic = _logistic(some)
+            # d (x s) = s + x s (1 - s) (2 z)', and (2 z)' = slope (1 + 3 cube x^2)
+            inner = torch.addcmul(x.new_tensor(_SLOPE), some, some, value=3 * _CUBE * _SLOPE).mul_(some)
+            inner.addcmul_(inner, logistic, value=-1)
+            torch.mul(some_grad, logistic.addcmul_(inner, logistic), out=into)
+    else:
+        grad_y = torch.ops.aten.gelu_backward(grad, x, approximate="tanh")
+    return grad_y, None if bias is None else grad_y.sum(1)
+
+
+def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -> Tensor:
+    """x * scale + shift: x [B, N, D], perhaps a part of a wider tensor, the others [B, D] -> [B, N, D]"""
+    if in_place and not torch.compiler.is_compiling():  # a pass over memory that is new costs twice one over old
+        return torch.addcmul(wide(shift, x), x, wide(scale, x), out=x)
+    return torch.addcmul(wide(shift, x), x, wide(scale, x))
+
+
+def affine_backward(grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Gradients of x [B, N, D], scale and shift [B, D]. x may be a part of a wider tensor, and so may `out`."""
+    grad_x, sums = torch.empty_like(grad) if out is None else out, []
+    wide_scale = wide(scale, x)
+    for part in image_parts(x):
+        sums.append(((grad[part] * x[part]).sum(1), grad[part].sum(1)))
+        grad_x[part] = grad[part] * wide_scale[part]
+    grad_scale, grad_shift = (torch.cat(kind) for kind in zip(*sums, strict=True))
+    return grad_x, grad_scale, grad_shift
+
+
+def _norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x [b, N, D], shift and scale [b, D], for scale [b, 1, D]"""
+    shape = x.shape[-1:]
+    normal, mean, inverse = torch.native_layer_norm(x, shape, None, None, eps)
+    needed = [True, False, False]
+    grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(grad * scale, x, shape, mean, inverse, None, None, needed)
+    return grad_x, grad.sum(1), (grad * normal).sum(1)
+
+
+def _by_logistic(x: Tensor) -> bool:
+    return x.is_cpu and x.dtype != torch.bfloat16
+
+
+def _logistic(x: Tensor) -> Tensor:
+    """0.5 (1 + tanh z)"""
+    return torch.addcmul(x.new_tensor(_SLOPE), x, x, value=_CUBE * _SLOPE).mul_(x).sigmoid_()
+
+
+def _lines(x: Tensor) -> tuple[Tensor, ...]:
+    """[..., D] as parts [n, D]"""
+    lines = x.reshape(-1, x.shape[-1])
+    if torch.compiler.is_compiling():
+        return (lines,)  # Inductor fuses by itself
+    parts: tuple[Tensor, ...] = lines.split(max(1, _PART // x.shape[-1]))
+    return parts
+
+
+def wide(vector: Tensor, like: Tensor) -> Tensor:
+    """Reshapes [B, D] to [B, 1, D], in the type of `like`."""
+    return vector.to(like.dtype).unsqueeze(1)

@@ -1,0 +1,128 @@
+"""Cache of folded adapters on the host, by digest, with threads that load missing ones."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from torch import Tensor
+
+from core.artifact.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, CoreError, NotFound
+from core.ml.model.bank import AdapterBank, FoldedAdapter
+from core.ml.model.device import with_memory
+
+Load = Callable[[], Mapping[str, Tensor]]
+"""Returns an adapter's tensors, checked. It may take long and may raise anything."""
+
+BROKEN = (ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound)
+"""Errors that another attempt would not fix."""
+
+
+class AdapterCache:
+    """Cache of up to `host_bytes` of folded adapters. Evicts the least recently used first. Safe from any thread.
+
+    An adapter that was found broken stays so for `quarantine_seconds`: a queue full of its requests must not fetch it
+    again for each.
+    """
+
+    def __init__(
+        self, bank: AdapterBank, host_bytes: int, *, threads: int = 4, quarantine_seconds: float = 60.0
+    ) -> None:
+        self.bank, self.host_bytes, self.quarantine_seconds = bank, host_bytes, quarantine_seconds
+        self.hits = self.misses = 0
+        self.load_seconds = 0.0
+        self._lock = threading.Lock()
+        self._folded: OrderedDict[str, FoldedAdapter] = OrderedDict()
+        self._bytes = 0
+        self._loading: dict[str, Future[FoldedAdapter]] = {}
+        self._broken: dict[str, tuple[float, Exception]] = {}
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="adapters")
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._folded
+
+    @property
+    def resident(self) -> list[str]:
+        """Digests on the host, least recently used first."""
+        with self._lock:
+            return list(self._folded)
+
+    @property
+    def bytes(self) -> int:
+        return self._bytes
+
+    def get(self, digest: str, load: Load) -> "Future[FoldedAdapter]":
+        """Returns the adapter's future: resolved if it is cached, otherwise loaded once for all callers. The future
+        fails with what `load` raised."""
+        with self._lock:
+            if digest in self._folded:
+                self.hits += 1
+                self._folded.move_to_end(digest)
+                return _resolved(self._folded[digest])
+            if digest in self._broken:
+                until, error = self._broken[digest]
+                if time.monotonic() < until:
+                    return _failed(error)
+                del self._broken[digest]
+            if digest not in self._loading:
+                self.misses += 1
+                self._loading[digest] = self._pool.submit(self._load, digest, load)
+            return self._loading[digest]
+
+    def forget(self, digest: str) -> None:
+        """Drops an adapter that was deleted. Batch rows in flight hold their own reference."""
+        with self._lock:
+            gone = self._folded.pop(digest, None)
+            self._bytes -= gone.size if gone else 0
+
+    def close(self, *, wait: bool = True) -> None:
+        """Ends the threads, after current loads unless `wait` is False."""
+        self._pool.shutdown(wait=wait, cancel_futures=True)
+
+    def _load(self, digest: str, load: Load) -> FoldedAdapter:
+        started = time.perf_counter()
+        try:
+            tensors = load()
+            folded = with_memory(lambda: self.bank.fold(digest, tensors))
+        except BROKEN as error:
+            now = time.monotonic()
+            with self._lock:
+                self._broken = {digest: entry for digest, entry in self._broken.items() if now < entry[0]}
+                self._broken[digest] = now + self.quarantine_seconds, error
+            raise
+        else:
+            self._keep(folded)
+            return folded
+        finally:
+            with self._lock:
+                del self._loading[digest]
+                self.load_seconds += time.perf_counter() - started
+
+    def _keep(self, folded: FoldedAdapter) -> None:
+        with self._lock:
+            self._folded[folded.digest] = folded
+            self._bytes += folded.size
+            while self._bytes > self.host_bytes and len(self._folded) > 1:
+                self._bytes -= self._folded.popitem(last=False)[1].size
+
+
+def _resolved(folded: FoldedAdapter) -> "Future[FoldedAdapter]":
+    future: Future[FoldedAdapter] = Future()
+    future.set_result(folded)
+    return future
+
+
+def _failed(error: Exception) -> "Future[FoldedAdapter]":
+    future: Future[FoldedAdapter] = Future()
+    future.set_exception(error)
+    return future
+
+
+def own_copy(error: CoreError) -> CoreError:
+    """Returns a copy of the error for one of several requests that meet it. Each raises its own, since raising changes
+    an exception."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error.__cause__ or error.__context__
+    return copy

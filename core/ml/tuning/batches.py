@@ -1,0 +1,126 @@
+"""The batches of a training run: which images, labels, timesteps and noise each step sees."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.artifact.sampling import TIMESTEPS
+from core.artifact.training import TrainingSettings
+from core.ml.diffusion.schedule import SCHEDULE
+from core.ml.tuning.latents import Latents
+
+
+class Rows(NamedTuple):
+    """Rows of a batch, on the host.
+
+    Letters in shapes: B rows, C latent channels, H and W latent height and width.
+    """
+
+    x0: Tensor
+    """[B, C, H, W] latents"""
+    labels: Tensor
+    """[B], some of them dropped"""
+    t: Tensor
+    """[B] timesteps"""
+    noise: Tensor
+    """[B, C, H, W]"""
+    weights: Tensor
+    """[B] weight of the squared error"""
+    fractions: Tensor
+    """[B] fraction of the whole batch that a row is"""
+
+    def part(self, which: slice) -> "Rows":
+        return Rows(*(tensor[which] for tensor in self))
+
+
+class Batches:
+    """Draws one batch after the other. `generator` decides all of it; `null_class` is the label that drops another."""
+
+    def __init__(
+        self,
+        latents: Latents,
+        settings: TrainingSettings,
+        null_class: int,
+        generator: torch.Generator,
+        *,
+        pinned: bool = False,
+    ) -> None:
+        """`pinned` draws into page-locked memory, from which a GPU copies while the host goes on."""
+        self.latents, self.settings, self.null_class, self.generator = latents, settings, null_class, generator
+        self.pinned = pinned
+        self._order = torch.empty(0, dtype=torch.long)
+        self._ahead: tuple[dict[str, Tensor], Rows] | None = None
+        self._snr = SCHEDULE.signal_to_noise.float()
+
+    def state(self) -> dict[str, Tensor]:
+        """Decides every batch that follows. A batch that was drawn ahead is one of them."""
+        if self._ahead is not None:
+            return {name: tensor.clone() for name, tensor in self._ahead[0].items()}
+        return {"generator": self.generator.get_state(), "order": self._order.clone()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._ahead = None
+        self.generator.set_state(state["generator"])
+        self._order = state["order"].clone()
+
+    def draw_ahead(self) -> None:
+        """Draws the batch that the next `draw` returns: while a device computes, for example."""
+        if self._ahead is None:
+            state = self.state()
+            try:
+                self._ahead = state, self._next()
+            except BaseException:  # memory that ran out, for one: the same batch is drawn again
+                self.restore(state)
+                raise
+
+    def draw(self) -> Rows:
+        rows = self._next() if self._ahead is None else self._ahead[1]
+        self._ahead = None
+        return rows
+
+    def _next(self) -> Rows:
+        indices = self._next_indices()
+        x0, labels = self._samples(indices)
+        dropped = torch.rand(len(indices), generator=self.generator) < self.settings.label_dropout
+        labels = labels.masked_fill(dropped, self.null_class)  # one draw a sample
+        t = self._timesteps(len(indices))
+        noise = torch.randn(x0.shape, generator=self.generator)
+        rows = Rows(x0, labels, t, noise, self._weights(t), torch.full((len(t),), 1 / len(t)))
+        return Rows(*(tensor.pin_memory() for tensor in rows)) if self.pinned else rows
+
+    def _next_indices(self) -> Tensor:
+        if self.settings.sampling == "balanced":
+            return self._balanced_indices()
+        size = self.settings.batch_size
+        while len(self._order) < size:
+            self._order = torch.cat([self._order, torch.randperm(len(self.latents), generator=self.generator)])
+        indices, self._order = self._order[:size], self._order[size:]
+        return indices
+
+    def _timesteps(self, count: int) -> Tensor:
+        if self.settings.timesteps == "independent":
+            return torch.randint(0, TIMESTEPS, (count,), generator=self.generator)
+        # The images come in random order, so that the parts need not.
+        places = (torch.arange(count) + torch.rand(count, generator=self.generator)) / count
+        if self.settings.timesteps == "focused":
+            places = torch.where(places < 0.85, places / 0.85 * 0.6, 0.6 + (places - 0.85) / 0.15 * 0.4)
+        return (places * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
+
+    def _weights(self, t: Tensor) -> Tensor:
+        gamma = self.settings.minimum_snr_gamma
+        snr = self._snr[t]
+        return torch.ones(len(t)) if gamma is None else snr.clamp(max=gamma) / snr
+
+    def _balanced_indices(self) -> Tensor:
+        labels = self.latents.labels
+        weights = 1.0 / labels.bincount().float()[labels]
+        return torch.multinomial(weights, self.settings.batch_size, replacement=True, generator=self.generator)
+
+    def _samples(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """A fresh sample of the posterior of each image or, for half of them, of its mirror image."""
+        flipped = torch.randint(0, 2, (len(indices),), generator=self.generator)
+        mean, deviation = self.latents.mean[flipped, indices], self.latents.deviation[flipped, indices]
+        noise = torch.randn(mean.shape, generator=self.generator)
+        return mean + deviation * noise, self.latents.labels[indices]

@@ -1,0 +1,315 @@
+"""A fine-tune as work in slices: a generator that the engine's loop steps beside serving.
+
+It yields events; whoever runs it stores them. The device is never held longer than one slice: a micro-batch, a batch
+of held-out images, one step of its samples. A micro-batch is yielded before it passes the model, so that those of
+several fine-tunes can pass together.
+"""
+
+import time
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from core.artifact.errors import EngineStopped, TrainingOutOfMemory
+from core.artifact.footprint import Footprint
+from core.artifact.sites import CLASS_TABLE, Method, MethodSites, trainable_shapes
+from core.artifact.training import TrainingSettings
+from core.ml.diffusion.sampling import sample_steps, seeded_noise
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.model.device import is_out_of_memory, release_memory
+from core.ml.tuning.checkpoint import pack
+from core.ml.tuning.latents import Encode, Latents, concatenate, encode_batch, image_grid, prepare_images, to_image
+from core.ml.tuning.methods import adapter_of
+from core.ml.tuning.parallel import ALONE, Processes
+from core.ml.tuning.passes import MicroBatch
+from core.ml.tuning.reading import ReadAhead
+from core.ml.tuning.start import start_tensors
+from core.ml.tuning.trainer import StepReport, Trainer
+
+ABOUT_DEFAULTS = {
+    "training": {name: value for name, value in TrainingSettings(steps=0).to_json().items() if name != "steps"}
+}
+"""Completes what a checkpoint of an earlier release names of its run. So a new field of TrainingSettings must, by
+default, train as before it was there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunePlan:
+    """Everything that decides the result, beside the base and the images."""
+
+    method: Method
+    sites: MethodSites
+    class_names: tuple[str, ...]
+    dataset_digest: str
+    training: TrainingSettings
+    image_size: int | None = None
+    """Pixels a side: the base's size, as None is, or twice that, with the positional encoding trick."""
+    train_class_table: bool = True
+    """False keeps the base's rows, for classes that it knows by name, as the paper does where only the image size
+    changes (section 4.3)."""
+    progress_every: int = 5
+    checkpoint_every: int = 50
+    samples_every: int = 100
+    memory_bytes: int | None = None
+    """Memory limit of a step in bytes. A batch passes in parts that fit, which changes only the rounding."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns the training settings as a manifest stores them."""
+        return self.training.to_json() | ({} if self.train_class_table else {"train_class_table": False})
+
+    def about(self, base_digest: str) -> dict[str, Any]:
+        """Returns the settings that a checkpoint must match for a run to continue from it. The micro-batch size is left
+        out, so that a machine with less memory can continue too."""
+        return {
+            "method": self.method,
+            "sites": self.sites.to_json(),
+            "classes": list(self.class_names),
+            "dataset": self.dataset_digest,
+            "training": self.recipe() | {"micro_batch_size": None},
+            "base": base_digest,
+            **({} if self.image_size is None else {"image_size": self.image_size}),
+        }
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Images that are encoded so far."""
+
+    done: int
+
+
+@dataclass(frozen=True)
+class Started:
+    held_out_loss_base: float
+    trainable_parameters: int
+    step: int
+    """Steps done at the start: 0, or those of the checkpoint that it continues."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    step: int
+    loss: float
+    """Mean since the last event."""
+    gradient_norm: float
+    seconds: float
+    """Device time of the steps since the last event."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    step: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Sample:
+    step: int
+    image: Image.Image
+    """One drawing of each class, with the moving average."""
+
+
+@dataclass(frozen=True)
+class SampleSkipped:
+    """No sample of this step: not even one image of it fits into memory."""
+
+    step: int
+
+
+Event = Encoding | Started | Progress | Checkpoint | Sample | SampleSkipped
+Yielded = Event | Future[None] | MicroBatch | None
+"""Events to store, and between slices without one: what is waited for, rows that may pass with others', or None"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    tensors: dict[str, Tensor]
+    """The moving average of every trainable."""
+    losses: dict[str, float]
+    """Held-out losses: base (null label), adapter (own label) and adapter_null (null label)."""
+
+
+def finetune(
+    base: LoadedBase,
+    plan: FinetunePlan,
+    images: Iterable[tuple[int, Image.Image]],
+    state: Mapping[str, Tensor] | None = None,
+    processes: Processes = ALONE,
+    *,
+    read_ahead: bool = False,
+) -> Generator[Yielded, None, Outcome]:
+    """Trains one adapter, from the `state` of a checkpoint of the same plan on. Equal base, plan and images give
+    equal tensors, also across a resume. Classes that the base knows by the same name start from its embeddings of them;
+    the paper, whose base knows none of them, starts all from scratch.
+
+    With `read_ahead` a thread of its own reads the images. While none is ready, a Future is yielded instead of an
+    event: the next slice has work when it is resolved. Without it, a slice waits for its images.
+
+    Of several processes each runs this with the same plan, images and state, and yields the same events.
+
+    Raises ValueError when the base does not draw the plan's image size, or has not the classes whose rows shall stay,
+    TrainingDiverged when the loss is not finite, TrainingOutOfMemory when one image does not fit. An EngineStopped that
+    is thrown into its steps is answered with one more checkpoint.
+    """
+    try:
+        return (yield from _finetune(base, *_divided(base, plan), images, state, processes, read_ahead))
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise TrainingOutOfMemory(f"{type(error).__name__}: {error}") from error
+        raise
+
+
+def _divided(base: LoadedBase, plan: FinetunePlan) -> tuple[FinetunePlan, int]:
+    """Returns the plan with a micro-batch that fits into a slice's time and the plan's memory, and how many rows of
+    several fine-tunes fit together."""
+    device, batch = base.dit.positions.device.type, plan.training.batch_size
+    scale = base.description.scale_of(plan.image_size)
+    footprint = Footprint.of(base.dit.config, plan.method, scale, device)
+    at_once = footprint.images_at_once(batch, device, plan.memory_bytes)
+    if not at_once:
+        needed, limit = footprint.total_bytes(batch, 1), plan.memory_bytes or 0
+        raise TrainingOutOfMemory(f"one image at a time takes {needed:,} bytes, and the limit is {limit:,}")
+    micro = min(at_once, plan.training.micro_batch_size or batch)
+    together = plan.training.micro_batch_size or footprint.rows_together(device, plan.memory_bytes)
+    training = replace(plan.training, micro_batch_size=micro)
+    return replace(plan, training=training), max(micro, together)
+
+
+def _finetune(
+    base: LoadedBase,
+    plan: FinetunePlan,
+    max_rows: int,
+    images: Iterable[tuple[int, Image.Image]],
+    state: Mapping[str, Tensor] | None,
+    processes: Processes,
+    read_ahead: bool,
+) -> Generator[Yielded, None, Outcome]:
+    dit, about = base.dit, plan.about(base.description.digest)
+    start, frozen = _start(base, plan)
+    size = base.description.image_size * base.description.scale_of(plan.image_size)
+    latents = yield from _encoded(images, base.autoencoder.encode, size, read_ahead)
+    make_adapter = partial(adapter_of, plan.sites)
+    trainer = Trainer(dit, start, latents, plan.training, make_adapter, processes, frozen, max_rows)
+    # Without gradients an image takes a fraction of the memory, and half of the time.
+    rows = min(32, 2 * (plan.training.micro_batch_size or 1))
+    loss_base = yield from trainer.held_out_parts({}, dit.config.null_class, batch_size=rows)
+    if state is not None:
+        trainer.restore(state)
+    yield Started(loss_base, trainer.parameters.numel(), trainer.steps_done)
+    try:
+        yield from _steps(trainer, plan, base, about)
+    except EngineStopped:
+        if not trainer.done:  # its last events come once more
+            yield Checkpoint(trainer.steps_done, pack(trainer.state(), about))
+        raise
+    losses = {"base": loss_base}
+    for name, label in (("adapter", None), ("adapter_null", trainer.null_class)):
+        losses[name] = yield from trainer.held_out_parts(trainer.averaged, label, batch_size=rows)
+    return Outcome({name: tensor.cpu() for name, tensor in trainer.tensors().items()}, losses)
+
+
+def _encoded(
+    images: Iterable[tuple[int, Image.Image]], encode: Encode, size: int, read_ahead: bool
+) -> Generator[Event | Future[None], None, Latents]:
+    parts: list[Latents] = []
+    batches = prepare_images(images, size)
+    with closing(ReadAhead(batches) if read_ahead else batches) as source:
+        for batch in source:
+            if isinstance(batch, Future):
+                yield batch
+                continue
+            parts.append(encode_batch(batch, encode))
+            yield Encoding(sum(len(part) for part in parts))
+    return concatenate(parts)
+
+
+def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns the adapter's trainable tensors and its frozen ones, at their start values. Raises ValueError when the
+    class table is not trained and the base lacks one of the classes."""
+    shapes = trainable_shapes(base.dit.config, plan.method, plan.sites, len(plan.class_names))
+    known = base.description.labels_of(plan.class_names)
+    tensors = start_tensors(base.dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
+    if plan.train_class_table:
+        return tensors, {}
+    if unknown := [name for place, name in enumerate(plan.class_names) if place not in known]:
+        raise ValueError(f"the base has no class {', '.join(unknown)}")
+    return tensors, {CLASS_TABLE: tensors.pop(CLASS_TABLE)}
+
+
+def _steps(
+    trainer: Trainer, plan: FinetunePlan, base: LoadedBase, about: dict[str, Any]
+) -> Generator[Event | MicroBatch | None, None, None]:
+    losses: list[float] = []
+    seconds = 0.0
+    while not trainer.done:
+        report, seconds = yield from _step(trainer, seconds)
+        losses.append(report.loss)
+        step = report.step
+        if step % plan.progress_every == 0 or trainer.done:
+            yield Progress(step, sum(losses) / len(losses), report.gradient_norm, seconds)
+            losses, seconds = [], 0.0
+        if step % plan.checkpoint_every == 0 and not trainer.done:
+            yield Checkpoint(step, pack(trainer.state(), about))
+        if step % plan.samples_every == 0 or trainer.done:
+            yield from _sampled(trainer, base)
+
+
+def _step(trainer: Trainer, seconds: float) -> Generator[MicroBatch, None, tuple[StepReport, float]]:
+    """One optimizer step, and `seconds` with its own: without those of others between its parts."""
+    with closing(trainer.parts()) as parts:
+        while True:
+            started = time.perf_counter()
+            try:
+                micro_batch = next(parts)
+            except StopIteration as end:
+                return end.value, seconds + time.perf_counter() - started
+            seconds += time.perf_counter() - started
+            yield micro_batch
+            seconds += micro_batch.seconds
+
+
+def _sampled(trainer: Trainer, base: LoadedBase) -> Generator[Sample | SampleSkipped | None, None, None]:
+    """Yields a sample, with fewer images at once when memory runs out: no training ends because of a preview."""
+    while True:
+        try:
+            yield Sample(trainer.steps_done, (yield from _samples(trainer, base)))
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory()
+        sizes = trainer.sizes.in_use
+        if len(sizes) == 1:
+            yield SampleSkipped(trainer.steps_done)
+            return
+        trainer.sizes.shrink_to(len(sizes) - 1)
+
+
+def _samples(trainer: Trainer, base: LoadedBase, most: int = 8, steps: int = 20) -> Generator[None, None, Image.Image]:
+    config = base.dit.config
+    labels = torch.arange(min(trainer.null_class, most))
+    noise = seeded_noise(range(len(labels)), tuple(trainer.latents.mean.shape[2:]))
+    model, device = trainer.route.model(trainer.tensors()), trainer.device
+    images: list[Image.Image] = []
+    yield  # the slice of the step before ends here
+    for part in torch.arange(len(labels)).split(trainer.sizes.in_use[-1]):
+        latents = yield from sample_steps(
+            model,
+            noise[part].to(device),
+            labels[part].to(device),
+            trainer.null_class,
+            steps=steps,
+            guidance_scale=4.0,
+            channels=config.guidance_channels,
+        )
+        for latent in latents:
+            images.append(to_image(base.autoencoder.decode(latent[None])[0]))
+            yield
+    return image_grid(images, columns=len(labels))

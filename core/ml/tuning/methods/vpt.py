@@ -1,0 +1,18 @@
+"""VPT-deep (arXiv 2203.12119): prompt tokens in front of the image's, the final layer, and a new class table."""
+
+import torch
+from torch import Tensor
+
+from core.ml.model.adapter import TensorAdapter
+
+
+class PromptAdapter(TensorAdapter):
+    """Each of the first blocks puts its prompts in the place of those of the block before; the last of them stay until
+    the final layer, which gets the image's tokens alone. Prompts have no positions."""
+
+    def tokens(self, name: str, x: Tensor) -> Tensor:
+        prompts = self.tensors.get(f"{name}.prompts")
+        if prompts is None and name != "final_layer":
+            return x
+        image = x if name == "blocks.0" else x[:, len(self.tensors["blocks.0.prompts"]) :]  # [B, N, D]
+        return image if prompts is None else torch.cat([prompts.to(x.dtype).expand(len(x), -1, -1), image], dim=1)

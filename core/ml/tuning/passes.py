@@ -1,0 +1,170 @@
+"""Forward and backward passes of training, of one trainer's rows or of several trainers' together.
+
+Rows of several adapters pass the frozen base as one batch; each keeps its own loss, so one backward pass gives all
+gradients. A row computes the same whatever its neighbors, and an adapter's gradient is a sum over its own rows in
+their order. On a CPU a shared pass equals a pass alone bit for bit, from two rows on, where the hidden size is a
+multiple of 32: one row is another kind of product, and the last few numbers of an odd size miss the vector units.
+
+Letters in shapes: B rows, K trainers, C latent channels, H and W latent height and width.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.artifact.additions import Shapes
+from core.ml.diffusion.loss import diffusion_loss
+from core.ml.diffusion.sampling import Model
+from core.ml.diffusion.schedule import schedule_on
+from core.ml.slices import Joint
+from core.ml.tuning.batches import Rows
+from core.ml.tuning.capture import Replayed, capture_for
+from core.ml.tuning.routes import Route
+
+KEPT_PASSES = 12
+"""Combinations of trainers and rows whose buffers, and on a GPU graphs, a trainer keeps: that of all, and for each of
+some others the one without it, which draws samples meanwhile."""
+
+
+class Gradient(NamedTuple):
+    """The gradient of a batch's mean loss, or of a part of it."""
+
+    flat: Tensor
+    """On the device. The next pass may overwrite it."""
+    mse: float
+    bound: float
+    norm: float
+    """Norm of `flat`"""
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """Tensors that train, as one flat vector, and their way to the model."""
+
+    route: Route
+    parameters: torch.nn.Parameter
+    shapes: Shapes
+    frozen: Mapping[str, Tensor]
+    number: int = field(default_factory=itertools.count().__next__)
+    """Orders the trainers of a pass, so that equal combinations share one graph."""
+
+    def tensors(self, flat: Tensor | None = None) -> dict[str, Tensor]:
+        """Returns views of the parameters, or of another flat vector, by name, and the frozen tensors."""
+        vector = self.parameters if flat is None else flat
+        parts = vector.split([math.prod(shape) for shape in self.shapes.values()])
+        views = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return views | dict(self.frozen)
+
+
+@dataclass(eq=False)
+class MicroBatch(Joint):
+    """Rows of one trainer that pass the model at once."""
+
+    learner: Learner
+    rows: Rows
+    max_rows: int
+    """Rows of all trainers that may pass together with these."""
+    passes: "PassCache"
+    on_launched: Callable[[], None]
+    """Called while the device computes."""
+    gradient: Gradient | None = None
+    """The result, once it is computed."""
+    seconds: float = 0.0
+    """Device time that the rows took in a pass with others'."""
+
+    def joins(self, group: Sequence[Joint]) -> bool:
+        others = [other for other in group if isinstance(other, MicroBatch) and self._matches(other)]
+        members = [self, *others]
+        fits = sum(len(one.rows.t) for one in members) <= min(one.max_rows for one in members)
+        return len(others) == len(group) and fits
+
+    def compute_with(self, others: Sequence[Joint]) -> None:
+        batches = [self, *(other for other in others if isinstance(other, MicroBatch))]
+        batches.sort(key=lambda one: one.learner.number)
+        started = time.perf_counter()
+        gradients = _compute(batches)
+        seconds = (time.perf_counter() - started) / sum(len(one.rows.t) for one in batches)
+        for one, gradient in zip(batches, gradients, strict=True):
+            one.gradient, one.seconds = gradient, seconds * len(one.rows.t)
+
+    def compute(self) -> Gradient:
+        """Passes the rows alone, unless they have passed with others. Raises what the device raises."""
+        if self.gradient is None:
+            (self.gradient,) = _compute([self])
+        return self.gradient
+
+    def _matches(self, other: "MicroBatch") -> bool:
+        route, theirs = self.learner.route, other.learner.route
+        same = self.rows.x0.shape[1:] == other.rows.x0.shape[1:]
+        return route.shares and theirs.shares and route.dit is theirs.dit and same
+
+
+def _compute(batches: Sequence[MicroBatch]) -> list[Gradient]:
+    gradients, terms = batches[0].passes.get(batches)(batches)
+    for one in batches:
+        one.on_launched()
+    values = terms.tolist()  # the only synchronization
+    return [Gradient(flat, *numbers) for flat, numbers in zip(gradients, values, strict=True)]
+
+
+class Pass:
+    """The pass of these trainers with these numbers of rows, over fixed buffers."""
+
+    def __init__(self, batches: Sequence[MicroBatch]) -> None:
+        self.learners = [one.learner for one in batches]
+        self.counts = [len(one.rows.t) for one in batches]
+        device, total = self.learners[0].parameters.device, sum(self.counts)
+        like = batches[0].rows
+        self.buffers = Rows(*(tensor.new_empty(total, *tensor.shape[1:], device=device) for tensor in like))
+        self._replayed = Replayed(self._gradients, capture_for(device))
+
+    def __call__(self, batches: Sequence[MicroBatch]) -> tuple[Sequence[Tensor], Tensor]:
+        """Returns each trainer's gradient, and its mse, bound and gradient norm, [K, 3], both on the device."""
+        for buffer, parts in zip(self.buffers, zip(*(one.rows for one in batches), strict=True), strict=True):
+            for place, part in zip(buffer.split(self.counts), parts, strict=True):
+                place.copy_(part, non_blocking=True)
+        return self._replayed()
+
+    def _gradients(self) -> tuple[Sequence[Tensor], Tensor]:
+        adapters = [(learner.tensors(), count) for learner, count in zip(self.learners, self.counts, strict=True)]
+        model = self.learners[0].route.joint_model(adapters)
+        rows = self.buffers
+        mse, bound = row_losses(model, rows.x0, rows.labels, rows.t, rows.noise)
+        parameters = [learner.parameters for learner in self.learners]
+        gradients = torch.autograd.grad(mse * rows.weights + bound, parameters, grad_outputs=rows.fractions)
+        terms = [(values.detach() * rows.fractions).split(self.counts) for values in (mse, bound)]
+        sums = [torch.stack([part.sum() for part in parts]) for parts in terms]
+        return gradients, torch.stack([*sums, torch.stack([one.norm() for one in gradients])], 1)
+
+
+@dataclass
+class PassCache:
+    """The latest passes of a trainer, alone or as the first of several."""
+
+    _passes: dict[tuple[object, ...], Pass] = field(default_factory=dict)
+
+    def get(self, batches: Sequence[MicroBatch]) -> Pass:
+        members = ((one.learner, len(one.rows.t)) for one in batches)
+        key = (*members, batches[0].rows.x0.shape[1:])
+        found = self._passes.pop(key, None)
+        while len(self._passes) >= KEPT_PASSES:
+            del self._passes[next(iter(self._passes))]
+        self._passes[key] = found or Pass(batches)
+        return self._passes[key]
+
+    def clear(self) -> None:
+        self._passes.clear()
+
+
+def row_losses(model: Model, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns squared error and bound of each row, [B] each: x0 and noise [B, C, H, W], labels and t [B]."""
+    schedule = schedule_on(x0.device)
+    output = model(schedule.add_noise(x0, noise, t), t, labels)
+    loss = diffusion_loss(output, x0, noise, t, schedule)
+    return loss.mse, loss.bound

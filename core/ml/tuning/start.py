@@ -1,0 +1,68 @@
+"""Start values of the trainable tensors."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from core.artifact.additions import Shapes
+from core.artifact.sites import CLASS_TABLE
+from core.ml.model.dit import DiT
+
+
+def start_tensors(
+    dit: DiT,
+    shapes: Shapes,
+    generator: torch.Generator,
+    *,
+    keep_classes: bool = False,
+    known: Mapping[int, int] | None = None,
+) -> dict[str, Tensor]:
+    """Returns the start values, in fp32 on the base's device.
+
+    Biases and weights start as in the base, factors at 1, affine norms at (1, 0). The down projections of LoRA and
+    AdaptFormer start as PyTorch starts a linear layer, their up projections at 0, and prompts as in VPT's paper.
+
+    The class table is new, N(0, 0.02), but its null row is the base's, so that the unconditional branch starts where
+    the base left it; so do the rows in `known`, which maps places in the new table to those in the base's.
+    `keep_classes` starts from the base's whole table instead: then a forward equals the base's. Raises ValueError when
+    the shapes are for another number of classes than the base's.
+    """
+    base = dict(dit.named_parameters())
+    device = dit.positions.device
+    tensors = {name: _start(name, shape, base, generator, keep_classes).to(device) for name, shape in shapes.items()}
+    for place, of_base in (known or {}).items():
+        tensors[CLASS_TABLE][place] = base[CLASS_TABLE][of_base].detach().float()
+    return tensors
+
+
+def _start(
+    name: str, shape: tuple[int, ...], base: Mapping[str, Tensor], generator: torch.Generator, keep: bool
+) -> Tensor:
+    if name == CLASS_TABLE:
+        return _class_table(shape, base[CLASS_TABLE].detach().float(), generator, keep)
+    if name in base:
+        return base[name].detach().float().clone()
+    if name.endswith(".prompts"):
+        patch_values = base["x_embedder.proj.weight"][0].numel()
+        return _uniform(shape, math.sqrt(6 / (patch_values + shape[1])), generator)  # Xavier's, of the patch embedding
+    if name.endswith(".down.weight"):
+        return _uniform(shape, 1 / math.sqrt(shape[1]), generator)  # Kaiming's with a = sqrt(5)
+    if name.endswith(".up.weight"):
+        return torch.zeros(shape)
+    return torch.ones(shape) if name.endswith((".factor", ".weight")) else torch.zeros(shape)
+
+
+def _class_table(shape: tuple[int, ...], old: Tensor, generator: torch.Generator, keep: bool) -> Tensor:
+    if keep and old.shape != shape:
+        raise ValueError(f"the base has {len(old) - 1} classes, not {shape[0] - 1}")
+    if keep:
+        return old.clone()
+    table = torch.empty(shape).normal_(std=0.02, generator=generator)
+    table[-1] = old[-1]
+    return table
+
+
+def _uniform(shape: tuple[int, ...], limit: float, generator: torch.Generator) -> Tensor:
+    return torch.empty(shape).uniform_(-limit, limit, generator=generator)

@@ -1,0 +1,270 @@
+"""The trainer: one `step()` at a time, and that in parts, so that serving and training can share a device.
+
+All trainables lie in one flat vector. An optimizer step, the moving average, gradient clipping and a checkpoint are
+then each one operation on it. The recipe is DiT's and DiffFit's (arXiv 2304.06648, section 4 and appendix).
+"""
+
+import logging
+import math
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.artifact.additions import Shapes
+from core.artifact.errors import TrainingDiverged, TrainingOutOfMemory
+from core.artifact.sampling import TIMESTEPS
+from core.artifact.sites import CLASS_TABLE
+from core.artifact.training import TrainingSettings
+from core.ml import slices
+from core.ml.model.adapter import TensorAdapter
+from core.ml.model.device import is_out_of_memory, release_memory
+from core.ml.model.dit import DiT
+from core.ml.model.sizes import BatchSizes
+from core.ml.tuning import passes
+from core.ml.tuning.batches import Batches, Rows
+from core.ml.tuning.latents import Latents
+from core.ml.tuning.parallel import ALONE, Processes
+from core.ml.tuning.passes import Gradient, Learner, MicroBatch, PassCache
+from core.ml.tuning.routes import MakeAdapter, route_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Measurements of one step, from before its update."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    mse: float
+    bound: float
+    gradient_norm: float
+
+
+class Trainer:
+    """Trains the tensors of one adapter on a frozen base."""
+
+    def __init__(
+        self,
+        dit: DiT,
+        tensors: Mapping[str, Tensor],
+        latents: Latents,
+        settings: TrainingSettings,
+        make_adapter: MakeAdapter = TensorAdapter,
+        processes: Processes = ALONE,
+        frozen: Mapping[str, Tensor] | None = None,
+        max_rows: int | None = None,
+    ) -> None:
+        """`tensors` are where it starts; `make_adapter` makes of them, as they become, and of those that are `frozen`
+        what the model asks, for methods that do not fold. Every one of the `processes` makes the same trainer.
+        `max_rows` bounds the rows of several trainers that pass together; without it a batch passes alone. Raises
+        ValueError when a batch has not an image for each process."""
+        if settings.batch_size < processes.count:
+            raise ValueError(f"{settings.batch_size} images a batch are too few for {processes.count} processes")
+        self.dit, self.settings, self.processes, self.device = dit, settings, processes, dit.positions.device
+        self.route = route_of(dit, [*tensors, *(frozen or {})], make_adapter)
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.latents, self.held_out = latents.split(settings.held_out_fraction, generator)
+        # Without a table the base's classes stay.
+        table = {**(frozen or {}), **tensors}.get(CLASS_TABLE, dit.y_embedder.embedding_table.weight)
+        self.null_class = len(table) - 1
+        on_gpu = self.device.type == "cuda"
+        self.batches = Batches(self.latents, settings, self.null_class, generator, pinned=on_gpu)
+        flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors.values()])
+        shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.learner = Learner(self.route, torch.nn.Parameter(flat), shapes, dict(frozen or {}))
+        self.parameters, self.average = self.learner.parameters, flat.clone()
+        self.optimizer = torch.optim.AdamW(
+            [self.parameters],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.999),
+            weight_decay=0.0,
+            **({"fused": True} if on_gpu else {"foreach": True}),
+        )
+        self.steps_done = 0
+        self.sizes = BatchSizes(_halves(settings.micro_batch_size or settings.batch_size))
+        """Images that pass at once: fewer for a while after memory ran out."""
+        self.max_rows = max_rows or self.sizes.all[-1]
+        self._passes = PassCache()
+
+    @property
+    def done(self) -> bool:
+        return self.steps_done >= self.settings.steps
+
+    def step(self) -> StepReport:
+        """Makes one optimizer step. Raises TrainingDiverged when the loss or a gradient is not finite,
+        TrainingOutOfMemory when not even one image fits into memory. Such a step changes nothing, so the last
+        checkpoint stays good."""
+        return slices.run(self.parts())
+
+    def parts(self) -> Generator[MicroBatch, None, StepReport]:
+        """Makes one optimizer step that yields each micro-batch before it passes the model. A micro-batch that has
+        passed with others' by then does not pass again. Raises as `step` does; closing it before its end changes
+        nothing either."""
+        drawn_before = self.batches.state()
+        try:
+            gradient = yield from self._gradient(self.batches.draw())
+            if not all(map(math.isfinite, (gradient.mse, gradient.bound, gradient.norm))):
+                raise TrainingDiverged(self.steps_done + 1)
+        except BaseException:
+            self.batches.restore(drawn_before)
+            raise
+        self._update(gradient)
+        loss = gradient.mse + gradient.bound
+        return StepReport(self.steps_done, loss, gradient.mse, gradient.bound, gradient.norm)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the moving average of every trainable, and the frozen tensors, by name: what an artifact holds."""
+        return {name: view.clone() for name, view in self.averaged.items()}
+
+    @property
+    def averaged(self) -> dict[str, Tensor]:
+        """Views of the same tensors, which change with the next step."""
+        return self.learner.tensors(self.average)
+
+    def held_out_loss(
+        self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
+    ) -> float:
+        """Returns the loss of an adapter on the held-out images, with fixed timesteps and noise, so that values
+        compare. Without `tensors` it is the base's.
+
+        With `null_class` every image takes that label. `repeats` stratified timesteps an image.
+        """
+        return slices.run(self.held_out_parts(tensors, null_class, repeats=repeats, batch_size=batch_size))
+
+    @torch.no_grad()
+    def held_out_parts(
+        self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
+    ) -> Generator[None, None, float]:
+        """Computes `held_out_loss` and yields after each batch. A batch is halved when memory runs out."""
+        if not len(self.held_out):
+            return math.nan
+        generator = torch.Generator().manual_seed(0)
+        indices = torch.arange(len(self.held_out)).repeat_interleave(repeats)
+        strata = torch.arange(len(indices)) % repeats
+        t = ((strata + torch.rand(len(indices), generator=generator)) * (TIMESTEPS / repeats)).long()
+        flipped = torch.zeros(len(indices), dtype=torch.long)
+        x0, labels = self.held_out.mean[flipped, indices], self.held_out.labels[indices]
+        noise = torch.randn(x0.shape, generator=generator)
+        if null_class is not None:
+            labels = torch.full_like(labels, null_class)
+        total, model = 0.0, self.route.model(tensors)
+        rows = torch.arange(len(indices))
+        while len(rows):
+            part = rows[:batch_size]
+            try:
+                on_device = (tensor[part].to(self.device) for tensor in (x0, labels, t, noise))
+                mse, bound = passes.row_losses(model, *on_device)
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+                batch_size = len(part) // 2
+            else:
+                total += (mse + bound).sum().item()
+                rows = rows[len(part) :]
+                yield
+                continue
+            release_memory()
+        return total / len(indices)
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns everything that an exact resume needs, as tensors of its own: a checkpoint without pickle."""
+        optimizer = self.optimizer.state.get(self.parameters, {})
+        zeros = torch.zeros_like(self.average)
+        on_device = {
+            "parameters": self.parameters.detach(),
+            "average": self.average,
+            "first_moment": optimizer.get("exp_avg", zeros),
+            "second_moment": optimizer.get("exp_avg_sq", zeros),
+        }
+        return {
+            **{name: tensor.to("cpu", copy=True) for name, tensor in on_device.items()},
+            "steps_done": torch.tensor(self.steps_done),
+            **self.batches.state(),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state()` returned: the same steps follow, bit for bit."""
+        self.parameters.data.copy_(state["parameters"])
+        self.average.copy_(state["average"])
+        self.steps_done = int(state["steps_done"])
+        if self.steps_done:
+            self.optimizer.state[self.parameters] = {
+                "step": torch.tensor(float(self.steps_done), device=self.device),  # where AdamW keeps it for a GPU
+                "exp_avg": state["first_moment"].to(self.device, copy=True),
+                "exp_avg_sq": state["second_moment"].to(self.device, copy=True),
+            }
+        self.batches.restore(state)
+
+    def _gradient(self, batch: Rows) -> Generator[MicroBatch, None, Gradient]:
+        """Computes the gradient of the batch's mean loss over all processes. Yields each micro-batch before it is
+        computed."""
+        own = batch.part(self.processes.share)
+        total, mse, bound, done = torch.zeros((), device=self.device), 0.0, 0.0, 0
+        while done < len(own.t):
+            micro_batch = self._micro_batch(own.part(slice(done, done + self.sizes.in_use[-1])))
+            yield micro_batch
+            try:
+                gradient = micro_batch.compute()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                self.sizes.count_fit()
+                done += len(micro_batch.rows.t)
+                if done == len(batch.t) == len(micro_batch.rows.t):  # it was the whole batch
+                    return gradient
+                total = total + gradient.flat
+                mse, bound = mse + gradient.mse, bound + gradient.bound
+                continue
+            self._shrink()
+        total = self.processes.summed(total)
+        mse, bound = self.processes.summed(torch.tensor([mse, bound], device=self.device)).tolist()
+        return Gradient(total, mse, bound, total.norm().item())
+
+    def _micro_batch(self, rows: Rows) -> MicroBatch:
+        return MicroBatch(self.learner, rows, self.max_rows, self._passes, self._draw_ahead)
+
+    def _draw_ahead(self) -> None:
+        if self.steps_done + 1 < self.settings.steps:
+            self.batches.draw_ahead()
+
+    def _shrink(self) -> None:
+        """Halves the micro-batch after memory ran out. Raises TrainingOutOfMemory when it is one image already."""
+        self._passes.clear()
+        release_memory()
+        sizes = self.sizes.in_use
+        if len(sizes) == 1:
+            raise TrainingOutOfMemory()
+        logger.warning("out of memory with %d images at once: at most %d for a while", *sizes[:-3:-1])
+        self.sizes.shrink_to(len(sizes) - 1)
+
+    def _update(self, gradient: Gradient) -> None:
+        settings = self.settings
+        if settings.gradient_clip is not None and gradient.norm > settings.gradient_clip:
+            gradient.flat.mul_(settings.gradient_clip / (gradient.norm + 1e-6))
+        self.optimizer.param_groups[0]["lr"] = settings.learning_rate * self._rate(self.steps_done)
+        self.parameters.grad = gradient.flat
+        self.optimizer.step()
+        self.parameters.grad = None
+        self.steps_done += 1
+        # A short warm-up: 0.9999 alone would keep 90 % of the start after 1,000 steps.
+        decay = min(settings.ema_decay, (1 + self.steps_done) / (10 + self.steps_done))
+        self.average.lerp_(self.parameters.detach(), 1 - decay)
+
+    def _rate(self, step: int) -> float:
+        settings = self.settings
+        rising = (step + 1) / settings.warmup_steps if settings.warmup_steps else 1.0
+        falling = (settings.steps - step) / settings.decay_steps if settings.decay_steps else 1.0
+        return min(1.0, rising, falling)
+
+
+def _halves(images: int) -> list[int]:
+    """Returns sizes from 1 to `images`, each about half of the next."""
+    sizes = [images]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes

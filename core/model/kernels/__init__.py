@@ -1,5 +1,0 @@
-"""Fused operations of the transformer with a vector for each image: forward and backward, on a GPU and on a CPU."""
-
-from core.model.kernels.operations import attention, gelu, linear_gated_norm, linear_gelu, modulated_norm
-
-__all__ = ["attention", "gelu", "linear_gated_norm", "linear_gelu", "modulated_norm"]

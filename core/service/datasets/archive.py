@@ -1,0 +1,308 @@
+"""Zips of images, one folder a class, from strangers: read by index, counted as they inflate, never extracted."""
+
+import hashlib
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import IO, TYPE_CHECKING, Any
+
+from core.artifact.errors import ArchiveInvalid, Cancelled, CoreError
+from core.service.datasets.images import SIGNATURE_BYTES, Refused, check_signature, read_image
+from core.service.datasets.layout import Candidate, Layout, Warned, arrange, entry_path
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_ENTRIES_A_MEMBER, _ENTRY_BYTES = 3, 256
+"""Max index entries per image, and bytes per entry. An index also lists folders, and files that operating systems
+add."""
+_LOCAL_HEADER_BYTES = 30
+_ALWAYS_BYTES, _MOST_INFLATION = 2**28, 20
+_ALWAYS_PIXELS, _PIXELS_PER_BYTE = 2 * 10**9, 1000
+"""Max pixels of any small zip, and per byte of a larger one. An image of few colours has some hundred pixels per byte;
+a file made to waste time has millions."""
+_REASONS = {"compression", "encrypted", "class_name", "class_name_too_long"}
+"""Codes about how a zip was made, not about its images."""
+MINIMUM_IMAGES = 2
+"""With one image nothing can be held out, and a domain of one picture is a copy."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    members: int
+    image_bytes: int
+    inflated_bytes: int
+    pixels: int
+    classes: int
+    all_pixels: int = 20 * 10**9
+    """Max pixels of all images of a zip together."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """An accepted image: its path in the zip, its class, and the SHA-256 of its bytes."""
+
+    file: str
+    class_id: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.file, "class_id": self.class_id, "sha256": self.sha256}
+
+
+@dataclass
+class Rejected:
+    """A file that was not used, and why."""
+
+    file: str
+    code: str
+    detail: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"file": self.file, "code": self.code, "detail": self.detail}
+
+
+@dataclass
+class Report:
+    class_names: list[str]
+    members: list[Member] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    digest: str = ""
+    ignored: int = 0
+    """Files that are not meant as images."""
+    warnings: list[Warned] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report as it is stored and answered."""
+        return {
+            "accepted": len(self.members),
+            "ignored": self.ignored,
+            "rejected": [one.to_json() for one in self.rejected],
+            "warnings": [one.to_json() for one in self.warnings],
+        }
+
+    def classes_json(self) -> list[dict[str, Any]]:
+        counts = Counter(member.class_id for member in self.members)
+        return [{"id": id, "name": name, "images": counts[id]} for id, name in enumerate(self.class_names)]
+
+
+def inspect(file: IO[bytes], limits: Limits) -> None:
+    """Checks what a zip's index shows, without inflating anything. Raises ArchiveInvalid."""
+    with _open(file, limits) as archive:
+        candidates = _arrange(archive, limits).candidates
+    if sum(one.info.file_size for one in candidates) > limits.inflated_bytes:  # trust a claim of too much
+        raise _too_large(limits.inflated_bytes)
+    names = {one.class_name for one in candidates if one.problem is None}
+    if len(names) > limits.classes:
+        detail = f"The zip has {len(names)} classes; at most {limits.classes} are taken."
+        raise ArchiveInvalid("too_many_classes", detail)
+    rejected = [Rejected(one.path, one.problem.code, one.problem.detail) for one in candidates if one.problem]
+    if len(candidates) - len(rejected) < MINIMUM_IMAGES:
+        _check_reason(len(candidates) - len(rejected), rejected)
+        if not names:
+            deep = (
+                " Its images lie in folders within folders." if any(one.file.count("/") > 1 for one in rejected) else ""
+            )
+            detail = f"The zip has no class folders.{deep} Put the images of each class in a folder of its name."
+            raise ArchiveInvalid("no_class_folders", detail)
+        raise ArchiveInvalid("too_few_images", f"A data set needs at least {MINIMUM_IMAGES} images in class folders.")
+
+
+def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = lambda: True) -> Report:
+    """Reads every image. Class ids are the indices of the folder names sorted after NFC normalization; a folder
+    without a usable image is no class.
+
+    Raises ArchiveInvalid when nothing usable is left, or the zip inflates or decodes beyond the limits; Cancelled as
+    soon as it is not wanted any more.
+    """
+    with _open(file, limits) as archive:
+        layout = _arrange(archive, limits)
+        good, rejected = _read_all(archive, layout.candidates, limits, is_wanted)
+    if len(good) < MINIMUM_IMAGES:
+        _check_reason(len(good), rejected)
+        raise ArchiveInvalid(
+            "too_few_images",
+            f"{len(good)} of the images can be used; at least {MINIMUM_IMAGES} are needed. See the report.",
+            rejected=[one.to_json() for one in rejected],
+        )
+    class_names = sorted({name for _, name, _ in good})
+    ids = {name: id for id, name in enumerate(class_names)}
+    members = [Member(path, ids[name], sha256) for path, name, sha256 in good]
+    content = sorted((name, sha256) for _, name, sha256 in good)
+    digest = hashlib.sha256("\n".join(f"{name}\0{sha256}" for name, sha256 in content).encode()).hexdigest()
+    return Report(class_names, members, rejected, digest, layout.ignored, layout.warnings + _shared(members))
+
+
+def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, "Image.Image"]]:
+    """Yields (class id, image) for each accepted member, in an order that depends on their names alone.
+
+    Raises ArchiveInvalid, which names the file, when a member is not there, is not what was accepted, or is refused.
+    """
+    with _open(file, limits) as archive:
+        infos: dict[str, zipfile.ZipInfo] = {}
+        for entry in archive.infolist():
+            infos.setdefault(entry_path(entry), entry)
+        for member in sorted(members, key=lambda member: (member["class_id"], member["file"])):
+            # Data sets of earlier releases have the path as zipfile reads it, and no SHA-256.
+            info = infos.get(member["file"]) or archive.NameToInfo.get(member["file"])
+            try:
+                if info is None:
+                    raise Refused("missing", "It is not in the zip any more.")
+                data, _ = _inflate(archive, info, limits.image_bytes)
+                if data is None or member.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+                    raise Refused("changed", "It is not the file that was accepted.")
+                image = read_image(data, limits.pixels)
+            except Refused as refused:
+                raise ArchiveInvalid(refused.code, f"{member['file']}: {refused.detail}") from refused
+            yield member["class_id"], image
+
+
+def _check_reason(good: int, rejected: list[Rejected]) -> None:
+    """Raises ArchiveInvalid with the reason that leaves too few images, when it is the zip's way of holding them."""
+    blamed = [one for one in rejected if one.code in _REASONS]
+    if blamed and good + len(blamed) >= MINIMUM_IMAGES:
+        more = f" ({len(blamed)} files are refused so.)" if len(blamed) > 1 else ""
+        detail = f"{blamed[0].file}: {blamed[0].detail}{more}"
+        raise ArchiveInvalid(blamed[0].code, detail, rejected=[one.to_json() for one in rejected])
+
+
+def _shared(members: list[Member]) -> list[Warned]:
+    """Warns about images that lie in several classes."""
+    classes: dict[str, set[int]] = {}
+    for member in members:
+        classes.setdefault(member.sha256, set()).add(member.class_id)
+    first = next((member for member in members if len(classes[member.sha256]) > 1), None)
+    if first is None:
+        return []
+    count = sum(len(ids) > 1 for ids in classes.values())
+    detail = f"Images that several classes hold ({count}): each class learns them. This is the first."
+    return [Warned("in_several_classes", detail, first.file[:500])]
+
+
+class _Guarded:
+    """File for zipfile, with a bound on the index. zipfile reads the index in one piece, and makes objects of it that
+    take ten times the memory. An index that is too large is refused before that, by its actual size and not by the size
+    that it states."""
+
+    def __init__(self, file: IO[bytes], entries: int) -> None:
+        self._file, self._entries = file, entries
+        self.is_index = True
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if not self.is_index:
+            return self._file.read(size)
+        if size > self._entries * _ENTRY_BYTES:
+            self._refuse()
+        data = self._file.read(size)
+        if data.count(b"PK\x01\x02") > self._entries:
+            self._refuse()
+        return data
+
+    def _refuse(self) -> None:
+        raise ArchiveInvalid("too_many_files", "The zip's index is larger than that of any zip that is taken.")
+
+
+def _open(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
+    file.seek(0)
+    guarded = _Guarded(file, limits.members * _ENTRIES_A_MEMBER)
+    try:
+        archive = zipfile.ZipFile(guarded)
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError, OSError) as error:
+        detail = "The file is not a zip archive. Upload a .zip with one folder a class."
+        raise ArchiveInvalid("not_a_zip", detail) from error
+    guarded.is_index = False
+    _check_overlaps(archive)
+    return archive
+
+
+def _check_overlaps(archive: zipfile.ZipFile) -> None:
+    """Refuses files that share their bytes: that is how a small zip inflates to a large one. Raises ArchiveInvalid."""
+    ordered = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    for info, following in pairwise(ordered):
+        if info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size > following.header_offset:
+            raise ArchiveInvalid("overlapping_files", "Files of the zip lie in one another. Make the zip anew.")
+
+
+def _arrange(archive: zipfile.ZipFile, limits: Limits) -> Layout:
+    """Raises ArchiveInvalid when there are too many files."""
+    layout = arrange(archive.infolist())
+    if (count := len(layout.candidates)) > limits.members:
+        raise ArchiveInvalid("too_many_files", f"The zip has {count} files; at most {limits.members} are taken.")
+    return layout
+
+
+def _too_large(limit: int) -> ArchiveInvalid:
+    return ArchiveInvalid("inflates_too_large", f"The zip inflates to more than {limit:,} bytes.")
+
+
+class _Budget:
+    """Limits on the bytes and pixels of one zip's images, so that a small zip cannot keep a worker busy for long."""
+
+    def __init__(self, packed: int, limits: Limits) -> None:
+        # Images are compressed already: a file that inflates to many times its size is no image.
+        self._bytes = self._bytes_left = min(limits.inflated_bytes, max(_ALWAYS_BYTES, packed * _MOST_INFLATION))
+        self._pixels = self._pixels_left = min(limits.all_pixels, max(_ALWAYS_PIXELS, packed * _PIXELS_PER_BYTE))
+
+    @property
+    def bytes_left(self) -> int:
+        return self._bytes_left
+
+    def inflate(self, size: int) -> None:
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise _too_large(self._bytes)
+
+    def decode(self, pixels: int) -> None:
+        self._pixels_left -= pixels
+        if self._pixels_left < 0:
+            detail = f"The images of a zip of this size may have {self._pixels:,} pixels in all. Send them smaller."
+            raise ArchiveInvalid("too_many_pixels_in_all", detail)
+
+
+def _read_all(
+    archive: zipfile.ZipFile, candidates: list[Candidate], limits: Limits, is_wanted: Callable[[], bool]
+) -> tuple[list[tuple[str, str, str]], list[Rejected]]:
+    """Returns (path, class name, SHA-256) for each usable image, and the refused files."""
+    good: list[tuple[str, str, str]] = []
+    rejected: list[Rejected] = []
+    seen: dict[tuple[str, str], str] = {}
+    budget = _Budget(sum(info.compress_size for info in archive.infolist()), limits)
+    for one in candidates:
+        if not is_wanted():
+            raise Cancelled()
+        try:
+            if one.problem is not None:
+                raise one.problem
+            data, inflated = _inflate(archive, one.info, min(limits.image_bytes, budget.bytes_left))
+            budget.inflate(inflated)
+            if data is None:
+                raise Refused("too_large", f"It inflates to more than {limits.image_bytes:,} bytes.")
+            sha256 = hashlib.sha256(data).hexdigest()
+            if (first := seen.get((one.class_name, sha256))) is not None:
+                raise Refused("duplicate", f"It is the same file as {first}.")
+            read_image(data, limits.pixels, budget.decode)
+        except Refused as refused:
+            rejected.append(Rejected(one.path[:500], refused.code, refused.detail))
+        else:
+            seen[one.class_name, sha256] = one.path
+            good.append((one.path, one.class_name, sha256))
+    return good, rejected
+
+
+def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tuple[bytes | None, int]:
+    """Returns the member's bytes, or None beyond the limit, and the count of inflated bytes. Ignores the size that the
+    zip claims."""
+    try:
+        with archive.open(info) as member:
+            check_signature(member.peek(SIGNATURE_BYTES))  # type: ignore[attr-defined]  # its own kind of file
+            data = member.read(limit + 1)
+    except (Refused, CoreError):  # the store's error is not the file's
+        raise
+    except Exception as error:  # zipfile raises nearly everything on hostile input
+        raise Refused("corrupt", "It cannot be read from the zip.") from error
+    if len(data) <= limit and len(data) != info.file_size:
+        raise Refused("corrupt", "It is not as long as the zip says.")
+    return (None if len(data) > limit else data), len(data)

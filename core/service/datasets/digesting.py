@@ -1,0 +1,56 @@
+"""A file whose SHA-256 is computed while it is read, so that a large object is fetched once."""
+
+import hashlib
+import io
+from typing import IO, Any
+
+from core.service.storage.objects import CHUNK
+
+GAP_BYTES = 2**23
+"""Bytes that a reader may skip: they are read for the digest at once. After a longer jump, as to the index when a zip
+is opened, they are read at the end."""
+
+
+class DigestingFile(io.RawIOBase):
+    """Reads `file`, and hashes each byte when the reading first passes it in order."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._sha256, self._hashed = hashlib.sha256(), 0
+
+    def digest(self) -> str:
+        """Reads what was not read in order, and returns the whole file's SHA-256 in hex."""
+        self._file.seek(self._hashed)
+        while chunk := self._file.read(CHUNK):
+            self._sha256.update(chunk)
+            self._hashed += len(chunk)
+        return self._sha256.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        start = self._file.tell()
+        if 0 < start - self._hashed <= GAP_BYTES:
+            self._file.seek(self._hashed)
+            self._take(self._file.read(start - self._hashed), self._hashed)
+            self._file.seek(start)  # which may lie behind the end
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._take(data, start)
+        return len(data)
+
+    def _take(self, data: bytes, start: int) -> None:
+        if start <= self._hashed < start + len(data):
+            new = memoryview(data)[self._hashed - start :]
+            self._sha256.update(new)
+            self._hashed += len(new)

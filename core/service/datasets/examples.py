@@ -1,0 +1,37 @@
+"""A strip of small pictures for each class of a data set, so that people see what they have uploaded."""
+
+import io
+from collections.abc import Iterator
+from itertools import groupby
+from typing import IO, Any
+
+from PIL import Image
+
+from core.artifact.pixels import center_crop
+from core.service.datasets.archive import Limits, read_images
+
+CLASSES = 100
+"""Later classes have no strip."""
+IMAGES = 8
+SIDE = 96
+"""Pixels of each picture."""
+
+
+def strips(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, bytes]]:
+    """(class id, PNG) of the first classes of a validated archive: their first pictures side by side, on white."""
+    ordered = sorted(members, key=lambda one: (one["class_id"], one["file"]))
+    chosen: list[dict[str, Any]] = []
+    for class_id, of_class in groupby(ordered, key=lambda one: one["class_id"]):
+        if class_id < CLASSES:
+            chosen += list(of_class)[:IMAGES]
+    for class_id, images in groupby(read_images(file, chosen, limits), key=lambda one: one[0]):
+        yield class_id, _strip([center_crop(image, SIDE) for _, image in images])
+
+
+def _strip(pictures: list[Image.Image]) -> bytes:
+    sheet = Image.new("RGB", (SIDE * len(pictures), SIDE), "white")
+    for position, picture in enumerate(pictures):
+        sheet.paste(picture, (position * SIDE, 0))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

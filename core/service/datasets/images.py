@@ -1,0 +1,241 @@
+"""Reader of images: the accepted formats, sizes and pixels, all in the one function `read_image`.
+
+Validation, examples and training all use it, on a server and in `difffit train`, so that what validates trains. Images
+come from strangers: each is decoded within bounds of pixels and memory, or refused with a reason.
+
+Pillow is imported by what decodes: the API looks only at a zip's index.
+"""
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
+    from core.artifact.pixels import Box
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+SIGNATURE_BYTES = 16
+MIN_SIDE = 8
+"""Pixels of the shorter side."""
+MAX_ASPECT = 16
+"""Longer side by shorter side: beyond it the centered square shows next to nothing."""
+KEPT_SIDE = 1024
+"""Min pixels a side that a larger image keeps: the largest size that a base trains at."""
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"II", b"MM", b"GIF8")
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_DECODED_BYTES = 88_000_000
+"""Max bytes that decoding one image may take, where it is decoded whole."""
+_LARGE_BYTES = 16_000_000
+"""Images beyond this are decoded one at a time in a process."""
+_COPIES = {"WEBP": 4, "TIFF": 2}
+"""Copies of the whole image that a decoder holds."""
+_PIXEL_BYTES = 4
+"""Bytes of a colour pixel in Pillow's memory."""
+_BAND_BYTES = 2**20
+_ORIENTATION = 0x0112
+_FORMAT_NAMES = {"I": "32-bit integers", "F": "floating point numbers"}
+
+_large = threading.Lock()
+
+
+class Refused(Exception):
+    """A file that is not used, and why."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code, self.detail = code, detail
+
+
+def check_signature(start: bytes) -> None:
+    """Raises Refused for what need not be inflated, since it is no image."""
+    if not start.startswith(_SIGNATURES):
+        raise _not_an_image()
+
+
+def read_image(data: bytes, max_pixels: int, spend: Callable[[int], None] | None = None) -> "Image.Image":
+    """Returns the largest centered square of an image: upright, 8-bit sRGB, on white.
+
+    One of more than twice `KEPT_SIDE` is reduced by area averaging to between once and twice that. `spend` is called
+    with the pixels that are about to be decoded; what it raises ends the reading. Raises Refused.
+    """
+    from PIL import Image
+
+    with _refusing(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(image, max_pixels)
+        _check_kind(image)
+        if spend is not None:
+            try:
+                spend(image.width * image.height)
+            except Exception as error:
+                raise _Stopped(error) from error
+        return _decode(image, data)
+
+
+class _Stopped(Exception):
+    """Carries an exception of the caller's own through the handlers here."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+@contextmanager
+def _refusing(data: bytes) -> Iterator[None]:
+    """Turns whatever is raised inside into Refused."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
+    except Refused:
+        raise
+    except _Stopped as stopped:
+        raise stopped.error from None
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Refused("too_many_pixels", "It has too many pixels.") from error
+    except Exception as error:  # decoders raise nearly everything on hostile input
+        raise Refused("corrupt", "It cannot be decoded.") from error
+
+
+def _check_size(image: "Image.Image", max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise Refused("too_many_pixels", f"It has {width}x{height} pixels; at most {max_pixels:,} are read.")
+    if min(width, height) < MIN_SIDE:
+        raise Refused("too_small", f"It has {width}x{height} pixels; each side needs at least {MIN_SIDE}.")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        detail = f"It has {width}x{height} pixels; one side may be {MAX_ASPECT} times as long as the other at most."
+        raise Refused("too_thin", detail)
+
+
+def _check_kind(image: "Image.Image") -> None:
+    """Refuses animations, several pages, and pixel formats of unknown scale. Phones put a second image, for depth or
+    brightness, after a JPEG: the first one is the photo.
+
+    Phones put a second image, for depth or brightness, behind a JPEG: the first one is the photo.
+    """
+    from core.service.datasets.colours import DEEP_GREYS, PIXEL_FORMATS
+
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise Refused("animated", "It is animated or has several pages.")
+    if image.mode not in PIXEL_FORMATS | DEEP_GREYS:
+        raise _pixel_format(_FORMAT_NAMES.get(image.mode, image.mode))
+
+
+def _decode(image: "ImageFile.ImageFile", data: bytes) -> "Image.Image":
+    from PIL import Image
+
+    from core.artifact.pixels import center_square
+    from core.service.datasets import colours
+
+    orientation = _orientation(image, data)
+    is_streamed = image.format == "PNG" and not image.info.get("interlace")
+    with nullcontext() if is_streamed or _room(image) <= _LARGE_BYTES else _large:
+        if not is_streamed:
+            image.load()
+            if image.size != image.im.size:
+                raise ValueError("the header and the pixels have two sizes")
+        box = center_square(image.size)
+        side = box[2] - box[0]
+        factor = max(1, side // KEPT_SIDE)
+        rows = factor * max(1, _BAND_BYTES // (image.width * _PIXEL_BYTES * factor))
+        bands = _streamed(image, data, box, rows) if is_streamed else _cropped(image, box, rows)
+        try:
+            square = colours.assemble(bands, side, factor, image)
+        except colours.Transparent as error:
+            raise Refused("transparent", "It is fully transparent.") from error
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    return square.transpose(turns[orientation]) if orientation in turns else square
+
+
+def _streamed(image: "ImageFile.ImageFile", data: bytes, box: "Box", rows: int) -> Iterator["Image.Image"]:
+    """Yields the bands of a box as they are decoded. The rows around it are decoded too: they may be broken."""
+    from core.service.datasets import png
+
+    left, top, right, bottom = box
+    cuts = sorted({*range(0, top, rows), *range(top, bottom, rows), *range(bottom, image.height, rows), image.height})
+    for start, band in png.bands(image, data, cuts):
+        if top <= start < bottom:
+            yield band.crop((left, 0, right, band.height))
+
+
+def _cropped(image: "Image.Image", box: "Box", rows: int) -> Iterator["Image.Image"]:
+    """Yields the bands of a box of a decoded image."""
+    left, top, right, bottom = box
+    for start in range(top, bottom, rows):
+        yield image.crop((left, start, right, min(start + rows, bottom)))
+
+
+def _orientation(image: "Image.Image", data: bytes) -> int:
+    """Returns the Orientation tag alone: what else EXIF holds may be broken, and says nothing about pixels."""
+    from PIL import Image
+
+    from core.service.datasets import png
+
+    if image.format == "PNG" and "exif" not in image.info:  # it may stand behind the pixels
+        late = next((bytes(content) for kind, content in png.chunks(data) if kind == b"eXIf"), None)
+        if late is not None:
+            image.info["exif"] = late
+    try:
+        exif = Image.Image.getexif(image)  # a PNG's own would decode it
+        orientation = exif.get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises nearly everything on broken metadata
+        return 1
+    if image.format != "TIFF":
+        return orientation if isinstance(orientation, int) else 1
+    for tag in set(exif) - {_ORIENTATION}:  # Pillow turns TIFFs itself while it decodes, and would read the rest
+        del exif[tag]
+    return 1
+
+
+def _room(image: "Image.Image") -> int:
+    """Returns the bytes that decoding takes. A large JPEG is set to be decoded at half its size or less, as its format
+    can be. Raises Refused beyond the limit."""
+    passes = 0
+    width, height = image.size
+    if image.format in ("JPEG", "MPO"):
+        layers = getattr(image, "layer", [])
+        if image.info.get("progressive") and layers:  # all coefficients, two bytes each, before the first pixel
+            whole = max(across for _, across, _, _ in layers) * max(down for _, _, down, _ in layers)
+            passes = 2 * width * height * sum(across * down for _, across, down, _ in layers) // whole
+        factor = max(1, min(width, height) // KEPT_SIDE)
+        image.draft(None, (width // factor, height // factor))
+    bytes_a_pixel = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, _PIXEL_BYTES)
+    room = passes + image.width * image.height * bytes_a_pixel * _COPIES.get(image.format or "", 1)
+    if room > _DECODED_BYTES:
+        raise Refused("too_many_pixels", f"It has {width}x{height} pixels. Send it smaller, or as a PNG or JPEG.")
+    return room
+
+
+def _unidentified(data: bytes) -> Refused:
+    """Returns why Pillow knows no such image: for a TIFF it may be the pixel format alone."""
+    from PIL import TiffImagePlugin
+
+    if data.startswith(_TIFF_SIGNATURES):
+        try:
+            TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+        except SyntaxError as error:
+            if "pixel mode" in str(error):
+                return _pixel_format("this kind of TIFF")
+        except Exception:  # noqa: S110  # it is refused anyway
+            pass
+    return _not_an_image()
+
+
+def _pixel_format(name: str) -> Refused:
+    return Refused("pixel_format", f"Its pixel format ({name}) is not read. Save it with 8 or 16 bits a channel.")
+
+
+def _not_an_image() -> Refused:
+    return Refused("not_an_image", f"It is none of {', '.join(FORMATS)}.")

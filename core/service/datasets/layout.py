@@ -1,0 +1,180 @@
+"""Paths of a zip as people mean them: which files are images of which class, and which are something else."""
+
+import contextlib
+import re
+import stat
+import unicodedata
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from core.artifact.manifest import is_text
+from core.service.datasets.images import Refused
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+LABEL_SUFFIXES = {".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".parquet"}
+_NOTE_SUFFIXES = {".txt", ".md", ".rst", ".toml", ".ini", ".db", ".log", ".caption", ".xmp", ".aae", ".url", ".lnk"}
+_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "readme", "license", "icon\r"}
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_NAME_LENGTH = 100
+_UTF8_FLAG, _ENCRYPTED_FLAG = 0x800, 0x1
+_COMPRESSIONS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
+_AES = 99
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something about a zip that its sender may not have meant, and that refuses nothing."""
+
+    code: str
+    detail: str
+    file: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"file": self.file, "code": self.code, "detail": self.detail}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may be an image: of a class, or with the reason why it is not used."""
+
+    info: zipfile.ZipInfo
+    path: str
+    class_name: str = ""
+    problem: Refused | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    candidates: list[Candidate]
+    """In the zip's order."""
+    ignored: int
+    """Files that are not meant as images: notes, labels, and what operating systems leave."""
+    warnings: list[Warned]
+
+
+def entry_path(info: zipfile.ZipInfo) -> str:
+    """Returns the path of an entry, with slashes. Names without the flag for UTF-8 that are valid UTF-8 are read so, as
+    macOS writes them; others are in code page 437, the format's own."""
+    name = info.orig_filename
+    if not info.flag_bits & _UTF8_FLAG:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")
+
+
+def arrange(infos: Iterable[zipfile.ZipInfo]) -> Layout:
+    """Sorts the files of a zip by class.
+
+    Folders around all class folders are skipped, and folders such as train and val are joined. Where that is so is told
+    by the images alone, so that neither a note beside them nor a loose image spoils it.
+    """
+    files = [(info, path) for info in infos if not (path := entry_path(info)).endswith("/")]
+    kept = [(info, path) for info, path in files if _is_unsafe(path) or not _is_ignored(path)]
+    safe = [PurePosixPath(path).parts for _, path in kept if not _is_unsafe(path)]
+    meant = [parts for parts in safe if PurePosixPath(parts[-1]).suffix.lower() in IMAGE_SUFFIXES] or safe
+    depth, splits = _depth(meant)
+    candidates: list[Candidate] = []
+    paths: set[str] = set()
+    for info, path in kept:
+        try:
+            name = _class_of(info, path, depth, paths)
+        except Refused as refused:
+            # PostgreSQL stores no NUL, and a refused path is only shown.
+            candidates.append(Candidate(info, path.replace("\0", "\N{REPLACEMENT CHARACTER}"), problem=refused))
+        else:
+            candidates.append(Candidate(info, path, name))
+    kept_paths = {path for _, path in kept}
+    ignored = [path for _, path in files if path not in kept_paths]
+    return Layout(candidates, len(ignored), _warnings(ignored, kept_paths, splits))
+
+
+def _is_unsafe(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return not parts or bool({"/", "//", ".."} & set(parts)) or "\0" in path or bool(re.match("[A-Za-z]:", path))
+
+
+def _is_ignored(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return (
+        any(part.startswith(".") or part.lower() in _CLUTTER for part in parts)
+        or PurePosixPath(path).suffix.lower() in _NOTE_SUFFIXES | LABEL_SUFFIXES
+    )
+
+
+def _depth(paths: Sequence[tuple[str, ...]]) -> tuple[int, list[str]]:
+    """Returns how many folders lie around the class folders, and the names of the last ones when they are splits."""
+    depth = 0
+    while True:
+        folders = {parts[depth] for parts in paths if len(parts) > depth + 1}
+        directly = sum(len(parts) == depth + 2 for parts in paths)
+        deeper = sum(len(parts) > depth + 2 for parts in paths)
+        if deeper <= directly:
+            return depth, []
+        if len(folders) > 1:
+            splits = sorted(folders) if {name.lower() for name in folders} <= _SPLITS else []
+            return depth + bool(splits), splits
+        depth += 1
+
+
+def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> str:
+    """Returns the class of a file whose entry can be read. Raises Refused."""
+    if _is_unsafe(path):
+        raise Refused("unsafe_path", "Its path leads outside of the zip.")
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+        raise Refused("link", "It is a link or a device, not a file.")
+    parts = PurePosixPath(path).parts
+    if len(parts) < depth + 2:
+        raise Refused("no_class_folder", "It does not lie in a class folder.")
+    if len(parts) > depth + 2:
+        raise Refused(
+            "no_class_folder", "It lies in a folder within a class folder. Put it in the class folder itself."
+        )
+    name = _class_name(parts[depth])
+    if info.flag_bits & _ENCRYPTED_FLAG or info.compress_type == _AES:
+        raise Refused("encrypted", "It is encrypted. Make the zip without a password.")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # zipfile inflates these without a bound: under a kilobyte of bzip2 can fill the memory.
+        method = _COMPRESSIONS.get(info.compress_type, f"method {info.compress_type}")
+        raise Refused("compression", f"It is compressed with {method}, which is not read. Zip with deflate, the usual.")
+    if path in paths:
+        raise Refused("duplicate_name", "Another file of the zip has the same path.")
+    paths.add(path)
+    return name
+
+
+def _class_name(folder: str) -> str:
+    """Returns a folder's name as a class's: composed (NFC), and with plain spaces. Raises Refused."""
+    spaced = "".join(" " if unicodedata.category(one) == "Zs" else one for one in folder)
+    name = unicodedata.normalize("NFC", spaced).strip()
+    if len(name) > _NAME_LENGTH:
+        detail = f"The name of its class has {len(name)} characters; at most {_NAME_LENGTH} are taken."
+        raise Refused("class_name_too_long", detail)
+    if not name:
+        raise Refused("class_name", "The name of its class is nothing but spaces. Rename the folder.")
+    if not is_text(name):
+        hidden = next(one for one in name if not is_text(one))
+        detail = f"The name of its class has the character U+{ord(hidden):04X}, which is not taken. Rename the folder."
+        raise Refused("class_name", detail)
+    return name
+
+
+def _warnings(ignored: Sequence[str], kept: Iterable[str], splits: Sequence[str]) -> list[Warned]:
+    found: list[Warned] = []
+    if splits:
+        detail = f"The folders {', '.join(splits)} were joined: the folders within them are the classes."
+        found.append(Warned("splits_joined", detail))
+    visible = [path for path in ignored if not any(part.startswith((".", "__")) for part in path.split("/"))]
+    labels = [path for path in visible if PurePosixPath(path).suffix.lower() in LABEL_SUFFIXES]
+    if labels:
+        detail = "It is not read. The folders give the classes: put the images of each class in a folder of its name."
+        found.append(Warned("labels_not_read", detail, labels[0][:500]))
+    stems = {str(PurePosixPath(path).with_suffix("")) for path in kept if PurePosixPath(path).name}
+    notes = [path for path in visible if PurePosixPath(path).suffix.lower() in {".txt", ".caption"}]
+    captions = [path for path in notes if str(PurePosixPath(path).with_suffix("")) in stems]
+    if captions:
+        detail = f"Captions are not read ({len(captions)} files): images are learned by their class alone."
+        found.append(Warned("captions_not_read", detail, captions[0][:500]))
+    return found

@@ -1,0 +1,71 @@
+"""Fine-tunes and what happened in them."""
+
+import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.service.db.base import Base, Created, DomainId, TenantId, partial_index
+from core.service.db.models.jobs import JobColumns, lease_index
+
+
+class Finetune(JobColumns, Base):
+    __tablename__ = "finetunes"
+    __table_args__ = (
+        lease_index("finetunes"),
+        partial_index("ix_finetunes_unthinned", "events_thinned_at IS NULL", "finished_at"),
+        partial_index("ix_finetunes_sampled", "samples_removed_at IS NULL", "finished_at"),
+        partial_index("ix_finetunes_checkpointed", "checkpoint_key IS NOT NULL", "finished_at"),
+    )
+
+    domain_id: Mapped[DomainId]
+    dataset_id: Mapped[str] = mapped_column(String(40), ForeignKey("datasets.id", ondelete="CASCADE"), index=True)
+    method: Mapped[str] = mapped_column(String(20))
+    preset: Mapped[str | None] = mapped_column(String(20))
+    sites: Mapped[dict[str, Any]]
+    steps: Mapped[int]
+    batch_size: Mapped[int]
+    learning_rate: Mapped[float]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    image_size: Mapped[int | None]
+    """None is the base's own."""
+    auto_promote: Mapped[bool] = mapped_column(default=False)
+    step: Mapped[int] = mapped_column(default=0)
+    loss: Mapped[float | None]
+    held_out_loss_base: Mapped[float | None]
+    held_out_loss_adapter: Mapped[float | None]
+    held_out_loss_adapter_null: Mapped[float | None]
+    eta_seconds: Mapped[float | None]
+    trainable_parameters: Mapped[int | None]
+    adapter_id: Mapped[str | None] = mapped_column(String(40))
+    checkpoint_key: Mapped[str | None] = mapped_column(String(500))
+    checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
+    previous_checkpoint_key: Mapped[str | None] = mapped_column(String(500))
+    """The checkpoint before, for the day on which the last one cannot be read."""
+    previous_checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
+    previous_checkpoint_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    checkpoint_step: Mapped[int] = mapped_column(default=0)
+    checkpoint_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    checkpoint_at: Mapped[datetime.datetime | None]
+    events_thinned_at: Mapped[datetime.datetime | None]
+    """When retention left a part of its progress."""
+    samples_removed_at: Mapped[datetime.datetime | None]
+    last_event_id: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Highest id of its events so far. Retention removes events, and no id may be used twice."""
+
+
+class FinetuneEvent(Base):
+    """status, progress, sample or error. The id counts the events of one fine-tune, orders them, and is what
+    `Last-Event-ID` names."""
+
+    __tablename__ = "finetune_events"
+
+    finetune_id: Mapped[str] = mapped_column(
+        String(40), ForeignKey("finetunes.id", ondelete="CASCADE"), primary_key=True
+    )
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False)
+    tenant_id: Mapped[TenantId]
+    type: Mapped[str] = mapped_column(String(20))
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[Created]

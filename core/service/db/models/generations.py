@@ -1,0 +1,83 @@
+"""Generations and their images."""
+
+import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from core.service.db.base import Base, Created, TenantId, partial_index
+from core.service.db.models.jobs import JobColumns, lease_index
+
+
+class Generation(JobColumns, Base):
+    __tablename__ = "generations"
+    __table_args__ = (
+        lease_index("generations"),
+        Index(None, "domain_id", "id"),
+        Index(None, "finished_at"),
+        partial_index("ix_generations_pictured", "expired_at IS NULL", "domain_id", "id"),
+        partial_index("ix_generations_unexpired", "expired_at IS NULL", "finished_at"),
+    )
+
+    domain_id: Mapped[str] = mapped_column(String(40), ForeignKey("domains.id", ondelete="CASCADE"))
+    adapter_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    """None: drawn with the base itself."""
+    class_id: Mapped[int]
+    class_name: Mapped[str] = mapped_column(String(200))
+    count: Mapped[int]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    steps: Mapped[int]
+    guidance_scale: Mapped[float]
+    guidance_from: Mapped[int] = mapped_column(default=0)
+    guidance_to: Mapped[int] = mapped_column(default=999)
+    """The lowest and the highest timestep that are guided."""
+    sampler: Mapped[str] = mapped_column(String(20))
+    eta: Mapped[float] = mapped_column(default=0.0)
+    preview_count: Mapped[int] = mapped_column(default=0)
+    """Asked for, of each image."""
+    deadline_at: Mapped[datetime.datetime | None]
+    progress: Mapped[float] = mapped_column(default=0.0)
+    row_steps: Mapped[int] = mapped_column(default=0)
+    timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    expired_at: Mapped[datetime.datetime | None]
+    """When retention removed its images and previews."""
+    images: Mapped[list["GenerationImage"]] = relationship(
+        order_by="GenerationImage.index", passive_deletes=True, lazy="selectin"
+    )
+    previews: Mapped[list["GenerationPreview"]] = relationship(
+        order_by="GenerationPreview.step", passive_deletes=True, lazy="selectin"
+    )
+
+
+class GenerationImage(Base):
+    __tablename__ = "generation_images"
+
+    generation_id: Mapped[str] = mapped_column(
+        String(40), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True
+    )
+    index: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[TenantId]
+    object_key: Mapped[str] = mapped_column(String(500))
+    seed: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int]
+    height: Mapped[int]
+
+
+class GenerationPreview(Base):
+    """An image as it would have ended, seen from one of its steps."""
+
+    __tablename__ = "generation_previews"
+
+    generation_id: Mapped[str] = mapped_column(
+        String(40), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True
+    )
+    index: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    tenant_id: Mapped[TenantId]
+    object_key: Mapped[str] = mapped_column(String(500))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[Created] = mapped_column(index=True)

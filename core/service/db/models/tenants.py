@@ -1,0 +1,39 @@
+"""Tenants and their API keys."""
+
+import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.service.db.base import Base, Created, Id
+
+
+class Tenant(Base):
+    __tablename__ = "tenants"
+
+    id: Mapped[Id]
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    weight: Mapped[float] = mapped_column(default=1.0)
+    """Share of the device beside other tenants'."""
+    quotas: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    deleted_at: Mapped[datetime.datetime | None]
+    """Since then nobody sees it, and workers remove its rows step by step."""
+    created_at: Mapped[Created]
+
+
+class ApiKey(Base):
+    """A key is `dfk_<id part>_<secret>`; only the SHA-256 of the secret is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[Id]
+    tenant_id: Mapped[str | None] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    """None: an administrator's."""
+    name: Mapped[str] = mapped_column(String(200))
+    scopes: Mapped[list[Any]]
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[Created]
+    expires_at: Mapped[datetime.datetime | None]
+    revoked_at: Mapped[datetime.datetime | None]
+    last_used_at: Mapped[datetime.datetime | None]

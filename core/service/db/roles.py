@@ -1,0 +1,29 @@
+"""PostgreSQL's roles: the service works only as one that row level security binds."""
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from core.artifact.errors import DatabaseRoleUnfit, DatabaseUnavailable
+
+_ABOUT = text(
+    "SELECT rolname, rolsuper, rolbypassrls, has_table_privilege(to_regclass('tenants'), 'INSERT') "
+    "FROM pg_roles WHERE rolname = current_user"
+)
+
+
+def check_role(engine: Engine) -> None:
+    """Raises DatabaseRoleUnfit for a role that sees every tenant's rows whatever the policies say, or that may not use
+    the tables that are there; DatabaseUnavailable."""
+    if engine.dialect.name != "postgresql":
+        return
+    try:
+        with engine.connect() as connection:
+            name, is_superuser, bypasses, may_write = connection.execute(_ABOUT).one()
+    except DBAPIError as error:
+        raise DatabaseUnavailable() from error
+    if is_superuser:
+        raise DatabaseRoleUnfit(name, "is a superuser, whom row level security does not bind")
+    if bypasses:
+        raise DatabaseRoleUnfit(name, "has BYPASSRLS, so that row level security does not bind it")
+    if may_write is False:  # None: there are no tables yet
+        raise DatabaseRoleUnfit(name, "may not use the tables")

@@ -1,0 +1,16 @@
+"""ETags for optimistic concurrency (RFC 9110, 8.8.3): a stale If-Match is rejected with 412."""
+
+from core.artifact.errors import ChangedMeanwhile
+from core.service.db.models import Domain, Webhook
+
+
+def tag(row: Domain | Webhook) -> str:
+    return f'"{row.updated_at:%Y%m%d%H%M%S%f}"'
+
+
+def demand(row: Domain | Webhook, seen: str | None) -> None:
+    """Checks the `If-Match` header `seen` (None without it) against the row, which must be locked. Raises
+    ChangedMeanwhile."""
+    tags = [one.strip() for one in (seen or "*").split(",")]
+    if "*" not in tags and tag(row) not in tags:
+        raise ChangedMeanwhile(row.id)

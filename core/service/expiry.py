@@ -1,0 +1,204 @@
+"""The steps of retention, one for each kind of row: find the oldest by an index, remove them, record their objects.
+
+Every step is called with the time before which rows are too old, and with the most rows that it may touch. It returns
+how many it found, in a transaction of its own that sees every tenant.
+"""
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, delete, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from core.service import discards
+from core.service.db.base import Now
+from core.service.db.models import (
+    AuditEntry,
+    Dataset,
+    Deletion,
+    Finetune,
+    FinetuneEvent,
+    Generation,
+    GenerationImage,
+    GenerationPreview,
+    IdempotencyKey,
+    UsageDay,
+    WebhookDelivery,
+    Worker,
+)
+from core.service.db.session import database_now
+from core.service.usage import stored
+
+Time = datetime.datetime
+_POINTS = 200
+"""Points of a loss curve that stay when its events are thinned."""
+
+
+def images(session: Session, before: Time, limit: int) -> int:
+    """Removes images and previews of generations that ended before. The generations stay, marked as expired."""
+    due = select(Generation.id, Generation.domain_id).where(
+        Generation.expired_at.is_(None), Generation.finished_at < before
+    )
+    found = _oldest(session, due, Generation.finished_at, limit, Generation)
+    ids = [row.id for row in found]
+    session.execute(update(Generation).where(Generation.id.in_(ids)).values(expired_at=Now()))
+    _remove_pictures(session, {row.id: row.domain_id for row in found})  # last: it locks the domain's count of bytes
+    return len(found)
+
+
+def generations(session: Session, before: Time, limit: int) -> int:
+    """Removes generations that ended before, with their images and previews."""
+    due = select(Generation.id, Generation.domain_id).where(Generation.finished_at < before)
+    found = _oldest(session, due, Generation.finished_at, limit, Generation)
+    _remove_pictures(session, {row.id: row.domain_id for row in found})
+    session.execute(delete(Generation).where(Generation.id.in_([row.id for row in found])))
+    return len(found)
+
+
+def previews(session: Session, before: Time, limit: int) -> int:
+    """Removes previews that were made before."""
+    one = GenerationPreview
+    due = select(one, Generation.domain_id).join(Generation, Generation.id == one.generation_id)
+    found = _oldest(session, due.where(one.created_at < before), one.created_at, limit, one)
+    keys = [(row.generation_id, row.index, row.step) for row, _ in found]
+    session.execute(delete(one).where(tuple_(one.generation_id, one.index, one.step).in_(keys)))
+    _discard(session, [(domain, row.tenant_id, row.object_key, row.size_bytes) for row, domain in found])
+    return len(found)
+
+
+def samples(session: Session, before: Time, limit: int) -> int:
+    """Removes the samples of one fine-tune that ended before, with their events."""
+    finetune = _oldest_finetune(session, Finetune.samples_removed_at.is_(None), before)
+    if finetune is None:
+        return 0
+    event = FinetuneEvent
+    shown = delete(event).where(event.finetune_id == finetune.id, event.type == "sample").returning(event.data)
+    data = session.execute(shown).scalars().all()
+    finetune.samples_removed_at = database_now(session)
+    _discard(session, [(finetune.domain_id, finetune.tenant_id, one["key"], one.get("size_bytes", 0)) for one in data])
+    return limit
+
+
+def finetune_events(session: Session, before: Time, limit: int) -> int:
+    """Removes progress events of one fine-tune that ended before. Some points of its loss curve stay, both ends among
+    them."""
+    finetune = _oldest_finetune(session, Finetune.events_thinned_at.is_(None), before)
+    if finetune is None:
+        return 0
+    event = FinetuneEvent
+    progress = select(event.id, event.data["step"].as_integer()).where(
+        event.finetune_id == finetune.id, event.type == "progress"
+    )
+    points = session.execute(progress.order_by(event.id)).all()
+    # Keeps the first event of each stretch of steps. The next call, which sees what is left, keeps the same ones.
+    kept = set({step * _POINTS // finetune.steps: id for id, step in reversed(points)}.values())
+    doomed = [id for id, _ in points[:-1] if id not in kept][:limit]
+    session.execute(delete(event).where(event.finetune_id == finetune.id, event.id.in_(doomed)))
+    if len(doomed) < limit:
+        finetune.events_thinned_at = database_now(session)
+    return limit
+
+
+def checkpoints(session: Session, before: Time, limit: int) -> int:
+    """Removes the last checkpoints of a fine-tune that ended before; nothing continues from them."""
+    finetune = _oldest_finetune(session, Finetune.checkpoint_key.is_not(None), before)
+    if finetune is None or finetune.checkpoint_key is None:
+        return 0
+    gone = [(finetune.domain_id, finetune.tenant_id, finetune.checkpoint_key, finetune.checkpoint_bytes)]
+    if (previous := finetune.previous_checkpoint_key) is not None:
+        gone.append((finetune.domain_id, finetune.tenant_id, previous, finetune.previous_checkpoint_bytes))
+    finetune.checkpoint_key = finetune.checkpoint_sha256 = None
+    finetune.previous_checkpoint_key = finetune.previous_checkpoint_sha256 = None
+    finetune.checkpoint_bytes = finetune.previous_checkpoint_bytes = 0
+    _discard(session, gone)
+    return limit
+
+
+def rejected_archives(session: Session, before: Time, limit: int) -> int:
+    """Removes archives of data sets that were rejected before. The database rows stay, with their reports."""
+    due = select(Dataset).where(Dataset.status == "rejected", Dataset.archive_key != "", Dataset.finished_at < before)
+    found = [row for (row,) in _oldest(session, due, Dataset.finished_at, limit, Dataset)]
+    gone = [(row.domain_id, row.tenant_id, row.archive_key, row.size_bytes) for row in found]
+    for row in found:
+        row.archive_key, row.archive_sha256 = "", ""
+    _discard(session, gone)
+    return len(found)
+
+
+def deliveries(session: Session, before: Time, limit: int) -> int:
+    """Removes webhook deliveries that were made before, however they ended."""
+    return _remove(session, WebhookDelivery, (WebhookDelivery.id,), WebhookDelivery.created_at, before, limit)
+
+
+def audit_entries(session: Session, before: Time, limit: int) -> int:
+    """Removes the oldest entries of the audit log that were made before. Finds them by their ids, which grow with
+    time."""
+    oldest = session.execute(select(AuditEntry.id, AuditEntry.created_at).order_by(AuditEntry.id).limit(limit))
+    ids = [id for id, created_at in oldest if created_at < before]
+    session.execute(delete(AuditEntry).where(AuditEntry.id.in_(ids)))
+    return len(ids)
+
+
+def receipts(session: Session, before: Time, limit: int) -> int:
+    """Removes receipts of deletions that were done before."""
+    return _remove(session, Deletion, (Deletion.id,), Deletion.done_at, before, limit)
+
+
+def usage_days(session: Session, before: Time, limit: int) -> int:
+    """Removes the usage of days before."""
+    key = (UsageDay.tenant_id, UsageDay.day)
+    return _remove(session, UsageDay, key, UsageDay.day, before.date(), limit)
+
+
+def idempotency_keys(session: Session, before: Time, limit: int) -> int:
+    """Removes stored answers to requests that were made before."""
+    key = (IdempotencyKey.scope, IdempotencyKey.key)
+    return _remove(session, IdempotencyKey, key, IdempotencyKey.created_at, before, limit)
+
+
+def lost_workers(session: Session, before: Time, limit: int) -> int:
+    """Removes workers that were last alive before. Those that ended by themselves have removed their own rows."""
+    return _remove(session, Worker, (Worker.id,), Worker.heartbeat_at, before, limit)
+
+
+def _oldest(session: Session, due: Select[*tuple[Any, ...]], age: Any, limit: int, model: type[Any]) -> Sequence[Any]:
+    """Returns the oldest rows, locked; leaves out rows that others have locked."""
+    locked = due.order_by(age).limit(limit).with_for_update(of=model, skip_locked=True)
+    return session.execute(locked).all()
+
+
+def _oldest_finetune(session: Session, condition: ColumnElement[bool], before: Time) -> Finetune | None:
+    due = select(Finetune).where(condition, Finetune.finished_at < before)
+    return next((row for (row,) in _oldest(session, due, Finetune.finished_at, 1, Finetune)), None)
+
+
+def _remove(
+    session: Session, model: type[Any], key: tuple[Any, ...], age: Any, before: datetime.date, limit: int
+) -> int:
+    """Removes the oldest rows whose `age` is before; returns how many there were."""
+    found = _oldest(session, select(*key).where(age < before), age, limit, model)
+    session.execute(delete(model).where(tuple_(*key).in_([tuple(row) for row in found])))
+    return len(found)
+
+
+def _remove_pictures(session: Session, domains: Mapping[str, str]) -> None:
+    """Removes all images and previews of generations, given with their domains."""
+    gone: list[tuple[str, str, str, int]] = []
+    for model in (GenerationImage, GenerationPreview):
+        removed = delete(model).where(model.generation_id.in_(domains))
+        columns = (model.generation_id, model.tenant_id, model.object_key, model.size_bytes)
+        rows = session.execute(removed.returning(*columns))
+        gone += [(domains[id], tenant, key, size) for id, tenant, key, size in rows]
+    _discard(session, gone)
+
+
+def _discard(session: Session, objects: Sequence[tuple[str, str, str, int]]) -> None:
+    """Records objects (domain, tenant, key, size) for deletion, and subtracts their bytes."""
+    discards.record(session, [(tenant, key) for _, tenant, key, _ in objects])
+    sizes: Counter[str] = Counter()
+    for domain, _, _, size in objects:
+        sizes[domain] += size
+    for domain, size in sorted(sizes.items()):  # in one order, or two workers could wait for each other
+        stored.add(session, domain, -size)

@@ -1,0 +1,292 @@
+"""Fine-tunes: asked for by tenants, reported by workers."""
+
+import datetime
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core.artifact.base import BaseDescription
+from core.artifact.errors import DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed, NotFound
+from core.artifact.file import Artifact
+from core.artifact.footprint import Footprint
+from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
+from core.service import audit, discards, jobs
+from core.service.adapters import service as adapters
+from core.service.datasets import service as datasets
+from core.service.db.base import new_id
+from core.service.db.models import Dataset, Finetune, FinetuneEvent, Worker
+from core.service.db.paging import Page, PageRequest
+from core.service.db.session import database_now
+from core.service.domains import service as domains
+from core.service.finetunes import repository
+from core.service.jobs import Claim, Dispatcher
+from core.service.storage import StoredObject
+from core.service.tenancy import SYSTEM, Scope
+from core.service.usage import service as usage
+from core.service.usage import stored as stored_bytes
+
+ENDED = ("succeeded", "failed", "cancelled")
+_CURVE_POINTS = 2000
+"""Max points of a loss curve in one answer; the last point is added."""
+_REPLACED_FOR = datetime.timedelta(hours=1)
+"""Time that a replaced checkpoint is kept: an attempt that has just begun may still read it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRequest:
+    """Request of a tenant for a fine-tune. The API checks the limits."""
+
+    dataset_id: str
+    method: Method = "difffit"
+    preset: str = "paper"
+    steps: int = 400
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    seed: int = 0
+    image_size: int | None = None
+    """Pixels a side: the base's size, as None is, or twice that."""
+    auto_promote: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Estimated cost of a fine-tune, without starting it."""
+
+    trainable_parameters: int
+    trainable_fraction: float
+    adapter_bytes: int
+    images_seen: int
+    epochs: float
+    tokens: int
+    """Tokens that a step puts through the transformer. An image of twice the size has four times as many."""
+    seconds: float | None
+    images_at_once: int
+    """Images of a batch that pass at once; the others follow in parts. 0 when one image does not fit into the workers'
+    memory."""
+    memory_bytes: int
+    """Memory that a step takes on the worker."""
+
+
+def create(
+    session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest
+) -> Finetune:
+    """Creates a fine-tune, which starts after the commit. The image size must have been checked by `checked_size`.
+    Raises NotFound, DatasetNotReady, MethodNotServed."""
+    _require_served(request.method)
+    domain = domains.get(session, scope, domain_id)
+    dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
+    finetune = Finetune(
+        id=new_id("ft"),
+        tenant_id=domain.tenant_id,
+        domain_id=domain.id,
+        dataset_id=dataset.id,
+        status="queued",
+        method=request.method,
+        preset=request.preset,
+        sites=PRESETS[request.preset].to_json(),
+        steps=request.steps,
+        batch_size=request.batch_size,
+        learning_rate=request.learning_rate,
+        seed=request.seed,
+        image_size=request.image_size,
+        auto_promote=request.auto_promote,
+    )
+    session.add(finetune)
+    session.flush()
+    jobs.report(session, finetune, "status", {"status": "queued"})
+    jobs.dispatch(session, dispatcher, finetune)
+    audit.record(session, scope, "finetune.create", finetune.id)
+    return finetune
+
+
+def estimate(
+    session: Session,
+    scope: Scope,
+    domain_id: str,
+    request: FinetuneRequest,
+    base: BaseDescription,
+    memory_bytes: int | None = None,
+) -> Estimate:
+    """Estimates a fine-tune's cost. `memory_bytes` is the workers' limit for a step, if one is set; `images_at_once` is
+    0 when not even one image fits. Raises NotFound, DatasetNotReady, MethodNotServed."""
+    _require_served(request.method)
+    domains.get(session, scope, domain_id)
+    dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
+    shapes = trainable_shapes(base.config, request.method, PRESETS[request.preset], len(dataset.classes))
+    parameters = count(shapes)
+    seen = request.steps * request.batch_size
+    tokens = request.batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
+    rate = repository.seconds_per_image(session, scope, request.method, request.image_size, base.digest)
+    seconds = None if rate is None else rate * seen
+    device = "cuda" if any(worker.device.startswith("cuda") for worker in _holders(session, base)) else "cpu"
+    footprint = Footprint.of(base.config, request.method, base.scale_of(request.image_size), device)
+    at_once = footprint.images_at_once(request.batch_size, device, memory_bytes)
+    return Estimate(
+        trainable_parameters=parameters,
+        trainable_fraction=parameters / base.parameters,
+        adapter_bytes=4 * parameters,
+        images_seen=seen,
+        epochs=seen / dataset.images,
+        tokens=tokens,
+        seconds=seconds,
+        images_at_once=at_once,
+        memory_bytes=footprint.total_bytes(request.batch_size, max(1, at_once)),
+    )
+
+
+def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneRequest:
+    """Returns the request, with None for the base's own image size. Raises ImageSizeUnsupported when the base cannot
+    generate that size."""
+    try:
+        return replace(request, image_size=None) if base.scale_of(request.image_size) == 1 else request
+    except ValueError as error:
+        raise ImageSizeUnsupported(str(error)) from error
+
+
+def get(session: Session, scope: Scope, id: str) -> Finetune:
+    """Raises NotFound."""
+    finetune = repository.get(session, scope, id)
+    if finetune is None:
+        raise NotFound("finetune", id)
+    return finetune
+
+
+def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Finetune]:
+    domains.get(session, scope, domain_id)
+    return repository.page(session, scope, domain_id, request)
+
+
+def events_after(session: Session, scope: Scope, id: str, last_id: int) -> Sequence[FinetuneEvent]:
+    get(session, scope, id)
+    return repository.events_after(session, scope, id, last_id)
+
+
+def metrics(session: Session, scope: Scope, id: str) -> list[dict[str, Any]]:
+    """Returns the loss curve; a long one is thinned."""
+    get(session, scope, id)
+    return list(repository.progress(session, scope, id, _CURVE_POINTS))
+
+
+def cancel(session: Session, scope: Scope, id: str) -> Finetune:
+    """Cancels a fine-tune: a waiting one at once, a running one at its next step. Raises NotFound, JobFinished."""
+    finetune = get(session, scope, id)
+    if finetune.status in ENDED:
+        raise JobFinished("fine-tune", id, finetune.status)
+    jobs.request_cancel(session, finetune)
+    audit.record(session, scope, "finetune.cancel", id)
+    return finetune
+
+
+def record_claim(session: Session, row: Finetune) -> None:
+    """Reports an attempt, unless the fine-tune waits for a missing resource: listeners then learn when it continues."""
+    if not jobs.is_told_to_wait(session, row):
+        jobs.report(session, row, "status", {"status": "running", "attempt": row.attempt})
+
+
+def record_start(session: Session, row: Finetune, held_out_loss_base: float, parameters: int, step: int) -> None:
+    row.held_out_loss_base = _finite(held_out_loss_base)
+    row.trainable_parameters, row.step = parameters, step
+    jobs.report(session, row, "status", {"status": "running", "step": step, "steps": row.steps})
+
+
+def record_progress(
+    session: Session, row: Finetune, step: int, loss: float, gradient_norm: float, seconds: float
+) -> None:
+    """Reports progress of a fine-tune. `seconds` is the device time since the last event."""
+    taken = step - row.step
+    row.step, row.loss = step, loss
+    row.seconds += seconds
+    row.eta_seconds = (row.steps - step) * seconds / taken if taken > 0 else None
+    data = {"step": step, "steps": row.steps, "loss": loss, "gradient_norm": gradient_norm, "seconds": seconds}
+    jobs.report(session, row, "progress", {**data, "eta_seconds": row.eta_seconds})
+    usage.meter(session, row.tenant_id, training_seconds=seconds)
+
+
+def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
+    """Stores a checkpoint, from which another attempt continues."""
+    replaced_bytes = row.checkpoint_bytes
+    if row.checkpoint_key is not None and row.checkpoint_key != stored.key:
+        if row.previous_checkpoint_key is not None:
+            discards.record(session, [(row.tenant_id, row.previous_checkpoint_key)], _REPLACED_FOR)
+        replaced_bytes = row.previous_checkpoint_bytes
+        row.previous_checkpoint_key, row.previous_checkpoint_sha256 = row.checkpoint_key, row.checkpoint_sha256
+        row.previous_checkpoint_bytes = row.checkpoint_bytes
+    row.checkpoint_key, row.checkpoint_sha256, row.checkpoint_step = stored.key, stored.sha256, step
+    row.checkpoint_bytes, row.checkpoint_at = stored.size, database_now(session)
+    jobs.keep_progress(row)
+    session.flush()
+    stored_bytes.add(session, row.domain_id, stored.size - replaced_bytes)
+
+
+def checkpoints(row: Finetune) -> list[tuple[str, str]]:
+    """Returns key and SHA-256 of the checkpoints that a fine-tune can continue from, newest first."""
+    pairs = (
+        (row.checkpoint_key, row.checkpoint_sha256),
+        (row.previous_checkpoint_key, row.previous_checkpoint_sha256),
+    )
+    return [(key, sha256 or "") for key, sha256 in pairs if key is not None]
+
+
+def record_restart(session: Session, row: Finetune, step: int, kept: tuple[str, str] | None, reason: str) -> None:
+    """Reports that an attempt goes on from an earlier step than the last checkpoint's, with the checkpoint `kept` or
+    from scratch. What cannot be read is an orphan from now on."""
+    counted = {row.checkpoint_key: row.checkpoint_bytes, row.previous_checkpoint_key: row.previous_checkpoint_bytes}
+    row.checkpoint_key, row.checkpoint_sha256 = kept or (None, None)
+    row.previous_checkpoint_key = row.previous_checkpoint_sha256 = None
+    row.checkpoint_bytes = counted[row.checkpoint_key] if row.checkpoint_key else 0
+    row.previous_checkpoint_bytes = 0
+    row.checkpoint_step = step
+    jobs.report(session, row, "status", {"status": "running", "restarted_from": step, "reason": reason})
+    session.flush()
+    stored_bytes.add(session, row.domain_id, row.checkpoint_bytes - sum(counted.values()))
+
+
+def add_sample(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
+    """Reports a sample image of the adapter so far."""
+    jobs.report(session, row, "sample", {"step": step, "key": stored.key, "size_bytes": stored.size})
+    stored_bytes.add(session, row.domain_id, stored.size)
+
+
+def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredObject, losses: dict[str, float]) -> bool:
+    """Ends a fine-tune: its adapter's row is written last of all. Returns False when the claim was lost."""
+    finetune = jobs.guarded(session, Finetune, claim)
+    if finetune is None:
+        return False
+    domain = domains.get(session, SYSTEM, finetune.domain_id, lock=True)
+    adapter = adapters.publish(
+        session, SYSTEM, domain, artifact, stored, finetune_id=finetune.id, promote=finetune.auto_promote
+    )
+    finetune.adapter_id = adapter.id
+    finetune.held_out_loss_base = _finite(losses["base"])
+    finetune.held_out_loss_adapter = _finite(losses["adapter"])
+    finetune.held_out_loss_adapter_null = _finite(losses["adapter_null"])
+    finetune.eta_seconds = 0.0
+    jobs.finish(session, finetune, "succeeded", adapter_id=adapter.id)
+    return True
+
+
+def _holders(session: Session, base: BaseDescription) -> list[Worker]:
+    """Returns the live workers that hold the base."""
+    return [worker for worker in usage.workers(session) if worker.base_digest == base.digest]
+
+
+def _require_served(method: Method) -> None:
+    if method not in METHODS:
+        raise MethodNotServed(method, METHODS, [name for name in SITES if name not in METHODS])
+
+
+def _ready_dataset(session: Session, scope: Scope, domain_id: str, id: str) -> Dataset:
+    dataset = datasets.get(session, scope, id)
+    if dataset.domain_id != domain_id:
+        raise NotFound("dataset", id)
+    if dataset.status != "ready":
+        raise DatasetNotReady(id, dataset.status)
+    return dataset
+
+
+def _finite(value: float) -> float | None:
+    """A data set without held-out images has no held-out loss."""
+    return value if math.isfinite(value) else None

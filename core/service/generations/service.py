@@ -1,0 +1,267 @@
+"""Generations: asked for by tenants, drawn by workers."""
+
+import datetime
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from core.artifact.base import BaseDescription
+from core.artifact.errors import (
+    AdapterQuarantined,
+    BaseMismatch,
+    ImageExpired,
+    InvalidRequest,
+    JobFinished,
+    NoActiveAdapter,
+    NotFound,
+    QueueFull,
+    UnknownClass,
+)
+from core.artifact.sampling import EVERY_TIMESTEP, SamplerName
+from core.service import audit, discards, jobs
+from core.service.adapters import service as adapters
+from core.service.db.base import new_id
+from core.service.db.models import Adapter, Domain, Generation, GenerationImage, GenerationPreview
+from core.service.db.paging import Page, PageRequest
+from core.service.db.session import database_now
+from core.service.domains import service as domains
+from core.service.generations import repository
+from core.service.jobs import Claim, Dispatcher
+from core.service.storage import StoredObject
+from core.service.tenancy import Scope
+from core.service.usage import repository as usage_queries
+from core.service.usage import service as usage
+from core.service.usage import stored as stored_bytes
+
+ENDED = ("succeeded", "failed", "cancelled")
+BASE = "base"
+"""Value in place of an adapter's id: generates with the base itself, to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """Request of a tenant for generated images. The API checks the limits."""
+
+    class_name: str | None = None
+    class_id: int | None = None
+    count: int = 1
+    seed: int = 0
+    steps: int = 50
+    guidance_scale: float = 4.0
+    guidance_interval: tuple[int, int] = EVERY_TIMESTEP
+    sampler: SamplerName = "ddim"
+    eta: float = 0.0
+    adapter_id: str | None = None
+    priority: int = 0
+    deadline_seconds: float | None = None
+    previews: int = 0
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """One finished image of a generation, already stored."""
+
+    index: int
+    seed: int
+    stored: StoredObject
+    width: int
+    height: int
+
+
+def create(
+    session: Session,
+    scope: Scope,
+    dispatcher: Dispatcher,
+    domain_id: str,
+    request: GenerationRequest,
+    base: BaseDescription,
+    most_waiting: int,
+) -> Generation:
+    """Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, QueueFull."""
+    domain = domains.get(session, scope, domain_id)
+    waiting = usage_queries.queued_generations(session, scope)
+    if waiting >= most_waiting:
+        raise QueueFull(waiting, most_waiting)
+    adapter = _adapter(session, scope, domain, request.adapter_id, base)
+    known = list(base.class_names) if adapter is None else list(adapter.manifest["class_names"])
+    class_id = _class_id(request, known)
+    deadline = request.deadline_seconds
+    generation = Generation(
+        id=new_id("gen"),
+        tenant_id=domain.tenant_id,
+        domain_id=domain.id,
+        adapter_id=adapter.id if adapter else None,
+        status="queued",
+        class_id=class_id,
+        class_name=known[class_id],
+        count=request.count,
+        seed=request.seed,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        guidance_from=request.guidance_interval[0],
+        guidance_to=request.guidance_interval[1],
+        sampler=request.sampler,
+        eta=request.eta,
+        preview_count=request.previews,
+        priority=request.priority,
+        deadline_at=None if deadline is None else database_now(session) + datetime.timedelta(seconds=deadline),
+        images=[],
+        previews=[],
+        timings={},
+    )
+    session.add(generation)
+    session.flush()
+    session.refresh(generation)
+    jobs.dispatch(session, dispatcher, generation)
+    audit.record(session, scope, "generation.create", generation.id)
+    return generation
+
+
+def get(session: Session, scope: Scope, id: str) -> Generation:
+    """Raises NotFound."""
+    generation = repository.get(session, scope, id)
+    if generation is None:
+        raise NotFound("generation", id)
+    return generation
+
+
+def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Generation]:
+    domains.get(session, scope, domain_id)
+    return repository.page(session, scope, domain_id, request)
+
+
+def image(session: Session, scope: Scope, id: str, index: int) -> GenerationImage:
+    """Raises NotFound, ImageExpired."""
+    found = repository.image(session, scope, id, index)
+    if found is None:
+        _check_expired(session, scope, id)
+        raise NotFound("image", f"{id}/{index}")
+    return found
+
+
+def preview(session: Session, scope: Scope, id: str, index: int, step: int) -> GenerationPreview:
+    """Raises NotFound, ImageExpired."""
+    found = repository.preview(session, scope, id, index, step)
+    if found is None:
+        _check_expired(session, scope, id)
+        raise NotFound("preview", f"{id}/{index}/{step}")
+    return found
+
+
+def cancel(session: Session, scope: Scope, id: str) -> Generation:
+    """Cancels a generation: a waiting one at once, a running one at its next step. Raises NotFound, JobFinished."""
+    generation = get(session, scope, id)
+    if generation.status in ENDED:
+        raise JobFinished("generation", id, generation.status)
+    jobs.request_cancel(session, generation)
+    audit.record(session, scope, "generation.cancel", id)
+    return generation
+
+
+def succeed(
+    session: Session,
+    claim: Claim,
+    images: Sequence[DrawnImage],
+    row_steps: int,
+    timings: dict[str, Any],
+) -> bool:
+    """Stores the images and meters them. Returns False when the claim was lost."""
+    generation = jobs.guarded(session, Generation, claim)
+    if generation is None:
+        return False
+    for drawn in images:
+        session.add(
+            GenerationImage(
+                generation_id=generation.id,
+                index=drawn.index,
+                tenant_id=generation.tenant_id,
+                object_key=drawn.stored.key,
+                seed=drawn.seed,
+                sha256=drawn.stored.sha256,
+                size_bytes=drawn.stored.size,
+                width=drawn.width,
+                height=drawn.height,
+            )
+        )
+    generation.progress, generation.row_steps, generation.timings = 1.0, row_steps, timings
+    jobs.finish(session, generation, "succeeded")
+    usage.meter(session, generation.tenant_id, images=len(images), row_steps=row_steps)
+    if generation.adapter_id is not None:
+        adapters.used(session, generation.adapter_id)
+    stored_bytes.add(session, generation.domain_id, sum(drawn.stored.size for drawn in images))
+    return True
+
+
+def progress(session: Session, claim: Claim, share: float) -> bool:
+    """Stores a generation's progress. Returns False when the claim was lost."""
+    generation = jobs.guarded(session, Generation, claim)
+    if generation is not None:
+        generation.progress = share
+    return generation is not None
+
+
+def add_preview(session: Session, claim: Claim, index: int, step: int, stored: StoredObject) -> bool:
+    """Stores a preview of an image. Returns False when the claim was lost. Replaces another attempt's preview of the
+    step."""
+    generation = jobs.guarded(session, Generation, claim)
+    if generation is None:
+        return False
+    earlier, replaced_bytes = session.get(GenerationPreview, (generation.id, index, step)), 0
+    if earlier is not None and earlier.object_key != stored.key:
+        discards.record(session, [(earlier.tenant_id, earlier.object_key)])
+        replaced_bytes = earlier.size_bytes
+    session.merge(
+        GenerationPreview(
+            generation_id=generation.id,
+            index=index,
+            step=step,
+            tenant_id=generation.tenant_id,
+            object_key=stored.key,
+            sha256=stored.sha256,
+            size_bytes=stored.size,
+        )
+    )
+    session.flush()
+    stored_bytes.add(session, generation.domain_id, stored.size - replaced_bytes)
+    return True
+
+
+def _check_expired(session: Session, scope: Scope, id: str) -> None:
+    """Raises ImageExpired for a generation whose images were removed."""
+    generation = repository.get(session, scope, id)
+    if generation is not None and generation.expired_at is not None:
+        raise ImageExpired(id, generation.expired_at)
+
+
+def _adapter(
+    session: Session, scope: Scope, domain: Domain, adapter_id: str | None, base: BaseDescription
+) -> Adapter | None:
+    if adapter_id == BASE:
+        return None
+    id = adapter_id or domain.active_adapter_id
+    if id is None:
+        raise NoActiveAdapter(domain.id)
+    adapter = adapters.get(session, scope, id)
+    if adapter.domain_id != domain.id:
+        raise NotFound("adapter", id)
+    if adapter.base_digest != base.digest:
+        raise BaseMismatch(adapter.base_digest, base.digest)
+    if adapter.status != "ready":
+        raise AdapterQuarantined(id)
+    return adapter
+
+
+def _class_id(request: GenerationRequest, known: list[str]) -> int:
+    if request.class_name is not None:
+        name = unicodedata.normalize("NFC", request.class_name)  # as the folders' names are
+        if name not in known:
+            raise UnknownClass(request.class_name, known)
+        return known.index(name)
+    if request.class_id is None:
+        raise InvalidRequest("class_name", "give class_name or class_id")
+    if not 0 <= request.class_id < len(known):
+        raise UnknownClass(str(request.class_id), known)
+    return request.class_id

@@ -1,0 +1,138 @@
+"""Claims of database rows by workers: fairness between tenants, and quarantine after a crash.
+
+A worker that dies says little about which of its rows was to blame. They become suspects and run one at a time, each
+alone on its worker, so that the next death has one possible cause. A suspect that ends, or keeps progress, is cleared.
+All of it is read from the rows, so that any number of workers agree; one worker must not claim from two threads at
+once.
+"""
+
+import datetime
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, literal, or_, select, union_all, update
+from sqlalchemy.orm import Session, aliased
+
+from core.service.db.base import Now
+from core.service.db.models import Tenant, Worker
+from core.service.db.models.fleet import WORKER_SILENCE
+from core.service.db.session import database_now
+from core.service.jobs.rows import KINDS, Claim, Job
+
+
+def claim_next(
+    session: Session,
+    model: type[Job],
+    worker_id: str,
+    lease_seconds: float,
+    *,
+    most: int | None = None,
+    serves: Collection[type[Any]] = tuple(KINDS),
+) -> Claim | None:
+    """Takes the next row that may be claimed, or None.
+
+    Suspects go first, each on a worker that holds nothing else. Among the others the tenant with the fewest rows in
+    work for its weight goes first, whatever the order of arrival; within a tenant by priority, then age. This worker
+    takes no more than `most` rows of this kind for one tenant, and drains when suspects wait among what it `serves`.
+    """
+    holds = _held_by(session, worker_id)
+    if any(suspect for suspect, _ in holds):
+        return None
+    waiting = _waiting_suspects(session, serves)
+    suspect = _first(session, _suspects(model)) if waiting and not holds else None
+    if waiting and suspect is None and _is_needed(session, worker_id, waiting):
+        return None
+    job = suspect or _first(session, _fairest(model, worker_id, most))
+    if job is None:
+        return None
+    if any(alone for _, alone in holds):
+        _mark_accompanied(session, worker_id)
+    now = database_now(session)
+    job.status = KINDS[model].running
+    job.attempt += 1
+    job.worker_id = worker_id
+    job.lease_expires_at = now + datetime.timedelta(seconds=lease_seconds)
+    job.started_at = job.started_at or now
+    job.alone = not holds
+    job.not_before = job.error_code = job.error_detail = None
+    session.flush()
+    return Claim(job.id, job.attempt, job.request_id, job.traceparent)
+
+
+def should_drain(session: Session, worker_id: str, serves: Collection[type[Any]] = tuple(KINDS)) -> bool:
+    """Returns whether suspects wait for this worker to hold nothing."""
+    waiting = _waiting_suspects(session, serves)
+    return bool(waiting) and _is_needed(session, worker_id, waiting)
+
+
+def _held_by(session: Session, worker_id: str) -> list[tuple[bool, bool]]:
+    """Returns `suspect` and `alone` of each row that a worker holds."""
+    held = (
+        select(model.suspect, model.alone).where(model.worker_id == worker_id, model.lease_expires_at.is_not(None))
+        for model in KINDS
+    )
+    return [(suspect, alone) for suspect, alone in session.execute(union_all(*held))]
+
+
+def _mark_accompanied(session: Session, worker_id: str) -> None:
+    for model in KINDS:
+        held = (model.worker_id == worker_id, model.lease_expires_at.is_not(None), model.alone)
+        session.execute(update(model).where(*held).values(alone=False))
+
+
+def _claimable(model: type[Any], *, suspect: bool) -> tuple[ColumnElement[bool], ...]:
+    return (
+        model.status == KINDS[model].waiting,
+        model.lease_expires_at.is_(None),
+        model.cancel_requested_at.is_(None),
+        model.suspect if suspect else ~model.suspect,
+        or_(model.not_before.is_(None), model.not_before <= Now()),
+    )
+
+
+def _waiting_suspects(session: Session, serves: Collection[type[Any]]) -> dict[str, int]:
+    """Counts the suspects that may be claimed, for each queue that has some."""
+    counts = (
+        select(literal(KINDS[model].queue), func.count()).where(*_claimable(model, suspect=True)) for model in serves
+    )
+    return {queue: count for queue, count in session.execute(union_all(*counts)) if count}
+
+
+def _is_needed(session: Session, worker_id: str, waiting: Mapping[str, int]) -> bool:
+    """Returns whether this is one of a queue's newest workers, as many as its suspects can use. The newest has usually
+    just replaced the one that died, and so holds the least. Each queue counts by itself: a newer worker that does not
+    serve a suspect's queue is of no use to it."""
+    living = (Worker.heartbeat_at > database_now(session) - WORKER_SILENCE, Worker.healthy)
+    newer = session.execute(select(Worker.queues).where(*living, Worker.id > worker_id)).scalars().all()
+    return any(sum(queue in queues for queues in newer) < count for queue, count in waiting.items())
+
+
+def _suspects(model: type[Job]) -> Select[Job]:
+    """Selects suspects that may be claimed. Those that have not crashed alone come first: they are most likely
+    innocent."""
+    return select(model).where(*_claimable(model, suspect=True)).order_by(model.crashes, model.created_at, model.id)
+
+
+def _fairest(model: type[Job], worker_id: str, most: int | None) -> Select[Job]:
+    running = aliased(model)
+    is_held = running.lease_expires_at.is_not(None)
+    # Counted once for each tenant, not for each waiting row: a long queue must not slow the claims.
+    in_work = (
+        select(running.tenant_id, func.count().label("rows")).where(is_held).group_by(running.tenant_id).subquery()
+    )
+    statement = (
+        select(model)
+        .join(Tenant, Tenant.id == model.tenant_id)
+        .outerjoin(in_work, in_work.c.tenant_id == model.tenant_id)
+        .where(*_claimable(model, suspect=False))
+        .order_by(func.coalesce(in_work.c.rows, 0) / Tenant.weight, model.priority.desc(), model.created_at, model.id)
+    )
+    if most is None:
+        return statement
+    here = select(running.tenant_id).where(is_held, running.worker_id == worker_id)
+    return statement.where(model.tenant_id.not_in(here.group_by(running.tenant_id).having(func.count() >= most)))
+
+
+def _first(session: Session, statement: Select[Job]) -> Job | None:
+    model = statement.column_descriptions[0]["entity"]
+    return session.execute(statement.limit(1).with_for_update(of=model, skip_locked=True)).scalar_one_or_none()

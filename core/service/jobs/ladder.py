@@ -1,0 +1,166 @@
+"""Handling of failed attempts: one ladder decides, for every queue, what becomes of the database row.
+
+| what happened | the row |
+| --- | --- |
+| the worker or its engine stops, or it was cancelled | waits again at once, or ends as cancelled |
+| the store or the database does not answer | waits, longer each time, and never fails of it |
+| the store has no room, or the database refuses the result alone | the same, and fails after `max_attempts` of these |
+| its worker or device died | becomes a suspect; if it was alone there, that counts, up to `max_attempts` or two |
+| anything else | fails with the error's code |
+"""
+
+import datetime
+import logging
+import random
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal
+
+from prometheus_client import Counter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.artifact.errors import (
+    Cancelled,
+    CoreError,
+    DatabaseUnavailable,
+    DeviceCrashed,
+    DeviceLost,
+    EngineStopped,
+    QueueFull,
+    ResultRefused,
+    StorageFull,
+    StorageUnavailable,
+    WorkerCrashed,
+)
+from core.service.db.models import Finetune, FinetuneEvent
+from core.service.db.session import database_now
+from core.service.jobs.rows import KINDS, Claim, Dispatcher, Job, JobRow, dispatch, fail, finish, report
+
+logger = logging.getLogger(__name__)
+REAPED = Counter("difffit_jobs_reaped", "Jobs whose worker was lost, as this process found out", ["queue"])
+Settled = Literal["returned", "cancelled", "failed"]
+
+_DEVICE_CRASHES = 2
+_FIRST_SECONDS, _MOST_SECONDS, _JITTER = 1.0, 300.0, 0.25
+
+
+def settle(session: Session, dispatcher: Dispatcher, job: JobRow, error: Exception, max_attempts: int) -> Settled:
+    """Decides what becomes of a claimed row whose attempt ended with `error`. The row must be locked."""
+    match error:
+        case DeviceLost():
+            _blame(session, dispatcher, job, DeviceCrashed(job.crashes + 1), _DEVICE_CRASHES)
+        case EngineStopped() | Cancelled():
+            requeue(session, dispatcher, job)
+        case StorageFull() | ResultRefused():
+            requeue_counted(session, job, error, max_attempts)
+        case StorageUnavailable() | DatabaseUnavailable() | QueueFull():
+            requeue_later(session, job, error)
+        case CoreError():
+            fail(session, job, error)
+        case _:
+            fail(
+                session,
+                job,
+                CoreError(
+                    "An internal error ended it. Start it again; if it fails again, send its id to the operator."
+                ),
+            )
+    if job.finished_at is None:
+        return "returned"
+    return "failed" if job.status == KINDS[type(job)].failed else "cancelled"
+
+
+def requeue(session: Session, dispatcher: Dispatcher, job: JobRow) -> None:
+    """Requeues a claimed row, so that another worker goes on with it at once. Ends it instead if it is to be
+    cancelled."""
+    if _unclaim(session, job):
+        report(session, job, "status", {"status": job.status})
+        dispatch(session, dispatcher, job)
+
+
+def requeue_later(session: Session, job: JobRow, error: CoreError) -> None:
+    """Requeues a claimed row after a delay, longer each time, and stores `error` as the reason for its tenant and the
+    operator. Ends it instead if it is to be cancelled."""
+    if not _unclaim(session, job):
+        return
+    job.requeues += 1
+    job.not_before = database_now(session) + datetime.timedelta(seconds=backoff_seconds(job.requeues))
+    job.error_code, job.error_detail = error.code, error.detail
+    if not is_told_to_wait(session, job, error.code):
+        report(session, job, "error", job.error or {})
+
+
+def requeue_counted(session: Session, job: JobRow, error: CoreError, max_attempts: int) -> None:
+    """Requeues the row like `requeue_later`. Fails the job after `max_attempts` of these without progress; the missing
+    resource may never return."""
+    job.failures += 1
+    if job.failures >= max_attempts and job.cancel_requested_at is None:
+        fail(session, job, error)
+    else:
+        requeue_later(session, job, error)
+
+
+def reap(
+    session: Session, dispatcher: Dispatcher, model: type[Job], max_attempts: int, held: Collection[Claim] = ()
+) -> list[Job]:
+    """Requeues the rows of lost workers. Returns those that ended instead: cancelled meanwhile, or lost alone too often
+    without progress. Skips rows that the caller itself holds: it is only late with its heartbeat."""
+    ended = []
+    for job in _expired(session, model):
+        if Claim(job.id, job.attempt) in held:
+            continue
+        REAPED.labels(KINDS[model].queue).inc()
+        logger.warning("%s lost its worker %s in attempt %d", job.id, job.worker_id, job.attempt)
+        _blame(session, dispatcher, job, WorkerCrashed(job.crashes + 1), max_attempts)
+        if job.finished_at is not None:
+            ended.append(job)
+    return ended
+
+
+def backoff_seconds(requeues: int, chance: Callable[[], float] = random.random) -> float:
+    """Returns the delay before a row's next attempt, in seconds, after this many requeues in a row: 1 s at first, twice
+    as long each time, 5 min at most, and up to a quarter more or less by `chance` (0 to 1), so that rows that failed
+    together return at different times."""
+    seconds = min(_MOST_SECONDS, _FIRST_SECONDS * 2.0 ** min(requeues - 1, 30))
+    return seconds * (1 - _JITTER + 2 * _JITTER * chance())
+
+
+def is_told_to_wait(session: Session, job: JobRow, code: str | None = None) -> bool:
+    """Returns whether a fine-tune's last event already reports that it waits (for `code`): repeated attempts add no
+    other."""
+    if not isinstance(job, Finetune):
+        return False
+    last = select(FinetuneEvent).where(FinetuneEvent.finetune_id == job.id).order_by(FinetuneEvent.id.desc()).limit(1)
+    event = session.execute(last).scalar_one_or_none()
+    return event is not None and event.type == "error" and code in (None, event.data["code"])
+
+
+def _blame(session: Session, dispatcher: Dispatcher, job: JobRow, error: CoreError, most: int) -> None:
+    """Counts a crash against a row that was alone, and fails it with `error` at the last one; any row goes on as a
+    suspect."""
+    job.suspect = True
+    if not job.alone:
+        requeue(session, dispatcher, job)
+        return
+    job.crashes += 1
+    if job.crashes >= most and job.cancel_requested_at is None:
+        fail(session, job, error)
+    else:
+        requeue(session, dispatcher, job)
+
+
+def _expired(session: Session, model: type[Job]) -> Sequence[Job]:
+    """Returns rows whose worker has not renewed its lease, locked."""
+    statement = select(model).where(model.lease_expires_at < database_now(session)).with_for_update(skip_locked=True)
+    return session.execute(statement).scalars().all()
+
+
+def _unclaim(session: Session, job: JobRow) -> bool:
+    """Makes a claimed row wait again. A row that is to be cancelled would never be claimed, so it ends, and False is
+    returned."""
+    if job.cancel_requested_at is not None:
+        finish(session, job, "cancelled")
+        return False
+    job.status = KINDS[type(job)].waiting
+    job.worker_id = job.lease_expires_at = None
+    return True

@@ -1,0 +1,79 @@
+"""Deletes objects that no database row references: results of lost attempts, uploads that were cut off before their row
+was written, replaced checkpoints, parts of forgotten uploads. Finds them by walking through the store, a page at a
+time."""
+
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from core.service.db.models import Adapter, Dataset, DatasetUpload, Finetune, GenerationImage, GenerationPreview
+from core.service.db.session import Database
+from core.service.storage import ObjectStore
+from core.service.tenancy import SYSTEM
+
+logger = logging.getLogger(__name__)
+
+PAGE = 500
+_DOMAIN = re.compile(r"tenants/[^/]+/domains/([^/]+)/")
+_FINETUNE = re.compile(r"/finetunes/([^/]+)/")
+_EXAMPLE = re.compile(r"/datasets/([^/]+)/classes/")
+_SAMPLE = re.compile(r"/finetunes/([^/]+)/samples/")
+_UPLOAD = re.compile(r"(.*/archive\.zip)\.parts/")
+_GENERATION = re.compile(r"/generations/([^/]+)/")
+
+
+def remove_page(database: Database, store: ObjectStore, after: str, older_than_seconds: float) -> str:
+    """Looks at the objects after the key `after`, and removes those that are old enough and have no database row;
+    younger ones may still get their row. Returns the last key that it saw, or "" at the end of the store, where it also
+    removes the parts of old uploads.
+
+    Objects that were not put there by this service stay. Raises StorageUnavailable, DatabaseUnavailable.
+    """
+    page = store.page("tenants/", after, PAGE)
+    old = [one.key for one in page if one.age_seconds > older_than_seconds and _DOMAIN.match(one.key)]
+    orphans = sorted(set(old) - _spoken_of(database, old))
+    if orphans:
+        store.delete(orphans)
+        logger.info("removed %d objects without a row, the first %s", len(orphans), orphans[0])
+    if len(page) == PAGE:
+        return page[-1].key
+    with database.session(SYSTEM) as session:
+        held = set(session.scalars(select(DatasetUpload.object_key).where(DatasetUpload.status == "open")))
+    if dropped := store.drop_parts("tenants/", older_than_seconds, held):
+        logger.info("removed the parts of %d uploads that were cut off", dropped)
+    return ""
+
+
+def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
+    """Returns the keys that database rows reference. Looks the rows up by the owners' ids in the keys."""
+    domains, finetunes, generations = (_ids(pattern, keys) for pattern in (_DOMAIN, _FINETUNE, _GENERATION))
+    columns: list[tuple[InstrumentedAttribute[Any], InstrumentedAttribute[str], set[str]]] = [
+        (Adapter.object_key, Adapter.domain_id, domains),
+        (Dataset.archive_key, Dataset.domain_id, domains),
+        (Finetune.checkpoint_key, Finetune.id, finetunes),
+        (Finetune.previous_checkpoint_key, Finetune.id, finetunes),
+        (GenerationImage.object_key, GenerationImage.generation_id, generations),
+        (GenerationPreview.object_key, GenerationPreview.generation_id, generations),
+    ]
+    with database.session(SYSTEM) as session:  # without every tenant's rows, all objects would look orphaned
+        found = {
+            key for key, owner, ids in columns if ids for key in session.scalars(select(key).where(owner.in_(ids)))
+        }
+        uploads = select(DatasetUpload.object_key).where(DatasetUpload.domain_id.in_(domains))
+        coming = set(session.scalars(uploads.where(DatasetUpload.status == "open")))
+        # Samples are named in the events of their fine-tune, and are kept as long as the fine-tune.
+        alive = set(session.scalars(select(Finetune.id).where(Finetune.id.in_(_ids(_SAMPLE, keys)))))
+        # Example strips are kept as long as their data set.
+        alive |= set(session.scalars(select(Dataset.id).where(Dataset.id.in_(_ids(_EXAMPLE, keys)))))
+    patterns = (_SAMPLE, _EXAMPLE)
+    samples = {key for key in keys for one in patterns if (match := one.search(key)) and match.group(1) in alive}
+    parts = {key for key in keys if (match := _UPLOAD.match(key)) and match.group(1) in coming}
+    return found | samples | parts | coming
+
+
+def _ids(pattern: re.Pattern[str], keys: Sequence[str]) -> set[str]:
+    return {match.group(1) for key in keys if (match := pattern.search(key))}

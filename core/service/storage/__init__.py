@@ -1,0 +1,32 @@
+"""Objects: adapters, archives, checkpoints, images. On S3 or in a folder, our own SHA-256 checked on every read."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from core.service.config import Settings
+from core.service.storage.folder import FolderStore
+from core.service.storage.objects import ListedObject, ObjectStore, Part, StoredObject, file_digest, verify
+from core.service.storage.s3 import S3Store
+
+__all__ = [
+    "FolderStore",
+    "ListedObject",
+    "ObjectStore",
+    "Part",
+    "S3Store",
+    "StoredObject",
+    "file_digest",
+    "open_store",
+    "verify",
+]
+
+
+def open_store(settings: Settings) -> ObjectStore:
+    """`file:///folder` or `s3://bucket/prefix`. Raises ValueError for another kind of URL."""
+    url = urlparse(settings.storage_url)
+    if url.scheme == "file":
+        return FolderStore(Path(unquote(url.path)))
+    if url.scheme == "s3":
+        endpoints = settings.s3_endpoint_url, settings.s3_region, settings.s3_public_endpoint_url
+        return S3Store(url.netloc, url.path.strip("/"), *endpoints)
+    raise ValueError(f"DIFFFIT_STORAGE_URL must begin with file:// or s3://, not '{settings.storage_url}'")

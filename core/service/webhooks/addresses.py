@@ -1,0 +1,71 @@
+"""Webhook addresses: only public ones are allowed, so that nobody reaches the service's own network through
+webhooks."""
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from core.artifact.errors import WebhookUrlRefused
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_SPECIAL = (ipaddress.IPv4Network("168.63.129.16/32"), ipaddress.IPv4Network("192.0.0.0/24"))
+"""Networks of clouds' host agents, which look public to the standard library. Other metadata services do not."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """URL of a webhook, in parts."""
+
+    is_https: bool
+    host: str
+    port: int
+    authority: str
+    """Value of the Host header."""
+    path: str
+    """Path with its query."""
+
+
+def parse(url: str, *, allow_private: bool) -> Target:
+    """Parses a URL, and checks what needs no look-up. Raises WebhookUrlRefused."""
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise WebhookUrlRefused("must be plain ASCII: percent-encode the path, and write the host as xn--…")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise WebhookUrlRefused("is not a URL") from error
+    if parts.scheme != "https" and not (allow_private and parts.scheme == "http"):
+        raise WebhookUrlRefused("must begin with https://")
+    if not host or port == 0:
+        raise WebhookUrlRefused("must name a host, and a port that there is")
+    if parts.username is not None or parts.password is not None or "#" in url:
+        raise WebhookUrlRefused("must hold no user, password or fragment")
+    if not allow_private and (address := _literal(host)) is not None and not is_public(address):
+        raise WebhookUrlRefused("leads to an address that is not public")
+    is_https = parts.scheme == "https"
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Target(is_https, host, port or (443 if is_https else 80), parts.netloc, path)
+
+
+def is_public(address: Address) -> bool:
+    """Returns whether an address is one host's on the internet: not loopback, private, link-local, shared, multicast,
+    reserved or unspecified, nor one of these written in IPv6."""
+    if isinstance(address, ipaddress.IPv4Address):
+        special = address.is_multicast or address.is_reserved or any(address in network for network in _SPECIAL)
+        return address.is_global and not special
+    if address.ipv4_mapped is not None:
+        return is_public(address.ipv4_mapped)
+    if address in _NAT64:
+        return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    if address.sixtofour is not None or address.teredo is not None:
+        return False
+    special = address.is_multicast or address.is_reserved or address.is_site_local or address.scope_id is not None
+    return address.is_global and not special
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

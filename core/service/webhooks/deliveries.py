@@ -1,0 +1,168 @@
+"""Webhook deliveries of every tenant: claimed with a lease and a fence as jobs are, and tried for about a day.
+
+No session is held while an answer is waited for: `claim` gives plain values, `settle` writes what became of them.
+"""
+
+import datetime
+import logging
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from core.service import audit
+from core.service.db.models import Webhook, WebhookDelivery
+from core.service.db.session import database_now
+from core.service.tenancy import SYSTEM
+from core.service.webhooks.service import living
+
+logger = logging.getLogger(__name__)
+MOST_ATTEMPTS = 10
+_FIRST_SECONDS, _FACTOR, _MOST_SECONDS = 5.0, 4.0, 8 * 3600.0
+_JITTER = 0.25
+_LEASE = datetime.timedelta(seconds=60)
+"""Lease of an attempt; longer than any attempt can take."""
+_MOST_OF_A_TENANT = 4
+"""Max concurrent attempts for one tenant, so that its slow receivers do not delay other tenants."""
+_GONE = 410
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Claimed attempt at a delivery: all that it needs to send, and the right to settle the delivery."""
+
+    id: str
+    webhook_id: str
+    number: int
+    url: str
+    body: str
+    secrets: tuple[str, ...]
+    tenant_id: str
+    claimed_at: datetime.datetime
+    """Time by the database's clock, used in the signature: receivers refuse the time of a host whose clock is wrong."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of an attempt. `code` and `detail` are the reason for a failure."""
+
+    seconds: float
+    response_status: int | None = None
+    code: str | None = None
+    detail: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.code is None
+
+
+def pause_seconds(failures: int, chance: Callable[[], float] = random.random) -> float | None:
+    """Returns the seconds until the next attempt, after so many failures in a row; None when there is none. 5 s at
+    first, four times as long each time, 8 h at most, and up to a quarter more or less by `chance` (0 to 1): 24 h in
+    all."""
+    if failures >= MOST_ATTEMPTS:
+        return None
+    seconds = min(_MOST_SECONDS, _FIRST_SECONDS * _FACTOR ** (failures - 1))
+    return seconds * (1 - _JITTER + 2 * _JITTER * chance())
+
+
+def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
+    """Claims the next delivery that is due, or returns None. The tenant with the fewest attempts in flight goes first.
+    Leaves out tenants that are `full`.
+
+    One whose worker was lost is due again when its lease has run out.
+    """
+    now = database_now(session)
+    leased = aliased(WebhookDelivery)
+    on_their_way = (
+        select(leased.tenant_id, func.count().label("rows"))
+        .where(leased.lease_expires_at > now)
+        .group_by(leased.tenant_id)
+        .subquery()
+    )
+    busy = func.coalesce(on_their_way.c.rows, 0)
+    statement = (
+        select(WebhookDelivery, Webhook)
+        .join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
+        .outerjoin(on_their_way, on_their_way.c.tenant_id == WebhookDelivery.tenant_id)
+        .where(
+            WebhookDelivery.status == "pending",
+            WebhookDelivery.next_attempt_at <= now,
+            or_(WebhookDelivery.lease_expires_at.is_(None), WebhookDelivery.lease_expires_at <= now),
+            Webhook.status == "enabled",
+            busy < _MOST_OF_A_TENANT,
+            WebhookDelivery.tenant_id.not_in(full),
+        )
+        .order_by(busy, WebhookDelivery.next_attempt_at, WebhookDelivery.id)
+        .limit(1)
+        .with_for_update(of=WebhookDelivery, skip_locked=True)
+    )
+    found = session.execute(statement).one_or_none()
+    if found is None:
+        return None
+    row, webhook = found
+    row.attempt += 1
+    row.lease_expires_at = now + _LEASE
+    secrets = (webhook.secret, *(one["secret"] for one in reversed(living(webhook, now))))
+    return Attempt(row.id, webhook.id, row.attempt, webhook.url, row.body, secrets, row.tenant_id, now)
+
+
+def settle(session: Session, attempt: Attempt, outcome: Outcome, *, is_ours: bool = False) -> bool:
+    """Stores how an attempt ended. Returns False when another attempt has replaced it. A failure that `is_ours`, since
+    hardly any receiver can be reached, is not counted: it is tried again after the same pause, and disables nothing."""
+    # Lock the webhook first, as its deletion does. The lock still admits new deliveries for it.
+    webhook = session.get(Webhook, attempt.webhook_id, with_for_update={"key_share": True})
+    statement = select(WebhookDelivery).where(
+        WebhookDelivery.id == attempt.id,
+        WebhookDelivery.attempt == attempt.number,
+        WebhookDelivery.lease_expires_at.is_not(None),
+    )
+    row = session.execute(statement.with_for_update()).scalar_one_or_none()
+    if webhook is None or row is None:
+        return False
+    now = database_now(session)
+    row.lease_expires_at = None
+    row.attempts = [*row.attempts, _entry(now, outcome)][-2 * MOST_ATTEMPTS :]
+    if outcome.succeeded:
+        webhook.last_success_at = now
+        _finish(row, "succeeded", now)
+        return True
+    row.failures += not is_ours
+    pause = pause_seconds(max(1, row.failures))
+    if outcome.response_status == _GONE:
+        _finish(row, "failed", now)
+        _disable(session, webhook, "gone", "It answered 410: it does not want to hear any more.")
+    elif pause is not None:
+        row.next_attempt_at = now + datetime.timedelta(seconds=pause)
+    else:
+        _finish(row, "failed", now)
+        if webhook.last_success_at is None or webhook.last_success_at < row.created_at:
+            detail = f"It took no delivery since {row.created_at:%Y-%m-%d %H:%M} UTC. The last reason: {outcome.detail}"
+            _disable(session, webhook, "failing", detail)
+    return True
+
+
+def _finish(row: WebhookDelivery, status: str, now: datetime.datetime) -> None:
+    row.status, row.finished_at, row.next_attempt_at = status, now, None
+
+
+def _disable(session: Session, webhook: Webhook, code: str, detail: str) -> None:
+    """Disables a webhook. Its waiting deliveries stay, and go out when its tenant enables it again."""
+    if webhook.status != "enabled":
+        return
+    webhook.status, webhook.disabled_code, webhook.disabled_detail = "disabled", code, detail
+    logger.warning("webhook %s is disabled: %s", webhook.id, detail)
+    audit.record(session, SYSTEM, "webhook.disable", webhook.id, tenant_id=webhook.tenant_id, detail={"code": code})
+
+
+def _entry(now: datetime.datetime, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "at": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "response_status": outcome.response_status,
+        "code": outcome.code,
+        "detail": outcome.detail,
+        "seconds": round(outcome.seconds, 3),
+    }

@@ -1,0 +1,79 @@
+"""Events that tenants can hear of. A delivery is inserted in the transaction of what happened, and so never lost."""
+
+import datetime
+import json
+from typing import Any, Literal, get_args
+
+from sqlalchemy.orm import Session
+
+from core.service.db.base import new_id
+from core.service.db.models import Adapter, Dataset, Finetune, Generation, Webhook, WebhookDelivery
+from core.service.db.session import database_now
+from core.service.tenancy import Scope
+from core.service.webhooks import repository
+
+EventType = Literal[
+    "dataset.ready",
+    "dataset.rejected",
+    "finetune.succeeded",
+    "finetune.failed",
+    "finetune.cancelled",
+    "generation.succeeded",
+    "generation.failed",
+    "generation.cancelled",
+    "adapter.created",
+    "adapter.promoted",
+    "adapter.quarantined",
+]
+TEST = "webhook.test"
+_SUBSCRIBED = frozenset(get_args(EventType))
+
+
+def job_ended(session: Session, job: Dataset | Finetune | Generation) -> None:
+    """Ready, succeeded, rejected, failed or cancelled, as its row says."""
+    kind: str
+    about: dict[str, Any]
+    match job:
+        case Dataset():
+            kind, about = "dataset", {"images": job.images}
+        case Finetune():
+            kind, about = "finetune", {"dataset_id": job.dataset_id, "adapter_id": job.adapter_id}
+        case Generation():
+            kind, about = "generation", {"adapter_id": job.adapter_id, "count": job.count}
+    common = {"id": job.id, "domain_id": job.domain_id, "status": job.status}
+    _emit(session, job.tenant_id, f"{kind}.{job.status}", {**common, **about, "error": job.error})
+
+
+def adapter(session: Session, row: Adapter, what: Literal["created", "promoted", "quarantined"]) -> None:
+    data = {"id": row.id, "domain_id": row.domain_id, "finetune_id": row.finetune_id, "version": row.version}
+    _emit(session, row.tenant_id, f"adapter.{what}", {**data, "status": row.status})
+
+
+def deliver(session: Session, webhook: Webhook, type: str, data: dict[str, Any]) -> WebhookDelivery:
+    """Due at once."""
+    now = database_now(session)
+    body = json.dumps({"type": type, "timestamp": _rfc3339(now), "data": data}, separators=(",", ":"))
+    row = WebhookDelivery(
+        id=new_id("msg"),
+        tenant_id=webhook.tenant_id,
+        webhook_id=webhook.id,
+        type=type,
+        body=body,
+        status="pending",
+        attempts=[],
+        next_attempt_at=now,
+    )
+    session.add(row)
+    return row
+
+
+def _emit(session: Session, tenant_id: str, type: str, data: dict[str, Any]) -> None:
+    if type not in _SUBSCRIBED:
+        return
+    for webhook in repository.enabled(session, Scope(tenant_id)):
+        if webhook.events is None or type in webhook.events:
+            deliver(session, webhook, type, data)
+
+
+def _rfc3339(time: datetime.datetime) -> str:
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

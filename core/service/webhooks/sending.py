@@ -1,0 +1,121 @@
+"""One POST to an address that a stranger chose.
+
+The host is looked up here, every address is checked, and the connection goes to a checked address itself, so that
+another answer of the look-up afterwards changes nothing. The standard library's client is enough: it follows no
+redirect, asks no proxy, and lets the connection be made here. Nothing of an answer's body is read.
+"""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+
+from core.artifact.errors import CoreError
+from core.service.webhooks import lookups
+from core.service.webhooks.addresses import Target, is_public, parse
+
+_MOST_ADDRESSES = 4
+"""Max addresses that are tried; all are checked."""
+
+
+class DeliveryFailed(CoreError):
+    """Failure of a delivery. `code` is its kind; the sentence is for the tenant."""
+
+    code, status, title = "delivery_failed", 502, "Webhook not delivered"
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code  # type: ignore[misc]  # one class for all the ways
+
+
+def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allow_private: bool, seconds: float) -> int:
+    """Returns the answer's status, at most `seconds` after the call. Look-ups count for the `tenant`. Raises
+    DeliveryFailed, WebhookUrlRefused."""
+    target = parse(url, allow_private=allow_private)
+    deadline = time.monotonic() + seconds
+    addresses = _checked(target, tenant, allow_private, deadline)
+    try:
+        with _connected(target, addresses, deadline) as connection:
+            connection.request("POST", target.path, body, {"Host": target.authority, **headers})
+            status = connection.getresponse().status
+            if time.monotonic() >= deadline:
+                raise TimeoutError  # it was cut off among its headers
+            return status
+    except ssl.SSLCertVerificationError as error:
+        raise DeliveryFailed("tls_failed", f"The certificate is not valid: {error.verify_message}.") from error
+    except (OSError, http.client.HTTPException) as error:
+        if time.monotonic() >= deadline or isinstance(error, TimeoutError):
+            raise DeliveryFailed("timed_out", f"There was no answer within {seconds:g} s.") from error
+        if isinstance(error, ssl.SSLError):
+            raise DeliveryFailed("tls_failed", "There was no TLS connection.") from error
+        raise DeliveryFailed("connection_failed", f"The connection failed ({type(error).__name__}).") from error
+
+
+def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) -> list[str]:
+    """Returns the host's addresses, none of which may be private: a host that has both kinds is not to be trusted."""
+    try:
+        addresses = lookups.addresses(tenant, target.host, target.port, deadline - time.monotonic())
+    except lookups.TooManyLookups as error:
+        raise DeliveryFailed("timed_out", "Earlier look-ups of your hosts are still without an answer.") from error
+    except TimeoutError as error:
+        raise DeliveryFailed("timed_out", f"The look-up of {target.host} took too long.") from error
+    except (OSError, UnicodeError) as error:
+        raise DeliveryFailed("host_unknown", f"There is no host {target.host}.") from error
+    if not allow_private and not all(is_public(ipaddress.ip_address(one)) for one in addresses):
+        raise DeliveryFailed("address_refused", f"{target.host} leads to an address that is not public.")
+    return addresses[:_MOST_ADDRESSES]
+
+
+@contextmanager
+def _connected(target: Target, addresses: list[str], deadline: float) -> Iterator[http.client.HTTPConnection]:
+    """Opens a connection that is cut at the deadline: an answer that comes byte by byte meets no time-out of a
+    socket."""
+    plain = _socket(addresses, target.port, deadline)
+    stream = plain
+    if target.is_https:
+        stream = _tls().wrap_socket(plain, server_hostname=target.host, do_handshake_on_connect=False)
+    cut = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, [stream])
+    cut.daemon = True
+    cut.start()
+    try:
+        if isinstance(stream, ssl.SSLSocket):
+            stream.do_handshake()
+        connection = http.client.HTTPConnection(target.host, target.port)
+        connection.sock = stream
+        yield connection
+    finally:
+        cut.cancel()
+        stream.close()
+
+
+def _socket(addresses: list[str], port: int, deadline: float) -> socket.socket:
+    """Connects to the first address that answers. Each gets an equal part of the time that is left. Raises the last
+    one's OSError."""
+    for left in range(len(addresses), 0, -1):
+        share = max(0.001, (deadline - time.monotonic()) / left)
+        try:
+            made = socket.create_connection((addresses[-left], port), share)
+        except OSError:
+            if left == 1:
+                raise
+        else:
+            made.settimeout(max(0.001, deadline - time.monotonic()))
+            return made
+    raise OSError("no address")
+
+
+def _cut(stream: socket.socket) -> None:
+    """Wakes the reader, without TLS's own farewell, which would wait too."""
+    with suppress(OSError):
+        socket.socket.shutdown(stream, socket.SHUT_RDWR)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Returns a context that trusts what the system trusts, or SSL_CERT_FILE."""
+    return ssl.create_default_context()

@@ -1,0 +1,58 @@
+"""Drawing with an adapter of a method that the engine does not serve: a batch of its own images, in step."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from core.artifact.errors import DrawingDiverged, InvalidRequest
+from core.artifact.file import Artifact
+from core.artifact.sampling import EVERY_TIMESTEP
+from core.ml.diffusion.sampling import sample
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.tuning.methods import adapter_of
+from core.service.generations.service import GenerationRequest
+
+_AT_ONCE = 8
+
+
+def draw_alone(base: LoadedBase, artifact: Artifact, request: GenerationRequest, seeds: Sequence[int]) -> list[Tensor]:
+    """[S, S, 3] 8-bit pixels for each seed. Raises InvalidRequest, DrawingDiverged."""
+    if request.guidance_interval != EVERY_TIMESTEP:
+        method = artifact.manifest.method
+        raise InvalidRequest("--guidance-interval", f"adapters of the method '{method}' are guided at every timestep")
+    device = base.dit.positions.device
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in artifact.tensors.items()}
+    adapter = adapter_of(artifact.manifest.sites, tensors)
+    config, classes = base.dit.config, len(artifact.manifest.class_names)
+    size = config.input_size * base.description.scale_of(artifact.manifest.image_size)
+    images: list[Tensor] = []
+    for start in range(0, len(seeds), _AT_ONCE):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + _AT_ONCE]]
+        shape = (config.in_channels, size, size)
+        latents = sample(
+            lambda x, t, y: base.dit(x, t, y, adapter),
+            _noise(generators, shape).to(device),
+            torch.full((len(generators),), request.class_id or 0, device=device),
+            classes,
+            steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            channels=config.guidance_channels,
+            sampler=request.sampler,
+            eta=request.eta,
+            fresh=lambda: _noise(generators, shape),  # noqa: B023
+        )
+        images += [_pixels(base.autoencoder.decode(latent[None])[0]) for latent in latents]
+    return images
+
+
+def _noise(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
+    """Each image's from its own seed, as the engine draws it."""
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def _pixels(image: Tensor) -> Tensor:
+    """[3, S, S] in -1..1 -> 8-bit [S, S, 3] on the host"""
+    if not image.isfinite().all():
+        raise DrawingDiverged()
+    return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu()

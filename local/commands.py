@@ -1,0 +1,155 @@
+"""`difffit train` and `difffit sample`. What they need is loaded when they run, so that the command's help is quick."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core.artifact.sampling import SamplerName
+from core.artifact.sites import Method
+from difffit.cli.base import State, command
+from difffit.cli.views import record
+from difffit.errors import DiffFitError, NotConfigured
+
+train_app = typer.Typer()
+sample_app = typer.Typer()
+PANEL = "Without a server"
+BaseOption = Annotated[
+    str | None, typer.Option("--base", help="`mini`, a folder, a `.pt` or a hub id; else DIFFFIT_BASE_MODEL.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; else DIFFFIT_DEVICE.")]
+
+
+@command(train_app, "train", rich_help_panel=PANEL)
+def train(
+    state: State,
+    images: Annotated[
+        Path,
+        typer.Argument(metavar="IMAGES", exists=True, help="A folder with one folder of images a class, or a zip."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The adapter's file.")] = Path("adapter.safetensors"),
+    base: BaseOption = None,
+    method: Annotated[Method | None, typer.Option(help="What is trained.")] = None,
+    preset: Annotated[str | None, typer.Option(help="`paper` or `literal`: where DiffFit trains.")] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of the method, as `rank=16` or `first_block=15`. May be repeated."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels a side: the base's size, or twice that.")] = None,
+    keep_classes: Annotated[
+        bool, typer.Option("--keep-classes", help="Leave the base's classes, by their names, as they are.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Equal data, settings and seed give equal files.")] = None,
+    device: DeviceOption = None,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
+    samples_every: Annotated[int, typer.Option(min=1, help="Steps between drawings.")] = 100,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever an earlier run left.")] = False,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images that pass at once; fewer need less memory.")
+    ] = None,
+    distributed: Annotated[
+        bool,
+        typer.Option("--distributed", help="As one of the processes of `accelerate launch` or `torchrun`."),
+    ] = False,
+) -> None:
+    """Fine-tune a base on a folder of images, here.
+
+    Beside the adapter it writes drawings, and a checkpoint from which the same command goes on when it was interrupted.
+    The file is the one that a server would make of the same images.
+    """
+    asked = {
+        "method": method,
+        "preset": preset,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    with _explained():
+        from core.ml.tuning.parallel import ALONE, started_processes
+        from local.train import Run
+
+        processes = started_processes() if distributed else ALONE
+        run = Run(
+            images, output, base, device, _given(asked), site or [], checkpoint_every, samples_every, restart,
+            micro_batch_size, processes, image_size, keep_classes,
+        )  # fmt: skip
+        about = run.train(state)
+    if run.writes:
+        state.show(about, record(None, **about))
+
+
+@command(sample_app, "sample", rich_help_panel=PANEL)
+def sample(
+    state: State,
+    adapter: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Without one the base draws.")
+    ] = None,
+    class_name: Annotated[list[str] | None, typer.Option("--class", help="May be repeated; all by default.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images of each class.")] = 4,
+    seed: Annotated[int | None, typer.Option(min=0, help="Image k uses seed + k.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="1 draws without guidance, at half the cost.")] = None,
+    guidance_interval: Annotated[
+        tuple[int, int] | None, typer.Option(help="Lowest and highest of the 1,000 noise levels that are guided.")
+    ] = None,
+    sampler: Annotated[SamplerName | None, typer.Option(help="dpmpp_2m needs the fewest steps.")] = None,
+    eta: Annotated[float | None, typer.Option(min=0, max=1, help="Noise of ddim.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("samples"),
+    base: BaseOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Draw with an adapter's file, or with the base alone, here.
+
+    Images that lie in the folder already, drawn with the same settings, are not drawn again. They are the ones that a
+    server would draw.
+    """
+    asked = {
+        "seed": seed,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "guidance_interval": guidance_interval,
+        "sampler": sampler,
+        "eta": eta,
+    }
+    with _explained():
+        from local.sample import Run
+
+        paths = Run(adapter, class_name or [], count, _given(asked), output, base, device).sample(state)
+    state.show({"images": [str(path) for path in paths]}, "\n".join(str(path) for path in paths))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """The server's errors, and parts of it that are not installed, as the command shows errors."""
+    try:
+        from core.artifact.errors import CoreError
+    except ModuleNotFoundError as error:
+        raise _incomplete(error) from error
+    try:
+        yield
+    except CoreError as error:
+        raise LocalError(error) from error
+    except ModuleNotFoundError as error:
+        raise _incomplete(error) from error
+
+
+class LocalError(DiffFitError):
+    """An error of the server's code, met here."""
+
+    def __init__(self, error: Any) -> None:
+        super().__init__(error.detail)
+        self.title, self.code, self.errors = error.title, error.code, error.errors
+
+
+def _incomplete(error: ModuleNotFoundError) -> NotConfigured:
+    return NotConfigured(f"{error.name} is not installed. Install the worker's parts: pip install '.[worker]'")
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,135 @@
+"""Drawing on this machine, with the engine that serves; with its own forward what the engine does not serve."""
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from core.artifact.errors import UnknownClass
+from core.artifact.file import Artifact, check_fits, decode
+from core.artifact.sites import METHODS
+from core.ml.serving.request import ImageRequest
+from core.ml.serving.runner import GPU_SIZES
+from core.service.config import get_settings
+from core.service.generations.service import GenerationRequest
+from difffit.cli.base import State
+from difffit.cli.views import steps_bar
+from difffit.pictures import file_name, read_settings
+from local.alone import draw_alone
+from worker.gpu import Gpu
+from worker.images import encode_png
+
+_AT_ONCE = 64
+"""Images of a request, so that what is drawn comes to the disk in time."""
+
+
+@dataclass
+class Run:
+    adapter: Path | None
+    class_names: list[str]
+    """All of them when there are none."""
+    count: int
+    asked: dict[str, Any]
+    """Fields of GenerationRequest; missing ones take the server's defaults."""
+    output: Path
+    base: str | None
+    device: str | None
+
+    def sample(self, state: State) -> list[Path]:
+        """The images' paths, class by class. Raises ArtifactInvalid, BaseMismatch, UnknownClass, BaseMissing."""
+        data = self.adapter.read_bytes() if self.adapter else b""
+        artifact = decode(data, limit_bytes=len(data)) if self.adapter else None
+        gpu = self._gpu()
+        try:
+            known = artifact.manifest.class_names if artifact else gpu.base.description.class_names
+            classes = [_class_id(name, known) for name in self.class_names] or list(range(len(known)))
+            with steps_bar(state, "Drawing") as bar:
+                task = bar.add_task("", total=self.count * len(classes), note="images")
+                paths = []
+                for id in classes:
+                    for first in range(0, self.count, _AT_ONCE):
+                        offsets = range(first, min(first + _AT_ONCE, self.count))
+                        paths += self._some(gpu, artifact, id, known[id], offsets)
+                        bar.update(task, advance=len(offsets))
+            return paths
+        finally:
+            gpu.stop()
+
+    def _gpu(self) -> Gpu:
+        settings = get_settings()
+        changes: dict[str, Any] = {"adapter_slots": settings.max_batch_rows or GPU_SIZES[-1]}  # one is used
+        changes |= {"base_model": self.base} if self.base else {}
+        changes |= {"device": self.device} if self.device else {}
+        return Gpu(settings.model_copy(update=changes))
+
+    def _some(self, gpu: Gpu, artifact: Artifact | None, id: int, name: str, offsets: range) -> list[Path]:
+        """Draws those of a class that are not there yet; the paths of all of them."""
+        request = GenerationRequest(class_id=id, **self.asked)
+        settings = _settings(request, artifact, gpu, name)
+        wanted = {request.seed + offset: settings | {"seed": request.seed + offset} for offset in offsets}
+        paths = {seed: self.output / f"{id:03}-{file_name(name, seed)}" for seed in wanted}
+        missing = tuple(seed for seed in wanted if not _is_drawn(paths[seed], wanted[seed]))
+        for seed, pixels in zip(missing, self._draw(gpu, artifact, request, missing), strict=True):
+            self.output.mkdir(parents=True, exist_ok=True)
+            texts = {"difffit": json.dumps(wanted[seed], sort_keys=True)}
+            paths[seed].write_bytes(encode_png(Image.fromarray(pixels.numpy()), texts))
+        return list(paths.values())
+
+    def _draw(
+        self, gpu: Gpu, artifact: Artifact | None, request: GenerationRequest, seeds: tuple[int, ...]
+    ) -> list[torch.Tensor]:
+        """[S, S, 3] 8-bit pixels for each seed."""
+        if not seeds:
+            return []
+        if artifact is not None and artifact.manifest.method not in METHODS:
+            check_fits(artifact, gpu.base.description)
+            return draw_alone(gpu.base, artifact, request, seeds)
+        asked = ImageRequest(
+            id="local",
+            tenant="local",
+            adapter=artifact.sha256 if artifact else None,
+            class_id=request.class_id or 0,
+            seeds=seeds,
+            steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            guidance_interval=request.guidance_interval,
+            sampler=request.sampler,
+            eta=request.eta,
+            scale=gpu.base.description.scale_of(artifact.manifest.image_size) if artifact else 1,
+        )
+        file = self.adapter
+        load = None if artifact is None or file is None else lambda: gpu.tensors(artifact.sha256, file.read_bytes())
+        return gpu.engine.submit(asked, load).result().images
+
+
+def _settings(request: GenerationRequest, artifact: Artifact | None, gpu: Gpu, class_name: str) -> dict[str, Any]:
+    """Returns the settings that each image's file has next to its seed, as a worker writes them."""
+    return {
+        "adapter": artifact.sha256 if artifact else "base",
+        "base": gpu.base.description.digest,
+        "class": class_name,
+        "steps": request.steps,
+        "guidance_scale": request.guidance_scale,
+        "guidance_interval": list(request.guidance_interval),
+        "sampler": request.sampler,
+        "eta": request.eta,
+    }
+
+
+def _class_id(name: str, known: tuple[str, ...]) -> int:
+    composed = unicodedata.normalize("NFC", name)
+    if composed not in known:
+        raise UnknownClass(name, list(known))
+    return known.index(composed)
+
+
+def _is_drawn(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether the image was drawn with these settings already."""
+    try:
+        return read_settings(path.read_bytes()) == settings
+    except (OSError, ValueError):
+        return False

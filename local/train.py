@@ -1,0 +1,227 @@
+"""A fine-tune on this machine: the same steps as a worker's, with files in place of the database and the store."""
+
+import hashlib
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress as Bar
+from torch import Tensor
+
+from core.artifact.errors import CheckpointInvalid, InvalidRequest
+from core.artifact.file import encode
+from core.artifact.manifest import Manifest
+from core.artifact.sites import PRESETS, SITES, MethodSites, Sites, sites_of, trainable_shapes
+from core.artifact.training import PRETRAINING_RATE, TrainingSettings
+from core.ml.model.checkpoint import LoadedBase, load_base
+from core.ml.tuning.checkpoint import unpack, write_file
+from core.ml.tuning.finetune import (
+    ABOUT_DEFAULTS,
+    Checkpoint,
+    Encoding,
+    FinetunePlan,
+    Outcome,
+    Progress,
+    Sample,
+    Started,
+    finetune,
+)
+from core.ml.tuning.parallel import ALONE, Processes
+from core.service.config import Settings, get_settings
+from core.service.datasets import archive
+from core.service.datasets import service as datasets
+from core.service.finetunes.service import FinetuneRequest
+from difffit.archives import left_out_note, open_archive
+from difffit.cli.base import State
+from difffit.cli.views import steps_bar
+
+
+@dataclass
+class Run:
+    images: Path
+    output: Path
+    base: str | None
+    device: str | None
+    asked: dict[str, Any]
+    """Fields of FinetuneRequest; missing ones take the server's defaults."""
+    site: list[str]
+    """NAME=VALUE: what differs from the preset, or from the method's defaults."""
+    checkpoint_every: int
+    samples_every: int
+    restart: bool
+    micro_batch_size: int | None = None
+    processes: Processes = ALONE
+    image_size: int | None = None
+    keep_classes: bool = False
+    started: int = 0
+    """The step that it began at."""
+    parameters: int = 0
+    """Count of the numbers that train."""
+
+    def train(self, state: State) -> dict[str, Any]:
+        """Writes the adapter and tells what was made. Raises ArchiveInvalid, BaseMissing, CheckpointInvalid,
+        TrainingDiverged."""
+        settings, request = get_settings(), self._request()
+        if request.preset not in PRESETS:
+            raise InvalidRequest("--preset", f"must be one of {', '.join(PRESETS)}")
+        if (note := left_out_note(self.images)) is not None:
+            state.tell(note)
+        with open_archive(self.images) as packed:
+            limits = datasets.limits(settings)
+            report = archive.validate(packed.file, limits)
+            for one in report.rejected:
+                state.tell(f"Not used: {one.file}. {one.detail}")
+            for warned in report.warnings:
+                state.tell(f"Warning: {warned.file}. {warned.detail}" if warned.file else f"Warning: {warned.detail}")
+            base = _load(settings, self.base, self.device or self._own_device(settings))
+            plan = self._plan(request, report, base)
+            members = [member.to_json() for member in report.members]
+            pictures = archive.read_images(packed.file, members, limits)
+            work = finetune(base, plan, pictures, self._state(plan, base), self.processes)
+            with steps_bar(state, "Training") as bar:
+                outcome = self._follow(work, bar, request.steps, len(members))
+        return self._publish(outcome, plan, request, base)
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.output.with_suffix(".checkpoint")
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes: only the first of several does, since all hold the same result."""
+        return self.processes.index == 0
+
+    def _own_device(self, settings: Settings) -> str | None:
+        """Returns this process's GPU when several processes share the work, else None."""
+        several = self.processes.count > 1 and settings.device != "cpu" and torch.cuda.is_available()
+        return f"cuda:{torch.cuda.current_device()}" if several else None
+
+    def _request(self) -> FinetuneRequest:
+        slow = {"learning_rate": PRETRAINING_RATE} if self.asked.get("method") == "full" else {}
+        return FinetuneRequest(dataset_id="", **(slow | self.asked))
+
+    def _plan(self, request: FinetuneRequest, report: archive.Report, base: LoadedBase) -> FinetunePlan:
+        try:
+            sites = _sites(request, self.site)
+            trainable_shapes(base.description.config, request.method, sites, len(report.class_names))
+        except ValueError as error:
+            raise InvalidRequest("--site", str(error)) from error
+        try:
+            scale = base.description.scale_of(self.image_size)
+        except ValueError as error:
+            raise InvalidRequest("--image-size", str(error)) from error
+        unknown = sorted(set(report.class_names) - set(base.description.class_names))
+        if self.keep_classes and unknown:
+            raise InvalidRequest("--keep-classes", f"the base has no class {', '.join(unknown)}")
+        return FinetunePlan(
+            method=request.method,
+            sites=sites,
+            class_names=tuple(report.class_names),
+            dataset_digest=report.digest,
+            training=TrainingSettings(
+                steps=request.steps,
+                batch_size=request.batch_size,
+                learning_rate=request.learning_rate,
+                seed=request.seed,
+                gradient_clip=1.0,  # as the worker trains
+                micro_batch_size=self.micro_batch_size,
+            ),
+            image_size=None if scale == 1 else self.image_size,
+            train_class_table=not self.keep_classes,
+            checkpoint_every=self.checkpoint_every,
+            samples_every=self.samples_every,
+        )
+
+    def _state(self, plan: FinetunePlan, base: LoadedBase) -> Mapping[str, Tensor] | None:
+        """The state of an earlier run's checkpoint. Raises CheckpointInvalid."""
+        if self.restart or not self.checkpoint_path.is_file():
+            return None
+        try:
+            return unpack(self.checkpoint_path.read_bytes(), plan.about(base.description.digest), ABOUT_DEFAULTS)
+        except CheckpointInvalid as error:
+            detail = f"{self.checkpoint_path}: {error.detail} `--restart` begins anew."
+            raise CheckpointInvalid(detail) from error
+
+    def _follow(self, work: Generator[Any, None, Outcome], bar: Bar, steps: int, images: int) -> Outcome:
+        task = bar.add_task("", total=steps, note="loading")
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+            match event:
+                case Encoding(done=done):
+                    bar.update(task, note=f"{done} of {images} images encoded")
+                case Started(step=step):
+                    self.started, self.parameters = step, event.trainable_parameters
+                    bar.update(task, completed=step, note="")
+                case Progress():
+                    bar.update(task, completed=event.step, note=f"loss {event.loss:.4f}")
+                case Checkpoint() if self.writes:
+                    write_file(self.checkpoint_path, event.data)
+                case Sample() if self.writes:
+                    event.image.save(self.output.with_name(f"{self.output.stem}-{event.step:06}.png"))
+
+    def _publish(
+        self, outcome: Outcome, plan: FinetunePlan, request: FinetuneRequest, base: LoadedBase
+    ) -> dict[str, Any]:
+        about = base.description
+        manifest = Manifest(
+            method=plan.method,
+            preset=request.preset if plan.sites == PRESETS[request.preset] else None,
+            sites=plan.sites,
+            class_names=plan.class_names,
+            base_name=about.name,
+            base_digest=about.digest,
+            base_licence=about.licence,
+            dataset_digest=plan.dataset_digest,
+            training=plan.recipe(),
+            image_size=plan.image_size,
+        )
+        data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
+        if self.writes:
+            write_file(self.output, data)
+            self.checkpoint_path.unlink(missing_ok=True)
+        return {
+            "adapter": str(self.output),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size_bytes": len(data),
+            "parameters": self.parameters,
+            "classes": list(plan.class_names),
+            "steps": plan.training.steps,
+            "started_at_step": self.started,
+            **{f"held_out_loss_{name}": loss for name, loss in outcome.losses.items()},
+        }
+
+
+def _sites(request: FinetuneRequest, words: list[str]) -> MethodSites:
+    """Raises ValueError."""
+    kind = SITES[request.method]
+    start = PRESETS[request.preset] if kind is Sites else kind()
+    pairs = [word.partition("=") for word in words]
+    return sites_of(request.method, start.to_json() | {name: _value(text) for name, _, text in pairs})
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _load(settings: Settings, reference: str | None, device: str | None) -> LoadedBase:
+    """The base as a worker of these settings holds it."""
+    name = device or settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu" and settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    dtype = torch.float32 if name == "cpu" else torch.bfloat16
+    return load_base(
+        reference or settings.base_model, device=torch.device(name), dtype=dtype, autoencoder=settings.autoencoder
+    )

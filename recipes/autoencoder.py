@@ -1,0 +1,296 @@
+"""Trains the mini base's autoencoder, 64x64 RGB <-> 16x16x8 latents.
+
+Run as `python -m recipes.autoencoder`. Resumes from `<output>/training.pt` where that exists.
+Ends with an AutoencoderKL in diffusers' format in `<output>`, with `figures.json` and `reconstructions.png`
+(drawings above, reconstructions below). With `--ship`, a copy in half precision goes to the folder given.
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+HELD_OUT_EVERY = 50  # one emoji in fifty is kept from training, in all sets
+LATENT_CHANNELS = 8
+LATENT_NOISE = 0.1  # standard deviation, in units of the latents' own
+KL_WEIGHT = 1e-6
+SQUARED_WEIGHT = 2.0
+EDGE_WEIGHT = 1.0
+AVERAGE_DECAY = 0.995
+FLIPPED, RESIZED, RECOLOURED, OUTLINED = 0.5, 0.5, 0.3, 0.3  # shares of the training pictures
+SCALES = (1.0, 1.0, 0.75, 0.5)  # of latents and pictures alike, one a batch
+CHECKPOINT_SECONDS = 60.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--drawings", type=Path, default=Path("build/drawings"))
+    parser.add_argument("--openmoji", type=Path, default=Path("build/openmoji"))
+    parser.add_argument("--output", type=Path, default=Path("build/vae"))
+    parser.add_argument("--ship", type=Path, help="folder for a copy in half precision")
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(arguments.threads)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    seen, unseen = read_drawings(arguments.drawings)
+    openmoji = torch.cat(read_drawings(arguments.openmoji))
+    checkpoint = arguments.output / "training.pt"
+    training = train(seen, checkpoint, arguments.steps, arguments.batch_size, arguments.learning_rate)
+    model = training.averaged.eval()
+    scale_latents(model, seen)
+    model.save_pretrained(arguments.output)
+    figures = measure(model, unseen, openmoji) | {"steps": training.step, "seconds": round(training.seconds)}
+    (arguments.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+    shown = torch.cat([sample(unseen), sample(openmoji)])
+    save_reconstructions(model, shown, arguments.output / "reconstructions.png")
+    if arguments.ship:
+        model.half().save_pretrained(arguments.ship)
+
+
+def new_autoencoder() -> AutoencoderKL:
+    channels = (24, 32, 64)
+    model: AutoencoderKL = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=1,  # over all channels: groups of three would wash out colours
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+    # The posterior starts narrow: at unit variance the decoder would first learn to ignore a channel or two.
+    torch.nn.init.constant_(model.get_parameter("quant_conv.bias")[LATENT_CHANNELS:], -4.0)
+    return model
+
+
+def read_drawings(folder: Path) -> tuple[Tensor, Tensor]:
+    """The PNGs below a folder by their paths, to learn from and held out: (count, 3, 64, 64) uint8.
+
+    Raises FileNotFoundError where there are none.
+    """
+    paths = sorted(folder.glob("*/*.png"))
+    if not paths:
+        raise FileNotFoundError(f"no drawings in {folder}: run recipes.drawings first")
+    return read_pictures([path for path in paths if not is_held_out(path)]), read_pictures(
+        [path for path in paths if is_held_out(path)]
+    )
+
+
+def is_held_out(path: Path) -> bool:
+    emoji = path.stem.rpartition("--")[2]
+    return zlib.crc32(emoji.encode()) % HELD_OUT_EVERY == 0
+
+
+def read_pictures(paths: list[Path]) -> Tensor:
+    pictures = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+
+
+class Training:
+    """Model, moving average and optimizer, with the steps and seconds that went into them over all runs."""
+
+    def __init__(self, learning_rate: float) -> None:
+        self.model = new_autoencoder().train()
+        for parameter in self.model.parameters():
+            if parameter.ndim == 4:  # convolutions on a CPU are quicker so
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), learning_rate, (0.9, 0.99))
+        self.step, self.seconds = 0, 0.0
+
+    def save(self, path: Path) -> None:
+        """Replaces the checkpoint in one move, so that a run cut short leaves the last one whole."""
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "averaged", "optimizer")}
+        torch.save({**parts, "step": self.step, "seconds": self.seconds}, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        for name in ("model", "averaged", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def train(drawings: Tensor, checkpoint: Path, steps: int, batch_size: int, learning_rate: float) -> Training:
+    """Trains up to `steps`, from the checkpoint on where there is one."""
+    torch.manual_seed(0)
+    training = Training(learning_rate)
+    if checkpoint.exists():
+        training.load(checkpoint)
+    generator = torch.Generator().manual_seed(training.step)
+    last = saved = time.monotonic()
+    while training.step < steps:
+        chosen = torch.randint(len(drawings), (batch_size,), generator=generator)
+        rate = learning_rate * warm_cosine(training.step, steps)
+        loss, error = train_step(training, augment(drawings[chosen], generator), rate, generator)
+        now = time.monotonic()
+        training.seconds += now - last
+        last = now
+        if training.step % 50 == 0:
+            progress = f"step {training.step:5} loss {loss.item():.4f} psnr {psnr(error):.2f} dB"
+            print(f"{progress} {training.seconds:.0f} s", flush=True)
+        if now - saved > CHECKPOINT_SECONDS or training.step == steps:
+            training.save(checkpoint)
+            saved = now
+    return training
+
+
+def train_step(
+    training: Training, pictures: Tensor, learning_rate: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    for group in training.optimizer.param_groups:
+        group["lr"] = learning_rate
+    loss, error = reconstruction_loss(training.model, pictures, generator)
+    training.optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(training.model.parameters(), 1.0)
+    training.optimizer.step()
+    training.step += 1
+    follow(training.averaged, training.model, min(AVERAGE_DECAY, training.step / (training.step + 10)))
+    return loss, error
+
+
+def warm_cosine(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """uint8 (batch, 3, 64, 64) to [-1, 1], flipped, shifted, scaled, tinted and outlined at random, on white.
+
+    Black outlines prepare for line art, which no set of the base has.
+    """
+    count = len(pictures)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=generator)
+
+    ink = 1 - pictures.float() / 255
+    flip = torch.where(uniform(0, 1) < FLIPPED, -1.0, 1.0)
+    scale = torch.where(uniform(0, 1) < RESIZED, uniform(0.85, 1.3), 1.0)
+    zero = torch.zeros(count)
+    rows = [flip * scale, zero, uniform(-0.1, 0.1), zero, scale, uniform(-0.1, 0.1)]
+    grid = functional.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(ink.shape), align_corners=False)
+    ink = functional.grid_sample(ink, grid, mode="bilinear", align_corners=False)
+
+    order = torch.argsort(uniform(0, 1, 3), dim=1)
+    shuffled = ink.gather(1, order[:, :, None, None].expand_as(ink))
+    ink = torch.where((uniform(0, 1) < RECOLOURED)[:, None, None, None], shuffled, ink)
+    ink = ink * uniform(0.7, 1.2, 3, 1, 1)
+    edges = (functional.max_pool2d(ink, 3, 1, 1) + functional.max_pool2d(-ink, 3, 1, 1)).amax(1, keepdim=True)
+    outlined = torch.maximum(ink, (edges * uniform(1, 3, 1, 1, 1)).clamp(max=1))
+    ink = torch.where((uniform(0, 1) < OUTLINED)[:, None, None, None], outlined, ink)
+    return (1 - 2 * ink).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
+
+
+def reconstruction_loss(model: AutoencoderKL, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The loss, and the mean squared error in [-1, 1] units.
+
+    Absolute and squared errors of the pixels, absolute errors of their differences to right and lower neighbours,
+    which keeps edges sharp, and the divergence from the unit normal. Latents get a little noise, so that the decoder
+    forgives the transformer's errors. Latents made smaller must decode to the picture made smaller: such latents are
+    smoother and quicker to learn for a transformer (EQ-VAE, arXiv 2502.09509).
+    """
+    posterior = model.encode(pictures).latent_dist
+    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+    noise = torch.randn(latents.shape, generator=generator) * LATENT_NOISE * posterior.mean.detach().std()
+    scale = SCALES[int(torch.randint(len(SCALES), (), generator=generator))]
+    if scale != 1:
+        latents, pictures, noise = (resized(part, scale) for part in (latents, pictures, noise))
+    difference = model.decode(latents + noise).sample - pictures
+    edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+    squared = difference.square().mean()
+    pixels = difference.abs().mean() + SQUARED_WEIGHT * squared
+    return pixels + EDGE_WEIGHT * edges + KL_WEIGHT * posterior.kl().mean(), squared.detach()
+
+
+def resized(batch: Tensor, scale: float) -> Tensor:
+    smaller: Tensor = functional.interpolate(batch, scale_factor=scale, mode="bilinear", antialias=True)
+    return smaller
+
+
+@torch.no_grad()
+def follow(averaged: AutoencoderKL, model: AutoencoderKL, decay: float) -> None:
+    for slow, fast in zip(averaged.parameters(), model.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+
+
+def psnr(error: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error in [-1, 1] units."""
+    return 10 * math.log10(4 / max(error.item(), 1e-12))
+
+
+@torch.no_grad()
+def scale_latents(model: AutoencoderKL, pictures: Tensor) -> None:
+    """Stores the factor that brings the latents of the pictures to a standard deviation of one."""
+    latents = torch.cat([model.encode(unit(batch)).latent_dist.mean for batch in pictures.split(64)])
+    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+
+
+@torch.no_grad()
+def measure(model: AutoencoderKL, unseen: Tensor, openmoji: Tensor) -> dict[str, Any]:
+    posterior = model.encode(unit(unseen)).latent_dist
+    factor = model.config["scaling_factor"]
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "scaling_factor": factor,
+        "scaled_latent_mean": (posterior.mean.mean((0, 2, 3)) * factor).tolist(),
+        "scaled_latent_std": (posterior.mean.std((0, 2, 3)) * factor).tolist(),
+        "scaled_posterior_std": (posterior.std.mean((0, 2, 3)) * factor).tolist(),
+        "psnr_held_out": mean_psnr(model, unseen),
+        "psnr_held_out_noisy_latents": mean_psnr(model, unseen, LATENT_NOISE / factor),
+        "psnr_openmoji": mean_psnr(model, openmoji),
+    }
+
+
+def sample(pictures: Tensor, count: int = 32) -> Tensor:
+    return pictures[:: max(1, len(pictures) // count)][:count]
+
+
+def unit(pictures: Tensor) -> Tensor:
+    return pictures.float() / 127.5 - 1
+
+
+@torch.no_grad()
+def reconstruct(model: AutoencoderKL, pictures: Tensor, noise: float = 0.0) -> Tensor:
+    latents = model.encode(unit(pictures)).latent_dist.mean
+    decoded: Tensor = model.decode(latents + noise * torch.randn_like(latents)).sample
+    return decoded.clamp(-1, 1)
+
+
+def mean_psnr(model: AutoencoderKL, pictures: Tensor, noise: float = 0.0) -> float:
+    """The mean over pictures of each picture's PSNR in dB."""
+    errors = torch.cat(
+        [(reconstruct(model, batch, noise) - unit(batch)).square().mean((1, 2, 3)) for batch in pictures.split(64)]
+    )
+    return round(sum(psnr(error) for error in errors) / len(errors), 2)
+
+
+def save_reconstructions(model: AutoencoderKL, pictures: Tensor, path: Path, columns: int = 16) -> None:
+    rows = []
+    for batch in pictures.split(columns):
+        decoded = ((reconstruct(model, batch) + 1) * 127.5).round().to(torch.uint8)
+        rows += [torch.cat(list(batch), dim=2), torch.cat(list(decoded), dim=2)]
+    width = max(row.shape[2] for row in rows)
+    rows = [functional.pad(row, (0, width - row.shape[2]), value=255) for row in rows]
+    Image.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).numpy()).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

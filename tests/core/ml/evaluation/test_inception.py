@@ -1,0 +1,63 @@
+"""Inception's loading and preparation, with a stand-in network of the same interface; the real weights are not here."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.ml.evaluation.inception import FEATURES, SIDE, Inception, enlarged
+
+# TorchScript is what Inception's weights come in.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+
+class Layers(nn.Module):
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Each feature the mean of one channel."""
+        return pictures.mean((2, 3)).repeat(1, 683)[:, :2048]
+
+
+class StandIn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = Layers()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        out: Tensor = self.layers(pictures)
+        return out
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "inception-2015-12-05.pt"
+    torch.jit.script(StandIn()).save(str(path))
+    return path
+
+
+def test_pictures_reach_the_layers_enlarged_and_in_units(weights: Path) -> None:
+    white, black = torch.full((3, 64, 64), 255), torch.zeros(3, 64, 64)
+    found = Inception(weights).features(torch.stack([white, black, black]).to(torch.uint8), batch_size=2)
+    assert found.shape == (3, FEATURES)
+    assert found[:, 0].tolist() == pytest.approx([127 / 128, -1, -1])
+
+
+def test_enlarging_neither_rounds_nor_clips() -> None:
+    edge = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    edge[:, :, 32:] = 255
+    large = enlarged(edge)
+    assert large.shape == (3, SIDE, SIDE)
+    assert large.dtype == torch.float32
+    assert large.min() < 0
+    assert large.max() > 255
+
+
+def test_a_file_that_is_missing_or_another_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="FID needs Inception's weights"):
+        Inception(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("not a network")
+    with pytest.raises(ValueError, match="not the TorchScript file"):
+        Inception(tmp_path / "text.pt")
+    torch.jit.script(Layers()).save(str(tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match="not the TorchScript file"):
+        Inception(tmp_path / "other.pt")

@@ -1,0 +1,88 @@
+"""The bank: a table on the device, filled by what one step needs."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.artifact.sites import CLASS_TABLE
+from core.ml.model.bank import BASE_SLOT, AdapterBank, FoldedAdapter
+from core.ml.model.dit import DiT
+from core.ml.model.folding import fold
+from tests.core.ml.model.small import random_dit, random_tensors
+
+
+@pytest.fixture(scope="module")
+def dit() -> DiT:
+    return random_dit()
+
+
+@pytest.fixture(scope="module")
+def adapters(dit: DiT) -> dict[str, FoldedAdapter]:
+    bank = AdapterBank(dit, 1)
+    return {name: bank.fold(name, random_tensors(dit, "paper", seed=seed)) for seed, name in enumerate("abcdef")}
+
+
+def test_slot_zero_is_the_base(dit: DiT) -> None:
+    bank = AdapterBank(dit, 1)
+    assert bank.activate([None, None]) == [BASE_SLOT, BASE_SLOT]
+    torch.testing.assert_close(bank.table[BASE_SLOT], fold(dit, {}))
+    expected = dit.y_embedder.embedding_table.weight[[2, dit.config.null_class]]
+    assert torch.equal(bank.classes(None, 2), expected)
+
+
+def test_folding_keeps_the_class_table(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+    tensors = random_tensors(dit, "paper", seed=0)
+    assert torch.equal(adapters["a"].classes, tensors[CLASS_TABLE])
+    torch.testing.assert_close(adapters["a"].vectors, fold(dit, tensors))
+    assert torch.equal(AdapterBank(dit, 1).classes(adapters["a"], 1), tensors[CLASS_TABLE][[1, 3]])
+
+
+@given(steps=st.lists(st.lists(st.sampled_from([None, *"abcdef"]), min_size=1, max_size=8), min_size=1, max_size=20))
+def test_every_step_finds_its_adapters_in_its_slots(
+    dit: DiT, adapters: dict[str, FoldedAdapter], steps: list[list[str | None]]
+) -> None:
+    bank, small = AdapterBank(dit, 6), AdapterBank(dit, 3)
+    base = fold(dit, {})
+    for names in steps:
+        wanted = [None if name is None else adapters[name] for name in names]
+        for one in (bank, small):
+            if len(set(names) - {None}) > one.slots:
+                with pytest.raises(ValueError, match="slots"):
+                    one.activate(wanted)
+                continue
+            slots = one.activate(wanted)
+            for adapter, slot in zip(wanted, slots, strict=True):
+                vectors = base if adapter is None else adapter.vectors
+                assert torch.equal(one.table[slot], vectors)
+            assert len(set(one.resident)) == len(one.resident) <= one.slots
+
+
+def test_the_least_recently_used_goes_first(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+    a, b, c = (adapters[name] for name in "abc")
+    bank = AdapterBank(dit, 2)
+    bank.activate([a])
+    bank.activate([b])
+    bank.activate([a])
+    bank.activate([c])
+    assert bank.resident == ["a", "c"]
+    bank.activate([b, a])
+    assert bank.resident == ["a", "b"] or bank.resident == ["b", "a"]
+    assert bank.copies == 4
+
+
+def test_what_is_forgotten_frees_its_slot(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+    bank = AdapterBank(dit, 2)
+    slot, _ = bank.activate([adapters["a"], adapters["b"]])
+    bank.forget("a")
+    bank.forget("never here")
+    assert bank.resident == ["b"]
+    assert not bank.table[slot].any(), "nothing of it is left"
+    bank.activate([adapters["c"]])
+    assert bank.resident == ["b", "c"]
+
+
+@pytest.mark.parametrize("class_id", [-1, 3, 99])
+def test_a_class_that_is_not_there_is_refused(dit: DiT, adapters: dict[str, FoldedAdapter], class_id: int) -> None:
+    with pytest.raises(IndexError, match=f"class {class_id} of 3"):
+        AdapterBank(dit, 1).classes(adapters["a"], class_id)

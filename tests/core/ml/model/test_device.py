@@ -1,0 +1,106 @@
+"""Errors of the device: which of them are its death, and which are only a lack of memory."""
+
+import pytest
+import torch
+
+from core.artifact.errors import ArtifactInvalid, DeviceLost
+from core.ml.model import device
+from core.ml.model.device import check_device, is_lost, is_out_of_memory, with_memory
+
+LOST: list[Exception] = [
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    torch.AcceleratorError("anything"),
+    RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+    RuntimeError("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+    RuntimeError("NCCL error in: ProcessGroupNCCL.cpp, unhandled cuda error"),
+    RuntimeError("CUDA error: unspecified launch failure"),
+    DeviceLost("it hangs"),
+]
+OUT_OF_MEMORY: list[Exception] = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+    MemoryError(),
+]
+OWN: list[Exception] = [
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    ArtifactInvalid("the class 'CUDA error: out of memory' is not there"),
+    ValueError("CUDA error: a tenant wrote this"),
+    ZeroDivisionError(),
+]
+
+
+@pytest.mark.parametrize("error", LOST, ids=str)
+def test_errors_of_the_device_mean_that_it_is_lost(error: Exception) -> None:
+    assert is_lost(error)
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
+def test_memory_that_ran_out_is_no_lost_device(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert not is_lost(error)
+
+
+@pytest.mark.parametrize("error", OWN, ids=repr)
+def test_an_error_of_a_computation_is_its_own(error: Exception) -> None:
+    assert not is_lost(error)
+    assert not is_out_of_memory(error)
+
+
+def test_a_lost_device_shows_through_errors_that_it_caused() -> None:
+    wrapped = ValueError("a wrapper's")
+    wrapped.__cause__ = LOST[0]
+    handling = ValueError("a handler's")
+    handling.__context__ = LOST[0]
+    assert is_lost(wrapped)
+    assert is_lost(handling)
+
+
+def test_a_computation_is_tried_again_when_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
+    errors = OUT_OF_MEMORY[:2]
+
+    def compute() -> str:
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    assert with_memory(compute) == "done"
+
+
+def test_memory_that_never_comes_back_means_a_lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
+    tries = []
+
+    def compute() -> None:
+        tries.append(1)
+        raise OUT_OF_MEMORY[0]
+
+    with pytest.raises(DeviceLost, match="Tried to allocate"):
+        with_memory(compute)
+    assert len(tries) == device.MEMORY_TRIES
+
+
+def test_other_errors_are_not_tried_again() -> None:
+    with pytest.raises(ZeroDivisionError):
+        with_memory(lambda: 1 / 0)
+
+
+def test_a_device_is_asked_for_a_small_computation(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    check_device(cpu)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "ones", lambda *_, **__: torch.zeros(16, 16))
+        with pytest.raises(DeviceLost, match="where 4096 is right"):
+            check_device(cpu)
+
+    def lost(*_: object, **__: object) -> None:
+        raise LOST[2]
+
+    monkeypatch.setattr(torch, "ones", lost)
+    with pytest.raises(DeviceLost, match="ECC"):
+        check_device(cpu)

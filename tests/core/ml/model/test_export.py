@@ -1,0 +1,101 @@
+"""One domain as plain weights: they compute what the base does with the adapter."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel
+
+from core.artifact.base import BaseConfig
+from core.artifact.sites import base_shapes
+from core.ml.model.adapter import TensorAdapter
+from core.ml.model.checkpoint import check_tensors, load_base, save_base
+from core.ml.model.export import domain_dit, export_diffusers, fold_into_weights
+from tests.core.ml.model.small import (
+    ADAPTERS,
+    CONFIG,
+    autoencoder_folder,
+    batch,
+    difference,
+    fresh_tensors,
+    random_dit,
+    random_tensors,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_folded_weights_equal_the_live_adapter(name: str) -> None:
+    dit = random_dit(dtype=torch.float64)
+    tensors = random_tensors(dit, name)
+    x, t, y = batch(size=6)
+    plain = domain_dit(dit, tensors)
+    assert plain.config.num_classes == 3
+    assert difference(plain(x, t, y), dit(x.double(), t, y, TensorAdapter(tensors))) < 1e-12
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_fresh_adapter_leaves_the_weights_as_they_are(name: str) -> None:
+    dit = random_dit()
+    for tensor_name, tensor in fold_into_weights(dit, fresh_tensors(dit, name)).items():
+        torch.testing.assert_close(tensor, dit.state_dict()[tensor_name], rtol=1e-6, atol=1e-6, msg=tensor_name)
+
+
+def test_folding_leaves_the_base_and_the_adapter_as_they_are() -> None:
+    dit = random_dit()
+    tensors = random_tensors(dit, "every site")
+    before = {name: tensor.clone() for name, tensor in [*dit.state_dict().items(), *tensors.items()]}
+    fold_into_weights(dit, tensors)
+    after = {**dit.state_dict(), **tensors}
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_folded_weights_have_a_plain_models_names() -> None:
+    dit = random_dit()
+    state = fold_into_weights(dit, random_tensors(dit, "every site", num_classes=7))
+    check_tensors("folded", state, base_shapes(BaseConfig(**{**CONFIG.to_json(), "num_classes": 7})))
+
+
+def test_a_domain_becomes_a_base_of_its_own(tmp_path: Path) -> None:
+    dit = random_dit()
+    tensors = random_tensors(dit, "paper")
+    autoencoder_folder(tmp_path / "vae")
+    autoencoder = load_base(_saved(tmp_path, dit), device=CPU, dtype=torch.float32).autoencoder
+    save_base(
+        tmp_path / "domain",
+        domain_dit(dit, tensors),
+        autoencoder,
+        name="domain",
+        licence="unknown",
+        class_names=["a", "b", "c"],
+        dtype=torch.float32,
+    )
+    loaded = load_base(tmp_path / "domain", device=CPU, dtype=torch.float32)
+    assert loaded.description.class_names == ("a", "b", "c")
+    x, t, y = batch()
+    assert difference(loaded.dit(x, t, y), dit(x, t, y, TensorAdapter(tensors))) < 1e-5
+
+
+def test_diffusers_loads_a_domain_and_computes_the_same(tmp_path: Path) -> None:
+    """In diffusers' timestep convention, since its forward knows no other."""
+    dit = random_dit(BaseConfig(**{**CONFIG.to_json(), "timestep_convention": "diffusers", "mlp_norm_eps": 1e-5}))
+    tensors = random_tensors(dit, "every site")
+    export_diffusers(domain_dit(dit, tensors), tmp_path)
+    theirs = DiTTransformer2DModel.from_pretrained(tmp_path).eval()
+    x, t, y = batch()
+    with torch.no_grad():
+        found = theirs(x, timestep=t, class_labels=y).sample
+    assert difference(found, dit(x, t, y, TensorAdapter(tensors))) < 1e-5
+
+
+def test_what_diffusers_cannot_express_is_refused(tmp_path: Path) -> None:
+    dit = random_dit(BaseConfig(**{**CONFIG.to_json(), "position_scale": 0.5}))
+    with pytest.raises(ValueError, match="no position scale"):
+        export_diffusers(dit, tmp_path)
+
+
+def _saved(folder: Path, dit: torch.nn.Module) -> Path:
+    """A diffusers folder whose transformer does not matter."""
+    export_diffusers(random_dit(), folder / "transformer")
+    return folder

@@ -1,0 +1,116 @@
+"""The Triton kernels, run by Triton's interpreter (see `tests/conftest.py`), against their plain twins."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.ml.model.kernels import operations, plain
+
+pytest.importorskip("triton", reason="Triton has wheels for Linux alone")
+SHAPES = [(2, 16, 24), (1, 5, 7), (3, 33, 48)]
+"""[B, N, D]: one that blocks divide, one smaller than a block, one with rests."""
+
+
+@pytest.fixture(scope="module")
+def triton_kernels() -> ModuleType:
+    return importlib.import_module("core.ml.model.kernels.triton_kernels")
+
+
+def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def vectors(shape: tuple[int, int, int], count: int) -> list[Tensor]:
+    """[B, D] each: neighbors in memory, apart from each other, or one for all images."""
+    batch, _, d = shape
+    wide = numbers(batch, 3, d)
+    kinds = [numbers(batch, d, seed=1), wide[:, 1], numbers(1, d, seed=2).expand(batch, -1), wide[:, 2]]
+    return kinds[:count]
+
+
+def assert_close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
+    found, expected = ((one,) if isinstance(one, Tensor) else one for one in (found, expected))
+    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+        largest = float(other.abs().max()) or 1.0
+        assert float((one - other).abs().max()) <= tolerance * largest, index
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_modulated_norm(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
+    x, (shift, scale), grad = numbers(*shape, scale=30), vectors(shape, 2), numbers(*shape, seed=9)
+    assert_close(triton_kernels.modulated_norm(x, shift, scale, 1e-6), plain.modulated_norm(x, shift, scale, 1e-6))
+    found = triton_kernels.modulated_norm_backward(grad, x, scale, 1e-6)
+    assert_close(found, plain.modulated_norm_backward(grad, x, scale, 1e-6))
+
+
+def test_norm_of_a_part_of_the_tokens(triton_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VPT drops its prompts with a view of the tokens, and the kernels read contiguous tokens alone."""
+    monkeypatch.setattr(operations, "_kernels", lambda _: triton_kernels)
+    x, (shift, scale) = numbers(2, 9, 24)[:, 1:].requires_grad_(), vectors((2, 8, 24), 2)
+    found = operations.modulated_norm(x, shift, scale, 1e-6)
+    assert_close(found.detach(), plain.modulated_norm(x.detach(), shift, scale, 1e-6))
+    grad = numbers(2, 10, 24, seed=3)[:, 2:]
+    (found_grad,) = torch.autograd.grad(found, x, grad)
+    assert_close(found_grad, plain.modulated_norm_backward(grad, x.detach(), scale, 1e-6)[0])
+
+
+@pytest.mark.parametrize("with_residual", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gated_norm(triton_kernels: ModuleType, shape: tuple[int, int, int], with_residual: bool) -> None:
+    x, y, (bias, gate, shift, scale) = numbers(*shape), numbers(*shape, seed=3), vectors(shape, 4)
+    found = triton_kernels.gated_norm(x, y, bias, gate, shift, scale, 1e-6, in_place=False)
+    expected = plain.gated_norm(x, y, bias, gate, shift, scale, 1e-6, in_place=False)
+    assert_close(found, expected)
+    grad_moved = numbers(*shape, seed=4) if with_residual else None
+    for saved, saved_input in ((expected[0], False), (x, True)):
+        rest = (grad_moved, numbers(*shape, seed=5), saved, y, bias, gate, scale, 1e-6)
+        found = triton_kernels.gated_norm_backward(*rest, saved_input=saved_input)
+        assert_close(found, plain.gated_norm_backward(*rest, saved_input=saved_input))
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # exp of a large number, as the logistic function has it, is infinite
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gelu(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
+    y, (bias,), grad = numbers(*shape, scale=10), vectors(shape, 1), numbers(*shape, seed=6)
+    y[0, 0, :3] = torch.tensor([0.0, 1e4, -1e4])
+    assert_close(triton_kernels.gelu(y, bias, in_place=False), plain.gelu(y, bias, in_place=False))
+    assert_close(triton_kernels.gelu_backward(grad, y, bias), plain.gelu_backward(grad, y, bias))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_affine_of_a_part_of_a_wider_tensor(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
+    batch, tokens, d = shape
+    wide, (scale, shift), grad = numbers(batch, tokens, 3 * d), vectors(shape, 2), numbers(*shape, seed=7)
+    part = wide[..., :d]
+    assert_close(triton_kernels.affine(part, scale, shift), plain.affine(part, scale, shift))
+    changed = wide.clone()
+    triton_kernels.affine(changed[..., :d], scale, shift, in_place=True)
+    assert_close(changed, torch.cat([plain.affine(part, scale, shift), wide[..., d:]], -1))
+    found_wide, expected_wide = torch.zeros_like(wide), torch.zeros_like(wide)
+    found = triton_kernels.affine_backward(grad, part, scale, out=found_wide[..., :d])
+    assert_close(found, plain.affine_backward(grad, part, scale, out=expected_wide[..., :d]))
+    assert_close(found_wide, expected_wide)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zeros_give_finite_results(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
+    zero, vector = torch.zeros(shape), torch.zeros(shape[0], shape[2])
+    results = [
+        triton_kernels.modulated_norm(zero, vector, vector, 1e-6),
+        *triton_kernels.gated_norm(zero, zero, vector, vector, vector, vector, 1e-6, in_place=False),
+        *triton_kernels.gated_norm_backward(zero, zero, zero, zero, vector, vector, vector, 1e-6, saved_input=True),
+        triton_kernels.gelu(zero, vector, in_place=False),
+        *triton_kernels.gelu_backward(zero, zero, vector),
+    ]
+    assert all(result.isfinite().all() for result in results)
+
+
+def test_sixteen_bits_are_accumulated_in_thirty_two(triton_kernels: ModuleType) -> None:
+    """A gradient summed over 256 tokens: in half precision the sum of ones would stop at 2,048."""
+    ones = torch.ones(1, 4096, 8, dtype=torch.float16)
+    _, total = triton_kernels.gelu_backward(ones, 20 * ones, torch.zeros(1, 8))
+    assert torch.allclose(total, torch.full((1, 8), 4096.0))

@@ -1,0 +1,85 @@
+"""A small engine for tests, and requests for it."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.bank import AdapterBank
+from core.ml.serving.batches import Computation, Graphs, Outcome
+from core.ml.serving.cache import AdapterCache
+from core.ml.serving.engine import Engine
+from core.ml.serving.request import Drawn, ImageRequest
+from core.ml.serving.runner import Runner, buckets_for
+from tests.core.ml.model.small import random_dit, random_tensors
+
+SLOTS = 16
+
+
+class StandInGraphs:
+    """Stands in for CUDA graphs, which this machine has not: a replay computes again from the fixed buffers, into the
+    captured outcome, and capturing itself computes nothing of use."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        """Rows of the captured batches."""
+        self.replays = self.resets = 0
+
+    @property
+    def captures(self) -> int:
+        return len(self.sizes)
+
+    def capture(self, compute: Computation) -> Computation:
+        outcome = Outcome(*(torch.full_like(tensor, torch.nan) for tensor in compute()))
+        self.sizes.append(len(outcome.latents))
+
+        def replay() -> Outcome:
+            self.replays += 1
+            for fixed, computed in zip(outcome, compute(), strict=True):
+                fixed.copy_(computed)
+            return outcome
+
+        return replay
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def engine_of(
+    autoencoder: Autoencoder,
+    max_rows: int = 16,
+    exact: bool = False,
+    graphs: Graphs | None = None,
+    on_death: Callable[[BaseException], None] = lambda _: None,
+) -> Engine:
+    bank = AdapterBank(random_dit(), SLOTS)
+    runner = Runner(bank, autoencoder, buckets_for(bank.device, max_rows, exact=exact), graphs=graphs)
+    cache = AdapterCache(bank, host_bytes=2**30)
+    return Engine(runner, cache, max_rows=max_rows, max_waiting=60, training_share=0.2, on_death=on_death)
+
+
+def tensors(seed: int) -> dict[str, Tensor]:
+    return random_tensors(random_dit(), "paper", seed=seed)
+
+
+def draw(engine: Engine, request: ImageRequest, **listeners: Any) -> "Future[Drawn]":
+    return engine.submit(request, lambda: tensors(int((request.adapter or "-0").split("-")[1])), **listeners)
+
+
+def result(engine: Engine, request: ImageRequest) -> Drawn:
+    return draw(engine, request).result(60)
+
+
+def request(id: str, **changes: Any) -> ImageRequest:
+    fields: dict[str, Any] = {
+        "tenant": "tenant",
+        "adapter": "adapter-0",
+        "class_id": 1,
+        "seeds": (5, 6),
+        "steps": 4,
+        "guidance_scale": 3.0,
+    }
+    return ImageRequest(id=id, **{**fields, **changes})

@@ -1,0 +1,97 @@
+"""The host's tier: one load for all who ask, the least recently used leave, broken ones are not tried again."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from torch import Tensor
+
+from core.artifact.errors import ArtifactInvalid, StorageUnavailable
+from core.ml.model.bank import AdapterBank
+from core.ml.serving.cache import AdapterCache
+from tests.core.ml.model.small import random_dit, random_tensors
+
+
+@pytest.fixture(scope="module")
+def bank() -> AdapterBank:
+    return AdapterBank(random_dit(), 1)
+
+
+@pytest.fixture
+def cache(bank: AdapterBank) -> Iterator[AdapterCache]:
+    cache = AdapterCache(bank, host_bytes=2**30)
+    yield cache
+    cache.close()
+
+
+def tensors(seed: int = 0) -> dict[str, Tensor]:
+    return random_tensors(random_dit(), "paper", seed=seed)
+
+
+def never() -> dict[str, Tensor]:
+    raise AssertionError("it is here already")
+
+
+def test_one_load_serves_all_who_ask_meanwhile(cache: AdapterCache) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def load() -> dict[str, Tensor]:
+        begun.set()
+        go.wait()
+        return tensors()
+
+    first = cache.get("a", load)
+    begun.wait()
+    second = cache.get("a", never)
+    assert not second.done()
+    go.set()
+    assert first.result() is second.result() is cache.get("a", never).result()
+    assert (cache.hits, cache.misses) == (1, 1)
+
+
+def test_the_least_recently_used_leave(bank: AdapterBank) -> None:
+    size = bank.fold("a", tensors()).size
+    cache = AdapterCache(bank, host_bytes=2 * size)
+    for name in "ab":
+        cache.get(name, tensors).result()
+    cache.get("a", never).result()
+    cache.get("c", tensors).result()
+    assert cache.resident == ["a", "c"]
+    assert cache.bytes == 2 * size
+    cache.forget("a")
+    cache.forget("never here")
+    assert (cache.resident, cache.bytes) == (["c"], size)
+    cache.close()
+
+
+def test_one_larger_than_the_cache_is_kept_until_the_next(bank: AdapterBank) -> None:
+    cache = AdapterCache(bank, host_bytes=1)
+    assert cache.get("a", tensors).result().digest == "a"
+    assert cache.get("b", tensors).result().digest == "b"
+    assert cache.resident == ["b"]
+    cache.close()
+
+
+def test_a_broken_adapter_is_not_fetched_again_for_a_while(bank: AdapterBank) -> None:
+    tries: list[str] = []
+
+    def broken() -> dict[str, Tensor]:
+        tries.append("broken")
+        raise ArtifactInvalid("no.")
+
+    cache = AdapterCache(bank, host_bytes=2**30)
+    assert isinstance(cache.get("a", broken).exception(), ArtifactInvalid)
+    assert isinstance(cache.get("a", broken).exception(), ArtifactInvalid)
+    assert len(tries) == 1
+    cache.quarantine_seconds = -1.0
+    assert isinstance(cache.get("b", broken).exception(), ArtifactInvalid)
+    assert cache.get("b", tensors).result().digest == "b"
+    cache.close()
+
+
+def test_a_store_that_does_not_answer_is_asked_again(cache: AdapterCache) -> None:
+    def away() -> dict[str, Tensor]:
+        raise StorageUnavailable("away")
+
+    assert isinstance(cache.get("a", away).exception(), StorageUnavailable)
+    assert cache.get("a", tensors).result().digest == "a"

@@ -1,0 +1,358 @@
+"""A lost device ends the engine and harms no request; a request's own error ends that request alone.
+
+The dying device is a double: this machine has none.
+"""
+
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import torch
+
+from core.artifact.errors import DeviceLost, EngineStopped, NotFound
+from core.ml.model import device
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.serving import batches
+from core.ml.serving.engine import Engine
+from core.ml.serving.request import Drawn
+from tests.core.ml.serving.small import draw, engine_of, request, result
+
+DEATHS = [
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+]
+Patch = Callable[[Engine], tuple[Any, str]]
+PLACES: dict[str, Patch] = {
+    "forward": lambda engine: (engine.runner, "_part"),
+    "decoding": lambda engine: (engine.runner.pixels, "decode"),
+    "folding": lambda engine: (engine.bank, "fold"),
+    "activating": lambda engine: (engine.bank, "activate"),
+    "classes": lambda engine: (engine.bank, "classes"),
+    "forgetting": lambda engine: (engine.bank, "forget"),
+    "checking": lambda engine: (engine.runner, "check"),
+}
+
+
+class Deaths:
+    """Listens to an engine, and notes what had been failed when it heard."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+        self.futures: list[Future[Any]] = []
+        self.failed_before: list[bool] = []
+
+    def __call__(self, error: BaseException) -> None:
+        self.errors.append(error)
+        self.failed_before += [future.done() for future in self.futures]
+
+
+@pytest.fixture
+def deaths() -> Deaths:
+    return Deaths()
+
+
+@pytest.fixture
+def mortal(autoencoder: Autoencoder, deaths: Deaths) -> Generator[Engine, None, None]:
+    engine = engine_of(autoencoder, on_death=deaths)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.mark.parametrize("error", DEATHS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_lost_device_fails_every_future_with_device_lost(
+    mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    started = threading.Event()
+    long = draw(mortal, request("long", adapter=None, steps=1000), on_step=lambda _: started.set())
+    training = mortal.train(endless(), lambda _: None)
+    started.wait()
+    deaths.futures = [long, training.future]
+
+    def lost(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*PLACES[place](mortal), lost)
+    struck = strike(mortal, place)
+    for future in (*deaths.futures, *struck):
+        assert isinstance(future.exception(60), DeviceLost)
+    assert deaths.errors == [error]
+    assert deaths.failed_before == [False, False]
+    assert_ended(mortal)
+
+
+def strike(engine: Engine, place: str) -> list["Future[Drawn]"]:
+    """Makes the engine use the place."""
+    if place == "forgetting":
+        with pytest.raises(DeviceLost):
+            engine.forget(["adapter-0"], timeout=60)
+        return []
+    if place == "checking":
+        with pytest.raises(DeviceLost):
+            engine.check(60)
+        return []
+    return [draw(engine, request("struck", steps=1))]
+
+
+def assert_ended(engine: Engine) -> None:
+    engine._thread.join(60)
+    for call in (
+        lambda: draw(engine, request("late")),
+        lambda: engine.train(endless(), lambda _: None),
+        lambda: engine.check(60),
+        lambda: engine.cancel("late"),
+    ):
+        with pytest.raises(DeviceLost):
+            call()
+    stopping = threading.Thread(target=engine.stop)
+    stopping.start()
+    stopping.join(60)
+    assert not stopping.is_alive()
+
+
+@pytest.mark.parametrize("error", DEATHS, ids=lambda error: type(error).__name__)
+def test_a_training_that_meets_a_lost_device_is_not_to_blame(mortal: Engine, deaths: Deaths, error: Exception) -> None:
+    other = mortal.train(endless(), lambda _: None)
+    training = mortal.train(raising(error), lambda _: None)
+    drawn = draw(mortal, request("long", steps=1000))
+    for future in (training.future, other.future, drawn):
+        assert isinstance(future.exception(60), DeviceLost)
+    assert deaths.errors == [error]
+    assert_ended(mortal)
+
+
+def test_an_error_of_the_loop_itself_ends_the_engine(
+    mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise KeyError("defect")
+
+    monkeypatch.setattr(mortal.scheduler, "next_rows", broken)
+    assert isinstance(draw(mortal, request("one")).exception(60), DeviceLost)
+    assert isinstance(deaths.errors[0], KeyError)
+    assert_ended(mortal)
+
+
+def test_a_listener_of_the_death_that_fails_does_not_keep_futures_waiting(autoencoder: Autoencoder) -> None:
+    def listener(_: BaseException) -> None:
+        raise ValueError("defect")
+
+    engine = engine_of(autoencoder, on_death=listener)
+    engine.start()
+    training = engine.train(raising(DEATHS[0]), lambda _: None)
+    assert isinstance(training.future.exception(60), DeviceLost)
+    assert_ended(engine)
+
+
+def test_memory_that_never_comes_back_ends_the_engine(
+    mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(batches, "folded_forward", out_of_memory)
+    assert isinstance(draw(mortal, request("one")).exception(60), DeviceLost)
+    assert isinstance(deaths.errors[0], DeviceLost)
+    assert mortal.stats()["out_of_memory"] == 1 + device.MEMORY_TRIES
+
+
+@pytest.mark.parametrize("place", ["forward", "decoding", "folding", "classes"])
+def test_memory_that_comes_back_fails_nobody(engine: Engine, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Images are the same: a step that is made again draws the same noise."""
+    monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
+    settings: dict[str, Any] = {"adapter": "adapter-1", "eta": 1.0, "guidance_scale": 1.0}
+    expected = result(engine, request("expected", **settings)).images
+    engine.forget(["adapter-1"])
+    holder, name = PLACES[place](engine)
+    plain, left = getattr(holder, name), [2]
+
+    def scarce(*arguments: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            out_of_memory()
+        return plain(*arguments)
+
+    monkeypatch.setattr(holder, name, scarce)
+    images = result(engine, request("scarce", **settings)).images
+    assert left == [0]
+    assert all(torch.equal(one, other) for one, other in zip(expected, images, strict=True))
+
+
+def test_a_step_of_two_sizes_that_is_made_again_draws_the_same_noise(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
+    small = request("small", eta=1.0, guidance_scale=1.0)
+    expected = result(engine, small).images
+    part, calls = engine.runner._part, []
+
+    def scarce(*arguments: Any) -> Any:
+        outcome = part(*arguments)
+        calls.append(len(calls))
+        if len(calls) % 2:
+            out_of_memory()
+        return outcome
+
+    monkeypatch.setattr(engine.runner, "_part", scarce)
+    images = result(engine, request("again", eta=1.0, guidance_scale=1.0)).images
+    assert len(calls) == 8
+    assert all(torch.equal(one, other) for one, other in zip(expected, images, strict=True))
+
+
+def test_larger_batches_are_tried_again_after_a_while(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, left = batches.folded_forward, [1]
+
+    def scarce(*arguments: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            out_of_memory()
+        return forward(*arguments)
+
+    monkeypatch.setattr(batches, "folded_forward", scarce)
+    draw(engine, request("one", seeds=tuple(range(8)))).result(60)
+    assert engine.runner.sizes.in_use == (8,)
+    draw(engine, request("many", steps=300, adapter=None, guidance_scale=1.0)).result(60)
+    assert engine.runner.sizes.in_use == (8, 16)
+    assert engine.stats()["out_of_memory"] == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("own"), SystemExit(1), StopIteration()], ids=repr)
+def test_a_listener_that_fails_ends_its_own_request_alone(engine: Engine, error: BaseException) -> None:
+    def listener(*_: object) -> None:
+        raise error
+
+    neighbour = draw(engine, request("neighbour", steps=20))
+    steps = draw(engine, request("steps", tenant="a"), on_step=listener)
+    training = engine.train(endless(), listener)
+    preview = draw(engine, request("preview", tenant="b", previews=2), on_preview=listener)
+    assert steps.exception(60) is error
+    assert training.future.exception(60) is error
+    assert preview.result(60).images, "a preview is a courtesy"
+    assert neighbour.result(60).images
+    assert result(engine, request("after")).images
+
+
+def test_a_request_that_breaks_its_step_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them step together, and its neighbours' images are those of an undisturbed run."""
+    expected = result(engine, request("expected", guidance_scale=1.0)).images
+    step = engine.runner.step
+
+    def broken(rows: Any) -> None:
+        if any(row.request.id == "bad" for row in rows):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        step(rows)
+
+    monkeypatch.setattr(engine.runner, "step", broken)
+    good = [draw(engine, request(f"good-{n}", tenant=str(n), guidance_scale=1.0)) for n in range(2)]
+    bad = draw(engine, request("bad", tenant="bad", guidance_scale=1.0))
+    assert isinstance(bad.exception(60), RuntimeError)
+    for future in good:
+        assert all(torch.equal(one, other) for one, other in zip(expected, future.result(60).images, strict=True))
+    assert engine.stats()["failed_steps"] >= 1
+
+
+def test_a_step_that_fails_on_a_device_which_computes_nothing_ends_the_engine(
+    mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the error's text is."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a text that nobody knows")
+
+    def lost() -> None:
+        raise DeviceLost("no answer")
+
+    monkeypatch.setattr(mortal.runner, "_part", broken)
+    monkeypatch.setattr(mortal.runner, "check", lost)
+    assert isinstance(draw(mortal, request("one")).exception(60), DeviceLost)
+    assert len(deaths.errors) == 1
+
+
+def test_requests_that_wait_for_a_broken_adapter_get_an_error_each(engine: Engine) -> None:
+    """Raising changes an exception: one for all would grow by each that raises it, on several threads at once."""
+    go = threading.Event()
+
+    def broken() -> Any:
+        go.wait()
+        raise NotFound("object", "adapter-9") from ValueError("why")
+
+    futures = [engine.submit(request(f"waiting-{n}", adapter="adapter-9"), broken) for n in range(2)]
+    go.set()
+    errors = [future.exception(60) for future in futures]
+    errors.append(engine.submit(request("later", adapter="adapter-9"), broken).exception(60))
+    assert len({id(error) for error in errors}) == 3
+    for error in errors:
+        assert isinstance(error, NotFound)
+        assert error.detail == "There is no object 'adapter-9'."
+        assert isinstance(error.__cause__, ValueError)
+
+
+def test_requests_that_cannot_be_accepted_fail_alone(engine: Engine) -> None:
+    running = draw(engine, request("same", steps=30))
+    assert isinstance(draw(engine, request("same")).exception(60), ValueError)
+    for name, settings in {"none": {"seeds": ()}, "still": {"steps": 0}, "back": {"steps": -1}}.items():
+        assert isinstance(draw(engine, request(name, tenant=name, **settings)).exception(60), ValueError)
+    assert running.result(60).images
+    engine.stop()
+    assert engine.stats()["waiting_images"] == 0
+
+
+def test_a_holder_of_a_future_cannot_cancel_it(engine: Engine) -> None:
+    drawn, training = draw(engine, request("one")), engine.train(counting(3), lambda _: None)
+    assert not drawn.cancel()
+    assert not training.future.cancel()
+    assert drawn.result(60).images
+    assert training.future.result(60) == "done"
+
+
+def test_a_living_engine_answers_a_check(engine: Engine) -> None:
+    turn = engine.last_turn
+    engine.check(60)
+    assert engine.last_turn > turn
+    assert engine.stats()["turn_age_seconds"] >= 0
+
+
+def test_a_loop_that_hangs_does_not_answer_a_check(engine: Engine) -> None:
+    begun, go = threading.Event(), threading.Event()
+    training = engine.train(waiting(begun, go), lambda _: None)
+    begun.wait()
+    try:
+        with pytest.raises(TimeoutError):
+            engine.check(0.01)
+    finally:
+        go.set()
+    assert training.future.result(60) is None
+    engine.check(60)
+
+
+def test_a_stopped_engine_answers_no_check(engine: Engine) -> None:
+    engine.stop()
+    with pytest.raises(EngineStopped) as stopped:
+        engine.check(60)
+    assert not isinstance(stopped.value, DeviceLost)
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def endless() -> Generator[int, None, None]:
+    while True:
+        yield 0
+
+
+def counting(end: int) -> Generator[int, None, str]:
+    yield from range(end)
+    return "done"
+
+
+def raising(error: Exception) -> Generator[int, None, None]:
+    yield 0
+    raise error
+
+
+def waiting(begun: threading.Event, go: threading.Event) -> Generator[int, None, None]:
+    begun.set()
+    go.wait()
+    yield 0

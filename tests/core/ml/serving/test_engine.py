@@ -1,0 +1,332 @@
+"""The engine on a small random base: mixed batches, hot swaps, training beside serving, and everything that ends."""
+
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.artifact.errors import ArtifactInvalid, Cancelled, DeadlineExceeded, DrawingDiverged, EngineStopped, QueueFull
+from core.ml.diffusion.sampling import sample, seeded_noise
+from core.ml.model.adapter import TensorAdapter
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.dit import DiT
+from core.ml.serving import batches
+from core.ml.serving.engine import Engine
+from tests.core.ml.model.small import CONFIG
+from tests.core.ml.serving.small import draw, engine_of, request, result, tensors
+
+
+def test_an_image_equals_a_plain_sampling_run(engine: Engine) -> None:
+    (drawn, _) = draw(engine, request("one")).result().images
+    dit, adapter = engine.runner.dit, TensorAdapter(tensors(0))
+    shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
+    latents = sample(
+        lambda x, t, y: dit(x, t, y, adapter),
+        seeded_noise([5], shape),
+        torch.tensor([1]),
+        null_class=3,
+        steps=4,
+        guidance_scale=3.0,
+        channels=CONFIG.guidance_channels,
+    )
+    assert (drawn.int() - engine.runner.decode([latents[0]])[0].int()).abs().max() <= 1
+
+
+def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
+    """Different tenants, adapters, samplers, step counts, scales, intervals and seeds, at different timesteps."""
+    samplers: list[dict[str, Any]] = [{}, {"eta": 0.7}, {"sampler": "ddpm"}, {"sampler": "dpmpp_2m"}]
+    for number, settings in enumerate(samplers):
+        alone = result(engine, request(f"alone-{number}", **settings)).images
+        crowd = [
+            draw(
+                engine,
+                request(
+                    f"crowd-{number}-{other}",
+                    tenant=f"tenant-{other % 3}",
+                    adapter=f"adapter-{other % 6}",
+                    steps=2 + other % 5,
+                    guidance_scale=(1.0, 2.0, 5.0)[other % 3],
+                    guidance_interval=((0, 999), (200, 800))[other % 2],
+                    seeds=(other,),
+                    **samplers[other % 4],
+                ),
+            )
+            for other in range(14)
+        ]
+        together = result(engine, request(f"together-{number}", **settings)).images
+        assert all(future.result(60).images for future in crowd)
+        assert all(torch.equal(first, second) for first, second in zip(alone, together, strict=True))
+
+
+def test_images_of_two_sizes_are_drawn_side_by_side(engine: Engine) -> None:
+    """At twice the size too an image is that of a plain run, and the same bit for bit alone and among others."""
+    large = request("large", scale=2)
+    alone = result(engine, large)
+    crowd = [draw(engine, request(f"{n}", adapter=f"adapter-{n}", scale=1 + n % 3 // 2, seeds=(n,))) for n in range(9)]
+    together = result(engine, replace(large, id="together")).images
+    small = next(iter(crowd[0].result(60).images))
+    assert all(future.result(60).images for future in crowd)
+    assert alone.images[0].shape == (2 * small.shape[0], 2 * small.shape[1], 3)
+    assert all(torch.equal(first, second) for first, second in zip(alone.images, together, strict=True))
+    assert alone.row_steps == 2 * 4 * 2 * 4  # images, steps, guided, times the area
+    dit, adapter, size = engine.runner.dit, TensorAdapter(tensors(0)), 2 * CONFIG.input_size
+    latents = sample(
+        lambda x, t, y: dit(x, t, y, adapter),
+        seeded_noise([5], (CONFIG.in_channels, size, size)),
+        torch.tensor([1]),
+        null_class=3,
+        steps=4,
+        guidance_scale=3.0,
+        channels=CONFIG.guidance_channels,
+    )
+    assert (alone.images[0].int() - engine.runner.decode([latents[0]])[0].int()).abs().max() <= 1
+
+
+def test_adapters_differ_and_the_base_draws_too(engine: Engine) -> None:
+    images = [
+        draw(engine, request(str(name), adapter=name)).result().images[0] for name in (None, "adapter-0", "adapter-1")
+    ]
+    assert not torch.equal(images[0], images[1])
+    assert not torch.equal(images[1], images[2])
+
+
+def test_adapters_that_were_deleted_leave_host_and_device(engine: Engine) -> None:
+    before = [result(engine, request(f"{k}", adapter=f"adapter-{k}")).images for k in range(2)]
+    engine.forget(["adapter-0", "adapter-7"])
+    assert engine.cache.resident == engine.bank.resident == ["adapter-1"]
+    after = [result(engine, request(f"again-{k}", adapter=f"adapter-{k}")).images for k in range(2)]
+    assert all(
+        torch.equal(one, two) for old, new in zip(before, after, strict=True) for one, two in zip(old, new, strict=True)
+    )
+
+
+def test_guidance_of_one_costs_half(engine: Engine) -> None:
+    assert draw(engine, request("guided")).result().row_steps == 2 * 2 * 4
+    assert draw(engine, request("plain", guidance_scale=1.0)).result().row_steps == 2 * 4
+
+
+def test_more_adapters_than_slots_are_all_served(engine: Engine) -> None:
+    futures = [draw(engine, request(str(n), adapter=f"adapter-{n % 24}", seeds=(n,))) for n in range(48)]
+    assert all(len(future.result(60).images) == 1 for future in futures)
+
+
+def test_progress_reaches_one(engine: Engine) -> None:
+    told: list[float] = []
+    draw(engine, request("told"), on_step=told.append).result()
+    assert told == sorted(told)
+    assert (len(told), told[-1]) == (8, 1.0)
+
+
+def test_a_broken_adapter_fails_its_own_requests_only(engine: Engine) -> None:
+    def broken() -> dict[str, Tensor]:
+        raise ArtifactInvalid("not finite")
+
+    good = draw(engine, request("good"))
+    assert isinstance(engine.submit(request("bad", adapter="broken"), broken).exception(60), ArtifactInvalid)
+    assert isinstance(draw(engine, request("class", class_id=99)).exception(60), IndexError)
+    assert len(good.result(60).images) == 2
+    assert result(engine, request("after")).images
+
+
+def test_numbers_that_are_not_finite_fail_their_own_request(engine: Engine) -> None:
+    def poisoned() -> dict[str, Tensor]:
+        return {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors(0).items()}
+
+    good = draw(engine, request("good"))
+    assert isinstance(engine.submit(request("bad", adapter="nan"), poisoned).exception(60), DrawingDiverged)
+    assert len(good.result(60).images) == 2
+
+
+def test_a_request_waits_for_its_adapter_while_others_go_on(engine: Engine) -> None:
+    go = threading.Event()
+
+    def slow() -> dict[str, Tensor]:
+        go.wait()
+        return tensors(9)
+
+    waiting = engine.submit(request("waiting", adapter="adapter-9"), slow)
+    assert result(engine, request("other")).images
+    assert not waiting.done()
+    go.set()
+    drawn = waiting.result(60)
+    assert drawn.timings["loading"] <= drawn.timings["queued"] <= drawn.timings["total"]
+
+
+def test_an_adapter_that_leaves_the_caches_does_not_disturb_rows_in_flight(engine: Engine) -> None:
+    alone = result(engine, request("alone", steps=30)).images
+    stepped = threading.Event()
+    future = draw(engine, request("together", steps=30), on_step=lambda _: stepped.set())
+    stepped.wait()
+    engine.cache.forget("adapter-0")
+    others = [draw(engine, request(str(n), adapter=f"adapter-{n}", tenant=str(n), seeds=(n,))) for n in range(1, 33)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, future.result(60).images, strict=True))
+    assert all(other.result(60).images for other in others)
+
+
+def test_a_deadline_ends_a_request_that_runs_and_one_that_loads(engine: Engine) -> None:
+    go = threading.Event()
+
+    def slow() -> dict[str, Tensor]:
+        go.wait()
+        return tensors(9)
+
+    soon = time.monotonic() + 0.2
+    loading = engine.submit(request("loading", adapter="adapter-9", deadline=soon), slow)
+    running = draw(engine, request("running", steps=1000, deadline=soon))
+    assert isinstance(loading.exception(60), DeadlineExceeded)
+    assert isinstance(running.exception(60), DeadlineExceeded)
+    go.set()
+    assert result(engine, request("after", deadline=time.monotonic() + 1000)).images
+    engine.stop()
+    assert engine.stats()["waiting_images"] == 0
+
+
+def test_previews_show_each_image_on_its_way(engine: Engine) -> None:
+    told: list[tuple[int, int, Tensor]] = []
+    future = draw(engine, request("one", steps=9, previews=2), on_preview=lambda *seen: told.append(seen))
+    images = future.result(60).images
+    assert sorted((index, steps) for index, steps, _ in told) == [(0, 3), (0, 6), (1, 3), (1, 6)]
+    last = {index: picture.float() for index, steps, picture in told if steps == 6}
+    first = {index: picture.float() for index, steps, picture in told if steps == 3}
+    for index, image in enumerate(images):
+        assert last[index].shape == image.shape
+        assert (last[index] - image.float()).abs().mean() < (first[index] - image.float()).abs().mean()
+
+
+def test_cancel_ends_a_request(engine: Engine) -> None:
+    stepped = threading.Event()
+    future = draw(engine, request("long", steps=1000), on_step=lambda _: stepped.set())
+    stepped.wait()
+    engine.cancel("long")
+    assert isinstance(future.exception(60), Cancelled)
+    assert result(engine, request("next")).images
+    assert engine.runner._states == {}
+
+
+def test_memory_that_runs_out_shrinks_the_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = result(engine, request("alone")).images
+    forward = batches.folded_forward
+
+    def small_only(dit: DiT, x: Tensor, *others: Tensor) -> Tensor:
+        if len(x) > 8:
+            raise torch.OutOfMemoryError("too much")
+        return forward(dit, x, *others)
+
+    monkeypatch.setattr(batches, "folded_forward", small_only)
+    futures = [draw(engine, request(str(n), tenant=str(n))) for n in range(6)]
+    assert all(torch.equal(a, b) for f in futures for a, b in zip(alone, f.result(60).images, strict=True))
+    assert engine.stats()["out_of_memory"] == 1
+    assert engine.runner.sizes.in_use == (8,)
+
+
+def test_a_step_that_fails_ends_its_rows_and_the_loop_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "folded_forward", lambda *_: 1 / 0)
+        assert isinstance(draw(engine, request("bad")).exception(60), ZeroDivisionError)
+    assert result(engine, request("good")).images
+
+
+def test_batches_of_a_single_size_draw_the_same(autoencoder: Autoencoder) -> None:
+    plain, exact = (drawn_by(engine_of(autoencoder, exact=exact)) for exact in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, exact, strict=True))
+
+
+def drawn_by(engine: Engine) -> list[Tensor]:
+    engine.start()
+    images = draw(engine, request("one", adapter=None)).result(600).images
+    engine.stop()
+    return images
+
+
+def test_slots_for_every_row_are_asked_for(autoencoder: Autoencoder) -> None:
+    with pytest.raises(ValueError, match="32 rows may have as many adapters"):
+        engine_of(autoencoder, max_rows=32)
+
+
+def test_the_counters_add_up(engine: Engine) -> None:
+    result(engine, request("one"))
+    result(engine, request("two", guidance_scale=1.0, adapter=None))
+    engine.stop()
+    stats = engine.stats()
+    assert (stats["images"], stats["rows"], stats["row_steps"]) == (4, 16, 24)
+    assert (stats["steps"], stats["adapters"], stats["waits"]) == (8, 8, 2)
+    assert (stats["cache_misses"], stats["activations"], stats["adapters_on_host"]) == (1, 1, 1)
+    assert 0 < stats["forward_seconds"] <= stats["step_seconds"]
+
+
+def test_a_full_queue_says_so(engine: Engine) -> None:
+    futures = [draw(engine, request(str(n), seeds=tuple(range(20)), steps=200)) for n in range(5)]
+    assert isinstance(futures[-1].exception(10), QueueFull)
+    for number in range(5):
+        engine.cancel(str(number))
+
+
+def test_stopping_fails_what_is_unfinished(engine: Engine) -> None:
+    futures = [draw(engine, request(str(n), steps=1000)) for n in range(3)]
+    training = engine.train(endless(), lambda _: None)
+    engine.stop()
+    assert all(isinstance(future.exception(), EngineStopped) for future in [*futures, training.future])
+    with pytest.raises(EngineStopped):
+        draw(engine, request("late"))
+
+
+def test_a_stopped_training_tells_where_it_got_to(engine: Engine) -> None:
+    events: list[Any] = []
+    begun = threading.Event()
+
+    def work() -> Generator[Any, None, None]:
+        steps = 0
+        try:
+            while True:
+                steps += 1
+                yield begun.set()
+        except EngineStopped:
+            yield steps
+            raise
+
+    training = engine.train(work(), events.append)
+    begun.wait()
+    engine.stop()
+    assert isinstance(training.future.exception(), EngineStopped)
+    (steps,) = events
+    assert steps > 0
+
+
+def test_training_runs_beside_serving(engine: Engine) -> None:
+    events: list[int] = []
+    serving = [draw(engine, request(str(n), steps=40, seeds=(n,))) for n in range(4)]
+    training = engine.train(counting(10), events.append)
+    assert training.future.result() == "done"
+    assert events == list(range(10))
+    assert all(future.result().images for future in serving)
+
+
+def test_a_failing_training_leaves_serving_alone(engine: Engine) -> None:
+    training = engine.train(failing(), lambda _: None)
+    assert isinstance(training.future.exception(), ZeroDivisionError)
+    assert draw(engine, request("after")).result().images
+
+
+def test_a_cancelled_training_stops(engine: Engine) -> None:
+    training = engine.train(endless(), lambda _: training.cancelled.set())
+    assert isinstance(training.future.exception(), Cancelled)
+
+
+def counting(end: int) -> Generator[int, None, str]:
+    yield from range(end)
+    return "done"
+
+
+def endless() -> Generator[int, None, None]:
+    while True:
+        yield 0
+
+
+def failing() -> Generator[int, None, None]:
+    yield 0
+    raise ZeroDivisionError

@@ -1,0 +1,223 @@
+"""A fine-tune in slices, from images to an adapter, whole and resumed."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.artifact.additions import AdaptFormer, Lora, Prompts
+from core.artifact.errors import CheckpointInvalid, EngineStopped
+from core.artifact.sites import CLASS_TABLE, PRESETS, Method, MethodSites, Sites, count, trainable_shapes
+from core.artifact.training import TrainingSettings
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.checkpoint import LoadedBase, load_base, save_base
+from core.ml.tuning.checkpoint import unpack
+from core.ml.tuning.finetune import (
+    ABOUT_DEFAULTS,
+    Checkpoint,
+    Encoding,
+    Event,
+    FinetunePlan,
+    Outcome,
+    Progress,
+    Sample,
+    Started,
+    finetune,
+)
+from tests.core.ml.model.small import CONFIG, autoencoder_folder, random_dit
+
+PLAN = FinetunePlan(
+    method="difffit",
+    sites=PRESETS["paper"],
+    class_names=("dark", "bright"),
+    dataset_digest="d",
+    training=TrainingSettings(steps=7, batch_size=4, held_out_fraction=0.2),
+    progress_every=3,
+    checkpoint_every=2,
+    samples_every=5,
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
+    folder = tmp_path_factory.mktemp("base")
+    autoencoder = Autoencoder.load(autoencoder_folder(folder / "source"))
+    dit = random_dit()
+    save_base(folder / "own", dit, autoencoder, name="s", licence="MIT", class_names=[], dtype=torch.float32)
+    return load_base(folder / "own", device=torch.device("cpu"), dtype=torch.float32)
+
+
+def images() -> Iterator[tuple[int, Image.Image]]:
+    generator = np.random.default_rng(0)
+    for index in range(20):
+        array = generator.integers(0, 128, (32, 32, 3), dtype=np.uint8) + 127 * (index % 2)
+        yield index % 2, Image.fromarray(array.astype(np.uint8))
+
+
+def run(base: LoadedBase, plan: FinetunePlan = PLAN, checkpoint: bytes | None = None) -> tuple[list[Any], Outcome]:
+    about = plan.about(base.description.digest)
+    work = finetune(base, plan, images(), None if checkpoint is None else unpack(checkpoint, about, ABOUT_DEFAULTS))
+    events = []
+    while True:
+        try:
+            events.append(next(work))
+        except StopIteration as end:
+            return [event for event in events if isinstance(event, Event)], end.value
+
+
+def of_kind(events: list[Any], kind: type) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_events_tell_what_happens_when(base: LoadedBase) -> None:
+    events, outcome = run(base)
+    assert [event.done for event in of_kind(events, Encoding)] == [16, 20]
+    shapes = trainable_shapes(CONFIG, PLAN.method, PLAN.sites, 2)
+    (started,) = of_kind(events, Started)
+    assert (started.trainable_parameters, started.step) == (count(shapes), 0)
+    assert started.held_out_loss_base == outcome.losses["base"] > 0
+    assert [event.step for event in of_kind(events, Progress)] == [3, 6, 7]
+    assert [event.step for event in of_kind(events, Checkpoint)] == [2, 4, 6]
+    assert [event.step for event in of_kind(events, Sample)] == [5, 7]
+    assert of_kind(events, Sample)[0].image.size == (2 * 34 + 2, 36)
+    assert {name: tuple(tensor.shape) for name, tensor in outcome.tensors.items()} == shapes
+    assert outcome.losses.keys() == {"base", "adapter", "adapter_null"}
+
+
+def test_at_twice_the_size_an_image_has_four_times_the_tokens(base: LoadedBase) -> None:
+    """And resumed it ends the same."""
+    plan = replace(PLAN, image_size=2 * base.description.image_size)
+    events, outcome = run(base, plan)
+    assert of_kind(events, Sample)[0].image.size == (2 * 66 + 2, 68)
+    _, resumed = run(base, plan, of_kind(events, Checkpoint)[1].data)
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in outcome.tensors.items())
+    _, small = run(base)
+    assert not torch.equal(small.tensors[CLASS_TABLE], outcome.tensors[CLASS_TABLE])
+    with pytest.raises(CheckpointInvalid):
+        run(base, PLAN, of_kind(events, Checkpoint)[1].data)
+
+
+@pytest.mark.parametrize("method", ["difffit", "lora"])
+def test_a_class_table_that_is_kept_holds_the_base_s_rows(base: LoadedBase, method: Method) -> None:
+    """At twice the size, as the paper does, and resumed alike; all others train. A served adapter has a table still."""
+    knowing = replace(
+        base, description=replace(base.description, class_names=("dim", "bright", "grey", "dark", "blue"))
+    )
+    sites = PRESETS["paper"] if method == "difffit" else Lora(rank=2)
+    plan = replace(PLAN, method=method, sites=sites, image_size=64, train_class_table=False)
+    events, outcome = run(knowing, plan)
+    assert of_kind(events, Started)[0].trainable_parameters == count(trainable_shapes(CONFIG, method, sites, None))
+    assert outcome.tensors.keys() == trainable_shapes(CONFIG, method, sites, 2).keys()
+    rows = base.dit.y_embedder.embedding_table.weight
+    assert torch.equal(outcome.tensors[CLASS_TABLE], rows[[3, 1, CONFIG.null_class]])
+    _, other = run(knowing, replace(plan, training=replace(plan.training, seed=1)))
+    assert [name for name in other.tensors if torch.equal(other.tensors[name], outcome.tensors[name])] == [CLASS_TABLE]
+    checkpoint = of_kind(events, Checkpoint)[1].data
+    _, resumed = run(knowing, plan, checkpoint)
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in outcome.tensors.items())
+    with pytest.raises(CheckpointInvalid, match="other settings"):
+        run(knowing, replace(plan, train_class_table=True), checkpoint)
+    with pytest.raises(ValueError, match="the base has no class dark, bright"):
+        run(base, plan)
+
+
+def test_a_base_draws_at_two_sizes(base: LoadedBase) -> None:
+    with pytest.raises(ValueError, match="32 or 64 pixels a side"):
+        run(base, replace(PLAN, image_size=48))
+
+
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+def test_a_resumed_fine_tune_ends_with_the_same_adapter(base: LoadedBase, chosen: int) -> None:
+    events, whole = run(base)
+    checkpoint = of_kind(events, Checkpoint)[chosen]
+    later, resumed = run(base, checkpoint=checkpoint.data)
+    assert of_kind(later, Started)[0].step == checkpoint.step
+    assert resumed.losses == whole.losses
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_a_stopped_fine_tune_goes_on_from_its_last_step(base: LoadedBase) -> None:
+    _, whole = run(base)
+    work = finetune(base, PLAN, images(), None)
+    while not (isinstance(event := next(work), Progress) and event.step == 3):
+        pass
+    last = work.throw(EngineStopped())
+    assert isinstance(last, Checkpoint)
+    assert last.step == 3, "between two checkpoints"
+    with pytest.raises(EngineStopped):
+        next(work)
+    later, resumed = run(base, checkpoint=last.data)
+    assert of_kind(later, Started)[0].step == 3
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("method", "sites"),
+    [("lora", Lora(rank=2)), ("adaptformer", AdaptFormer()), ("vpt", Prompts(blocks=2)), ("full", Sites())],
+)
+def test_other_methods_are_fine_tuned_and_resumed_alike(base: LoadedBase, method: Method, sites: MethodSites) -> None:
+    plan = replace(PLAN, method=method, sites=sites)
+    events, whole = run(base, plan)
+    shapes = trainable_shapes(CONFIG, method, sites, 2)
+    assert {name: tuple(tensor.shape) for name, tensor in whole.tensors.items()} == shapes
+    assert len(of_kind(events, Sample)) == 2
+    checkpoint = of_kind(events, Checkpoint)[1]
+    _, resumed = run(base, plan, checkpoint.data)
+    assert resumed.losses == whole.losses
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    others = AdaptFormer(bottleneck=2) if method == "adaptformer" else AdaptFormer()
+    with pytest.raises(CheckpointInvalid, match="other settings"):
+        run(base, replace(plan, method="adaptformer", sites=others), checkpoint.data)
+
+
+def test_a_checkpoint_goes_on_where_there_is_less_memory(base: LoadedBase) -> None:
+    events, whole = run(base)
+    parts = replace(PLAN, training=replace(PLAN.training, micro_batch_size=1))
+    later, resumed = run(base, parts, of_kind(events, Checkpoint)[1].data)
+    assert of_kind(later, Started)[0].step == 4
+    assert resumed.losses["adapter"] == pytest.approx(whole.losses["adapter"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": replace(PLAN.training, learning_rate=1e-4)},
+        {"dataset_digest": "another"},
+        {"class_names": ("bright", "dark")},
+        {"method": "bitfit"},
+        {"sites": PRESETS["literal"]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_plans_checkpoint_is_refused(base: LoadedBase, change: dict[str, Any]) -> None:
+    checkpoint = of_kind(run(base)[0], Checkpoint)[0]
+    with pytest.raises(CheckpointInvalid, match="other settings"):
+        run(base, replace(PLAN, **change), checkpoint.data)
+
+
+def test_another_bases_checkpoint_is_refused(base: LoadedBase) -> None:
+    checkpoint = of_kind(run(base)[0], Checkpoint)[0]
+    other = replace(base, description=replace(base.description, digest="another"))
+    with pytest.raises(CheckpointInvalid, match="other settings"):
+        run(other, PLAN, checkpoint.data)
+
+
+def test_a_class_that_the_base_knows_by_name_starts_from_its_embedding(base: LoadedBase) -> None:
+    knowing = replace(base, description=replace(base.description, class_names=("dim", "bright", "grey", "red", "blue")))
+    _, outcome = run(knowing, replace(PLAN, training=replace(PLAN.training, steps=1, learning_rate=1e-9)))
+    rows, of_base = outcome.tensors[CLASS_TABLE], base.dit.y_embedder.embedding_table.weight
+    assert torch.allclose(rows[1], of_base[1], atol=1e-7)
+    assert not torch.allclose(rows[0], of_base[0], atol=1e-2)
+
+
+def test_it_can_be_closed_in_the_middle(base: LoadedBase) -> None:
+    work = finetune(base, PLAN, images())
+    for _ in range(5):
+        next(work)
+    work.close()
+    with pytest.raises(StopIteration):
+        next(work)

@@ -1,0 +1,260 @@
+"""Requeues with a delay, blame after a crash, and how many places a tenant gets."""
+
+import datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from core.artifact.errors import CoreError, DatabaseUnavailable, DeviceLost, EngineStopped, StorageUnavailable
+from core.service import jobs
+from core.service.db.models import Dataset, Finetune, FinetuneEvent, Generation
+from core.service.db.session import Database, database_now
+from core.service.finetunes import service as finetunes
+from core.service.jobs import Claim
+from core.service.storage import StoredObject
+from core.service.usage import service as usage
+from tests.core.service.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
+
+LOST = -1.0
+"""A lease that has run out already."""
+
+
+def claim(database: Database, model: Any, worker: str = "wrk_1", lease: float = 60, **options: Any) -> Claim | None:
+    with database.session() as session:
+        return jobs.claim_next(session, model, worker, lease, **options)
+
+
+def claimed(database: Database, model: Any, worker: str = "wrk_1", lease: float = 60) -> Claim:
+    found = claim(database, model, worker, lease)
+    assert found is not None
+    return found
+
+
+def reap(database: Database) -> list[str]:
+    """Every kind, as a worker's maintenance does; the ids that ended."""
+    with database.session() as session:
+        return [job.id for model in jobs.KINDS for job in jobs.reap(session, Sent(), model, max_attempts=3)]
+
+
+def settle(database: Database, model: Any, claim: Claim, error: Exception) -> str:
+    with database.session() as session:
+        row = jobs.guarded(session, model, claim)
+        assert row is not None
+        return jobs.settle(session, Sent(), row, error, max_attempts=3)
+
+
+def row(database: Database, model: Any, id: str) -> Any:
+    with database.session() as session:
+        return session.get_one(model, id)
+
+
+def change(database: Database, model: Any, id: str, **values: Any) -> None:
+    with database.session() as session:
+        job = session.get_one(model, id)
+        for name, value in values.items():
+            setattr(job, name, value)
+
+
+def finish(database: Database, model: Any, id: str) -> None:
+    with database.session() as session:
+        jobs.finish(session, session.get_one(model, id), "succeeded")
+
+
+def generations(database: Database, count: int, tenant: str = "tenant") -> list[str]:
+    scope, domain = tenant_with_domain(database, tenant)
+    with database.session() as session:
+        return [add_generation(session, scope, domain).id for _ in range(count)]
+
+
+def test_delay_doubles_from_a_second_to_five_minutes() -> None:
+    assert [jobs.backoff_seconds(n, lambda: 0.5) for n in (1, 2, 3, 9, 10, 10_000)] == [1, 2, 4, 256, 300, 300]
+    assert (jobs.backoff_seconds(10, lambda: 0.0), jobs.backoff_seconds(10, lambda: 1.0)) == (225, 375)
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("refused"), DatabaseUnavailable()])
+def test_delayed_row_is_claimed_only_after_its_delay_and_shows_its_reason(database: Database, error: CoreError) -> None:
+    [id] = generations(database, 1)
+    change(database, Generation, id, requeues=7)  # its delays are longer than the test
+    for times in (8, 9, 10):
+        assert settle(database, Generation, claimed(database, Generation), error) == "returned"
+        found = row(database, Generation, id)
+        assert (found.status, found.requeues, found.failures) == ("queued", times, 0)
+        assert found.error == {"code": error.code, "detail": error.detail}
+        assert claim(database, Generation) is None
+        with database.session() as session:
+            now = database_now(session)
+        assert found.not_before - now > datetime.timedelta(seconds=0.5 * jobs.backoff_seconds(times, lambda: 0.0))
+        change(database, Generation, id, not_before=now)
+
+
+def test_stopping_worker_requeues_without_a_delay(database: Database) -> None:
+    [id] = generations(database, 1)
+    assert settle(database, Generation, claimed(database, Generation), EngineStopped()) == "returned"
+    assert claimed(database, Generation).id == id
+
+
+def test_repeated_waits_are_one_event_and_a_checkpoint_resets_the_delay(database: Database) -> None:
+    scope, domain = tenant_with_domain(database)
+    with database.session() as session:
+        id = add_finetune(session, scope, domain)
+    for _ in range(5):
+        held = claimed(database, Finetune)
+        with database.session() as session:
+            finetunes.record_claim(session, session.get_one(Finetune, id))
+        settle(database, Finetune, held, StorageUnavailable("refused"))
+        change(database, Finetune, id, not_before=None)
+    assert [(event.type, event.data.get("code")) for event in events(database, id)] == [
+        ("status", None),  # queued
+        ("status", None),  # running
+        ("error", "storage_unavailable"),
+    ]
+    claimed(database, Finetune)
+    with database.session() as session:
+        finetunes.record_checkpoint(session, session.get_one(Finetune, id), 50, StoredObject("k", "0" * 64, 1))
+    assert row(database, Finetune, id).requeues == 0
+
+
+def events(database: Database, id: str) -> list[FinetuneEvent]:
+    with database.session() as session:
+        found = select(FinetuneEvent).where(FinetuneEvent.finetune_id == id).order_by(FinetuneEvent.id)
+        return list(session.execute(found).scalars())
+
+
+def test_rows_lost_together_burn_nothing_and_become_suspects(database: Database) -> None:
+    scope, domain = tenant_with_domain(database)
+    with database.session() as session:
+        finetune = add_finetune(session, scope, domain)
+        dataset = add_dataset(session, scope, domain, status="validating").id
+        drawing = add_generation(session, scope, domain).id
+    ids = {Finetune: finetune, Dataset: dataset, Generation: drawing}
+    for model in ids:
+        claimed(database, model, lease=LOST)
+    assert reap(database) == []
+    for model, id in ids.items():
+        found = row(database, model, id)
+        assert (found.suspect, found.crashes, found.failures, found.error_code) == (True, 0, 0, None)
+
+
+def test_row_that_was_ever_accompanied_burns_nothing(database: Database) -> None:
+    """Its neighbour has ended, but may have left what killed the worker."""
+    first, second = generations(database, 2)
+    claimed(database, Generation, lease=LOST)
+    assert claimed(database, Generation).id == second
+    finish(database, Generation, second)
+    reap(database)
+    found = row(database, Generation, first)
+    assert (found.suspect, found.crashes) == (True, 0)
+
+
+def test_job_that_kills_its_worker_alone_ends_with_its_own_code(database: Database) -> None:
+    [id] = generations(database, 1)
+    for crash in (1, 2, 3):
+        claimed(database, Generation, f"wrk_{crash}", lease=LOST)
+        assert reap(database) == ([id] if crash == 3 else [])
+    found = row(database, Generation, id)
+    assert (found.status, found.error_code, found.crashes) == ("failed", "crashed_worker", 3)
+
+
+def test_job_that_loses_the_device_alone_twice_is_set_aside(database: Database) -> None:
+    [id] = generations(database, 1)
+    first = settle(database, Generation, claimed(database, Generation), DeviceLost("illegal memory access"))
+    second = settle(database, Generation, claimed(database, Generation, "wrk_2"), DeviceLost("illegal memory access"))
+    assert (first, second) == ("returned", "failed")
+    assert row(database, Generation, id).error_code == "device_crashed"
+
+
+def test_lost_device_burns_nothing_of_what_ran_together(database: Database) -> None:
+    ids = generations(database, 3)
+    held = [claimed(database, Generation) for _ in ids]
+    for one in held:
+        assert settle(database, Generation, one, DeviceLost("illegal memory access")) == "returned"
+    rows = [row(database, Generation, id) for id in ids]
+    assert [(one.status, one.suspect, one.crashes, one.failures) for one in rows] == [("queued", True, 0, 0)] * 3
+
+
+def test_suspect_runs_alone(database: Database) -> None:
+    first, second, third = generations(database, 3)
+    change(database, Generation, second, suspect=True)
+    suspect = claimed(database, Generation)
+    assert suspect.id == second, "it is first in line"
+    assert claim(database, Generation) is None
+    assert claim(database, Dataset) is None
+    assert claimed(database, Generation, "wrk_0").id == first, "other workers go on"
+    change(database, Generation, second, suspect=False)  # as a checkpoint does
+    assert claimed(database, Generation).id == third
+
+
+def test_worker_drains_for_a_suspect_of_any_of_its_queues(database: Database) -> None:
+    scope, domain = tenant_with_domain(database)
+    with database.session() as session:
+        running = add_generation(session, scope, domain).id
+        add_generation(session, scope, domain)
+    claimed(database, Generation)
+    with database.session() as session:
+        suspect = add_finetune(session, scope, domain, suspect=True)
+    assert claim(database, Finetune) is None, "it holds another row"
+    assert claim(database, Generation) is None, "it drains"
+    with database.session() as session:
+        assert jobs.should_drain(session, "wrk_1")
+        assert not jobs.should_drain(session, "wrk_1", [Generation]), "its queues have no suspect"
+    finish(database, Generation, running)
+    assert claim(database, Generation) is None, "it is kept free for the suspect"
+    assert claimed(database, Finetune).id == suspect
+
+
+def test_one_suspect_drains_only_the_newest_worker(database: Database) -> None:
+    generations(database, 3)
+    for worker in ("wrk_1", "wrk_2", "wrk_3"):
+        with database.session() as session:
+            about = {"queues": ["generate"], "device": "cpu", "resident": [], "healthy": worker != "wrk_3"}
+            usage.report_worker(session, worker, "host", 1, about)
+    for worker in ("wrk_1", "wrk_2"):
+        claimed(database, Generation, worker)
+    [suspect] = generations(database, 1, "another")
+    change(database, Generation, suspect, suspect=True)
+    assert claim(database, Generation, "wrk_2") is None, "the newest healthy one"
+    assert claimed(database, Generation, "wrk_1").id != suspect
+
+
+def test_suspect_drains_a_worker_of_its_own_queue_whatever_newer_ones_serve(database: Database) -> None:
+    scope, domain = tenant_with_domain(database)
+    generations(database, 2, "another")
+    for worker, queues in {"wrk_1": ["finetune", "generate"], "wrk_2": ["generate"], "wrk_3": ["generate"]}.items():
+        with database.session() as session:
+            usage.report_worker(session, worker, "host", 1, {"queues": queues, "device": "cpu", "resident": []})
+    claimed(database, Generation, "wrk_1")
+    with database.session() as session:
+        suspect = add_finetune(session, scope, domain, suspect=True)
+        assert jobs.should_drain(session, "wrk_1", [Finetune, Generation])
+    assert claim(database, Generation, "wrk_1", serves=[Finetune, Generation]) is None
+    assert claim(database, Generation, "wrk_3", serves=[Generation]) is not None, "it is of no use to the suspect"
+    with database.session() as session:
+        session.get_one(Finetune, suspect).suspect = False
+    assert claim(database, Finetune, "wrk_1", serves=[Finetune, Generation]) is not None
+
+
+def test_suspect_that_is_delayed_holds_nobody_up(database: Database) -> None:
+    first, second = generations(database, 2)
+    with database.session() as session:
+        later = database_now(session) + datetime.timedelta(hours=1)
+    change(database, Generation, first, suspect=True, not_before=later)
+    assert claimed(database, Generation).id == second
+
+
+def test_those_that_never_crashed_alone_are_tried_first(database: Database) -> None:
+    poison, innocent = generations(database, 2)
+    change(database, Generation, poison, suspect=True, crashes=1)
+    change(database, Generation, innocent, suspect=True)
+    assert claimed(database, Generation).id == innocent
+
+
+def test_tenant_leaves_a_place_to_others_on_every_worker(database: Database) -> None:
+    generations(database, 4, "loud")
+    assert all(claim(database, Generation, most=2) for _ in range(2))
+    assert claim(database, Generation, most=2) is None
+    assert claim(database, Generation, "wrk_2", most=2) is not None
+    [quiet] = generations(database, 1, "quiet")
+    found = claim(database, Generation, most=2)
+    assert found is not None
+    assert found.id == quiet

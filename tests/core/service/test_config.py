@@ -1,0 +1,79 @@
+"""Settings that depend on each other."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from core.service.config import Settings, get_settings
+
+
+def settings(**values: str) -> Settings:
+    return Settings(_env_file=None, **values)  # type: ignore[arg-type,call-arg]
+
+
+def test_one_database_url_serves_all() -> None:
+    for url in ("", "postgresql://difffit@host/difffit"):
+        found = settings(database_url=url)
+        assert found.worker_database_url == found.owner_database_url == found.database_url
+        assert found.embedded == (not url)
+
+
+def test_each_part_may_have_its_own_role() -> None:
+    found = settings(database_url="postgresql://a@h/d", owner_database_url="postgresql://o@h/d")
+    assert (found.owner_database_url, found.worker_database_url) == ("postgresql://o@h/d", "postgresql://a@h/d")
+
+
+def test_a_worker_on_another_database_than_the_api_is_refused() -> None:
+    with pytest.raises(ValidationError, match="one database"):
+        settings(worker_database_url="postgresql://w@h/d")
+
+
+@pytest.mark.parametrize("name", ["admin_key", "url_secret"])
+def test_a_weak_secret_is_refused_and_not_repeated(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"DIFFFIT_{name.upper()}", "hunter2")
+    get_settings.cache_clear()
+    with pytest.raises(ValueError, match=f"^DIFFFIT_{name.upper()}: must have at least 32 characters") as refused:
+        get_settings()
+    assert "hunter2" not in str(refused.value)
+    monkeypatch.setenv(f"DIFFFIT_{name.upper()}", "0123456789abcdef" * 2)
+    assert getattr(get_settings(), name).get_secret_value() == "0123456789abcdef" * 2
+    get_settings.cache_clear()
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADMIN_KEY", "URL_SECRET", "PUBLIC_URL", "MAX_UPLOAD_BYTES"):
+        monkeypatch.setenv(f"DIFFFIT_{name}", "")
+    found = settings()
+    assert (found.admin_key, found.url_secret, found.public_url) == (None, None, None)
+    assert found.max_upload_bytes == settings(max_upload_bytes="536870912").max_upload_bytes
+
+
+def test_removed_setting_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    settings()
+    assert not caplog.records
+    assert settings(compile="true").compile is None
+    (record,) = caplog.records
+    assert "DIFFFIT_COMPILE has no effect" in record.message
+
+
+def test_an_empty_secret_signs_nothing() -> None:
+    for name in ("admin_key", "url_secret"):
+        with pytest.raises(ValidationError, match="at least 32 characters"):
+            settings(**{name: ""})
+        with pytest.raises(ValidationError) as refused:
+            settings(**{name: "hunter2"})
+        assert "hunter2" not in str(refused.value)
+
+
+def test_proxies_are_networks() -> None:
+    assert settings(trusted_proxies="10.1.2.3/8, ::1 ,192.0.2.1,").trusted_proxies == "10.0.0.0/8,::1/128,192.0.2.1/32"
+    for odd in ("*", "proxy.internal", "10.0.0.0/33"):
+        with pytest.raises(ValidationError, match="trusted_proxies"):
+            settings(trusted_proxies=odd)
+
+
+def test_two_uploads_must_find_room() -> None:
+    with pytest.raises(ValidationError, match="at least twice max_upload_bytes"):
+        settings(max_upload_bytes="1000000000", max_spooled_bytes="2000000000")

@@ -1,0 +1,235 @@
+"""Receipts: what was deleted is counted, its objects follow, and it is done when no worker holds any of it."""
+
+import datetime
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from core.artifact.errors import NotFound, StorageUnavailable, Unauthenticated
+from core.service import idempotency, jobs
+from core.service.adapters import service as adapters
+from core.service.db.models import Deletion, Finetune, Generation, GenerationImage, GenerationPreview, Worker
+from core.service.db.models.fleet import WORKER_SILENCE
+from core.service.db.paging import PageRequest
+from core.service.db.session import Database, database_now
+from core.service.deletions import service as deletions
+from core.service.domains import service as domains
+from core.service.finetunes import service as finetunes
+from core.service.finetunes.service import FinetuneRequest
+from core.service.idempotency import Answer
+from core.service.storage import FolderStore, ObjectStore
+from core.service.tenancy import SYSTEM, Scope
+from core.service.tenants import service as tenants
+from core.service.usage import service as usage
+from tests.core.service.rows import (
+    Sent,
+    add_adapter,
+    add_dataset,
+    add_finetune,
+    add_generation,
+    add_upload,
+    tenant_with_domain,
+)
+
+
+def filled(database: Database, scope: Scope, domain: str) -> None:
+    with database.session() as session:
+        dataset = add_dataset(session, scope, domain).id
+        finetunes.create(session, scope, Sent(), domain, FinetuneRequest(dataset_id=dataset))
+        for version, digest in enumerate("ab", 1):
+            add_adapter(session, scope, domain, version, sha256=digest * 64)
+        add_generation(session, scope, domain)
+        add_upload(session, scope, domain)
+
+
+def read(database: Database, id: str) -> Deletion:
+    with database.session() as session:
+        return deletions.get(session, SYSTEM, id)
+
+
+def worker_tells(database: Database, id: str, evicted_at: datetime.datetime | None) -> None:
+    about = {"queues": [], "device": "none", "base_digest": None, "resident": [], "evicted_at": evicted_at}
+    with database.session() as session:
+        usage.report_worker(session, id, "host", 1, about)
+
+
+def now(database: Database) -> datetime.datetime:
+    with database.session() as session:
+        return database_now(session)
+
+
+def test_a_domain_leaves_a_receipt(database: Database, store: ObjectStore) -> None:
+    scope, domain = tenant_with_domain(database)
+    caller = Scope(scope.tenant, "key_1")
+    filled(database, caller, domain)
+    with database.session() as session:
+        kept = domains.create(session, scope, "kept", "", "mini").id
+        add_adapter(session, scope, kept, 1, sha256="a" * 64)
+    folder = domains.folder(scope.tenant, domain)
+    for number in range(3):
+        store.put(f"{folder}generations/gen_1/{number}.png", b"image")
+    store.put(f"{domains.folder(scope.tenant, kept)}x", b"another's")
+    upload = store.begin_parts(f"{folder}datasets/ds_9/archive.zip")
+    store.put_part(f"{folder}datasets/ds_9/archive.zip", upload, 1, io.BytesIO(b"part"))
+    worker_tells(database, "wrk_1", None)
+
+    with database.session() as session:
+        id = domains.delete(session, caller, domain).id
+    receipt = read(database, id)
+    assert (receipt.kind, receipt.target, receipt.actor_key_id) == ("domain", domain, "key_1")
+    assert receipt.rows == {
+        "adapters": 2, "dataset_uploads": 1, "datasets": 1, "domains": 1, "finetune_events": 1, "finetunes": 1,
+        "generations": 1,
+    }  # fmt: skip
+    assert receipt.adapters == ["a" * 64, "b" * 64]
+    assert (receipt.objects, receipt.emptied_at, receipt.done_at) == (0, None, None)
+
+    deletions.advance(database, store)
+    receipt = read(database, id)
+    assert receipt.objects == (4 if isinstance(store, FolderStore) else 3), "in a folder a part is a file of its own"
+    assert receipt.bytes >= 15
+    assert [one.key for one in store.page("", "", 10)] == [f"{domains.folder(scope.tenant, kept)}x"]
+    assert receipt.done_at is None, "a worker may hold its adapters still"
+    with pytest.raises(NotFound):
+        store.get(f"{folder}generations/gen_1/0.png")
+
+    store.put(f"{folder}generations/gen_1/late.png", b"of a worker that had not heard")
+    worker_tells(database, "wrk_1", now(database))
+    deletions.advance(database, store)
+    found = read(database, id)
+    assert (found.objects, found.done_at) == (receipt.objects + 1, None)
+    deletions.advance(database, store)
+    assert read(database, id).done_at is None, "it last let go before the last file was removed"
+    worker_tells(database, "wrk_1", now(database))
+    deletions.advance(database, store)
+    done = read(database, id)
+    assert done.done_at is not None
+    deletions.advance(database, store)
+    assert read(database, id).done_at == done.done_at
+
+
+def test_a_worker_that_is_silent_holds_nothing_up(database: Database, store: ObjectStore) -> None:
+    scope, domain = tenant_with_domain(database)
+    worker_tells(database, "wrk_1", None)
+    with database.session() as session:
+        id = domains.delete(session, scope, domain).id
+        silent = database_now(session) - 2 * WORKER_SILENCE
+        session.execute(update(Worker).values(heartbeat_at=silent))
+    for _ in range(2):
+        deletions.advance(database, store)
+    assert read(database, id).done_at is not None
+
+
+def test_a_store_that_is_away_is_asked_again(database: Database, store: ObjectStore) -> None:
+    scope, domain = tenant_with_domain(database)
+    store.put(f"{domains.folder(scope.tenant, domain)}x", b"x")
+    with database.session() as session:
+        id = domains.delete(session, scope, domain).id
+
+    class Away(FolderStore):
+        def drop_parts(self, *_: Any, **__: Any) -> int:
+            raise StorageUnavailable("it is away")
+
+    with pytest.raises(StorageUnavailable):
+        deletions.advance(database, Away(Path("/nowhere")))
+    for _ in range(2):
+        deletions.advance(database, store)
+    found = read(database, id)
+    assert (found.objects, found.done_at is not None) == (1, True)
+
+
+def test_a_tenant_leaves_a_receipt_and_another_is_unharmed(database: Database, store: ObjectStore) -> None:
+    scope, domain = tenant_with_domain(database, "one")
+    other, theirs = tenant_with_domain(database, "two")
+    for who, where in ((scope, domain), (other, theirs)):
+        filled(database, who, where)
+        store.put(f"{domains.folder(who.tenant, where)}x", b"x")
+        with database.session() as session:
+            tenants.issue_key(session, SYSTEM, who.tenant, "key")
+    with database.session() as session:
+        id = tenants.delete(session, SYSTEM, scope.tenant).id
+        assert adapters.deleted(session, {"a" * 64, "c" * 64}) == {"c" * 64}, "the other has the same adapter"
+    for _ in range(2):
+        deletions.advance(database, store)
+    receipt = read(database, id)
+    assert (receipt.kind, receipt.objects, receipt.done_at is not None) == ("tenant", 1, True)
+    assert {name: receipt.rows[name] for name in ("tenants", "domains", "adapters", "api_keys")} == {
+        "tenants": 1, "domains": 1, "adapters": 2, "api_keys": 1
+    }  # fmt: skip
+    assert store.list("") == [f"{domains.folder(other.tenant, theirs)}x"]
+    with database.session() as session:
+        assert [row.id for row in domains.listing(session, SYSTEM, PageRequest()).data] == [theirs]
+        with pytest.raises(NotFound):
+            deletions.get(session, other, id)
+        assert deletions.listing(session, other, PageRequest()).data == []
+        assert [row.id for row in deletions.listing(session, SYSTEM, PageRequest(), scope.tenant).data] == [id]
+
+
+def test_answers_that_speak_of_it_are_forgotten(database: Database) -> None:
+    scope, domain = tenant_with_domain(database)
+    caller = Scope(scope.tenant, "key_1")
+    bodies = {"a": {"id": domain}, "b": {"id": "gen_1", "domain_id": domain}, "c": {"id": "dom_other"}}
+    for key, body in bodies.items():
+        with database.session() as session:
+            idempotency.begin(session, caller, key, "d")
+        with database.session() as session:
+            idempotency.complete(session, caller, key, Answer(201, body))
+    with database.session() as session:
+        domains.delete(session, scope, domain)
+    answers = []
+    for key in bodies:
+        with database.session() as session:
+            answers.append(idempotency.begin(session, caller, key, "d"))
+    assert answers == [None, None, Answer(201, {"id": "dom_other"})]
+
+
+@pytest.mark.parametrize("kind", ["domain", "tenant"])
+def test_very_many_rows_go_step_by_step(
+    database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(deletions, "_ROWS", 3)
+    scope, domain = tenant_with_domain(database)
+    kept, _ = tenant_with_domain(database, "kept")
+    with database.session() as session:
+        for number in range(7):
+            generation = add_generation(session, scope, domain, status="succeeded", finished_at=database_now(session))
+            common = {"tenant_id": scope.tenant, "object_key": "k", "sha256": "0" * 64, "size_bytes": 1}
+            session.add(GenerationImage(generation_id=generation.id, index=0, seed=0, width=8, height=8, **common))
+            session.add(GenerationPreview(generation_id=generation.id, index=0, step=number, **common))
+        add_generation(session, scope, domain)
+        add_finetune(session, scope, domain)
+        key = tenants.issue_key(session, SYSTEM, scope.tenant, "key").key
+    store.put(f"{domains.folder(scope.tenant, domain)}x", b"x")
+    with database.session() as session:
+        if kind == "domain":
+            id = domains.delete(session, scope, domain).id
+        else:
+            id = tenants.delete(session, SYSTEM, scope.tenant).id
+    with database.session() as session:
+        assert jobs.claim_next(session, Generation, "worker", 60) is None, "nobody begins what is to go"
+        assert jobs.claim_next(session, Finetune, "worker", 60) is None
+        with pytest.raises(NotFound):
+            domains.get(session, scope, domain) if kind == "domain" else tenants.get(session, scope.tenant)
+        assert [row.id for row in tenants.listing(session, PageRequest()).data if row.id == scope.tenant] == (
+            [scope.tenant] if kind == "domain" else []
+        )
+        if kind == "tenant":
+            with pytest.raises(Unauthenticated):
+                tenants.authenticate(session, key)
+        else:
+            domains.create(session, scope, "domain", "", "mini")
+    assert read(database, id).objects == 0
+    for _ in range(2):
+        deletions.advance(database, store)
+    receipt = read(database, id)
+    assert receipt.done_at is not None
+    assert (receipt.objects, store.list("")) == (1, [])
+    assert {name: receipt.rows[name] for name in ("generations", "generation_images", "generation_previews")} == {
+        "generations": 8, "generation_images": 7, "generation_previews": 7
+    }  # fmt: skip
+    with database.session() as session:
+        assert session.execute(select(func.count()).select_from(Generation)).scalar_one() == 0
+        assert tenants.get(session, kept.tenant).name == "kept"

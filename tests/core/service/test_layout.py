@@ -1,0 +1,211 @@
+"""Zips as people's tools write them: names, folders and what lies beside the images."""
+
+import io
+import struct
+import zipfile
+import zlib
+
+import pytest
+
+from core.artifact.errors import ArchiveInvalid
+from core.artifact.manifest import is_text
+from core.service.datasets import archive
+from core.service.datasets.archive import Report, inspect, read_images, validate
+from core.service.datasets.layout import arrange
+from tests.core.service.zips import GOOD, LIMITS, picture, zipped
+
+
+def checked(files: dict[str, bytes]) -> Report:
+    inspect(zipped(files), LIMITS)
+    return validate(zipped(files), LIMITS)
+
+
+def raw_zip(files: dict[bytes, bytes], flags: int = 0, method: int = 0) -> io.BytesIO:
+    """Stored entries whose names, flags and method are as given."""
+    body = index = b""
+    for name, data in files.items():
+        sums = struct.pack("<III", zlib.crc32(data), len(data), len(data))
+        fields = struct.pack("<HHHHH", 20, flags, method, 0, 33) + sums + struct.pack("<HH", len(name), 0)
+        index += (
+            b"PK\1\2" + struct.pack("<H", 0x31E) + fields + struct.pack("<HHHII", 0, 0, 0, 0o100644 << 16, len(body))
+        )
+        index += name
+        body += b"PK\3\4" + fields + name + data
+    end = struct.pack("<HHHHIIH", 0, 0, len(files), len(files), len(index), len(body), 0)
+    return io.BytesIO(body + index + b"PK\5\6" + end)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "class_name"),
+    [
+        ("Bäume".encode(), 0, "Bäume"),
+        ("Bäume".encode(), 0x800, "Bäume"),
+        ("Ba\u0308ume".encode(), 0, "Bäume"),
+        (b"B\x84ume", 0, "Bäume"),  # code page 437
+        ("\u6728".encode(), 0, "\u6728"),
+    ],
+)
+def test_class_is_named_in_the_encoding_that_its_zip_uses(name: bytes, flags: int, class_name: str) -> None:
+    file = raw_zip({name + b"/1.png": picture(1), name + b"/2.png": picture(2)}, flags)
+    inspect(file, LIMITS)
+    report = validate(file, LIMITS)
+    assert report.class_names == [class_name]
+    assert len(list(read_images(file, [member.to_json() for member in report.members], LIMITS))) == 2
+
+
+def test_backslashes_divide_folders() -> None:
+    file = raw_zip({b"cats\\1.png": picture(1), b"dogs\\2.png": picture(2), b"..\\..\\x.png": picture(3)})
+    report = validate(file, LIMITS)
+    assert report.class_names == ["cats", "dogs"]
+    assert [(one.file, one.code) for one in report.rejected] == [("../../x.png", "unsafe_path")]
+    assert len(list(read_images(file, [member.to_json() for member in report.members], LIMITS))) == 2
+
+
+@pytest.mark.parametrize("path", ["C:\\cat\\9.png", "/cat/9.png", "\\\\server\\cat\\9.png", "cat/../../9.png"])
+def test_path_that_leads_outside_is_refused(path: str) -> None:
+    files = {name.encode(): data for name, data in GOOD.items()} | {path.encode(): picture(9)}
+    assert [one.code for one in validate(raw_zip(files), LIMITS).rejected] == ["unsafe_path"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "\u0646\u0627\u0645\u0647\u200c\u0647\u0627",
+        "\u2764\ufe0f",
+        "\U0001f3f4\U000e0067\U000e0062\U000e007f",
+        "a" * 100,
+    ],
+)
+def test_class_name_of_joined_characters_is_taken(name: str) -> None:
+    report = checked({f"{name}/1.png": picture(1), f"{name}/2.png": picture(2)})
+    assert report.class_names == [name]
+    assert is_text(name), "an adapter's manifest takes the same names"
+
+
+def test_no_break_space_is_a_space() -> None:
+    report = checked({"two words/1.png": picture(1), "two\u00a0words/2.png": picture(2), "b/3.png": picture(3)})
+    assert report.class_names == ["b", "two words"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("a" * 101, "class_name_too_long"), ("\u202egnp", "class_name"), ("a\x1b[2J", "class_name"), (" ", "class_name")],
+)
+def test_class_name_that_is_not_taken_is_the_reason(name: str, code: str) -> None:
+    assert [one.code for one in checked(GOOD | {f"{name}/9.png": picture(9)}).rejected] == [code]
+    with pytest.raises(ArchiveInvalid) as caught:
+        inspect(zipped({f"{name}/1.png": picture(1), f"{name}/2.png": picture(2)}), LIMITS)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("beside", ["set/loose.png", "loose.png"])
+def test_loose_image_spoils_no_wrapped_classes(beside: str) -> None:
+    report = checked({f"set/{name}": data for name, data in GOOD.items()} | {beside: picture(9)})
+    assert report.class_names == ["cat", "dog"]
+    assert [(one.file, one.code) for one in report.rejected] == [(beside, "no_class_folder")]
+
+
+@pytest.mark.parametrize("note", ["README.txt", "notes/more.md", ".DS_Store", "__MACOSX/set/cat/._1.png"])
+def test_note_beside_a_wrapper_spoils_nothing(note: str) -> None:
+    report = checked({f"set/{name}": data for name, data in GOOD.items()} | {note: b"hello"})
+    assert (report.class_names, report.rejected, report.ignored) == (["cat", "dog"], [], 1)
+
+
+def test_several_folders_around_the_classes_are_skipped() -> None:
+    report = checked({f"home/me/set/{name}": data for name, data in GOOD.items()})
+    assert (report.class_names, report.warnings) == (["cat", "dog"], [])
+
+
+@pytest.mark.parametrize("around", ["", "set/"])
+def test_splits_are_joined_with_a_warning(around: str) -> None:
+    files = {f"{around}{split}/{name}": data for split in ("train", "Val") for name, data in GOOD.items()}
+    files[f"{around}Val/dog/9.png"] = picture(9)
+    report = checked(files)
+    assert report.classes_json() == [{"id": 0, "name": "cat", "images": 2}, {"id": 1, "name": "dog", "images": 2}]
+    assert [one.code for one in report.warnings] == ["splits_joined"]
+    assert {one.code for one in report.rejected} == {"duplicate"}
+
+
+def test_folders_within_folders_are_the_reason() -> None:
+    files = {"animals/cat/1.png": picture(1), "plants/rose/2.png": picture(2)}
+    with pytest.raises(ArchiveInvalid, match="folders within folders") as caught:
+        inspect(zipped(files), LIMITS)
+    assert caught.value.code == "no_class_folders"
+
+
+def test_labels_and_captions_are_warned_about() -> None:
+    files = {"images/1.png": picture(1), "images/2.png": picture(2), "labels.csv": b"x", "images/1.txt": b"a cat"}
+    report = checked(files)
+    assert (report.class_names, report.ignored) == (["images"], 2)
+    assert {(one.code, one.file) for one in report.warnings} == {
+        ("labels_not_read", "labels.csv"),
+        ("captions_not_read", "images/1.txt"),
+    }
+
+
+def test_image_in_two_classes_is_learned_by_both_with_a_warning() -> None:
+    report = checked(GOOD | {"dog/copy.png": GOOD["cat/1.png"]})
+    assert report.rejected == []
+    assert [(one.code, one.file) for one in report.warnings] == [("in_several_classes", "cat/1.png")]
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "Deflate64"), (14, "LZMA"), (93, "Zstandard"), (98, "PPMd")])
+def test_compression_that_is_not_read_is_the_reason(method: int, name: str) -> None:
+    file = raw_zip({b"a/1.png": picture(1), b"a/2.png": picture(2)}, method=method)
+    for check in (inspect, validate):
+        with pytest.raises(ArchiveInvalid, match=name) as caught:
+            check(file, LIMITS)
+        assert caught.value.code == "compression"
+
+
+@pytest.mark.parametrize(("flags", "method"), [(1, 0), (0, 99)])
+def test_encryption_is_the_reason(flags: int, method: int) -> None:
+    file = raw_zip({b"a/1.png": picture(1), b"a/2.png": picture(2)}, flags, method)
+    for check in (inspect, validate):
+        with pytest.raises(ArchiveInvalid, match="password") as caught:
+            check(file, LIMITS)
+        assert caught.value.code == "encrypted"
+
+
+def test_member_that_changed_since_is_named() -> None:
+    members = [member.to_json() for member in checked(GOOD).members]
+    with pytest.raises(ArchiveInvalid, match="cat/2") as caught:
+        list(read_images(zipped(GOOD | {"cat/2.png": picture(9)}), members, LIMITS))
+    assert caught.value.code == "changed"
+    with pytest.raises(ArchiveInvalid, match="dog/1") as caught:
+        list(read_images(zipped({name: GOOD[name] for name in ("cat/1.png", "cat/2.png")}), members, LIMITS))
+    assert caught.value.code == "missing"
+
+
+def test_members_of_earlier_releases_are_read() -> None:
+    """They have no SHA-256, and the name that zipfile makes of bytes without the flag for UTF-8."""
+    file = raw_zip({"Bäume/1.png".encode(): picture(1), b"cats\\2.png": picture(2)})
+    with zipfile.ZipFile(file) as opened:
+        members = [{"file": name, "class_id": id} for id, name in enumerate(opened.namelist())]
+    assert [image.getpixel((0, 0)) for _, image in read_images(file, members, LIMITS)] == [(1, 0, 7), (2, 0, 7)]
+
+
+def test_first_of_two_entries_with_one_path_is_read() -> None:
+    file = raw_zip({b"a/1.png": picture(1), b"a\\1.png": picture(2), b"a/2.png": picture(3)})
+    report = validate(file, LIMITS)
+    assert [one.code for one in report.rejected] == ["duplicate_name"]
+    images = read_images(file, [member.to_json() for member in report.members], LIMITS)
+    assert [image.getpixel((0, 0)) for _, image in images] == [(1, 0, 7), (3, 0, 7)]
+
+
+def test_pixels_of_a_zip_are_limited_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_ALWAYS_PIXELS", 10_000)
+    monkeypatch.setattr(archive, "_PIXELS_PER_BYTE", 1)
+    bombs = {f"cat/{number}.png": picture(number, (90, 90)) for number in range(10, 20)}
+    with pytest.raises(ArchiveInvalid, match="10,000 pixels") as caught:
+        validate(zipped(GOOD | bombs), LIMITS)
+    assert caught.value.code == "too_many_pixels_in_all"
+
+
+def test_refused_path_with_a_nul_can_be_stored() -> None:
+    info = zipfile.ZipInfo("cat/a.png")
+    info.orig_filename = "cat/a.png\0.exe"
+    (candidate,) = arrange([info]).candidates
+    assert candidate.problem is not None
+    assert (candidate.problem.code, candidate.path) == ("unsafe_path", "cat/a.png\N{REPLACEMENT CHARACTER}.exe")

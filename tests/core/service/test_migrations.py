@@ -1,0 +1,248 @@
+"""The migrations make exactly the tables of the models, go back, and survive two starts at once."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, select, text
+
+import core.service.db.models
+from core.service import idempotency, jobs
+from core.service.adapters import service as adapters
+from core.service.db.base import Base
+from core.service.db.models import Finetune
+from core.service.db.schema import config, is_current, upgrade
+from core.service.db.session import Database
+from core.service.tenancy import SYSTEM, Scope
+from core.service.tenants import service as tenants
+from core.service.usage import service as usage
+from tests.core.service.rows import BASE, tenant_with_everything
+
+assert core.service.db.models.__all__, "importing the models registers their tables"
+
+ROWS = (
+    "INSERT INTO tenants (id, name, weight, quotas) VALUES ('ten_1', 'one', 1, '{}')",
+    "INSERT INTO api_keys (id, tenant_id, name, scopes, secret_hash) VALUES ('key_tenant', 'ten_1', 'k', '[]', 'h')",
+    "INSERT INTO api_keys (id, name, scopes, secret_hash) VALUES ('key_admin', 'k', '[]', 'h')",
+    (
+        "INSERT INTO domains (id, tenant_id, name, description, base_model, next_version) "
+        "VALUES ('dom_1', 'ten_1', 'one', '', 'mini', 1)"
+    ),
+    (
+        "INSERT INTO generations (id, tenant_id, domain_id, class_id, class_name, count, seed, steps, guidance_scale, "
+        "sampler, progress, row_steps, timings, status, priority, attempt, failures, seconds) "
+        "VALUES ('gen_1', 'ten_1', 'dom_1', 0, 'cat', 1, 0, 5, 4, 'ddim', 0, 0, '{}', 'queued', 0, 0, 0, 0)"
+    ),
+    *(
+        f"INSERT INTO idempotency_keys (scope, key, request_digest) VALUES ('{scope}', 'k', 'd')"
+        for scope in ("key_tenant", "key_admin", "key_gone")
+    ),
+    "INSERT INTO deletions (id, prefix) VALUES ('del_1', 'tenants/ten_1/domains/dom_0/')",
+    "INSERT INTO deletions (id, prefix) VALUES ('del_2', 'tenants/ten_2/')",
+    "INSERT INTO audit_log (tenant_id, action, target, detail) VALUES ('ten_1', 'domain.create', 'dom_1', '{}')",
+)
+DATASET = (
+    "INSERT INTO datasets (id, tenant_id, domain_id, archive_key, archive_sha256, size_bytes, classes, images, "
+    "members, report, status, priority, attempt, failures, seconds) "
+    "VALUES ('ds_1', 'ten_1', 'dom_1', 'k', 'h', 1, '[]', 0, '[]', '{}', 'ready', 0, 0, 0, 0)"
+)
+FINETUNE = (
+    "INSERT INTO finetunes (id, tenant_id, domain_id, dataset_id, method, sites, steps, batch_size, learning_rate, "
+    "seed, auto_promote, step, checkpoint_step, status, priority, attempt, failures, seconds) "
+    "VALUES ('{}', 'ten_1', 'dom_1', 'ds_1', 'difffit', '[]', 1, 1, 1, 0, true, 0, 0, 'queued', 0, 0, 0, 0)"
+)
+EVENT = (
+    "INSERT INTO finetune_events (id, tenant_id, finetune_id, type, data) VALUES ({}, 'ten_1', '{}', 'progress', '[]')"
+)
+REVISIONS = sorted(one.revision for one in ScriptDirectory("migrations").walk_revisions())
+STEPS = (
+    (command.upgrade, "head"),
+    (command.downgrade, "0005"),
+    (command.upgrade, "head"),
+    (command.downgrade, "0004"),
+    (command.upgrade, "head"),
+    (command.downgrade, "0002"),
+    (command.upgrade, "head"),
+    (command.downgrade, "0001"),
+    (command.upgrade, "head"),
+)
+
+
+def test_up_makes_the_tables_of_the_models(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": False})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_is_current_tells_whether_the_tables_are_there(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    assert not is_current(database.engine)
+    upgrade(empty_database_url)
+    assert is_current(database.engine)
+    database.dispose()
+
+
+def test_names_of_constraints_are_those_of_the_models(database: Database) -> None:
+    inspector = inspect(database.engine)
+    for table in Base.metadata.tables.values():
+        expected = {str(constraint.name) for constraint in table.constraints}
+        found = {key["name"] for key in inspector.get_foreign_keys(table.name)}
+        found |= {key["name"] for key in inspector.get_unique_constraints(table.name)}
+        found.add(inspector.get_pk_constraint(table.name)["name"])
+        assert found == expected, table.name
+
+
+def test_created_at_is_filled_by_the_database(database: Database) -> None:
+    with database.session() as session:
+        session.execute(text("INSERT INTO deletions (id, prefix) VALUES ('del_1', 'a/')"))
+        created, now = session.execute(
+            core.service.db.models.Deletion.__table__.select().with_only_columns(
+                core.service.db.models.Deletion.created_at, core.service.db.base.Now()
+            )
+        ).one()
+    assert created.tzinfo is not None
+    assert abs((now - created).total_seconds()) < 5
+
+
+def test_down_leaves_nothing(database: Database, empty_database_url: str) -> None:
+    command.downgrade(config(empty_database_url), "base")
+    assert inspect(database.engine).get_table_names() == ["alembic_version"]
+    upgrade(empty_database_url)
+    assert "domains" in inspect(database.engine).get_table_names()
+
+
+def test_rows_stay_up_and_down(empty_database_url: str) -> None:
+    """From the first tables on: what lies in them is there after every step, in both directions."""
+    command.upgrade(config(empty_database_url), "0001")
+    owner = Database(empty_database_url, SYSTEM)
+    with owner.session() as session:
+        for statement in ROWS:
+            session.execute(text(statement))
+    for direction, revision in STEPS:
+        direction(config(empty_database_url), revision)
+        with owner.session() as session:
+            found = {
+                table: session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+                for table in ("tenants", "api_keys", "domains", "generations", "idempotency_keys", "audit_log")
+            }
+            assert found == {
+                "tenants": 1, "api_keys": 2, "domains": 1, "generations": 1, "idempotency_keys": 3, "audit_log": 1
+            }, revision  # fmt: skip
+            if revision == "head":
+                tenants = session.execute(text("SELECT scope, tenant_id FROM idempotency_keys ORDER BY scope"))
+                assert [tuple(row) for row in tenants] == [
+                    ("key_admin", None), ("key_gone", None), ("key_tenant", "ten_1")
+                ]  # fmt: skip
+                receipts = session.execute(text("SELECT tenant_id, kind, target FROM deletions ORDER BY id"))
+                assert [tuple(row) for row in receipts] == [("ten_1", "domain", "dom_0"), ("ten_2", "tenant", "ten_2")]
+    owner.dispose()
+
+
+def test_a_row_of_every_table_stays_up_and_down(database: Database, empty_database_url: str) -> None:
+    """From the last tables back, one step at a time, and up again: a column that is there says what it said."""
+    tenant_with_everything(database, "tenant")
+    with database.session() as session:
+        adapters.register_base(session, "mini", BASE)
+        usage.report_worker(session, "wrk_1", "host", 1, {"queues": [], "device": "cpu", "resident": []})
+    owner = Database(empty_database_url, SYSTEM)
+    first = rows(owner)
+    assert set(first) == set(Base.metadata.tables)
+    assert all(first.values())
+    for revision in REVISIONS[-2::-1]:
+        before = rows(owner)
+        command.downgrade(config(empty_database_url), revision)
+        assert_kept(before, rows(owner), revision)
+    for revision in REVISIONS[1:]:
+        before = rows(owner)
+        command.upgrade(config(empty_database_url), revision)
+        assert_kept(before, rows(owner), revision)
+    assert is_current(owner.engine)
+    owner.dispose()
+
+
+def test_events_keep_their_ids_and_new_ones_count_on(empty_database_url: str) -> None:
+    """One counter numbered the events of all fine-tunes before; each has its own now, and none is met twice on the way
+    back."""
+    old_ids = {"ft_1": [3, 8], "ft_2": [5]}
+    command.upgrade(config(empty_database_url), "0013")
+    owner = Database(empty_database_url, SYSTEM)
+    with owner.session() as session:
+        for statement in (*ROWS[:1], *ROWS[3:4], DATASET, *(FINETUNE.format(id) for id in (*old_ids, "ft_3"))):
+            session.execute(text(statement))
+        for finetune, ids in old_ids.items():
+            for id in ids:
+                session.execute(text(EVENT.format(id, finetune)))
+    upgrade(empty_database_url)
+    with owner.session() as session:
+        for finetune in session.execute(select(Finetune).order_by(Finetune.id)).scalars().all():
+            jobs.report(session, finetune, "status", {"status": "running"})
+    assert event_ids(owner) == {"ft_1": [3, 8, 9], "ft_2": [5, 6], "ft_3": [1]}
+    with owner.session() as session:
+        session.execute(text("UPDATE finetune_events SET id = 3 WHERE finetune_id = 'ft_2' AND id = 5"))
+    owner.dispose()
+    command.downgrade(config(empty_database_url), "0013")
+    with owner.session() as session:
+        session.execute(text(EVENT.replace("id, tenant", "tenant").replace("{}, 'ten", "'ten", 1).format("ft_3")))
+    ids = event_ids(owner)
+    assert [len(found) for found in ids.values()] == [3, 2, 2]
+    assert len({id for found in ids.values() for id in found}) == 7
+    owner.dispose()
+
+
+def event_ids(database: Database) -> dict[str, list[int]]:
+    with database.session() as session:
+        found = session.execute(text("SELECT finetune_id, id FROM finetune_events ORDER BY finetune_id, id")).all()
+    return {finetune: [one for owner, one in found if owner == finetune] for finetune, _ in found}
+
+
+def rows(database: Database) -> dict[str, list[dict[str, Any]]]:
+    """All of them, by table, over connections that know nothing of the tables as they were."""
+    database.dispose()
+    with database.session() as session:
+        names = set(inspect(session.connection()).get_table_names()) - {"alembic_version"}
+        read = {name: session.execute(text(f"SELECT * FROM {name}")).mappings().all() for name in names}
+        return {name: [dict(row) for row in found] for name, found in read.items()}
+
+
+def assert_kept(before: dict[str, list[dict[str, Any]]], after: dict[str, list[dict[str, Any]]], where: str) -> None:
+    for table in before.keys() & after.keys():
+        columns = [set(found[0]) for found in (before[table], after[table]) if found]
+        shared = sorted(set.intersection(*columns)) if columns else []
+        told = [sorted(str([row[column] for column in shared]) for row in found[table]) for found in (before, after)]
+        assert told[0] == told[1], f"{table} at {where}"
+
+
+def test_a_tenants_answers_go_with_it(database: Database) -> None:
+    with database.session() as session:
+        tenant = tenants.create(session, SYSTEM, "tenant").id
+    for scope in (Scope(tenant, "key_1"), Scope(None, "key_2")):
+        with database.session() as session:
+            idempotency.begin(session, scope, "k", "d")
+    with database.session() as session:
+        tenants.delete(session, SYSTEM, tenant)
+    with database.session() as session:
+        assert session.execute(text("SELECT scope FROM idempotency_keys")).scalars().all() == ["key_2"]
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_processes_that_start_together_migrate_once(empty_database_url: str, processes: int) -> None:
+    with ThreadPoolExecutor(processes) as pool:
+        runs = [pool.submit(_upgrade_in_a_process, empty_database_url) for _ in range(processes)]
+        for run in runs:
+            assert run.result() == 0
+    database = Database(empty_database_url)
+    with database.session() as session:
+        assert session.execute(text("SELECT count(*) FROM alembic_version")).scalar_one() == 1
+    database.dispose()
+
+
+def _upgrade_in_a_process(url: str) -> int:
+    environment = {**os.environ, "DIFFFIT_DATABASE_URL": url}
+    return subprocess.run([sys.executable, "-m", "migrations"], env=environment, check=False).returncode

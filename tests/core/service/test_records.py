@@ -1,0 +1,113 @@
+"""Idempotency, usage, pagination and times, each on both databases."""
+
+import datetime
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from core.artifact.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyMismatch, InvalidCursor
+from core.service import idempotency
+from core.service.config import Settings
+from core.service.db.base import new_id
+from core.service.db.models import IdempotencyKey, Tenant
+from core.service.db.paging import PageRequest
+from core.service.db.session import Database, database_now
+from core.service.idempotency import Answer
+from core.service.tenancy import SYSTEM, Scope
+from core.service.tenants import service as tenants
+from core.service.usage import service as usage
+from tests.core.service.rows import tenant_with_domain
+
+CALLER, ANOTHER = (Scope(tenant_id=None, key_id=id) for id in ("key", "another key"))
+
+
+def begin(database: Database, scope: Scope, key: str, digest: str) -> Answer | None:
+    """Begins in a transaction of its own, as a request does."""
+    with database.session() as session:
+        return idempotency.begin(session, scope, key, digest)
+
+
+def test_the_first_answer_comes_again(database: Database) -> None:
+    assert begin(database, CALLER, "k", "digest") is None
+    with pytest.raises(IdempotencyConflict):
+        begin(database, CALLER, "k", "digest")
+    with pytest.raises(IdempotencyMismatch):
+        begin(database, CALLER, "k", "other")
+    assert begin(database, ANOTHER, "k", "other") is None
+    with database.session() as session:
+        idempotency.complete(session, CALLER, "k", Answer(201, {"id": "x"}))
+    assert begin(database, CALLER, "k", "digest") == Answer(201, {"id": "x"})
+
+
+def test_a_failed_request_frees_its_key_and_an_old_reservation_can_be_taken(database: Database) -> None:
+    begin(database, CALLER, "failed", "digest")
+    with database.session() as session:
+        idempotency.abandon(session, CALLER, "failed")
+    assert begin(database, CALLER, "failed", "other") is None
+    begin(database, CALLER, "lost", "digest")
+    with database.session() as session:
+        session.get_one(IdempotencyKey, ("key", "lost")).created_at -= datetime.timedelta(minutes=10)
+    assert begin(database, CALLER, "lost", "digest") is None
+
+
+def test_one_of_many_gets_the_key(database: Database) -> None:
+    def attempt(_: int) -> str:
+        try:
+            begin(database, CALLER, "k", "digest")
+        except IdempotencyConflict:
+            return "conflict"
+        return "mine"
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(attempt, range(8))) == ["conflict"] * 7 + ["mine"]
+
+
+def test_workers_meter_at_the_same_time(database: Database) -> None:
+    scope, _ = tenant_with_domain(database)
+
+    def meter(_: int) -> None:
+        with database.session() as session:
+            usage.meter(session, scope.tenant, images=1, row_steps=10)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(meter, range(40)))
+    with database.session() as session:
+        used = usage.read(session, scope, Settings(_env_file=None))
+    assert (used.images, used.row_steps) == (40, 400)
+
+
+def test_pages_follow_each_other_while_rows_come(database: Database) -> None:
+    with database.session() as session:
+        ids = sorted((tenants.create(session, SYSTEM, f"t{i}").id for i in range(5)), reverse=True)
+        page = tenants.listing(session, PageRequest(limit=2))
+        seen = [row.id for row in page.data]
+        session.add(Tenant(id=new_id("ten"), name="newer", weight=1.0, quotas={}))
+        session.flush()
+        while page.next_cursor:
+            page = tenants.listing(session, PageRequest(limit=2, cursor=page.next_cursor))
+            seen += [row.id for row in page.data]
+    assert seen == ids
+
+
+@pytest.mark.parametrize("cursor", ["%", "====", "\u00e9", "", "a b", "a\n", "a" * 65])
+def test_a_cursor_that_is_not_ours(database: Database, cursor: str) -> None:
+    with pytest.raises(InvalidCursor), database.session() as session:
+        tenants.listing(session, PageRequest(cursor=cursor))
+
+
+def test_times_are_aware_and_the_databases(database: Database) -> None:
+    with database.session() as session:
+        now = database_now(session)
+        assert now.tzinfo is datetime.UTC
+        assert abs(now - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(seconds=5)
+        zone = datetime.timezone(datetime.timedelta(hours=9))
+        session.add(IdempotencyKey(scope="s", key="k", request_digest="d", created_at=now.astimezone(zone)))
+    with database.session() as session:
+        assert session.get_one(IdempotencyKey, ("s", "k")).created_at == now
+
+
+def test_a_database_that_is_away() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(DatabaseUnavailable), database.session() as session:
+        database_now(session)
+    database.dispose()

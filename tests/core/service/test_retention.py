@@ -1,0 +1,360 @@
+"""Retention removes what is old and nothing else, with its objects, and survives the loss of a worker at any point."""
+
+import datetime
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from core.artifact.errors import ImageExpired, NotFound, StorageUnavailable
+from core.service import discards, jobs
+from core.service.config import Settings
+from core.service.db.models import (
+    AuditEntry,
+    Dataset,
+    Deletion,
+    DiscardedObject,
+    Finetune,
+    FinetuneEvent,
+    Generation,
+    GenerationImage,
+    GenerationPreview,
+    IdempotencyKey,
+    UsageDay,
+    WebhookDelivery,
+    Worker,
+)
+from core.service.db.session import Database, database_now
+from core.service.domains import service as domains
+from core.service.finetunes import service as finetunes
+from core.service.generations import service as generations
+from core.service.generations.service import DrawnImage
+from core.service.retention import Retention
+from core.service.storage import FolderStore, StoredObject
+from core.service.tenancy import Scope
+from core.service.usage import repository as usage
+from tests.core.service.rows import (
+    add_dataset,
+    add_finetune,
+    add_generation,
+    claim,
+    tenant_with_domain,
+    tenant_with_everything,
+)
+
+NOTHING: dict[str, Any] = dict.fromkeys(name for name in Settings.model_fields if name.startswith("keep_"))
+"""Every setting of retention, off."""
+
+
+@pytest.fixture
+def owner(database: Database) -> tuple[Scope, str]:
+    return tenant_with_domain(database)
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "objects")
+
+
+def sweep(database: Database, store: FolderStore, **days: int) -> int:
+    """One that goes on until nothing is left."""
+    settings = Settings(_env_file=None, **NOTHING | days)
+    return Retention(database, store, settings).sweep(60)
+
+
+def drawn(database: Database, store: FolderStore, owner: tuple[Scope, str], *, days_ago: float, images: int = 2) -> str:
+    """A generation that ended so long ago, with images of 10 bytes and a preview of 5."""
+    scope, domain = owner
+    with database.session() as session:
+        add_generation(session, scope, domain, count=images, preview_count=1)
+    taken = claim(database)
+    folder = f"{domains.folder(scope.tenant, domain)}generations/{taken.id}/{taken.attempt}"
+    preview = store.put(f"{folder}/preview.png", b"12345")
+    stored = [store.put(f"{folder}/{index}.png", b"1234567890") for index in range(images)]
+    with database.session() as session:
+        generations.add_preview(session, taken, 0, 1, preview)
+        pictures = [DrawnImage(index, index, one, 8, 8) for index, one in enumerate(stored)]
+        generations.succeed(session, taken, pictures, 10, {})
+        row = session.get_one(Generation, taken.id)
+        row.finished_at = ago(session, days_ago)
+        session.get_one(GenerationPreview, (taken.id, 0, 1)).created_at = row.finished_at
+    return taken.id
+
+
+def ago(session: Any, days: float) -> datetime.datetime:
+    return database_now(session) - datetime.timedelta(days=days)
+
+
+def count(database: Database, model: Any) -> int:
+    with database.session() as session:
+        return session.execute(select(func.count()).select_from(model)).scalar_one()
+
+
+def stored(database: Database, scope: Scope) -> int:
+    with database.session() as session:
+        return usage.stored_bytes(session, scope)
+
+
+def test_images_go_by_age_with_their_objects_and_their_generation_stays(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    old, young = (drawn(database, objects, owner, days_ago=days) for days in (31, 29))
+    assert stored(database, owner[0]) == 50
+    sweep(database, objects, keep_image_days=30)
+    assert stored(database, owner[0]) == 25
+    assert [one.split("/")[5] for one in objects.list("")] == [young] * 3
+    with database.session() as session:
+        assert session.get_one(Generation, young).expired_at is None
+        expired = session.get_one(Generation, old)
+        assert (expired.status, expired.images, expired.previews) == ("succeeded", [], [])
+        assert expired.expired_at is not None
+        with pytest.raises(ImageExpired):
+            generations.image(session, owner[0], old, 0)
+        with pytest.raises(ImageExpired):
+            generations.preview(session, owner[0], old, 0, 1)
+        with pytest.raises(NotFound):
+            generations.image(session, owner[0], young, 7)
+        assert domains.covers(session, owner[0], [owner[1]]) == {}
+    assert count(database, DiscardedObject) == 0
+    assert sweep(database, objects, keep_image_days=30) == 0
+
+
+def test_images_stay_without_an_operator_s_choice(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    id = drawn(database, objects, owner, days_ago=10_000)
+    Retention(database, objects, Settings(_env_file=None)).sweep(60)  # type: ignore[call-arg]
+    with database.session() as session:
+        row = session.get_one(Generation, id)
+        assert (len(row.images), row.previews) == (2, []), "previews are a courtesy of some days"
+    assert len(objects.list("")) == 2
+    assert stored(database, owner[0]) == 20
+
+
+def test_ended_generations_go_and_waiting_ones_stay(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    drawn(database, objects, owner, days_ago=31)
+    with database.session() as session:
+        waiting = add_generation(session, *owner)
+        waiting.created_at = ago(session, 100)
+    sweep(database, objects, keep_generation_days=30)
+    with database.session() as session:
+        assert session.execute(select(Generation.id)).scalars().all() == [waiting.id]
+    assert (count(database, GenerationImage), count(database, GenerationPreview), objects.list("")) == (0, 0, [])
+    assert stored(database, owner[0]) == 0
+
+
+def test_a_store_that_is_away_leaves_the_record_for_another_worker(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str], tmp_path: Path
+) -> None:
+    class Away(FolderStore):
+        def delete(self, keys: Any) -> None:
+            raise StorageUnavailable("it is away")
+
+    drawn(database, objects, owner, days_ago=31)
+    with pytest.raises(StorageUnavailable):
+        sweep(database, Away(tmp_path / "objects"), keep_image_days=30)
+    assert (count(database, DiscardedObject), len(objects.list(""))) == (3, 3)
+    assert discards.remove_page(database, objects) == 0, "another worker is at it still"
+    with database.session() as session:
+        for row in session.execute(select(DiscardedObject)).scalars():
+            row.due_at = database_now(session)
+    sweep(database, objects)
+    assert (count(database, DiscardedObject), objects.list("")) == (0, [])
+
+
+def test_many_workers_sweep_the_same_rows_once(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    for _ in range(12):
+        drawn(database, objects, owner, days_ago=31, images=1)
+    settings = Settings(_env_file=None, **NOTHING | {"keep_image_days": 30})
+    workers = [Retention(database, objects, settings) for _ in range(3)]
+    for worker in workers:
+        for rule in worker._rules:
+            rule.rows = 2
+    with ThreadPoolExecutor(3) as pool:
+        removed = sum(pool.map(lambda worker: worker.sweep(60), workers))
+    assert (removed, stored(database, owner[0])) == (12, 0)
+    assert sweep(database, objects, keep_image_days=30) == 0
+    assert (count(database, GenerationImage), objects.list("")) == (0, [])
+
+
+def test_a_kept_loss_curve_is_thinned_and_stays_useful(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    scope, domain = owner
+    with database.session() as session:
+        ids = [add_finetune(session, scope, domain, steps=10_000) for _ in range(2)]
+        for id, days in zip(ids, (31, 29), strict=True):
+            row = session.get_one(Finetune, id)
+            for step in range(10, 10_001, 10):
+                jobs.report(session, row, "progress", {"step": step, "loss": 1 / step})
+            row.status, row.finished_at = "succeeded", ago(session, days)
+    sweep(database, objects, keep_event_days=30)
+    with database.session() as session:
+        old, young = (finetunes.metrics(session, scope, id) for id in ids)
+        assert len(young) == 1000
+        assert 200 <= len(old) <= 202
+        assert (old[0]["step"], old[-1]["step"]) == (10, 10_000)
+        steps = [one["step"] for one in old]
+        assert max(after - before for before, after in itertools.pairwise(steps)) <= 60
+        kinds = select(FinetuneEvent.type).where(FinetuneEvent.finetune_id == ids[0], FinetuneEvent.type == "status")
+        assert session.execute(kinds).scalars().all() == ["status"]
+
+
+@pytest.mark.parametrize(("points", "told"), [(0, 0), (1, 1), (2000, 2000), (2001, 1001), (5000, 1668)])
+def test_a_loss_curve_is_answered_in_a_bounded_number_of_points(
+    database: Database, owner: tuple[Scope, str], points: int, told: int
+) -> None:
+    with database.session() as session:
+        row = session.get_one(Finetune, add_finetune(session, *owner))
+        common = {"finetune_id": row.id, "tenant_id": row.tenant_id, "type": "progress"}
+        session.add_all(FinetuneEvent(id=step + 2, data={"step": step}, **common) for step in range(points))
+        steps = [point["step"] for point in finetunes.metrics(session, owner[0], row.id)]
+    assert len(steps) == told
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (0, points - 1) if points else not steps
+
+
+def test_event_ids_count_within_a_finetune_and_are_not_used_again(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    """Whatever other fine-tunes report at the same time, and whatever retention removed."""
+    other = tenant_with_domain(database, "busy")
+    with database.session() as session:
+        id, busy = add_finetune(session, *owner), add_finetune(session, *other)
+
+    def run(finetune: str) -> None:
+        for _ in range(20):
+            with database.session() as session:
+                jobs.report(session, session.get_one(Finetune, finetune), "sample", {"key": "k"})
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(run, one) for one in (id, busy, id, busy)]:
+            done.result()
+    with database.session() as session:
+        assert [event.id for event in finetunes.events_after(session, owner[0], id, 0)] == list(range(1, 42))
+        row = session.get_one(Finetune, id)
+        row.status, row.finished_at = "succeeded", ago(session, 91)
+    sweep(database, objects, keep_sample_days=90)
+    with database.session() as session:
+        jobs.report(session, session.get_one(Finetune, id), "status", {"status": "succeeded"})
+        assert [event.id for event in finetunes.events_after(session, owner[0], id, 0)] == [1, 42]
+        assert len(finetunes.events_after(session, other[0], busy, 0)) == 41, "another's events stay"
+
+
+def test_samples_and_checkpoints_of_ended_fine_tunes_go(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    scope, domain = owner
+    folder = f"{domains.folder(scope.tenant, domain)}finetunes"
+    with database.session() as session:
+        ids = [add_finetune(session, scope, domain) for _ in range(2)]
+        for id, days in zip(ids, (91, 0), strict=True):
+            row = session.get_one(Finetune, id)
+            finetunes.add_sample(session, row, 50, objects.put(f"{folder}/{id}/samples/50.png", b"12345"))
+            finetunes.record_checkpoint(session, row, 50, objects.put(f"{folder}/{id}/checkpoint-50", b"12"))
+            finetunes.record_checkpoint(session, row, 100, objects.put(f"{folder}/{id}/checkpoint-100", b"12345"))
+            if days:
+                row.status, row.finished_at = "succeeded", ago(session, days)
+    assert stored(database, scope) == 24, "data sets that tests add by hand are not counted"
+    sweep(database, objects, keep_sample_days=90, keep_checkpoint_days=1)
+    assert stored(database, scope) == 12
+    assert all(ids[1] in key for key in objects.list(""))
+    with database.session() as session:
+        assert session.get_one(Finetune, ids[0]).checkpoint_key is None
+        assert session.get_one(Finetune, ids[1]).checkpoint_key is not None
+        samples = session.execute(select(FinetuneEvent.finetune_id).where(FinetuneEvent.type == "sample"))
+        assert samples.scalars().all() == [ids[1]]
+
+
+def test_a_checkpoint_that_two_newer_ones_replace_goes_an_hour_later(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    with database.session() as session:
+        row = session.get_one(Finetune, add_finetune(session, *owner))
+        finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
+        finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
+        finetunes.record_checkpoint(session, row, 100, StoredObject("tenants/b", "0" * 64, 30))
+        assert not session.execute(select(DiscardedObject)).scalars().all(), "the last but one stays"
+        finetunes.record_checkpoint(session, row, 150, StoredObject("tenants/c", "0" * 64, 30))
+        [replaced] = session.execute(select(DiscardedObject)).scalars()
+        wait = replaced.due_at - database_now(session)
+    assert replaced.object_key == "tenants/a"
+    assert datetime.timedelta(minutes=50) < wait <= datetime.timedelta(hours=1)
+    assert stored(database, owner[0]) == 60, "both that are kept"
+    assert discards.remove_page(database, objects) == 0
+
+
+@pytest.mark.parametrize(("kept", "left"), [(("tenants/b", "0" * 64), 30), (("tenants/a", "0" * 64), 10), (None, 0)])
+def test_checkpoints_that_cannot_be_read_are_not_counted(
+    database: Database, owner: tuple[Scope, str], kept: tuple[str, str] | None, left: int
+) -> None:
+    with database.session() as session:
+        row = session.get_one(Finetune, add_finetune(session, *owner))
+        finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
+        finetunes.record_checkpoint(session, row, 100, StoredObject("tenants/b", "0" * 64, 30))
+        finetunes.record_restart(session, row, 50, kept, "unreadable")
+    assert stored(database, owner[0]) == left
+
+
+def test_a_rejected_archive_goes_and_its_report_stays(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    with database.session() as session:
+        for key, status, days in (("old", "rejected", 8), ("young", "rejected", 6), ("ready", "ready", 8)):
+            row = add_dataset(session, *owner, archive_key=objects.put(key, b"zip").key, status=status)
+            row.finished_at, row.report = ago(session, days), {"rejected": [key]}
+    sweep(database, objects, keep_rejected_days=7)
+    assert objects.list("") == ["ready", "young"]
+    with database.session() as session:
+        [row] = session.execute(select(Dataset).where(Dataset.archive_key == "")).scalars()
+        assert row.report == {"rejected": ["old"]}
+
+
+def test_old_records_go_and_young_ones_stay(database: Database, objects: FolderStore) -> None:
+    tenant_with_everything(database, "tenant")
+    tables = (WebhookDelivery, Deletion, UsageDay, IdempotencyKey, Worker)
+    with database.session() as session:
+        session.add(Worker(id="wrk_1", hostname="h", pid=1, device="cpu", queues=[], resident=[]))
+        for row in session.execute(select(Deletion)).scalars():
+            row.done_at = database_now(session)
+    settings = {"keep_delivery_days": 30, "keep_receipt_days": 365, "keep_usage_days": 31}
+    before = {table: count(database, table) for table in tables}
+    sweep(database, objects, **settings)
+    assert {table: count(database, table) for table in tables} == before
+    make_old(database)
+    sweep(database, objects, **settings)
+    assert {table: count(database, table) for table in tables} == dict.fromkeys(tables, 0)
+
+
+def test_old_entries_of_the_audit_log_go(database: Database, objects: FolderStore) -> None:
+    with database.session() as session:
+        for days in (400, 366, 364):
+            entry = AuditEntry(action="domain.create", target=f"dom_{days}", detail={}, created_at=ago(session, days))
+            session.add(entry)
+            session.flush()
+    sweep(database, objects, keep_audit_days=365)
+    with database.session() as session:
+        assert session.execute(select(AuditEntry.target)).scalars().all() == ["dom_364"]
+
+
+def make_old(database: Database) -> None:
+    """All rows of those tables become two years older."""
+    with database.session() as session:
+        for row in session.execute(select(WebhookDelivery)).scalars():
+            row.created_at = ago(session, 730)
+        for receipt in session.execute(select(Deletion)).scalars():
+            receipt.done_at = ago(session, 730)
+        for key in session.execute(select(IdempotencyKey)).scalars():
+            key.created_at = ago(session, 730)
+        for worker in session.execute(select(Worker)).scalars():
+            worker.heartbeat_at = ago(session, 730)
+        days = session.execute(select(UsageDay)).scalars().all()
+        for day in days:
+            day.day = day.day - datetime.timedelta(days=730)

@@ -1,0 +1,25 @@
+"""Room for temporary files."""
+
+from pathlib import Path
+
+import pytest
+
+from core.artifact.errors import ScratchFull, ScratchTooSmall
+from core.service.scratch import check_scratch, writing_scratch
+
+
+def test_a_disk_without_room_is_told_as_ours() -> None:
+    with pytest.raises(ScratchFull, match="full") as told, writing_scratch(), Path("/dev/full").open("wb") as file:
+        file.write(b"content")
+    assert (told.value.code, told.value.status) == ("scratch_full", 503)
+
+
+def test_other_errors_of_a_file_stay_what_they_are() -> None:
+    with pytest.raises(IsADirectoryError), writing_scratch(), Path("/").open("wb"):
+        pass
+
+
+def test_a_disk_that_cannot_hold_the_largest_upload_is_refused_at_the_start() -> None:
+    check_scratch("DIFFFIT_MAX_UPLOAD_BYTES", 1)
+    with pytest.raises(ScratchTooSmall, match="Set TMPDIR to a larger disk, or change the setting"):
+        check_scratch("DIFFFIT_MAX_UPLOAD_BYTES", 2**60)

@@ -1,0 +1,264 @@
+"""Webhook deliveries as database rows: stored with their event, claimed once, retried for a day, never lost."""
+
+import datetime
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from core.artifact.errors import CoreError
+from core.service import jobs
+from core.service.adapters import service as adapters
+from core.service.db.models import AuditEntry, Finetune, Generation, Webhook, WebhookDelivery
+from core.service.db.session import Database, database_now
+from core.service.finetunes import service as finetunes
+from core.service.finetunes.service import FinetuneRequest
+from core.service.generations import service as generations
+from core.service.tenancy import SYSTEM, Scope
+from core.service.tenants import service as tenants
+from core.service.webhooks import deliveries, service
+from core.service.webhooks.deliveries import MOST_ATTEMPTS, Attempt, Outcome, pause_seconds
+from tests.core.service.rows import Sent, add_adapter, add_dataset, add_generation, tenant_with_domain
+
+OK = Outcome(0.1, 204)
+BAD = Outcome(0.1, 500, "refused", "It answered 500.")
+
+
+@pytest.fixture
+def owner(database: Database) -> tuple[Scope, str]:
+    return tenant_with_domain(database)
+
+
+@pytest.fixture
+def webhook(database: Database, owner: tuple[Scope, str]) -> str:
+    return add_webhook(database, owner[0])
+
+
+def add_webhook(database: Database, scope: Scope, events: list[str] | None = None) -> str:
+    with database.session() as session:
+        return service.create(session, scope, "https://example.com", events, "", allow_private=False).row.id
+
+
+def send(database: Database, scope: Scope, webhook: str) -> str:
+    with database.session() as session:
+        return service.test(session, scope, webhook).id
+
+
+def claim(database: Database) -> Attempt | None:
+    with database.session() as session:
+        return deliveries.claim(session)
+
+
+def claimed(database: Database) -> Attempt:
+    found = claim(database)
+    assert found is not None
+    return found
+
+
+def settle(database: Database, attempt: Attempt, outcome: Outcome) -> bool:
+    with database.session() as session:
+        return deliveries.settle(session, attempt, outcome)
+
+
+def row(database: Database, id: str) -> WebhookDelivery:
+    with database.session() as session:
+        return session.get_one(WebhookDelivery, id)
+
+
+def types(database: Database) -> list[str]:
+    with database.session() as session:
+        return list(session.execute(select(WebhookDelivery.type).order_by(WebhookDelivery.id)).scalars())
+
+
+def make_due(database: Database, id: str, **columns: Any) -> None:
+    """Makes a delivery due at once, and sets other columns too."""
+    with database.session() as session:
+        found = session.get_one(WebhookDelivery, id)
+        found.next_attempt_at = database_now(session)
+        for name, value in columns.items():
+            setattr(found, name, value)
+
+
+def test_the_schedule_takes_about_a_day() -> None:
+    pauses = [pause_seconds(failures, lambda: 0.5) for failures in range(1, MOST_ATTEMPTS + 1)]
+    assert pauses == [5, 20, 80, 320, 1280, 5120, 20480, 28800, 28800, None]
+    assert 23 < sum(pause for pause in pauses if pause) / 3600 < 24
+    assert (pause_seconds(1, lambda: 0.0), pause_seconds(1, lambda: 1.0)) == (3.75, 6.25)
+
+
+def test_what_ends_is_told_in_its_transaction(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+    scope, domain = owner
+    with database.session() as session:
+        dataset = add_dataset(session, scope, domain)
+        finetune = finetunes.create(session, scope, Sent(), domain, FinetuneRequest(dataset_id=dataset.id))
+        first, second = (add_adapter(session, scope, domain, version).id for version in (1, 2))
+        add_generation(session, scope, domain)
+    with database.session() as session:
+        finetunes.cancel(session, scope, finetune.id)
+        adapters.promote(session, scope, domain, first)
+        adapters.promote(session, scope, domain, first)
+        adapters.quarantine(session, second)
+        claim = jobs.claim_next(session, Generation, "worker", 60)
+        assert claim is not None
+        jobs.fail(session, session.get_one(Generation, claim.id), CoreError("It broke."))
+    expected = ["finetune.cancelled", "adapter.promoted", "adapter.quarantined", "generation.failed"]
+    assert types(database) == expected
+    with database.session() as session:
+        jobs.finish(session, session.get_one(Finetune, finetune.id), "succeeded")
+        session.rollback()
+    assert types(database) == expected, "what did not happen is not told"
+
+
+def test_only_what_was_asked_for_and_only_to_its_owner(database: Database, owner: tuple[Scope, str]) -> None:
+    scope, domain = owner
+    stranger, _ = tenant_with_domain(database, "stranger")
+    wanted = [add_webhook(database, scope, events) for events in (None, ["generation.cancelled"], ["dataset.ready"])]
+    add_webhook(database, stranger)
+    disabled = add_webhook(database, scope)
+    with database.session() as session:
+        service.change(session, scope, disabled, {"enabled": False}, allow_private=False)
+        generations.cancel(session, scope, add_generation(session, scope, domain).id)
+        found = session.execute(select(WebhookDelivery.webhook_id)).scalars().all()
+    assert set(found) == set(wanted[:2])
+
+
+def test_a_delivery_and_its_end(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+    id = send(database, owner[0], webhook)
+    attempt = claimed(database)
+    assert (attempt.id, attempt.number, attempt.url) == (id, 1, "https://example.com")
+    assert claim(database) is None, "it is on its way"
+    assert settle(database, attempt, OK)
+    assert not settle(database, attempt, BAD), "it has ended"
+    found = row(database, id)
+    assert (found.status, found.next_attempt_at, len(found.attempts)) == ("succeeded", None, 1)
+    assert found.attempts[0]["response_status"] == 204
+
+
+def test_a_killed_worker_s_delivery_goes_out_again(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+    id = send(database, owner[0], webhook)
+    lost = claimed(database)
+    with database.session() as session:
+        session.get_one(WebhookDelivery, id).lease_expires_at = database_now(session)
+    again = claimed(database)
+    assert (again.id, again.number) == (id, 2)
+    assert not settle(database, lost, OK), "it came back too late"
+    assert settle(database, again, OK)
+    assert len(row(database, id).attempts) == 1
+
+
+def test_many_workers_claim_every_delivery_once(database: Database) -> None:
+    ids = []
+    for number in range(10):
+        scope, _ = tenant_with_domain(database, f"tenant {number}")
+        webhook = add_webhook(database, scope)
+        ids += [send(database, scope, webhook) for _ in range(3)]
+
+    def work(_: int) -> list[str]:
+        taken = []
+        while (attempt := claim(database)) is not None:
+            taken.append(attempt.id)
+        return taken
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [id for worker in pool.map(work, range(4)) for id in worker]
+    assert sorted(taken) == sorted(ids)
+
+
+def test_a_tenant_with_many_does_not_hold_up_another(database: Database, owner: tuple[Scope, str]) -> None:
+    loud, quiet = add_webhook(database, owner[0]), tenant_with_domain(database, "quiet")[0]
+    for _ in range(9):
+        send(database, owner[0], loud)
+    last = send(database, quiet, add_webhook(database, quiet))
+    claimed(database)
+    assert claimed(database).id == last, "the tenant with none on its way goes first"
+    assert [claim(database) is None for _ in range(4)] == [False, False, False, True], "no more than 4 of one tenant"
+
+
+def test_failures_are_tried_again_until_the_webhook_is_disabled(
+    database: Database, owner: tuple[Scope, str], webhook: str
+) -> None:
+    id = send(database, owner[0], webhook)
+    for number in range(1, MOST_ATTEMPTS + 1):
+        attempt = claimed(database)
+        assert attempt.number == number
+        assert settle(database, attempt, BAD)
+        assert claim(database) is None, "its time has not come"
+        if number < MOST_ATTEMPTS:
+            assert row(database, id).status == "pending"
+            make_due(database, id)
+    assert (row(database, id).status, len(row(database, id).attempts)) == ("failed", MOST_ATTEMPTS)
+    with database.session() as session:
+        found = session.get_one(Webhook, webhook)
+        actions = session.execute(select(AuditEntry.action).where(AuditEntry.target == webhook)).scalars().all()
+    assert found.status == "disabled"
+    assert found.disabled_code == "failing"
+    assert "It answered 500." in str(found.disabled_detail)
+    assert "webhook.disable" in actions
+
+
+def test_a_webhook_that_takes_others_stays(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+    failing = send(database, owner[0], webhook)
+    settle(database, claimed(database), BAD)
+    send(database, owner[0], webhook)
+    settle(database, claimed(database), OK)
+    make_due(database, failing, failures=MOST_ATTEMPTS - 1)
+    settle(database, claimed(database), BAD)
+    with database.session() as session:
+        assert session.get_one(WebhookDelivery, failing).status == "failed"
+        assert session.get_one(Webhook, webhook).status == "enabled"
+
+
+def test_one_that_is_gone_is_disabled_at_once_and_what_waits_stays(
+    database: Database, owner: tuple[Scope, str], webhook: str
+) -> None:
+    first, second = (send(database, owner[0], webhook) for _ in range(2))
+    settle(database, claimed(database), Outcome(0.1, 410, "refused", "It answered 410."))
+    assert claim(database) is None
+    assert (row(database, first).status, row(database, second).status) == ("failed", "pending")
+    with database.session() as session:
+        assert session.get_one(Webhook, webhook).disabled_code == "gone"
+        service.change(session, owner[0], webhook, {"enabled": True}, allow_private=False)
+    assert claimed(database).id == second
+
+
+def test_a_delivery_is_sent_again_on_demand(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+    id = send(database, owner[0], webhook)
+    late = claimed(database)
+    with database.session() as session:
+        service.redeliver(session, owner[0], webhook, id)
+    assert not settle(database, late, BAD), "what was on its way ends nothing any more"
+    attempt = claimed(database)
+    assert (attempt.id, attempt.body) == (id, late.body)
+    settle(database, attempt, OK)
+    with database.session() as session:
+        service.redeliver(session, owner[0], webhook, id)
+    assert claimed(database).id == id, "one that was taken too"
+
+
+def test_old_secrets_sign_until_their_overlap_ends(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+    with database.session() as session:
+        first = session.get_one(Webhook, webhook).secret
+        second = service.rotate(session, owner[0], webhook, 3600).secret
+        third = service.rotate(session, owner[0], webhook, 0).secret
+        fourth = service.rotate(session, owner[0], webhook, 60).secret
+    assert len({first, second, third, fourth}) == 4
+    send(database, owner[0], webhook)
+    assert claimed(database).secrets == (fourth, third, first), "the one without an overlap stopped at once"
+    with database.session() as session:
+        found = session.get_one(Webhook, webhook)
+        past = (database_now(session) - datetime.timedelta(seconds=1)).isoformat()
+        found.previous_secrets = [{**one, "expires_at": past} for one in found.previous_secrets]
+    send(database, owner[0], webhook)
+    assert claimed(database).secrets == (fourth,)
+
+
+def test_they_go_with_their_tenant(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+    send(database, owner[0], webhook)
+    attempt = claimed(database)
+    with database.session() as session:
+        tenants.delete(session, SYSTEM, owner[0].tenant)
+    assert not settle(database, attempt, OK)
+    with database.session() as session:
+        for table in ("webhooks", "webhook_deliveries"):
+            assert session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0

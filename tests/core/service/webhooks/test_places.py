@@ -1,0 +1,56 @@
+"""Places are divided so that slow tenants leave room, whatever their number."""
+
+from core.service.webhooks.places import Places
+from core.service.webhooks.reachability import Reachability
+
+
+def taken(places: Places, tenant: str) -> int:
+    """Takes as many places as the tenant gets."""
+    count = 0
+    while places.take(tenant):
+        count += 1
+    return count
+
+
+def test_slow_tenants_leave_a_place_for_another() -> None:
+    places = Places(8)
+    assert [taken(places, f"slow {number}") for number in range(4)] == [3, 2, 1, 1]
+    assert places.full() == {f"slow {number}" for number in range(4)}
+    assert places.take("quiet")
+    assert not places.take("late"), "nothing is free"
+
+
+def test_a_place_that_is_given_back_serves_its_tenant_again() -> None:
+    places = Places(2)
+    assert taken(places, "one") == 1
+    places.give_back("one")
+    assert places.full() == set()
+    assert places.take("one")
+
+
+def test_a_single_place_serves_one_tenant_after_another() -> None:
+    places = Places(1)
+    assert taken(places, "one") == 1
+    assert not places.take("two")
+    places.give_back("one")
+    assert places.take("two")
+
+
+def test_failures_are_ours_while_most_other_tenants_get_no_answer() -> None:
+    seen = Reachability()
+    seen.note("two", "connection_failed")
+    assert not seen.is_ours("one", "timed_out"), "a single other one proves nothing"
+    seen.note("three", "connection_failed")
+    assert seen.is_ours("one", "host_unknown")
+    assert not seen.is_ours("one", "refused"), "whoever answers was reached"
+    assert not seen.is_ours("one", None)
+    seen.note("two", "refused")
+    assert not seen.is_ours("one", "timed_out"), "half of the others were reached"
+
+
+def test_one_tenant_with_many_failures_proves_nothing() -> None:
+    seen = Reachability()
+    seen.note("healthy", None)
+    for _ in range(20):
+        seen.note("dead", "timed_out")
+    assert not seen.is_ours("another", "timed_out")
