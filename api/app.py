@@ -8,12 +8,12 @@ from prometheus_client import start_http_server
 
 from api.bodies import BodyLimitMiddleware
 from api.deps import Services
-from api.errors import add_error_handlers
 from api.headers import SecurityHeadersMiddleware
 from api.limits import RequestLimits
 from api.middleware import RequestMiddleware
 from api.notifier import Notifier
 from api.openapi import add_documentation, add_openapi
+from api.problems import add_error_handlers
 from api.queries import check_query
 from api.readiness import ReadinessCheck
 from api.refused_keys import RefusedKeys

@@ -6,7 +6,7 @@ from fastapi import Depends, Query, Request
 from fastapi.security.utils import get_authorization_scheme_param
 
 from api.signing import signature_is_valid
-from core.artifact.errors import Forbidden, Unauthenticated
+from core.service.errors import Forbidden, Unauthenticated
 from core.service.tenancy import SYSTEM, Scope
 from core.service.tenants import service as tenants
 

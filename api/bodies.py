@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from core.artifact.errors import PayloadTooLarge
+from api.errors import PayloadTooLarge
 from core.service.config import UPLOAD_FORM_BYTES, Settings
 from core.service.datasets.uploads import part_bytes
 

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from core.artifact.errors import CoreError, ServiceBusy, TooManyStreams, TooManyTransfers
+from api.errors import ServiceBusy, TooManyStreams, TooManyTransfers
+from core.artifact.errors import CoreError
 from core.service.config import Settings
 
 _TRANSFERS, _BYTES = "uploads and downloads", "bytes of uploads and downloads"

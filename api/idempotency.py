@@ -17,9 +17,10 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from api.auth import authenticate, may_write
+from api.errors import UploadSpaceFull
 from api.json_bodies import JsonRequest
 from api.threads import pool_of, run_in
-from core.artifact.errors import InvalidRequest, UploadSpaceFull
+from core.artifact.errors import InvalidRequest
 from core.service import idempotency
 from core.service.db.session import Database
 from core.service.idempotency import Answer

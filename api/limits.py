@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 
 from api.budgets import TransferBudget, stream_budget, wait_budget
-from core.artifact.errors import RateLimited
+from api.errors import RateLimited
 from core.service.config import Settings
 from core.service.tenancy import Scope
 

@@ -10,7 +10,8 @@ from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import UnexpectedError, render
+from api.errors import UnexpectedError
+from api.problems import render
 from core.artifact.errors import NotFound
 
 logger = structlog.get_logger()

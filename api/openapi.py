@@ -12,20 +12,18 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-from api.errors import PROBLEM_MEDIA_TYPE, Conflict, UnsupportedMediaType
+from api.errors import Conflict, PayloadTooLarge, RateLimited, UnsupportedMediaType
 from api.headers import page_policy
 from api.idempotency import HEADER, LONGEST, REPLAYED
+from api.problems import PROBLEM_MEDIA_TYPE
 from api.schemas.common import Problem
-from core.artifact.errors import (
-    CoreError,
+from core.artifact.errors import CoreError, InvalidRequest
+from core.service.errors import (
     DatabaseUnavailable,
     Forbidden,
     IdempotencyConflict,
     IdempotencyMismatch,
     InvalidCursor,
-    InvalidRequest,
-    PayloadTooLarge,
-    RateLimited,
     Unauthenticated,
 )
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.artifact.errors import DrawingDiverged, InvalidRequest
+from core.artifact.errors import InvalidRequest
 from core.artifact.file import Artifact
 from core.artifact.sampling import EVERY_TIMESTEP
 from core.ml.diffusion.sampling import sample
+from core.ml.errors import DrawingDiverged
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.methods import adapter_of
 from core.service.generations.service import GenerationRequest

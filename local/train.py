@@ -11,11 +11,12 @@ import torch
 from rich.progress import Progress as Bar
 from torch import Tensor
 
-from core.artifact.errors import CheckpointInvalid, InvalidRequest
+from core.artifact.errors import InvalidRequest
 from core.artifact.file import encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import PRESETS, SITES, MethodSites, Sites, sites_of, trainable_shapes
 from core.artifact.training import PRETRAINING_RATE, TrainingSettings
+from core.ml.errors import CheckpointInvalid
 from core.ml.model.checkpoint import LoadedBase, load_base
 from core.ml.tuning.checkpoint import unpack, write_file
 from core.ml.tuning.finetune import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from core.artifact.errors import ChecksumMismatch, CoreError, NotFound, StorageFull, StorageUnavailable
+from core.artifact.errors import ChecksumMismatch, CoreError, NotFound
 from core.service.adapters import service as adapters
 from core.service.config import Settings
 from core.service.db.base import new_id
@@ -20,6 +20,7 @@ from core.service.db.session import Database, database_now
 from core.service.jobs import KINDS, Dispatcher
 from core.service.scratch import check_scratch
 from core.service.storage import ObjectStore, StoredObject, open_store
+from core.service.storage.errors import StorageFull, StorageUnavailable
 from core.service.storage.objects import unusable
 from core.service.tenancy import SYSTEM
 from core.service.tracing import configure_traces

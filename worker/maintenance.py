@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from core.artifact.errors import CoreError, DatabaseUnavailable
+from core.artifact.errors import CoreError
 from core.service import jobs, orphans
 from core.service.datasets import uploads
 from core.service.db.clock import check_clock
 from core.service.deletions import service as deletions
+from core.service.errors import DatabaseUnavailable
 from core.service.retention import Retention
 from worker.context import Context
 from worker.runner import Runner

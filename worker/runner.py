@@ -13,10 +13,11 @@ from typing import Any, Generic, Literal, TypeVar
 
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import CoreError, DatabaseUnavailable, ResultRefused
+from core.artifact.errors import CoreError
 from core.service import jobs
 from core.service.db.models import Dataset, Finetune, Generation
 from core.service.db.session import database_now
+from core.service.errors import DatabaseUnavailable, ResultRefused
 from core.service.jobs import KINDS, Claim, Settled
 from worker.context import Context
 

@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.auth import ReaderDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
+from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.covers import with_cover
@@ -16,22 +17,12 @@ from api.schemas.common import Listing, listing
 from api.schemas.domains import DomainOut
 from api.streams import Download
 from api.threads import ADAPTERS, runs_in
-from core.artifact.errors import (
-    AdapterQuarantined,
-    ArtifactInvalid,
-    BaseMismatch,
-    BaseNotLoaded,
-    ChecksumMismatch,
-    NotFound,
-    PayloadTooLarge,
-    ServiceBusy,
-    StorageQuotaExceeded,
-    StorageUnavailable,
-    TooManyTransfers,
-)
+from core.artifact.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound
 from core.service.adapters import service as adapters
 from core.service.db.models import Adapter
 from core.service.domains import service as domains
+from core.service.errors import AdapterQuarantined, BaseNotLoaded, StorageQuotaExceeded
+from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 from core.service.usage.quotas import Quotas
 

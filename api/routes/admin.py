@@ -22,12 +22,13 @@ from api.schemas.tenants import (
     TenantOut,
 )
 from api.schemas.usage import AuditOut, QueueOut, TenantUsageDayOut, WorkerOut
-from core.artifact.errors import KeyRevoked, LastAdminKey, NameTaken, NotFound
+from core.artifact.errors import NotFound
 from core.service import jobs
 from core.service.adapters import service as adapters
 from core.service.adapters.repository import Filters
 from core.service.db.paging import number_of, page_of
 from core.service.deletions import service as deletions
+from core.service.errors import KeyRevoked, LastAdminKey, NameTaken
 from core.service.tenants import service as tenants
 from core.service.tenants.service import IssuedKey
 from core.service.usage import service as usage

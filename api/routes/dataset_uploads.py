@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.auth import ReaderDep, SenderDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
+from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import OPTIONAL_KEY
@@ -24,23 +25,13 @@ from api.schemas.datasets import (
 )
 from api.signing import signed_url, signer
 from api.threads import STORE, UPLOADS, run_in, runs_in
-from core.artifact.errors import (
-    ArchiveInvalid,
-    InvalidRequest,
-    NotFound,
-    PartsMissing,
-    PayloadTooLarge,
-    QuotaExceeded,
-    ServiceBusy,
-    StorageQuotaExceeded,
-    StorageUnavailable,
-    TooManyTransfers,
-    UploadEnded,
-)
+from core.artifact.errors import InvalidRequest, NotFound
 from core.service.datasets import service as datasets
 from core.service.datasets import uploads
 from core.service.db.models import DatasetUpload
 from core.service.domains import service as domains
+from core.service.errors import ArchiveInvalid, PartsMissing, QuotaExceeded, StorageQuotaExceeded, UploadEnded
+from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 from core.service.usage.quotas import Quotas
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, File, Path, Request, Response, UploadFile
 
 from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, ServicesDep
+from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
@@ -15,19 +16,12 @@ from api.schemas.common import Listing, listing
 from api.schemas.datasets import DatasetOut, DatasetStatus, RejectedFile, first_rejected
 from api.signing import signer
 from api.threads import STORE, UPLOADS, runs_in
-from core.artifact.errors import (
-    ArchiveInvalid,
-    NotFound,
-    PayloadTooLarge,
-    QuotaExceeded,
-    ServiceBusy,
-    StorageQuotaExceeded,
-    StorageUnavailable,
-    TooManyTransfers,
-)
+from core.artifact.errors import NotFound
 from core.service.datasets import service as datasets
 from core.service.db.paging import PageRequest
 from core.service.domains import service as domains
+from core.service.errors import ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded
+from core.service.storage.errors import StorageUnavailable
 from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)

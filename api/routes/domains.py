@@ -9,9 +9,10 @@ from api.openapi import deleted, problems, tagged
 from api.routes.covers import with_cover, with_covers
 from api.schemas.common import Listing, changes, listing
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
-from core.artifact.errors import ChangedMeanwhile, NameTaken, NotFound
+from core.artifact.errors import NotFound
 from core.service import etags as versions
 from core.service.domains import service as domains
+from core.service.errors import ChangedMeanwhile, NameTaken
 
 router = APIRouter(prefix="/v1/domains", tags=["domains"], route_class=IdempotentRoute)
 

@@ -13,6 +13,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
+from api.errors import ServiceBusy, TooManyStreams
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
@@ -22,23 +23,20 @@ from api.signing import signed_url
 from api.streams import EventStream
 from api.threads import STORE, runs_in
 from api.waiting import wait_for
-from core.artifact.errors import (
+from core.artifact.errors import CoreError, NotFound
+from core.service.adapters import service as adapters
+from core.service.db.models import FinetuneEvent
+from core.service.domains import service as domains
+from core.service.errors import (
     BaseNotLoaded,
-    CoreError,
     DatasetNotReady,
     ImageSizeUnsupported,
     JobFinished,
     MethodNotServed,
-    NotFound,
     QuotaExceeded,
-    ServiceBusy,
-    StorageUnavailable,
-    TooManyStreams,
 )
-from core.service.adapters import service as adapters
-from core.service.db.models import FinetuneEvent
-from core.service.domains import service as domains
 from core.service.finetunes import service as finetunes
+from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 from core.service.usage.quotas import Quotas
 

@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
+from api.errors import ServiceBusy, TooManyStreams
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
@@ -18,25 +19,19 @@ from api.schemas.generations import GenerationCreate, GenerationOut
 from api.signing import signer
 from api.threads import STORE, runs_in
 from api.waiting import LONGEST_WAIT, preferred_wait
-from core.artifact.errors import (
+from core.artifact.errors import BaseMismatch, ChecksumMismatch, NotFound, QueueFull, UnknownClass
+from core.service.adapters import service as adapters
+from core.service.domains import service as domains
+from core.service.errors import (
     AdapterQuarantined,
-    BaseMismatch,
     BaseNotLoaded,
-    ChecksumMismatch,
     ImageExpired,
     JobFinished,
     NoActiveAdapter,
-    NotFound,
-    QueueFull,
     QuotaExceeded,
-    ServiceBusy,
-    StorageUnavailable,
-    TooManyStreams,
-    UnknownClass,
 )
-from core.service.adapters import service as adapters
-from core.service.domains import service as domains
 from core.service.generations import service as generations
+from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 from core.service.usage.quotas import Quotas
 

@@ -21,8 +21,9 @@ from api.schemas.webhooks import (
     WebhookRotate,
     WebhookStatus,
 )
-from core.artifact.errors import ChangedMeanwhile, NotFound, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
+from core.artifact.errors import NotFound
 from core.service import etags as versions
+from core.service.errors import ChangedMeanwhile, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
 from core.service.usage.quotas import Quotas
 from core.service.webhooks import service as webhooks
 from core.service.webhooks.service import IssuedSecret

@@ -1,7 +1,7 @@
 """ETags for optimistic concurrency (RFC 9110, 8.8.3): a stale If-Match is rejected with 412."""
 
-from core.artifact.errors import ChangedMeanwhile
 from core.service.db.models import Domain, Webhook
+from core.service.errors import ChangedMeanwhile
 
 
 def tag(row: Domain | Webhook) -> str:

@@ -8,9 +8,9 @@ from sqlalchemy import delete, or_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import IdempotencyConflict, IdempotencyMismatch
 from core.service.db.models import IdempotencyKey
 from core.service.db.session import database_now
+from core.service.errors import IdempotencyConflict, IdempotencyMismatch
 from core.service.tenancy import Scope
 
 _ABANDONED_AFTER = datetime.timedelta(minutes=5)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from core.artifact.errors import ScratchFull, ScratchTooSmall
+from core.service.storage.errors import ScratchFull, ScratchTooSmall
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a file system or a file that takes no more bytes."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Select, String, bindparam
 
-from core.artifact.errors import Forbidden
+from core.service.errors import Forbidden
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from PIL import Image
 from api.app import create_app
 from api.deps import Services
 from core.artifact.base import BaseConfig, BaseDescription
-from core.artifact.errors import ArchiveInvalid
 from core.artifact.file import decode, encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import PRESETS, Sites, trainable_shapes
@@ -31,6 +30,7 @@ from core.service.datasets import archive
 from core.service.datasets import service as datasets
 from core.service.db.models import Dataset, Finetune, Generation
 from core.service.db.session import Database
+from core.service.errors import ArchiveInvalid
 from core.service.finetunes import service as finetunes
 from core.service.generations import service as generations
 from core.service.generations.service import DrawnImage

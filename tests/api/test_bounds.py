@@ -7,8 +7,8 @@ import pytest
 from pydantic import BaseModel
 
 from api.deps import Services
-from api.errors import MAX_ERRORS
 from api.json_bodies import MAX_FIELDS
+from api.problems import MAX_ERRORS
 from api.schemas.common import listing
 from core.service.db.models import Dataset
 from core.service.db.paging import PageRequest, page_of

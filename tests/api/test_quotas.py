@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fastapi import Request
 
+from api.errors import RateLimited
 from api.limits import RequestLimits
-from core.artifact.errors import RateLimited
 from core.service.config import Settings
 from tests.api.client import Api, Client, adapter_file, draw_generations, images_zip, problem
 

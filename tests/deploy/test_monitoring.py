@@ -14,13 +14,13 @@ from prometheus_client.metrics_core import Metric
 from sqlalchemy.orm import Session
 
 from api import middleware
-from core.artifact.errors import StorageUnavailable
 from core.service import jobs
 from core.service.db.models import Finetune, Generation
 from core.service.db.session import Database, database_now
 from core.service.finetunes import service as finetunes
 from core.service.jobs import ladder
 from core.service.storage import FolderStore, objects
+from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 from tests.core.service.rows import add_finetune, add_generation, tenant_with_domain
 from tests.deploy.test_compose import OURS

@@ -19,10 +19,10 @@ from random import Random
 import torch
 from PIL import Image
 
-from core.artifact.errors import ArchiveInvalid
 from core.ml.tuning.latents import to_pixels
 from core.service.datasets import archive, examples
 from core.service.datasets.archive import Limits
+from core.service.errors import ArchiveInvalid
 from tests.fuzzing.mutations import mutant, seeds, zip_of
 
 LIMITS = Limits(members=100, image_bytes=2**25, inflated_bytes=2**28, pixels=50_000_000, classes=20)

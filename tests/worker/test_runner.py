@@ -13,19 +13,14 @@ import pytest
 import torch
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import (
-    CoreError,
-    DatabaseUnavailable,
-    DeviceLost,
-    ObjectNotFound,
-    ScratchTooSmall,
-    StorageUnavailable,
-)
+from core.artifact.errors import CoreError, DeviceLost
 from core.service import jobs
 from core.service.config import Settings
 from core.service.db.models import Dataset, Finetune, Generation, Worker
 from core.service.db.schema import upgrade
+from core.service.errors import DatabaseUnavailable
 from core.service.storage import FolderStore, StoredObject
+from core.service.storage.errors import ObjectNotFound, ScratchTooSmall, StorageUnavailable
 from tests import services
 from tests.api.client import png, zip_of
 from tests.core.service.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain

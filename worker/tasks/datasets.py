@@ -6,10 +6,11 @@ from typing import IO, cast
 
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import ArchiveInvalid, CoreError
+from core.artifact.errors import CoreError
 from core.service.datasets import archive, service
 from core.service.datasets.digesting import DigestingFile
 from core.service.db.models import Dataset
+from core.service.errors import ArchiveInvalid
 from core.service.jobs import Claim
 from worker.context import Context
 from worker.runner import Attempt

@@ -14,24 +14,18 @@ from PIL import Image
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from core.artifact.errors import (
-    ArtifactInvalid,
-    ChecksumMismatch,
-    CoreError,
-    DatabaseUnavailable,
-    EngineStopped,
-    NotFound,
-    StorageUnavailable,
-)
+from core.artifact.errors import ArtifactInvalid, ChecksumMismatch, CoreError, EngineStopped, NotFound
 from core.artifact.sampling import SamplerName
 from core.ml.serving.request import Drawn, ImageRequest
 from core.service.adapters import service as adapters
 from core.service.db.models import Adapter, Generation, Tenant
 from core.service.db.session import database_now
 from core.service.domains import service as domains
+from core.service.errors import DatabaseUnavailable
 from core.service.generations import service
 from core.service.generations.service import DrawnImage
 from core.service.jobs import Claim
+from core.service.storage.errors import StorageUnavailable
 from worker import metrics
 from worker.context import Context
 from worker.images import encode_png

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.artifact.base import StoredTensor, autoencoder_digest
-from core.artifact.errors import BaseMissing, CheckpointInvalid
+from core.ml.errors import BaseMissing, CheckpointInvalid
 from core.ml.model.tensors import stored_tensor
 
 _DIGESTED = (

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.artifact.base import BaseConfig, BaseDescription, TimestepConvention, base_digest
-from core.artifact.errors import BaseMissing, CheckpointInvalid
 from core.artifact.manifest import is_text
 from core.artifact.sites import base_shapes, count
 from core.ml.bundled import mini_base_folder
+from core.ml.errors import BaseMissing, CheckpointInvalid
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.diffusers_format import config_from_diffusers, from_diffusers
 from core.ml.model.dit import DiT, position_table

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.artifact.base import BaseConfig
-from core.artifact.errors import CheckpointInvalid
+from core.ml.errors import CheckpointInvalid
 
 _EMBEDDERS = {
     "timestep_embedder.linear_1": "t_embedder.mlp.0",

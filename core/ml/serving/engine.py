@@ -20,7 +20,8 @@ from typing import Any
 
 from torch import Tensor
 
-from core.artifact.errors import Cancelled, CoreError, DeadlineExceeded, EngineStopped, QueueFull
+from core.artifact.errors import Cancelled, CoreError, EngineStopped, QueueFull
+from core.ml.errors import DeadlineExceeded
 from core.ml.model.bank import FoldedAdapter
 from core.ml.model.device import is_lost, use_device
 from core.ml.serving.cache import AdapterCache, Load, own_copy

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from core.artifact.errors import DrawingDiverged
+from core.ml.errors import DrawingDiverged
 from core.ml.model.autoencoder import Autoencoder
 
 GPU_SIZES = (1, 2, 4, 8, 16)

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from core.artifact.errors import CheckpointInvalid, ChecksumMismatch, NotFound
+from core.artifact.errors import ChecksumMismatch, NotFound
+from core.ml.errors import CheckpointInvalid
 
 VERSION = 2
 """Version of what `about` means. Checkpoints of the first one name none. A release reads all earlier versions: what a

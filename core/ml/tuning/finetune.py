@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.artifact.errors import EngineStopped, TrainingOutOfMemory
+from core.artifact.errors import EngineStopped
 from core.artifact.footprint import Footprint
 from core.artifact.sites import CLASS_TABLE, Method, MethodSites, trainable_shapes
 from core.artifact.training import TrainingSettings
 from core.ml.diffusion.sampling import sample_steps, seeded_noise
+from core.ml.errors import TrainingOutOfMemory
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.model.device import is_out_of_memory, release_memory
 from core.ml.tuning.checkpoint import pack

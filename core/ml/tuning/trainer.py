@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from core.artifact.additions import Shapes
-from core.artifact.errors import TrainingDiverged, TrainingOutOfMemory
 from core.artifact.sampling import TIMESTEPS
 from core.artifact.sites import CLASS_TABLE
 from core.artifact.training import TrainingSettings
 from core.ml import slices
+from core.ml.errors import TrainingDiverged, TrainingOutOfMemory
 from core.ml.model.adapter import TensorAdapter
 from core.ml.model.device import is_out_of_memory, release_memory
 from core.ml.model.dit import DiT

@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
-from core.artifact.errors import AdapterQuarantined, BaseNotLoaded, NotFound
+from core.artifact.errors import NotFound
 from core.artifact.file import Artifact, check_against, decode
 from core.service import audit
 from core.service.adapters import repository
@@ -17,6 +17,7 @@ from core.service.db.models import Adapter, BaseModelRow, Domain
 from core.service.db.paging import Page, PageRequest
 from core.service.db.session import database_now
 from core.service.domains import service as domains
+from core.service.errors import AdapterQuarantined, BaseNotLoaded
 from core.service.storage import ObjectStore, StoredObject
 from core.service.tenancy import SYSTEM, Scope
 from core.service.usage import service as usage

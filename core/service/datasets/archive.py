@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any
 
-from core.artifact.errors import ArchiveInvalid, Cancelled, CoreError
+from core.artifact.errors import Cancelled, CoreError
 from core.service.datasets.images import SIGNATURE_BYTES, Refused, check_signature, read_image
 from core.service.datasets.layout import Candidate, Layout, Warned, arrange, entry_path
+from core.service.errors import ArchiveInvalid
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import ArchiveInvalid, NotFound, PartsMissing, UploadEnded
+from core.artifact.errors import NotFound
 from core.service import audit
 from core.service.config import Settings
 from core.service.datasets import repository, service
@@ -20,6 +20,7 @@ from core.service.db.models import Dataset, DatasetUpload
 from core.service.db.paging import Page, PageRequest
 from core.service.db.session import database_now
 from core.service.domains import service as domains
+from core.service.errors import ArchiveInvalid, PartsMissing, UploadEnded
 from core.service.jobs import Dispatcher
 from core.service.storage import ObjectStore, Part, StoredObject
 from core.service.tenancy import Scope

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import NameTaken
+from core.service.errors import NameTaken
 
 
 @contextmanager

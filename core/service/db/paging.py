@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import InvalidCursor
+from core.service.errors import InvalidCursor
 
 Row = TypeVar("Row")
 

@@ -3,7 +3,7 @@
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from core.artifact.errors import DatabaseRoleUnfit, DatabaseUnavailable
+from core.service.errors import DatabaseRoleUnfit, DatabaseUnavailable
 
 _ABOUT = text(
     "SELECT rolname, rolsuper, rolbypassrls, has_table_privilege(to_regclass('tenants'), 'INSERT') "

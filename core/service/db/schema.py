@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from core.artifact.errors import DatabaseUnavailable
+from core.service.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from alembic.config import Config

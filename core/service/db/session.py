@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, Oper
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.artifact.errors import DatabaseUnavailable
 from core.service.db.base import Now
+from core.service.errors import DatabaseUnavailable
 from core.service.tenancy import Scope, admission
 
 _AFTER_COMMIT = "after_commit"

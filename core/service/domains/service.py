@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import NameTaken, NotFound
+from core.artifact.errors import NotFound
 from core.service import audit, idempotency
 from core.service import etags as versions
 from core.service.db.base import new_id
@@ -13,6 +13,7 @@ from core.service.db.names import named_once
 from core.service.db.paging import Page, PageRequest
 from core.service.deletions import service as deletions
 from core.service.domains import repository
+from core.service.errors import NameTaken
 from core.service.tenancy import Scope
 
 

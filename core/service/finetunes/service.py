@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
-from core.artifact.errors import DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed, NotFound
+from core.artifact.errors import NotFound
 from core.artifact.file import Artifact
 from core.artifact.footprint import Footprint
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
@@ -21,6 +21,7 @@ from core.service.db.models import Dataset, Finetune, FinetuneEvent, Worker
 from core.service.db.paging import Page, PageRequest
 from core.service.db.session import database_now
 from core.service.domains import service as domains
+from core.service.errors import DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed
 from core.service.finetunes import repository
 from core.service.jobs import Claim, Dispatcher
 from core.service.storage import StoredObject

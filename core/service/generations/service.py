@@ -9,17 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
-from core.artifact.errors import (
-    AdapterQuarantined,
-    BaseMismatch,
-    ImageExpired,
-    InvalidRequest,
-    JobFinished,
-    NoActiveAdapter,
-    NotFound,
-    QueueFull,
-    UnknownClass,
-)
+from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, QueueFull, UnknownClass
 from core.artifact.sampling import EVERY_TIMESTEP, SamplerName
 from core.service import audit, discards, jobs
 from core.service.adapters import service as adapters
@@ -28,6 +18,7 @@ from core.service.db.models import Adapter, Domain, Generation, GenerationImage,
 from core.service.db.paging import Page, PageRequest
 from core.service.db.session import database_now
 from core.service.domains import service as domains
+from core.service.errors import AdapterQuarantined, ImageExpired, JobFinished, NoActiveAdapter
 from core.service.generations import repository
 from core.service.jobs import Claim, Dispatcher
 from core.service.storage import StoredObject

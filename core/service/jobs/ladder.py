@@ -19,22 +19,12 @@ from prometheus_client import Counter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import (
-    Cancelled,
-    CoreError,
-    DatabaseUnavailable,
-    DeviceCrashed,
-    DeviceLost,
-    EngineStopped,
-    QueueFull,
-    ResultRefused,
-    StorageFull,
-    StorageUnavailable,
-    WorkerCrashed,
-)
+from core.artifact.errors import Cancelled, CoreError, DeviceLost, EngineStopped, QueueFull
 from core.service.db.models import Finetune, FinetuneEvent
 from core.service.db.session import database_now
+from core.service.errors import DatabaseUnavailable, DeviceCrashed, ResultRefused, WorkerCrashed
 from core.service.jobs.rows import KINDS, Claim, Dispatcher, Job, JobRow, dispatch, fail, finish, report
+from core.service.storage.errors import StorageFull, StorageUnavailable
 
 logger = logging.getLogger(__name__)
 REAPED = Counter("difffit_jobs_reaped", "Jobs whose worker was lost, as this process found out", ["queue"])

@@ -3,7 +3,7 @@
 import io
 from typing import IO, Any
 
-from core.artifact.errors import StorageUnavailable
+from core.service.storage.errors import StorageUnavailable
 from core.service.storage.objects import unusable
 from core.service.storage.ranged import FIRST_BYTES, ranged_file
 from core.service.storage.s3_errors import S3Guard

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import KeyRevoked, LastAdminKey, NameTaken, NotFound, Unauthenticated
+from core.artifact.errors import NotFound
 from core.service import audit
 from core.service.db.base import new_id
 from core.service.db.models import ApiKey, Deletion, Tenant
@@ -20,6 +20,7 @@ from core.service.db.names import named_once
 from core.service.db.paging import Page, PageRequest
 from core.service.db.session import database_now
 from core.service.deletions import service as deletions
+from core.service.errors import KeyRevoked, LastAdminKey, NameTaken, Unauthenticated
 from core.service.tenancy import SYSTEM, Scope
 from core.service.tenants import repository
 

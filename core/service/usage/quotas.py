@@ -11,9 +11,9 @@ from typing import Literal, get_args
 
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import QuotaExceeded, StorageQuotaExceeded, WebhookQuotaExceeded
 from core.service.config import Settings
 from core.service.db.session import database_now
+from core.service.errors import QuotaExceeded, StorageQuotaExceeded, WebhookQuotaExceeded
 from core.service.tenancy import Scope
 from core.service.tenants import repository as tenants
 from core.service.usage import repository

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import InvalidCursor
 from core.service.db.models import (
     AuditEntry,
     Dataset,
@@ -20,6 +19,7 @@ from core.service.db.models import (
     Worker,
 )
 from core.service.db.paging import Page, PageRequest, fetch_page, id_of, page_of
+from core.service.errors import InvalidCursor
 from core.service.tenancy import Scope, scoped
 
 

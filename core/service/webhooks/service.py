@@ -6,13 +6,14 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import NotFound, WebhookDisabled
+from core.artifact.errors import NotFound
 from core.service import audit
 from core.service import etags as versions
 from core.service.db.base import new_id
 from core.service.db.models import Webhook, WebhookDelivery
 from core.service.db.paging import Page, PageRequest
 from core.service.db.session import database_now
+from core.service.errors import WebhookDisabled
 from core.service.tenancy import Scope
 from core.service.webhooks import events, repository
 from core.service.webhooks.addresses import parse

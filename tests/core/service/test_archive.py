@@ -7,8 +7,8 @@ import zipfile
 import pytest
 from PIL import Image
 
-from core.artifact.errors import ArchiveInvalid
 from core.service.datasets.archive import Limits, inspect, read_images, validate
+from core.service.errors import ArchiveInvalid
 from tests.core.service.zips import GOOD, LIMITS, picture, zipped
 
 

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from core.artifact.errors import CoreError, DatabaseUnavailable, DeviceLost, EngineStopped, StorageUnavailable
+from core.artifact.errors import CoreError, DeviceLost, EngineStopped
 from core.service import jobs
 from core.service.db.models import Dataset, Finetune, FinetuneEvent, Generation
 from core.service.db.session import Database, database_now
+from core.service.errors import DatabaseUnavailable
 from core.service.finetunes import service as finetunes
 from core.service.jobs import Claim
 from core.service.storage import StoredObject
+from core.service.storage.errors import StorageUnavailable
 from core.service.usage import service as usage
 from tests.core.service.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
 

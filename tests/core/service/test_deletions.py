@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from core.artifact.errors import NotFound, StorageUnavailable, Unauthenticated
+from core.artifact.errors import NotFound
 from core.service import idempotency, jobs
 from core.service.adapters import service as adapters
 from core.service.db.models import Deletion, Finetune, Generation, GenerationImage, GenerationPreview, Worker
@@ -17,10 +17,12 @@ from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
 from core.service.deletions import service as deletions
 from core.service.domains import service as domains
+from core.service.errors import Unauthenticated
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
 from core.service.idempotency import Answer
 from core.service.storage import FolderStore, ObjectStore
+from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM, Scope
 from core.service.tenants import service as tenants
 from core.service.usage import service as usage

@@ -9,14 +9,16 @@ import pytest
 from PIL import Image
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from core.artifact.errors import ArchiveInvalid, Cancelled, DatabaseUnavailable, InvalidCursor, StorageUnavailable
+from core.artifact.errors import Cancelled
 from core.service.datasets.archive import inspect, read_images, validate
 from core.service.db.models import Generation
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database
+from core.service.errors import ArchiveInvalid, DatabaseUnavailable, InvalidCursor
 from core.service.generations import service as generations
 from core.service.generations.service import GenerationRequest
 from core.service.storage import S3Store
+from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM
 from core.service.tenants import service as tenants
 from core.service.usage import service as usage

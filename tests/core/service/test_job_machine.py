@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import select
 
-from core.artifact.errors import DeviceLost, EngineStopped, StorageUnavailable
+from core.artifact.errors import DeviceLost, EngineStopped
 from core.service import jobs
 from core.service.db.base import new_id
 from core.service.db.models import Dataset, Finetune, Generation
 from core.service.db.session import Database, database_now
 from core.service.jobs import Claim
+from core.service.storage.errors import StorageUnavailable
 from tests.core.service.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
 
 ATTEMPTS = 3

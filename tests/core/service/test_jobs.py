@@ -4,11 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.artifact.errors import StorageFull, TrainingDiverged
+from core.ml.errors import TrainingDiverged
 from core.service import jobs
 from core.service.db.models import Generation
 from core.service.db.session import Database
 from core.service.jobs import Claim
+from core.service.storage.errors import StorageFull
 from tests.core.service.rows import Sent, add_generation, claim, tenant_with_domain
 
 

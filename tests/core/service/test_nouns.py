@@ -6,19 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select
 
-from core.artifact.errors import (
-    AdapterQuarantined,
-    BaseMismatch,
-    DatasetNotReady,
-    JobFinished,
-    LastAdminKey,
-    NameTaken,
-    NoActiveAdapter,
-    NotFound,
-    QueueFull,
-    Unauthenticated,
-    UnknownClass,
-)
+from core.artifact.errors import BaseMismatch, NotFound, QueueFull, UnknownClass
 from core.service.adapters import service as adapters
 from core.service.config import Settings
 from core.service.datasets import service as datasets
@@ -26,6 +14,15 @@ from core.service.db.models import AuditEntry, Deletion, Domain, Generation
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database
 from core.service.domains import service as domains
+from core.service.errors import (
+    AdapterQuarantined,
+    DatasetNotReady,
+    JobFinished,
+    LastAdminKey,
+    NameTaken,
+    NoActiveAdapter,
+    Unauthenticated,
+)
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
 from core.service.generations import service as generations

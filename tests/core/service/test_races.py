@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import NameTaken, StorageUnavailable
 from core.service import jobs
 from core.service.adapters import service as adapters
 from core.service.db.models import Generation
 from core.service.db.session import Database
 from core.service.domains import service as domains
+from core.service.errors import NameTaken
+from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM, Scope
 from core.service.tenants import service as tenants
 from tests.core.service.rows import BASE, Sent, add_generation, claim, tenant_with_domain

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.artifact.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyMismatch, InvalidCursor
 from core.service import idempotency
 from core.service.config import Settings
 from core.service.db.base import new_id
 from core.service.db.models import IdempotencyKey, Tenant
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
+from core.service.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyMismatch, InvalidCursor
 from core.service.idempotency import Answer
 from core.service.tenancy import SYSTEM, Scope
 from core.service.tenants import service as tenants

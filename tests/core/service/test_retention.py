@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from core.artifact.errors import ImageExpired, NotFound, StorageUnavailable
+from core.artifact.errors import NotFound
 from core.service import discards, jobs
 from core.service.config import Settings
 from core.service.db.models import (
@@ -29,11 +29,13 @@ from core.service.db.models import (
 )
 from core.service.db.session import Database, database_now
 from core.service.domains import service as domains
+from core.service.errors import ImageExpired
 from core.service.finetunes import service as finetunes
 from core.service.generations import service as generations
 from core.service.generations.service import DrawnImage
 from core.service.retention import Retention
 from core.service.storage import FolderStore, StoredObject
+from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 from core.service.usage import repository as usage
 from tests.core.service.rows import (

@@ -11,13 +11,14 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
-from core.artifact.errors import DatabaseRoleUnfit, NotFound
+from core.artifact.errors import NotFound
 from core.service.db.base import Base
 from core.service.db.paging import PageRequest
 from core.service.db.roles import check_role
 from core.service.db.schema import upgrade
 from core.service.db.session import Database
 from core.service.domains import service as domains
+from core.service.errors import DatabaseRoleUnfit
 from core.service.tenancy import SYSTEM, Scope
 from tests import services
 from tests.core.service.rows import tenant_with_domain, tenant_with_everything

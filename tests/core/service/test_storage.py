@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from core.artifact.errors import ChecksumMismatch, NotFound, StorageFull, StorageUnavailable
+from core.artifact.errors import ChecksumMismatch, NotFound
 from core.service.config import Settings
 from core.service.storage import FolderStore, ObjectStore, S3Store, open_store
+from core.service.storage.errors import StorageFull, StorageUnavailable
 
 
 def test_what_was_put_comes_back(store: ObjectStore) -> None:

@@ -11,17 +11,11 @@ from urllib.parse import urlparse
 
 import pytest
 
-from core.artifact.errors import (
-    ChecksumMismatch,
-    CoreError,
-    ScratchFull,
-    StorageFull,
-    StorageRefused,
-    StorageUnavailable,
-)
+from core.artifact.errors import ChecksumMismatch, CoreError
 from core.ml.bundled import sample_domain_folder
 from core.service.datasets.archive import Limits, validate
 from core.service.storage import S3Store
+from core.service.storage.errors import ScratchFull, StorageFull, StorageRefused, StorageUnavailable
 from core.service.storage.objects import ERRORS
 from core.service.storage.s3_errors import S3Guard
 from tests.faults.proxy import Direction, Fault, Proxy

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from core.artifact.errors import BaseMissing, CheckpointInvalid
+from core.ml.errors import BaseMissing, CheckpointInvalid
 from core.ml.model.autoencoder import Autoencoder
 from tests.core.ml.model.small import autoencoder_folder
 

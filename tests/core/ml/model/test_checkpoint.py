@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.artifact.base import BaseConfig
-from core.artifact.errors import BaseMissing, CheckpointInvalid
+from core.ml.errors import BaseMissing, CheckpointInvalid
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.checkpoint import LoadedBase, load_base, save_base
 from core.ml.model.dit import DiT, position_table

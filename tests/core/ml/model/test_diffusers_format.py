@@ -7,7 +7,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 
 from core.artifact.base import BaseConfig
-from core.artifact.errors import CheckpointInvalid
+from core.ml.errors import CheckpointInvalid
 from core.ml.model.diffusers_format import config_from_diffusers, config_to_diffusers, from_diffusers, to_diffusers
 from tests.core.ml.model.small import CONFIG, batch, difference, random_dit, zeros
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 from torch import Tensor
 
-from core.artifact.errors import ArtifactInvalid, StorageUnavailable
+from core.artifact.errors import ArtifactInvalid
 from core.ml.model.bank import AdapterBank
 from core.ml.serving.cache import AdapterCache
+from core.service.storage.errors import StorageUnavailable
 from tests.core.ml.model.small import random_dit, random_tensors
 
 

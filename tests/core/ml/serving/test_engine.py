@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.artifact.errors import ArtifactInvalid, Cancelled, DeadlineExceeded, DrawingDiverged, EngineStopped, QueueFull
+from core.artifact.errors import ArtifactInvalid, Cancelled, EngineStopped, QueueFull
 from core.ml.diffusion.sampling import sample, seeded_noise
+from core.ml.errors import DeadlineExceeded, DrawingDiverged
 from core.ml.model.adapter import TensorAdapter
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.dit import DiT

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.artifact.errors import DeviceLost, DrawingDiverged
+from core.artifact.errors import DeviceLost
+from core.ml.errors import DrawingDiverged
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.bank import AdapterBank, FoldedAdapter
 from core.ml.model.graphs import CudaGraphs

@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from core.artifact.errors import CheckpointInvalid, ChecksumMismatch, NotFound, StorageUnavailable
+from core.artifact.errors import ChecksumMismatch, NotFound
+from core.ml.errors import CheckpointInvalid
 from core.ml.tuning import checkpoint
 from core.ml.tuning.checkpoint import Resume, last_readable, pack, unpack, write_file
+from core.service.storage.errors import StorageUnavailable
 
 STATE = {"parameters": torch.randn(5), "steps_done": torch.tensor(3), "generator": torch.Generator().get_state()}
 ABOUT: dict[str, Any] = {"method": "difffit", "training": {"learning_rate": 1e-3, "clip": None}, "classes": ("a", "b")}

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from core.artifact.additions import AdaptFormer, Lora, Prompts
-from core.artifact.errors import CheckpointInvalid, EngineStopped
+from core.artifact.errors import EngineStopped
 from core.artifact.sites import CLASS_TABLE, PRESETS, Method, MethodSites, Sites, count, trainable_shapes
 from core.artifact.training import TrainingSettings
+from core.ml.errors import CheckpointInvalid
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.checkpoint import LoadedBase, load_base, save_base
 from core.ml.tuning.checkpoint import unpack

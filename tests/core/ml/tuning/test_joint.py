@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from core.artifact.errors import Cancelled, DeviceLost, EngineStopped, TrainingDiverged
+from core.artifact.errors import Cancelled, DeviceLost, EngineStopped
 from core.artifact.sites import PRESETS
 from core.ml import slices
+from core.ml.errors import TrainingDiverged
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.model.dit import DiT
 from core.ml.serving.trainings import Training, Trainings

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from core.artifact.errors import Cancelled, EngineStopped, StorageUnavailable
+from core.artifact.errors import Cancelled, EngineStopped
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.engine import Engine
 from core.ml.tuning.finetune import finetune
 from core.ml.tuning.reading import ReadAhead
+from core.service.storage.errors import StorageUnavailable
 from tests.core.ml.serving.small import engine_of, request, result
 from tests.core.ml.tuning.test_finetune import PLAN, base, images, run
 from tests.core.ml.tuning.test_trainer import assert_equal_states

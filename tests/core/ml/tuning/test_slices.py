@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.artifact.errors import DeviceLost, EngineStopped, TrainingOutOfMemory
+from core.artifact.errors import DeviceLost, EngineStopped
 from core.artifact.footprint import Footprint
 from core.ml import slices
+from core.ml.errors import TrainingOutOfMemory
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.trainings import Training, Trainings
 from core.ml.tuning import finetune as finetuning

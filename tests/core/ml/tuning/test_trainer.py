@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.artifact.errors import TrainingDiverged
 from core.artifact.sites import CLASS_TABLE, trainable_shapes
 from core.artifact.training import TrainingSettings
 from core.ml.diffusion.sampling import Model
+from core.ml.errors import TrainingDiverged
 from core.ml.model.dit import DiT
 from core.ml.tuning.checkpoint import pack, unpack
 from core.ml.tuning.latents import Latents

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from core.artifact.errors import WebhookUrlRefused
+from core.service.errors import WebhookUrlRefused
 from core.service.webhooks.addresses import is_public, parse
 
 

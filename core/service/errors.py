@@ -1,0 +1,257 @@
+"""Errors of the service half: callers, nouns, quotas and the database."""
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from core.artifact.errors import CoreError
+
+
+class Unauthenticated(CoreError):
+    code, status, title = "unauthenticated", 401, "Authentication required"
+
+    def __init__(self, reason: str = "Send a valid API key as 'Authorization: Bearer <key>'.") -> None:
+        super().__init__(reason)
+
+
+class Forbidden(CoreError):
+    code, status, title = "forbidden", 403, "Not allowed"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This key lacks the scope '{scope}'. Use a key that has it.")
+
+
+class InvalidCursor(CoreError):
+    code, status, title = "invalid_cursor", 422, "Invalid cursor"
+
+    def __init__(self) -> None:
+        reason = "This is no cursor of this list. Take it from `next_cursor` of the previous page."
+        super().__init__(f"query.cursor: {reason}", errors=[{"field": "query.cursor", "detail": reason}])
+
+
+class NameTaken(CoreError):
+    code, status, title = "name_taken", 409, "Name already in use"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"There is already a {kind} named '{name}'. Choose another name.")
+
+
+class ChangedMeanwhile(CoreError):
+    code, status, title = "changed_meanwhile", 412, "Changed meanwhile"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"'{id}' is not what If-Match says any more. Read it again, then change it.")
+
+
+class KeyRevoked(CoreError):
+    code, status, title = "key_revoked", 409, "Key revoked"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"The key '{id}' was revoked, for good. Create another one.")
+
+
+class LastAdminKey(CoreError):
+    code, status, title = "last_admin_key", 409, "Last administrator's key"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"'{id}' is the last administrator's key that works. Rotate it, and use the new key.")
+
+
+class IdempotencyMismatch(CoreError):
+    code, status, title = "idempotency_mismatch", 422, "Idempotency key used for another request"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key came with a different request before. Send a new key.")
+
+
+class IdempotencyConflict(CoreError):
+    code, status, title = "idempotency_conflict", 409, "Request with this key still running"
+
+    def __init__(self) -> None:
+        super().__init__("A request with this Idempotency-Key is still running. Try again in a moment.")
+
+
+class ArchiveInvalid(CoreError):
+    """A zip that cannot be a data set, whatever its images hold. `code` tells which way."""
+
+    status, title = 422, "The archive cannot be used"
+    code = "archive_invalid"
+
+    def __init__(self, code: str, detail: str, *, rejected: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(detail, errors=rejected)
+        self.code = code  # type: ignore[misc]  # one class for the ways in which a zip can be wrong
+
+
+class PartsMissing(CoreError):
+    code, status, title = "parts_missing", 409, "Parts are missing"
+
+    def __init__(self, numbers: list[int]) -> None:
+        some = ", ".join(map(str, numbers[:20])) + (", …" if len(numbers) > 20 else "")
+        super().__init__(f"The parts {some} are not there, or not with these etags. Send them, then complete again.")
+
+
+class UploadEnded(CoreError):
+    code, status, title = "upload_ended", 409, "Upload ended"
+
+    def __init__(self, id: str, status: str) -> None:
+        super().__init__(f"The upload '{id}' is {status}. Begin another one.")
+
+
+class DatasetNotReady(CoreError):
+    code, status, title = "dataset_not_ready", 409, "Data set not ready"
+
+    def __init__(self, id: str, status: str) -> None:
+        super().__init__(f"Data set '{id}' is {status}. Wait until it is ready, or upload another.")
+
+
+class NoActiveAdapter(CoreError):
+    code, status, title = "no_active_adapter", 409, "Domain has no adapter yet"
+
+    def __init__(self, domain_id: str) -> None:
+        super().__init__(f"Domain '{domain_id}' has no active adapter. Fine-tune it first, or promote a version.")
+
+
+class AdapterQuarantined(CoreError):
+    code, status, title = "adapter_quarantined", 409, "Adapter quarantined"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"Adapter '{id}' failed its checks and is not served. Promote another version or retrain.")
+
+
+class MethodNotServed(CoreError):
+    code, status, title = "method_not_served", 422, "Method not served"
+
+    def __init__(self, method: str, served: Sequence[str], others: Sequence[str]) -> None:
+        reason = f"'{method}' is not served; {' and '.join(served)} are, which draw in one batch with other domains"
+        detail = f"method: {reason}. `difffit train --method` trains {', '.join(others)} without a server."
+        super().__init__(detail, errors=[{"field": "body.method", "detail": reason}])
+
+
+class ImageSizeUnsupported(CoreError):
+    code, status, title = "image_size_unsupported", 422, "Image size not drawn by the base"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"image_size: {reason}.", errors=[{"field": "image_size", "detail": reason}])
+
+
+class BaseNotLoaded(CoreError):
+    code, status, title = "base_not_loaded", 503, "Base not loaded yet"
+
+    def __init__(self, name: str, held: Sequence[str] = ()) -> None:
+        """`held` names the bases that the live workers hold instead."""
+        if held:
+            others = " and ".join(f"'{other}'" for other in held)
+            detail = f"The API serves the base '{name}', its workers hold {others}. Ask the operator to set one base."
+            super().__init__(detail, retry_after=60)
+        else:
+            detail = f"No worker has loaded the base '{name}' yet. Try again shortly."
+            super().__init__(detail, retry_after=5)
+
+
+class JobFinished(CoreError):
+    code, status, title = "already_finished", 409, "Already finished"
+
+    def __init__(self, kind: str, id: str, status: str) -> None:
+        super().__init__(f"The {kind} '{id}' is {status}, so it cannot be cancelled.")
+
+
+class ImageExpired(CoreError):
+    """Its generation is there, and tells when."""
+
+    code, status, title = "image_expired", 410, "Image expired"
+
+    def __init__(self, id: str, at: datetime.datetime) -> None:
+        super().__init__(f"The images of '{id}' were removed on {at:%Y-%m-%d}, as this service keeps none for longer.")
+
+
+class WorkerCrashed(CoreError):
+    code, status, title = "crashed_worker", 500, "Its worker died of it"
+
+    def __init__(self, crashes: int) -> None:
+        super().__init__(
+            f"Its worker died {crashes} times while it worked on nothing else. Start it again with less: a smaller "
+            "batch, fewer images, a smaller file."
+        )
+
+
+class DeviceCrashed(CoreError):
+    code, status, title = "device_crashed", 500, "The device failed under it"
+
+    def __init__(self, crashes: int) -> None:
+        super().__init__(
+            f"A worker's device failed {crashes} times while it worked on nothing else. Start it again with less: a "
+            "smaller batch or image size."
+        )
+
+
+class QuotaExceeded(CoreError):
+    """`name` is that of the quota; `retry_after` seconds later there may be room."""
+
+    code, status, title = "quota_exceeded", 429, "Quota used up"
+
+    def __init__(self, name: str, limit: int, used: int, retry_after: int) -> None:
+        super().__init__(
+            f"The quota '{name}' is {limit}, and {used} are used. Try again in {retry_after} s, or ask for more.",
+            retry_after=retry_after,
+            limit=(name, limit),
+        )
+
+
+class StorageQuotaExceeded(CoreError):
+    """No time will help, so this is no 429."""
+
+    code, status, title = "storage_quota_exceeded", 403, "Storage quota used up"
+
+    def __init__(self, limit: int, used: int, more: int) -> None:
+        super().__init__(
+            f"{used:,} of {limit:,} bytes are stored, and this needs {more:,} more. "
+            "Delete a domain, abort uploads that are not needed, or ask for more."
+        )
+
+
+class WebhookQuotaExceeded(CoreError):
+    """No time will help here either."""
+
+    code, status, title = "webhook_quota_exceeded", 403, "Too many webhooks"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"There may be {limit} webhooks. Delete one that is not needed any more.")
+
+
+class WebhookUrlRefused(CoreError):
+    code, status, title = "webhook_url_refused", 422, "Webhook URL refused"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The URL {reason}.", errors=[{"field": "body.url", "detail": reason}])
+
+
+class WebhookDisabled(CoreError):
+    code, status, title = "webhook_disabled", 409, "Webhook disabled"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"The webhook '{id}' is disabled: `disabled_reason` tells why. Enable it first.")
+
+
+class DatabaseUnavailable(CoreError):
+    code, status, title = "database_unavailable", 503, "Database unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The database does not answer. Try again.", retry_after=5)
+
+
+class ResultRefused(CoreError):
+    """The database answers, and does not take what an attempt made, however often it is offered."""
+
+    code, status, title = "result_refused", 503, "Result not stored"
+
+    def __init__(self) -> None:
+        super().__init__("The database does not take the result. Send the id of this job to the operator.")
+
+
+class DatabaseRoleUnfit(CoreError):
+    code, status, title = "database_role_unfit", 500, "Database role not accepted"
+
+    def __init__(self, role: str, reason: str) -> None:
+        super().__init__(
+            f"PostgreSQL's role '{role}' {reason}. Connect as a role that deploy/postgres/roles.sql has made."
+        )

@@ -1,0 +1,48 @@
+"""Errors of the object store and of temporary files."""
+
+from typing import ClassVar
+
+from core.artifact.errors import CoreError, NotFound
+
+
+class ObjectNotFound(NotFound):
+    """An object of the store that a row names. Its key is the operator's matter, and in the log."""
+
+    def __init__(self) -> None:
+        CoreError.__init__(self, "The stored file is missing. Send the id of this request or job to the operator.")
+
+
+class StorageUnavailable(CoreError):
+    code, status, title = "storage_unavailable", 503, "Storage unavailable"
+    sentence: ClassVar[str] = "The object store does not answer ({reason}). Try again."
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(self.sentence.format(reason=reason), retry_after=5)
+
+
+class StorageFull(StorageUnavailable):
+    code, title = "storage_full", "Storage full"
+    sentence = "The object store has no room ({reason}). Try again when its operator has made some."
+
+
+class StorageRefused(StorageUnavailable):
+    """The store answers, and will go on to refuse until its operator or ours changes something."""
+
+    sentence = "The object store refuses this service ({reason}). The operator must mend that; then it goes on."
+
+
+class ScratchFull(StorageUnavailable):
+    """Our own disk, not the store."""
+
+    code, title = "scratch_full", "No room for temporary files"
+    sentence = "The disk of {reason} is full. Try again when the operator has made room."
+
+
+class ScratchTooSmall(CoreError):
+    code, status, title = "scratch_too_small", 500, "Too little room for temporary files"
+
+    def __init__(self, folder: str, total_bytes: int, setting: str, needed_bytes: int) -> None:
+        super().__init__(
+            f"The disk of {folder} has {total_bytes:,} bytes, and {setting} needs {needed_bytes:,}. Set TMPDIR to a "
+            "larger disk, or change the setting."
+        )
