@@ -10,7 +10,9 @@ from core.service.config import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
-    path for pattern in ("*.md", "client/*.md", "core/**/*.md", "docs/**/*.md") for path in sorted(ROOT.glob(pattern))
+    path
+    for pattern in ("*.md", "client/*.md", "core/**/*.md", "docs/**/*.md", "recipes/*.md")
+    for path in sorted(ROOT.glob(pattern))
 ]
 
 
@@ -53,6 +55,6 @@ def test_error_codes_of_the_guide_exist() -> None:
     rows = re.findall(r"^\| [\d, ]+ \| (`.+?`) \|", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
     named = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
     assert named
-    assert named <= set(
-        re.findall(r'^    code, status, title = "(\w+)"', (ROOT / "core/artifact/errors.py").read_text(), re.MULTILINE)
-    )
+    modules = [ROOT / "api/errors.py", *ROOT.glob("core/**/errors.py")]
+    codes = {code for path in modules for code in re.findall(r'code, (?:status, )?title = "(\w+)"', path.read_text())}
+    assert named <= codes
