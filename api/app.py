@@ -39,8 +39,8 @@ from core.service.db.roles import check_role
 from core.service.db.schema import is_current, upgrade
 from core.service.db.session import Database
 from core.service.logs import configure_logs
-from core.service.scratch import check_scratch
 from core.service.storage import open_store
+from core.service.storage.scratch import check_scratch
 from core.service.tenancy import SYSTEM
 from core.service.tenants import service as tenants
 from core.service.tracing import configure_traces

@@ -12,7 +12,7 @@ from core.service.config import Settings
 from core.service.tenancy import Scope
 
 if TYPE_CHECKING:
-    from core.service.usage.requests import Allowance, RequestCounter
+    from core.service.rate_limits import Allowance, RequestCounter
 
 NAME = "requests_per_minute"
 _IPV6_NETWORK = 64
@@ -57,7 +57,7 @@ class RequestLimits:
 
     @cached_property
     def _counter(self) -> "RequestCounter":
-        from core.service.usage.requests import RequestCounter
+        from core.service.rate_limits import RequestCounter
 
         return RequestCounter(self._broker_url)
 

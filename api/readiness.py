@@ -11,9 +11,8 @@ import structlog
 from api.deps import Services
 from api.schemas.usage import Readiness
 from api.threads import HEALTH, run_in
-from core.service.adapters import service as adapters
+from core.service import fleet
 from core.service.db.schema import is_current
-from core.service.usage import service as usage
 
 logger = structlog.get_logger()
 Answer = TypeVar("Answer")
@@ -77,8 +76,8 @@ def _database(services: Services) -> _Database:
     if not is_current(services.database.engine):
         return _Database({"migrations": "The tables are not at this version: run `python -m migrations`."})
     with services.database.session() as session:
-        workers = [worker for worker in usage.workers(session) if worker.healthy]
-        agree = adapters.workers_hold(session, services.settings.base_model)
+        workers = [worker for worker in fleet.workers(session) if worker.healthy]
+        agree = fleet.all_hold(session, services.settings.base_model)
     warnings = {} if workers else {"worker": NO_WORKER}
     return _Database({}, len(workers), warnings if agree else {**warnings, "base": OTHER_BASE})
 

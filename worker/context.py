@@ -12,19 +12,19 @@ from functools import cached_property
 from typing import Any
 
 from core.artifact.errors import ChecksumMismatch, CoreError, NotFound
+from core.service import fleet
 from core.service.adapters import service as adapters
 from core.service.config import Settings
 from core.service.db.base import new_id
 from core.service.db.models import Dataset, Finetune
 from core.service.db.session import Database, database_now
 from core.service.jobs import KINDS, Dispatcher
-from core.service.scratch import check_scratch
 from core.service.storage import ObjectStore, StoredObject, open_store
 from core.service.storage.errors import StorageFull, StorageUnavailable
 from core.service.storage.objects import unusable
+from core.service.storage.scratch import check_scratch
 from core.service.tenancy import SYSTEM
 from core.service.tracing import configure_traces
-from core.service.usage import service as usage
 from worker import metrics
 from worker.gpu import Gpu
 from worker.leases import LeaseKeeper
@@ -125,7 +125,7 @@ class Context:
             if gpu.device.type == "cuda":
                 check_scratch("DIFFFIT_DEVICE", KERNEL_BYTES)
             with self.database.session() as session:
-                adapters.register_base(session, self.settings.base_model, gpu.base.description)
+                fleet.register_base(session, self.settings.base_model, gpu.base.description)
         if self.settings.metrics_port:
             metrics.serve(self.settings, self.gpu.engine if self.needs_device else None)
             metrics.show_jobs(self.database)
@@ -156,7 +156,7 @@ class Context:
                 "resident": gpu.bank.resident,
             }
         with self.database.session() as session:
-            usage.report_worker(session, self.id, socket.gethostname(), os.getpid(), about)
+            fleet.report_worker(session, self.id, socket.gethostname(), os.getpid(), about)
 
     def put(self, key: str, data: bytes) -> StoredObject:
         """Stores what took an attempt long to make: tries again for some seconds while the store does not answer.
@@ -252,5 +252,5 @@ class Context:
             self._end.join()
         if self.problem is None:
             with self.database.session() as session:
-                usage.forget_worker(session, self.id)
+                fleet.forget_worker(session, self.id)
         self.database.dispose()

@@ -4,14 +4,14 @@ and its device computes."""
 import socket
 import sys
 
+from core.service import fleet
 from core.service.config import get_settings
 from core.service.db.session import Database
-from core.service.usage import service as usage
 
 
 def main() -> None:
     with Database(get_settings().worker_database_url).session() as session:
-        here = [worker for worker in usage.workers(session) if worker.hostname == socket.gethostname()]
+        here = [worker for worker in fleet.workers(session) if worker.hostname == socket.gethostname()]
     if any(worker.healthy for worker in here):
         sys.exit(0)
     problems = [worker.problem for worker in here if worker.problem]

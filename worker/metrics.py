@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 
 from core.artifact.errors import CoreError
 from core.ml.serving.engine import Engine
+from core.service import queues
 from core.service.config import Settings
-from core.service.db.session import Database
-from core.service.usage import queues
+from core.service.db.session import Database, database_now
 
 GENERATIONS = Counter("difffit_generations", "Generations that ended here, or were handed back", ["result"])
 STAGES = Histogram(
@@ -105,16 +105,16 @@ class JobsCollector(Collector):
         unkept = GaugeMetricFamily("difffit_finetunes_unkept_seconds", "The longest that one runs without a checkpoint")
         try:
             with self.database.session() as session:
-                found = queues.read(session)
+                now = database_now(session)
+                for queue in queues.read(session):
+                    waiting.add_metric([queue.queue], queue.waiting)
+                    running.add_metric([queue.queue], queue.running)
+                    oldest.add_metric([queue.queue], queue.waited_seconds(now))
+                for name, code, count in queues.recent_failures(session):
+                    failed.add_metric([name, code], count)
                 unkept.add_metric([], queues.unkept_seconds(session))
-        except CoreError:  # what the process itself counts is told nevertheless
+        except CoreError:  # the metrics of the process itself are still reported
             return
-        for queue in found:
-            waiting.add_metric([queue.name], queue.waiting)
-            running.add_metric([queue.name], queue.running)
-            oldest.add_metric([queue.name], queue.oldest_seconds)
-            for code, count in queue.failed.items():
-                failed.add_metric([queue.name, code], count)
         yield from (waiting, running, oldest, failed, unkept)
 
 

@@ -18,13 +18,14 @@ from api.schemas.domains import DomainOut
 from api.streams import Download
 from api.threads import ADAPTERS, runs_in
 from core.artifact.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound
+from core.service import fleet
 from core.service.adapters import service as adapters
 from core.service.db.models import Adapter
 from core.service.domains import service as domains
 from core.service.errors import AdapterQuarantined, BaseNotLoaded, StorageQuotaExceeded
+from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
-from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["adapters"], route_class=IdempotentRoute)
 
@@ -71,7 +72,7 @@ def upload_adapter(
         raise PayloadTooLarge(limit)
     with services.database.session(scope) as session:
         domains.get(session, scope, id)
-        base = adapters.served_base(session, services.settings.base_model)
+        base = fleet.served_base(session, services.settings.base_model)
         Quotas(session, scope, services.settings).admit_bytes(file.size or 0)  # before anything is stored
     artifact, stored = adapters.store_upload(services.store, scope, id, file.file.read(), base, limit)
     with services.database.session(scope) as session:

@@ -23,7 +23,7 @@ from api.schemas.tenants import (
 )
 from api.schemas.usage import AuditOut, QueueOut, TenantUsageDayOut, WorkerOut
 from core.artifact.errors import NotFound
-from core.service import jobs
+from core.service import audit, fleet, metering, queues
 from core.service.adapters import service as adapters
 from core.service.adapters.repository import Filters
 from core.service.db.paging import number_of, page_of
@@ -31,7 +31,6 @@ from core.service.deletions import service as deletions
 from core.service.errors import KeyRevoked, LastAdminKey, NameTaken
 from core.service.tenants import service as tenants
 from core.service.tenants.service import IssuedKey
-from core.service.usage import service as usage
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute, dependencies=[Depends(get_admin)])
 Filter = Annotated[Identifier | None, Query()]
@@ -124,7 +123,7 @@ def list_all_adapters(
     with database.session(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
         found = adapters.admin_listing(session, admin, filters, page)
-        holders = usage.residency(session)
+        holders = fleet.residency(session)
         return listing(found, lambda row: AdminAdapterOut.of(row, holders.get(row.sha256, [])))
 
 
@@ -147,9 +146,9 @@ def get_adapter_totals(
 def list_queues(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[QueueOut]:
     """Waiting and running jobs, for each queue."""
     with database.session(admin) as session:
-        queues = jobs.queues(session)
+        rows = queues.read(session)
     first = number_of(page.cursor)
-    numbered = list(enumerate(queues[first : first + page.limit + 1], first + 1))
+    numbered = list(enumerate(rows[first : first + page.limit + 1], first + 1))
     return listing(page_of(numbered, page, lambda row: str(row[0])), lambda row: QueueOut.model_validate(row[1]))
 
 
@@ -157,21 +156,21 @@ def list_queues(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listin
 def list_workers(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[WorkerOut]:
     """Workers that are alive, latest first, and what they hold."""
     with database.session(admin) as session:
-        return listing(usage.workers_page(session, page), WorkerOut.model_validate)
+        return listing(fleet.workers_page(session, page), WorkerOut.model_validate)
 
 
 @router.get("/usage", operation_id="list_usage")
 def list_usage(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantUsageDayOut]:
     """Metering of the last 30 days, newest first, for each tenant and day."""
     with database.session(admin) as session:
-        return listing(usage.days_of_all(session, admin, page), TenantUsageDayOut.model_validate)
+        return listing(metering.days_page(session, admin, page), TenantUsageDayOut.model_validate)
 
 
 @router.get("/audit", operation_id="list_audit")
 def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
     """Who changed what, newest first."""
     with database.session(admin) as session:
-        return listing(usage.audit(session, admin, tenant_id, page), AuditOut.model_validate)
+        return listing(audit.page(session, admin, tenant_id, page), AuditOut.model_validate)
 
 
 @router.get("/deletions", operation_id="list_all_deletions")

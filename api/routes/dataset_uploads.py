@@ -31,9 +31,9 @@ from core.service.datasets import uploads
 from core.service.db.models import DatasetUpload
 from core.service.domains import service as domains
 from core.service.errors import ArchiveInvalid, PartsMissing, QuotaExceeded, StorageQuotaExceeded, UploadEnded
+from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
-from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1/domains/{id}/datasets/uploads", tags=["datasets"], route_class=IdempotentRoute)
 PartNumber = Annotated[int, Path(ge=1, le=uploads.MOST_PARTS)]

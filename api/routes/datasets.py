@@ -21,8 +21,8 @@ from core.service.datasets import service as datasets
 from core.service.db.paging import PageRequest
 from core.service.domains import service as domains
 from core.service.errors import ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded
+from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
-from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 

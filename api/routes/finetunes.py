@@ -24,7 +24,7 @@ from api.streams import EventStream
 from api.threads import STORE, runs_in
 from api.waiting import wait_for
 from core.artifact.errors import CoreError, NotFound
-from core.service.adapters import service as adapters
+from core.service import fleet
 from core.service.db.models import FinetuneEvent
 from core.service.domains import service as domains
 from core.service.errors import (
@@ -36,9 +36,9 @@ from core.service.errors import (
     QuotaExceeded,
 )
 from core.service.finetunes import service as finetunes
+from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
-from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["finetunes"], route_class=IdempotentRoute)
 _KEEPALIVE_SECONDS = 15.0
@@ -73,13 +73,13 @@ def create_finetune(
         if body.dry_run:
             response.status_code = 200
             domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
-            base = adapters.served_base(session, services.settings.base_model)
+            base = fleet.served_base(session, services.settings.base_model)
             request = finetunes.checked_size(request, base)
             memory = services.settings.training_memory_bytes
             return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base, memory))
         if request.image_size is not None:
             domains.get(session, scope, id)
-            request = finetunes.checked_size(request, adapters.served_base(session, services.settings.base_model))
+            request = finetunes.checked_size(request, fleet.served_base(session, services.settings.base_model))
         Quotas(session, scope, services.settings).admit_finetune()
         return FinetuneOut.model_validate(finetunes.create(session, scope, services.dispatcher, id, request))
 

@@ -20,7 +20,7 @@ from api.signing import signer
 from api.threads import STORE, runs_in
 from api.waiting import LONGEST_WAIT, preferred_wait
 from core.artifact.errors import BaseMismatch, ChecksumMismatch, NotFound, QueueFull, UnknownClass
-from core.service.adapters import service as adapters
+from core.service import fleet
 from core.service.domains import service as domains
 from core.service.errors import (
     AdapterQuarantined,
@@ -31,9 +31,9 @@ from core.service.errors import (
     QuotaExceeded,
 )
 from core.service.generations import service as generations
+from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
-from core.service.usage.quotas import Quotas
 
 router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRoute)
 
@@ -166,7 +166,7 @@ def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, s
     settings = services.settings
     with services.database.session(scope) as session:
         domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
-        base = adapters.served_base(session, settings.base_model)
+        base = fleet.served_base(session, settings.base_model)
         request = body.to_request()
         most_waiting = Quotas(session, scope, settings).admit_generation(request.count)
         row = generations.create(session, scope, services.dispatcher, id, request, base, most_waiting)

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from api.auth import ReaderDep
 from api.deps import ServicesDep
 from api.schemas.usage import UsageOut
-from core.service.usage import service as usage
+from core.service import metering
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 
@@ -15,4 +15,4 @@ def get_usage(services: ServicesDep, scope: ReaderDep) -> UsageOut:
     """Images, row-steps, training seconds and stored bytes; quotas; days of the last 30."""
     requests = services.limits.used(scope)
     with services.database.session(scope) as session:
-        return UsageOut.model_validate(usage.read(session, scope, services.settings, requests=requests))
+        return UsageOut.model_validate(metering.usage(session, scope, services.settings, requests=requests))

@@ -24,7 +24,7 @@ from api.schemas.webhooks import (
 from core.artifact.errors import NotFound
 from core.service import etags as versions
 from core.service.errors import ChangedMeanwhile, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
-from core.service.usage.quotas import Quotas
+from core.service.quotas import Quotas
 from core.service.webhooks import service as webhooks
 from core.service.webhooks.service import IssuedSecret
 

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from api.schemas.common import WHOLE, Input, Integer, Name, Output, Time, optional
-from core.service.usage.quotas import QuotaName
+from core.service.quotas import QuotaName
 
 Quotas = Annotated[
     dict[QuotaName, Annotated[int, Field(ge=0, lt=2**53), WHOLE]],

@@ -4,7 +4,7 @@ from typing import Any
 from pydantic import Field
 
 from api.schemas.common import Digest, Output, Time
-from core.service.usage.quotas import QuotaName
+from core.service.quotas import QuotaName
 
 
 class Consumption(Output):

@@ -19,7 +19,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from core.artifact.base import BaseConfig, BaseDescription
-from core.service.adapters import service as adapters
+from core.service import fleet
 from core.service.db.schema import upgrade
 from core.service.db.session import Database
 from core.service.tenancy import SYSTEM
@@ -69,7 +69,7 @@ def api(exits: ExitStack, url: str, folder: Path) -> Server:
     upgrade(url)
     database = Database(url, SYSTEM)
     with database.session() as session:
-        adapters.register_base(session, "mini", BASE)
+        fleet.register_base(session, "mini", BASE)
     database.dispose()
     port = _free_port()
     environment = {

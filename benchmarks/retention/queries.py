@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session
 
 from benchmarks.retention.rows import DOMAIN, OTHER, TENANT
-from core.service import expiry, jobs
+from core.service import audit, expiry, jobs, metering, queues
 from core.service.config import Settings
 from core.service.db.models import Dataset, Finetune, Generation
 from core.service.db.paging import PageRequest
@@ -19,8 +19,6 @@ from core.service.db.session import Database, database_now
 from core.service.domains import service as domains
 from core.service.generations import service as generations
 from core.service.tenancy import SYSTEM, Scope
-from core.service.usage import queues
-from core.service.usage import service as usage
 from core.service.webhooks import deliveries
 from core.service.webhooks import service as webhooks
 
@@ -45,10 +43,10 @@ QUERIES: Mapping[str, Callable[[Session], object]] = {
         s, _OWNER, OTHER, PageRequest(cursor="gen_00000000000000000000009000")
     ),
     "covers of domains": lambda s: domains.covers(s, _OWNER, [DOMAIN, OTHER]),
-    "a tenant's usage and quotas": lambda s: usage.read(s, _OWNER, Settings()),
-    "usage of all tenants": lambda s: usage.days_of_all(s, SYSTEM, PageRequest()),
+    "a tenant's usage and quotas": lambda s: metering.usage(s, _OWNER, Settings()),
+    "usage of all tenants": lambda s: metering.days_page(s, SYSTEM, PageRequest()),
     "a page of deliveries": lambda s: webhooks.deliveries(s, _OWNER, "wh_old", PageRequest()),
-    "a page of the audit log": lambda s: usage.audit(s, SYSTEM, TENANT, PageRequest()),
+    "a page of the audit log": lambda s: audit.page(s, SYSTEM, TENANT, PageRequest()),
     "metrics of the queues": queues.read,
     "a worker's next generation": lambda s: jobs.claim_next(s, Generation, "wrk_1", 60),
     "lost workers' jobs": lambda s: [jobs.reap(s, _Quiet(), one, 3) for one in _JOBS],

@@ -1,14 +1,16 @@
 """The audit log: who did what, from where. Entries are only ever added, in the transaction of what they record.
 
-Drawn images are not recorded when they are read: signed URLs of them are made for browsers.
+Reads of generated images are not recorded: browsers read them by signed URLs.
 """
 
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.service.db.models import AuditEntry
-from core.service.tenancy import Scope
+from core.service.db.paging import Page, PageRequest, fetch_page
+from core.service.tenancy import Scope, scoped
 from core.service.tracing import current_address, current_request_id
 
 
@@ -23,8 +25,9 @@ def record(
     address: str | None = None,
     request_id: str | None = None,
 ) -> None:
-    """Adds an entry. Address and request are those that are being answered, where none are given; a job's entry has the
-    request that caused the job. `tenant_id` is the target's owner, where the scope is not that tenant's."""
+    """Adds an entry. The defaults of `address` and `request_id` are those of the request that is being answered; in a
+    worker, of the request that caused the job. `tenant_id` is the target's owner, where the scope is not that
+    tenant's."""
     session.add(
         AuditEntry(
             tenant_id=tenant_id or scope.tenant_id,
@@ -36,3 +39,11 @@ def record(
             request_id=request_id or current_request_id(),
         )
     )
+
+
+def page(session: Session, scope: Scope, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
+    """Returns a page of entries, newest first: of every tenant, unless `tenant_id` names one. Raises InvalidCursor."""
+    statement = scoped(select(AuditEntry), AuditEntry, scope)
+    if tenant_id is not None:
+        statement = statement.where(AuditEntry.tenant_id == tenant_id)
+    return fetch_page(session, statement, AuditEntry.id, request)

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from core.service import discards
+from core.service import discards, metering
 from core.service.db.base import Now
 from core.service.db.models import (
     AuditEntry,
@@ -29,7 +29,6 @@ from core.service.db.models import (
     Worker,
 )
 from core.service.db.session import database_now
-from core.service.usage import stored
 
 Time = datetime.datetime
 _POINTS = 200
@@ -201,4 +200,4 @@ def _discard(session: Session, objects: Sequence[tuple[str, str, str, int]]) -> 
     for domain, _, _, size in objects:
         sizes[domain] += size
     for domain, size in sorted(sizes.items()):  # in one order, or two workers could wait for each other
-        stored.add(session, domain, -size)
+        metering.add_stored_bytes(session, domain, -size)

@@ -23,8 +23,7 @@ from core.artifact.base import BaseConfig, BaseDescription
 from core.artifact.file import decode, encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import PRESETS, Sites, trainable_shapes
-from core.service import jobs
-from core.service.adapters import service as adapters
+from core.service import fleet, jobs
 from core.service.config import Settings
 from core.service.datasets import archive
 from core.service.datasets import service as datasets
@@ -188,7 +187,7 @@ def adapter_file(class_names: tuple[str, ...] = ("apple", "pear"), seed: int = 0
 
 def load_base(services: Services) -> None:
     with services.database.session() as session:
-        adapters.register_base(session, services.settings.base_model, BASE)
+        fleet.register_base(session, services.settings.base_model, BASE)
 
 
 def claims(services: Services, model: Any) -> Iterator[Claim]:
@@ -242,7 +241,7 @@ def finish_finetune(services: Services, claim: Claim, seed: int = 0) -> None:
         row = session.get_one(Finetune, claim.id)
         names = tuple(one["name"] for one in session.get_one(Dataset, row.dataset_id).classes)
         assert Sites.from_json(row.sites) == PRESETS["paper"]
-        digest = adapters.served_base(session, services.settings.base_model).digest
+        digest = fleet.served_base(session, services.settings.base_model).digest
     data = adapter_file(names, seed, digest)
     stored = services.store.put(f"tenants/{row.tenant_id}/domains/{row.domain_id}/{claim.id}.safetensors", data)
     losses = {"base": 0.5, "adapter": 0.2, "adapter_null": float("nan")}

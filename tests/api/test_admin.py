@@ -4,9 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from api.deps import Services
-from core.service import jobs
+from core.service import fleet, jobs
 from core.service.db.models import Generation
-from core.service.usage import service as usage
 from tests.api.client import Api, Client, draw_generations, problem
 from tests.api.conftest import finetuned
 
@@ -79,7 +78,7 @@ def test_every_stored_adapter_is_listed_with_who_holds_it(
     mine = tenant.read(f"/v1/adapters/{adapter}")
     about = {"device": "cpu", "base_digest": mine["base_digest"], "queues": ["generate"], "resident": [mine["sha256"]]}
     with services.database.session() as session:
-        usage.report_worker(session, "wrk_1", "machine", 7, about)
+        fleet.report_worker(session, "wrk_1", "machine", 7, about)
     filters = {"domain_id": domain, "base_digest": mine["base_digest"], "status": "ready"}
     (found,) = admin.read("/v1/admin/adapters", params=filters)["data"]
     assert found == {**mine, "tenant_id": found["tenant_id"], "resident_on": ["wrk_1"]}
@@ -89,7 +88,7 @@ def test_every_stored_adapter_is_listed_with_who_holds_it(
     (worker,) = admin.read("/v1/admin/workers")["data"]
     assert (worker["id"], worker["pid"], worker["resident"]) == ("wrk_1", 7, [mine["sha256"]])
     with services.database.session() as session:
-        usage.forget_worker(session, "wrk_1")
+        fleet.forget_worker(session, "wrk_1")
     assert admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"][0]["resident_on"] == []
 
 

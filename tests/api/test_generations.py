@@ -10,8 +10,7 @@ from starlette.requests import Request
 
 from api.deps import Services
 from api.signing import signed_url
-from core.service import jobs
-from core.service.adapters import service as adapters
+from core.service import fleet, jobs
 from core.service.db.models import Generation
 from core.service.generations import service as generations
 from tests.api.client import BASE, PNG_START, Api, Client, adapter_file, draw_generations, load_base, problem, running
@@ -200,7 +199,7 @@ def test_an_adapter_of_a_base_that_is_gone_is_told(
     tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     with services.database.session() as session:
-        adapters.register_base(session, services.settings.base_model, replace(BASE, digest="0" * 64))
+        fleet.register_base(session, services.settings.base_model, replace(BASE, digest="0" * 64))
     try:
         found = problem(tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}), 409, "base_mismatch")
         assert "fine-tune" in found["detail"]

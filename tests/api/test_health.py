@@ -11,8 +11,7 @@ import pytest
 
 from api.deps import Services
 from api.readiness import NO_WORKER, OTHER_BASE, Probe, ReadinessCheck
-from core.service.adapters import service as adapters
-from core.service.usage import service as usage
+from core.service import fleet
 from tests.api.client import BASE, Api, Client, problem, running
 from tests.api.conftest import make_settings
 
@@ -51,14 +50,14 @@ def ready(**found: object) -> dict[str, object]:
 def report(services: Services, base_digest: str | None) -> None:
     about = {"device": "cpu", "base_digest": base_digest, "queues": ["generate"], "resident": []}
     with services.database.session() as session:
-        usage.report_worker(session, "wrk_1", "machine", 7, about)
+        fleet.report_worker(session, "wrk_1", "machine", 7, about)
 
 
 @pytest.fixture
 def no_worker(services: Services) -> Iterator[None]:
     yield
     with services.database.session() as session:
-        usage.forget_worker(session, "wrk_1")
+        fleet.forget_worker(session, "wrk_1")
 
 
 @pytest.mark.usefixtures("no_worker")
@@ -75,7 +74,7 @@ def test_workers_with_another_base_are_told_with_both_names(
     api_client: Client, services: Services, tenant: Client, domain: str
 ) -> None:
     with services.database.session() as session:
-        adapters.register_base(session, "/models/other", replace(BASE, digest="07e7" * 16))
+        fleet.register_base(session, "/models/other", replace(BASE, digest="07e7" * 16))
     body = {"class_id": 0, "adapter_id": "base"}
     report(services, "07e7" * 16)
     assert api_client.read("/readyz") == ready(workers=1, warnings={"base": OTHER_BASE})

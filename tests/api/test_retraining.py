@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from api.deps import Services
-from core.service.adapters import service as adapters
+from core.service import fleet
 from tests.api.client import BASE, Client, adapter_file, draw_generations, load_base, problem
 from tests.api.conftest import finetuned
 
@@ -17,7 +17,7 @@ NEW_BASE = replace(BASE, digest="4ea1" * 16)
 def old_adapter(adapter: str, services: Services) -> Iterator[str]:
     """The id of a domain's active adapter, whose base the workers have then replaced."""
     with services.database.session() as session:
-        adapters.register_base(session, services.settings.base_model, NEW_BASE)
+        fleet.register_base(session, services.settings.base_model, NEW_BASE)
     yield adapter
     load_base(services)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.service.db.models import Adapter, BaseModelRow
+from core.service.db.models import Adapter
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.tenancy import Scope, Statement, scoped
 
@@ -50,17 +50,6 @@ def totals(session: Session, scope: Scope, filters: Filters) -> tuple[int, int, 
         _filtered(scoped(select(*columns).select_from(Adapter), Adapter, scope), filters)
     ).one()
     return adapters, tenants, domains, int(size)
-
-
-def served_base(session: Session, name: str) -> BaseModelRow | None:
-    return session.get(BaseModelRow, name)
-
-
-def base_names(session: Session, digests: Collection[str]) -> list[str]:
-    """Returns the names of bases in order; for a base without a name, the beginning of its digest."""
-    rows = session.execute(select(BaseModelRow).where(BaseModelRow.digest.in_(digests))).scalars().all()
-    names = {row.digest: row.name for row in rows}
-    return sorted(names.get(digest, digest[:12]) for digest in digests)
 
 
 def _filtered(statement: Statement, filters: Filters) -> Statement:

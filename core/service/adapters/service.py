@@ -3,25 +3,22 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
 from core.artifact.errors import NotFound
 from core.artifact.file import Artifact, check_against, decode
-from core.service import audit
+from core.service import audit, metering
 from core.service.adapters import repository
 from core.service.adapters.repository import Filters
 from core.service.db.base import new_id
-from core.service.db.models import Adapter, BaseModelRow, Domain
+from core.service.db.models import Adapter, Domain
 from core.service.db.paging import Page, PageRequest
 from core.service.db.session import database_now
 from core.service.domains import service as domains
-from core.service.errors import AdapterQuarantined, BaseNotLoaded
+from core.service.errors import AdapterQuarantined
 from core.service.storage import ObjectStore, StoredObject
 from core.service.tenancy import SYSTEM, Scope
-from core.service.usage import service as usage
-from core.service.usage import stored as stored_bytes
 from core.service.webhooks import events
 
 
@@ -123,7 +120,7 @@ def publish(
     if domain.active_adapter_id == adapter.id:
         events.adapter(session, adapter, "promoted")
         audit.record(session, scope, "adapter.promote", adapter.id, tenant_id=domain.tenant_id, detail=about)
-    stored_bytes.add(session, domain.id, stored.size)
+    metering.add_stored_bytes(session, domain.id, stored.size)
     return adapter
 
 
@@ -164,29 +161,3 @@ def used(session: Session, adapter_id: str) -> None:
 def deleted(session: Session, digests: Collection[str]) -> set[str]:
     """Returns those digests that no adapter of any tenant has any more."""
     return set(digests) - repository.stored(session, SYSTEM, digests)
-
-
-def register_base(session: Session, reference: str, description: BaseDescription) -> None:
-    """Records that a worker has loaded the base that the setting `reference` names."""
-    digest, values = description.digest, description.to_json()
-    try:
-        with session.begin_nested():
-            session.add(BaseModelRow(name=reference, digest=digest, description=values))
-    except IntegrityError:  # the base is recorded already, perhaps by another worker just now
-        row = session.get_one(BaseModelRow, reference, with_for_update=True)
-        row.digest, row.description = digest, values
-
-
-def served_base(session: Session, reference: str) -> BaseDescription:
-    """Raises BaseNotLoaded until a worker has loaded it, and while all live workers hold others."""
-    row = repository.served_base(session, reference)
-    held = usage.held_bases(session)
-    if row is None or (held and row.digest not in held):
-        raise BaseNotLoaded(reference, repository.base_names(session, held))
-    return BaseDescription.from_json(row.description)
-
-
-def workers_hold(session: Session, reference: str) -> bool:
-    """Returns whether every live worker that has a base has this one."""
-    row = repository.served_base(session, reference)
-    return usage.held_bases(session) <= ({row.digest} if row else set())

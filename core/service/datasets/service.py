@@ -6,7 +6,7 @@ from typing import IO, Any
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import CoreError, NotFound
-from core.service import audit, jobs
+from core.service import audit, jobs, metering
 from core.service.config import Settings
 from core.service.datasets import repository
 from core.service.datasets.archive import Limits, Report, inspect
@@ -18,7 +18,6 @@ from core.service.domains import service as domains
 from core.service.jobs import Claim, Dispatcher
 from core.service.storage import ObjectStore, StoredObject
 from core.service.tenancy import Scope
-from core.service.usage import stored
 
 
 def limits(settings: Settings) -> Limits:
@@ -61,7 +60,7 @@ def create(session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: st
     session.flush()
     jobs.dispatch(session, dispatcher, dataset)
     audit.record(session, scope, "dataset.create", dataset.id)
-    stored.add(session, domain.id, archive.size)
+    metering.add_stored_bytes(session, domain.id, archive.size)
     return dataset
 
 

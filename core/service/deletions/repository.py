@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, Tuple, and_, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, Table, Tuple, and_, delete, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core.service.db.base import Base
@@ -24,7 +24,6 @@ from core.service.db.models import (
     Tenant,
     Webhook,
     WebhookDelivery,
-    Worker,
 )
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.tenancy import SYSTEM, Scope, scoped
@@ -49,12 +48,6 @@ def unfinished(session: Session, now: datetime.datetime, limit: int) -> Sequence
     )
     statement = statement.order_by(Deletion.id).limit(limit).with_for_update(skip_locked=True)
     return session.execute(statement).scalars().all()
-
-
-def some_worker_may_hold(session: Session, since: datetime.datetime, alive_since: datetime.datetime) -> bool:
-    """Returns whether a live worker may still hold adapters that were deleted before `since`."""
-    late = or_(Worker.evicted_at.is_(None), Worker.evicted_at <= since)
-    return bool(session.execute(select(exists().where(Worker.heartbeat_at >= alive_since, late))).scalar_one())
 
 
 def adapters(session: Session, scope: Scope, column: Any, id: str) -> list[str]:

@@ -10,9 +10,9 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import NotFound
+from core.service import fleet
 from core.service.db.base import new_id
 from core.service.db.models import Adapter, Deletion, Domain, Tenant
-from core.service.db.models.fleet import WORKER_SILENCE
 from core.service.db.paging import Page, PageRequest
 from core.service.db.session import Database, database_now
 from core.service.deletions import repository
@@ -130,7 +130,7 @@ def _advance(database: Database, store: ObjectStore, id: str, prefix: str, *, is
             return
         if removed or row.emptied_at is None:
             row.emptied_at = now
-        elif not repository.some_worker_may_hold(session, row.emptied_at, now - WORKER_SILENCE):
+        elif not fleet.some_worker_may_hold(session, row.emptied_at):
             row.done_at = now
 
 

@@ -13,7 +13,7 @@ from core.artifact.errors import NotFound
 from core.artifact.file import Artifact
 from core.artifact.footprint import Footprint
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
-from core.service import audit, discards, jobs
+from core.service import audit, discards, fleet, jobs, metering
 from core.service.adapters import service as adapters
 from core.service.datasets import service as datasets
 from core.service.db.base import new_id
@@ -26,8 +26,6 @@ from core.service.finetunes import repository
 from core.service.jobs import Claim, Dispatcher
 from core.service.storage import StoredObject
 from core.service.tenancy import SYSTEM, Scope
-from core.service.usage import service as usage
-from core.service.usage import stored as stored_bytes
 
 ENDED = ("succeeded", "failed", "cancelled")
 _CURVE_POINTS = 2000
@@ -203,7 +201,7 @@ def record_progress(
     row.eta_seconds = (row.steps - step) * seconds / taken if taken > 0 else None
     data = {"step": step, "steps": row.steps, "loss": loss, "gradient_norm": gradient_norm, "seconds": seconds}
     jobs.report(session, row, "progress", {**data, "eta_seconds": row.eta_seconds})
-    usage.meter(session, row.tenant_id, training_seconds=seconds)
+    metering.meter(session, row.tenant_id, training_seconds=seconds)
 
 
 def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
@@ -219,7 +217,7 @@ def record_checkpoint(session: Session, row: Finetune, step: int, stored: Stored
     row.checkpoint_bytes, row.checkpoint_at = stored.size, database_now(session)
     jobs.keep_progress(row)
     session.flush()
-    stored_bytes.add(session, row.domain_id, stored.size - replaced_bytes)
+    metering.add_stored_bytes(session, row.domain_id, stored.size - replaced_bytes)
 
 
 def checkpoints(row: Finetune) -> list[tuple[str, str]]:
@@ -242,13 +240,13 @@ def record_restart(session: Session, row: Finetune, step: int, kept: tuple[str, 
     row.checkpoint_step = step
     jobs.report(session, row, "status", {"status": "running", "restarted_from": step, "reason": reason})
     session.flush()
-    stored_bytes.add(session, row.domain_id, row.checkpoint_bytes - sum(counted.values()))
+    metering.add_stored_bytes(session, row.domain_id, row.checkpoint_bytes - sum(counted.values()))
 
 
 def add_sample(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
     """Reports a sample image of the adapter so far."""
     jobs.report(session, row, "sample", {"step": step, "key": stored.key, "size_bytes": stored.size})
-    stored_bytes.add(session, row.domain_id, stored.size)
+    metering.add_stored_bytes(session, row.domain_id, stored.size)
 
 
 def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredObject, losses: dict[str, float]) -> bool:
@@ -271,7 +269,7 @@ def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredOb
 
 def _holders(session: Session, base: BaseDescription) -> list[Worker]:
     """Returns the live workers that hold the base."""
-    return [worker for worker in usage.workers(session) if worker.base_digest == base.digest]
+    return [worker for worker in fleet.workers(session) if worker.base_digest == base.digest]
 
 
 def _require_served(method: Method) -> None:

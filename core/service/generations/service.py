@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from core.artifact.base import BaseDescription
 from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, QueueFull, UnknownClass
 from core.artifact.sampling import EVERY_TIMESTEP, SamplerName
-from core.service import audit, discards, jobs
+from core.service import audit, discards, jobs, metering, quotas
 from core.service.adapters import service as adapters
 from core.service.db.base import new_id
 from core.service.db.models import Adapter, Domain, Generation, GenerationImage, GenerationPreview
@@ -23,9 +23,6 @@ from core.service.generations import repository
 from core.service.jobs import Claim, Dispatcher
 from core.service.storage import StoredObject
 from core.service.tenancy import Scope
-from core.service.usage import repository as usage_queries
-from core.service.usage import service as usage
-from core.service.usage import stored as stored_bytes
 
 ENDED = ("succeeded", "failed", "cancelled")
 BASE = "base"
@@ -73,7 +70,7 @@ def create(
 ) -> Generation:
     """Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, QueueFull."""
     domain = domains.get(session, scope, domain_id)
-    waiting = usage_queries.queued_generations(session, scope)
+    waiting = quotas.queued_generations(session, scope)
     if waiting >= most_waiting:
         raise QueueFull(waiting, most_waiting)
     adapter = _adapter(session, scope, domain, request.adapter_id, base)
@@ -179,10 +176,10 @@ def succeed(
         )
     generation.progress, generation.row_steps, generation.timings = 1.0, row_steps, timings
     jobs.finish(session, generation, "succeeded")
-    usage.meter(session, generation.tenant_id, images=len(images), row_steps=row_steps)
+    metering.meter(session, generation.tenant_id, images=len(images), row_steps=row_steps)
     if generation.adapter_id is not None:
         adapters.used(session, generation.adapter_id)
-    stored_bytes.add(session, generation.domain_id, sum(drawn.stored.size for drawn in images))
+    metering.add_stored_bytes(session, generation.domain_id, sum(drawn.stored.size for drawn in images))
     return True
 
 
@@ -216,7 +213,7 @@ def add_preview(session: Session, claim: Claim, index: int, step: int, stored: S
         )
     )
     session.flush()
-    stored_bytes.add(session, generation.domain_id, stored.size - replaced_bytes)
+    metering.add_stored_bytes(session, generation.domain_id, stored.size - replaced_bytes)
     return True
 
 

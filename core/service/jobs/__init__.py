@@ -5,11 +5,10 @@ compare-and-set and gets an attempt number: the fence. Every later write checks 
 thought dead changes nothing when it comes back. Times are the database's.
 
 `rows` has what a job is and how it ends, `claims` who takes which row, `ladder` what an attempt that did not succeed
-does to its row, `counts` what operators see.
+does to its row.
 """
 
 from core.service.jobs.claims import claim_next, should_drain
-from core.service.jobs.counts import Queue, queues
 from core.service.jobs.ladder import (
     Settled,
     backoff_seconds,
@@ -42,7 +41,6 @@ __all__ = [
     "Dispatcher",
     "JobRow",
     "Kind",
-    "Queue",
     "Settled",
     "backoff_seconds",
     "claim_next",
@@ -53,7 +51,6 @@ __all__ = [
     "heartbeat",
     "is_told_to_wait",
     "keep_progress",
-    "queues",
     "reap",
     "report",
     "request_cancel",

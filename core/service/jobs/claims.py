@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, literal, or_, select, union_all, update
 from sqlalchemy.orm import Session, aliased
 
+from core.service import fleet
 from core.service.db.base import Now
 from core.service.db.models import Tenant, Worker
-from core.service.db.models.fleet import WORKER_SILENCE
 from core.service.db.session import database_now
 from core.service.jobs.rows import KINDS, Claim, Job
 
@@ -102,7 +102,7 @@ def _is_needed(session: Session, worker_id: str, waiting: Mapping[str, int]) -> 
     """Returns whether this is one of a queue's newest workers, as many as its suspects can use. The newest has usually
     just replaced the one that died, and so holds the least. Each queue counts by itself: a newer worker that does not
     serve a suspect's queue is of no use to it."""
-    living = (Worker.heartbeat_at > database_now(session) - WORKER_SILENCE, Worker.healthy)
+    living = (fleet.is_alive(session), Worker.healthy)
     newer = session.execute(select(Worker.queues).where(*living, Worker.id > worker_id)).scalars().all()
     return any(sum(queue in queues for queues in newer) < count for queue, count in waiting.items())
 

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from core.service.scratch import FULL
 from core.service.storage.objects import (
     CHUNK,
     ListedObject,
@@ -24,6 +23,7 @@ from core.service.storage.objects import (
     unusable,
     verify,
 )
+from core.service.storage.scratch import FULL
 
 _PARTIAL, _PARTS = ".partial", ".parts/"
 _RACES = 100

@@ -10,8 +10,8 @@ from typing import IO, Literal, Protocol
 from prometheus_client import Counter
 
 from core.artifact.errors import ChecksumMismatch
-from core.service.scratch import writing_scratch
 from core.service.storage.errors import ObjectNotFound, StorageFull, StorageRefused, StorageUnavailable
+from core.service.storage.scratch import writing_scratch
 
 logger = logging.getLogger(__name__)
 

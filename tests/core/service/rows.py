@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseConfig, BaseDescription
-from core.service import discards, idempotency, jobs
+from core.service import discards, idempotency, jobs, metering
 from core.service.db.base import new_id
 from core.service.db.models import Adapter, Dataset, DatasetUpload, Generation, GenerationImage, GenerationPreview
 from core.service.db.session import Database, database_now
@@ -14,7 +14,6 @@ from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
 from core.service.tenancy import SYSTEM, Scope
 from core.service.tenants import service as tenants
-from core.service.usage import service as usage
 from core.service.webhooks import service as webhooks
 
 BASE = BaseDescription(
@@ -51,7 +50,7 @@ def tenant_with_everything(database: Database, name: str) -> Scope:
         generation = add_generation(session, scope, domain).id
         session.add(GenerationImage(generation_id=generation, seed=0, **common, **size))
         session.add(GenerationPreview(generation_id=generation, step=1, **common))
-        usage.meter(session, scope.tenant, images=1)
+        metering.meter(session, scope.tenant, images=1)
         key = tenants.issue_key(session, SYSTEM, scope.tenant, "key")
         caller = Scope(scope.tenant, key.row.id)
         idempotency.begin(session, caller, "k", "d")

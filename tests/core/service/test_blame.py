@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from core.artifact.errors import CoreError, DeviceLost, EngineStopped
-from core.service import jobs
+from core.service import fleet, jobs
 from core.service.db.models import Dataset, Finetune, FinetuneEvent, Generation
 from core.service.db.session import Database, database_now
 from core.service.errors import DatabaseUnavailable
@@ -15,7 +15,6 @@ from core.service.finetunes import service as finetunes
 from core.service.jobs import Claim
 from core.service.storage import StoredObject
 from core.service.storage.errors import StorageUnavailable
-from core.service.usage import service as usage
 from tests.core.service.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
 
 LOST = -1.0
@@ -210,7 +209,7 @@ def test_one_suspect_drains_only_the_newest_worker(database: Database) -> None:
     for worker in ("wrk_1", "wrk_2", "wrk_3"):
         with database.session() as session:
             about = {"queues": ["generate"], "device": "cpu", "resident": [], "healthy": worker != "wrk_3"}
-            usage.report_worker(session, worker, "host", 1, about)
+            fleet.report_worker(session, worker, "host", 1, about)
     for worker in ("wrk_1", "wrk_2"):
         claimed(database, Generation, worker)
     [suspect] = generations(database, 1, "another")
@@ -224,7 +223,7 @@ def test_suspect_drains_a_worker_of_its_own_queue_whatever_newer_ones_serve(data
     generations(database, 2, "another")
     for worker, queues in {"wrk_1": ["finetune", "generate"], "wrk_2": ["generate"], "wrk_3": ["generate"]}.items():
         with database.session() as session:
-            usage.report_worker(session, worker, "host", 1, {"queues": queues, "device": "cpu", "resident": []})
+            fleet.report_worker(session, worker, "host", 1, {"queues": queues, "device": "cpu", "resident": []})
     claimed(database, Generation, "wrk_1")
     with database.session() as session:
         suspect = add_finetune(session, scope, domain, suspect=True)

@@ -9,10 +9,9 @@ import pytest
 from sqlalchemy import func, select, update
 
 from core.artifact.errors import NotFound
-from core.service import idempotency, jobs
+from core.service import fleet, idempotency, jobs
 from core.service.adapters import service as adapters
 from core.service.db.models import Deletion, Finetune, Generation, GenerationImage, GenerationPreview, Worker
-from core.service.db.models.fleet import WORKER_SILENCE
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
 from core.service.deletions import service as deletions
@@ -20,12 +19,12 @@ from core.service.domains import service as domains
 from core.service.errors import Unauthenticated
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
+from core.service.fleet import WORKER_SILENCE
 from core.service.idempotency import Answer
 from core.service.storage import FolderStore, ObjectStore
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM, Scope
 from core.service.tenants import service as tenants
-from core.service.usage import service as usage
 from tests.core.service.rows import (
     Sent,
     add_adapter,
@@ -55,7 +54,7 @@ def read(database: Database, id: str) -> Deletion:
 def worker_tells(database: Database, id: str, evicted_at: datetime.datetime | None) -> None:
     about = {"queues": [], "device": "none", "base_digest": None, "resident": [], "evicted_at": evicted_at}
     with database.session() as session:
-        usage.report_worker(session, id, "host", 1, about)
+        fleet.report_worker(session, id, "host", 1, about)
 
 
 def now(database: Database) -> datetime.datetime:

@@ -10,6 +10,7 @@ from PIL import Image
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from core.artifact.errors import Cancelled
+from core.service import audit
 from core.service.datasets.archive import inspect, read_images, validate
 from core.service.db.models import Generation
 from core.service.db.paging import PageRequest
@@ -21,7 +22,6 @@ from core.service.storage import S3Store
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM
 from core.service.tenants import service as tenants
-from core.service.usage import service as usage
 from tests.core.service.rows import BASE, Sent, add_adapter, tenant_with_domain
 from tests.core.service.zips import GOOD, LIMITS, picture, zipped
 
@@ -131,7 +131,7 @@ def test_photos_keep_their_first_picture() -> None:
 @pytest.mark.parametrize("value", ["\0", "9" * 40, "9" * 5000, "-1"])
 def test_cursors_that_no_column_holds(database: Database, value: str) -> None:
     with pytest.raises(InvalidCursor), database.session() as session:
-        usage.audit(session, SYSTEM, None, PageRequest(cursor=value))
+        audit.page(session, SYSTEM, None, PageRequest(cursor=value))
     if value == "\0":
         with pytest.raises(InvalidCursor), database.session() as session:
             tenants.listing(session, PageRequest(cursor=value))

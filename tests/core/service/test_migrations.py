@@ -14,15 +14,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 
 import core.service.db.models
-from core.service import idempotency, jobs
-from core.service.adapters import service as adapters
+from core.service import fleet, idempotency, jobs
 from core.service.db.base import Base
 from core.service.db.models import Finetune
 from core.service.db.schema import config, is_current, upgrade
 from core.service.db.session import Database
 from core.service.tenancy import SYSTEM, Scope
 from core.service.tenants import service as tenants
-from core.service.usage import service as usage
 from tests.core.service.rows import BASE, tenant_with_everything
 
 assert core.service.db.models.__all__, "importing the models registers their tables"
@@ -149,8 +147,8 @@ def test_a_row_of_every_table_stays_up_and_down(database: Database, empty_databa
     """From the last tables back, one step at a time, and up again: a column that is there says what it said."""
     tenant_with_everything(database, "tenant")
     with database.session() as session:
-        adapters.register_base(session, "mini", BASE)
-        usage.report_worker(session, "wrk_1", "host", 1, {"queues": [], "device": "cpu", "resident": []})
+        fleet.register_base(session, "mini", BASE)
+        fleet.report_worker(session, "wrk_1", "host", 1, {"queues": [], "device": "cpu", "resident": []})
     owner = Database(empty_database_url, SYSTEM)
     first = rows(owner)
     assert set(first) == set(Base.metadata.tables)

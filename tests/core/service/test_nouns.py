@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from core.artifact.errors import BaseMismatch, NotFound, QueueFull, UnknownClass
+from core.service import audit, metering
 from core.service.adapters import service as adapters
 from core.service.config import Settings
 from core.service.datasets import service as datasets
@@ -29,7 +30,6 @@ from core.service.generations import service as generations
 from core.service.generations.service import GenerationRequest
 from core.service.tenancy import SYSTEM
 from core.service.tenants import service as tenants
-from core.service.usage import service as usage
 from tests.core.service.rows import BASE, Sent, add_adapter, add_dataset, add_generation, claim, tenant_with_domain
 
 
@@ -153,7 +153,7 @@ def test_a_configured_key_that_was_revoked_stays_so_until_another_is_configured(
     with database.session() as session:
         tenants.ensure_admin_key(session, "another")
         assert tenants.authenticate(session, "another").scopes == {"admin"}
-        entries = usage.audit(session, SYSTEM, None, PageRequest()).data
+        entries = audit.page(session, SYSTEM, None, PageRequest()).data
         assert [one.action for one in entries] == ["key.configure", "key.revoke", "key.configure", "key.create"]
 
 
@@ -228,7 +228,7 @@ def test_events_resume_where_a_client_left(database: Database) -> None:
         assert [event.type for event in events] == ["status", "progress", "progress"]
         assert list(finetunes.events_after(session, scope, finetune.id, events[1].id)) == [events[2]]
         assert [point["loss"] for point in finetunes.metrics(session, scope, finetune.id)] == [0.5, 0.4]
-        assert usage.read(session, scope, Settings(_env_file=None)).training_seconds == 4.0
+        assert metering.usage(session, scope, Settings(_env_file=None)).training_seconds == 4.0
         finetunes.cancel(session, scope, finetune.id)
     with pytest.raises(JobFinished), database.session() as session:
         finetunes.cancel(session, scope, finetune.id)
@@ -243,4 +243,4 @@ def test_a_lost_claim_writes_no_images_and_meters_nothing(database: Database) ->
         session.get_one(Generation, claimed.id).attempt += 1
     with database.session() as session:
         assert not generations.succeed(session, claimed, [], 10, {})
-        assert usage.read(session, scope, Settings(_env_file=None)).row_steps == 0
+        assert metering.usage(session, scope, Settings(_env_file=None)).row_steps == 0

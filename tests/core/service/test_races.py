@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy.orm import Session
 
-from core.service import jobs
-from core.service.adapters import service as adapters
+from core.service import fleet, jobs
 from core.service.db.models import Generation
 from core.service.db.session import Database
 from core.service.domains import service as domains
@@ -91,12 +90,12 @@ def test_workers_that_start_together_tell_of_one_base(database: Database) -> Non
     def register(_: int) -> None:
         start.wait()
         with database.session() as session:
-            adapters.register_base(session, "mini", BASE)
+            fleet.register_base(session, "mini", BASE)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(register, range(4)))
     with database.session() as session:
-        assert adapters.served_base(session, "mini") == BASE
+        assert fleet.served_base(session, "mini") == BASE
 
 
 def _create(noun: str, session: Session, scope: Scope) -> None:

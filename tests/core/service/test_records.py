@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.service import idempotency
+from core.service import idempotency, metering
 from core.service.config import Settings
 from core.service.db.base import new_id
 from core.service.db.models import IdempotencyKey, Tenant
@@ -15,7 +15,6 @@ from core.service.errors import DatabaseUnavailable, IdempotencyConflict, Idempo
 from core.service.idempotency import Answer
 from core.service.tenancy import SYSTEM, Scope
 from core.service.tenants import service as tenants
-from core.service.usage import service as usage
 from tests.core.service.rows import tenant_with_domain
 
 CALLER, ANOTHER = (Scope(tenant_id=None, key_id=id) for id in ("key", "another key"))
@@ -67,12 +66,12 @@ def test_workers_meter_at_the_same_time(database: Database) -> None:
 
     def meter(_: int) -> None:
         with database.session() as session:
-            usage.meter(session, scope.tenant, images=1, row_steps=10)
+            metering.meter(session, scope.tenant, images=1, row_steps=10)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(meter, range(40)))
     with database.session() as session:
-        used = usage.read(session, scope, Settings(_env_file=None))
+        used = metering.usage(session, scope, Settings(_env_file=None))
     assert (used.images, used.row_steps) == (40, 400)
 
 

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from core.service.usage.requests import RequestCounter
+from core.service.rate_limits import RequestCounter
 
 pytestmark = pytest.mark.usefixtures("one_moment")
 

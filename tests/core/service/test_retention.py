@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from core.artifact.errors import NotFound
-from core.service import discards, jobs
+from core.service import discards, jobs, quotas
 from core.service.config import Settings
 from core.service.db.models import (
     AuditEntry,
@@ -37,7 +37,6 @@ from core.service.retention import Retention
 from core.service.storage import FolderStore, StoredObject
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
-from core.service.usage import repository as usage
 from tests.core.service.rows import (
     add_dataset,
     add_finetune,
@@ -97,7 +96,7 @@ def count(database: Database, model: Any) -> int:
 
 def stored(database: Database, scope: Scope) -> int:
     with database.session() as session:
-        return usage.stored_bytes(session, scope)
+        return quotas.stored_bytes(session, scope)
 
 
 def test_images_go_by_age_with_their_objects_and_their_generation_stays(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from core.service.scratch import check_scratch, writing_scratch
 from core.service.storage.errors import ScratchFull, ScratchTooSmall
+from core.service.storage.scratch import check_scratch, writing_scratch
 
 
 def test_a_disk_without_room_is_told_as_ours() -> None:

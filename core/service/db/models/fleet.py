@@ -8,9 +8,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.service.db.base import Base, Id, Now
 
-WORKER_SILENCE = datetime.timedelta(seconds=60)
-"""Time without a heartbeat after which a worker counts as gone."""
-
 
 class BaseModelRow(Base):
     """Base that workers hold under a name; written when one has loaded it."""

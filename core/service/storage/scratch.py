@@ -1,4 +1,4 @@
-"""Room for temporary files: on our own disk, so its errors are not the object store's."""
+"""Room for temporary files, on our own disk: its errors are not those of the object store."""
 
 import errno
 import shutil

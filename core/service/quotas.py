@@ -1,22 +1,24 @@
-"""Quotas of a tenant: what it may have at once, and use in a day. Each is a setting for all, unless the tenant has its
-own limit.
+"""Quotas of a tenant: limits on what it may have at once, and use in a day. Each is a setting for all, unless the
+tenant has its own limit.
 
-A request that adds something holds the tenant's quotas until it is committed, so that parallel ones cannot pass
+A request that adds something locks the tenant's quotas until it is committed, so that parallel requests cannot pass
 together.
 """
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.service.config import Settings
+from core.service.db.models import Dataset, DatasetUpload, Finetune, Generation, StoredBytes, UsageDay, Webhook
 from core.service.db.session import database_now
 from core.service.errors import QuotaExceeded, StorageQuotaExceeded, WebhookQuotaExceeded
-from core.service.tenancy import Scope
+from core.service.tenancy import Scope, scoped
 from core.service.tenants import repository as tenants
-from core.service.usage import repository
 
 RowQuotaName = Literal[
     "queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes", "webhooks"
@@ -55,14 +57,15 @@ class Quotas:
 
     def read(self, requests: int) -> dict[QuotaName, Quota]:
         """Returns every quota with its use. `requests` is this minute's count, which no database row has."""
-        found: dict[QuotaName, Quota] = {
-            name: Quota(self.limits[name], self._used(name)) for name in get_args(RowQuotaName)
-        }
-        return found | {"requests_per_minute": Quota(self.limits["requests_per_minute"], requests)}
+        rows: dict[QuotaName, Quota] = {name: Quota(self.limits[name], self._used(name)) for name in _USED}
+        return rows | {"requests_per_minute": Quota(self.limits["requests_per_minute"], requests)}
 
     def hold(self) -> None:
-        """Locks the tenant's quotas: its other requests wait here until this transaction ends."""
-        repository.lock_tenant(self.session, self.scope)
+        """Locks the tenant's quotas: its other requests wait here until this transaction ends. SQLite has one writer
+        anyhow; on PostgreSQL a tenant may not lock its own row, so this is an advisory lock."""
+        if self.session.get_bind().dialect.name == "postgresql":
+            key = func.hashtextextended(self.scope.tenant_id, 0)
+            self.session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def admit_generation(self, images: int) -> int:
         """Checks the quota of images per day, those of unfinished generations included, and returns how many
@@ -122,16 +125,54 @@ class Quotas:
             raise StorageQuotaExceeded(limit, used, size_bytes)
 
     def _used(self, name: RowQuotaName) -> int:
-        match name:
-            case "queued_generations":
-                return repository.queued_generations(self.session, self.scope)
-            case "active_finetunes":
-                return repository.active_finetunes(self.session, self.scope)
-            case "validating_datasets":
-                return repository.validating_datasets(self.session, self.scope)
-            case "images_per_day":
-                return repository.images_per_day(self.session, self.scope, database_now(self.session).date())
-            case "stored_bytes":
-                return repository.stored_bytes(self.session, self.scope)
-            case "webhooks":
-                return repository.webhooks(self.session, self.scope)
+        return _USED[name](self.session, self.scope)
+
+
+def queued_generations(session: Session, scope: Scope) -> int:
+    statement = scoped(select(func.count()).select_from(Generation), Generation, scope)
+    return session.execute(statement.where(Generation.status == "queued")).scalar_one()
+
+
+def active_finetunes(session: Session, scope: Scope) -> int:
+    """Counts queued and running fine-tunes."""
+    statement = scoped(select(func.count()).select_from(Finetune), Finetune, scope)
+    return session.execute(statement.where(Finetune.status.in_(("queued", "running")))).scalar_one()
+
+
+def validating_datasets(session: Session, scope: Scope) -> int:
+    """Counts data sets in validation, open uploads in parts included."""
+    checked = scoped(select(func.count()).select_from(Dataset), Dataset, scope).where(Dataset.status == "validating")
+    coming = scoped(select(func.count()).select_from(DatasetUpload), DatasetUpload, scope)
+    coming = coming.where(DatasetUpload.status == "open")
+    return sum(session.execute(statement).scalar_one() for statement in (checked, coming))
+
+
+def images_today(session: Session, scope: Scope) -> int:
+    """Counts the images generated today, and those of queued and running generations."""
+    today = database_now(session).date()
+    drawn = scoped(select(func.sum(UsageDay.images)), UsageDay, scope).where(UsageDay.day == today)
+    coming = scoped(select(func.sum(Generation.count)), Generation, scope)
+    coming = coming.where(Generation.status.in_(("queued", "running")))
+    return sum(int(session.execute(statement).scalar_one() or 0) for statement in (drawn, coming))
+
+
+def stored_bytes(session: Session, scope: Scope) -> int:
+    """Returns the bytes of all objects that database rows name, and the announced bytes of open uploads in parts."""
+    uploads = scoped(select(func.sum(DatasetUpload.size_bytes)), DatasetUpload, scope)
+    uploads = uploads.where(DatasetUpload.status == "open")
+    stored = scoped(select(func.sum(StoredBytes.bytes)), StoredBytes, scope)
+    return sum(int(session.execute(statement).scalar_one() or 0) for statement in (stored, uploads))
+
+
+def webhooks(session: Session, scope: Scope) -> int:
+    return session.execute(scoped(select(func.count()).select_from(Webhook), Webhook, scope)).scalar_one()
+
+
+_USED: dict[RowQuotaName, Callable[[Session, Scope], int]] = {
+    "queued_generations": queued_generations,
+    "active_finetunes": active_finetunes,
+    "validating_datasets": validating_datasets,
+    "images_per_day": images_today,
+    "stored_bytes": stored_bytes,
+    "webhooks": webhooks,
+}

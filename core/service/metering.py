@@ -1,0 +1,103 @@
+"""Metering: images, row-steps and training seconds for each tenant and day, and the bytes of each domain."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from core.service.config import Settings
+from core.service.db.models import StoredBytes, Tenant, UsageDay
+from core.service.db.paging import Page, PageRequest, id_of, page_of
+from core.service.db.session import database_now
+from core.service.errors import InvalidCursor
+from core.service.quotas import Quota, QuotaName, Quotas
+from core.service.tenancy import Scope, scoped
+
+_SHOWN = datetime.timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A tenant's usage since its creation, its quotas, and its usage in each of the last 30 days."""
+
+    images: int
+    row_steps: int
+    """Forward rows: one for each image and step, two where it is guided."""
+    training_seconds: float
+    stored_bytes: int
+    quotas: dict[QuotaName, Quota]
+    days: Sequence[UsageDay]
+
+
+def meter(
+    session: Session, tenant_id: str, *, images: int = 0, row_steps: int = 0, training_seconds: float = 0.0
+) -> None:
+    """Adds to the usage of the tenant's day."""
+    today = database_now(session).date()
+    row = _day(session, tenant_id, today)
+    if row is None:
+        try:
+            with session.begin_nested():
+                session.add(UsageDay(tenant_id=tenant_id, day=today, images=0, row_steps=0, training_seconds=0.0))
+        except IntegrityError:
+            pass  # another worker has just begun the day
+        row = _day(session, tenant_id, today)
+        assert row is not None
+    row.images += images
+    row.row_steps += row_steps
+    row.training_seconds += training_seconds
+
+
+def add_stored_bytes(session: Session, domain_id: str, size_bytes: int) -> None:
+    """Adds to the bytes of a domain's objects; negative ones when objects go. Call it last in a transaction: others
+    that count for the domain wait until it ends."""
+    session.execute(
+        update(StoredBytes).where(StoredBytes.domain_id == domain_id).values(bytes=StoredBytes.bytes + size_bytes)
+    )
+
+
+def usage(session: Session, scope: Scope, settings: Settings, *, requests: int = 0) -> Usage:
+    """Returns a tenant's usage. `requests` is this minute's count."""
+    columns = (func.sum(UsageDay.images), func.sum(UsageDay.row_steps), func.sum(UsageDay.training_seconds))
+    images, row_steps, seconds = session.execute(scoped(select(*columns), UsageDay, scope)).one()
+    quotas = Quotas(session, scope, settings).read(requests)
+    days = scoped(select(UsageDay), UsageDay, scope).where(UsageDay.day >= _first_shown(session))
+    return Usage(
+        images=int(images or 0),
+        row_steps=int(row_steps or 0),
+        training_seconds=float(seconds or 0.0),
+        stored_bytes=quotas["stored_bytes"].used,
+        quotas=quotas,
+        days=session.scalars(days.order_by(UsageDay.day.desc())).all(),
+    )
+
+
+def days_page(session: Session, scope: Scope, request: PageRequest) -> Page[UsageDay]:
+    """Returns a page of every tenant's daily usage, the newest day first, for an administrator. Raises
+    InvalidCursor."""
+    statement = scoped(select(UsageDay), UsageDay, scope).where(UsageDay.day >= _first_shown(session))
+    if request.cursor is not None:
+        day, tenant_id = _day_and_tenant(request.cursor)
+        statement = statement.where(or_(UsageDay.day < day, and_(UsageDay.day == day, UsageDay.tenant_id > tenant_id)))
+    statement = statement.order_by(UsageDay.day.desc(), UsageDay.tenant_id).limit(request.limit + 1)
+    return page_of(list(session.scalars(statement)), request, lambda row: f"{row.day}.{row.tenant_id}")
+
+
+def _first_shown(session: Session) -> datetime.date:
+    return database_now(session).date() - _SHOWN
+
+
+def _day(session: Session, tenant_id: str, date: datetime.date) -> UsageDay | None:
+    statement = scoped(select(UsageDay), UsageDay, Scope(tenant_id)).where(UsageDay.day == date)
+    return session.execute(statement.with_for_update()).scalar_one_or_none()
+
+
+def _day_and_tenant(cursor: str) -> tuple[datetime.date, str]:
+    day, _, tenant_id = cursor.partition(".")
+    try:
+        return datetime.date.fromisoformat(day), id_of(tenant_id, Tenant)
+    except ValueError as error:
+        raise InvalidCursor from error

@@ -1,1 +1,0 @@
-"""Usage of tenants, the fleet, the audit log."""
