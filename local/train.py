@@ -69,14 +69,14 @@ class Run:
         if request.preset not in PRESETS:
             raise InvalidRequest("--preset", f"must be one of {', '.join(PRESETS)}")
         if (note := left_out_note(self.images)) is not None:
-            state.tell(note)
+            state.note(note)
         with open_archive(self.images) as packed:
             limits = datasets.limits(settings)
             report = archive.validate(packed.file, limits)
             for one in report.rejected:
-                state.tell(f"Not used: {one.file}. {one.detail}")
+                state.note(f"Not used: {one.file}. {one.detail}")
             for warned in report.warnings:
-                state.tell(f"Warning: {warned.file}. {warned.detail}" if warned.file else f"Warning: {warned.detail}")
+                state.note(f"Warning: {warned.file}. {warned.detail}" if warned.file else f"Warning: {warned.detail}")
             base = _load(settings, self.base, self.device or self._own_device(settings))
             plan = self._plan(request, report, base)
             members = [member.to_json() for member in report.members]

@@ -1,4 +1,4 @@
-"""Documents, typed as they are written: the blocks marked `bash` in a shell, those marked `python` as a script."""
+"""Runs code blocks of documents: those marked `bash` in a shell, those marked `python` as a script."""
 
 import os
 import re
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The contents of the fenced blocks in that language."""
+    """Returns the contents of the fenced blocks in that language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""Folders on their way to a server: what is packed, and what is not."""
+"""Packing of folders for upload: which files are included and which are skipped."""
 
 import io
 import zipfile
@@ -9,7 +9,7 @@ from PIL import Image
 from difffit.archives import left_out, left_out_note, pack
 
 
-def test_files_that_are_left_out_are_named(tmp_path: Path) -> None:
+def test_note_names_the_files_that_pack_skips(tmp_path: Path) -> None:
     for name in ("cat/1.png", "cat/.hidden.png", "cat/1.txt", "labels.csv", ".DS_Store"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -20,7 +20,7 @@ def test_files_that_are_left_out_are_named(tmp_path: Path) -> None:
     assert "cat/1.txt and 1 more files are not used" in (left_out_note(tmp_path) or "")
 
 
-def test_nothing_is_left_out_of_a_zip_or_of_a_folder_of_images(tmp_path: Path) -> None:
+def test_no_note_for_a_zip_or_a_folder_of_images(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
     assert left_out_note(tmp_path) is None
     assert left_out_note(tmp_path / "1.png") is None

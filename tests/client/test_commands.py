@@ -1,4 +1,4 @@
-"""Every command against a real server, with and without `--json`, and how it ends."""
+"""Every command against a real server, with and without `--json`, and its exit code."""
 
 import json
 import os
@@ -53,23 +53,23 @@ def admin_shell(server: Server) -> Shell:
     return Shell(server.url, ADMIN)
 
 
-def test_domains(shell: Shell, name: str) -> None:
-    made = shell.json("domains", "create", name, "--description", "[bold]Flat[/bold]")
-    assert made["id"] in shell.text("domains", "list")
-    assert made["id"] == shell.json("domains", "list", "--limit", 1)[0]["id"]
+def test_domain_is_created_listed_updated_and_deleted(shell: Shell, name: str) -> None:
+    domain = shell.json("domains", "create", name, "--description", "[bold]Flat[/bold]")
+    assert domain["id"] in shell.text("domains", "list")
+    assert domain["id"] == shell.json("domains", "list", "--limit", 1)[0]["id"]
     assert "[bold]Flat[/bold]" in shell.text("domains", "get", name)
     assert shell.json("domains", "update", name, "--name", f"{name}, again")["name"] == f"{name}, again"
-    kept = shell.run("domains", "delete", made["id"], typed="n\n")
-    assert (kept.exit_code, shell.json("domains", "get", made["id"])["id"]) == (1, made["id"])
-    deleted = shell.json("domains", "delete", made["id"], "--yes")
-    assert deleted["deleted"] == made["id"]
+    declined = shell.run("domains", "delete", domain["id"], typed="n\n")
+    assert (declined.exit_code, shell.json("domains", "get", domain["id"])["id"]) == (1, domain["id"])
+    deleted = shell.json("domains", "delete", domain["id"], "--yes")
+    assert deleted["deleted"] == domain["id"]
     assert shell.json("deletions", "get", deleted["receipt"])["rows"] == {"domains": 1}
-    assert deleted["receipt"] in [one["id"] for one in shell.json("deletions", "list")]
-    assert made["id"] in shell.text("deletions", "get", deleted["receipt"])
-    assert shell.run("domains", "get", made["id"]).exit_code == 4
+    assert deleted["receipt"] in [receipt["id"] for receipt in shell.json("deletions", "list")]
+    assert domain["id"] in shell.text("deletions", "get", deleted["receipt"])
+    assert shell.run("domains", "get", domain["id"]).exit_code == 4
 
 
-def test_the_main_job_as_it_is_typed(shell: Shell, name: str, drawings: Path, tmp_path: Path) -> None:
+def test_main_job_runs_from_the_shell(shell: Shell, name: str, drawings: Path, tmp_path: Path) -> None:
     shell.text("domains", "create", name)
     shown = shell.text("datasets", "upload", name, drawings)
     assert "ready" in shown
@@ -87,22 +87,22 @@ def test_the_main_job_as_it_is_typed(shell: Shell, name: str, drawings: Path, tm
     assert "fruit" in shell.text("inspect", paths[0])
 
 
-def test_datasets(shell: Shell, name: str, drawings: Path, tmp_path: Path) -> None:
+def test_dataset_with_a_broken_file_is_uploaded(shell: Shell, name: str, drawings: Path, tmp_path: Path) -> None:
     folder = tmp_path / "with a broken one"
     shutil.copytree(drawings, folder)
     (folder / "fruit" / "broken.png").write_bytes(b"not an image")
     shell.text("domains", "create", name)
-    made = shell.json("datasets", "upload", name, folder)
-    assert (made["status"], made["images"]) == ("ready", 8)
-    assert "fruit/broken.png" in shell.text("datasets", "get", made["id"])
-    assert shell.json("datasets", "get", made["id"]) == made
-    assert made["id"] in shell.text("datasets", "list", name)
-    without_files = {**made, "report": {**made["report"], "rejected": None}}
+    dataset = shell.json("datasets", "upload", name, folder)
+    assert (dataset["status"], dataset["images"]) == ("ready", 8)
+    assert "fruit/broken.png" in shell.text("datasets", "get", dataset["id"])
+    assert shell.json("datasets", "get", dataset["id"]) == dataset
+    assert dataset["id"] in shell.text("datasets", "list", name)
+    without_files = {**dataset, "report": {**dataset["report"], "rejected": None}}
     assert shell.json("datasets", "list", name) == [without_files]
     assert shell.json("datasets", "upload", name, drawings, "--no-wait")["status"] in {"validating", "ready"}
 
 
-def test_finetunes(shell: Shell, drawable: Drawable) -> None:
+def test_finetune_is_estimated_started_cancelled_and_watched(shell: Shell, drawable: Drawable) -> None:
     estimate = shell.json("finetunes", "start", drawable.name, "--dry-run", "--steps", 10)
     assert estimate["images_seen"] == 320
     assert "% of the base" in shell.text("finetunes", "start", drawable.name, "--dry-run")
@@ -122,7 +122,7 @@ def test_finetunes(shell: Shell, drawable: Drawable) -> None:
     assert last == events[-1]
 
 
-def test_adapters(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
+def test_adapter_is_downloaded_uploaded_and_promoted(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
     path = tmp_path / "adapter.safetensors"
     assert shell.text("adapters", "download", drawable.adapter_id, "--output", path).strip() == str(path)
     assert decode(path.read_bytes()).sha256 == shell.json("adapters", "get", drawable.adapter_id)["sha256"]
@@ -139,7 +139,7 @@ def test_adapters(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
     assert len(shell.json("adapters", "list", drawable.name)) >= 2
 
 
-def test_generations(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
+def test_generation_is_saved_listed_and_downloaded_again(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
     drawn = shell.json("generate", drawable.id, "--class-id", 1, "--steps", 2, "--output", tmp_path / "a")
     (image,) = drawn["images"]
     assert Path(image["path"]).name == "smiling-face-0.png"
@@ -154,14 +154,14 @@ def test_generations(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
     assert base["adapter_id"] is None
 
 
-def test_status_and_usage(shell: Shell) -> None:
+def test_status_and_usage_are_shown(shell: Shell) -> None:
     assert shell.json("status")["workers"] == 1
     assert "ready" in shell.text("status")
     assert shell.json("usage")["images"] >= 0
     assert "row steps" in shell.text("usage")
 
 
-def test_administration(admin_shell: Shell, server: Server) -> None:
+def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> None:
     tenant = admin_shell.json("admin", "tenants", "create", "By command")
     updated = (
         "admin",
@@ -183,7 +183,7 @@ def test_administration(admin_shell: Shell, server: Server) -> None:
     assert Shell(server.url, key["key"]).json("domains", "list") == []
     assert "laptop" in admin_shell.text("admin", "keys", "list", tenant["id"])
     assert admin_shell.json("admin", "keys", "update", key["id"], "--expires-in-days", 3)["expires_at"]
-    assert admin_shell.json("admin", "keys", "update", key["id"], "--endless")["expires_at"] is None
+    assert admin_shell.json("admin", "keys", "update", key["id"], "--never-expires")["expires_at"] is None
     rotated = admin_shell.json("admin", "keys", "rotate", key["id"], "--overlap", 60)
     assert Shell(server.url, rotated["key"]).json("domains", "list") == []
     assert admin_shell.json("admin", "keys", "revoke", rotated["id"], "--yes") == {"revoked": rotated["id"]}
@@ -193,12 +193,12 @@ def test_administration(admin_shell: Shell, server: Server) -> None:
 
 
 @pytest.mark.parametrize("what", ["adapters", "workers", "usage", "audit"])
-def test_what_administrators_see(admin_shell: Shell, drawable: Drawable, what: str) -> None:
+def test_admin_lists_are_not_empty(admin_shell: Shell, drawable: Drawable, what: str) -> None:
     assert admin_shell.json("admin", what)
     assert len(admin_shell.text("admin", what).splitlines()) >= 3
 
 
-def test_login_is_kept_for_its_owner_alone(server: Server, tmp_path: Path) -> None:
+def test_login_file_is_private_and_its_key_stays_with_its_address(server: Server, tmp_path: Path) -> None:
     anywhere = Shell("http://127.0.0.1:1", None)
     done = anywhere.run("login", "--url", f"{server.url}/", typed=f"{server.key}\n")
     assert done.exit_code == 0, done.output
@@ -217,7 +217,7 @@ def test_login_is_kept_for_its_owner_alone(server: Server, tmp_path: Path) -> No
     assert stored.json("logout") == {"profile": "default", "forgotten": True}
     assert stored.run("domains", "list").exit_code == 3
     assert stored.run("--profile", "other", "domains", "list").exit_code == 3
-    assert "There was no" in stored.text("logout")
+    assert "There is no profile" in stored.text("logout")
 
 
 def test_a_wrong_key_or_address_is_not_stored(server: Server, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_wrong_key_or_address_is_not_stored(server: Server, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (["domains", "get", "dom_nothing"], 4, "Not found"),
         (["domains", "get", "Nothing by this name"], 4, "Nothing by this name"),
@@ -243,14 +243,16 @@ def test_a_wrong_key_or_address_is_not_stored(server: Server, tmp_path: Path) ->
         (["domain"], 2, "No such command"),
     ],
 )
-def test_how_it_ends(shell: Shell, drawable: Drawable, words: list[str], code: int, told: str) -> None:
+def test_failed_command_explains_itself_and_sets_the_exit_code(
+    shell: Shell, drawable: Drawable, words: list[str], code: int, message: str
+) -> None:
     done = shell.run(*words)
     assert done.exit_code == code, done.output
-    assert told.lower() in " ".join(done.stderr.replace("│", "").split()).lower()
+    assert message.lower() in " ".join(done.stderr.replace("│", "").split()).lower()
     assert done.stdout == ""
 
 
-def test_errors_as_json(shell: Shell, drawable: Drawable) -> None:
+def test_json_option_prints_errors_as_json(shell: Shell, drawable: Drawable) -> None:
     done = shell.run("domains", "get", "dom_nothing", "--json")
     assert (done.exit_code, done.stdout) == (4, "")
     error = json.loads(done.stderr)
@@ -259,7 +261,7 @@ def test_errors_as_json(shell: Shell, drawable: Drawable) -> None:
     assert len(json.loads(done.stderr)["errors"]) > 1
 
 
-def test_a_domain_without_a_version_tells_what_to_do(shell: Shell, name: str) -> None:
+def test_hint_names_the_next_command(shell: Shell, name: str) -> None:
     shell.text("domains", "create", name)
     done = shell.run("generate", name, "fruit")
     assert done.exit_code == 5
@@ -269,7 +271,7 @@ def test_a_domain_without_a_version_tells_what_to_do(shell: Shell, name: str) ->
     assert "difffit datasets upload" in done.stderr
 
 
-def test_a_rejected_data_set_fails_and_tells_each_file(shell: Shell, name: str, tmp_path: Path) -> None:
+def test_rejected_dataset_fails_and_lists_each_file(shell: Shell, name: str, tmp_path: Path) -> None:
     (tmp_path / "set" / "class").mkdir(parents=True)
     for number in range(2):
         (tmp_path / "set" / "class" / f"{number}.png").write_bytes(b"not an image")
@@ -281,7 +283,7 @@ def test_a_rejected_data_set_fails_and_tells_each_file(shell: Shell, name: str, 
 
 
 @pytest.mark.parametrize("verb", ["watch", "events"])
-def test_interrupting_a_watch_leaves_the_fine_tune(
+def test_interrupting_a_watch_leaves_the_finetune_running(
     server: Server, client: Client, drawable: Drawable, verb: str
 ) -> None:
     finetune = client.finetunes.start(drawable.id, drawable.dataset_id, steps=100_000, batch_size=1)
@@ -293,37 +295,37 @@ def test_interrupting_a_watch_leaves_the_fine_tune(
         assert process.stderr is not None
         assert (process.stdout if verb == "events" else process.stderr).readline()
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=30)
+        _, notes = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert verb == "events" or f"difffit finetunes cancel {finetune.id}" in told
+    assert verb == "events" or f"difffit finetunes cancel {finetune.id}" in notes
     assert client.finetunes.get(finetune.id).status in {"queued", "running"}
     client.finetunes.cancel(finetune.id)
 
 
-def test_a_server_that_is_away(tmp_path: Path) -> None:
+def test_unreachable_server_gives_exit_code_7_and_a_hint(tmp_path: Path) -> None:
     shell = Shell(f"http://127.0.0.1:{services.free_port()}", "dfk_x")
     done = shell.run("status")
     assert done.exit_code == 7
-    assert "Is it running?" in done.stderr
+    assert "Check that the server is running" in done.stderr
 
 
-def test_completion_for_shells() -> None:
+def test_shell_completion_lists_matching_commands() -> None:
     environment = os.environ | {"_DIFFFIT_COMPLETE": "complete_bash", "COMP_WORDS": "difffit data", "COMP_CWORD": "1"}
     command = [str(Path(sys.executable).parent / "difffit")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["datasets"]
 
 
-def test_every_command_takes_json() -> None:
+def test_every_command_takes_json_and_has_help() -> None:
     from typer.main import get_command
 
-    def walk(found: Any, words: tuple[str, ...]) -> None:
-        if hasattr(found, "commands"):
-            for name, inner in found.commands.items():
+    def walk(entry: Any, words: tuple[str, ...]) -> None:
+        if hasattr(entry, "commands"):
+            for name, inner in entry.commands.items():
                 walk(inner, (*words, name))
         else:
-            assert "json" in [parameter.name for parameter in found.params], words
-            assert found.help, words
+            assert "json" in [parameter.name for parameter in entry.params], words
+            assert entry.help, words
 
     walk(get_command(app), ())
     assert CliRunner().invoke(app, ["--version"]).stdout == "0.1.0\n"

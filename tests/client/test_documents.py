@@ -1,5 +1,5 @@
-"""README, the API guide and the client's README, typed as they are written; but with a server that runs already and
-fewer steps. Of the README, all that runs on one machine without other services."""
+"""Runs the examples of the README, the API guide and the client's README, with a server that is already running and
+fewer steps. Skips the README's examples that need other machines or services."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ FEW = {"--steps 100": "--steps 2 --batch-size 2"}
 FEW_IN_JSON = {'\\"steps\\": 100': '\\"steps\\": 2, \\"batch_size\\": 2'}
 
 
-def test_the_readme(server: Server, tmp_path: Path) -> None:
+def test_readme_commands_run(server: Server, tmp_path: Path) -> None:
     changes = {"http://127.0.0.1:8000": server.url} | FEW | FEW_IN_JSON
     printed = run_shell(changed("\n".join(blocks(README, "bash")), changes), tmp_path, environment(server, tmp_path))
     assert "event: progress" in printed
@@ -27,8 +27,8 @@ def test_the_readme(server: Server, tmp_path: Path) -> None:
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
 
 
-def test_the_api_guide(server: Server, tmp_path: Path) -> None:
-    """Its Python has the folder that its shell made."""
+def test_api_guide_examples_run(server: Server, tmp_path: Path) -> None:
+    """The Python example uses the folder that the shell example created."""
     elsewhere = {"http://127.0.0.1:8000": server.url, "hooks.example.com": "hooks.invalid"}
     script = changed("\n".join(blocks(GUIDE, "bash")), elsewhere | FEW_IN_JSON)
     printed = run_shell(script, tmp_path, environment(server, tmp_path))
@@ -43,18 +43,18 @@ def test_the_api_guide(server: Server, tmp_path: Path) -> None:
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
 
 
-def test_the_guide_s_check_of_a_signature() -> None:
+def test_guides_signature_check_accepts_only_valid_signatures() -> None:
     _, program = blocks(GUIDE, "python")
-    found: dict[str, Any] = {}
-    exec(program, found)
+    namespace: dict[str, Any] = {}
+    exec(program, namespace)
     secret, body = new_secret(), '{"type": "finetune.succeeded"}'
     sent = headers("msg_1", 1_795_000_000, body, [new_secret(), secret])
-    assert found["is_ours"](secret, sent, body.encode())
-    assert not found["is_ours"](secret, sent, b"{}")
-    assert not found["is_ours"](new_secret(), sent, body.encode())
+    assert namespace["is_ours"](secret, sent, body.encode())
+    assert not namespace["is_ours"](secret, sent, b"{}")
+    assert not namespace["is_ours"](new_secret(), sent, body.encode())
 
 
-def test_the_client_s_readme(server: Server, drawings: Path, tmp_path: Path) -> None:
+def test_client_readme_examples_run(server: Server, drawings: Path, tmp_path: Path) -> None:
     (tmp_path / "drawings").symlink_to(drawings)
     shell, alone = blocks(CLIENT, "bash")
     shell = changed(shell, {"--watch": "--steps 2 --batch-size 2 --watch"})
@@ -65,7 +65,7 @@ def test_the_client_s_readme(server: Server, drawings: Path, tmp_path: Path) -> 
     program = changed(program, {"steps=300": "steps=2, batch_size=2", "Icons in our style": "Icons from Python"})
     run([sys.executable, "-c", program], tmp_path, environment(server, tmp_path, server.key))
     first, second = (
-        {one.name: one.read_bytes() for one in (tmp_path / name).glob("*")} for name in ("first", "pictures")
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*")} for name in ("first", "pictures")
     )
     assert len(first) == 4
     assert first == second, "the command and the SDK draw the same"
@@ -73,7 +73,7 @@ def test_the_client_s_readme(server: Server, drawings: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("document", [CLIENT, GUIDE], ids=["client", "guide"])
-def test_the_main_job_is_short_and_typed(document: str, tmp_path: Path) -> None:
+def test_main_job_example_is_short_and_fully_typed(document: str, tmp_path: Path) -> None:
     """At most 15 lines; mypy in its strictest mode knows the type of every expression."""
     program = blocks(document, "python")[0]
     assert len(program.splitlines()) <= 15

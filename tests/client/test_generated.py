@@ -1,4 +1,4 @@
-"""The client beside the API's document, and by itself."""
+"""The client compared with the OpenAPI document, and its imports and types."""
 
 import inspect
 import re
@@ -21,11 +21,11 @@ PACKAGE = ROOT / "client" / "src" / "difffit"
 FOR_MACHINES = {
     ("GET", "/livez"),
     ("GET", "/metrics"),
-    ("PUT", "/v1/domains/{id}/datasets/uploads/{upload_id}/parts/{number}"),  # its URL is told
+    ("PUT", "/v1/domains/{id}/datasets/uploads/{upload_id}/parts/{number}"),  # responses contain its URL
 }
 
 
-def test_models_are_those_of_the_document() -> None:
+def test_generated_files_match_the_openapi_document() -> None:
     script = [sys.executable, "client/scripts/generate.py", "--check"]
     done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -33,7 +33,7 @@ def test_models_are_those_of_the_document() -> None:
 
 def test_every_operation_has_a_method(server: Server) -> None:
     document: dict[str, Any] = httpx.get(f"{server.url}/openapi.json").json()
-    promised = {(method.upper(), path) for path, found in document["paths"].items() for method in found}
+    promised = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
     sources = "\n".join(path.read_text() for path in (PACKAGE / "_sync").glob("*.py"))
     assert {path for _, path in promised - FOR_MACHINES} == set(re.findall(r'"(/(?:v1/|readyz)[^"]*)"', sources))
 
@@ -42,11 +42,11 @@ def test_every_operation_has_a_method(server: Server) -> None:
     ("function", "settings", "without"),
     [(finetunes.start, FinetuneSettings, set()), (generations.generate, GenerationSettings, {"previews"})],
 )
-def test_the_command_has_every_setting(function: Any, settings: Any, without: set[str]) -> None:
+def test_command_has_an_option_for_every_setting(function: Any, settings: Any, without: set[str]) -> None:
     assert set(settings.__annotations__) - without <= set(inspect.signature(function).parameters)
 
 
-def test_it_imports_neither_torch_nor_the_server() -> None:
+def test_client_imports_neither_torch_nor_the_server() -> None:
     blocked = ["torch", "api", "core", "local", "worker", "sqlalchemy", "fastapi", "numpy", "PIL"]
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import difffit.cli.app; difffit.Client"
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
@@ -78,7 +78,7 @@ async def main(client: AsyncClient) -> None:
 """
     )
     output, _, _ = mypy.api.run(["--strict", "--cache-dir", str(ROOT / ".mypy_cache"), str(tmp_path / "script.py")])
-    found = [re.sub(r"^.*?script\.py:\d+: ", "", line) for line in output.splitlines()]
+    messages = [re.sub(r"^.*?script\.py:\d+: ", "", line) for line in output.splitlines()]
     events = "difffit.events.Status | difffit.events.Progress | difffit.events.Sample | difffit.events.Failure"
     for expected in (
         'note: Revealed type is "str | None"',
@@ -87,11 +87,11 @@ async def main(client: AsyncClient) -> None:
         'note: Revealed type is "difffit.models.Domain"',
         'note: Revealed type is "list[difffit.models.Domain]"',
     ):
-        assert expected in [line.replace("builtins.", "") for line in found], output
-    assert len([line for line in found if line.startswith("error")]) == 2, output
+        assert expected in [line.replace("builtins.", "") for line in messages], output
+    assert len([line for line in messages if line.startswith("error")]) == 2, output
 
 
-def test_it_is_installed_with_its_types() -> None:
-    about = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())
-    assert about["tool"]["setuptools"]["package-data"]["difffit"] == ["py.typed"]
+def test_package_ships_its_type_marker() -> None:
+    project = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["package-data"]["difffit"] == ["py.typed"]
     assert (PACKAGE / "py.typed").is_file()

@@ -1,4 +1,4 @@
-"""`difffit train` and `difffit sample`: without a server, and equal to what one makes."""
+"""`difffit train` and `difffit sample` without a server: their results equal those of a server."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ STEPS = ("--steps", "3", "--batch-size", "2")
 
 
 def run(*words: object, folder: Path, code: int = 0) -> Any:
-    """The answer of a command as JSON; when it must fail, the error."""
+    """Runs a command in a process of its own and returns its JSON output, or the error when it must fail."""
     command = [sys.executable, "-m", "difffit", *map(str, words), "--json"]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
@@ -35,8 +35,8 @@ def run(*words: object, folder: Path, code: int = 0) -> Any:
 
 
 def run_here(*words: object, folder: Path, code: int = 0) -> Any:
-    """The same within this process, where torch is loaded already, and with one thread, as the server has: on some CPUs
-    sums depend on their number."""
+    """Runs a command in this process, where torch is loaded already. Uses one thread like the server: on some CPUs sums
+    depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -56,37 +56,39 @@ def environment() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def adapter(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("local")
-    made = run("train", drawings, *STEPS, "-o", "made/adapter.safetensors", folder=folder)
-    assert made["held_out_loss_adapter"] > 0
-    assert made["parameters"] == sum(one.size for one in load_file(folder / made["adapter"]).values())
+    trained = run("train", drawings, *STEPS, "-o", "made/adapter.safetensors", folder=folder)
+    assert trained["held_out_loss_adapter"] > 0
+    assert trained["parameters"] == sum(tensor.size for tensor in load_file(folder / trained["adapter"]).values())
     assert sorted(path.name for path in (folder / "made").iterdir()) == ["adapter-000003.png", "adapter.safetensors"]
-    return folder / str(made["adapter"])
+    return folder / str(trained["adapter"])
 
 
-def test_it_trains_what_a_server_trains(adapter: Path, client: Client, drawable: Drawable) -> None:
+def test_local_training_gives_the_servers_adapter(adapter: Path, client: Client, drawable: Drawable) -> None:
     assert decode(adapter.read_bytes()).sha256 == client.adapters.get(drawable.adapter_id).sha256
 
 
-def test_several_processes_train_one_adapter(adapter: Path, drawings: Path, tmp_path: Path) -> None:
+def test_distributed_training_gives_nearly_the_same_adapter(adapter: Path, drawings: Path, tmp_path: Path) -> None:
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "difffit")
     command = [sys.executable, *launch, "train", str(drawings), *STEPS, "--distributed", "--json"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    about = json.loads(done.stdout)  # of one of them
-    assert decode((tmp_path / about["adapter"]).read_bytes()).sha256 == about["sha256"]
-    found, alone = (load_file(path)["blocks.0.attn.proj.bias"] for path in (tmp_path / about["adapter"], adapter))
-    assert abs(found - alone).max() < 1e-4 < abs(alone).max()
+    trained = json.loads(done.stdout)  # of one of them
+    assert decode((tmp_path / trained["adapter"]).read_bytes()).sha256 == trained["sha256"]
+    bias, expected = (load_file(path)["blocks.0.attn.proj.bias"] for path in (tmp_path / trained["adapter"], adapter))
+    assert abs(bias - expected).max() < 1e-4 < abs(expected).max()
 
 
-def test_a_batch_in_parts_leaves_its_mark(drawings: Path, tmp_path: Path) -> None:
-    made = run_here("train", drawings, *STEPS, "--micro-batch-size", 1, folder=tmp_path)
-    artifact = decode((tmp_path / made["adapter"]).read_bytes())
+def test_micro_batch_size_is_recorded_in_the_manifest(drawings: Path, tmp_path: Path) -> None:
+    trained = run_here("train", drawings, *STEPS, "--micro-batch-size", 1, folder=tmp_path)
+    artifact = decode((tmp_path / trained["adapter"]).read_bytes())
     assert artifact.manifest.training["micro_batch_size"] == 1
 
 
-def test_it_draws_what_a_server_draws(adapter: Path, client: Client, drawable: Drawable, tmp_path: Path) -> None:
+def test_local_sampling_gives_the_servers_images(
+    adapter: Path, client: Client, drawable: Drawable, tmp_path: Path
+) -> None:
     words = ("sample", adapter, "--class", "smiling-face", "-n", 2, "--seed", 3, "--steps", 2, "--sampler", "dpmpp_2m")
     drawn = run(*words, folder=tmp_path)
     pictures = client.generate(drawable.id, class_name="smiling-face", count=2, seed=3, steps=2, sampler="dpmpp_2m")
@@ -94,32 +96,32 @@ def test_it_draws_what_a_server_draws(adapter: Path, client: Client, drawable: D
     assert [(tmp_path / path).read_bytes() for path in drawn["images"]] == [picture.data for picture in pictures]
 
 
-def test_both_image_sizes_are_trained_and_drawn_side_by_side(
+def test_both_image_sizes_match_the_server_in_one_batch(
     client: Client, drawable: Drawable, drawings: Path, tmp_path: Path
 ) -> None:
-    """Here and on a server alike, whatever else a server draws."""
+    """Holds locally and on a server, whatever else is in the server's batch."""
     started = client.finetunes.start(drawable.id, drawable.dataset_id, steps=3, batch_size=2, image_size=128)
-    made = run_here("train", drawings, *STEPS, "--image-size", 128, folder=tmp_path)
+    trained = run_here("train", drawings, *STEPS, "--image-size", 128, folder=tmp_path)
     adapter_id = client.finetunes.wait(started.id).adapter_id
     assert adapter_id is not None
-    assert client.adapters.get(adapter_id).sha256 == made["sha256"]
+    assert client.adapters.get(adapter_id).sha256 == trained["sha256"]
     asked: GenerationSettings = {"class_name": "smiling-face", "steps": 4, "seed": 3}
-    both = [
+    generations = [
         client.generations.create(drawable.id, adapter_id=id, **asked)
         for id in (adapter_id, drawable.adapter_id, adapter_id)
     ]
-    large, small, again = (client.generations.wait(one.id).images[0] for one in both)
+    large, small, again = (client.generations.wait(one.id).images[0] for one in generations)
     assert [(one.width, one.height) for one in (large, small)] == [(128, 128), (64, 64)]
     assert large.sha256 == again.sha256
-    words = ("sample", made["adapter"], "--class", "smiling-face", "-n", 1, "--seed", 3, "--steps", 4)
+    words = ("sample", trained["adapter"], "--class", "smiling-face", "-n", 1, "--seed", 3, "--steps", 4)
     (path,) = run(*words, folder=tmp_path)["images"]
     assert hashlib.sha256((tmp_path / path).read_bytes()).hexdigest() == large.sha256
 
 
-def test_the_base_s_classes_can_be_kept(adapter: Path, drawings: Path, tmp_path: Path) -> None:
+def test_keep_classes_leaves_the_bases_class_table_frozen(adapter: Path, drawings: Path, tmp_path: Path) -> None:
     words = ("train", drawings, *STEPS, "--image-size", 128, "--keep-classes")
-    made = run_here(*words, folder=tmp_path)
-    path = tmp_path / made["adapter"]
+    result = run_here(*words, folder=tmp_path)
+    path = tmp_path / result["adapter"]
     kept, trained = (load_file(one)["y_embedder.embedding_table.weight"] for one in (path, adapter))
     base = load_base("mini", device=torch.device("cpu"), dtype=torch.float32)
     rows = [base.description.class_names.index(name) for name in CLASSES]
@@ -127,14 +129,14 @@ def test_the_base_s_classes_can_be_kept(adapter: Path, drawings: Path, tmp_path:
     assert (kept == expected).all()
     assert (trained != expected).any()
     assert decode(path.read_bytes()).manifest.training["train_class_table"] is False
-    assert made["parameters"] == sum(one.size for one in load_file(path).values()) - kept.size
+    assert result["parameters"] == sum(one.size for one in load_file(path).values()) - kept.size
     shutil.copytree(drawings, tmp_path / "strange")
     (tmp_path / "strange" / CLASSES[0]).rename(tmp_path / "strange" / "unheard-of")
     refused = run_here("train", "strange", *STEPS, "--keep-classes", folder=tmp_path, code=1)
     assert "--keep-classes: the base has no class unheard-of" in refused["detail"]
 
 
-def test_images_that_are_there_are_not_drawn_again(adapter: Path, tmp_path: Path) -> None:
+def test_complete_images_are_not_generated_again(adapter: Path, tmp_path: Path) -> None:
     words = ("sample", adapter, "--steps", 2, "-n")
     first = run_here(*words, 1, folder=tmp_path)["images"]
     assert first == [f"samples/{id:03}-{name}-0.png" for id, name in enumerate(CLASSES)]
@@ -147,7 +149,7 @@ def test_images_that_are_there_are_not_drawn_again(adapter: Path, tmp_path: Path
     assert read_settings((tmp_path / first[1]).read_bytes())["class"] == "smiling-face"
 
 
-def test_an_interrupted_training_goes_on(drawings: Path, tmp_path: Path) -> None:
+def test_interrupted_training_resumes_from_its_checkpoint(drawings: Path, tmp_path: Path) -> None:
     words = ["train", str(drawings), "--batch-size", "2", "--checkpoint-every", "1", "--steps", "60"]
     checkpoint = tmp_path / "adapter.checkpoint"
     command = [sys.executable, "-m", "difffit", *words]
@@ -159,20 +161,20 @@ def test_an_interrupted_training_goes_on(drawings: Path, tmp_path: Path) -> None
     assert not (tmp_path / "adapter.safetensors").exists()
     refused = run_here(*words, "--seed", 1, folder=tmp_path, code=1)
     assert (refused["code"], "--restart" in refused["detail"]) == ("checkpoint_invalid", True)
-    made = run_here(*words, folder=tmp_path)
-    assert 1 <= made["started_at_step"] < made["steps"] == 60
+    result = run_here(*words, folder=tmp_path)
+    assert 1 <= result["started_at_step"] < result["steps"] == 60
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter-000060.png", "adapter.safetensors"]
-    assert decode((tmp_path / "adapter.safetensors").read_bytes()).sha256 == made["sha256"]
+    assert decode((tmp_path / "adapter.safetensors").read_bytes()).sha256 == result["sha256"]
 
 
-def test_a_training_can_begin_anew(drawings: Path, tmp_path: Path) -> None:
+def test_restart_ignores_the_checkpoint(drawings: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter.checkpoint").write_bytes(b"of another run")
-    made = run_here("train", drawings, *STEPS, "--restart", folder=tmp_path)
-    assert made["started_at_step"] == 0
+    result = run_here("train", drawings, *STEPS, "--restart", folder=tmp_path)
+    assert result["started_at_step"] == 0
     assert not (tmp_path / "adapter.checkpoint").exists()
 
 
-def test_the_base_draws_too(tmp_path: Path) -> None:
+def test_sample_without_adapter_uses_the_base(tmp_path: Path) -> None:
     (path,) = run_here("sample", "--class", "car", "-n", 1, "--steps", 1, folder=tmp_path)["images"]
     assert read_settings((tmp_path / path).read_bytes())["adapter"] == "base"
 
@@ -188,12 +190,14 @@ def test_the_base_draws_too(tmp_path: Path) -> None:
         (["train", "{drawings}", "--image-size", "96"], "invalid_request"),
     ],
 )
-def test_what_cannot_be_done(adapter: Path, drawings: Path, tmp_path: Path, words: list[str], code: str) -> None:
+def test_invalid_input_is_reported_with_its_error_code(
+    adapter: Path, drawings: Path, tmp_path: Path, words: list[str], code: str
+) -> None:
     filled = [word.format(adapter=adapter, drawings=drawings) for word in words]
     assert run_here(*filled, folder=tmp_path, code=1)["code"] == code
 
 
-def test_they_are_part_of_the_command_without_slowing_it(tmp_path: Path) -> None:
+def test_local_commands_are_listed_without_importing_torch(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "difffit"), "--help"]
     listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     panel = listed[listed.index("Without a server") :]
@@ -203,7 +207,7 @@ def test_they_are_part_of_the_command_without_slowing_it(tmp_path: Path) -> None
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_server_without_the_worker_parts_says_so(drawings: Path, tmp_path: Path) -> None:
+def test_missing_torch_is_reported_with_the_extra_to_install(drawings: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from difffit.cli.app import app; app()"
     command = [sys.executable, "-c", code, "train", str(drawings), "--json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)

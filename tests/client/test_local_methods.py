@@ -1,4 +1,4 @@
-"""`difffit train` and `difffit sample` with the methods that a server does not serve, and with sites of one's own."""
+"""`difffit train` and `difffit sample` with methods that no server serves, and with custom sites."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ from tests.client.test_local import STEPS, run_here
         ("--site first_block=2 --site patch=true --learning-rate 0.002", Sites(first_block=2, patch=True), None, 2e-3),
     ],
 )
-def test_each_method_trains_is_stored_and_draws(
+def test_each_method_trains_stores_and_generates(
     drawings: Path, tmp_path: Path, words: str, sites: MethodSites, preset: str | None, rate: float
 ) -> None:
-    made = run_here("train", drawings, *STEPS, *words.split(), folder=tmp_path)
-    data = (tmp_path / made["adapter"]).read_bytes()
+    trained = run_here("train", drawings, *STEPS, *words.split(), folder=tmp_path)
+    data = (tmp_path / trained["adapter"]).read_bytes()
     manifest = decode(data, limit_bytes=len(data)).manifest
     assert (manifest.sites, manifest.preset, manifest.training["learning_rate"]) == (sites, preset, rate)
     asked = ("sample", "adapter.safetensors", "--class", "smiling-face", "--steps", 2, "--sampler", "ddpm")
@@ -34,7 +34,7 @@ def test_each_method_trains_is_stored_and_draws(
     first, second, third = (Image.open(tmp_path / path).tobytes() for path in (*together, *alone))
     assert first != second
     differences = [abs(a - b) for a, b in zip(second, third, strict=True)]
-    assert max(differences) <= 1, "an image does not depend on those beside it"
+    assert max(differences) <= 1, "an image does not depend on the others in its batch"
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_each_method_trains_is_stored_and_draws(
         (["--site", "last_block=99"], "not within the depth"),
     ],
 )
-def test_sites_that_cannot_be_are_told(drawings: Path, tmp_path: Path, words: list[str], problem: str) -> None:
+def test_invalid_sites_are_reported(drawings: Path, tmp_path: Path, words: list[str], problem: str) -> None:
     refused = run_here("train", drawings, *STEPS, *words, folder=tmp_path, code=1)
     assert refused["code"] == "invalid_request"
     assert problem in refused["detail"]
 
 
-def test_what_only_the_engine_does_is_told(drawings: Path, tmp_path: Path) -> None:
+def test_guidance_interval_is_rejected_for_methods_outside_the_engine(drawings: Path, tmp_path: Path) -> None:
     run_here("train", drawings, *STEPS, "--method", "lora", folder=tmp_path)
     words = ("sample", "adapter.safetensors", "-n", 1, "--steps", 1, "--guidance-interval", 0, 500)
     refused = run_here(*words, folder=tmp_path, code=1)

@@ -29,7 +29,7 @@ def shaky(proxy: Proxy, server: Server) -> Iterator[Client]:
         yield client
 
 
-def test_a_lost_answer_makes_nothing_twice(shaky: Client, proxy: Proxy, name: str) -> None:
+def test_request_whose_response_was_lost_is_not_carried_out_twice(shaky: Client, proxy: Proxy, name: str) -> None:
     proxy.faults = ["lose answer", "lose request"]
     domain = shaky.domains.create(name)
     assert [one.id for one in shaky.domains.list() if one.name == name] == [domain.id]
@@ -44,7 +44,7 @@ def test_two_calls_have_two_keys(shaky: Client, proxy: Proxy, name: str) -> None
     assert len({headers["idempotency-key"] for headers in proxy.requests}) == 2
 
 
-def test_the_asynchronous_client_repeats_too(proxy: Proxy, server: Server, name: str) -> None:
+def test_async_client_retries_too(proxy: Proxy, server: Server, name: str) -> None:
     async def create() -> str:
         async with AsyncClient(proxy.url, server.key) as client:
             proxy.faults = ["unavailable", "lose answer"]
@@ -63,14 +63,14 @@ def test_retry_after_is_honoured(shaky: Client, proxy: Proxy, is_date: bool) -> 
     assert 1.5 < time.monotonic() - started < 10
 
 
-def test_more_patience_than_a_minute_is_not_had(shaky: Client, proxy: Proxy) -> None:
+def test_retry_after_of_more_than_a_minute_raises(shaky: Client, proxy: Proxy) -> None:
     proxy.faults, proxy.retry_after = ["unavailable"], "3600"
     with pytest.raises(errors.ServerError) as refused:
         shaky.usage()
     assert (refused.value.status, refused.value.retry_after, refused.value.code) == (503, 3600.0, "unexpected_answer")
 
 
-def test_it_gives_up(proxy: Proxy, server: Server) -> None:
+def test_client_raises_after_max_retries(proxy: Proxy, server: Server) -> None:
     proxy.faults = [*["unavailable"] * 4, *["lose request"] * 2]  # type: ignore[list-item]
     with Client(proxy.url, server.key, max_retries=1) as client:
         for _ in range(2):
@@ -81,7 +81,7 @@ def test_it_gives_up(proxy: Proxy, server: Server) -> None:
     assert len(proxy.requests) == 6
 
 
-def test_nobody_listens() -> None:
+def test_closed_port_raises_connection_failed() -> None:
     url = f"http://127.0.0.1:{services.free_port()}"
     with Client(url, "dfk_x", max_retries=0) as client:
         for call in (client.usage, client.ready):
@@ -89,13 +89,13 @@ def test_nobody_listens() -> None:
                 call()
 
 
-def test_what_is_refused_is_not_repeated(shaky: Client, proxy: Proxy) -> None:
+def test_rejected_request_is_not_repeated(shaky: Client, proxy: Proxy) -> None:
     with pytest.raises(errors.NotFound):
         shaky.domains.delete("dom_nothing")
     assert len(proxy.requests) == 1
 
 
-def test_a_lost_deletion_is_a_deletion(shaky: Client, proxy: Proxy, name: str) -> None:
+def test_deletion_whose_response_was_lost_succeeds(shaky: Client, proxy: Proxy, name: str) -> None:
     domain = shaky.domains.create(name)
     proxy.faults = ["lose answer"]
     shaky.domains.delete(domain.id)
@@ -103,7 +103,7 @@ def test_a_lost_deletion_is_a_deletion(shaky: Client, proxy: Proxy, name: str) -
         shaky.domains.get(domain.id)
 
 
-def test_a_first_try_that_still_runs_is_waited_for(shaky: Client, proxy: Proxy, drawable: Drawable) -> None:
+def test_client_waits_for_a_first_try_that_still_runs(shaky: Client, proxy: Proxy, drawable: Drawable) -> None:
     before = len(list(shaky.generations.list(drawable.id)))
     proxy.faults = ["leave running"]
     generation = shaky.generations.create(drawable.id, class_id=0, steps=25, count=2, prefer_wait=60)
@@ -111,7 +111,7 @@ def test_a_first_try_that_still_runs_is_waited_for(shaky: Client, proxy: Proxy, 
     assert len(list(shaky.generations.list(drawable.id))) == before + 1
 
 
-def test_a_key_whose_answer_was_lost_is_revoked_and_made_again(proxy: Proxy) -> None:
+def test_key_whose_response_was_lost_is_revoked_and_replaced(proxy: Proxy) -> None:
     with Client(proxy.url, ADMIN) as admin:
         tenant = admin.admin.tenants.create("Lost key")
         proxy.faults = ["lose answer"]
@@ -136,7 +136,7 @@ def test_an_upload_is_repeated_from_its_start(shaky: Client, proxy: Proxy, drawi
     assert shaky.datasets.wait(dataset.id).images == 8
 
 
-def test_a_stream_that_breaks_goes_on_where_it_was(shaky: Client, proxy: Proxy, drawable: Drawable) -> None:
+def test_broken_stream_resumes_after_the_last_event(shaky: Client, proxy: Proxy, drawable: Drawable) -> None:
     whole = list(shaky.finetunes.events(drawable.finetune_id))
     length = sum(len(event.model_dump_json()) for event in whole)
     proxy.requests.clear()
@@ -148,7 +148,7 @@ def test_a_stream_that_breaks_goes_on_where_it_was(shaky: Client, proxy: Proxy, 
     assert resumed[-1] > 0
 
 
-def test_the_asynchronous_stream_goes_on_too(proxy: Proxy, server: Server, drawable: Drawable) -> None:
+def test_broken_async_stream_resumes_too(proxy: Proxy, server: Server, drawable: Drawable) -> None:
     async def ids() -> list[int]:
         async with AsyncClient(proxy.url, server.key) as client:
             return [event.id async for event in client.finetunes.events(drawable.finetune_id)]
@@ -159,7 +159,7 @@ def test_the_asynchronous_stream_goes_on_too(proxy: Proxy, server: Server, drawa
     assert len(proxy.requests) == 3
 
 
-def test_a_stream_that_never_comes_is_given_up(proxy: Proxy, server: Server, drawable: Drawable) -> None:
+def test_stream_raises_after_max_retries(proxy: Proxy, server: Server, drawable: Drawable) -> None:
     proxy.faults = ["lose request", "unavailable", "unavailable", "unavailable"]
     with Client(proxy.url, server.key, max_retries=1) as client:
         with pytest.raises(errors.ServerError):
@@ -171,6 +171,6 @@ def test_a_stream_that_never_comes_is_given_up(proxy: Proxy, server: Server, dra
             list(client.finetunes.events("ft_nothing"))
 
 
-def test_another_servers_answer_is_told_as_that(name: str, proxy: Proxy) -> None:
+def test_response_of_another_server_raises_a_client_error(name: str, proxy: Proxy) -> None:
     with Client(f"{proxy.url}/openapi.json?", "dfk_x") as client, pytest.raises(errors.DiffFitError):
         client.domains.create(name)

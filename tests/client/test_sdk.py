@@ -1,4 +1,4 @@
-"""The SDK's work with a real server, through both of its clients."""
+"""The SDK with a real server, through both of its clients."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,7 @@ from difffit.events import Progress, Sample, Status
 from tests.client.conftest import CLASSES, Drawable, Server
 
 
-def test_the_main_job_with_the_asynchronous_client(server: Server, drawings: Path, name: str) -> None:
+def test_main_job_runs_with_the_async_client(server: Server, drawings: Path, name: str) -> None:
     async def main_job() -> tuple[Picture, ...]:
         async with AsyncClient(server.url, server.key) as client:
             domain = await client.domains.create(name)
@@ -37,13 +37,13 @@ def test_the_main_job_with_the_asynchronous_client(server: Server, drawings: Pat
     assert picture.settings["class"] == "smiling-face"
 
 
-def test_a_folder_becomes_a_data_set(client: Client, drawable: Drawable) -> None:
+def test_folder_becomes_a_dataset_without_hidden_and_other_files(client: Client, drawable: Drawable) -> None:
     dataset = client.datasets.get(drawable.dataset_id)
     assert [(one.name, one.images) for one in dataset.classes] == [(name, 4) for name in CLASSES]
     assert dataset.report.rejected == []  # neither the hidden file nor the text was sent
 
 
-def test_a_zip_is_sent_as_it_is(client: Client, drawings: Path, name: str, tmp_path: Path) -> None:
+def test_zip_is_sent_unchanged(client: Client, drawings: Path, name: str, tmp_path: Path) -> None:
     path = tmp_path / "drawings.zip"
     with path.open("wb") as file:
         pack(drawings, file)
@@ -54,7 +54,7 @@ def test_a_zip_is_sent_as_it_is(client: Client, drawings: Path, name: str, tmp_p
     assert [(one.file, one.code) for one in dataset.report.rejected] == [("fruit/broken.png", "not_an_image")]
 
 
-def test_equal_folders_give_equal_archives(drawings: Path, tmp_path: Path) -> None:
+def test_equal_folders_are_packed_to_equal_bytes(drawings: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     for path in drawings.rglob("*.png"):
         target = copy / path.relative_to(drawings)
@@ -68,7 +68,7 @@ def test_equal_folders_give_equal_archives(drawings: Path, tmp_path: Path) -> No
     assert len(digests) == 1
 
 
-def test_what_cannot_be_a_data_set(client: Client, drawable: Drawable, tmp_path: Path) -> None:
+def test_unusable_folders_raise_with_their_error_codes(client: Client, drawable: Drawable, tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidInput, match="no images"):
         client.datasets.upload(drawable.id, tmp_path)
     flat = tmp_path / "flat"
@@ -87,7 +87,7 @@ def test_what_cannot_be_a_data_set(client: Client, drawable: Drawable, tmp_path:
     assert failed.value.job.id == rejected.id
 
 
-def test_an_upload_that_is_too_large_is_told_as_that(client: Client, drawable: Drawable, tmp_path: Path) -> None:
+def test_upload_over_the_limit_raises_payload_too_large(client: Client, drawable: Drawable, tmp_path: Path) -> None:
     (tmp_path / "class").mkdir()
     (tmp_path / "class" / "large.png").write_bytes(bytes(16 * 2**20))
     with pytest.raises(errors.InvalidRequest) as refused:
@@ -95,7 +95,7 @@ def test_an_upload_that_is_too_large_is_told_as_that(client: Client, drawable: D
     assert refused.value.code == "payload_too_large"
 
 
-def test_events_tell_the_whole_fine_tune(client: Client, drawable: Drawable) -> None:
+def test_events_cover_the_whole_finetune_and_can_be_resumed(client: Client, drawable: Drawable) -> None:
     events = list(client.finetunes.events(drawable.finetune_id))
     assert [event.id for event in events] == sorted({event.id for event in events})
     (progress,) = [event for event in events if isinstance(event, Progress)]
@@ -116,12 +116,12 @@ def test_an_estimate_starts_nothing(client: Client, drawable: Drawable) -> None:
     assert list(client.finetunes.list(drawable.id)) == before
 
 
-def test_lists_go_on_over_their_pages(admin: Client, server: Server) -> None:
+def test_lists_continue_across_pages(admin: Client, server: Server) -> None:
     tenant = admin.admin.tenants.create("Many domains")
     with Client(server.url, admin.admin.keys.create(tenant.id, "k").key) as client:
-        made = [client.domains.create(f"Domain {number}").id for number in range(103)]
-        assert [one.id for one in client.domains.list()] == made[::-1]
-        assert [one.id for one in client.domains.list(limit=102)] == made[:0:-1]
+        ids = [client.domains.create(f"Domain {number}").id for number in range(103)]
+        assert [domain.id for domain in client.domains.list()] == ids[::-1]
+        assert [domain.id for domain in client.domains.list(limit=102)] == ids[:0:-1]
         assert list(client.domains.list(limit=0)) == []
     admin.admin.tenants.delete(tenant.id)
 
@@ -138,7 +138,7 @@ def test_versions_are_promoted_downloaded_and_uploaded(client: Client, drawable:
     assert client.adapters.promote(drawable.id, drawable.adapter_id).active_adapter_id == drawable.adapter_id
 
 
-def test_pictures_carry_their_settings_and_take_no_others_place(
+def test_pictures_contain_their_settings_and_overwrite_no_other(
     client: Client, drawable: Drawable, tmp_path: Path
 ) -> None:
     first, second = client.generate(drawable.id, class_id=0, count=2, seed=7, steps=2, guidance_interval=(200, 800))
@@ -162,14 +162,14 @@ def test_pictures_carry_their_settings_and_take_no_others_place(
         read_settings(b"GIF89a")
 
 
-def test_previews(client: Client, drawable: Drawable) -> None:
+def test_preview_is_listed_and_downloaded(client: Client, drawable: Drawable) -> None:
     started = client.generations.create(drawable.id, class_id=0, steps=4, previews=1, prefer_wait=30)
     drawn = client.generations.wait(started.id)
     assert [(one.index, one.step) for one in drawn.previews] == [(0, 2)]
     assert client.generations.preview(drawn.id, 0, 2).startswith(b"\x89PNG")
 
 
-def test_waiting_has_an_end(client: Client, drawable: Drawable) -> None:
+def test_wait_times_out_and_raises_for_a_cancelled_finetune(client: Client, drawable: Drawable) -> None:
     finetune = client.finetunes.start(drawable.id, drawable.dataset_id, steps=100_000, batch_size=1)
     with pytest.raises(errors.WaitTimeout):
         client.finetunes.wait(finetune.id, timeout=0.3)
@@ -191,14 +191,14 @@ def test_waiting_has_an_end(client: Client, drawable: Drawable) -> None:
         (lambda client, domain: client.admin.tenants.create("x"), errors.Forbidden, "forbidden"),
     ],
 )
-def test_problems_are_typed(client: Client, drawable: Drawable, call, kind, code) -> None:  # type: ignore[no-untyped-def]
+def test_each_problem_raises_its_exception_class(client: Client, drawable: Drawable, call, kind, code) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(kind) as raised:
         call(client, drawable.id)
     error = raised.value
     assert (error.code, error.title != "", error.request_id != "") == (code, True, True)
 
 
-def test_a_domain_without_a_version_and_a_wrong_key(client: Client, server: Server, name: str) -> None:
+def test_missing_adapter_wrong_key_and_missing_key_raise(client: Client, server: Server, name: str) -> None:
     domain = client.domains.create(name)
     with pytest.raises(errors.NoActiveAdapter):
         client.generate(domain.id, class_id=0)
@@ -216,12 +216,12 @@ def test_ids_cannot_change_the_path(client: Client, drawable: Drawable, id: str)
         client.domains.get(id.format(id=drawable.id))
 
 
-def test_ids_cannot_bring_a_query(client: Client, drawable: Drawable) -> None:
+def test_ids_cannot_add_a_query(client: Client, drawable: Drawable) -> None:
     with pytest.raises(errors.NotFound):
         client.domains.get(f"{drawable.id}?x")
 
 
-def test_administration(admin: Client, drawable: Drawable, server: Server) -> None:
+def test_admin_manages_tenants_and_keys(admin: Client, drawable: Drawable, server: Server) -> None:
     tenant = admin.admin.tenants.create("Acme")
     assert admin.admin.tenants.update(tenant.id, weight=2.0, quotas={"images_per_day": 5}).weight == 2.0
     assert admin.admin.tenants.get(tenant.id).quotas == {"images_per_day": 5}

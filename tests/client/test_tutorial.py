@@ -1,4 +1,4 @@
-"""The tutorial, typed as it is written, in a shell; but with a server that runs already and fewer steps."""
+"""Runs the tutorial in a shell, with a server that is already running and fewer steps."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.client.documents import ROOT, blocks, changed, environment, run_shell
 TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
 
 
-def test_it_ends_with_images(server: Server, tmp_path: Path) -> None:
+def test_tutorial_ends_with_images(server: Server, tmp_path: Path) -> None:
     changes = {
         "source .venv/bin/activate": "",  # it is active
         "http://127.0.0.1:8000": server.url,

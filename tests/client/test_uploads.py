@@ -1,4 +1,4 @@
-"""Large archives go in parts, through a network that loses some of them, and go on where they broke off."""
+"""Multipart uploads over a network that loses some parts: lost parts are sent again, interrupted uploads resume."""
 
 import asyncio
 import hashlib
@@ -33,21 +33,24 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 
 def test_lost_parts_are_sent_again(proxy: Proxy, server: Server, photos: Path, name: str) -> None:
-    heard: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     with Client(proxy.url, server.key) as client:
         domain = client.domains.create(name).id
         proxy.faults = ["pass", "pass", "lose request", "lose answer", "unavailable"]
-        made = client.datasets.upload(domain, photos, lambda *sent: heard.append(sent), in_parts=True)
-        dataset = client.datasets.wait(made.id)
-        assert (dataset.images, [one.status for one in client.datasets.uploads.list(domain)]) == (3, ["completed"])
-    assert heard[0] == (0, dataset.size_bytes)
-    assert heard[-1] == (dataset.size_bytes, dataset.size_bytes)
-    parts = [one for one in proxy.requests if one.get("content-type") == "application/octet-stream"]
+        created = client.datasets.upload(domain, photos, lambda *sent: progress.append(sent), in_parts=True)
+        dataset = client.datasets.wait(created.id)
+        assert (dataset.images, [upload.status for upload in client.datasets.uploads.list(domain)]) == (
+            3,
+            ["completed"],
+        )
+    assert progress[0] == (0, dataset.size_bytes)
+    assert progress[-1] == (dataset.size_bytes, dataset.size_bytes)
+    parts = [request for request in proxy.requests if request.get("content-type") == "application/octet-stream"]
     assert len(parts) == PARTS + 3
-    assert not any("authorization" in one for one in parts), "a part's URL may be another server's"
+    assert not any("authorization" in request for request in parts), "a part's URL may be another server's"
 
 
-def test_what_broke_off_goes_on(proxy: Proxy, server: Server, photos: Path, name: str) -> None:
+def test_interrupted_upload_sends_only_the_missing_parts(proxy: Proxy, server: Server, photos: Path, name: str) -> None:
     with Client(proxy.url, server.key, max_retries=0) as hasty:
         domain = hasty.domains.create(name).id
         proxy.faults = ["pass", "pass", "pass", "lose request"]
@@ -56,15 +59,17 @@ def test_what_broke_off_goes_on(proxy: Proxy, server: Server, photos: Path, name
         (broken,) = hasty.datasets.uploads.list(domain)
         there = [part.etag is not None for part in hasty.datasets.uploads.get(domain, broken.id).parts]
         assert there == [True, False, False]
-    heard: list[int] = []
+    progress: list[int] = []
     before = len(proxy.requests)
 
     async def again() -> str:
         async with AsyncClient(proxy.url, server.key) as client:
-            return (await client.datasets.upload(domain, photos, lambda sent, _: heard.append(sent), in_parts=True)).id
+            return (
+                await client.datasets.upload(domain, photos, lambda sent, _: progress.append(sent), in_parts=True)
+            ).id
 
     assert asyncio.run(again()) == broken.dataset_id
-    assert heard[0] == 5 * 2**20, "the first part is not sent again"
+    assert progress[0] == 5 * 2**20, "the first part is not sent again"
     assert len(proxy.requests) - before == 2 + 2 + 1, "the list and the upload, two parts, the end"
 
 
@@ -82,7 +87,7 @@ def test_an_upload_is_listed_and_aborted(server: Server, proxy: Proxy, photos: P
     assert shell.json("datasets", "uploads", name) == []
 
 
-def test_the_command_sends_a_large_one_in_parts(
+def test_command_sends_large_archives_in_parts(
     server: Server, photos: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell = Shell(server.url, server.key)
@@ -94,7 +99,7 @@ def test_the_command_sends_a_large_one_in_parts(
     assert archives.LARGE_BYTES == 64 * 2**20
 
 
-def test_a_zip_that_is_not_what_was_told_is_rejected(client: Client, drawable: Drawable, photos: Path) -> None:
+def test_zip_with_another_checksum_is_rejected(client: Client, drawable: Drawable, photos: Path) -> None:
     session = client.datasets.uploads._session
     data = (photos / "photo" / "0.bmp").read_bytes()[:100]
     zip_of_two = archives_of(photos)

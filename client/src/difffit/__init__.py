@@ -1,6 +1,6 @@
-"""DiffFit: teach image domains to a server, and draw with them.
+"""DiffFit: teach image domains to a server and generate images with them.
 
-`Client` and `AsyncClient` are the way in; `models` holds what they answer, `errors` what they raise.
+Start with `Client` or `AsyncClient`. `models` contains what they return, `errors` what they raise.
 """
 
 from importlib import import_module
@@ -28,7 +28,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loads on first use: the command's help and completion need neither HTTP nor models."""
+    """Imports attributes on first use, because the command's help and completion need neither HTTP nor models."""
     if name in ("errors", "models"):
         return import_module(f"difffit.{name}")
     if name in _HOMES:

@@ -1,4 +1,4 @@
-"""Folders and zips on their way to the server: packed into a temporary file and read in pieces, never whole."""
+"""Packs folders into temporary zips for upload, and reads files in chunks, never whole."""
 
 import hashlib
 import os
@@ -14,9 +14,9 @@ from difffit.errors import InvalidInput
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 OnProgress = Callable[[int, int], None]
-"""Hears the bytes that are sent, and how many there are. It begins again when an upload is repeated."""
+"""Called with the bytes sent so far and the total. Starts again at 0 when an upload is repeated."""
 LARGE_BYTES = 64 * 2**20
-"""A zip beyond this is sent in parts, so that a connection that breaks costs one of them."""
+"""Larger zips are sent in parts, so that a lost connection costs only one part."""
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
@@ -29,7 +29,7 @@ class Archive:
 
 
 class Counted:
-    """A file that tells how much of it was read."""
+    """File wrapper that reports how many bytes were read."""
 
     def __init__(self, file: IO[bytes], size: int, on_progress: OnProgress) -> None:
         self._file, self._size, self._on_progress = file, size, on_progress
@@ -51,7 +51,7 @@ class Counted:
 
 @contextmanager
 def open_archive(source: Path) -> Iterator[Archive]:
-    """A zip as it is, or a folder as a zip. Raises InvalidInput, FileNotFoundError."""
+    """Opens a zip, or packs a folder into one. Raises InvalidInput, FileNotFoundError."""
     if source.is_dir():
         with tempfile.TemporaryFile(prefix="difffit-", suffix=".zip") as file:
             pack(source, file)
@@ -62,11 +62,11 @@ def open_archive(source: Path) -> Iterator[Archive]:
 
 
 def pack(folder: Path, file: IO[bytes]) -> None:
-    """All images of a folder as a zip, with their paths from there. Equal images and names give equal bytes, so that an
-    upload can be repeated under one key. Raises InvalidInput."""
+    """Writes all images of a folder to a zip, with their relative paths. The same images and names give the same bytes,
+    so that an upload can be repeated with the same idempotency key. Raises InvalidInput."""
     images = sorted(path for path in folder.rglob("*") if _is_image(path.relative_to(folder)) and path.is_file())
     if not images:
-        raise InvalidInput(f"There are no images in {folder}. It should hold one folder of images for each class.")
+        raise InvalidInput(f"There are no images in {folder}. It must contain one folder of images for each class.")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # images are compressed already
         for path in images:
             info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _LONG_AGO)
@@ -77,27 +77,27 @@ def pack(folder: Path, file: IO[bytes]) -> None:
 
 
 def left_out(source: Path) -> list[Path]:
-    """Returns the files of a folder that `pack` leaves out, without hidden ones; of a zip none."""
-    found = (path.relative_to(source) for path in source.rglob("*") if path.is_file()) if source.is_dir() else ()
-    return sorted(path for path in found if not _is_image(path) and not any(part[0] == "." for part in path.parts))
+    """Returns the files of a folder that `pack` skips, without hidden ones. Empty for a zip."""
+    paths = (path.relative_to(source) for path in source.rglob("*") if path.is_file()) if source.is_dir() else ()
+    return sorted(path for path in paths if not _is_image(path) and not any(part[0] == "." for part in path.parts))
 
 
 def left_out_note(source: Path) -> str | None:
-    """Returns a sentence about the files that `pack` leaves out, for people."""
+    """Returns a sentence for the user about the files that `pack` skips."""
     files = left_out(source)
     if not files:
         return None
     named = f"{files[0]} is" if len(files) == 1 else f"{files[0]} and {len(files) - 1} more files are"
-    return f"{named} not used: only images are read, and their folders give the classes."
+    return f"{named} not used. Only images are read, and the names of their folders become the classes."
 
 
 def digest(file: IO[bytes]) -> str:
-    """SHA-256 of an open file."""
-    found = hashlib.sha256()
+    """Returns the SHA-256 of an open file."""
+    hasher = hashlib.sha256()
     file.seek(0)
     while piece := file.read(2**20):
-        found.update(piece)
-    return found.hexdigest()
+        hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def _is_image(path: Path) -> bool:

@@ -1,14 +1,14 @@
-"""What can go wrong. `except DiffFitError` catches all of it.
+"""Exceptions of the SDK. `except DiffFitError` catches all of them.
 
 DiffFitError
 ├── NotConfigured         no API key, or settings that cannot be used
-├── InvalidInput          what cannot be sent: a folder without images, an empty id, a PNG without settings
+├── InvalidInput          the input cannot be used: a folder without images, an empty id, a PNG without settings
 ├── ConnectionFailed      the server could not be reached, or did not answer in time
-├── WaitTimeout           what was waited for has not ended yet
+├── WaitTimeout           the job has not ended within the timeout
 ├── JobFailed             a data set was rejected; a fine-tune or a generation failed or was cancelled
-├── BadDownload           what came is not what was announced
-├── UnexpectedAnswer      a success that is not one of this API
-└── ApiError              the server refused: `status`, `code`, `title`, `detail`, `errors`, `request_id`
+├── BadDownload           the downloaded bytes do not match their digest
+├── UnexpectedAnswer      a successful response that does not match this API
+└── ApiError              the server rejected the request: `status`, `code`, `title`, `detail`, `errors`, `request_id`
     ├── InvalidRequest    400, 413, 415, 422
     ├── Unauthenticated   401
     ├── Forbidden         403
@@ -28,7 +28,7 @@ from difffit.models import Dataset, Finetune, Generation, Problem
 
 
 class DiffFitError(Exception):
-    """The root. `title` names the kind of trouble, `detail` says what happened and what to do."""
+    """Root of all errors. `title` names the kind of error, `detail` explains what happened and what to do."""
 
     title: str = "Error"
 
@@ -42,26 +42,26 @@ class NotConfigured(DiffFitError):
 
 
 class InvalidInput(DiffFitError, ValueError):
-    title = "Cannot be used"
+    title = "Invalid input"
 
 
 class ConnectionFailed(DiffFitError):
     title = "No connection"
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"{url} does not answer ({reason}).")
+        super().__init__(f"{url} does not respond ({reason}).")
         self.url = url
 
 
 class WaitTimeout(DiffFitError, TimeoutError):
-    title = "Not done yet"
+    title = "Not finished yet"
 
     def __init__(self, id: str, status: str, seconds: float) -> None:
-        super().__init__(f"After {seconds:g} s {id} is still {status}. It goes on; wait for it again.")
+        super().__init__(f"{id} is still {status} after {seconds:g} s. It continues on the server; wait for it again.")
 
 
 class JobFailed(DiffFitError):
-    """`job` is the row as it ended; `code` is stable."""
+    """A job ended without success. `job` is its final state; `code` is stable."""
 
     def __init__(self, kind: str, job: Dataset | Finetune | Generation) -> None:
         super().__init__(job.error.detail if job.error else f"{job.id} was {job.status}.")
@@ -74,14 +74,14 @@ class BadDownload(DiffFitError):
     title = "Damaged download"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"The bytes of {name} do not have its digest. Download it again.")
+        super().__init__(f"The bytes of {name} do not match its digest. Download it again.")
 
 
 class UnexpectedAnswer(DiffFitError):
-    title = "Unexpected answer"
+    title = "Unexpected response"
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"{url} did not answer as a DiffFit server of this version does: {reason}")
+        super().__init__(f"The response of {url} does not match this version of the API: {reason}")
 
 
 class ApiError(DiffFitError):
@@ -91,7 +91,7 @@ class ApiError(DiffFitError):
         super().__init__(problem.detail)
         self.problem = problem
         self.retry_after = retry_after
-        """Seconds that the server asks to wait."""
+        """Seconds to wait before the next try, if the server named them."""
         self.title: str = problem.title
         self.status: int = problem.status
         self.code: str = problem.code
@@ -99,7 +99,7 @@ class ApiError(DiffFitError):
         self.request_id: str = problem.request_id
 
     statuses: ClassVar[frozenset[int]] = frozenset()
-    """What this class is raised for."""
+    """HTTP statuses that raise this class."""
 
 
 class InvalidRequest(ApiError):
@@ -123,15 +123,15 @@ class Conflict(ApiError):
 
 
 class NameTaken(Conflict):
-    """The name is in use already."""
+    """The name is already in use."""
 
 
 class NoActiveAdapter(Conflict):
-    """The domain has nothing to draw with yet: fine-tune it first."""
+    """The domain has no active adapter yet: fine-tune it first."""
 
 
 class BaseMismatch(Conflict):
-    """The adapter was made for another base than the server's: fine-tune the domain again."""
+    """The adapter was trained on a base other than the server's: fine-tune the domain again."""
 
 
 class TooManyRequests(ApiError):
@@ -151,22 +151,25 @@ _BY_STATUS = (InvalidRequest, Unauthenticated, Forbidden, NotFound, Conflict, To
 
 
 def error_of(response: httpx.Response, retry_after: float | None) -> ApiError:
-    """The exception for an answer that is not a success."""
+    """Returns the exception for an unsuccessful response."""
     problem = _problem(response)
     kinds = (kind for kind in _BY_STATUS if problem.status in kind.statuses)
     return _BY_CODE.get(problem.code, next(kinds, ApiError))(problem, retry_after)
 
 
 def _problem(response: httpx.Response) -> Problem:
-    """The answer's own, or one about an answer that is not the API's, such as a proxy's page."""
+    """Returns the response's problem document, or makes one for a response of another program, such as a proxy."""
     try:
         return Problem.model_validate_json(response.content)
     except ValidationError:
         return Problem(
             type="about:blank",
-            title=httpx.codes.get_reason_phrase(response.status_code) or "Unexpected answer",
+            title=httpx.codes.get_reason_phrase(response.status_code) or "Unexpected response",
             status=response.status_code,
-            detail=f"{response.request.url} answered {response.status_code}, not as a DiffFit server does.",
+            detail=(
+                f"{response.request.url} answered {response.status_code}, but not as a DiffFit server. "
+                "Check the address."
+            ),
             code="unexpected_answer",
             request_id=response.headers.get("X-Request-ID", ""),
         )

@@ -1,4 +1,4 @@
-"""Drawn images: bytes that carry the settings that they were drawn with."""
+"""Generated images: PNG bytes that contain the settings that produced them."""
 
 import json
 import re
@@ -23,27 +23,27 @@ class Picture:
     """PNG"""
     index: int
     seed: int
-    """Draws this image alone again, with a count of 1."""
+    """Regenerates this image alone, with a count of 1."""
     sha256: str
     class_name: str
     generation_id: str
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Adapter, base, class, seed, steps, sampler and guidance, out of the image's text chunk."""
+        """Adapter, base, class, seed, steps, sampler and guidance, read from the PNG's text chunk."""
         return read_settings(self.data)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the PNG as it is, its settings in it, and returns its path. A path without a suffix is a folder, in
-        which it is named after class and seed, and takes no other picture's place."""
+        """Writes the PNG with its settings and returns its path. A path without a suffix is a folder, in which the file
+        is named after class and seed and never overwrites another picture."""
         target = Path(path)
         if target.is_dir() or not target.suffix:
-            target = self._place_in(target)
+            target = self._free_path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(self.data)
         return target
 
-    def _place_in(self, folder: Path) -> Path:
+    def _free_path(self, folder: Path) -> Path:
         name = file_name(self.class_name, self.seed)
         target, number = folder / name, 2
         while target.exists() and target.read_bytes() != self.data:
@@ -52,22 +52,24 @@ class Picture:
 
 
 def file_name(class_name: str, seed: int) -> str:
-    """What a picture is called."""
+    """Returns a file name made of class and seed."""
     slug = re.sub(r"[^\w.-]+", "-", class_name).strip("-.") or "image"
     return f"{slug}-{seed}.png"
 
 
 def read_settings(data: bytes) -> dict[str, Any]:
-    """The settings in a PNG. Raises InvalidInput when it has none."""
+    """Returns the settings stored in a PNG. Raises InvalidInput when it has none."""
     if not data.startswith(_SIGNATURE):
-        raise InvalidInput("This is not a PNG.")
+        raise InvalidInput("The data is not a PNG. Pass an image that a DiffFit server generated.")
     for kind, chunk in _chunks(data):
         if kind == b"iTXt" and chunk.startswith(_KEYWORD + b"\0"):
             is_compressed = chunk[len(_KEYWORD) + 1] == 1
             _language, _translated, text = chunk[len(_KEYWORD) + 3 :].split(b"\0", 2)
             settings: dict[str, Any] = json.loads(zlib.decompress(text) if is_compressed else text)
             return settings
-    raise InvalidInput("This PNG was not drawn by a DiffFit server: it holds no settings.")
+    raise InvalidInput(
+        "The PNG contains no settings, so no DiffFit server generated it. Pass an unmodified image of a server."
+    )
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""Whether a request that failed is sent again, and when. Knows nothing of how requests are sent."""
+"""Decides whether and when a failed request is sent again. Independent of how requests are sent."""
 
 import logging
 import random
@@ -13,58 +13,59 @@ from difffit.errors import ApiError, ConnectionFailed
 logger = logging.getLogger("difffit")
 
 _TRANSIENT = {429, 502, 503, 504}
-_FIRST_SECONDS, _MOST_SECONDS = 0.5, 8.0
+_FIRST_SECONDS, _MAX_SECONDS = 0.5, 8.0
 _LONGEST_ASKED = 60.0
-"""A server that asks for more patience than this is reported instead."""
+"""Seconds. A longer `Retry-After` raises instead of waiting."""
 _FIRST_TRY_LIVES = 330.0
-"""Seconds: the server holds the key of a request whose connection was lost until it has ended, five minutes at most."""
+"""Seconds. When a connection is lost, the server holds the request's key until the request has ended, for at most five
+minutes."""
 
 
 class Retries:
-    """Those of one request: `most` after the first try. Every request may be repeated: POST carries a key for it."""
+    """Retries of one request: at most `limit`. Every request may be repeated, since POST carries an idempotency key."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.made = most, 0
+    def __init__(self, limit: int) -> None:
+        self.limit, self.count = limit, 0
         self.lost_answer = False
-        """Whether an earlier try may have been carried out unseen."""
+        """Whether an earlier try may have succeeded without our seeing the response."""
         self._started = time.monotonic()
 
     def after_error(self, error: httpx.TransportError) -> float:
-        """Seconds until the next try. Raises ConnectionFailed after the last one."""
+        """Returns the seconds until the next try. Raises ConnectionFailed after the last try."""
         request = error.request
         reason = str(error) or type(error).__name__
-        if self.made == self.most or isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
+        if self.count == self.limit or isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
             raise ConnectionFailed(f"{request.url.scheme}://{request.url.netloc.decode()}", reason) from error
         self.lost_answer |= not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
         return self._next(reason, None)
 
     def after_loss(self, error: httpx.TransportError | ApiError) -> float:
-        """The same for a stream, which may also be refused. Raises ConnectionFailed, ApiError."""
+        """Like `after_error`, for a stream, which the server may also reject. Raises ConnectionFailed, ApiError."""
         if isinstance(error, httpx.TransportError):
             return self.after_error(error)
-        if error.status not in _TRANSIENT or self.made == self.most or (error.retry_after or 0) > _LONGEST_ASKED:
+        if error.status not in _TRANSIENT or self.count == self.limit or (error.retry_after or 0) > _LONGEST_ASKED:
             raise error
         return self._next(f"{error.status} {error.title}", error.retry_after)
 
     def after_answer(self, response: httpx.Response) -> float | None:
-        """Seconds until the next try; None when this answer counts."""
+        """Returns the seconds until the next try; None when this response is final."""
         asked = retry_after(response)
-        if self.made and _still_runs(response) and time.monotonic() - self._started < _FIRST_TRY_LIVES:
-            self.made = min(self.made, self.most - 1)  # the answer will come: these tries do not count
-        elif response.status_code not in _TRANSIENT or self.made >= self.most or (asked or 0) > _LONGEST_ASKED:
+        if self.count and _still_runs(response) and time.monotonic() - self._started < _FIRST_TRY_LIVES:
+            self.count = min(self.count, self.limit - 1)  # the response will come: these tries do not count
+        elif response.status_code not in _TRANSIENT or self.count >= self.limit or (asked or 0) > _LONGEST_ASKED:
             return None
         return self._next(f"{response.status_code} {response.reason_phrase}", asked)
 
     def _next(self, reason: str, asked: float | None) -> float:
-        delay = min(_MOST_SECONDS, _FIRST_SECONDS * 2**self.made) * random.uniform(0.75, 1.0)
+        delay = min(_MAX_SECONDS, _FIRST_SECONDS * 2**self.count) * random.uniform(0.75, 1.0)
         delay = delay if asked is None else asked
-        self.made += 1
+        self.count += 1
         logger.info("Trying again in %.1f s: %s", delay, reason)
         return delay
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """The seconds of `Retry-After`, which may also be a date."""
+    """Parses `Retry-After`, which is a number of seconds or a date, into seconds."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)

@@ -1,4 +1,4 @@
-"""Where the server is, and which key opens it: as arguments, in the environment, or in the file of `difffit login`."""
+"""Server address and API key: from arguments, the environment, or the file that `difffit login` writes."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-"""Of `make serve`."""
+"""Address of `make serve`."""
 DEFAULT_PROFILE = "default"
 
 
@@ -18,25 +18,27 @@ class Settings:
 
 
 def resolve(url: str | None = None, api_key: str | None = None, profile: str | None = None) -> Settings:
-    """What is in force. The file's key goes to the file's URL alone, never to another that was named elsewhere.
+    """Returns the effective settings. A stored key is only used with the URL that it was stored with.
 
-    Raises ValueError for a profile that the file does not have, or a file that cannot be read.
+    Raises ValueError for an unknown profile or an unreadable file.
     """
     wanted = profile or os.environ.get("DIFFFIT_PROFILE")
     stored = _profiles().get(wanted or DEFAULT_PROFILE)
     if stored is None and wanted:
-        raise ValueError(f"There is no profile '{wanted}' in {config_file()}. Make it with `difffit login`.")
+        raise ValueError(
+            f"There is no profile '{wanted}' in {config_file()}. Create it with `difffit --profile {wanted} login`."
+        )
     stored = stored or {}
     named = url or (None if profile else os.environ.get("DIFFFIT_URL"))
-    found = (named or stored.get("url") or DEFAULT_URL).rstrip("/")
+    address = (named or stored.get("url") or DEFAULT_URL).rstrip("/")
     key = api_key or (None if profile else os.environ.get("DIFFFIT_API_KEY"))
-    if key is None and stored.get("url") == found:
+    if key is None and stored.get("url") == address:
         key = stored.get("api_key")
-    return Settings(found, key)
+    return Settings(address, key)
 
 
 def config_file() -> Path:
-    """`DIFFFIT_CONFIG`, or in the user's folder for configuration."""
+    """Returns `DIFFFIT_CONFIG`, or the default path in the user's configuration folder."""
     if named := os.environ.get("DIFFFIT_CONFIG"):
         return Path(named)
     from platformdirs import user_config_path
@@ -45,18 +47,18 @@ def config_file() -> Path:
 
 
 def save_profile(name: str, settings: Settings) -> Path:
-    """Writes a profile for nobody else to read; the file's path."""
+    """Writes a profile, readable by its owner only. Returns the file's path."""
     stored: dict[str, Any] = {"url": settings.url, "api_key": settings.api_key}
     return _write({**_profiles(), name: stored})
 
 
 def forget_profile(name: str) -> bool:
-    """False when there was none."""
+    """Deletes a profile. Returns False when it does not exist."""
     profiles = _profiles()
-    found = profiles.pop(name, None)
-    if found is not None:
+    profile = profiles.pop(name, None)
+    if profile is not None:
         _write(profiles)
-    return found is not None
+    return profile is not None
 
 
 def _profiles() -> dict[str, dict[str, str]]:
@@ -73,7 +75,7 @@ def _profiles() -> dict[str, dict[str, str]]:
 
 
 def _write(profiles: dict[str, dict[str, Any]]) -> Path:
-    """In one move, with its permissions from the first byte on."""
+    """Replaces the file atomically. It is never readable by others, not even while it is written."""
     path = config_file()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")

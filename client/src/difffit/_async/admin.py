@@ -1,4 +1,4 @@
-"""For administrators' keys: tenants, their keys, every stored adapter, the fleet."""
+"""Calls for administrators' keys: tenants, their keys, stored adapters, workers."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal
@@ -36,7 +36,7 @@ class AsyncTenants:
         return await self._session.call("POST", "/v1/admin/tenants", Tenant, body={"name": name})
 
     def list(self, limit: int | None = None) -> AsyncIterator[Tenant]:
-        """Newest first."""
+        """Yields tenants, newest first."""
         return self._session.pages("/v1/admin/tenants", TenantList, limit)
 
     async def get(self, id: str) -> Tenant:
@@ -45,12 +45,15 @@ class AsyncTenants:
     async def update(
         self, id: str, *, name: str | None = None, weight: float | None = None, quotas: Mapping[str, int] | None = None
     ) -> Tenant:
-        """What is left out stays as it is. Raises NameTaken."""
+        """Changes the fields that are not None. Raises NameTaken."""
         body = given({"name": name, "weight": weight, "quotas": quotas})
         return await self._session.call("PATCH", "/v1/admin/tenants/{id}", Tenant, body=body, id=id)
 
     async def delete(self, id: str) -> str | None:
-        """With all it owns. Returns the id of the receipt, for `deletion`; None when the answer was lost on the way."""
+        """Deletes the tenant and everything it owns.
+
+        Returns the id of the receipt, for `deletion`; None when the response was lost.
+        """
         return receipt(await self._session.send("DELETE", "/v1/admin/tenants/{id}", id=id))
 
 
@@ -65,7 +68,8 @@ class AsyncKeys:
         scopes: Sequence[Literal["read", "write"]] | None = None,
         lifetime_seconds: int | None = None,
     ) -> KeyIssued:
-        """`key` is shown this once. A key whose answer was lost on the way is revoked and another one made."""
+        """Creates a key; only this response contains `key`. If the response is lost, the key is revoked and another one
+        is created."""
         path = "/v1/admin/tenants/{id}/keys"
         body = given({"name": name, "scopes": scopes, "lifetime_seconds": lifetime_seconds})
         issued = await self._session.call("POST", path, KeyIssued, body=body, id=tenant_id)
@@ -75,13 +79,13 @@ class AsyncKeys:
         return issued
 
     def list(self, tenant_id: str, limit: int | None = None) -> AsyncIterator[Key]:
-        """Without their secrets."""
+        """Yields the tenant's keys, without secrets."""
         return self._session.pages("/v1/admin/tenants/{id}/keys", KeyList, limit, id=tenant_id)
 
     async def update(
         self, id: str, *, name: str | None = None, lifetime_seconds: int | Literal["endless"] | None = None
     ) -> Key:
-        """What is left out stays as it is; a lifetime counts from now."""
+        """Changes the fields that are not None. The lifetime starts now."""
         body: dict[str, Any] = given({"name": name, "lifetime_seconds": lifetime_seconds})
         if lifetime_seconds == "endless":
             body["lifetime_seconds"] = None
@@ -90,8 +94,8 @@ class AsyncKeys:
     async def rotate(
         self, id: str, *, overlap_seconds: int | None = None, lifetime_seconds: int | None = None
     ) -> KeyIssued:
-        """A new key in this one's place; this one works for the overlap still. A new one whose answer was lost on the
-        way is replaced at once."""
+        """Replaces a key; the old key keeps working for the overlap. If the response is lost, the new key is replaced
+        immediately."""
         path, body = "/v1/admin/keys/{id}/rotate", given({"lifetime_seconds": lifetime_seconds})
         first = {**body, **given({"overlap_seconds": overlap_seconds})}
         issued = await self._session.call("POST", path, KeyIssued, body=first, id=id)
@@ -101,7 +105,7 @@ class AsyncKeys:
         return issued
 
     async def revoke(self, id: str) -> None:
-        """It stops working at once."""
+        """Revokes the key, which stops working immediately."""
         await self._session.send("DELETE", "/v1/admin/keys/{id}", id=id)
 
 
@@ -120,7 +124,7 @@ class AsyncAdmin:
         base_digest: str | None = None,
         status: Literal["ready", "quarantined"] | None = None,
     ) -> AsyncIterator[AdminAdapter]:
-        """Every stored adapter of every tenant, newest first, and the workers that hold it."""
+        """Yields the adapters of all tenants, newest first, with the workers that have them in memory."""
         query = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
         return self._session.pages("/v1/admin/adapters", AdminAdapterList, limit, query)
 
@@ -132,30 +136,30 @@ class AsyncAdmin:
         base_digest: str | None = None,
         status: Literal["ready", "quarantined"] | None = None,
     ) -> AdapterTotals:
-        """What the same adapters come to."""
+        """Returns count and size of the adapters that match."""
         query = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
         return await self._session.call("GET", "/v1/admin/adapters/totals", AdapterTotals, query=query)
 
     def queues(self) -> AsyncIterator[Queue]:
-        """What waits and what runs, a row a queue."""
+        """Yields the numbers of waiting and running jobs per queue."""
         return self._session.pages("/v1/admin/queues", QueueList, None)
 
     def workers(self) -> AsyncIterator[Worker]:
-        """Those that are alive, and what they hold."""
+        """Yields the live workers and the adapters they have in memory."""
         return self._session.pages("/v1/admin/workers", WorkerList, None)
 
     def usage(self) -> AsyncIterator[TenantUsageDay]:
-        """The last 30 days, a row a tenant and day."""
+        """Yields the usage of the last 30 days, per tenant and day."""
         return self._session.pages("/v1/admin/usage", TenantUsageDayList, None)
 
     def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncIterator[Audit]:
-        """Who changed what, newest first."""
+        """Yields the audit log, newest first."""
         return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})
 
     def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncIterator[Deletion]:
-        """Receipts of deleted domains and tenants, newest first."""
+        """Yields receipts of deleted domains and tenants, newest first."""
         return self._session.pages("/v1/admin/deletions", DeletionList, limit, {"tenant_id": tenant_id})
 
     async def deletion(self, id: str) -> DeletionReceipt:
-        """What went; `done_at` tells when the last of it was gone."""
+        """Returns a receipt. `done_at` is set when everything has been deleted."""
         return await self._session.call("GET", "/v1/admin/deletions/{id}", DeletionReceipt, id=id)

@@ -1,4 +1,4 @@
-"""What differs between the two clients."""
+"""Functions that differ between the two clients."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -12,13 +12,13 @@ sleep = anyio.sleep
 
 
 async def away(function: Callable[..., Value], *arguments: Any) -> Value:
-    """Work on files, away from the event loop."""
+    """Runs a function that works on files in a thread, off the event loop."""
     return await anyio.to_thread.run_sync(function, *arguments)
 
 
 @asynccontextmanager
 async def opened(manager: AbstractContextManager[Value]) -> AsyncIterator[Value]:
-    """A context that works on files, away from the event loop."""
+    """Enters and leaves a context manager that works on files in a thread, off the event loop."""
     value = await anyio.to_thread.run_sync(manager.__enter__)
     try:
         yield value

@@ -1,4 +1,4 @@
-"""The way in."""
+"""The client: one server, one API key."""
 
 from typing import Self, Unpack
 
@@ -21,19 +21,19 @@ from difffit.requests import GenerationSettings
 from difffit.settings import resolve
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-"""Seconds without a byte. The server sends one at least every 15 s on a stream of events."""
+"""Seconds without data. On a stream of events the server sends some at least every 15 s."""
 _FIRST_WAIT = 10
 
 
 class AsyncClient:
     """A DiffFit server and one API key.
 
-    What is left out comes from the environment, `DIFFFIT_URL`, `DIFFFIT_API_KEY` and `DIFFFIT_PROFILE`, or from what
-    `difffit login` has stored. Requests that the network loses, and those that the server asks to send later, are
-    repeated up to `max_retries` times; an idempotency key makes sure that nothing happens twice. `http` brings an httpx
-    client of your own, for proxies or certificates; it is closed with this one.
+    Omitted arguments come from the environment (`DIFFFIT_URL`, `DIFFFIT_API_KEY`, `DIFFFIT_PROFILE`) or from the file
+    that `difffit login` writes. A request is repeated up to `max_retries` times when the connection fails or the server
+    asks for it; an idempotency key keeps it from being carried out twice. `http` is an httpx client of your own, for
+    proxies or certificates; it is closed with this client.
 
-    Raises NotConfigured when the settings cannot be read. What each call raises is in `difffit.errors`.
+    Raises NotConfigured when the settings cannot be read. All exceptions are in `difffit.errors`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class AsyncClient:
         return self._session.settings.url
 
     async def generate(self, domain_id: str, **settings: Unpack[GenerationSettings]) -> tuple[Picture, ...]:
-        """Draws images of one class, `class_name` or `class_id`, and waits for them.
+        """Generates images of one class, given by `class_name` or `class_id`, and waits for them.
 
         Raises NoActiveAdapter, BaseMismatch, InvalidRequest, TooManyRequests, JobFailed.
         """
@@ -76,15 +76,15 @@ class AsyncClient:
         return await self.generations.pictures(await self.generations.wait(started.id))
 
     async def usage(self) -> Usage:
-        """What you used: images, row-steps, training seconds, stored bytes."""
+        """Returns your usage: images, model evaluations, training seconds, stored bytes."""
         return await self._session.call("GET", "/v1/usage", Usage)
 
     async def key(self) -> OwnKey:
-        """The API key that this client sends: whose it is, and what it may do."""
+        """Returns the API key that this client sends: its tenant and its scopes."""
         return await self._session.call("GET", "/v1/key", OwnKey)
 
     async def ready(self) -> Readiness:
-        """Whether the server has all it needs, and how many workers live. No key needed. Raises ServerError."""
+        """Returns whether the server is ready, and the number of live workers. Needs no key. Raises ServerError."""
         return parsed(await self._session.probe("/readyz"), Readiness)
 
     async def close(self) -> None:

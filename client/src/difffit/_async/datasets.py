@@ -1,4 +1,4 @@
-"""Data sets: images, one folder a class."""
+"""Data sets: training images, one folder per class."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,10 +24,10 @@ class AsyncDatasets:
         *,
         in_parts: bool | None = None,
     ) -> Dataset:
-        """Uploads a zip, or a folder with one folder of images a class. The server then checks every image: `wait`.
+        """Uploads a zip, or a folder with one folder of images per class. Call `wait` for the server's checks.
 
-        Large ones go in parts: called again after it broke off, by another process too, it sends what is missing.
-        `in_parts` decides that whatever the size. Raises InvalidInput, FileNotFoundError, InvalidRequest.
+        Large archives are sent in parts: after an interruption, the same call sends only the missing parts, in any
+        process. `in_parts` overrides the choice by size. Raises InvalidInput, FileNotFoundError, InvalidRequest.
         """
         async with opened(open_archive(Path(source))) as archive:
             if archive.size > LARGE_BYTES if in_parts is None else in_parts:
@@ -38,7 +38,7 @@ class AsyncDatasets:
             )
 
     def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Dataset]:
-        """Newest first, those with the status alone where one is given; none names the files that were refused."""
+        """Yields data sets, newest first, optionally of one status. Lists of rejected files are left out."""
         path = "/v1/domains/{id}/datasets"
         return self._session.pages(path, DatasetList, limit, {"status": status}, id=domain_id)
 
@@ -46,16 +46,16 @@ class AsyncDatasets:
         return await self._session.call("GET", "/v1/datasets/{id}", Dataset, id=id)
 
     def rejected(self, id: str, limit: int | None = None) -> AsyncIterator[RejectedFile]:
-        """Yields the files that were not used, in their order in the zip."""
+        """Yields the rejected files, in their order in the zip."""
         return self._session.pages("/v1/datasets/{id}/report", RejectedFileList, limit, id=id)
 
     async def example(self, id: str, class_id: int) -> bytes:
-        """The first pictures of a class side by side, small, a PNG."""
+        """Returns a PNG with thumbnails of the first images of a class."""
         path = "/v1/datasets/{id}/classes/{class_id}/example"
         return (await self._session.send("GET", path, id=id, class_id=class_id)).content
 
     async def wait(self, id: str, timeout: float | None = None) -> Dataset:
-        """Until it is ready; `report` names the first files that were refused, `rejected` all of them.
+        """Waits until the data set is ready. `report` lists the first rejected files, `rejected` all of them.
 
         Raises JobFailed when it was rejected, WaitTimeout after `timeout` seconds.
         """

@@ -1,4 +1,4 @@
-"""Receipts of what was deleted."""
+"""Receipts of deletions."""
 
 from collections.abc import AsyncIterator
 
@@ -11,9 +11,9 @@ class AsyncDeletions:
         self._session = session
 
     def list(self, limit: int | None = None) -> AsyncIterator[Deletion]:
-        """Of your domains, newest first."""
+        """Yields receipts of your deleted domains, newest first."""
         return self._session.pages("/v1/deletions", DeletionList, limit)
 
     async def get(self, id: str) -> DeletionReceipt:
-        """What went; `done_at` tells when the last of it was gone."""
+        """Returns a receipt. `done_at` is set when everything has been deleted."""
         return await self._session.call("GET", "/v1/deletions/{id}", DeletionReceipt, id=id)

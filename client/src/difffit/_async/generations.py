@@ -1,4 +1,4 @@
-"""Generations: images drawn with a domain's adapter."""
+"""Generations: images made with a domain's adapter."""
 
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
@@ -21,8 +21,8 @@ class AsyncGenerations:
     async def create(
         self, domain_id: str, *, prefer_wait: int = 0, **settings: Unpack[GenerationSettings]
     ) -> Generation:
-        """Asks for images of one class; what is left out takes the server's defaults. With `prefer_wait` the server
-        answers when they are drawn, or after so many seconds, 60 at most.
+        """Requests images of one class. Omitted settings take the server's defaults. With `prefer_wait`, the server
+        responds when the images are finished, or after that many seconds (at most 60).
 
         Raises NoActiveAdapter, BaseMismatch, InvalidRequest, TooManyRequests.
         """
@@ -34,7 +34,7 @@ class AsyncGenerations:
         )
 
     def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Generation]:
-        """Newest first, those with the status alone where one is given."""
+        """Yields generations, newest first, optionally of one status."""
         path = "/v1/domains/{id}/generations"
         return self._session.pages(path, GenerationList, limit, {"status": status}, id=domain_id)
 
@@ -42,22 +42,22 @@ class AsyncGenerations:
         return await self._session.call("GET", "/v1/generations/{id}", Generation, id=id)
 
     async def cancel(self, id: str) -> Generation:
-        """At once while it waits, at its next step while it runs. Raises Conflict when it has ended."""
+        """Cancels immediately if queued, after the current step if running. Raises Conflict when it has ended."""
         return await self._session.call("POST", "/v1/generations/{id}/cancel", Generation, id=id)
 
     async def wait(
         self, id: str, timeout: float | None = None, on_change: Callable[[Generation], object] | None = None
     ) -> Generation:
-        """Until all its images are drawn; `on_change` hears of its progress. Raises JobFailed, and WaitTimeout after
-        `timeout` seconds."""
+        """Waits until all images are finished. `on_change` is called with each state that is polled. Raises JobFailed,
+        and WaitTimeout after `timeout` seconds."""
         return await ended("Generation", lambda: self.get(id), timeout, on_change)
 
     async def pictures(self, generation: Generation) -> tuple[Picture, ...]:
-        """The images of a generation that has succeeded. Raises BadDownload."""
+        """Downloads the images of a generation that has succeeded. Raises BadDownload."""
         return tuple([await self._picture(generation, image) for image in generation.images])
 
     async def preview(self, id: str, index: int, step: int) -> bytes:
-        """One image on its way, a PNG; `previews` of the generation names them."""
+        """Returns a preview of one unfinished image, a PNG. The generation's `previews` lists them."""
         path = "/v1/generations/{id}/previews/{index}/{step}"
         return (await self._session.send("GET", path, id=id, index=index, step=step)).content
 

@@ -1,4 +1,4 @@
-"""Requests: authenticated, repeated when they may be, and their answers as models or errors."""
+"""HTTP requests: authentication, retries, and responses as models or errors."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ from difffit.settings import Settings
 Model = TypeVar("Model", bound=BaseModel)
 Item = TypeVar("Item")
 UPLOAD_SECONDS = 900.0
-"""How long the server may work on an upload once it has all of it."""
+"""Seconds that the server may take to process an upload after receiving it."""
 
 
 class Page(Protocol[Item]):
@@ -27,13 +27,13 @@ class Page(Protocol[Item]):
 
 
 class AsyncSession:
-    """`paths` are those of the OpenAPI document; ids fill their braces."""
+    """Sends requests. Paths are those of the OpenAPI document; ids fill the braces."""
 
     def __init__(self, settings: Settings, http: httpx.AsyncClient, max_retries: int) -> None:
         self.settings, self.http, self.max_retries = settings, http, max_retries
 
     async def call(self, method: str, path: str, model: type[Model], **options: Any) -> Model:
-        """The answer as a model; options as `send` has them."""
+        """Sends a request and returns the response as a model. Takes the options of `send`."""
         return parsed(await self.send(method, path, **options), model)
 
     async def pages(
@@ -44,7 +44,7 @@ class AsyncSession:
         query: Mapping[str, Any] | None = None,
         **ids: str,
     ) -> AsyncIterator[Item]:
-        """The rows of a list, page by page as they are asked for; `limit` of them at most."""
+        """Yields the items of a list, at most `limit`. Fetches pages as they are needed."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -70,7 +70,7 @@ class AsyncSession:
         timeout: float | None = None,
         **ids: str | int,
     ) -> httpx.Response:
-        """A successful answer, read to its end. What is None is left out of the query.
+        """Sends a request and returns the successful response, fully read. Drops None from the query.
 
         Raises ApiError, ConnectionFailed, NotConfigured.
         """
@@ -96,12 +96,12 @@ class AsyncSession:
                 break
             await sleep(delay)
         if response.is_success or (method == "DELETE" and response.status_code == 404 and retries.lost_answer):
-            return response  # what a lost try has deleted is not found again
+            return response  # an earlier try deleted it, but its response was lost
         raise error_of(response, retry_after(response))
 
     @asynccontextmanager
     async def open(self, path: str, headers: Mapping[str, str], **ids: str) -> AsyncIterator[httpx.Response]:
-        """A GET whose answer is read as it comes, tried once. Raises ApiError, httpx.TransportError."""
+        """Streams the response of a GET, without retries. Raises ApiError, httpx.TransportError."""
         headers = {**self._headers(), **headers}
         async with self.http.stream("GET", filled(path, ids), headers=headers) as response:
             if not response.is_success:
@@ -110,7 +110,7 @@ class AsyncSession:
             yield response
 
     async def probe(self, path: str) -> httpx.Response:
-        """Whatever is answered, at once and without a key. Raises ConnectionFailed."""
+        """Returns any response to a GET, without key and retries. Raises ConnectionFailed."""
         try:
             return await self.http.get(path)
         except httpx.TransportError as error:
@@ -126,7 +126,7 @@ class AsyncSession:
 
 
 def parsed(response: httpx.Response, model: type[Model]) -> Model:
-    """Raises UnexpectedAnswer."""
+    """Parses the response into a model. Raises UnexpectedAnswer."""
     try:
         return model.model_validate_json(response.content)
     except ValidationError as error:
@@ -136,15 +136,15 @@ def parsed(response: httpx.Response, model: type[Model]) -> Model:
 
 
 def filled(path: str, ids: Mapping[str, str | int]) -> str:
-    """Raises InvalidInput for an id that would make the path another one: servers take `%2F` for a slash."""
+    """Fills ids into a path. Raises InvalidInput for an id that changes the path: servers decode `%2F` to a slash."""
     for id in map(str, ids.values()):
         if not id.strip(".") or "/" in id:
-            raise InvalidInput(f"'{id}' cannot be an id.")
+            raise InvalidInput(f"'{id}' is not a valid id. Ids are not empty and contain no slash.")
     return path.format(**{name: quote(str(id), safe="") for name, id in ids.items()})
 
 
 def receipt(response: httpx.Response) -> str | None:
-    """The id of a deletion's receipt; None when the answer that told it was lost."""
+    """Returns the id of a deletion's receipt; None when the response that named it was lost."""
     return response.headers.get("Location", "").rpartition("/")[2] or None
 
 

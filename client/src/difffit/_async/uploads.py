@@ -1,4 +1,4 @@
-"""A large archive, part by part: what the network loses is sent again, and an upload that broke off goes on."""
+"""Multipart uploads of large archives: lost parts are sent again, and an interrupted upload is resumed."""
 
 from collections.abc import AsyncIterator
 
@@ -16,51 +16,51 @@ _UPLOAD = "/v1/domains/{id}/datasets/uploads/{upload_id}"
 _COMPLETE = "/v1/domains/{id}/datasets/uploads/{upload_id}/complete"
 _PIECE = 2**18
 _EXPIRED = {401, 403}
-"""How a service and a store answer to a URL whose time is over."""
+"""Statuses of servers and object stores for an expired URL."""
 
 
 class AsyncUploads:
-    """Of data sets."""
+    """Multipart uploads of data sets."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
     def list(self, domain_id: str, limit: int | None = None) -> AsyncIterator[DatasetUpload]:
-        """Newest first."""
+        """Yields uploads, newest first."""
         return self._session.pages(_PATH, DatasetUploadList, limit, id=domain_id)
 
     async def get(self, domain_id: str, id: str) -> DatasetUploadParts:
-        """Which parts are there."""
+        """Returns the upload and its parts. A part that has arrived has an `etag`."""
         return await self._session.call("GET", _UPLOAD, DatasetUploadParts, id=domain_id, upload_id=id)
 
     async def abort(self, domain_id: str, id: str) -> None:
-        """Removes its parts. Raises Conflict for one that is a data set already."""
+        """Deletes the upload's parts. Raises Conflict if it already became a data set."""
         await self._session.send("DELETE", _UPLOAD, id=domain_id, upload_id=id)
 
     async def send(self, domain_id: str, archive: Archive, on_progress: OnProgress | None) -> Dataset:
-        """Goes on with the upload of the same bytes when there is one. Raises InvalidRequest, ConnectionFailed."""
-        upload = await self._begun(domain_id, archive, await away(digest, archive.file))
-        hears = on_progress or (lambda *_: None)
+        """Uploads the archive, resuming an open upload of the same bytes. Raises InvalidRequest, ConnectionFailed."""
+        upload = await self._resume_or_start(domain_id, archive, await away(digest, archive.file))
+        report = on_progress or (lambda *_: None)
         sent = sum(part.size_bytes for part in upload.parts if part.etag is not None)
-        hears(sent, archive.size)
+        report(sent, archive.size)
         etags = {part.number: part.etag for part in upload.parts}
         for number in [number for number, etag in etags.items() if etag is None]:
-            etags[number] = await self._send_part(upload, number, archive, _Progress(hears, sent, archive.size))
+            etags[number] = await self._send_part(upload, number, archive, _Progress(report, sent, archive.size))
             sent += upload.parts[number - 1].size_bytes
         parts = [{"number": number, "etag": etag} for number, etag in etags.items()]
         return await self._session.call(
             "POST", _COMPLETE, Dataset, body={"parts": parts}, timeout=UPLOAD_SECONDS, id=domain_id, upload_id=upload.id
         )
 
-    async def _begun(self, domain_id: str, archive: Archive, sha256: str) -> DatasetUploadParts:
-        async for one in self.list(domain_id):
-            if (one.status, one.sha256, one.size_bytes) == ("open", sha256, archive.size):
-                return await self.get(domain_id, one.id)
+    async def _resume_or_start(self, domain_id: str, archive: Archive, sha256: str) -> DatasetUploadParts:
+        async for upload in self.list(domain_id):
+            if (upload.status, upload.sha256, upload.size_bytes) == ("open", sha256, archive.size):
+                return await self.get(domain_id, upload.id)
         body = given({"size_bytes": archive.size, "sha256": sha256, "filename": archive.name[:200]})
         return await self._session.call("POST", _PATH, DatasetUploadParts, body=body, id=domain_id)
 
     async def _send_part(self, upload: DatasetUploadParts, number: int, archive: Archive, progress: "_Progress") -> str:
-        """The part's etag."""
+        """Sends one part and returns its ETag. Gets a new URL once if the part's has expired."""
         retries, renewed = Retries(self._session.max_retries), False
         part = upload.parts[number - 1]
         archive.file.seek((number - 1) * upload.part_bytes)
@@ -84,7 +84,7 @@ class AsyncUploads:
         return response.headers["ETag"]
 
     async def _put(self, part: UploadPart, data: bytes, progress: "_Progress") -> httpx.Response:
-        """Without a key: the URL may be another server's."""
+        """Puts the part's bytes, without the API key: the URL may belong to another server."""
 
         async def pieces() -> AsyncIterator[bytes]:
             for start in range(0, len(data), _PIECE):
@@ -96,10 +96,10 @@ class AsyncUploads:
 
 
 class _Progress:
-    """Of one part, behind those that were sent."""
+    """Reports the progress of one part, on top of the bytes sent before it."""
 
-    def __init__(self, hears: OnProgress, before: int, total: int) -> None:
-        self._hears, self._before, self._total = hears, before, total
+    def __init__(self, report: OnProgress, before: int, total: int) -> None:
+        self._report, self._before, self._total = report, before, total
 
     def add(self, sent: int) -> None:
-        self._hears(self._before + sent, self._total)
+        self._report(self._before + sent, self._total)

@@ -1,4 +1,4 @@
-"""Asking again and again until something has ended."""
+"""Polls a job until it has ended."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -9,9 +9,9 @@ from difffit.errors import JobFailed, WaitTimeout
 from difffit.models import Dataset, Finetune, Generation
 
 Job = TypeVar("Job", Dataset, Finetune, Generation)
-_GOING_ON = {"validating", "queued", "running"}
-_GOOD = {"ready", "succeeded"}
-_FIRST_SECONDS, _MOST_SECONDS = 0.1, 2.0
+_ACTIVE = {"validating", "queued", "running"}
+_SUCCESSFUL = {"ready", "succeeded"}
+_FIRST_SECONDS, _MAX_SECONDS = 0.1, 2.0
 
 
 async def ended(
@@ -20,7 +20,7 @@ async def ended(
     timeout: float | None,
     on_change: Callable[[Job], object] | None = None,
 ) -> Job:
-    """The job once it has ended well. `on_change` hears what every asking found.
+    """Polls until the job has succeeded and returns it. `on_change` is called with each state that is polled.
 
     Raises JobFailed, and WaitTimeout after `timeout` seconds.
     """
@@ -29,12 +29,12 @@ async def ended(
         job = await get()
         if on_change is not None:
             on_change(job)
-        if job.status not in _GOING_ON:
+        if job.status not in _ACTIVE:
             break
         if timeout is not None and time.monotonic() - started + pause > timeout:
             raise WaitTimeout(job.id, job.status, timeout)
         await sleep(pause)
-        pause = min(_MOST_SECONDS, pause * 1.5)
-    if job.status not in _GOOD:
+        pause = min(_MAX_SECONDS, pause * 1.5)
+    if job.status not in _SUCCESSFUL:
         raise JobFailed(kind, job)
     return job

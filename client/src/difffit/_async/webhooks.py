@@ -1,4 +1,4 @@
-"""Webhooks: the server tells an address of yours what happens."""
+"""Webhooks: the server sends events to a URL of yours."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
@@ -14,14 +14,14 @@ class AsyncWebhooks:
     async def create(
         self, url: str, events: Sequence[str] | None = None, description: str | None = None
     ) -> WebhookIssued:
-        """Hears of `events`, or of everything. `secret` verifies what comes, with any library of Standard Webhooks, and
-        is shown this once. Raises InvalidRequest, Forbidden."""
+        """Creates a webhook for the given event types, or for all. Only this response contains `secret`, which verifies
+        deliveries with any Standard Webhooks library. Raises InvalidRequest, Forbidden."""
         body = given({"url": url, "events": events, "description": description})
         issued = await self._session.call("POST", "/v1/webhooks", WebhookIssued, body=body)
         return issued if issued.secret else await self.rotate(issued.id, overlap_seconds=0)
 
     def list(self, limit: int | None = None) -> AsyncIterator[Webhook]:
-        """Newest first, without their secrets."""
+        """Yields your webhooks, newest first, without secrets."""
         return self._session.pages("/v1/webhooks", WebhookList, limit)
 
     async def get(self, id: str) -> Webhook:
@@ -36,19 +36,19 @@ class AsyncWebhooks:
         description: str | None = None,
         enabled: bool | None = None,
     ) -> Webhook:
-        """What is left out stays as it is."""
+        """Changes the fields that are not None."""
         body: dict[str, Any] = given({"url": url, "events": events, "description": description, "enabled": enabled})
         if events == "all":
             body["events"] = None
         return await self._session.call("PATCH", "/v1/webhooks/{id}", Webhook, body=body, id=id)
 
     async def delete(self, id: str) -> None:
-        """With its deliveries."""
+        """Deletes the webhook and its deliveries."""
         await self._session.send("DELETE", "/v1/webhooks/{id}", id=id)
 
     async def rotate(self, id: str, *, overlap_seconds: int | None = None) -> WebhookIssued:
-        """A new secret, shown this once; the old one signs too for the overlap. A new one whose answer was lost on the
-        way is replaced at once."""
+        """Creates a new secret, which only this response contains. The old secret also signs for the overlap. If the
+        response is lost, the new secret is replaced immediately."""
         body = given({"overlap_seconds": overlap_seconds})
         issued = await self._session.call("POST", "/v1/webhooks/{id}/rotate", WebhookIssued, body=body, id=id)
         while issued.secret is None:
@@ -57,21 +57,21 @@ class AsyncWebhooks:
         return issued
 
     async def test(self, id: str) -> DeliveryDetail:
-        """Sends an event of the type `webhook.test`. Raises Conflict for a disabled one."""
+        """Sends a test event of type `webhook.test`. Raises Conflict for a disabled webhook."""
         return await self._session.call("POST", "/v1/webhooks/{id}/test", DeliveryDetail, id=id)
 
     def deliveries(
         self, id: str, limit: int | None = None, *, status: Literal["pending", "succeeded", "failed"] | None = None
     ) -> AsyncIterator[Delivery]:
-        """What it was told in the last 30 days, newest first, with every attempt."""
+        """Yields the deliveries of the last 30 days, newest first, with every attempt."""
         return self._session.pages("/v1/webhooks/{id}/deliveries", DeliveryList, limit, {"status": status}, id=id)
 
     async def delivery(self, id: str, delivery_id: str) -> DeliveryDetail:
-        """One of them with what is sent."""
+        """Returns one delivery with its payload."""
         path = "/v1/webhooks/{id}/deliveries/{delivery_id}"
         return await self._session.call("GET", path, DeliveryDetail, id=id, delivery_id=delivery_id)
 
     async def redeliver(self, id: str, delivery_id: str) -> DeliveryDetail:
-        """Sends an event again. Raises Conflict where the webhook is disabled."""
+        """Sends an event again. Raises Conflict if the webhook is disabled."""
         path = "/v1/webhooks/{id}/deliveries/{delivery_id}/redeliver"
         return await self._session.call("POST", path, DeliveryDetail, id=id, delivery_id=delivery_id)

@@ -17,7 +17,7 @@ class Adapters:
         self._session = session
 
     def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> Iterator[Adapter]:
-        """Newest version first, those with the status alone where one is given."""
+        """Yields the domain's versions, newest first, optionally of one status."""
         path = "/v1/domains/{id}/adapters"
         return self._session.pages(path, AdapterList, limit, {"status": status}, id=domain_id)
 
@@ -25,13 +25,13 @@ class Adapters:
         return self._session.call("GET", "/v1/adapters/{id}", Adapter, id=id)
 
     def upload(self, domain_id: str, file: str | Path) -> Adapter:
-        """A `.safetensors` made on the same base, here or elsewhere. Raises InvalidRequest, BaseMismatch."""
+        """Uploads a `.safetensors` that was trained on the same base. Raises InvalidRequest, BaseMismatch."""
         with opened(open_archive(Path(file))) as archive:
             path = "/v1/domains/{id}/adapters"
             return self._session.call("POST", path, Adapter, upload=archive, id=domain_id)
 
     def download(self, id: str, path: str | Path) -> Path:
-        """Writes the `.safetensors` and returns its path; in a folder it is named after the adapter. Raises
+        """Writes the `.safetensors` and returns its path. In a folder, the file is named after the adapter. Raises
         BadDownload."""
         adapter = self.get(id)
         data = (self._session.send("GET", "/v1/adapters/{id}/download", id=id)).content
@@ -42,6 +42,6 @@ class Adapters:
         return target
 
     def promote(self, domain_id: str, adapter_id: str) -> Domain:
-        """Makes a version the active one; promoting an older one is the way back."""
+        """Makes a version the active one. To roll back, promote an older version."""
         path = "/v1/domains/{id}/adapters/{adapter_id}/promote"
         return self._session.call("POST", path, Domain, id=domain_id, adapter_id=adapter_id)

@@ -1,4 +1,4 @@
-"""What differs between the two clients."""
+"""Backend of the synchronous client: no threads, no event loop."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -13,13 +13,13 @@ from difffit.settings import DEFAULT_PROFILE, Settings, config_file, forget_prof
 
 def login(
     state: State,
-    url: Annotated[str | None, typer.Option(help="Where the server is; asked for when left out.")] = None,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Try the key before it is stored.")] = True,
+    url: Annotated[str | None, typer.Option(help="The server's address. Prompted for when omitted.")] = None,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Test the key before storing it.")] = True,
 ) -> None:
-    """Store a server's address and an API key, readable for you alone.
+    """Store a server's address and an API key in a file that only you can read.
 
-    The key is asked for, or read from standard input: `difffit login --url URL < key.txt`. `difffit --profile NAME
-    login` stores it under a name, to keep an administrator's key beside a tenant's.
+    The command prompts for the key, or reads it from standard input: `difffit login --url URL < key.txt`. `difffit
+    --profile NAME login` stores it under a name, for example to keep an administrator's key next to a tenant's.
     """
     name = state.profile or DEFAULT_PROFILE
     address = (url or typer.prompt("Server", default=_known_url(), err=True)).rstrip("/")
@@ -31,21 +31,21 @@ def login(
 
 
 def logout(state: State) -> None:
-    """Forget what `login` has stored."""
+    """Delete the address and key that `login` stored."""
     name = state.profile or DEFAULT_PROFILE
     forgotten = forget_profile(name)
-    text = f"Forgot '{name}'." if forgotten else f"There was no '{name}' in {config_file()}."
+    text = f"Deleted the profile '{name}'." if forgotten else f"There is no profile '{name}' in {config_file()}."
     state.show({"profile": name, "forgotten": forgotten}, text)
 
 
 def status(state: State) -> None:
-    """Show which server and key are in force, and whether the server has all it needs."""
+    """Show which server is used, whether a key is set, and whether the server is ready."""
     client = state.client
     ready = client.ready()
     key = "none" if resolve(profile=state.profile).api_key is None else "set"
     trouble = {**ready.problems, **ready.warnings}
-    about = {"url": client.url, "api_key": key, **ready.model_dump(mode="json")}
-    state.show(about, record(ready, "status", "workers", url=client.url, api_key=key, **trouble))
+    report = {"url": client.url, "api_key": key, **ready.model_dump(mode="json")}
+    state.show(report, record(ready, "status", "workers", url=client.url, api_key=key, **trouble))
     if ready.problems:
         from difffit.cli.failures import LATER
 
@@ -53,9 +53,9 @@ def status(state: State) -> None:
 
 
 def usage(state: State) -> None:
-    """Show what you used: images, row-steps, training seconds, stored bytes."""
-    found = state.client.usage()
-    state.show(found, record(found, "images", "row_steps", "training_seconds", "stored_bytes"))
+    """Show your usage: images, model evaluations, training seconds, stored bytes."""
+    totals = state.client.usage()
+    state.show(totals, record(totals, "images", "row_steps", "training_seconds", "stored_bytes"))
 
 
 def inspect(
@@ -64,13 +64,13 @@ def inspect(
         Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A PNG or a `.safetensors`.")
     ],
 ) -> None:
-    """Show what an image was drawn with, or what an adapter's file says of itself. Needs no server."""
-    found = _manifest(file) if file.suffix == ".safetensors" else _settings(file)
-    state.show(found, record(None, **found))
+    """Show the settings stored in a generated image, or the manifest of an adapter file. Needs no server."""
+    settings = _manifest(file) if file.suffix == ".safetensors" else _settings(file)
+    state.show(settings, record(None, **settings))
 
 
 def _known_url() -> str:
-    """What is in force now, to be offered."""
+    """Returns the configured address, as the default of the prompt."""
     try:
         return resolve().url
     except ValueError:
@@ -78,7 +78,7 @@ def _known_url() -> str:
 
 
 def _check(url: str, key: str) -> None:
-    """Raises what a wrong address or key gives. An administrator's key may not read domains, but it is known."""
+    """Calls the server once, so that a wrong address or key raises. An administrator's key may not list domains."""
     from difffit import Client
     from difffit.errors import Forbidden
 
@@ -96,7 +96,7 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def _manifest(file: Path) -> dict[str, Any]:
-    """Out of the header of a safetensors file, which is JSON behind its length."""
+    """Reads the manifest from a safetensors header: 8 bytes of length, then JSON."""
     from difffit.errors import InvalidInput
 
     with file.open("rb") as source:
@@ -105,5 +105,7 @@ def _manifest(file: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["manifest"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInput("This is not an adapter of a DiffFit server.") from error
+        raise InvalidInput(
+            "The file is not an adapter of a DiffFit server. Pass a `.safetensors` that one produced."
+        ) from error
     return manifest

@@ -9,8 +9,8 @@ from difffit.cli.arguments import DomainArgument, LimitOption, domain_id
 from difffit.cli.base import State, command
 from difffit.cli.views import record, short, size, table
 
-app = typer.Typer(help="The versions of a domain.", no_args_is_help=True)
-AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Its id.")]
+app = typer.Typer(help="Manage the versions of a domain.", no_args_is_help=True)
+AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Id of the adapter.")]
 _FIELDS = ("id", "version", "status", "method", "preset", "parameters", "sha256", "base_digest", "created_at")
 
 
@@ -18,36 +18,36 @@ _FIELDS = ("id", "version", "status", "method", "preset", "parameters", "sha256"
 def list_adapters(
     state: State,
     domain: DomainArgument,
-    status: Annotated[Literal["ready", "quarantined"] | None, typer.Option(help="Only these.")] = None,
+    status: Annotated[Literal["ready", "quarantined"] | None, typer.Option(help="List only this status.")] = None,
     limit: LimitOption = None,
 ) -> None:
-    """List a domain's versions, newest first; the active one is marked."""
+    """List a domain's versions, newest first. An asterisk marks the active version."""
     owner = state.client.domains.get(domain_id(state.client, domain))
-    found = list(state.client.adapters.list(owner.id, limit, status=status))
+    versions = list(state.client.adapters.list(owner.id, limit, status=status))
     columns = {
-        "": lambda one: "*" if one.id == owner.active_adapter_id else "",
-        "version": lambda one: one.version,
-        "id": lambda one: one.id,
-        "status": lambda one: one.status,
-        "method": lambda one: one.method,
-        "size": lambda one: size(one.size_bytes),
-        "base": lambda one: short(one.base_digest),
-        "created": lambda one: one.created_at,
+        "": lambda adapter: "*" if adapter.id == owner.active_adapter_id else "",
+        "version": lambda adapter: adapter.version,
+        "id": lambda adapter: adapter.id,
+        "status": lambda adapter: adapter.status,
+        "method": lambda adapter: adapter.method,
+        "size": lambda adapter: size(adapter.size_bytes),
+        "base": lambda adapter: short(adapter.base_digest),
+        "created": lambda adapter: adapter.created_at,
     }
-    state.show(found, table(found, columns))
+    state.show(versions, table(versions, columns))
 
 
 @command(app)
 def get(state: State, adapter: AdapterArgument) -> None:
     """Show one version and its classes."""
-    found = state.client.adapters.get(adapter)
-    view = record(found, *_FIELDS, size=size(found.size_bytes), classes=found.manifest.get("class_names", []))
-    state.show(found, view)
+    version = state.client.adapters.get(adapter)
+    view = record(version, *_FIELDS, size=size(version.size_bytes), classes=version.manifest.get("class_names", []))
+    state.show(version, view)
 
 
 @command(app)
 def promote(state: State, adapter: AdapterArgument) -> None:
-    """Make a version the active one. Promoting an older one is the way back."""
+    """Make a version the active one. To roll back, promote an older version."""
     owner = state.client.adapters.get(adapter).domain_id
     domain = state.client.adapters.promote(owner, adapter)
     state.show(domain, record(domain, "id", "name", "active_adapter_id"))
@@ -57,9 +57,9 @@ def promote(state: State, adapter: AdapterArgument) -> None:
 def download(
     state: State,
     adapter: AdapterArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File, or a folder to put it in.")] = Path(),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to save to.")] = Path(),
 ) -> None:
-    """Save a version as `.safetensors`."""
+    """Save a version as a `.safetensors` file."""
     path = state.client.adapters.download(adapter, output)
     state.show({"id": adapter, "path": str(path)}, str(path))
 
@@ -70,6 +70,6 @@ def upload(
     domain: DomainArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A `.safetensors`.")],
 ) -> None:
-    """Upload an adapter that was made on the same base."""
-    found = state.client.adapters.upload(domain_id(state.client, domain), file)
-    state.show(found, record(found, *_FIELDS))
+    """Upload an adapter that was trained on the same base."""
+    version = state.client.adapters.upload(domain_id(state.client, domain), file)
+    state.show(version, record(version, *_FIELDS))

@@ -1,4 +1,4 @@
-"""`difffit admin`, for administrators' keys."""
+"""`difffit admin`: commands that need an administrator's key."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,16 +9,20 @@ from difffit.cli.base import State, command
 from difffit.cli.deletions import view as deletions_view
 from difffit.cli.views import record, short, size, table
 
-app = typer.Typer(help="Tenants, keys, every adapter, the fleet. For administrators' keys.", no_args_is_help=True)
-tenants = typer.Typer(help="Whom the service is shared by.", no_args_is_help=True)
-keys = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
+app = typer.Typer(
+    help="Manage tenants, keys, adapters and workers. Needs an administrator's key.", no_args_is_help=True
+)
+tenants = typer.Typer(help="Manage tenants.", no_args_is_help=True)
+keys = typer.Typer(help="Manage the API keys of tenants.", no_args_is_help=True)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
 
-TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Its id.")]
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Its id.")]
-LifetimeOption = Annotated[int | None, typer.Option("--expires-in-days", min=1, help="Never when left out.")]
-TenantOption = Annotated[str | None, typer.Option("--tenant", help="Of this tenant alone, by id.")]
+TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Id of the tenant.")]
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]
+LifetimeOption = Annotated[
+    int | None, typer.Option("--expires-in-days", min=1, help="Days until the key expires. Never, when omitted.")
+]
+TenantOption = Annotated[str | None, typer.Option("--tenant", help="List only this tenant, by id.")]
 _TENANT = ("id", "name", "weight", "quotas", "created_at")
 
 
@@ -34,42 +38,46 @@ def create_tenant(
 @command(tenants, "list")
 def list_tenants(state: State, limit: LimitOption = None) -> None:
     """List all tenants, newest first."""
-    found = list(state.client.admin.tenants.list(limit))
+    rows = list(state.client.admin.tenants.list(limit))
     columns = {
-        "id": lambda one: one.id,
-        "name": lambda one: one.name,
-        "weight": lambda one: one.weight,
-        "created": lambda one: one.created_at,
+        "id": lambda tenant: tenant.id,
+        "name": lambda tenant: tenant.name,
+        "weight": lambda tenant: tenant.weight,
+        "created": lambda tenant: tenant.created_at,
     }
-    state.show(found, table(found, columns))
+    state.show(rows, table(rows, columns))
 
 
 @command(tenants, "get")
 def get_tenant(state: State, tenant: TenantArgument) -> None:
     """Show one tenant."""
-    found = state.client.admin.tenants.get(tenant)
-    state.show(found, record(found, *_TENANT))
+    details = state.client.admin.tenants.get(tenant)
+    state.show(details, record(details, *_TENANT))
 
 
 @command(tenants, "update")
 def update_tenant(
     state: State,
     tenant: TenantArgument,
-    name: Annotated[str | None, typer.Option(help="Its new name.")] = None,
-    weight: Annotated[float | None, typer.Option(help="Its share of the device beside others'.")] = None,
-    quota: Annotated[list[str] | None, typer.Option(help="A limit, such as images_per_day=1000. Replaces all.")] = None,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Weight of the tenant's share of the device, relative to other tenants.")
+    ] = None,
+    quota: Annotated[
+        list[str] | None, typer.Option(help="A limit, such as images_per_day=1000. Repeatable. Replaces all quotas.")
+    ] = None,
 ) -> None:
     """Change a tenant's name, weight or quotas."""
-    quotas = dict(_quota(one) for one in quota) if quota else None
+    quotas = dict(_quota(text) for text in quota) if quota else None
     changed = state.client.admin.tenants.update(tenant, name=name, weight=weight, quotas=quotas)
     state.show(changed, record(changed, *_TENANT))
 
 
 @command(tenants, "delete")
 def delete_tenant(state: State, tenant: TenantArgument, yes: YesOption = False) -> None:
-    """Delete a tenant with all it owns."""
-    found = state.client.admin.tenants.get(tenant)
-    confirm(f"Delete the tenant '{found.name}' with all it owns?", yes=yes)
+    """Delete a tenant and everything it owns."""
+    details = state.client.admin.tenants.get(tenant)
+    confirm(f"Delete the tenant '{details.name}' and everything it owns?", yes=yes)
     state.client.admin.tenants.delete(tenant)
     state.show({"deleted": tenant}, f"Deleted {tenant}.")
 
@@ -78,11 +86,11 @@ def delete_tenant(state: State, tenant: TenantArgument, yes: YesOption = False) 
 def create_key(
     state: State,
     tenant: TenantArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="To tell keys apart.")],
-    read_only: Annotated[bool, typer.Option("--read-only", help="It may change nothing.")] = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Label of the key.")],
+    read_only: Annotated[bool, typer.Option("--read-only", help="The key can read but not change anything.")] = False,
     days: LifetimeOption = None,
 ) -> None:
-    """Create an API key. It is shown this once."""
+    """Create an API key. The key is shown only now."""
     issued = state.client.admin.keys.create(tenant, name, ["read"] if read_only else None, _seconds(days))
     state.show(issued, record(issued, "id", "name", "scopes", "key"))
 
@@ -90,27 +98,27 @@ def create_key(
 @command(keys, "list")
 def list_keys(state: State, tenant: TenantArgument) -> None:
     """List a tenant's keys, without their secrets."""
-    found = list(state.client.admin.keys.list(tenant))
+    rows = list(state.client.admin.keys.list(tenant))
     columns = {
-        "id": lambda one: one.id,
-        "name": lambda one: one.name,
-        "scopes": lambda one: one.scopes,
-        "last used": lambda one: one.last_used_at,
-        "expires": lambda one: one.expires_at,
-        "revoked": lambda one: one.revoked_at,
+        "id": lambda key: key.id,
+        "name": lambda key: key.name,
+        "scopes": lambda key: key.scopes,
+        "last used": lambda key: key.last_used_at,
+        "expires": lambda key: key.expires_at,
+        "revoked": lambda key: key.revoked_at,
     }
-    state.show(found, table(found, columns))
+    state.show(rows, table(rows, columns))
 
 
 @command(keys, "update")
 def update_key(
     state: State,
     key: KeyArgument,
-    name: Annotated[str | None, typer.Option(help="Its new name.")] = None,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
     days: LifetimeOption = None,
-    endless: Annotated[bool, typer.Option("--endless", help="It expires no more.")] = False,
+    endless: Annotated[bool, typer.Option("--never-expires", "--endless", help="Remove the expiry date.")] = False,
 ) -> None:
-    """Change a key's name, or when it expires."""
+    """Change a key's name or expiry date."""
     changed = state.client.admin.keys.update(key, name=name, lifetime_seconds="endless" if endless else _seconds(days))
     state.show(changed, record(changed, "id", "name", "scopes", "expires_at"))
 
@@ -119,10 +127,10 @@ def update_key(
 def rotate_key(
     state: State,
     key: KeyArgument,
-    overlap: Annotated[int | None, typer.Option(min=0, help="Seconds that the old key works still.")] = None,
+    overlap: Annotated[int | None, typer.Option(min=0, help="Seconds for which the old key keeps working.")] = None,
     days: LifetimeOption = None,
 ) -> None:
-    """Create a key in the place of another. It is shown this once."""
+    """Replace a key with a new one. The new key is shown only now."""
     issued = state.client.admin.keys.rotate(key, overlap_seconds=overlap, lifetime_seconds=_seconds(days))
     state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
 
@@ -140,77 +148,77 @@ def adapters(
     state: State,
     limit: LimitOption = None,
     tenant: TenantOption = None,
-    domain: Annotated[str | None, typer.Option(help="Of this domain alone, by id.")] = None,
-    base: Annotated[str | None, typer.Option(help="Made for this base alone, by digest.")] = None,
-    status: Annotated[Literal["ready", "quarantined"] | None, typer.Option(help="Of this status alone.")] = None,
+    domain: Annotated[str | None, typer.Option(help="List only this domain, by id.")] = None,
+    base: Annotated[str | None, typer.Option(help="List only adapters for this base, by digest.")] = None,
+    status: Annotated[Literal["ready", "quarantined"] | None, typer.Option(help="List only this status.")] = None,
 ) -> None:
-    """List every stored adapter of every tenant, newest first, and where it is resident."""
+    """List the adapters of all tenants, newest first, and the workers that have them in memory."""
     filters: dict[str, Any] = {"tenant_id": tenant, "domain_id": domain, "base_digest": base, "status": status}
-    found = list(state.client.admin.adapters(limit, **filters))
+    rows = list(state.client.admin.adapters(limit, **filters))
     columns = {
-        "id": lambda one: one.id,
-        "tenant": lambda one: one.tenant_id,
-        "domain": lambda one: one.domain_id,
-        "version": lambda one: one.version,
-        "status": lambda one: one.status,
-        "size": lambda one: size(one.size_bytes),
-        "base": lambda one: short(one.base_digest),
-        "resident on": lambda one: one.resident_on,
+        "id": lambda adapter: adapter.id,
+        "tenant": lambda adapter: adapter.tenant_id,
+        "domain": lambda adapter: adapter.domain_id,
+        "version": lambda adapter: adapter.version,
+        "status": lambda adapter: adapter.status,
+        "size": lambda adapter: size(adapter.size_bytes),
+        "base": lambda adapter: short(adapter.base_digest),
+        "resident on": lambda adapter: adapter.resident_on,
     }
-    state.show(found, table(found, columns))
-    total = size(sum(one.size_bytes for one in found))
-    state.tell(f"Stored: {len(found)}, {total}.")
+    state.show(rows, table(rows, columns))
+    total = size(sum(adapter.size_bytes for adapter in rows))
+    state.note(f"Stored: {len(rows)}, {total}.")
 
 
 @command(app)
 def workers(state: State) -> None:
-    """List the workers that are alive, and what they hold."""
-    found = list(state.client.admin.workers())
+    """List the live workers and the adapters they have in memory."""
+    rows = list(state.client.admin.workers())
     columns = {
-        "id": lambda one: one.id,
-        "host": lambda one: one.hostname,
-        "device": lambda one: one.device,
-        "queues": lambda one: one.queues,
-        "resident": lambda one: len(one.resident),
-        "base": lambda one: short(one.base_digest),
-        "seen": lambda one: one.heartbeat_at,
+        "id": lambda worker: worker.id,
+        "host": lambda worker: worker.hostname,
+        "device": lambda worker: worker.device,
+        "queues": lambda worker: worker.queues,
+        "resident": lambda worker: len(worker.resident),
+        "base": lambda worker: short(worker.base_digest),
+        "seen": lambda worker: worker.heartbeat_at,
     }
-    state.show(found, table(found, columns))
+    state.show(rows, table(rows, columns))
 
 
 @command(app)
 def usage(state: State) -> None:
-    """Show what each tenant used, a row a day."""
-    found = list(state.client.admin.usage())
+    """Show the usage of each tenant per day."""
+    rows = list(state.client.admin.usage())
     columns = {
-        "day": lambda one: one.day,
-        "tenant": lambda one: one.tenant_id,
-        "images": lambda one: one.images,
-        "row-steps": lambda one: one.row_steps,
-        "training seconds": lambda one: one.training_seconds,
+        "day": lambda day: day.day,
+        "tenant": lambda day: day.tenant_id,
+        "images": lambda day: day.images,
+        "model evaluations": lambda day: day.row_steps,
+        "training seconds": lambda day: day.training_seconds,
     }
-    state.show(found, table(found, columns))
+    state.show(rows, table(rows, columns))
 
 
 @command(app)
 def deletions(state: State, tenant: TenantOption = None, limit: LimitOption = None) -> None:
     """List the receipts of deleted domains and tenants, newest first."""
-    found = list(state.client.admin.deletions(limit, tenant_id=tenant))
-    state.show(found, deletions_view(found))
+    receipts = list(state.client.admin.deletions(limit, tenant_id=tenant))
+    state.show(receipts, deletions_view(receipts))
 
 
 @command(app)
 def audit(state: State, limit: LimitOption = 50, tenant: TenantOption = None) -> None:
     """Show who changed what, newest first."""
-    found = list(state.client.admin.audit(limit, tenant_id=tenant))
+    entries = list(state.client.admin.audit(limit, tenant_id=tenant))
     columns = {
-        "when": lambda one: one.created_at,
-        "action": lambda one: one.action,
-        "target": lambda one: one.target,
-        "key": lambda one: one.actor_key_id,
-        "tenant": lambda one: one.tenant_id,
+        "when": lambda entry: entry.created_at,
+        "action": lambda entry: entry.action,
+        "target": lambda entry: entry.target,
+        "key": lambda entry: entry.actor_key_id,
+        "tenant": lambda entry: entry.tenant_id,
     }
-    state.show(found, table(found, columns))
+    state.show(entries, table(entries, columns))
 
 
 def _seconds(days: int | None) -> int | None:
@@ -218,7 +226,7 @@ def _seconds(days: int | None) -> int | None:
 
 
 def _quota(text: str) -> tuple[str, int]:
-    name, found, value = text.partition("=")
-    if not found or not value.isdecimal():
+    name, separator, value = text.partition("=")
+    if not separator or not value.isdecimal():
         raise typer.BadParameter(f"'{text}' is not NAME=NUMBER", param_hint="--quota")
     return name, int(value)

@@ -20,7 +20,7 @@ class Root(TyperGroup):
         return [*super().list_commands(ctx), *sorted(_added())]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Entry points are looked for only when the name is none of our own."""
+        """Looks for entry points only when the name is not a built-in command."""
         own = super().get_command(ctx, cmd_name)
         if own is not None or cmd_name not in _added():
             return own
@@ -28,7 +28,7 @@ class Root(TyperGroup):
 
 
 def _added() -> dict[str, EntryPoint]:
-    return {one.name: one for one in entry_points(group=GROUP)}
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 app = typer.Typer(cls=Root, invoke_without_command=True, epilog=EXIT_CODES, pretty_exceptions_show_locals=False)
@@ -37,14 +37,12 @@ app = typer.Typer(cls=Root, invoke_without_command=True, epilog=EXIT_CODES, pret
 @app.callback()
 def root(
     context: typer.Context,
-    profile: Annotated[
-        str | None, typer.Option(help="Which stored login is used. DIFFFIT_PROFILE does the same.")
-    ] = None,
+    profile: Annotated[str | None, typer.Option(help="Stored login to use. DIFFFIT_PROFILE does the same.")] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """Teach image domains to a DiffFit server, and draw with them.
+    """Teach image domains to a DiffFit server and generate images with them.
 
-    DIFFFIT_URL and DIFFFIT_API_KEY tell which server and which key; `difffit login` stores both.
+    DIFFFIT_URL and DIFFFIT_API_KEY select the server and the key. `difffit login` stores both.
     """
     if version:
         typer.echo(__version__)

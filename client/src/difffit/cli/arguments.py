@@ -8,17 +8,17 @@ if TYPE_CHECKING:
     from difffit import Client
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Name or id of the domain.")]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Rows at most; all of them by default.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of rows. All by default.")]
 JobStatusOption = Annotated[
     Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
-    typer.Option("--status", help="Only these."),
+    typer.Option("--status", help="List only this status."),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has ended.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")]
+WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job has ended.")]
 
 
 def domain_id(client: "Client", name_or_id: str) -> str:
-    """Raises NotFound."""
+    """Returns the id of a domain that is given by name or id. Raises NotFound."""
     if name_or_id.startswith("dom_"):
         return name_or_id
     for domain in client.domains.list():
@@ -28,6 +28,6 @@ def domain_id(client: "Client", name_or_id: str) -> str:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Asks before what cannot be undone."""
+    """Asks for confirmation before an irreversible action. Aborts on no."""
     if not yes:
         typer.confirm(question, abort=True, err=True)

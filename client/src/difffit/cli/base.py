@@ -1,4 +1,4 @@
-"""What all commands share: `--json`, one client, errors as exit codes, and where output goes."""
+"""Shared by all commands: `--json`, the client, exit codes for errors, and the output streams."""
 
 import functools
 import inspect
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Parameters = ParamSpec("Parameters")
 _WIDE = 250
-"""Columns of what is answered: the terminal breaks longer lines, so that ids can be copied and scripts read whole
+"""Width of the output in columns. The terminal wraps longer lines, so that ids can be copied and scripts get whole
 lines."""
 
 
@@ -38,7 +38,7 @@ class State:
 
     @property
     def client(self) -> "Client":
-        """Raises NotConfigured."""
+        """The SDK client, created on first use. Raises NotConfigured."""
         if self._client is None:
             from difffit import Client
 
@@ -46,14 +46,14 @@ class State:
         return self._client
 
     def show(self, value: "BaseModel | Iterable[BaseModel] | dict[str, Any]", view: RenderableType) -> None:
-        """The value as JSON where that is asked for, otherwise as it reads best."""
+        """Prints the value as JSON with `--json`, else the view for people."""
         if self.json:
             typer.echo(json.dumps(_plain(value), ensure_ascii=False))
         else:
             self.out.print(view)
 
-    def tell(self, text: RenderableType) -> None:
-        """To whoever watches; never mixed into what the command answers."""
+    def note(self, text: RenderableType) -> None:
+        """Prints a note to standard error, so that it never mixes with the output."""
         if not self.json:
             self.err.print(text, soft_wrap=isinstance(text, str))
 
@@ -68,7 +68,7 @@ Function = Callable[Concatenate[State, Parameters], None]
 def command(
     app: typer.Typer, name: str | None = None, **options: Any
 ) -> Callable[[Function[Parameters]], Function[Parameters]]:
-    """Registers a function as a command: its first argument is the state, the others are those of the command line."""
+    """Registers a function as a command. Its first argument is the state, the others come from the command line."""
 
     def register(function: Function[Parameters]) -> Function[Parameters]:
         @functools.wraps(function)
@@ -81,16 +81,16 @@ def command(
         kind = inspect.Parameter.KEYWORD_ONLY
         first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         last = inspect.Parameter("json", kind, default=False, annotation=JsonOption)
-        parameters = [first, *(one.replace(kind=kind) for one in own), last]
+        parameters = [first, *(parameter.replace(kind=kind) for parameter in own), last]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
-        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         app.command(name, **options)(run)
         return function
 
     return register
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _run(state: State, function: Callable[..., None], arguments: dict[str, Any]) -> None:
@@ -112,18 +112,18 @@ def _run(state: State, function: Callable[..., None], arguments: dict[str, Any])
 
 
 class _Retries(logging.Handler):
-    """Shows that the command waits for the server."""
+    """Shows the SDK's retry messages while the command waits for the server."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
         self.state = state
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.state.tell(Text(record.getMessage(), "dim"))
+        self.state.note(Text(record.getMessage(), "dim"))
 
 
 def _console(file: Any, width: int | None = None) -> Console:
-    """Shows text as it is: what users named must not be read as markup."""
+    """Creates a console that prints text verbatim: names that users chose must not be read as markup."""
     return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -132,4 +132,4 @@ def _plain(value: Any) -> Any:
         return value
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
-    return [_plain(one) for one in value]
+    return [_plain(item) for item in value]

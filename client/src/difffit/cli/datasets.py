@@ -14,9 +14,9 @@ from difffit.cli.views import bytes_bar, record, size, table
 if TYPE_CHECKING:
     from difffit.models import Dataset
 
-app = typer.Typer(help="Images to learn from, one folder a class.", no_args_is_help=True)
-_REFUSED = {"file": lambda one: one.file, "not used, because": lambda one: one.detail}
-DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Its id.")]
+app = typer.Typer(help="Manage training images, one folder per class.", no_args_is_help=True)
+_REFUSED = {"file": lambda rejected: rejected.file, "reason": lambda rejected: rejected.detail}
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the data set.")]
 
 
 @command(app)
@@ -24,19 +24,19 @@ def upload(
     state: State,
     domain: DomainArgument,
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", exists=True, help="A folder with one folder of images a class, or a zip.")
+        Path, typer.Argument(metavar="PATH", exists=True, help="Folder with one folder of images per class, or a zip.")
     ],
     wait: WaitOption = True,
 ) -> None:
-    """Upload a folder or a zip, and show what the server made of it.
+    """Upload a folder or a zip and show the result of the server's checks.
 
-    A large one goes in parts: when it broke off, the same command sends what is missing.
+    Large files are sent in parts. After an interruption, the same command sends only the missing parts.
     """
     from difffit.archives import left_out_note
 
     owner = domain_id(state.client, domain)
     if (note := left_out_note(path)) is not None:
-        state.tell(note)
+        state.note(note)
     with bytes_bar(state, "Uploading") as progress:
         task = progress.add_task("")
         dataset = state.client.datasets.upload(
@@ -52,67 +52,71 @@ def upload(
 def list_datasets(
     state: State,
     domain: DomainArgument,
-    status: Annotated[Literal["validating", "ready", "rejected"] | None, typer.Option(help="Only these.")] = None,
+    status: Annotated[
+        Literal["validating", "ready", "rejected"] | None, typer.Option(help="List only this status.")
+    ] = None,
     limit: LimitOption = None,
 ) -> None:
     """List a domain's data sets, newest first."""
-    found = list(state.client.datasets.list(domain_id(state.client, domain), limit, status=status))
+    datasets = list(state.client.datasets.list(domain_id(state.client, domain), limit, status=status))
     columns = {
-        "id": lambda one: one.id,
-        "status": lambda one: one.status,
-        "images": lambda one: one.images,
-        "classes": lambda one: len(one.classes),
-        "size": lambda one: size(one.size_bytes),
-        "created": lambda one: one.created_at,
+        "id": lambda dataset: dataset.id,
+        "status": lambda dataset: dataset.status,
+        "images": lambda dataset: dataset.images,
+        "classes": lambda dataset: len(dataset.classes),
+        "size": lambda dataset: size(dataset.size_bytes),
+        "created": lambda dataset: dataset.created_at,
     }
-    state.show(found, table(found, columns))
+    state.show(datasets, table(datasets, columns))
 
 
 @command(app)
 def uploads(state: State, domain: DomainArgument, limit: LimitOption = None) -> None:
-    """List a domain's uploads in parts, newest first. One that broke off goes on with the same `upload` again."""
-    found = list(state.client.datasets.uploads.list(domain_id(state.client, domain), limit))
+    """List a domain's multipart uploads, newest first. To resume an upload, run the same `upload` command again."""
+    rows = list(state.client.datasets.uploads.list(domain_id(state.client, domain), limit))
     columns = {
-        "id": lambda one: one.id,
-        "status": lambda one: one.status,
-        "file": lambda one: one.filename,
-        "size": lambda one: size(one.size_bytes),
-        "expires": lambda one: one.expires_at,
+        "id": lambda upload: upload.id,
+        "status": lambda upload: upload.status,
+        "file": lambda upload: upload.filename,
+        "size": lambda upload: size(upload.size_bytes),
+        "expires": lambda upload: upload.expires_at,
     }
-    state.show(found, table(found, columns))
+    state.show(rows, table(rows, columns))
 
 
 @command(app)
 def abort(
-    state: State, domain: DomainArgument, upload: Annotated[str, typer.Argument(metavar="UPLOAD", help="Its id.")]
+    state: State,
+    domain: DomainArgument,
+    upload: Annotated[str, typer.Argument(metavar="UPLOAD", help="Id of the upload.")],
 ) -> None:
-    """Abort an upload in parts, and remove what was sent."""
+    """Abort a multipart upload and delete the parts already sent."""
     state.client.datasets.uploads.abort(domain_id(state.client, domain), upload)
     state.show({"aborted": upload}, f"Aborted {upload}.")
 
 
 @command(app)
 def get(state: State, dataset: DatasetArgument) -> None:
-    """Show a data set, its classes, and the first files that were refused."""
-    found = state.client.datasets.get(dataset)
-    state.show(found, _view(found))
+    """Show a data set, its classes, and the first rejected files."""
+    details = state.client.datasets.get(dataset)
+    state.show(details, _view(details))
 
 
 @command(app)
 def report(state: State, dataset: DatasetArgument, limit: LimitOption = None) -> None:
-    """List the files of a data set that were refused, and why."""
-    found = list(state.client.datasets.rejected(dataset, limit))
-    state.show(found, table(found, _REFUSED))
+    """List the rejected files of a data set, with reasons."""
+    files = list(state.client.datasets.rejected(dataset, limit))
+    state.show(files, table(files, _REFUSED))
 
 
 def _checked(state: State, id: str) -> "Dataset":
-    """Raises JobFailed, after the refused files are shown."""
+    """Waits for the checks. Shows the rejected files before it raises JobFailed."""
     from difffit.errors import JobFailed
 
     try:
         return state.client.datasets.wait(id)
     except JobFailed as error:
-        state.tell(_view(error.job))  # type: ignore[arg-type]  # the job of a data set
+        state.note(_view(error.job))  # type: ignore[arg-type]  # the job of a data set
         raise
 
 
@@ -120,9 +124,9 @@ def _view(dataset: "Dataset") -> RenderableType:
     parts: list[RenderableType] = [record(dataset, "id", "status", "images", size=size(dataset.size_bytes))]
     if dataset.classes:
         columns = {
-            "class": lambda one: str(one.id),
-            "name": lambda one: one.name,
-            "images": lambda one: one.images,
+            "class": lambda label: str(label.id),
+            "name": lambda label: label.name,
+            "images": lambda label: label.images,
         }
         parts.append(table(dataset.classes, columns))
     if dataset.report.rejected:
@@ -131,9 +135,9 @@ def _view(dataset: "Dataset") -> RenderableType:
         if more:
             parts.append(Text(f"{more:,} more: `difffit datasets report {dataset.id}` lists all.", "dim"))
     if dataset.report.ignored:
-        parts.append(f"Ignored, since they are not meant as images: {dataset.report.ignored}")
+        parts.append(f"Files ignored because they are not images: {dataset.report.ignored}")
     parts += [
-        f"Warning: {one.file}. {one.detail}" if one.file else f"Warning: {one.detail}"
-        for one in dataset.report.warnings
+        f"Warning: {warning.file}. {warning.detail}" if warning.file else f"Warning: {warning.detail}"
+        for warning in dataset.report.warnings
     ]
     return Group(*parts)

@@ -1,4 +1,4 @@
-"""Errors for whoever sits at the terminal: what happened, what to do, and a number for scripts."""
+"""Errors for people and scripts: what happened, what to do next, and an exit code."""
 
 import json
 from typing import Any
@@ -8,27 +8,27 @@ from rich.text import Text
 
 FAILED, SIGN_IN, NOT_FOUND, CONFLICT, INVALID, LATER = 1, 3, 4, 5, 6, 7
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the work failed; 2 wrong usage; 3 not signed in or not allowed; 4 not found; 5 in conflict "
-    "with how things are; 6 refused as invalid; 7 not reachable, overloaded or not done in time: try later; 130 "
+    "Exit codes: 0 done; 1 the job failed; 2 wrong usage; 3 not signed in or not allowed; 4 not found; 5 conflict "
+    "with the current state; 6 invalid input; 7 server not reachable, overloaded or too slow: try again later; 130 "
     "interrupted."
 )
 
 _HINTS = {
     "unauthenticated": "Sign in with `difffit login`, or set DIFFFIT_API_KEY.",
-    "forbidden": "`difffit --profile NAME` uses another key. The admin commands need an administrator's.",
-    "no_active_adapter": "`difffit finetunes start DOMAIN --watch` makes one.",
-    "base_mismatch": "`difffit finetunes start DOMAIN --watch` trains it again on its kept data set.",
-    "dataset_not_ready": "`difffit datasets get ID` shows how its check goes.",
-    "adapter_quarantined": "`difffit adapters list DOMAIN` shows the other versions.",
+    "forbidden": "Use another key with `difffit --profile NAME`. The admin commands need an administrator's key.",
+    "no_active_adapter": "Train one with `difffit finetunes start DOMAIN --watch`.",
+    "base_mismatch": "Train the domain again with `difffit finetunes start DOMAIN --watch`. Its data set is stored.",
+    "dataset_not_ready": "See the progress of its checks with `difffit datasets get ID`.",
+    "adapter_quarantined": "Choose another version from `difffit adapters list DOMAIN`.",
 }
 
 
 def exit_code(error: Exception) -> int | None:
-    """None for a defect of the command itself, which should show where it is."""
+    """Returns the exit code, or None for a bug in the command, which keeps its traceback."""
     from difffit import errors
 
     if isinstance(error, errors.ApiError):
-        return _of_status(error.status)
+        return _status_code(error.status)
     if isinstance(error, errors.NotConfigured):
         return SIGN_IN
     if isinstance(error, (errors.ConnectionFailed, errors.WaitTimeout)):
@@ -39,22 +39,22 @@ def exit_code(error: Exception) -> int | None:
 
 
 def render(console: Console, error: Exception, *, as_json: bool) -> None:
-    """Title, detail, the fields that are wrong, and what to do."""
-    about = _about(error)
+    """Prints title, detail, invalid fields and a hint."""
+    report = _report(error)
     if as_json:
-        console.file.write(json.dumps(about, ensure_ascii=False) + "\n")
+        console.file.write(json.dumps(report, ensure_ascii=False) + "\n")
         return
-    console.print(Text.assemble((f"{about['title']}. ", "bold red"), about["detail"]), soft_wrap=True)
-    for one in about["errors"]:
-        place = one.get("field") or one.get("file")
-        console.print(Text(f"  {place}: {one.get('detail')}"), soft_wrap=True)
-    if about["hint"]:
-        console.print(Text(about["hint"]), soft_wrap=True)
-    if about["request_id"] and about["status"] >= 500:
-        console.print(Text(f"Request {about['request_id']}", "dim"))
+    console.print(Text.assemble((f"{report['title']}. ", "bold red"), report["detail"]), soft_wrap=True)
+    for entry in report["errors"]:
+        place = entry.get("field") or entry.get("file")
+        console.print(Text(f"  {place}: {entry.get('detail')}"), soft_wrap=True)
+    if report["hint"]:
+        console.print(Text(report["hint"]), soft_wrap=True)
+    if report["request_id"] and report["status"] >= 500:
+        console.print(Text(f"Request {report['request_id']}", "dim"))
 
 
-def _about(error: Exception) -> dict[str, Any]:
+def _report(error: Exception) -> dict[str, Any]:
     fields = getattr(error, "errors", [])
     code = getattr(error, "code", type(error).__name__)
     return {
@@ -62,8 +62,11 @@ def _about(error: Exception) -> dict[str, Any]:
         "status": getattr(error, "status", 0),
         "code": code,
         "detail": getattr(error, "detail", None) or str(error),
-        "errors": fields if len(fields) > 1 else [],  # the detail tells of a single one
-        "hint": _HINTS.get(code, "Is it running? `difffit login` stores another address." if _lost(error) else ""),
+        "errors": fields if len(fields) > 1 else [],  # a single field is already in the detail
+        "hint": _HINTS.get(
+            code,
+            "Check that the server is running, or store another address with `difffit login`." if _lost(error) else "",
+        ),
         "request_id": getattr(error, "request_id", ""),
     }
 
@@ -74,6 +77,6 @@ def _lost(error: Exception) -> bool:
     return isinstance(error, ConnectionFailed)
 
 
-def _of_status(status: int) -> int:
+def _status_code(status: int) -> int:
     codes = {401: SIGN_IN, 403: SIGN_IN, 404: NOT_FOUND, 409: CONFLICT, 429: LATER}
     return codes.get(status, LATER if status >= 500 else INVALID)

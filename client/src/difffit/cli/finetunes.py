@@ -14,9 +14,11 @@ from difffit.requests import FinetuneSettings, Method, Preset
 if TYPE_CHECKING:
     from difffit.models import Estimate, Finetune
 
-app = typer.Typer(help="From a data set to an adapter, the domain's next version.", no_args_is_help=True)
-FinetuneArgument = Annotated[str, typer.Argument(metavar="FINETUNE", help="Its id.")]
-SamplesOption = Annotated[Path | None, typer.Option("--samples", help="Folder for drawings made on the way.")]
+app = typer.Typer(help="Train adapters from data sets.", no_args_is_help=True)
+FinetuneArgument = Annotated[str, typer.Argument(metavar="FINETUNE", help="Id of the fine-tune.")]
+SamplesOption = Annotated[
+    Path | None, typer.Option("--samples", help="Folder for sample images generated during training.")
+]
 _FIELDS = ("id", "status", "method", "preset", "step", "steps", "loss", "held_out_loss_base", "held_out_loss_adapter")
 _MORE = ("seconds", "trainable_parameters", "adapter_id", "created_at")
 
@@ -25,20 +27,24 @@ _MORE = ("seconds", "trainable_parameters", "adapter_id", "created_at")
 def start(
     state: State,
     domain: DomainArgument,
-    dataset: Annotated[str | None, typer.Option(help="Id; the domain's newest ready data set by default.")] = None,
-    method: Annotated[Method | None, typer.Option(help="What is trained.")] = None,
-    preset: Annotated[Preset | None, typer.Option(help="Where DiffFit puts its scale factors and norms.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Id of the data set. The newest ready one by default.")] = None,
+    method: Annotated[Method | None, typer.Option(help="Training method.")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Places where DiffFit adds scale factors and norms.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Equal data, settings and seed give an equal adapter.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels a side: the base's size, or twice that.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate, constant over all steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same data, settings and seed give the same adapter.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Image side in pixels: the base's size, or twice that.")
+    ] = None,
     auto_promote: Annotated[bool | None, typer.Option(help="Make the new version active at once.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would take.")] = False,
-    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Show how it goes until it has ended.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only the estimated cost.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch/--no-watch", help="Show progress until the fine-tune has ended.")
+    ] = False,
     samples: SamplesOption = None,
 ) -> None:
-    """Fine-tune the base on a data set. What is left out takes the server's defaults."""
+    """Fine-tune the base on a data set. Omitted options take the server's defaults."""
     owner = domain_id(state.client, domain)
     dataset_id = dataset or _newest_dataset(state, owner)
     asked = {
@@ -61,23 +67,23 @@ def start(
         finetune = _watch(state, finetune.id, samples)
     state.show(finetune, _view(finetune))
     if not watch:
-        state.tell(f"`difffit finetunes watch {finetune.id}` shows how it goes.")
+        state.note(f"Follow its progress with `difffit finetunes watch {finetune.id}`.")
 
 
 @command(app)
 def watch(state: State, finetune: FinetuneArgument, samples: SamplesOption = None) -> None:
-    """Show how a fine-tune goes until it has ended."""
-    found = _watch(state, finetune, samples)
-    state.show(found, _view(found))
+    """Show the progress of a fine-tune until it has ended."""
+    ended = _watch(state, finetune, samples)
+    state.show(ended, _view(ended))
 
 
 @command(app)
 def events(
     state: State,
     finetune: FinetuneArgument,
-    after: Annotated[int, typer.Option(min=0, help="Id of the last event that is known.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Id of the last event already seen.")] = 0,
 ) -> None:
-    """Print events as they happen until it has ended, one JSON object a line."""
+    """Print events as they happen until the fine-tune has ended, one JSON object per line."""
     for event in state.client.finetunes.events(finetune, after):
         typer.echo(json.dumps({"event": type(event).__name__.lower(), **event.model_dump(mode="json")}))
 
@@ -87,68 +93,70 @@ def list_finetunes(
     state: State, domain: DomainArgument, status: JobStatusOption = None, limit: LimitOption = None
 ) -> None:
     """List a domain's fine-tunes, newest first."""
-    found = list(state.client.finetunes.list(domain_id(state.client, domain), limit, status=status))
+    finetunes = list(state.client.finetunes.list(domain_id(state.client, domain), limit, status=status))
     columns = {
-        "id": lambda one: one.id,
-        "status": lambda one: one.status,
-        "step": lambda one: f"{one.step}/{one.steps}",
-        "loss": lambda one: one.loss,
-        "adapter": lambda one: one.adapter_id,
-        "created": lambda one: one.created_at,
+        "id": lambda finetune: finetune.id,
+        "status": lambda finetune: finetune.status,
+        "step": lambda finetune: f"{finetune.step}/{finetune.steps}",
+        "loss": lambda finetune: finetune.loss,
+        "adapter": lambda finetune: finetune.adapter_id,
+        "created": lambda finetune: finetune.created_at,
     }
-    state.show(found, table(found, columns))
+    state.show(finetunes, table(finetunes, columns))
 
 
 @command(app)
 def get(state: State, finetune: FinetuneArgument) -> None:
     """Show one fine-tune."""
-    found = state.client.finetunes.get(finetune)
-    state.show(found, _view(found))
+    details = state.client.finetunes.get(finetune)
+    state.show(details, _view(details))
 
 
 @command(app)
 def metrics(state: State, finetune: FinetuneArgument) -> None:
     """Show the loss curve."""
-    found = state.client.finetunes.metrics(finetune)
+    curve = state.client.finetunes.metrics(finetune)
     columns = {
-        "step": lambda one: one.step,
-        "loss": lambda one: one.loss,
-        "gradient norm": lambda one: one.gradient_norm,
-        "seconds": lambda one: one.seconds,
+        "step": lambda point: point.step,
+        "loss": lambda point: point.loss,
+        "gradient norm": lambda point: point.gradient_norm,
+        "seconds": lambda point: point.seconds,
     }
-    state.show(found, table(found.data, columns))
+    state.show(curve, table(curve.data, columns))
 
 
 @command(app)
 def cancel(state: State, finetune: FinetuneArgument) -> None:
-    """Cancel a fine-tune: at once while it waits, at its next step while it runs."""
-    found = state.client.finetunes.cancel(finetune)
-    state.show(found, _view(found))
+    """Cancel a fine-tune: immediately if queued, after the current step if running."""
+    details = state.client.finetunes.cancel(finetune)
+    state.show(details, _view(details))
 
 
 def _newest_dataset(state: State, owner: str) -> str:
-    """Raises InvalidInput when there is none."""
+    """Returns the id of the newest ready data set. Raises InvalidInput when there is none."""
     from difffit.errors import InvalidInput
 
     for dataset in state.client.datasets.list(owner):
         if dataset.status == "ready":
             return dataset.id
-    raise InvalidInput("The domain has no data set that is ready. `difffit datasets upload` brings one.")
+    raise InvalidInput("The domain has no data set that is ready. Upload one with `difffit datasets upload`.")
 
 
 def _watch(state: State, id: str, samples: Path | None) -> "Finetune":
-    """The fine-tune once it has succeeded. Raises JobFailed."""
+    """Shows progress and returns the fine-tune once it has succeeded. Raises JobFailed."""
     try:
-        state.tell(f"Watching {id}. It goes on when you leave with Ctrl-C.")
+        state.note(f"Watching {id}. It continues when you leave with Ctrl-C.")
         _follow(state, id, samples)
         return state.client.finetunes.wait(id)
     except KeyboardInterrupt:
-        state.tell(f"`difffit finetunes watch {id}` shows it again, `difffit finetunes cancel {id}` ends it.")
+        state.note(
+            f"Watch it again with `difffit finetunes watch {id}`, or end it with `difffit finetunes cancel {id}`."
+        )
         raise
 
 
 def _follow(state: State, id: str, samples: Path | None) -> None:
-    """Shows a bar, and keeps the drawings when there is a folder for them."""
+    """Shows a progress bar, and saves sample images when a folder is given."""
     from difffit.events import Progress, Sample, Status
 
     with steps_bar(state, "Fine-tuning") as bar:
@@ -170,6 +178,6 @@ def _view(finetune: "Finetune") -> Any:
 
 
 def _estimate(estimate: "Estimate") -> Any:
-    share = f"{100 * estimate.trainable_fraction:.2f} % of the base"
+    percentage = f"{100 * estimate.trainable_fraction:.2f} % of the base"
     fields = ("trainable_parameters", "adapter_bytes", "images_seen", "epochs", "images_at_once", "memory_bytes")
-    return record(estimate, *fields, trainable_share=share)
+    return record(estimate, *fields, trainable_fraction=percentage)

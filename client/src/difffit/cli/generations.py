@@ -14,8 +14,8 @@ from difffit.requests import GenerationSettings, Sampler
 if TYPE_CHECKING:
     from difffit.models import Generation
 
-app = typer.Typer(help="Images drawn with a domain's adapter.", no_args_is_help=True)
-GenerationArgument = Annotated[str, typer.Argument(metavar="GENERATION", help="Its id.")]
+app = typer.Typer(help="Manage images generated with a domain's adapter.", no_args_is_help=True)
+GenerationArgument = Annotated[str, typer.Argument(metavar="GENERATION", help="Id of the generation.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")]
 _FIELDS = ("id", "status", "class_name", "count", "seed", "steps", "guidance_scale", "sampler", "adapter_id")
 
@@ -24,24 +24,28 @@ def generate(
     state: State,
     domain: DomainArgument,
     class_name: Annotated[str | None, typer.Argument(metavar="CLASS", help="One of the adapter's classes.")] = None,
-    class_id: Annotated[int | None, typer.Option(help="The class by its position instead.")] = None,
-    count: Annotated[int | None, typer.Option("--count", "-n", help="Images to draw.")] = None,
+    class_id: Annotated[int | None, typer.Option(help="Index of the class, instead of its name.")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", help="Number of images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Image k uses seed + k.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="1 draws without guidance, at half the cost.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance. 1 switches it off and halves the cost.")
+    ] = None,
     guidance_interval: Annotated[
-        tuple[int, int] | None, typer.Option(help="Lowest and highest of the 1,000 noise levels that are guided.")
+        tuple[int, int] | None, typer.Option(help="Lowest and highest noise level (of 1,000) with guidance.")
     ] = None,
     sampler: Annotated[Sampler | None, typer.Option(help="dpmpp_2m needs the fewest steps.")] = None,
-    eta: Annotated[float | None, typer.Option(help="Noise of ddim.")] = None,
+    eta: Annotated[float | None, typer.Option(help="Noise added by ddim, from 0 to 1.")] = None,
     adapter_id: Annotated[
-        str | None, typer.Option("--adapter", help="A version's id, or `base`; the active one by default.")
+        str | None, typer.Option("--adapter", help="Id of a version, or `base`. The active version by default.")
     ] = None,
-    priority: Annotated[int | None, typer.Option(help="Among your own requests.")] = None,
-    deadline_seconds: Annotated[float | None, typer.Option("--deadline", help="Seconds from now.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Priority among your own requests.")] = None,
+    deadline_seconds: Annotated[
+        float | None, typer.Option("--deadline", help="Seconds until the request expires.")
+    ] = None,
     output: OutputOption = Path(),
 ) -> None:
-    """Draw images of a class and save them as PNGs that carry their settings."""
+    """Generate images of a class and save them as PNGs that contain their settings."""
     asked = {
         "class_name": class_name,
         "class_id": class_id,
@@ -59,7 +63,7 @@ def generate(
     settings: GenerationSettings = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
     owner = domain_id(state.client, domain)
     started = state.client.generations.create(owner, prefer_wait=1, **settings)
-    _save(state, _drawn(state, started.id), output)
+    _save(state, _wait(state, started.id), output)
 
 
 @command(app, "list")
@@ -67,45 +71,45 @@ def list_generations(
     state: State, domain: DomainArgument, status: JobStatusOption = None, limit: LimitOption = None
 ) -> None:
     """List a domain's generations, newest first."""
-    found = list(state.client.generations.list(domain_id(state.client, domain), limit, status=status))
+    generations = list(state.client.generations.list(domain_id(state.client, domain), limit, status=status))
     columns = {
-        "id": lambda one: one.id,
-        "status": lambda one: one.status,
-        "class": lambda one: one.class_name,
-        "images": lambda one: one.count,
-        "seed": lambda one: str(one.seed),
-        "created": lambda one: one.created_at,
+        "id": lambda generation: generation.id,
+        "status": lambda generation: generation.status,
+        "class": lambda generation: generation.class_name,
+        "images": lambda generation: generation.count,
+        "seed": lambda generation: str(generation.seed),
+        "created": lambda generation: generation.created_at,
     }
-    state.show(found, table(found, columns))
+    state.show(generations, table(generations, columns))
 
 
 @command(app)
 def get(state: State, generation: GenerationArgument) -> None:
     """Show one generation."""
-    found = state.client.generations.get(generation)
-    error = {"error": found.error.detail} if found.error else {}
-    state.show(found, record(found, *_FIELDS, "progress", "created_at", **error))
+    details = state.client.generations.get(generation)
+    error = {"error": details.error.detail} if details.error else {}
+    state.show(details, record(details, *_FIELDS, "progress", "created_at", **error))
 
 
 @command(app)
 def cancel(state: State, generation: GenerationArgument) -> None:
-    """Cancel a generation: at once while it waits, at its next step while it runs."""
-    found = state.client.generations.cancel(generation)
-    state.show(found, record(found, *_FIELDS))
+    """Cancel a generation: immediately if queued, after the current step if running."""
+    details = state.client.generations.cancel(generation)
+    state.show(details, record(details, *_FIELDS))
 
 
 @command(app)
 def download(state: State, generation: GenerationArgument, output: OutputOption = Path()) -> None:
-    """Save a generation's images, waiting for them if need be."""
-    _save(state, _drawn(state, generation), output)
+    """Save a generation's images. Waits until they are finished."""
+    _save(state, _wait(state, generation), output)
 
 
-def _drawn(state: State, id: str) -> "Generation":
-    """Raises JobFailed."""
-    with steps_bar(state, "Drawing") as bar:
+def _wait(state: State, id: str) -> "Generation":
+    """Shows progress and returns the generation once it has succeeded. Raises JobFailed."""
+    with steps_bar(state, "Generating") as bar:
         task = bar.add_task("", total=100, note="%")
         return state.client.generations.wait(
-            id, on_change=lambda found: bar.update(task, completed=round(100 * found.progress))
+            id, on_change=lambda generation: bar.update(task, completed=round(100 * generation.progress))
         )
 
 

@@ -15,27 +15,27 @@ Row = TypeVar("Row")
 
 
 def table(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], Any]]) -> Table:
-    """A line a row; ids are never cut."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """Returns a table with one line per row. Ids are never truncated."""
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        made.add_column(name, no_wrap=name == "id", overflow="fold")
+        view.add_column(name, no_wrap=name == "id", overflow="fold")
     for row in rows:
-        made.add_row(*(_text(read(row)) for read in columns.values()))
-    return made
+        view.add_row(*(_text(read(row)) for read in columns.values()))
+    return view
 
 
 def record(value: Any, *names: str, **more: Any) -> Table:
-    """A line a field."""
-    made = Table(box=None, show_header=False, pad_edge=False)
-    made.add_column(style="dim")
-    made.add_column(overflow="fold")
-    for name, one in [*((name, getattr(value, name)) for name in names), *more.items()]:
-        made.add_row(name.replace("_", " "), _text(one))
-    return made
+    """Returns a table with one line per field."""
+    view = Table(box=None, show_header=False, pad_edge=False)
+    view.add_column(style="dim")
+    view.add_column(overflow="fold")
+    for name, field in [*((name, getattr(value, name)) for name in names), *more.items()]:
+        view.add_row(name.replace("_", " "), _text(field))
+    return view
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Formats a number of bytes with a binary unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             break
@@ -48,7 +48,7 @@ def short(digest: str | None) -> str:
 
 
 def steps_bar(state: State, title: str) -> Progress:
-    """For tasks with a field `note`."""
+    """Returns a progress bar for steps. Its tasks need a field `note`."""
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     return Progress(*columns, TimeRemainingColumn(), console=state.err, disable=_hidden(state))
 
@@ -63,7 +63,7 @@ def _hidden(state: State) -> bool:
 
 
 def _text(value: Any) -> Text:
-    """A value as people read it."""
+    """Formats a value for people."""
     if value is None:
         return Text("-", "dim")
     if isinstance(value, datetime):
@@ -75,5 +75,5 @@ def _text(value: Any) -> Text:
     if isinstance(value, int):
         return Text(f"{value:,}")
     if isinstance(value, (list, tuple)):
-        return Text(", ".join(str(one) for one in value) or "-")
+        return Text(", ".join(str(item) for item in value) or "-")
     return Text(str(value))

@@ -8,11 +8,11 @@ from difffit.cli.arguments import LimitOption, YesOption, confirm
 from difffit.cli.base import State, command
 from difffit.cli.views import record, table
 
-app = typer.Typer(help="Hear of events at an address of your own.", no_args_is_help=True)
-WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Its id.")]
-DeliveryArgument = Annotated[str, typer.Argument(metavar="DELIVERY", help="Its id.")]
+app = typer.Typer(help="Send events to a URL of yours.", no_args_is_help=True)
+WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Id of the webhook.")]
+DeliveryArgument = Annotated[str, typer.Argument(metavar="DELIVERY", help="Id of the delivery.")]
 EventOption = Annotated[
-    list[str] | None, typer.Option("--event", help="Such as finetune.succeeded; may be given several times.")
+    list[str] | None, typer.Option("--event", help="Event type, such as finetune.succeeded. Repeatable.")
 ]
 _FIELDS = ("id", "url", "events", "description", "status", "disabled_reason", "last_success_at", "created_at")
 _DELIVERY = ("id", "webhook_id", "type", "status", "next_attempt_at", "created_at", "finished_at")
@@ -21,11 +21,11 @@ _DELIVERY = ("id", "webhook_id", "type", "status", "next_attempt_at", "created_a
 @command(app)
 def create(
     state: State,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Begins with https://.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="URL that starts with https://.")],
     event: EventOption = None,
-    description: Annotated[str | None, typer.Option(help="For people.")] = None,
+    description: Annotated[str | None, typer.Option(help="Free text.")] = None,
 ) -> None:
-    """Create a webhook, for everything when no event is named. Its secret is shown this once."""
+    """Create a webhook, for all events unless `--event` is given. The secret is shown only now."""
     issued = state.client.webhooks.create(url, event, description)
     state.show(issued, record(issued, "id", "url", "events", "secret"))
 
@@ -33,33 +33,33 @@ def create(
 @command(app, "list")
 def list_webhooks(state: State, limit: LimitOption = None) -> None:
     """List your webhooks, newest first."""
-    found = list(state.client.webhooks.list(limit))
+    webhooks = list(state.client.webhooks.list(limit))
     columns = {
-        "id": lambda one: one.id,
-        "url": lambda one: one.url,
-        "events": lambda one: one.events or "all",
-        "status": lambda one: one.status,
-        "last success": lambda one: one.last_success_at,
+        "id": lambda webhook: webhook.id,
+        "url": lambda webhook: webhook.url,
+        "events": lambda webhook: webhook.events or "all",
+        "status": lambda webhook: webhook.status,
+        "last success": lambda webhook: webhook.last_success_at,
     }
-    state.show(found, table(found, columns))
+    state.show(webhooks, table(webhooks, columns))
 
 
 @command(app)
 def get(state: State, webhook: WebhookArgument) -> None:
-    """Show one webhook, and why it is disabled when it is."""
-    found = state.client.webhooks.get(webhook)
-    state.show(found, record(found, *_FIELDS))
+    """Show one webhook and, if it is disabled, the reason."""
+    details = state.client.webhooks.get(webhook)
+    state.show(details, record(details, *_FIELDS))
 
 
 @command(app)
 def update(
     state: State,
     webhook: WebhookArgument,
-    url: Annotated[str | None, typer.Option(help="Its new URL.")] = None,
+    url: Annotated[str | None, typer.Option(help="New URL.")] = None,
     event: EventOption = None,
-    all_events: Annotated[bool, typer.Option("--all-events", help="It hears of everything.")] = False,
-    description: Annotated[str | None, typer.Option(help="Its new description.")] = None,
-    enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Whether it hears of anything.")] = None,
+    all_events: Annotated[bool, typer.Option("--all-events", help="Send all events.")] = False,
+    description: Annotated[str | None, typer.Option(help="New description.")] = None,
+    enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Resume or stop sending events.")] = None,
 ) -> None:
     """Change a webhook, or enable or disable it."""
     changed = state.client.webhooks.update(
@@ -70,9 +70,9 @@ def update(
 
 @command(app)
 def delete(state: State, webhook: WebhookArgument, yes: YesOption = False) -> None:
-    """Delete a webhook with its deliveries."""
-    found = state.client.webhooks.get(webhook)
-    confirm(f"Delete the webhook to {found.url}?", yes=yes)
+    """Delete a webhook and its deliveries."""
+    details = state.client.webhooks.get(webhook)
+    confirm(f"Delete the webhook to {details.url}?", yes=yes)
     state.client.webhooks.delete(webhook)
     state.show({"deleted": webhook}, f"Deleted {webhook}.")
 
@@ -81,9 +81,9 @@ def delete(state: State, webhook: WebhookArgument, yes: YesOption = False) -> No
 def rotate(
     state: State,
     webhook: WebhookArgument,
-    overlap: Annotated[int | None, typer.Option(min=0, help="Hours for which the old secret signs too.")] = None,
+    overlap: Annotated[int | None, typer.Option(min=0, help="Hours for which the old secret also signs.")] = None,
 ) -> None:
-    """Give a webhook a new secret. It is shown this once."""
+    """Give a webhook a new secret. The secret is shown only now."""
     seconds = None if overlap is None else overlap * 3600
     issued = state.client.webhooks.rotate(webhook, overlap_seconds=seconds)
     state.show(issued, record(issued, "id", "url", "secret"))
@@ -91,7 +91,7 @@ def rotate(
 
 @command(app)
 def test(state: State, webhook: WebhookArgument) -> None:
-    """Send an event of the type webhook.test."""
+    """Send a test event of type webhook.test."""
     sent = state.client.webhooks.test(webhook)
     state.show(sent, record(sent, *_DELIVERY))
 
@@ -101,23 +101,23 @@ def deliveries(
     state: State,
     webhook: WebhookArgument,
     status: Annotated[
-        Literal["pending", "succeeded", "failed"] | None, typer.Option(help="Of this status alone.")
+        Literal["pending", "succeeded", "failed"] | None, typer.Option(help="List only this status.")
     ] = None,
     limit: LimitOption = None,
 ) -> None:
-    """List what a webhook was told, newest first, and how the last attempt went."""
-    found = list(state.client.webhooks.deliveries(webhook, limit, status=status))
+    """List the deliveries of a webhook, newest first, with the result of the last attempt."""
+    rows = list(state.client.webhooks.deliveries(webhook, limit, status=status))
     columns = {
-        "id": lambda one: one.id,
-        "type": lambda one: one.type,
-        "status": lambda one: one.status,
-        "attempts": lambda one: len(one.attempts),
-        "answer": lambda one: one.attempts[-1].response_status if one.attempts else None,
-        "reason": lambda one: one.attempts[-1].detail if one.attempts else None,
-        "next": lambda one: one.next_attempt_at,
-        "created": lambda one: one.created_at,
+        "id": lambda delivery: delivery.id,
+        "type": lambda delivery: delivery.type,
+        "status": lambda delivery: delivery.status,
+        "attempts": lambda delivery: len(delivery.attempts),
+        "answer": lambda delivery: delivery.attempts[-1].response_status if delivery.attempts else None,
+        "reason": lambda delivery: delivery.attempts[-1].detail if delivery.attempts else None,
+        "next": lambda delivery: delivery.next_attempt_at,
+        "created": lambda delivery: delivery.created_at,
     }
-    state.show(found, table(found, columns))
+    state.show(rows, table(rows, columns))
 
 
 @command(app)
