@@ -18,7 +18,7 @@ RUN = {
 """The tests that run the blocks marked `bash` and `python`."""
 
 NOT_RUN = {
-    "make demo": "minutes long; what it does through the API is the main job's test",
+    "make demo": "minutes long; tests/test_demo.py runs a small one",
     "make test": "this is it",
     "make install": "makes the environment that runs this",
     "make serve": "the tests start the same two processes themselves",
