@@ -86,8 +86,10 @@ lock: ## Pin what pyproject.toml asks for and is not pinned yet; all of it anew 
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/$(PIP_INSTALL) uv==0.13.9
 	$(COMPILE) client/pyproject.toml --all-extras $(UPGRADE) --output-file requirements.lock
-	$(COMPILE) --constraint requirements.lock --output-file deploy/docker/api.lock
-	$(COMPILE) client/pyproject.toml --extra worker --constraint requirements.lock --output-file deploy/docker/worker.lock
+	$(COMPILE) --extra dashboard --extra docs --extra servers --extra traces --constraint requirements.lock \
+		--output-file deploy/docker/api.lock
+	$(COMPILE) client/pyproject.toml --extra worker --extra servers --extra traces --constraint requirements.lock \
+		--output-file deploy/docker/worker.lock
 
 clean: ## Remove what was installed and made
 	rm -rf $(VENV) build demo-output difffit-data

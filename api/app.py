@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request, status
+from fastapi.responses import PlainTextResponse
 from prometheus_client import start_http_server
 
 from api.bodies import BodyLimitMiddleware
@@ -38,6 +39,7 @@ from core.service.db.clock import check_clock
 from core.service.db.roles import check_role
 from core.service.db.schema import is_current, upgrade
 from core.service.db.session import Database
+from core.service.extras import how_to_install, is_installed, log_missing
 from core.service.logs import configure_logs
 from core.service.storage import open_store
 from core.service.storage.scratch import check_scratch
@@ -70,9 +72,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_openapi(app)
     add_documentation(app)
     if settings.dashboard:
-        from api.dashboard.mount import mount  # NiceGUI takes long to import, and not every process has pages
-
-        mount(app)
+        _add_dashboard(app)
+    log_missing("docs", *(["dashboard"] if settings.dashboard else []))
     return app
 
 
@@ -96,6 +97,20 @@ def prepare(services: Services) -> None:
         made = tenants.ensure_admin_key(session, configured)
     if made is not None:
         print(f"\nThe first administrator's key, shown this once:\n\n    {made}\n", flush=True)
+
+
+def _add_dashboard(app: FastAPI) -> None:
+    if is_installed("dashboard"):
+        from api.dashboard.mount import mount  # NiceGUI takes long to import, and not every process has pages
+
+        mount(app)
+        return
+
+    def explain(_request: Request) -> PlainTextResponse:
+        text = f"The pages are not installed on this server. To have them: {how_to_install('dashboard')}\n"
+        return PlainTextResponse(text, status.HTTP_501_NOT_IMPLEMENTED)
+
+    app.add_route("/dashboard{path:path}", explain, include_in_schema=False)
 
 
 def _services(settings: Settings) -> Services:

@@ -6,10 +6,10 @@ import json
 import re
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse
+from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 from api.errors import Conflict, PayloadTooLarge, RateLimited, UnsupportedMediaType
@@ -26,6 +26,7 @@ from core.service.errors import (
     InvalidCursor,
     Unauthenticated,
 )
+from core.service.extras import is_installed
 
 DESCRIPTION = """
 Fine-tune and serve image domains on one resident diffusion transformer.
@@ -114,12 +115,17 @@ def add_openapi(app: FastAPI) -> None:
 
 
 def add_documentation(app: FastAPI) -> None:
-    """The document as a page, /docs, which takes nothing from other hosts: the scripts come from a package."""
-    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    """Shows the document at /docs, with scripts of the extra `docs` and none from other hosts. Without the extra, /docs
+    leads to the document itself."""
+    has_page = is_installed("docs")
+    if has_page:
+        app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]))
 
     @app.get("/docs", include_in_schema=False)
-    def page(request: Request) -> HTMLResponse:
+    def page(request: Request) -> Response:
         root = request.scope.get("root_path", "")
+        if not has_page:
+            return RedirectResponse(f"{root}{app.openapi_url}")
         found = get_swagger_ui_html(
             openapi_url=f"{root}{app.openapi_url}",
             title=app.title,

@@ -38,7 +38,7 @@ def make_celery(settings: Settings) -> "Celery":
 
         app.conf.broker_transport = FolderTransport
     elif settings.broker_url.startswith(("redis:", "rediss:")):
-        from core.service.poison import RedisTransport
+        from core.service.redis_broker import RedisTransport
 
         app.conf.broker_transport = RedisTransport
     return app

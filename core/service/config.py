@@ -10,6 +10,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from core.service.extras import how_to_install, is_installed
+
 logger = logging.getLogger(__name__)
 _PREFIX = "DIFFFIT_"
 _SECRET_CHARACTERS = 32
@@ -254,6 +256,14 @@ class Settings(BaseSettings):
         self.owner_database_url = self.owner_database_url or self.database_url
         self.broker_url = self.broker_url or "filesystem://"
         self.storage_url = self.storage_url or f"file://{folder / 'objects'}"
+        return self
+
+    @model_validator(mode="after")
+    def _clients_of_servers(self) -> "Settings":
+        servers = {"database_url": "postgresql", "broker_url": "redis", "storage_url": "s3"}
+        used = [name for name, scheme in servers.items() if getattr(self, name).startswith(scheme)]
+        if used and not is_installed("servers"):
+            raise ValueError(f"the packages for {' and '.join(used)} are not installed: {how_to_install('servers')}")
         return self
 
     @model_validator(mode="after")

@@ -1,5 +1,5 @@
 """Traces of jobs back to the request that caused them, in logs and in OpenTelemetry spans. Spans go to the collector
-that `traces_endpoint` names, and nowhere without one."""
+that `traces_endpoint` names; without one, or without the extra `traces`, they go nowhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from sqlalchemy import Engine
 
 from core.service.config import Settings
+from core.service.extras import is_installed, log_missing
 
 _TRACEPARENT = "traceparent"
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -19,6 +20,9 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 def configure_traces(settings: Settings, service: str, engine: Engine) -> None:
     """Sets up, once per process, spans of requests or jobs and of `engine`'s statements."""
     if not settings.traces_endpoint:
+        return
+    if not is_installed("traces"):
+        log_missing("traces")
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor

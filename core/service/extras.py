@@ -1,0 +1,35 @@
+"""Optional dependencies: `pip install 'difffit-server[dashboard]'` and the like."""
+
+import logging
+from functools import cache
+from importlib.util import find_spec
+
+logger = logging.getLogger(__name__)
+_MODULES = {
+    "dashboard": ("nicegui", "httpx"),
+    "docs": ("fastapi_swagger",),
+    "servers": ("psycopg", "redis", "boto3"),
+    "traces": ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.instrumentation"),
+}
+
+
+@cache
+def is_installed(extra: str) -> bool:
+    return all(map(_exists, _MODULES[extra]))
+
+
+def how_to_install(*extras: str) -> str:
+    return f"pip install 'difffit-server[{','.join(extras)}]'"
+
+
+def log_missing(*extras: str) -> None:
+    """Logs in one line which of these extras are not installed, and are therefore off."""
+    if missing := [extra for extra in extras if not is_installed(extra)]:
+        logger.warning("Off, because not installed: %s. To have them: %s", ", ".join(missing), how_to_install(*missing))
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that holds it
+        return False
