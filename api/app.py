@@ -89,14 +89,14 @@ def prepare(services: Services) -> None:
     check_role(services.database.engine)
     if not is_current(services.database.engine):
         if not settings.embedded:
-            raise SystemExit("The tables are not at this version. Run `python -m migrations` first.")
+            raise SystemExit("The database schema is not at this version. Run `python -m migrations` first.")
         upgrade(settings.database_url)
     configured = settings.admin_key.get_secret_value() if settings.admin_key else None
     with services.database.session(SYSTEM) as session:
         check_clock(session)
         made = tenants.ensure_admin_key(session, configured)
     if made is not None:
-        print(f"\nThe first administrator's key, shown this once:\n\n    {made}\n", flush=True)
+        print(f"\nThe first administrator's key, shown only now:\n\n    {made}\n", flush=True)
 
 
 def _add_dashboard(app: FastAPI) -> None:

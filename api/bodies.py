@@ -73,7 +73,9 @@ class _Body:
             async with asyncio.timeout_at(self._started + self.seconds + self.received / _BYTES_A_SECOND):
                 return await self._receive()
         except TimeoutError as error:
-            detail = f"The body came too slowly: {self.received:,} bytes so far. Send it again on a faster connection."
+            detail = (
+                f"The body arrived too slowly: {self.received:,} bytes so far. Send it again on a faster connection."
+            )
             raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail) from error
 
 

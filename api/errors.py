@@ -11,7 +11,7 @@ class PayloadTooLarge(CoreError):
     code, status, title = "payload_too_large", 413, "Upload too large"
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"The upload is larger than the limit of {limit_bytes:,} bytes.")
+        super().__init__(f"The upload exceeds the limit of {limit_bytes:,} bytes. Send a smaller file.")
 
 
 class RateLimited(CoreError):
@@ -21,7 +21,7 @@ class RateLimited(CoreError):
 
     def __init__(self, what: str, limit: int, retry_after: int) -> None:
         super().__init__(
-            f"More than {limit} {what} a minute. Try again in {retry_after} s.",
+            f"More than {limit} {what} per minute. Try again in {retry_after} s.",
             retry_after=retry_after,
         )
 
@@ -31,7 +31,7 @@ class TooManyTransfers(CoreError):
 
     def __init__(self, what: str, limit: int) -> None:
         super().__init__(
-            f"At most {limit:,} {what} may be on their way at once. Try again when one has ended.",
+            f"At most {limit:,} {what} may run at once. Try again when one has ended.",
             retry_after=5,
         )
 
@@ -49,14 +49,14 @@ class ServiceBusy(CoreError):
     code, status, title = "service_busy", 503, "Service busy"
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"The service has no room for more {what} now. Try again.", retry_after=5)
+        super().__init__(f"The service cannot take more {what} now. Try again.", retry_after=5)
 
 
 class UploadSpaceFull(StorageUnavailable):
     """The API's own disk, where uploads lie until they are stored."""
 
     code, title = "storage_full", "Storage full"
-    sentence = "The service has no room to receive uploads ({reason}). Try again when its operator has made some."
+    sentence = "The service has no disk space for uploads ({reason}). Try again when the operator has made room."
 
 
 class Conflict(CoreError):
@@ -65,7 +65,7 @@ class Conflict(CoreError):
     code, status, title = "conflict", 409, "Changed by another request"
 
     def __init__(self) -> None:
-        super().__init__("Another request changed the same thing at this moment. Read it again, then try again.")
+        super().__init__("Another request changed the same object at the same time. Read it again, then retry.")
 
 
 class UnsupportedMediaType(CoreError):
@@ -100,4 +100,4 @@ class UnexpectedError(CoreError):
     """Unexpected error. Its own text stays in the log."""
 
     def __init__(self) -> None:
-        super().__init__("Something went wrong on our side. Give the request_id when you report it.")
+        super().__init__("An unexpected error occurred. Report it with the request_id.")

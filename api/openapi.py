@@ -1,4 +1,4 @@
-"""The OpenAPI document: what no single route can tell is added here, for all of them."""
+"""The OpenAPI document: adds the parts that are common to all routes."""
 
 import base64
 import hashlib
@@ -32,54 +32,54 @@ DESCRIPTION = """
 Fine-tune and serve image domains on one resident diffusion transformer.
 
 1. Create a **domain**: an image style that the base is taught.
-2. Upload a **data set** to it, a zip with one folder of images a class, and wait until it is `ready`.
+2. Upload a **data set** to it, a zip with one folder of images per class, and wait until it is `ready`.
 3. Start a **fine-tune** and follow its events. It ends with an **adapter**, the domain's next version.
-4. Draw: a **generation** of a class, with the domain's active version.
+4. Create a **generation**: images of a class, made with the domain's active version.
 
 Send an API key as `Authorization: Bearer <key>`. Errors are problem details (RFC 9457) with a stable `code`. Every POST
-takes an `Idempotency-Key`. Lists are newest first: pass `next_cursor` on as `cursor`. Unknown query
-parameters and fields are refused with 422. Times are RFC 3339 in UTC. Too many requests are answered with 429 and
-`Retry-After`.
+takes an `Idempotency-Key`. Lists are newest first: to get the next page, pass `next_cursor` as `cursor`. Unknown query
+parameters and fields are rejected with 422. Times are RFC 3339 in UTC. Too many requests get a 429 with `Retry-After`.
 """
 
 TAGS = [
     {"name": "domains", "description": "Image styles that the base is taught."},
-    {"name": "datasets", "description": "Zips of images, one folder a class."},
-    {"name": "finetunes", "description": "From a data set to an adapter, with events as they happen."},
+    {"name": "datasets", "description": "Zips of training images, one folder per class."},
+    {"name": "finetunes", "description": "Train adapters from data sets, with live events."},
     {"name": "adapters", "description": "The versions of a domain: list, upload, download, promote."},
-    {"name": "generations", "description": "Images drawn with a domain's adapter."},
+    {"name": "generations", "description": "Images made with a domain's adapter."},
     {
         "name": "webhooks",
-        "description": "Hear of events at an address of your own, signed as https://www.standardwebhooks.com tells: "
-        "any of its libraries verifies them. A body is `{type, timestamp, data}`; `data` names what it is about, to be "
-        "read here. An event may come twice, with the same `webhook-id`, and in another order. An answer of 2xx within "
-        "10 s takes it; otherwise it is sent again with growing pauses, 10 times in about a day. A webhook that took "
-        "nothing for that long, or answers 410, is disabled.",
+        "description": "Events sent to a URL of yours, signed according to https://www.standardwebhooks.com, so that "
+        "any of its libraries verifies them. The body is `{type, timestamp, data}`; `data` contains the id of the "
+        "object, "
+        "to be read from this API. Events may arrive twice (with the same `webhook-id`) or out of order. Respond with "
+        "2xx within 10 s; otherwise the event is sent again, 10 times within about a day, with growing pauses. A "
+        "webhook that fails for that long, or responds with 410, is disabled.",
     },
-    {"name": "usage", "description": "What you used, and with which key."},
-    {"name": "deletions", "description": "Receipts of what was deleted."},
-    {"name": "admin", "description": "Tenants, keys, every stored adapter, the fleet. For administrators' keys."},
+    {"name": "usage", "description": "Your usage, and the key of the request."},
+    {"name": "deletions", "description": "Receipts of deletions."},
+    {"name": "admin", "description": "Tenants, keys, stored adapters, workers. Needs an administrator's key."},
     {
         "name": "health",
-        "description": "For operators. Probes need no key, metrics an administrator's.",
+        "description": "For operators. Probes need no key, metrics need an administrator's key.",
     },
 ]
 
 _HEADERS = {
-    "RequestId": ("X-Request-ID", "Names this request, as sent or made here."),
-    "RateLimit": ("RateLimit", 'What is left of a limit: `"requests_per_minute";r=599;t=1`, more in `t` seconds.'),
-    "RateLimitPolicy": ("RateLimit-Policy", 'The limits: `"requests_per_minute";q=600;w=60`; none where none is set.'),
-    "RetryAfter": ("Retry-After", "Seconds until another try makes sense."),
-    "Replayed": (REPLAYED, "`true` when this is the first answer, given again."),
+    "RequestId": ("X-Request-ID", "Id of this request, as sent by the client or created by the service."),
+    "RateLimit": ("RateLimit", 'Remaining quota: `"requests_per_minute";r=599;t=1`, more in `t` seconds.'),
+    "RateLimitPolicy": ("RateLimit-Policy", 'The limits: `"requests_per_minute";q=600;w=60`. Empty if there are none.'),
+    "RetryAfter": ("Retry-After", "Seconds to wait before the next try."),
+    "Replayed": (REPLAYED, "`true` when this response is a replay of the first one."),
 }
-"""By their names in the document."""
+"""Header name and description, by the name in the document."""
 _OPEN = {"/livez", "/readyz"}
 Responses = dict[int | str, dict[str, Any]]
 _SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
 
 def problems(*errors: type[CoreError]) -> Responses:
-    """The `responses=` of a route that can raise these errors."""
+    """Returns `responses=` for a route that can raise these errors."""
     responses: Responses = {}
     for error in errors:
         line = f"`{error.code}`: {error.title}."
@@ -92,17 +92,20 @@ def problems(*errors: type[CoreError]) -> Responses:
 
 
 def tagged(*errors: type[CoreError]) -> Responses:
-    """The `responses=` of a route that answers with something that two may want to change."""
+    """Returns `responses=` for a route whose response has an ETag, for optimistic concurrency."""
     return {
-        200: {"headers": {"ETag": _header("Of this state, for `If-Match` when it is changed.")}},
+        200: {"headers": {"ETag": _header("Tag of this state. Send it as `If-Match` with a change.")}},
         **problems(*errors),
     }
 
 
 def deleted(*errors: type[CoreError]) -> Responses:
-    """The `responses=` of a route that deletes something and leaves a receipt."""
-    receipt = {"Location": _header("Where the receipt of the deletion is.")}
-    return {204: {"description": "Its rows are gone; its files follow.", "headers": receipt}, **problems(*errors)}
+    """Returns `responses=` for a route that deletes something and creates a receipt."""
+    receipt = {"Location": _header("URL of the deletion's receipt.")}
+    return {
+        204: {"description": "Deleted. Its files are removed in the background.", "headers": receipt},
+        **problems(*errors),
+    }
 
 
 def add_openapi(app: FastAPI) -> None:
@@ -111,7 +114,7 @@ def add_openapi(app: FastAPI) -> None:
             app.openapi_schema = _document(app)
         return app.openapi_schema
 
-    app.openapi = document  # type: ignore[method-assign]  # the way that FastAPI's documentation shows
+    app.openapi = document  # type: ignore[method-assign]  # the way FastAPI documents
 
 
 def add_documentation(app: FastAPI) -> None:
@@ -126,19 +129,19 @@ def add_documentation(app: FastAPI) -> None:
         root = request.scope.get("root_path", "")
         if not has_page:
             return RedirectResponse(f"{root}{app.openapi_url}")
-        found = get_swagger_ui_html(
+        html = get_swagger_ui_html(
             openapi_url=f"{root}{app.openapi_url}",
             title=app.title,
             swagger_js_url=f"{root}/docs/assets/swagger-ui-bundle.js",
             swagger_css_url=f"{root}/docs/assets/swagger-ui.css",
             swagger_favicon_url=f"{root}/docs/assets/favicon-32x32.png",
         )
-        found.headers["Content-Security-Policy"] = page_policy(_digests(bytes(found.body).decode()))
-        return found
+        html.headers["Content-Security-Policy"] = page_policy(_digests(bytes(html.body).decode()))
+        return html
 
 
 def _digests(page: str) -> str:
-    """Sources of a policy that allow the inline scripts of a page, by what they are."""
+    """Returns policy sources that allow the inline scripts of a page, by their digests."""
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     return " ".join(f"'sha256-{digest}'" for digest in digests)
@@ -160,24 +163,24 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 def _named(document: dict[str, Any]) -> dict[str, Any]:
-    """`DomainList` for a list of `DomainOut`: names that types of clients can have."""
-    found: dict[str, Any] = json.loads(
+    """Renames a list of `DomainOut` to `DomainList`, a name that clients can use for a type."""
+    renamed: dict[str, Any] = json.loads(
         re.sub(r"Listing[_\[](\w+?)(?:Out)?[_\]]", r"\1List", json.dumps(document, ensure_ascii=False))
     )
-    return found
+    return renamed
 
 
 def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
-        del responses["422"]  # FastAPI's own form, which is not sent
-    _add(responses, InvalidRequest)  # unknown query parameters at least
-    if any(one.get("name") == "cursor" for one in operation.get("parameters", [])):
+        del responses["422"]  # FastAPI's own format, which is never sent
+    _add(responses, InvalidRequest)  # at least for unknown query parameters
+    if any(parameter.get("name") == "cursor" for parameter in operation.get("parameters", [])):
         _add(responses, InvalidCursor)
     if "requestBody" in operation:
         _add(responses, PayloadTooLarge)
-        _add_status(responses, "400", "`bad_request`: The body cannot be read.")
-        _add_status(responses, "408", "`request_timeout`: The body came too slowly.")
+        _add_status(responses, "400", "`bad_request`: Body not readable.")
+        _add_status(responses, "408", "`request_timeout`: Body sent too slowly.")
         if "application/json" in operation["requestBody"]["content"]:
             _add(responses, UnsupportedMediaType)
     if not is_open:
@@ -218,8 +221,7 @@ def _api_key() -> dict[str, Any]:
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "dfk_…",
-        "description": "An API key: of a tenant with the scopes `read` and `write`, or of an administrator "
-        "with `admin`.",
+        "description": "An API key of a tenant (scopes `read` and `write`) or of an administrator (scope `admin`).",
     }
 
 
@@ -228,8 +230,8 @@ def _idempotency_key() -> dict[str, Any]:
         "name": HEADER,
         "in": "header",
         "required": False,
-        "description": "A value of your own, such as a UUID: the same key and body within a day give the first answer "
-        "again; another body is refused with 422, and 409 tells that the first request still runs.",
+        "description": "Any value, such as a UUID. Within a day, the same key and body return the first response. "
+        "Another body is rejected with 422; 409 means that the first request is still running.",
         "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": "^[ -~]+$"},
     }
 

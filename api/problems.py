@@ -79,16 +79,18 @@ async def _core_error(request: Request, error: Exception) -> ProblemResponse:
 
 async def _validation_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    found = error.errors()
-    if any(one["loc"] == ("body",) and one["type"] != "missing" for one in found) and not _is_json(request):
+    problems = error.errors()
+    if any(problem["loc"] == ("body",) and problem["type"] != "missing" for problem in problems) and not _is_json(
+        request
+    ):
         return render(request, UnsupportedMediaType())
     fields = [
         {
-            "field": ".".join(str(part) for part in one["loc"])[:_MAX_FIELD_CHARACTERS],
-            "code": one["type"],
-            "detail": one["msg"].removeprefix("Value error, "),
+            "field": ".".join(str(part) for part in problem["loc"])[:_MAX_FIELD_CHARACTERS],
+            "code": problem["type"],
+            "detail": problem["msg"].removeprefix("Value error, "),
         }
-        for one in found
+        for problem in problems
     ]
     return render(request, InvalidFields(fields))
 
@@ -114,12 +116,12 @@ async def _value_error(request: Request, error: Exception) -> ProblemResponse:
     """The last net: schemas should have refused what the database cannot hold."""
     logger.warning("a value that the database cannot hold", exc_info=error)
     return render(
-        request, InvalidRequest("request", "a value is out of range or holds characters that cannot be stored")
+        request, InvalidRequest("request", "a value is out of range or contains characters that cannot be stored")
     )
 
 
 async def _disconnected(request: Request, _: Exception) -> ProblemResponse:
-    return render(request, InvalidRequest("body", "the connection ended before all of it had come"))
+    return render(request, InvalidRequest("body", "the connection ended before the whole body had arrived"))
 
 
 def _allowed(request: Request) -> str:

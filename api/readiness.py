@@ -17,11 +17,11 @@ from core.service.db.schema import is_current
 logger = structlog.get_logger()
 Answer = TypeVar("Answer")
 
-NO_WORKER = "No worker is alive: work waits."
-OTHER_BASE = "Live workers hold another base than DIFFFIT_BASE_MODEL names here. Set one base for both."
+NO_WORKER = "No worker is alive: jobs wait."
+OTHER_BASE = "The live workers have another base than DIFFFIT_BASE_MODEL names here. Set the same base for both."
 _WITHOUT = {
-    "storage": "The object store does not answer: uploads and images fail, jobs wait.",
-    "broker": "The broker does not answer: workers find their work by themselves, a little later.",
+    "storage": "The object store does not respond: uploads and images fail, jobs wait.",
+    "broker": "The broker does not respond: workers find their jobs in the database, with a short delay.",
 }
 
 
@@ -52,7 +52,7 @@ class ReadinessCheck:
 
     async def _check(self) -> Readiness:
         found, storage, broker = await asyncio.gather(self._database.ask(), self._storage.ask(), self._broker.ask())
-        database = found or _Database({"database": "The database does not answer."})
+        database = found or _Database({"database": "The database does not respond."})
         answers = {"storage": storage, "broker": broker}
         warnings = {name: _WITHOUT[name] for name, answer in answers.items() if answer is None}
         return Readiness(
@@ -74,7 +74,7 @@ class _Database:
 
 def _database(services: Services) -> _Database:
     if not is_current(services.database.engine):
-        return _Database({"migrations": "The tables are not at this version: run `python -m migrations`."})
+        return _Database({"migrations": "The database schema is not at this version: run `python -m migrations`."})
     with services.database.session() as session:
         workers = [worker for worker in fleet.workers(session) if worker.healthy]
         agree = fleet.all_hold(session, services.settings.base_model)

@@ -143,7 +143,7 @@ class Run:
         try:
             return unpack(self.checkpoint_path.read_bytes(), plan.about(base.description.digest), ABOUT_DEFAULTS)
         except CheckpointInvalid as error:
-            detail = f"{self.checkpoint_path}: {error.detail} `--restart` begins anew."
+            detail = f"{self.checkpoint_path}: {error.detail} Use `--restart` to start from scratch."
             raise CheckpointInvalid(detail) from error
 
     def _follow(self, work: Generator[Any, None, Outcome], bar: Bar, steps: int, images: int) -> Outcome:

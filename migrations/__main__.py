@@ -8,4 +8,4 @@ from core.service.db.schema import upgrade
 if __name__ == "__main__":
     os.umask(0o077)  # a SQLite file is for this user alone
     upgrade(get_settings().owner_database_url)
-    print("The tables are at this version.")
+    print("The database schema is at this version.")

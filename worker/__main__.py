@@ -37,7 +37,7 @@ def _check(url: str) -> None:
     database = Database(url)
     check_role(database.engine)
     if not is_current(database.engine):
-        sys.exit("The tables are not at this version. Run `python -m migrations` first.")
+        sys.exit("The database schema is not at this version. Run `python -m migrations` first.")
     database.dispose()
 
 

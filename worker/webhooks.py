@@ -98,8 +98,13 @@ def send(attempt: Attempt, *, allow_private: bool, seconds: float = _ANSWER_SECO
         return Outcome(time.monotonic() - started, None, error.code, error.detail)
     except Exception:  # a defect here must not make it due again for ever
         logger.exception("%s failed", attempt.id)
-        return Outcome(time.monotonic() - started, None, "internal_error", "Sending failed on our side.")
+        return Outcome(
+            time.monotonic() - started,
+            None,
+            "internal_error",
+            "Sending failed inside the service. It will be tried again.",
+        )
     taken = time.monotonic() - started
     if 200 <= status < 300:
         return Outcome(taken, status)
-    return Outcome(taken, status, "refused", f"It answered {status}.")
+    return Outcome(taken, status, "refused", f"The receiver answered {status}.")

@@ -38,7 +38,7 @@ def list_adapters(
     page: PageDep,
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> Listing[AdapterOut]:
-    """A domain's adapter versions, newest first."""
+    """List a domain's adapter versions, newest first."""
     with database.session(scope) as session:
         found = adapters.listing(session, scope, id, replace(page, status=status))
         return listing(found, AdapterOut.model_validate)
@@ -62,11 +62,11 @@ def list_adapters(
 @runs_in(ADAPTERS)
 def upload_adapter(
     id: str,
-    file: Annotated[UploadFile, File(description="A `.safetensors` made by a service with the same base.")],
+    file: Annotated[UploadFile, File(description="A `.safetensors` from a service with the same base.")],
     scope: WriterDep,
     services: ServicesDep,
 ) -> AdapterOut:
-    """Upload an adapter. It passes the same checks as our own."""
+    """Upload an adapter. It must pass the same checks as adapters trained here."""
     limit = services.settings.max_adapter_bytes
     if (file.size or 0) > limit:
         raise PayloadTooLarge(limit)
@@ -82,7 +82,7 @@ def upload_adapter(
 
 @router.get("/adapters/{id}", operation_id="get_adapter", responses=problems(NotFound))
 def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
-    """One adapter."""
+    """Get an adapter."""
     with database.session(scope) as session:
         return AdapterOut.model_validate(adapters.get(session, scope, id))
 
@@ -100,7 +100,7 @@ def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
     },
 )
 async def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
-    """The adapter's file."""
+    """Download the adapter's file."""
     adapter = await run_in_threadpool(_download, services, scope, id)
     place = services.limits.transfers.take(scope.tenant, adapter.size_bytes)
     headers = {"Content-Disposition": f'attachment; filename="{adapter.id}.safetensors"', "ETag": f'"{adapter.sha256}"'}
@@ -113,7 +113,7 @@ async def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> 
     responses=problems(NotFound, AdapterQuarantined),
 )
 def promote_adapter(id: str, adapter_id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> DomainOut:
-    """Make a version the active one. Promoting an older one is the way back."""
+    """Make a version the active one. To roll back, promote an older version."""
     with database.session(scope) as session:
         return with_cover(session, scope, request, adapters.promote(session, scope, id, adapter_id))
 

@@ -1,4 +1,4 @@
-"""For administrators: tenants, keys, every stored adapter, the fleet."""
+"""Administration: tenants, keys, stored adapters, workers."""
 
 from typing import Annotated
 
@@ -45,14 +45,14 @@ def create_tenant(body: TenantCreate, database: DatabaseDep, admin: AdminDep) ->
 
 @router.get("/tenants", operation_id="list_tenants")
 def list_tenants(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantOut]:
-    """All tenants, newest first."""
+    """List all tenants, newest first."""
     with database.session(admin) as session:
         return listing(tenants.listing(session, page), TenantOut.model_validate)
 
 
 @router.get("/tenants/{id}", operation_id="get_tenant", responses=problems(NotFound))
 def get_tenant(id: str, database: DatabaseDep, admin: AdminDep) -> TenantOut:
-    """One tenant."""
+    """Get a tenant."""
     with database.session(admin) as session:
         return TenantOut.model_validate(tenants.get(session, id))
 
@@ -66,7 +66,7 @@ def change_tenant(id: str, body: TenantChange, database: DatabaseDep, admin: Adm
 
 @router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant", responses=deleted(NotFound))
 def delete_tenant(id: str, response: Response, database: DatabaseDep, admin: AdminDep) -> None:
-    """Delete a tenant with all it owns. `Location` has the receipt."""
+    """Delete a tenant and everything it owns. `Location` points to the receipt."""
     with database.session(admin) as session:
         deletion = tenants.delete(session, admin, id)
     response.headers["Location"] = f"/v1/admin/deletions/{deletion.id}"
@@ -74,36 +74,36 @@ def delete_tenant(id: str, response: Response, database: DatabaseDep, admin: Adm
 
 @router.post("/tenants/{id}/keys", status_code=201, operation_id="create_key", responses=problems(NotFound))
 def create_key(id: str, body: KeyCreate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
-    """Create an API key. The key itself is shown this once."""
+    """Create an API key. Only this response contains the key itself."""
     with database.session(admin) as session:
         return _issued(tenants.issue_key(session, admin, id, body.name, body.scopes, body.lifetime_seconds))
 
 
 @router.get("/tenants/{id}/keys", operation_id="list_keys", responses=problems(NotFound))
 def list_keys(id: str, database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[KeyOut]:
-    """A tenant's keys, newest first, without their secrets."""
+    """List a tenant's keys, newest first, without secrets."""
     with database.session(admin) as session:
         return listing(tenants.keys(session, id, page), KeyOut.model_validate)
 
 
 @router.patch("/keys/{id}", operation_id="change_key", responses=problems(NotFound, KeyRevoked))
 def change_key(id: str, body: KeyChange, database: DatabaseDep, admin: AdminDep) -> KeyOut:
-    """Change a key's name, or when it expires."""
+    """Change a key's name or expiry date."""
     with database.session(admin) as session:
         return KeyOut.model_validate(tenants.change_key(session, admin, id, changes(body)))
 
 
 @router.post("/keys/{id}/rotate", status_code=201, operation_id="rotate_key", responses=problems(NotFound, KeyRevoked))
 def rotate_key(id: str, body: KeyRotate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
-    """Create a key in the place of this one, with its name and scopes; this one works for the overlap still."""
+    """Replace a key by a new one with the same name and scopes. The old key keeps working for the overlap."""
     with database.session(admin) as session:
         return _issued(tenants.rotate_key(session, admin, id, body.overlap_seconds, body.lifetime_seconds))
 
 
 @router.delete("/keys/{id}", status_code=204, operation_id="revoke_key", responses=problems(NotFound, LastAdminKey))
 def revoke_key(id: str, database: DatabaseDep, admin: AdminDep) -> None:
-    """Revoke a key. It stops working at once, and its event streams and waiting requests end within seconds. Signed
-    image URLs that were made with it work until they expire. The last administrator's key cannot be revoked: rotate it
+    """Revoke a key. It stops working immediately, and its event streams and waiting requests end within seconds. Signed
+    image URLs issued to it work until they expire. The last administrator's key cannot be revoked: rotate it
     instead."""
     with database.session(admin) as session:
         tenants.revoke_key(session, admin, id)
@@ -119,12 +119,12 @@ def list_all_adapters(
     base_digest: Filter = None,
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> Listing[AdminAdapterOut]:
-    """Every stored adapter of every tenant, newest first, and the workers that hold it."""
+    """List the adapters of all tenants, newest first, with the workers that have them in memory."""
     with database.session(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
-        found = adapters.admin_listing(session, admin, filters, page)
+        rows = adapters.admin_listing(session, admin, filters, page)
         holders = fleet.residency(session)
-        return listing(found, lambda row: AdminAdapterOut.of(row, holders.get(row.sha256, [])))
+        return listing(rows, lambda row: AdminAdapterOut.of(row, holders.get(row.sha256, [])))
 
 
 @router.get("/adapters/totals", operation_id="get_adapter_totals")
@@ -136,7 +136,7 @@ def get_adapter_totals(
     base_digest: Filter = None,
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> AdapterTotals:
-    """What all stored adapters come to, or those that the filters leave."""
+    """Get count and size of the stored adapters that match the filters."""
     with database.session(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
         return AdapterTotals.model_validate(adapters.totals(session, admin, filters))
@@ -144,7 +144,7 @@ def get_adapter_totals(
 
 @router.get("/queues", operation_id="list_queues")
 def list_queues(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[QueueOut]:
-    """Waiting and running jobs, for each queue."""
+    """List the numbers of waiting and running jobs per queue."""
     with database.session(admin) as session:
         rows = queues.read(session)
     first = number_of(page.cursor)
@@ -154,21 +154,21 @@ def list_queues(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listin
 
 @router.get("/workers", operation_id="list_workers")
 def list_workers(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[WorkerOut]:
-    """Workers that are alive, latest first, and what they hold."""
+    """List the live workers, most recently started first, with the adapters they have in memory."""
     with database.session(admin) as session:
         return listing(fleet.workers_page(session, page), WorkerOut.model_validate)
 
 
 @router.get("/usage", operation_id="list_usage")
 def list_usage(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantUsageDayOut]:
-    """Metering of the last 30 days, newest first, for each tenant and day."""
+    """List the usage of the last 30 days per tenant and day, newest first."""
     with database.session(admin) as session:
         return listing(metering.days_page(session, admin, page), TenantUsageDayOut.model_validate)
 
 
 @router.get("/audit", operation_id="list_audit")
 def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
-    """Who changed what, newest first."""
+    """List the audit log, newest first."""
     with database.session(admin) as session:
         return listing(audit.page(session, admin, tenant_id, page), AuditOut.model_validate)
 
@@ -177,14 +177,14 @@ def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id:
 def list_all_deletions(
     database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None
 ) -> Listing[DeletionOut]:
-    """Receipts of deleted domains and tenants, newest first."""
+    """List the receipts of deleted domains and tenants, newest first."""
     with database.session(admin) as session:
         return listing(deletions.listing(session, admin, page, tenant_id), DeletionOut.model_validate)
 
 
 @router.get("/deletions/{id}", operation_id="get_any_deletion", responses=problems(NotFound))
 def get_any_deletion(id: str, database: DatabaseDep, admin: AdminDep) -> DeletionReceiptOut:
-    """One receipt: what was deleted, by whom, and when the last of it was gone."""
+    """Get a receipt: what was deleted, by which key, and when the deletion was complete."""
     with database.session(admin) as session:
         return DeletionReceiptOut.model_validate(deletions.get(session, admin, id))
 

@@ -1,4 +1,4 @@
-"""Domains with the pictures that stand for them, for all routes that answer with one."""
+"""Cover images of domains, for all routes that return domains."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ from core.service.tenancy import Scope
 
 
 def with_covers(session: Session, scope: Scope, request: Request, rows: Sequence[Domain]) -> dict[str, DomainOut]:
-    """Returns them by their ids."""
+    """Returns the domains by id, with signed URLs of their covers."""
     covers = domains.covers(session, scope, [row.id for row in rows])
-    found = {row.id: DomainOut.model_validate(row) for row in rows}
+    rendered = {row.id: DomainOut.model_validate(row) for row in rows}
     for id, generation in covers.items():
-        found[id].cover_url = signed_url(request, f"/v1/generations/{generation}/images/0")
-    return found
+        rendered[id].cover_url = signed_url(request, f"/v1/generations/{generation}/images/0")
+    return rendered
 
 
 def with_cover(session: Session, scope: Scope, request: Request, row: Domain) -> DomainOut:

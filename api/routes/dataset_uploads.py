@@ -1,4 +1,4 @@
-"""Data sets that come in parts."""
+"""Multipart uploads of data sets."""
 
 import tempfile
 from dataclasses import replace
@@ -50,11 +50,11 @@ _IN_MEMORY = 2**20
 def create_dataset_upload(
     id: str, body: DatasetUploadCreate, request: Request, scope: WriterDep, services: ServicesDep
 ) -> DatasetUploadPartsOut:
-    """Begin a data set that is too large for one request, or whose upload should be resumed where it broke.
+    """Start a multipart upload, for a data set that is too large for one request or needs a resumable upload.
 
-    PUT each part's bytes to its URL and keep the `ETag` of the answer, in any order, several at once, again after a
-    failure; then complete the upload with all etags. Until it is completed or aborted, or expires, its bytes count as
-    stored.
+    PUT each part's bytes to its URL and keep the `ETag` of the response. Parts can be sent in any order, in parallel,
+    and again after a failure. Then complete the upload with all etags. Its bytes count as stored until it is
+    completed, is aborted or expires.
     """
     limit = services.settings.max_multipart_bytes
     if body.size_bytes > limit:
@@ -78,7 +78,7 @@ def list_dataset_uploads(
     page: PageDep,
     status: Annotated[UploadStatus | None, OF_STATUS] = None,
 ) -> Listing[DatasetUploadOut]:
-    """A domain's uploads that have not expired, newest first."""
+    """List a domain's unexpired uploads, newest first."""
     with database.session(scope) as session:
         found = uploads.listing(session, scope, id, replace(page, status=status))
         return listing(found, DatasetUploadOut.model_validate)
@@ -89,8 +89,8 @@ def list_dataset_uploads(
 def get_dataset_upload(
     id: str, upload_id: str, request: Request, scope: WriterDep, services: ServicesDep
 ) -> DatasetUploadPartsOut:
-    """One upload: which of its parts are there, and new URLs for all of them, which is why the key needs the scope
-    `write`."""
+    """Get an upload: the parts received so far, and new URLs for all parts. Because of the URLs, the key needs the
+    scope `write`."""
     with services.database.session(scope) as session:
         upload = uploads.get(session, scope, id, upload_id)
     return _with_parts(request, services, upload)
@@ -103,8 +103,8 @@ def get_dataset_upload(
     response_class=Response,
     responses={
         204: {
-            "description": "It is stored.",
-            "headers": {"ETag": {"description": "Of the part.", "schema": {"type": "string"}}},
+            "description": "The part is stored.",
+            "headers": {"ETag": {"description": "ETag of the part.", "schema": {"type": "string"}}},
         },
         **problems(NotFound, UploadEnded, StorageUnavailable, TooManyTransfers, ServiceBusy),
     },
@@ -119,7 +119,7 @@ def get_dataset_upload(
 async def put_dataset_part(
     id: str, upload_id: str, number: PartNumber, request: Request, scope: SenderDep, services: ServicesDep
 ) -> Response:
-    """Send a part, where its URL leads here: some services take parts at their object store itself."""
+    """Send a part. Only used if the part's URL points here: some services take parts at their object store."""
     upload, size = await run_in_threadpool(_expected, services, scope, id, upload_id, number)
     with services.limits.transfers.take(upload.tenant_id, size), tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
         received = 0
@@ -148,8 +148,8 @@ async def put_dataset_part(
 def complete_dataset_upload(
     id: str, upload_id: str, body: DatasetUploadComplete, request: Request, scope: WriterDep, services: ServicesDep
 ) -> DatasetOut:
-    """Make the data set of an upload whose parts are all there. It is checked as one that comes in one request; a zip
-    that cannot be one ends the upload. To complete it once more is to ask for the data set."""
+    """Create the data set from an upload whose parts have all been received. The checks are the same as for an upload
+    in one request; an unusable zip ends the upload. Completing it again returns the data set."""
     with services.database.session(scope) as session:
         upload = uploads.get(session, scope, id, upload_id)
         if upload.status == "completed":
@@ -178,14 +178,14 @@ def complete_dataset_upload(
 )
 @runs_in(STORE)
 def abort_dataset_upload(id: str, upload_id: str, scope: WriterDep, services: ServicesDep) -> None:
-    """Abort an upload and remove its parts."""
+    """Abort an upload and delete its parts."""
     with services.database.session(scope) as session:
         upload = uploads.abort(session, scope, id, upload_id)
     uploads.drop(services.store, upload)
 
 
 def _expected(services: Services, scope: Scope, id: str, upload_id: str, number: int) -> tuple[DatasetUpload, int]:
-    """An open upload and the size of its part. Raises NotFound, UploadEnded."""
+    """Returns an open upload and the size of the part. Raises NotFound, UploadEnded."""
     with services.database.session(scope) as session:
         upload = uploads.get(session, scope, id, upload_id)
     uploads.check_open(upload)
@@ -209,7 +209,7 @@ def _with_parts(request: Request, services: Services, upload: DatasetUpload) -> 
 
 
 def _url(request: Request, services: Services, upload: DatasetUpload, number: int, size: int) -> str:
-    """In the store where a client reaches it, and here elsewhere."""
+    """Returns the part's URL: at the object store if clients can reach it, else at this API."""
     seconds = services.settings.upload_url_seconds
     direct = services.store.part_url(upload.object_key, upload.store_upload, number, size, seconds)
     path = f"/v1/domains/{upload.domain_id}/datasets/uploads/{upload.id}/parts/{number}"

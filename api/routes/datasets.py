@@ -44,14 +44,14 @@ router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 @runs_in(UPLOADS)
 def create_dataset(
     id: str,
-    file: Annotated[UploadFile, File(description="A zip with one folder of images a class.")],
+    file: Annotated[UploadFile, File(description="A zip with one folder of images per class.")],
     request: Request,
     scope: WriterDep,
     services: ServicesDep,
 ) -> DatasetOut:
-    """Upload a data set. Its images are checked in the background; `report` names every file that was not used.
+    """Upload a data set. Its images are checked in the background; `report` lists every rejected file.
 
-    A zip that cannot be one fails at once, with the code `not_a_zip`, `no_class_folders`, `too_many_classes`,
+    An unusable zip fails immediately with the code `not_a_zip`, `no_class_folders`, `too_many_classes`,
     `too_many_files` or `too_few_images`.
     """
     limit = services.settings.max_upload_bytes
@@ -76,7 +76,7 @@ def list_datasets(
     page: PageDep,
     status: Annotated[DatasetStatus | None, OF_STATUS] = None,
 ) -> Listing[DatasetOut]:
-    """A domain's data sets, newest first, without the files that were rejected."""
+    """List a domain's data sets, newest first, without their rejected files."""
     with database.session(scope) as session:
         found = datasets.listing(session, scope, id, replace(page, status=status))
         signed = signer(request)
@@ -85,7 +85,7 @@ def list_datasets(
 
 @router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
 def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> DatasetOut:
-    """One data set: its classes, and the first of the files that were rejected."""
+    """Get a data set with its classes and first rejected files."""
     with database.session(scope) as session:
         dataset = datasets.get(session, scope, id)
         found = DatasetOut.of(dataset, signer(request))
@@ -95,7 +95,7 @@ def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderD
 
 @router.get("/datasets/{id}/report", operation_id="list_rejected_files", responses=problems(NotFound))
 def list_rejected_files(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[RejectedFile]:
-    """The files of a data set that were rejected, and why, in their order in the zip."""
+    """List the rejected files of a data set with reasons, in their order in the zip."""
     with database.session(scope) as session:
         return listing(datasets.rejected(session, scope, id, page), RejectedFile.of)
 
@@ -115,7 +115,7 @@ def get_class_example(
     scope: ViewerDep,
     services: ServicesDep,
 ) -> Response:
-    """The first pictures of a class side by side, small, by API key or by the signature of its URL."""
+    """Get thumbnails of the first images of a class, with an API key or a signed URL."""
     with services.database.session(scope) as session:
         key = datasets.example(session, scope, id, class_id)
     return png(request, partial(services.store.get, key))

@@ -1,4 +1,4 @@
-"""Receipts of what a tenant has deleted."""
+"""Receipts of a tenant's deletions."""
 
 from fastapi import APIRouter
 
@@ -16,13 +16,13 @@ router = APIRouter(prefix="/v1/deletions", tags=["deletions"], route_class=Idemp
 
 @router.get("", operation_id="list_deletions")
 def list_deletions(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DeletionOut]:
-    """Receipts of the domains that you deleted, newest first."""
+    """List the receipts of your deleted domains, newest first."""
     with database.session(scope) as session:
         return listing(deletions.listing(session, scope, page), DeletionOut.model_validate)
 
 
 @router.get("/{id}", operation_id="get_deletion", responses=problems(NotFound))
 def get_deletion(id: str, database: DatabaseDep, scope: ReaderDep) -> DeletionReceiptOut:
-    """One receipt: what was deleted, and when the last of it was gone."""
+    """Get a receipt: what was deleted, and when the deletion was complete."""
     with database.session(scope) as session:
         return DeletionReceiptOut.model_validate(deletions.get(session, scope, id))

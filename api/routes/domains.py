@@ -27,7 +27,7 @@ def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, s
 
 @router.get("", operation_id="list_domains")
 def list_domains(request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DomainOut]:
-    """Your domains, newest first."""
+    """List your domains, newest first."""
     with database.session(scope) as session:
         found = domains.listing(session, scope, page)
         covers = with_covers(session, scope, request, found.data)
@@ -36,7 +36,7 @@ def list_domains(request: Request, database: DatabaseDep, scope: ReaderDep, page
 
 @router.get("/{id}", operation_id="get_domain", responses=tagged(NotFound))
 def get_domain(id: str, request: Request, response: Response, database: DatabaseDep, scope: ReaderDep) -> DomainOut:
-    """One domain."""
+    """Get a domain."""
     with database.session(scope) as session:
         domain = domains.get(session, scope, id)
         response.headers["ETag"] = versions.tag(domain)
@@ -62,7 +62,7 @@ def change_domain(
 
 @router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=deleted(NotFound))
 def delete_domain(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
-    """Delete a domain with its data sets, fine-tunes, adapters and images. `Location` has the receipt."""
+    """Delete a domain and its data sets, fine-tunes, adapters and images. `Location` points to the receipt."""
     with database.session(scope) as session:
         deletion = domains.delete(session, scope, id)
     response.headers["Location"] = f"/v1/deletions/{deletion.id}"

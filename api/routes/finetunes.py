@@ -46,7 +46,7 @@ _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _EVENT = {
     "type": "object",
     "properties": {
-        "id": {"type": "string", "description": "Counts up, for each fine-tune."},
+        "id": {"type": "string", "description": "Increases within each fine-tune."},
         "event": {"type": "string", "enum": ["status", "progress", "sample", "error"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
@@ -59,7 +59,7 @@ EventId = Annotated[int, Path(ge=1, lt=2**53)]
     status_code=202,
     operation_id="create_finetune",
     responses={
-        200: {"model": EstimateOut, "description": "With `dry_run`: what it would take."},
+        200: {"model": EstimateOut, "description": "With `dry_run`: the estimated cost."},
         202: {"model": FinetuneOut},
         **problems(NotFound, DatasetNotReady, BaseNotLoaded, QuotaExceeded, MethodNotServed, ImageSizeUnsupported),
     },
@@ -92,7 +92,7 @@ def list_finetunes(
     page: PageDep,
     status: Annotated[JobStatus | None, OF_STATUS] = None,
 ) -> Listing[FinetuneOut]:
-    """A domain's fine-tunes, newest first."""
+    """List a domain's fine-tunes, newest first."""
     with database.session(scope) as session:
         found = finetunes.listing(session, scope, id, replace(page, status=status))
         return listing(found, FinetuneOut.model_validate)
@@ -100,14 +100,14 @@ def list_finetunes(
 
 @router.get("/finetunes/{id}", operation_id="get_finetune", responses=problems(NotFound))
 def get_finetune(id: str, database: DatabaseDep, scope: ReaderDep) -> FinetuneOut:
-    """One fine-tune."""
+    """Get a fine-tune."""
     with database.session(scope) as session:
         return FinetuneOut.model_validate(finetunes.get(session, scope, id))
 
 
 @router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics", responses=problems(NotFound))
 def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> MetricsOut:
-    """The loss curve: of one that is longer, about 2,000 points, evenly spaced, its ends among them."""
+    """Get the loss curve. Long curves are thinned to about 2,000 evenly spaced points, including first and last."""
     with database.session(scope) as session:
         return MetricsOut.model_validate({"data": finetunes.metrics(session, scope, id)})
 
@@ -119,7 +119,7 @@ def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> Me
     responses=problems(NotFound, JobFinished),
 )
 def cancel_finetune(id: str, database: DatabaseDep, scope: WriterDep) -> FinetuneOut:
-    """Cancel a fine-tune: at once while it waits, at its next step while it runs."""
+    """Cancel a fine-tune: immediately if queued, after the current step if running."""
     with database.session(scope) as session:
         return FinetuneOut.model_validate(finetunes.cancel(session, scope, id))
 
@@ -131,9 +131,11 @@ def cancel_finetune(id: str, database: DatabaseDep, scope: WriterDep) -> Finetun
     responses={
         200: {
             "content": {"text/event-stream": {"schema": _EVENT}},
-            "description": "Events, each in the form of the schema.",
+            "description": "Events in the form of the schema.",
         },
-        204: {"description": "It has ended, and nothing comes after `Last-Event-ID`: do not connect again."},
+        204: {
+            "description": "The fine-tune has ended and there are no events after `Last-Event-ID`: do not reconnect."
+        },
         **problems(NotFound, TooManyStreams, ServiceBusy),
     },
 )
@@ -142,17 +144,17 @@ async def stream_finetune_events(
     request: Request,
     scope: ReaderDep,
     services: ServicesDep,
-    last_event_id: Annotated[int, Header(ge=0, lt=2**53, description="Resumes behind this event.")] = 0,
+    last_event_id: Annotated[int, Header(ge=0, lt=2**53, description="Resumes after this event.")] = 0,
 ) -> Response:
-    """Server-sent events of a fine-tune, from the first on, until it ends. Their `data` is JSON:
+    """Stream the events of a fine-tune as server-sent events, from the first event until it ends. `data` is JSON:
 
-    - `status`: `{status}`, and what belongs to it, such as the `adapter_id` of one that succeeded
+    - `status`: `{status}` and details, such as the `adapter_id` after success
     - `progress`: `{step, steps, loss, gradient_norm, seconds, eta_seconds}`
-    - `sample`: `{step, url}`, a drawing of the adapter so far; the URL is signed
+    - `sample`: `{step, url}`, an image generated with the adapter so far; the URL is signed
     - `error`: `{code, detail}`
 
-    Send the last `id` as `Last-Event-ID` to go on behind it, as browsers do by themselves. The stream ends within
-    seconds when its key is revoked or expires.
+    To resume, send the last `id` as `Last-Event-ID`; browsers do so automatically. The stream ends within seconds
+    when its key is revoked or expires.
     """
     events, ended = await run_in_threadpool(_read, services, scope, id, last_event_id)
     if ended and not events:
@@ -173,7 +175,7 @@ async def stream_finetune_events(
 def get_finetune_sample(
     id: str, event_id: EventId, request: Request, scope: ViewerDep, services: ServicesDep
 ) -> Response:
-    """The drawing of a `sample` event, by API key or by the signature of its URL."""
+    """Get the image of a `sample` event, with an API key or a signed URL."""
     with services.database.session(scope) as session:
         following = finetunes.events_after(session, scope, id, event_id - 1)
         event = following[0] if following else None

@@ -66,13 +66,14 @@ async def create_generation(
     prefer: Annotated[
         str | None,
         Header(
-            description=f"`wait=30` answers when the generation has ended, or after so many seconds; {LONGEST_WAIT} at "
-            "most. `Preference-Applied` tells what was taken.",
+            description="`wait=30` responds when the generation has ended, or after 30 seconds; at most "
+            f"{LONGEST_WAIT}. "
+            "`Preference-Applied` reports the wait that was used.",
             examples=["wait=30"],
         ),
     ] = None,
 ) -> GenerationOut:
-    """Draw images of the domain."""
+    """Generate images of the domain."""
     signed = signer(request)
     result = await run_in_threadpool(_create, services, scope, id, body, signed)
     if seconds := preferred_wait(prefer):
@@ -93,7 +94,7 @@ def list_generations(
     page: PageDep,
     status: Annotated[JobStatus | None, OF_STATUS] = None,
 ) -> Listing[GenerationOut]:
-    """A domain's generations, newest first."""
+    """List a domain's generations, newest first."""
     with database.session(scope) as session:
         found = generations.listing(session, scope, id, replace(page, status=status))
         signed = signer(request)
@@ -102,7 +103,7 @@ def list_generations(
 
 @router.get("/generations/{id}", operation_id="get_generation", responses=problems(NotFound))
 def get_generation(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> GenerationOut:
-    """One generation, with signed URLs of its images."""
+    """Get a generation, with signed URLs of its images."""
     with database.session(scope) as session:
         return GenerationOut.of(generations.get(session, scope, id), signer(request))
 
@@ -114,7 +115,7 @@ def get_generation(id: str, request: Request, database: DatabaseDep, scope: Read
     responses=problems(NotFound, JobFinished),
 )
 def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> GenerationOut:
-    """Cancel a generation: at once while it waits, at its next step while it runs."""
+    """Cancel a generation: immediately if queued, after the current step if running."""
     with database.session(scope) as session:
         return GenerationOut.of(generations.cancel(session, scope, id), signer(request))
 
@@ -134,7 +135,7 @@ def get_image(
     scope: ViewerDep,
     services: ServicesDep,
 ) -> Response:
-    """One image, by API key or by the signature of its URL."""
+    """Get an image, with an API key or a signed URL."""
     with services.database.session(scope) as session:
         image = generations.image(session, scope, id, index)
     return png(request, partial(services.store.get, image.object_key, image.sha256), image.sha256)
@@ -156,7 +157,7 @@ def get_preview(
     scope: ViewerDep,
     services: ServicesDep,
 ) -> Response:
-    """One image on its way, by API key or by the signature of its URL."""
+    """Get a preview of an unfinished image, with an API key or a signed URL."""
     with services.database.session(scope) as session:
         preview = generations.preview(session, scope, id, index, step)
     return png(request, partial(services.store.get, preview.object_key, preview.sha256), preview.sha256)
@@ -176,7 +177,7 @@ def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, s
 async def _wait(
     services: Services, scope: Scope, result: GenerationOut, seconds: int, signed: SignedUrl
 ) -> GenerationOut:
-    """The generation when it has ended, or as it is when the time is over."""
+    """Waits until the generation has ended or the time is up, and returns its latest state."""
     async with aclosing(services.notifier.changes(result.id, scope.key, seconds)) as changes:
         async for _ in changes:
             result = await run_in_threadpool(_read, services, scope, result.id, signed)

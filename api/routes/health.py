@@ -1,4 +1,4 @@
-"""For those who operate the service: probes, which need no key, and metrics."""
+"""Operations: probes, which need no key, and metrics."""
 
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -12,18 +12,20 @@ router = APIRouter(tags=["health"])
 
 @router.get("/livez", operation_id="livez")
 async def livez() -> Liveness:
-    """The process runs. Needs nothing but its event loop, however busy its threads are."""
+    """Report that the process is alive. Depends only on its event loop, not on its threads."""
     return Liveness(status="ok")
 
 
 @router.get(
     "/readyz",
     operation_id="readyz",
-    responses={503: {"model": Readiness, "description": "What every request needs is missing: see `problems`."}},
+    responses={
+        503: {"model": Readiness, "description": "Something that every request needs is missing: see `problems`."}
+    },
 )
 async def readyz(request: Request, response: Response) -> Readiness:
-    """The process can take requests; 503 when it cannot. What only some requests need is a warning: without a live
-    worker, the broker or the object store, work waits. The answer may be 2 seconds old."""
+    """Report whether the process can serve requests; 503 when it cannot. Failures that affect only some requests are
+    warnings: without a live worker, the broker or the object store, jobs wait. The result may be 2 seconds old."""
     check: ReadinessCheck = request.app.state.readiness
     found = await check.read()
     response.status_code = 503 if found.problems else 200
@@ -38,5 +40,5 @@ async def readyz(request: Request, response: Response) -> Readiness:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Metrics."}},
 )
 def metrics() -> Response:
-    """Prometheus metrics of this process. `DIFFFIT_API_METRICS_PORT` has them without a key."""
+    """Get the Prometheus metrics of this process. They are also on `DIFFFIT_API_METRICS_PORT`, without a key."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""Parts shared by all routes that serve an image."""
+"""Helpers of all routes that serve images."""
 
 import hashlib
 import time
@@ -9,19 +9,19 @@ from fastapi import Request, Response
 
 IMAGE: dict[str, Any] = {
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-    "description": "The image, its settings in PNG text chunks.",
+    "description": "The image, with its settings in PNG text chunks.",
     "headers": {
         "ETag": {"description": "Digest of the image, for `If-None-Match`.", "schema": {"type": "string"}},
-        "Cache-Control": {"description": "At most as long as the signed URL works.", "schema": {"type": "string"}},
+        "Cache-Control": {"description": "At most until the signed URL expires.", "schema": {"type": "string"}},
     },
 }
-UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The image is the one that `If-None-Match` names."}}
+UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The image matches `If-None-Match`."}}
 OPTIONAL_KEY: dict[str, Any] = {"security": [{"ApiKey": []}, {}]}
-"""A signed URL takes the key's place."""
+"""Security requirement: a signed URL replaces the key."""
 
 
 def png(request: Request, read: Callable[[], bytes], sha256: str | None = None) -> Response:
-    """An image, or 304 where the client has it. With its digest nothing is read from the store for that."""
+    """Returns the image, or 304 if the client has it. If `sha256` is known, a 304 reads nothing from the store."""
     data = None if sha256 else read()
     etag = f'"{sha256 or hashlib.sha256(data or b"").hexdigest()}"'
     headers = {"Cache-Control": _caching(request), "ETag": etag}
@@ -31,11 +31,11 @@ def png(request: Request, read: Callable[[], bytes], sha256: str | None = None) 
 
 
 def _caching(request: Request) -> str:
-    """A browser keeps an image as long as its URL works, and asks each time where an API key was sent."""
+    """Lets browsers cache an image until its signed URL expires; with an API key they must revalidate each time."""
     expires: int | None = getattr(request.state, "url_expires", None)
     return "private, no-cache" if expires is None else f"private, max-age={max(0, expires - int(time.time()))}"
 
 
 def _knows(request: Request, etag: str) -> bool:
-    tags = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
+    tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     return etag in tags or "*" in tags

@@ -12,7 +12,7 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 
 @router.get("/usage", operation_id="get_usage")
 def get_usage(services: ServicesDep, scope: ReaderDep) -> UsageOut:
-    """Images, row-steps, training seconds and stored bytes; quotas; days of the last 30."""
+    """Get total images, model evaluations, training seconds and stored bytes, quotas, and the usage of recent days."""
     requests = services.limits.used(scope)
     with services.database.session(scope) as session:
         return UsageOut.model_validate(metering.usage(session, scope, services.settings, requests=requests))

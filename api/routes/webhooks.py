@@ -1,4 +1,4 @@
-"""Webhooks: where a tenant hears of events, and what became of each."""
+"""Webhooks and their deliveries."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=Idempot
     "", status_code=201, operation_id="create_webhook", responses=problems(WebhookQuotaExceeded, WebhookUrlRefused)
 )
 def create_webhook(body: WebhookCreate, scope: WriterDep, services: ServicesDep) -> WebhookIssued:
-    """Hear of events. The secret that verifies them is shown this once."""
+    """Create a webhook. Only this response contains the secret that verifies its events."""
     private = services.settings.webhooks_allow_private
     wanted = None if body.events is None else [str(one) for one in body.events]
     with services.database.session(scope) as session:
@@ -51,14 +51,14 @@ def list_webhooks(
     page: PageDep,
     status: Annotated[WebhookStatus | None, OF_STATUS] = None,
 ) -> Listing[WebhookOut]:
-    """Your webhooks, newest first, without their secrets."""
+    """List your webhooks, newest first, without secrets."""
     with database.session(scope) as session:
         return listing(webhooks.listing(session, scope, replace(page, status=status)), WebhookOut.model_validate)
 
 
 @router.get("/{id}", operation_id="get_webhook", responses=tagged(NotFound))
 def get_webhook(id: str, response: Response, database: DatabaseDep, scope: ReaderDep) -> WebhookOut:
-    """One webhook."""
+    """Get a webhook."""
     with database.session(scope) as session:
         webhook = webhooks.get(session, scope, id)
         response.headers["ETag"] = versions.tag(webhook)
@@ -69,7 +69,7 @@ def get_webhook(id: str, response: Response, database: DatabaseDep, scope: Reade
 def change_webhook(
     id: str, body: WebhookChange, response: Response, scope: WriterDep, services: ServicesDep, if_match: IfMatch = None
 ) -> WebhookOut:
-    """Change where it leads or what it hears of, or enable or disable it."""
+    """Change a webhook's URL, events or description, or enable or disable it."""
     private = services.settings.webhooks_allow_private
     with services.database.session(scope) as session:
         changed = webhooks.change(session, scope, id, changes(body), if_match, allow_private=private)
@@ -79,21 +79,21 @@ def change_webhook(
 
 @router.delete("/{id}", status_code=204, operation_id="delete_webhook", responses=problems(NotFound))
 def delete_webhook(id: str, database: DatabaseDep, scope: WriterDep) -> None:
-    """Delete a webhook with its deliveries."""
+    """Delete a webhook and its deliveries."""
     with database.session(scope) as session:
         webhooks.delete(session, scope, id)
 
 
 @router.post("/{id}/rotate", operation_id="rotate_webhook", responses=problems(NotFound))
 def rotate_webhook(id: str, body: WebhookRotate, database: DatabaseDep, scope: WriterDep) -> WebhookIssued:
-    """Give it a new secret, shown this once; the old one signs too for the overlap."""
+    """Create a new secret, which only this response contains. The old secret also signs for the overlap."""
     with database.session(scope) as session:
         return _issued(webhooks.rotate(session, scope, id, body.overlap_seconds))
 
 
 @router.post("/{id}/test", status_code=202, operation_id="test_webhook", responses=problems(NotFound, WebhookDisabled))
 def test_webhook(id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
-    """Send an event of the type `webhook.test`, whatever it listens to."""
+    """Send a test event of type `webhook.test`, whatever events the webhook is for."""
     with database.session(scope) as session:
         return DeliveryDetailOut.of(webhooks.test(session, scope, id))
 
@@ -106,7 +106,7 @@ def list_webhook_deliveries(
     page: PageDep,
     status: Annotated[DeliveryStatus | None, OF_STATUS] = None,
 ) -> Listing[DeliveryOut]:
-    """What it was told in the last 30 days, newest first, with every attempt."""
+    """List the deliveries of the last 30 days, newest first, with every attempt."""
     with database.session(scope) as session:
         found = webhooks.deliveries(session, scope, id, replace(page, status=status))
         return listing(found, DeliveryOut.model_validate)
@@ -114,7 +114,7 @@ def list_webhook_deliveries(
 
 @router.get("/{id}/deliveries/{delivery_id}", operation_id="get_webhook_delivery", responses=problems(NotFound))
 def get_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: ReaderDep) -> DeliveryDetailOut:
-    """One delivery with what is sent."""
+    """Get a delivery with its payload."""
     with database.session(scope) as session:
         return DeliveryDetailOut.of(webhooks.delivery(session, scope, id, delivery_id))
 
@@ -126,7 +126,7 @@ def get_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope
     responses=problems(NotFound, WebhookDisabled),
 )
 def redeliver_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
-    """Send an event again, with the same `webhook-id`."""
+    """Send an event again with the same `webhook-id`."""
     with database.session(scope) as session:
         return DeliveryDetailOut.of(webhooks.redeliver(session, scope, id, delivery_id))
 

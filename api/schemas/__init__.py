@@ -1,1 +1,1 @@
-"""Request and response models, a file a noun."""
+"""Request and response models, one file per noun."""

@@ -11,16 +11,16 @@ AdapterStatus = Literal["ready", "quarantined"]
 class AdapterOut(Output):
     id: str = Field(examples=["adp_01m84b6j6k1yq7c2b7m4z5d3xw"])
     domain_id: str
-    finetune_id: str | None = Field(description="Null for an uploaded one.")
-    version: int = Field(description="Counts up within a domain, from 1.")
-    status: AdapterStatus = Field(description="`quarantined`: its stored file failed a check.")
+    finetune_id: str | None = Field(description="Null for an uploaded adapter.")
+    version: int = Field(description="Version number within the domain, from 1.")
+    status: AdapterStatus = Field(description="`quarantined`: the stored file failed a check.")
     method: str
     preset: str | None
     size_bytes: int
     parameters: int
-    base_digest: Digest = Field(description="Of the base that it was made for, and that alone can serve it.")
-    sha256: Digest = Field(description="Of exactly the bytes that the download serves.")
-    manifest: dict[str, Any] = Field(description="What the file says of itself: classes, sites, data set, training.")
+    base_digest: Digest = Field(description="Digest of the base that it was trained on. Only that base can serve it.")
+    sha256: Digest = Field(description="SHA-256 of the bytes that the download returns.")
+    manifest: dict[str, Any] = Field(description="Metadata stored in the file: classes, sites, data set, training.")
     created_at: Time
     last_used_at: Time | None
 
@@ -34,7 +34,7 @@ class AdapterTotals(Output):
 
 class AdminAdapterOut(AdapterOut):
     tenant_id: str
-    resident_on: list[str] = Field([], description="Workers that hold it in their device table.")
+    resident_on: list[str] = Field([], description="Workers that have it in device memory.")
 
     @classmethod
     def of(cls, row: Adapter, resident_on: list[str]) -> "AdminAdapterOut":

@@ -1,4 +1,4 @@
-"""Parts shared by all models."""
+"""Types and helpers shared by all models."""
 
 import unicodedata
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from core.service.db.paging import Page
 
 
 def _storable(text: str) -> str:
-    """Both databases and UTF-8 can hold it."""
+    """Raises ValueError for text that the databases or UTF-8 cannot store."""
     if "\0" in text:
-        raise ValueError("must not hold NUL characters")
-    text.encode()  # half of a surrogate pair raises here
+        raise ValueError("must not contain NUL characters")
+    text.encode()  # raises for a lone surrogate
     return text
 
 
 def _one_line(text: str) -> str:
     if any(unicodedata.category(character) == "Cc" for character in text):
-        raise ValueError("must not hold control characters")
+        raise ValueError("must not contain control characters")
     if not text.strip():
         raise ValueError("must not be blank")
     return _storable(text).strip()
@@ -31,7 +31,7 @@ def _one_line(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Documented:
-    """A pattern for the OpenAPI document; a validator tells what is wrong in words."""
+    """Pattern for the OpenAPI document only; a validator checks the value and explains what is wrong."""
 
     pattern: str
 
@@ -44,8 +44,8 @@ def _whole(value: object) -> object:
 
 
 WHOLE = BeforeValidator(_whole)
-"""Validator of integers in request bodies: 3.0 is one too, as in JSON Schema. It comes behind a type's limits, or these
-would be missing in the document."""
+"""Validator that accepts 3.0 as an integer, as JSON Schema does. Put it after a type's limits, or the document will
+lack them."""
 Integer = Annotated[int, WHOLE]
 _SHOWN = r"[^\u0000-\u001f\u007f-\u009f]"
 _STORABLE = (AfterValidator(_storable), _Documented(r"^[^\u0000]*$"))
@@ -54,22 +54,22 @@ Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Product ico
 Description = Annotated[str, Field(max_length=2000, examples=["Flat icons with one accent colour"]), *_STORABLE]
 Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
 ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]
-"""Up to 100 characters once composed (NFC), as the folder names of a data set are; decomposed they are more."""
+"""Longer than the 100 characters of a data set's folder names: those are composed (NFC), input may be decomposed."""
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
 SignedUrl = Callable[[str], str]
-"""Makes the signed URL of a path."""
+"""Returns the signed URL of a path."""
 Digest = Annotated[str, Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])]
 
 
 class Input(BaseModel):
-    """A request body: unknown fields and wrong types are errors, so that a typing mistake is not silently a default."""
+    """A request body. Unknown fields and wrong types are errors, so that a typo does not silently become a default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Output(BaseModel):
-    """Read from a row by attribute; what has a default is always sent nevertheless."""
+    """A response, read from the attributes of a database row. Fields with defaults are always sent."""
 
     model_config = ConfigDict(
         from_attributes=True, protected_namespaces=(), json_schema_serialization_defaults_required=True
@@ -77,7 +77,7 @@ class Output(BaseModel):
 
 
 def optional(description: str | None = None) -> Any:
-    """A field of a PATCH body: it may be left out, which null does not stand for."""
+    """Returns a field of a PATCH body. It may be omitted, which differs from null."""
     return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
 
 
@@ -87,14 +87,14 @@ PAGE_BYTES = 2**20
 
 
 class Listing(BaseModel, Generic[Item]):
-    """One page."""
+    """One page of a list."""
 
-    data: list[Item] = Field(description="At most `limit` items, and about 1 MiB.")
-    next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last one.")
+    data: list[Item] = Field(description="Up to `limit` items and about 1 MiB.")
+    next_cursor: str | None = Field(description="Pass it as `cursor` to get the next page. Null on the last page.")
 
 
 def listing(page: Page[Row], render: Callable[[Row], Item], max_bytes: int = PAGE_BYTES) -> Listing[Item]:
-    """Renders a page, cut behind the item with which it reaches `max_bytes`: the next page begins there."""
+    """Renders a page, which ends with the item that reaches `max_bytes`. The next page continues after it."""
     data: list[Item] = []
     size = 0
     for row in page.data:
@@ -107,22 +107,22 @@ def listing(page: Page[Row], render: Callable[[Row], Item], max_bytes: int = PAG
 
 
 def changes(body: Input) -> dict[str, object]:
-    """The fields of a PATCH body that were sent."""
+    """Returns the fields of a PATCH body that were sent."""
     return body.model_dump(exclude_unset=True)
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details. `code` is stable; `detail` says what to do."""
+    """RFC 9457 problem details. `code` is stable; `detail` explains what to do."""
 
     type: str = Field(examples=["https://difffit.dev/problems/not_found"])
     title: str = Field(examples=["Not found"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["There is no domain 'dom_01m84b6j2hsp29f4pz3j0s1ax6'."])
     code: str = Field(examples=["not_found"])
-    request_id: str = Field(description="Also in the header X-Request-ID, and in our logs.")
+    request_id: str = Field(description="Also in the header X-Request-ID and in the service's logs.")
     errors: list[dict[str, Any]] | None = Field(
         None,
-        description="Invalid fields or files, the first 20 of them.",
+        description="Invalid fields or files, at most 20.",
         examples=[[{"field": "body.steps", "code": "less_than_equal", "detail": "Input should be less than 100000"}]],
     )
-    error_count: int | None = Field(default=None, description="How many there are.", examples=[1])
+    error_count: int | None = Field(default=None, description="Total number of invalid fields or files.", examples=[1])

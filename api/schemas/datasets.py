@@ -14,11 +14,12 @@ _REPORT_BYTES = 2**16
 
 
 class ClassOut(BaseModel):
-    id: int = Field(description="Position of the name among all class names, sorted after NFC normalization.")
+    id: int = Field(description="Index of the class in the sorted, NFC-normalized class names.")
     name: str = Field(examples=["fruit"])
     images: int
     example_url: str | None = Field(
-        None, description="A strip of its first pictures: absolute, signed and expiring. Null where there is none."
+        None,
+        description="Thumbnails of its first images. The URL is absolute, signed and expires. Null if there are none.",
     )
 
 
@@ -33,81 +34,86 @@ class RejectedFile(BaseModel):
 
 
 class DatasetWarning(BaseModel):
-    """Something about a zip that its sender may not have meant. It refuses nothing."""
+    """Possible mistake in the zip. It does not reject any file."""
 
-    file: str | None = Field(None, description="The first file that it is about.", examples=["labels.csv"])
+    file: str | None = Field(None, description="First file concerned.", examples=["labels.csv"])
     code: str = Field(examples=["labels_not_read", "captions_not_read", "splits_joined", "in_several_classes"])
     detail: str
 
 
 class ReportOut(BaseModel):
-    """Accepted, ignored and rejected files together are the files that were sent."""
+    """Result of the checks. Accepted, ignored and rejected files add up to the files sent."""
 
     accepted: int = 0
-    ignored: int = Field(0, description="Files that are not meant as images: notes, labels, Thumbs.db and the like.")
-    rejected_count: int = Field(0, description="Files that were not used.")
+    ignored: int = Field(0, description="Files that are not images, such as notes, labels or Thumbs.db.")
+    rejected_count: int = Field(0, description="Number of rejected files.")
     rejected: list[RejectedFile] | None = Field(
         default=None,
-        description="The first of them, at most 100; `/v1/datasets/{id}/report` lists all. Null in lists and in the "
-        "answer to an upload.",
+        description="The first 100 rejected files; `/v1/datasets/{id}/report` lists all. Null in lists and in the "
+        "response to an upload.",
     )
     warnings: list[DatasetWarning] = []
 
 
 class JobError(BaseModel):
-    """Why it failed."""
+    """Reason for the failure."""
 
-    code: str = Field(description="Stable.", examples=["crashed_worker"])
-    detail: str = Field(description="What to do.")
+    code: str = Field(description="Stable error code.", examples=["crashed_worker"])
+    detail: str = Field(description="What happened and what to do.")
 
 
 class DatasetOut(Output):
     id: str = Field(examples=["ds_01m84b6j3wmxg6fxz5yqv3ce5r"])
     domain_id: str
     status: DatasetStatus
-    classes: list[ClassOut] = Field(description="Empty until it is ready.")
-    images: int = Field(description="Accepted ones.")
+    classes: list[ClassOut] = Field(description="Empty until the data set is ready.")
+    images: int = Field(description="Number of accepted images.")
     report: ReportOut
-    size_bytes: int = Field(description="Of the zip.")
-    digest: Digest | None = Field(description="Of the accepted images and their classes: equal content, equal digest.")
-    error: JobError | None = Field(description="Why it was rejected.")
+    size_bytes: int = Field(description="Size of the zip.")
+    digest: Digest | None = Field(
+        description="Digest of the accepted images and their classes. The same content gives the same digest."
+    )
+    error: JobError | None = Field(description="Reason for the rejection.")
     created_at: Time
-    finished_at: Time | None = Field(description="When it became ready or rejected.")
+    finished_at: Time | None = Field(description="Time when it became ready or rejected.")
 
     @classmethod
     def of(cls, row: Dataset, signed: SignedUrl) -> "DatasetOut":
-        found = cls.model_validate(row)
-        having = {one["id"] for one in row.classes if one.get("has_example")}
-        for one in found.classes:
-            if one.id in having:
-                one.example_url = signed(f"/v1/datasets/{row.id}/classes/{one.id}/example")
-        return found
+        dataset = cls.model_validate(row)
+        having = {entry["id"] for entry in row.classes if entry.get("has_example")}
+        for entry in dataset.classes:
+            if entry.id in having:
+                entry.example_url = signed(f"/v1/datasets/{row.id}/classes/{entry.id}/example")
+        return dataset
 
 
 def first_rejected(page: Page[Rejection]) -> list[RejectedFile]:
-    """Returns those that fit into the answer about their data set."""
+    """Returns the first rejected files, as many as fit into the response for their data set."""
     return listing(page, RejectedFile.of, _REPORT_BYTES).data
 
 
 class DatasetUploadCreate(Input):
-    size_bytes: Integer = Field(ge=1, lt=2**53, description="Of the zip.", examples=[1_400_000_000])
+    size_bytes: Integer = Field(ge=1, lt=2**53, description="Size of the zip.", examples=[1_400_000_000])
     sha256: str | None = Field(
         None,
         min_length=64,
         max_length=64,
         pattern="^[0-9a-f]{64}$",
-        description="Of the zip. When it is told, another zip is refused; uploads can be found again by it.",
+        description="SHA-256 of the zip. If given, a zip with another digest is rejected. Use it to recognise an "
+        "interrupted upload.",
     )
-    filename: Name | None = Field(None, description="For you to know it by.", examples=["drawings.zip"])
+    filename: Name | None = Field(None, description="Label of the upload.", examples=["drawings.zip"])
 
 
 class UploadedPart(Input):
-    number: Integer = Field(ge=1, le=MOST_PARTS, description="From 1.")
-    etag: Identifier = Field(min_length=1, description="As the part's PUT was answered, with quotes or without.")
+    number: Integer = Field(ge=1, le=MOST_PARTS, description="Number of the part, from 1.")
+    etag: Identifier = Field(
+        min_length=1, description="`ETag` of the response to the part's PUT, with or without quotes."
+    )
 
 
 class DatasetUploadComplete(Input):
-    parts: list[UploadedPart] = Field(fail_fast=True, max_length=MOST_PARTS, description="All of them.")
+    parts: list[UploadedPart] = Field(fail_fast=True, max_length=MOST_PARTS, description="All parts.")
 
 
 class DatasetUploadOut(Output):
@@ -117,21 +123,23 @@ class DatasetUploadOut(Output):
     filename: str | None
     size_bytes: int
     sha256: Digest | None
-    part_bytes: int = Field(description="Of every part but the last.")
-    dataset_id: str = Field(description="The data set that it becomes, once it is completed.")
-    error: JobError | None = Field(description="Why its zip cannot be a data set.")
+    part_bytes: int = Field(description="Size of every part except the last.")
+    dataset_id: str = Field(description="Id of the data set that the completed upload becomes.")
+    error: JobError | None = Field(description="Reason why the zip cannot be a data set.")
     created_at: Time
-    expires_at: Time = Field(description="An upload that is still open then is removed with its parts.")
+    expires_at: Time = Field(description="An upload that is still open at this time is deleted with its parts.")
 
 
 class UploadPartOut(BaseModel):
     number: int
     size_bytes: int
-    url: str = Field(description="Takes a PUT of the part's bytes without a key, for an hour; read it again then.")
-    etag: str | None = Field(description="Of the part that is there; null while there is none.")
+    url: str = Field(
+        description="Accepts a PUT of the part's bytes for an hour, without a key. Read the upload again for a new URL."
+    )
+    etag: str | None = Field(description="ETag of the received part; null until it has been received.")
 
 
 class DatasetUploadPartsOut(DatasetUploadOut):
-    """An upload with its parts, in their order. There are none once it has ended."""
+    """An upload with its parts in order. The list is empty once the upload has ended."""
 
     parts: list[UploadPartOut]

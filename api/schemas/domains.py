@@ -9,7 +9,7 @@ class DomainCreate(Input):
 
 
 class DomainChange(Input):
-    """Fields that are left out stay as they are."""
+    """Omitted fields do not change."""
 
     name: Name = optional("Unique among your domains.")
     description: Description = optional()
@@ -19,10 +19,12 @@ class DomainOut(Output):
     id: str = Field(examples=["dom_01m84b6j2hsp29f4pz3j0s1ax6"])
     name: str
     description: str
-    base_model: str = Field(description="The base that the service held when the domain was made.", examples=["mini"])
-    active_adapter_id: str | None = Field(description="Draws when a generation names no adapter; null at first.")
+    base_model: str = Field(description="Base of the service when the domain was created.", examples=["mini"])
+    active_adapter_id: str | None = Field(
+        description="Adapter of generations that name none. Null until the first fine-tune succeeds."
+    )
     cover_url: str | None = Field(
-        None, description="Of its latest drawing: absolute, signed and expiring. Null while there is none."
+        None, description="URL of its latest generated image: absolute, signed, expires. Null while there is none."
     )
     created_at: Time
     updated_at: Time

@@ -17,36 +17,39 @@ class FinetuneCreate(Input):
     method: Identifier = Field(
         _DEFAULTS.method,
         json_schema_extra={"enum": list(METHODS)},  # others get an error of their own
-        description="`difffit` trains biases, norms and scale factors; `bitfit` biases alone. Adapters of the paper's "
-        "other methods cannot be drawn in one batch with other domains': `difffit train --method` trains them without "
-        "a server.",
+        description="`difffit` trains biases, norms and scale factors; `bitfit` trains only biases. Adapters of the "
+        "paper's other methods cannot share a batch with other domains: train them without a server, with "
+        "`difffit train --method`.",
     )
     preset: Literal["paper", "literal"] = Field(
         "paper",
-        description="Where DiffFit (arXiv 2304.06648) trains. `paper`: as in its Table 1, with affine norms; "
-        "`literal`: as in its Algorithms 1 to 3 on the released DiT, without them.",
+        description="Places that DiffFit (arXiv 2304.06648) trains. `paper`: those of Table 1, with affine norms; "
+        "`literal`: those of Algorithms 1 to 3 on the released DiT, without affine norms.",
     )
     steps: Integer = Field(_DEFAULTS.steps, ge=1, le=100_000, description="Optimizer steps.")
     batch_size: Integer = Field(
-        _DEFAULTS.batch_size, ge=1, le=1024, description="Images a step; may be larger than the data set."
+        _DEFAULTS.batch_size, ge=1, le=1024, description="Images per step; may exceed the size of the data set."
     )
     learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, le=1)
     seed: Integer = Field(
         _DEFAULTS.seed,
         ge=0,
         lt=2**53,
-        description="Equal data, settings and seed give an equal adapter on one device.",
+        description="The same data, settings and seed give the same adapter on the same device.",
     )
-    # The limits stand inside: the document would lack those of a union.
+    # The limits are inside the union, or the document would lack them.
     image_size: Annotated[int, Field(ge=1, lt=2**16), WHOLE] | None = Field(
         _DEFAULTS.image_size,
-        description="Pixels a side of what is trained on and drawn: the base's size, which is the default, or twice "
-        "that, for four times the work. Both are served side by side.",
+        description="Side in pixels of training and generated images: the base's size (the default) or twice that, "
+        "which costs four times as much. Both sizes are served at the same time.",
     )
     auto_promote: bool = Field(
-        _DEFAULTS.auto_promote, description="Make the new version active at once. A domain's first one always is."
+        _DEFAULTS.auto_promote,
+        description="Make the new version active when it succeeds. A domain's first version always becomes active.",
     )
-    dry_run: bool = Field(False, description="Only estimate: answers 200, and nothing is stored or started.")
+    dry_run: bool = Field(
+        False, description="Only estimate the cost: the response is 200, and nothing is stored or started."
+    )
 
     def to_request(self) -> FinetuneRequest:
         return FinetuneRequest(**self.model_dump(exclude={"dry_run"}))
@@ -63,17 +66,21 @@ class FinetuneOut(Output):
     batch_size: int
     learning_rate: float
     seed: int
-    image_size: int | None = Field(description="Pixels a side; null is the base's size.")
+    image_size: int | None = Field(description="Side in pixels; null means the base's size.")
     auto_promote: bool
-    step: int = Field(description="Steps that are done.")
-    loss: float | None = Field(description="Mean over the last steps.")
-    held_out_loss_base: float | None = Field(description="Of the base on held-out images, with the null label.")
-    held_out_loss_adapter: float | None = Field(description="Of the adapter on the same images, own labels.")
-    held_out_loss_adapter_null: float | None = Field(description="The same with the null label.")
+    step: int = Field(description="Number of completed steps.")
+    loss: float | None = Field(description="Mean training loss of the latest steps.")
+    held_out_loss_base: float | None = Field(description="Loss of the base on held-out images, with the null label.")
+    held_out_loss_adapter: float | None = Field(
+        description="Loss of the adapter on the same images, with their labels."
+    )
+    held_out_loss_adapter_null: float | None = Field(
+        description="Loss of the adapter on the same images, with the null label."
+    )
     seconds: float = Field(description="Device time of the training steps.")
-    eta_seconds: float | None = Field(description="Device time that is left, as the last steps went.")
-    trainable_parameters: int | None = Field(description="Null until it runs.")
-    adapter_id: str | None = Field(description="The new version, once it succeeded.")
+    eta_seconds: float | None = Field(description="Estimated remaining device time, from the latest steps.")
+    trainable_parameters: int | None = Field(description="Null until the fine-tune runs.")
+    adapter_id: str | None = Field(description="The new version, once the fine-tune has succeeded.")
     error: JobError | None
     created_at: Time
     started_at: Time | None
@@ -81,29 +88,29 @@ class FinetuneOut(Output):
 
 
 class EstimateOut(Output):
-    """What a fine-tune would take."""
+    """Estimated cost of a fine-tune."""
 
     trainable_parameters: int
-    trainable_fraction: float = Field(description="Of the base's parameters.")
+    trainable_fraction: float = Field(description="Fraction of the base's parameters.")
     adapter_bytes: int
     images_seen: int = Field(description="steps x batch_size.")
-    epochs: float = Field(description="How often each image of the data set is seen.")
-    tokens: int = Field(description="That a step puts through the transformer; four times as many at twice the size.")
+    epochs: float = Field(description="Number of times each image of the data set is seen.")
+    tokens: int = Field(description="Tokens per training step. Doubling the image size quadruples this.")
     seconds: float | None = Field(
-        description="Device time, as your last fine-tunes on this base went; null before the first."
+        description="Device time, estimated from your latest fine-tunes on this base. Null before the first."
     )
     images_at_once: int = Field(
-        description="Images of a batch that pass at once, at most. A larger batch passes in parts, for other tenants' "
-        "sake and for memory's; sums round differently then, and nothing else changes. A worker that is short of "
-        "memory takes fewer. 0 when not even one fits into the workers' memory: it would end as `out_of_memory`."
+        description="Maximum number of images per forward pass. A larger batch is split, to save memory and to let "
+        "other tenants run in between; only rounding differs. A worker short of memory takes fewer images. 0 means "
+        "that not even one image fits into the workers' memory, so the fine-tune would fail with `out_of_memory`."
     )
     memory_bytes: int = Field(
-        description="Memory that a step takes on the worker. `batch_size` hardly changes it, `image_size` does."
+        description="Memory of a training step on the worker. It depends on `image_size`, and little on `batch_size`."
     )
 
 
 class MetricPoint(BaseModel):
-    """Means since the point before."""
+    """Means since the previous point."""
 
     step: int
     steps: int
@@ -114,4 +121,4 @@ class MetricPoint(BaseModel):
 
 
 class MetricsOut(Output):
-    data: list[MetricPoint] = Field(description="The loss curve, from the first step on.")
+    data: list[MetricPoint] = Field(description="The loss curve, from the first step.")

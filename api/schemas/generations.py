@@ -23,44 +23,48 @@ _NOISE_OF_DDIM: list[JsonValue] = [
 
 
 class GenerationCreate(Input):
-    """Give `class_name` or `class_id`, not both."""
+    """Give either `class_name` or `class_id`."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_CLASS, "anyOf": _NOISE_OF_DDIM})
 
-    class_name: ClassName | None = Field(None, description="One of the adapter's classes.")
-    class_id: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = Field(None, description="The same by its position.")
-    count: Integer = Field(_DEFAULTS.count, ge=1, le=64, description="Images to draw.")
+    class_name: ClassName | None = Field(None, description="Name of one of the adapter's classes.")
+    class_id: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = Field(
+        None, description="Index of the class, instead of its name."
+    )
+    count: Integer = Field(_DEFAULTS.count, ge=1, le=64, description="Number of images.")
     seed: Integer = Field(_DEFAULTS.seed, ge=0, lt=2**53, description="Image k uses seed + k.")
     steps: Integer = Field(_DEFAULTS.steps, ge=1, le=1000, description="Sampling steps.")
     guidance_scale: float = Field(
         _DEFAULTS.guidance_scale,
         ge=0,
         le=50,
-        description="Classifier-free guidance; 1 draws without, at half the cost.",
+        description="Classifier-free guidance. 1 switches it off and halves the cost.",
     )
     guidance_interval: tuple[Timestep, Timestep] = Field(
         _DEFAULTS.guidance_interval,
-        strict=False,  # JSON has lists alone
-        description="Both ends of those of the 1,000 noise levels that are guided. Guiding the middle alone costs less "
-        "and varies more.",
+        strict=False,  # JSON has no tuples
+        description="Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs "
+        "less and gives more varied images.",
         examples=[[200, 800]],
     )
     sampler: SamplerName = Field(
         _DEFAULTS.sampler,
-        description="`ddim`; `ddpm`, with fresh noise at every step; `dpmpp_2m`, which needs the fewest steps.",
+        description="`ddim`; `ddpm` adds fresh noise at every step; `dpmpp_2m` needs the fewest steps.",
     )
-    eta: float = Field(_DEFAULTS.eta, ge=0, le=1, description="Noise of `ddim`: 0 for none, 1 for as much as `ddpm`.")
+    eta: float = Field(
+        _DEFAULTS.eta, ge=0, le=1, description="Noise added by `ddim`: 0 for none, 1 for as much as `ddpm`."
+    )
     adapter_id: Identifier | None = Field(
-        None, description="A version of the domain, or `base` for the base itself; the active version when left out."
+        None, description="Id of a version of the domain, or `base` for the base itself. The active version by default."
     )
     priority: Integer = Field(
-        _DEFAULTS.priority, ge=-10, le=10, description="Among your own requests; higher goes first."
+        _DEFAULTS.priority, ge=-10, le=10, description="Priority among your own requests; higher runs first."
     )
     deadline_seconds: float | None = Field(
-        None, gt=0, le=86_400, description="From now; what is not drawn by then fails with `deadline_exceeded`."
+        None, gt=0, le=86_400, description="Seconds until the request fails with `deadline_exceeded` if unfinished."
     )
     previews: Integer = Field(
-        _DEFAULTS.previews, ge=0, le=10, description="How often each image is shown on its way, in even distances."
+        _DEFAULTS.previews, ge=0, le=10, description="Number of evenly spaced previews per image."
     )
 
     @model_validator(mode="after")
@@ -83,39 +87,39 @@ class GenerationCreate(Input):
 class ImageOut(BaseModel):
     index: int
     url: str = Field(
-        description="Absolute, signed and expiring: works in an `<img>` without a key.",
+        description="Absolute, signed and expiring URL. It works in an `<img>` without a key.",
         examples=["http://127.0.0.1:8000/v1/generations/gen_…/images/0?expires=1795442340&signature=…"],
     )
-    seed: int = Field(description="Draws this image alone again, with a count of 1.")
-    sha256: Digest = Field(description="Of exactly the bytes that the URL serves.")
+    seed: int = Field(description="Regenerates this image alone, with a count of 1.")
+    sha256: Digest = Field(description="SHA-256 of the bytes that the URL returns.")
     width: int
     height: int
 
 
 class PreviewOut(BaseModel):
-    """An image as it would end, seen from one of its steps."""
+    """The final image as predicted at one of its steps."""
 
-    index: int = Field(description="Of the image.")
-    step: int = Field(description="Steps made by then.")
-    url: str = Field(description="Absolute, signed and expiring.")
+    index: int = Field(description="Index of the image.")
+    step: int = Field(description="Number of completed steps.")
+    url: str = Field(description="Absolute, signed and expiring URL.")
 
 
 class Timings(BaseModel):
-    """Seconds; null until it succeeded."""
+    """Durations in seconds; null until the generation has succeeded."""
 
     model_config = ConfigDict(extra="allow")
 
-    loading: float | None = Field(None, description="Until the adapter lay in the worker's memory.")
-    queued: float | None = Field(None, description="In the engine, until the first step was made.")
-    activation: float | None = Field(None, description="To bring the adapter into the device's table.")
-    total: float | None = Field(None, description="In the engine, until the last image.")
+    loading: float | None = Field(None, description="Time to load the adapter into the worker's memory.")
+    queued: float | None = Field(None, description="Time in the engine before the first step.")
+    activation: float | None = Field(None, description="Time to copy the adapter to the device.")
+    total: float | None = Field(None, description="Time in the engine until the last image.")
 
 
 class GenerationOut(Output):
     id: str = Field(examples=["gen_01m84b6j5r0q4d8n8c6t8y9k2p"])
     domain_id: str
     status: JobStatus
-    progress: float = Field(description="0 to 1.")
+    progress: float = Field(description="Completed fraction, from 0 to 1.")
     class_id: int
     class_name: str
     count: int
@@ -126,18 +130,18 @@ class GenerationOut(Output):
     sampler: str
     eta: float
     priority: int
-    adapter_id: str | None = Field(description="The version that draws; null for the base itself.")
-    images: list[ImageOut] = Field(description="Empty until it succeeded, and after they expired.")
+    adapter_id: str | None = Field(description="Version used; null for the base itself.")
+    images: list[ImageOut] = Field(description="Empty until the generation succeeds, and after the images expire.")
     previews: list[PreviewOut] = Field(
-        description="As they come, in the order of their steps; kept for some days afterwards."
+        description="Previews so far, ordered by step. Stored for some days after the end."
     )
     timings: Timings
-    row_steps: int = Field(description="Forward rows that it took: one for each image and step, two where guided.")
+    row_steps: int = Field(description="Model evaluations (NFE): one per image and step, two with guidance.")
     error: JobError | None
     created_at: Time
     finished_at: Time | None
     expired_at: Time | None = Field(
-        description="When its images and previews were removed by age; their URLs answer 410 `image_expired` since."
+        description="Time when images and previews expired. Since then their URLs return 410 `image_expired`."
     )
 
     @classmethod
@@ -145,7 +149,7 @@ class GenerationOut(Output):
         own = {"images", "previews", "guidance_interval"}
         facts = {name: getattr(row, name) for name in cls.model_fields if name not in own}
         path = f"/v1/generations/{row.id}"
-        # No query for what cannot be there.
+        # Avoids queries that cannot return anything.
         images = row.images if row.status == "succeeded" and row.expired_at is None else []
         previews = row.previews if row.preview_count and row.expired_at is None else []
         return cls.model_validate(
@@ -154,8 +158,12 @@ class GenerationOut(Output):
                 "guidance_interval": (row.guidance_from, row.guidance_to),
                 "images": [_image(image, signed(f"{path}/images/{image.index}")) for image in images],
                 "previews": [
-                    {"index": one.index, "step": one.step, "url": signed(f"{path}/previews/{one.index}/{one.step}")}
-                    for one in previews
+                    {
+                        "index": preview.index,
+                        "step": preview.step,
+                        "url": signed(f"{path}/previews/{preview.index}/{preview.step}"),
+                    }
+                    for preview in previews
                 ],
             }
         )

@@ -9,11 +9,14 @@ Quotas = Annotated[
     dict[QuotaName, Annotated[int, Field(ge=0, lt=2**53), WHOLE]],
     Field(
         examples=[{"images_per_day": 1000}],
-        description="The tenant's own limits by name, all of them at once; the service's hold for the others.",
+        description="The tenant's own limits by name. They replace all earlier ones; the service's limits apply to the "
+        "rest.",
     ),
 ]
 Lifetime = Annotated[int, Field(ge=1, le=10 * 366 * 86_400, examples=[90 * 86_400]), WHOLE]
-Weight = Annotated[float, Field(gt=0, le=1000, description="Share of the device beside other tenants'.")]
+Weight = Annotated[
+    float, Field(gt=0, le=1000, description="Weight of the tenant's share of the device, relative to other tenants.")
+]
 
 Scopes = Annotated[list[Literal["read", "write"]], Field(fail_fast=True, min_length=1, max_length=2)]
 
@@ -23,7 +26,7 @@ class TenantCreate(Input):
 
 
 class TenantChange(Input):
-    """Fields that are left out stay as they are."""
+    """Omitted fields do not change."""
 
     name: Name = optional("Unique among tenants.")
     weight: Weight = optional()
@@ -33,29 +36,33 @@ class TenantChange(Input):
 class TenantOut(Output):
     id: str = Field(examples=["ten_01m84b6j1msby0475feqpdzzxr"])
     name: str
-    weight: float = Field(description="Share of the device beside other tenants'; 1 at first.")
+    weight: float = Field(
+        description="Weight of the tenant's share of the device, relative to other tenants. 1 by default."
+    )
     quotas: dict[str, int]
     created_at: Time
 
 
 class KeyCreate(Input):
-    name: Name = Field(description="To tell keys apart.", examples=["Web shop"])
-    scopes: Scopes | None = Field(None, description="What the key may do; both when left out.")
-    lifetime_seconds: Lifetime | None = Field(None, description="When it expires; never when left out.")
+    name: Name = Field(description="Label of the key.", examples=["Web shop"])
+    scopes: Scopes | None = Field(None, description="Permissions of the key. Both by default.")
+    lifetime_seconds: Lifetime | None = Field(None, description="Seconds until the key expires. Never, when omitted.")
 
 
 class KeyChange(Input):
-    """Fields that are left out stay as they are."""
+    """Omitted fields do not change."""
 
-    name: Name = optional("To tell keys apart.")
-    lifetime_seconds: Lifetime | None = optional("When it expires, counted from now; null for never.")
+    name: Name = optional("Label of the key.")
+    lifetime_seconds: Lifetime | None = optional("Seconds from now until the key expires. Null means never.")
 
 
 class KeyRotate(Input):
     overlap_seconds: Integer = Field(
-        86_400, ge=0, le=30 * 86_400, description="How long the old key works beside the new one."
+        86_400, ge=0, le=30 * 86_400, description="Seconds for which the old key keeps working."
     )
-    lifetime_seconds: Lifetime | None = Field(None, description="When the new one expires; never when left out.")
+    lifetime_seconds: Lifetime | None = Field(
+        None, description="Seconds until the new key expires. Never, when omitted."
+    )
 
 
 class KeyOut(Output):
@@ -66,7 +73,7 @@ class KeyOut(Output):
     created_at: Time
     expires_at: Time | None
     revoked_at: Time | None
-    last_used_at: Time | None = Field(description="To the minute.")
+    last_used_at: Time | None = Field(description="Precise to the minute.")
 
 
 class OwnKeyOut(KeyOut):
@@ -75,5 +82,5 @@ class OwnKeyOut(KeyOut):
 
 class KeyIssued(KeyOut):
     key: str | None = Field(
-        None, description="The key itself, shown this once: a replay of the same request has null.", examples=["dfk_…"]
+        None, description="The key itself, returned only once: a replay of the request has null.", examples=["dfk_…"]
     )

@@ -9,12 +9,12 @@ from core.service.quotas import QuotaName
 
 class Consumption(Output):
     images: int
-    row_steps: int = Field(description="Forward rows: one for each image and step, two where guided.")
+    row_steps: int = Field(description="Model evaluations (NFE): one per image and step, two with guidance.")
     training_seconds: float = Field(description="Device time.")
 
 
 class UsageDayOut(Consumption):
-    day: date = Field(description="In UTC.")
+    day: date = Field(description="Day in UTC.")
 
 
 class TenantUsageDayOut(UsageDayOut):
@@ -22,16 +22,16 @@ class TenantUsageDayOut(UsageDayOut):
 
 
 class QuotaOut(Output):
-    limit: int | None = Field(description="Null for none.")
-    used: int = Field(description="Of requests a minute: 0 without a limit, since nobody counts them then.")
+    limit: int | None = Field(description="Null means unlimited.")
+    used: int = Field(description="For requests per minute without a limit: always 0, since they are not counted.")
 
 
 class UsageOut(Consumption):
-    """From the beginning on."""
+    """Total usage since the tenant was created."""
 
-    stored_bytes: int = Field(description="Of all its objects, images included, now.")
-    quotas: dict[QuotaName, QuotaOut] = Field(description="What the tenant may have at once, and use in a time.")
-    days: list[UsageDayOut] = Field(description="The last 30 days in which anything was used, newest first.")
+    stored_bytes: int = Field(description="Current size of all stored objects, including images.")
+    quotas: dict[QuotaName, QuotaOut] = Field(description="Quotas of the tenant and their use.")
+    days: list[UsageDayOut] = Field(description="The last 30 days with any usage, newest first.")
 
 
 class WorkerOut(Output):
@@ -41,29 +41,29 @@ class WorkerOut(Output):
     device: str = Field(examples=["cuda:0"])
     base_digest: Digest | None
     queues: list[str] = Field(examples=[["datasets", "finetune", "generate"]])
-    resident: list[str] = Field(description="SHA-256 of the adapters in its device table.")
-    healthy: bool = Field(description="Its engine's loop turns, and its device computes.")
-    problem: str | None = Field(description="Why it is not healthy.")
+    resident: list[str] = Field(description="SHA-256 of the adapters in device memory.")
+    healthy: bool = Field(description="Whether the engine's loop runs and the device computes.")
+    problem: str | None = Field(description="Reason why the worker is not healthy.")
     started_at: Time
     heartbeat_at: Time
 
 
 class QueueOut(Output):
     queue: str = Field(examples=["generate"])
-    waiting: int = Field(description="Rows that no worker has taken yet.")
-    running: int = Field(description="Rows that a worker holds.")
-    oldest_waiting_at: Time | None = Field(description="Since when the oldest one waits.")
+    waiting: int = Field(description="Number of jobs that no worker has taken yet.")
+    running: int = Field(description="Number of jobs that a worker is running.")
+    oldest_waiting_at: Time | None = Field(description="Time since which the oldest job has been waiting.")
 
 
 class AuditOut(Output):
     id: int
     tenant_id: str | None
-    actor_key_id: str | None = Field(description="Null for what the service did by itself.")
+    actor_key_id: str | None = Field(description="Null for actions of the service itself.")
     action: str = Field(examples=["adapter.promote"])
     target: str = Field(examples=["adp_01m84b6j6k1yq7c2b7m4z5d3xw"])
     detail: dict[str, Any]
-    address: str | None = Field(description="Of the client. Null for what the service did by itself.")
-    request_id: str | None = Field(description="`X-Request-ID` of the request, or of the one that caused the job.")
+    address: str | None = Field(description="Address of the client. Null for actions of the service itself.")
+    request_id: str | None = Field(description="`X-Request-ID` of the request, or of the request that caused the job.")
     created_at: Time
 
 
@@ -74,11 +74,11 @@ class Liveness(Output):
 class Readiness(Output):
     status: str = Field(examples=["ready", "unavailable"])
     problems: dict[str, str] = Field(
-        description="What every request needs and is missing, by name: database, migrations.",
-        examples=[{"database": "The database does not answer."}],
+        description="Failures that affect every request, by name: database, migrations.",
+        examples=[{"database": "The database does not respond."}],
     )
-    workers: int = Field(description="Workers that are alive.")
+    workers: int = Field(description="Number of live workers.")
     warnings: dict[str, str] = Field(
-        description="What only some requests need, by name: storage, broker, worker, base.",
-        examples=[{"worker": "No worker is alive: work waits."}],
+        description="Failures that affect only some requests, by name: storage, broker, worker, base.",
+        examples=[{"worker": "No worker is alive: jobs wait."}],
     )

@@ -16,38 +16,38 @@ DeliveryStatus = Literal["pending", "succeeded", "failed"]
 
 
 class WebhookCreate(Input):
-    url: Url = Field(description="Begins with https:// and leads to a public address.")
-    events: Events | None = Field(None, description="What to hear of; everything when left out.")
-    description: Description = Field("", description="For people.")
+    url: Url = Field(description="Starts with https:// and resolves to a public address.")
+    events: Events | None = Field(None, description="Event types to send. All by default.")
+    description: Description = Field("", description="Free text.")
 
 
 class WebhookChange(Input):
-    """Fields that are left out stay as they are."""
+    """Omitted fields do not change."""
 
-    url: Url = optional("Begins with https:// and leads to a public address.")
-    events: Events | None = optional("What to hear of; null for everything.")
-    description: Description = optional("For people.")
-    enabled: bool = optional("Whether it hears of anything. What waits for it stays, for 30 days.")
+    url: Url = optional("Starts with https:// and resolves to a public address.")
+    events: Events | None = optional("Event types to send; null means all.")
+    description: Description = optional("Free text.")
+    enabled: bool = optional("Whether events are sent. Pending deliveries are stored for 30 days.")
 
 
 class WebhookRotate(Input):
     overlap_seconds: Integer = Field(
-        86_400, ge=0, le=30 * 86_400, description="How long the old secret signs beside the new one."
+        86_400, ge=0, le=30 * 86_400, description="Seconds for which the old secret also signs."
     )
 
 
 class WebhookReason(Output):
-    code: str = Field(description="Stable: `failing`, or `gone` after an answer of 410.", examples=["failing"])
+    code: str = Field(description="Stable code: `failing`, or `gone` after a response of 410.", examples=["failing"])
     detail: str
 
 
 class WebhookOut(Output):
     id: str = Field(examples=["wh_01m84b6j6k1yq7c2b7m4z5d3xw"])
     url: str
-    events: list[str] | None = Field(description="Null for everything.")
+    events: list[str] | None = Field(description="Null means all.")
     description: str
     status: WebhookStatus
-    disabled_reason: WebhookReason | None = Field(description="Why the service disabled it by itself.")
+    disabled_reason: WebhookReason | None = Field(description="Reason why the service disabled the webhook.")
     last_success_at: Time | None
     created_at: Time
     updated_at: Time
@@ -56,32 +56,32 @@ class WebhookOut(Output):
 class WebhookIssued(WebhookOut):
     secret: str | None = Field(
         None,
-        description="Verifies signatures; shown this once: a replay of the same request has null.",
+        description="Secret that verifies signatures, returned only once: a replay of the request has null.",
         examples=["whsec_…"],
     )
 
 
 class DeliveryAttemptOut(Output):
     at: Time
-    response_status: int | None = Field(description="Null when there was no answer.")
-    code: str | None = Field(description="Why it failed; null when it did not.", examples=["timed_out"])
+    response_status: int | None = Field(description="Null when there was no response.")
+    code: str | None = Field(description="Reason for the failure; null on success.", examples=["timed_out"])
     detail: str | None
     seconds: float
 
 
 class DeliveryOut(Output):
-    id: str = Field(description="`webhook-id` of every attempt.", examples=["msg_01m84b6j6k1yq7c2b7m4z5d3xw"])
+    id: str = Field(description="Sent as `webhook-id` with every attempt.", examples=["msg_01m84b6j6k1yq7c2b7m4z5d3xw"])
     webhook_id: str
     type: str = Field(examples=["finetune.succeeded"])
     status: DeliveryStatus
-    attempts: list[DeliveryAttemptOut] = Field(description="The last 20, the latest last.")
-    next_attempt_at: Time | None = Field(description="Null when there is none.")
+    attempts: list[DeliveryAttemptOut] = Field(description="The last 20 attempts, oldest first.")
+    next_attempt_at: Time | None = Field(description="Null when no attempt is planned.")
     created_at: Time
     finished_at: Time | None
 
 
 class DeliveryDetailOut(DeliveryOut):
-    payload: dict[str, Any] = Field(description="What is sent.")
+    payload: dict[str, Any] = Field(description="Body that is sent.")
 
     @classmethod
     def of(cls, row: WebhookDelivery) -> "DeliveryDetailOut":

@@ -35,7 +35,7 @@ class Lora(_Addition):
 
     def shapes(self, config: BaseConfig) -> Shapes:
         d = config.hidden_size
-        _require(1 <= self.rank <= d, f"a rank of {self.rank} does not fit matrices of {d} rows")
+        _require(1 <= self.rank <= d, f"a rank of {self.rank} is not possible for matrices of {d} rows")
         shapes: Shapes = {}
         for i in range(config.depth):
             for part in self.parts:
@@ -56,7 +56,7 @@ class AdaptFormer(_Addition):
 
     def shapes(self, config: BaseConfig) -> Shapes:
         d = config.hidden_size
-        _require(self.bottleneck >= 1, f"a bottleneck of {self.bottleneck} lets nothing through")
+        _require(self.bottleneck >= 1, f"a bottleneck of {self.bottleneck} is too small")
         shapes: Shapes = {}
         for i in range(config.depth):
             name = f"blocks.{i}.mlp.adapter"
@@ -76,8 +76,10 @@ class Prompts(_Addition):
     """Number of prompts per block."""
 
     def shapes(self, config: BaseConfig) -> Shapes:
-        _require(1 <= self.blocks <= config.depth, f"{self.blocks} blocks with prompts in a depth of {config.depth}")
-        _require(self.tokens >= 1, f"{self.tokens} prompts in a block")
+        _require(
+            1 <= self.blocks <= config.depth, f"{self.blocks} blocks with prompts, but the depth is {config.depth}"
+        )
+        _require(self.tokens >= 1, f"{self.tokens} prompts per block is too few")
         return {f"blocks.{i}.prompts": (self.tokens, config.hidden_size) for i in range(self.blocks)}
 
 

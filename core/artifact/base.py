@@ -95,7 +95,7 @@ class BaseDescription:
         for scale in (1, 2):
             if image_size in (None, scale * self.image_size):
                 return scale
-        raise ValueError(f"the base draws images of {self.image_size} or {2 * self.image_size} pixels a side")
+        raise ValueError(f"the base supports image sizes of {self.image_size} and {2 * self.image_size} pixels")
 
     def labels_of(self, class_names: Sequence[str]) -> dict[int, int]:
         """Returns the base's labels of the classes that it knows by name, keyed by their index in `class_names`."""

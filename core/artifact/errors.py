@@ -48,12 +48,12 @@ class ArtifactInvalid(CoreError):
 
 
 class BaseMismatch(CoreError):
-    code, status, title = "base_mismatch", 409, "Adapter made for another base"
+    code, status, title = "base_mismatch", 409, "Adapter trained on another base"
 
     def __init__(self, adapter_base: str, base: str) -> None:
         super().__init__(
-            f"This adapter was made for the base {adapter_base[:12]}, the service holds {base[:12]}. "
-            "Start a fine-tune on the domain's kept data set to retrain it."
+            f"The adapter was trained on the base {adapter_base[:12]}, but the service has {base[:12]}. "
+            "Start a fine-tune on the domain's stored data set to retrain it."
         )
 
 
@@ -62,7 +62,7 @@ class UnknownClass(CoreError):
 
     def __init__(self, name: str, known: list[str]) -> None:
         some = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-        super().__init__(f"The adapter has no class '{name}'. It knows: {some}.")
+        super().__init__(f"The adapter has no class '{name}'. Its classes are: {some}.")
 
 
 class ChecksumMismatch(CoreError):
@@ -76,7 +76,7 @@ class Cancelled(CoreError):
     code, status, title = "cancelled", 409, "Cancelled"
 
     def __init__(self) -> None:
-        super().__init__("It was cancelled.")
+        super().__init__("The job was cancelled.")
 
 
 class QueueFull(CoreError):
@@ -93,7 +93,7 @@ class QueueFull(CoreError):
 class EngineStopped(CoreError):
     code, status, title = "engine_stopped", 503, "Worker is stopping"
 
-    def __init__(self, detail: str = "The worker is stopping; the work goes on elsewhere.") -> None:
+    def __init__(self, detail: str = "The worker is stopping; its jobs continue on other workers.") -> None:
         super().__init__(detail)
 
 
@@ -103,4 +103,4 @@ class DeviceLost(EngineStopped):
     code, title = "device_lost", "Device lost"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The worker's device failed ({reason}); the work goes on elsewhere.")
+        super().__init__(f"The worker's device failed ({reason}); its jobs continue on other workers.")

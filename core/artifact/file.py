@@ -53,7 +53,7 @@ def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
     header = _header(data)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or set(metadata) != {"manifest"} or not isinstance(metadata["manifest"], str):
-        raise ArtifactInvalid("The file has no manifest. Upload an adapter that was downloaded from this service.")
+        raise ArtifactInvalid("The file has no manifest. Upload an adapter that was downloaded from a DiffFit server.")
     if any(not isinstance(entry, dict) or entry.get("dtype") != "F32" for entry in header.values()):
         raise ArtifactInvalid("Every tensor of an adapter must be F32.")
     manifest = _manifest(metadata["manifest"])
@@ -63,7 +63,7 @@ def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
         raise ArtifactInvalid(f"The file is not valid safetensors: {error}.") from error
     for name, array in tensors.items():
         if not np.isfinite(array).all():
-            raise ArtifactInvalid(f"The tensor '{name}' holds values that are not finite.")
+            raise ArtifactInvalid(f"The tensor '{name}' contains infinite or NaN values.")
     return Artifact(manifest, tensors, hashlib.sha256(data).hexdigest(), len(data))
 
 
@@ -73,7 +73,7 @@ def check_against(artifact: Artifact, base: BaseDescription) -> None:
     method = artifact.manifest.method
     if method not in METHODS:
         raise ArtifactInvalid(
-            f"Adapters of the method '{method}' cannot be served: images of many domains are drawn in one batch, which "
+            f"Adapters of the method '{method}' cannot be served: images of many domains share in one batch, which "
             f"is possible for the methods {' and '.join(METHODS)}."
         )
     check_fits(artifact, base)
@@ -88,11 +88,11 @@ def check_fits(artifact: Artifact, base: BaseDescription) -> None:
     try:
         base.scale_of(manifest.image_size)
     except ValueError as error:
-        raise ArtifactInvalid(f"It draws {manifest.image_size} pixels a side, but {error}.") from error
+        raise ArtifactInvalid(f"It is for images of {manifest.image_size} pixels, but {error}.") from error
     try:
         expected = trainable_shapes(base.config, manifest.method, manifest.sites, len(manifest.class_names))
     except ValueError as error:
-        raise ArtifactInvalid(f"The sites do not fit the base: {error}.") from error
+        raise ArtifactInvalid(f"The sites do not match the base: {error}.") from error
     found = {name: array.shape for name, array in artifact.tensors.items()}
     problems = [
         *(f"'{name}' is missing" for name in expected if name not in found),
@@ -105,7 +105,7 @@ def check_fits(artifact: Artifact, base: BaseDescription) -> None:
     ]
     if problems:
         more = f", and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ArtifactInvalid(f"The tensors do not fit: {', '.join(problems[:10])}{more}.")
+        raise ArtifactInvalid(f"The tensors do not match the base: {', '.join(problems[:10])}{more}.")
 
 
 def _header(data: bytes) -> dict[str, Any]:
@@ -132,5 +132,5 @@ def _manifest(text: str) -> Manifest:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return values

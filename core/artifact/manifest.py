@@ -39,17 +39,17 @@ class Manifest:
             raise ValueError("the manifest does not have the expected fields")
         version, preset, names = values["format_version"], values["preset"], values["class_names"]
         if type(version) is not int or version != FORMAT_VERSION:
-            raise ValueError("its format version is not known here")
+            raise ValueError("its format version is unknown to this release")
         if not all(is_text(values[name]) for name in ("base_name", "base_digest", "base_licence", "dataset_digest")):
             raise ValueError("a field of the manifest is not a short text")
         if preset is not None and not is_text(preset):
             raise ValueError("the preset is not a short text")
         if values["method"] not in get_args(Method):
-            raise ValueError("the method is not known here")
+            raise ValueError("the method is unknown to this release")
         if not isinstance(names, list) or not names or not all(name and is_text(name) for name in names):
             raise ValueError("class_names must be a list of names")
         if len(set(names)) != len(names):
-            raise ValueError("a class name stands twice")
+            raise ValueError("a class name occurs twice")
         size = values.get("image_size")
         if size is not None and (type(size) is not int or not 0 < size < 2**16):
             raise ValueError("image_size is not a number of pixels")
@@ -70,7 +70,7 @@ def _training(values: Any) -> dict[str, Any]:
     if not all(
         value is None or isinstance(value, bool) or is_text(value) or _is_number(value) for value in values.values()
     ):
-        raise ValueError("a training setting is neither a number, a switch nor a short text")
+        raise ValueError("a training setting is not a number, a boolean or a short text")
     return values
 
 

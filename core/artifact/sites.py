@@ -86,10 +86,10 @@ def sites_of(method: Method, values: Any) -> MethodSites:
     kind = SITES[method]
     names = [field.name for field in fields(kind)]
     if not isinstance(values, dict) or set(values) != set(names):
-        raise ValueError(f"sites of the method '{method}' have the fields {', '.join(names)}")
+        raise ValueError(f"the method '{method}' takes the sites {', '.join(names)}")
     for field in fields(kind):
         if not _fits(values[field.name], field.type):
-            raise ValueError(f"'{field.name}' of the sites is not what it must be")
+            raise ValueError(f"Invalid value for '{field.name}'")
     return kind(**values)
 
 
@@ -101,7 +101,7 @@ def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num
     ValueError when the sites are another method's or do not fit the base.
     """
     if type(sites) is not SITES[method]:
-        raise ValueError(f"{type(sites).__name__} are not sites of the method '{method}'")
+        raise ValueError(f"{type(sites).__name__} is not a kind of sites for the method '{method}'")
     table = {} if num_classes is None else {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
     return _trained_of_base(config, method) | _added(config, method, sites) | table
 

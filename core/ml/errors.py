@@ -18,25 +18,29 @@ class DeadlineExceeded(CoreError):
     code, status, title = "deadline_exceeded", 504, "Deadline passed"
 
     def __init__(self) -> None:
-        super().__init__("The deadline passed before the images were done. Ask for fewer steps or a later deadline.")
+        super().__init__("The deadline passed before the images were finished. Use fewer steps or a later deadline.")
 
 
 class DrawingDiverged(CoreError):
-    code, status, title = "drawing_diverged", 500, "Drawing diverged"
+    code, status, title = "drawing_diverged", 500, "Generation diverged"
 
     def __init__(self) -> None:
-        super().__init__("The numbers of an image were not finite. Use a lower guidance scale or another adapter.")
+        super().__init__(
+            "The values of an image became infinite or NaN. Use a lower guidance scale or another adapter."
+        )
 
 
 class TrainingDiverged(CoreError):
     code, status, title = "training_diverged", 500, "Training diverged"
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"The loss was not finite at step {step}. Use a lower learning rate or gradient clipping.")
+        super().__init__(
+            f"The loss became infinite or NaN at step {step}. Use a lower learning rate or gradient clipping."
+        )
 
 
 class TrainingOutOfMemory(CoreError):
-    code, status, title = "out_of_memory", 500, "Memory ran out"
+    code, status, title = "out_of_memory", 500, "Out of memory"
 
-    def __init__(self, reason: str = "one image at a time does not fit into the worker's memory") -> None:
+    def __init__(self, reason: str = "a single image does not fit into the worker's memory") -> None:
         super().__init__(f"Training ran out of memory: {reason}. Use a smaller batch_size or image_size.")

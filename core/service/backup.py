@@ -78,7 +78,7 @@ def restore(settings: Settings, folder: Path) -> dict[str, str]:
     Raises BackupFailed, ChecksumMismatch, StorageUnavailable, DatabaseUnavailable.
     """
     if not (folder / "objects.json").is_file():
-        raise BackupFailed(f"'{folder}' holds no complete backup: it has no objects.json.")
+        raise BackupFailed(f"'{folder}' contains no complete backup: objects.json is missing.")
     objects: dict[str, str] = json.loads((folder / "objects.json").read_text())
     store = open_store(settings)
     _demand_emptiness(settings, store)
@@ -106,12 +106,12 @@ def _digest(path: Path) -> str:
 
 def _demand_emptiness(settings: Settings, store: ObjectStore) -> None:
     if store.list(""):
-        raise BackupFailed("The store is not empty. Restore into an empty one.")
+        raise BackupFailed("The object store is not empty. Restore into an empty one.")
     database = Database(settings.owner_database_url, SYSTEM)
     tables = inspect(database.engine).get_table_names()
     database.dispose()
     if tables:
-        raise BackupFailed("The database is not empty. Restore into a new one, with the service's roles.")
+        raise BackupFailed("The database is not empty. Restore into a new database with the service's roles.")
 
 
 def _save_sqlite(url: str, folder: Path) -> None:
@@ -143,7 +143,7 @@ def _run(url: str, program: str, *options: str) -> None:
     """Raises BackupFailed."""
     path = shutil.which(program)
     if path is None:
-        raise BackupFailed(f"{program} is not there. Install PostgreSQL's client programs.")
+        raise BackupFailed(f"{program} is not installed. Install PostgreSQL's client programs.")
     facts: dict[str, Any] = conninfo_to_dict(url)
     password = str(facts.pop("password", "") or "")  # not on the command line, where every user would see it
     environment = {**os.environ, "PGPASSWORD": password or os.environ.get("PGPASSWORD", "")}

@@ -25,7 +25,7 @@ class InvalidCursor(CoreError):
     code, status, title = "invalid_cursor", 422, "Invalid cursor"
 
     def __init__(self) -> None:
-        reason = "This is no cursor of this list. Take it from `next_cursor` of the previous page."
+        reason = "The cursor does not belong to this list. Use `next_cursor` of the previous page."
         super().__init__(f"query.cursor: {reason}", errors=[{"field": "query.cursor", "detail": reason}])
 
 
@@ -40,28 +40,30 @@ class ChangedMeanwhile(CoreError):
     code, status, title = "changed_meanwhile", 412, "Changed meanwhile"
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"'{id}' is not what If-Match says any more. Read it again, then change it.")
+        super().__init__(
+            f"'{id}' has changed since it was read (If-Match does not match). Read it again, then change it."
+        )
 
 
 class KeyRevoked(CoreError):
     code, status, title = "key_revoked", 409, "Key revoked"
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"The key '{id}' was revoked, for good. Create another one.")
+        super().__init__(f"The key '{id}' is revoked, which cannot be undone. Create another key.")
 
 
 class LastAdminKey(CoreError):
     code, status, title = "last_admin_key", 409, "Last administrator's key"
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"'{id}' is the last administrator's key that works. Rotate it, and use the new key.")
+        super().__init__(f"'{id}' is the last working administrator's key. Rotate it and use the new key.")
 
 
 class IdempotencyMismatch(CoreError):
     code, status, title = "idempotency_mismatch", 422, "Idempotency key used for another request"
 
     def __init__(self) -> None:
-        super().__init__("This Idempotency-Key came with a different request before. Send a new key.")
+        super().__init__("This Idempotency-Key was already used with a different request. Send a new key.")
 
 
 class IdempotencyConflict(CoreError):
@@ -87,14 +89,16 @@ class PartsMissing(CoreError):
 
     def __init__(self, numbers: list[int]) -> None:
         some = ", ".join(map(str, numbers[:20])) + (", …" if len(numbers) > 20 else "")
-        super().__init__(f"The parts {some} are not there, or not with these etags. Send them, then complete again.")
+        super().__init__(
+            f"The parts {some} are missing or have other etags. Send them, then complete the upload again."
+        )
 
 
 class UploadEnded(CoreError):
     code, status, title = "upload_ended", 409, "Upload ended"
 
     def __init__(self, id: str, status: str) -> None:
-        super().__init__(f"The upload '{id}' is {status}. Begin another one.")
+        super().__init__(f"The upload '{id}' is {status}. Start another upload.")
 
 
 class DatasetNotReady(CoreError):
@@ -122,13 +126,13 @@ class MethodNotServed(CoreError):
     code, status, title = "method_not_served", 422, "Method not served"
 
     def __init__(self, method: str, served: Sequence[str], others: Sequence[str]) -> None:
-        reason = f"'{method}' is not served; {' and '.join(served)} are, which draw in one batch with other domains"
+        reason = f"'{method}' is not served; use {' or '.join(served)}, which can share a batch with other domains"
         detail = f"method: {reason}. `difffit train --method` trains {', '.join(others)} without a server."
         super().__init__(detail, errors=[{"field": "body.method", "detail": reason}])
 
 
 class ImageSizeUnsupported(CoreError):
-    code, status, title = "image_size_unsupported", 422, "Image size not drawn by the base"
+    code, status, title = "image_size_unsupported", 422, "Image size not supported by the base"
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"image_size: {reason}.", errors=[{"field": "image_size", "detail": reason}])
@@ -141,7 +145,7 @@ class BaseNotLoaded(CoreError):
         """`held` names the bases that the live workers hold instead."""
         if held:
             others = " and ".join(f"'{other}'" for other in held)
-            detail = f"The API serves the base '{name}', its workers hold {others}. Ask the operator to set one base."
+            detail = f"The API is set to the base '{name}', but its workers have {others}. Ask the operator to fix it."
             super().__init__(detail, retry_after=60)
         else:
             detail = f"No worker has loaded the base '{name}' yet. Try again shortly."
@@ -161,25 +165,28 @@ class ImageExpired(CoreError):
     code, status, title = "image_expired", 410, "Image expired"
 
     def __init__(self, id: str, at: datetime.datetime) -> None:
-        super().__init__(f"The images of '{id}' were removed on {at:%Y-%m-%d}, as this service keeps none for longer.")
+        super().__init__(
+            f"The images of '{id}' expired on {at:%Y-%m-%d}, the end of this service's storage period. Generate them "
+            "again with the same seed."
+        )
 
 
 class WorkerCrashed(CoreError):
-    code, status, title = "crashed_worker", 500, "Its worker died of it"
+    code, status, title = "crashed_worker", 500, "Worker crashed"
 
     def __init__(self, crashes: int) -> None:
         super().__init__(
-            f"Its worker died {crashes} times while it worked on nothing else. Start it again with less: a smaller "
+            f"The worker crashed {crashes} times while running only this job. Start it again with less data: a smaller "
             "batch, fewer images, a smaller file."
         )
 
 
 class DeviceCrashed(CoreError):
-    code, status, title = "device_crashed", 500, "The device failed under it"
+    code, status, title = "device_crashed", 500, "Device failed"
 
     def __init__(self, crashes: int) -> None:
         super().__init__(
-            f"A worker's device failed {crashes} times while it worked on nothing else. Start it again with less: a "
+            f"The device failed {crashes} times while running only this job. Start it again with a "
             "smaller batch or image size."
         )
 
@@ -187,11 +194,12 @@ class DeviceCrashed(CoreError):
 class QuotaExceeded(CoreError):
     """`name` is that of the quota; `retry_after` seconds later there may be room."""
 
-    code, status, title = "quota_exceeded", 429, "Quota used up"
+    code, status, title = "quota_exceeded", 429, "Quota exceeded"
 
     def __init__(self, name: str, limit: int, used: int, retry_after: int) -> None:
         super().__init__(
-            f"The quota '{name}' is {limit}, and {used} are used. Try again in {retry_after} s, or ask for more.",
+            f"The quota '{name}' is {limit}, and {used} are used. Try again in {retry_after} s, or ask the operator "
+            "for more.",
             retry_after=retry_after,
             limit=(name, limit),
         )
@@ -200,12 +208,12 @@ class QuotaExceeded(CoreError):
 class StorageQuotaExceeded(CoreError):
     """No time will help, so this is no 429."""
 
-    code, status, title = "storage_quota_exceeded", 403, "Storage quota used up"
+    code, status, title = "storage_quota_exceeded", 403, "Storage quota exceeded"
 
     def __init__(self, limit: int, used: int, more: int) -> None:
         super().__init__(
-            f"{used:,} of {limit:,} bytes are stored, and this needs {more:,} more. "
-            "Delete a domain, abort uploads that are not needed, or ask for more."
+            f"{used:,} of {limit:,} bytes are used, and this needs {more:,} more. "
+            "Delete a domain, abort unneeded uploads, or ask the operator for more."
         )
 
 
@@ -215,7 +223,7 @@ class WebhookQuotaExceeded(CoreError):
     code, status, title = "webhook_quota_exceeded", 403, "Too many webhooks"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"There may be {limit} webhooks. Delete one that is not needed any more.")
+        super().__init__(f"At most {limit} webhooks are allowed. Delete one that is no longer needed.")
 
 
 class WebhookUrlRefused(CoreError):
@@ -229,14 +237,14 @@ class WebhookDisabled(CoreError):
     code, status, title = "webhook_disabled", 409, "Webhook disabled"
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"The webhook '{id}' is disabled: `disabled_reason` tells why. Enable it first.")
+        super().__init__(f"The webhook '{id}' is disabled; see `disabled_reason`. Enable it first.")
 
 
 class DatabaseUnavailable(CoreError):
     code, status, title = "database_unavailable", 503, "Database unavailable"
 
     def __init__(self) -> None:
-        super().__init__("The database does not answer. Try again.", retry_after=5)
+        super().__init__("The database does not respond. Try again.", retry_after=5)
 
 
 class ResultRefused(CoreError):
@@ -245,7 +253,7 @@ class ResultRefused(CoreError):
     code, status, title = "result_refused", 503, "Result not stored"
 
     def __init__(self) -> None:
-        super().__init__("The database does not take the result. Send the id of this job to the operator.")
+        super().__init__("The database rejects the job's result. Send the id of this job to the operator.")
 
 
 class DatabaseRoleUnfit(CoreError):
@@ -253,5 +261,5 @@ class DatabaseRoleUnfit(CoreError):
 
     def __init__(self, role: str, reason: str) -> None:
         super().__init__(
-            f"PostgreSQL's role '{role}' {reason}. Connect as a role that deploy/postgres/roles.sql has made."
+            f"PostgreSQL's role '{role}' {reason}. Connect as a role that deploy/postgres/roles.sql created."
         )

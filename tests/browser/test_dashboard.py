@@ -149,7 +149,7 @@ def test_what_is_wrong_is_told(dashboard: Dashboard, visitor: Visitor, tmp_path:
     no_zip.write_bytes(b"no zip at all")
     dashboard.expects_failures = True  # the browser itself tells of the refused upload
     page.get_by_label("A zip of images").set_input_files(no_zip)
-    expect(page.get_by_role("alert")).to_contain_text("Upload a .zip with one folder a class.")
+    expect(page.get_by_role("alert")).to_contain_text("Upload a .zip with one folder per class.")
     page.goto(f"{dashboard.url}/domains/dom_none/images")
     expect(page.get_by_role("alert")).to_contain_text("There is no domain 'dom_none'")
     dashboard.keep("problem")

@@ -233,7 +233,7 @@ def test_a_wrong_key_or_address_is_not_stored(server: Server, tmp_path: Path) ->
         (["domains", "get", "dom_nothing"], 4, "Not found"),
         (["domains", "get", "Nothing by this name"], 4, "Nothing by this name"),
         (["domains", "create", "Line drawings"], 5, "Choose another name"),
-        (["generate", "Line drawings", "car", "--steps", "1"], 6, "It knows: fruit, smiling-face"),
+        (["generate", "Line drawings", "car", "--steps", "1"], 6, "Its classes are: fruit, smiling-face"),
         (["generate", "Line drawings", "--count", "1000"], 6, "body.count"),
         (["generate", "Line drawings", "fruit", "--sampler", "euler"], 2, "euler"),
         (["finetunes", "start"], 2, "DOMAIN"),

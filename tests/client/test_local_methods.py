@@ -41,8 +41,8 @@ def test_each_method_trains_stores_and_generates(
     ("words", "problem"),
     [
         (["--method", "lora", "--site", "rank=0"], "rank of 0"),
-        (["--method", "lora", "--site", "rank=many"], "'rank' of the sites"),
-        (["--method", "lora", "--site", "qkv=true"], "have the fields rank, scale, matrices"),
+        (["--method", "lora", "--site", "rank=many"], "Invalid value for 'rank'"),
+        (["--method", "lora", "--site", "qkv=true"], "takes the sites rank, scale, matrices"),
         (["--method", "vpt", "--site", "blocks=99"], "99 blocks with prompts"),
         (["--site", "last_block=99"], "not within the depth"),
     ],

@@ -9,8 +9,8 @@ import pytest
 CASES = {
     "no base": ({"DIFFFIT_BASE_MODEL": "/nowhere/at-all"}, "The base '/nowhere/at-all' cannot be loaded"),
     "not a base": ({"DIFFFIT_BASE_MODEL": str(Path(__file__).parent)}, "cannot be loaded"),
-    "no database": ({"DIFFFIT_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "The database does not answer"),
-    "no storage": ({"DIFFFIT_STORAGE_URL": "file:///proc/nowhere"}, "The object store does not answer"),
+    "no database": ({"DIFFFIT_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "The database does not respond"),
+    "no storage": ({"DIFFFIT_STORAGE_URL": "file:///proc/nowhere"}, "The object store does not respond"),
 }
 
 

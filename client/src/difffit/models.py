@@ -11,21 +11,21 @@ class Adapter(BaseModel):
     id: str
     domain_id: str
     finetune_id: str | None
-    """Null for an uploaded one."""
+    """Null for an uploaded adapter."""
     version: int
-    """Counts up within a domain, from 1."""
+    """Version number within the domain, from 1."""
     status: Literal["ready", "quarantined"]
-    """`quarantined`: its stored file failed a check."""
+    """`quarantined`: the stored file failed a check."""
     method: str
     preset: str | None
     size_bytes: int
     parameters: int
     base_digest: str
-    """Of the base that it was made for, and that alone can serve it."""
+    """Digest of the base that it was trained on. Only that base can serve it."""
     sha256: str
-    """Of exactly the bytes that the download serves."""
+    """SHA-256 of the bytes that the download returns."""
     manifest: dict[str, Any]
-    """What the file says of itself: classes, sites, data set, training."""
+    """Metadata stored in the file: classes, sites, data set, training."""
     created_at: AwareDatetime
     last_used_at: AwareDatetime | None
 
@@ -41,57 +41,57 @@ class AdminAdapter(BaseModel):
     id: str
     domain_id: str
     finetune_id: str | None
-    """Null for an uploaded one."""
+    """Null for an uploaded adapter."""
     version: int
-    """Counts up within a domain, from 1."""
+    """Version number within the domain, from 1."""
     status: Literal["ready", "quarantined"]
-    """`quarantined`: its stored file failed a check."""
+    """`quarantined`: the stored file failed a check."""
     method: str
     preset: str | None
     size_bytes: int
     parameters: int
     base_digest: str
-    """Of the base that it was made for, and that alone can serve it."""
+    """Digest of the base that it was trained on. Only that base can serve it."""
     sha256: str
-    """Of exactly the bytes that the download serves."""
+    """SHA-256 of the bytes that the download returns."""
     manifest: dict[str, Any]
-    """What the file says of itself: classes, sites, data set, training."""
+    """Metadata stored in the file: classes, sites, data set, training."""
     created_at: AwareDatetime
     last_used_at: AwareDatetime | None
     tenant_id: str
     resident_on: list[str]
-    """Workers that hold it in their device table."""
+    """Workers that have it in device memory."""
 
 
 class Audit(BaseModel):
     id: int
     tenant_id: str | None
     actor_key_id: str | None
-    """Null for what the service did by itself."""
+    """Null for actions of the service itself."""
     action: str
     target: str
     detail: dict[str, Any]
     address: str | None
-    """Of the client. Null for what the service did by itself."""
+    """Address of the client. Null for actions of the service itself."""
     request_id: str | None
-    """`X-Request-ID` of the request, or of the one that caused the job."""
+    """`X-Request-ID` of the request, or of the request that caused the job."""
     created_at: AwareDatetime
 
 
 class Class(BaseModel):
     id: int
-    """Position of the name among all class names, sorted after NFC normalization."""
+    """Index of the class in the sorted, NFC-normalized class names."""
     name: str
     images: int
     example_url: str | None = None
-    """A strip of its first pictures: absolute, signed and expiring. Null where there is none."""
+    """Thumbnails of its first images. The URL is absolute, signed and expires. Null if there are none."""
 
 
 class DatasetWarning(BaseModel):
-    """Something about a zip that its sender may not have meant. It refuses nothing."""
+    """Possible mistake in the zip. It does not reject any file."""
 
     file: str | None = None
-    """The first file that it is about."""
+    """First file concerned."""
     code: str
     detail: str
 
@@ -101,19 +101,19 @@ class Deletion(BaseModel):
     tenant_id: str
     kind: Literal["domain", "tenant"]
     target: str
-    """The id of what was deleted."""
+    """Id of the deleted domain or tenant."""
     actor_key_id: str | None
-    """The key that asked for it."""
+    """Key that requested the deletion."""
     rows: dict[str, int]
-    """Rows that went with it at once, by table."""
+    """Deleted database rows, by table."""
     objects: int
-    """Stored files that were removed so far."""
+    """Number of stored files deleted so far."""
     bytes: int
-    """Of these files."""
+    """Total size of these files."""
     created_at: AwareDatetime
-    """When it was asked for, and the rows were gone."""
+    """Time of the request. The rows are deleted from then on."""
     done_at: AwareDatetime | None
-    """When no file was left, and no living worker held an adapter of it in memory. Null until then."""
+    """Time when all files were deleted and no live worker had its adapters in memory. Null until then."""
 
 
 class DeletionReceipt(BaseModel):
@@ -121,59 +121,59 @@ class DeletionReceipt(BaseModel):
     tenant_id: str
     kind: Literal["domain", "tenant"]
     target: str
-    """The id of what was deleted."""
+    """Id of the deleted domain or tenant."""
     actor_key_id: str | None
-    """The key that asked for it."""
+    """Key that requested the deletion."""
     rows: dict[str, int]
-    """Rows that went with it at once, by table."""
+    """Deleted database rows, by table."""
     objects: int
-    """Stored files that were removed so far."""
+    """Number of stored files deleted so far."""
     bytes: int
-    """Of these files."""
+    """Total size of these files."""
     created_at: AwareDatetime
-    """When it was asked for, and the rows were gone."""
+    """Time of the request. The rows are deleted from then on."""
     done_at: AwareDatetime | None
-    """When no file was left, and no living worker held an adapter of it in memory. Null until then."""
+    """Time when all files were deleted and no live worker had its adapters in memory. Null until then."""
     adapters: list[str]
-    """SHA-256 of the adapters that were deleted."""
+    """SHA-256 of the deleted adapters."""
 
 
 class DeliveryAttempt(BaseModel):
     at: AwareDatetime
     response_status: int | None
-    """Null when there was no answer."""
+    """Null when there was no response."""
     code: str | None
-    """Why it failed; null when it did not."""
+    """Reason for the failure; null on success."""
     detail: str | None
     seconds: float
 
 
 class DeliveryDetail(BaseModel):
     id: str
-    """`webhook-id` of every attempt."""
+    """Sent as `webhook-id` with every attempt."""
     webhook_id: str
     type: str
     status: Literal["pending", "succeeded", "failed"]
     attempts: list[DeliveryAttempt]
-    """The last 20, the latest last."""
+    """The last 20 attempts, oldest first."""
     next_attempt_at: AwareDatetime | None
-    """Null when there is none."""
+    """Null when no attempt is planned."""
     created_at: AwareDatetime
     finished_at: AwareDatetime | None
     payload: dict[str, Any]
-    """What is sent."""
+    """Body that is sent."""
 
 
 class Delivery(BaseModel):
     id: str
-    """`webhook-id` of every attempt."""
+    """Sent as `webhook-id` with every attempt."""
     webhook_id: str
     type: str
     status: Literal["pending", "succeeded", "failed"]
     attempts: list[DeliveryAttempt]
-    """The last 20, the latest last."""
+    """The last 20 attempts, oldest first."""
     next_attempt_at: AwareDatetime | None
-    """Null when there is none."""
+    """Null when no attempt is planned."""
     created_at: AwareDatetime
     finished_at: AwareDatetime | None
 
@@ -183,55 +183,55 @@ class Domain(BaseModel):
     name: str
     description: str
     base_model: str
-    """The base that the service held when the domain was made."""
+    """Base of the service when the domain was created."""
     active_adapter_id: str | None
-    """Draws when a generation names no adapter; null at first."""
+    """Adapter of generations that name none. Null until the first fine-tune succeeds."""
     cover_url: str | None
-    """Of its latest drawing: absolute, signed and expiring. Null while there is none."""
+    """URL of its latest generated image: absolute, signed, expires. Null while there is none."""
     created_at: AwareDatetime
     updated_at: AwareDatetime
 
 
 class Estimate(BaseModel):
-    """What a fine-tune would take."""
+    """Estimated cost of a fine-tune."""
 
     trainable_parameters: int
     trainable_fraction: float
-    """Of the base's parameters."""
+    """Fraction of the base's parameters."""
     adapter_bytes: int
     images_seen: int
     """steps x batch_size."""
     epochs: float
-    """How often each image of the data set is seen."""
+    """Number of times each image of the data set is seen."""
     tokens: int
-    """That a step puts through the transformer; four times as many at twice the size."""
+    """Tokens per training step. Doubling the image size quadruples this."""
     seconds: float | None
-    """Device time, as your last fine-tunes on this base went; null before the first."""
+    """Device time, estimated from your latest fine-tunes on this base. Null before the first."""
     images_at_once: int
-    """Images of a batch that pass at once, at most. A larger batch passes in parts, for other tenants' sake and for memory's; sums round differently then, and nothing else changes. A worker that is short of memory takes fewer. 0 when not even one fits into the workers' memory: it would end as `out_of_memory`."""
+    """Maximum number of images per forward pass. A larger batch is split, to save memory and to let other tenants run in between; only rounding differs. A worker short of memory takes fewer images. 0 means that not even one image fits into the workers' memory, so the fine-tune would fail with `out_of_memory`."""
     memory_bytes: int
-    """Memory that a step takes on the worker. `batch_size` hardly changes it, `image_size` does."""
+    """Memory of a training step on the worker. It depends on `image_size`, and little on `batch_size`."""
 
 
 class Image(BaseModel):
     index: int
     url: str
-    """Absolute, signed and expiring: works in an `<img>` without a key."""
+    """Absolute, signed and expiring URL. It works in an `<img>` without a key."""
     seed: int
-    """Draws this image alone again, with a count of 1."""
+    """Regenerates this image alone, with a count of 1."""
     sha256: str
-    """Of exactly the bytes that the URL serves."""
+    """SHA-256 of the bytes that the URL returns."""
     width: int
     height: int
 
 
 class JobError(BaseModel):
-    """Why it failed."""
+    """Reason for the failure."""
 
     code: str
-    """Stable."""
+    """Stable error code."""
     detail: str
-    """What to do."""
+    """What happened and what to do."""
 
 
 class KeyIssued(BaseModel):
@@ -243,9 +243,9 @@ class KeyIssued(BaseModel):
     expires_at: AwareDatetime | None
     revoked_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
-    """To the minute."""
+    """Precise to the minute."""
     key: str | None
-    """The key itself, shown this once: a replay of the same request has null."""
+    """The key itself, returned only once: a replay of the request has null."""
 
 
 class Key(BaseModel):
@@ -257,12 +257,12 @@ class Key(BaseModel):
     expires_at: AwareDatetime | None
     revoked_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
-    """To the minute."""
+    """Precise to the minute."""
 
 
 class LifetimeSeconds(RootModel[int]):
     root: Annotated[int, Field(ge=1, le=316224000)]
-    """When the new one expires; never when left out."""
+    """Seconds until the new key expires. Never, when omitted."""
 
 
 class KeyRotate(BaseModel):
@@ -270,9 +270,9 @@ class KeyRotate(BaseModel):
         extra="forbid",
     )
     overlap_seconds: Annotated[int, Field(ge=0, le=2592000)] = 86400
-    """How long the old key works beside the new one."""
+    """Seconds for which the old key keeps working."""
     lifetime_seconds: LifetimeSeconds | None = None
-    """When the new one expires; never when left out."""
+    """Seconds until the new key expires. Never, when omitted."""
 
 
 class Liveness(BaseModel):
@@ -280,7 +280,7 @@ class Liveness(BaseModel):
 
 
 class MetricPoint(BaseModel):
-    """Means since the point before."""
+    """Means since the previous point."""
 
     step: int
     steps: int
@@ -292,7 +292,7 @@ class MetricPoint(BaseModel):
 
 class Metrics(BaseModel):
     data: list[MetricPoint]
-    """The loss curve, from the first step on."""
+    """The loss curve, from the first step."""
 
 
 class OwnKey(BaseModel):
@@ -304,24 +304,24 @@ class OwnKey(BaseModel):
     expires_at: AwareDatetime | None
     revoked_at: AwareDatetime | None
     last_used_at: AwareDatetime | None
-    """To the minute."""
+    """Precise to the minute."""
     tenant_name: str | None
     """Null for an administrator's key."""
 
 
 class Preview(BaseModel):
-    """An image as it would end, seen from one of its steps."""
+    """The final image as predicted at one of its steps."""
 
     index: int
-    """Of the image."""
+    """Index of the image."""
     step: int
-    """Steps made by then."""
+    """Number of completed steps."""
     url: str
-    """Absolute, signed and expiring."""
+    """Absolute, signed and expiring URL."""
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details. `code` is stable; `detail` says what to do."""
+    """RFC 9457 problem details. `code` is stable; `detail` explains what to do."""
 
     type: str
     title: str
@@ -329,38 +329,38 @@ class Problem(BaseModel):
     detail: str
     code: str
     request_id: str
-    """Also in the header X-Request-ID, and in our logs."""
+    """Also in the header X-Request-ID and in the service's logs."""
     errors: list[dict[str, Any]] | None = None
-    """Invalid fields or files, the first 20 of them."""
+    """Invalid fields or files, at most 20."""
     error_count: int | None = None
-    """How many there are."""
+    """Total number of invalid fields or files."""
 
 
 class Queue(BaseModel):
     queue: str
     waiting: int
-    """Rows that no worker has taken yet."""
+    """Number of jobs that no worker has taken yet."""
     running: int
-    """Rows that a worker holds."""
+    """Number of jobs that a worker is running."""
     oldest_waiting_at: AwareDatetime | None
-    """Since when the oldest one waits."""
+    """Time since which the oldest job has been waiting."""
 
 
 class Quota(BaseModel):
     limit: int | None
-    """Null for none."""
+    """Null means unlimited."""
     used: int
-    """Of requests a minute: 0 without a limit, since nobody counts them then."""
+    """For requests per minute without a limit: always 0, since they are not counted."""
 
 
 class Readiness(BaseModel):
     status: str
     problems: dict[str, str]
-    """What every request needs and is missing, by name: database, migrations."""
+    """Failures that affect every request, by name: database, migrations."""
     workers: int
-    """Workers that are alive."""
+    """Number of live workers."""
     warnings: dict[str, str]
-    """What only some requests need, by name: storage, broker, worker, base."""
+    """Failures that affect only some requests, by name: storage, broker, worker, base."""
 
 
 class RejectedFile(BaseModel):
@@ -371,21 +371,21 @@ class RejectedFile(BaseModel):
 
 class RejectedFileList(BaseModel):
     data: list[RejectedFile]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class Report(BaseModel):
-    """Accepted, ignored and rejected files together are the files that were sent."""
+    """Result of the checks. Accepted, ignored and rejected files add up to the files sent."""
 
     accepted: int = 0
     ignored: int = 0
-    """Files that are not meant as images: notes, labels, Thumbs.db and the like."""
+    """Files that are not images, such as notes, labels or Thumbs.db."""
     rejected_count: int = 0
-    """Files that were not used."""
+    """Number of rejected files."""
     rejected: list[RejectedFile] | None = None
-    """The first of them, at most 100; `/v1/datasets/{id}/report` lists all. Null in lists and in the answer to an upload."""
+    """The first 100 rejected files; `/v1/datasets/{id}/report` lists all. Null in lists and in the response to an upload."""
     warnings: Annotated[list[DatasetWarning], Field(validate_default=True)] = []
 
 
@@ -393,7 +393,7 @@ class Tenant(BaseModel):
     id: str
     name: str
     weight: float
-    """Share of the device beside other tenants'; 1 at first."""
+    """Weight of the tenant's share of the device, relative to other tenants. 1 by default."""
     quotas: dict[str, int]
     created_at: AwareDatetime
 
@@ -401,37 +401,37 @@ class Tenant(BaseModel):
 class TenantUsageDay(BaseModel):
     images: int
     row_steps: int
-    """Forward rows: one for each image and step, two where guided."""
+    """Model evaluations (NFE): one per image and step, two with guidance."""
     training_seconds: float
     """Device time."""
     day: date
-    """In UTC."""
+    """Day in UTC."""
     tenant_id: str
 
 
 class Timings(BaseModel):
-    """Seconds; null until it succeeded."""
+    """Durations in seconds; null until the generation has succeeded."""
 
     model_config = ConfigDict(
         extra="allow",
     )
     loading: float | None = None
-    """Until the adapter lay in the worker's memory."""
+    """Time to load the adapter into the worker's memory."""
     queued: float | None = None
-    """In the engine, until the first step was made."""
+    """Time in the engine before the first step."""
     activation: float | None = None
-    """To bring the adapter into the device's table."""
+    """Time to copy the adapter to the device."""
     total: float | None = None
-    """In the engine, until the last image."""
+    """Time in the engine until the last image."""
 
 
 class UploadPart(BaseModel):
     number: int
     size_bytes: int
     url: str
-    """Takes a PUT of the part's bytes without a key, for an hour; read it again then."""
+    """Accepts a PUT of the part's bytes for an hour, without a key. Read the upload again for a new URL."""
     etag: str | None
-    """Of the part that is there; null while there is none."""
+    """ETag of the received part; null until it has been received."""
 
 
 class UploadedPart(BaseModel):
@@ -439,31 +439,31 @@ class UploadedPart(BaseModel):
         extra="forbid",
     )
     number: Annotated[int, Field(ge=1, le=1000)]
-    """From 1."""
+    """Number of the part, from 1."""
     etag: Annotated[str, Field(max_length=100, min_length=1, pattern="^[^\\u0000]*$")]
-    """As the part's PUT was answered, with quotes or without."""
+    """`ETag` of the response to the part's PUT, with or without quotes."""
 
 
 class UsageDay(BaseModel):
     images: int
     row_steps: int
-    """Forward rows: one for each image and step, two where guided."""
+    """Model evaluations (NFE): one per image and step, two with guidance."""
     training_seconds: float
     """Device time."""
     day: date
-    """In UTC."""
+    """Day in UTC."""
 
 
 class Usage(BaseModel):
-    """From the beginning on."""
+    """Total usage since the tenant was created."""
 
     images: int
     row_steps: int
-    """Forward rows: one for each image and step, two where guided."""
+    """Model evaluations (NFE): one per image and step, two with guidance."""
     training_seconds: float
     """Device time."""
     stored_bytes: int
-    """Of all its objects, images included, now."""
+    """Current size of all stored objects, including images."""
     quotas: dict[
         Literal[
             "queued_generations",
@@ -476,14 +476,14 @@ class Usage(BaseModel):
         ],
         Quota,
     ]
-    """What the tenant may have at once, and use in a time."""
+    """Quotas of the tenant and their use."""
     days: list[UsageDay]
-    """The last 30 days in which anything was used, newest first."""
+    """The last 30 days with any usage, newest first."""
 
 
 class WebhookReason(BaseModel):
     code: str
-    """Stable: `failing`, or `gone` after an answer of 410."""
+    """Stable code: `failing`, or `gone` after a response of 410."""
     detail: str
 
 
@@ -492,7 +492,7 @@ class WebhookRotate(BaseModel):
         extra="forbid",
     )
     overlap_seconds: Annotated[int, Field(ge=0, le=2592000)] = 86400
-    """How long the old secret signs beside the new one."""
+    """Seconds for which the old secret also signs."""
 
 
 class Worker(BaseModel):
@@ -503,34 +503,34 @@ class Worker(BaseModel):
     base_digest: str | None
     queues: list[str]
     resident: list[str]
-    """SHA-256 of the adapters in its device table."""
+    """SHA-256 of the adapters in device memory."""
     healthy: bool
-    """Its engine's loop turns, and its device computes."""
+    """Whether the engine's loop runs and the device computes."""
     problem: str | None
-    """Why it is not healthy."""
+    """Reason why the worker is not healthy."""
     started_at: AwareDatetime
     heartbeat_at: AwareDatetime
 
 
 class AdapterList(BaseModel):
     data: list[Adapter]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class AdminAdapterList(BaseModel):
     data: list[AdminAdapter]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class AuditList(BaseModel):
     data: list[Audit]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class Dataset(BaseModel):
@@ -538,19 +538,19 @@ class Dataset(BaseModel):
     domain_id: str
     status: Literal["validating", "ready", "rejected"]
     classes: list[Class]
-    """Empty until it is ready."""
+    """Empty until the data set is ready."""
     images: int
-    """Accepted ones."""
+    """Number of accepted images."""
     report: Report
     size_bytes: int
-    """Of the zip."""
+    """Size of the zip."""
     digest: str | None
-    """Of the accepted images and their classes: equal content, equal digest."""
+    """Digest of the accepted images and their classes. The same content gives the same digest."""
     error: JobError | None
-    """Why it was rejected."""
+    """Reason for the rejection."""
     created_at: AwareDatetime
     finished_at: AwareDatetime | None
-    """When it became ready or rejected."""
+    """Time when it became ready or rejected."""
 
 
 class DatasetUploadComplete(BaseModel):
@@ -558,7 +558,7 @@ class DatasetUploadComplete(BaseModel):
         extra="forbid",
     )
     parts: Annotated[list[UploadedPart], Field(max_length=1000)]
-    """All of them."""
+    """All parts."""
 
 
 class DatasetUpload(BaseModel):
@@ -569,18 +569,18 @@ class DatasetUpload(BaseModel):
     size_bytes: int
     sha256: str | None
     part_bytes: int
-    """Of every part but the last."""
+    """Size of every part except the last."""
     dataset_id: str
-    """The data set that it becomes, once it is completed."""
+    """Id of the data set that the completed upload becomes."""
     error: JobError | None
-    """Why its zip cannot be a data set."""
+    """Reason why the zip cannot be a data set."""
     created_at: AwareDatetime
     expires_at: AwareDatetime
-    """An upload that is still open then is removed with its parts."""
+    """An upload that is still open at this time is deleted with its parts."""
 
 
 class DatasetUploadParts(BaseModel):
-    """An upload with its parts, in their order. There are none once it has ended."""
+    """An upload with its parts in order. The list is empty once the upload has ended."""
 
     id: str
     domain_id: str
@@ -589,36 +589,36 @@ class DatasetUploadParts(BaseModel):
     size_bytes: int
     sha256: str | None
     part_bytes: int
-    """Of every part but the last."""
+    """Size of every part except the last."""
     dataset_id: str
-    """The data set that it becomes, once it is completed."""
+    """Id of the data set that the completed upload becomes."""
     error: JobError | None
-    """Why its zip cannot be a data set."""
+    """Reason why the zip cannot be a data set."""
     created_at: AwareDatetime
     expires_at: AwareDatetime
-    """An upload that is still open then is removed with its parts."""
+    """An upload that is still open at this time is deleted with its parts."""
     parts: list[UploadPart]
 
 
 class DeletionList(BaseModel):
     data: list[Deletion]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class DeliveryList(BaseModel):
     data: list[Delivery]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class DomainList(BaseModel):
     data: list[Domain]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class Finetune(BaseModel):
@@ -633,26 +633,26 @@ class Finetune(BaseModel):
     learning_rate: float
     seed: int
     image_size: int | None
-    """Pixels a side; null is the base's size."""
+    """Side in pixels; null means the base's size."""
     auto_promote: bool
     step: int
-    """Steps that are done."""
+    """Number of completed steps."""
     loss: float | None
-    """Mean over the last steps."""
+    """Mean training loss of the latest steps."""
     held_out_loss_base: float | None
-    """Of the base on held-out images, with the null label."""
+    """Loss of the base on held-out images, with the null label."""
     held_out_loss_adapter: float | None
-    """Of the adapter on the same images, own labels."""
+    """Loss of the adapter on the same images, with their labels."""
     held_out_loss_adapter_null: float | None
-    """The same with the null label."""
+    """Loss of the adapter on the same images, with the null label."""
     seconds: float
     """Device time of the training steps."""
     eta_seconds: float | None
-    """Device time that is left, as the last steps went."""
+    """Estimated remaining device time, from the latest steps."""
     trainable_parameters: int | None
-    """Null until it runs."""
+    """Null until the fine-tune runs."""
     adapter_id: str | None
-    """The new version, once it succeeded."""
+    """The new version, once the fine-tune has succeeded."""
     error: JobError | None
     created_at: AwareDatetime
     started_at: AwareDatetime | None
@@ -664,7 +664,7 @@ class Generation(BaseModel):
     domain_id: str
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     progress: float
-    """0 to 1."""
+    """Completed fraction, from 0 to 1."""
     class_id: int
     class_name: str
     count: int
@@ -676,74 +676,74 @@ class Generation(BaseModel):
     eta: float
     priority: int
     adapter_id: str | None
-    """The version that draws; null for the base itself."""
+    """Version used; null for the base itself."""
     images: list[Image]
-    """Empty until it succeeded, and after they expired."""
+    """Empty until the generation succeeds, and after the images expire."""
     previews: list[Preview]
-    """As they come, in the order of their steps; kept for some days afterwards."""
+    """Previews so far, ordered by step. Stored for some days after the end."""
     timings: Timings
     row_steps: int
-    """Forward rows that it took: one for each image and step, two where guided."""
+    """Model evaluations (NFE): one per image and step, two with guidance."""
     error: JobError | None
     created_at: AwareDatetime
     finished_at: AwareDatetime | None
     expired_at: AwareDatetime | None
-    """When its images and previews were removed by age; their URLs answer 410 `image_expired` since."""
+    """Time when images and previews expired. Since then their URLs return 410 `image_expired`."""
 
 
 class KeyList(BaseModel):
     data: list[Key]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class QueueList(BaseModel):
     data: list[Queue]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class TenantList(BaseModel):
     data: list[Tenant]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class TenantUsageDayList(BaseModel):
     data: list[TenantUsageDay]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class WebhookIssued(BaseModel):
     id: str
     url: str
     events: list[str] | None
-    """Null for everything."""
+    """Null means all."""
     description: str
     status: Literal["enabled", "disabled"]
     disabled_reason: WebhookReason | None
-    """Why the service disabled it by itself."""
+    """Reason why the service disabled the webhook."""
     last_success_at: AwareDatetime | None
     created_at: AwareDatetime
     updated_at: AwareDatetime
     secret: str | None
-    """Verifies signatures; shown this once: a replay of the same request has null."""
+    """Secret that verifies signatures, returned only once: a replay of the request has null."""
 
 
 class Webhook(BaseModel):
     id: str
     url: str
     events: list[str] | None
-    """Null for everything."""
+    """Null means all."""
     description: str
     status: Literal["enabled", "disabled"]
     disabled_reason: WebhookReason | None
-    """Why the service disabled it by itself."""
+    """Reason why the service disabled the webhook."""
     last_success_at: AwareDatetime | None
     created_at: AwareDatetime
     updated_at: AwareDatetime
@@ -751,41 +751,41 @@ class Webhook(BaseModel):
 
 class WorkerList(BaseModel):
     data: list[Worker]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class DatasetList(BaseModel):
     data: list[Dataset]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class DatasetUploadList(BaseModel):
     data: list[DatasetUpload]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class FinetuneList(BaseModel):
     data: list[Finetune]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class GenerationList(BaseModel):
     data: list[Generation]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
 class WebhookList(BaseModel):
     data: list[Webhook]
-    """At most `limit` items, and about 1 MiB."""
+    """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
-    """Pass it as `cursor` for the next page; null on the last one."""
+    """Pass it as `cursor` to get the next page. Null on the last page."""

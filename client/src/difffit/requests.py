@@ -6,51 +6,51 @@ from typing import Literal, NotRequired, TypedDict
 
 class FinetuneSettings(TypedDict):
     method: NotRequired[Literal["difffit", "bitfit"]]
-    """`difffit` trains biases, norms and scale factors; `bitfit` biases alone. Adapters of the paper's other methods cannot be drawn in one batch with other domains': `difffit train --method` trains them without a server."""
+    """`difffit` trains biases, norms and scale factors; `bitfit` trains only biases. Adapters of the paper's other methods cannot share a batch with other domains: train them without a server, with `difffit train --method`."""
     preset: NotRequired[Literal["paper", "literal"]]
-    """Where DiffFit (arXiv 2304.06648) trains. `paper`: as in its Table 1, with affine norms; `literal`: as in its Algorithms 1 to 3 on the released DiT, without them."""
+    """Places that DiffFit (arXiv 2304.06648) trains. `paper`: those of Table 1, with affine norms; `literal`: those of Algorithms 1 to 3 on the released DiT, without affine norms."""
     steps: NotRequired[int]
     """Optimizer steps."""
     batch_size: NotRequired[int]
-    """Images a step; may be larger than the data set."""
+    """Images per step; may exceed the size of the data set."""
     learning_rate: NotRequired[float]
     seed: NotRequired[int]
-    """Equal data, settings and seed give an equal adapter on one device."""
+    """The same data, settings and seed give the same adapter on the same device."""
     image_size: NotRequired[int | None]
-    """Pixels a side of what is trained on and drawn: the base's size, which is the default, or twice that, for four times the work. Both are served side by side."""
+    """Side in pixels of training and generated images: the base's size (the default) or twice that, which costs four times as much. Both sizes are served at the same time."""
     auto_promote: NotRequired[bool]
-    """Make the new version active at once. A domain's first one always is."""
+    """Make the new version active when it succeeds. A domain's first version always becomes active."""
 
 
 class GenerationSettings(TypedDict):
-    """Give `class_name` or `class_id`, not both."""
+    """Give either `class_name` or `class_id`."""
 
     class_name: NotRequired[str | None]
-    """One of the adapter's classes."""
+    """Name of one of the adapter's classes."""
     class_id: NotRequired[int | None]
-    """The same by its position."""
+    """Index of the class, instead of its name."""
     count: NotRequired[int]
-    """Images to draw."""
+    """Number of images."""
     seed: NotRequired[int]
     """Image k uses seed + k."""
     steps: NotRequired[int]
     """Sampling steps."""
     guidance_scale: NotRequired[float]
-    """Classifier-free guidance; 1 draws without, at half the cost."""
+    """Classifier-free guidance. 1 switches it off and halves the cost."""
     guidance_interval: NotRequired[tuple[int, int]]
-    """Both ends of those of the 1,000 noise levels that are guided. Guiding the middle alone costs less and varies more."""
+    """Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs less and gives more varied images."""
     sampler: NotRequired[Literal["ddim", "ddpm", "dpmpp_2m"]]
-    """`ddim`; `ddpm`, with fresh noise at every step; `dpmpp_2m`, which needs the fewest steps."""
+    """`ddim`; `ddpm` adds fresh noise at every step; `dpmpp_2m` needs the fewest steps."""
     eta: NotRequired[float]
-    """Noise of `ddim`: 0 for none, 1 for as much as `ddpm`."""
+    """Noise added by `ddim`: 0 for none, 1 for as much as `ddpm`."""
     adapter_id: NotRequired[str | None]
-    """A version of the domain, or `base` for the base itself; the active version when left out."""
+    """Id of a version of the domain, or `base` for the base itself. The active version by default."""
     priority: NotRequired[int]
-    """Among your own requests; higher goes first."""
+    """Priority among your own requests; higher runs first."""
     deadline_seconds: NotRequired[float | None]
-    """From now; what is not drawn by then fails with `deadline_exceeded`."""
+    """Seconds until the request fails with `deadline_exceeded` if unfinished."""
     previews: NotRequired[int]
-    """How often each image is shown on its way, in even distances."""
+    """Number of evenly spaced previews per image."""
 
 
 Method = Literal["difffit", "bitfit"]

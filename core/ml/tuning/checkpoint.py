@@ -37,7 +37,7 @@ def unpack(data: bytes, about: Mapping[str, Any], defaults: Mapping[str, Any] | 
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointInvalid(f"The checkpoint cannot be read ({type(error).__name__}: {error}).") from error
     if version > VERSION:
-        raise CheckpointInvalid("The checkpoint was made by a later release.")
+        raise CheckpointInvalid("The checkpoint was made by a later release. Upgrade first.")
     if _completed(found, defaults or {}) != json.loads(json.dumps(about)):
         raise CheckpointInvalid("The checkpoint belongs to a run with other settings.")
     return state

@@ -176,7 +176,7 @@ def _divided(base: LoadedBase, plan: FinetunePlan) -> tuple[FinetunePlan, int]:
     at_once = footprint.images_at_once(batch, device, plan.memory_bytes)
     if not at_once:
         needed, limit = footprint.total_bytes(batch, 1), plan.memory_bytes or 0
-        raise TrainingOutOfMemory(f"one image at a time takes {needed:,} bytes, and the limit is {limit:,}")
+        raise TrainingOutOfMemory(f"a single image needs {needed:,} bytes, and the limit is {limit:,}")
     micro = min(at_once, plan.training.micro_batch_size or batch)
     together = plan.training.micro_batch_size or footprint.rows_together(device, plan.memory_bytes)
     training = replace(plan.training, micro_batch_size=micro)

@@ -97,18 +97,21 @@ def inspect(file: IO[bytes], limits: Limits) -> None:
         raise _too_large(limits.inflated_bytes)
     names = {one.class_name for one in candidates if one.problem is None}
     if len(names) > limits.classes:
-        detail = f"The zip has {len(names)} classes; at most {limits.classes} are taken."
+        detail = f"The zip has {len(names)} classes; at most {limits.classes} are allowed. Use fewer class folders."
         raise ArchiveInvalid("too_many_classes", detail)
     rejected = [Rejected(one.path, one.problem.code, one.problem.detail) for one in candidates if one.problem]
     if len(candidates) - len(rejected) < MINIMUM_IMAGES:
         _check_reason(len(candidates) - len(rejected), rejected)
         if not names:
-            deep = (
-                " Its images lie in folders within folders." if any(one.file.count("/") > 1 for one in rejected) else ""
+            deep = " Its images are in nested folders." if any(one.file.count("/") > 1 for one in rejected) else ""
+            detail = (
+                f"The zip has no class folders.{deep} Put the images of each class into a folder named after the class."
             )
-            detail = f"The zip has no class folders.{deep} Put the images of each class in a folder of its name."
             raise ArchiveInvalid("no_class_folders", detail)
-        raise ArchiveInvalid("too_few_images", f"A data set needs at least {MINIMUM_IMAGES} images in class folders.")
+        raise ArchiveInvalid(
+            "too_few_images",
+            f"The zip has too few images in class folders; at least {MINIMUM_IMAGES} are needed. Add images.",
+        )
 
 
 def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = lambda: True) -> Report:
@@ -125,7 +128,8 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
         _check_reason(len(good), rejected)
         raise ArchiveInvalid(
             "too_few_images",
-            f"{len(good)} of the images can be used; at least {MINIMUM_IMAGES} are needed. See the report.",
+            f"Only {len(good)} images are usable; at least {MINIMUM_IMAGES} are needed. See the report for the "
+            "rejected files.",
             rejected=[one.to_json() for one in rejected],
         )
     class_names = sorted({name for _, name, _ in good})
@@ -150,10 +154,10 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
             info = infos.get(member["file"]) or archive.NameToInfo.get(member["file"])
             try:
                 if info is None:
-                    raise Refused("missing", "It is not in the zip any more.")
+                    raise Refused("missing", "It is no longer in the zip.")
                 data, _ = _inflate(archive, info, limits.image_bytes)
                 if data is None or member.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
-                    raise Refused("changed", "It is not the file that was accepted.")
+                    raise Refused("changed", "It differs from the file that was accepted.")
                 image = read_image(data, limits.pixels)
             except Refused as refused:
                 raise ArchiveInvalid(refused.code, f"{member['file']}: {refused.detail}") from refused
@@ -164,7 +168,7 @@ def _check_reason(good: int, rejected: list[Rejected]) -> None:
     """Raises ArchiveInvalid with the reason that leaves too few images, when it is the zip's way of holding them."""
     blamed = [one for one in rejected if one.code in _REASONS]
     if blamed and good + len(blamed) >= MINIMUM_IMAGES:
-        more = f" ({len(blamed)} files are refused so.)" if len(blamed) > 1 else ""
+        more = f" ({len(blamed)} files were rejected for this reason.)" if len(blamed) > 1 else ""
         detail = f"{blamed[0].file}: {blamed[0].detail}{more}"
         raise ArchiveInvalid(blamed[0].code, detail, rejected=[one.to_json() for one in rejected])
 
@@ -178,7 +182,7 @@ def _shared(members: list[Member]) -> list[Warned]:
     if first is None:
         return []
     count = sum(len(ids) > 1 for ids in classes.values())
-    detail = f"Images that several classes hold ({count}): each class learns them. This is the first."
+    detail = f"{count} images occur in several classes, and each class is trained on them. This is the first."
     return [Warned("in_several_classes", detail, first.file[:500])]
 
 
@@ -203,7 +207,9 @@ class _Guarded:
         return data
 
     def _refuse(self) -> None:
-        raise ArchiveInvalid("too_many_files", "The zip's index is larger than that of any zip that is taken.")
+        raise ArchiveInvalid(
+            "too_many_files", "The zip's index is too large: it has too many entries. Send fewer files."
+        )
 
 
 def _open(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
@@ -212,7 +218,7 @@ def _open(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(guarded)
     except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError, OSError) as error:
-        detail = "The file is not a zip archive. Upload a .zip with one folder a class."
+        detail = "The file is not a zip archive. Upload a .zip with one folder per class."
         raise ArchiveInvalid("not_a_zip", detail) from error
     guarded.is_index = False
     _check_overlaps(archive)
@@ -224,19 +230,23 @@ def _check_overlaps(archive: zipfile.ZipFile) -> None:
     ordered = sorted(archive.infolist(), key=lambda info: info.header_offset)
     for info, following in pairwise(ordered):
         if info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size > following.header_offset:
-            raise ArchiveInvalid("overlapping_files", "Files of the zip lie in one another. Make the zip anew.")
+            raise ArchiveInvalid("overlapping_files", "The zip contains overlapping entries. Create it again.")
 
 
 def _arrange(archive: zipfile.ZipFile, limits: Limits) -> Layout:
     """Raises ArchiveInvalid when there are too many files."""
     layout = arrange(archive.infolist())
     if (count := len(layout.candidates)) > limits.members:
-        raise ArchiveInvalid("too_many_files", f"The zip has {count} files; at most {limits.members} are taken.")
+        raise ArchiveInvalid(
+            "too_many_files", f"The zip has {count} files; at most {limits.members} are allowed. Send fewer files."
+        )
     return layout
 
 
 def _too_large(limit: int) -> ArchiveInvalid:
-    return ArchiveInvalid("inflates_too_large", f"The zip inflates to more than {limit:,} bytes.")
+    return ArchiveInvalid(
+        "inflates_too_large", f"The zip inflates to more than {limit:,} bytes. Send fewer or smaller images."
+    )
 
 
 class _Budget:
@@ -259,7 +269,7 @@ class _Budget:
     def decode(self, pixels: int) -> None:
         self._pixels_left -= pixels
         if self._pixels_left < 0:
-            detail = f"The images of a zip of this size may have {self._pixels:,} pixels in all. Send them smaller."
+            detail = f"A zip of this size may have {self._pixels:,} pixels in total. Resize the images."
             raise ArchiveInvalid("too_many_pixels_in_all", detail)
 
 
@@ -280,10 +290,10 @@ def _read_all(
             data, inflated = _inflate(archive, one.info, min(limits.image_bytes, budget.bytes_left))
             budget.inflate(inflated)
             if data is None:
-                raise Refused("too_large", f"It inflates to more than {limits.image_bytes:,} bytes.")
+                raise Refused("too_large", f"It inflates to more than {limits.image_bytes:,} bytes. Resize the image.")
             sha256 = hashlib.sha256(data).hexdigest()
             if (first := seen.get((one.class_name, sha256))) is not None:
-                raise Refused("duplicate", f"It is the same file as {first}.")
+                raise Refused("duplicate", f"It is a copy of {first}.")
             read_image(data, limits.pixels, budget.decode)
         except Refused as refused:
             rejected.append(Rejected(one.path[:500], refused.code, refused.detail))
@@ -303,7 +313,7 @@ def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tup
     except (Refused, CoreError):  # the store's error is not the file's
         raise
     except Exception as error:  # zipfile raises nearly everything on hostile input
-        raise Refused("corrupt", "It cannot be read from the zip.") from error
+        raise Refused("corrupt", "It cannot be read from the zip. Create the zip again.") from error
     if len(data) <= limit and len(data) != info.file_size:
-        raise Refused("corrupt", "It is not as long as the zip says.")
+        raise Refused("corrupt", "Its size differs from the zip's index. Create the zip again.")
     return (None if len(data) > limit else data), len(data)

@@ -95,19 +95,23 @@ def _refusing(data: bytes) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Refused("too_many_pixels", "It has too many pixels.") from error
+        raise Refused("too_many_pixels", "It has too many pixels. Resize it.") from error
     except Exception as error:  # decoders raise nearly everything on hostile input
-        raise Refused("corrupt", "It cannot be decoded.") from error
+        raise Refused("corrupt", "It cannot be decoded. Save it again.") from error
 
 
 def _check_size(image: "Image.Image", max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise Refused("too_many_pixels", f"It has {width}x{height} pixels; at most {max_pixels:,} are read.")
+        raise Refused(
+            "too_many_pixels", f"It has {width}x{height} pixels; at most {max_pixels:,} are allowed. Resize it."
+        )
     if min(width, height) < MIN_SIDE:
-        raise Refused("too_small", f"It has {width}x{height} pixels; each side needs at least {MIN_SIDE}.")
+        raise Refused("too_small", f"It has {width}x{height} pixels; each side must have at least {MIN_SIDE}.")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        detail = f"It has {width}x{height} pixels; one side may be {MAX_ASPECT} times as long as the other at most."
+        detail = (
+            f"It has {width}x{height} pixels; one side may be at most {MAX_ASPECT} times as long as the other. Crop it."
+        )
         raise Refused("too_thin", detail)
 
 
@@ -120,7 +124,7 @@ def _check_kind(image: "Image.Image") -> None:
     from core.service.datasets.colours import DEEP_GREYS, PIXEL_FORMATS
 
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise Refused("animated", "It is animated or has several pages.")
+        raise Refused("animated", "It is animated or has several pages. Save a single image.")
     if image.mode not in PIXEL_FORMATS | DEEP_GREYS:
         raise _pixel_format(_FORMAT_NAMES.get(image.mode, image.mode))
 
@@ -137,7 +141,7 @@ def _decode(image: "ImageFile.ImageFile", data: bytes) -> "Image.Image":
         if not is_streamed:
             image.load()
             if image.size != image.im.size:
-                raise ValueError("the header and the pixels have two sizes")
+                raise ValueError("the header and the pixels differ in size")
         box = center_square(image.size)
         side = box[2] - box[0]
         factor = max(1, side // KEPT_SIDE)
@@ -214,7 +218,10 @@ def _room(image: "Image.Image") -> int:
     bytes_a_pixel = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, _PIXEL_BYTES)
     room = passes + image.width * image.height * bytes_a_pixel * _COPIES.get(image.format or "", 1)
     if room > _DECODED_BYTES:
-        raise Refused("too_many_pixels", f"It has {width}x{height} pixels. Send it smaller, or as a PNG or JPEG.")
+        raise Refused(
+            "too_many_pixels",
+            f"It has {width}x{height} pixels, too many for its format. Resize it, or convert it to PNG or JPEG.",
+        )
     return room
 
 
@@ -234,8 +241,10 @@ def _unidentified(data: bytes) -> Refused:
 
 
 def _pixel_format(name: str) -> Refused:
-    return Refused("pixel_format", f"Its pixel format ({name}) is not read. Save it with 8 or 16 bits a channel.")
+    return Refused(
+        "pixel_format", f"Its pixel format ({name}) is not supported. Save it with 8 or 16 bits per channel."
+    )
 
 
 def _not_an_image() -> Refused:
-    return Refused("not_an_image", f"It is none of {', '.join(FORMATS)}.")
+    return Refused("not_an_image", f"It is not in a supported format ({', '.join(FORMATS)}). Convert it.")

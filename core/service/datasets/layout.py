@@ -122,25 +122,25 @@ def _depth(paths: Sequence[tuple[str, ...]]) -> tuple[int, list[str]]:
 def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> str:
     """Returns the class of a file whose entry can be read. Raises Refused."""
     if _is_unsafe(path):
-        raise Refused("unsafe_path", "Its path leads outside of the zip.")
+        raise Refused("unsafe_path", "Its path leads outside the zip.")
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise Refused("link", "It is a link or a device, not a file.")
+        raise Refused("link", "It is a link or a device, not a regular file.")
     parts = PurePosixPath(path).parts
     if len(parts) < depth + 2:
-        raise Refused("no_class_folder", "It does not lie in a class folder.")
+        raise Refused("no_class_folder", "It is not in a class folder. Move it into one.")
     if len(parts) > depth + 2:
-        raise Refused(
-            "no_class_folder", "It lies in a folder within a class folder. Put it in the class folder itself."
-        )
+        raise Refused("no_class_folder", "It is in a folder inside a class folder. Move it into the class folder.")
     name = _class_name(parts[depth])
     if info.flag_bits & _ENCRYPTED_FLAG or info.compress_type == _AES:
-        raise Refused("encrypted", "It is encrypted. Make the zip without a password.")
+        raise Refused("encrypted", "It is encrypted. Create the zip without a password.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # zipfile inflates these without a bound: under a kilobyte of bzip2 can fill the memory.
         method = _COMPRESSIONS.get(info.compress_type, f"method {info.compress_type}")
-        raise Refused("compression", f"It is compressed with {method}, which is not read. Zip with deflate, the usual.")
+        raise Refused(
+            "compression", f"It is compressed with {method}, which is not supported. Use deflate, the usual method."
+        )
     if path in paths:
-        raise Refused("duplicate_name", "Another file of the zip has the same path.")
+        raise Refused("duplicate_name", "Another file in the zip has the same path.")
     paths.add(path)
     return name
 
@@ -150,13 +150,13 @@ def _class_name(folder: str) -> str:
     spaced = "".join(" " if unicodedata.category(one) == "Zs" else one for one in folder)
     name = unicodedata.normalize("NFC", spaced).strip()
     if len(name) > _NAME_LENGTH:
-        detail = f"The name of its class has {len(name)} characters; at most {_NAME_LENGTH} are taken."
+        detail = f"Its class name has {len(name)} characters; at most {_NAME_LENGTH} are allowed. Rename the folder."
         raise Refused("class_name_too_long", detail)
     if not name:
-        raise Refused("class_name", "The name of its class is nothing but spaces. Rename the folder.")
+        raise Refused("class_name", "Its class name is blank. Rename the folder.")
     if not is_text(name):
         hidden = next(one for one in name if not is_text(one))
-        detail = f"The name of its class has the character U+{ord(hidden):04X}, which is not taken. Rename the folder."
+        detail = f"Its class name contains the character U+{ord(hidden):04X}, which is not allowed. Rename the folder."
         raise Refused("class_name", detail)
     return name
 
@@ -164,17 +164,17 @@ def _class_name(folder: str) -> str:
 def _warnings(ignored: Sequence[str], kept: Iterable[str], splits: Sequence[str]) -> list[Warned]:
     found: list[Warned] = []
     if splits:
-        detail = f"The folders {', '.join(splits)} were joined: the folders within them are the classes."
+        detail = f"The folders {', '.join(splits)} were merged: the folders inside them are the classes."
         found.append(Warned("splits_joined", detail))
     visible = [path for path in ignored if not any(part.startswith((".", "__")) for part in path.split("/"))]
     labels = [path for path in visible if PurePosixPath(path).suffix.lower() in LABEL_SUFFIXES]
     if labels:
-        detail = "It is not read. The folders give the classes: put the images of each class in a folder of its name."
+        detail = "It is ignored. Class names come from folders: put the images of each class into a folder of its name."
         found.append(Warned("labels_not_read", detail, labels[0][:500]))
     stems = {str(PurePosixPath(path).with_suffix("")) for path in kept if PurePosixPath(path).name}
     notes = [path for path in visible if PurePosixPath(path).suffix.lower() in {".txt", ".caption"}]
     captions = [path for path in notes if str(PurePosixPath(path).with_suffix("")) in stems]
     if captions:
-        detail = f"Captions are not read ({len(captions)} files): images are learned by their class alone."
+        detail = f"{len(captions)} caption files are ignored: training uses only the classes."
         found.append(Warned("captions_not_read", detail, captions[0][:500]))
     return found

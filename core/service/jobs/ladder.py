@@ -52,7 +52,7 @@ def settle(session: Session, dispatcher: Dispatcher, job: JobRow, error: Excepti
                 session,
                 job,
                 CoreError(
-                    "An internal error ended it. Start it again; if it fails again, send its id to the operator."
+                    "An internal error ended the job. Start it again; if it fails again, send its id to the operator."
                 ),
             )
     if job.finished_at is None:

@@ -29,4 +29,4 @@ def open_store(settings: Settings) -> ObjectStore:
     if url.scheme == "s3":
         endpoints = settings.s3_endpoint_url, settings.s3_region, settings.s3_public_endpoint_url
         return S3Store(url.netloc, url.path.strip("/"), *endpoints)
-    raise ValueError(f"DIFFFIT_STORAGE_URL must begin with file:// or s3://, not '{settings.storage_url}'")
+    raise ValueError(f"DIFFFIT_STORAGE_URL must start with file:// or s3://, not '{settings.storage_url}'")

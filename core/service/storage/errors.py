@@ -14,7 +14,7 @@ class ObjectNotFound(NotFound):
 
 class StorageUnavailable(CoreError):
     code, status, title = "storage_unavailable", 503, "Storage unavailable"
-    sentence: ClassVar[str] = "The object store does not answer ({reason}). Try again."
+    sentence: ClassVar[str] = "The object store does not respond ({reason}). Try again."
 
     def __init__(self, reason: str) -> None:
         super().__init__(self.sentence.format(reason=reason), retry_after=5)
@@ -22,13 +22,13 @@ class StorageUnavailable(CoreError):
 
 class StorageFull(StorageUnavailable):
     code, title = "storage_full", "Storage full"
-    sentence = "The object store has no room ({reason}). Try again when its operator has made some."
+    sentence = "The object store is full ({reason}). Try again when the operator has made room."
 
 
 class StorageRefused(StorageUnavailable):
     """The store answers, and will go on to refuse until its operator or ours changes something."""
 
-    sentence = "The object store refuses this service ({reason}). The operator must mend that; then it goes on."
+    sentence = "The object store rejects this service ({reason}). The operator must fix this; jobs then continue."
 
 
 class ScratchFull(StorageUnavailable):

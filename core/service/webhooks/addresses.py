@@ -36,13 +36,13 @@ def parse(url: str, *, allow_private: bool) -> Target:
     except ValueError as error:
         raise WebhookUrlRefused("is not a URL") from error
     if parts.scheme != "https" and not (allow_private and parts.scheme == "http"):
-        raise WebhookUrlRefused("must begin with https://")
+        raise WebhookUrlRefused("must start with https://")
     if not host or port == 0:
-        raise WebhookUrlRefused("must name a host, and a port that there is")
+        raise WebhookUrlRefused("must contain a host and a valid port")
     if parts.username is not None or parts.password is not None or "#" in url:
-        raise WebhookUrlRefused("must hold no user, password or fragment")
+        raise WebhookUrlRefused("must not contain a user, password or fragment")
     if not allow_private and (address := _literal(host)) is not None and not is_public(address):
-        raise WebhookUrlRefused("leads to an address that is not public")
+        raise WebhookUrlRefused("resolves to an address that is not public")
     is_https = parts.scheme == "https"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(is_https, host, port or (443 if is_https else 80), parts.netloc, path)

@@ -134,13 +134,20 @@ def settle(session: Session, attempt: Attempt, outcome: Outcome, *, is_ours: boo
     pause = pause_seconds(max(1, row.failures))
     if outcome.response_status == _GONE:
         _finish(row, "failed", now)
-        _disable(session, webhook, "gone", "It answered 410: it does not want to hear any more.")
+        _disable(
+            session,
+            webhook,
+            "gone",
+            "The receiver answered 410, so no more events are sent. Enable the webhook to resume.",
+        )
     elif pause is not None:
         row.next_attempt_at = now + datetime.timedelta(seconds=pause)
     else:
         _finish(row, "failed", now)
         if webhook.last_success_at is None or webhook.last_success_at < row.created_at:
-            detail = f"It took no delivery since {row.created_at:%Y-%m-%d %H:%M} UTC. The last reason: {outcome.detail}"
+            detail = (
+                f"Every delivery failed since {row.created_at:%Y-%m-%d %H:%M} UTC. The latest reason: {outcome.detail}"
+            )
             _disable(session, webhook, "failing", detail)
     return True
 

@@ -50,9 +50,9 @@ def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allo
         raise DeliveryFailed("tls_failed", f"The certificate is not valid: {error.verify_message}.") from error
     except (OSError, http.client.HTTPException) as error:
         if time.monotonic() >= deadline or isinstance(error, TimeoutError):
-            raise DeliveryFailed("timed_out", f"There was no answer within {seconds:g} s.") from error
+            raise DeliveryFailed("timed_out", f"There was no response within {seconds:g} s.") from error
         if isinstance(error, ssl.SSLError):
-            raise DeliveryFailed("tls_failed", "There was no TLS connection.") from error
+            raise DeliveryFailed("tls_failed", "No TLS connection could be made.") from error
         raise DeliveryFailed("connection_failed", f"The connection failed ({type(error).__name__}).") from error
 
 
@@ -61,13 +61,13 @@ def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) 
     try:
         addresses = lookups.addresses(tenant, target.host, target.port, deadline - time.monotonic())
     except lookups.TooManyLookups as error:
-        raise DeliveryFailed("timed_out", "Earlier look-ups of your hosts are still without an answer.") from error
+        raise DeliveryFailed("timed_out", "Earlier DNS look-ups of your hosts are still running.") from error
     except TimeoutError as error:
-        raise DeliveryFailed("timed_out", f"The look-up of {target.host} took too long.") from error
+        raise DeliveryFailed("timed_out", f"The DNS look-up of {target.host} took too long.") from error
     except (OSError, UnicodeError) as error:
-        raise DeliveryFailed("host_unknown", f"There is no host {target.host}.") from error
+        raise DeliveryFailed("host_unknown", f"The host {target.host} does not exist.") from error
     if not allow_private and not all(is_public(ipaddress.ip_address(one)) for one in addresses):
-        raise DeliveryFailed("address_refused", f"{target.host} leads to an address that is not public.")
+        raise DeliveryFailed("address_refused", f"{target.host} resolves to an address that is not public.")
     return addresses[:_MOST_ADDRESSES]
 
 

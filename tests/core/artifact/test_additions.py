@@ -50,17 +50,17 @@ def test_vpt_trains_the_bases_final_layer_and_the_others_nothing_of_it(method: M
 @pytest.mark.parametrize(
     ("method", "sites", "problem"),
     [
-        ("lora", Lora(rank=0), "rank of 0 does not fit"),
-        ("lora", Lora(rank=1153), "rank of 1153 does not fit matrices of 1152 rows"),
+        ("lora", Lora(rank=0), "rank of 0 is not possible"),
+        ("lora", Lora(rank=1153), "rank of 1153 is not possible for matrices of 1152 rows"),
         ("adaptformer", AdaptFormer(bottleneck=0), "bottleneck of 0"),
         ("vpt", Prompts(blocks=0), "0 blocks with prompts"),
-        ("vpt", Prompts(blocks=29), "29 blocks with prompts in a depth of 28"),
-        ("vpt", Prompts(tokens=0), "0 prompts in a block"),
-        ("lora", PRESETS["paper"], "Sites are not sites of the method 'lora'"),
-        ("difffit", Lora(), "Lora are not sites of the method 'difffit'"),
+        ("vpt", Prompts(blocks=29), "29 blocks with prompts, but the depth is 28"),
+        ("vpt", Prompts(tokens=0), "0 prompts per block"),
+        ("lora", PRESETS["paper"], "Sites is not a kind of sites for the method 'lora'"),
+        ("difffit", Lora(), "Lora is not a kind of sites for the method 'difffit'"),
     ],
 )
-def test_what_does_not_fit_is_told(method: Method, sites: MethodSites, problem: str) -> None:
+def test_sites_that_do_not_fit_are_rejected(method: Method, sites: MethodSites, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         trainable_shapes(XL, method, sites, FOOD)
 
@@ -90,11 +90,11 @@ def test_sites_survive_json(method: Method) -> None:
 )
 def test_json_that_is_not_the_methods_is_refused(method: Method, change: dict[str, Any]) -> None:
     values = SITES[method]().to_json()
-    with pytest.raises(ValueError, match=r"of the (sites|method)"):
+    with pytest.raises(ValueError, match=r"Invalid value for|the method"):
         sites_of(method, values | change)
-    with pytest.raises(ValueError, match="have the fields"):
+    with pytest.raises(ValueError, match="takes the sites"):
         sites_of(method, {})
-    with pytest.raises(ValueError, match="have the fields"):
+    with pytest.raises(ValueError, match="takes the sites"):
         sites_of(method, None)
 
 

@@ -58,7 +58,9 @@ def test_an_image_size_is_the_base_s_or_twice_that() -> None:
     large = artifact({"image_size": 64})
     assert large.manifest.image_size == 64
     check_against(large, BASE)
-    with pytest.raises(ArtifactInvalid, match="It draws 48 pixels a side, but the base draws images of 32 or 64"):
+    with pytest.raises(
+        ArtifactInvalid, match="It is for images of 48 pixels, but the base supports image sizes of 32 and 64"
+    ):
         check_against(artifact({"image_size": 48}), BASE)
 
 
@@ -88,7 +90,7 @@ def test_the_digest_is_the_files() -> None:
 
 
 def test_another_base_is_refused() -> None:
-    with pytest.raises(BaseMismatch, match="made for the base d9"):
+    with pytest.raises(BaseMismatch, match="trained on the base d9"):
         check_against(artifact({"base_digest": "d9"}), BASE)
 
 
@@ -102,7 +104,7 @@ def test_a_full_model_is_refused_since_it_cannot_share_the_base() -> None:
 def test_another_methods_tensors_are_refused() -> None:
     with pytest.raises(ArtifactInvalid, match=r"'blocks.0.attn.query.down.weight' is missing"):
         check_fits(artifact({"method": "lora", "sites": Lora(rank=2)}), BASE)
-    with pytest.raises(ArtifactInvalid, match="sites do not fit the base: 5 blocks with prompts in a depth of 2"):
+    with pytest.raises(ArtifactInvalid, match="sites do not match the base: 5 blocks with prompts, but the depth is 2"):
         check_fits(artifact({"method": "vpt", "sites": Prompts()}), BASE)
 
 

@@ -127,9 +127,9 @@ def test_splits_are_joined_with_a_warning(around: str) -> None:
     assert {one.code for one in report.rejected} == {"duplicate"}
 
 
-def test_folders_within_folders_are_the_reason() -> None:
+def test_nested_folders_are_rejected_with_the_reason() -> None:
     files = {"animals/cat/1.png": picture(1), "plants/rose/2.png": picture(2)}
-    with pytest.raises(ArchiveInvalid, match="folders within folders") as caught:
+    with pytest.raises(ArchiveInvalid, match="nested folders") as caught:
         inspect(zipped(files), LIMITS)
     assert caught.value.code == "no_class_folders"
 

@@ -192,7 +192,7 @@ def test_a_batch_passes_in_parts_that_fit_into_the_plan_s_memory(base: LoadedBas
         yield
 
     too_little = replace(PLAN, memory_bytes=footprint.total_bytes(4, 1) - 1)
-    with pytest.raises(TrainingOutOfMemory, match="one image at a time takes"):
+    with pytest.raises(TrainingOutOfMemory, match="a single image needs"):
         next(finetune(base, too_little, unread()))
 
 
