@@ -1,5 +1,4 @@
-"""Pages for people, with NiceGUI. They speak the REST contract alone, as any other client does.
+"""Web pages, made with NiceGUI. They use only the REST contract, like any other client.
 
-Nothing here is imported before an application with pages is made: NiceGUI is large, and a process without pages should
-not hold it.
+Imported only by an application with pages: NiceGUI is large, and other processes should not load it.
 """

@@ -1,4 +1,4 @@
-"""The loss curve, drawn by ECharts out of NiceGUI's wheel, in the theme's colours."""
+"""The loss curve, drawn by the ECharts in NiceGUI's wheel, in the theme's colours."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The REST contract as the pages call it: answers become the contract's own models, errors its problems."""
+"""Client of the REST contract for the pages: responses become the contract's models, errors become ProblemError."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +15,7 @@ _ALL_AT_ONCE = 100
 
 
 class ProblemError(Exception):
-    """The service refused a request, and says why."""
+    """The service rejected a request; `problem` explains why."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.title)
@@ -23,7 +23,7 @@ class ProblemError(Exception):
 
 
 class Contract:
-    """Requests with one API key, which is asked for each time: a session may have ended meanwhile."""
+    """Sends requests with one API key. Looks the key up each time, since the session may have ended."""
 
     def __init__(self, http: httpx.AsyncClient, key: Callable[[], str | None]) -> None:
         self.http, self.key = http, key
@@ -32,16 +32,16 @@ class Contract:
         return model.model_validate_json((await self._send("GET", path, params=_given(params))).content)
 
     async def sign_in(self) -> OwnKeyOut:
-        """Returns what the key is, and has the audit log record its use."""
+        """Returns the key's identity, and records the sign-in in the audit log."""
         response = await self._send("GET", "/v1/key", extensions={"signs_in": True})
         return OwnKeyOut.model_validate_json(response.content)
 
     async def list(self, path: str, item: type[Model], **params: Any) -> list[Model]:
-        """The newest of a list, at most a hundred."""
+        """Returns the newest items of a list, at most 100."""
         return (await self.page(path, item, limit=_ALL_AT_ONCE, **params)).data
 
     async def page(self, path: str, item: type[Model], **params: Any) -> Listing[Model]:
-        return await self.get(path, Listing[item], **params)  # type: ignore[valid-type]  # a model made at run time
+        return await self.get(path, Listing[item], **params)  # type: ignore[valid-type]  # a model created at run time
 
     async def post(self, path: str, model: type[Model], body: Any = None, **options: Any) -> Model:
         sent = {"json": body} if body is not None else {}
@@ -54,7 +54,7 @@ class Contract:
         await self._send("DELETE", path)
 
     async def events(self, path: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """(event, data) of a stream, until it ends."""
+        """Yields (event, data) from a stream until it ends."""
         async with self.http.stream("GET", path, headers=self._headers(), timeout=None) as response:
             if response.is_error:
                 await response.aread()

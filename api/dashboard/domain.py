@@ -1,4 +1,4 @@
-"""Parts that the pages of one domain share: its head with the four steps, and the controls that change it."""
+"""Parts shared by the pages of one domain: the header with the four steps, and the edit and delete buttons."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ STEPS = {"Images": "images", "Training": "training", "Versions": "versions", "Pl
 
 
 async def find(user: User, id: str) -> DomainOut | None:
-    """The domain; or None, with a page that says why."""
+    """Returns the domain, or None after showing a page with the problem."""
     try:
         return await user.contract.get(f"/v1/domains/{id}", DomainOut)
     except ProblemError as error:
@@ -62,5 +62,5 @@ def _delete(user: User, domain: DomainOut) -> None:
         await user.contract.delete(f"/v1/domains/{domain.id}")
         ui.navigate.to("/domains")
 
-    detail = "Its images, versions and everything drawn with it go too. This cannot be undone."
+    detail = "Its training images, versions and generated images are deleted too. This cannot be undone."
     kit.confirm(f"Delete {domain.name}?", detail, "Delete the domain", delete)

@@ -1,4 +1,4 @@
-"""A generation on a page: its pictures as they come, and what each was drawn with."""
+"""A generation on a page: images as they arrive, and the settings of each."""
 
 import asyncio
 import json
@@ -11,13 +11,13 @@ from api.dashboard.user import User
 from api.schemas.generations import GenerationOut, ImageOut
 
 Render = Callable[[str, str, dict[str, object]], str]
-"""A call as text: of the service's address, a domain's id, and the body."""
+"""Renders a request as text, from the service's address, a domain's id and the body."""
 ENDED = {"succeeded", "failed", "cancelled"}
 _ASK_SECONDS = 0.5
 
 
 class Drawing:
-    """Places for pictures, made in the current container and filled by `show`."""
+    """Image slots in the current container, filled by `show`."""
 
     def __init__(self, user: User, generation: GenerationOut) -> None:
         self.user, self.generation = user, generation
@@ -25,7 +25,7 @@ class Drawing:
         self.show(generation)
 
     async def follow(self) -> GenerationOut:
-        """Until it has ended."""
+        """Polls and shows the generation until it has ended."""
         while self.generation.status not in ENDED:
             await asyncio.sleep(_ASK_SECONDS)
             self.show(await self.user.contract.get(f"/v1/generations/{self.generation.id}", GenerationOut))
@@ -33,7 +33,7 @@ class Drawing:
 
     def show(self, generation: GenerationOut) -> None:
         self.generation = generation
-        for preview in generation.previews:  # in the order of their steps: the last one stays
+        for preview in generation.previews:  # ordered by step: the last one stays
             self._fill(preview.index, preview.url, f"{generation.class_name} at step {preview.step}")
         for image in generation.images:
             self._fill(image.index, image.url, f"{generation.class_name}, seed {image.seed}")
@@ -41,7 +41,7 @@ class Drawing:
     def _place(self, index: int) -> ui.element:
         with ui.element("button").classes("shot") as button:
             button.props("type=button")
-            button.props["aria-label"] = f"Settings of picture {index + 1}, {self.generation.class_name}"
+            button.props["aria-label"] = f"Settings of image {index + 1}, {self.generation.class_name}"
             with kit.box("picture waiting"):
                 pass
         button.on("click", lambda: self._show_settings(index))
@@ -56,17 +56,17 @@ class Drawing:
             kit.picture(url, description).props(remove="loading")
 
     def _show_settings(self, index: int) -> None:
-        image = next((one for one in self.generation.images if one.index == index), None)
+        image = next((candidate for candidate in self.generation.images if candidate.index == index), None)
         if image is not None:
             show_settings(self.generation, image)
 
 
 def show_settings(generation: GenerationOut, image: ImageOut) -> None:
-    with kit.dialog("What it was drawn with") as shown:
+    with kit.dialog("Settings of this image") as shown:
         kit.picture(image.url, generation.class_name, "picture large")
         facts = {"Class": generation.class_name, "Seed": str(image.seed), "Steps": str(generation.steps)}
         facts |= {"Guidance": f"{generation.guidance_scale:g}", "Sampler": generation.sampler}
-        facts |= {"Size": f"{image.width} × {image.height}", "Drawn": words.moment(generation.finished_at)}
+        facts |= {"Size": f"{image.width} × {image.height}", "Generated": words.moment(generation.finished_at)}
         kit.facts(facts | {"Version": generation.adapter_id or "the base itself", "SHA-256": image.sha256})
         with kit.box("row end"):
             ui.link("Open the PNG", image.url, new_tab=True).classes("button link-button", remove="nicegui-link")
@@ -95,5 +95,5 @@ def as_python(base: str, domain_id: str, body: dict[str, object]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """For a shell."""
+    """Quotes text for a shell."""
     return "'" + text.replace("'", "'\\''") + "'"

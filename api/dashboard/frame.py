@@ -1,4 +1,4 @@
-"""The frame of every page: its head, its navigation, and its error messages."""
+"""The frame of every page: header, navigation, error messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ ADMIN_PAGES = {"Tenants": "/tenants", "Adapters": "/adapters", "Fleet": "/fleet"
 _THEMES = {"system": None, "light": False, "dark": True}
 _NEXT = {"system": "light", "light": "dark", "dark": "system"}
 _SHOWN = {
-    "system": ("contrast", "Theme: as your system has it"),
+    "system": ("contrast", "Theme: system"),
     "light": ("light_mode", "Theme: light"),
     "dark": ("dark_mode", "Theme: dark"),
 }
@@ -25,7 +25,7 @@ _SHOWN = {
 def frame(
     user: User, title: str, *, section: str, crumbs: dict[str, str] | None = None, hint: str = ""
 ) -> Iterator[None]:
-    """A signed-in page. A problem that its content meets is shown in the place of the rest."""
+    """Frames a signed-in page. A problem in its content is shown in place of the rest."""
     look(title, user.theme)
     with kit.box("top", "header"), kit.box("top-row"):
         ui.link("", "/").classes("brand", remove="nicegui-link").props('aria-label="DiffFit, start page"')
@@ -43,22 +43,22 @@ def frame(
             kit.write(title, "h1")
             if hint:
                 kit.muted(hint)
-        with telling_problems():
+        with showing_problems():
             yield
         kit.write("Times are in UTC.", "p", "foot")
     ui.skip_link("Skip to the content", target=main)
 
 
 def look(title: str, theme: str) -> None:
-    """Title, colours and how problems of event handlers are told; on pages for strangers too."""
+    """Sets title, colours and error reporting; also for pages without sign-in."""
     ui.page_title(f"{title} · DiffFit")
     ui.add_head_html(f'<link rel="stylesheet" href="{_address("/assets/theme.css")}">')
     ui.dark_mode(_THEMES[theme])
-    ui.on_exception(_tell)
+    ui.on_exception(_notify)
 
 
 @contextmanager
-def telling_problems() -> Iterator[None]:
+def showing_problems() -> Iterator[None]:
     try:
         yield
     except ProblemError as error:
@@ -66,7 +66,7 @@ def telling_problems() -> Iterator[None]:
 
 
 def show_problem(problem: Problem) -> None:
-    """In the page: what it is, and what to do."""
+    """Shows a problem in the page, with its detail and invalid fields."""
     with kit.box("problem") as element:
         element.props("role=alert")
         kit.write(problem.title, "p", "problem-title")
@@ -79,8 +79,8 @@ def show_problem(problem: Problem) -> None:
             kit.write(f"Request {problem.request_id}", "p", "small")
 
 
-def _tell(error: Exception) -> None:
-    """A problem that a press of a button met."""
+def _notify(error: Exception) -> None:
+    """Shows a problem of an event handler as a notification."""
     if isinstance(error, ProblemError):
         problem = error.problem
         ui.notify(
@@ -105,14 +105,14 @@ def _theme_switch(theme: str) -> None:
         now = chosen["now"] = _NEXT[chosen["now"]]
         mode.value = _THEMES[now]
         icon, label = _SHOWN[now]
-        made.props(f'icon={icon} aria-label="{label}" title="{label}"')
+        button.props(f'icon={icon} aria-label="{label}" title="{label}"')
         ui.run_javascript(f"document.cookie = 'difffit_theme={now}; path=/; max-age=31536000; samesite=lax'")
 
     icon, label = _SHOWN[theme]
-    made = kit.button("", switch, kind="quiet", icon=icon).props(f'aria-label="{label}" title="{label}"')
+    button = kit.button("", switch, kind="quiet", icon=icon).props(f'aria-label="{label}" title="{label}"')
 
 
 def _address(path: str) -> str:
-    """Returns the address of a resource that is no page, behind the application's prefix."""
+    """Returns the address of a resource that is not a page, with the application's prefix."""
     request = ui.context.client.request
     return f"{request.scope.get('root_path', '')}{path}"

@@ -1,4 +1,4 @@
-"""The few building blocks that all pages share, so that they look and behave alike."""
+"""Building blocks of all pages, so that they look and behave the same."""
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from nicegui.elements.mixins.text_element import TextElement
 
 Control = TypeVar("Control", bound=ui.element)
 Handler = Callable[[], object]
-"""Action of a press. Only a coroutine is awaited, since an awaited dialog opens."""
+"""Action of a button. Only coroutines are awaited: awaiting a dialog would open it."""
 Cell = str | Callable[[], object]
-"""Text, or what draws the cell's content."""
+"""Text, or a function that builds the cell's content."""
 
 
 def write(content: str, tag: str = "p", classes: str = "") -> TextElement:
-    """A text in an element of its own; never read as HTML."""
+    """Adds an element with text, which is never read as HTML."""
     return TextElement(tag=tag, text=content).classes(classes)
 
 
@@ -31,7 +31,7 @@ def box(classes: str, tag: str = "div") -> Iterator[ui.element]:
 
 @contextmanager
 def card(title: str = "", hint: str = "") -> Iterator[ui.element]:
-    """A part of a page under its own heading."""
+    """Adds a section with an optional heading and hint."""
     with box("card", "section") as element:
         if title:
             write(title, "h2")
@@ -41,20 +41,20 @@ def card(title: str = "", hint: str = "") -> Iterator[ui.element]:
 
 
 def button(label: str, on_click: Handler | None = None, *, kind: str = "plain", icon: str | None = None) -> ui.button:
-    """`kind`: primary, once a section at most; plain; quiet, without a border; danger. While its handler runs it
-    cannot be pressed again."""
+    """Adds a button, which is disabled while its handler runs. `kind`: primary (at most one per section), plain, quiet
+    (without a border) or danger."""
 
     async def pressed() -> None:
         assert on_click is not None
-        made.disable()
+        element.disable()
         try:
             await _done(on_click)
         finally:
-            if not made.is_deleted:
-                made.enable()
+            if not element.is_deleted:
+                element.enable()
 
-    made = ui.button(label, on_click=pressed if on_click else None, color=None, icon=icon)
-    return made.props("unelevated no-caps").classes(f"button {kind}")
+    element = ui.button(label, on_click=pressed if on_click else None, color=None, icon=icon)
+    return element.props("unelevated no-caps").classes(f"button {kind}")
 
 
 def link_button(label: str, target: str, *, kind: str = "plain") -> ui.link:
@@ -64,13 +64,13 @@ def link_button(label: str, target: str, *, kind: str = "plain") -> ui.link:
 def field(
     label: str, value: str = "", *, placeholder: str = "", hint: str = "", password: bool = False, lines: int = 1
 ) -> ui.input | ui.textarea:
-    made = ui.input(label, value=value, password=password) if lines == 1 else ui.textarea(label, value=value)
-    return _as_field(made.props(f'placeholder="{placeholder}"'), hint)
+    element = ui.input(label, value=value, password=password) if lines == 1 else ui.textarea(label, value=value)
+    return _as_field(element.props(f'placeholder="{placeholder}"'), hint)
 
 
 def number(label: str, value: float, *, least: float, most: float, step: float = 1, hint: str = "") -> ui.number:
-    made = ui.number(label, value=value, min=least, max=most, step=step)
-    return _as_field(made, hint)
+    element = ui.number(label, value=value, min=least, max=most, step=step)
+    return _as_field(element, hint)
 
 
 def choice(label: str, options: dict[Any, str] | list[str], value: Any, *, hint: str = "") -> ui.select:
@@ -83,7 +83,7 @@ def _as_field(element: Control, hint: str) -> Control:
 
 
 def badge(word: str) -> TextElement:
-    """A state, by its word and a colour."""
+    """Adds a status word in its colour."""
     return write(word, "span", f"badge {_TONES.get(word, '')}")
 
 
@@ -96,20 +96,20 @@ def facts(pairs: dict[str, str]) -> None:
 
 
 def empty(title: str, hint: str) -> None:
-    """Shows in place of an empty list what it will hold, and how to get there."""
+    """Adds a placeholder for an empty list, with the next step to take."""
     with box("empty"):
         write(title, "p", "empty-title")
         muted(hint)
 
 
 def picture(url: str, description: str, classes: str = "picture") -> ui.element:
-    made = ui.element("img").classes(classes)
-    made.props["src"], made.props["alt"], made.props["loading"] = url, description, "lazy"
-    return made
+    element = ui.element("img").classes(classes)
+    element.props["src"], element.props["alt"], element.props["loading"] = url, description, "lazy"
+    return element
 
 
 def code(content: str, label: str = "Copy") -> None:
-    """A text to be copied, with the button that does it."""
+    """Adds text with a button that copies it."""
 
     def copy() -> None:
         ui.clipboard.write(content)
@@ -121,7 +121,7 @@ def code(content: str, label: str = "Copy") -> None:
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """On a narrow screen every row becomes a list of its named cells."""
+    """Adds a table. On narrow screens each row becomes a list of named cells."""
     with box("table-frame"), box("table", "table"):
         write(caption, "caption", "visually-hidden")
         with ui.element("thead"), ui.element("tr"):
@@ -143,22 +143,22 @@ def _cell(column: str, cell: Cell) -> None:
             cell()
 
 
-def bar(label: str, share: float) -> ui.element:
-    """Shows a fraction, from 0 to 1, as a bar."""
-    made = ui.element("progress").classes("bar")
-    made.props["aria-label"], made.props["max"], made.props["value"] = label, 1, min(share, 1)
-    return made
+def bar(label: str, fraction: float) -> ui.element:
+    """Adds a bar for a fraction from 0 to 1."""
+    element = ui.element("progress").classes("bar")
+    element.props["aria-label"], element.props["max"], element.props["value"] = label, 1, min(fraction, 1)
+    return element
 
 
 @contextmanager
 def dialog(title: str) -> Iterator[ui.dialog]:
-    with ui.dialog().props(f'aria-label="{title}"') as made, box("dialog"):
+    with ui.dialog().props(f'aria-label="{title}"') as element, box("dialog"):
         write(title, "h2")
-        yield made
+        yield element
 
 
 def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
-    """Asks before what cannot be undone."""
+    """Asks for confirmation before an irreversible action."""
 
     async def confirmed() -> None:
         asked.close()
@@ -167,13 +167,13 @@ def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
     with dialog(title) as asked:
         write(detail)
         with box("row end"):
-            button("Keep it", asked.close)
+            button("Cancel", asked.close)
             button(verb, confirmed, kind="danger")
     asked.open()
 
 
 def said(message: str) -> None:
-    """Notifies that something was done."""
+    """Shows a notification that something was done."""
     ui.notify(message, position="bottom", classes="said")
 
 

@@ -1,4 +1,4 @@
-"""Puts the pages into the application, below `/dashboard`."""
+"""Mounts the pages in the application at `/dashboard`."""
 
 import hashlib
 import hmac
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 def mount(app: FastAPI) -> None:
-    """Once in a process: NiceGUI has one application. After all routes, which go before the pages."""
+    """Mounts the pages. Call it once per process (NiceGUI has one application) and after all routes are added."""
     services: Services = app.state.services
     for module in sorted(HERE.glob("pages/[a-z]*.py")):
         import_module(f"api.dashboard.pages.{module.stem}")
@@ -52,8 +52,8 @@ def mount(app: FastAPI) -> None:
 
 
 def _allow_scripts() -> None:
-    """Gives the scripts in NiceGUI's page the nonce of `api.headers`. In the template, so that no content of a page can
-    get one."""
+    """Gives the scripts in NiceGUI's template the nonce of `api.headers`. Scripts injected into a page's content do not
+    get it."""
     loader = templates.env.loader
     assert loader is not None
     source, _, _ = loader.get_source(templates.env, "index.html")

@@ -1,5 +1,5 @@
-"""Sessions of the pages. A key stays in this process's memory and is never written; the browser has a signed cookie
-that names the session. After a restart of the process people sign in again."""
+"""Sessions of the pages. Keys are held in memory only; the browser has a signed cookie with the session's token. After
+a restart, users sign in again."""
 
 import secrets
 import time
@@ -28,7 +28,7 @@ class Sessions:
         self._found: dict[str, Session] = {}
 
     def begin(self, session: Session) -> str:
-        """The token that the cookie carries."""
+        """Stores the session and returns the token for the cookie."""
         self._forget_idle()
         self._found[session.token] = session
         return session.token

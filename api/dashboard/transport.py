@@ -1,6 +1,6 @@
-"""Requests of the pages to the application in whose process they run, without a socket.
+"""In-process requests from the pages to the application, without a socket.
 
-httpx has a transport like this one, which gives an answer when all of it is there: events would come at their end.
+httpx's own ASGI transport buffers the whole response, so events would only arrive at the end.
 """
 
 import asyncio
@@ -13,22 +13,22 @@ import httpx
 from starlette.types import ASGIApp, Message
 
 _STATE = ("body_bytes", "signs_in")
-"""Names of request state that pages pass to the application; no client from outside can."""
+"""Names of request state that only pages can pass to the application, not external clients."""
 
 
 class AppTransport(httpx.AsyncBaseTransport):
-    """Requests in the name of a browser: `client` is its address, which limits count."""
+    """Sends requests on behalf of a browser. `client` is the browser's address, for rate limits."""
 
     def __init__(self, app: ASGIApp, client: tuple[str, int] | None) -> None:
         self.app, self.client = app, client
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         call = _Call(request, self.client)
-        # A context of its own: what is bound to the page's, such as the id of its request, is not this request's.
+        # A separate context, since the page's context has variables of another request, such as its id.
         call.task = asyncio.create_task(self._run(call), context=contextvars.Context())
         start = await call.messages.get()
         if start is None:
-            raise httpx.RemoteProtocolError("The application ended without an answer.", request=request)
+            raise httpx.RemoteProtocolError("The application ended without a response.", request=request)
         return httpx.Response(start["status"], headers=start["headers"], stream=_Body(call), request=request)
 
     async def _run(self, call: "_Call") -> None:
@@ -39,7 +39,7 @@ class AppTransport(httpx.AsyncBaseTransport):
 
 
 class _Call:
-    """One request, seen by the application."""
+    """One request as ASGI scope and messages."""
 
     def __init__(self, request: httpx.Request, client: tuple[str, int] | None) -> None:
         assert isinstance(request.stream, httpx.AsyncByteStream)
@@ -66,7 +66,7 @@ class _Call:
 
     async def receive(self) -> Message:
         if self._sent:
-            await self._never.wait()  # whoever stops listening cancels the task
+            await self._never.wait()  # a client that stops listening cancels the task
         try:
             return {"type": "http.request", "body": await anext(self._body), "more_body": True}
         except StopAsyncIteration:
@@ -87,7 +87,7 @@ class _Body(httpx.AsyncByteStream):
                     return
 
     async def aclose(self) -> None:
-        """An application that has given its answer ends by itself; one that still gives it is stopped."""
+        """Waits for an application that has sent its response; cancels one that is still sending."""
         assert self.call.task is not None
         if not self.complete:
             self.call.task.cancel()

@@ -1,4 +1,4 @@
-"""From a browser's files to the contract's zip, as a stream: nothing lies in memory or on the disk here."""
+"""Streams a browser's files into the contract's zip, without storing them in memory or on disk."""
 
 import secrets
 import zipfile
@@ -18,26 +18,26 @@ from api.schemas.common import Problem
 from api.schemas.datasets import DatasetOut
 
 _FILES = 50_000
-"""More than the contract takes in a zip, which then says so."""
+"""Maximum number of files. It is above the contract's limit for a zip, so that the contract reports the error."""
 _HEADER_BYTES = 2**13
-"""Limit of one file's header in the form, and of a path in it."""
+"""Maximum size of one file's header in the form, including its path."""
 
 
 class Upload(Element, component="assets/upload.js"):
-    """Drop area for a domain's data set; the page is loaded again when it has arrived."""
+    """Drop area for a domain's data set. Reloads the page after the upload."""
 
     def __init__(self, domain_id: str) -> None:
         super().__init__()
         self._props["url"] = f"/upload/{domain_id}"
         self.on("uploaded", ui.navigate.reload)
-        self.on("refused", lambda event: _tell(event.args))
+        self.on("refused", lambda event: _raise(event.args))
 
 
-def _tell(problem: dict[str, Any]) -> None:
+def _raise(problem: dict[str, Any]) -> None:
     raise ProblemError(
         Problem(
             type=problem.get("type", "about:blank"),
-            title=str(problem.get("title", "The upload was refused")),
+            title=str(problem.get("title", "Upload rejected")),
             status=int(problem.get("status", 0)),
             detail=str(problem.get("detail", "Try again.")),
             code=str(problem.get("code", "unknown")),
@@ -49,7 +49,7 @@ def _tell(problem: dict[str, Any]) -> None:
 
 @app.post("/upload/{id}", include_in_schema=False)
 async def upload(request: Request, id: str, user: Annotated[User, Depends(get_tenant)]) -> JSONResponse:
-    """One zip, or the files of a folder by their paths. The cookie is not sent with another site's requests."""
+    """Takes one zip, or the files of a folder with their paths. Browsers do not send the cookie from other sites."""
     boundary = secrets.token_hex(16)
     options = {
         "content": _as_form(_packed(request), boundary),
@@ -64,7 +64,7 @@ async def upload(request: Request, id: str, user: Annotated[User, Depends(get_te
 
 
 async def _as_form(file: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:
-    """The file as the contract's form takes it."""
+    """Wraps the file in the contract's multipart form."""
     yield f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="images.zip"\r\n\r\n'.encode()
     async for piece in file:
         yield piece
@@ -72,7 +72,7 @@ async def _as_form(file: AsyncIterator[bytes], boundary: str) -> AsyncIterator[b
 
 
 async def _packed(request: Request) -> AsyncIterator[bytes]:
-    """The zip that the browser's form comes to. Raises FormParserError."""
+    """Yields the zip made from the browser's form. Raises FormParserError."""
     _, options = parse_options_header(request.headers.get("content-type", ""))
     packer = _Packer(options.get(b"boundary", b""))
     async for piece in request.stream():
@@ -84,9 +84,9 @@ async def _packed(request: Request) -> AsyncIterator[bytes]:
 
 
 class _Packer:
-    """Turns the files of a form into a zip, piece by piece; one file that is a zip passes as it is.
+    """Turns the files of a form into a zip, chunk by chunk. A single zip passes unchanged.
 
-    Images are compressed already: they are only put together.
+    Images are stored without compression, since they are already compressed.
     """
 
     def __init__(self, boundary: bytes) -> None:
@@ -118,12 +118,12 @@ class _Packer:
             self._archive.close()
 
     def write(self, data: bytes) -> int:
-        """Takes what the zip consists of, as a file that cannot be sought in."""
+        """Receives the bytes of the zip, like a file that cannot seek."""
         self._out += data
         return len(data)
 
     def flush(self) -> None:
-        """Does nothing: the zip wants a file that can."""
+        """Does nothing; zipfile requires the method."""
 
     def _begin(self) -> None:
         self._name, self._value, self._disposition = b"", b"", b""

@@ -1,4 +1,4 @@
-"""Dependencies of the pages: who looks at them, and the contract in their name."""
+"""Dependencies of the pages: the signed-in user with a client of the contract."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from api.dashboard.sessions import Session, Sessions
 from api.dashboard.transport import AppTransport
 
 sessions = Sessions()
-TOKEN = "token"  # noqa: S105  # the name of what the cookie carries, not a secret
+TOKEN = "token"  # noqa: S105  # a name in the cookie, not a secret
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,12 @@ class User:
 
 
 def contract_with(request: Request, key: str | None) -> Contract:
-    """Returns a client with the address by which the browser reaches this application, so that images' addresses
-    lead there too."""
+    """Returns a client with the address that the browser uses, so that image URLs have it too."""
     return _contract(request, lambda: key)
 
 
 def get_user(request: Request) -> User:
-    """Sends whoever is not signed in to do so."""
+    """Returns the signed-in user, or redirects to the sign-in page."""
     session = sessions.find(request.session.get(TOKEN))
     if session is None:
         raise redirect(request, "/sign-in")
@@ -73,7 +72,7 @@ def redirect(request: Request, path: str) -> HTTPException:
 
 
 def theme_of(request: Request) -> str:
-    """`system`, `light` or `dark`, as the cookie of the switch says."""
+    """Returns the theme stored in the cookie: `system`, `light` or `dark`."""
     chosen = request.cookies.get("difffit_theme", "")
     return chosen if chosen in {"light", "dark"} else "system"
 

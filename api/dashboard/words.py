@@ -1,4 +1,4 @@
-"""Numbers and times as people read them."""
+"""Formats numbers and times for people."""
 
 import datetime
 
@@ -30,15 +30,15 @@ def moment(time: datetime.datetime | None, never: str = "never") -> str:
 
 
 def several(number: int, word: str, words: str = "") -> str:
-    """`1 image`, `2 images`."""
+    """Returns a number with its noun: `1 image`, `2 images`."""
     return f"{number:,} {word if number == 1 else words or word + 's'}"
 
 
 def short(identifier: str) -> str:
-    """Enough of a digest to tell it from others."""
+    """Returns the start of a digest, enough to distinguish it."""
     return identifier[:12]
 
 
 def tail(identifier: str) -> str:
-    """The end of an id, where those of one moment differ."""
+    """Returns the end of an id; ids of the same moment differ only there."""
     return f"…{identifier[-8:]}"

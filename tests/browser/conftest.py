@@ -81,7 +81,7 @@ class Dashboard:
             for width, size in (("desk", DESK), ("phone", PHONE)):
                 self.page.set_viewport_size(size)
                 self.page.evaluate("scrollTo(0, 0)")  # the head stays at the top of the window
-                self.page.wait_for_timeout(400)  # charts are drawn anew
+                self.page.wait_for_timeout(400)  # charts are redrawn
                 found = self.page.evaluate("document.documentElement.scrollWidth")
                 assert found <= size["width"], f"{name} is {found} pixels wide on a {width}"
                 masked = [self.page.locator(hide)] if hide else []

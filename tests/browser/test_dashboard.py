@@ -28,13 +28,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_signing_in(dashboard: Dashboard, server: Server) -> None:
+def test_visitor_signs_in_and_out(dashboard: Dashboard, server: Server) -> None:
     page = dashboard.page
     page.goto(f"{server.url}/")
     page.wait_for_url("**/dashboard/sign-in")
     page.get_by_label("API key").fill("dfk_wrong")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("does not know this key")
+    expect(page.get_by_role("alert")).to_contain_text("unknown, expired or revoked")
     dashboard.keep("sign-in")
     dashboard.sign_in()
     expect(page.get_by_role("heading", name="Domains")).to_be_visible()
@@ -44,29 +44,29 @@ def test_signing_in(dashboard: Dashboard, server: Server) -> None:
     page.wait_for_url("**/sign-in")
 
 
-def test_a_domain_from_a_folder_to_pictures(dashboard: Dashboard, folder: Path) -> None:
+def test_folder_becomes_a_domain_that_draws(dashboard: Dashboard, folder: Path) -> None:
     page = dashboard.sign_in()
     page.get_by_role("button", name="New domain").click()
     page.get_by_label("Name").fill("OpenMoji")
     page.get_by_label("Description").fill("Black outlines, flat fills")
     dashboard.keep("new-domain")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create").click()
     page.wait_for_url("**/images")
 
     page.get_by_label("A folder of images").set_input_files(folder)
     expect(page.locator("[data-status=ready]")).to_be_visible(timeout=LONG)
     expect(page.get_by_text(str(EACH * len(CLASSES)), exact=True)).to_be_visible()
     expect(page.locator(".strip")).to_have_count(len(CLASSES))
-    page.get_by_text("2 files were not used").click()
+    page.get_by_text("2 files were rejected").click()
     expect(page.get_by_role("cell", name="torn.png")).to_be_visible()
     dashboard.keep("images")
 
     page.get_by_role("link", name="Train on it").click()
-    expect(page.get_by_text("sees every image")).to_be_visible()
+    expect(page.get_by_text("sees each image")).to_be_visible()
     page.get_by_text("More settings").click()
-    page.get_by_label("Steps, instead of the length").fill("160")
-    page.get_by_label("Images a step").fill("8")
-    expect(page.get_by_text("sees every image 21 times")).to_be_visible()
+    page.get_by_label("Steps (overrides the length)").fill("160")
+    page.get_by_label("Batch size").fill("8")
+    expect(page.get_by_text("sees each image 21 times")).to_be_visible()
     dashboard.keep("training")
     page.get_by_role("button", name="Start training").click()
     page.wait_for_url("**/finetunes/**")
@@ -89,13 +89,13 @@ def test_a_domain_from_a_folder_to_pictures(dashboard: Dashboard, folder: Path) 
     expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
     dashboard.keep("playground")
     dialog = page.get_by_role("dialog")
-    page.get_by_role("button", name="Settings of picture 2").click()
+    page.get_by_role("button", name="Settings of image 2").click()
     expect(dialog).to_contain_text("SHA-256")
     dashboard.keep("settings-of-a-picture")
     page.get_by_role("button", name="Close").click()
     expect(dialog).to_have_count(0)
     for leave in (lambda: page.keyboard.press("Escape"), lambda: page.mouse.click(8, 400)):
-        page.get_by_role("button", name="Settings of picture 1").click()
+        page.get_by_role("button", name="Settings of image 1").click()
         expect(dialog).to_contain_text("SHA-256")
         leave()
         expect(dialog).to_have_count(0)
@@ -108,11 +108,11 @@ def test_a_domain_from_a_folder_to_pictures(dashboard: Dashboard, folder: Path) 
     expect(page.locator("img.cover")).to_be_visible()
     dashboard.keep("domains")
     page.get_by_role("link", name="Usage").click()
-    expect(page.get_by_text("Pictures today")).to_be_visible()
+    expect(page.get_by_text("Images today")).to_be_visible()
     dashboard.keep("usage")
 
 
-def test_a_training_that_is_cancelled(dashboard: Dashboard, visitor: Visitor) -> None:
+def test_training_can_be_cancelled(dashboard: Dashboard, visitor: Visitor) -> None:
     domain = visitor.domain()
     page = dashboard.sign_in()
     page.goto(f"{dashboard.url}/domains/{domain}/training")
@@ -122,7 +122,7 @@ def test_a_training_that_is_cancelled(dashboard: Dashboard, visitor: Visitor) ->
     expect(page.get_by_text("cancelled", exact=True)).to_be_visible(timeout=LONG)
 
 
-def test_versions_side_by_side_and_promoted(dashboard: Dashboard, visitor: Visitor) -> None:
+def test_versions_are_compared_and_promoted(dashboard: Dashboard, visitor: Visitor) -> None:
     domain = visitor.domain()
     datasets = visitor.caller.get(f"/v1/domains/{domain}/datasets")["data"]
     body = {"dataset_id": datasets[0]["id"], "steps": 10, "batch_size": 8, "seed": 1}
@@ -131,7 +131,7 @@ def test_versions_side_by_side_and_promoted(dashboard: Dashboard, visitor: Visit
 
     page = dashboard.sign_in()
     page.goto(f"{dashboard.url}/domains/{domain}/versions")
-    page.get_by_role("button", name="Draw them").click()
+    page.get_by_role("button", name="Draw all").click()
     expect(page.locator("[data-version] img[src*='/images/']")).to_have_count(8, timeout=LONG)
     dashboard.keep("versions")
     page.get_by_role("button", name="Make version 2 active").click()
@@ -142,12 +142,12 @@ def test_versions_side_by_side_and_promoted(dashboard: Dashboard, visitor: Visit
     assert visitor.caller.get(f"/v1/domains/{domain}")["active_adapter_id"] == first["id"]
 
 
-def test_what_is_wrong_is_told(dashboard: Dashboard, visitor: Visitor, tmp_path: Path) -> None:
+def test_problems_are_shown_in_the_page(dashboard: Dashboard, visitor: Visitor, tmp_path: Path) -> None:
     page = dashboard.sign_in()
     page.goto(f"{dashboard.url}/domains/{visitor.domain()}/images")
     no_zip = tmp_path / "drawings.zip"
     no_zip.write_bytes(b"no zip at all")
-    dashboard.expects_failures = True  # the browser itself tells of the refused upload
+    dashboard.expects_failures = True  # the browser itself logs the rejected upload
     page.get_by_label("A zip of images").set_input_files(no_zip)
     expect(page.get_by_role("alert")).to_contain_text("Upload a .zip with one folder per class.")
     page.goto(f"{dashboard.url}/domains/dom_none/images")
@@ -155,7 +155,7 @@ def test_what_is_wrong_is_told(dashboard: Dashboard, visitor: Visitor, tmp_path:
     dashboard.keep("problem")
 
 
-def test_by_keyboard_alone(dashboard: Dashboard, visitor: Visitor) -> None:
+def test_playground_works_by_keyboard(dashboard: Dashboard, visitor: Visitor) -> None:
     page = dashboard.sign_in()
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -167,15 +167,15 @@ def test_by_keyboard_alone(dashboard: Dashboard, visitor: Visitor) -> None:
     page.get_by_role("button", name="Draw", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.locator("[data-generation]")).to_have_count(count + 1)
-    page.get_by_role("button", name="Settings of picture 1").first.focus()
+    page.get_by_role("button", name="Settings of image 1").first.focus()
     expect(page.locator("[data-generation] img").first).to_be_visible(timeout=LONG)
     page.keyboard.press("Escape")
 
 
-def test_the_theme_is_switched_and_kept(dashboard: Dashboard) -> None:
+def test_chosen_theme_survives_a_reload(dashboard: Dashboard) -> None:
     page = dashboard.sign_in()
     body = page.locator("body")
-    page.get_by_role("button", name="Theme: as your system has it").click()
+    page.get_by_role("button", name="Theme: system").click()
     page.get_by_role("button", name="Theme: light").click()
     expect(page.get_by_role("button", name="Theme: dark")).to_be_visible()
     assert "body--dark" in (body.get_attribute("class") or "")
@@ -184,7 +184,7 @@ def test_the_theme_is_switched_and_kept(dashboard: Dashboard) -> None:
     assert "body--dark" in (body.get_attribute("class") or "")
 
 
-def test_an_administrators_pages(administration: Dashboard, visitor: Visitor) -> None:
+def test_administrator_manages_keys_and_sees_the_fleet(administration: Dashboard, visitor: Visitor) -> None:
     page = administration.sign_in()
     expect(page.get_by_role("link", name=visitor.name)).to_be_visible()
     administration.keep("tenants")
@@ -212,4 +212,4 @@ def test_an_administrators_pages(administration: Dashboard, visitor: Visitor) ->
         expect(page.get_by_text(expected).first).to_be_visible()
         administration.keep(name.lower())
     page.goto(f"{administration.url}/adapters?tenant_id=ten_none")
-    expect(page.get_by_text("None that fits.")).to_be_visible()
+    expect(page.get_by_text("No adapter matches.")).to_be_visible()

@@ -1,5 +1,5 @@
-// A place to drop a zip, a folder of class folders, or to choose one. All of it goes to the page's own server in one
-// request, whose progress is shown; the server hands it on to the REST contract.
+// Drop area for a zip or a folder of class folders, with buttons to choose one. Everything is sent to the page's own
+// server in one request, with progress; the server passes it to the REST contract.
 export default {
   template: `
     <div class="drop" :class="{ over }" @dragover.prevent="over = true" @dragleave="over = false" @drop.prevent="drop">
@@ -12,12 +12,12 @@ export default {
       <input ref="folder" type="file" webkitdirectory multiple hidden aria-label="A folder of images" @change="chosen" />
       <input ref="zip" type="file" accept=".zip,application/zip" hidden aria-label="A zip of images" @change="chosen" />
       <template v-if="busy">
-        <progress class="bar" max="1" :value="share" aria-label="Upload"></progress>
-        <p class="small" role="status">{{ says }}</p>
+        <progress class="bar" max="1" :value="fraction" aria-label="Upload"></progress>
+        <p class="small" role="status">{{ note }}</p>
       </template>
     </div>`,
   props: { url: String },
-  data: () => ({ over: false, busy: false, share: 0, says: "" }),
+  data: () => ({ over: false, busy: false, fraction: 0, note: "" }),
   methods: {
     chosen(event) {
       this.send([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file]));
@@ -26,21 +26,21 @@ export default {
     async drop(event) {
       this.over = false;
       const roots = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-      const found = [];
-      for (const root of roots) await this.walk(root, found);
-      this.send(found);
+      const files = [];
+      for (const root of roots) await this.walk(root, files);
+      this.send(files);
     },
-    async walk(entry, found) {
+    async walk(entry, files) {
       if (entry.isFile) {
         const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-        found.push([entry.fullPath.replace(/^\//, ""), file]);
+        files.push([entry.fullPath.replace(/^\//, ""), file]);
         return;
       }
       const reader = entry.createReader();
       for (;;) {
         const part = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
         if (!part.length) return;
-        for (const child of part) await this.walk(child, found);
+        for (const child of part) await this.walk(child, files);
       }
     },
     send(files) {
@@ -49,12 +49,12 @@ export default {
       for (const [path, file] of files) form.append("files", file, path);
       const request = new XMLHttpRequest();
       request.upload.onprogress = (event) => {
-        this.share = event.loaded / event.total;
-        this.says = this.share < 1 ? `${Math.round(100 * this.share)} % sent` : "Sent; being looked at";
+        this.fraction = event.loaded / event.total;
+        this.note = this.fraction < 1 ? `${Math.round(100 * this.fraction)} % sent` : "Sent; checking";
       };
       request.onloadend = () => {
         this.busy = false;
-        let problem = { title: "The upload broke off", detail: "Check the connection, then try again." };
+        let problem = { title: "Upload interrupted", detail: "Check the connection, then try again." };
         try {
           problem = JSON.parse(request.responseText);
         } catch {}
@@ -62,8 +62,8 @@ export default {
         else this.$emit("refused", problem);
       };
       this.busy = true;
-      this.share = 0;
-      this.says = "Sending";
+      this.fraction = 0;
+      this.note = "Sending";
       request.open("POST", window.path_prefix + this.url);
       request.send(form);
     },

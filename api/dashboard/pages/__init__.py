@@ -1,1 +1,1 @@
-"""The pages, a file each. Importing one registers its address."""
+"""The pages, one file each. Importing a page registers its address."""

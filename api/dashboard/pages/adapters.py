@@ -1,4 +1,4 @@
-"""For administrators: every stored adapter of every tenant."""
+"""Administrators' page of all stored adapters."""
 
 from urllib.parse import urlencode
 
@@ -31,10 +31,10 @@ async def adapters(
             facts = {"Adapters": words.count(totals.adapters), "Tenants": words.count(totals.tenants)}
             kit.facts(facts | {"Domains": words.count(totals.domains), "Stored": words.size(totals.size_bytes)})
             if page.data:
-                columns = ("Version", "Tenant", "State", "Size", "Base", "Made", "Last used", "Resident on")
-                kit.table("Stored adapters, newest first", columns, [_row(one) for one in page.data])
+                columns = ("Version", "Tenant", "State", "Size", "Base", "Created", "Last used", "In memory of")
+                kit.table("Stored adapters, newest first", columns, [_row(adapter) for adapter in page.data])
             else:
-                kit.muted("None that fits.")
+                kit.muted("No adapter matches.")
         if page.next_cursor:
             kit.link_button("Older adapters", f"/adapters?{_query({**filters, 'cursor': page.next_cursor})}")
 
@@ -56,16 +56,16 @@ def _filters(filters: dict[str, str]) -> None:
         kit.link_button("All", "/adapters")
 
 
-def _row(one: AdminAdapterOut) -> list[kit.Cell]:
+def _row(adapter: AdminAdapterOut) -> list[kit.Cell]:
     return [
-        lambda: (kit.write(f"Version {one.version}", "span"), kit.write(one.id, "div", "mono small")),
-        lambda: ui.link(words.tail(one.tenant_id), f"/tenants/{one.tenant_id}").classes("mono"),
-        lambda: kit.badge(one.status),
-        words.size(one.size_bytes),
-        lambda: kit.write(words.short(one.base_digest), "span", "mono"),
-        words.moment(one.created_at),
-        words.moment(one.last_used_at),
-        words.several(len(one.resident_on), "worker") if one.resident_on else "none",
+        lambda: (kit.write(f"Version {adapter.version}", "span"), kit.write(adapter.id, "div", "mono small")),
+        lambda: ui.link(words.tail(adapter.tenant_id), f"/tenants/{adapter.tenant_id}").classes("mono"),
+        lambda: kit.badge(adapter.status),
+        words.size(adapter.size_bytes),
+        lambda: kit.write(words.short(adapter.base_digest), "span", "mono"),
+        words.moment(adapter.created_at),
+        words.moment(adapter.last_used_at),
+        words.several(len(adapter.resident_on), "worker") if adapter.resident_on else "none",
     ]
 
 

@@ -1,4 +1,4 @@
-"""For administrators: who changed what."""
+"""Administrators' page of the audit log."""
 
 import json
 
@@ -18,25 +18,25 @@ async def audit(user: AdminUser, tenant_id: str = "", cursor: str = "") -> None:
         page = await user.contract.page("/v1/admin/audit", AuditOut, limit=_PAGE, tenant_id=tenant_id, cursor=cursor)
         if tenant_id:
             with kit.box("row"):
-                kit.muted(f"Of the tenant {tenant_id} alone.")
-                ui.link("Of all", "/audit")
+                kit.muted(f"Only tenant {tenant_id}.")
+                ui.link("Show all", "/audit")
         with kit.card():
-            columns = ("When", "What", "Of what", "By the key", "From", "More")
+            columns = ("Time", "Action", "Target", "Key", "Address", "Details")
             if page.data:
-                kit.table("Changes, newest first", columns, [_row(one) for one in page.data])
+                kit.table("Changes, newest first", columns, [_row(entry) for entry in page.data])
             else:
-                kit.muted("Nothing yet.")
+                kit.muted("No entries yet.")
         if page.next_cursor:
             of_tenant = f"tenant_id={tenant_id}&" if tenant_id else ""
             kit.link_button("Older entries", f"/audit?{of_tenant}cursor={page.next_cursor}")
 
 
-def _row(one: AuditOut) -> list[kit.Cell]:
+def _row(entry: AuditOut) -> list[kit.Cell]:
     return [
-        words.moment(one.created_at),
-        one.action,
-        lambda: kit.write(one.target, "span", "mono"),
-        lambda: kit.write(one.actor_key_id or "the service itself", "span", "mono"),
-        one.address or "",
-        lambda: kit.write(json.dumps(one.detail, ensure_ascii=False) if one.detail else "", "span", "small long"),
+        words.moment(entry.created_at),
+        entry.action,
+        lambda: kit.write(entry.target, "span", "mono"),
+        lambda: kit.write(entry.actor_key_id or "the service itself", "span", "mono"),
+        entry.address or "",
+        lambda: kit.write(json.dumps(entry.detail, ensure_ascii=False) if entry.detail else "", "span", "small long"),
     ]

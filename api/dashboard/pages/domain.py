@@ -1,4 +1,4 @@
-"""A domain's address: leads to the step that comes next."""
+"""Address of a domain: redirects to its next step."""
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse
@@ -10,8 +10,8 @@ from api.dashboard.user import TenantUser
 
 @ui.page("/domains/{id}")
 async def domain(request: Request, user: TenantUser, id: str) -> RedirectResponse | None:
-    found = await find(user, id)
-    if found is None:
+    details = await find(user, id)
+    if details is None:
         return None
-    step = "images" if found.active_adapter_id is None else "playground"
-    return RedirectResponse(f"{request.scope['root_path']}/domains/{found.id}/{step}", 303)
+    step = "images" if details.active_adapter_id is None else "playground"
+    return RedirectResponse(f"{request.scope['root_path']}/domains/{details.id}/{step}", 303)

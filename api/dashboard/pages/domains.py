@@ -1,4 +1,4 @@
-"""All domains of a tenant, each with its latest picture."""
+"""Page of a tenant's domains, each with its latest generated image."""
 
 from nicegui import ui
 
@@ -10,14 +10,14 @@ from api.schemas.domains import DomainOut
 
 @ui.page("/domains")
 async def domains(user: TenantUser, cursor: str = "") -> None:
-    hint = "A domain is one style of images: what it looks like, and everything drawn in it."
+    hint = "A domain is one image style, with its training images, versions and generated images."
     with frame(user, "Domains", section="Domains", hint=hint):
         page = await user.contract.page("/v1/domains", DomainOut, limit=24, cursor=cursor)
         if user.may_write:
             with kit.box("row"):
                 kit.button("New domain", lambda: _ask_for_domain(user), kind="primary")
         if not page.data and not cursor:
-            kit.empty("No domain yet", "Make one, then give it a folder of images for each class.")
+            kit.empty("No domains yet", "Create one, then upload a folder of images for each class.")
         with kit.box("tiles", "ul"):
             for domain in page.data:
                 _tile(domain)
@@ -33,20 +33,20 @@ def _tile(domain: DomainOut) -> None:
             with kit.box("cover blank"):
                 kit.write(domain.name[:1].upper(), "span")
         kit.write(domain.name, "h2")
-        kit.write(domain.description or f"Made {words.moment(domain.created_at)}", "p", "small")
+        kit.write(domain.description or f"Created {words.moment(domain.created_at)}", "p", "small")
 
 
 def _ask_for_domain(user: User) -> None:
     async def make() -> None:
         body = {"name": name.value, "description": description.value}
-        made = await user.contract.post("/v1/domains", DomainOut, body)
-        ui.navigate.to(f"/domains/{made.id}")
+        domain = await user.contract.post("/v1/domains", DomainOut, body)
+        ui.navigate.to(f"/domains/{domain.id}")
 
     with kit.dialog("New domain") as asked:
         name = kit.field("Name", placeholder="Line drawings")
         name.props("autofocus")
-        description = kit.field("Description", lines=2, hint="For people; it does not change the images.")
+        description = kit.field("Description", lines=2, hint="Free text. It does not affect the images.")
         with kit.box("row end"):
             kit.button("Cancel", asked.close)
-            kit.button("Make it", make, kind="primary")
+            kit.button("Create", make, kind="primary")
     asked.open()

@@ -1,4 +1,4 @@
-"""For administrators: workers with what they hold, and what waits for them."""
+"""Administrators' page of workers and queues."""
 
 from nicegui import ui
 
@@ -7,7 +7,7 @@ from api.dashboard.frame import frame
 from api.dashboard.user import AdminUser
 from api.schemas.usage import QueueOut, Readiness, WorkerOut
 
-_QUEUES = {"datasets": "Data sets", "finetune": "Fine-tunes", "generate": "Drawings"}
+_QUEUES = {"datasets": "Data sets", "finetune": "Fine-tunes", "generate": "Generations"}
 
 
 @ui.page("/fleet")
@@ -19,42 +19,45 @@ async def fleet(user: AdminUser) -> None:
         for warning in readiness.warnings.values():
             kit.write(warning, "p", "problem").props("role=alert")
         with kit.card("Queues"):
-            kit.table("Queues", ("Queue", "Waiting", "Running", "Oldest waits since"), [_queue(one) for one in queues])
+            kit.table(
+                "Queues", ("Queue", "Waiting", "Running", "Oldest waiting since"), [_queue(one) for one in queues]
+            )
         with kit.card("Workers", f"{words.several(len(workers), 'worker')} alive."):
             if not workers:
-                kit.muted("Work waits until one starts: python -m worker")
-            columns = ("Worker", "Device", "Queues", "Base", "Adapters held", "Since", "Last heard of")
+                kit.muted("Jobs wait until a worker starts. Start one with: python -m worker")
+            columns = ("Worker", "Device", "Queues", "Base", "Adapters in memory", "Started", "Last heartbeat")
             if workers:
-                kit.table("Workers that are alive", columns, [_worker(one) for one in workers])
+                kit.table("Live workers", columns, [_worker(one) for one in workers])
 
 
-def _queue(one: QueueOut) -> list[kit.Cell]:
-    name = _QUEUES.get(one.queue, one.queue)
-    return [name, words.count(one.waiting), words.count(one.running), words.moment(one.oldest_waiting_at, "none waits")]
+def _queue(queue: QueueOut) -> list[kit.Cell]:
+    name = _QUEUES.get(queue.queue, queue.queue)
+    oldest = words.moment(queue.oldest_waiting_at, "none waiting")
+    return [name, words.count(queue.waiting), words.count(queue.running), oldest]
 
 
-def _worker(one: WorkerOut) -> list[kit.Cell]:
+def _worker(worker: WorkerOut) -> list[kit.Cell]:
     def held() -> None:
-        if not one.resident:
+        if not worker.resident:
             kit.write("none", "span")
             return
         with ui.element("details").classes("more"):
-            kit.write(words.several(len(one.resident), "adapter"), "summary")
-            for digest in one.resident:
+            kit.write(words.several(len(worker.resident), "adapter"), "summary")
+            for digest in worker.resident:
                 kit.write(words.short(digest), "div", "mono small")
 
     def name() -> None:
-        kit.write(one.hostname, "span")
-        kit.write(f"process {one.pid}", "div", "small")
-        if not one.healthy:
-            kit.write(one.problem or "It cannot work.", "div", "problem small")
+        kit.write(worker.hostname, "span")
+        kit.write(f"process {worker.pid}", "div", "small")
+        if not worker.healthy:
+            kit.write(worker.problem or "Not healthy.", "div", "problem small")
 
     return [
         name,
-        one.device,
-        ", ".join(one.queues),
-        lambda: kit.write(words.short(one.base_digest or "none"), "span", "mono"),
+        worker.device,
+        ", ".join(worker.queues),
+        lambda: kit.write(words.short(worker.base_digest or "none"), "span", "mono"),
         held,
-        words.moment(one.started_at),
-        words.moment(one.heartbeat_at),
+        words.moment(worker.started_at),
+        words.moment(worker.heartbeat_at),
     ]

@@ -1,4 +1,4 @@
-"""A domain's data sets: uploading one, and what became of it."""
+"""Page of a domain's data sets: upload, and the results of the checks."""
 
 from nicegui import ui
 
@@ -16,13 +16,13 @@ async def images(user: TenantUser, id: str) -> None:
     if domain is None:
         return
     with domain_frame(user, domain, "Images"):
-        found = await user.contract.list(f"/v1/domains/{id}/datasets", DatasetOut)
+        datasets = await user.contract.list(f"/v1/domains/{id}/datasets", DatasetOut)
         if user.may_write:
-            with kit.card("Upload images", "The service looks at every file, and tells which it can use."):
+            with kit.card("Upload images", "The service checks every file and lists those that it rejects."):
                 Upload(id)
-        if not found:
-            kit.empty("No images yet", "Ten or twenty images a class are enough to begin with.")
-        for dataset in found:
+        if not datasets:
+            kit.empty("No images yet", "Ten to twenty images per class are enough to start.")
+        for dataset in datasets:
             _dataset(user, domain, dataset)
 
 
@@ -35,7 +35,7 @@ def _dataset(user: User, domain: DomainOut, dataset: DatasetOut) -> None:
             if dataset.status == "ready":
                 kit.link_button("Train on it", f"/domains/{domain.id}/training?dataset_id={dataset.id}", kind="primary")
         if dataset.status == "validating":
-            kit.muted("Every image is being decoded.").props("role=status")
+            kit.muted("Checking every image.").props("role=status")
             _reload_when_done(user, dataset.id)
         else:
             _report(user, dataset)
@@ -55,7 +55,7 @@ def _report(user: User, dataset: DatasetOut) -> None:
     facts = {
         "Images used": words.count(dataset.images),
         "Classes": words.count(len(dataset.classes)),
-        "Files refused": words.count(dataset.report.rejected_count),
+        "Files rejected": words.count(dataset.report.rejected_count),
         "Files ignored": words.count(dataset.report.ignored),
         "Size of the zip": words.size(dataset.size_bytes),
     }
@@ -67,32 +67,31 @@ def _report(user: User, dataset: DatasetOut) -> None:
         kit.muted(f"{warning.file}: {warning.detail}" if warning.file else warning.detail)
     if dataset.classes:
         with kit.box("classes", "ul"):
-            for one in dataset.classes:
+            for label in dataset.classes:
                 with kit.box("class", "li"):
                     with kit.box("row spread"):
-                        kit.write(one.name, "h3")
-                        kit.write(words.several(one.images, "image"), "span", "small")
-                    if one.example_url:
-                        kit.picture(one.example_url, f"The first images of {one.name}", "strip")
+                        kit.write(label.name, "h3")
+                        kit.write(words.several(label.images, "image"), "span", "small")
+                    if label.example_url:
+                        kit.picture(label.example_url, f"The first images of {label.name}", "strip")
     if dataset.report.rejected_count:
         _rejected(user, dataset)
 
 
 def _rejected(user: User, dataset: DatasetOut) -> None:
-    """Names the files that were not used, as soon as somebody asks."""
+    """Lists the rejected files, loaded when the list is opened."""
     count = dataset.report.rejected_count
 
     async def show() -> None:
-        found = await user.contract.list(f"/v1/datasets/{dataset.id}/report", RejectedFile)
+        files = await user.contract.list(f"/v1/datasets/{dataset.id}/report", RejectedFile)
         with details:
-            kit.table(
-                "Files that were not used", ("File", "Reason"), [(one.file, _reason(one.detail)) for one in found]
-            )
-            if len(found) < count:
-                kit.muted(f"The first {len(found)} of {count:,}; the API lists all.")
+            rows = [(rejected.file, _reason(rejected.detail)) for rejected in files]
+            kit.table("Rejected files", ("File", "Reason"), rows)
+            if len(files) < count:
+                kit.muted(f"The first {len(files)} of {count:,}. The API lists all.")
 
     with ui.element("details").classes("more") as details:
-        summary = kit.write(words.several(count, "file was", "files were") + " not used", "summary")
+        summary = kit.write(words.several(count, "file was", "files were") + " rejected", "summary")
     summary.on("click.once", show)
 
 

@@ -1,4 +1,4 @@
-"""Drawing with a domain."""
+"""Page for generating images with a domain."""
 
 from typing import get_args
 
@@ -26,7 +26,7 @@ async def playground(user: TenantUser, id: str) -> None:
     with domain_frame(user, domain, "Playground"):
         versions = await user.contract.list(f"/v1/domains/{id}/adapters", AdapterOut)
         if domain.active_adapter_id is None or not versions:
-            kit.empty("Nothing to draw with yet", "Upload images, then train on them.")
+            kit.empty("No version yet", "Upload images, then train on them.")
             return
         page = await user.contract.page(f"/v1/domains/{id}/generations", GenerationOut, limit=_EARLIER)
         with kit.box("columns aside"):
@@ -38,19 +38,20 @@ class _Playground:
         self.user, self.domain, self.versions = user, domain, versions
 
     def build(self, earlier: list[GenerationOut]) -> None:
-        active = next((one for one in self.versions if one.id == self.domain.active_adapter_id), self.versions[0])
+        active_id = self.domain.active_adapter_id
+        active = next((version for version in self.versions if version.id == active_id), self.versions[0])
         with kit.card("Draw"):
             classes = list(active.manifest["class_names"])
             self.class_name = kit.choice("Class", classes, classes[0])
             with kit.box("fields two"):
-                self.count = kit.number("Pictures", 4, least=1, most=64)
+                self.count = kit.number("Images", 4, least=1, most=64)
                 self.seed = kit.number("First seed", 1, least=0, most=2**31)
                 self.steps = kit.number("Steps", 50, least=1, most=1000)
                 self.guidance = kit.number("Guidance", 4.0, least=0, most=50, step=0.5)
             samplers = list(get_args(GenerationCreate.model_fields["sampler"].annotation))
             self.sampler = kit.choice("Sampler", samplers, "ddim")
-            names = {one.id: f"Version {one.version}" for one in self.versions if one.status == "ready"}
-            self.adapter = kit.choice("Version", {"": f"The active one, {active.version}", **names}, "")
+            names = {each.id: f"Version {each.version}" for each in self.versions if each.status == "ready"}
+            self.adapter = kit.choice("Version", {"": f"Active ({active.version})", **names}, "")
             if self.user.may_write:
                 kit.button("Draw", self.draw, kind="primary")
             with kit.box("row"):
@@ -64,7 +65,7 @@ class _Playground:
             if not earlier:
                 self.hint = ui.element("div")
                 with self.hint:
-                    kit.empty("Your pictures appear here", "Choose a class, then draw.")
+                    kit.empty("Your images appear here", "Choose a class, then press Draw.")
 
     def body(self) -> dict[str, object]:
         chosen = {"adapter_id": self.adapter.value} if self.adapter.value else {}
@@ -80,11 +81,11 @@ class _Playground:
 
     async def draw(self) -> None:
         path = f"/v1/domains/{self.domain.id}/generations"
-        made = await self.user.contract.post(path, GenerationOut, {**self.body(), "previews": _PREVIEWS})
+        started = await self.user.contract.post(path, GenerationOut, {**self.body(), "previews": _PREVIEWS})
         if hasattr(self, "hint"):
             self.hint.visible = False
         with self.results:
-            card, drawn = self._card(made)
+            card, drawn = self._card(started)
         card.move(target_index=0)
         ended = await drawn.follow()
         if ended.error:
@@ -104,7 +105,7 @@ class _Playground:
 
     def show_code(self, name: str, render: drawing.Render) -> None:
         base = str(self.user.contract.http.base_url).rstrip("/")
-        with kit.dialog(f"The same as {name}") as shown:
+        with kit.dialog(f"The same request as {name}") as shown:
             kit.code(render(base, self.domain.id, self.body()))
             with kit.box("row end"):
                 kit.button("Close", shown.close, kind="primary")
@@ -114,6 +115,4 @@ class _Playground:
 def _as_problem(ended: GenerationOut) -> Problem:
     assert ended.error is not None
     code, detail = ended.error.code, ended.error.detail
-    return Problem(
-        type=code, title="It could not be drawn", status=0, detail=detail, code=code, request_id="", errors=None
-    )
+    return Problem(type=code, title="Generation failed", status=0, detail=detail, code=code, request_id="", errors=None)

@@ -1,4 +1,4 @@
-"""Signing in with an API key, and out again. Both are plain forms, as password managers know them."""
+"""Signing in with an API key, and signing out. Both are plain forms, so that password managers work."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -13,9 +13,9 @@ from api.dashboard.sessions import Session
 from api.dashboard.user import TOKEN, contract_with, redirect, sessions, theme_of
 
 _WRONG = {
-    "unauthenticated": "The service does not know this key, or it has expired or was revoked. Ask for a new one.",
-    "rate_limited": "Too many wrong keys came from your address. Wait a minute, then try again.",
-    "elsewhere": "The form was sent from another site. Send it from here.",
+    "unauthenticated": "The key is unknown, expired or revoked. Ask for a new one.",
+    "rate_limited": "Too many wrong keys from your address. Wait a minute, then try again.",
+    "elsewhere": "The form was sent from another site. Use this page.",
 }
 
 
@@ -32,9 +32,9 @@ def sign_in(request: Request, problem: str = "") -> None:
     with kit.box("gate", "main"):
         kit.picture(f"{request.scope['root_path']}/assets/icon.svg", "", "mark")
         kit.write("DiffFit", "h1")
-        kit.muted("Teach the service a style, then draw with it. Sign in with your API key.")
+        kit.muted("Teach the service an image style, then generate images with it. Sign in with your API key.")
         if problem:
-            message = _WRONG.get(problem, "The service cannot check the key now. Try again in a moment.")
+            message = _WRONG.get(problem, "The key cannot be checked now. Try again in a moment.")
             kit.write(message, "p", "problem").props("role=alert")
         with ui.element("form").props("method=post") as form:
             form.props["action"] = f"{request.scope['root_path']}/session"
@@ -42,26 +42,26 @@ def sign_in(request: Request, problem: str = "") -> None:
                 'name=key autocomplete="current-password" autofocus'
             )
             kit.button("Sign in", kind="primary").props("type=submit")
-        kit.write("The key stays in the server's memory. An administrator issues keys.", "p", "small")
+        kit.write("The key is only kept in the server's memory. Administrators issue keys.", "p", "small")
 
 
 @app.post("/session", include_in_schema=False)
 async def begin(request: Request, key: Annotated[str, Form(max_length=200)] = "") -> RedirectResponse:
     if not _is_from_here(request):
         raise redirect(request, "/sign-in?problem=elsewhere")
-    if not key.isascii():  # no header holds it, and no key of ours
+    if not key.isascii():  # not allowed in a header, nor in our keys
         raise redirect(request, "/sign-in?problem=unauthenticated")
     try:
-        found = await contract_with(request, key.strip()).sign_in()
+        identity = await contract_with(request, key.strip()).sign_in()
     except ProblemError as error:
         raise redirect(request, f"/sign-in?problem={error.problem.code}") from error
     sessions.end(request.session.get(TOKEN))
     request.session[TOKEN] = sessions.begin(
         Session(
             key=key.strip(),
-            name=found.tenant_name or found.name,
-            is_admin=found.tenant_id is None,
-            may_write="write" in found.scopes,
+            name=identity.tenant_name or identity.name,
+            is_admin=identity.tenant_id is None,
+            may_write="write" in identity.scopes,
         )
     )
     return RedirectResponse(f"{request.scope['root_path']}/", 303)
@@ -74,7 +74,7 @@ def end(request: Request) -> RedirectResponse:
 
 
 def _is_from_here(request: Request) -> bool:
-    """By what browsers send: Sec-Fetch-Site, or on plain http, where they leave it out, the Origin's host."""
+    """Checks Sec-Fetch-Site, or the Origin's host on plain http, where browsers omit Sec-Fetch-Site."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
         return site in {"same-origin", "none"}

@@ -1,4 +1,4 @@
-"""For administrators: tenants, and the keys of each."""
+"""Administrators' pages of tenants and their keys."""
 
 from nicegui import ui
 
@@ -7,8 +7,8 @@ from api.dashboard.frame import frame
 from api.dashboard.user import AdminUser, User
 from api.schemas.tenants import KeyIssued, KeyOut, TenantOut
 
-_LIFETIMES = {0: "No end", 7: "7 days", 30: "30 days", 90: "90 days", 365: "A year"}
-_OVERLAPS = {0: "Ends at once", 3600: "Works for an hour", 86_400: "Works for a day", 604_800: "Works for a week"}
+_LIFETIMES = {0: "Forever", 7: "7 days", 30: "30 days", 90: "90 days", 365: "A year"}
+_OVERLAPS = {0: "Stops immediately", 3600: "Works for an hour", 86_400: "Works for a day", 604_800: "Works for a week"}
 
 
 @ui.page("/tenants")
@@ -18,10 +18,10 @@ async def tenants(user: AdminUser, cursor: str = "") -> None:
         with kit.box("row"):
             kit.button("New tenant", lambda: _ask_for_tenant(user), kind="primary")
         if not page.data:
-            kit.empty("No tenant yet", "Make one, then issue it a key.")
+            kit.empty("No tenants yet", "Create one, then issue a key for it.")
             return
         with kit.card():
-            columns = ("Tenant", "Id", "Share of the device", "Own limits", "Since")
+            columns = ("Tenant", "Id", "Share of the device", "Own limits", "Created")
             kit.table("All tenants", columns, [_row(tenant) for tenant in page.data])
         if page.next_cursor:
             kit.link_button("Older tenants", f"/tenants?cursor={page.next_cursor}")
@@ -33,46 +33,46 @@ def _row(tenant: TenantOut) -> list[kit.Cell]:
         lambda: ui.link(tenant.name, f"/tenants/{tenant.id}"),
         lambda: kit.write(tenant.id, "span", "mono"),
         f"{tenant.weight:g}",
-        limits or "as for all",
+        limits or "defaults",
         words.moment(tenant.created_at),
     ]
 
 
 def _ask_for_tenant(user: User) -> None:
     async def make() -> None:
-        made = await user.contract.post("/v1/admin/tenants", TenantOut, {"name": name.value})
-        ui.navigate.to(f"/tenants/{made.id}")
+        tenant = await user.contract.post("/v1/admin/tenants", TenantOut, {"name": name.value})
+        ui.navigate.to(f"/tenants/{tenant.id}")
 
     with kit.dialog("New tenant") as asked:
         name = kit.field("Name", placeholder="Acme Studio")
         with kit.box("row end"):
             kit.button("Cancel", asked.close)
-            kit.button("Make it", make, kind="primary")
+            kit.button("Create", make, kind="primary")
     asked.open()
 
 
 @ui.page("/tenants/{id}")
 async def tenant(user: AdminUser, id: str) -> None:
     with frame(user, "Tenant", section="Tenants", crumbs={"Tenants": "/tenants"}):
-        found = await user.contract.get(f"/v1/admin/tenants/{id}", TenantOut)
+        details = await user.contract.get(f"/v1/admin/tenants/{id}", TenantOut)
         keys = await user.contract.list(f"/v1/admin/tenants/{id}/keys", KeyOut)
-        with kit.card(found.name):
+        with kit.card(details.name):
             facts = {
-                "Id": found.id,
-                "Share of the device": f"{found.weight:g}",
-                "Since": words.moment(found.created_at),
+                "Id": details.id,
+                "Share of the device": f"{details.weight:g}",
+                "Created": words.moment(details.created_at),
             }
-            kit.facts(facts | {name.replace("_", " "): f"{limit:,}" for name, limit in found.quotas.items()})
+            kit.facts(facts | {name.replace("_", " "): f"{limit:,}" for name, limit in details.quotas.items()})
             with kit.box("row"):
-                ui.link("Its adapters", f"/adapters?tenant_id={found.id}").classes("button link-button")
-                ui.link("Its audit log", f"/audit?tenant_id={found.id}").classes("button link-button")
-                kit.button("Delete the tenant", lambda: _delete(user, found), kind="danger")
-        with kit.card("Keys", "A key is shown once, when it is made."):
+                ui.link("Adapters", f"/adapters?tenant_id={details.id}").classes("button link-button")
+                ui.link("Audit log", f"/audit?tenant_id={details.id}").classes("button link-button")
+                kit.button("Delete the tenant", lambda: _delete(user, details), kind="danger")
+        with kit.card("Keys", "A key is shown only once, when it is created."):
             if keys:
-                columns = ("Name", "Id", "May", "State", "Last used", "")
+                columns = ("Name", "Id", "Scopes", "State", "Last used", "")
                 kit.table("Keys of the tenant", columns, [_key_row(user, key) for key in keys])
             with kit.box("row"):
-                kit.button("Issue a key", lambda: _ask_for_key(user, found), kind="primary")
+                kit.button("Issue a key", lambda: _ask_for_key(user, details), kind="primary")
 
 
 def _key_row(user: User, key: KeyOut) -> list[kit.Cell]:
@@ -105,9 +105,9 @@ def _ask_for_key(user: User, tenant: TenantOut) -> None:
         _show_key(issued)
 
     with kit.dialog("Issue a key") as asked:
-        name = kit.field("Name", placeholder="Web shop", hint="To tell keys apart.")
+        name = kit.field("Name", placeholder="Web shop", hint="Label of the key.")
         lifetime = kit.choice("Works for", _LIFETIMES, 0)
-        only_reading = ui.checkbox("May only read")
+        only_reading = ui.checkbox("Read only")
         with kit.box("row end"):
             kit.button("Cancel", asked.close)
             kit.button("Issue", issue, kind="primary")
@@ -122,7 +122,7 @@ def _ask_to_rotate(user: User, key: KeyOut) -> None:
         _show_key(issued)
 
     with kit.dialog(f"Rotate {key.name}") as asked:
-        kit.write("A new key takes its place, with the same name and rights.")
+        kit.write("A new key with the same name and scopes replaces it.")
         overlap = kit.choice("The old key", _OVERLAPS, 86_400)
         with kit.box("row end"):
             kit.button("Cancel", asked.close)
@@ -135,12 +135,12 @@ def _ask_to_revoke(user: User, key: KeyOut) -> None:
         await user.contract.delete(f"/v1/admin/keys/{key.id}")
         ui.navigate.reload()
 
-    kit.confirm(f"Revoke {key.name}?", "It stops working at once, for good.", "Revoke the key", revoke)
+    kit.confirm(f"Revoke {key.name}?", "It stops working immediately. This cannot be undone.", "Revoke the key", revoke)
 
 
 def _show_key(issued: KeyIssued) -> None:
     with kit.dialog("The new key") as shown:
-        kit.write("Copy it now: it is not shown again.")
+        kit.write("Copy it now. It is not shown again.")
         kit.code(issued.key or "")
         with kit.box("row end"):
             kit.button("Done", ui.navigate.reload, kind="primary")
@@ -153,5 +153,5 @@ def _delete(user: User, tenant: TenantOut) -> None:
         await user.contract.delete(f"/v1/admin/tenants/{tenant.id}")
         ui.navigate.to("/tenants")
 
-    detail = "Its keys, domains, images and versions go too. This cannot be undone."
+    detail = "Its keys, domains, images and versions are deleted too. This cannot be undone."
     kit.confirm(f"Delete {tenant.name}?", detail, "Delete the tenant", delete)

@@ -1,4 +1,4 @@
-"""A domain's fine-tunes: starting one with an estimate before, and all that there were."""
+"""Page of a domain's fine-tunes: a form with an estimate, and the list."""
 
 from nicegui import ui
 
@@ -10,8 +10,8 @@ from api.schemas.finetunes import EstimateOut, FinetuneOut
 
 _LENGTHS = {100: "Quick look, 100 steps", 400: "Standard, 400 steps", 1500: "Thorough, 1,500 steps"}
 _SITES = {
-    "paper": "As in the paper's Table 1, with norms",
-    "literal": "As in its algorithms, without norms",
+    "paper": "Table 1 of the paper, with norms",
+    "literal": "Algorithms of the paper, without norms",
 }
 
 
@@ -22,54 +22,55 @@ async def training(user: TenantUser, id: str, dataset_id: str = "") -> None:
         return
     with domain_frame(user, domain, "Training"):
         datasets = await user.contract.list(f"/v1/domains/{id}/datasets", DatasetOut)
-        ready = [one for one in datasets if one.status == "ready"]
-        found = await user.contract.list(f"/v1/domains/{id}/finetunes", FinetuneOut)
+        ready = [dataset for dataset in datasets if dataset.status == "ready"]
+        finetunes = await user.contract.list(f"/v1/domains/{id}/finetunes", FinetuneOut)
         if not ready:
-            kit.empty("No images to train on yet", "Upload some first.")
+            kit.empty("No images to train on yet", "Upload images first.")
             kit.link_button("Upload images", f"/domains/{id}/images", kind="primary")
         elif user.may_write:
             _Form(user, id, ready, dataset_id).build()
-        if found:
+        if finetunes:
             with kit.card("Fine-tunes"):
                 columns = ("Started", "State", "Steps", "Loss", "Device time", "")
-                kit.table("Fine-tunes, newest first", columns, [_row(one) for one in found])
+                kit.table("Fine-tunes, newest first", columns, [_row(finetune) for finetune in finetunes])
 
 
-def _row(one: FinetuneOut) -> list[kit.Cell]:
+def _row(finetune: FinetuneOut) -> list[kit.Cell]:
     return [
-        words.moment(one.created_at),
-        lambda: kit.badge(one.status),
-        f"{one.step:,} of {one.steps:,}",
-        "" if one.loss is None else f"{one.loss:.4f}",
-        words.duration(one.seconds),
-        lambda: ui.link("Watch" if one.status in {"queued", "running"} else "Look", f"/finetunes/{one.id}"),
+        words.moment(finetune.created_at),
+        lambda: kit.badge(finetune.status),
+        f"{finetune.step:,} of {finetune.steps:,}",
+        "" if finetune.loss is None else f"{finetune.loss:.4f}",
+        words.duration(finetune.seconds),
+        lambda: ui.link("Watch" if finetune.status in {"queued", "running"} else "View", f"/finetunes/{finetune.id}"),
     ]
 
 
 class _Form:
-    """The form of a fine-tune, with an estimate of what it would take."""
+    """Form that starts a fine-tune, with a live cost estimate."""
 
     def __init__(self, user: User, domain_id: str, datasets: list[DatasetOut], chosen: str) -> None:
         self.user, self.path = user, f"/v1/domains/{domain_id}/finetunes"
         self.datasets = {
-            one.id: f"{words.moment(one.created_at)}, {words.several(one.images, 'image')}" for one in datasets
+            dataset.id: f"{words.moment(dataset.created_at)}, {words.several(dataset.images, 'image')}"
+            for dataset in datasets
         }
         self.chosen = chosen if chosen in self.datasets else datasets[0].id
 
     def build(self) -> None:
-        with kit.card("Start a fine-tune", "The base learns your images. Drawing goes on meanwhile."):
+        with kit.card("Start a fine-tune", "The base learns your images. You can generate images meanwhile."):
             with kit.box("fields"):
                 self.dataset = kit.choice("Images", self.datasets, self.chosen)
                 self.length = kit.choice("Length", _LENGTHS, 400)
-                self.batch = kit.number("Images a step", 32, least=1, most=1024)
+                self.batch = kit.number("Batch size", 32, least=1, most=1024)
             with ui.element("details").classes("more"):
                 kit.write("More settings", "summary")
                 with kit.box("fields"):
-                    self.preset = kit.choice("Where it trains", _SITES, "paper")
-                    self.steps = kit.number("Steps, instead of the length", 0, least=0, most=100_000)
+                    self.preset = kit.choice("Preset", _SITES, "paper")
+                    self.steps = kit.number("Steps (overrides the length)", 0, least=0, most=100_000)
                     self.rate = kit.number("Learning rate", 0.001, least=0.000001, most=1, step=0.0001)
                     self.seed = kit.number("Seed", 0, least=0, most=2**31)
-                self.promote = ui.checkbox("Make the new version active at once")
+                self.promote = ui.checkbox("Make the new version active")
             self.estimate = kit.muted("").props("role=status")
             with kit.box("row"):
                 kit.button("Start training", self.start, kind="primary")
@@ -89,14 +90,18 @@ class _Form:
         }
 
     async def show_estimate(self) -> None:
-        found = await self.user.contract.post(self.path, EstimateOut, {**self.body(), "dry_run": True})
-        time = "known after your first one" if found.seconds is None else f"about {words.duration(found.seconds)}"
+        estimate = await self.user.contract.post(self.path, EstimateOut, {**self.body(), "dry_run": True})
+        time = (
+            "known after your first fine-tune"
+            if estimate.seconds is None
+            else f"about {words.duration(estimate.seconds)}"
+        )
         self.estimate.text = (
-            f"Device time: {time}. It trains {found.trainable_parameters:,} numbers, "
-            f"{found.trainable_fraction:.2%} of the base, sees every image {found.epochs:.0f} times, "
-            f"and stores {words.size(found.adapter_bytes)}."
+            f"Device time: {time}. It trains {estimate.trainable_parameters:,} parameters, "
+            f"{estimate.trainable_fraction:.2%} of the base, sees each image {estimate.epochs:.0f} times, "
+            f"and stores {words.size(estimate.adapter_bytes)}."
         )
 
     async def start(self) -> None:
-        made = await self.user.contract.post(self.path, FinetuneOut, self.body())
-        ui.navigate.to(f"/finetunes/{made.id}")
+        finetune = await self.user.contract.post(self.path, FinetuneOut, self.body())
+        ui.navigate.to(f"/finetunes/{finetune.id}")

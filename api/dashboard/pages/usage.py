@@ -1,4 +1,4 @@
-"""The page of a tenant's usage and of what is left of its quotas."""
+"""Page of a tenant's usage and quotas."""
 
 from nicegui import ui
 
@@ -8,10 +8,10 @@ from api.dashboard.user import TenantUser
 from api.schemas.usage import QuotaOut, UsageOut
 
 _QUOTAS = {
-    "queued_generations": "Drawings that wait",
-    "active_finetunes": "Fine-tunes in work",
-    "validating_datasets": "Data sets in work",
-    "images_per_day": "Pictures today",
+    "queued_generations": "Queued generations",
+    "active_finetunes": "Active fine-tunes",
+    "validating_datasets": "Data sets being checked",
+    "images_per_day": "Images today",
     "stored_bytes": "Stored",
     "webhooks": "Webhooks",
     "requests_per_minute": "Requests this minute",
@@ -21,28 +21,28 @@ _QUOTAS = {
 @ui.page("/usage")
 async def usage(user: TenantUser) -> None:
     with frame(user, "Usage", section="Usage"):
-        found = await user.contract.get("/v1/usage", UsageOut)
-        with kit.card("From the beginning on"):
-            facts = {"Pictures": words.count(found.images), "Row steps": words.count(found.row_steps)}
-            facts |= {"Training": words.duration(found.training_seconds), "Stored": words.size(found.stored_bytes)}
+        totals = await user.contract.get("/v1/usage", UsageOut)
+        with kit.card("Total"):
+            facts = {"Images": words.count(totals.images), "Model evaluations": words.count(totals.row_steps)}
+            facts |= {"Training": words.duration(totals.training_seconds), "Stored": words.size(totals.stored_bytes)}
             kit.facts(facts)
         with kit.card("Limits", "An administrator can change them."), kit.box("quotas"):
-            for name, quota in found.quotas.items():
+            for name, quota in totals.quotas.items():
                 _quota(_QUOTAS.get(name, name.replace("_", " ")), quota, is_size=name == "stored_bytes")
         with kit.card("The last 30 days"):
-            if not found.days:
-                kit.muted("Nothing was used yet.")
+            if not totals.days:
+                kit.muted("No usage yet.")
                 return
             rows = [
                 (
-                    f"{one.day:%d %b %Y}",
-                    words.count(one.images),
-                    words.count(one.row_steps),
-                    words.duration(one.training_seconds),
+                    f"{day.day:%d %b %Y}",
+                    words.count(day.images),
+                    words.count(day.row_steps),
+                    words.duration(day.training_seconds),
                 )
-                for one in found.days
+                for day in totals.days
             ]
-            kit.table("Days, newest first", ("Day", "Pictures", "Row steps", "Training"), rows)
+            kit.table("Days, newest first", ("Day", "Images", "Model evaluations", "Training"), rows)
 
 
 def _quota(name: str, quota: QuotaOut, *, is_size: bool) -> None:

@@ -1,4 +1,4 @@
-"""A domain's versions: drawn side by side with the same seeds, promoted, and taken back."""
+"""Page of a domain's versions: compare them side by side, promote, roll back."""
 
 import asyncio
 
@@ -23,31 +23,31 @@ async def versions(user: TenantUser, id: str) -> None:
     if domain is None:
         return
     with domain_frame(user, domain, "Versions"):
-        found = await user.contract.list(f"/v1/domains/{id}/adapters", AdapterOut)
-        if not found:
-            kit.empty("No version yet", "Every fine-tune that succeeds makes one.")
+        adapters = await user.contract.list(f"/v1/domains/{id}/adapters", AdapterOut)
+        if not adapters:
+            kit.empty("No versions yet", "Every successful fine-tune creates one.")
             return
-        _Comparison(user, domain, found[:_SHOWN]).build()
-        if len(found) > _SHOWN:
-            _older(user, domain, found[_SHOWN:])
+        _Comparison(user, domain, adapters[:_SHOWN]).build()
+        if len(adapters) > _SHOWN:
+            _older(user, domain, adapters[_SHOWN:])
 
 
 class _Comparison:
-    def __init__(self, user: User, domain: DomainOut, found: list[AdapterOut]) -> None:
-        self.user, self.domain, self.found = user, domain, found
+    def __init__(self, user: User, domain: DomainOut, adapters: list[AdapterOut]) -> None:
+        self.user, self.domain, self.adapters = user, domain, adapters
         self.places: dict[str, ui.element] = {}
 
     def build(self) -> None:
-        classes = list(self.found[0].manifest["class_names"])
-        with kit.card("Side by side", "Every version draws the same class from the same seeds."):
+        classes = list(self.adapters[0].manifest["class_names"])
+        with kit.card("Side by side", "The same class and seeds with every version."):
             if self.user.may_write:
                 with kit.box("fields"):
                     self.class_name = kit.choice("Class", classes, classes[0])
                     self.seed = kit.number("First seed", 1, least=0, most=2**31)
                 with kit.box("row"):
-                    kit.button("Draw them", self.draw, kind="primary")
+                    kit.button("Draw all", self.draw, kind="primary")
             with kit.box("versions"):
-                for adapter in self.found:
+                for adapter in self.adapters:
                     self._version(adapter)
 
     def _version(self, adapter: AdapterOut) -> None:
@@ -67,19 +67,19 @@ class _Comparison:
             kit.write(origin, "p", "small")
             with kit.box("row"):
                 if adapter.finetune_id:
-                    ui.link("Its fine-tune", f"/finetunes/{adapter.finetune_id}")
+                    ui.link("Fine-tune", f"/finetunes/{adapter.finetune_id}")
 
     async def draw(self) -> None:
         settings = {"class_name": self.class_name.value, "seed": int(self.seed.value or 0)}
-        await asyncio.gather(*(self._draw(one, settings) for one in self.found if one.status == "ready"))
+        await asyncio.gather(*(self._draw(adapter, settings) for adapter in self.adapters if adapter.status == "ready"))
 
     async def _draw(self, adapter: AdapterOut, settings: dict[str, object]) -> None:
         body = {**settings, "count": _EACH, "steps": _STEPS, "adapter_id": adapter.id}
-        made = await self.user.contract.post(f"/v1/domains/{self.domain.id}/generations", GenerationOut, body)
+        generation = await self.user.contract.post(f"/v1/domains/{self.domain.id}/generations", GenerationOut, body)
         place = self.places[adapter.id]
         place.clear()
         with place:
-            await Drawing(self.user, made).follow()
+            await Drawing(self.user, generation).follow()
 
 
 def _promote_button(user: User, domain: DomainOut, adapter: AdapterOut) -> None:
@@ -92,7 +92,7 @@ def _promote_button(user: User, domain: DomainOut, adapter: AdapterOut) -> None:
         button.props(f'aria-label="Make version {adapter.version} active"')
 
 
-def _older(user: User, domain: DomainOut, found: list[AdapterOut]) -> None:
+def _older(user: User, domain: DomainOut, adapters: list[AdapterOut]) -> None:
     def row(adapter: AdapterOut) -> list[kit.Cell]:
         def state() -> None:
             if adapter.id == domain.active_adapter_id:
@@ -103,4 +103,4 @@ def _older(user: User, domain: DomainOut, found: list[AdapterOut]) -> None:
         return [f"Version {adapter.version}", words.moment(adapter.created_at), state]
 
     with kit.card("Older versions"):
-        kit.table("Older versions", ("Version", "Made", ""), [row(one) for one in found])
+        kit.table("Older versions", ("Version", "Created", ""), [row(version) for version in adapters])

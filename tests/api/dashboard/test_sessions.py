@@ -81,7 +81,7 @@ def test_an_administrator_sees_the_administrators_pages(browser: Browser) -> Non
 def test_a_wrong_key_is_refused(browser: Browser, key: str) -> None:
     answer = browser.sign_in(key)
     assert answer.headers["location"] == "/dashboard/sign-in?problem=unauthenticated"
-    assert "does not know this key" in browser.get(answer.headers["location"]).text
+    assert "unknown, expired or revoked" in browser.get(answer.headers["location"]).text
     assert browser.get("/dashboard/domains").status_code == 303
 
 
