@@ -17,11 +17,11 @@ from core.artifact.errors import CoreError
 from core.service.config import Settings, get_settings
 
 _FILES_OF_OUR_OWN = 500
-"""Open files next to the connections: the database's, uploads, assets."""
+"""Open files in addition to connections: database, uploads, assets."""
 
 
 def main() -> None:
-    os.umask(0o077)  # the database and the objects are for this user alone
+    os.umask(0o077)  # only this user may read the database and the objects
     try:
         settings = get_settings()
         app = create_app(settings)
@@ -29,7 +29,7 @@ def main() -> None:
     except (CoreError, ValueError) as error:
         sys.exit(f"The API cannot start: {error}")
     _allow_files(settings.max_connections + _FILES_OF_OUR_OWN)
-    # The server ends its work on these signals and then raises them again, when there is nothing left to end.
+    # The server stops on these signals and raises them again afterwards, when nothing is left to stop.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     _Server(_config(app, settings), app.state.services.notifier).run()
@@ -51,7 +51,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 def _allow_files(count: int) -> None:
-    """Raises this process's limit of open files as far as the system lets it."""
+    """Raises this process's limit of open files as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)

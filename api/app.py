@@ -49,14 +49,14 @@ from core.service.tracing import configure_traces
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The ASGI application; `uvicorn --factory api.app:create_app`."""
+    """Creates the ASGI application, for example for `uvicorn --factory api.app:create_app`."""
     settings = settings or get_settings()
     configure_logs(settings)
     app = FastAPI(
         title="DiffFit Server",
         version="0.1.0",
         lifespan=_lifespan,
-        docs_url=None,  # `add_documentation` has its own
+        docs_url=None,  # `add_documentation` adds its own page
         redoc_url=None,
         dependencies=[Depends(check_query)],
     )
@@ -66,9 +66,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, settings=settings)
     app.add_middleware(RequestMiddleware)
     app.add_middleware(SecurityHeadersMiddleware, settings=settings)
-    tenants_rooms = (domains, datasets, dataset_uploads, finetunes, generations, adapters, webhooks)
-    for room in (*tenants_rooms, usage, keys, deletions, admin, health):
-        app.include_router(room.router)
+    tenant_routes = (domains, datasets, dataset_uploads, finetunes, generations, adapters, webhooks)
+    for module in (*tenant_routes, usage, keys, deletions, admin, health):
+        app.include_router(module.router)
     add_openapi(app)
     add_documentation(app)
     if settings.dashboard:
@@ -78,11 +78,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def prepare(services: Services) -> None:
-    """Makes the tables of the embedded database, and the first administrator's key. Doing it again changes nothing.
+    """Creates the tables of the embedded database and the first administrator's key. Idempotent.
 
-    Raises SystemExit when the tables of a database server are not at this version, DatabaseRoleUnfit when its role is
-    above row level security or may not use the tables, DatabaseUnavailable when it does not answer, ScratchTooSmall
-    when uploads do not fit on the disk of temporary files.
+    Raises SystemExit if the schema of a database server is not at this version, DatabaseRoleUnfit if its role bypasses
+    row level security or may not use the tables, DatabaseUnavailable if it does not respond, ScratchTooSmall if uploads
+    do not fit on the disk of temporary files.
     """
     settings = services.settings
     check_scratch("DIFFFIT_MAX_SPOOLED_BYTES", settings.max_spooled_bytes)
@@ -94,14 +94,14 @@ def prepare(services: Services) -> None:
     configured = settings.admin_key.get_secret_value() if settings.admin_key else None
     with services.database.session(SYSTEM) as session:
         check_clock(session)
-        made = tenants.ensure_admin_key(session, configured)
-    if made is not None:
-        print(f"\nThe first administrator's key, shown only now:\n\n    {made}\n", flush=True)
+        new_key = tenants.ensure_admin_key(session, configured)
+    if new_key is not None:
+        print(f"\nThe first administrator's key, shown only now:\n\n    {new_key}\n", flush=True)
 
 
 def _add_dashboard(app: FastAPI) -> None:
     if is_installed("dashboard"):
-        from api.dashboard.mount import mount  # NiceGUI takes long to import, and not every process has pages
+        from api.dashboard.mount import mount  # slow to import, and not every process has pages
 
         mount(app)
         return
@@ -143,7 +143,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 @contextmanager
 def _metrics_server(settings: Settings) -> Iterator[None]:
-    """Answers Prometheus on a port of its own, where one is set, on a thread."""
+    """Serves Prometheus metrics from a thread on a separate port, if one is set."""
     if not settings.api_metrics_port:
         yield
         return

@@ -12,9 +12,9 @@ from core.service.tenants import service as tenants
 
 
 def authenticate(request: Request) -> Scope:
-    """Looks the caller up and counts the request, once each. Raises Unauthenticated, RateLimited.
+    """Looks up the caller and counts the request, once per request. Raises Unauthenticated, RateLimited.
 
-    Its statements are transactions of their own, so that no handler holds one while it waits.
+    Its statements run in transactions of their own, so that no handler holds one while it waits.
     """
     known: Scope | None = getattr(request.state, "scope", None)
     if known is not None:
@@ -55,21 +55,22 @@ def get_writer(request: Request) -> Scope:
 
 
 def may_write(scope: Scope) -> Scope:
-    """Raises Forbidden for a key that does not."""
+    """Returns the scope of a key that may write. Raises Forbidden for other keys."""
     return _tenant_with("write", scope)
 
 
-Expires = Annotated[int | None, Query(ge=0, lt=2**53, description="Of a signed URL: seconds since 1970.")]
-Signature = Annotated[str | None, Query(max_length=64, description="Of a signed URL.")]
+Expires = Annotated[int | None, Query(ge=0, lt=2**53, description="Expiry of a signed URL, in seconds since 1970.")]
+Signature = Annotated[str | None, Query(max_length=64, description="Signature of a signed URL.")]
 
 
 def get_viewer(request: Request, expires: Expires = None, signature: Signature = None) -> Scope:
-    """A reader, or whoever holds a signed URL: its path names one object, so that every tenant's rows may be seen."""
+    """Authenticates a reader or the holder of a signed URL. A signed path names one object, so its scope sees all
+    tenants."""
     return _by_signed_url(request, expires, signature) or _tenant_with("read", authenticate(request))
 
 
 def get_sender(request: Request, expires: Expires = None, signature: Signature = None) -> Scope:
-    """A writer, or whoever holds the signed URL of one part of one upload."""
+    """Authenticates a writer or the holder of the signed URL of an upload's part."""
     return _by_signed_url(request, expires, signature) or may_write(authenticate(request))
 
 
@@ -88,7 +89,7 @@ def _tenant_with(name: str, scope: Scope) -> Scope:
 
 
 def _by_signed_url(request: Request, expires: int | None, signature: str | None) -> Scope | None:
-    """None without one. Raises Unauthenticated."""
+    """Returns the scope of a valid signed URL; None without a signature. Raises Unauthenticated."""
     if expires is None or signature is None:
         return None
     if not signature_is_valid(request.app.state.services.url_secret, request.scope["path"], expires, signature):

@@ -1,4 +1,4 @@
-"""Limits of a request's body, by route and method: its bytes, and the time that a slow sender may take."""
+"""Limits of request bodies by route and method: size, and time for slow senders."""
 
 import asyncio
 import re
@@ -13,14 +13,14 @@ from core.service.config import UPLOAD_FORM_BYTES, Settings
 from core.service.datasets.uploads import part_bytes
 
 JSON_BYTES = 2**20
-"""The limit of every route that takes no file, whatever the content type says."""
+"""Size limit of every route without a file, whatever the content type is."""
 _SIGN_IN_BYTES = 8 * 2**10
 _BYTES_A_SECOND = 16 * 2**10
-"""A sender that is slower for longer than `request_body_seconds` is cut off."""
+"""Minimum rate. A sender that is slower for longer than `request_body_seconds` is cut off."""
 
 
 class BodyLimitMiddleware:
-    """Refuses a body that is too large, as soon as that is known, or too slow."""
+    """Rejects bodies that are too large, as early as possible, or too slow."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.seconds = app, settings.request_body_seconds
@@ -36,7 +36,7 @@ class BodyLimitMiddleware:
         await self.app(scope, body.receive, send)
 
     def limit(self, method: str, path: str) -> int:
-        """Bytes that the body of such a request may have."""
+        """Returns the maximum body size in bytes."""
         for other, pattern, limit in self._limits:
             if method == other and pattern.fullmatch(path):
                 return limit
@@ -44,7 +44,7 @@ class BodyLimitMiddleware:
 
 
 class _Body:
-    """A request's body as the application receives it."""
+    """Receives a request's body with limits on size and time."""
 
     def __init__(self, receive: Receive, limit: int, headers: Headers, seconds: float) -> None:
         announced = headers.get("content-length", "")
@@ -55,11 +55,11 @@ class _Body:
         self._started: float | None = None
 
     async def receive(self) -> Message:
-        """The next message. Raises HTTPException: FastAPI passes on no other error while it reads a body."""
+        """Returns the next message. Raises HTTPException, since FastAPI hides other errors while it reads a body."""
         if self.expected > self.limit:
             raise HTTPException(PayloadTooLarge.status, PayloadTooLarge(self.limit).detail)
         if self.complete:
-            return await self._receive()  # the connection's end, however late it comes
+            return await self._receive()  # waits for the disconnect, without a time limit
         message = await self._next()
         self.received += len(message.get("body", b""))
         self.expected = max(self.expected, self.received)
@@ -93,7 +93,7 @@ def _limits(settings: Settings) -> list[tuple[str, re.Pattern[str], int]]:
 
 
 def _bytes_of(content_length: str, limit: int) -> int:
-    """Bytes that a body may come to: as announced, or up to the limit where nothing is."""
+    """Returns the announced size of a body, or the limit if none is announced."""
     if not content_length.isdecimal():
         return limit
     return int(content_length) if len(content_length) <= 15 else limit + 1

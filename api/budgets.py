@@ -1,4 +1,4 @@
-"""Bounds on what is in use at once: in this process, and by one tenant of it."""
+"""Limits on concurrent use, per process and per tenant."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ _TRANSFERS, _BYTES = "uploads and downloads", "bytes of uploads and downloads"
 _STREAMS, _WAITS = "event streams", "requests that wait"
 
 Refusal = Callable[[str, int], CoreError]
-"""Makes the error of a name and a limit."""
+"""Creates the error from a budget's name and limit."""
 
 
 class Budget:
-    """An amount that requests take for as long as they run. Used on the event loop alone."""
+    """An amount that requests hold while they run. Not thread-safe: use it on the event loop only."""
 
     def __init__(self, name: str, total: int, each: int, refusal: Refusal) -> None:
-        """`total` of the process, `each` of one tenant; beyond that `refusal` is raised, with the limit."""
+        """Limits the process to `total` and each tenant to `each`; above `each`, `refusal` creates the error."""
         self.name, self.total, self.each, self.refusal = name, total, each, refusal
         self._used: Counter[str] = Counter()
 
@@ -29,7 +29,7 @@ class Budget:
 
     @contextmanager
     def take(self, tenant: str, amount: int = 1) -> Iterator[None]:
-        """Raises the refusal for a tenant that has too much in use, ServiceBusy where all of them have."""
+        """Holds an amount. Raises the refusal when the tenant's limit is reached, ServiceBusy for the process's."""
         if self._used[tenant] + amount > self.each:
             raise self.refusal(self.name, self.each)
         if self.used + amount > self.total:
@@ -44,7 +44,7 @@ class Budget:
 
 
 class TransferBudget:
-    """Files on their way to or from clients, and the bytes that they may take of this machine's disk meanwhile."""
+    """Limits concurrent uploads and downloads, and the bytes of their temporary files."""
 
     def __init__(self, settings: Settings) -> None:
         each = settings.max_spooled_bytes // 2  # a tenant alone must not keep others from uploading
@@ -53,7 +53,7 @@ class TransferBudget:
 
     @contextmanager
     def take(self, tenant: str, size: int) -> Iterator[None]:
-        """Raises TooManyTransfers, ServiceBusy."""
+        """Holds one transfer of that size. Raises TooManyTransfers, ServiceBusy."""
         with self.count.take(tenant), self.bytes.take(tenant, size):
             yield
 

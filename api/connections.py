@@ -1,4 +1,4 @@
-"""Limits of a connection: what silent, half-sent and unread ones may hold, and for how long."""
+"""Limits of HTTP connections that are idle, send slowly or do not read."""
 
 import asyncio
 import ipaddress
@@ -11,27 +11,27 @@ from api.limits import client_of
 from core.service.config import Settings
 
 HEAD_BYTES = 2**16
-"""The limit of a request's line and headers together."""
+"""Maximum size of a request's line and headers together."""
 
 MESSAGE_BYTES = 2**16
-"""The limit of a web socket's message: the pages' events are far smaller, and anybody may open their socket."""
+"""Maximum size of a web socket message. The pages' events are far smaller, and strangers can open the socket."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with deadlines: for each request's head, and for a client that reads nothing.
+    """uvicorn's connection with deadlines for each request's head and for clients that do not read.
 
-    uvicorn alone ends a connection only between two requests. A body's time is `api.bodies`'s matter. Where all
-    connections are taken, a new one takes the place of the one that has waited longest without a request: thousands of
-    silent ones keep nobody out, and each is closed soon.
+    uvicorn itself only times out between requests; `api.bodies` limits the time of bodies. At the connection limit, a
+    new connection replaces the one that has been idle longest, so that thousands of silent connections cannot keep
+    others out.
     """
 
     address_connections: ClassVar[int]
     proxies: ClassVar[Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]]
-    """Their connections are those of many clients."""
+    """Trusted proxies, whose connections carry many clients and are not limited by address."""
     head_seconds: ClassVar[float]
     stall_seconds: ClassVar[float]
     waiting: ClassVar[dict["Connection", None]]
-    """Connections without a request in work, the longest first."""
+    """Connections without a running request, longest idle first."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -39,7 +39,7 @@ class Connection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # like uvicorn
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency and self.waiting:
             longest = next(iter(self.waiting))
@@ -55,7 +55,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)  # from the piece on that follows a head's first
+        self._head_bytes += len(data)  # counts from the chunk after the head's first
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES:
             self._leave()
@@ -65,7 +65,7 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # what comes behind a chunked body is nobody's, and would be kept without a limit
+        if self._in_head:  # trailers of a chunked body are unused, and would be stored without a limit
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -88,11 +88,11 @@ class Connection(HttpToolsProtocol):
         self._forget_stall()
 
     def _is_one_too_many(self) -> bool:
-        """Whether its address has more connections than one may, web sockets included."""
+        """Returns whether its address has too many connections, including web sockets."""
         if len(self.connections) <= self.address_connections or self.client is None:
             return False
         client = client_of(self.client[0])
-        others = (getattr(other, "client", None) for other in self.connections)  # each of uvicorn's kinds has it
+        others = (getattr(other, "client", None) for other in self.connections)  # all of uvicorn's protocols have it
         if sum(client_of(other[0]) == client for other in others if other) <= self.address_connections:
             return False
         return not any(ipaddress.ip_address(self.client[0]) in network for network in self.proxies)
@@ -113,16 +113,16 @@ class Connection(HttpToolsProtocol):
             self._stall = None
 
     def _leave(self) -> None:
-        """Closes the connection without a word, and without waiting for what was written to arrive."""
+        """Closes the connection immediately, without a response and without flushing."""
         self._head_arrived()
         self.transport.abort()
 
 
 def connection_class(settings: Settings) -> type[Connection]:
-    """uvicorn makes its connections itself, so that the settings are the class's."""
+    """Returns a connection class with the settings as attributes, since uvicorn creates the instances."""
     values = {
         "address_connections": settings.max_address_connections,
-        "proxies": [ipaddress.ip_network(one) for one in settings.trusted_proxies.split(",") if one],
+        "proxies": [ipaddress.ip_network(network) for network in settings.trusted_proxies.split(",") if network],
         "head_seconds": settings.request_head_seconds,
         "stall_seconds": settings.response_stall_seconds,
         "waiting": {},

@@ -42,13 +42,13 @@ async def get_database(request: Request) -> Database:
 
 
 DatabaseDep = Annotated[Database, Depends(get_database)]
-"""A handler opens its transaction and ends it before it returns. One that were open between two calls of the thread
-pool, as a dependency's is, would wait for a thread while all threads wait for its lock or connection."""
+"""The database. A handler opens and ends its transaction itself. A transaction held across thread-pool calls (as a
+dependency would) can deadlock: it waits for a thread while every thread waits for its lock or connection."""
 
 
 async def get_page(
     limit: Annotated[
-        int, Query(ge=1, le=100, description="Items on a page; there are fewer where they are large.")
+        int, Query(ge=1, le=100, description="Maximum number of items per page; fewer if they are large.")
     ] = 20,
     cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the previous page.")] = None,
 ) -> PageRequest:
@@ -60,7 +60,7 @@ IfMatch = Annotated[
     str | None,
     Header(
         max_length=1000,
-        description="The `ETag` that you have read: refused with 412 where somebody has changed it since.",
+        description="The `ETag` that you read. The request is rejected with 412 if the object has changed since.",
         examples=['"20261123135816885000"'],
     ),
 ]

@@ -15,7 +15,7 @@ class PayloadTooLarge(CoreError):
 
 
 class RateLimited(CoreError):
-    """`what` came too often; `retry_after` seconds later there is room."""
+    """Too many `what` per minute. The next is accepted after `retry_after` seconds."""
 
     code, status, title = "rate_limited", 429, "Too many requests"
 
@@ -44,7 +44,7 @@ class TooManyStreams(CoreError):
 
 
 class ServiceBusy(CoreError):
-    """The limit is the service's own, whoever else uses it up."""
+    """The limit of the process is reached, not that of the tenant."""
 
     code, status, title = "service_busy", 503, "Service busy"
 
@@ -53,14 +53,14 @@ class ServiceBusy(CoreError):
 
 
 class UploadSpaceFull(StorageUnavailable):
-    """The API's own disk, where uploads lie until they are stored."""
+    """The API's own disk is full, where uploads are spooled."""
 
     code, title = "storage_full", "Storage full"
     sentence = "The service has no disk space for uploads ({reason}). Try again when the operator has made room."
 
 
 class Conflict(CoreError):
-    """Two requests changed the same thing at once, and the database let one of them win."""
+    """Two concurrent requests changed the same object, and the database rejected this one."""
 
     code, status, title = "conflict", 409, "Changed by another request"
 
@@ -76,7 +76,7 @@ class UnsupportedMediaType(CoreError):
 
 
 class InvalidFields(CoreError):
-    """A request with invalid fields, each named by its path, such as `body.steps`."""
+    """Invalid fields, each named by its path, such as `body.steps`."""
 
     code, status, title = InvalidRequest.code, InvalidRequest.status, InvalidRequest.title
 
@@ -86,7 +86,7 @@ class InvalidFields(CoreError):
 
 
 class Refused(CoreError):
-    """Refusal by the router or a parser of bodies, with a status of its own."""
+    """Rejection by the router or a body parser, with its own status."""
 
     def __init__(self, status: int, detail: str, headers: dict[str, str]) -> None:
         super().__init__(detail)
@@ -97,7 +97,7 @@ class Refused(CoreError):
 
 
 class UnexpectedError(CoreError):
-    """Unexpected error. Its own text stays in the log."""
+    """Unexpected error. Its message is only logged."""
 
     def __init__(self) -> None:
         super().__init__("An unexpected error occurred. Report it with the request_id.")

@@ -1,4 +1,4 @@
-"""Headers of every answer that bound what a browser does with it."""
+"""Security headers of every response."""
 
 import secrets
 from urllib.parse import urlsplit
@@ -9,13 +9,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from core.service.config import Settings
 
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
-"""Policy of answers that are no pages."""
+"""Content security policy of responses that are not pages."""
 _CLOSED = "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; connect-src 'self'"
 _YEAR_SECONDS = 31_536_000
 
 
 class SecurityHeadersMiddleware:
-    """The outermost, so that errors have these headers too. A route that sets a policy of its own keeps it."""
+    """Outermost middleware, so that errors have these headers too. A policy set by a route is left unchanged."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -44,10 +44,10 @@ class SecurityHeadersMiddleware:
 
 
 def page_policy(scripts: str, images: str = "") -> str:
-    """Policy of a page with files of this service alone, and of inline scripts those that `scripts` allows.
+    """Returns a policy that allows files of this service, and the inline scripts that `scripts` allows.
 
-    The dashboard needs `'unsafe-eval'`, since NiceGUI compiles its templates in the browser, and inline styles, which
-    Vue and Quasar write.
+    The dashboard needs `'unsafe-eval'`, because NiceGUI compiles its templates in the browser, and inline styles,
+    because Vue and Quasar write them.
     """
     sources = {
         "script-src": f"'self' {scripts}",

@@ -1,4 +1,4 @@
-"""The route class that all routers use: keys before bodies, bounded uploads, and Idempotency-Key on every POST."""
+"""Route class of all routers: authenticates before reading bodies, limits uploads, supports Idempotency-Key."""
 
 import errno
 import hashlib
@@ -31,20 +31,20 @@ REPLAYED = "Idempotent-Replayed"
 LONGEST = 255
 _CHUNK = 2**20
 _SECRETS = {"key": "dfk_", "secret": "whsec_"}
-"""Fields that are shown once."""
+"""Secret fields, which only the first response contains."""
 _FORM = {"max_files": 1, "max_fields": 8, "max_part_size": 2**16}
-"""One file: each may keep a MiB in memory before it goes to the disk."""
+"""Form limits: one file, since each file holds up to 1 MiB in memory before it is spooled to disk."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class IdempotentRoute(APIRoute):
-    """Successful answers are kept for a day and given again for the same key and body; a failure frees the key.
+    """Stores successful responses for a day and replays them for the same key and body. A failure frees the key.
 
-    Who asks is known before any of the body is read: strangers upload nothing.
+    Authenticates before any of the body is read, so that strangers cannot upload.
 
-    Handlers that block run in the thread pool, whatever FastAPI does with their answers does not: that these are whole
-    already is found quicker than a thread.
+    Only the handler runs in the thread pool. Response validation stays on the event loop, which is faster than
+    another thread switch.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -70,7 +70,7 @@ class IdempotentRoute(APIRoute):
             try:
                 return await answer(request)
             except (OSError, HTTPException) as error:
-                cause = error if isinstance(error, OSError) else error.__cause__  # FastAPI calls it a bad request
+                cause = error if isinstance(error, OSError) else error.__cause__  # FastAPI reports it as a bad request
                 if isinstance(cause, OSError) and cause.errno in _FULL:
                     raise UploadSpaceFull(cause.strerror or "disk full") from error
                 raise
@@ -105,7 +105,7 @@ async def _once(request: Request, scope: Scope, key: str, handle: Handler) -> Re
         if first is not None:
             return JSONResponse(first.body, first.status_code, {REPLAYED: "true"})
         try:
-            response = await handle(request)  # it has ended its transaction: its work is committed
+            response = await handle(request)  # its transaction is committed when it returns
             run.answer = _storable(response)
         finally:
             await run_in_threadpool(run.end)
@@ -115,7 +115,7 @@ async def _once(request: Request, scope: Scope, key: str, handle: Handler) -> Re
 
 
 class _Run:
-    """A key that is held while its request runs."""
+    """Holds an idempotency key while its request runs."""
 
     def __init__(self, database: Database, scope: Scope, key: str) -> None:
         self.database, self.scope, self.key = database, scope, key
@@ -126,7 +126,7 @@ class _Run:
             return idempotency.begin(session, self.scope, self.key, digest)
 
     def end(self) -> None:
-        """Keeps the answer, or frees the key when there is none."""
+        """Stores the response, or frees the key when there is none."""
         with self.database.session(self.scope) as session:
             if self.answer is None:
                 idempotency.abandon(session, self.scope, self.key)
@@ -135,7 +135,7 @@ class _Run:
 
 
 async def _digest(request: Request) -> str:
-    """Returns the digest of path, query and body; a form counts by its fields and files, not by their wrapping."""
+    """Returns the digest of path, query and body. A form is digested by fields and files, not by its encoding."""
     digest = hashlib.sha256(f"{request.scope['path']}?".encode() + request.scope["query_string"] + b"\n")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         await _add_form(digest, await request.form(**_FORM))
@@ -156,7 +156,7 @@ async def _add_form(digest: "hashlib._Hash", form: FormData) -> None:
 
 
 def _storable(response: Response) -> Answer | None:
-    """A successful answer, without a secret that is shown once."""
+    """Returns a successful response without secrets, or None for other responses."""
     if response.status_code >= 300:
         return None
     body = json.loads(bytes(response.body)) if response.body else None

@@ -1,4 +1,4 @@
-"""JSON bodies, bounded before they are read and validated, which both happens on the event loop."""
+"""Limits of JSON bodies, checked before parsing and validation, which both block the event loop."""
 
 import json
 from typing import Any
@@ -8,16 +8,16 @@ from fastapi import Request
 from api.errors import InvalidFields
 
 MAX_FIELDS = 100
-"""Fields of one object: several times what any schema has. Validation makes an error for each unknown one."""
+"""Maximum fields per object, several times more than any schema has. Validation creates an error per unknown field."""
 MAX_VALUES = 20_000
-"""Commas and colons of a body, which no value is without: five times as many as the largest list of parts has."""
+"""Maximum commas and colons in a body, as a bound on its values: five times as many as the longest list of parts."""
 
 
 class JsonRequest(Request):
-    """A request whose JSON has at most `MAX_VALUES` values, and `MAX_FIELDS` in one object."""
+    """A request whose JSON has at most `MAX_VALUES` values and `MAX_FIELDS` fields per object."""
 
     async def json(self) -> Any:
-        """Raises JSONDecodeError, and InvalidFields for a body that is larger than any valid one."""
+        """Parses the body. Raises JSONDecodeError, or InvalidFields for a body with too many values."""
         if not hasattr(self, "_json"):
             body = await self.body()
             if body.count(b",") + body.count(b":") > MAX_VALUES:

@@ -1,4 +1,4 @@
-"""Limits of one process: requests a minute, wrong keys of each address, and what is in use at once."""
+"""Limits of one API process: requests per minute, wrong keys per address, concurrent transfers, streams and waits."""
 
 import ipaddress
 from functools import cached_property
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 NAME = "requests_per_minute"
 _IPV6_NETWORK = 64
-"""Bits of an address that name its owner: the rest is the owner's to choose."""
+"""Bits of an IPv6 address that identify its owner, who can choose the rest."""
 
 
 class RequestLimits:
-    """Limits of one API process, which shares its counts of a minute with the others where there is a Redis.
+    """Limits of one API process. With Redis, all processes share the counts per minute.
 
-    The counter is imported and made for the first tenant with a limit, or for the first wrong key.
+    The counter is imported on first use: for a tenant with a limit, or a wrong key.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -32,7 +32,7 @@ class RequestLimits:
         self._broker_url = settings.broker_url
 
     def admit(self, request: Request, scope: Scope) -> None:
-        """Counts a tenant's request; its answer tells what is left. Raises RateLimited."""
+        """Counts a tenant's request and sets the response's RateLimit headers. Raises RateLimited."""
         limit = self._limit(scope)
         if limit is None:
             return
@@ -42,14 +42,14 @@ class RequestLimits:
             raise RateLimited("requests", limit, allowance.seconds)
 
     def used(self, scope: Scope) -> int:
-        """Returns the tenant's requests of this minute; 0 without a limit, since nothing is counted then."""
+        """Returns the tenant's requests of this minute; 0 without a limit, since requests are not counted then."""
         limit = self._limit(scope)
         return 0 if limit is None else limit - self._counter.look(scope.tenant, limit).left
 
     def count_wrong_key(self, request: Request) -> None:
-        """Counts a key that was looked up and is wrong. Raises RateLimited for an address that sent too many.
+        """Counts a wrong key. Raises RateLimited for an address that sent too many.
 
-        Right keys never come here, so that nobody's wrong ones can lock them out.
+        Valid keys are not counted, so wrong keys of others cannot lock them out.
         """
         allowance = self._counter.take(f"wrong keys of {address_of(request)}", self.most_wrong_keys)
         if not allowance.admitted:
@@ -68,7 +68,7 @@ class RequestLimits:
 
 
 def _headers(allowance: "Allowance") -> dict[str, str]:
-    """The fields of the draft "RateLimit header fields for HTTP"."""
+    """Returns the headers of the draft "RateLimit header fields for HTTP"."""
     return {
         "RateLimit-Policy": f'"{NAME}";q={allowance.limit};w=60',
         "RateLimit": f'"{NAME}";r={allowance.left};t={allowance.seconds}',
@@ -76,12 +76,12 @@ def _headers(allowance: "Allowance") -> dict[str, str]:
 
 
 def address_of(request: Request) -> str:
-    """The name under which the client's address counts; see `client_of`."""
+    """Returns the name under which the client's address is counted; see `client_of`."""
     return client_of(request.client.host if request.client else "")
 
 
 def client_of(host: str) -> str:
-    """The name under which an address counts: an IPv6 client has a whole network of them."""
+    """Returns the name under which an address is counted: for IPv6 its /64 network, which one client owns."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Around every request: its id, one log line, and its count."""
+"""Middleware of every request: request id, one log line, metrics."""
 
 import re
 import time
@@ -17,13 +17,13 @@ from core.artifact.errors import NotFound
 logger = structlog.get_logger()
 
 REQUESTS = Counter("difffit_http_requests_total", "Requests", ["method", "route", "status"])
-SECONDS = Histogram("difffit_http_request_seconds", "Time to the answer's first byte", ["method", "route"])
+SECONDS = Histogram("difffit_http_request_seconds", "Time to the first byte of the response", ["method", "route"])
 _ADDRESS_CHARACTERS = 64
 _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
 
 class RequestMiddleware:
-    """Plain ASGI, so that streams stay streams. Nothing passes it unlogged: unforeseen errors end here."""
+    """Plain ASGI middleware, so that streams are not buffered. It logs every request and handles unexpected errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -43,7 +43,7 @@ class RequestMiddleware:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 for name, value in scope["state"].get("limit_headers", {}).items():
-                    headers.append(name, value)  # beside those of a quota that refuses
+                    headers.append(name, value)  # in addition to the headers of an exceeded quota
                 _observe(scope, status, time.perf_counter() - started)
             await send(message)
 
@@ -52,14 +52,14 @@ class RequestMiddleware:
                 await self._answer(scope, receive, send_with_id)
             except Exception as error:
                 if status:
-                    raise  # half of an answer is sent: the server can only close the connection
+                    raise  # the response has started: the server can only close the connection
                 logger.exception("unexpected error", exc_info=error)
                 await render(Request(scope), UnexpectedError())(scope, receive, send_with_id)
             finally:
                 _log(scope, status, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if "\0" in scope["path"]:  # no id holds it, and PostgreSQL refuses to look for it
+        if "\0" in scope["path"]:  # no id contains NUL, and PostgreSQL rejects queries with it
             await render(Request(scope), NotFound("path", scope["path"].replace("\0", "\\0")))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -86,17 +86,17 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
 
 
 def _route(scope: Scope) -> str:
-    """The template, so that ids do not become labels."""
+    """Returns the route's template, so that ids do not become labels."""
     return getattr(scope.get("route"), "path", "unknown")
 
 
 def _address(scope: Scope) -> str | None:
-    """The client's, as the last trusted proxy names it."""
+    """Returns the client's address as reported by the last trusted proxy."""
     client = scope.get("client")
     return client[0][:_ADDRESS_CHARACTERS] if client else None
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's, when it is harmless to repeat in logs and headers."""
+    """Returns the client's request id if it is safe in logs and headers, else a new one."""
     sent = Headers(scope=scope).get("x-request-id", "")
     return sent if re.fullmatch(r"[\w.-]{1,100}", sent, re.ASCII) else uuid.uuid4().hex

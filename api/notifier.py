@@ -1,6 +1,6 @@
-"""Tells waiting requests that something changed: one task a process asks the database for all of them.
+"""Notifies waiting requests of changed rows: one task per process polls the database for all of them.
 
-No client holds a session while it waits.
+No request holds a session while it waits.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ _INTERVAL = 0.2
 State = tuple[Any, ...]
 _WORKS: State = (True,)
 """State of a key that is neither revoked nor expired."""
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class Notifier:
-    """Watches rows by id (`gen_…`, `ft_…`, `key_…`)."""
+    """Watches database rows by id (`gen_…`, `ft_…`, `key_…`)."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -40,7 +40,7 @@ class Notifier:
 
     @property
     def closing(self) -> bool:
-        """Whoever waits gives up: the process is about to stop."""
+        """Whether the process is about to stop, so that waiting requests must end."""
         return self._closing.is_set()
 
     def start(self) -> None:
@@ -48,23 +48,23 @@ class Notifier:
         self._task = asyncio.create_task(self._run())
 
     def close(self) -> None:
-        """Wakes all who wait, for the last time: a graceful stop waits for their answers."""
+        """Wakes all waiting requests so that they respond: a graceful stop waits for them."""
         self._closing.set()
         for events in self._watched.values():
             for event in events:
                 event.set()
 
     async def stop(self) -> None:
-        """Returns when no query of it is on its way any more."""
+        """Stops and waits for the running query."""
         self.close()
         if self._task is not None:
             await self._task
 
     @asynccontextmanager
     async def watch(self, *ids: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever one of the rows changed; the watcher clears it."""
+        """Yields an event that is set whenever one of the rows changes. The caller clears it."""
         event = asyncio.Event()
-        event.set()  # what happened before the watch began is seen at once
+        event.set()  # so that changes from before the watch are seen
         for id in ids:
             self._watched[id].add(event)
         try:
@@ -77,8 +77,7 @@ class Notifier:
                     self._states.pop(id, None)
 
     async def changes(self, id: str, key_id: str, seconds: float) -> AsyncGenerator[None]:
-        """Yields after each change of a row, at once the first time, until the time is over or the caller's key has
-        ended."""
+        """Yields immediately and after each change of a row, until the time is up or the caller's key has ended."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         async with self.watch(id, key_id) as changed:
@@ -89,16 +88,18 @@ class Notifier:
                 yield
 
     def has_ended(self, key_id: str) -> bool:
-        """Whether a key that is watched was revoked, expired or deleted, as the last read saw it."""
+        """Returns whether a watched key was revoked, expired or deleted as of the last poll."""
         return self._states.get(key_id, _WORKS) != _WORKS
 
-    async def shared(self, key: Hashable, read: Callable[[], Found]) -> Found:
-        """Returns the result of a blocking read. Listeners that ask for the same at one time share one read."""
+    async def shared(self, key: Hashable, read: Callable[[], Result]) -> Result:
+        """Returns the result of a blocking read. Concurrent callers with the same key share one read."""
         if key not in self._reads:
             task = self._reads[key] = asyncio.create_task(run_in_threadpool(read))
             task.add_done_callback(lambda _: self._reads.pop(key))
-        found: Found = await asyncio.shield(self._reads[key])  # a listener that leaves takes nothing from the others
-        return found
+        result: Result = await asyncio.shield(
+            self._reads[key]
+        )  # shielded: a caller that is cancelled must not cancel the others' read
+        return result
 
     async def _run(self) -> None:
         while not await wait_for(self._closing, _INTERVAL):
@@ -107,7 +108,7 @@ class Notifier:
                 continue
             try:
                 self._notify(await run_in_threadpool(self._read, ids))
-            except Exception as error:  # clients wait on; the next round asks again
+            except Exception as error:  # requests keep waiting; the next poll retries
                 logger.warning("the notifier could not read", error=str(error))
 
     def _notify(self, states: dict[str, State]) -> None:

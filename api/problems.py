@@ -1,4 +1,4 @@
-"""Every error as RFC 9457 problem details, in one place."""
+"""Error handlers: render every error as RFC 9457 problem details."""
 
 import json
 from http import HTTPStatus
@@ -21,7 +21,7 @@ logger = structlog.get_logger()
 PROBLEM_TYPE = "https://difffit.dev/problems/"
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20
-"""Errors that one answer lists."""
+"""Maximum number of errors listed in a response."""
 _MAX_FIELD_CHARACTERS = 200
 
 
@@ -29,7 +29,7 @@ class ProblemResponse(JSONResponse):
     media_type = PROBLEM_MEDIA_TYPE
 
     def render(self, content: Any) -> bytes:
-        """Problems repeat parts of the request: half of a surrogate pair in it must not break them."""
+        """Replaces lone surrogates: problems quote parts of the request, which may contain them."""
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
@@ -58,7 +58,7 @@ def render(request: Request, error: CoreError) -> ProblemResponse:
 
 
 def _headers(error: CoreError) -> dict[str, str]:
-    """Returns the error's headers: what a caller may try next, and the draft "RateLimit header fields for HTTP"."""
+    """Returns the error's headers: authentication, `Retry-After`, and "RateLimit header fields for HTTP" (draft)."""
     headers = dict(error.headers) if isinstance(error, Refused) else {}
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -97,7 +97,7 @@ async def _validation_error(request: Request, error: Exception) -> ProblemRespon
 
 async def _http_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, CoreError):  # raised while FastAPI read the body, and wrapped by it
+    if isinstance(error.__cause__, CoreError):  # raised while FastAPI read the body, which wraps it
         return await _core_error(request, error.__cause__)
     detail, headers = error.detail, dict(error.headers or {})
     if error.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
@@ -113,8 +113,8 @@ async def _integrity_error(request: Request, error: Exception) -> ProblemRespons
 
 
 async def _value_error(request: Request, error: Exception) -> ProblemResponse:
-    """The last net: schemas should have refused what the database cannot hold."""
-    logger.warning("a value that the database cannot hold", exc_info=error)
+    """Handles values that the database cannot store. The schemas should have rejected them."""
+    logger.warning("a value that the database cannot store", exc_info=error)
     return render(
         request, InvalidRequest("request", "a value is out of range or contains characters that cannot be stored")
     )
@@ -125,7 +125,7 @@ async def _disconnected(request: Request, _: Exception) -> ProblemResponse:
 
 
 def _allowed(request: Request) -> str:
-    """All methods of a path: the router knows only those of the first route that it tried."""
+    """Returns all methods of a path; the router reports only those of the first matching route."""
     methods: set[str] = set()
     for path, operations in request.app.openapi()["paths"].items():
         if compile_path(path)[0].match(request.scope["path"]):

@@ -1,4 +1,4 @@
-"""Query parameters: a route takes those that it documents, each at most once."""
+"""Query parameters: only documented ones are accepted, each at most once."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from api.errors import InvalidFields
 
 
 async def check_query(request: Request) -> None:
-    """Refuses unknown and repeated query parameters, which would otherwise be ignored. Raises InvalidFields."""
+    """Rejects unknown and repeated query parameters, which FastAPI would ignore. Raises InvalidFields."""
     route = request.scope.get("route")
     if not request.scope["query_string"] or not isinstance(route, APIRoute) or not route.include_in_schema:
         return

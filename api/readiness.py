@@ -1,4 +1,4 @@
-"""Whether this process can take requests: asked of the services below at most once in a while, and never for long."""
+"""Readiness: checks the database, object store and broker, with a short cache and a timeout."""
 
 import asyncio
 import time
@@ -26,14 +26,14 @@ _WITHOUT = {
 
 
 class ReadinessCheck:
-    """Answers from a copy that is a few seconds old at most, however often strangers ask.
+    """Caches the result for a few seconds, so that frequent probes cost nothing.
 
-    Only what every request needs makes it fail: the database, and tables of this version. What some can do without is
-    a warning. Answers name no place and no secret; the log has the errors.
+    Only what every request needs makes it fail: the database and its schema version. Everything else is a warning.
+    The result contains no addresses or secrets; the errors are logged.
     """
 
     seconds = 2.0
-    """Age at which the copy is made again."""
+    """Maximum age of the cached result."""
 
     def __init__(self, services: Services) -> None:
         self._database = Probe("database", lambda: _database(services))
@@ -51,8 +51,8 @@ class ReadinessCheck:
             return self._copy
 
     async def _check(self) -> Readiness:
-        found, storage, broker = await asyncio.gather(self._database.ask(), self._storage.ask(), self._broker.ask())
-        database = found or _Database({"database": "The database does not respond."})
+        answered, storage, broker = await asyncio.gather(self._database.ask(), self._storage.ask(), self._broker.ask())
+        database = answered or _Database({"database": "The database does not respond."})
         answers = {"storage": storage, "broker": broker}
         warnings = {name: _WITHOUT[name] for name, answer in answers.items() if answer is None}
         return Readiness(
@@ -88,17 +88,17 @@ def _answers(check: Callable[[], None]) -> bool:
 
 
 class Probe(Generic[Answer]):
-    """One question to a service below. Whoever asks again while it has no answer waits for the same one."""
+    """One check of a service. Concurrent callers share the running check."""
 
     patience = 2.0
-    """Seconds after which a service that is silent counts as away."""
+    """Seconds after which a silent service counts as unavailable."""
 
     def __init__(self, name: str, question: Callable[[], Answer]) -> None:
         self.name, self.question = name, question
         self._task: asyncio.Task[Answer] | None = None
 
     async def ask(self) -> Answer | None:
-        """None when no answer comes."""
+        """Returns the check's result, or None if it fails or times out."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(run_in(HEALTH, self.question))
         try:

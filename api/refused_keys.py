@@ -1,4 +1,4 @@
-"""Refused keys in the audit log: counted per address and minute, so that no stranger fills it."""
+"""Rejected keys in the audit log, counted per address and minute so that strangers cannot fill the log."""
 
 import asyncio
 import threading
@@ -16,22 +16,22 @@ from core.service.tenants import service as tenants
 
 logger = structlog.get_logger()
 MAX_ADDRESSES = 20
-"""Addresses that one process records in a minute. What comes from others is one entry more, without an address."""
+"""Maximum number of addresses recorded per process and minute. All others share one entry without an address."""
 _SECONDS = 60.0
 
 
 @dataclass
 class _Refusals:
-    """Keys that one address presented in vain."""
+    """Rejected keys from one address."""
 
     key_id: str
-    """The first one's."""
+    """Id of the first rejected key."""
     request_id: str
     count: int = 0
 
 
 class RefusedKeys:
-    """Counts refused keys in memory, and writes the counts once a minute and when the process stops."""
+    """Counts rejected keys in memory. Writes the counts once a minute and when the process stops."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -49,7 +49,7 @@ class RefusedKeys:
             self._counts.setdefault(address, first).count += 1
 
     def record(self) -> None:
-        """Writes what was counted since the last time. Raises DatabaseUnavailable, and has forgotten it then."""
+        """Writes the counts since the last call. Raises DatabaseUnavailable; the counts are then lost."""
         with self._lock:
             counts, self._counts = self._counts, {}
         if not counts:
@@ -74,4 +74,4 @@ class RefusedKeys:
             try:
                 await asyncio.to_thread(self.record)
             except CoreError as error:
-                logger.warning("refused keys were not recorded", error=error.detail)
+                logger.warning("rejected keys were not recorded", error=error.detail)

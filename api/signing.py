@@ -18,11 +18,11 @@ logger = structlog.get_logger()
 
 
 def load_secret(settings: Settings) -> bytes:
-    """The configured secret, or one that is made once and kept in the data folder."""
+    """Returns the configured secret, or one that is created once and stored in the data folder."""
     if settings.url_secret is not None:
         return settings.url_secret.get_secret_value().encode()
     if not settings.embedded:
-        logger.warning("DIFFFIT_URL_SECRET is not set: signed URLs hold for this data folder's processes alone")
+        logger.warning("DIFFFIT_URL_SECRET is not set: signed URLs work only for processes that share this data folder")
     path = settings.data_dir / "url-secret"
     if not path.exists():
         _write_once(path, secrets.token_hex(32).encode())
@@ -30,10 +30,10 @@ def load_secret(settings: Settings) -> bytes:
 
 
 def signed_url(request: Request, path: str, seconds: int | None = None) -> str:
-    """Absolute; the signature covers the path and the time of expiry. Without `seconds` it holds as an image's does."""
+    """Returns an absolute URL whose signature covers path and expiry. It lasts as long as an image's by default."""
     services = request.app.state.services
     settings: Settings = services.settings
-    # Rounded up, so that a page that is drawn again finds its images in the browser's cache.
+    # Rounded up, so that a reloaded page finds its images in the browser's cache.
     expires = (int(time.time()) // 60 + 1) * 60 + (seconds or settings.image_url_seconds)
     base = (settings.public_url or str(request.base_url)).rstrip("/")
     return f"{base}{path}?expires={expires}&signature={_signature(services.url_secret, path, expires)}"
@@ -54,7 +54,7 @@ def _signature(secret: bytes, path: str, expires: int) -> str:
 
 
 def _write_once(path: Path, data: bytes) -> None:
-    """All of it or nothing: of two processes that start together, one wins and both read the same."""
+    """Writes the file atomically. If two processes start together, both read what the first one wrote."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

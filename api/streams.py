@@ -1,4 +1,4 @@
-"""Answers that last: event streams, and files that clients take as fast as they can."""
+"""Long responses: event streams and downloads."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -13,11 +13,11 @@ from api.threads import STORE, run_in
 from core.service.storage import ObjectStore
 
 Place = AbstractContextManager[None]
-"""A share of a budget, taken when it is entered."""
+"""Part of a budget, held while the context is entered."""
 
 
 class _Holding(Response):
-    """A response that keeps what it needs until it has ended, whoever ends it."""
+    """A response that holds its resources until it ends, also when the client disconnects."""
 
     held: ExitStack
 
@@ -30,18 +30,18 @@ class EventStream(_Holding, StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[bytes], place: Place, headers: dict[str, str]) -> None:
-        """Raises what the budget raises."""
+        """Raises the budget's error."""
         super().__init__(events, headers=headers)
         self.held = ExitStack()
         self.held.enter_context(place)
 
 
 class Download(_Holding, FileResponse):
-    """A stored object, checked as a whole before its first byte is sent, without ever lying in memory."""
+    """Download of a stored object. Its digest is checked before the first byte is sent, via a temporary file."""
 
     @classmethod
     async def of(cls, store: ObjectStore, key: str, sha256: str, place: Place, headers: dict[str, str]) -> "Download":
-        """Raises what the budget raises, NotFound, ChecksumMismatch, StorageUnavailable."""
+        """Fetches the object. Raises the budget's error, NotFound, ChecksumMismatch, StorageUnavailable."""
         with ExitStack() as held:
             held.enter_context(place)
             file = held.enter_context(tempfile.NamedTemporaryFile(prefix="download-"))

@@ -1,4 +1,4 @@
-"""Threads by purpose: a slow object store must not hold those that answer from the database."""
+"""Thread pools by purpose, so that a slow object store cannot block requests that only need the database."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _POOL = "thread_pool"
 
 @dataclass(frozen=True)
 class Pool:
-    """Threads that only one kind of work takes. What finds none free waits without one."""
+    """Threads reserved for one kind of work. When all are busy, further work waits without occupying a thread."""
 
     name: str
     threads: int
@@ -27,7 +27,7 @@ STORE = Pool("store", 16)
 UPLOADS = Pool("uploads", 8)
 """Writes of whole archives and parts to the object store."""
 ADAPTERS = Pool("adapters", 2)
-"""Checks of uploaded adapters, each of which lies in memory as a whole."""
+"""Checks of uploaded adapters, each of which is held in memory."""
 HEALTH = Pool("health", 4)
 
 _limiters: RunVar[dict[Pool, CapacityLimiter]] = RunVar("limiters")
@@ -44,18 +44,18 @@ def runs_in(pool: Pool) -> Callable[[Handler], Handler]:
 
 
 def pool_of(handler: Callable[..., Any]) -> Pool | None:
-    """The pool a handler was marked with; None means the default one."""
+    """Returns the pool that a handler was marked with; None means the default pool."""
     pool: Pool | None = getattr(handler, _POOL, None)
     return pool
 
 
 async def run_in(pool: Pool | None, function: Callable[P, Result], *args: P.args, **named: P.kwargs) -> Result:
-    """Runs a blocking function in a thread of the pool; None means the default one."""
+    """Runs a blocking function in a thread of the pool; None means the default pool."""
     return await to_thread.run_sync(partial(function, *args, **named), limiter=_limiter(pool) if pool else None)
 
 
 def _limiter(pool: Pool) -> CapacityLimiter:
-    """One for each event loop, as anyio's own default limiter is."""
+    """Returns the pool's limiter, one per event loop, like anyio's default limiter."""
     limiters = _limiters.get({})
     if pool not in limiters:
         limiters = {**limiters, pool: CapacityLimiter(pool.threads)}

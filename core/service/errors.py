@@ -90,7 +90,7 @@ class PartsMissing(CoreError):
     def __init__(self, numbers: list[int]) -> None:
         some = ", ".join(map(str, numbers[:20])) + (", …" if len(numbers) > 20 else "")
         super().__init__(
-            f"The parts {some} are missing or have other etags. Send them, then complete the upload again."
+            f"These parts are missing or have other etags: {some}. Send them, then complete the upload again."
         )
 
 

@@ -60,7 +60,7 @@ def stored_bytes(tenant: Client) -> int:
     return bytes
 
 
-def test_from_its_parts_to_a_data_set(api: Api, tenant: Client, domain: str, services: Services) -> None:
+def test_completed_parts_become_a_dataset(api: Api, tenant: Client, domain: str, services: Services) -> None:
     path, upload = begin(tenant, domain, filename="fruit.zip", sha256=SHA256)
     assert (upload["status"], upload["filename"], upload["sha256"]) == ("open", "fruit.zip", SHA256)
     assert [part["size_bytes"] for part in upload["parts"]] == [5 * 2**20, len(LARGE) - 5 * 2**20]
@@ -78,7 +78,7 @@ def test_from_its_parts_to_a_data_set(api: Api, tenant: Client, domain: str, ser
         part["number"]: part["etag"] for part in parts
     }, "a part that comes again takes the place of the first"
     refused = tenant.post(f"{path}/complete", {"parts": [parts[1], {"number": 2, "etag": wrong}]})
-    assert "2 are not there" in problem(refused, 409, "parts_missing")["detail"]
+    assert "other etags: 2." in problem(refused, 409, "parts_missing")["detail"]
     assert tenant.read(f"/v1/domains/{domain}/datasets")["data"] == []
     assert [one["id"] for one in tenant.read(f"/v1/domains/{domain}/datasets/uploads")["data"]] == [upload["id"]]
 

@@ -181,13 +181,13 @@ def test_settings_outside_of_the_limits_are_refused(tenant: Client, domain: str,
 
 @pytest.mark.parametrize("method", ["full", "lora", "adaptformer", "vpt", "dreambooth"])
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_a_method_that_is_not_served_is_told_what_is(
+def test_unserved_method_is_rejected_with_the_served_ones(
     tenant: Client, domain: str, dataset: str, method: str, dry_run: bool
 ) -> None:
     body = {"dataset_id": dataset, "method": method, "dry_run": dry_run}
     found = problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 422, "method_not_served")
     assert found["errors"][0]["field"] == "body.method"
-    assert f"'{method}' is not served; difffit and bitfit are" in found["detail"]
+    assert f"'{method}' is not served; use difffit or bitfit" in found["detail"]
     assert "`difffit train --method` trains full, lora, adaptformer, vpt without a server." in found["detail"]
     assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []
 

@@ -90,7 +90,7 @@ def test_an_event_keeps_its_id_until_it_is_taken(context: Context, receiver: Rec
     receiver.answer = status(200)
     with context.database.session() as session:
         row = session.get_one(WebhookDelivery, first["webhook-id"])
-        assert (row.status, row.failures, row.attempts[0]["detail"]) == ("pending", 1, "It answered 503.")
+        assert (row.status, row.failures, row.attempts[0]["detail"]) == ("pending", 1, "The receiver answered 503.")
         row.next_attempt_at = database_now(session)
     webhooks._work()
     second, _ = receiver.received[1]

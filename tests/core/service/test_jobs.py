@@ -42,7 +42,7 @@ def test_counted_requeue_reports_why_and_fails_at_the_last_attempt(database: Dat
             jobs.requeue_counted(session, job, StorageFull("No space left on device"), max_attempts=3)
         found = row(database, id)
         assert found.status == ("queued" if attempt < 3 else "failed")
-        assert (found.error_code, "no room" in str(found.error_detail)) == ("storage_full", True)
+        assert (found.error_code, "is full" in str(found.error_detail)) == ("storage_full", True)
 
 
 def test_many_workers_claim_every_row_once(database: Database) -> None:

@@ -143,7 +143,7 @@ def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path, size: int)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
-        with pytest.raises(StorageFull, match="no room"):
+        with pytest.raises(StorageFull, match="is full"):
             store.put("a/x", bytes(size))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
