@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, text
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -91,5 +91,10 @@ def partial_index(name: str, condition: str, *columns: str) -> Index:
 
 Id = Annotated[str, mapped_column(String(40), primary_key=True)]
 Created = Annotated[datetime.datetime, mapped_column(server_default=Now())]
-TenantId = Annotated[str, mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)]
 DomainId = Annotated[str, mapped_column(String(40), ForeignKey("domains.id", ondelete="CASCADE"), index=True)]
+
+
+class TenantOwned:
+    """Mixin of every table with `tenant_id`. `core.service.db.isolation` filters its rows by the session's tenant."""
+
+    tenant_id: Mapped[str] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)

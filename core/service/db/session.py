@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.service.db.base import Now
+from core.service.db.isolation import filter_statements, set_scope
 from core.service.errors import DatabaseUnavailable
 from core.service.tenancy import Scope, admission
 
@@ -31,13 +32,14 @@ queries."""
 class Database:
     """A connection pool and the transactions made from it. Safe to share between threads.
 
-    `scope` is of the sessions that name none: the workers' see every tenant's rows, the API's see no tenant's.
+    `scope` is that of sessions that name none: a worker's see every tenant's rows, the API's see no tenant's.
     """
 
     def __init__(self, url: str, scope: Scope | None = None) -> None:
         self.scope = scope
         self.engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        filter_statements(self._sessions)
 
     @contextmanager
     def statements(self) -> Iterator[Session]:
@@ -46,7 +48,7 @@ class Database:
 
         Raises DatabaseUnavailable.
         """
-        with self._begun({_ALONE: True}) as session:
+        with self._begun(None, {_ALONE: True}) as session:
             yield session
 
     @contextmanager
@@ -54,19 +56,21 @@ class Database:
         """Opens one transaction: committed at the end, rolled back on an error. Actions registered with `after_commit`
         run after a commit and are dropped with a rollback.
 
-        On PostgreSQL it reaches the rows of `scope` alone, by row level security; SQLite has only the filters of the
-        statements.
+        It reaches the rows of `scope` alone, by the filter of `core.service.db.isolation`, and on PostgreSQL by
+        row-level security too.
 
         Raises DatabaseUnavailable when the database cannot be reached or drops the connection.
         """
-        with self._begun({_SCOPE: scope or self.scope}) as session:
+        scope = scope or self.scope
+        with self._begun(scope, {_SCOPE: scope}) as session:
             yield session
         for action in session.info.pop(_AFTER_COMMIT, []):
             action()
 
     @contextmanager
-    def _begun(self, options: dict[str, object]) -> Iterator[Session]:
+    def _begun(self, scope: Scope | None, options: dict[str, object]) -> Iterator[Session]:
         session = self._sessions()
+        set_scope(session, scope)
         try:
             with session.begin():
                 session.connection(execution_options=options)

@@ -57,7 +57,8 @@ def note_use(session: Session, id: str, now: datetime.datetime) -> None:
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.note_api_key_use(id)))
     else:
-        session.execute(update(ApiKey).where(ApiKey.id == id).values(last_used_at=now))
+        # By the connection: no tenant is known yet, so that the session's filter would hide the key.
+        session.connection().execute(update(ApiKey).where(ApiKey.id == id).values(last_used_at=now))
 
 
 def keys_of(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]:

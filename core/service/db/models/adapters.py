@@ -6,15 +6,14 @@ from typing import Any
 from sqlalchemy import BigInteger, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, DomainId, Id, TenantId
+from core.service.db.base import Base, Created, DomainId, Id, TenantOwned
 
 
-class Adapter(Base):
+class Adapter(TenantOwned, Base):
     __tablename__ = "adapters"
     __table_args__ = (UniqueConstraint("domain_id", "version"),)
 
     id: Mapped[Id]
-    tenant_id: Mapped[TenantId]
     domain_id: Mapped[DomainId]
     finetune_id: Mapped[str | None] = mapped_column(String(40), index=True)
     version: Mapped[int]

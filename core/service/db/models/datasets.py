@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, DomainId, Id, TenantId
+from core.service.db.base import Base, Created, DomainId, Id, TenantOwned
 from core.service.db.models.jobs import JobColumns, lease_index
 
 
@@ -36,13 +36,12 @@ class Dataset(JobColumns, Base):
     """[{file, code, detail}]"""
 
 
-class DatasetUpload(Base):
+class DatasetUpload(TenantOwned, Base):
     """A zip that comes in parts."""
 
     __tablename__ = "dataset_uploads"
 
     id: Mapped[Id]
-    tenant_id: Mapped[TenantId]
     domain_id: Mapped[DomainId]
     dataset_id: Mapped[str] = mapped_column(String(40))
     """Id of the data set that it becomes. The object's key contains it from the beginning."""

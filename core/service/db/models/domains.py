@@ -5,15 +5,14 @@ import datetime
 from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, Id, Now, TenantId
+from core.service.db.base import Base, Created, Id, Now, TenantOwned
 
 
-class Domain(Base):
+class Domain(TenantOwned, Base):
     __tablename__ = "domains"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)
 
     id: Mapped[Id]
-    tenant_id: Mapped[TenantId]
     name: Mapped[str] = mapped_column(String(200))
     description: Mapped[str] = mapped_column(Text, default="")
     base_model: Mapped[str] = mapped_column(String(500))
@@ -26,7 +25,7 @@ class Domain(Base):
     updated_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), onupdate=Now())
 
 
-class StoredBytes(Base):
+class StoredBytes(TenantOwned, Base):
     """Bytes of a domain's objects, counted in the transactions that add and remove them: no request has to add them up.
 
     A table of its own, so that counting neither locks a domain's row nor changes its entity tag.
@@ -35,5 +34,4 @@ class StoredBytes(Base):
     __tablename__ = "stored_bytes"
 
     domain_id: Mapped[str] = mapped_column(String(40), ForeignKey("domains.id", ondelete="CASCADE"), primary_key=True)
-    tenant_id: Mapped[TenantId]
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, DomainId, TenantId, partial_index
+from core.service.db.base import Base, Created, DomainId, TenantOwned, partial_index
 from core.service.db.models.jobs import JobColumns, lease_index
 
 
@@ -55,7 +55,7 @@ class Finetune(JobColumns, Base):
     """Highest id of its events so far. Retention removes events, and no id may be used twice."""
 
 
-class FinetuneEvent(Base):
+class FinetuneEvent(TenantOwned, Base):
     """status, progress, sample or error. The id counts the events of one fine-tune, orders them, and is what
     `Last-Event-ID` names."""
 
@@ -65,7 +65,6 @@ class FinetuneEvent(Base):
         String(40), ForeignKey("finetunes.id", ondelete="CASCADE"), primary_key=True
     )
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False)
-    tenant_id: Mapped[TenantId]
     type: Mapped[str] = mapped_column(String(20))
     data: Mapped[dict[str, Any]]
     created_at: Mapped[Created]

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from core.service.db.base import Base, Created, TenantId, partial_index
+from core.service.db.base import Base, Created, TenantOwned, partial_index
 from core.service.db.models.jobs import JobColumns, lease_index
 
 
@@ -50,14 +50,13 @@ class Generation(JobColumns, Base):
     )
 
 
-class GenerationImage(Base):
+class GenerationImage(TenantOwned, Base):
     __tablename__ = "generation_images"
 
     generation_id: Mapped[str] = mapped_column(
         String(40), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True
     )
     index: Mapped[int] = mapped_column(primary_key=True)
-    tenant_id: Mapped[TenantId]
     object_key: Mapped[str] = mapped_column(String(500))
     seed: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
@@ -66,7 +65,7 @@ class GenerationImage(Base):
     height: Mapped[int]
 
 
-class GenerationPreview(Base):
+class GenerationPreview(TenantOwned, Base):
     """An image as it would have ended, seen from one of its steps."""
 
     __tablename__ = "generation_previews"
@@ -76,7 +75,6 @@ class GenerationPreview(Base):
     )
     index: Mapped[int] = mapped_column(primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
-    tenant_id: Mapped[TenantId]
     object_key: Mapped[str] = mapped_column(String(500))
     sha256: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)

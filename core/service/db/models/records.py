@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import BigInteger, Date, ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, Id, Now
+from core.service.db.base import Base, Created, Id, Now, TenantOwned
 
 
-class IdempotencyKey(Base):
+class IdempotencyKey(TenantOwned, Base):
     """First answer to a POST with this key. `status_code` is null while that request still runs."""
 
     __tablename__ = "idempotency_keys"
@@ -17,15 +17,16 @@ class IdempotencyKey(Base):
     scope: Mapped[str] = mapped_column(String(80), primary_key=True)
     """Id of the API key that sent it."""
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
-    tenant_id: Mapped[str | None] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
-    """None: an administrator's."""
+    tenant_id: Mapped[str | None] = mapped_column(  # type: ignore[assignment]  # None: an administrator's
+        String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True
+    )
     request_digest: Mapped[str] = mapped_column(String(64))
     status_code: Mapped[int | None]
     body: Mapped[dict[str, Any] | None]
     created_at: Mapped[Created] = mapped_column(index=True)
 
 
-class UsageDay(Base):
+class UsageDay(TenantOwned, Base):
     __tablename__ = "usage_days"
 
     tenant_id: Mapped[str] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
@@ -35,7 +36,7 @@ class UsageDay(Base):
     training_seconds: Mapped[float] = mapped_column(default=0.0)
 
 
-class AuditEntry(Base):
+class AuditEntry(TenantOwned, Base):
     """Entry of the audit log: append-only, until retention removes the oldest. It has no foreign keys, since it
     outlives what it refers to."""
 
@@ -43,7 +44,7 @@ class AuditEntry(Base):
     __table_args__ = (Index(None, "tenant_id", "id"),)
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
-    tenant_id: Mapped[str | None] = mapped_column(String(40))
+    tenant_id: Mapped[str | None] = mapped_column(String(40))  # type: ignore[assignment]  # None: an administrator's
     actor_key_id: Mapped[str | None] = mapped_column(String(40))
     action: Mapped[str] = mapped_column(String(60))
     target: Mapped[str] = mapped_column(String(80))
@@ -53,7 +54,7 @@ class AuditEntry(Base):
     created_at: Mapped[Created]
 
 
-class Deletion(Base):
+class Deletion(TenantOwned, Base):
     """Receipt of a deleted domain or tenant. It is written in the commit that removed its rows; its objects follow. It
     has no foreign keys, since it outlives what it refers to."""
 
@@ -83,7 +84,7 @@ class Deletion(Base):
     """Time when nothing was left under the prefix, and no worker held its adapters."""
 
 
-class DiscardedObject(Base):
+class DiscardedObject(TenantOwned, Base):
     """An object whose row is gone: recorded in the transaction that removed the row, then deleted from the store."""
 
     __tablename__ = "discarded_objects"

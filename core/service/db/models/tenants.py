@@ -4,15 +4,16 @@ import datetime
 from typing import Any
 
 from sqlalchemy import ForeignKey, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, synonym
 
-from core.service.db.base import Base, Created, Id
+from core.service.db.base import Base, Created, Id, TenantOwned
 
 
-class Tenant(Base):
+class Tenant(TenantOwned, Base):
     __tablename__ = "tenants"
 
     id: Mapped[Id]
+    tenant_id: Mapped[str] = synonym("id")
     name: Mapped[str] = mapped_column(String(200), unique=True)
     weight: Mapped[float] = mapped_column(default=1.0)
     """Share of the device beside other tenants'."""
@@ -22,14 +23,15 @@ class Tenant(Base):
     created_at: Mapped[Created]
 
 
-class ApiKey(Base):
+class ApiKey(TenantOwned, Base):
     """A key is `dfk_<id part>_<secret>`; only the SHA-256 of the secret is kept."""
 
     __tablename__ = "api_keys"
 
     id: Mapped[Id]
-    tenant_id: Mapped[str | None] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
-    """None: an administrator's."""
+    tenant_id: Mapped[str | None] = mapped_column(  # type: ignore[assignment]  # None: an administrator's
+        String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True
+    )
     name: Mapped[str] = mapped_column(String(200))
     scopes: Mapped[list[Any]]
     secret_hash: Mapped[str] = mapped_column(String(64))

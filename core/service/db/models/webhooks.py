@@ -6,14 +6,13 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, Id, Json, Now, TenantId
+from core.service.db.base import Base, Created, Id, Json, Now, TenantOwned
 
 
-class Webhook(Base):
+class Webhook(TenantOwned, Base):
     __tablename__ = "webhooks"
 
     id: Mapped[Id]
-    tenant_id: Mapped[TenantId]
     url: Mapped[str] = mapped_column(String(2000))
     description: Mapped[str] = mapped_column(Text, default="")
     events: Mapped[list[Any] | None] = mapped_column(Json)
@@ -39,7 +38,7 @@ class Webhook(Base):
         )
 
 
-class WebhookDelivery(Base):
+class WebhookDelivery(TenantOwned, Base):
     """Delivery of one event to one webhook. It is inserted in the commit of the event itself: the row is the outbox."""
 
     __tablename__ = "webhook_deliveries"
@@ -47,7 +46,6 @@ class WebhookDelivery(Base):
 
     id: Mapped[Id]
     """Id of the delivery, and `webhook-id` of every attempt."""
-    tenant_id: Mapped[TenantId]
     webhook_id: Mapped[str] = mapped_column(String(40), ForeignKey("webhooks.id", ondelete="CASCADE"))
     type: Mapped[str] = mapped_column(String(60))
     body: Mapped[str] = mapped_column(Text)

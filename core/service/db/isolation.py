@@ -1,0 +1,53 @@
+"""Tenant filter of sessions: each ORM statement reads, updates and deletes rows of the session's tenant alone.
+
+It covers a select's entities, aliases, subqueries, CTEs, unions and joins, loads of relationships, `session.get`, and
+the rows that an update or delete changes. It does not see statements on Core tables or in text, the second table of
+UPDATE … FROM and DELETE … USING, updates by a list of primary keys, and selects of nothing but a window function:
+`tests/core/service/test_tenancy_lint.py` lists each place that has one. On PostgreSQL row-level security filters those
+too.
+"""
+
+from functools import lru_cache
+
+from sqlalchemy import event
+from sqlalchemy.orm import LoaderCriteriaOption, ORMExecuteState, Session, sessionmaker, with_loader_criteria
+
+from core.service.db.base import TenantOwned
+from core.service.tenancy import Scope
+
+_SCOPE = "scope"
+_NO_TENANT = ""
+"""Tenant of a session without a scope: no row has it."""
+
+
+def set_scope(session: Session, scope: Scope | None) -> None:
+    """Makes the session filter by the tenant of `scope`: no filter for the system's scope, no rows for None."""
+    session.info[_SCOPE] = scope
+
+
+def scope_of(session: Session) -> Scope:
+    """Returns the scope that the session was opened for. Raises LookupError when it was opened without one."""
+    scope: Scope | None = session.info[_SCOPE]
+    if scope is None:
+        raise LookupError("this session has no scope: open it with Database.session(scope)")
+    return scope
+
+
+def filter_statements(sessions: sessionmaker[Session]) -> None:
+    """Adds the filter to every session that `sessions` makes."""
+    event.listen(sessions, "do_orm_execute", _add_filter)
+
+
+def _add_filter(state: ORMExecuteState) -> None:
+    # Loads of relationships and of deferred columns inherit the filter of the statement that found their parent.
+    if state.is_insert or state.is_relationship_load or state.is_column_load:
+        return
+    scope: Scope | None = state.session.info[_SCOPE]
+    tenant_id = scope.tenant_id if scope is not None else _NO_TENANT
+    if tenant_id is not None:
+        state.statement = state.statement.options(_filter(tenant_id))
+
+
+@lru_cache(maxsize=1024)
+def _filter(tenant_id: str) -> LoaderCriteriaOption:
+    return with_loader_criteria(TenantOwned, lambda cls: cls.tenant_id == tenant_id, include_aliases=True)
