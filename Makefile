@@ -1,4 +1,5 @@
-# Everything runs in .venv, which is made on first use from requirements.lock, with every file's hash checked.
+# Everything runs in .venv, which is made on first use from a lock, with every file's hash checked: the demo from the
+# worker's lock, which has no test tools, everything else from requirements.lock.
 # Torch is a step of its own, because its builds differ between indexes:
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu    without CUDA
 #   make test TORCH=torch==2.11.0                                 another version
@@ -20,16 +21,31 @@ help: ## Show this list
 
 install: $(VENV)/.installed ## Make the virtual environment
 
-$(VENV)/.installed: pyproject.toml client/pyproject.toml requirements.lock requirements-torch.txt
+# uv installs, since it is several times faster. pip does where uv cannot be had, or cannot reach the packages: uv does
+# not read pip's configuration file, only these variables. What pyproject.toml says of torch is for locks.
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+PIP = VIRTUAL_ENV=$(VENV) $(BIN)/uv pip $(1) --no-config || $(BIN)/python -m pip $(1)
+
+$(VENV)/.uv: requirements-uv.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(PIP_INSTALL) $(FROM_LOCK) requirements.lock
-	$(BIN)/$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/$(PIP_INSTALL) $(FROM_TREE) . --editable ./client
-	$(BIN)/python -m pip check
+	-$(BIN)/$(PIP_INSTALL) $(FROM_LOCK) requirements-uv.lock
 	@touch $@
 
-demo: install ## Run the main job through the REST API; the result is in demo-output/
+$(VENV)/.installed: LOCK := requirements.lock
+$(VENV)/.installed: requirements.lock
+$(VENV)/.demo: LOCK := deploy/docker/worker.lock
+$(VENV)/.demo: deploy/docker/worker.lock
+$(VENV)/.installed $(VENV)/.demo: $(VENV)/.uv pyproject.toml client/pyproject.toml requirements-torch.txt
+	$(call PIP,install --quiet $(FROM_LOCK) $(LOCK))
+	$(call PIP,install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH))
+	$(call PIP,install --quiet $(FROM_TREE) . --editable ./client)
+	$(call PIP,check)
+	@touch $@
+
+demo: $(if $(wildcard $(VENV)/.installed),install,$(VENV)/.demo) ## Run the main job through the REST API; the result is in demo-output/
 	$(BIN)/python demo.py
 
 test: install ## Run every test, with real PostgreSQL and Redis
@@ -57,7 +73,8 @@ lint: install ## Check style, types and the directions of imports
 audit: ## Look for known vulnerabilities of the pinned packages (asks PyPI)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/$(PIP_INSTALL) pip-audit==2.10.1
-	build/audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock
+	build/audit/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock \
+		--requirement requirements-uv.lock
 	build/audit/bin/pip-audit --disable-pip --no-deps --requirement requirements-torch.txt
 
 check-api-image: ## Install what the API's image has, and measure what starting it costs
@@ -79,17 +96,17 @@ client: install ## Write the client's models anew from the API's OpenAPI documen
 	$(BIN)/python client/scripts/generate.py
 
 # A lock holds every file's hash for every platform, and each image's lock is a part of the whole.
-COMPILE := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
-	--generate-hashes --no-emit-package torch --custom-compile-command 'make lock' --group build pyproject.toml
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-package torch --custom-compile-command 'make lock'
+SERVER := --group build pyproject.toml
 
-lock: ## Pin what pyproject.toml asks for and is not pinned yet; all of it anew with UPGRADE=--upgrade
-	$(PYTHON) -m venv build/lock
-	build/lock/bin/$(PIP_INSTALL) uv==0.13.9
-	$(COMPILE) client/pyproject.toml --all-extras $(UPGRADE) --output-file requirements.lock
-	$(COMPILE) --extra dashboard --extra docs --extra servers --extra traces --constraint requirements.lock \
+lock: $(VENV)/.uv ## Pin what pyproject.toml asks for and is not pinned yet; all of it anew with UPGRADE=--upgrade
+	$(COMPILE) $(SERVER) client/pyproject.toml --all-extras $(UPGRADE) --output-file requirements.lock
+	$(COMPILE) $(SERVER) --extra dashboard --extra docs --extra servers --extra traces --constraint requirements.lock \
 		--output-file deploy/docker/api.lock
-	$(COMPILE) client/pyproject.toml --extra worker --extra servers --extra traces --constraint requirements.lock \
+	$(COMPILE) $(SERVER) client/pyproject.toml --extra worker --extra servers --extra traces --constraint requirements.lock \
 		--output-file deploy/docker/worker.lock
+	$(COMPILE) --group uv $(UPGRADE) --output-file requirements-uv.lock
 
 clean: ## Remove what was installed and made
 	rm -rf $(VENV) build demo-output difffit-data

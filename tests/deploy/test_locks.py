@@ -69,8 +69,12 @@ def test_the_apis_image_has_neither_torch_nor_what_needs_it() -> None:
     assert not {"torch", "diffusers", "accelerate", "matplotlib"} & set(pins("deploy/docker/api.lock"))
 
 
-def test_worker_image_has_no_pages() -> None:
-    assert not {"nicegui", "fastapi-swagger"} & set(pins("deploy/docker/worker.lock"))
+def test_worker_image_and_demo_have_neither_pages_nor_test_tools() -> None:
+    assert not {"nicegui", "fastapi-swagger", "pytest", "moto", "mypy", "ruff"} & set(pins("deploy/docker/worker.lock"))
+
+
+def test_installer_is_pinned_with_hashes() -> None:
+    assert "--hash=sha256:" in pins("requirements-uv.lock")["uv"][1]
 
 
 def test_plain_install_asks_for_few_packages() -> None:
