@@ -64,8 +64,8 @@ async def tenant(user: AdminUser, id: str) -> None:
             }
             kit.facts(facts | {name.replace("_", " "): f"{limit:,}" for name, limit in details.quotas.items()})
             with kit.box("row"):
-                ui.link("Adapters", f"/adapters?tenant_id={details.id}").classes("button link-button")
-                ui.link("Audit log", f"/audit?tenant_id={details.id}").classes("button link-button")
+                ui.link("Show adapters", f"/adapters?tenant_id={details.id}").classes("button link-button")
+                ui.link("Show audit log", f"/audit?tenant_id={details.id}").classes("button link-button")
                 kit.button("Delete the tenant", lambda: _delete(user, details), kind="danger")
         with kit.card("Keys", "A key is shown only once, when it is created."):
             if keys:
