@@ -75,7 +75,7 @@ class GpuRates:
         """Builds rates from the figures of `python -m benchmarks.gpu`. Raises ValueError where one that the page needs
         is missing."""
         try:
-            runs = [run for run in values["phases"]["engine"]["runs"] if run["steps"] == IMAGES.steps]
+            runs = [run for run in values["phases"]["engine"]["runs"] if run["steps"] == IMAGES.sampling.steps]
             methods = {row["method"]: row for row in values["phases"]["training"]["methods"]}
             step, batch = methods["difffit"]["ms"] / 1000, values["phases"]["training"]["batch"]
             images = max(run["images_a_second"] for run in runs)

@@ -21,6 +21,7 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import PRESETS, trainable_shapes
 from core.artifact.training import TrainingSettings
 from core.ml.model.bank import AdapterBank
@@ -137,7 +138,7 @@ def draw(base: LoadedBase, tensors: dict[str, Tensor]) -> None:
     engine = Engine(runner, cache, max_rows=2, max_waiting=10, training_share=0)
     engine.start()
     request = ImageRequest(
-        id="one", tenant="one", adapter="adapter", class_id=5, seeds=(0,), steps=2, guidance_scale=4.0
+        id="one", tenant="one", adapter="adapter", class_id=5, seeds=(0,), sampling=SamplingSettings(steps=2)
     )
     (image,) = engine.submit(request, lambda: tensors).result().images
     engine.stop()

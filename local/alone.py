@@ -7,19 +7,20 @@ from torch import Tensor
 
 from core.artifact.errors import InvalidRequest
 from core.artifact.file import Artifact
-from core.artifact.sampling import EVERY_TIMESTEP
+from core.artifact.sampling import EVERY_TIMESTEP, SamplingSettings
 from core.ml.diffusion.sampling import sample
 from core.ml.errors import DrawingDiverged
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.methods import adapter_of
-from core.service.generations.service import GenerationRequest
 
 _AT_ONCE = 8
 
 
-def draw_alone(base: LoadedBase, artifact: Artifact, request: GenerationRequest, seeds: Sequence[int]) -> list[Tensor]:
+def draw_alone(
+    base: LoadedBase, artifact: Artifact, class_id: int, sampling: SamplingSettings, seeds: Sequence[int]
+) -> list[Tensor]:
     """[S, S, 3] 8-bit pixels for each seed. Raises InvalidRequest, DrawingDiverged."""
-    if request.guidance_interval != EVERY_TIMESTEP:
+    if sampling.guidance_interval != EVERY_TIMESTEP:
         method = artifact.manifest.method
         raise InvalidRequest("--guidance-interval", f"adapters of the method '{method}' are guided at every timestep")
     device = base.dit.positions.device
@@ -34,13 +35,10 @@ def draw_alone(base: LoadedBase, artifact: Artifact, request: GenerationRequest,
         latents = sample(
             lambda x, t, y: base.dit(x, t, y, adapter),
             _noise(generators, shape).to(device),
-            torch.full((len(generators),), request.class_id or 0, device=device),
+            torch.full((len(generators),), class_id, device=device),
             classes,
-            steps=request.steps,
-            guidance_scale=request.guidance_scale,
+            sampling,
             channels=config.guidance_channels,
-            sampler=request.sampler,
-            eta=request.eta,
             fresh=lambda: _noise(generators, shape),  # noqa: B023
         )
         images += [_pixels(base.autoencoder.decode(latent[None])[0]) for latent in latents]

@@ -92,7 +92,7 @@ def sample(
     ] = None,
     class_name: Annotated[list[str] | None, typer.Option("--class", help="May be repeated; all by default.")] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images of each class.")] = 4,
-    seed: Annotated[int | None, typer.Option(min=0, help="Image k uses seed + k.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Image k uses seed + k.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="1 draws without guidance, at half the cost.")] = None,
     guidance_interval: Annotated[
@@ -110,7 +110,6 @@ def sample(
     server would draw.
     """
     asked = {
-        "seed": seed,
         "steps": steps,
         "guidance_scale": guidance_scale,
         "guidance_interval": guidance_interval,
@@ -118,9 +117,19 @@ def sample(
         "eta": eta,
     }
     with _explained():
-        from local.sample import Run
+        from local.sample import Run, sampling_of
 
-        paths = Run(adapter, class_name or [], count, _given(asked), output, base, device).sample(state)
+        run = Run(
+            adapter=adapter,
+            class_names=class_name or [],
+            count=count,
+            seed=seed,
+            sampling=sampling_of(_given(asked)),
+            output=output,
+            base=base,
+            device=device,
+        )
+        paths = run.sample(state)
     state.show({"images": [str(path) for path in paths]}, "\n".join(str(path) for path in paths))
 
 

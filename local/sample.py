@@ -1,6 +1,5 @@
 """Drawing on this machine, with the engine that serves; with its own forward what the engine does not serve."""
 
-import json
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +8,19 @@ from typing import Any
 import torch
 from PIL import Image
 
-from core.artifact.errors import UnknownClass
+from core.artifact.errors import InvalidRequest, UnknownClass
 from core.artifact.file import Artifact, check_fits, decode
+from core.artifact.png import encode_png, image_settings
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import METHODS
 from core.ml.serving.request import ImageRequest
 from core.ml.serving.runner import GPU_SIZES
 from core.service.config import get_settings
-from core.service.generations.service import GenerationRequest
 from difffit.cli.base import State
 from difffit.cli.views import steps_bar
 from difffit.pictures import file_name, read_settings
 from local.alone import draw_alone
 from worker.gpu import Gpu
-from worker.images import encode_png
 
 _AT_ONCE = 64
 """Images of a request, so that what is drawn comes to the disk in time."""
@@ -33,8 +32,8 @@ class Run:
     class_names: list[str]
     """All of them when there are none."""
     count: int
-    asked: dict[str, Any]
-    """Fields of GenerationRequest; missing ones take the server's defaults."""
+    seed: int
+    sampling: SamplingSettings
     output: Path
     base: str | None
     device: str | None
@@ -68,56 +67,45 @@ class Run:
 
     def _some(self, gpu: Gpu, artifact: Artifact | None, id: int, name: str, offsets: range) -> list[Path]:
         """Draws those of a class that are not there yet; the paths of all of them."""
-        request = GenerationRequest(class_id=id, **self.asked)
-        settings = _settings(request, artifact, gpu, name)
-        wanted = {request.seed + offset: settings | {"seed": request.seed + offset} for offset in offsets}
+        adapter, base = artifact.sha256 if artifact else None, gpu.base.description.digest
+        wanted = {
+            seed: image_settings(self.sampling, adapter=adapter, base=base, class_name=name, seed=seed)
+            for seed in (self.seed + offset for offset in offsets)
+        }
         paths = {seed: self.output / f"{id:03}-{file_name(name, seed)}" for seed in wanted}
         missing = tuple(seed for seed in wanted if not _is_drawn(paths[seed], wanted[seed]))
-        for seed, pixels in zip(missing, self._draw(gpu, artifact, request, missing), strict=True):
+        for seed, pixels in zip(missing, self._draw(gpu, artifact, id, missing), strict=True):
             self.output.mkdir(parents=True, exist_ok=True)
-            texts = {"difffit": json.dumps(wanted[seed], sort_keys=True)}
-            paths[seed].write_bytes(encode_png(Image.fromarray(pixels.numpy()), texts))
+            paths[seed].write_bytes(encode_png(Image.fromarray(pixels.numpy()), wanted[seed]))
         return list(paths.values())
 
-    def _draw(
-        self, gpu: Gpu, artifact: Artifact | None, request: GenerationRequest, seeds: tuple[int, ...]
-    ) -> list[torch.Tensor]:
+    def _draw(self, gpu: Gpu, artifact: Artifact | None, id: int, seeds: tuple[int, ...]) -> list[torch.Tensor]:
         """[S, S, 3] 8-bit pixels for each seed."""
         if not seeds:
             return []
         if artifact is not None and artifact.manifest.method not in METHODS:
             check_fits(artifact, gpu.base.description)
-            return draw_alone(gpu.base, artifact, request, seeds)
-        asked = ImageRequest(
+            return draw_alone(gpu.base, artifact, id, self.sampling, seeds)
+        request = ImageRequest(
             id="local",
             tenant="local",
             adapter=artifact.sha256 if artifact else None,
-            class_id=request.class_id or 0,
+            class_id=id,
             seeds=seeds,
-            steps=request.steps,
-            guidance_scale=request.guidance_scale,
-            guidance_interval=request.guidance_interval,
-            sampler=request.sampler,
-            eta=request.eta,
+            sampling=self.sampling,
             scale=gpu.base.description.scale_of(artifact.manifest.image_size) if artifact else 1,
         )
         file = self.adapter
         load = None if artifact is None or file is None else lambda: gpu.tensors(artifact.sha256, file.read_bytes())
-        return gpu.engine.submit(asked, load).result().images
+        return gpu.engine.submit(request, load).result().images
 
 
-def _settings(request: GenerationRequest, artifact: Artifact | None, gpu: Gpu, class_name: str) -> dict[str, Any]:
-    """Returns the settings that each image's file has next to its seed, as a worker writes them."""
-    return {
-        "adapter": artifact.sha256 if artifact else "base",
-        "base": gpu.base.description.digest,
-        "class": class_name,
-        "steps": request.steps,
-        "guidance_scale": request.guidance_scale,
-        "guidance_interval": list(request.guidance_interval),
-        "sampler": request.sampler,
-        "eta": request.eta,
-    }
+def sampling_of(values: dict[str, Any]) -> SamplingSettings:
+    """Returns sampling settings; missing values take the server's defaults. Raises InvalidRequest."""
+    try:
+        return SamplingSettings(**values)
+    except ValueError as error:
+        raise InvalidRequest("sampling", str(error)) from error
 
 
 def _class_id(name: str, known: tuple[str, ...]) -> int:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from core.artifact.base import BaseConfig
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import Sites, count, trainable_shapes
 from core.artifact.training import TrainingSettings
 from core.ml.diffusion.sampling import sample, seeded_noise
@@ -133,8 +134,7 @@ def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
         noise,
         labels,
         config.null_class,
-        steps=25,
-        guidance_scale=4.0,
+        SamplingSettings(steps=25),
         channels=config.guidance_channels,
     )
     return image_grid([to_image(pixels) for pixels in autoencoder.decode(latents)], columns=12)

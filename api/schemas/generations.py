@@ -1,16 +1,18 @@
-from typing import Annotated
+from dataclasses import asdict, fields
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, JobStatus, Output, SignedUrl, Time
 from api.schemas.datasets import JobError
-from core.artifact.sampling import TIMESTEPS, SamplerName
+from core.artifact.sampling import MAX_GUIDANCE_SCALE, TIMESTEPS, SamplerName, SamplingSettings
 from core.service.db.models import Generation, GenerationImage
 from core.service.generations.service import GenerationRequest
 
 Timestep = Annotated[int, Field(ge=0, le=TIMESTEPS - 1), WHOLE]
 _DEFAULTS = GenerationRequest()
-
+_SAMPLING = {field.name for field in fields(SamplingSettings)}
+"""Fields of requests and answers that are sampling settings."""
 
 _ONE_CLASS: list[JsonValue] = [
     {"required": [name], "properties": {name: {"not": {"type": "null"}}, other: {"type": "null"}}}
@@ -33,26 +35,26 @@ class GenerationCreate(Input):
     )
     count: Integer = Field(_DEFAULTS.count, ge=1, le=64, description="Number of images.")
     seed: Integer = Field(_DEFAULTS.seed, ge=0, lt=2**53, description="Image k uses seed + k.")
-    steps: Integer = Field(_DEFAULTS.steps, ge=1, le=1000, description="Sampling steps.")
+    steps: Integer = Field(_DEFAULTS.sampling.steps, ge=1, le=TIMESTEPS, description="Sampling steps.")
     guidance_scale: float = Field(
-        _DEFAULTS.guidance_scale,
+        _DEFAULTS.sampling.guidance_scale,
         ge=0,
-        le=50,
+        le=MAX_GUIDANCE_SCALE,
         description="Classifier-free guidance. 1 switches it off and halves the cost.",
     )
     guidance_interval: tuple[Timestep, Timestep] = Field(
-        _DEFAULTS.guidance_interval,
+        _DEFAULTS.sampling.guidance_interval,
         strict=False,  # JSON has no tuples
         description="Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs "
         "less and gives more varied images.",
         examples=[[200, 800]],
     )
     sampler: SamplerName = Field(
-        _DEFAULTS.sampler,
+        _DEFAULTS.sampling.sampler,
         description="`ddim`; `ddpm` adds fresh noise at every step; `dpmpp_2m` needs the fewest steps.",
     )
     eta: float = Field(
-        _DEFAULTS.eta, ge=0, le=1, description="Noise added by `ddim`: 0 for none, 1 for as much as `ddpm`."
+        _DEFAULTS.sampling.eta, ge=0, le=1, description="Noise added by `ddim`: 0 for none, 1 for as much as `ddpm`."
     )
     adapter_id: Identifier | None = Field(
         None, description="Id of a version of the domain, or `base` for the base itself. The active version by default."
@@ -68,20 +70,22 @@ class GenerationCreate(Input):
     )
 
     @model_validator(mode="after")
-    def _one_class(self) -> "GenerationCreate":
+    def _one_class(self) -> Self:
         if (self.class_name is None) == (self.class_id is None):
             raise ValueError("give either class_name or class_id")
         return self
 
     @model_validator(mode="after")
-    def _settings_that_fit(self) -> "GenerationCreate":
-        if self.eta and self.sampler != "ddim":
-            raise ValueError("eta belongs to the sampler ddim")
-        self.guidance_interval = (min(self.guidance_interval), max(self.guidance_interval))
+    def _settings_that_fit(self) -> Self:
+        self._sampling()
         return self
 
     def to_request(self) -> GenerationRequest:
-        return GenerationRequest(**self.model_dump())
+        return GenerationRequest(**self.model_dump(exclude=_SAMPLING), sampling=self._sampling())
+
+    def _sampling(self) -> SamplingSettings:
+        """Raises ValueError."""
+        return SamplingSettings(**self.model_dump(include=_SAMPLING))
 
 
 class ImageOut(BaseModel):
@@ -146,8 +150,7 @@ class GenerationOut(Output):
 
     @classmethod
     def of(cls, row: Generation, signed: SignedUrl) -> "GenerationOut":
-        own = {"images", "previews", "guidance_interval"}
-        facts = {name: getattr(row, name) for name in cls.model_fields if name not in own}
+        facts = {name: getattr(row, name) for name in cls.model_fields.keys() - _SAMPLING - {"images", "previews"}}
         path = f"/v1/generations/{row.id}"
         # Avoids queries that cannot return anything.
         images = row.images if row.status == "succeeded" and row.expired_at is None else []
@@ -155,7 +158,7 @@ class GenerationOut(Output):
         return cls.model_validate(
             {
                 **facts,
-                "guidance_interval": (row.guidance_from, row.guidance_to),
+                **asdict(row.sampling),
                 "images": [_image(image, signed(f"{path}/images/{image.index}")) for image in images],
                 "previews": [
                     {

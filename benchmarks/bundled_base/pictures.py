@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from core.artifact.sampling import SamplingSettings
 from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.model.adapter import BASE, Adapter, TensorAdapter
 from core.ml.model.checkpoint import LoadedBase
@@ -47,8 +48,7 @@ class Artist:
             noise.to(device),
             labels.to(device),
             self.null_class,
-            steps=self.steps,
-            guidance_scale=self.guidance_scale,
+            SamplingSettings(steps=self.steps, guidance_scale=self.guidance_scale),
             channels=config.guidance_channels,
         )
         pixels = self.base.autoencoder.decode(latents).cpu()

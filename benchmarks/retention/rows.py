@@ -17,12 +17,12 @@ _STATEMENTS: Mapping[str, str] = {
     f"('{OTHER}', '{TENANT}', 0)",
     # Every thousandth is another domain's and has failed: both are looked for among the others.
     "generations": (
-        "INSERT INTO generations (id, tenant_id, domain_id, class_id, class_name, count, seed, steps, guidance_scale, "
-        "guidance_from, guidance_to, sampler, eta, preview_count, progress, row_steps, timings, status, priority, "
-        "attempt, failures, seconds, adapter_id, created_at, finished_at) "
+        "INSERT INTO generations (id, tenant_id, domain_id, class_id, class_name, count, seed, sampling, "
+        "preview_count, progress, row_steps, timings, status, priority, attempt, failures, seconds, adapter_id, "
+        "created_at, finished_at) "
         f"SELECT 'gen_' || lpad(number::text, 26, '0'), '{TENANT}', "
-        f"CASE WHEN number % 1000 = 0 THEN '{OTHER}' ELSE '{DOMAIN}' END, 0, 'cat', 1, number, 50, 4, 0, 999, 'ddim', "
-        "0, 1, 1, 100, '{}', CASE WHEN number % 1000 = 0 THEN 'failed' ELSE 'succeeded' END, 0, 1, 0, 1, 'adp_old', "
+        f"CASE WHEN number % 1000 = 0 THEN '{OTHER}' ELSE '{DOMAIN}' END, 0, 'cat', 1, number, '{{}}', "
+        "1, 1, 100, '{}', CASE WHEN number % 1000 = 0 THEN 'failed' ELSE 'succeeded' END, 0, 1, 0, 1, 'adp_old', "
         f"{_AGE}, {_AGE} FROM generate_series(1, $generations) AS number"
     ),
     "generation_images": (

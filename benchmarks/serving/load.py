@@ -11,6 +11,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from benchmarks.serving.subjects import CLASSES, Subject
+from core.artifact.sampling import SamplingSettings
 from core.ml.model.bank import AdapterBank, FoldedAdapter
 from core.ml.serving.batches import Graphs
 from core.ml.serving.cache import AdapterCache
@@ -75,8 +76,11 @@ class Serving(AbstractContextManager["Serving"]):
             return time.perf_counter() - started, latencies
 
 
-def request(domain: str | None, *, steps: int, seeds: tuple[int, ...] = (0,), **others: Any) -> ImageRequest:
+def request(
+    domain: str | None, *, steps: int, guidance_scale: float = GUIDANCE, seeds: tuple[int, ...] = (0,), **others: Any
+) -> ImageRequest:
     """One image, guided, of a tenant that is called like its domain, unless `others` say otherwise."""
     number = next(_ids)
-    values = {"tenant": str(domain), "class_id": number % CLASSES, "guidance_scale": GUIDANCE, **others}
-    return ImageRequest(id=str(number), adapter=domain, seeds=seeds, steps=steps, **values)
+    values = {"tenant": str(domain), "class_id": number % CLASSES, **others}
+    sampling = SamplingSettings(steps=steps, guidance_scale=guidance_scale)
+    return ImageRequest(id=str(number), adapter=domain, seeds=seeds, sampling=sampling, **values)

@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmarks.serving.load import Serving
 from benchmarks.serving.measure import Measure, Repetitions
 from benchmarks.serving.subjects import CLASSES, Subject
+from core.artifact.sampling import SamplingSettings
 from core.ml.diffusion.samplers import SAMPLERS
 from core.ml.serving.request import ImageRequest, Row
 
@@ -97,11 +98,13 @@ def _random_request(chance: random.Random, index: int, max_steps: int) -> ImageR
         adapter=str(chance.randrange(DOMAINS)),
         class_id=chance.randrange(CLASSES),
         seeds=(chance.randrange(2**31),),
-        steps=chance.randint(1, max_steps),
-        guidance_scale=chance.choice([1.0, chance.uniform(1.5, 8.0)]),
-        guidance_interval=chance.choice([(0, 999), (200, 800)]),
-        sampler=sampler,
-        eta=chance.choice([0.0, 0.5, 1.0]) if sampler == "ddim" else 0.0,
+        sampling=SamplingSettings(
+            steps=chance.randint(1, max_steps),
+            guidance_scale=chance.choice([1.0, chance.uniform(1.5, 8.0)]),
+            guidance_interval=chance.choice([(0, 999), (200, 800)]),
+            sampler=sampler,
+            eta=chance.choice([0.0, 0.5, 1.0]) if sampler == "ddim" else 0.0,
+        ),
     )
 
 

@@ -1,19 +1,64 @@
-"""Names of samplers, and which timesteps a run visits. No torch here: the scheduler of the engine uses it too."""
+"""Sampling settings, and the timesteps they visit. No torch here: the API and the engine's scheduler use them too."""
 
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args
 
 TIMESTEPS = 1000
 EVERY_TIMESTEP = (0, TIMESTEPS - 1)
+MAX_GUIDANCE_SCALE = 50.0
 SamplerName = Literal["ddim", "ddpm", "dpmpp_2m"]
 """DDIM, ancestral sampling with the learned variance, and DPM-Solver++ of second order, multistep."""
+_ALWAYS_STORED = ("steps", "guidance_scale", "guidance_interval", "sampler", "eta")
 
 
-def sampling_timesteps(steps: int) -> list[int]:
-    """`steps` timesteps from 999 down, evenly spaced and counted from the end ("trailing", arXiv 2305.08891), so that
-    sampling starts from the noise that training saw last.
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """Settings of a sampling run: with a class and a seed they decide an image.
 
-    Raises ValueError when steps is not within 1..1000.
+    Raises ValueError with a sentence when a setting is out of its limits. A new setting must, by default, draw as
+    before it was there: database rows and PNGs of earlier releases lack it.
     """
-    if not 1 <= steps <= TIMESTEPS:
-        raise ValueError(f"steps must be within 1..{TIMESTEPS}, not {steps}")
-    return [round(TIMESTEPS - index * TIMESTEPS / steps) - 1 for index in range(steps)]
+
+    steps: int = 50
+    guidance_scale: float = 4.0
+    """Classifier-free guidance; 1 draws without, at half the cost."""
+    guidance_interval: tuple[int, int] = EVERY_TIMESTEP
+    """Lowest and highest timestep that are guided (arXiv 2404.07724); given in any order."""
+    sampler: SamplerName = "ddim"
+    eta: float = 0.0
+    """DDIM's eta: 0 is deterministic, 1 as noisy as DDPM."""
+
+    def __post_init__(self) -> None:
+        lowest, highest = sorted(self.guidance_interval)
+        object.__setattr__(self, "guidance_interval", (lowest, highest))
+        if not 1 <= self.steps <= TIMESTEPS:
+            raise ValueError(f"steps must be within 1..{TIMESTEPS}, not {self.steps}")
+        if not 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
+            raise ValueError(f"guidance_scale must be within 0..{MAX_GUIDANCE_SCALE:g}, not {self.guidance_scale}")
+        if not 0 <= lowest <= highest < TIMESTEPS:
+            raise ValueError(f"guidance_interval must be within 0..{TIMESTEPS - 1}, not {lowest}..{highest}")
+        if self.sampler not in get_args(SamplerName):
+            raise ValueError(f"sampler must be one of {', '.join(get_args(SamplerName))}, not {self.sampler}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must be within 0..1, not {self.eta}")
+        if self.eta and self.sampler != "ddim":
+            raise ValueError("eta belongs to the sampler ddim")
+
+    @property
+    def timesteps(self) -> list[int]:
+        """`steps` timesteps from 999 down, evenly spaced and counted from the end ("trailing", arXiv 2305.08891), so
+        that sampling starts from the noise that training saw last."""
+        return [round(TIMESTEPS - index * TIMESTEPS / self.steps) - 1 for index in range(self.steps)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the settings as database rows and PNGs store them. A setting that came later than the first ones is
+        left out where it has its default, so that equal images keep equal bytes."""
+        values = {**asdict(self), "guidance_interval": list(self.guidance_interval)}
+        defaults = {field.name: field.default for field in fields(self) if field.name not in _ALWAYS_STORED}
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Raises ValueError or TypeError when the values are no sampling settings."""
+        floats: dict[str, Any] = {name: float(values[name]) for name in ("guidance_scale", "eta") if name in values}
+        return cls(**values | floats)

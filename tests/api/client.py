@@ -259,4 +259,4 @@ def draw_generations(services: Services) -> None:
             images.append(DrawnImage(index, row.seed + index, services.store.put(key, png(index)), 8, 8))
         timings = {"queued": 0.1, "activation": 0.01, "total": 0.5}
         with services.database.session() as session:
-            assert generations.succeed(session, claim, images, row.count * row.steps * 2, timings)
+            assert generations.succeed(session, claim, images, row.count * row.sampling.steps * 2, timings)

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 from openapi_spec_validator import validate
 
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import METHODS, PRESETS
 from core.service.finetunes.service import FinetuneRequest
 from core.service.generations.service import GenerationRequest
@@ -155,6 +156,7 @@ def test_defaults_are_those_of_the_services(document: Document) -> None:
     for name, request in (
         ("FinetuneCreate", FinetuneRequest(dataset_id="")),
         ("GenerationCreate", GenerationRequest()),
+        ("GenerationCreate", SamplingSettings()),
     ):
         fields = document["components"]["schemas"][name]["properties"]
         for field, about in fields.items():

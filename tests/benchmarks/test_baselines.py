@@ -5,6 +5,7 @@ import torch
 
 from benchmarks.baselines.diffusers_model import pixels
 from benchmarks.baselines.swapping import SwappingPipeline
+from core.artifact.sampling import SamplingSettings
 from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.model.adapter import TensorAdapter
 from tests.benchmarks.small import DIFFUSERS, subject
@@ -23,8 +24,7 @@ def test_swapping_pipeline_draws_each_domain() -> None:
             seeded_noise([10, 11], (DIFFUSERS.in_channels, DIFFUSERS.input_size, DIFFUSERS.input_size)),
             torch.tensor([1, 6]),
             DIFFUSERS.num_classes,
-            steps=STEPS,
-            guidance_scale=SCALE,
+            SamplingSettings(steps=STEPS, guidance_scale=SCALE),
             channels=4,
         )
         expected = pixels((small.autoencoder.decode(latents) / 2 + 0.5).clamp(0, 1))

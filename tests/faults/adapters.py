@@ -10,6 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import PRESETS, trainable_shapes
 from core.ml.model.bank import AdapterBank
 from core.ml.model.checkpoint import LoadedBase, load_base
@@ -73,8 +74,7 @@ def _draw(engine: Engine, base: LoadedBase, index: int) -> Tensor:
         adapter=f"adapter-{index}",
         class_id=index % 4,
         seeds=(index,),
-        steps=1,
-        guidance_scale=1.0,
+        sampling=SamplingSettings(steps=1, guidance_scale=1.0),
     )
     (image,) = engine.submit(request, partial(_tensors, base, index)).result(600).images
     return image  # type: ignore[no-any-return]

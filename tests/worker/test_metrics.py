@@ -8,6 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from core.artifact.sampling import SamplingSettings
 from core.ml.serving.request import ImageRequest
 from core.service.config import Settings
 from worker import metrics
@@ -32,7 +33,8 @@ def test_what_the_engine_did_can_be_scraped(settings: Settings, gpu: Gpu) -> Non
     server, thread = metrics.serve(settings, gpu.engine)
     try:
         before = samples(settings)
-        request = ImageRequest(id="a", tenant="a", adapter=None, class_id=0, seeds=(1, 2), steps=3, guidance_scale=4.0)
+        sampling = SamplingSettings(steps=3)
+        request = ImageRequest(id="a", tenant="a", adapter=None, class_id=0, seeds=(1, 2), sampling=sampling)
         drawn = gpu.engine.submit(request).result(timeout=60)
         metrics.ended("succeeded", drawn.timings)
         found = samples(settings)

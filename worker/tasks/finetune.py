@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.artifact.file import Artifact, decode, encode
 from core.artifact.manifest import Manifest
+from core.artifact.png import encode_png
 from core.artifact.sites import Sites
 from core.artifact.training import TrainingSettings
 from core.ml.serving.trainings import Training
@@ -38,7 +39,6 @@ from core.service.finetunes import service
 from core.service.jobs import Claim
 from core.service.storage import StoredObject, file_digest, verify
 from worker.context import Context
-from worker.images import encode_png
 from worker.runner import Attempt
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class FinetuneRun(Attempt[Finetune]):
             stored = self.context.put(key, event.data)
         elif isinstance(event, Sample):
             key = f"{job.folder}/samples/{event.step}.png"
-            stored = self.context.put(key, encode_png(event.image, {}))
+            stored = self.context.put(key, encode_png(event.image))
         with self.context.database.session() as session:
             row = jobs.guarded(session, Finetune, self.claim)
             if row is None:

@@ -1,6 +1,5 @@
 """Generations: draw, store, write."""
 
-import json
 import logging
 import queue
 import time
@@ -8,14 +7,13 @@ from collections.abc import Mapping
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
 
 from PIL import Image
 from sqlalchemy.orm import Session
 from torch import Tensor
 
 from core.artifact.errors import ArtifactInvalid, ChecksumMismatch, CoreError, EngineStopped, NotFound
-from core.artifact.sampling import SamplerName
+from core.artifact.png import encode_png, image_settings
 from core.ml.serving.request import Drawn, ImageRequest
 from core.service.adapters import service as adapters
 from core.service.db.models import Adapter, Generation, Tenant
@@ -28,7 +26,6 @@ from core.service.jobs import Claim
 from core.service.storage.errors import StorageUnavailable
 from worker import metrics
 from worker.context import Context
-from worker.images import encode_png
 from worker.runner import Attempt
 
 logger = logging.getLogger(__name__)
@@ -43,10 +40,9 @@ class _Job:
     """A generation's inputs as plain values: no session is held while it is drawn."""
 
     request: ImageRequest
+    class_name: str
     adapter_key: str
     folder: str
-    settings: dict[str, Any]
-    """Written into the images."""
 
 
 class Drawing(Attempt[Generation]):
@@ -103,7 +99,7 @@ class Drawing(Attempt[Generation]):
         """Stores the previews that have come. One that cannot be stored is left out: it is a courtesy."""
         while not previews.empty():
             index, step, pixels = previews.get()
-            data = encode_png(Image.fromarray(pixels.numpy()), {})
+            data = encode_png(Image.fromarray(pixels.numpy()))
             try:
                 stored = self.context.store.put(f"{self.job.folder}/preview-{index}-{step}.png", data)
             except StorageUnavailable:
@@ -117,11 +113,13 @@ class Drawing(Attempt[Generation]):
         return self.context.gpu.tensors(digest, self.context.store.get(self.job.adapter_key, digest))
 
     def _store(self, drawn: Drawn) -> list[DrawnImage]:
-        images = []
-        for index, (seed, pixels) in enumerate(zip(self.job.request.seeds, drawn.images, strict=True)):
+        request, base, images = self.job.request, self.context.gpu.base.description.digest, []
+        for index, (seed, pixels) in enumerate(zip(request.seeds, drawn.images, strict=True)):
             image = Image.fromarray(pixels.numpy())
-            data = encode_png(image, {"difffit": json.dumps({**self.job.settings, "seed": seed}, sort_keys=True)})
-            stored = self.context.put(f"{self.job.folder}/{index}.png", data)
+            settings = image_settings(
+                request.sampling, adapter=request.adapter, base=base, class_name=self.job.class_name, seed=seed
+            )
+            stored = self.context.put(f"{self.job.folder}/{index}.png", encode_png(image, settings))
             images.append(DrawnImage(index, seed, stored, image.width, image.height))
         return images
 
@@ -146,29 +144,15 @@ def _load(context: Context, claim: Claim, session: Session, row: Generation) -> 
         adapter=adapter.sha256 if adapter else None,
         class_id=row.class_id,
         seeds=tuple(row.seed + index for index in range(row.count)),
-        steps=row.steps,
-        guidance_scale=row.guidance_scale,
-        guidance_interval=(row.guidance_from, row.guidance_to),
-        sampler=cast(SamplerName, row.sampler),
-        eta=row.eta,
+        sampling=row.sampling,
         scale=_scale(context, adapter),
         previews=row.preview_count,
         weight=tenant.weight,
         priority=row.priority,
         deadline=None if left is None else time.monotonic() + left,
     )
-    settings = {
-        "adapter": request.adapter or "base",
-        "base": context.gpu.base.description.digest,
-        "class": row.class_name,
-        "steps": row.steps,
-        "guidance_scale": row.guidance_scale,
-        "guidance_interval": [row.guidance_from, row.guidance_to],
-        "sampler": row.sampler,
-        "eta": row.eta,
-    }
     folder = f"{domains.folder(row.tenant_id, row.domain_id)}generations/{row.id}/{claim.attempt}"
-    return _Job(request, adapter.object_key if adapter else "", folder, settings)
+    return _Job(request, row.class_name, adapter.object_key if adapter else "", folder)
 
 
 def _scale(context: Context, adapter: Adapter | None) -> int:

@@ -11,26 +11,26 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from core.artifact.sampling import SamplerName, sampling_timesteps
+from core.artifact.sampling import SamplerName, SamplingSettings
 from core.ml.diffusion.schedule import SCHEDULE
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
-@lru_cache(maxsize=256)
-def coefficients(sampler: SamplerName, steps: int, eta: float = 0.0) -> Tensor:
+def coefficients(sampling: SamplingSettings) -> Tensor:
     """[steps, 8] in fp32 on the CPU: what `step` needs of each step.
 
     x0 = c0 x + c1 noise, and the next x is c2 x + c3 x0 + c4 x0_before + c7 exp(c5 + c6 v) z, where v in [-1, 1] is
-    the model's interpolation of the variance. `eta` is DDIM's: 0 is deterministic, 1 as noisy as DDPM.
-
-    Raises ValueError when steps is not within 1..1000, or eta is given to another sampler.
+    the model's interpolation of the variance.
     """
-    if eta and sampler != "ddim":
-        raise ValueError(f"eta belongs to ddim, not to {sampler}")
-    kept = [float(SCHEDULE.alphas_cumprod[t]) for t in sampling_timesteps(steps)] + [1.0]
+    return _coefficients(sampling.sampler, sampling.eta, tuple(sampling.timesteps))
+
+
+@lru_cache(maxsize=256)
+def _coefficients(sampler: SamplerName, eta: float, timesteps: tuple[int, ...]) -> Tensor:
+    kept = [float(SCHEDULE.alphas_cumprod[t]) for t in timesteps] + [1.0]
     lines = []
-    for index in range(steps):
+    for index in range(len(timesteps)):
         now, after = kept[index], kept[index + 1]
         if sampler == "ddim":
             line = _ddim(now, after, eta)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 import torch
 from torch import Tensor
 
-from core.artifact.sampling import SamplerName, sampling_timesteps
+from core.artifact.sampling import SamplingSettings
 from core.ml import slices
 from core.ml.diffusion.samplers import coefficients, guided_noise, step
 
@@ -19,25 +19,22 @@ def sample_steps(
     noise: Tensor,
     labels: Tensor,
     null_class: int,
+    sampling: SamplingSettings,
     *,
-    steps: int,
-    guidance_scale: float,
     channels: int,
-    sampler: SamplerName = "ddim",
-    eta: float = 0.0,
     fresh: Callable[[], Tensor] | None = None,
 ) -> Generator[None, None, Tensor]:
     """From noise [B, C, H, W] for class ids [B] to latents [B, C, H, W]; yields after each step. Guides the first
-    `channels` channels.
+    `channels` channels, at every timestep.
 
     `fresh` brings the noise [B, C, H, W] of each step that adds some; ddpm and an eta above 0 need it.
     """
     x, count = noise.float(), len(noise)
-    scale = torch.full((count,), guidance_scale, device=x.device)
+    scale = torch.full((count,), sampling.guidance_scale, device=x.device)
     both = torch.cat([labels, torch.full_like(labels, null_class)])
-    lines = coefficients(sampler, steps, eta).to(x.device)
+    lines = coefficients(sampling).to(x.device)
     x0, none = torch.zeros_like(x), torch.zeros_like(x)
-    for line, now in zip(lines, sampling_timesteps(steps), strict=True):
+    for line, now in zip(lines, sampling.timesteps, strict=True):
         t = torch.full((2 * count,), now, device=x.device)
         output = model(torch.cat([x, x]), t, both).float()
         epsilon, interpolation = output.chunk(2, dim=1)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.artifact.sampling import EVERY_TIMESTEP, SamplerName, sampling_timesteps
+from core.artifact.sampling import SamplingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +20,7 @@ class ImageRequest:
     """Digest of an adapter; None draws with the base itself."""
     class_id: int
     seeds: tuple[int, ...]
-    steps: int
-    guidance_scale: float
-    guidance_interval: tuple[int, int] = EVERY_TIMESTEP
-    """Lowest and highest timestep that are guided (arXiv 2404.07724)."""
-    sampler: SamplerName = "ddim"
-    eta: float = 0.0
-    """DDIM's eta: 0 is deterministic."""
+    sampling: SamplingSettings
     scale: int = 1
     """Image size in multiples of the base's: 2 takes four times the tokens."""
     weight: float = 1.0
@@ -49,7 +43,7 @@ class Row:
     position: int = 0
 
     def __post_init__(self) -> None:
-        self.timesteps = sampling_timesteps(self.request.steps)
+        self.timesteps = self.request.sampling.timesteps
 
     @property
     def seed(self) -> int:
@@ -58,8 +52,8 @@ class Row:
     @property
     def guided(self) -> bool:
         """Whether this step takes an unconditional row too: not at a scale of 1, nor outside the interval."""
-        lowest, highest = self.request.guidance_interval
-        return self.request.guidance_scale != 1.0 and lowest <= self.timestep <= highest
+        lowest, highest = self.request.sampling.guidance_interval
+        return self.request.sampling.guidance_scale != 1.0 and lowest <= self.timestep <= highest
 
     @property
     def cost(self) -> int:
@@ -125,7 +119,7 @@ class Ticket:
     def stepped(self, cost: int) -> None:
         self.steps += 1
         self.row_steps += cost
-        self.on_step(self.steps / (len(self.request.seeds) * self.request.steps))
+        self.on_step(self.steps / (len(self.request.seeds) * self.request.sampling.steps))
 
     def deliver(self, index: int, image: Any) -> bool:
         """Takes an image; True when it was the last and the future is resolved."""

@@ -127,7 +127,7 @@ class Runner:
             table.grow()
             self._drop_batches()
         slot = table.add(pinned(noise, self.device), classes)
-        return RowState(adapter, slot, coefficients(request.sampler, request.steps, request.eta).numpy(), generator)
+        return RowState(adapter, slot, coefficients(request.sampling).numpy(), generator)
 
     def _table(self, scale: int) -> StateTable:
         if scale not in self._tables:
@@ -325,5 +325,5 @@ class Runner:
 
 
 def _place(row: Row, state: RowState, adapter: int) -> Place:
-    guidance = row.request.guidance_scale if row.guided else None
+    guidance = row.request.sampling.guidance_scale if row.guided else None
     return Place(state.slot, adapter, row.timestep, guidance, state.coefficients[row.position])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core.artifact.errors import EngineStopped
 from core.artifact.footprint import Footprint
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import CLASS_TABLE, Method, MethodSites, trainable_shapes
 from core.artifact.training import TrainingSettings
 from core.ml.diffusion.sampling import sample_steps, seeded_noise
@@ -293,7 +294,7 @@ def _sampled(trainer: Trainer, base: LoadedBase) -> Generator[Sample | SampleSki
         trainer.sizes.shrink_to(len(sizes) - 1)
 
 
-def _samples(trainer: Trainer, base: LoadedBase, most: int = 8, steps: int = 20) -> Generator[None, None, Image.Image]:
+def _samples(trainer: Trainer, base: LoadedBase, most: int = 8) -> Generator[None, None, Image.Image]:
     config = base.dit.config
     labels = torch.arange(min(trainer.null_class, most))
     noise = seeded_noise(range(len(labels)), tuple(trainer.latents.mean.shape[2:]))
@@ -306,8 +307,7 @@ def _samples(trainer: Trainer, base: LoadedBase, most: int = 8, steps: int = 20)
             noise[part].to(device),
             labels[part].to(device),
             trainer.null_class,
-            steps=steps,
-            guidance_scale=4.0,
+            SamplingSettings(steps=20),
             channels=config.guidance_channels,
         )
         for latent in latents:

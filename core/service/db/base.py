@@ -1,7 +1,7 @@
 """Base class of all tables: naming, types, ids."""
 
 import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
 from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, text
 from sqlalchemy.ext.compiler import compiles
@@ -43,6 +43,31 @@ class Json(TypeDecorator[Any]):
         from sqlalchemy.dialects.postgresql import JSONB
 
         return dialect.type_descriptor(JSONB(none_as_null=True))
+
+
+class Jsonable(Protocol):
+    """A value that travels whole: it is stored as JSON, and made from it."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self: ...
+
+
+class JsonOf(Json):
+    """JSON column that holds values of one class."""
+
+    cache_ok = True
+
+    def __init__(self, kind: type[Jsonable]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: Jsonable | None, dialect: Dialect) -> dict[str, Any] | None:
+        return None if value is None else value.to_json()
+
+    def process_result_value(self, value: dict[str, Any] | None, dialect: Dialect) -> Jsonable | None:
+        return None if value is None else self.kind.from_json(value)
 
 
 class Base(DeclarativeBase):

@@ -3,14 +3,14 @@
 import datetime
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
 from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, QueueFull, UnknownClass
-from core.artifact.sampling import EVERY_TIMESTEP, SamplerName
+from core.artifact.sampling import SamplingSettings
 from core.service import audit, discards, jobs, metering, quotas
 from core.service.adapters import service as adapters
 from core.service.db.base import new_id
@@ -37,11 +37,7 @@ class GenerationRequest:
     class_id: int | None = None
     count: int = 1
     seed: int = 0
-    steps: int = 50
-    guidance_scale: float = 4.0
-    guidance_interval: tuple[int, int] = EVERY_TIMESTEP
-    sampler: SamplerName = "ddim"
-    eta: float = 0.0
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
     adapter_id: str | None = None
     priority: int = 0
     deadline_seconds: float | None = None
@@ -87,12 +83,7 @@ def create(
         class_name=known[class_id],
         count=request.count,
         seed=request.seed,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        guidance_from=request.guidance_interval[0],
-        guidance_to=request.guidance_interval[1],
-        sampler=request.sampler,
-        eta=request.eta,
+        sampling=request.sampling,
         preview_count=request.previews,
         priority=request.priority,
         deadline_at=None if deadline is None else database_now(session) + datetime.timedelta(seconds=deadline),

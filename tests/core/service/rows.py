@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseConfig, BaseDescription
+from core.artifact.sampling import SamplingSettings
 from core.service import discards, idempotency, jobs, metering
 from core.service.db.base import new_id
 from core.service.db.models import Adapter, Dataset, DatasetUpload, Generation, GenerationImage, GenerationPreview
@@ -73,8 +74,8 @@ def add_finetune(session: Session, scope: Scope, domain_id: str, **values: Any) 
 
 
 def add_generation(session: Session, scope: Scope, domain_id: str, **values: Any) -> Generation:
-    columns: dict[str, Any] = {"class_id": 0, "class_name": "cat", "count": 1, "seed": 0, "steps": 5}
-    columns |= {"guidance_scale": 4.0, "sampler": "ddim", "status": "queued", "timings": {}}
+    columns: dict[str, Any] = {"class_id": 0, "class_name": "cat", "count": 1, "seed": 0}
+    columns |= {"sampling": SamplingSettings(steps=5), "status": "queued", "timings": {}}
     generation = Generation(id=new_id("gen"), tenant_id=scope.tenant, domain_id=domain_id, **columns | values)
     session.add(generation)
     session.flush()

@@ -14,9 +14,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 
 import core.service.db.models
+from core.artifact.sampling import SamplingSettings
 from core.service import fleet, idempotency, jobs
 from core.service.db.base import Base
-from core.service.db.models import Finetune
+from core.service.db.models import Finetune, Generation
 from core.service.db.schema import config, is_current, upgrade
 from core.service.db.session import Database
 from core.service.tenancy import SYSTEM, Scope
@@ -191,6 +192,45 @@ def test_events_keep_their_ids_and_new_ones_count_on(empty_database_url: str) ->
     ids = event_ids(owner)
     assert [len(found) for found in ids.values()] == [3, 2, 2]
     assert len({id for found in ids.values() for id in found}) == 7
+    owner.dispose()
+
+
+def test_sampling_settings_are_moved_exactly_and_back(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Floats of all digits included, in more than one step."""
+    monkeypatch.setattr("migrations.gathering.ROWS", 2)
+    command.upgrade(config(empty_database_url), "0017")
+    owner = Database(empty_database_url, SYSTEM)
+    columns = "steps, guidance_scale, guidance_from, guidance_to, sampler, eta"
+    stored = {"gen_1": (5, 4.0, 0, 999, "ddim", 0.0)} | {
+        f"gen_{number}": (number, number + 0.1 + 0.2, 200, 800, "ddim", 1 / number) for number in range(2, 7)
+    }
+    with owner.session() as session:
+        for statement in ROWS[:5]:
+            session.execute(text(statement))
+        for id in [*stored][1:]:
+            session.execute(text(ROWS[4].replace("gen_1", id)))
+        for id, values in stored.items():
+            places = ", ".join(f"{name} = :{name}" for name in columns.split(", "))
+            session.execute(
+                text(f"UPDATE generations SET {places} WHERE id = :id"),
+                dict(zip(columns.split(", "), values, strict=True)) | {"id": id},
+            )
+    upgrade(empty_database_url)
+    with owner.session() as session:
+        for row in session.execute(select(Generation)).scalars().all():
+            steps, scale, lowest, highest, sampler, eta = stored[row.id]
+            assert row.sampling == SamplingSettings(
+                steps=steps,
+                guidance_scale=scale,
+                guidance_interval=(lowest, highest),
+                sampler=sampler,  # type: ignore[arg-type]
+                eta=eta,
+            )
+    owner.dispose()
+    command.downgrade(config(empty_database_url), "0017")
+    with owner.session() as session:
+        rows = session.execute(text(f"SELECT id, {columns} FROM generations")).all()
+    assert {id: tuple(values) for id, *values in rows} == stored
     owner.dispose()
 
 

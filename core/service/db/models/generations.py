@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from core.service.db.base import Base, Created, TenantOwned, partial_index
+from core.artifact.sampling import SamplingSettings
+from core.service.db.base import Base, Created, JsonOf, TenantOwned, partial_index
 from core.service.db.models.jobs import JobColumns, lease_index
 
 
@@ -27,13 +28,7 @@ class Generation(JobColumns, Base):
     class_name: Mapped[str] = mapped_column(String(200))
     count: Mapped[int]
     seed: Mapped[int] = mapped_column(BigInteger)
-    steps: Mapped[int]
-    guidance_scale: Mapped[float]
-    guidance_from: Mapped[int] = mapped_column(default=0)
-    guidance_to: Mapped[int] = mapped_column(default=999)
-    """The lowest and the highest timestep that are guided."""
-    sampler: Mapped[str] = mapped_column(String(20))
-    eta: Mapped[float] = mapped_column(default=0.0)
+    sampling: Mapped[SamplingSettings] = mapped_column(JsonOf(SamplingSettings))
     preview_count: Mapped[int] = mapped_column(default=0)
     """Asked for, of each image."""
     deadline_at: Mapped[datetime.datetime | None]

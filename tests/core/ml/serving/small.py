@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.artifact.sampling import SamplingSettings
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.bank import AdapterBank
 from core.ml.serving.batches import Computation, Graphs, Outcome
@@ -74,12 +76,8 @@ def result(engine: Engine, request: ImageRequest) -> Drawn:
 
 
 def request(id: str, **changes: Any) -> ImageRequest:
-    fields: dict[str, Any] = {
-        "tenant": "tenant",
-        "adapter": "adapter-0",
-        "class_id": 1,
-        "seeds": (5, 6),
-        "steps": 4,
-        "guidance_scale": 3.0,
-    }
-    return ImageRequest(id=id, **{**fields, **changes})
+    """A request with changes of its own fields and of its sampling settings."""
+    sampling: dict[str, Any] = {"steps": 4, "guidance_scale": 3.0}
+    sampling |= {field.name: changes.pop(field.name) for field in fields(SamplingSettings) if field.name in changes}
+    values = {"tenant": "tenant", "adapter": "adapter-0", "class_id": 1, "seeds": (5, 6)} | changes
+    return ImageRequest(id=id, sampling=SamplingSettings(**sampling), **values)

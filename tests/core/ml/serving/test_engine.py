@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.artifact.errors import ArtifactInvalid, Cancelled, EngineStopped, QueueFull
+from core.artifact.sampling import SamplingSettings
 from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.errors import DeadlineExceeded, DrawingDiverged
 from core.ml.model.adapter import TensorAdapter
@@ -30,9 +31,8 @@ def test_an_image_equals_a_plain_sampling_run(engine: Engine) -> None:
         lambda x, t, y: dit(x, t, y, adapter),
         seeded_noise([5], shape),
         torch.tensor([1]),
-        null_class=3,
-        steps=4,
-        guidance_scale=3.0,
+        3,
+        SamplingSettings(steps=4, guidance_scale=3.0),
         channels=CONFIG.guidance_channels,
     )
     assert (drawn.int() - engine.runner.decode([latents[0]])[0].int()).abs().max() <= 1
@@ -80,9 +80,8 @@ def test_images_of_two_sizes_are_drawn_side_by_side(engine: Engine) -> None:
         lambda x, t, y: dit(x, t, y, adapter),
         seeded_noise([5], (CONFIG.in_channels, size, size)),
         torch.tensor([1]),
-        null_class=3,
-        steps=4,
-        guidance_scale=3.0,
+        3,
+        SamplingSettings(steps=4, guidance_scale=3.0),
         channels=CONFIG.guidance_channels,
     )
     assert (alone.images[0].int() - engine.runner.decode([latents[0]])[0].int()).abs().max() <= 1

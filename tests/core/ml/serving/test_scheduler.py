@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.artifact.sampling import SamplingSettings
 from core.ml.serving.request import ImageRequest
 from core.ml.serving.scheduler import Scheduler
 
@@ -40,9 +41,7 @@ def request(
         adapter=None,
         class_id=0,
         seeds=tuple(range(images)),
-        steps=steps,
-        guidance_scale=4.0 if guided else 1.0,
-        guidance_interval=interval,
+        sampling=SamplingSettings(steps=steps, guidance_scale=4.0 if guided else 1.0, guidance_interval=interval),
         priority=priority,
         weight=weight,
     )

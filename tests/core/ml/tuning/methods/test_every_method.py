@@ -11,6 +11,7 @@ from core.artifact.base import BaseDescription
 from core.artifact.errors import ArtifactInvalid
 from core.artifact.file import check_against, check_fits, decode, encode
 from core.artifact.manifest import Manifest
+from core.artifact.sampling import SamplingSettings
 from core.artifact.training import TrainingSettings
 from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.model.adapter import BASE
@@ -133,8 +134,7 @@ def test_a_stored_adapter_is_loaded_alone(dit: DiT, name: str) -> None:
             seeded_noise([0, 1], (4, 8, 8)),
             torch.tensor([0, 2]),
             NULL,
-            steps=3,
-            guidance_scale=2.0,
+            SamplingSettings(steps=3, guidance_scale=2.0),
             channels=3,
         )
         for one in (adapter, BASE)

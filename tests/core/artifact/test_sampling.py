@@ -1,0 +1,59 @@
+"""Sampling settings: their limits, and what databases and PNGs store of them."""
+
+import json
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from core.artifact.png import encode_png, image_settings
+from core.artifact.sampling import SamplingSettings
+from difffit.pictures import read_settings
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"steps": 0}, "steps must be within 1..1000, not 0"),
+        ({"steps": -1}, "steps must be within 1..1000, not -1"),
+        ({"steps": 1001}, "steps must be within 1..1000, not 1001"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be within 0..50, not -1.0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be within 0..50, not nan"),
+        ({"guidance_interval": (0, 1000)}, "guidance_interval must be within 0..999, not 0..1000"),
+        ({"sampler": "euler"}, "sampler must be one of ddim, ddpm, dpmpp_2m, not euler"),
+        ({"eta": 1.5}, "eta must be within 0..1, not 1.5"),
+        ({"eta": 0.5, "sampler": "dpmpp_2m"}, "eta belongs to the sampler ddim"),
+    ],
+)
+def test_settings_out_of_their_limits_are_refused(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason.replace(".", r"\.")):
+        SamplingSettings(**values)
+
+
+def test_an_interval_may_be_given_in_any_order() -> None:
+    assert SamplingSettings(guidance_interval=(800, 200)) == SamplingSettings(guidance_interval=(200, 800))
+
+
+def test_settings_survive_json() -> None:
+    settings = SamplingSettings(steps=7, guidance_scale=0.1 + 0.2, guidance_interval=(200, 800), eta=1 / 3)
+    restored = SamplingSettings.from_json(json.loads(json.dumps(settings.to_json())))
+    assert restored == settings
+    assert hash(restored) == hash(settings)
+
+
+def test_settings_of_earlier_releases_take_defaults_and_floats() -> None:
+    settings = SamplingSettings.from_json({"steps": 5, "guidance_scale": 4})
+    assert settings == SamplingSettings(steps=5)
+    assert type(settings.guidance_scale) is float
+
+
+def test_the_text_of_a_png_is_that_of_earlier_releases_to_the_byte() -> None:
+    settings = image_settings(SamplingSettings(steps=5), adapter=None, base="b", class_name="café", seed=11)
+    data = encode_png(Image.new("RGB", (2, 2)), settings)
+    text = (
+        rb'{"adapter": "base", "base": "b", "class": "caf\u00e9", "eta": 0.0, "guidance_interval": [0, 999], '
+        rb'"guidance_scale": 4.0, "sampler": "ddim", "seed": 11, "steps": 5}'
+    )
+    assert b"iTXtdifffit\0\0\0\0\0" + text in data
+    assert read_settings(data) == settings
+    assert data == encode_png(Image.new("RGB", (2, 2)), settings)
