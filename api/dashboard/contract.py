@@ -1,10 +1,10 @@
 """Client of the REST contract for the pages: responses become the contract's models, errors become ProblemError."""
 
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import httpx
+from httpx_sse import EventSource
 from pydantic import BaseModel, ValidationError
 
 from api.schemas.common import Listing, Problem
@@ -59,13 +59,11 @@ class Contract:
             if response.is_error:
                 await response.aread()
                 raise _problem(response)
-            event = ""
-            async for line in response.aiter_lines():
-                name, _, value = line.partition(": ")
-                if name == "event":
-                    event = value
-                elif name == "data":
-                    yield event, json.loads(value)
+            if response.status_code == httpx.codes.NO_CONTENT:
+                return
+            async for sent in EventSource(response).aiter_sse():
+                if sent.data:  # a heartbeat has none
+                    yield sent.event, sent.json()
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {**self._headers(), **options.pop("headers", {})}

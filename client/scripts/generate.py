@@ -40,7 +40,7 @@ _SPELLINGS = [
     (r"\basync (?=def|with|for)", ""),
     (r"\bawait ", ""),
     (r"__a(enter|exit)__", r"__\1__"),
-    (r"\ba(iter_bytes|read|close)\b", r"\1"),
+    (r"\ba(iter_bytes|iter_sse|read|close)\b", r"\1"),
     (r"_async\b", "_sync"),
 ]
 

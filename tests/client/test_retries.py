@@ -174,3 +174,9 @@ def test_stream_raises_after_max_retries(proxy: Proxy, server: Server, drawable:
 def test_response_of_another_server_raises_a_client_error(name: str, proxy: Proxy) -> None:
     with Client(f"{proxy.url}/openapi.json?", "dfk_x") as client, pytest.raises(errors.DiffFitError):
         client.domains.create(name)
+
+
+def test_stream_that_is_no_stream_of_events_is_not_asked_for_again(proxy: Proxy) -> None:
+    with Client(f"{proxy.url}/openapi.json?", "dfk_x") as client, pytest.raises(errors.UnexpectedAnswer):
+        list(client.finetunes.events("ft_any"))
+    assert len(proxy.requests) == 1

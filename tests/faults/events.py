@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlparse
 
 import httpx
+from httpx_sse import EventSource
 
 from difffit.events import EventStream
 from tests.faults.proxy import Proxy
@@ -46,11 +47,12 @@ def _listen(url: str, key: str, id: str, chance: random.Random) -> tuple[list[in
         while not stream.ended:
             proxy.strike("reset", chance.randrange(LONGEST), "down")
             try:
-                with http.stream("GET", path, headers=stream.connect()) as answer:
+                with http.stream("GET", path, headers=stream.headers()) as answer:
                     if answer.status_code == 204:
                         break  # nothing comes any more
-                    for data in answer.iter_raw():
-                        heard += [event.id for event in stream.feed(data)]
+                    for sent in EventSource(answer).iter_sse():
+                        event = stream.read(sent)
+                        heard += [event.id] if event is not None else []
             except httpx.TransportError:
                 cuts += 1
     return heard, cuts

@@ -1,8 +1,8 @@
-"""A fine-tune's events, out of a stream of server-sent events that may break at any byte."""
+"""A fine-tune's events, from a stream of server-sent events that may break at any byte."""
 
-from collections.abc import Iterator
 from typing import Any
 
+from httpx_sse import ServerSentEvent
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from difffit.models import MetricPoint
@@ -51,42 +51,24 @@ _KINDS: dict[str, TypeAdapter[Any]] = {
 
 
 class EventStream:
-    """What has come so far. One connection after the other feeds it; each resumes behind `last_id`."""
+    """Position in a stream. One connection after the other feeds it; each resumes behind `last_id`."""
 
     def __init__(self, after: int) -> None:
         self.last_id = after
         self.ended = False
-        self._buffer = b""
-        self._fields: dict[str, str] = {}
 
-    def connect(self) -> dict[str, str]:
-        """Headers of the next connection. What was half sent is sent again."""
-        self._buffer, self._fields = b"", {}
+    def headers(self) -> dict[str, str]:
+        """Returns the headers of the next connection."""
         return {"Accept": "text/event-stream", "Last-Event-ID": str(self.last_id)}
 
-    def feed(self, data: bytes) -> Iterator[Event]:
-        """The events that these bytes complete."""
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
-            text = line.decode(errors="replace").rstrip("\r")
-            if not text:
-                fields, self._fields = self._fields, {}
-                yield from self._complete(fields)
-                continue
-            name, _, value = text.partition(":")
-            value = value.removeprefix(" ")
-            if name == "data" and "data" in self._fields:
-                value = f"{self._fields['data']}\n{value}"
-            self._fields[name] = value  # a comment's name is empty
-
-    def _complete(self, fields: dict[str, str]) -> Iterator[Event]:
-        kind = _KINDS.get(fields.get("event", ""))
-        if "data" not in fields or "id" not in fields:
-            return
-        self.last_id = int(fields["id"])
+    def read(self, sent: ServerSentEvent) -> Event | None:
+        """Returns the event; None for a heartbeat, and for a kind that only newer versions know."""
+        if not sent.data:
+            return None
+        self.last_id = int(sent.id)
+        kind = _KINDS.get(sent.event)
         if kind is None:
-            return  # of a newer server
-        data = TypeAdapter(dict[str, Any]).validate_json(fields["data"])
-        event: Event = kind.validate_python({**data, "id": self.last_id})
+            return None
+        event: Event = kind.validate_python({**sent.json(), "id": self.last_id})
         self.ended = isinstance(event, Status) and event.status in ENDED
-        yield event
+        return event

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from typing import Unpack
 
 import httpx
+from httpx_sse import EventSource, SSEError
 
 from difffit._async.backend import sleep
 from difffit._async.session import AsyncSession
 from difffit._async.waiting import ended
-from difffit.errors import ApiError
+from difffit.errors import ApiError, UnexpectedAnswer
 from difffit.events import Event, EventStream
 from difffit.models import Estimate, Finetune, FinetuneList, Metrics
 from difffit.requests import FinetuneSettings
@@ -53,21 +54,26 @@ class AsyncFinetunes:
         """Everything that happens, as it happens, until the fine-tune has ended; `after` is the id of the last event
         that is known. A connection that is lost is made again, and nothing is told twice.
 
-        Raises NotFound, ConnectionFailed.
+        Raises NotFound, ConnectionFailed, UnexpectedAnswer.
         """
         stream, retries = EventStream(after), Retries(self._session.max_retries)
         while not stream.ended:
             try:
-                async with self._session.open("/v1/finetunes/{id}/events", stream.connect(), id=id) as response:
+                async with self._session.open("/v1/finetunes/{id}/events", stream.headers(), id=id) as response:
                     if response.status_code == httpx.codes.NO_CONTENT:
                         return  # it has ended, and nothing comes after
-                    async for data in response.aiter_bytes():
-                        retries = Retries(self._session.max_retries)
-                        for event in stream.feed(data):
-                            yield event
+                    try:
+                        async for sent in EventSource(response).aiter_sse():
+                            if (event := stream.read(sent)) is not None:
+                                yield event
+                    finally:
+                        if response.num_bytes_downloaded:  # a heartbeat counts too
+                            retries = Retries(self._session.max_retries)
                 lost: httpx.TransportError | ApiError = httpx.RemoteProtocolError(
                     "the stream ended early", request=response.request
                 )
+            except SSEError as error:
+                raise UnexpectedAnswer(str(response.url), str(error)) from error
             except (httpx.TransportError, ApiError) as error:
                 lost = error
             if not stream.ended:

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from typing import Unpack
 
 import httpx
+from httpx_sse import EventSource, SSEError
 
 from difffit._sync.backend import sleep
 from difffit._sync.session import Session
 from difffit._sync.waiting import ended
-from difffit.errors import ApiError
+from difffit.errors import ApiError, UnexpectedAnswer
 from difffit.events import Event, EventStream
 from difffit.models import Estimate, Finetune, FinetuneList, Metrics
 from difffit.requests import FinetuneSettings
@@ -54,20 +55,26 @@ class Finetunes:
         """Everything that happens, as it happens, until the fine-tune has ended; `after` is the id of the last event
         that is known. A connection that is lost is made again, and nothing is told twice.
 
-        Raises NotFound, ConnectionFailed.
+        Raises NotFound, ConnectionFailed, UnexpectedAnswer.
         """
         stream, retries = EventStream(after), Retries(self._session.max_retries)
         while not stream.ended:
             try:
-                with self._session.open("/v1/finetunes/{id}/events", stream.connect(), id=id) as response:
+                with self._session.open("/v1/finetunes/{id}/events", stream.headers(), id=id) as response:
                     if response.status_code == httpx.codes.NO_CONTENT:
                         return  # it has ended, and nothing comes after
-                    for data in response.iter_bytes():
-                        retries = Retries(self._session.max_retries)
-                        yield from stream.feed(data)
+                    try:
+                        for sent in EventSource(response).iter_sse():
+                            if (event := stream.read(sent)) is not None:
+                                yield event
+                    finally:
+                        if response.num_bytes_downloaded:  # a heartbeat counts too
+                            retries = Retries(self._session.max_retries)
                 lost: httpx.TransportError | ApiError = httpx.RemoteProtocolError(
                     "the stream ended early", request=response.request
                 )
+            except SSEError as error:
+                raise UnexpectedAnswer(str(response.url), str(error)) from error
             except (httpx.TransportError, ApiError) as error:
                 lost = error
             if not stream.ended:
