@@ -17,7 +17,7 @@ def test_imports_without(blocked: str, modules: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_api_starts_light() -> None:
+def test_api_imports_no_heavy_modules() -> None:
     """Checks that the API's start does not import heavy modules; they are imported on first use, or never."""
     heavy = {"torch", "diffusers", "nicegui", "matplotlib", "numpy", "celery", "alembic", "redis"}
     code = f"import sys, api.app; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"

@@ -16,7 +16,7 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 REQUEST = "asked-by-a-test"
 
 
-def test_a_job_carries_what_caused_it(tmp_path: Path) -> None:
+def test_job_carries_the_trace_of_its_request(tmp_path: Path) -> None:
     with receiving() as collector:
         environment = {
             "DIFFFIT_DATA_DIR": str(tmp_path / "data"),

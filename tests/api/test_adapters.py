@@ -54,7 +54,7 @@ def test_a_version_of_another_domain_cannot_be_promoted(tenant: Client, adapter:
     problem(tenant.post(f"/v1/domains/{second}/adapters/{adapter}/promote"), 404, "not_found")
 
 
-def test_a_quarantined_version_is_told_and_not_promoted(
+def test_quarantined_version_is_shown_and_cannot_be_promoted(
     tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     with services.database.session() as session:
@@ -71,7 +71,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[misc]
         yield api
 
 
-def test_without_a_base_nothing_is_checked_against_it(bare: Api) -> None:
+def test_requests_that_need_a_base_are_rejected_without_one(bare: Api) -> None:
     tenant = bare.tenant("bare")
     domain = tenant.made("/v1/domains", {"name": "d"})["id"]
     for sent in (

@@ -36,7 +36,7 @@ def test_a_tenant_is_created_changed_and_deleted(admin: Client, name: str) -> No
     [{"weight": 0}, {"weight": -1}, {"weight": None}, {"quotas": {"stored_bytes": -1}}, {"quotas": None},
      {"quotas": {"stored_bytes": 2**53}}, {"quotas": {"images": 1}}, {"name": None}],
 )  # fmt: skip
-def test_odd_changes_are_refused(admin: Client, name: str, body: dict[str, object]) -> None:
+def test_invalid_changes_are_rejected(admin: Client, name: str, body: dict[str, object]) -> None:
     tenant = admin.made("/v1/admin/tenants", {"name": name})
     problem(admin.patch(f"/v1/admin/tenants/{tenant['id']}", body), 422, "invalid_request")
 
@@ -72,7 +72,7 @@ def test_a_deleted_tenants_keys_stop(api: Api, admin: Client, name: str) -> None
     problem(client.get("/v1/domains"), 401, "unauthenticated")
 
 
-def test_every_stored_adapter_is_listed_with_who_holds_it(
+def test_adapters_are_listed_with_the_workers_that_have_them(
     admin: Client, tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     mine = tenant.read(f"/v1/adapters/{adapter}")
@@ -92,7 +92,7 @@ def test_every_stored_adapter_is_listed_with_who_holds_it(
     assert admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"][0]["resident_on"] == []
 
 
-def test_usage_and_audit_tell_of_every_tenant(admin: Client, tenant: Client, domain: str, adapter: str) -> None:
+def test_usage_and_audit_cover_all_tenants(admin: Client, tenant: Client, domain: str, adapter: str) -> None:
     listed = admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"][0]
     usage_days = admin.read("/v1/admin/usage", params={"limit": 100})["data"]
     days = [one for one in usage_days if one["tenant_id"] == listed["tenant_id"]]
@@ -125,7 +125,7 @@ def test_totals_of_the_stored_adapters_follow_the_filters(
     problem(tenant.get("/v1/admin/adapters/totals"), 403, "forbidden")
 
 
-def test_queues_tell_what_waits_and_what_runs(
+def test_queues_count_waiting_and_running_jobs(
     admin: Client, tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     draw_generations(services)

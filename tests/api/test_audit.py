@@ -26,7 +26,7 @@ def refusals(admin: Client) -> list[dict[str, Any]]:
     return [entry for entry in found if entry["action"] == "key.refuse"]
 
 
-def test_an_adapter_of_a_finetune_is_recorded_as_made_and_promoted(
+def test_adapter_of_a_finetune_is_recorded_as_created_and_promoted(
     admin: Client, tenant: Client, domain: str, adapter: str
 ) -> None:
     made, promoted = (entry for entry in entries(admin, tenant) if entry["action"].startswith("adapter."))
@@ -70,7 +70,7 @@ def test_generations_and_downloads_are_recorded_with_address_and_request(
         assert (entry["actor_key_id"], entry["address"]) == (key, ADDRESS)
 
 
-def test_refused_keys_are_counted_per_address(api: Api, admin: Client, tenant: Client) -> None:
+def test_rejected_keys_are_counted_per_address(api: Api, admin: Client, tenant: Client) -> None:
     api.app.state.services.refused_keys.record()
     before = refusals(admin)
     key = tenant.headers["Authorization"].removeprefix("Bearer ")
@@ -88,7 +88,7 @@ def test_refused_keys_are_counted_per_address(api: Api, admin: Client, tenant: C
     assert key.split("_", 2)[2] not in str(entry), "the secret"
 
 
-def test_refused_keys_of_many_addresses_take_few_entries(
+def test_rejected_keys_of_many_addresses_take_few_entries(
     api: Api, admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refused_keys, "MAX_ADDRESSES", 3)
@@ -103,7 +103,7 @@ def test_refused_keys_of_many_addresses_take_few_entries(
     assert found == {"192.0.2.1": 1, "192.0.2.2": 1, "192.0.2.3": 1, None: 2}
 
 
-def test_refused_keys_are_written_when_the_process_stops(api: Api, admin: Client) -> None:
+def test_rejected_keys_are_written_when_the_process_stops(api: Api, admin: Client) -> None:
     recorder = refused_keys.RefusedKeys(api.app.state.services.database)
     api.app.state.services.refused_keys.record()
     before = refusals(admin)

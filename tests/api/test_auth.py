@@ -16,13 +16,13 @@ from tests.api.client import Api, Client, problem
     ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer x", "Bearer dfk_", "Bearer dfk__", "dfk_x_y", "Bearer dfk_a_b_c",
      "Bearer dfk_01m84b6j222zcre9wxh8wwd3ch_wrong", "Bearer " + "x" * 10_000, "Bearer \t dfk_x"],
 )  # fmt: skip
-def test_what_is_no_key_is_refused(api_client: Client, header: str) -> None:
+def test_malformed_keys_are_rejected(api_client: Client, header: str) -> None:
     refused = api_client.get("/v1/domains", headers={"Authorization": header})
     problem(refused, 401, "unauthenticated")
     assert refused.headers["www-authenticate"] == "Bearer"
 
 
-def test_without_a_header_the_answer_says_what_to_send(api_client: Client) -> None:
+def test_missing_header_is_explained(api_client: Client) -> None:
     assert "Authorization: Bearer <key>" in problem(api_client.get("/v1/usage"), 401, "unauthenticated")["detail"]
 
 
@@ -49,7 +49,7 @@ def test_scopes_limit_what_a_key_may_do(api: Api) -> None:
     problem(writer.get("/v1/domains"), 403, "forbidden")
 
 
-def test_tenants_and_administrators_keep_to_their_own(tenant: Client, admin: Client) -> None:
+def test_tenants_and_administrators_cannot_use_each_others_routes(tenant: Client, admin: Client) -> None:
     problem(tenant.get("/v1/admin/tenants"), 403, "forbidden")
     problem(tenant.post("/v1/admin/tenants", {"name": "mine"}), 403, "forbidden")
     problem(admin.get("/v1/domains"), 403, "forbidden")
@@ -74,7 +74,7 @@ def test_an_expired_key_is_refused(tenant: Client, services: Services) -> None:
             session.get_one(ApiKey, id).expires_at = None
 
 
-def test_a_key_gets_its_expiry_when_it_is_made_or_later(api: Api, admin: Client, services: Services) -> None:
+def test_expiry_is_set_at_creation_or_later(api: Api, admin: Client, services: Services) -> None:
     tenant = admin.made("/v1/admin/tenants", {"name": f"t {uuid.uuid4()}"})
     path = f"/v1/admin/tenants/{tenant['id']}/keys"
     made = admin.made(path, {"name": "for an hour", "lifetime_seconds": 3600})
@@ -94,9 +94,7 @@ def test_a_key_gets_its_expiry_when_it_is_made_or_later(api: Api, admin: Client,
     problem(admin.patch("/v1/admin/keys/key_x", {"name": "n"}), 404, "not_found")
 
 
-def test_a_rotated_key_works_beside_its_successor_until_the_overlap_ends(
-    api: Api, admin: Client, services: Services
-) -> None:
+def test_rotated_key_works_until_the_overlap_ends(api: Api, admin: Client, services: Services) -> None:
     old = api.tenant(f"rotating {uuid.uuid4()}", ["read"])
     made = admin.made(f"/v1/admin/keys/{key_id(old)}/rotate", {"overlap_seconds": 3600, "lifetime_seconds": 7200})
     new = api.client(made["key"])
@@ -111,7 +109,7 @@ def test_a_rotated_key_works_beside_its_successor_until_the_overlap_ends(
     assert new.get("/v1/domains").status_code == 200
 
 
-def test_a_rotation_never_prolongs_the_old_key_and_can_end_it_at_once(api: Api, admin: Client) -> None:
+def test_rotation_never_prolongs_the_old_key_and_can_end_it_immediately(api: Api, admin: Client) -> None:
     client = api.tenant(f"rotating {uuid.uuid4()}")
     path = f"/v1/admin/keys/{key_id(client)}"
     first = admin.patch(path, {"lifetime_seconds": 600}).json()
@@ -122,7 +120,7 @@ def test_a_rotation_never_prolongs_the_old_key_and_can_end_it_at_once(api: Api, 
     assert api.client(made["key"]).get("/v1/domains").status_code == 200
 
 
-def test_the_successor_is_shown_once(api: Api, admin: Client) -> None:
+def test_new_key_of_a_rotation_is_returned_only_once(api: Api, admin: Client) -> None:
     path = f"/v1/admin/keys/{key_id(api.tenant(f'rotating {uuid.uuid4()}'))}/rotate"
     headers = {"Idempotency-Key": str(uuid.uuid4())}
     first, again = (admin.made(path, {"overlap_seconds": 60}, headers=headers) for _ in range(2))
@@ -131,7 +129,7 @@ def test_the_successor_is_shown_once(api: Api, admin: Client) -> None:
     assert len(admin.read(keys_of(first))["data"]) == 2
 
 
-def test_what_is_revoked_stays_so(api: Api, admin: Client) -> None:
+def test_revoked_key_cannot_be_changed_or_rotated(api: Api, admin: Client) -> None:
     client = api.tenant(f"revoked {uuid.uuid4()}")
     path = f"/v1/admin/keys/{key_id(client)}"
     admin.delete(path)
@@ -163,7 +161,7 @@ def test_every_change_of_a_key_is_in_the_audit_log(api: Api, admin: Client) -> N
     assert all(one["actor_key_id"] for one in entries)
 
 
-def test_use_of_a_key_is_noted_at_most_once_a_minute(tenant: Client, services: Services) -> None:
+def test_last_use_is_recorded_at_most_once_a_minute(tenant: Client, services: Services) -> None:
     id = key_id(tenant)
 
     def last_used() -> datetime.datetime | None:
@@ -184,7 +182,7 @@ def test_use_of_a_key_is_noted_at_most_once_a_minute(tenant: Client, services: S
     assert noted >= first
 
 
-def test_secrets_are_in_no_log_and_in_no_row(
+def test_secrets_appear_in_no_log_and_no_row(
     tenant: Client, services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = tenant.headers["Authorization"].split("_", 2)[2]
@@ -215,7 +213,7 @@ def expire(services: Services, id: str) -> None:
         session.get_one(ApiKey, id).expires_at = database_now(session)
 
 
-def test_a_key_tells_whose_it_is(tenant: Client, admin: Client) -> None:
+def test_own_key_shows_its_tenant_and_scopes(tenant: Client, admin: Client) -> None:
     own = tenant.read("/v1/key")
     assert own["tenant_name"] == admin.read(f"/v1/admin/tenants/{own['tenant_id']}")["name"]
     assert own["scopes"] == ["read", "write"]

@@ -30,7 +30,7 @@ def rejected(tenant: Client, domain: str, services: Services) -> list[str]:
         return [add_dataset(session, owner, domain, report=report, rejected=files).id for _ in range(4)]
 
 
-def test_data_set_with_many_rejected_files_has_a_small_answer_and_a_paged_report(
+def test_dataset_with_many_rejected_files_has_a_small_response_and_a_paged_report(
     tenant: Client, domain: str, rejected: list[str]
 ) -> None:
     dataset = tenant.get(f"/v1/datasets/{rejected[0]}")
@@ -51,7 +51,7 @@ def test_data_set_with_many_rejected_files_has_a_small_answer_and_a_paged_report
     problem(tenant.get(f"/v1/datasets/{rejected[0]}/report?cursor={rejected[0]}"), 422, "invalid_cursor")
 
 
-def test_large_columns_are_not_read_with_a_data_set(rejected: list[str], services: Services) -> None:
+def test_reading_a_dataset_skips_its_large_columns(rejected: list[str], services: Services) -> None:
     with services.database.session() as session:
         row = session.get_one(Dataset, rejected[0])
         assert not {"rejected", "members"} & row.__dict__.keys()
@@ -62,7 +62,7 @@ class Item(BaseModel):
     text: str
 
 
-def test_page_ends_behind_the_item_that_fills_it() -> None:
+def test_page_ends_with_the_item_that_fills_it() -> None:
     page = page_of([Item(id=k, text="x" * 400) for k in range(11)], PageRequest(limit=10), lambda one: str(one.id))
     for max_bytes, count in ((1, 1), (1000, 3), (2**20, 10)):
         found = listing(page, lambda one: one, max_bytes)
@@ -92,7 +92,7 @@ def hostile(schema: dict[str, Any]) -> list[bytes]:
     return [text.encode() for text in (unknown, few, objects, many, f'{{"{long}":0}}', *fields)]
 
 
-def test_invalid_body_of_a_megabyte_has_a_small_answer(tenant: Client, admin: Client) -> None:
+def test_invalid_body_of_a_megabyte_gets_a_small_response(tenant: Client, admin: Client) -> None:
     found = bodies(tenant.read("/openapi.json"))
     assert len(found) >= 12
     for method, path, schema in found:
@@ -105,7 +105,7 @@ def test_invalid_body_of_a_megabyte_has_a_small_answer(tenant: Client, admin: Cl
             assert len(refused["errors"]) <= MAX_ERRORS
 
 
-def test_number_of_errors_is_told_when_not_all_are_listed(tenant: Client) -> None:
+def test_response_has_the_number_of_errors_if_not_all_are_listed(tenant: Client) -> None:
     refused = problem(tenant.post("/v1/domains", {f"f{k}": 0 for k in range(MAX_FIELDS)}), 422, "invalid_request")
     assert (len(refused["errors"]), refused["error_count"]) == (MAX_ERRORS, MAX_FIELDS + 1)  # `name` is missing too
     refused = problem(tenant.post("/v1/domains", {f"f{k}": 0 for k in range(MAX_FIELDS + 1)}), 422, "invalid_request")

@@ -100,7 +100,7 @@ def test_completed_parts_become_a_dataset(api: Api, tenant: Client, domain: str,
     ], "no part is left"
 
 
-def test_a_sender_that_tells_no_digest_gets_one(api: Api, tenant: Client, domain: str, services: Services) -> None:
+def test_upload_without_a_digest_gets_one(api: Api, tenant: Client, domain: str, services: Services) -> None:
     path, upload = begin(tenant, domain)
     dataset = tenant.made(f"{path}/complete", {"parts": send(api.client(), upload)})["id"]
     validate_datasets(services)
@@ -143,7 +143,7 @@ def test_an_upload_is_aborted_or_expires(api: Api, tenant: Client, domain: str, 
         assert stored_bytes(tenant) == 0
 
 
-def test_a_part_takes_its_own_url_alone(api: Api, tenant: Client, other: Client, domain: str) -> None:
+def test_part_accepts_only_its_own_url(api: Api, tenant: Client, other: Client, domain: str) -> None:
     path, upload = begin(tenant, domain)
     first, second = (part["url"] for part in upload["parts"])
     stranger = api.client()
@@ -163,7 +163,9 @@ def test_a_part_takes_its_own_url_alone(api: Api, tenant: Client, other: Client,
      ({"size_bytes": 5, "sha256": "x" * 64}, 422, "invalid_request"),
      ({"size_bytes": 5, "filename": "a\nb"}, 422, "invalid_request")],
 )  # fmt: skip
-def test_what_cannot_be_begun(tenant: Client, domain: str, body: dict[str, Any], status: int, code: str) -> None:
+def test_invalid_uploads_cannot_be_started(
+    tenant: Client, domain: str, body: dict[str, Any], status: int, code: str
+) -> None:
     problem(tenant.post(f"/v1/domains/{domain}/datasets/uploads", body), status, code)
 
 
@@ -188,14 +190,14 @@ def test_quotas_hold_from_the_beginning_to_the_end(api: Api, admin: Client, tena
     assert tenant.post(f"{path}/complete", {"parts": parts}).status_code == 202
 
 
-def test_a_repeated_request_begins_one_upload(tenant: Client, domain: str) -> None:
+def test_repeated_request_starts_one_upload(tenant: Client, domain: str) -> None:
     key = {"Idempotency-Key": str(uuid.uuid4())}
     url, body = f"/v1/domains/{domain}/datasets/uploads", {"size_bytes": 5}
     assert tenant.made(url, body, headers=key)["id"] == tenant.made(url, body, headers=key)["id"]
     assert len(tenant.read(url)["data"]) == 1
 
 
-def test_very_large_ones_have_larger_parts() -> None:
+def test_very_large_uploads_have_larger_parts() -> None:
     mebibyte = 2**20
     assert uploads.part_bytes(1, 16 * mebibyte) == 16 * mebibyte
     assert uploads.part_bytes(64 * 2**30, 16 * mebibyte) == 66 * mebibyte
@@ -263,7 +265,7 @@ def test_parts_go_straight_into_a_bucket(on_s3: Api, request: pytest.FixtureRequ
     assert dataset["id"] in key
 
 
-def test_a_try_that_was_cut_off_behind_the_bucket_is_completed(on_s3: Api) -> None:
+def test_completion_continues_after_the_bucket_joined_the_parts(on_s3: Api) -> None:
     """The parts are joined, and nobody wrote it down."""
     tenant, services = on_s3.tenant(f"cut off {uuid.uuid4()}"), on_s3.services
     domain = tenant.made("/v1/domains", {"name": "d"})["id"]

@@ -36,7 +36,7 @@ def test_an_upload_is_validated_and_every_file_is_accounted_for(
     assert tenant.read(f"/v1/domains/{domain}/datasets")["data"] == [listed]
 
 
-def test_what_only_decoding_tells_ends_in_rejected(tenant: Client, domain: str, services: Services) -> None:
+def test_dataset_with_undecodable_images_is_rejected(tenant: Client, domain: str, services: Services) -> None:
     sent = tenant.upload(f"/v1/domains/{domain}/datasets", zip_of({"a/1.png": b"x", "a/2.png": b"y"})).json()
     validate_datasets(services)
     found = tenant.read(f"/v1/datasets/{sent['id']}")
@@ -50,7 +50,7 @@ def test_what_only_decoding_tells_ends_in_rejected(tenant: Client, domain: str, 
      (zip_of({}), "no_class_folders"), (zip_of({"a/1.png": png(1)}), "too_few_images"),
      (images_zip()[:-30], "not_a_zip")],
 )  # fmt: skip
-def test_a_broken_zip_fails_at_once_and_leaves_nothing(
+def test_broken_zip_fails_immediately_and_leaves_nothing(
     tenant: Client, domain: str, services: Services, data: bytes, code: str
 ) -> None:
     problem(tenant.upload(f"/v1/domains/{domain}/datasets", data), 422, code)
@@ -85,7 +85,7 @@ def test_an_upload_over_the_limit_is_refused(narrow: Api) -> None:
     assert tenant.upload(path, images_zip(("a",), 2)).status_code == 202
 
 
-def test_each_class_shows_its_first_pictures(
+def test_each_class_has_thumbnails_of_its_first_images(
     api_client: Client, tenant: Client, domain: str, services: Services
 ) -> None:
     files = {f"{name}/{number}.png": png(number) for name, number in (("apple", 1), ("apple", 2), ("pear", 3))}

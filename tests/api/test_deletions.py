@@ -5,7 +5,7 @@ from core.service.deletions import service as deletions
 from tests.api.client import Client, problem
 
 
-def test_a_domains_receipt_is_its_tenants(
+def test_tenant_reads_the_receipts_of_its_domains(
     admin: Client, tenant: Client, other: Client, domain: str, adapter: str, services: Services
 ) -> None:
     sha256 = tenant.read(f"/v1/adapters/{adapter}")["sha256"]
@@ -28,7 +28,7 @@ def test_a_domains_receipt_is_its_tenants(
     assert other.read("/v1/deletions")["data"] == []
 
 
-def test_a_tenants_receipt_is_the_administrators(admin: Client, tenant: Client, domain: str) -> None:
+def test_administrator_reads_the_receipts_of_tenants(admin: Client, tenant: Client, domain: str) -> None:
     id = admin.read("/v1/admin/tenants")["data"][0]["id"]
     location = admin.delete(f"/v1/admin/tenants/{id}").headers["location"]
     receipt = admin.read(location)

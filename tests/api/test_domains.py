@@ -30,7 +30,7 @@ def test_a_domain_is_created_read_changed_and_deleted(tenant: Client) -> None:
         ("/v1/webhooks", {"url": "https://example.com"}, {"description": "ours"}, {"enabled": False}),
     ],
 )
-def test_who_has_read_an_older_state_changes_nothing(
+def test_outdated_if_match_changes_nothing(
     tenant: Client, path: str, made: dict[str, object], first: dict[str, object], second: dict[str, object]
 ) -> None:
     path = f"{path}/{tenant.made(path, made)['id']}"
@@ -44,7 +44,7 @@ def test_who_has_read_an_older_state_changes_nothing(
     assert tenant.patch(path, first, headers={"If-Match": "*"}).status_code == 200
 
 
-def test_pages_hold_every_domain_once_newest_first(tenant: Client) -> None:
+def test_pages_contain_every_domain_once_newest_first(tenant: Client) -> None:
     ids = [tenant.made("/v1/domains", {"name": f"d{k}"})["id"] for k in range(5)]
     found, cursor = [], None
     for size in (2, 2, 1):
@@ -83,18 +83,18 @@ def test_names_may_be_any_text(tenant: Client, name: str) -> None:
         {"name": "x", "description": "y" * 2001},
     ],
 )
-def test_what_is_no_domain_is_refused(tenant: Client, body: object) -> None:
+def test_invalid_domains_are_rejected(tenant: Client, body: object) -> None:
     found = problem(tenant.post("/v1/domains", body), 422, "invalid_request")
     assert found["errors"][0]["field"].startswith("body")
     assert "Value error" not in found["detail"]
 
 
 @pytest.mark.parametrize("body", [{"name": None}, {"description": None}, {"name": ""}, {"id": "dom_x"}])
-def test_a_change_to_nothing_is_refused(tenant: Client, domain: str, body: object) -> None:
+def test_change_to_null_is_rejected(tenant: Client, domain: str, body: object) -> None:
     problem(tenant.patch(f"/v1/domains/{domain}", body), 422, "invalid_request")
 
 
-def test_its_latest_drawing_is_its_cover(
+def test_latest_image_is_the_cover(
     api_client: Client, tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     assert tenant.read(f"/v1/domains/{domain}")["cover_url"] is None

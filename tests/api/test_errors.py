@@ -26,7 +26,7 @@ JSON = {"Content-Type": "application/json"}
      ("GET", "/v1/generations/gen_x/images/one", 422, "invalid_request"),
      ("GET", "/v1/finetunes/ft_x/samples/99999999999999999999999", 422, "invalid_request")],
 )  # fmt: skip
-def test_odd_paths(tenant: Client, method: str, path: str, status: int, code: str) -> None:
+def test_unusual_paths_get_a_problem(tenant: Client, method: str, path: str, status: int, code: str) -> None:
     response = tenant.request(method, path)
     problem(response, status, code)
     if status == 405:
@@ -44,7 +44,7 @@ def test_odd_paths(tenant: Client, method: str, path: str, status: int, code: st
      (b'{"name": "x", "description": "\\u0000"}', 422, "invalid_request"),
      (b'{"name": {"$ne": null}}', 422, "invalid_request"), (b'{"name": ["x"]}', 422, "invalid_request")],
 )  # fmt: skip
-def test_odd_bodies(tenant: Client, body: bytes, status: int, code: str) -> None:
+def test_unusual_bodies_get_a_problem(tenant: Client, body: bytes, status: int, code: str) -> None:
     problem(tenant.post("/v1/domains", content=body, headers=JSON), status, code)
 
 
@@ -57,7 +57,7 @@ def test_a_body_that_is_not_json_is_refused(tenant: Client, content_type: str) -
 
 @pytest.mark.parametrize("value", ["x", "%", "ä", "\0", "=", "A" * 64, "A" * 65, "9" * 18, "9" * 40, "-1", "dom_\0",
                                    "dom_\n", ""])  # fmt: skip
-def test_odd_cursors(tenant: Client, admin: Client, value: str) -> None:
+def test_malformed_cursors_get_a_problem(tenant: Client, admin: Client, value: str) -> None:
     for client, path in ((tenant, "/v1/domains"), (admin, "/v1/admin/tenants"), (admin, "/v1/admin/audit")):
         response = client.get(path, params={"cursor": value})
         if (path, value) == ("/v1/admin/audit", "9" * 18):  # a number that never was is a place in the list
@@ -67,11 +67,11 @@ def test_odd_cursors(tenant: Client, admin: Client, value: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=" + "9" * 5000, "limit=-1", "limit=1.5"])
-def test_odd_limits(tenant: Client, query: str) -> None:
+def test_invalid_limits_get_a_problem(tenant: Client, query: str) -> None:
     problem(tenant.get(f"/v1/domains?{query}"), 422, "invalid_request")
 
 
-def test_odd_filters_and_hosts(tenant: Client, admin: Client) -> None:
+def test_unusual_filters_and_hosts_get_no_server_error(tenant: Client, admin: Client) -> None:
     problem(admin.get("/v1/admin/adapters?tenant_id=%00"), 422, "invalid_request")
     problem(admin.get("/v1/admin/adapters?status=lost"), 422, "invalid_request")
     assert admin.read("/v1/admin/adapters?tenant_id=%ff")["data"] == []
@@ -80,7 +80,7 @@ def test_odd_filters_and_hosts(tenant: Client, admin: Client) -> None:
         assert response.status_code == 200
 
 
-def test_request_ids_go_in_and_out(tenant: Client) -> None:
+def test_request_id_is_accepted_and_returned(tenant: Client) -> None:
     assert tenant.get("/v1/domains", headers={"X-Request-ID": "my-id.1"}).headers["x-request-id"] == "my-id.1"
     made = {tenant.get("/v1/domains").headers["x-request-id"] for _ in range(2)}
     assert len(made) == 2
@@ -101,7 +101,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[mis
         yield api
 
 
-def test_a_defect_is_logged_and_its_words_stay_inside(faulty: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_error_is_logged_and_not_disclosed(faulty: Api, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         found = problem(faulty.client().get("/defect", headers={"X-Request-ID": "id-7"}), 500, "internal_error")
     assert found["request_id"] == "id-7"
@@ -129,7 +129,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(tenant: Client) -> N
     assert taken <= 18
 
 
-def test_strangers_upload_nothing(api_client: Client, domain: str) -> None:
+def test_upload_without_a_key_is_not_read(api_client: Client, domain: str) -> None:
     taken = 0
 
     async def endless() -> object:
@@ -156,7 +156,7 @@ def operations(api: Api) -> list[tuple[str, str, bool]]:
     return found
 
 
-def test_no_operation_reads_a_byte_before_it_knows_who_asks(api: Api, api_client: Client) -> None:
+def test_no_operation_reads_the_body_before_authentication(api: Api, api_client: Client) -> None:
     taken = 0
 
     async def endless() -> object:
@@ -172,7 +172,7 @@ def test_no_operation_reads_a_byte_before_it_knows_who_asks(api: Api, api_client
     assert taken == 0
 
 
-def test_only_what_takes_a_file_takes_more_than_a_mebibyte(api: Api, tenant: Client, admin: Client) -> None:
+def test_only_file_routes_accept_more_than_a_mebibyte(api: Api, tenant: Client, admin: Client) -> None:
     for method, path, is_file in operations(api):
         body = BodyLimitMiddleware(api.app, api.services.settings)
         assert (body.limit(method, path) > JSON_BYTES) == is_file, (method, path)

@@ -24,9 +24,7 @@ def events(client: Client, id: str, last: int | None = None) -> list[tuple[int, 
     return found
 
 
-def test_a_fine_tune_goes_from_queued_to_an_adapter(
-    tenant: Client, domain: str, dataset: str, services: Services
-) -> None:
+def test_finetune_runs_from_queued_to_an_adapter(tenant: Client, domain: str, dataset: str, services: Services) -> None:
     sent = tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "steps": 10})
     assert sent.status_code == 202
     finetune = sent.json()
@@ -55,7 +53,7 @@ def test_a_fine_tune_goes_from_queued_to_an_adapter(
     problem(tenant.post(f"{path}/cancel"), 409, "already_finished")
 
 
-def test_a_long_stream_of_an_ended_one_is_told_whole(
+def test_long_stream_of_an_ended_finetune_is_complete(
     tenant: Client, domain: str, dataset: str, services: Services
 ) -> None:
     id = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "steps": 10})["id"]
@@ -99,7 +97,7 @@ def test_events_are_replayed_and_resumed(
     problem(tenant.get(f"/v1/finetunes/{id}/samples/{2**53 - 1}"), 404, "not_found")
 
 
-def test_a_waiting_one_is_cancelled_at_once(tenant: Client, domain: str, dataset: str) -> None:
+def test_queued_finetune_is_cancelled_immediately(tenant: Client, domain: str, dataset: str) -> None:
     finetune = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset})
     cancelled = tenant.post(f"/v1/finetunes/{finetune['id']}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (202, "cancelled")
@@ -117,7 +115,7 @@ def test_a_dry_run_estimates_and_stores_nothing(tenant: Client, domain: str, dat
     assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []
 
 
-def test_an_estimate_tells_the_memory_and_into_which_parts_a_batch_is_split(
+def test_estimate_has_memory_and_images_per_pass(
     tenant: Client, domain: str, dataset: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, body = f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "dry_run": True}
@@ -134,7 +132,7 @@ def test_an_estimate_tells_the_memory_and_into_which_parts_a_batch_is_split(
     assert 1000 < too_large["memory_bytes"] < split["memory_bytes"]
 
 
-def test_an_image_size_is_the_base_s_or_twice_that(tenant: Client, domain: str, dataset: str) -> None:
+def test_image_size_must_be_the_bases_or_twice_that(tenant: Client, domain: str, dataset: str) -> None:
     path, body = f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "batch_size": 3}
     made = [tenant.made(path, body | {"image_size": size}) for size in (None, 32, 64)]
     assert [one["image_size"] for one in made] == [None, None, 64]
@@ -192,20 +190,20 @@ def test_unserved_method_is_rejected_with_the_served_ones(
     assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []
 
 
-def test_each_served_method_is_taken(tenant: Client, domain: str, dataset: str) -> None:
+def test_each_served_method_is_accepted(tenant: Client, domain: str, dataset: str) -> None:
     for method in METHODS:
         made = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "method": method})
         assert made["method"] == method
 
 
-def test_the_largest_seed_is_kept_exactly(tenant: Client, domain: str, dataset: str) -> None:
+def test_largest_seed_is_stored_exactly(tenant: Client, domain: str, dataset: str) -> None:
     body = {"dataset_id": dataset, "seed": 2**53 - 1}
     finetune = tenant.made(f"/v1/domains/{domain}/finetunes", body)
     assert tenant.read(f"/v1/finetunes/{finetune['id']}")["seed"] == 2**53 - 1
     tenant.made(f"/v1/finetunes/{finetune['id']}/cancel")
 
 
-def test_an_estimate_knows_the_time_after_the_first(
+def test_estimate_has_a_time_after_the_first_finetune(
     tenant: Client, domain: str, dataset: str, services: Services
 ) -> None:
     body = {"dataset_id": dataset, "steps": 10, "batch_size": 8, "dry_run": True}

@@ -29,7 +29,7 @@ def url(settings: Settings) -> Iterator[str]:
     thread.join()
 
 
-def test_the_document_and_the_service_agree(
+def test_responses_match_the_openapi_document(
     url: str,
     settings: Settings,
     services: Services,

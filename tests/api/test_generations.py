@@ -17,7 +17,7 @@ from tests.api.client import BASE, PNG_START, Api, Client, adapter_file, draw_ge
 from tests.api.conftest import make_settings
 
 
-def test_images_are_drawn_and_served(
+def test_images_are_generated_and_served(
     tenant: Client, domain: str, adapter: str, services: Services, api_client: Client
 ) -> None:
     body = {"class_name": "pear", "count": 2, "seed": 7, "steps": 5, "previews": 2}
@@ -52,7 +52,7 @@ def test_images_are_drawn_and_served(
     assert usage["days"][0]["images"] == 2
 
 
-def test_settings_of_the_sampler_are_kept_and_shown(
+def test_sampler_settings_are_stored_and_returned(
     tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     body = {"class_id": 0, "sampler": "ddim", "eta": 0.5, "guidance_interval": [800, 200], "previews": 3.0}
@@ -114,7 +114,9 @@ def test_a_signed_url_opens_one_image_for_a_time(
     assert "expired" in found["detail"]
 
 
-def test_a_wait_answers_when_the_images_are_done(tenant: Client, domain: str, adapter: str, services: Services) -> None:
+def test_wait_responds_when_the_images_are_finished(
+    tenant: Client, domain: str, adapter: str, services: Services
+) -> None:
     worker = threading.Timer(0.5, draw_generations, [services])
     worker.start()
     started = time.monotonic()
@@ -126,7 +128,7 @@ def test_a_wait_answers_when_the_images_are_done(tenant: Client, domain: str, ad
     assert len(sent.json()["images"]) == 1
 
 
-def test_a_wait_that_is_over_answers_202(tenant: Client, domain: str, adapter: str) -> None:
+def test_wait_that_times_out_responds_202(tenant: Client, domain: str, adapter: str) -> None:
     started = time.monotonic()
     sent = tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}, headers={"Prefer": "wait=1"})
     assert 0.9 < time.monotonic() - started < 5
@@ -138,7 +140,7 @@ def test_a_wait_that_is_over_answers_202(tenant: Client, domain: str, adapter: s
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=", "wait=x", "wait=-1", "wait=0", "swait=9", "\xe9"])
-def test_other_preferences_are_not_waited_for(tenant: Client, domain: str, adapter: str, prefer: str) -> None:
+def test_other_preferences_are_ignored(tenant: Client, domain: str, adapter: str, prefer: str) -> None:
     started = time.monotonic()
     headers = {"Prefer": prefer}
     if prefer == "\xe9":
@@ -163,7 +165,7 @@ def test_many_waits_at_once_hold_no_connection(tenant: Client, domain: str, adap
         assert {one.result().status_code for one in sent} == {200}
 
 
-def test_the_base_itself_can_be_drawn_with(tenant: Client, domain: str) -> None:
+def test_base_generates_images_without_an_adapter(tenant: Client, domain: str) -> None:
     problem(tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}), 409, "no_active_adapter")
     drawn = tenant.made(f"/v1/domains/{domain}/generations", {"class_name": "star", "adapter_id": "base"})
     assert (drawn["adapter_id"], drawn["class_id"]) == (None, 2)
@@ -189,15 +191,13 @@ def test_class_names_are_compared_composed(tenant: Client, domain: str, services
      ({"class_id": 0, "previews": 11}, "invalid_request"), ({"class_name": "a\0"}, "invalid_request"),
      ({"class_id": 0, "deadline_seconds": 0}, "invalid_request")],
 )  # fmt: skip
-def test_what_cannot_be_drawn_is_refused(
+def test_invalid_generation_settings_are_rejected(
     tenant: Client, domain: str, adapter: str, body: dict[str, object], code: str
 ) -> None:
     problem(tenant.post(f"/v1/domains/{domain}/generations", body), 422, code)
 
 
-def test_an_adapter_of_a_base_that_is_gone_is_told(
-    tenant: Client, domain: str, adapter: str, services: Services
-) -> None:
+def test_adapter_of_an_earlier_base_is_rejected(tenant: Client, domain: str, adapter: str, services: Services) -> None:
     with services.database.session() as session:
         fleet.register_base(session, services.settings.base_model, replace(BASE, digest="0" * 64))
     try:
@@ -217,7 +217,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[misc
         yield api
 
 
-def test_a_full_queue_tells_when_to_come_back(small: Api) -> None:
+def test_full_queue_responds_with_retry_after(small: Api) -> None:
     tenant = small.tenant("full")
     path = f"/v1/domains/{tenant.made('/v1/domains', {'name': 'd'})['id']}/generations"
     body = {"class_id": 0, "adapter_id": "base"}
@@ -231,7 +231,7 @@ def test_a_full_queue_tells_when_to_come_back(small: Api) -> None:
     small.tenant("its neighbour").made("/v1/domains", {"name": "d"})
 
 
-def test_urls_are_those_of_the_public_address(small: Api) -> None:
+def test_urls_use_the_public_address(small: Api) -> None:
     """A proxy that takes its own prefix off sends the path that was signed."""
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"", "app": small.app}
     url = signed_url(Request(scope), "/v1/generations/gen_x/images/0")

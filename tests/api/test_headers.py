@@ -23,7 +23,7 @@ def image_url(tenant: Client, domain: str, services: Services) -> str:
 
 
 @pytest.mark.parametrize("path", ["/livez", "/v1/domains", "/none", "/openapi.json", "/docs"])
-def test_every_answer_is_bounded_for_browsers(tenant: Client, path: str) -> None:
+def test_every_response_has_security_headers(tenant: Client, path: str) -> None:
     headers = tenant.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "same-origin"
@@ -33,12 +33,12 @@ def test_every_answer_is_bounded_for_browsers(tenant: Client, path: str) -> None
     assert "strict-transport-security" not in headers, "its address is no https"
 
 
-def test_https_stays_https(tmp_path: Path) -> None:
+def test_https_responses_enforce_https(tmp_path: Path) -> None:
     with running(make_settings(tmp_path, public_url="https://images.example")) as api:
         assert api.client().get("/livez").headers["strict-transport-security"] == "max-age=31536000"
 
 
-def test_an_image_is_kept_no_longer_than_its_url_works(tenant: Client, image_url: str) -> None:
+def test_image_is_cached_only_while_its_url_is_valid(tenant: Client, image_url: str) -> None:
     (expires,) = parse_qs(urlsplit(image_url).query)["expires"]
     before = int(expires) - int(time.time())
     caching = tenant.get(image_url).headers["cache-control"]
@@ -49,7 +49,7 @@ def test_an_image_is_kept_no_longer_than_its_url_works(tenant: Client, image_url
     assert tenant.get(urlsplit(image_url).path).headers["cache-control"] == "private, no-cache"
 
 
-def test_an_image_that_the_client_has_is_not_read_again(
+def test_unchanged_image_is_not_read_from_the_store(
     tenant: Client, image_url: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = tenant.get(image_url)
@@ -63,7 +63,7 @@ def test_an_image_that_the_client_has_is_not_read_again(
     assert tenant.get(image_url, headers={"If-None-Match": '"another"'}).content == first.content
 
 
-def test_an_image_without_a_stored_digest_is_not_sent_again(tenant: Client, domain: str, dataset: str) -> None:
+def test_unchanged_image_without_a_stored_digest_is_not_sent(tenant: Client, domain: str, dataset: str) -> None:
     url = tenant.read(f"/v1/datasets/{dataset}")["classes"][0]["example_url"]
     etag = tenant.get(url).headers["etag"]
     assert tenant.get(url, headers={"If-None-Match": etag}).status_code == 304

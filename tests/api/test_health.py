@@ -16,11 +16,11 @@ from tests.api.client import BASE, Api, Client, problem, running
 from tests.api.conftest import make_settings
 
 
-def test_the_process_lives(api_client: Client) -> None:
+def test_livez_responds(api_client: Client) -> None:
     assert api_client.read("/livez") == {"status": "ok"}
 
 
-def test_the_process_lives_however_busy_its_threads_are(api: Api) -> None:
+def test_livez_responds_while_all_threads_are_busy(api: Api) -> None:
     release = threading.Event()
 
     async def ask() -> int:
@@ -61,7 +61,7 @@ def no_worker(services: Services) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_worker")
-def test_without_a_worker_it_is_ready_and_says_that_work_waits(api_client: Client, services: Services) -> None:
+def test_missing_worker_is_a_warning(api_client: Client, services: Services) -> None:
     assert api_client.read("/readyz") == ready(warnings={"worker": NO_WORKER})
     report(services, None)
     assert api_client.read("/readyz") == ready(workers=1)
@@ -70,7 +70,7 @@ def test_without_a_worker_it_is_ready_and_says_that_work_waits(api_client: Clien
 
 
 @pytest.mark.usefixtures("no_worker")
-def test_workers_with_another_base_are_told_with_both_names(
+def test_workers_with_another_base_are_reported_with_both_names(
     api_client: Client, services: Services, tenant: Client, domain: str
 ) -> None:
     with services.database.session() as session:
@@ -85,7 +85,7 @@ def test_workers_with_another_base_are_told_with_both_names(
     assert tenant.post(f"/v1/domains/{domain}/generations", body).status_code == 202
 
 
-def test_only_what_every_request_needs_makes_it_unready(tmp_path: Path) -> None:
+def test_only_failures_that_affect_every_request_make_it_unready(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, broker_url="redis://:hidden@127.0.0.1:1/0")
     with running(settings) as api:
         database, objects = tmp_path / "difffit.db", tmp_path / "objects"
@@ -106,7 +106,7 @@ def test_only_what_every_request_needs_makes_it_unready(tmp_path: Path) -> None:
         assert str(tmp_path) not in found.text
 
 
-def test_a_silent_service_is_waited_for_by_one_and_not_for_long() -> None:
+def test_silent_service_is_checked_once_and_times_out() -> None:
     """Whoever asks meanwhile starts no second question."""
     asked, release = [], threading.Event()
 
@@ -126,7 +126,7 @@ def test_a_silent_service_is_waited_for_by_one_and_not_for_long() -> None:
     assert len(asked) == 1
 
 
-def test_strangers_share_one_look(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_probes_share_one_check(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReadinessCheck, "seconds", 3600)
     looks = []
     check = type(api.services.store).check
@@ -136,9 +136,7 @@ def test_strangers_share_one_look(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(looks) <= 1
 
 
-def test_metrics_are_administrators_and_count_by_route_and_not_by_path(
-    api_client: Client, tenant: Client, admin: Client
-) -> None:
+def test_metrics_need_an_admin_key_and_count_by_route(api_client: Client, tenant: Client, admin: Client) -> None:
     for odd in ("a", "b", "c"):
         tenant.get(f"/v1/domains/{odd}")
         tenant.get(f"/no/such/{odd}")

@@ -16,7 +16,7 @@ def key() -> dict[str, str]:
     return {"Idempotency-Key": str(uuid.uuid4())}
 
 
-def test_the_same_request_gives_the_first_answer(tenant: Client, key: dict[str, str]) -> None:
+def test_repeated_request_gets_the_first_response(tenant: Client, key: dict[str, str]) -> None:
     first = tenant.post("/v1/domains", {"name": "Fruit"}, headers=key)
     again = tenant.post("/v1/domains", {"name": "Fruit"}, headers=key)
     assert (again.status_code, again.json()) == (first.status_code, first.json())
@@ -25,20 +25,20 @@ def test_the_same_request_gives_the_first_answer(tenant: Client, key: dict[str, 
     assert len(tenant.read("/v1/domains")["data"]) == 1
 
 
-def test_another_body_or_path_is_refused(tenant: Client, domain: str, key: dict[str, str]) -> None:
+def test_key_with_another_body_or_path_is_rejected(tenant: Client, domain: str, key: dict[str, str]) -> None:
     tenant.made("/v1/domains", {"name": "One"}, headers=key)
     problem(tenant.post("/v1/domains", {"name": "Two"}, headers=key), 422, "idempotency_mismatch")
     problem(tenant.post("/v1/domains?x=1", {"name": "One"}, headers=key), 422, "idempotency_mismatch")
     problem(tenant.post("/v1/finetunes/ft_x/cancel", headers=key), 422, "idempotency_mismatch")
 
 
-def test_the_keys_of_two_tenants_are_two_keys(tenant: Client, other: Client, key: dict[str, str]) -> None:
+def test_keys_are_separate_for_each_tenant(tenant: Client, other: Client, key: dict[str, str]) -> None:
     one = tenant.made("/v1/domains", {"name": "Fruit"}, headers=key)
     two = other.made("/v1/domains", {"name": "Fruit"}, headers=key)
     assert one["id"] != two["id"]
 
 
-def test_a_request_that_still_runs_is_told(tenant: Client, services: Services, key: dict[str, str]) -> None:
+def test_running_request_gets_a_conflict(tenant: Client, services: Services, key: dict[str, str]) -> None:
     tenant.made("/v1/domains", {"name": "Fruit"}, headers=key)
     wanted = select(IdempotencyKey).where(IdempotencyKey.key == key["Idempotency-Key"])
     with services.database.session() as session:
@@ -57,7 +57,7 @@ def test_a_failure_frees_the_key(tenant: Client, domain: str, key: dict[str, str
     tenant.made(f"/v1/generations/{sent.json()['id']}/cancel")
 
 
-def test_the_secret_of_a_key_is_shown_once(admin: Client, services: Services, key: dict[str, str]) -> None:
+def test_replay_does_not_contain_the_secret(admin: Client, services: Services, key: dict[str, str]) -> None:
     tenant = admin.made("/v1/admin/tenants", {"name": f"t {uuid.uuid4()}"})
     path = f"/v1/admin/tenants/{tenant['id']}/keys"
     first = admin.made(path, {"name": "k"}, headers=key)
@@ -70,7 +70,7 @@ def test_the_secret_of_a_key_is_shown_once(admin: Client, services: Services, ke
         assert first["key"] not in str(list(rows))
 
 
-def test_an_upload_counts_by_its_bytes(tenant: Client, domain: str, key: dict[str, str]) -> None:
+def test_upload_is_compared_by_its_bytes(tenant: Client, domain: str, key: dict[str, str]) -> None:
     path = f"/v1/domains/{domain}/datasets"
     archive = images_zip()
     first = tenant.upload(path, archive, headers=key)
@@ -82,20 +82,18 @@ def test_an_upload_counts_by_its_bytes(tenant: Client, domain: str, key: dict[st
 
 
 @pytest.mark.parametrize("value", ["", "x" * 256, b"\xff", "ü".encode(), b"a\x7f"])
-def test_odd_keys_are_refused(tenant: Client, value: str | bytes) -> None:
+def test_malformed_idempotency_keys_are_rejected(tenant: Client, value: str | bytes) -> None:
     headers = {"Idempotency-Key": value}
     problem(tenant.post("/v1/domains", {"name": "d"}, headers=headers), 422, "invalid_request")  # type: ignore[dict-item]
 
 
-def test_only_posts_are_kept(tenant: Client, domain: str, key: dict[str, str]) -> None:
+def test_only_posts_are_stored(tenant: Client, domain: str, key: dict[str, str]) -> None:
     path = f"/v1/domains/{domain}"
     for name in ("One", "Two"):
         assert tenant.request("PATCH", path, json={"name": name}, headers=key).json()["name"] == name
 
 
-def test_an_answer_is_kept_only_after_its_work_is_committed(
-    tenant: Client, services: Services, key: dict[str, str]
-) -> None:
+def test_response_is_stored_only_after_the_commit(tenant: Client, services: Services, key: dict[str, str]) -> None:
     """When the commit fails, the key is free: a replay must not tell of what never was."""
 
     def mark(session: Session, _: object) -> None:
@@ -118,7 +116,7 @@ def test_an_answer_is_kept_only_after_its_work_is_committed(
     assert [one["id"] for one in tenant.read("/v1/domains")["data"]] == [made.json()["id"]]
 
 
-def test_of_requests_at_once_one_does_the_work(tenant: Client, key: dict[str, str]) -> None:
+def test_concurrent_requests_run_only_once(tenant: Client, key: dict[str, str]) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), range(8)))
     assert {answer.status_code for answer in answers} <= {201, 409}

@@ -217,7 +217,7 @@ class Service(RuleBasedStateMachine):
         return {one["id"]: one["status"] for one in self.tenant.read(path, params={"limit": 100})["data"]}
 
 
-def test_the_model_holds(api: Api) -> None:
+def test_random_requests_behave_like_the_model(api: Api) -> None:
     machine = type("ServiceOfThisRun", (Service,), {"api": api})
     run_state_machine_as_test(
         machine,

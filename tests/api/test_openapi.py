@@ -85,7 +85,7 @@ def operations(document: Document) -> list[tuple[str, str, Document]]:
     return [(method, path, one) for path, found in document["paths"].items() for method, one in found.items()]
 
 
-def test_it_is_valid_and_shown(document: Document, api_client: Client) -> None:
+def test_document_is_valid_and_shown(document: Document, api_client: Client) -> None:
     validate(document)
     page = api_client.get("/docs").text
     parts = re.findall(r'(?:src|href)="([^"]+)"', page)
@@ -101,7 +101,7 @@ def test_every_route_of_the_contract_is_there(document: Document) -> None:
         assert status in document["paths"][path][method.lower()]["responses"], line
 
 
-def test_every_operation_tells_what_it_does_and_how_it_fails(document: Document) -> None:
+def test_every_operation_has_a_description_and_its_errors(document: Document) -> None:
     ids = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(set(ids)) == len(ids)
     for method, path, operation in operations(document):
@@ -174,7 +174,7 @@ def test_types_have_names_that_clients_can_use(document: Document) -> None:
     assert all(name.replace("_", "").isalnum() and not name.endswith("_") for name in document["components"]["schemas"])
 
 
-def test_all_references_lead_somewhere_and_nothing_is_left_over(document: Document) -> None:
+def test_references_resolve_and_no_schema_is_unused(document: Document) -> None:
     text = str(document["paths"]) + str(document["components"])
     for name in document["components"]["schemas"]:
         assert f"#/components/schemas/{name}'" in text, name

@@ -225,7 +225,7 @@ def test_the_first_key_is_printed_once(tmp_path: Path) -> None:
         assert "".join(server.output).count("dfk_") == times
 
 
-def test_a_port_in_use_is_told_and_nothing_is_promised(tmp_path: Path) -> None:
+def test_port_in_use_is_reported_without_a_listening_message(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -236,9 +236,7 @@ def test_a_port_in_use_is_told_and_nothing_is_promised(tmp_path: Path) -> None:
     assert "listens on" not in output
 
 
-def test_a_database_server_without_our_tables_is_refused(
-    tmp_path: Path, postgres_server: real_services.Postgres
-) -> None:
+def test_database_without_tables_is_rejected(tmp_path: Path, postgres_server: real_services.Postgres) -> None:
     process = start(tmp_path, DIFFFIT_DATABASE_URL=postgres_server.create("bare_api"))
     output, _ = process.communicate(timeout=60)
     postgres_server.drop("bare_api")
@@ -248,7 +246,7 @@ def test_a_database_server_without_our_tables_is_refused(
 
 
 @pytest.mark.parametrize("module", ["api", "worker"])
-def test_a_role_above_row_level_security_is_refused(
+def test_role_that_bypasses_row_level_security_is_rejected(
     tmp_path: Path, postgres_server: real_services.Postgres, module: str
 ) -> None:
     url = postgres_server.create("with_superuser")
@@ -268,7 +266,7 @@ def test_a_role_above_row_level_security_is_refused(
     [{"DIFFFIT_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, {"DIFFFIT_STORAGE_URL": "ftp://there"},
      {"DIFFFIT_PORT": "many"}],
 )  # fmt: skip
-def test_settings_that_cannot_work_are_told_in_a_sentence(tmp_path: Path, variables: dict[str, str]) -> None:
+def test_invalid_settings_are_reported_in_one_sentence(tmp_path: Path, variables: dict[str, str]) -> None:
     process = start(tmp_path, **variables)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -35,7 +35,7 @@ def test_every_route_names_unknown_and_repeated_query_parameters(tenant: Client,
     assert refused["errors"] == [{"field": "query.limit", "code": "repeated", "detail": "Send it once."}]
 
 
-def test_refusal_says_what_the_route_takes(tenant: Client) -> None:
+def test_rejection_lists_the_parameters_of_the_route(tenant: Client) -> None:
     refused = problem(tenant.get("/v1/domains?sort=name"), 422, "invalid_request")
     assert refused["detail"] == "query.sort: Unknown; this route takes cursor, limit."
     refused = problem(tenant.get("/v1/usage?days=7"), 422, "invalid_request")
@@ -46,7 +46,7 @@ def test_refusal_says_what_the_route_takes(tenant: Client) -> None:
     assert len(answer.content) < 10_000
 
 
-def test_signed_url_takes_its_own_parameters_alone(
+def test_signed_url_accepts_only_its_own_parameters(
     api_client: Client, tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0})["id"]

@@ -32,7 +32,7 @@ def used(tenant: Client, name: str) -> tuple[int | None, int]:
     return quota["limit"], quota["used"]
 
 
-def test_fine_tunes(tenant: Client, dataset: str, domain: str, give: Any) -> None:
+def test_active_finetunes_are_limited(tenant: Client, dataset: str, domain: str, give: Any) -> None:
     give(active_finetunes=2)
     path = f"/v1/domains/{domain}/finetunes"
     first, _ = (tenant.made(path, {"dataset_id": dataset}) for _ in range(2))
@@ -47,7 +47,7 @@ def test_fine_tunes(tenant: Client, dataset: str, domain: str, give: Any) -> Non
     tenant.made(path, {"dataset_id": dataset})
 
 
-def test_parallel_posts_do_not_pass_together(tenant: Client, dataset: str, domain: str, give: Any) -> None:
+def test_parallel_posts_cannot_exceed_the_quota(tenant: Client, dataset: str, domain: str, give: Any) -> None:
     give(active_finetunes=3)
     path = f"/v1/domains/{domain}/finetunes"
     with ThreadPoolExecutor(12) as pool:
@@ -55,7 +55,7 @@ def test_parallel_posts_do_not_pass_together(tenant: Client, dataset: str, domai
     assert (statuses.count(202), statuses.count(429)) == (3, 9)
 
 
-def test_images_of_a_day(tenant: Client, domain: str, give: Any) -> None:
+def test_images_per_day_are_limited(tenant: Client, domain: str, give: Any) -> None:
     give(images_per_day=5)
     path = f"/v1/domains/{domain}/generations"
     body = {"class_id": 0, "adapter_id": "base", "count": 3}
@@ -67,7 +67,7 @@ def test_images_of_a_day(tenant: Client, domain: str, give: Any) -> None:
     assert used(tenant, "images_per_day") == (5, 5)
 
 
-def test_a_lowered_quota_is_told_as_it_is(tenant: Client, domain: str, give: Any) -> None:
+def test_lowered_quota_applies_immediately(tenant: Client, domain: str, give: Any) -> None:
     path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"}
     for _ in range(3):
         tenant.made(path, body)
@@ -77,7 +77,7 @@ def test_a_lowered_quota_is_told_as_it_is(tenant: Client, domain: str, give: Any
     assert answer.headers["ratelimit-policy"].split(", ")[0] == '"queued_generations";q=1'
 
 
-def test_data_sets_and_bytes(tenant: Client, domain: str, give: Any) -> None:
+def test_datasets_and_stored_bytes_are_limited(tenant: Client, domain: str, give: Any) -> None:
     path = f"/v1/domains/{domain}/datasets"
     give(validating_datasets=1)
     assert tenant.upload(path, ARCHIVE).status_code == 202
@@ -90,20 +90,20 @@ def test_data_sets_and_bytes(tenant: Client, domain: str, give: Any) -> None:
     assert used(tenant, "stored_bytes") == (len(ARCHIVE) + 100, len(ARCHIVE))
 
 
-def test_a_tenant_has_the_service_s_quotas_by_default(tenant: Client) -> None:
+def test_tenant_has_the_services_quotas_by_default(tenant: Client) -> None:
     assert used(tenant, "queued_generations") == (500, 0)
     assert used(tenant, "images_per_day") == (100_000, 0)
     assert used(tenant, "stored_bytes") == (100 * 2**30, 0)
 
 
-def test_quotas_are_each_tenant_s_own(tenant: Client, give: Any, other: Client, dataset: str, domain: str) -> None:
+def test_quotas_are_counted_per_tenant(tenant: Client, give: Any, other: Client, dataset: str, domain: str) -> None:
     give(active_finetunes=0)
     problem(tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset}), 429, "quota_exceeded")
     assert used(other, "active_finetunes") == (100, 0)
 
 
 @pytest.mark.usefixtures("one_moment")
-def test_requests_of_a_minute(tenant: Client, give: Any, other: Client) -> None:
+def test_requests_per_minute_are_limited(tenant: Client, give: Any, other: Client) -> None:
     assert tenant.get("/v1/domains").headers["ratelimit-policy"] == '"requests_per_minute";q=12000;w=60'
     give(requests_per_minute=4)
     passed = tenant.get("/v1/domains")
@@ -124,7 +124,7 @@ def test_requests_of_a_minute(tenant: Client, give: Any, other: Client) -> None:
 
 
 @pytest.mark.usefixtures("one_moment")
-def test_a_quota_that_refuses_tells_the_requests_that_are_left_too(
+def test_quota_rejection_also_reports_the_remaining_requests(
     tenant: Client, dataset: str, domain: str, give: Any
 ) -> None:
     give(active_finetunes=0, requests_per_minute=50)
@@ -134,7 +134,7 @@ def test_a_quota_that_refuses_tells_the_requests_that_are_left_too(
     assert answer.headers["ratelimit"].startswith('"active_finetunes";r=0;t=30, "requests_per_minute";r=49')
 
 
-def test_a_signed_url_is_no_request_of_the_tenant(api: Api, tenant: Client, domain: str, give: Any) -> None:
+def test_signed_urls_do_not_count_as_requests(api: Api, tenant: Client, domain: str, give: Any) -> None:
     generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"})["id"]
     draw_generations(api.services)
     url = tenant.read(f"/v1/generations/{generation}")["images"][0]["url"]
@@ -144,9 +144,7 @@ def test_a_signed_url_is_no_request_of_the_tenant(api: Api, tenant: Client, doma
 
 
 @pytest.mark.usefixtures("one_moment")
-def test_wrong_keys_of_one_address_lock_out_no_right_one(
-    settings: Settings, api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_keys_do_not_lock_out_valid_keys(settings: Settings, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = RequestLimits(settings.model_copy(update={"max_wrong_keys_per_minute": 3}))
     right = api.tenant(f"right {uuid.uuid4()}")
     monkeypatch.setitem(api.app.state.services.__dict__, "limits", limits)

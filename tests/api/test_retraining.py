@@ -22,7 +22,7 @@ def old_adapter(adapter: str, services: Services) -> Iterator[str]:
     load_base(services)
 
 
-def test_a_domain_is_retrained_from_its_kept_data_set(
+def test_domain_is_retrained_from_its_stored_dataset(
     tenant: Client, domain: str, old_adapter: str, services: Services
 ) -> None:
     path, body = f"/v1/domains/{domain}/generations", {"class_name": "pear"}

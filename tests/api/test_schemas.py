@@ -25,7 +25,7 @@ def integers() -> Iterator[tuple[type[Input], str, int]]:
 
 
 @pytest.mark.parametrize(("model", "field", "value"), list(integers()))
-def test_a_whole_number_may_be_written_with_a_point(model: type[Input], field: str, value: int) -> None:
+def test_integer_may_be_written_with_a_decimal_point(model: type[Input], field: str, value: int) -> None:
     """JSON Schema calls 3.0 an integer too."""
     info = model.model_fields[field]
     kind = TypeAdapter(Annotated[info.annotation, info], config=ConfigDict(strict=True))

@@ -133,7 +133,7 @@ def answer(connection: socket.socket) -> bytes:
      ("POST /dashboard/upload/x", FILE_FORM, 303)],
 )  # fmt: skip
 @pytest.mark.parametrize("announced", [True, False])
-def test_half_a_gigabyte_of_a_stranger_takes_neither_memory_nor_disk(
+def test_upload_without_a_key_uses_neither_memory_nor_disk(
     server: Server, line: str, content_type: str, status: int, *, announced: bool
 ) -> None:
     total = 513 * MIB
@@ -160,7 +160,7 @@ def test_headers_without_an_end_are_cut_off(server: Server) -> None:
         assert use.more_memory < 20 * MIB
 
 
-def test_what_follows_a_chunked_body_is_not_kept(server: Server) -> None:
+def test_trailers_of_a_chunked_body_are_not_stored(server: Server) -> None:
     with watching(server) as use, closing(connected(server)) as connection:
         connection.sendall(head("GET /livez", Transfer_Encoding="chunked") + b"0\r\n")
         for _ in range(100):
@@ -177,13 +177,13 @@ def test_silent_and_half_sent_connections_end(hasty: Server, sent: bytes) -> Non
         assert time.monotonic() - started < 5
 
 
-def test_a_line_feed_now_and_then_keeps_no_connection_open(hasty: Server) -> None:
+def test_occasional_line_feeds_keep_no_connection_open(hasty: Server) -> None:
     with closing(connected(hasty)) as connection:
         connection.sendall(head("GET /livez"))
         wait_until(lambda: not is_taken(connection, b"\r\n"))
 
 
-def test_silent_connections_keep_nobody_out(hasty: Server) -> None:
+def test_silent_connections_do_not_block_others(hasty: Server) -> None:
     with ExitStack() as silent:
         for _ in range(60):
             silent.enter_context(closing(connected(hasty)))
@@ -202,7 +202,7 @@ def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
             assert answer(other).startswith(b"HTTP/1.1 200 ")
 
 
-def test_messages_without_an_end_are_not_kept(server: Server) -> None:
+def test_endless_web_socket_messages_are_cut_off(server: Server) -> None:
     """Sends only a first frame, whose header announces its length and further frames."""
     announced = 15 * MIB
     start = bytes([0x01, 0x80 | 127]) + announced.to_bytes(8, "big") + bytes(4)
@@ -237,7 +237,7 @@ def is_open(connection: socket.socket) -> bool:
         return False
 
 
-def test_a_body_that_trickles_is_given_up(hasty: Server) -> None:
+def test_slow_body_times_out(hasty: Server) -> None:
     with closing(connected(hasty)) as connection:
         connection.sendall(head("POST /dashboard/session", Content_Type=HTML_FORM, Content_Length="100") + b"key=")
         assert answer(connection).startswith(b"HTTP/1.1 4")
@@ -251,7 +251,7 @@ def test_a_body_that_trickles_is_given_up(hasty: Server) -> None:
     assert b'"code":"request_timeout"' in found
 
 
-def test_a_client_that_reads_nothing_is_left(tmp_path: Path) -> None:
+def test_client_that_reads_nothing_is_disconnected(tmp_path: Path) -> None:
     """Fills the system's buffers and then the server's with responses that the client never reads."""
     own = {"DIFFFIT_RESPONSE_STALL_SECONDS": "1", "DIFFFIT_REQUEST_HEAD_SECONDS": "1000"}
     with serving(tmp_path, **own) as server, closing(socket.socket()) as connection:
@@ -282,7 +282,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_store_that_is_slow_holds_up_nothing_else(tmp_path: Path) -> None:
+def test_slow_store_delays_no_other_requests(tmp_path: Path) -> None:
     """Replaces an image by a named pipe: opening it blocks until something is written."""
     worker = services_of(tmp_path)
     with serving(tmp_path, DIFFFIT_ADMIN_KEY=KEY) as server, tenant_client(server.url, KEY) as client:
@@ -348,7 +348,7 @@ def large_zip(size: int) -> bytes:
     return zip_of({f"apple/{n}.png": png(n) for n in range(2)} | {"apple/large.txt": os.urandom(size)})
 
 
-def test_a_full_disk_is_told_as_what_it_is(tmp_path: Path) -> None:
+def test_full_disk_is_reported_as_storage_full(tmp_path: Path) -> None:
     """Simulates the full disk by a limit on file size: spooling fails in the same way."""
     with serving(tmp_path, DIFFFIT_ADMIN_KEY=KEY) as server, tenant_client(server.url, KEY) as client:
         domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]
@@ -373,7 +373,7 @@ def test_a_full_disk_is_told_as_what_it_is(tmp_path: Path) -> None:
      ("127.0.0.0/8, 10.0.0.0/8", "198.51.100.1, 203.0.113.9, 10.1.2.3", "203.0.113.9"),
      ("10.0.0.0/8", "203.0.113.9", "127.0.0.1")],
 )  # fmt: skip
-def test_wrong_keys_count_for_the_last_hop_that_is_no_proxy_of_ours(
+def test_wrong_keys_count_for_the_last_untrusted_hop(
     tmp_path: Path, trusted: str, forwarded: str, counted: str
 ) -> None:
     """Checks too that a right key, and a sign-in with one, still work."""
@@ -391,14 +391,14 @@ def test_wrong_keys_count_for_the_last_hop_that_is_no_proxy_of_ours(
         assert ask(KEY, forwarded) == 200
 
 
-def test_files_are_for_their_owner_alone(server: Server) -> None:
+def test_files_are_readable_only_by_their_owner(server: Server) -> None:
     folder = Path(psutil.Process(server.process.pid).cwd())
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert any(file.name == "difffit.db" for file in files)
     assert {file.name: file.stat().st_mode & 0o077 for file in files} == {file.name: 0 for file in files}
 
 
-def test_a_dropped_folder_passes_without_lying_in_memory(server: Server) -> None:
+def test_dropped_folder_is_streamed_and_not_held_in_memory(server: Server) -> None:
     """Uploads 250 files, 100 MB in total, each too small to be spooled to disk by itself."""
     with tenant_client(server.url, KEY) as client, httpx.Client(base_url=server.url, timeout=60) as browser:
         domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]

@@ -51,7 +51,7 @@ def finetune_of(client: httpx.Client, folder: Path) -> str:
     return f"/v1/finetunes/{finetune}/events"
 
 
-def test_streams_are_bounded_for_a_tenant_and_in_all(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_streams_are_limited_per_tenant_and_in_total(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp() / "streams0"
     with tenant_client(server.url, KEY) as greedy, tenant_client(server.url, KEY) as other, ExitStack() as streams:
         path, others_path = (finetune_of(client, folder) for client in (greedy, other))
@@ -72,7 +72,7 @@ def test_streams_are_bounded_for_a_tenant_and_in_all(server: Server, tmp_path_fa
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])
-def test_streams_and_waits_of_a_key_that_ends_end_too(
+def test_streams_and_waits_end_with_their_key(
     server: Server, tmp_path_factory: pytest.TempPathFactory, how: str
 ) -> None:
     """Within seconds, where they would go on as long as the fine-tune waits, and for the minute that was asked for."""
@@ -100,7 +100,7 @@ def test_streams_and_waits_of_a_key_that_ends_end_too(
         assert client.get("/v1/key").status_code == 401
 
 
-def test_a_wait_that_finds_no_place_is_answered_at_once(tmp_path: Path) -> None:
+def test_wait_above_the_limit_is_answered_immediately(tmp_path: Path) -> None:
     """`Prefer` is a wish."""
     worker = services_of(tmp_path)
     limits = {"DIFFFIT_MAX_WAITS": "0"}

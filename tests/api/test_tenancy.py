@@ -96,7 +96,7 @@ def test_every_route_with_anothers_id_is_not_found(tenant: Client, other: Client
     assert other.read("/v1/domains")["data"] == []
 
 
-def test_ones_own_domain_does_not_open_anothers_things(tenant: Client, other: Client, ids: dict[str, str]) -> None:
+def test_own_domain_does_not_give_access_to_others_objects(tenant: Client, other: Client, ids: dict[str, str]) -> None:
     mine = other.made("/v1/domains", {"name": "Mine"})["id"]
     problem(other.post(f"/v1/domains/{mine}/finetunes", {"dataset_id": ids["datasets"]}), 404, "not_found")
     problem(other.post(f"/v1/domains/{mine}/adapters/{ids['adapters']}/promote"), 404, "not_found")
@@ -104,7 +104,7 @@ def test_ones_own_domain_does_not_open_anothers_things(tenant: Client, other: Cl
     problem(other.post(f"/v1/domains/{mine}/generations", body), 404, "not_found")
 
 
-def test_lists_show_ones_own(tenant: Client, other: Client, ids: dict[str, str]) -> None:
+def test_lists_show_only_own_objects(tenant: Client, other: Client, ids: dict[str, str]) -> None:
     assert [one["id"] for one in tenant.read("/v1/domains")["data"]] == [ids["domains"]]
     assert other.read("/v1/domains")["data"] == []
     usage = other.read("/v1/usage")

@@ -30,7 +30,7 @@ def settle(services: Services, webhook: str, outcome: Outcome) -> None:
     pytest.fail("nothing was due")
 
 
-def test_its_secret_is_shown_once(tenant: Client) -> None:
+def test_secret_is_returned_only_once(tenant: Client) -> None:
     body = {"url": URL, "events": ["finetune.succeeded", "finetune.failed"], "description": "Ours"}
     headers = {"Idempotency-Key": "once"}
     made = tenant.made("/v1/webhooks", body, headers=headers)
@@ -45,7 +45,7 @@ def test_its_secret_is_shown_once(tenant: Client) -> None:
     assert rotated["secret"] != made["secret"]
 
 
-def test_changes(tenant: Client, webhook: str) -> None:
+def test_webhook_is_changed_enabled_and_disabled(tenant: Client, webhook: str) -> None:
     path = f"/v1/webhooks/{webhook}"
     changed = tenant.patch(path, {"url": f"{URL}/2", "events": ["dataset.ready"], "description": "d"}).json()
     assert (changed["url"], changed["events"], changed["description"]) == (f"{URL}/2", ["dataset.ready"], "d")
@@ -66,7 +66,7 @@ def test_changes(tenant: Client, webhook: str) -> None:
         {"url": "https://" + "a" * 2000}, {"url": "https://a\0.com"}, {"url": URL, "events": None, "enabled": True},
     ],
 )  # fmt: skip
-def test_what_is_refused(tenant: Client, webhook: str, body: dict[str, Any]) -> None:
+def test_invalid_webhooks_are_rejected(tenant: Client, webhook: str, body: dict[str, Any]) -> None:
     problem(tenant.post("/v1/webhooks", body), 422, "invalid_request")
     if "secret" not in body and "enabled" not in body and body:
         problem(tenant.patch(f"/v1/webhooks/{webhook}", body), 422, "invalid_request")
@@ -75,7 +75,7 @@ def test_what_is_refused(tenant: Client, webhook: str, body: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     "url", ["http://example.com", "https://127.0.0.1", "https://[fd00:ec2::254]/", "https://a@example.com", "x"]
 )
-def test_urls_that_lead_where_they_must_not(tenant: Client, webhook: str, url: str) -> None:
+def test_urls_of_private_addresses_are_rejected(tenant: Client, webhook: str, url: str) -> None:
     problem(tenant.post("/v1/webhooks", {"url": url}), 422, "webhook_url_refused")
     refused = problem(tenant.patch(f"/v1/webhooks/{webhook}", {"url": url}), 422, "webhook_url_refused")
     assert refused["errors"][0]["field"] == "body.url"
@@ -100,7 +100,7 @@ def test_deliveries_show_every_attempt_and_are_sent_again(tenant: Client, webhoo
     assert tenant.read(path)["last_success_at"] == listed[0]["finished_at"]
 
 
-def test_why_it_was_disabled_is_told_and_recorded(
+def test_reason_for_disabling_is_shown_and_audited(
     tenant: Client, admin: Client, webhook: str, services: Services
 ) -> None:
     tenant.made(f"/v1/webhooks/{webhook}/test")
@@ -115,7 +115,7 @@ def test_why_it_was_disabled_is_told_and_recorded(
     assert "whsec_" not in str(entries)
 
 
-def test_a_tenant_has_only_so_many(tenant: Client, admin: Client, webhook: str) -> None:
+def test_number_of_webhooks_is_limited(tenant: Client, admin: Client, webhook: str) -> None:
     id = admin.read("/v1/admin/tenants")["data"][0]["id"]
     admin.patch(f"/v1/admin/tenants/{id}", {"quotas": {"webhooks": 1}})
     refused = tenant.post("/v1/webhooks", {"url": URL})

@@ -22,7 +22,7 @@ JOBS = {"bucket", "migrate", "roles"}
 DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 
 
-def test_it_is_what_the_specification_takes() -> None:
+def test_compose_file_matches_the_specification() -> None:
     """By the schema that check-jsonschema brings."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     subprocess.run([*command, str(ROOT / "docker-compose.yml")], check=True)
@@ -38,14 +38,14 @@ def test_it_is_what_the_specification_takes() -> None:
         ("monitoring", {"prometheus", "grafana"}),
     ],
 )
-def test_a_profile_starts_what_it_needs(profile: str, names: set[str]) -> None:
+def test_profiles_start_the_services_they_need(profile: str, names: set[str]) -> None:
     started = {name for name, service in SERVICES.items() if profile in service["profiles"]}
     assert started == names
     if profile != "gpu-1":  # beside `gpu`
         assert {need for name in started for need in SERVICES[name].get("depends_on", {})} <= started
 
 
-def test_our_commands_are_those_that_the_main_job_runs() -> None:
+def test_commands_are_those_that_the_main_job_test_runs() -> None:
     commands = {tuple(service["command"]) for service in OURS.values()}
     assert commands == {("python", "-m", module) for module in ("api", "worker", "migrations", "core.service.storage")}
     checks = {tuple(service["healthcheck"]["test"]) for name, service in OURS.items() if name not in JOBS}
@@ -53,12 +53,12 @@ def test_our_commands_are_those_that_the_main_job_runs() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_what_is_mounted_is_there(name: str) -> None:
+def test_mounted_files_exist(name: str) -> None:
     for volume in SERVICES[name].get("volumes", []):
         assert not volume.startswith("./") or (ROOT / volume.split(":")[0]).exists(), volume
 
 
-def test_each_gpu_has_a_worker_of_its_own() -> None:
+def test_each_gpu_has_its_own_worker() -> None:
     first, second = (dict(OURS[name]["environment"]) for name in ("worker-gpu", "worker-gpu-1"))
     assert (first.pop("CUDA_VISIBLE_DEVICES"), second.pop("CUDA_VISIBLE_DEVICES")) == ("0", "1")
     assert first == second
@@ -80,7 +80,7 @@ def test_images_are_pinned_to_patched_releases() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - JOBS))
-def test_what_keeps_running_is_watched_and_restarted(name: str) -> None:
+def test_long_running_services_have_health_checks_and_restart(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"]
     assert SERVICES[name]["restart"] == "unless-stopped"
     if "worker" in name:
@@ -88,7 +88,7 @@ def test_what_keeps_running_is_watched_and_restarted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_each_container_can_do_and_take_little(name: str) -> None:
+def test_containers_have_few_privileges_and_limits(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -99,7 +99,7 @@ def test_each_container_can_do_and_take_little(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_our_containers_write_large_files_to_disk(name: str) -> None:
+def test_containers_write_large_files_to_disk(name: str) -> None:
     service = OURS[name]
     mounts = {volume.split(":")[1] for volume in service.get("volumes", [])}
     tmpfs = service.get("tmpfs", [])
@@ -117,13 +117,13 @@ def test_workers_on_one_machine_have_a_scratch_volume_each() -> None:
     assert len({volume for volume in scratch if volume.endswith(":/tmp")}) == 3
 
 
-def test_ports_are_published_on_this_machine_alone() -> None:
+def test_ports_are_published_only_on_localhost() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert all(port.startswith(("127.0.0.1:", "${PUBLISH_ADDRESS:-127.0.0.1}:")) for port in ports)
     assert "PUBLISH_ADDRESS=127.0.0.1\n" in (ROOT / "deploy/compose.env.example").read_text()
 
 
-def test_servers_are_in_a_network_without_a_way_out() -> None:
+def test_servers_are_in_a_network_without_internet_access() -> None:
     assert yaml.safe_load(COMPOSE)["networks"] == {"data": {"internal": True}}
     for name in ("postgres", "redis", "storage", *JOBS):
         assert SERVICES[name]["networks"] == ["data"]
@@ -132,13 +132,13 @@ def test_servers_are_in_a_network_without_a_way_out() -> None:
         assert SERVICES[name]["networks"] == ["default"]
 
 
-def test_the_store_shows_its_network_nothing_without_a_password() -> None:
+def test_store_requires_a_password_in_its_network() -> None:
     command = SERVICES["storage"]["command"]
     assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.ip.bind=0.0.0.0"} <= set(command)
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_an_image_is_made_of_what_is_there(path: Path) -> None:
+def test_dockerfiles_copy_existing_files(path: Path) -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     sources = [part for line in re.findall(r"^COPY (.+) \S+$", path.read_text(), re.MULTILINE) for part in line.split()]
     assert sources
@@ -156,7 +156,7 @@ def test_no_secret_has_a_default() -> None:
     assert {name for name, _ in values} <= set(re.findall(r"^(\w+)=", example, re.MULTILINE))
 
 
-def test_the_script_makes_every_secret() -> None:
+def test_script_generates_every_secret() -> None:
     command = ["sh", ROOT / "deploy/new-env.sh"]
     made, again = (
         dict(re.findall(r"^(\w+)=(.*)$", subprocess.check_output(command, text=True), re.MULTILINE)) for _ in range(2)

@@ -80,12 +80,12 @@ SERVICE_PODS = {key: pod for key, pod in PODS.items() if key[0] in SERVER}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_it_is_what_kubernetes_takes(variant: str) -> None:
+def test_manifests_match_kubernetes_schemas(variant: str) -> None:
     for document in VARIANTS[variant]:
         kubernetes_validate.validate(document, "1.34", strict=True)
 
 
-def test_the_schemas_would_tell() -> None:
+def test_schemas_reject_a_wrong_manifest() -> None:
     (job,) = [one for one in VARIANTS["base"] if one["kind"] == "Job"]
     broken = merged(job, {"spec": {"template": {"spec": {"containres": []}}}})
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -93,7 +93,7 @@ def test_the_schemas_would_tell() -> None:
 
 
 @pytest.mark.parametrize("pod", PODS.values(), ids=map(" ".join, PODS))
-def test_a_pod_can_do_little(pod: dict[str, Any]) -> None:
+def test_pods_have_few_privileges(pod: dict[str, Any]) -> None:
     spec = pod["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["automountServiceAccountToken"] is False
@@ -110,7 +110,7 @@ def test_a_pod_can_do_little(pod: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("variant", SERVER)
-def test_what_keeps_running_is_watched_and_may_be_moved(variant: str) -> None:
+def test_long_running_pods_have_probes_and_can_be_moved(variant: str) -> None:
     kept = {one["metadata"]["name"] for one in VARIANTS[variant] if one["kind"] == "Deployment"}
     assert kept == {"difffit-api", "difffit-worker"}
     assert kept == {one["metadata"]["name"] for one in VARIANTS[variant] if one["kind"] == "PodDisruptionBudget"}
@@ -121,7 +121,7 @@ def test_what_keeps_running_is_watched_and_may_be_moved(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_nobody_connects_to_a_pod_but_by_its_ports(variant: str) -> None:
+def test_pods_accept_connections_only_on_their_ports(variant: str) -> None:
     """Expects a network policy for each pod that selects it by name."""
     open_ports = {
         one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/name"]: {
@@ -137,7 +137,7 @@ def test_nobody_connects_to_a_pod_but_by_its_ports(variant: str) -> None:
 
 
 @pytest.mark.parametrize(("variant", "name"), PODS)
-def test_a_pod_reaches_what_its_settings_name_and_no_other_ports(variant: str, name: str) -> None:
+def test_pods_reach_only_the_ports_in_their_settings(variant: str, name: str) -> None:
     (policy,) = (
         one["spec"] for one in VARIANTS[variant] if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == name
     )
@@ -159,7 +159,7 @@ def test_a_pod_reaches_what_its_settings_name_and_no_other_ports(variant: str, n
             assert sum(ipaddress.ip_address(address) in network for network in networks) in {0, 2}, address
 
 
-def test_the_examples_ports_are_those_that_the_policies_open() -> None:
+def test_policies_open_the_examples_ports() -> None:
     example = (BASE / "secret.example.env").read_text()
     config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
     assert set(re.findall(r"@\w+:(\d+)/", example)) == {"5432", "6379"}
@@ -171,7 +171,7 @@ def test_the_examples_secrets_are_placeholders() -> None:
     assert all("replace-me" in value for value in example.values())
 
 
-def test_the_api_s_scratch_takes_the_uploads_that_it_spools() -> None:
+def test_api_scratch_volume_fits_its_spooled_uploads() -> None:
     for variant in SERVER:
         (scratch,) = PODS[variant, "difffit-api"]["spec"]["volumes"]
         (container,) = PODS[variant, "difffit-api"]["spec"]["containers"]
@@ -180,20 +180,20 @@ def test_the_api_s_scratch_takes_the_uploads_that_it_spools() -> None:
         assert int(container["resources"]["limits"]["ephemeral-storage"].removesuffix("Gi")) * 2**30 > size
 
 
-def test_a_worker_s_scratch_takes_the_kernels_that_it_compiles() -> None:
+def test_worker_scratch_volume_fits_its_compiled_kernels() -> None:
     for variant in SERVER:
         volumes = {volume["name"]: volume for volume in PODS[variant, "difffit-worker"]["spec"]["volumes"]}
         assert int(volumes["scratch"]["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30 >= 2 * KERNEL_BYTES
 
 
 @pytest.mark.parametrize("name", ["DIFFFIT_ADMIN_KEY", "DIFFFIT_URL_SECRET"])
-def test_the_api_refuses_the_example_s_secrets(name: str) -> None:
+def test_api_rejects_the_examples_secrets(name: str) -> None:
     (value,) = re.findall(rf"^{name}=(.*)$", (BASE / "secret.example.env").read_text(), re.MULTILINE)
     with pytest.raises(ValueError, match="at least 32 characters"):
         Settings(**{name.removeprefix("DIFFFIT_").lower(): value})
 
 
-def test_each_manifest_with_a_proxy_in_front_names_those_that_it_trusts() -> None:
+def test_manifests_behind_a_proxy_name_trusted_proxies() -> None:
     config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
     assert "DIFFFIT_TRUSTED_PROXIES" in config
     for name in ("api", "api-embedded"):
@@ -215,7 +215,7 @@ def test_a_fine_tune_over_several_gpus_has_a_process_for_each() -> None:
 
 
 @pytest.mark.parametrize("pod", SERVICE_PODS.values(), ids=map(" ".join, SERVICE_PODS))
-def test_it_starts_what_compose_starts_and_sets_what_there_is_to_set(pod: dict[str, Any]) -> None:
+def test_pods_run_composes_commands_with_existing_settings(pod: dict[str, Any]) -> None:
     (container,) = pod["spec"]["containers"]
     assert container["command"] in [service["command"] for service in OURS.values()]
     config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
@@ -246,7 +246,7 @@ def test_selectors_find_their_pods(variant: str) -> None:
             assert wanted is None or wanted in labels.values()
 
 
-def test_patches_change_what_is_there() -> None:
+def test_patches_refer_to_existing_objects() -> None:
     names = {(one["kind"], one["metadata"]["name"]) for one in VARIANTS["base"]}
     for patch in kustomization(GPU)["patches"]:
         document = yaml.safe_load((GPU / patch["path"]).read_text())
@@ -264,7 +264,7 @@ def test_ports_are_those_that_the_services_listen_on() -> None:
     assert str(worker["ports"][0]["containerPort"]) == config["DIFFFIT_METRICS_PORT"]
 
 
-def test_keda_s_objects_name_what_is_there() -> None:
+def test_keda_objects_refer_to_existing_objects() -> None:
     authentication, scaled = documents(KEDA)
     assert (authentication["kind"], scaled["kind"]) == ("TriggerAuthentication", "ScaledObject")
     assert {one["apiVersion"] for one in (authentication, scaled)} == {"keda.sh/v1alpha1"}
@@ -277,7 +277,7 @@ def test_keda_s_objects_name_what_is_there() -> None:
     assert re.search(rf"^{secret['key']}=", (BASE / "secret.example.env").read_text(), re.MULTILINE)
 
 
-def test_keda_s_queries_count_every_tenant_s_work(postgres_server: services.Postgres) -> None:
+def test_keda_queries_count_the_jobs_of_all_tenants(postgres_server: services.Postgres) -> None:
     """Connects as the workers' role. Only the connection options of the example make all tenants visible."""
     name = "keda"
     url = postgres_server.create(name)

@@ -39,7 +39,7 @@ WHOLE = pins("requirements.lock")
         ("deploy/docker/api.lock", asked("dashboard", "docs", "servers", "traces")),
     ],
 )
-def test_a_lock_satisfies_what_is_asked_for(lock: str, requirements: list[str]) -> None:
+def test_lock_satisfies_the_requirements(lock: str, requirements: list[str]) -> None:
     locked = pins(lock)
     for requirement in map(Requirement, [*requirements, "setuptools>=80"]):
         if requirement.name != "torch":
@@ -47,7 +47,7 @@ def test_a_lock_satisfies_what_is_asked_for(lock: str, requirements: list[str]) 
 
 
 @pytest.mark.parametrize("lock", ["deploy/docker/api.lock", "deploy/docker/worker.lock"])
-def test_an_images_lock_is_a_part_of_the_whole(lock: str) -> None:
+def test_image_lock_is_a_subset_of_the_full_lock(lock: str) -> None:
     assert pins(lock).items() <= WHOLE.items()
 
 

@@ -35,7 +35,7 @@ SCRAPED = {"up": {"job", "instance"}}
 """Series that Prometheus adds by itself, with their labels."""
 
 
-def test_every_expression_asks_for_what_is_there(database: Database, gpu: Gpu) -> None:  # noqa: F811
+def test_every_expression_uses_existing_metrics(database: Database, gpu: Gpu) -> None:  # noqa: F811
     scope, domain = tenant_with_domain(database)
     with database.session() as session:
         add(session, scope, domain, "failed")
@@ -49,7 +49,7 @@ def test_every_expression_asks_for_what_is_there(database: Database, gpu: Gpu) -
             assert any(label in labels for labels in known.values()), expression
 
 
-def test_each_alert_tells_what_to_do() -> None:
+def test_each_alert_has_a_runbook() -> None:
     for alert in ALERTS:
         assert alert["labels"]["severity"] in ("page", "ticket")
         assert {"summary", "runbook"} <= set(alert["annotations"])
@@ -57,7 +57,7 @@ def test_each_alert_tells_what_to_do() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_each_panel_can_be_drawn() -> None:
+def test_each_panel_has_a_place_and_legends() -> None:
     places = set()
     for panel in PANELS:
         assert panel["type"] == "timeseries"
@@ -105,7 +105,7 @@ def test_queues_are_counted_from_the_rows(database: Database) -> None:
     assert found["difffit_jobs_waiting", "finetune", None] == 0
 
 
-def test_a_fine_tune_tells_since_when_it_keeps_nothing(database: Database) -> None:
+def test_metric_shows_the_time_since_the_last_checkpoint(database: Database) -> None:
     assert unkept(database) == 0
     scope, domain = tenant_with_domain(database)
     with database.session() as session:
@@ -125,7 +125,7 @@ def unkept(database: Database) -> float:
     return value
 
 
-def test_a_store_that_does_not_answer_is_counted(tmp_path: Path) -> None:
+def test_unavailable_store_is_counted(tmp_path: Path) -> None:
     counted = objects.ERRORS.labels("storage_unavailable")
     before = counted._value.get()
     (tmp_path / "file").write_bytes(b"")

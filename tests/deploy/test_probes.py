@@ -61,29 +61,29 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 
 
 @pytest.mark.parametrize("probe", HTTP.values(), ids=map(" ".join, HTTP))
-def test_a_path_that_is_probed_answers(service: dict[str, Any], probe: dict[str, Any]) -> None:
+def test_probed_paths_respond(service: dict[str, Any], probe: dict[str, Any]) -> None:
     assert probe["port"] == "http"
     assert httpx.get(f"{service['8000']}{probe['path']}").status_code == 200
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=map(" ".join, COMMANDS))
-def test_a_command_that_is_probed_succeeds(service: dict[str, Any], command: list[str]) -> None:
+def test_probed_commands_succeed(service: dict[str, Any], command: list[str]) -> None:
     assert command[0] == "python"
     here = [word.replace("http://127.0.0.1:8000", service["8000"]) for word in command[1:]]
     subprocess.run([sys.executable, *here], env={**os.environ, **service["environment"]}, check=True)
 
 
 @pytest.mark.parametrize(("port", "path"), SCRAPES.values(), ids=map(" ".join, SCRAPES))
-def test_a_path_that_is_scraped_has_metrics(service: dict[str, Any], port: str, path: str) -> None:
+def test_scraped_paths_have_metrics(service: dict[str, Any], port: str, path: str) -> None:
     own = "difffit_http_requests" if port == API_METRICS_PORT else "difffit_engine_steps"
     assert f"\n{own}" in httpx.get(f"{service[port]}{path}").raise_for_status().text
 
 
-def test_strangers_read_no_metrics(service: dict[str, Any]) -> None:
+def test_metrics_need_a_key(service: dict[str, Any]) -> None:
     assert httpx.get(f"{service['8000']}/metrics").status_code == 401
 
 
-def test_everything_that_keeps_running_is_probed() -> None:
+def test_all_long_running_containers_are_probed() -> None:
     assert {pod for _, _, pod, _ in HTTP} == {"difffit-api"}
     assert {probe[2] for probe in COMMANDS if probe[0] == "Kubernetes"} == {"difffit-worker"}
     assert {probe[2] for probe in SCRAPES if probe[0] == "Kubernetes"} == {"difffit-api", "difffit-worker"}

@@ -66,7 +66,7 @@ def test_a_killed_process_restarts_alone(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count("restarts in 1 s") == 2
 
 
-def test_it_shows_the_first_administrators_key_and_stops_with_its_terminal(tmp_path: Path) -> None:
+def test_serve_shows_the_first_admin_key_and_stops_with_its_terminal(tmp_path: Path) -> None:
     port = services.free_port()
     own = {"DIFFFIT_DATA_DIR": str(tmp_path / "data"), "DIFFFIT_PORT": str(port)}
     terminal, end = pty.openpty()
@@ -125,7 +125,7 @@ def test_a_process_that_does_not_stop_in_its_grace_is_killed_with_those_it_start
     until(lambda: not psutil.pid_exists(other) or psutil.Process(other).status() == psutil.STATUS_ZOMBIE)
 
 
-def test_a_second_signal_kills_at_once(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_signal_kills_immediately(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module.write_text("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint()\nsignal.pause()\n")
 
     def show(module: str, *lines: bytes) -> None:
@@ -137,7 +137,7 @@ def test_a_second_signal_kills_at_once(module: Path, monkeypatch: pytest.MonkeyP
     asyncio.run(asyncio.wait_for(serve.serve(), serve.STOP_SECONDS / 2))
 
 
-def test_output_that_nobody_reads_any_more_is_dropped() -> None:
+def test_output_without_a_reader_is_dropped() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-c", "import serve; serve.show('api', b'line')"]

@@ -9,7 +9,7 @@ SHORT = {name: scenario.service for name, scenario in SCENARIOS.items() if scena
 
 
 @pytest.mark.parametrize("service", sorted(set(SHORT.values())))
-def test_what_must_hold(service: Service, postgres_server: services.Postgres) -> None:
+def test_guarantees_hold_under_faults(service: Service, postgres_server: services.Postgres) -> None:
     names = [name for name in SHORT if SHORT[name] == service]
     outcomes = dict(run(names, postgres_server, quick=True))
     assert set(outcomes) == set(names)

@@ -25,7 +25,7 @@ from tests.upgrade.release import Release, differing
 SOON = {"DIFFFIT_LEASE_SECONDS": "4", "DIFFFIT_HEARTBEAT_SECONDS": "1", "DIFFFIT_REAPER_SECONDS": "1"}
 
 
-def test_an_upgraded_service_goes_on_where_the_release_stopped(release: Release, tmp_path: Path) -> None:
+def test_upgraded_service_continues_where_the_release_stopped(release: Release, tmp_path: Path) -> None:
     facts = release.facts
     environment = release.environment | SOON | {"DIFFFIT_WEBHOOKS_ALLOW_PRIVATE": "true"}
     subprocess.run([sys.executable, "-m", "migrations"], env={**os.environ, **environment}, check=True)
@@ -123,7 +123,7 @@ def check_finetune(caller: Caller, facts: dict[str, Any], start: int = 50, *, is
     [("missing", 0), ("damaged", 0), ("missing behind another", 50)],
 )
 @pytest.mark.parametrize("release", ["sqlite"], indirect=True)
-def test_a_fine_tune_whose_checkpoint_is_lost_goes_on_from_the_last_readable_one(
+def test_finetune_with_a_lost_checkpoint_continues_from_the_last_readable_one(
     release: Release, tmp_path: Path, lost: str, restarted: int
 ) -> None:
     facts, environment = release.facts, release.environment | SOON
@@ -144,7 +144,7 @@ def test_a_fine_tune_whose_checkpoint_is_lost_goes_on_from_the_last_readable_one
         check_finetune(Caller(http, facts["key"]), facts, start=restarted, is_told=True)
 
 
-def test_a_local_run_of_the_release_goes_on(release_files: Path, facts: dict[str, Any], tmp_path: Path) -> None:
+def test_local_run_of_the_release_continues(release_files: Path, facts: dict[str, Any], tmp_path: Path) -> None:
     output = tmp_path / "local.safetensors"
     (release_files / "local.checkpoint").rename(output.with_suffix(".checkpoint"))
     command = [sys.executable, "-m", "difffit", "train", str(release_files / "images.zip"), "--json"]

@@ -12,7 +12,7 @@ from tests.test_main_job import upload
 from tests.worker.test_lost_worker import prepare, start, wait
 
 
-def test_a_deleted_domain_leaves_nothing(tmp_path: Path) -> None:
+def test_deleted_domain_leaves_no_rows_objects_or_adapters(tmp_path: Path) -> None:
     environment = {"DIFFFIT_DATA_DIR": str(tmp_path / "data"), "DIFFFIT_REAPER_SECONDS": "1"}
     with api(environment, tmp_path) as url, worker(environment, tmp_path):
         wait_for_worker(url)

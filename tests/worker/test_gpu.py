@@ -17,7 +17,7 @@ CASES = [("cpu", 32, 8), ("cpu", 4, 4), ("cpu", None, 8), ("cuda", 32, 32), ("mp
 
 
 @pytest.mark.parametrize(("device", "configured", "rows"), CASES)
-def test_step_on_a_cpu_has_no_more_rows_than_gain_something(device: str, configured: int | None, rows: int) -> None:
+def test_rows_of_a_cpu_step_are_limited_to_what_helps(device: str, configured: int | None, rows: int) -> None:
     assert step_rows(torch.device(device), configured) == rows
 
 
@@ -46,7 +46,7 @@ def test_step_has_no_more_rows_than_the_table_has_slots(configured: int | None, 
         (2, "datasets,finetune,generate", 128, 2),
     ],
 )
-def test_generations_at_work_follow_the_batch_unless_threads_are_set(
+def test_concurrent_generations_follow_the_batch_unless_threads_are_set(
     threads: int | None, queues: str, rows: int, places: int
 ) -> None:
     context = Context(settings(worker_threads=threads, worker_queues=queues), Sent())
@@ -56,7 +56,7 @@ def test_generations_at_work_follow_the_batch_unless_threads_are_set(
 
 
 @pytest.mark.parametrize("jobs", [1, 16, 17, 128, 1000])
-def test_progress_takes_no_more_writes_of_many_jobs_than_of_few(jobs: int) -> None:
+def test_progress_writes_do_not_grow_with_the_number_of_jobs(jobs: int) -> None:
     assert jobs / _progress_seconds(jobs) <= 16 / _progress_seconds(16)
     assert _progress_seconds(jobs) >= 0.5
 

@@ -16,7 +16,7 @@ STEPS = 60
 """Ten more than lie between two checkpoints."""
 
 
-def test_a_killed_and_a_stopped_worker(tmp_path: Path) -> None:
+def test_jobs_of_killed_and_stopped_workers_continue(tmp_path: Path) -> None:
     environment = {
         "DIFFFIT_DATA_DIR": str(tmp_path / "data"),
         "DIFFFIT_LEASE_SECONDS": "4",

@@ -42,7 +42,7 @@ def test_the_tightest_limit_counts(
     assert free_on_host(machine(tmp_path, 8 * GIB, group, limits)) == free
 
 
-def test_training_gets_a_fraction_of_this_machine_or_what_is_set() -> None:
+def test_training_memory_is_a_fraction_of_the_machine_or_the_setting() -> None:
     cpu = torch.device("cpu")
     assert training_memory(cpu, 12345) == 12345
     assert 0 < training_memory(cpu, None) < TRAINING_FRACTION * torch.iinfo(torch.int64).max

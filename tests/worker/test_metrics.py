@@ -29,7 +29,7 @@ def gpu(settings: Settings) -> Iterator[Gpu]:
     gpu.stop()
 
 
-def test_what_the_engine_did_can_be_scraped(settings: Settings, gpu: Gpu) -> None:
+def test_engine_metrics_can_be_scraped(settings: Settings, gpu: Gpu) -> None:
     server, thread = metrics.serve(settings, gpu.engine)
     try:
         before = samples(settings)

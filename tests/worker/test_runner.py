@@ -82,7 +82,7 @@ def test_one_wake_up_is_enough_for_all_rows_of_a_queue(context: Context, runner:
     assert set(Scripted.runs.values()) == {1}
 
 
-def test_full_queues_of_one_tenant_keep_nobody_waiting(context: Context, runner: Runner) -> None:
+def test_full_queues_of_one_tenant_do_not_delay_others(context: Context, runner: Runner) -> None:
     """All that the loud tenant has never ends; the quiet one's work starts at once, in each queue."""
     loud, release = [*generations(context, "loud", 20), *datasets(context, "loud", 20)], threading.Event()
     slow = {owner(context, Generation, loud[0]), owner(context, Dataset, loud[-1])}
@@ -98,7 +98,7 @@ def test_full_queues_of_one_tenant_keep_nobody_waiting(context: Context, runner:
     stop(context, runner)
 
 
-def test_store_that_refuses_is_not_asked_in_a_hot_loop(context: Context, runner: Runner) -> None:
+def test_unavailable_store_is_not_retried_in_a_hot_loop(context: Context, runner: Runner) -> None:
     [id] = generations(context, "tenant", 1)
     with context.database.session() as session:
         session.get_one(Generation, id).requeues = 8  # so that its delay is longer than any test
@@ -138,7 +138,7 @@ def test_result_waits_for_the_database(context: Context, runner: Runner, monkeyp
 
 
 @pytest.mark.parametrize("refused", ["publish", "_load"])
-def test_result_that_a_database_refuses_for_good_ends_with_a_code(
+def test_result_that_the_database_always_rejects_fails_with_a_code(
     context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
     """The database answers everything else, as one whose disk is full does."""
@@ -158,7 +158,7 @@ def test_result_that_a_database_refuses_for_good_ends_with_a_code(
     assert (status(context, Generation, id), row(context, Generation, id).error_code) == ("failed", "result_refused")
 
 
-def test_result_outlasts_a_database_that_is_away_for_longer_than_it_may_refuse(
+def test_result_survives_a_long_database_outage(
     context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [id] = generations(context, "tenant", 1)
@@ -200,9 +200,7 @@ def test_idle_worker_takes_suspects_one_after_the_other(context: Context, runner
     assert most == [1] * 6
 
 
-def test_images_that_were_drawn_outlast_a_store_that_is_away_for_seconds(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_images_survive_a_short_storage_outage(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.context._STORE_PAUSES", (0.01, 0.01))
     tries = list[str]()
 
@@ -280,7 +278,7 @@ def refuse() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("a defect"), CoreError("stopped")])
-def test_callback_that_raises_costs_no_other_row_its_lease(context: Context, error: Exception) -> None:
+def test_failing_callback_does_not_cost_other_jobs_their_lease(context: Context, error: Exception) -> None:
     for tenant in ("one", "two"):
         generations(context, tenant, 1)
     keeper = LeaseKeeper(context.database, lease_seconds=60, heartbeat_seconds=0.01)
@@ -338,9 +336,7 @@ def test_worker_whose_device_is_lost_ends_and_reports_why(context: Context, monk
     context.close()
 
 
-def test_worker_with_a_gpu_needs_room_for_the_kernels_that_it_compiles(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_with_a_gpu_needs_disk_space_for_kernels(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """The double is the device's name: this machine has no GPU."""
     context.gpu.device = torch.device("cuda")
     monkeypatch.setattr("worker.context.KERNEL_BYTES", 2**60)
@@ -349,9 +345,7 @@ def test_worker_with_a_gpu_needs_room_for_the_kernels_that_it_compiles(
     context.stop()
 
 
-def test_device_that_does_not_answer_is_reported_until_it_does(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unresponsive_device_is_reported_until_it_responds(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     context.start()
     answers = threading.Event()
     context.settings.device_seconds = 0.01
@@ -389,7 +383,7 @@ def test_nothing_is_reaped_within_a_lease_of_an_outage(
     assert (status(context, Generation, id), row(context, Generation, id).crashes) == ("queued", 1)
 
 
-def test_device_that_never_answers_again_ends_its_worker(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_exits_when_its_device_never_responds_again(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     ended, answers = threading.Event(), threading.Event()
     context.end_process = ended.set
     context.start()
@@ -406,7 +400,7 @@ def test_device_that_never_answers_again_ends_its_worker(context: Context, monke
     context.close()
 
 
-def test_problem_of_a_worker_that_ends_is_not_taken_back(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problem_of_an_exiting_worker_stays_reported(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its device answered just before it died: whoever looks last must not call it healthy."""
     context.start()
     monkeypatch.setattr(context.gpu.engine, "check", lambda _: context.die("lost"))
@@ -417,7 +411,7 @@ def test_problem_of_a_worker_that_ends_is_not_taken_back(context: Context, monke
     assert not reported(context).healthy, "the report is written before the process may end"
 
 
-def test_drawing_outlasts_a_database_that_is_away_meanwhile(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generation_survives_a_database_outage(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its progress is not told meanwhile, and its images are drawn once."""
     monkeypatch.setattr("worker.tasks.generate._PROGRESS_SECONDS", 0.001)
     tries = Counter[str]()

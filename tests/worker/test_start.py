@@ -15,7 +15,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_reason_is_one_sentence(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_startup_failure_is_reported_in_one_sentence(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings, sentence = CASES[case]
     monkeypatch.setenv("DIFFFIT_DATA_DIR", str(tmp_path))
     for name, value in settings.items():

@@ -67,7 +67,7 @@ def test_an_event_arrives_signed_by_every_secret_in_force(context: Context, rece
     assert (event["data"]["status"], headers["content-type"]) == ("cancelled", "application/json")
 
 
-def test_no_session_is_held_while_an_answer_is_waited_for(context: Context, receiver: Receiver) -> None:
+def test_no_session_is_held_while_waiting_for_a_response(context: Context, receiver: Receiver) -> None:
     held = []
 
     def look(request: BaseHTTPRequestHandler) -> None:
@@ -80,7 +80,7 @@ def test_no_session_is_held_while_an_answer_is_waited_for(context: Context, rece
     assert held == [0]
 
 
-def test_an_event_keeps_its_id_until_it_is_taken(context: Context, receiver: Receiver) -> None:
+def test_event_keeps_its_id_until_it_is_delivered(context: Context, receiver: Receiver) -> None:
     receiver.answer = status(503)
     listening(context, receiver, tested=True)
     webhooks = Webhooks(context)
@@ -100,7 +100,7 @@ def test_an_event_keeps_its_id_until_it_is_taken(context: Context, receiver: Rec
         assert (row.status, [one["response_status"] for one in row.attempts]) == ("succeeded", [503, 200])
 
 
-def test_its_thread_finds_what_is_due(context: Context, receiver: Receiver) -> None:
+def test_thread_sends_due_deliveries(context: Context, receiver: Receiver) -> None:
     webhooks = Webhooks(context)
     webhooks.start()
     arrived = receiver.done
@@ -112,20 +112,20 @@ def test_its_thread_finds_what_is_due(context: Context, receiver: Receiver) -> N
     webhooks._pool.shutdown()  # what has arrived is settled too, before its connection is closed
 
 
-def test_a_private_address_is_an_outcome_and_not_an_error(receiver: Receiver) -> None:
+def test_private_address_fails_the_attempt_and_not_the_worker(receiver: Receiver) -> None:
     assert send(attempt(f"https://127.0.0.1:{receiver.port}/"), allow_private=False).code == "webhook_url_refused"
     assert send(attempt(f"https://localhost:{receiver.port}/"), allow_private=False).code == "address_refused"
     assert receiver.received == []
 
 
-def test_the_database_s_clock_is_signed(receiver: Receiver) -> None:
+def test_signature_uses_the_databases_time(receiver: Receiver) -> None:
     sent = attempt(receiver.url)
     assert send(sent, allow_private=True).succeeded
     [(headers, _)] = receiver.received
     assert headers["webhook-timestamp"] == "978307200", "whatever the host's clock says"
 
 
-def test_stuck_lookups_of_one_tenant_hold_nobody_else_up(
+def test_stuck_lookups_of_one_tenant_do_not_delay_others(
     context: Context, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first look behind its commit takes another tenant's delivery, and workers look twice a second: it goes out
@@ -176,7 +176,7 @@ def test_stuck_lookups_of_one_tenant_hold_nobody_else_up(
         webhooks._pool.shutdown()
 
 
-def test_nothing_is_counted_while_our_own_network_is_away(context: Context, receiver: Receiver) -> None:
+def test_failures_do_not_count_while_our_own_network_is_down(context: Context, receiver: Receiver) -> None:
     webhooks = Webhooks(context)
     for tenant in ("one", "two", "three"):
         webhooks._reachability.note(tenant, "timed_out")

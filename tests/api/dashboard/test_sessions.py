@@ -29,7 +29,7 @@ def tenant(pages: Api) -> Client:
 
 
 @pytest.mark.parametrize("path", [*TENANT_PAGES, *ADMIN_PAGES])
-def test_a_stranger_is_sent_to_sign_in(browser: Browser, path: str) -> None:
+def test_visitor_without_a_session_is_redirected_to_sign_in(browser: Browser, path: str) -> None:
     answer = browser.get(f"/dashboard{path}")
     assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in")
 
@@ -63,7 +63,7 @@ def test_signing_in_is_recorded(browser: Browser, pages: Api, tenant: Client) ->
     assert entry["request_id"]
 
 
-def test_a_stolen_cookie_is_worth_nothing_after_signing_out(browser: Browser, tenant: Client) -> None:
+def test_cookie_is_useless_after_signing_out(browser: Browser, tenant: Client) -> None:
     browser.sign_in(key_of(tenant))
     stolen = dict(browser.http.cookies)
     browser.post("/dashboard/sign-out", {})
@@ -92,9 +92,7 @@ def test_a_form_from_another_site_is_refused(browser: Browser, tenant: Client) -
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://pages.test.evil.example"])
-def test_an_origin_elsewhere_is_refused_where_the_browser_sends_nothing_else(
-    browser: Browser, tenant: Client, origin: str
-) -> None:
+def test_foreign_origin_is_rejected_without_sec_fetch_site(browser: Browser, tenant: Client, origin: str) -> None:
     """Covers browsers that send no Sec-Fetch-Site header, as on plain http."""
     answer = browser.post("/dashboard/session", {"key": key_of(tenant)}, Origin=origin)
     assert answer.headers["location"] == "/dashboard/sign-in?problem=elsewhere"
@@ -142,7 +140,7 @@ def test_another_tenants_domain_is_not_found(browser: Browser, pages: Api, tenan
     assert (sent.status_code, sent.json()["code"]) == (404, "not_found")
 
 
-def test_a_revoked_key_sees_nothing_more(browser: Browser, pages: Api, tenant: Client) -> None:
+def test_session_of_a_revoked_key_shows_nothing(browser: Browser, pages: Api, tenant: Client) -> None:
     tenant.made("/v1/domains", {"name": "Drawings"})
     browser.sign_in(key_of(tenant))
     assert "Drawings" in browser.get("/dashboard/domains").text
@@ -152,7 +150,7 @@ def test_a_revoked_key_sees_nothing_more(browser: Browser, pages: Api, tenant: C
     assert "Sign in again" in page
 
 
-def test_a_session_that_nobody_uses_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = Sessions()
     session = Session("key", "name", is_admin=False, may_write=True)
     token = sessions.begin(session)
@@ -161,14 +159,14 @@ def test_a_session_that_nobody_uses_ends(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sessions.find(token) is None
 
 
-def test_the_api_answers_beside_the_pages(pages: Api) -> None:
+def test_api_responds_next_to_the_pages(pages: Api) -> None:
     for path in ("/nothing", "/v1/nothing"):
         answer = pages.client().get(path)
         assert answer.headers["content-type"] == "application/problem+json"
     assert pages.client().get("/").headers["location"] == "/dashboard/"
 
 
-def test_without_pages_nothing_of_them_is_loaded() -> None:
+def test_nicegui_is_not_imported_without_pages() -> None:
     code = (
         "import sys; from core.service.config import Settings; import api.app; assert 'nicegui' not in sys.modules;"
         "app = api.app.create_app(Settings(_env_file=None, dashboard=False, broker_url='memory://'));"

@@ -53,14 +53,14 @@ def test_a_folder_becomes_a_zip_of_the_same_files(browser: Browser, pages: Api, 
     assert (dataset["status"], {one["name"] for one in dataset["classes"]}) == ("ready", {"apple", "Birnen", "äöü"})
 
 
-def test_a_zip_passes_as_it_is(browser: Browser, pages: Api, domain: str) -> None:
+def test_single_zip_passes_unchanged(browser: Browser, pages: Api, domain: str) -> None:
     archive = images_zip()
     assert send(browser, domain, form({"Fruit.ZIP": archive})).status_code == 200
     with zipfile.ZipFile(io.BytesIO(archive)) as sent:
         assert stored(pages, domain) == {name: sent.read(name) for name in sent.namelist()}
 
 
-def test_a_zip_in_a_folder_is_a_file_of_it(browser: Browser, pages: Api, domain: str) -> None:
+def test_zip_in_a_folder_is_a_file_like_others(browser: Browser, pages: Api, domain: str) -> None:
     files = {"f/apple/1.png": png(1), "f/apple/2.png": png(2), "f/inner.zip": zip_of({"x": b"y"})}
     assert send(browser, domain, form(files)).status_code == 200
     assert set(stored(pages, domain)) == set(files)
@@ -71,7 +71,7 @@ def test_a_zip_in_a_folder_is_a_file_of_it(browser: Browser, pages: Api, domain:
     [({"a.zip": b"no zip"}, 422), ({"f/notes.txt": b"no images"}, 422), ({}, 422),
      ({"a.zip": images_zip(), "b.zip": images_zip()}, 400)],
 )  # fmt: skip
-def test_what_is_no_data_set_is_told(browser: Browser, domain: str, files: dict[str, bytes], status: int) -> None:
+def test_problem_of_the_upload_is_returned(browser: Browser, domain: str, files: dict[str, bytes], status: int) -> None:
     answer = send(browser, domain, form(files) or [("other", ("", b"", "text/plain"))])
     assert answer.status_code == status
     assert answer.json()["title"]
