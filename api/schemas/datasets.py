@@ -59,7 +59,7 @@ class JobError(BaseModel):
     """Reason for the failure."""
 
     code: str = Field(description="Stable error code.", examples=["crashed_worker"])
-    detail: str = Field(description="What happened and what to do.")
+    detail: str = Field(description="Explanation, and what to do next.")
 
 
 class DatasetOut(Output):

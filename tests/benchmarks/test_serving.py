@@ -18,7 +18,7 @@ ONCE = Repetitions(forward=1, engine=1, mixes=3)
 
 
 @pytest.mark.parametrize("name", catalogue.QUESTIONS)
-def test_measure(name: str) -> None:
+def test_each_question_measures_values_with_a_verdict(name: str) -> None:
     question = catalogue.QUESTIONS[name]
     if question.needs:
         pytest.importorskip(question.needs)
@@ -50,7 +50,7 @@ def test_what_a_package_is_missing_for_is_named(monkeypatch: pytest.MonkeyPatch)
     assert "peft is not installed" in found.note
 
 
-def test_verdicts() -> None:
+def test_verdicts_follow_the_limits() -> None:
     def verdict(value: float | None, limit: float | None, best: str = "highest") -> str:
         return Measure(name="", subject="", value=value, limit=limit, best=best).verdict  # type: ignore[arg-type]
 
@@ -102,13 +102,15 @@ def test_quick_is_marked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert written["measures"][0]["medians"] == {"a": 2.0}
 
 
-def test_curve(tmp_path: Path) -> None:
+def test_curve_is_written_as_an_image(tmp_path: Path) -> None:
     draw_curve(tmp_path / "curve.png", [(1, 2.0), (8, 12.5), (32, 30.0)], "small")
     with Image.open(tmp_path / "curve.png") as picture:
         assert len(picture.convert("RGB").getcolors(10_000) or []) > 2
 
 
-def test_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_its_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(command, "subject", lambda _, **options: subject())
     monkeypatch.setattr(command, "QUICK", ONCE)
     command.main(["--quick", "--on", "mini", "--only", "throughput", "--json", str(tmp_path / "found.json")])

@@ -14,26 +14,26 @@ class _Event(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     id: int
-    """Counts up; a stream can be resumed behind it."""
+    """Increases with each event; a stream can be resumed after it."""
 
 
 class Status(_Event):
     status: str
     adapter_id: str | None = None
-    """The new version, once it succeeded."""
+    """The new version, after success."""
     encoded_images: int | None = None
 
 
 class Progress(_Event, MetricPoint):
-    """Means since the progress before."""
+    """Means since the previous progress event."""
 
 
 class Sample(_Event):
-    """A drawing of the adapter so far."""
+    """An image generated with the adapter so far."""
 
     step: int
     url: str
-    """Signed and expiring; `finetunes.sample` takes the event's id instead."""
+    """Signed URL that expires; `finetunes.sample` takes the event's id instead."""
 
 
 class Failure(_Event):

@@ -231,7 +231,7 @@ class JobError(BaseModel):
     code: str
     """Stable error code."""
     detail: str
-    """What happened and what to do."""
+    """Explanation, and what to do next."""
 
 
 class KeyIssued(BaseModel):

@@ -17,7 +17,7 @@ def refused(files: dict[str, bytes]) -> dict[str, str]:
     return {one.file: one.code for one in validate(zipped(GOOD | files), LIMITS).rejected}
 
 
-def test_a_good_zip() -> None:
+def test_valid_zip_is_accepted() -> None:
     report = validate(zipped(GOOD), LIMITS)
     assert report.classes_json() == [{"id": 0, "name": "cat", "images": 2}, {"id": 1, "name": "dog", "images": 1}]
     assert report.rejected == []
@@ -46,7 +46,7 @@ def test_class_ids_follow_the_normalized_names() -> None:
     assert report.classes_json()[1]["images"] == 2
 
 
-def test_what_operating_systems_leave_is_ignored() -> None:
+def test_files_of_operating_systems_are_ignored() -> None:
     litter = ("__MACOSX/cat/._1.png", "cat/.DS_Store", ".hidden/1.png", "cat/Thumbs.db", "dog/desktop.ini")
     assert refused(dict.fromkeys(litter, b"x")) == {}
 
@@ -66,7 +66,7 @@ def test_what_operating_systems_leave_is_ignored() -> None:
         ("cat/heavy.png", b"\x89PNG" + bytes(2**20), "too_large"),
     ],
 )
-def test_files_that_are_refused(name: str, data: bytes, code: str) -> None:
+def test_unusable_files_are_rejected_with_their_codes(name: str, data: bytes, code: str) -> None:
     assert refused({name: data}) == {name: code}
 
 
@@ -107,14 +107,14 @@ def test_accepted_and_rejected_are_all_that_was_sent() -> None:
         ({f"cat/{i}.png": b"" for i in range(51)}, "too_many_files"),
     ],
 )
-def test_zips_that_fail_at_once(files: dict[str, bytes], code: str) -> None:
+def test_unusable_zips_fail_immediately(files: dict[str, bytes], code: str) -> None:
     with pytest.raises(ArchiveInvalid) as caught:
         inspect(zipped(files), LIMITS)
     assert (caught.value.code, caught.value.status) == (code, 422)
 
 
 @pytest.mark.parametrize("data", [b"", b"not a zip", zipped(GOOD).getvalue()[:-30]])
-def test_what_is_not_a_zip(data: bytes) -> None:
+def test_other_files_are_not_a_zip(data: bytes) -> None:
     with pytest.raises(ArchiveInvalid, match="not a zip") as caught:
         inspect(io.BytesIO(data), LIMITS)
     assert caught.value.code == "not_a_zip"
@@ -127,7 +127,7 @@ def test_one_usable_image_is_too_few_and_the_rest_is_named() -> None:
     assert [error["file"] for error in caught.value.errors] == ["cat/2.png"]
 
 
-def test_a_bomb_is_told_by_what_it_inflates_to() -> None:
+def test_zip_bomb_is_detected_by_its_inflated_size() -> None:
     limits = Limits(members=50, image_bytes=2**23, inflated_bytes=2**20, pixels=10**8, classes=5)
     with pytest.raises(ArchiveInvalid) as caught:
         validate(zipped(GOOD | {"cat/bomb.png": b"\x89PNG" + bytes(2**24)}), limits)

@@ -41,7 +41,7 @@ class Place:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_what_was_saved_comes_back(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_backup_is_restored_completely(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     first, second = (Place(kind, tmp_path / name, request).settings for name in ("first", "second"))
     if kind == "postgresql":
         from core.service.db.schema import upgrade
@@ -92,7 +92,7 @@ def test_a_damaged_backup_is_refused(tmp_path: Path) -> None:
         backup.restore(make_settings(tmp_path / "third"), tmp_path / "backup")
 
 
-def test_a_row_whose_object_is_gone_is_told(tmp_path: Path) -> None:
+def test_row_with_a_missing_object_is_reported(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "first")
     with running(settings) as api:
         load_base(api.services)

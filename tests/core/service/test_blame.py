@@ -122,7 +122,7 @@ def events(database: Database, id: str) -> list[FinetuneEvent]:
         return list(session.execute(found).scalars())
 
 
-def test_rows_lost_together_burn_nothing_and_become_suspects(database: Database) -> None:
+def test_rows_lost_together_count_no_crash_and_become_suspects(database: Database) -> None:
     scope, domain = tenant_with_domain(database)
     with database.session() as session:
         finetune = add_finetune(session, scope, domain)
@@ -137,7 +137,7 @@ def test_rows_lost_together_burn_nothing_and_become_suspects(database: Database)
         assert (found.suspect, found.crashes, found.failures, found.error_code) == (True, 0, 0, None)
 
 
-def test_row_that_was_ever_accompanied_burns_nothing(database: Database) -> None:
+def test_row_that_ever_had_company_counts_no_crash(database: Database) -> None:
     """Its neighbour has ended, but may have left what killed the worker."""
     first, second = generations(database, 2)
     claimed(database, Generation, lease=LOST)
@@ -157,7 +157,7 @@ def test_job_that_kills_its_worker_alone_ends_with_its_own_code(database: Databa
     assert (found.status, found.error_code, found.crashes) == ("failed", "crashed_worker", 3)
 
 
-def test_job_that_loses_the_device_alone_twice_is_set_aside(database: Database) -> None:
+def test_job_that_loses_the_device_alone_twice_fails(database: Database) -> None:
     [id] = generations(database, 1)
     first = settle(database, Generation, claimed(database, Generation), DeviceLost("illegal memory access"))
     second = settle(database, Generation, claimed(database, Generation, "wrk_2"), DeviceLost("illegal memory access"))
@@ -165,7 +165,7 @@ def test_job_that_loses_the_device_alone_twice_is_set_aside(database: Database) 
     assert row(database, Generation, id).error_code == "device_crashed"
 
 
-def test_lost_device_burns_nothing_of_what_ran_together(database: Database) -> None:
+def test_lost_device_counts_no_crash_for_concurrent_jobs(database: Database) -> None:
     ids = generations(database, 3)
     held = [claimed(database, Generation) for _ in ids]
     for one in held:
@@ -218,7 +218,7 @@ def test_one_suspect_drains_only_the_newest_worker(database: Database) -> None:
     assert claimed(database, Generation, "wrk_1").id != suspect
 
 
-def test_suspect_drains_a_worker_of_its_own_queue_whatever_newer_ones_serve(database: Database) -> None:
+def test_suspect_drains_a_worker_of_its_own_queue(database: Database) -> None:
     scope, domain = tenant_with_domain(database)
     generations(database, 2, "another")
     for worker, queues in {"wrk_1": ["finetune", "generate"], "wrk_2": ["generate"], "wrk_3": ["generate"]}.items():
@@ -235,7 +235,7 @@ def test_suspect_drains_a_worker_of_its_own_queue_whatever_newer_ones_serve(data
     assert claim(database, Finetune, "wrk_1", serves=[Finetune, Generation]) is not None
 
 
-def test_suspect_that_is_delayed_holds_nobody_up(database: Database) -> None:
+def test_delayed_suspect_blocks_no_other_job(database: Database) -> None:
     first, second = generations(database, 2)
     with database.session() as session:
         later = database_now(session) + datetime.timedelta(hours=1)
@@ -243,14 +243,14 @@ def test_suspect_that_is_delayed_holds_nobody_up(database: Database) -> None:
     assert claimed(database, Generation).id == second
 
 
-def test_those_that_never_crashed_alone_are_tried_first(database: Database) -> None:
+def test_suspects_without_a_lone_crash_run_first(database: Database) -> None:
     poison, innocent = generations(database, 2)
     change(database, Generation, poison, suspect=True, crashes=1)
     change(database, Generation, innocent, suspect=True)
     assert claimed(database, Generation).id == innocent
 
 
-def test_tenant_leaves_a_place_to_others_on_every_worker(database: Database) -> None:
+def test_tenant_leaves_a_slot_to_others_on_every_worker(database: Database) -> None:
     generations(database, 4, "loud")
     assert all(claim(database, Generation, most=2) for _ in range(2))
     assert claim(database, Generation, most=2) is None

@@ -15,7 +15,7 @@ from core.service.folder_broker import FolderChannel
 MESSAGES = 300
 
 
-def test_no_message_is_met_half_written(tmp_path: Path) -> None:
+def test_messages_are_never_read_half_written(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, data_dir=tmp_path)  # type: ignore[call-arg]
     dispatcher = CeleryDispatcher(make_celery(settings))
 
@@ -49,7 +49,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 @pytest.mark.parametrize("poison", POISON)
-def test_consumer_skips_a_message_that_is_none(settings: Settings, poison: str) -> None:
+def test_consumer_skips_malformed_messages(settings: Settings, poison: str) -> None:
     app, queue, found = make_celery(settings), "poisoned", list[str]()
     with app.connection_for_read() as connection:
         consumer = Consumer(connection, [Queue(queue, queue, queue)], accept=["json"])

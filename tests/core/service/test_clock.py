@@ -11,7 +11,7 @@ from core.service.db.session import Database
 
 
 @pytest.mark.parametrize("ahead", [86_400, -400])
-def test_a_clock_that_is_off_is_warned_of(
+def test_wrong_clock_logs_a_warning(
     database: Database, ahead: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     shifted = SimpleNamespace(now=lambda zone: datetime.datetime.now(zone) + datetime.timedelta(seconds=ahead))
@@ -22,7 +22,7 @@ def test_a_clock_that_is_off_is_warned_of(
     assert clock.OFFSET._value.get() == pytest.approx(ahead, abs=60)
 
 
-def test_a_right_clock_is_not_warned_of(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_right_clock_logs_nothing(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     with database.session() as session:
         assert abs(check_clock(session)) < clock.MOST_SECONDS
     assert "off from" not in caplog.text

@@ -42,7 +42,7 @@ def test_a_weak_secret_is_refused_and_not_repeated(name: str, monkeypatch: pytes
     get_settings.cache_clear()
 
 
-def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ADMIN_KEY", "URL_SECRET", "PUBLIC_URL", "MAX_UPLOAD_BYTES"):
         monkeypatch.setenv(f"DIFFFIT_{name}", "")
     found = settings()
@@ -74,6 +74,6 @@ def test_proxies_are_networks() -> None:
             settings(trusted_proxies=odd)
 
 
-def test_two_uploads_must_find_room() -> None:
+def test_spool_limit_must_fit_two_uploads() -> None:
     with pytest.raises(ValidationError, match="at least twice max_upload_bytes"):
         settings(max_upload_bytes="1000000000", max_spooled_bytes="2000000000")

@@ -112,7 +112,7 @@ def test_a_domain_leaves_a_receipt(database: Database, store: ObjectStore) -> No
     assert read(database, id).done_at == done.done_at
 
 
-def test_a_worker_that_is_silent_holds_nothing_up(database: Database, store: ObjectStore) -> None:
+def test_silent_worker_does_not_block_a_deletion(database: Database, store: ObjectStore) -> None:
     scope, domain = tenant_with_domain(database)
     worker_tells(database, "wrk_1", None)
     with database.session() as session:
@@ -124,7 +124,7 @@ def test_a_worker_that_is_silent_holds_nothing_up(database: Database, store: Obj
     assert read(database, id).done_at is not None
 
 
-def test_a_store_that_is_away_is_asked_again(database: Database, store: ObjectStore) -> None:
+def test_deletion_retries_an_unreachable_store(database: Database, store: ObjectStore) -> None:
     scope, domain = tenant_with_domain(database)
     store.put(f"{domains.folder(scope.tenant, domain)}x", b"x")
     with database.session() as session:
@@ -142,7 +142,7 @@ def test_a_store_that_is_away_is_asked_again(database: Database, store: ObjectSt
     assert (found.objects, found.done_at is not None) == (1, True)
 
 
-def test_a_tenant_leaves_a_receipt_and_another_is_unharmed(database: Database, store: ObjectStore) -> None:
+def test_tenant_deletion_leaves_a_receipt_and_other_tenants(database: Database, store: ObjectStore) -> None:
     scope, domain = tenant_with_domain(database, "one")
     other, theirs = tenant_with_domain(database, "two")
     for who, where in ((scope, domain), (other, theirs)):
@@ -169,7 +169,7 @@ def test_a_tenant_leaves_a_receipt_and_another_is_unharmed(database: Database, s
         assert [row.id for row in deletions.listing(session, SYSTEM, PageRequest(), scope.tenant).data] == [id]
 
 
-def test_answers_that_speak_of_it_are_forgotten(database: Database) -> None:
+def test_stored_responses_about_it_are_deleted(database: Database) -> None:
     scope, domain = tenant_with_domain(database)
     caller = Scope(scope.tenant, "key_1")
     bodies = {"a": {"id": domain}, "b": {"id": "gen_1", "domain_id": domain}, "c": {"id": "dom_other"}}
@@ -188,7 +188,7 @@ def test_answers_that_speak_of_it_are_forgotten(database: Database) -> None:
 
 
 @pytest.mark.parametrize("kind", ["domain", "tenant"])
-def test_very_many_rows_go_step_by_step(
+def test_very_many_rows_are_deleted_in_steps(
     database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(deletions, "_ROWS", 3)

@@ -38,7 +38,7 @@ def zip_with_gaps(order: int = 1) -> bytes:
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("gap", [0, 700, 2**23])
-def test_validation_leaves_the_digest_of_every_byte(monkeypatch: pytest.MonkeyPatch, order: int, gap: int) -> None:
+def test_validation_computes_the_digest_of_every_byte(monkeypatch: pytest.MonkeyPatch, order: int, gap: int) -> None:
     monkeypatch.setattr(digesting, "GAP_BYTES", gap)
     data = zip_with_gaps(order)
     file: Any = DigestingFile(io.BytesIO(data))

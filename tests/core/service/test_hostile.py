@@ -60,7 +60,7 @@ def test_an_index_is_refused_before_it_takes_the_memory() -> None:
     assert peak < len(index) + 2**23, "the file itself, and none of its entries"
 
 
-def test_files_that_share_their_bytes() -> None:
+def test_overlapping_files_are_rejected() -> None:
     data = zipped(GOOD).getvalue()
     second = data.rindex(b"PK\1\2")
     overlapping = data[: second + 42] + bytes(4) + data[second + 46 :]
@@ -69,7 +69,7 @@ def test_files_that_share_their_bytes() -> None:
     assert caught.value.code == "overlapping_files"
 
 
-def test_what_inflates_to_many_times_its_size_is_no_image() -> None:
+def test_file_that_inflates_too_much_is_rejected() -> None:
     limits = replace(LIMITS, image_bytes=2**26, inflated_bytes=2**40)
     bombs = {f"cat/{number}.png": b"\x89PNG" + bytes(2**26 - 4 - number) for number in range(5)}
     with pytest.raises(ArchiveInvalid) as caught:
@@ -78,13 +78,13 @@ def test_what_inflates_to_many_times_its_size_is_no_image() -> None:
     assert f"{2**28:,}" in caught.value.detail
 
 
-def test_a_zip_that_says_that_it_is_too_large_is_believed() -> None:
+def test_zip_with_a_too_large_declared_size_is_rejected() -> None:
     with pytest.raises(ArchiveInvalid) as caught:
         inspect(zipped(GOOD | {"cat/9.png": bytes(LIMITS.inflated_bytes)}), LIMITS)
     assert caught.value.code == "inflates_too_large"
 
 
-def test_large_photos_are_taken_where_they_can_be_decoded_smaller() -> None:
+def test_large_photos_are_accepted_if_decoded_smaller() -> None:
     limits = replace(LIMITS, image_bytes=2**25, inflated_bytes=2**27, pixels=50_000_000)
     large, flat, passes = io.BytesIO(), io.BytesIO(), io.BytesIO()
     image = Image.new("L", (6000, 5000))
@@ -99,12 +99,12 @@ def test_large_photos_are_taken_where_they_can_be_decoded_smaller() -> None:
     assert [photo.size for _, photo in read_images(archive, members, limits)] == [(1250, 1250), (1250, 1250)]
 
 
-def test_what_is_not_wanted_any_more_is_not_decoded() -> None:
+def test_cancelled_validation_decodes_nothing_more() -> None:
     with pytest.raises(Cancelled):
         validate(zipped(GOOD), LIMITS, lambda: False)
 
 
-def test_a_readme_beside_the_classes_spoils_nothing() -> None:
+def test_readme_next_to_the_classes_is_ignored() -> None:
     files = {f"set/{name}": data for name, data in GOOD.items()} | {"set/README.txt": b"hello"}
     inspect(zipped(files), LIMITS)
     report = validate(zipped(files), LIMITS)
@@ -129,7 +129,7 @@ def test_photos_keep_their_first_picture() -> None:
 
 
 @pytest.mark.parametrize("value", ["\0", "9" * 40, "9" * 5000, "-1"])
-def test_cursors_that_no_column_holds(database: Database, value: str) -> None:
+def test_out_of_range_cursors_are_rejected(database: Database, value: str) -> None:
     with pytest.raises(InvalidCursor), database.session() as session:
         audit.page(session, SYSTEM, None, PageRequest(cursor=value))
     if value == "\0":
@@ -146,11 +146,11 @@ def test_a_class_may_be_named_in_either_spelling(database: Database) -> None:
         assert made.class_id == 0
 
 
-def test_a_pool_without_a_free_connection_is_told_as_unavailable(database: Database) -> None:
+def test_exhausted_connection_pool_is_database_unavailable(database: Database) -> None:
     with pytest.raises(DatabaseUnavailable), database.session():
         raise PoolTimeoutError("QueuePool limit reached")
 
 
-def test_a_bucket_that_is_not_there(s3_endpoint: str) -> None:
+def test_missing_bucket_is_reported(s3_endpoint: str) -> None:
     with pytest.raises(StorageUnavailable, match="no bucket"):
         S3Store("no-such-bucket", "", s3_endpoint, "us-east-1").check()

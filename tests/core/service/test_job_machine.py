@@ -204,7 +204,7 @@ class Machine(RuleBasedStateMachine):
                 setattr(job, name, value)
 
 
-def test_nothing_is_lost_and_nobody_is_blamed_for_a_neighbour(database: Database) -> None:
+def test_no_job_is_lost_or_failed_because_of_another(database: Database) -> None:
     def machine() -> Machine:
         with database.session() as session:
             for model in (Finetune, Generation, Dataset):

@@ -99,7 +99,7 @@ def test_a_stale_attempt_changes_nothing(database: Database) -> None:
         assert jobs.heartbeat(session, Generation, new, 60) == "alive"
 
 
-def test_a_lost_row_is_handed_back_and_at_last_fails(database: Database) -> None:
+def test_lost_row_is_requeued_and_finally_fails(database: Database) -> None:
     [id] = queue(database)
     sent = Sent()
     for attempt in range(3):
@@ -122,7 +122,7 @@ def test_a_live_lease_is_left_alone(database: Database) -> None:
         assert jobs.guarded(session, Generation, claimed) is not None
 
 
-def test_a_worker_that_is_late_with_its_heartbeat_keeps_what_it_holds(database: Database) -> None:
+def test_worker_with_a_late_heartbeat_keeps_its_rows(database: Database) -> None:
     queue(database)
     held = claim(database, lease_seconds=-1)
     with database.session() as session:
@@ -144,7 +144,7 @@ def test_a_heartbeat_prolongs_the_lease(database: Database) -> None:
     assert row(database, claimed.id).status == "running"
 
 
-def test_cancelling_a_waiting_row_ends_it_and_a_running_one_hears_of_it(database: Database) -> None:
+def test_cancelling_ends_a_queued_row_and_notifies_a_running_one(database: Database) -> None:
     running, waiting = queue(database, 2)
     claimed = claim(database)
     assert claimed.id == running
@@ -157,7 +157,7 @@ def test_cancelling_a_waiting_row_ends_it_and_a_running_one_hears_of_it(database
         assert jobs.claim_next(session, Generation, "w", 60) is None
 
 
-def test_a_failure_keeps_code_and_sentence(database: Database) -> None:
+def test_failure_stores_code_and_detail(database: Database) -> None:
     [id] = queue(database)
     claimed = claim(database)
     with database.session() as session:
@@ -169,7 +169,7 @@ def test_a_failure_keeps_code_and_sentence(database: Database) -> None:
     assert "step 7" in (found.error_detail or "")
 
 
-def test_a_message_leaves_after_the_commit(database: Database) -> None:
+def test_message_is_sent_after_the_commit(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
     sent = Sent()
     with database.session() as session:

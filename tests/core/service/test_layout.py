@@ -77,13 +77,13 @@ def test_path_that_leads_outside_is_refused(path: str) -> None:
         "a" * 100,
     ],
 )
-def test_class_name_of_joined_characters_is_taken(name: str) -> None:
+def test_class_name_with_joined_characters_is_accepted(name: str) -> None:
     report = checked({f"{name}/1.png": picture(1), f"{name}/2.png": picture(2)})
     assert report.class_names == [name]
     assert is_text(name), "an adapter's manifest takes the same names"
 
 
-def test_no_break_space_is_a_space() -> None:
+def test_no_break_space_counts_as_a_space() -> None:
     report = checked({"two words/1.png": picture(1), "two\u00a0words/2.png": picture(2), "b/3.png": picture(3)})
     assert report.class_names == ["b", "two words"]
 
@@ -92,7 +92,7 @@ def test_no_break_space_is_a_space() -> None:
     ("name", "code"),
     [("a" * 101, "class_name_too_long"), ("\u202egnp", "class_name"), ("a\x1b[2J", "class_name"), (" ", "class_name")],
 )
-def test_class_name_that_is_not_taken_is_the_reason(name: str, code: str) -> None:
+def test_invalid_class_name_is_reported(name: str, code: str) -> None:
     assert [one.code for one in checked(GOOD | {f"{name}/9.png": picture(9)}).rejected] == [code]
     with pytest.raises(ArchiveInvalid) as caught:
         inspect(zipped({f"{name}/1.png": picture(1), f"{name}/2.png": picture(2)}), LIMITS)
@@ -100,14 +100,14 @@ def test_class_name_that_is_not_taken_is_the_reason(name: str, code: str) -> Non
 
 
 @pytest.mark.parametrize("beside", ["set/loose.png", "loose.png"])
-def test_loose_image_spoils_no_wrapped_classes(beside: str) -> None:
+def test_loose_image_does_not_hide_wrapped_classes(beside: str) -> None:
     report = checked({f"set/{name}": data for name, data in GOOD.items()} | {beside: picture(9)})
     assert report.class_names == ["cat", "dog"]
     assert [(one.file, one.code) for one in report.rejected] == [(beside, "no_class_folder")]
 
 
 @pytest.mark.parametrize("note", ["README.txt", "notes/more.md", ".DS_Store", "__MACOSX/set/cat/._1.png"])
-def test_note_beside_a_wrapper_spoils_nothing(note: str) -> None:
+def test_note_next_to_a_wrapper_is_ignored(note: str) -> None:
     report = checked({f"set/{name}": data for name, data in GOOD.items()} | {note: b"hello"})
     assert (report.class_names, report.rejected, report.ignored) == (["cat", "dog"], [], 1)
 
@@ -144,14 +144,14 @@ def test_labels_and_captions_are_warned_about() -> None:
     }
 
 
-def test_image_in_two_classes_is_learned_by_both_with_a_warning() -> None:
+def test_image_in_two_classes_is_used_for_both_with_a_warning() -> None:
     report = checked(GOOD | {"dog/copy.png": GOOD["cat/1.png"]})
     assert report.rejected == []
     assert [(one.code, one.file) for one in report.warnings] == [("in_several_classes", "cat/1.png")]
 
 
 @pytest.mark.parametrize(("method", "name"), [(9, "Deflate64"), (14, "LZMA"), (93, "Zstandard"), (98, "PPMd")])
-def test_compression_that_is_not_read_is_the_reason(method: int, name: str) -> None:
+def test_unsupported_compression_is_reported(method: int, name: str) -> None:
     file = raw_zip({b"a/1.png": picture(1), b"a/2.png": picture(2)}, method=method)
     for check in (inspect, validate):
         with pytest.raises(ArchiveInvalid, match=name) as caught:
@@ -160,7 +160,7 @@ def test_compression_that_is_not_read_is_the_reason(method: int, name: str) -> N
 
 
 @pytest.mark.parametrize(("flags", "method"), [(1, 0), (0, 99)])
-def test_encryption_is_the_reason(flags: int, method: int) -> None:
+def test_encryption_is_reported(flags: int, method: int) -> None:
     file = raw_zip({b"a/1.png": picture(1), b"a/2.png": picture(2)}, flags, method)
     for check in (inspect, validate):
         with pytest.raises(ArchiveInvalid, match="password") as caught:
@@ -168,7 +168,7 @@ def test_encryption_is_the_reason(flags: int, method: int) -> None:
         assert caught.value.code == "encrypted"
 
 
-def test_member_that_changed_since_is_named() -> None:
+def test_changed_member_is_named() -> None:
     members = [member.to_json() for member in checked(GOOD).members]
     with pytest.raises(ArchiveInvalid, match="cat/2") as caught:
         list(read_images(zipped(GOOD | {"cat/2.png": picture(9)}), members, LIMITS))

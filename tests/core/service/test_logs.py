@@ -21,7 +21,7 @@ structlog.get_logger("other").warning("next")
 
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("name", HARMFUL)
-def test_no_character_of_a_stranger_deceives_who_reads_a_line(form: str, name: str) -> None:
+def test_control_characters_in_logged_input_are_escaped(form: str, name: str) -> None:
     text = HARMFUL[name]
     done = subprocess.run([sys.executable, "-c", SCRIPT, form], input=text.encode(), capture_output=True, check=True)
     lines = done.stderr.decode().splitlines()

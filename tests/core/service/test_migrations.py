@@ -74,13 +74,13 @@ STEPS = (
 )
 
 
-def test_up_makes_the_tables_of_the_models(database: Database) -> None:
+def test_upgrade_creates_the_tables_of_the_models(database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": False})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_is_current_tells_whether_the_tables_are_there(empty_database_url: str) -> None:
+def test_is_current_reports_whether_the_tables_exist(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     assert not is_current(database.engine)
     upgrade(empty_database_url)
@@ -110,14 +110,14 @@ def test_created_at_is_filled_by_the_database(database: Database) -> None:
     assert abs((now - created).total_seconds()) < 5
 
 
-def test_down_leaves_nothing(database: Database, empty_database_url: str) -> None:
+def test_downgrade_leaves_no_tables(database: Database, empty_database_url: str) -> None:
     command.downgrade(config(empty_database_url), "base")
     assert inspect(database.engine).get_table_names() == ["alembic_version"]
     upgrade(empty_database_url)
     assert "domains" in inspect(database.engine).get_table_names()
 
 
-def test_rows_stay_up_and_down(empty_database_url: str) -> None:
+def test_rows_survive_upgrade_and_downgrade(empty_database_url: str) -> None:
     """From the first tables on: what lies in them is there after every step, in both directions."""
     command.upgrade(config(empty_database_url), "0001")
     owner = Database(empty_database_url, SYSTEM)
@@ -144,7 +144,7 @@ def test_rows_stay_up_and_down(empty_database_url: str) -> None:
     owner.dispose()
 
 
-def test_a_row_of_every_table_stays_up_and_down(database: Database, empty_database_url: str) -> None:
+def test_a_row_of_every_table_survives_upgrade_and_downgrade(database: Database, empty_database_url: str) -> None:
     """From the last tables back, one step at a time, and up again: a column that is there says what it said."""
     tenant_with_everything(database, "tenant")
     with database.session() as session:
@@ -166,7 +166,7 @@ def test_a_row_of_every_table_stays_up_and_down(database: Database, empty_databa
     owner.dispose()
 
 
-def test_events_keep_their_ids_and_new_ones_count_on(empty_database_url: str) -> None:
+def test_events_keep_their_ids_and_new_ones_continue(empty_database_url: str) -> None:
     """One counter numbered the events of all fine-tunes before; each has its own now, and none is met twice on the way
     back."""
     old_ids = {"ft_1": [3, 8], "ft_2": [5]}
@@ -257,7 +257,7 @@ def assert_kept(before: dict[str, list[dict[str, Any]]], after: dict[str, list[d
         assert told[0] == told[1], f"{table} at {where}"
 
 
-def test_a_tenants_answers_go_with_it(database: Database) -> None:
+def test_stored_responses_are_deleted_with_their_tenant(database: Database) -> None:
     with database.session() as session:
         tenant = tenants.create(session, SYSTEM, "tenant").id
     for scope in (Scope(tenant, "key_1"), Scope(None, "key_2")):

@@ -33,7 +33,7 @@ from core.service.tenants import service as tenants
 from tests.core.service.rows import BASE, Sent, add_adapter, add_dataset, add_generation, claim, tenant_with_domain
 
 
-def test_another_tenants_rows_are_not_there(database: Database) -> None:
+def test_another_tenants_rows_are_not_found(database: Database) -> None:
     owner, domain_id = tenant_with_domain(database, "owner")
     stranger, _ = tenant_with_domain(database, "stranger")
     with database.session() as session:
@@ -62,7 +62,7 @@ def test_another_tenants_rows_are_not_there(database: Database) -> None:
             generations.listing(session, stranger, domain_id, PageRequest())
 
 
-def test_a_foreign_adapter_or_data_set_cannot_be_borrowed(database: Database) -> None:
+def test_another_tenants_adapter_or_dataset_cannot_be_used(database: Database) -> None:
     owner, domain_id = tenant_with_domain(database)
     with database.session() as session:
         other = domains.create(session, owner, "other", "", "mini").id
@@ -114,7 +114,7 @@ def test_deleting_a_tenant_ends_its_keys_but_not_its_audit_log(database: Databas
         assert session.execute(select(Domain)).first() is None
 
 
-def test_keys(database: Database) -> None:
+def test_key_authenticates_and_wrong_keys_do_not(database: Database) -> None:
     scope, _ = tenant_with_domain(database)
     with database.session() as session:
         issued = tenants.issue_key(session, SYSTEM, scope.tenant, "k", ["read"])
@@ -176,7 +176,7 @@ def test_the_last_administrators_key_is_rotated_but_never_revoked(database: Data
     assert sorted(type(error).__name__ for error in errors) == ["LastAdminKey", "NoneType"]
 
 
-def test_which_adapter_draws(database: Database) -> None:
+def test_generation_uses_the_requested_or_active_adapter(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
 
     def create(request: GenerationRequest) -> Generation:

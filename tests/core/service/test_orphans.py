@@ -21,7 +21,7 @@ from core.service.storage import FolderStore, ObjectStore, S3Store, s3
 from tests.core.service.rows import Sent, add_adapter, add_dataset, add_generation, add_upload, tenant_with_domain
 
 
-def test_only_what_no_row_holds_goes(database: Database, store: ObjectStore) -> None:
+def test_only_objects_without_a_row_are_deleted(database: Database, store: ObjectStore) -> None:
     scope, domain = tenant_with_domain(database)
     folder = domains.folder(scope.tenant, domain)
     with database.session() as session:
@@ -97,7 +97,7 @@ def test_parts_in_a_bucket_stay_with_their_upload(database: Database, s3_endpoin
         store.parts(lost, uploads[lost])
 
 
-def test_who_was_not_told_whose_rows_to_see_removes_nothing_that_is_held(database: Database, tmp_path: Path) -> None:
+def test_cleaner_without_a_scope_deletes_no_referenced_object(database: Database, tmp_path: Path) -> None:
     """To PostgreSQL such a session has no rows: every object would be an orphan."""
     scope, domain = tenant_with_domain(database)
     store = FolderStore(tmp_path / "objects")
@@ -125,7 +125,7 @@ def test_a_large_store_is_walked_page_by_page(
     assert store.list(folder) == []
 
 
-def test_what_a_killed_writer_left_in_a_folder_goes_too(database: Database, tmp_path: Path) -> None:
+def test_files_of_a_killed_writer_are_deleted(database: Database, tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     partial = tmp_path / f"tenants/{new_id('ten')}/domains/{new_id('dom')}/datasets/archive.zip.0123.partial"
     partial.parent.mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_what_a_killed_writer_left_in_a_folder_goes_too(database: Database, tmp_
     assert not partial.exists()
 
 
-def test_a_worker_whose_clock_is_a_day_ahead_removes_nothing_fresh(
+def test_worker_with_a_fast_clock_deletes_nothing_new(
     database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = f"tenants/{new_id('ten')}/domains/{new_id('dom')}/datasets/archive.zip"

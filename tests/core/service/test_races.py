@@ -47,7 +47,7 @@ def test_a_late_cancel_does_not_undo_a_success(database: Database) -> None:
 
 
 @pytest.mark.parametrize("way", ["requeue", "requeue_later"])
-def test_a_cancelled_row_that_is_handed_back_ends(database: Database, way: str) -> None:
+def test_cancelled_row_ends_when_it_is_requeued(database: Database, way: str) -> None:
     """Nobody claims a row that is to be cancelled, so it would wait for ever."""
     scope, domain_id = tenant_with_domain(database)
     with database.session() as session:
@@ -84,7 +84,7 @@ def test_one_of_many_gets_the_name(database: Database, noun: str) -> None:
         assert sorted(pool.map(create, range(6))) == ["mine"] + ["taken"] * 5
 
 
-def test_workers_that_start_together_tell_of_one_base(database: Database) -> None:
+def test_workers_that_start_together_register_one_base(database: Database) -> None:
     start = threading.Barrier(4)
 
     def register(_: int) -> None:

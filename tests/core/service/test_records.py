@@ -26,7 +26,7 @@ def begin(database: Database, scope: Scope, key: str, digest: str) -> Answer | N
         return idempotency.begin(session, scope, key, digest)
 
 
-def test_the_first_answer_comes_again(database: Database) -> None:
+def test_first_response_is_replayed(database: Database) -> None:
     assert begin(database, CALLER, "k", "digest") is None
     with pytest.raises(IdempotencyConflict):
         begin(database, CALLER, "k", "digest")
@@ -75,7 +75,7 @@ def test_workers_meter_at_the_same_time(database: Database) -> None:
     assert (used.images, used.row_steps) == (40, 400)
 
 
-def test_pages_follow_each_other_while_rows_come(database: Database) -> None:
+def test_pages_stay_consistent_while_rows_are_added(database: Database) -> None:
     with database.session() as session:
         ids = sorted((tenants.create(session, SYSTEM, f"t{i}").id for i in range(5)), reverse=True)
         page = tenants.listing(session, PageRequest(limit=2))
@@ -89,12 +89,12 @@ def test_pages_follow_each_other_while_rows_come(database: Database) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["%", "====", "\u00e9", "", "a b", "a\n", "a" * 65])
-def test_a_cursor_that_is_not_ours(database: Database, cursor: str) -> None:
+def test_foreign_cursor_is_rejected(database: Database, cursor: str) -> None:
     with pytest.raises(InvalidCursor), database.session() as session:
         tenants.listing(session, PageRequest(cursor=cursor))
 
 
-def test_times_are_aware_and_the_databases(database: Database) -> None:
+def test_times_have_a_zone_and_come_from_the_database(database: Database) -> None:
     with database.session() as session:
         now = database_now(session)
         assert now.tzinfo is datetime.UTC
@@ -105,7 +105,7 @@ def test_times_are_aware_and_the_databases(database: Database) -> None:
         assert session.get_one(IdempotencyKey, ("s", "k")).created_at == now
 
 
-def test_a_database_that_is_away() -> None:
+def test_unreachable_database_raises_database_unavailable() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(DatabaseUnavailable), database.session() as session:
         database_now(session)

@@ -18,7 +18,7 @@ def broker_url(request: pytest.FixtureRequest) -> str:
     return "filesystem://" if request.param == "memory" else str(request.getfixturevalue("redis_url"))
 
 
-def test_what_is_left_is_told_and_no_more_is_given(broker_url: str, name: str) -> None:
+def test_remaining_requests_are_reported_and_limited(broker_url: str, name: str) -> None:
     counter = RequestCounter(broker_url)
     found = [counter.take(name, 3) for _ in range(4)]
     assert [(one.admitted, one.limit, one.left) for one in found] == [
@@ -50,12 +50,12 @@ def silent() -> Iterator[str]:
         yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
 
 
-def test_without_an_answer_each_counts_for_itself(silent: str) -> None:
+def test_processes_count_separately_without_redis(silent: str) -> None:
     counter = RequestCounter(silent)
     assert [counter.take("tenant", 2).admitted for _ in range(3)] == [True, True, False]
 
 
-def test_a_silent_redis_is_asked_by_one_and_not_again_at_once(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_redis_is_probed_once_and_not_immediately_again(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = RequestCounter(silent)
     assert counter._shared is not None
     asked, take = [], counter._shared.hit
@@ -65,7 +65,7 @@ def test_a_silent_redis_is_asked_by_one_and_not_again_at_once(silent: str, monke
     assert len(asked) == 1
 
 
-def test_a_redis_that_is_back_counts_again(silent: str, redis_url: str, name: str) -> None:
+def test_returning_redis_counts_again(silent: str, redis_url: str, name: str) -> None:
     counter, other = RequestCounter(silent), RequestCounter(redis_url)
     counter.take(name, 10)
     counter._shared, counter._ask_again_at = other._shared, 0.0

@@ -99,7 +99,7 @@ def stored(database: Database, scope: Scope) -> int:
         return quotas.stored_bytes(session, scope)
 
 
-def test_images_go_by_age_with_their_objects_and_their_generation_stays(
+def test_old_images_are_deleted_and_their_generation_stays(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
     old, young = (drawn(database, objects, owner, days_ago=days) for days in (31, 29))
@@ -123,9 +123,7 @@ def test_images_go_by_age_with_their_objects_and_their_generation_stays(
     assert sweep(database, objects, keep_image_days=30) == 0
 
 
-def test_images_stay_without_an_operator_s_choice(
-    database: Database, objects: FolderStore, owner: tuple[Scope, str]
-) -> None:
+def test_images_are_not_deleted_by_default(database: Database, objects: FolderStore, owner: tuple[Scope, str]) -> None:
     id = drawn(database, objects, owner, days_ago=10_000)
     Retention(database, objects, Settings(_env_file=None)).sweep(60)  # type: ignore[call-arg]
     with database.session() as session:
@@ -135,7 +133,7 @@ def test_images_stay_without_an_operator_s_choice(
     assert stored(database, owner[0]) == 20
 
 
-def test_ended_generations_go_and_waiting_ones_stay(
+def test_old_ended_generations_are_deleted_and_queued_ones_stay(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
     drawn(database, objects, owner, days_ago=31)
@@ -149,7 +147,7 @@ def test_ended_generations_go_and_waiting_ones_stay(
     assert stored(database, owner[0]) == 0
 
 
-def test_a_store_that_is_away_leaves_the_record_for_another_worker(
+def test_unreachable_store_leaves_the_discard_for_another_worker(
     database: Database, objects: FolderStore, owner: tuple[Scope, str], tmp_path: Path
 ) -> None:
     class Away(FolderStore):
@@ -168,7 +166,7 @@ def test_a_store_that_is_away_leaves_the_record_for_another_worker(
     assert (count(database, DiscardedObject), objects.list("")) == (0, [])
 
 
-def test_many_workers_sweep_the_same_rows_once(
+def test_concurrent_workers_delete_each_row_once(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
     for _ in range(12):
@@ -185,7 +183,7 @@ def test_many_workers_sweep_the_same_rows_once(
     assert (count(database, GenerationImage), objects.list("")) == (0, [])
 
 
-def test_a_kept_loss_curve_is_thinned_and_stays_useful(
+def test_old_loss_curve_is_thinned_to_evenly_spaced_points(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
     scope, domain = owner
@@ -209,7 +207,7 @@ def test_a_kept_loss_curve_is_thinned_and_stays_useful(
 
 
 @pytest.mark.parametrize(("points", "told"), [(0, 0), (1, 1), (2000, 2000), (2001, 1001), (5000, 1668)])
-def test_a_loss_curve_is_answered_in_a_bounded_number_of_points(
+def test_loss_curve_has_a_maximum_number_of_points(
     database: Database, owner: tuple[Scope, str], points: int, told: int
 ) -> None:
     with database.session() as session:
@@ -222,7 +220,7 @@ def test_a_loss_curve_is_answered_in_a_bounded_number_of_points(
     assert (steps[0], steps[-1]) == (0, points - 1) if points else not steps
 
 
-def test_event_ids_count_within_a_finetune_and_are_not_used_again(
+def test_event_ids_increase_within_a_finetune_and_are_not_reused(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
     """Whatever other fine-tunes report at the same time, and whatever retention removed."""
@@ -249,7 +247,7 @@ def test_event_ids_count_within_a_finetune_and_are_not_used_again(
         assert len(finetunes.events_after(session, other[0], busy, 0)) == 41, "another's events stay"
 
 
-def test_samples_and_checkpoints_of_ended_fine_tunes_go(
+def test_samples_and_checkpoints_of_ended_finetunes_are_deleted(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
     scope, domain = owner
@@ -274,7 +272,7 @@ def test_samples_and_checkpoints_of_ended_fine_tunes_go(
         assert samples.scalars().all() == [ids[1]]
 
 
-def test_a_checkpoint_that_two_newer_ones_replace_goes_an_hour_later(
+def test_checkpoint_replaced_twice_is_deleted_an_hour_later(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
     with database.session() as session:
@@ -304,7 +302,7 @@ def test_checkpoints_that_cannot_be_read_are_not_counted(
     assert stored(database, owner[0]) == left
 
 
-def test_a_rejected_archive_goes_and_its_report_stays(
+def test_rejected_archive_is_deleted_and_its_report_stays(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
     with database.session() as session:
@@ -318,7 +316,7 @@ def test_a_rejected_archive_goes_and_its_report_stays(
         assert row.report == {"rejected": ["old"]}
 
 
-def test_old_records_go_and_young_ones_stay(database: Database, objects: FolderStore) -> None:
+def test_old_records_are_deleted_and_new_ones_stay(database: Database, objects: FolderStore) -> None:
     tenant_with_everything(database, "tenant")
     tables = (WebhookDelivery, Deletion, UsageDay, IdempotencyKey, Worker)
     with database.session() as session:
@@ -334,7 +332,7 @@ def test_old_records_go_and_young_ones_stay(database: Database, objects: FolderS
     assert {table: count(database, table) for table in tables} == dict.fromkeys(tables, 0)
 
 
-def test_old_entries_of_the_audit_log_go(database: Database, objects: FolderStore) -> None:
+def test_old_audit_entries_are_deleted(database: Database, objects: FolderStore) -> None:
     with database.session() as session:
         for days in (400, 366, 364):
             entry = AuditEntry(action="domain.create", target=f"dom_{days}", detail={}, created_at=ago(session, days))

@@ -77,7 +77,7 @@ def test_the_tables_are_protected_from_their_owner_too(url: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_who_was_not_told_sees_nothing(url: str, owner: Scope, role: str) -> None:
+def test_transaction_without_a_tenant_sees_nothing(url: str, owner: Scope, role: str) -> None:
     with asking(url, role) as connection:
         assert {table: count(connection, table) for table in OWNED} == dict.fromkeys(OWNED, 0)
     with asking(url, role, "") as connection:
@@ -85,7 +85,9 @@ def test_who_was_not_told_sees_nothing(url: str, owner: Scope, role: str) -> Non
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_another_tenant_sees_nothing_and_a_worker_all(url: str, owner: Scope, stranger: Scope, role: str) -> None:
+def test_other_tenants_see_nothing_and_workers_see_everything(
+    url: str, owner: Scope, stranger: Scope, role: str
+) -> None:
     with asking(url, role, stranger.tenant) as connection:
         for table in WITH_TENANT:
             query = f"SELECT 1 FROM {table} WHERE tenant_id = %s".encode()
@@ -141,7 +143,7 @@ def test_a_query_that_forgets_the_scope_sees_ones_own_rows(url: str, owner: Scop
     database.dispose()
 
 
-def test_a_connection_forgets_who_asked(url: str, owner: Scope) -> None:
+def test_connection_forgets_the_tenant_after_a_transaction(url: str, owner: Scope) -> None:
     database = Database(services.as_role(url, services.API))
     seen = []
 
@@ -186,7 +188,7 @@ def test_a_table_of_ones_own_does_not_take_the_place_of_the_keys(url: str, owner
 @pytest.mark.parametrize(
     "statement", ["UPDATE audit_log SET action = ''", "DELETE FROM audit_log", "TRUNCATE audit_log"]
 )
-def test_the_audit_log_only_grows(url: str, owner: Scope, role: str, statement: str) -> None:
+def test_audit_log_is_append_only(url: str, owner: Scope, role: str, statement: str) -> None:
     with asking(url, role, "*") as connection:
         before = count(connection, "audit_log")
         with refused(), connection.transaction():
@@ -211,7 +213,7 @@ def test_the_plain_roles_cannot_lift_it(url: str, role: str, statement: str) -> 
     ("attribute", "sentence"),
     [("SUPERUSER", "is a superuser"), ("BYPASSRLS", "has BYPASSRLS"), ("NOSUPERUSER", "may not use the tables")],
 )
-def test_a_role_that_does_not_fit_is_refused(
+def test_unsuitable_role_is_rejected(
     url: str, postgres_server: services.Postgres, attribute: str, sentence: str
 ) -> None:
     postgres_server.execute(f"CREATE ROLE mighty LOGIN {attribute}")

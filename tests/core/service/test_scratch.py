@@ -8,7 +8,7 @@ from core.service.storage.errors import ScratchFull, ScratchTooSmall
 from core.service.storage.scratch import check_scratch, writing_scratch
 
 
-def test_a_disk_without_room_is_told_as_ours() -> None:
+def test_full_disk_is_reported_as_scratch_full() -> None:
     with pytest.raises(ScratchFull, match="full") as told, writing_scratch(), Path("/dev/full").open("wb") as file:
         file.write(b"content")
     assert (told.value.code, told.value.status) == ("scratch_full", 503)

@@ -15,7 +15,7 @@ from core.service.storage import FolderStore, ObjectStore, S3Store, open_store
 from core.service.storage.errors import StorageFull, StorageUnavailable
 
 
-def test_what_was_put_comes_back(store: ObjectStore) -> None:
+def test_stored_bytes_are_read_back(store: ObjectStore) -> None:
     stored = store.put("tenants/a/x.bin", b"content")
     assert stored.size == 7
     assert store.get("tenants/a/x.bin", stored.sha256) == b"content"
@@ -41,7 +41,7 @@ def test_another_digest_is_refused(store: ObjectStore, tmp_path: Path) -> None:
         store.download("a/x", tmp_path / "x", "0" * 64)
 
 
-def test_a_damaged_object_is_told(tmp_path: Path) -> None:
+def test_damaged_object_raises_checksum_mismatch(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     stored = store.put("a/x", b"content")
     (tmp_path / "a/x").write_bytes(b"contenT")
@@ -49,14 +49,14 @@ def test_a_damaged_object_is_told(tmp_path: Path) -> None:
         store.get("a/x", stored.sha256)
 
 
-def test_a_missing_object(store: ObjectStore, tmp_path: Path) -> None:
+def test_missing_object_raises_without_its_key(store: ObjectStore, tmp_path: Path) -> None:
     for read in (store.get, store.open, lambda key: store.download(key, tmp_path / "x")):
         with pytest.raises(NotFound) as error:
             read("no/such")
         assert "such" not in error.value.detail, "keys are the operator's matter"
 
 
-def test_the_log_has_the_key_of_what_is_missing_or_damaged(
+def test_log_has_the_key_of_a_missing_or_damaged_object(
     store: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -70,7 +70,7 @@ def test_the_log_has_the_key_of_what_is_missing_or_damaged(
     assert [key for line in told for key in ("a/damaged", "a/missing") if key in line] == ["a/damaged", "a/missing"]
 
 
-def test_keys_go_and_nothing_beside_them(store: ObjectStore) -> None:
+def test_delete_removes_only_the_given_keys(store: ObjectStore) -> None:
     for key in ("a/b/1", "a/b/c/2", "a/bc/3", "d/4"):
         store.put(key, b"x")
     assert [(one.key, one.size) for one in store.page("a/b/", "", 10)] == [("a/b/1", 1), ("a/b/c/2", 1)]
@@ -78,7 +78,7 @@ def test_keys_go_and_nothing_beside_them(store: ObjectStore) -> None:
     assert store.list("") == ["a/bc/3", "d/4"]
 
 
-def test_a_piece_is_read_from_an_object(store: ObjectStore) -> None:
+def test_range_of_an_object_is_read(store: ObjectStore) -> None:
     content = bytes(range(256)) * 1000
     store.put("a/x", content)
     with store.open("a/x") as file:
@@ -97,7 +97,7 @@ def test_a_piece_is_read_from_an_object(store: ObjectStore) -> None:
 FIRST, LAST = bytes(5 * 2**20), b"the last part is as small as it is"
 
 
-def test_an_object_comes_in_parts(store: ObjectStore) -> None:
+def test_object_is_uploaded_in_parts(store: ObjectStore) -> None:
     upload = store.begin_parts("a/x")
     store.put_part("a/x", upload, 2, io.BytesIO(b"another one first"))
     last = store.put_part("a/x", upload, 2, io.BytesIO(LAST))
@@ -110,7 +110,7 @@ def test_an_object_comes_in_parts(store: ObjectStore) -> None:
     assert [one.key for one in store.page("", "", 10)] == ["a/x"]
 
 
-def test_parts_are_forgotten(store: ObjectStore) -> None:
+def test_aborted_parts_are_deleted(store: ObjectStore) -> None:
     uploads = {key: store.begin_parts(key) for key in ("a/x", "a/y", "b/z")}
     for key, upload in uploads.items():
         store.put_part(key, upload, 1, io.BytesIO(LAST))
@@ -137,7 +137,7 @@ def test_no_key_leaves_the_folder(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("size", [5_000, 5_000_000])
-def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path, size: int) -> None:
+def test_full_disk_raises_and_keeps_existing_objects(tmp_path: Path, size: int) -> None:
     store = FolderStore(tmp_path)
     stored = store.put("a/x", b"content")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -179,7 +179,7 @@ def test_a_broken_write_leaves_nothing(tmp_path: Path) -> None:
     assert store.list("") == []
 
 
-def test_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_raises_storage_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     with socket.socket() as probe:

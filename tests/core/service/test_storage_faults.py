@@ -93,7 +93,7 @@ def broken(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_break_of_the_wire_is_the_stores(broken: Broken, name: str, direction: Direction) -> None:
+def test_every_broken_connection_is_storage_unavailable(broken: Broken, name: str, direction: Direction) -> None:
     raised = list[tuple[str, type[CoreError], bool]]()
     for fault in ("reset", "cut"):
         for place in PLACES:
@@ -110,7 +110,7 @@ def test_every_break_of_the_wire_is_the_stores(broken: Broken, name: str, direct
 
 @pytest.mark.parametrize("fault", ["reset", "cut"])
 @pytest.mark.parametrize("name", ["get", "download", "ranges"])
-def test_a_body_that_breaks_off_once_or_twice_is_asked_for_again(broken: Broken, name: str, fault: Fault) -> None:
+def test_interrupted_body_is_requested_again(broken: Broken, name: str, fault: Fault) -> None:
     for place in (600, 2000, 200_000, 3_000_000):
         broken.proxy.strike(fault, place, "down", times=2)
         assert OPERATIONS[name](broken)
@@ -136,7 +136,7 @@ def test_a_zip_in_order_takes_few_requests(broken: Broken) -> None:
     assert sum(asked) <= len(buffer.getvalue()) * 1.2
 
 
-def test_a_break_in_the_middle_of_a_zip_blames_no_image(broken: Broken) -> None:
+def test_broken_connection_in_a_zip_rejects_no_image(broken: Broken) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted((sample_domain_folder() / "fruit").glob("*.png"))[:4]:
@@ -159,7 +159,7 @@ def test_an_empty_object_is_opened(broken: Broken) -> None:
         assert file.read() == b""
 
 
-def test_a_full_disk_of_ours_is_not_the_stores(broken: Broken) -> None:
+def test_full_local_disk_is_not_reported_as_the_stores(broken: Broken) -> None:
     """A device that takes no byte."""
     with pytest.raises(ScratchFull) as told:
         broken.store.download("small", Path("/dev/full"))
@@ -167,12 +167,12 @@ def test_a_full_disk_of_ours_is_not_the_stores(broken: Broken) -> None:
     assert not isinstance(told.value, StorageFull)
 
 
-def test_a_whole_body_with_another_digest_is_damage(broken: Broken) -> None:
+def test_complete_body_with_another_digest_is_damaged(broken: Broken) -> None:
     with pytest.raises(ChecksumMismatch):
         broken.store.download("small", broken.folder / "x", "0" * 64)
 
 
-def test_what_an_operator_must_mend_is_told_as_that(broken: Broken, caplog: pytest.LogCaptureFixture) -> None:
+def test_operator_errors_are_reported_as_such(broken: Broken, caplog: pytest.LogCaptureFixture) -> None:
     elsewhere = S3Store("no-such-bucket", "", f"http://127.0.0.1:{broken.proxy.port}", "us-east-1")
     for call in (lambda: elsewhere.get("a"), lambda: elsewhere.open("a"), lambda: elsewhere.put("a", b"")):
         with pytest.raises(StorageRefused, match=r"NoSuchBucket: the bucket does not exist.*operator") as told:
@@ -192,7 +192,7 @@ def test_what_an_operator_must_mend_is_told_as_that(broken: Broken, caplog: pyte
         ("QuotaExceeded", StorageFull),
     ],
 )
-def test_answers_of_a_server_by_kind(code: str, kind: type[CoreError]) -> None:
+def test_server_responses_are_classified(code: str, kind: type[CoreError]) -> None:
     from botocore.exceptions import ClientError
 
     with pytest.raises(StorageUnavailable, match=code) as told, S3Guard("key"):

@@ -98,7 +98,7 @@ def test_every_model_is_owned_administered_or_free() -> None:
 @pytest.mark.parametrize(
     ("kind", "allowed"), [("unscoped", UNSCOPED), ("raw", RAW), ("system", SYSTEM)], ids=["queries", "raw", "system"]
 )
-def test_what_sees_every_tenant_is_named_here(kind: str, allowed: dict[str, str]) -> None:
+def test_all_queries_across_tenants_are_listed(kind: str, allowed: dict[str, str]) -> None:
     places = {f"{path.relative_to(ROOT)}:{name}" for path, name, what in findings(ROOT) if what == kind}
     unexpected = {place for place in places if not {place, place.split(":")[0]} & set(allowed)}
     assert not unexpected, "see tests/core/service/test_tenancy_lint.py: use `scoped`"
@@ -129,7 +129,7 @@ def test_what_sees_every_tenant_is_named_here(kind: str, allowed: dict[str, str]
         ("database.session(Scope(None))", ["system"]),
     ],
 )
-def test_the_lint_sees(source: str, expected: list[str]) -> None:
+def test_lint_finds_unscoped_queries(source: str, expected: list[str]) -> None:
     tree = ast.parse(f"def function(session: Session) -> Domain:\n    return {source}")
     assert [what for _, what in of_module(tree)] == expected
 

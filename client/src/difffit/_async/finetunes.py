@@ -1,4 +1,4 @@
-"""Fine-tunes: from a data set to an adapter."""
+"""Fine-tunes: train adapters from data sets."""
 
 from collections.abc import AsyncIterator
 from typing import Unpack
@@ -21,17 +21,18 @@ class AsyncFinetunes:
         self._session = session
 
     async def start(self, domain_id: str, dataset_id: str, **settings: Unpack[FinetuneSettings]) -> Finetune:
-        """What is left out takes the server's defaults. Raises Conflict when the data set is not ready."""
+        """Starts a fine-tune. Omitted settings take the server's defaults. Raises Conflict if the data set is not
+        ready."""
         body = {"dataset_id": dataset_id, **settings}
         return await self._session.call("POST", "/v1/domains/{id}/finetunes", Finetune, body=body, id=domain_id)
 
     async def estimate(self, domain_id: str, dataset_id: str, **settings: Unpack[FinetuneSettings]) -> Estimate:
-        """What `start` with the same arguments would take; nothing is started."""
+        """Estimates the cost of `start` with the same arguments, without starting anything."""
         body = {"dataset_id": dataset_id, **settings, "dry_run": True}
         return await self._session.call("POST", "/v1/domains/{id}/finetunes", Estimate, body=body, id=domain_id)
 
     def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Finetune]:
-        """Newest first, those with the status alone where one is given."""
+        """Yields fine-tunes, newest first, optionally of one status."""
         path = "/v1/domains/{id}/finetunes"
         return self._session.pages(path, FinetuneList, limit, {"status": status}, id=domain_id)
 
@@ -39,20 +40,20 @@ class AsyncFinetunes:
         return await self._session.call("GET", "/v1/finetunes/{id}", Finetune, id=id)
 
     async def metrics(self, id: str) -> Metrics:
-        """The loss curve."""
+        """Returns the loss curve."""
         return await self._session.call("GET", "/v1/finetunes/{id}/metrics", Metrics, id=id)
 
     async def cancel(self, id: str) -> Finetune:
-        """At once while it waits, at its next step while it runs. Raises Conflict when it has ended."""
+        """Cancels immediately if queued, after the current step if running. Raises Conflict when it has ended."""
         return await self._session.call("POST", "/v1/finetunes/{id}/cancel", Finetune, id=id)
 
     async def wait(self, id: str, timeout: float | None = None) -> Finetune:
-        """Until it has succeeded. Raises JobFailed, and WaitTimeout after `timeout` seconds."""
+        """Waits until it has succeeded. Raises JobFailed, and WaitTimeout after `timeout` seconds."""
         return await ended("Fine-tune", lambda: self.get(id), timeout)
 
     async def events(self, id: str, after: int = 0) -> AsyncIterator[Event]:
-        """Everything that happens, as it happens, until the fine-tune has ended; `after` is the id of the last event
-        that is known. A connection that is lost is made again, and nothing is told twice.
+        """Yields events as they happen until the fine-tune has ended. `after` is the id of the last event already seen.
+        Reconnects after a lost connection, without repeating events.
 
         Raises NotFound, ConnectionFailed, UnexpectedAnswer.
         """
@@ -80,6 +81,6 @@ class AsyncFinetunes:
                 await sleep(retries.after_loss(lost))
 
     async def sample(self, id: str, event_id: int) -> bytes:
-        """The drawing of a `Sample` event, a PNG."""
+        """Returns the image of a `Sample` event, a PNG."""
         path = "/v1/finetunes/{id}/samples/{event_id}"
         return (await self._session.send("GET", path, id=id, event_id=event_id)).content

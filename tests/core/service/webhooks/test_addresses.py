@@ -19,7 +19,7 @@ from core.service.webhooks.addresses import is_public, parse
         "64:ff9b:1::1", "2002:7f00:1::", "2002:808:808::", "2001::1", "2001:db8::1", "100::1",
     ],
 )  # fmt: skip
-def test_not_public(address: str) -> None:
+def test_private_addresses_are_not_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
 
 
@@ -27,7 +27,7 @@ def test_not_public(address: str) -> None:
     "address",
     ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "2a00:1450:4001::200e", "::ffff:8.8.8.8", "64:ff9b::808:808"],
 )
-def test_public(address: str) -> None:
+def test_public_addresses_are_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
 
@@ -46,7 +46,7 @@ def test_urls_that_are_refused(url: str) -> None:
         parse(url, allow_private=False)
 
 
-def test_a_url_in_parts() -> None:
+def test_url_is_split_into_its_parts() -> None:
     found = parse("https://Example.com/a/b?c=d", allow_private=False)
     assert (found.host, found.port, found.path) == ("example.com", 443, "/a/b?c=d")
     found = parse("http://127.0.0.1:8000", allow_private=True)

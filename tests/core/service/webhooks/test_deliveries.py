@@ -87,7 +87,9 @@ def test_the_schedule_takes_about_a_day() -> None:
     assert (pause_seconds(1, lambda: 0.0), pause_seconds(1, lambda: 1.0)) == (3.75, 6.25)
 
 
-def test_what_ends_is_told_in_its_transaction(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+def test_delivery_is_inserted_in_the_jobs_transaction(
+    database: Database, owner: tuple[Scope, str], webhook: str
+) -> None:
     scope, domain = owner
     with database.session() as session:
         dataset = add_dataset(session, scope, domain)
@@ -110,7 +112,7 @@ def test_what_ends_is_told_in_its_transaction(database: Database, owner: tuple[S
     assert types(database) == expected, "what did not happen is not told"
 
 
-def test_only_what_was_asked_for_and_only_to_its_owner(database: Database, owner: tuple[Scope, str]) -> None:
+def test_webhook_gets_only_its_events_of_its_tenant(database: Database, owner: tuple[Scope, str]) -> None:
     scope, domain = owner
     stranger, _ = tenant_with_domain(database, "stranger")
     wanted = [add_webhook(database, scope, events) for events in (None, ["generation.cancelled"], ["dataset.ready"])]
@@ -123,7 +125,7 @@ def test_only_what_was_asked_for_and_only_to_its_owner(database: Database, owner
     assert set(found) == set(wanted[:2])
 
 
-def test_a_delivery_and_its_end(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+def test_delivery_is_claimed_and_settled(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
     id = send(database, owner[0], webhook)
     attempt = claimed(database)
     assert (attempt.id, attempt.number, attempt.url) == (id, 1, "https://example.com")
@@ -135,7 +137,7 @@ def test_a_delivery_and_its_end(database: Database, owner: tuple[Scope, str], we
     assert found.attempts[0]["response_status"] == 204
 
 
-def test_a_killed_worker_s_delivery_goes_out_again(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+def test_delivery_of_a_killed_worker_is_sent_again(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
     id = send(database, owner[0], webhook)
     lost = claimed(database)
     with database.session() as session:
@@ -165,7 +167,7 @@ def test_many_workers_claim_every_delivery_once(database: Database) -> None:
     assert sorted(taken) == sorted(ids)
 
 
-def test_a_tenant_with_many_does_not_hold_up_another(database: Database, owner: tuple[Scope, str]) -> None:
+def test_many_deliveries_of_one_tenant_do_not_delay_another(database: Database, owner: tuple[Scope, str]) -> None:
     loud, quiet = add_webhook(database, owner[0]), tenant_with_domain(database, "quiet")[0]
     for _ in range(9):
         send(database, owner[0], loud)
@@ -175,7 +177,7 @@ def test_a_tenant_with_many_does_not_hold_up_another(database: Database, owner: 
     assert [claim(database) is None for _ in range(4)] == [False, False, False, True], "no more than 4 of one tenant"
 
 
-def test_failures_are_tried_again_until_the_webhook_is_disabled(
+def test_failures_are_retried_until_the_webhook_is_disabled(
     database: Database, owner: tuple[Scope, str], webhook: str
 ) -> None:
     id = send(database, owner[0], webhook)
@@ -197,7 +199,9 @@ def test_failures_are_tried_again_until_the_webhook_is_disabled(
     assert "webhook.disable" in actions
 
 
-def test_a_webhook_that_takes_others_stays(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+def test_webhook_with_successful_deliveries_stays_enabled(
+    database: Database, owner: tuple[Scope, str], webhook: str
+) -> None:
     failing = send(database, owner[0], webhook)
     settle(database, claimed(database), BAD)
     send(database, owner[0], webhook)
@@ -209,7 +213,7 @@ def test_a_webhook_that_takes_others_stays(database: Database, owner: tuple[Scop
         assert session.get_one(Webhook, webhook).status == "enabled"
 
 
-def test_one_that_is_gone_is_disabled_at_once_and_what_waits_stays(
+def test_response_410_disables_the_webhook_and_keeps_pending_deliveries(
     database: Database, owner: tuple[Scope, str], webhook: str
 ) -> None:
     first, second = (send(database, owner[0], webhook) for _ in range(2))
@@ -253,7 +257,7 @@ def test_old_secrets_sign_until_their_overlap_ends(database: Database, owner: tu
     assert claimed(database).secrets == (fourth,)
 
 
-def test_they_go_with_their_tenant(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+def test_webhooks_are_deleted_with_their_tenant(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
     send(database, owner[0], webhook)
     attempt = claimed(database)
     with database.session() as session:

@@ -29,7 +29,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     done.set()
 
 
-def test_the_system_s_own_names_are_found() -> None:
+def test_names_of_the_system_are_resolved() -> None:
     assert "127.0.0.1" in lookups.addresses("ten_1", "localhost", 80, 10)
 
 
@@ -42,7 +42,7 @@ def test_a_tenant_with_abandoned_lookups_is_refused_and_another_is_not(stuck: st
     assert lookups.addresses("quick", "127.0.0.1", 80, 10) == ["127.0.0.1"]
 
 
-def test_a_lookup_that_ended_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_lookup_releases_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookups, "_places", Places(1))
     for _ in range(3):
         lookups.addresses("ten_1", "127.0.0.1", 80, 10)

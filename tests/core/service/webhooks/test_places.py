@@ -12,7 +12,7 @@ def taken(places: Places, tenant: str) -> int:
     return count
 
 
-def test_slow_tenants_leave_a_place_for_another() -> None:
+def test_slow_tenants_leave_a_slot_for_another() -> None:
     places = Places(8)
     assert [taken(places, f"slow {number}") for number in range(4)] == [3, 2, 1, 1]
     assert places.full() == {f"slow {number}" for number in range(4)}
@@ -20,7 +20,7 @@ def test_slow_tenants_leave_a_place_for_another() -> None:
     assert not places.take("late"), "nothing is free"
 
 
-def test_a_place_that_is_given_back_serves_its_tenant_again() -> None:
+def test_released_slot_serves_its_tenant_again() -> None:
     places = Places(2)
     assert taken(places, "one") == 1
     places.give_back("one")
@@ -28,7 +28,7 @@ def test_a_place_that_is_given_back_serves_its_tenant_again() -> None:
     assert places.take("one")
 
 
-def test_a_single_place_serves_one_tenant_after_another() -> None:
+def test_single_slot_serves_tenants_in_turn() -> None:
     places = Places(1)
     assert taken(places, "one") == 1
     assert not places.take("two")
@@ -36,7 +36,7 @@ def test_a_single_place_serves_one_tenant_after_another() -> None:
     assert places.take("two")
 
 
-def test_failures_are_ours_while_most_other_tenants_get_no_answer() -> None:
+def test_failures_are_our_own_while_most_tenants_get_no_response() -> None:
     seen = Reachability()
     seen.note("two", "connection_failed")
     assert not seen.is_ours("one", "timed_out"), "a single other one proves nothing"

@@ -56,25 +56,25 @@ def look_up(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     return asked
 
 
-def test_what_arrives(receiver: Receiver) -> None:
+def test_request_arrives_with_body_and_headers(receiver: Receiver) -> None:
     assert post(receiver.url) == 204
     [(headers, body)] = receiver.received
     assert (headers["host"], headers["x-mine"], body) == (f"127.0.0.1:{receiver.port}", "a", b"{}")
 
 
-def test_a_redirect_is_an_answer_and_is_not_followed(receiver: Receiver) -> None:
+def test_redirect_is_not_followed(receiver: Receiver) -> None:
     with receiving(status(302, Location=receiver.url)) as elsewhere:
         assert post(elsewhere.url) == 302
     assert receiver.received == []
 
 
-def test_one_that_went_away() -> None:
+def test_closed_port_fails_the_delivery() -> None:
     with receiving() as receiver:
         pass
     assert failure(receiver.url) == "connection_failed"
 
 
-def test_one_that_hangs_up(receiver: Receiver) -> None:
+def test_closed_connection_fails_the_delivery(receiver: Receiver) -> None:
     receiver.answer = lambda request: request.connection.close()
     assert failure(receiver.url) == "connection_failed"
 
@@ -104,19 +104,19 @@ def test_a_body_without_an_end_is_not_read(receiver: Receiver) -> None:
     assert post(receiver.url) == 200
 
 
-def test_an_unknown_host() -> None:
+def test_unknown_host_fails_the_delivery() -> None:
     assert failure("https://nobody.invalid/", allow_private=False) == "host_unknown"
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["::1"], ["169.254.169.254"]])
-def test_a_name_that_leads_to_a_private_address(monkeypatch: pytest.MonkeyPatch, addresses: list[str]) -> None:
+def test_name_of_a_private_address_is_rejected(monkeypatch: pytest.MonkeyPatch, addresses: list[str]) -> None:
     monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("it must not connect"))
     look_up(monkeypatch, addresses)
     assert failure(f"https://{HOST}/", allow_private=False) == "address_refused"
 
 
 @pytest.mark.parametrize("host", ["localhost", "2130706433", "0x7f.1", "127.1"])
-def test_other_ways_to_write_one(host: str) -> None:
+def test_unusual_spellings_of_private_addresses_are_rejected(host: str) -> None:
     assert failure(f"https://{host}/", allow_private=False) == "address_refused"
 
 
@@ -133,7 +133,7 @@ def test_a_name_that_changes_after_the_check_changes_nothing(monkeypatch: pytest
     assert (asked, connected) == ([HOST], ["8.8.8.8", "1.1.1.1"]), "looked up once, then by the addresses themselves"
 
 
-def test_a_certificate_must_be_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificate_must_match_the_host_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trusted, certificate = ssl.create_default_context(), make_certificate(tmp_path)
     trusted.load_verify_locations(certificate)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -148,7 +148,7 @@ def test_a_certificate_must_be_of_the_name(tmp_path: Path, monkeypatch: pytest.M
         assert [headers["host"] for headers, _ in receiver.received] == [f"{HOST}:{receiver.port}"]
 
 
-def test_no_tls_where_it_should_be(receiver: Receiver) -> None:
+def test_plain_http_on_an_https_url_fails(receiver: Receiver) -> None:
     assert failure(f"https://127.0.0.1:{receiver.port}/") == "tls_failed"
 
 

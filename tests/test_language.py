@@ -1,0 +1,42 @@
+"""Keeps the worst language habits out."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ("api", "benchmarks", "client", "core", "local", "migrations", "recipes", "worker")
+OPENING = re.compile(r"(Of|What|Whose|Who|Those|That|How|As|Where|Which|For whom)\b")
+
+
+def trees(*folders: str) -> Iterator[tuple[str, ast.Module]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), parse(path)
+
+
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Yields docstrings, and the strings that document attributes."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str()) as text):
+                    yield text
+
+
+def test_docstrings_begin_with_what_a_thing_is_or_does() -> None:
+    bad = [
+        f"{path}:{text.lineno}: {text.value}"
+        for path, tree in trees(*SOURCE, "tests")
+        for text in docstrings(tree)
+        if OPENING.match(str(text.value).strip())
+    ]
+    assert bad == []
