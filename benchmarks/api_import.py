@@ -43,8 +43,10 @@ print(json.dumps([passed, processor, resource.getrusage(resource.RUSAGE_SELF).ru
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     measured = measure(options.python, options.runs)
-    for names, one in measured.items():
-        print(f"{', '.join(names):28} {one.passed:6.3f} s  {one.processor:6.3f} s processor  {one.mebibytes:6.1f} MiB")
+    for names, cost in measured.items():
+        print(
+            f"{', '.join(names):28} {cost.passed:6.3f} s  {cost.processor:6.3f} s processor  {cost.mebibytes:6.1f} MiB"
+        )
     ratio = measured[API].processor / measured[LIBRARIES].processor
     print(f"ratio: {ratio:.2f} (at most {MAX_RATIO}); memory at most {MAX_MEBIBYTES:.0f} MiB")
     if ratio > MAX_RATIO or measured[API].mebibytes > MAX_MEBIBYTES:
@@ -55,9 +57,9 @@ def measure(python: str, runs: int) -> dict[tuple[str, ...], Cost]:
     """Returns medians over `runs`, after one run that is not counted."""
     taken: dict[tuple[str, ...], list[Cost]] = {LIBRARIES: [], API: []}
     for _ in range(runs + 1):
-        for names, found in taken.items():
-            found.append(_run(python, names))
-    return {names: Cost(*map(median, zip(*found[1:], strict=True))) for names, found in taken.items()}
+        for names, samples in taken.items():
+            samples.append(_run(python, names))
+    return {names: Cost(*map(median, zip(*samples[1:], strict=True))) for names, samples in taken.items()}
 
 
 def _run(python: str, names: tuple[str, ...]) -> Cost:

@@ -55,7 +55,7 @@ def tables() -> dict[str, str]:
     return {
         "sizes": markdown_table(["", "bundled base", "DiT-XL/2"], _sizes()),
         "device": markdown_table(["", "bundled base, 2 CPU cores", f"DiT-XL/2, one {gpu_rates().gpu}"], _device()),
-        "fleet": markdown_table(["domains", *(f"{one:,}" for one in DOMAINS)], _fleet()),
+        "fleet": markdown_table(["domains", *(f"{number:,}" for number in DOMAINS)], _fleet()),
     }
 
 
@@ -106,9 +106,9 @@ def xl_finetune_seconds() -> float:
 
 
 def _measured(pattern: str) -> float:
-    found = re.search(pattern, CARD.read_text())
-    assert found is not None, pattern
-    return float(found[1])
+    printed = re.search(pattern, CARD.read_text())
+    assert printed is not None, pattern
+    return float(printed[1])
 
 
 def _sizes() -> Iterator[tuple[str, str, str]]:

@@ -91,21 +91,21 @@ def as_json(controlnet: ControlNetCounts, questions: Sequence[str]) -> dict[str,
 
 
 def _row(system: System) -> dict[str, Any]:
-    found = parameters(system)
+    parameter_count = parameters(system)
     row: dict[str, Any] = {
         "name": system.name,
         "method": system.method,
         "sites": system.sites.to_json(),
         "learning_rate": system.learning_rate,
-        "parameters": found,
+        "parameters": parameter_count,
         "paper_millions": system.parameters,
     }
-    return row | ({"agreement": agreement(_millions(found), system.parameters)} if system.parameters else {})
+    return row | ({"agreement": agreement(_millions(parameter_count), system.parameters)} if system.parameters else {})
 
 
 def _questions_of_table_1() -> list[str]:
-    found = {system.name: parameters(system) for system in (*TABLE_1, LITERAL)}
-    ways = {s.name: agreement(_millions(found[s.name]), s.parameters) for s in TABLE_1 if s.parameters}
+    counts = {system.name: parameters(system) for system in (*TABLE_1, LITERAL)}
+    ways = {s.name: agreement(_millions(counts[s.name]), s.parameters) for s in TABLE_1 if s.parameters}
     only_rounded = [name for name, way in ways.items() if way == "rounded"]
     only_cut = [name for name, way in ways.items() if way == "truncated"]
     frozen_table = count(trainable_shapes(XL, "difffit", PRESETS["paper"], None))
@@ -114,19 +114,19 @@ def _questions_of_table_1() -> list[str]:
         said("Table 1 follows no one rule:", ", ".join(only_rounded), "fit when rounded alone,", ", ".join(only_cut),
              "when cut off alone."),
         said("DiffFit's 0.83 M needs affine layer norms, which the released DiT does not have: Algorithms 1 to 3 on",
-             f"it train {found[LITERAL.name]:,}. With weight and bias for each of its {2 * XL.depth + 1} norms, as",
-             f"Figure 4 says, it is {found['DiffFit']:,}; the same placement fits Tables 4a and 4b."),
+             f"it train {counts[LITERAL.name]:,}. With weight and bias for each of its {2 * XL.depth + 1} norms, as",
+             f"Figure 4 says, it is {counts['DiffFit']:,}; the same placement fits Tables 4a and 4b."),
         said(f"Section 1 says 0.9 M at 512x512, where the class table stays frozen: that is {frozen_table:,}, and",
              f"{imagenet_table:,} with ImageNet's table."),
         said(f"Section 1 calls DiT-XL/2 a model of 640 M. It has {count(base_shapes(XL)):,}, and with 101 classes",
-             f"{found['Full Fine-tuning']:,}, Table 1's 673.8 M."),
-        said(f"LoRA's count is {found['LoRA-R8']:,} with a pair on the query and one on the value, and with one on",
+             f"{counts['Full Fine-tuning']:,}, Table 1's 673.8 M."),
+        said(f"LoRA's count is {counts['LoRA-R8']:,} with a pair on the query and one on the value, and with one on",
              "their stack. Its alpha is not given: alpha = rank here."),
         said("AdaptFormer's count is the same beside and behind the MLP. Neither its scale is given (0.1 here, as in",
              "AdaptFormer's paper) nor its place at adaLN's gate, which AdaptFormer's own model does not have (here",
              "in front of it). The bottleneck of 64 follows from the count."),
-        said(f"VPT's {found['VPT-Deep']:,} has all of the final layer, its adaLN included: without adaLN it would be",
-             f"{found['VPT-Deep'] - count(_final_adaln()):,}."),
+        said(f"VPT's {counts['VPT-Deep']:,} has all of the final layer, its adaLN included: without adaLN it would be",
+             f"{counts['VPT-Deep'] - count(_final_adaln()):,}."),
     ]  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def _parts(controlnet: ControlNetCounts) -> dict[str, int]:
 
 def _tables(controlnet: ControlNetCounts) -> dict[str, tuple[Sequence[str], list[tuple[str, ...]]]]:
     """Returns head and rows by title."""
-    found: dict[str, tuple[Sequence[str], list[tuple[str, ...]]]] = {
+    sections: dict[str, tuple[Sequence[str], list[tuple[str, ...]]]] = {
         f"Table {name}": (HEAD, [_cells(system) for system in systems]) for name, systems in all_tables().items()
     }
     parts = [(part, f"{size:,}", "10.8 M" if part == "13 zero convolutions" else "")
@@ -184,17 +184,17 @@ def _tables(controlnet: ControlNetCounts) -> dict[str, tuple[Sequence[str], list
     whole = ("ControlNet", f"{controlnet.total:,}", "361 M")
     together = ("DiffFit together", f"{controlnet.trainable:,}", "11.2 M")
     title = "Table 5: ControlNet at Stable Diffusion's size"
-    return found | {title: (("part", "parameters", "paper"), [whole, *parts, together])}
+    return sections | {title: (("part", "parameters", "paper"), [whole, *parts, together])}
 
 
 def _cells(system: System) -> tuple[str, ...]:
     """Returns a system's cells in the order of HEAD."""
-    found, full = parameters(system), parameters(TABLE_1[0])
-    way = agreement(_millions(found), system.parameters) if system.parameters else ""
+    own, full = parameters(system), parameters(TABLE_1[0])
+    way = agreement(_millions(own), system.parameters) if system.parameters else ""
     paper = f"{system.parameters} M" if system.parameters else ""
     paper += f" ({system.percent}%)" if system.percent else ""
     words = {"both": "rounded or cut off", "truncated": "cut off"}.get(way, way)
-    return system.name, f"{found:,}", system.method, f"{system.learning_rate:g}", f"{found / full:.3%}", paper, words
+    return system.name, f"{own:,}", system.method, f"{system.learning_rate:g}", f"{own / full:.3%}", paper, words
 
 
 def _printed(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -206,8 +206,8 @@ def _printed(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return table
 
 
-def _millions(found: int) -> Decimal:
-    return Decimal(found) / 1_000_000
+def _millions(number: int) -> Decimal:
+    return Decimal(number) / 1_000_000
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -79,9 +79,9 @@ def train(
             images, output, base, device, _given(asked), site or [], checkpoint_every, samples_every, restart,
             micro_batch_size, processes, image_size, keep_classes,
         )  # fmt: skip
-        about = run.train(state)
+        summary = run.train(state)
     if run.writes:
-        state.show(about, record(None, **about))
+        state.show(summary, record(None, **summary))
 
 
 @command(sample_app, "sample", rich_help_panel=PANEL)

@@ -73,8 +73,8 @@ class Run:
         with open_archive(self.images) as packed:
             limits = datasets.limits(settings)
             report = archive.validate(packed.file, limits)
-            for one in report.rejected:
-                state.note(f"Not used: {one.file}. {one.detail}")
+            for rejected in report.rejected:
+                state.note(f"Not used: {rejected.file}. {rejected.detail}")
             for warned in report.warnings:
                 state.note(f"Warning: {warned.file}. {warned.detail}" if warned.file else f"Warning: {warned.detail}")
             base = _load(settings, self.base, self.device or self._own_device(settings))
@@ -171,15 +171,15 @@ class Run:
     def _publish(
         self, outcome: Outcome, plan: FinetunePlan, request: FinetuneRequest, base: LoadedBase
     ) -> dict[str, Any]:
-        about = base.description
+        description = base.description
         manifest = Manifest(
             method=plan.method,
             preset=request.preset if plan.sites == PRESETS[request.preset] else None,
             sites=plan.sites,
             class_names=plan.class_names,
-            base_name=about.name,
-            base_digest=about.digest,
-            base_licence=about.licence,
+            base_name=description.name,
+            base_digest=description.digest,
+            base_licence=description.licence,
             dataset_digest=plan.dataset_digest,
             training=plan.recipe(),
             image_size=plan.image_size,

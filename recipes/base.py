@@ -106,22 +106,22 @@ def _start(dit: DiT) -> dict[str, torch.Tensor]:
 
 def _train(trainer: Trainer, autoencoder: Autoencoder, output: Path, minutes: float | None) -> None:
     checkpoint = output / "checkpoint.safetensors"
-    about = {"config": trainer.dit.config.to_json()}
+    description = {"config": trainer.dit.config.to_json()}
     if checkpoint.exists():
-        trainer.restore(unpack(checkpoint.read_bytes(), about))
+        trainer.restore(unpack(checkpoint.read_bytes(), description))
     started, losses = time.monotonic(), []
     bar = tqdm(total=trainer.settings.steps, initial=trainer.steps_done, desc="training", mininterval=30)
     while not trainer.done and (minutes is None or time.monotonic() - started < 60 * minutes):
         losses.append(trainer.step().mse)
         bar.update()
         if trainer.steps_done % 100 == 0:
-            write_file(checkpoint, pack(trainer.state(), about))
+            write_file(checkpoint, pack(trainer.state(), description))
             bar.set_postfix(mse=sum(losses[-100:]) / len(losses[-100:]))
         if trainer.steps_done % 500 == 0:
             held_out = trainer.held_out_loss(trainer.averaged, repeats=16)
             tqdm.write(f"step {trainer.steps_done}: held-out loss {held_out:.4f}")
             _grid(trainer, autoencoder).save(output / f"samples-{trainer.steps_done:06}.png")
-    write_file(checkpoint, pack(trainer.state(), about))
+    write_file(checkpoint, pack(trainer.state(), description))
 
 
 def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:

@@ -74,8 +74,8 @@ def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
 
     Raises ValueError for a subgroup or emoji that Unicode does not have, and for an emoji in two classes.
     """
-    emoji = {one.name: one for one in read_emoji(cache)}
-    subgroups = {one.subgroup for one in emoji.values()}
+    emoji = {each.name: each for each in read_emoji(cache)}
+    subgroups = {each.subgroup for each in emoji.values()}
     classes: dict[str, list[Emoji]] = {}
     taken: dict[str, str] = {}
     for label, rule in tomllib.loads(table.read_text()).items():
@@ -83,11 +83,13 @@ def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
         if unknown := (wanted - subgroups) | ((added | dropped) - emoji.keys()):
             raise ValueError(f"class {label}: Unicode has no {sorted(unknown)}")
         members = [
-            one for one in emoji.values() if (one.subgroup in wanted and one.name not in dropped) or one.name in added
+            each
+            for each in emoji.values()
+            if (each.subgroup in wanted and each.name not in dropped) or each.name in added
         ]
-        for one in members:
-            if (other := taken.setdefault(one.name, label)) != label:
-                raise ValueError(f"{one.name} is in two classes, {other} and {label}")
+        for each in members:
+            if (other := taken.setdefault(each.name, label)) != label:
+                raise ValueError(f"{each.name} is in two classes, {other} and {label}")
         classes[label] = members
     return classes
 

@@ -2,12 +2,15 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ("api", "benchmarks", "client", "core", "local", "migrations", "recipes", "worker")
+VAGUE = ("one", "found", "about")
+MAX_VAGUE = 20
 OPENING = re.compile(r"(Of|What|Whose|Who|Those|That|How|As|Where|Which|For whom)\b")
 
 
@@ -32,6 +35,14 @@ def docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
                     yield text
 
 
+def names(tree: ast.Module) -> Iterator[str]:
+    """Yields variables where they are assigned, and arguments."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                yield name
+
+
 def test_docstrings_begin_with_what_a_thing_is_or_does() -> None:
     bad = [
         f"{path}:{text.lineno}: {text.value}"
@@ -40,3 +51,8 @@ def test_docstrings_begin_with_what_a_thing_is_or_does() -> None:
         if OPENING.match(str(text.value).strip())
     ]
     assert bad == []
+
+
+def test_names_say_what_they_are() -> None:
+    counts = Counter({path: sum(name in VAGUE for name in names(tree)) for path, tree in trees(*SOURCE)})
+    assert counts.total() <= MAX_VAGUE, counts.most_common(20)

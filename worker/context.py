@@ -146,17 +146,17 @@ class Context:
 
     def report(self) -> None:
         """Tells that this worker lives, what lies in its device table, and when it last let go of what was deleted."""
-        about: dict[str, Any] = {"queues": sorted(self.queues), "device": "none", "base_digest": None, "resident": []}
-        about |= {"evicted_at": self._evicted_at, "healthy": self.problem is None, "problem": self.problem}
+        state: dict[str, Any] = {"queues": sorted(self.queues), "device": "none", "base_digest": None, "resident": []}
+        state |= {"evicted_at": self._evicted_at, "healthy": self.problem is None, "problem": self.problem}
         if self.needs_device:
             gpu = self.gpu
-            about |= {
+            state |= {
                 "device": str(gpu.device),
                 "base_digest": gpu.base.description.digest,
                 "resident": gpu.bank.resident,
             }
         with self.database.session() as session:
-            fleet.report_worker(session, self.id, socket.gethostname(), os.getpid(), about)
+            fleet.report_worker(session, self.id, socket.gethostname(), os.getpid(), state)
 
     def put(self, key: str, data: bytes) -> StoredObject:
         """Stores what took an attempt long to make: tries again for some seconds while the store does not answer.

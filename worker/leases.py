@@ -62,9 +62,9 @@ class LeaseKeeper:
         lost; it may be called again."""
         with self._lock:
             self._held[claim] = _Held(model, claim, on_end)
-        about = {"job_id": claim.id, "attempt": claim.attempt}
+        context = {"job_id": claim.id, "attempt": claim.attempt}
         try:
-            with caused_by(claim.request_id, claim.traceparent, jobs.KINDS[model].task, **about):
+            with caused_by(claim.request_id, claim.traceparent, jobs.KINDS[model].task, **context):
                 yield
         finally:
             with self._lock:

@@ -80,8 +80,8 @@ def list_dataset_uploads(
 ) -> Listing[DatasetUploadOut]:
     """List a domain's unexpired uploads, newest first."""
     with database.session(scope) as session:
-        found = uploads.listing(session, scope, id, replace(page, status=status))
-        return listing(found, DatasetUploadOut.model_validate)
+        rows = uploads.listing(session, scope, id, replace(page, status=status))
+        return listing(rows, DatasetUploadOut.model_validate)
 
 
 @router.get("/{upload_id}", operation_id="get_dataset_upload", responses=problems(NotFound, StorageUnavailable))
@@ -196,16 +196,16 @@ def _expected(services: Services, scope: Scope, id: str, upload_id: str, number:
 
 
 def _with_parts(request: Request, services: Services, upload: DatasetUpload) -> DatasetUploadPartsOut:
-    about = DatasetUploadOut.model_validate(upload).model_dump()
-    found = uploads.received(services.store, upload)
+    fields = DatasetUploadOut.model_validate(upload).model_dump()
+    received = uploads.received(services.store, upload)
     sizes = uploads.sizes(upload) if upload.status == "open" else []
     parts = []
     for number, size in enumerate(sizes, 1):
-        etag = found[number].etag if number in found else None
+        etag = received[number].etag if number in received else None
         parts.append(
             UploadPartOut(number=number, size_bytes=size, url=_url(request, services, upload, number, size), etag=etag)
         )
-    return DatasetUploadPartsOut(**about, parts=parts)
+    return DatasetUploadPartsOut(**fields, parts=parts)
 
 
 def _url(request: Request, services: Services, upload: DatasetUpload, number: int, size: int) -> str:

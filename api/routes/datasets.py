@@ -78,9 +78,9 @@ def list_datasets(
 ) -> Listing[DatasetOut]:
     """List a domain's data sets, newest first, without their rejected files."""
     with database.session(scope) as session:
-        found = datasets.listing(session, scope, id, replace(page, status=status))
+        rows = datasets.listing(session, scope, id, replace(page, status=status))
         signed = signer(request)
-        return listing(found, lambda row: DatasetOut.of(row, signed))
+        return listing(rows, lambda row: DatasetOut.of(row, signed))
 
 
 @router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
@@ -88,9 +88,9 @@ def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderD
     """Get a data set with its classes and first rejected files."""
     with database.session(scope) as session:
         dataset = datasets.get(session, scope, id)
-        found = DatasetOut.of(dataset, signer(request))
-        found.report.rejected = first_rejected(datasets.rejected(session, scope, id, PageRequest(limit=100)))
-        return found
+        rendered = DatasetOut.of(dataset, signer(request))
+        rendered.report.rejected = first_rejected(datasets.rejected(session, scope, id, PageRequest(limit=100)))
+        return rendered
 
 
 @router.get("/datasets/{id}/report", operation_id="list_rejected_files", responses=problems(NotFound))

@@ -94,8 +94,8 @@ def list_finetunes(
 ) -> Listing[FinetuneOut]:
     """List a domain's fine-tunes, newest first."""
     with database.session(scope) as session:
-        found = finetunes.listing(session, scope, id, replace(page, status=status))
-        return listing(found, FinetuneOut.model_validate)
+        rows = finetunes.listing(session, scope, id, replace(page, status=status))
+        return listing(rows, FinetuneOut.model_validate)
 
 
 @router.get("/finetunes/{id}", operation_id="get_finetune", responses=problems(NotFound))

@@ -96,9 +96,9 @@ def list_generations(
 ) -> Listing[GenerationOut]:
     """List a domain's generations, newest first."""
     with database.session(scope) as session:
-        found = generations.listing(session, scope, id, replace(page, status=status))
+        rows = generations.listing(session, scope, id, replace(page, status=status))
         signed = signer(request)
-        return listing(found, lambda row: GenerationOut.of(row, signed))
+        return listing(rows, lambda row: GenerationOut.of(row, signed))
 
 
 @router.get("/generations/{id}", operation_id="get_generation", responses=problems(NotFound))

@@ -27,9 +27,9 @@ async def readyz(request: Request, response: Response) -> Readiness:
     """Report whether the process can serve requests; 503 when it cannot. Failures that affect only some requests are
     warnings: without a live worker, the broker or the object store, jobs wait. The result may be 2 seconds old."""
     check: ReadinessCheck = request.app.state.readiness
-    found = await check.read()
-    response.status_code = 503 if found.problems else 200
-    return found
+    readiness = await check.read()
+    response.status_code = 503 if readiness.problems else 200
+    return readiness
 
 
 @router.get(

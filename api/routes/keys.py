@@ -17,5 +17,5 @@ def get_own_key(request: Request, database: DatabaseDep, scope: ScopeDep) -> Own
         if getattr(request.state, "signs_in", False):
             tenants.record_sign_in(session, scope)
         key, tenant = tenants.identity(session, scope)
-        known = KeyOut.model_validate(key).model_dump()
-        return OwnKeyOut(**known, tenant_name=tenant.name if tenant else None)
+        fields = KeyOut.model_validate(key).model_dump()
+        return OwnKeyOut(**fields, tenant_name=tenant.name if tenant else None)

@@ -37,11 +37,11 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=Idempot
 def create_webhook(body: WebhookCreate, scope: WriterDep, services: ServicesDep) -> WebhookIssued:
     """Create a webhook. Only this response contains the secret that verifies its events."""
     private = services.settings.webhooks_allow_private
-    wanted = None if body.events is None else [str(one) for one in body.events]
+    wanted = None if body.events is None else [str(event) for event in body.events]
     with services.database.session(scope) as session:
         Quotas(session, scope, services.settings).admit_webhook()
-        made = webhooks.create(session, scope, body.url, wanted, body.description, allow_private=private)
-        return _issued(made)
+        issued = webhooks.create(session, scope, body.url, wanted, body.description, allow_private=private)
+        return _issued(issued)
 
 
 @router.get("", operation_id="list_webhooks")
@@ -108,8 +108,8 @@ def list_webhook_deliveries(
 ) -> Listing[DeliveryOut]:
     """List the deliveries of the last 30 days, newest first, with every attempt."""
     with database.session(scope) as session:
-        found = webhooks.deliveries(session, scope, id, replace(page, status=status))
-        return listing(found, DeliveryOut.model_validate)
+        rows = webhooks.deliveries(session, scope, id, replace(page, status=status))
+        return listing(rows, DeliveryOut.model_validate)
 
 
 @router.get("/{id}/deliveries/{delivery_id}", operation_id="get_webhook_delivery", responses=problems(NotFound))

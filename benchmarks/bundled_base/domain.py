@@ -84,9 +84,9 @@ def unseen_openmoji(folder: Path) -> Drawings:
     _, held_out = sample.split()
     others = read_drawings(folder, IMAGE_SIZE)
     ours = {name: place for place, name in enumerate(sample.class_names)}
-    known = set(sample.emoji)
+    trained = set(sample.emoji)
     names = [others.class_names[label] for label in others.labels.tolist()]
-    more = [k for k, name in enumerate(names) if name in ours and others.emoji[k] not in known]
+    more = [k for k, name in enumerate(names) if name in ours and others.emoji[k] not in trained]
     return Drawings(
         torch.cat([held_out.pixels, others.pixels[more]]),
         torch.cat([held_out.labels, torch.tensor([ours[names[k]] for k in more], dtype=torch.long)]),

@@ -71,14 +71,14 @@ class Quality:
         yield Figure(name="classifier's held-out accuracy", value=100 * real, unit="%", best="highest", note=note)
         labels = alike(held_out.labels, self.count)
         pictures = self.artist.draw(self._of_base(labels), "the base")
-        found = (self.judges.classifier.judge(pictures).classes == labels).float().mean().item()
+        accuracy = (self.judges.classifier.judge(pictures).classes == labels).float().mean().item()
         yield Figure(
             name="class agreement",
-            value=100 * found,
+            value=100 * accuracy,
             unit="%",
             limit=100 * AGREEMENT_SHARE * real,
             best="highest",
-            note=f"{self.count} pictures, {found / real:.0%} of the accuracy{self._of_first('class agreement')}",
+            note=f"{self.count} pictures, {accuracy / real:.0%} of the accuracy{self._of_first('class agreement')}",
         )
         yield from self._distances(pictures, held_out.pixels)
         self._grid().save(self.output / "base.png")

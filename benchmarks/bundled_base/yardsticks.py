@@ -83,11 +83,11 @@ class Judges:
 
     @cached_property
     def yardsticks(self) -> list[Yardstick]:
-        found = [Yardstick("feature distance", lambda pictures: self.classifier.judge(small(pictures)).features,
+        result = [Yardstick("feature distance", lambda pictures: self.classifier.judge(small(pictures)).features,
                            self.digest)]  # fmt: skip
         if self.inception is not None and self.inception_digest is not None:
-            found.append(Yardstick("FID", Inception(self.inception, self.device).features, self.inception_digest))
-        return found
+            result.append(Yardstick("FID", Inception(self.inception, self.device).features, self.inception_digest))
+        return result
 
     @cached_property
     def inception_digest(self) -> str | None:

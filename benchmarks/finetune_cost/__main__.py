@@ -56,9 +56,9 @@ def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
         seconds: dict[str, list[tuple[Seconds, Seconds]]] = {name: [] for name in subjects}
         for turn in track(range(rounds + 1), "steps", console=console):
             for name, subject in subjects.items():
-                found = subject.seconds()
+                duration = subject.seconds()
                 if turn:
-                    seconds[name].append(found)
+                    seconds[name].append(duration)
         for name, subject in subjects.items():
             steps, optimizers = zip(*seconds[name], strict=True)
             rows.append({
@@ -67,9 +67,9 @@ def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
                 "step": _median(steps, setting),
                 "gradients": _median([step - optimizer for step, optimizer in seconds[name]], setting),
                 "optimizer": _median(optimizers, setting),
-                "clock": statistics.median(one.clock for one in steps) / setting.batch,
+                "clock": statistics.median(timing.clock for timing in steps) / setting.batch,
                 "memory": subject.peak_gibibytes() / setting.batch,
-                "steps": [vars(one) for one in steps],
+                "steps": [vars(timing) for timing in steps],
             })  # fmt: skip
     return rows
 
@@ -77,27 +77,27 @@ def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
 def _median(steps: Sequence[Seconds], setting: Setting) -> float:
     """Returns seconds per image: the processor's on a CPU, which may be busy with other things, the clock's on a
     GPU."""
-    values = [one.processor if setting.device == "cpu" else one.clock for one in steps]
+    values = [step.processor if setting.device == "cpu" else step.clock for step in steps]
     return statistics.median(values) / setting.batch
 
 
 def verdicts(rows: Sequence[Row], device: str) -> list[Row]:
     """Compares DiffFit with our own full fine-tuning, and with that of diffusers."""
     of = {row["method"]: row for row in rows}
-    found = []
+    lines = []
     for full in (name for name in of if name.startswith("full")):
         for figure, limit in LIMITS[device].items():
             ratio = of["difffit"][figure] / of[full][figure]
-            found.append({"figure": figure, "against": full, "ratio": ratio, "limit": limit, "kept": ratio <= limit})
-    return found
+            lines.append({"figure": figure, "against": full, "ratio": ratio, "limit": limit, "kept": ratio <= limit})
+    return lines
 
 
 def _write(options: argparse.Namespace, tables: Sequence[Row]) -> None:
-    about = facts("python -m benchmarks.finetune_cost", "0, weights and data are random", rounds=options.rounds)
-    write_json(options.output / "finetune_cost.json", {**about, "tables": tables})
+    header = facts("python -m benchmarks.finetune_cost", "0, weights and data are random", rounds=options.rounds)
+    write_json(options.output / "finetune_cost.json", {**header, "tables": tables})
     missing = [] if len(tables) > 1 else ["Not measured: the whole model, since there was no GPU."]
     parts = [_markdown(table) for table in tables]
-    write_markdown(options.output / "finetune_cost.md", "What a fine-tuning step costs", about, [*parts, *missing])
+    write_markdown(options.output / "finetune_cost.md", "What a fine-tuning step costs", header, [*parts, *missing])
 
 
 def _markdown(table: Row) -> str:
@@ -116,9 +116,9 @@ def _markdown(table: Row) -> str:
     ]
     head = ("method", "trains", "ms an image", "without the optimizer", "optimizer", "clock", "peak GiB an image")
     said_of = [
-        f"DiffFit's {one['figure']} is {one['ratio']:.2f}x that of '{one['against']}' "
-        f"(limit {one['limit']:.2f}x: {'kept' if one['kept'] else 'not kept'})."
-        for one in table["verdicts"]
+        f"DiffFit's {verdict['figure']} is {verdict['ratio']:.2f}x that of '{verdict['against']}' "
+        f"(limit {verdict['limit']:.2f}x: {'kept' if verdict['kept'] else 'not kept'})."
+        for verdict in table["verdicts"]
     ]
     beaten = said(
         f"By operations alone it would be {BY_OPERATIONS}x. What is below comes from what is not kept for the backward",

@@ -27,8 +27,8 @@ class Subject:
 
     def seconds(self) -> tuple[Seconds, Seconds]:
         """One more step's, and the optimizer's part of it."""
-        found: tuple[Seconds, Seconds] = self._ask("seconds")
-        return found
+        measured: tuple[Seconds, Seconds] = self._ask("seconds")
+        return measured
 
     def peak_gibibytes(self) -> float:
         peak: float = self._ask("peak")

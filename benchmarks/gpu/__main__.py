@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device("cpu" if options.mini or not torch.cuda.is_available() else "cuda")
     if device.type == "cpu" and not options.mini:
         raise SystemExit("There is no GPU. Run it at mini size with --mini, which measures nothing of use.")
-    about = {
+    header = {
         "command": "python -m benchmarks.gpu",
         "date": datetime.now(UTC).date().isoformat(),
         "seeds": "0, weights and data are random",
@@ -49,14 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         phases = {name: replace(phase, seconds=math.inf) for name, phase in phases.items()}
         torch.set_num_threads(1)
     try:
-        session.run(phases, lab, options.json, about, options.seconds)
+        session.run(phases, lab, options.json, header, options.seconds)
     except DeviceLost:
         left = options.seconds - (time.monotonic() - started)
         sys.stdout.flush()
         if left > 0:  # a new process has a new device; the phase that lost this one is not tried again
             again = [*(arguments or sys.argv[1:]), "--resume", "--seconds", str(left)]
             os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu", *again])
-    print("\n\n".join(page.parts({**about, "phases": lab.results})))
+    print("\n\n".join(page.parts({**header, "phases": lab.results})))
     faulthandler.cancel_dump_traceback_later()
 
 

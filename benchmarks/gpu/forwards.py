@@ -91,11 +91,11 @@ def best_of(lab: Lab, row: dict[str, Any]) -> dict[str, Any]:
         for side, names in {"plain": ("plain", "base"), "mixed": ("mixed",)}.items()
     }
     operations = row["rows"] * forward_operations(lab.config)
-    found: dict[str, Any] = {"mixed_over_plain": best["plain"] / best["mixed"]}
+    figures: dict[str, Any] = {"mixed_over_plain": best["plain"] / best["mixed"]}
     for side, ms in best.items():
         tflops = operations / ms / 1e9
-        found |= {f"{side}_best_ms": ms, f"{side}_tflops": tflops, f"{side}_share": lab.share(tflops)}
-    return found
+        figures |= {f"{side}_best_ms": ms, f"{side}_tflops": tflops, f"{side}_share": lab.share(tflops)}
+    return figures
 
 
 def _equality(lab: Lab, dtype: torch.dtype) -> dict[str, Any]:

@@ -56,23 +56,32 @@ def _first_image(phases: Phases) -> float:
 
 
 GOALS = (
-    Goal("mixed / base alone, 32 rows, both at their best", 0.97, lambda found: _rows(found, 32)["mixed_over_plain"]),
-    Goal("mixed / base alone, 64 rows, both at their best", 0.97, lambda found: _rows(found, 64)["mixed_over_plain"]),
-    Goal("64 mixed rows, of the product rate", 0.65, lambda found: _rows(found, 64)["mixed_share"]),
-    Goal("engine of 64 rows, 50 steps / its bare forward", 0.92, lambda found: _run(found, 64, 50)["over_bare"]),
-    Goal("DiffFit's step / diffusers' full", 0.35, lambda found: _over_full(found, "diffusers"), is_least=False),
+    Goal("mixed / base alone, 32 rows, both at their best", 0.97, lambda phases: _rows(phases, 32)["mixed_over_plain"]),
+    Goal("mixed / base alone, 64 rows, both at their best", 0.97, lambda phases: _rows(phases, 64)["mixed_over_plain"]),
+    Goal("64 mixed rows, of the product rate", 0.65, lambda phases: _rows(phases, 64)["mixed_share"]),
+    Goal("engine of 64 rows, 50 steps / its bare forward", 0.92, lambda phases: _run(phases, 64, 50)["over_bare"]),
+    Goal("DiffFit's step / diffusers' full", 0.35, lambda phases: _over_full(phases, "diffusers"), is_least=False),
     Goal(
-        "DiffFit's step / plain PyTorch's full", 0.35, lambda found: _over_full(found, "plain PyTorch"), is_least=False
+        "DiffFit's step / plain PyTorch's full",
+        0.35,
+        lambda phases: _over_full(phases, "plain PyTorch"),
+        is_least=False,
     ),
     Goal("DiffFit's step / diffusers' full, recorded on an H200", 0.35, _over_recorded, is_least=False),
-    Goal("DiffFit's step, of the product rate", 0.45, lambda found: _method(found, "difffit")["share"]),
-    Goal("DiffFit, MB an image", 220, lambda found: _method(found, "difffit")["bytes_an_image"] / 1e6, is_least=False),
-    Goal("fine-tunes together / one after another", 3, lambda found: found["together"]["gain"]),
-    Goal("capturing all batch sizes, s", 5, lambda found: found["start"]["capturing_seconds"], is_least=False),
+    Goal("DiffFit's step, of the product rate", 0.45, lambda phases: _method(phases, "difffit")["share"]),
+    Goal(
+        "DiffFit, MB an image", 220, lambda phases: _method(phases, "difffit")["bytes_an_image"] / 1e6, is_least=False
+    ),
+    Goal("fine-tunes together / one after another", 3, lambda phases: phases["together"]["gain"]),
+    Goal("capturing all batch sizes, s", 5, lambda phases: phases["start"]["capturing_seconds"], is_least=False),
     Goal("first image with graphs / without", 1, _first_image, is_least=False),
-    Goal("latents in exact mode, largest difference", 0, lambda found: _difference(found, "exact"), is_least=False),
-    Goal("latents in bf16, largest difference / rms", 2e-2, lambda found: _relative(found, "bfloat16"), is_least=False),
-    Goal("latents in fp32, largest difference / rms", 1e-4, lambda found: _relative(found, "float32"), is_least=False),
+    Goal("latents in exact mode, largest difference", 0, lambda phases: _difference(phases, "exact"), is_least=False),
+    Goal(
+        "latents in bf16, largest difference / rms", 2e-2, lambda phases: _relative(phases, "bfloat16"), is_least=False
+    ),
+    Goal(
+        "latents in fp32, largest difference / rms", 1e-4, lambda phases: _relative(phases, "float32"), is_least=False
+    ),
 )
 
 

@@ -28,12 +28,12 @@ def _difference(lab: Lab, dtype: torch.dtype, *, exact: bool) -> dict[str, Any]:
     serving = Serving(lab.subject(dtype), lab.domains(count), max_rows=2 * count, exact=exact)
     try:
         together = latents_of(serving, requests)
-        alone = [latents_of(serving, [one])[0] for one in requests]
+        alone = [latents_of(serving, [single])[0] for single in requests]
     finally:
         serving.cache.close()
     pairs = list(zip(together, alone, strict=True))
     return {
-        "largest_difference": max(float((one - other).abs().max()) for one, other in pairs),
-        "largest_relative_difference": max(largest_difference(one, other) for one, other in pairs),
-        "equal": sum(torch.equal(one, other) for one, other in pairs),
+        "largest_difference": max(float((single - other).abs().max()) for single, other in pairs),
+        "largest_relative_difference": max(largest_difference(single, other) for single, other in pairs),
+        "equal": sum(torch.equal(single, other) for single, other in pairs),
     }

@@ -39,11 +39,11 @@ def parts(values: Mapping[str, Any]) -> list[str]:
         "idle": lambda result: f"Idle device: {_percent(result['idle'])} of a run of {result['steps']} steps.",
         "profile": _profile,
     }
-    found = [_goals(phases)]
+    sections = [_goals(phases)]
     for name, table in tables.items():
         if name in phases and (text := _text(table, phases[name])):
-            found.append(text)
-    return [*found, *_errors(phases)]
+            sections.append(text)
+    return [*sections, *_errors(phases)]
 
 
 def _text(table: Callable[[Result], str], result: Result) -> str:
@@ -205,14 +205,14 @@ def _together(result: Result) -> str:
 def _fused(result: Result) -> str:
     rows = [
         (
-            one["name"],
-            _number(one["ms"]),
-            _number(one["plain_ms"]),
-            _number(one["gigabytes_a_second"]),
-            _percent(one["copy_share"]),
-            _number(one["relative_error"]),
+            operation["name"],
+            _number(operation["ms"]),
+            _number(operation["plain_ms"]),
+            _number(operation["gigabytes_a_second"]),
+            _percent(operation["copy_share"]),
+            _number(operation["relative_error"]),
         )
-        for one in _whole(result["operations"])
+        for operation in _whole(result["operations"])
     ]
     return markdown_table(["fused operation", "ms", "plain, ms", "GB/s", "of a copy", "error"], rows)
 
@@ -241,9 +241,9 @@ def _independence(result: Result) -> str:
 def _equality(result: Result) -> str:
     columns = ("largest_difference_from_alone", "relative_error_from_alone", "relative_error_from_reference")
     rows = [
-        [name, *(_number(found[column]) for column in columns)]
-        for name, found in result.items()
-        if isinstance(found, dict) and "error" not in found
+        [name, *(_number(figures[column]) for column in columns)]
+        for name, figures in result.items()
+        if isinstance(figures, dict) and "error" not in figures
     ]
     return markdown_table(["one forward", "largest from alone / rms", "norm, from alone", "from the reference"], rows)
 

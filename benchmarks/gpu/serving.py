@@ -73,7 +73,7 @@ def measure_idle(lab: Lab, result: dict[str, Any]) -> None:
 def _run(lab: Lab, rows: int, steps: int) -> dict[str, Any]:
     started = time.perf_counter()
     with _serving(lab, rows) as serving:
-        made = time.perf_counter() - started
+        build_seconds = time.perf_counter() - started
         first = serving.seconds(_requests(lab, steps)[:1])
         serving.seconds(_requests(lab, 2))
         seconds = serving.seconds(_requests(lab, steps))
@@ -88,7 +88,7 @@ def _run(lab: Lab, rows: int, steps: int) -> dict[str, Any]:
         "evaluations_a_second": evaluations,
         "bare_evaluations_a_second": bare,
         "over_bare": evaluations / bare,
-        "seconds_to_make": made,
+        "seconds_to_make": build_seconds,
         "first_image_seconds": first,
         "one_image_seconds": alone,
     }

@@ -38,22 +38,22 @@ class Phase:
     """Time limit at full size."""
 
 
-def run(phases: Mapping[str, Phase], lab: Lab, path: Path, about: Mapping[str, Any], seconds: float) -> None:
+def run(phases: Mapping[str, Phase], lab: Lab, path: Path, header: Mapping[str, Any], seconds: float) -> None:
     """Runs all phases within `seconds`. A phase that raises or overruns leaves its error, and the next one runs; those
     in the lab's results already are kept. Raises DeviceLost when the device computes no more."""
     ends = time.monotonic() + seconds
-    found = lab.results
+    results = lab.results
     for name, phase in phases.items():
-        if name in found:
+        if name in results:
             continue
         left = min(phase.seconds, ends - time.monotonic())
-        found[name] = result = {}
+        results[name] = result = {}
         if left < LEAST_SECONDS:
             result["error"] = "No time was left."
         else:
             _run_phase(phase, lab, result, left)
         print(f"{name}: {result.get('seconds', 0):.1f} s {result.get('error', '')}", flush=True)
-        write(path, {**about, "phases": found})
+        write(path, {**header, "phases": results})
         if "error" in result:
             check_device(lab.device)
             release_memory()

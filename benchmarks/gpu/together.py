@@ -29,7 +29,7 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
         result[name] = {"ms": median(times), "tflops": tflops, "share": lab.share(tflops)}
     result["gain"] = result["one after another"]["ms"] / result["together"]["ms"]
     pairs = zip(together, alone, strict=True)
-    moved = [largest_difference(one.parameters.detach(), other.parameters.detach()) for one, other in pairs]
+    moved = [largest_difference(mine.parameters.detach(), other.parameters.detach()) for mine, other in pairs]
     result["largest_difference_of_parameters"] = max(moved)
 
 
@@ -37,7 +37,7 @@ def step_together(trainers: Sequence[Trainer]) -> None:
     """One step of each, in one pass of the model, as the engine's loop makes it."""
     steps = [trainer.parts() for trainer in trainers]
     first, *others = [next(step) for step in steps]
-    assert all(one.joins([first, *others[:index]]) for index, one in enumerate(others))
+    assert all(learner.joins([first, *others[:index]]) for index, learner in enumerate(others))
     first.compute_with(others)
     for step in steps:
         slices.run(step)

@@ -45,19 +45,19 @@ def main() -> None:
             return generator.request("GET", f"/v1/generations/{generation}", key)
 
         plain = generator.request("GET", "/items/1")
-        for server, one in ((service, mixed), (yardstick, lambda: plain)):  # caches, pools and memory fill up
-            generator.send(server.port, min(5.0, seconds), CLIENTS, one)
+        for server, requests in ((service, mixed), (yardstick, lambda: plain)):  # caches, pools and memory fill up
+            generator.send(server.port, min(5.0, seconds), CLIENTS, requests)
         memory = [service.memory]
         for turn in range(turns):
             bare.append(generator.send(yardstick.port, seconds, CLIENTS, lambda: plain))
             ours.append(generator.send(service.port, seconds, CLIENTS, mixed))
             memory.append(service.memory)
             print(f"{turn + 1} of {turns}: {ours[-1].rate:.0f}/s, bare {bare[-1].rate:.0f}/s", flush=True)
-    found = _facts(ours, bare, memory, options.seconds)
-    _show(found)
+    result = _facts(ours, bare, memory, options.seconds)
+    _show(result)
     if options.json:
-        _write(options.json, found)
-    raise SystemExit(bool(found["answers_5xx"]) or found["ratio"] < LIMIT)
+        _write(options.json, result)
+    raise SystemExit(bool(result["answers_5xx"]) or result["ratio"] < LIMIT)
 
 
 def _facts(ours: list[Load], bare: list[Load], memory: list[int], seconds: float) -> dict[str, Any]:
@@ -73,44 +73,48 @@ def _facts(ours: list[Load], bare: list[Load], memory: list[int], seconds: float
         "rate": rate,
         "bare_rate": yardstick,
         "ratio": rate / yardstick,
-        "ratios": [one.rate / other.rate for one, other in zip(ours, bare, strict=True)],
+        "ratios": [run.rate / other.rate for run, other in zip(ours, bare, strict=True)],
         "answers": statuses.total(),
         "answers_5xx": sum(count for status, count in statuses.items() if status >= 500),
         "answers_not_200": statuses.total() - statuses[200],
         "milliseconds": {f"p{p}": 1000 * latencies[len(latencies) * p // 100] for p in (50, 95, 99)},
-        "memory_mib": [round(one / 2**20, 1) for one in memory],
+        "memory_mib": [round(run / 2**20, 1) for run in memory],
     }
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    memory = found["memory_mib"]
+def _rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    memory = result["memory_mib"]
     return [
-        ("requests a second", f"{found['rate']:.0f}", ""),
-        ("of a bare route", f"{found['bare_rate']:.0f}", ""),
-        ("ratio of the medians", f"{found['ratio']:.2f}", f"at least {LIMIT}"),
-        ("answers of 5xx", f"{found['answers_5xx']} of {found['answers']:,}", "0"),
-        ("p50, p95, p99 in ms", ", ".join(f"{one:.1f}" for one in found["milliseconds"].values()), ""),
+        ("requests a second", f"{result['rate']:.0f}", ""),
+        ("of a bare route", f"{result['bare_rate']:.0f}", ""),
+        ("ratio of the medians", f"{result['ratio']:.2f}", f"at least {LIMIT}"),
+        ("answers of 5xx", f"{result['answers_5xx']} of {result['answers']:,}", "0"),
+        (
+            "p50, p95, p99 in ms",
+            ", ".join(f"{milliseconds:.1f}" for milliseconds in result["milliseconds"].values()),
+            "",
+        ),
         ("memory at the start, at the end", f"{memory[0]} MiB, {memory[-1]} MiB", "flat"),
     ]
 
 
-def _show(found: dict[str, Any]) -> None:
-    table = Table(*HEAD, title=f"{found['clients']} clients, {found['cores']} cores for all")
-    for row in _rows(found):
+def _show(result: dict[str, Any]) -> None:
+    table = Table(*HEAD, title=f"{result['clients']} clients, {result['cores']} cores for all")
+    for row in _rows(result):
         table.add_row(*row)
     Console().print(table)
 
 
-def _write(path: Path, found: dict[str, Any]) -> None:
-    about = facts(f"python -m benchmarks.load --seconds {found['seconds']:.0f}", "none")
-    write_json(path, about | found)
-    turn = found["seconds"] / found["turns"]
+def _write(path: Path, result: dict[str, Any]) -> None:
+    header = facts(f"python -m benchmarks.load --seconds {result['seconds']:.0f}", "none")
+    write_json(path, header | result)
+    turn = result["seconds"] / result["turns"]
     text = said(
-        f"{found['clients']} clients ask one API process for a generation's state, nine times in ten, or change a",
+        f"{result['clients']} clients ask one API process for a generation's state, nine times in ten, or change a",
         f"domain of their own; in turns of {turn:.0f} seconds they ask a bare FastAPI route of one query on the same",
-        f"PostgreSQL. Each got {found['seconds']:.0f} seconds. Clients, servers and PostgreSQL share all cores.",
+        f"PostgreSQL. Each got {result['seconds']:.0f} seconds. Clients, servers and PostgreSQL share all cores.",
     )
-    write_markdown(path.with_suffix(".md"), "Load", about, [text, markdown_table(HEAD, _rows(found))])
+    write_markdown(path.with_suffix(".md"), "Load", header, [text, markdown_table(HEAD, _rows(result))])
 
 
 def _options() -> argparse.Namespace:

@@ -87,16 +87,16 @@ def api(exits: ExitStack, url: str, folder: Path) -> Server:
 def post(url: str, path: str, key: str, body: dict[str, object]) -> dict[str, str]:
     """Posts to the API and returns its response. Raises httpx.HTTPError."""
     answer = httpx.post(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, json=body)
-    found: dict[str, str] = answer.raise_for_status().json()
-    return found
+    created: dict[str, str] = answer.raise_for_status().json()
+    return created
 
 
 def _rows(url: str, domains: int) -> tuple[str, list[str], str]:
     tenant = post(url, "/v1/admin/tenants", ADMIN_KEY, {"name": "load"})["id"]
     key = post(url, f"/v1/admin/tenants/{tenant}/keys", ADMIN_KEY, {"name": "load"})["key"]
-    made = [post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(domains)]
-    generation = post(url, f"/v1/domains/{made[0]}/generations", key, {"class_id": 0, "adapter_id": "base"})["id"]
-    return key, made, generation
+    ids = [post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(domains)]
+    generation = post(url, f"/v1/domains/{ids[0]}/generations", key, {"class_id": 0, "adapter_id": "base"})["id"]
+    return key, ids, generation
 
 
 def database(exits: ExitStack) -> str:

@@ -16,7 +16,7 @@ EXPERIMENTS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    lines = "\n".join(f"  {name:10} {about}" for name, (about, _) in EXPERIMENTS.items())
+    lines = "\n".join(f"  {name:10} {summary}" for name, (summary, _) in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.paper",
         description=f"{__doc__}\n\n{lines}",

@@ -72,7 +72,7 @@ class Bench:
         }
 
     def scores(self, pictures: Tensor, domain: Domain) -> dict[str, float]:
-        return {one.name: one.distance(pictures, domain.held_out.pixels) for one in self.judges.yardsticks}
+        return {each.name: each.distance(pictures, domain.held_out.pixels) for each in self.judges.yardsticks}
 
     def _train(self, system: System, domain: Domain, seed: int) -> tuple[Outcome, float]:
         training = TrainingSettings(

@@ -50,7 +50,7 @@ class Comparison:
         bench = Bench(base, judges_of(options), budget, options.micro_batch_size)
         record = Record(options.output / f"{self.name}.json", bench.identity, "cells", options.command)
         console = Console(stderr=True)
-        loaded = {one.name: one for one in domains.asked_for(options, base.description.image_size)}
+        loaded = {each.name: each for each in domains.asked_for(options, base.description.image_size)}
         cells = [(domain, seed, system) for seed in range(options.seeds) for domain in loaded.values()
                  for system in self.systems]  # fmt: skip
         wanted = [cell for cell in cells if not record.has(_key(*cell))]
@@ -64,7 +64,7 @@ class Comparison:
         console.print(f"{record.path}, {record.path.with_suffix('.md')}")
 
     def _write(self, record: Record, budget: Budget, wanted: int) -> None:
-        about, cells = record.write(), record.rows
+        header, cells = record.write(), record.rows
         done = sum(cell["system"] != "the base" for cell in cells)
         text = said(
             f"{budget.steps} steps of {budget.batch_size}, then {budget.pictures} pictures of {budget.sampling_steps}",
@@ -80,21 +80,21 @@ class Comparison:
             f"{yardstick}:\n\n{self._table(cells, names, yardstick)}\n\n{self._nearest(cells, names, yardstick)}"
             for yardstick in yardsticks
         ]
-        write_markdown(record.path.with_suffix(".md"), self.title, about, [text, *tables, *_of_time(cells)])
+        write_markdown(record.path.with_suffix(".md"), self.title, header, [text, *tables, *_of_time(cells)])
 
     def _nearest(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
         """Reports the nearest system for each domain, by means over the seeds alone."""
-        found = {
+        distances = {
             system.name: [statistics.mean(values) for name in names
                           if (values := _values(cells, system.name, name, yardstick))]
             for system in self.systems
         }  # fmt: skip
-        whole = {name: means for name, means in found.items() if len(means) == len(names)}
+        whole = {name: means for name, means in distances.items() if len(means) == len(names)}
         if not whole:
             return "No system has been on all domains yet."
         systems, columns = list(whole), zip(*whole.values(), strict=True)
         nearest = [f"{systems[means.index(min(means))]} to {name}" for name, means in zip(names, columns, strict=True)]
-        ranks = sorted(whole, key=lambda one: statistics.mean(whole[one]))
+        ranks = sorted(whole, key=lambda system: statistics.mean(whole[system]))
         order = ", ".join(f"{name} ({statistics.mean(whole[name]):.2f})" for name in ranks[:3])
         return f"Nearest: {', '.join(nearest)}" + (f"; by the mean {order}." if len(names) > 1 else ".")
 
@@ -132,7 +132,7 @@ def _before(bench: Bench, loaded: Mapping[str, Domain], record: Record) -> Itera
         if record.has(key) or not set(domain.class_names) <= set(names):
             continue
         labels = alike(domain.held_out.labels, bench.budget.pictures)
-        of_base = torch.tensor([names.index(one) for one in domain.held_out.class_names])[labels]
+        of_base = torch.tensor([names.index(class_name) for class_name in domain.held_out.class_names])[labels]
         pictures = artist.draw(of_base, f"the base, {config.num_classes} classes")
         yield key | bench.scores(pictures, domain)
 
@@ -149,7 +149,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _over(domains: Sequence[Sequence[float]]) -> str:
-    return f"{statistics.mean(statistics.mean(one) for one in domains):.2f}" if all(domains) else "not yet"
+    return f"{statistics.mean(statistics.mean(values) for values in domains):.2f}" if all(domains) else "not yet"
 
 
 def _relative_time(cells: Sequence[Cell], system: str) -> str:
@@ -168,8 +168,8 @@ def _of_time(cells: Sequence[Cell]) -> list[str]:
 
 
 def _options(comparison: Comparison, arguments: Sequence[str] | None) -> argparse.Namespace:
-    about = f"{comparison.title}. {__doc__}"
-    parser = parser_of(comparison.name, about, seeds=3, pictures=192)
+    description = f"{comparison.title}. {__doc__}"
+    parser = parser_of(comparison.name, description, seeds=3, pictures=192)
     domains.add_options(parser)
     parser.add_argument("--base", default="mini", help="`mini`, a folder, a `.pt` or a hub id")
     parser.add_argument("--steps", type=int, default=200)

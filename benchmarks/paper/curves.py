@@ -68,15 +68,15 @@ class Figure:
         console.print(f"{record.path}, {record.path.with_suffix('.md')}, {record.path.with_suffix('.png')}")
 
     def write(self, record: Record, options: argparse.Namespace) -> None:
-        about, points, path = record.write(), record.rows, record.path
-        made = said(
+        header, points, path = record.write(), record.rows, record.path
+        text = said(
             f"Steps of {options.batch_size} images. At each point {options.pictures} pictures, of",
             f"{options.sampling_steps} steps with guidance {options.guidance_scale}, by the moving average.",
         )
         if len({point["seed"] for point in points}) > 1:
-            made += " Means over the seeds, ± their standard deviation."
-        parts = [f"{self.text} {made}", f"![{self.title}]({self.name}.png)", *self._tables(points)]
-        write_markdown(path.with_suffix(".md"), self.title, about, parts)
+            text += " Means over the seeds, ± their standard deviation."
+        parts = [f"{self.text} {text}", f"![{self.title}]({self.name}.png)", *self._tables(points)]
+        write_markdown(path.with_suffix(".md"), self.title, header, parts)
         self._plot(path.with_suffix(".png"), points)
 
     def _tables(self, points: Sequence[Point]) -> Iterator[str]:
@@ -96,13 +96,13 @@ class Figure:
         import matplotlib.pyplot as plt
 
         places = list(self._axes(points))
-        figure, found = plt.subplots(1, len(places), figsize=(5 * len(places), 4), layout="constrained", squeeze=False)
-        for axes, (panel, score) in zip(found[0], places, strict=True):
+        figure, panels = plt.subplots(1, len(places), figsize=(5 * len(places), 4), layout="constrained", squeeze=False)
+        for axes, (panel, score) in zip(panels[0], places, strict=True):
             here = [point for point in points if self.panel(point) == panel]
             for line in dict.fromkeys(point["line"] for point in here):
                 steps = sorted({point["step"] for point in here if point["line"] == line})
                 values = [_values(here, line, step, score) for step in steps]
-                spreads = [stdev(one) for one in values if len(one) > 1]
+                spreads = [stdev(spread) for spread in values if len(spread) > 1]
                 bars = {"yerr": spreads, "capsize": 2} if len(spreads) == len(values) else {}
                 axes.errorbar(steps, list(map(mean, values)), **bars, marker="o", label=line)
             axes.set(title=panel, xlabel="steps", ylabel=score)
@@ -115,9 +115,9 @@ class Figure:
         return [(panel, score) for panel in dict.fromkeys(map(self.panel, points)) for score in scores]
 
 
-def options_of(name: str, about: str | None) -> argparse.ArgumentParser:
+def options_of(name: str, description: str | None) -> argparse.ArgumentParser:
     """Returns the parser of the options that all figures share."""
-    parser = parser_of(name, about, seeds=1, pictures=96)
+    parser = parser_of(name, description, seeds=1, pictures=96)
     parser.add_argument("--at", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400], help="steps to draw at")
     return parser
 

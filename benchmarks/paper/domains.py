@@ -69,12 +69,12 @@ def asked_for(options: argparse.Namespace, size: int) -> list[Domain]:
 def load(name: str, cache: Path) -> Domain:
     """Fetches a set into `cache` where it is not there yet. Raises ValueError when its digest is not the pinned one."""
     sample = read_classes(sample_domain.TABLE, cache)
-    chosen = {one.name for members in sample.values() for one in members}
+    chosen = {entry.name for members in sample.values() for entry in members}
     labels = sorted(sample)
-    classes = {label: one for label, one in read_classes(CLASS_TABLE, cache).items() if label in labels}
+    classes = {label: entry for label, entry in read_classes(CLASS_TABLE, cache).items() if label in labels}
     drawn = list(render_set(SETS[name], classes, cache, IMAGE_SIZE))
-    seen = [one for one in drawn if one[1] in chosen and not is_held_out(one[1])]
-    unseen = [one for one in drawn if one[1] not in chosen or is_held_out(one[1])]
+    seen = [entry for entry in drawn if entry[1] in chosen and not is_held_out(entry[1])]
+    unseen = [entry for entry in drawn if entry[1] not in chosen or is_held_out(entry[1])]
     names = tuple(labels)
     return Domain(name, names, labelled(_drawings(seen, names)), _drawings(unseen, names))
 

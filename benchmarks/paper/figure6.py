@@ -72,7 +72,7 @@ class Bench:
             adapter = adapter_of(system.sites, tensors)
             artist = replace(self.artist, adapter=adapter, null_class=trainer.null_class)
             pictures = artist.draw(labels, "drawing")
-            return {one.name: one.distance(pictures, domain.held_out.pixels) for one in self.judges.yardsticks}
+            return {each.name: each.distance(pictures, domain.held_out.pixels) for each in self.judges.yardsticks}
 
         return trainer, score
 
@@ -81,8 +81,8 @@ class Bench:
         base, names = self.artist.base, domain.class_names
         latents = encode_images(domain.seen, base.autoencoder.encode, base.description.image_size)
         shapes = trainable_shapes(base.dit.config, system.method, system.sites, len(names))
-        known = base.description.labels_of(names)
-        start = start_tensors(base.dit, shapes, torch.Generator().manual_seed(seed), known=known)
+        labels = base.description.labels_of(names)
+        start = start_tensors(base.dit, shapes, torch.Generator().manual_seed(seed), known=labels)
         settings = TrainingSettings(
             steps=max(self.options.at),
             batch_size=self.options.batch_size,

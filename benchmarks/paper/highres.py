@@ -76,9 +76,9 @@ class Bench:
         size = 2 * base.description.image_size
         drawn = list(_drawings(base, size, options))
         seen, unseen = ([pair for held_out, pair in drawn if held_out is side] for side in (False, True))
-        known, new = (concatenate(list(encode_images(part, base.autoencoder.encode, size))) for part in (seen, unseen))
+        old, new = (concatenate(list(encode_images(part, base.autoencoder.encode, size))) for part in (seen, unseen))
         real = to_bytes([picture for _, picture in unseen], size)
-        return cls(base, judges_of(options), known, new, real, options)
+        return cls(base, judges_of(options), old, new, real, options)
 
     @property
     def size(self) -> int:
@@ -105,7 +105,7 @@ class Bench:
             pictures = replace(artist, adapter=TensorAdapter(tensors)).draw(labels, "drawing")
             loss = trainer.held_out_loss(tensors, repeats=1)
             return {"held-out loss": loss} | {
-                one.name: one.distance(pictures, self.real) for one in self.judges.yardsticks
+                yardstick.name: yardstick.distance(pictures, self.real) for yardstick in self.judges.yardsticks
             }
 
         return trainer, score

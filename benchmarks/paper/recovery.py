@@ -75,8 +75,8 @@ def recover(setting: Setting, etas: Sequence[float], generator: np.random.Genera
     noise = np.stack([s * (generator.standard_normal((m, d)) @ true) for s in deviations], axis=1)  # [m, etas]
     q, r = np.linalg.qr(a)
     # A column of ReLU's that is zero in all samples leaves its factor open: then the smallest solution is taken.
-    found = np.linalg.lstsq(r, q.T @ ((a @ true)[:, None] + noise))[0]  # [D, etas]
-    errors = np.linalg.norm(found - true[:, None], axis=0) / np.linalg.norm(true)
+    solution = np.linalg.lstsq(r, q.T @ ((a @ true)[:, None] + noise))[0]  # [D, etas]
+    errors = np.linalg.norm(solution - true[:, None], axis=0) / np.linalg.norm(true)
     least_variance = smallest_variance(f, offset, np.linalg.norm(weight, axis=1))
     ratio = float(np.linalg.svd(r, compute_uv=False)[-1] ** 2 / m / least_variance)
     bounds = [4 * math.sqrt(2) * eta / math.sqrt(least_variance) for eta in etas]

@@ -28,15 +28,15 @@ class Record:
     def __init__(self, path: Path, identity: Mapping[str, Any], name: str, command: str) -> None:
         """Opens the file; `name` is the key of its rows. Raises SystemExit where the file has another `identity`, whose
         rows are not comparable with new ones. Hours of work are not overwritten."""
-        found = json.loads(path.read_text()) if path.is_file() else {}
-        if other := [key for key, value in identity.items() if found and found.get(key) != value]:
+        stored = json.loads(path.read_text()) if path.is_file() else {}
+        if other := [key for key, value in identity.items() if stored and stored.get(key) != value]:
             raise SystemExit(
-                f"{path} was made with another {' and '.join(other)}: {found['command']}. Give the same options to go "
+                f"{path} was made with another {' and '.join(other)}: {stored['command']}. Give the same options to go "
                 "on, or another --output to begin anew."
             )
         self.path, self.identity, self.name, self.command = path, identity, name, command
-        self.rows: list[dict[str, Any]] = found.get(name, [])
-        self._measured = {key: found[key] for key in ("date", "hardware") if found}
+        self.rows: list[dict[str, Any]] = stored.get(name, [])
+        self._measured = {key: stored[key] for key in ("date", "hardware") if stored}
 
     def has(self, key: Mapping[str, Any]) -> bool:
         return any(key.items() <= row.items() for row in self.rows)
@@ -49,19 +49,19 @@ class Record:
     def write(self) -> dict[str, Any]:
         """Writes the file and returns the metadata; date and hardware are those of the last measured row."""
         seeds = sorted({row["seed"] for row in self.rows})
-        about = facts(self.command, ", ".join(map(str, seeds)), **self.identity) | self._measured
-        write_json(self.path, {**about, self.name: self.rows})
-        return about
+        header = facts(self.command, ", ".join(map(str, seeds)), **self.identity) | self._measured
+        write_json(self.path, {**header, self.name: self.rows})
+        return header
 
 
-def write_markdown(path: Path, title: str, about: Mapping[str, Any], parts: Iterable[str]) -> None:
+def write_markdown(path: Path, title: str, header: Mapping[str, Any], parts: Iterable[str]) -> None:
     """Writes the page; `parts` are paragraphs and tables, in order."""
-    machine = about["hardware"]
-    made = (
-        f"`{about['command']}`, {about['date']}, {machine['cpu']}, cores: {machine['cores']}, GPU: {machine['gpu']}. "
-        f"Seeds: {about['seeds']}."
+    machine = header["hardware"]
+    text = (
+        f"`{header['command']}`, {header['date']}, {machine['cpu']}, cores: {machine['cores']}, GPU: {machine['gpu']}. "
+        f"Seeds: {header['seeds']}."
     )
-    path.write_text("\n\n".join([f"# {title}", *parts, made]) + "\n")
+    path.write_text("\n\n".join([f"# {title}", *parts, text]) + "\n")
 
 
 def said(*parts: str) -> str:

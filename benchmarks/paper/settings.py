@@ -12,11 +12,11 @@ from benchmarks.paper.results import FOLDER
 from core.ml.model.checkpoint import LoadedBase, load_base
 
 
-def parser_of(name: str, about: str | None, *, seeds: int, pictures: int) -> argparse.ArgumentParser:
+def parser_of(name: str, description: str | None, *, seeds: int, pictures: int) -> argparse.ArgumentParser:
     """Returns the parser with an experiment's defaults; the experiment adds its own options."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.paper {name}",
-        description=about,
+        description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, default=seeds)

@@ -62,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parallel = [cell for cell in cells if cell.setting.spread is not None]
     command = f"python -m benchmarks.paper theorem2 --runs {options.runs} --seed {options.seed}"
     seeds = f"run k of setting s draws from numpy's default_rng(({options.seed}, s, k))"
-    about = results.facts(command, seeds, runs=options.runs)
+    header = results.facts(command, seeds, runs=options.runs)
     rows = {name: [c.to_json() for c in part] for name, part in (("orthogonal", orthogonal), ("parallel", parallel))}
-    results.write_json(options.output / "theorem2.json", about | {"verdict": verdict(orthogonal, parallel)} | rows)
+    results.write_json(options.output / "theorem2.json", header | {"verdict": verdict(orthogonal, parallel)} | rows)
     _draw(options.output / "theorem2.png", orthogonal, parallel)
-    results.write_markdown(options.output / "theorem2.md", TITLE, about, _text(orthogonal, parallel))
+    results.write_markdown(options.output / "theorem2.md", TITLE, header, _text(orthogonal, parallel))
     for sentence in verdict(orthogonal, parallel):
         Console().print(sentence, highlight=False)
     Console().print(f"Written: theorem2.json, theorem2.md and theorem2.png in {options.output}")
@@ -97,8 +97,8 @@ def parallel_settings(dimensions: Sequence[int]) -> list[Setting]:
 
 def measure(setting: Setting, index: int, runs: int, seed: int) -> Iterator[Cell]:
     """Yields one cell for each eta; every run has its own W, b, factors, data and noise."""
-    found = [recover(setting, ETAS, np.random.default_rng((seed, index, run))) for run in range(runs)]
-    for eta, recoveries in zip(ETAS, zip(*found, strict=True), strict=True):
+    results_of_runs = [recover(setting, ETAS, np.random.default_rng((seed, index, run))) for run in range(runs)]
+    for eta, recoveries in zip(ETAS, zip(*results_of_runs, strict=True), strict=True):
         yield _cell(setting, eta, recoveries)
 
 

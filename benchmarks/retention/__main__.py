@@ -62,14 +62,14 @@ def main() -> None:
         database = Database(url, SYSTEM)
         explained = measure(database)
         database.dispose()
-        found = _turns(exits, server, url, folder, options)
-    found |= {
-        "queries": {name: {"ms": 1000 * one.seconds, "scans": sorted(one.scans)} for name, one in explained.items()}
+        result = _turns(exits, server, url, folder, options)
+    result |= {
+        "queries": {name: {"ms": 1000 * plan.seconds, "scans": sorted(plan.scans)} for name, plan in explained.items()}
     }
-    _show(found)
+    _show(result)
     if options.json:
-        _write(options.json, found)
-    raise SystemExit(not _holds(found))
+        _write(options.json, result)
+    raise SystemExit(not _holds(result))
 
 
 def _turns(
@@ -94,7 +94,7 @@ def _turns(
         beside.add(*_beside(server, requests, seconds))
         sweeps.append(json.loads(sweeper.stdout.readline()))
         print(f"turn {turn + 1}: {sweeps[-1]['removed']:,} rows removed", flush=True)
-    transactions = sorted(one for sweep in sweeps for one in sweep["transactions"])
+    transactions = sorted(duration for sweep in sweeps for duration in sweep["transactions"])
     return {
         "generations": options.generations,
         "cores": os.cpu_count(),
@@ -115,7 +115,7 @@ def _turns(
 def _requests(url: str, generations: int) -> tuple[Any, Any]:
     """Returns makers of reads and of writes by the old rows' tenant."""
     key = servers.post(url, f"/v1/admin/tenants/{rows.TENANT}/keys", servers.ADMIN_KEY, {"name": "load"})["key"]
-    made = [servers.post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(CLIENTS)]
+    ids = [servers.post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(CLIENTS)]
     numbers, changes = itertools.count(1), itertools.count()
 
     def read() -> bytes:
@@ -127,7 +127,7 @@ def _requests(url: str, generations: int) -> tuple[Any, Any]:
     def write() -> bytes:
         number = next(changes)
         body = json.dumps({"description": f"number {number}"})
-        return generator.request("PATCH", f"/v1/domains/{made[number % CLIENTS]}", key, body)
+        return generator.request("PATCH", f"/v1/domains/{ids[number % CLIENTS]}", key, body)
 
     return read, write
 
@@ -151,56 +151,57 @@ def _p99(latencies: list[float]) -> float:
     return 1000 * sorted(latencies)[len(latencies) * 99 // 100]
 
 
-def _ratio(found: dict[str, Any], name: str) -> float:
-    without, beside = found["p99_ms"][name]
+def _ratio(result: dict[str, Any], name: str) -> float:
+    without, beside = result["p99_ms"][name]
     return float(beside / without)
 
 
-def _growth(found: dict[str, Any]) -> float:
+def _growth(result: dict[str, Any]) -> float:
     """Returns the growth of memory from the first turn to the last, in MiB."""
-    return float(found["memory_mib"][-1] - found["memory_mib"][0])
+    return float(result["memory_mib"][-1] - result["memory_mib"][0])
 
 
-def _holds(found: dict[str, Any]) -> bool:
+def _holds(result: dict[str, Any]) -> bool:
     return (
-        found["failed"] == 0
-        and found["transaction_ms"]["longest"] < 1000 * LONGEST
-        and max(_ratio(found, "reads"), _ratio(found, "writes")) <= WORST_RATIO
-        and _growth(found) < 20
-        and not any(one["scans"] for one in found["queries"].values())
+        result["failed"] == 0
+        and result["transaction_ms"]["longest"] < 1000 * LONGEST
+        and max(_ratio(result, "reads"), _ratio(result, "writes")) <= WORST_RATIO
+        and _growth(result) < 20
+        and not any(plan["scans"] for plan in result["queries"].values())
     )
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    duration, memory = found["transaction_ms"], found["memory_mib"]
+def _rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    duration, memory = result["transaction_ms"], result["memory_mib"]
     return [
-        ("cores; processes that want one", f"{found['cores']}; {found['load_average']:.1f}", ""),
-        ("rows removed; transactions that locked some", f"{found['removed']:,}; {found['transactions']:,}", ""),
-        ("old rows left", f"{sum(found['left'].values()):,}", ""),
+        ("cores; processes that want one", f"{result['cores']}; {result['load_average']:.1f}", ""),
+        ("rows removed; transactions that locked some", f"{result['removed']:,}; {result['transactions']:,}", ""),
+        ("old rows left", f"{sum(result['left'].values()):,}", ""),
         (
             "locks of a transaction, p50, p99, longest",
-            ", ".join(f"{one:.1f} ms" for one in duration.values()),
+            ", ".join(f"{milliseconds:.1f} ms" for milliseconds in duration.values()),
             "100 ms",
         ),
         ("memory after the first turn, at most, at the end", f"{memory[0]}, {max(memory)}, {memory[-1]} MiB", "flat"),
         *(
             (
                 f"p99 of {name} without, beside it",
-                f"{found['p99_ms'][name][0]:.1f}, {found['p99_ms'][name][1]:.1f} ms: {_ratio(found, name):.2f}x",
+                f"{result['p99_ms'][name][0]:.1f}, {result['p99_ms'][name][1]:.1f} ms: {_ratio(result, name):.2f}x",
                 f"{WORST_RATIO}x",
             )
             for name in ("reads", "writes")
         ),
-        ("answers of 4xx and 5xx", f"{found['failed']}", "0"),
+        ("answers of 4xx and 5xx", f"{result['failed']}", "0"),
     ]
 
 
-def _query_rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    return [(name, f"{one['ms']:.1f} ms", ", ".join(one["scans"]) or "none") for name, one in found["queries"].items()]
+def _query_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    plans = result["queries"].items()
+    return [(name, f"{plan['ms']:.1f} ms", ", ".join(plan["scans"]) or "none") for name, plan in plans]
 
 
-def _show(found: dict[str, Any]) -> None:
-    for head, lines in ((HEAD, _rows(found)), (("query", "time", "tables read whole"), _query_rows(found))):
+def _show(result: dict[str, Any]) -> None:
+    for head, lines in ((HEAD, _rows(result)), (("query", "time", "tables read whole"), _query_rows(result))):
         table = Table(*head)
         for line in lines:
             table.add_row(*line)
@@ -208,21 +209,21 @@ def _show(found: dict[str, Any]) -> None:
     print(f"Not measured: {NOT_MEASURED}")
 
 
-def _write(path: Path, found: dict[str, Any]) -> None:
-    command = f"python -m benchmarks.retention --generations {found['generations']} --seconds {found['seconds']:.0f}"
-    about = facts(command, "none")
-    write_json(path, about | found)
+def _write(path: Path, result: dict[str, Any]) -> None:
+    command = f"python -m benchmarks.retention --generations {result['generations']} --seconds {result['seconds']:.0f}"
+    header = facts(command, "none")
+    write_json(path, header | result)
     text = said(
-        f"A tenant has {found['generations']:,} old generations with their images, and a tenth as many previews,",
+        f"A tenant has {result['generations']:,} old generations with their images, and a tenth as many previews,",
         "deliveries and entries of the audit log. In turns of 10 seconds retention sweeps without a pause, which a",
         f"worker does for one second in six, or rests. Meanwhile {CLIENTS} clients read generations and lists of them,",
         "and change domains. All processes share the cores. Locks last from the statement that takes a transaction's",
         "first one to the end of its commit.",
     )
     queries = "The queries that meet these tables, on all of the rows:"
-    tables = [markdown_table(HEAD, _rows(found)), queries]
-    tables.append(markdown_table(("query", "time", "tables read whole"), _query_rows(found)))
-    write_markdown(path.with_suffix(".md"), "Retention", about, [text, *tables, f"Not measured: {NOT_MEASURED}"])
+    tables = [markdown_table(HEAD, _rows(result)), queries]
+    tables.append(markdown_table(("query", "time", "tables read whole"), _query_rows(result)))
+    write_markdown(path.with_suffix(".md"), "Retention", header, [text, *tables, f"Not measured: {NOT_MEASURED}"])
 
 
 def _options() -> argparse.Namespace:

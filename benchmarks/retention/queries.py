@@ -49,7 +49,7 @@ QUERIES: Mapping[str, Callable[[Session], object]] = {
     "a page of the audit log": lambda s: audit.page(s, SYSTEM, TENANT, PageRequest()),
     "metrics of the queues": queues.read,
     "a worker's next generation": lambda s: jobs.claim_next(s, Generation, "wrk_1", 60),
-    "lost workers' jobs": lambda s: [jobs.reap(s, _Quiet(), one, 3) for one in _JOBS],
+    "lost workers' jobs": lambda s: [jobs.reap(s, _Quiet(), job, 3) for job in _JOBS],
     "a webhook's next delivery": deliveries.claim,
     "a step of images": _step(expiry.images),
     "a step of generations": _step(expiry.generations),

@@ -67,8 +67,8 @@ def count(url: str) -> dict[str, int]:
     """Old rows that are left, by table."""
     with psycopg.connect(url) as connection:
         connection.execute("SELECT set_config('difffit.tenant', '*', true)")
-        found = {}
+        counts = {}
         for table in SWEPT:
             query = f"SELECT count(*) FROM {table} WHERE tenant_id = '{TENANT}'".encode()
-            found[table] = int(connection.execute(query).fetchall()[0][0])
-        return found
+            counts[table] = int(connection.execute(query).fetchall()[0][0])
+        return counts

@@ -63,8 +63,8 @@ def main() -> None:
         while (left := ends - time.monotonic()) > 0:
             removed += retention.sweep(min(1.0, left))
             time.sleep(0.01)  # as long as a worker's other chores, at least
-        found = {"removed": removed, "transactions": database.seconds, "memory": process.memory_info().rss}
-        print(json.dumps(found), flush=True)
+        report = {"removed": removed, "transactions": database.seconds, "memory": process.memory_info().rss}
+        print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

@@ -93,10 +93,10 @@ def activation(subject: Subject, repetitions: Repetitions) -> list[Measure]:
     """
     dit = repeated_dit(BaseConfig(), subject.device, subject.dit.positions.dtype)
     bank = AdapterBank(dit, slots=8)
-    one = bank.fold("0", {"y_embedder.embedding_table.weight": dit.y_embedder.embedding_table.weight})
+    vector = bank.fold("0", {"y_embedder.embedding_table.weight": dit.y_embedder.embedding_table.weight})
     pinned = subject.device.type == "cuda"
-    copies = [one.vectors.clone().pin_memory() if pinned else one.vectors.clone() for _ in range(64)]
-    adapters = [FoldedAdapter(str(index), vectors, one.classes) for index, vectors in enumerate(copies)]
+    copies = [vector.vectors.clone().pin_memory() if pinned else vector.vectors.clone() for _ in range(64)]
+    adapters = [FoldedAdapter(str(index), vectors, vector.classes) for index, vectors in enumerate(copies)]
     times = [
         subject.seconds(lambda adapter=adapter: bank.activate([adapter]))  # type: ignore[misc]
         for _ in range(max(2, repetitions.forward // 3))
@@ -105,7 +105,7 @@ def activation(subject: Subject, repetitions: Repetitions) -> list[Measure]:
     samples = {"milliseconds": [1000 * time for time in times[len(adapters) :]]}
     return [
         Measure(
-            name=f"activating an adapter of XL size ({one.vectors.nbytes / 1e6:.1f} MB), median",
+            name=f"activating an adapter of XL size ({vector.vectors.nbytes / 1e6:.1f} MB), median",
             subject=f"{subject.device.type.upper()}, {bank.dtype}".replace("torch.", ""),
             value=statistics.median(samples["milliseconds"]),
             limit=ACTIVATION_LIMIT,

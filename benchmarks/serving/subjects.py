@@ -108,11 +108,11 @@ def random_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -> 
 
 def repeated_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -> DiT:
     """Returns a model whose blocks are all the same object: of full size for counts, and a 28th of it in memory."""
-    one = random_dit(replace(config, depth=1), device, dtype).state_dict()
+    single = random_dit(replace(config, depth=1), device, dtype).state_dict()
     state: dict[str, Tensor] = {}
     for name in base_shapes(config):
         part, _, rest = name.partition(".")
-        state[name] = one[f"blocks.0.{rest.partition('.')[2]}"] if part == "blocks" else one[name]
+        state[name] = single[f"blocks.0.{rest.partition('.')[2]}"] if part == "blocks" else single[name]
     return assemble(config, state, device, dtype)
 
 

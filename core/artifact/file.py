@@ -93,14 +93,14 @@ def check_fits(artifact: Artifact, base: BaseDescription) -> None:
         expected = trainable_shapes(base.config, manifest.method, manifest.sites, len(manifest.class_names))
     except ValueError as error:
         raise ArtifactInvalid(f"The sites do not match the base: {error}.") from error
-    found = {name: array.shape for name, array in artifact.tensors.items()}
+    shapes = {name: array.shape for name, array in artifact.tensors.items()}
     problems = [
-        *(f"'{name}' is missing" for name in expected if name not in found),
-        *(f"'{name}' is not expected" for name in found if name not in expected),
+        *(f"'{name}' is missing" for name in expected if name not in shapes),
+        *(f"'{name}' is not expected" for name in shapes if name not in expected),
         *(
-            f"'{name}' is {list(found[name])}, not {list(shape)}"
+            f"'{name}' is {list(shapes[name])}, not {list(shape)}"
             for name, shape in expected.items()
-            if name in found and found[name] != shape
+            if name in shapes and shapes[name] != shape
         ),
     ]
     if problems:

@@ -233,7 +233,7 @@ class Settings(BaseSettings):
     @classmethod
     def _networks(cls, proxies: str) -> str:
         """Returns each address as a network, since uvicorn takes what it cannot parse for a host's name."""
-        networks = (ipaddress.ip_network(one.strip(), strict=False) for one in proxies.split(",") if one.strip())
+        networks = (ipaddress.ip_network(proxy.strip(), strict=False) for proxy in proxies.split(",") if proxy.strip())
         return ",".join(map(str, networks))
 
     @model_validator(mode="after")

@@ -11,6 +11,6 @@ def tag(row: Domain | Webhook) -> str:
 def demand(row: Domain | Webhook, seen: str | None) -> None:
     """Checks the `If-Match` header `seen` (None without it) against the row, which must be locked. Raises
     ChangedMeanwhile."""
-    tags = [one.strip() for one in (seen or "*").split(",")]
+    tags = [entry.strip() for entry in (seen or "*").split(",")]
     if "*" not in tags and tag(row) not in tags:
         raise ChangedMeanwhile(row.id)

@@ -40,31 +40,31 @@ def images(session: Session, before: Time, limit: int) -> int:
     due = select(Generation.id, Generation.domain_id).where(
         Generation.expired_at.is_(None), Generation.finished_at < before
     )
-    found = _oldest(session, due, Generation.finished_at, limit, Generation)
-    ids = [row.id for row in found]
+    rows = _oldest(session, due, Generation.finished_at, limit, Generation)
+    ids = [row.id for row in rows]
     session.execute(update(Generation).where(Generation.id.in_(ids)).values(expired_at=Now()))
-    _remove_pictures(session, {row.id: row.domain_id for row in found})  # last: it locks the domain's count of bytes
-    return len(found)
+    _remove_pictures(session, {row.id: row.domain_id for row in rows})  # last: it locks the domain's count of bytes
+    return len(rows)
 
 
 def generations(session: Session, before: Time, limit: int) -> int:
     """Removes generations that ended before, with their images and previews."""
     due = select(Generation.id, Generation.domain_id).where(Generation.finished_at < before)
-    found = _oldest(session, due, Generation.finished_at, limit, Generation)
-    _remove_pictures(session, {row.id: row.domain_id for row in found})
-    session.execute(delete(Generation).where(Generation.id.in_([row.id for row in found])))
-    return len(found)
+    rows = _oldest(session, due, Generation.finished_at, limit, Generation)
+    _remove_pictures(session, {row.id: row.domain_id for row in rows})
+    session.execute(delete(Generation).where(Generation.id.in_([row.id for row in rows])))
+    return len(rows)
 
 
 def previews(session: Session, before: Time, limit: int) -> int:
     """Removes previews that were made before."""
-    one = GenerationPreview
-    due = select(one, Generation.domain_id).join(Generation, Generation.id == one.generation_id)
-    found = _oldest(session, due.where(one.created_at < before), one.created_at, limit, one)
-    keys = [(row.generation_id, row.index, row.step) for row, _ in found]
-    session.execute(delete(one).where(tuple_(one.generation_id, one.index, one.step).in_(keys)))
-    _discard(session, [(domain, row.tenant_id, row.object_key, row.size_bytes) for row, domain in found])
-    return len(found)
+    model = GenerationPreview
+    due = select(model, Generation.domain_id).join(Generation, Generation.id == model.generation_id)
+    rows = _oldest(session, due.where(model.created_at < before), model.created_at, limit, model)
+    keys = [(row.generation_id, row.index, row.step) for row, _ in rows]
+    session.execute(delete(model).where(tuple_(model.generation_id, model.index, model.step).in_(keys)))
+    _discard(session, [(domain, row.tenant_id, row.object_key, row.size_bytes) for row, domain in rows])
+    return len(rows)
 
 
 def samples(session: Session, before: Time, limit: int) -> int:
@@ -76,7 +76,10 @@ def samples(session: Session, before: Time, limit: int) -> int:
     shown = delete(event).where(event.finetune_id == finetune.id, event.type == "sample").returning(event.data)
     data = session.execute(shown).scalars().all()
     finetune.samples_removed_at = database_now(session)
-    _discard(session, [(finetune.domain_id, finetune.tenant_id, one["key"], one.get("size_bytes", 0)) for one in data])
+    _discard(
+        session,
+        [(finetune.domain_id, finetune.tenant_id, sample["key"], sample.get("size_bytes", 0)) for sample in data],
+    )
     return limit
 
 
@@ -118,12 +121,12 @@ def checkpoints(session: Session, before: Time, limit: int) -> int:
 def rejected_archives(session: Session, before: Time, limit: int) -> int:
     """Removes archives of data sets that were rejected before. The database rows stay, with their reports."""
     due = select(Dataset).where(Dataset.status == "rejected", Dataset.archive_key != "", Dataset.finished_at < before)
-    found = [row for (row,) in _oldest(session, due, Dataset.finished_at, limit, Dataset)]
-    gone = [(row.domain_id, row.tenant_id, row.archive_key, row.size_bytes) for row in found]
-    for row in found:
+    rows = [row for (row,) in _oldest(session, due, Dataset.finished_at, limit, Dataset)]
+    gone = [(row.domain_id, row.tenant_id, row.archive_key, row.size_bytes) for row in rows]
+    for row in rows:
         row.archive_key, row.archive_sha256 = "", ""
     _discard(session, gone)
-    return len(found)
+    return len(rows)
 
 
 def deliveries(session: Session, before: Time, limit: int) -> int:
@@ -177,9 +180,9 @@ def _remove(
     session: Session, model: type[Any], key: tuple[Any, ...], age: Any, before: datetime.date, limit: int
 ) -> int:
     """Removes the oldest rows whose `age` is before; returns how many there were."""
-    found = _oldest(session, select(*key).where(age < before), age, limit, model)
-    session.execute(delete(model).where(tuple_(*key).in_([tuple(row) for row in found])))
-    return len(found)
+    rows = _oldest(session, select(*key).where(age < before), age, limit, model)
+    session.execute(delete(model).where(tuple_(*key).in_([tuple(row) for row in rows])))
+    return len(rows)
 
 
 def _remove_pictures(session: Session, domains: Mapping[str, str]) -> None:

@@ -46,4 +46,4 @@ def configure_logs(settings: Settings) -> None:
 
 def _harmless(_logger: Any, _method: str, line: Any) -> str:
     """The line with characters that could deceive its reader written as escapes."""
-    return _HARMFUL.sub(lambda found: ascii(found.group())[1:-1], str(line))
+    return _HARMFUL.sub(lambda match: ascii(match.group())[1:-1], str(line))

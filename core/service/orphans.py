@@ -34,7 +34,7 @@ def remove_page(database: Database, store: ObjectStore, after: str, older_than_s
     Objects that were not put there by this service stay. Raises StorageUnavailable, DatabaseUnavailable.
     """
     page = store.page("tenants/", after, PAGE)
-    old = [one.key for one in page if one.age_seconds > older_than_seconds and _DOMAIN.match(one.key)]
+    old = [stored.key for stored in page if stored.age_seconds > older_than_seconds and _DOMAIN.match(stored.key)]
     orphans = sorted(set(old) - _spoken_of(database, old))
     if orphans:
         store.delete(orphans)

@@ -61,15 +61,15 @@ class Retention:
     def _step(self, rule: _Rule) -> int:
         started, rows = time.monotonic(), rule.rows
         with self.database.session(SYSTEM) as session:
-            found = rule.step(session, database_now(session) - rule.age, rows)
+            step = rule.step(session, database_now(session) - rule.age, rows)
         taken = time.monotonic() - started
         rule.rows = max(_FEWEST_ROWS, min(_MOST_ROWS, int(rows * _STEP_SECONDS / max(taken, _STEP_SECONDS / 2))))
-        if found < rows:
+        if step < rows:
             rule.due_at = time.monotonic() + _REST_SECONDS
-        if found:
-            logger.debug("retention of %s: %d rows in %.3f s", rule.name, found, taken)
+        if step:
+            logger.debug("retention of %s: %d rows in %.3f s", rule.name, step, taken)
             time.sleep(taken)
-        return found
+        return step
 
 
 def _rules(settings: Settings) -> list[_Rule]:

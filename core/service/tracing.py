@@ -42,14 +42,14 @@ def configure_traces(settings: Settings, service: str, engine: Engine) -> None:
 
 def current_request_id() -> str | None:
     """Returns the id of the request that is being answered; None outside of requests."""
-    found: str | None = structlog.contextvars.get_contextvars().get("request_id")
-    return found
+    request_id: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return request_id
 
 
 def current_address() -> str | None:
     """Returns the address that the request which is being answered came from."""
-    found: str | None = structlog.contextvars.get_contextvars().get("address")
-    return found
+    address: str | None = structlog.contextvars.get_contextvars().get("address")
+    return address
 
 
 def current_traceparent() -> str | None:
@@ -60,10 +60,10 @@ def current_traceparent() -> str | None:
 
 
 @contextmanager
-def caused_by(request_id: str | None, traceparent: str | None, work: str, **about: Any) -> Iterator[None]:
+def caused_by(request_id: str | None, traceparent: str | None, work: str, **details: Any) -> Iterator[None]:
     """Runs a job's work: its log lines carry `request_id` and `about`, its span continues the request's trace."""
     context = _PROPAGATOR.extract({_TRACEPARENT: traceparent} if traceparent else {})
     cause = {"request_id": request_id} if request_id else {}
-    spans = trace.get_tracer(__name__).start_as_current_span(work, context, attributes=about)
-    with structlog.contextvars.bound_contextvars(**cause, **about), spans:
+    spans = trace.get_tracer(__name__).start_as_current_span(work, context, attributes=details)
+    with structlog.contextvars.bound_contextvars(**cause, **details), spans:
         yield

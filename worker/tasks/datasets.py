@@ -51,11 +51,11 @@ class Validation(Attempt[Dataset]):
 
     def _check_digest(self, file: DigestingFile) -> str:
         """Returns the archive's SHA-256. Raises ArchiveInvalid when its sender told another."""
-        found = file.digest()
-        if self.sha256 and found != self.sha256:
+        actual = file.digest()
+        if self.sha256 and actual != self.sha256:
             detail = "The archive is not the one whose SHA-256 was told. Upload it again."
             raise ArchiveInvalid("checksum_mismatch", detail)
-        return found
+        return actual
 
     def _goes_on(self) -> bool:
         """A worker that stops does not wait for thousands of images: another one reads them again."""

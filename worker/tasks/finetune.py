@@ -107,15 +107,15 @@ class FinetuneRun(Attempt[Finetune]):
 
     def _state(self, job: _Job) -> Mapping[str, Tensor] | None:
         """Returns the state to continue from, and reports checkpoints that cannot be read. None starts from scratch."""
-        about = job.plan.about(self.context.gpu.base.description.digest)
-        found = last_readable(self.context.store.get, job.checkpoints, about, ABOUT_DEFAULTS)
-        if found.reasons:
-            reason = " ".join(found.reasons)
-            logger.warning("%s restarts from step %d: %s", self.claim.id, found.step, reason)
+        description = job.plan.about(self.context.gpu.base.description.digest)
+        checkpoint = last_readable(self.context.store.get, job.checkpoints, description, ABOUT_DEFAULTS)
+        if checkpoint.reasons:
+            reason = " ".join(checkpoint.reasons)
+            logger.warning("%s restarts from step %d: %s", self.claim.id, checkpoint.step, reason)
             with self.context.database.session() as session:
                 if (row := jobs.guarded(session, Finetune, self.claim)) is not None:
-                    service.record_restart(session, row, found.step, found.checkpoint, reason)
-        return found.state
+                    service.record_restart(session, row, checkpoint.step, checkpoint.checkpoint, reason)
+        return checkpoint.state
 
     def _follow(self, job: _Job, work: Any) -> Outcome:
         """Writes events as they come, until the future is resolved."""
@@ -194,7 +194,7 @@ def _load(context: Context, session: Session, row: Finetune) -> _Job:
     plan = FinetunePlan(
         method=row.method,  # type: ignore[arg-type]
         sites=Sites.from_json(row.sites),
-        class_names=tuple(one["name"] for one in dataset.classes),
+        class_names=tuple(label["name"] for label in dataset.classes),
         dataset_digest=dataset.digest or "",
         training=TrainingSettings(
             steps=row.steps,

@@ -20,14 +20,14 @@ async def fleet(user: AdminUser) -> None:
             kit.write(warning, "p", "problem").props("role=alert")
         with kit.card("Queues"):
             kit.table(
-                "Queues", ("Queue", "Waiting", "Running", "Oldest waiting since"), [_queue(one) for one in queues]
+                "Queues", ("Queue", "Waiting", "Running", "Oldest waiting since"), [_queue(item) for item in queues]
             )
         with kit.card("Workers", f"{words.several(len(workers), 'worker')} alive."):
             if not workers:
                 kit.muted("Jobs wait until a worker starts. Start one with: python -m worker")
             columns = ("Worker", "Device", "Queues", "Base", "Adapters in memory", "Started", "Last heartbeat")
             if workers:
-                kit.table("Live workers", columns, [_worker(one) for one in workers])
+                kit.table("Live workers", columns, [_worker(item) for item in workers])
 
 
 def _queue(queue: QueueOut) -> list[kit.Cell]:

@@ -73,8 +73,8 @@ def save_classifier(folder: Path, classifier: Classifier, figures: dict[str, Any
     """Saves the weights in half precision, and the names with the measured figures."""
     state = {name: _halved(tensor) for name, tensor in classifier.state_dict().items()}
     save_file(state, folder / WEIGHTS)
-    about = {"class_names": list(classifier.class_names), "set_names": list(classifier.set_names), **figures}
-    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    description = {"class_names": list(classifier.class_names), "set_names": list(classifier.set_names), **figures}
+    (folder / ABOUT).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def load_classifier(folder: Path | None = None) -> tuple[Classifier, dict[str, Any]]:
@@ -83,10 +83,10 @@ def load_classifier(folder: Path | None = None) -> tuple[Classifier, dict[str, A
     Raises FileNotFoundError where there is none.
     """
     folder = folder or Path(__file__).parent
-    about = json.loads((folder / ABOUT).read_text())
-    classifier = Classifier(tuple(about.pop("class_names")), tuple(about.pop("set_names")))
+    description = json.loads((folder / ABOUT).read_text())
+    classifier = Classifier(tuple(description.pop("class_names")), tuple(description.pop("set_names")))
     classifier.load_state_dict(load_file(folder / WEIGHTS))  # copies into fp32
-    return classifier.eval().requires_grad_(False), about
+    return classifier.eval().requires_grad_(False), description
 
 
 def _halved(tensor: Tensor) -> Tensor:

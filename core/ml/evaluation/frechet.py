@@ -52,8 +52,8 @@ class Statistics:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Raises FileNotFoundError."""
-        found = load_file(path)
-        return cls(int(found["count"]), found["mean"], found["covariance"])
+        tensors = load_file(path)
+        return cls(int(tensors["count"]), tensors["mean"], tensors["covariance"])
 
     def merged(self, other: Self) -> Self:
         """Returns the statistics of both sets together (Chan, Golub and LeVeque, 1979)."""

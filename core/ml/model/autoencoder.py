@@ -59,13 +59,13 @@ class Autoencoder:
         from diffusers import AutoencoderKL
 
         try:
-            network, found = AutoencoderKL.from_pretrained(
+            network, loading = AutoencoderKL.from_pretrained(
                 str(folder), torch_dtype=torch.float32, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise BaseMissing(str(folder), f"there is no autoencoder in diffusers' format ({error}).") from error
         # diffusers would go on with random numbers in their place.
-        if problems := [f"{kind}: {found[kind]}" for kind in ("missing_keys", "unexpected_keys") if found[kind]]:
+        if problems := [f"{kind}: {loading[kind]}" for kind in ("missing_keys", "unexpected_keys") if loading[kind]]:
             raise CheckpointInvalid(f"The autoencoder '{folder}' does not fit: {'; '.join(problems)}.")
         autoencoder = cls(network)
         network.to(device or "cpu")

@@ -130,8 +130,8 @@ def save_base(
     state = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in dit.state_dict().items()}
     save_file(state, folder / "transformer.safetensors")
     autoencoder.save(folder / "vae", torch.float16)
-    about = {"name": name, "licence": licence, "class_names": list(class_names), "config": dit.config.to_json()}
-    (folder / "base.json").write_text(json.dumps(about, indent=2) + "\n")
+    description = {"name": name, "licence": licence, "class_names": list(class_names), "config": dit.config.to_json()}
+    (folder / "base.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def assemble(config: BaseConfig, state: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> DiT:
@@ -175,14 +175,14 @@ def _find(reference: str, autoencoder: str | Path | None) -> _Source:
 
 
 def _own(folder: Path) -> _Source:
-    about = json.loads((folder / "base.json").read_text())
+    description = json.loads((folder / "base.json").read_text())
     return _Source(
-        name=about["name"],
-        config=BaseConfig.from_json(about["config"]),
+        name=description["name"],
+        config=BaseConfig.from_json(description["config"]),
         state=_read(folder / "transformer.safetensors"),
         autoencoder=folder / "vae",
-        licence=about["licence"],
-        class_names=tuple(about["class_names"]),
+        licence=description["licence"],
+        class_names=tuple(description["class_names"]),
     )
 
 
@@ -272,8 +272,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    one, several = (sorted(folder.glob(pattern)) for pattern in _WEIGHTS)
-    return one or several
+    single, several = (sorted(folder.glob(pattern)) for pattern in _WEIGHTS)
+    return single or several
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -196,7 +196,7 @@ class _Folder:
         )
         q, k, v = self.stacked("attn.qkv.factor", 3 * d).chunk(3, dim=1)
         bias_q, _, bias_v = self.biases("attn.qkv").chunk(3, dim=1)
-        one = torch.ones_like(attention)
+        ones = torch.ones_like(attention)
         parts = (
             shift1 + (1 + scale1) * bias1,
             (1 + scale1) * weight1,
@@ -206,7 +206,7 @@ class _Folder:
             gate2 * mlp,
         )
         return {
-            "modulation.scale": torch.cat([one, weight1, attention, one, weight2, mlp], 1),
+            "modulation.scale": torch.cat([ones, weight1, attention, ones, weight2, mlp], 1),
             "modulation.shift": torch.cat(parts, 1),
             "norm1.bias": bias1,
             "norm2.bias": bias2,

@@ -232,7 +232,7 @@ class Runner:
         adapters = self.bank.activate([state.adapter for state in states])
         self.activation_seconds += time.perf_counter() - started
         shape = self._tables[scale].shape
-        places = [_place(*one) for one in zip(rows, states, adapters, strict=True)]
+        places = [_place(*row_state) for row_state in zip(rows, states, adapters, strict=True)]
         noises = [state.draw_noise(row.position, shape) for row, state in zip(rows, states, strict=True)]
         while True:
             limit = self._buckets(scale)[-1]

@@ -19,12 +19,12 @@ VERSION = 2
 checkpoint does not name, its release did as today's defaults do."""
 
 
-def pack(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+def pack(state: Mapping[str, Tensor], plan: Mapping[str, Any]) -> bytes:
     """Returns a trainer's state and the settings that it belongs to, as bytes."""
-    return save(dict(state), metadata={"about": json.dumps(about, sort_keys=True), "version": str(VERSION)})
+    return save(dict(state), metadata={"about": json.dumps(plan, sort_keys=True), "version": str(VERSION)})
 
 
-def unpack(data: bytes, about: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+def unpack(data: bytes, plan: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
     """Returns the state of a checkpoint. `defaults` add the settings that the checkpoint's release did not have yet.
 
     Raises CheckpointInvalid when it is damaged or belongs to something else.
@@ -32,13 +32,13 @@ def unpack(data: bytes, about: Mapping[str, Any], defaults: Mapping[str, Any] | 
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         metadata = header["__metadata__"]
-        found, version = json.loads(metadata["about"]), int(metadata.get("version", "1"))
+        stored, version = json.loads(metadata["about"]), int(metadata.get("version", "1"))
         state = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointInvalid(f"The checkpoint cannot be read ({type(error).__name__}: {error}).") from error
     if version > VERSION:
         raise CheckpointInvalid("The checkpoint was made by a later release. Upgrade first.")
-    if _completed(found, defaults or {}) != json.loads(json.dumps(about)):
+    if _completed(stored, defaults or {}) != json.loads(json.dumps(plan)):
         raise CheckpointInvalid("The checkpoint belongs to a run with other settings.")
     return state
 
@@ -62,7 +62,7 @@ class Resume:
 def last_readable(
     fetch: Callable[[str, str], bytes],
     checkpoints: Sequence[tuple[str, str]],
-    about: Mapping[str, Any],
+    plan: Mapping[str, Any],
     defaults: Mapping[str, Any],
 ) -> Resume:
     """Reads the first of these checkpoints, newest first, that is there, whole and this run's. Each is a key and a
@@ -70,7 +70,7 @@ def last_readable(
     reasons: list[str] = []
     for key, sha256 in checkpoints:
         try:
-            return Resume(unpack(fetch(key, sha256), about, defaults), (key, sha256), reasons)
+            return Resume(unpack(fetch(key, sha256), plan, defaults), (key, sha256), reasons)
         except NotFound:
             reasons.append("The checkpoint is missing.")
         except ChecksumMismatch:
@@ -80,13 +80,13 @@ def last_readable(
     return Resume(None, None, reasons)
 
 
-def _completed(found: Any, defaults: Mapping[str, Any]) -> Any:
-    if not isinstance(found, dict):
-        return found
+def _completed(stored: Any, defaults: Mapping[str, Any]) -> Any:
+    if not isinstance(stored, dict):
+        return stored
     nested = {
-        name: _completed(found.get(name, {}), value) for name, value in defaults.items() if isinstance(value, dict)
+        name: _completed(stored.get(name, {}), value) for name, value in defaults.items() if isinstance(value, dict)
     }
-    return {**defaults, **found, **nested}
+    return {**defaults, **stored, **nested}
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -193,7 +193,7 @@ def _finetune(
     processes: Processes,
     read_ahead: bool,
 ) -> Generator[Yielded, None, Outcome]:
-    dit, about = base.dit, plan.about(base.description.digest)
+    dit, description = base.dit, plan.about(base.description.digest)
     start, frozen = _start(base, plan)
     size = base.description.image_size * base.description.scale_of(plan.image_size)
     latents = yield from _encoded(images, base.autoencoder.encode, size, read_ahead)
@@ -206,10 +206,10 @@ def _finetune(
         trainer.restore(state)
     yield Started(loss_base, trainer.parameters.numel(), trainer.steps_done)
     try:
-        yield from _steps(trainer, plan, base, about)
+        yield from _steps(trainer, plan, base, description)
     except EngineStopped:
         if not trainer.done:  # its last events come once more
-            yield Checkpoint(trainer.steps_done, pack(trainer.state(), about))
+            yield Checkpoint(trainer.steps_done, pack(trainer.state(), description))
         raise
     losses = {"base": loss_base}
     for name, label in (("adapter", None), ("adapter_null", trainer.null_class)):
@@ -246,7 +246,7 @@ def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dic
 
 
 def _steps(
-    trainer: Trainer, plan: FinetunePlan, base: LoadedBase, about: dict[str, Any]
+    trainer: Trainer, plan: FinetunePlan, base: LoadedBase, description: dict[str, Any]
 ) -> Generator[Event | MicroBatch | None, None, None]:
     losses: list[float] = []
     seconds = 0.0
@@ -258,7 +258,7 @@ def _steps(
             yield Progress(step, sum(losses) / len(losses), report.gradient_norm, seconds)
             losses, seconds = [], 0.0
         if step % plan.checkpoint_every == 0 and not trainer.done:
-            yield Checkpoint(step, pack(trainer.state(), about))
+            yield Checkpoint(step, pack(trainer.state(), description))
         if step % plan.samples_every == 0 or trainer.done:
             yield from _sampled(trainer, base)
 

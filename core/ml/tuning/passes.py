@@ -81,17 +81,17 @@ class MicroBatch(Joint):
     def joins(self, group: Sequence[Joint]) -> bool:
         others = [other for other in group if isinstance(other, MicroBatch) and self._matches(other)]
         members = [self, *others]
-        fits = sum(len(one.rows.t) for one in members) <= min(one.max_rows for one in members)
+        fits = sum(len(batch.rows.t) for batch in members) <= min(batch.max_rows for batch in members)
         return len(others) == len(group) and fits
 
     def compute_with(self, others: Sequence[Joint]) -> None:
         batches = [self, *(other for other in others if isinstance(other, MicroBatch))]
-        batches.sort(key=lambda one: one.learner.number)
+        batches.sort(key=lambda batch: batch.learner.number)
         started = time.perf_counter()
         gradients = _compute(batches)
-        seconds = (time.perf_counter() - started) / sum(len(one.rows.t) for one in batches)
-        for one, gradient in zip(batches, gradients, strict=True):
-            one.gradient, one.seconds = gradient, seconds * len(one.rows.t)
+        seconds = (time.perf_counter() - started) / sum(len(batch.rows.t) for batch in batches)
+        for batch, gradient in zip(batches, gradients, strict=True):
+            batch.gradient, batch.seconds = gradient, seconds * len(batch.rows.t)
 
     def compute(self) -> Gradient:
         """Passes the rows alone, unless they have passed with others. Raises what the device raises."""
@@ -107,8 +107,8 @@ class MicroBatch(Joint):
 
 def _compute(batches: Sequence[MicroBatch]) -> list[Gradient]:
     gradients, terms = batches[0].passes.get(batches)(batches)
-    for one in batches:
-        one.on_launched()
+    for batch in batches:
+        batch.on_launched()
     values = terms.tolist()  # the only synchronization
     return [Gradient(flat, *numbers) for flat, numbers in zip(gradients, values, strict=True)]
 
@@ -117,8 +117,8 @@ class Pass:
     """The pass of these trainers with these numbers of rows, over fixed buffers."""
 
     def __init__(self, batches: Sequence[MicroBatch]) -> None:
-        self.learners = [one.learner for one in batches]
-        self.counts = [len(one.rows.t) for one in batches]
+        self.learners = [batch.learner for batch in batches]
+        self.counts = [len(batch.rows.t) for batch in batches]
         device, total = self.learners[0].parameters.device, sum(self.counts)
         like = batches[0].rows
         self.buffers = Rows(*(tensor.new_empty(total, *tensor.shape[1:], device=device) for tensor in like))
@@ -126,7 +126,7 @@ class Pass:
 
     def __call__(self, batches: Sequence[MicroBatch]) -> tuple[Sequence[Tensor], Tensor]:
         """Returns each trainer's gradient, and its mse, bound and gradient norm, [K, 3], both on the device."""
-        for buffer, parts in zip(self.buffers, zip(*(one.rows for one in batches), strict=True), strict=True):
+        for buffer, parts in zip(self.buffers, zip(*(batch.rows for batch in batches), strict=True), strict=True):
             for place, part in zip(buffer.split(self.counts), parts, strict=True):
                 place.copy_(part, non_blocking=True)
         return self._replayed()
@@ -140,7 +140,7 @@ class Pass:
         gradients = torch.autograd.grad(mse * rows.weights + bound, parameters, grad_outputs=rows.fractions)
         terms = [(values.detach() * rows.fractions).split(self.counts) for values in (mse, bound)]
         sums = [torch.stack([part.sum() for part in parts]) for parts in terms]
-        return gradients, torch.stack([*sums, torch.stack([one.norm() for one in gradients])], 1)
+        return gradients, torch.stack([*sums, torch.stack([batch.norm() for batch in gradients])], 1)
 
 
 @dataclass
@@ -150,12 +150,12 @@ class PassCache:
     _passes: dict[tuple[object, ...], Pass] = field(default_factory=dict)
 
     def get(self, batches: Sequence[MicroBatch]) -> Pass:
-        members = ((one.learner, len(one.rows.t)) for one in batches)
+        members = ((batch.learner, len(batch.rows.t)) for batch in batches)
         key = (*members, batches[0].rows.x0.shape[1:])
-        found = self._passes.pop(key, None)
+        compiled = self._passes.pop(key, None)
         while len(self._passes) >= KEPT_PASSES:
             del self._passes[next(iter(self._passes))]
-        self._passes[key] = found or Pass(batches)
+        self._passes[key] = compiled or Pass(batches)
         return self._passes[key]
 
     def clear(self) -> None:

@@ -115,11 +115,11 @@ def publish(
     session.flush()
     events.adapter(session, adapter, "created")
     origin = "upload" if finetune_id is None else "create"
-    about = {"domain_id": domain.id, "finetune_id": finetune_id}
-    audit.record(session, scope, f"adapter.{origin}", adapter.id, tenant_id=domain.tenant_id, detail=about)
+    detail = {"domain_id": domain.id, "finetune_id": finetune_id}
+    audit.record(session, scope, f"adapter.{origin}", adapter.id, tenant_id=domain.tenant_id, detail=detail)
     if domain.active_adapter_id == adapter.id:
         events.adapter(session, adapter, "promoted")
-        audit.record(session, scope, "adapter.promote", adapter.id, tenant_id=domain.tenant_id, detail=about)
+        audit.record(session, scope, "adapter.promote", adapter.id, tenant_id=domain.tenant_id, detail=detail)
     metering.add_stored_bytes(session, domain.id, stored.size)
     return adapter
 

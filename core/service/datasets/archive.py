@@ -93,17 +93,25 @@ def inspect(file: IO[bytes], limits: Limits) -> None:
     """Checks what a zip's index shows, without inflating anything. Raises ArchiveInvalid."""
     with _open(file, limits) as archive:
         candidates = _arrange(archive, limits).candidates
-    if sum(one.info.file_size for one in candidates) > limits.inflated_bytes:  # trust a claim of too much
+    if sum(candidate.info.file_size for candidate in candidates) > limits.inflated_bytes:  # trust a claim of too much
         raise _too_large(limits.inflated_bytes)
-    names = {one.class_name for one in candidates if one.problem is None}
+    names = {candidate.class_name for candidate in candidates if candidate.problem is None}
     if len(names) > limits.classes:
         detail = f"The zip has {len(names)} classes; at most {limits.classes} are allowed. Use fewer class folders."
         raise ArchiveInvalid("too_many_classes", detail)
-    rejected = [Rejected(one.path, one.problem.code, one.problem.detail) for one in candidates if one.problem]
+    rejected = [
+        Rejected(candidate.path, candidate.problem.code, candidate.problem.detail)
+        for candidate in candidates
+        if candidate.problem
+    ]
     if len(candidates) - len(rejected) < MINIMUM_IMAGES:
         _check_reason(len(candidates) - len(rejected), rejected)
         if not names:
-            deep = " Its images are in nested folders." if any(one.file.count("/") > 1 for one in rejected) else ""
+            deep = (
+                " Its images are in nested folders."
+                if any(candidate.file.count("/") > 1 for candidate in rejected)
+                else ""
+            )
             detail = (
                 f"The zip has no class folders.{deep} Put the images of each class into a folder named after the class."
             )
@@ -130,7 +138,7 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
             "too_few_images",
             f"Only {len(good)} images are usable; at least {MINIMUM_IMAGES} are needed. See the report for the "
             "rejected files.",
-            rejected=[one.to_json() for one in rejected],
+            rejected=[entry.to_json() for entry in rejected],
         )
     class_names = sorted({name for _, name, _ in good})
     ids = {name: id for id, name in enumerate(class_names)}
@@ -166,11 +174,11 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
 
 def _check_reason(good: int, rejected: list[Rejected]) -> None:
     """Raises ArchiveInvalid with the reason that leaves too few images, when it is the zip's way of holding them."""
-    blamed = [one for one in rejected if one.code in _REASONS]
+    blamed = [entry for entry in rejected if entry.code in _REASONS]
     if blamed and good + len(blamed) >= MINIMUM_IMAGES:
         more = f" ({len(blamed)} files were rejected for this reason.)" if len(blamed) > 1 else ""
         detail = f"{blamed[0].file}: {blamed[0].detail}{more}"
-        raise ArchiveInvalid(blamed[0].code, detail, rejected=[one.to_json() for one in rejected])
+        raise ArchiveInvalid(blamed[0].code, detail, rejected=[entry.to_json() for entry in rejected])
 
 
 def _shared(members: list[Member]) -> list[Warned]:
@@ -281,25 +289,25 @@ def _read_all(
     rejected: list[Rejected] = []
     seen: dict[tuple[str, str], str] = {}
     budget = _Budget(sum(info.compress_size for info in archive.infolist()), limits)
-    for one in candidates:
+    for candidate in candidates:
         if not is_wanted():
             raise Cancelled()
         try:
-            if one.problem is not None:
-                raise one.problem
-            data, inflated = _inflate(archive, one.info, min(limits.image_bytes, budget.bytes_left))
+            if candidate.problem is not None:
+                raise candidate.problem
+            data, inflated = _inflate(archive, candidate.info, min(limits.image_bytes, budget.bytes_left))
             budget.inflate(inflated)
             if data is None:
                 raise Refused("too_large", f"It inflates to more than {limits.image_bytes:,} bytes. Resize the image.")
             sha256 = hashlib.sha256(data).hexdigest()
-            if (first := seen.get((one.class_name, sha256))) is not None:
+            if (first := seen.get((candidate.class_name, sha256))) is not None:
                 raise Refused("duplicate", f"It is a copy of {first}.")
             read_image(data, limits.pixels, budget.decode)
         except Refused as refused:
-            rejected.append(Rejected(one.path[:500], refused.code, refused.detail))
+            rejected.append(Rejected(candidate.path[:500], refused.code, refused.detail))
         else:
-            seen[one.class_name, sha256] = one.path
-            good.append((one.path, one.class_name, sha256))
+            seen[candidate.class_name, sha256] = candidate.path
+            good.append((candidate.path, candidate.class_name, sha256))
     return good, rejected
 
 

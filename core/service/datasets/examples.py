@@ -19,12 +19,12 @@ SIDE = 96
 
 def strips(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, bytes]]:
     """(class id, PNG) of the first classes of a validated archive: their first pictures side by side, on white."""
-    ordered = sorted(members, key=lambda one: (one["class_id"], one["file"]))
+    ordered = sorted(members, key=lambda member: (member["class_id"], member["file"]))
     chosen: list[dict[str, Any]] = []
-    for class_id, of_class in groupby(ordered, key=lambda one: one["class_id"]):
+    for class_id, of_class in groupby(ordered, key=lambda member: member["class_id"]):
         if class_id < CLASSES:
             chosen += list(of_class)[:IMAGES]
-    for class_id, images in groupby(read_images(file, chosen, limits), key=lambda one: one[0]):
+    for class_id, images in groupby(read_images(file, chosen, limits), key=lambda member: member[0]):
         yield class_id, _strip([center_crop(image, SIDE) for _, image in images])
 
 

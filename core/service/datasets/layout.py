@@ -147,7 +147,7 @@ def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> 
 
 def _class_name(folder: str) -> str:
     """Returns a folder's name as a class's: composed (NFC), and with plain spaces. Raises Refused."""
-    spaced = "".join(" " if unicodedata.category(one) == "Zs" else one for one in folder)
+    spaced = "".join(" " if unicodedata.category(character) == "Zs" else character for character in folder)
     name = unicodedata.normalize("NFC", spaced).strip()
     if len(name) > _NAME_LENGTH:
         detail = f"Its class name has {len(name)} characters; at most {_NAME_LENGTH} are allowed. Rename the folder."
@@ -155,26 +155,26 @@ def _class_name(folder: str) -> str:
     if not name:
         raise Refused("class_name", "Its class name is blank. Rename the folder.")
     if not is_text(name):
-        hidden = next(one for one in name if not is_text(one))
+        hidden = next(character for character in name if not is_text(character))
         detail = f"Its class name contains the character U+{ord(hidden):04X}, which is not allowed. Rename the folder."
         raise Refused("class_name", detail)
     return name
 
 
 def _warnings(ignored: Sequence[str], kept: Iterable[str], splits: Sequence[str]) -> list[Warned]:
-    found: list[Warned] = []
+    warnings: list[Warned] = []
     if splits:
         detail = f"The folders {', '.join(splits)} were merged: the folders inside them are the classes."
-        found.append(Warned("splits_joined", detail))
+        warnings.append(Warned("splits_joined", detail))
     visible = [path for path in ignored if not any(part.startswith((".", "__")) for part in path.split("/"))]
     labels = [path for path in visible if PurePosixPath(path).suffix.lower() in LABEL_SUFFIXES]
     if labels:
         detail = "It is ignored. Class names come from folders: put the images of each class into a folder of its name."
-        found.append(Warned("labels_not_read", detail, labels[0][:500]))
+        warnings.append(Warned("labels_not_read", detail, labels[0][:500]))
     stems = {str(PurePosixPath(path).with_suffix("")) for path in kept if PurePosixPath(path).name}
     notes = [path for path in visible if PurePosixPath(path).suffix.lower() in {".txt", ".caption"}]
     captions = [path for path in notes if str(PurePosixPath(path).with_suffix("")) in stems]
     if captions:
         detail = f"{len(captions)} caption files are ignored: training uses only the classes."
-        found.append(Warned("captions_not_read", detail, captions[0][:500]))
-    return found
+        warnings.append(Warned("captions_not_read", detail, captions[0][:500]))
+    return warnings

@@ -94,10 +94,10 @@ class _Inflated:
 
     def read(self, size: int) -> bytes:
         """Returns exactly `size` bytes. Raises ValueError when there are fewer."""
-        found = bytearray()
-        while len(found) < size:
+        data = bytearray()
+        while len(data) < size:
             piece = self._inflate.unconsumed_tail or next(self._pieces, None)
             if piece is None or self._inflate.eof:
                 raise ValueError("the pixels are incomplete")
-            found += self._inflate.decompress(piece, size - len(found))
-        return bytes(found)
+            data += self._inflate.decompress(piece, size - len(data))
+        return bytes(data)

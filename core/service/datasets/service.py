@@ -105,7 +105,7 @@ def store_examples(
 def example(session: Session, scope: Scope, id: str, class_id: int) -> str:
     """Returns the key of a class's strip. Raises NotFound."""
     dataset = get(session, scope, id)
-    if not any(one["id"] == class_id and one.get("has_example") for one in dataset.classes):
+    if not any(label["id"] == class_id and label.get("has_example") for label in dataset.classes):
         raise NotFound("example", f"{id}/{class_id}")
     return example_key(dataset.tenant_id, dataset.domain_id, id, class_id)
 
@@ -118,7 +118,7 @@ def succeed(
     if dataset is None:
         return False
     dataset.archive_sha256 = archive_sha256
-    dataset.classes = [{**one, "has_example": one["id"] in examples} for one in report.classes_json()]
+    dataset.classes = [{**label, "has_example": label["id"] in examples} for label in report.classes_json()]
     dataset.images = len(report.members)
     dataset.members = [member.to_json() for member in report.members]
     _write_report(dataset, report.to_json())

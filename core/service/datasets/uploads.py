@@ -117,11 +117,11 @@ def check_open(upload: DatasetUpload) -> None:
 def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> None:
     """Joins the parts to one object, unless an earlier call did. Raises PartsMissing, and NotFound when the store has
     lost the upload."""
-    found = received(store, upload)
+    arrived = received(store, upload)
     wanted = range(1, len(sizes(upload)) + 1)
-    missing = [number for number in wanted if number not in found or found[number].etag != etags.get(number)]
+    missing = [number for number in wanted if number not in arrived or arrived[number].etag != etags.get(number)]
     if not missing:
-        store.join_parts(upload.object_key, upload.store_upload, [found[number] for number in wanted])
+        store.join_parts(upload.object_key, upload.store_upload, [arrived[number] for number in wanted])
     elif not _is_joined(store, upload):
         raise PartsMissing(missing)
 
@@ -162,10 +162,10 @@ def abort(session: Session, scope: Scope, domain_id: str, id: str) -> DatasetUpl
 
 def expire(session: Session) -> Sequence[DatasetUpload]:
     """Deletes the rows of expired uploads, for a worker. Returns those that were open."""
-    found = repository.expired_uploads(session, database_now(session))
-    for upload in found:
+    expired = repository.expired_uploads(session, database_now(session))
+    for upload in expired:
         session.delete(upload)
-    return [upload for upload in found if upload.status == "open"]
+    return [upload for upload in expired if upload.status == "open"]
 
 
 def drop(store: ObjectStore, upload: DatasetUpload) -> None:

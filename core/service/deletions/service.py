@@ -113,12 +113,12 @@ def _advance(database: Database, store: ObjectStore, id: str, prefix: str, *, is
     store.drop_parts(prefix, older_than_seconds=-_CLAIM.total_seconds())
     removed = 0
     while page := store.page(prefix, "", _PAGE):
-        store.delete([one.key for one in page])
+        store.delete([stored.key for stored in page])
         removed += len(page)
         with database.session(SYSTEM) as session:
             if (row := repository.get(session, SYSTEM, id, lock=True)) is not None:
                 row.objects += len(page)
-                row.bytes += sum(one.size for one in page)
+                row.bytes += sum(stored.size for stored in page)
                 row.claimed_until = database_now(session) + _CLAIM
         if time.monotonic() > until:
             break

@@ -37,5 +37,5 @@ def latest_drawings(session: Session, scope: Scope, ids: Sequence[str]) -> dict[
         .limit(1)
         .scalar_subquery()
     )
-    found = session.execute(scoped(select(Domain.id, newest), Domain, scope).where(Domain.id.in_(ids)))
-    return {domain: generation for domain, generation in found if generation is not None}
+    latest = session.execute(scoped(select(Domain.id, newest), Domain, scope).where(Domain.id.in_(ids)))
+    return {domain: generation for domain, generation in latest if generation is not None}

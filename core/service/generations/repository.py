@@ -20,8 +20,8 @@ def _by_id(of_every_tenant: bool) -> Select[Generation]:
     """Made once: whoever waits asks again and again, and to make it takes as long as to run it. Images and previews are
     read when they are asked for: while it waits it has none."""
     later = (lazyload(Generation.images), lazyload(Generation.previews))
-    found = scoped(select(Generation), Generation, SYSTEM if of_every_tenant else ANY_TENANT)
-    return found.where(Generation.id == bindparam("wanted")).options(*later)
+    statement = scoped(select(Generation), Generation, SYSTEM if of_every_tenant else ANY_TENANT)
+    return statement.where(Generation.id == bindparam("wanted")).options(*later)
 
 
 def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Generation]:

@@ -114,20 +114,20 @@ def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest
 
 def image(session: Session, scope: Scope, id: str, index: int) -> GenerationImage:
     """Raises NotFound, ImageExpired."""
-    found = repository.image(session, scope, id, index)
-    if found is None:
+    row = repository.image(session, scope, id, index)
+    if row is None:
         _check_expired(session, scope, id)
         raise NotFound("image", f"{id}/{index}")
-    return found
+    return row
 
 
 def preview(session: Session, scope: Scope, id: str, index: int, step: int) -> GenerationPreview:
     """Raises NotFound, ImageExpired."""
-    found = repository.preview(session, scope, id, index, step)
-    if found is None:
+    row = repository.preview(session, scope, id, index, step)
+    if row is None:
         _check_expired(session, scope, id)
         raise NotFound("preview", f"{id}/{index}/{step}")
-    return found
+    return row
 
 
 def cancel(session: Session, scope: Scope, id: str) -> Generation:

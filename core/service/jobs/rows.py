@@ -67,10 +67,10 @@ def heartbeat(
     or gone."""
     until = database_now(session) + datetime.timedelta(seconds=lease_seconds)
     statement = update(model).where(*_ours(model, claim)).values(lease_expires_at=until)
-    found = session.execute(statement.returning(model.cancel_requested_at)).one_or_none()
-    if found is None:
+    state = session.execute(statement.returning(model.cancel_requested_at)).one_or_none()
+    if state is None:
         return "lost"
-    return "alive" if found[0] is None else "cancel"
+    return "alive" if state[0] is None else "cancel"
 
 
 def guarded(session: Session, model: type[Job], claim: Claim) -> Job | None:
@@ -85,13 +85,13 @@ def keep_progress(job: JobRow) -> None:
     job.suspect = False
 
 
-def finish(session: Session, job: JobRow, status: str, **about: Any) -> None:
+def finish(session: Session, job: JobRow, status: str, **details: Any) -> None:
     """Ends a row for good, and reports it to webhooks and listeners; `about` goes to the listeners of a fine-tune."""
     job.status = status
     job.lease_expires_at = job.not_before = None
     job.finished_at = database_now(session)
     events.job_ended(session, job)
-    report(session, job, "status", {"status": status, **about})
+    report(session, job, "status", {"status": status, **details})
     message = f"{job.id} {status}" + (f": {job.error_code}" if job.error_code else "")
     after_commit(session, lambda: logger.info(message))
 

@@ -108,16 +108,16 @@ class FolderStore:
         numbered = f"{key}{_PARTS}{number:05}."
         with _Guard(), _Partial(self._path(numbered + etag)) as target:
             shutil.copyfileobj(file, target, CHUNK)
-        self.delete([one for one in self._part_keys(key) if one.startswith(numbered) and not one.endswith(etag)])
+        self.delete([path for path in self._part_keys(key) if path.startswith(numbered) and not path.endswith(etag)])
         return Part(number, size, etag)
 
     def parts(self, key: str, upload: str) -> Sequence[Part]:
-        found = []
-        for one in self._part_keys(key):
-            number, _, etag = one.rpartition(_PARTS)[2].partition(".")
-            if (stat := _stat(self._path(one))) is not None:
-                found.append(Part(int(number), stat.st_size, etag))
-        return found
+        stored = []
+        for path in self._part_keys(key):
+            number, _, etag = path.rpartition(_PARTS)[2].partition(".")
+            if (stat := _stat(self._path(path))) is not None:
+                stored.append(Part(int(number), stat.st_size, etag))
+        return stored
 
     def join_parts(self, key: str, upload: str, parts: Sequence[Part]) -> None:
         with _Guard(reading=key), _Partial(self._path(key)) as target:
@@ -133,7 +133,7 @@ class FolderStore:
         return 0
 
     def _part_keys(self, key: str) -> Sequence[str]:
-        return [one for one in self._keys(f"{key}{_PARTS}") if not one.endswith(_PARTIAL)]
+        return [path for path in self._keys(f"{key}{_PARTS}") if not path.endswith(_PARTIAL)]
 
     def _keys(self, prefix: str) -> Sequence[str]:
         start = self._path(prefix)

@@ -151,8 +151,8 @@ def copy_out(key: str, source: IO[bytes], path: Path, sha256: str | None) -> Non
     verify(key, digest.hexdigest(), sha256)
 
 
-def verify(key: str, found: str, expected: str | None) -> None:
+def verify(key: str, actual: str, expected: str | None) -> None:
     """Raises ChecksumMismatch when the digests differ."""
-    if expected is not None and found != expected:
+    if expected is not None and actual != expected:
         logger.error("the object %s is not what was written: restore it from a backup", key)
         raise ChecksumMismatch

@@ -49,8 +49,8 @@ def _presented_key(dialect: str) -> Select[*tuple[Any, ...]]:
     if dialect != "postgresql":
         joined = keys.outerjoin(owners, owners.c.id == keys.c.tenant_id)
         return select(*keys.c, owners.c.quotas, now).select_from(joined).where(keys.c.id == id)
-    found = func.api_key_by_id(id).table_valued(*(column(one.name, one.type) for one in keys.c))
-    return select(*found.c, func.tenant_quotas(found.c.tenant_id, type_=Json).label("quotas"), now)
+    presented = func.api_key_by_id(id).table_valued(*(column(each.name, each.type) for each in keys.c))
+    return select(*presented.c, func.tenant_quotas(presented.c.tenant_id, type_=Json).label("quotas"), now)
 
 
 def note_use(session: Session, id: str, now: datetime.datetime) -> None:

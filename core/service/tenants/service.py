@@ -148,8 +148,8 @@ def authenticate(session: Session, token: str) -> Scope:
     whether or not the key exists."""
     key_id, secret = _parse(token)
     key = repository.presented_key(session, key_id)
-    known = hmac.compare_digest(_hash(secret), key.secret_hash if key else _hash(""))
-    if key is None or not known:
+    matches = hmac.compare_digest(_hash(secret), key.secret_hash if key else _hash(""))
+    if key is None or not matches:
         raise Unauthenticated()
     if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= key.now):
         raise Unauthenticated()

@@ -106,7 +106,7 @@ def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
     row, webhook = found
     row.attempt += 1
     row.lease_expires_at = now + _LEASE
-    secrets = (webhook.secret, *(one["secret"] for one in reversed(living(webhook, now))))
+    secrets = (webhook.secret, *(previous["secret"] for previous in reversed(living(webhook, now))))
     return Attempt(row.id, webhook.id, row.attempt, webhook.url, row.body, secrets, row.tenant_id, now)
 
 

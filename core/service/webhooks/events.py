@@ -32,16 +32,16 @@ _SUBSCRIBED = frozenset(get_args(EventType))
 def job_ended(session: Session, job: Dataset | Finetune | Generation) -> None:
     """Ready, succeeded, rejected, failed or cancelled, as its row says."""
     kind: str
-    about: dict[str, Any]
+    details: dict[str, Any]
     match job:
         case Dataset():
-            kind, about = "dataset", {"images": job.images}
+            kind, details = "dataset", {"images": job.images}
         case Finetune():
-            kind, about = "finetune", {"dataset_id": job.dataset_id, "adapter_id": job.adapter_id}
+            kind, details = "finetune", {"dataset_id": job.dataset_id, "adapter_id": job.adapter_id}
         case Generation():
-            kind, about = "generation", {"adapter_id": job.adapter_id, "count": job.count}
+            kind, details = "generation", {"adapter_id": job.adapter_id, "count": job.count}
     common = {"id": job.id, "domain_id": job.domain_id, "status": job.status}
-    _emit(session, job.tenant_id, f"{kind}.{job.status}", {**common, **about, "error": job.error})
+    _emit(session, job.tenant_id, f"{kind}.{job.status}", {**common, **details, "error": job.error})
 
 
 def adapter(session: Session, row: Adapter, what: Literal["created", "promoted", "quarantined"]) -> None:

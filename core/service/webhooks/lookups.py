@@ -35,17 +35,17 @@ def addresses(tenant: str, host: str, port: int, seconds: float) -> list[str]:
     except RuntimeError:  # the system has no thread left
         _places.give_back(tenant)
         raise
-    return list(dict.fromkeys(str(found[4][0]) for found in future.result(max(0.0, seconds))))
+    return list(dict.fromkeys(str(info[4][0]) for info in future.result(max(0.0, seconds))))
 
 
 def _look_up(future: "Future[list[Any]]", tenant: str, host: str, port: int) -> None:
-    found, failure = list[Any](), None
+    infos, failure = list[Any](), None
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except Exception as error:
         failure = error
     _places.give_back(tenant)  # first: whoever waits may look something up at once
     if failure is None:
-        future.set_result(found)
+        future.set_result(infos)
     else:
         future.set_exception(failure)

@@ -26,7 +26,7 @@ class Reachability:
         now = time.monotonic()
         with self._lock:
             self._latest[tenant] = (now, code not in UNREACHED)
-            self._latest = {one: seen for one, seen in self._latest.items() if now - seen[0] < _RECENT_SECONDS}
+            self._latest = {other: seen for other, seen in self._latest.items() if now - seen[0] < _RECENT_SECONDS}
 
     def is_ours(self, tenant: str, code: str | None) -> bool:
         """Whether an attempt without an answer is likely our own network's fault: most other tenants that were tried
@@ -36,6 +36,8 @@ class Reachability:
         now = time.monotonic()
         with self._lock:
             others = [
-                reached for one, (at, reached) in self._latest.items() if one != tenant and now - at < _RECENT_SECONDS
+                reached
+                for other, (at, reached) in self._latest.items()
+                if other != tenant and now - at < _RECENT_SECONDS
             ]
         return len(others) >= _FEWEST and sum(others) * 2 < len(others)

@@ -66,7 +66,7 @@ def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) 
         raise DeliveryFailed("timed_out", f"The DNS look-up of {target.host} took too long.") from error
     except (OSError, UnicodeError) as error:
         raise DeliveryFailed("host_unknown", f"The host {target.host} does not exist.") from error
-    if not allow_private and not all(is_public(ipaddress.ip_address(one)) for one in addresses):
+    if not allow_private and not all(is_public(ipaddress.ip_address(address)) for address in addresses):
         raise DeliveryFailed("address_refused", f"{target.host} resolves to an address that is not public.")
     return addresses[:_MOST_ADDRESSES]
 
@@ -99,13 +99,13 @@ def _socket(addresses: list[str], port: int, deadline: float) -> socket.socket:
     for left in range(len(addresses), 0, -1):
         share = max(0.001, (deadline - time.monotonic()) / left)
         try:
-            made = socket.create_connection((addresses[-left], port), share)
+            connection = socket.create_connection((addresses[-left], port), share)
         except OSError:
             if left == 1:
                 raise
         else:
-            made.settimeout(max(0.001, deadline - time.monotonic()))
-            return made
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            return connection
     raise OSError("no address")
 
 

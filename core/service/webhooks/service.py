@@ -107,7 +107,9 @@ def rotate(session: Session, scope: Scope, id: str, overlap_seconds: int) -> Iss
 
 def living(webhook: Webhook, now: datetime.datetime) -> list[dict[str, str]]:
     """Its previous secrets that still sign, the oldest first."""
-    return [one for one in webhook.previous_secrets if datetime.datetime.fromisoformat(one["expires_at"]) > now]
+    return [
+        secret for secret in webhook.previous_secrets if datetime.datetime.fromisoformat(secret["expires_at"]) > now
+    ]
 
 
 def test(session: Session, scope: Scope, id: str) -> WebhookDelivery:
@@ -128,10 +130,10 @@ def deliveries(session: Session, scope: Scope, id: str, request: PageRequest) ->
 
 def delivery(session: Session, scope: Scope, id: str, delivery_id: str, *, lock: bool = False) -> WebhookDelivery:
     """Raises NotFound."""
-    found = repository.delivery(session, scope, id, delivery_id, lock=lock)
-    if found is None:
+    row = repository.delivery(session, scope, id, delivery_id, lock=lock)
+    if row is None:
         raise NotFound("delivery", delivery_id)
-    return found
+    return row
 
 
 def redeliver(session: Session, scope: Scope, id: str, delivery_id: str) -> WebhookDelivery:
