@@ -26,6 +26,13 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # A job in a shell's background starts deaf to it, and so would every process that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+SLOW_FOLDERS = {"faults", "upgrade", "worker"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take minutes first, so that no process of a run works long after the others ended."""
+    items.sort(key=lambda item: item.path.parent.name not in SLOW_FOLDERS)
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[services.Postgres]:

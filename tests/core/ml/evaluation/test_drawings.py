@@ -54,7 +54,7 @@ def test_sets_are_joined_when_their_classes_agree(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"run core\.bundled\.recipe\.drawings first"):
+    with pytest.raises(FileNotFoundError, match=r"run recipes\.drawings first"):
         read_drawings(tmp_path)
 
 
