@@ -84,7 +84,7 @@ class GpuRates:
             raise ValueError(f"{JSON} has no full run: {error!r}") from error
         gpu = str(values["hardware"]["gpu"]).removeprefix("NVIDIA ").split()[0]
         source = f"[measured]({JSON.relative_to('docs').with_suffix('.md')}), {values['date']}{pixels}"
-        return cls(gpu, source, images, step * FINETUNE.batch_size / batch)
+        return cls(gpu, source, images, step * FINETUNE.training.batch_size / batch)
 
 
 RECORDED = GpuRates("H200", "recorded by hand through REST, torch 2.11, 2026-11-26", 11.1, 0.096)
@@ -102,7 +102,7 @@ def xl_images_a_second() -> float:
 
 
 def xl_finetune_seconds() -> float:
-    return gpu_rates().step_seconds * FINETUNE.steps
+    return gpu_rates().step_seconds * FINETUNE.training.steps
 
 
 def _measured(pattern: str) -> float:
@@ -145,7 +145,7 @@ def _device() -> Iterator[tuple[str, str, str]]:
     yield "where from", "measured", gpu_rates().source
     yield "an image of 50 guided steps", f"{seconds / 16:.2f} s", f"{1 / xl_images_a_second():.2f} s"
     yield "images a day, nothing else", f"{_round(16 / seconds * DAY)}", f"{_round(xl_images_a_second() * DAY)}"
-    xl_steps = f"{xl_finetune_seconds():.0f} s ({FINETUNE.steps} steps of {FINETUNE.batch_size})"
+    xl_steps = f"{xl_finetune_seconds():.0f} s ({FINETUNE.training.steps} steps of {FINETUNE.training.batch_size})"
     yield "a fine-tune", f"{training:.0f} s (300 steps)", xl_steps
     yield "fine-tunes a day, nothing else", _round(DAY / training), _round(DAY / xl_finetune_seconds())
 

@@ -14,13 +14,13 @@ from core.artifact.png import encode_png, image_settings
 from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import METHODS
 from core.ml.serving.request import ImageRequest
+from core.ml.serving.resident import Resident, load_base_on
 from core.ml.serving.runner import GPU_SIZES
 from core.service.config import get_settings
 from difffit.cli.base import State
 from difffit.cli.views import steps_bar
 from difffit.pictures import file_name, read_settings
 from local.alone import draw_alone
-from worker.gpu import Gpu
 
 _AT_ONCE = 64
 """Images of a request, so that what is drawn comes to the disk in time."""
@@ -42,9 +42,9 @@ class Run:
         """The images' paths, class by class. Raises ArtifactInvalid, BaseMismatch, UnknownClass, BaseMissing."""
         data = self.adapter.read_bytes() if self.adapter else b""
         artifact = decode(data, limit_bytes=len(data)) if self.adapter else None
-        gpu = self._gpu()
+        resident = self._resident()
         try:
-            known = artifact.manifest.class_names if artifact else gpu.base.description.class_names
+            known = artifact.manifest.class_names if artifact else resident.base.description.class_names
             classes = [_class_id(name, known) for name in self.class_names] or list(range(len(known)))
             with steps_bar(state, "Drawing") as bar:
                 task = bar.add_task("", total=self.count * len(classes), note="images")
@@ -52,40 +52,53 @@ class Run:
                 for id in classes:
                     for first in range(0, self.count, _AT_ONCE):
                         offsets = range(first, min(first + _AT_ONCE, self.count))
-                        paths += self._some(gpu, artifact, id, known[id], offsets)
+                        paths += self._some(resident, artifact, id, known[id], offsets)
                         bar.update(task, advance=len(offsets))
             return paths
         finally:
-            gpu.stop()
+            resident.stop()
 
-    def _gpu(self) -> Gpu:
+    def _resident(self) -> Resident:
         settings = get_settings()
-        changes: dict[str, Any] = {"adapter_slots": settings.max_batch_rows or GPU_SIZES[-1]}  # one is used
-        changes |= {"base_model": self.base} if self.base else {}
-        changes |= {"device": self.device} if self.device else {}
-        return Gpu(settings.model_copy(update=changes))
+        base = load_base_on(
+            self.device or settings.device,
+            self.base or settings.base_model,
+            autoencoder=settings.autoencoder,
+            threads=settings.torch_threads,
+        )
+        return Resident(
+            base,
+            adapter_slots=settings.max_batch_rows or GPU_SIZES[-1],  # one is used
+            max_rows=settings.max_batch_rows,
+            exact=settings.exact,
+            host_cache_bytes=settings.host_cache_bytes,
+            max_waiting=settings.max_waiting_images,
+            training_share=0.0,
+        )
 
-    def _some(self, gpu: Gpu, artifact: Artifact | None, id: int, name: str, offsets: range) -> list[Path]:
+    def _some(self, resident: Resident, artifact: Artifact | None, id: int, name: str, offsets: range) -> list[Path]:
         """Draws those of a class that are not there yet; the paths of all of them."""
-        adapter, base = artifact.sha256 if artifact else None, gpu.base.description.digest
+        adapter, base = artifact.sha256 if artifact else None, resident.base.description.digest
         wanted = {
             seed: image_settings(self.sampling, adapter=adapter, base=base, class_name=name, seed=seed)
             for seed in (self.seed + offset for offset in offsets)
         }
         paths = {seed: self.output / f"{id:03}-{file_name(name, seed)}" for seed in wanted}
         missing = tuple(seed for seed in wanted if not _is_drawn(paths[seed], wanted[seed]))
-        for seed, pixels in zip(missing, self._draw(gpu, artifact, id, missing), strict=True):
+        for seed, pixels in zip(missing, self._draw(resident, artifact, id, missing), strict=True):
             self.output.mkdir(parents=True, exist_ok=True)
             paths[seed].write_bytes(encode_png(Image.fromarray(pixels.numpy()), wanted[seed]))
         return list(paths.values())
 
-    def _draw(self, gpu: Gpu, artifact: Artifact | None, id: int, seeds: tuple[int, ...]) -> list[torch.Tensor]:
+    def _draw(
+        self, resident: Resident, artifact: Artifact | None, id: int, seeds: tuple[int, ...]
+    ) -> list[torch.Tensor]:
         """[S, S, 3] 8-bit pixels for each seed."""
         if not seeds:
             return []
         if artifact is not None and artifact.manifest.method not in METHODS:
-            check_fits(artifact, gpu.base.description)
-            return draw_alone(gpu.base, artifact, id, self.sampling, seeds)
+            check_fits(artifact, resident.base.description)
+            return draw_alone(resident.base, artifact, id, self.sampling, seeds)
         request = ImageRequest(
             id="local",
             tenant="local",
@@ -93,11 +106,13 @@ class Run:
             class_id=id,
             seeds=seeds,
             sampling=self.sampling,
-            scale=gpu.base.description.scale_of(artifact.manifest.image_size) if artifact else 1,
+            scale=resident.base.description.scale_of(artifact.manifest.image_size) if artifact else 1,
         )
         file = self.adapter
-        load = None if artifact is None or file is None else lambda: gpu.tensors(artifact.sha256, file.read_bytes())
-        return gpu.engine.submit(request, load).result().images
+        load = (
+            None if artifact is None or file is None else lambda: resident.tensors(artifact.sha256, file.read_bytes())
+        )
+        return resident.engine.submit(request, load).result().images
 
 
 def sampling_of(values: dict[str, Any]) -> SamplingSettings:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,15 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from core.artifact.errors import InvalidRequest
-from core.artifact.file import encode
-from core.artifact.manifest import Manifest
 from core.artifact.sites import PRESETS, SITES, MethodSites, Sites, sites_of, trainable_shapes
-from core.artifact.training import PRETRAINING_RATE, TrainingSettings
+from core.artifact.training import DEFAULT_TRAINING, PRETRAINING_RATE
 from core.ml.errors import CheckpointInvalid
-from core.ml.model.checkpoint import LoadedBase, load_base
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.serving.resident import load_base_on
 from core.ml.tuning.checkpoint import unpack, write_file
-from core.ml.tuning.finetune import (
-    ABOUT_DEFAULTS,
-    Checkpoint,
-    Encoding,
-    FinetunePlan,
-    Outcome,
-    Progress,
-    Sample,
-    Started,
-    finetune,
-)
+from core.ml.tuning.finetune import finetune
 from core.ml.tuning.parallel import ALONE, Processes
+from core.ml.tuning.plan import ABOUT_DEFAULTS, Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started
 from core.service.config import Settings, get_settings
 from core.service.datasets import archive
 from core.service.datasets import service as datasets
@@ -47,7 +37,7 @@ class Run:
     base: str | None
     device: str | None
     asked: dict[str, Any]
-    """Fields of FinetuneRequest; missing ones take the server's defaults."""
+    """Method, preset, and fields of TrainingSettings; missing ones take the server's defaults."""
     site: list[str]
     """NAME=VALUE: what differs from the preset, or from the method's defaults."""
     checkpoint_every: int
@@ -83,8 +73,8 @@ class Run:
             pictures = archive.read_images(packed.file, members, limits)
             work = finetune(base, plan, pictures, self._state(plan, base), self.processes)
             with steps_bar(state, "Training") as bar:
-                outcome = self._follow(work, bar, request.steps, len(members))
-        return self._publish(outcome, plan, request, base)
+                outcome = self._follow(work, bar, plan.training.steps, len(members))
+        return self._publish(outcome, plan, base)
 
     @property
     def checkpoint_path(self) -> Path:
@@ -101,8 +91,9 @@ class Run:
         return f"cuda:{torch.cuda.current_device()}" if several else None
 
     def _request(self) -> FinetuneRequest:
-        slow = {"learning_rate": PRETRAINING_RATE} if self.asked.get("method") == "full" else {}
-        return FinetuneRequest(dataset_id="", **(slow | self.asked))
+        asked = ({"learning_rate": PRETRAINING_RATE} if self.asked.get("method") == "full" else {}) | self.asked
+        own = {name: asked.pop(name) for name in ("method", "preset") if name in asked}
+        return FinetuneRequest(dataset_id="", training=replace(DEFAULT_TRAINING, **asked), **own)
 
     def _plan(self, request: FinetuneRequest, report: archive.Report, base: LoadedBase) -> FinetunePlan:
         try:
@@ -122,18 +113,12 @@ class Run:
             sites=sites,
             class_names=tuple(report.class_names),
             dataset_digest=report.digest,
-            training=TrainingSettings(
-                steps=request.steps,
-                batch_size=request.batch_size,
-                learning_rate=request.learning_rate,
-                seed=request.seed,
-                gradient_clip=1.0,  # as the worker trains
-                micro_batch_size=self.micro_batch_size,
-            ),
+            training=replace(request.training, micro_batch_size=self.micro_batch_size),
             image_size=None if scale == 1 else self.image_size,
             train_class_table=not self.keep_classes,
             checkpoint_every=self.checkpoint_every,
             samples_every=self.samples_every,
+            preset=request.preset if sites == PRESETS[request.preset] else None,
         )
 
     def _state(self, plan: FinetunePlan, base: LoadedBase) -> Mapping[str, Tensor] | None:
@@ -168,23 +153,8 @@ class Run:
                 case Sample() if self.writes:
                     event.image.save(self.output.with_name(f"{self.output.stem}-{event.step:06}.png"))
 
-    def _publish(
-        self, outcome: Outcome, plan: FinetunePlan, request: FinetuneRequest, base: LoadedBase
-    ) -> dict[str, Any]:
-        description = base.description
-        manifest = Manifest(
-            method=plan.method,
-            preset=request.preset if plan.sites == PRESETS[request.preset] else None,
-            sites=plan.sites,
-            class_names=plan.class_names,
-            base_name=description.name,
-            base_digest=description.digest,
-            base_licence=description.licence,
-            dataset_digest=plan.dataset_digest,
-            training=plan.recipe(),
-            image_size=plan.image_size,
-        )
-        data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
+    def _publish(self, outcome: Outcome, plan: FinetunePlan, base: LoadedBase) -> dict[str, Any]:
+        data = outcome.encoded(plan.manifest(base.description))
         if self.writes:
             write_file(self.output, data)
             self.checkpoint_path.unlink(missing_ok=True)
@@ -217,12 +187,9 @@ def _value(text: str) -> Any:
 
 def _load(settings: Settings, reference: str | None, device: str | None) -> LoadedBase:
     """The base as a worker of these settings holds it."""
-    name = device or settings.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu" and settings.torch_threads:
-        torch.set_num_threads(settings.torch_threads)
-    dtype = torch.float32 if name == "cpu" else torch.bfloat16
-    return load_base(
-        reference or settings.base_model, device=torch.device(name), dtype=dtype, autoencoder=settings.autoencoder
+    return load_base_on(
+        device or settings.device,
+        reference or settings.base_model,
+        autoencoder=settings.autoencoder,
+        threads=settings.torch_threads,
     )

@@ -81,7 +81,7 @@ def create_finetune(
             domains.get(session, scope, id)
             request = finetunes.checked_size(request, fleet.served_base(session, services.settings.base_model))
         Quotas(session, scope, services.settings).admit_finetune()
-        return FinetuneOut.model_validate(finetunes.create(session, scope, services.dispatcher, id, request))
+        return FinetuneOut.of(finetunes.create(session, scope, services.dispatcher, id, request))
 
 
 @router.get("/domains/{id}/finetunes", operation_id="list_finetunes", responses=problems(NotFound))
@@ -95,14 +95,14 @@ def list_finetunes(
     """List a domain's fine-tunes, newest first."""
     with database.session(scope) as session:
         rows = finetunes.listing(session, scope, id, replace(page, status=status))
-        return listing(rows, FinetuneOut.model_validate)
+        return listing(rows, FinetuneOut.of)
 
 
 @router.get("/finetunes/{id}", operation_id="get_finetune", responses=problems(NotFound))
 def get_finetune(id: str, database: DatabaseDep, scope: ReaderDep) -> FinetuneOut:
     """Get a fine-tune."""
     with database.session(scope) as session:
-        return FinetuneOut.model_validate(finetunes.get(session, scope, id))
+        return FinetuneOut.of(finetunes.get(session, scope, id))
 
 
 @router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics", responses=problems(NotFound))
@@ -121,7 +121,7 @@ def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> Me
 def cancel_finetune(id: str, database: DatabaseDep, scope: WriterDep) -> FinetuneOut:
     """Cancel a fine-tune: immediately if queued, after the current step if running."""
     with database.session(scope) as session:
-        return FinetuneOut.model_validate(finetunes.cancel(session, scope, id))
+        return FinetuneOut.of(finetunes.cancel(session, scope, id))
 
 
 @router.get(

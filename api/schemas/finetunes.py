@@ -1,3 +1,4 @@
+from dataclasses import asdict, replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
@@ -5,9 +6,13 @@ from pydantic import BaseModel, Field
 from api.schemas.common import WHOLE, Identifier, Input, Integer, JobStatus, Output, Time
 from api.schemas.datasets import JobError
 from core.artifact.sites import METHODS
+from core.artifact.training import DEFAULT_TRAINING
+from core.service.db.models import Finetune
 from core.service.finetunes.service import FinetuneRequest
 
 _DEFAULTS = FinetuneRequest(dataset_id="")
+_TRAINING = {"steps", "batch_size", "learning_rate", "seed"}
+"""Fields of requests that are training settings."""
 
 
 class FinetuneCreate(Input):
@@ -26,13 +31,16 @@ class FinetuneCreate(Input):
         description="Places that DiffFit (arXiv 2304.06648) trains. `paper`: those of Table 1, with affine norms; "
         "`literal`: those of Algorithms 1 to 3 on the released DiT, without affine norms.",
     )
-    steps: Integer = Field(_DEFAULTS.steps, ge=1, le=100_000, description="Optimizer steps.")
+    steps: Integer = Field(_DEFAULTS.training.steps, ge=1, le=100_000, description="Optimizer steps.")
     batch_size: Integer = Field(
-        _DEFAULTS.batch_size, ge=1, le=1024, description="Images per step; may exceed the size of the data set."
+        _DEFAULTS.training.batch_size,
+        ge=1,
+        le=1024,
+        description="Images per step; may exceed the size of the data set.",
     )
-    learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, le=1)
+    learning_rate: float = Field(_DEFAULTS.training.learning_rate, gt=0, le=1)
     seed: Integer = Field(
-        _DEFAULTS.seed,
+        _DEFAULTS.training.seed,
         ge=0,
         lt=2**53,
         description="The same data, settings and seed give the same adapter on the same device.",
@@ -52,7 +60,8 @@ class FinetuneCreate(Input):
     )
 
     def to_request(self) -> FinetuneRequest:
-        return FinetuneRequest(**self.model_dump(exclude={"dry_run"}))
+        training = replace(DEFAULT_TRAINING, **self.model_dump(include=_TRAINING))
+        return FinetuneRequest(**self.model_dump(exclude={"dry_run", *_TRAINING}), training=training)
 
 
 class FinetuneOut(Output):
@@ -85,6 +94,11 @@ class FinetuneOut(Output):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
+
+    @classmethod
+    def of(cls, row: Finetune) -> "FinetuneOut":
+        training = asdict(row.training)
+        return cls.model_validate({name: training.get(name, getattr(row, name, None)) for name in cls.model_fields})
 
 
 class EstimateOut(Output):

@@ -25,8 +25,8 @@ from core.ml.bundled import sample_domain_folder
 from core.ml.evaluation.classifier import IMAGE_SIZE, unit
 from core.ml.evaluation.drawings import Drawings, read_drawings
 from core.ml.model.checkpoint import LoadedBase
-from core.ml.tuning.finetune import Event, Outcome, Progress
 from core.ml.tuning.latents import image_grid, to_image
+from core.ml.tuning.plan import Event, Outcome, Progress
 
 FALL = 0.4
 """Fraction by which the distance must fall."""

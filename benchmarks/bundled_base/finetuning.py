@@ -8,7 +8,8 @@ from core.artifact.sites import Method, MethodSites
 from core.artifact.training import TrainingSettings
 from core.ml.evaluation.drawings import Drawings
 from core.ml.model.checkpoint import LoadedBase
-from core.ml.tuning.finetune import Event, FinetunePlan, Outcome, finetune
+from core.ml.tuning.finetune import finetune
+from core.ml.tuning.plan import Event, FinetunePlan, Outcome
 
 
 def fine_tuned(

@@ -14,8 +14,8 @@ from benchmarks.paper.systems import System
 from core.artifact.sites import Sites
 from core.artifact.training import TrainingSettings
 from core.ml.model.checkpoint import LoadedBase
-from core.ml.tuning.finetune import Event, Outcome, Progress, Started
 from core.ml.tuning.methods import adapter_of
+from core.ml.tuning.plan import Event, Outcome, Progress, Started
 
 PAPER_DEPTH = 28
 

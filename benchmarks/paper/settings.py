@@ -9,7 +9,8 @@ import torch
 
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.results import FOLDER
-from core.ml.model.checkpoint import LoadedBase, load_base
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.serving.resident import load_base_on
 
 
 def parser_of(name: str, description: str | None, *, seeds: int, pictures: int) -> argparse.ArgumentParser:
@@ -49,8 +50,4 @@ def judges_of(options: argparse.Namespace) -> Judges:
 
 def loaded_base(options: argparse.Namespace, reference: str = "mini") -> LoadedBase:
     """Loads the base on the device and with the threads of the options; in bf16 on a GPU."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return load_base(reference, device=device, dtype=dtype)
+    return load_base_on(options.device, reference, threads=options.threads or 0)

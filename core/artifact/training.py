@@ -1,7 +1,7 @@
 """The recipe of a training run, as plain values."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 PRETRAINING_RATE = 1e-4
 """The rate of DiT's pre-training and of full fine-tuning. The paper gives the others as ratios to it (Table 4d)."""
@@ -9,7 +9,10 @@ PRETRAINING_RATE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """The paper's recipe by default, with fewer steps and a smaller batch."""
+    """The paper's recipe by default, with fewer steps and a smaller batch.
+
+    A new setting must, by default, train as before it was there: rows and checkpoints of earlier releases lack it.
+    """
 
     steps: int
     batch_size: int = 32
@@ -39,3 +42,11 @@ class TrainingSettings:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(**values)
+
+
+DEFAULT_TRAINING = TrainingSettings(steps=400, gradient_clip=1.0)
+"""Recipe of a fine-tune, on a server and in a folder, where a request does not change it."""

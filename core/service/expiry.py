@@ -95,7 +95,7 @@ def finetune_events(session: Session, before: Time, limit: int) -> int:
     )
     points = session.execute(progress.order_by(event.id)).all()
     # Keeps the first event of each stretch of steps. The next call, which sees what is left, keeps the same ones.
-    kept = set({step * _POINTS // finetune.steps: id for id, step in reversed(points)}.values())
+    kept = set({step * _POINTS // finetune.training.steps: id for id, step in reversed(points)}.values())
     doomed = [id for id, _ in points[:-1] if id not in kept][:limit]
     session.execute(delete(event).where(event.finetune_id == finetune.id, event.id.in_(doomed)))
     if len(doomed) < limit:

@@ -9,6 +9,7 @@ from openapi_spec_validator import validate
 
 from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import METHODS, PRESETS
+from core.artifact.training import DEFAULT_TRAINING
 from core.service.finetunes.service import FinetuneRequest
 from core.service.generations.service import GenerationRequest
 from tests.api.client import Client
@@ -155,6 +156,7 @@ def test_every_field_of_a_request_has_limits_and_a_description(document: Documen
 def test_defaults_are_those_of_the_services(document: Document) -> None:
     for name, request in (
         ("FinetuneCreate", FinetuneRequest(dataset_id="")),
+        ("FinetuneCreate", DEFAULT_TRAINING),
         ("GenerationCreate", GenerationRequest()),
         ("GenerationCreate", SamplingSettings()),
     ):

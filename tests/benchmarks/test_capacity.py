@@ -26,7 +26,7 @@ def test_the_measured_rates_are_the_card_s() -> None:
 def test_rates_of_the_gpu_are_those_of_the_best_batch_at_the_default_steps(decodes: bool, note: str) -> None:
     rates = ((20, 40.0), (IMAGES.sampling.steps, 13.0), (50, 14.0))
     runs = [{"steps": steps, "images_a_second": rate} for steps, rate in rates]
-    training = {"batch": FINETUNE.batch_size // 2, "methods": [{"method": "difffit", "ms": 20.0}]}
+    training = {"batch": FINETUNE.training.batch_size // 2, "methods": [{"method": "difffit", "ms": 20.0}]}
     phases = {"engine": {"runs": runs, "decodes": decodes}, "training": training}
     values = {"phases": phases, "date": "2026-12-01", "hardware": {"gpu": "NVIDIA H100 80GB HBM3"}}
     rates = GpuRates.measured(values)

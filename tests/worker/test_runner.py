@@ -14,6 +14,8 @@ import torch
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import CoreError, DeviceLost
+from core.artifact.sampling import SamplingSettings
+from core.artifact.training import TrainingSettings
 from core.service import jobs
 from core.service.config import Settings
 from core.service.db.models import Dataset, Finetune, Generation, Worker
@@ -258,7 +260,7 @@ def finetune(context: Context) -> str:
     files = {f"{name}/{number}.png": png(40 * number) for name in ("apple", "pear") for number in range(2)}
     stored = context.store.put("archive.zip", zip_of(files))
     with context.database.session() as session:
-        id = add_finetune(session, scope, domain, steps=1, batch_size=2)
+        id = add_finetune(session, scope, domain, training=TrainingSettings(steps=1, batch_size=2))
         dataset = session.get_one(Dataset, session.get_one(Finetune, id).dataset_id)
         dataset.archive_key, dataset.archive_sha256 = stored.key, stored.sha256
         dataset.classes = [{"id": place, "name": name, "images": 2} for place, name in enumerate(("apple", "pear"))]
@@ -424,7 +426,7 @@ def test_generation_survives_a_database_outage(context: Context, monkeypatch: py
     context.start()
     [id] = generations(context, "tenant", 1)
     with context.database.session() as session:
-        session.get_one(Generation, id).steps = 30
+        session.get_one(Generation, id).sampling = SamplingSettings(steps=30)
     Runner(context, {**dict.fromkeys(jobs.KINDS, Scripted), Generation: Drawing}).run_next(Generation)
     found = row(context, Generation, id)
     assert (found.status, found.attempt, found.error) == ("succeeded", 1, None)

@@ -4,21 +4,20 @@ import logging
 import queue
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from core.artifact.file import Artifact, decode, encode
-from core.artifact.manifest import Manifest
+from core.artifact.file import Artifact, decode
 from core.artifact.png import encode_png
 from core.artifact.sites import Sites
-from core.artifact.training import TrainingSettings
 from core.ml.serving.trainings import Training
 from core.ml.tuning.checkpoint import last_readable
-from core.ml.tuning.finetune import (
+from core.ml.tuning.finetune import finetune
+from core.ml.tuning.plan import (
     ABOUT_DEFAULTS,
     Checkpoint,
     Encoding,
@@ -28,7 +27,6 @@ from core.ml.tuning.finetune import (
     Sample,
     SampleSkipped,
     Started,
-    finetune,
 )
 from core.service import jobs
 from core.service.datasets import archive
@@ -51,7 +49,6 @@ class _Job:
     """A fine-tune's inputs as plain values: no session is held while it trains."""
 
     plan: FinetunePlan
-    preset: str | None
     archive_key: str
     archive_sha256: str
     members: list[dict[str, Any]]
@@ -120,7 +117,7 @@ class FinetuneRun(Attempt[Finetune]):
     def _follow(self, job: _Job, work: Any) -> Outcome:
         """Writes events as they come, until the future is resolved."""
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.training = self.context.gpu.train(work, events.put)
+        self.training = self.context.gpu.engine.train(work, events.put)
         if self.stopped:
             self.training.cancelled.set()
         future: Future[Outcome] = self.training.future
@@ -155,20 +152,7 @@ class FinetuneRun(Attempt[Finetune]):
 
     def _store(self, job: _Job, outcome: Outcome) -> tuple[Artifact, StoredObject]:
         """Checks the adapter, stores it under a key of this attempt and reads it back; its row comes last."""
-        base = self.context.gpu.base.description
-        manifest = Manifest(
-            method=job.plan.method,
-            preset=job.preset,
-            sites=job.plan.sites,
-            class_names=job.plan.class_names,
-            base_name=base.name,
-            base_digest=base.digest,
-            base_licence=base.licence,
-            dataset_digest=job.plan.dataset_digest,
-            training=job.plan.recipe(),
-            image_size=job.plan.image_size,
-        )
-        data = encode(manifest, {name: tensor.numpy() for name, tensor in outcome.tensors.items()})
+        data = outcome.encoded(job.plan.manifest(self.context.gpu.base.description))
         key = f"{job.folder}/attempts/{self.claim.attempt}/adapter.safetensors"
         return decode(data), self.context.put_checked(key, data)
 
@@ -196,23 +180,16 @@ def _load(context: Context, session: Session, row: Finetune) -> _Job:
         sites=Sites.from_json(row.sites),
         class_names=tuple(label["name"] for label in dataset.classes),
         dataset_digest=dataset.digest or "",
-        training=TrainingSettings(
-            steps=row.steps,
-            batch_size=row.batch_size,
-            learning_rate=row.learning_rate,
-            seed=row.seed,
-            gradient_clip=1.0,
-            micro_batch_size=context.settings.micro_batch_size,
-        ),
+        training=replace(row.training, micro_batch_size=context.settings.micro_batch_size),
         image_size=row.image_size,
         memory_bytes=context.gpu.training_memory_bytes,
+        preset=row.preset,
     )
     return _Job(
-        plan,
-        row.preset,
-        dataset.archive_key,
-        dataset.archive_sha256,
-        dataset.members,
-        service.checkpoints(row),
-        f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}",
+        plan=plan,
+        archive_key=dataset.archive_key,
+        archive_sha256=dataset.archive_sha256,
+        members=dataset.members,
+        checkpoints=service.checkpoints(row),
+        folder=f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}",
     )

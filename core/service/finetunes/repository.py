@@ -47,13 +47,14 @@ def seconds_per_image(
     session: Session, scope: Scope, method: str, image_size: int | None, base_digest: str
 ) -> float | None:
     """Device time of a training step by its images, as the last fine-tunes of a base went; None before the first."""
-    statement = scoped(select(Finetune.seconds, Finetune.steps * Finetune.batch_size), Finetune, scope)
+    statement = scoped(select(Finetune.seconds, Finetune.training), Finetune, scope)
     last = (
         scoped(statement.join(Adapter, Adapter.finetune_id == Finetune.id), Adapter, scope)
         .where(Finetune.method == method, Adapter.base_digest == base_digest)
         .where(Finetune.image_size.is_not_distinct_from(image_size))
         .order_by(Finetune.id.desc())
         .limit(5)
-    ).subquery()
-    seconds, images = session.execute(select(func.sum(last.c[0]), func.sum(last.c[1]))).one()
-    return seconds / images if images else None
+    )
+    runs = session.execute(last).all()
+    images = sum(training.steps * training.batch_size for _, training in runs)
+    return sum(seconds for seconds, _ in runs) / images if images else None

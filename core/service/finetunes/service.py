@@ -13,6 +13,7 @@ from core.artifact.errors import NotFound
 from core.artifact.file import Artifact
 from core.artifact.footprint import Footprint
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
+from core.artifact.training import DEFAULT_TRAINING, TrainingSettings
 from core.service import audit, discards, fleet, jobs, metering
 from core.service.adapters import service as adapters
 from core.service.datasets import service as datasets
@@ -41,10 +42,7 @@ class FinetuneRequest:
     dataset_id: str
     method: Method = "difffit"
     preset: str = "paper"
-    steps: int = 400
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    seed: int = 0
+    training: TrainingSettings = DEFAULT_TRAINING
     image_size: int | None = None
     """Pixels a side: the base's size, as None is, or twice that."""
     auto_promote: bool = False
@@ -86,10 +84,7 @@ def create(
         method=request.method,
         preset=request.preset,
         sites=PRESETS[request.preset].to_json(),
-        steps=request.steps,
-        batch_size=request.batch_size,
-        learning_rate=request.learning_rate,
-        seed=request.seed,
+        training=request.training,
         image_size=request.image_size,
         auto_promote=request.auto_promote,
     )
@@ -116,13 +111,14 @@ def estimate(
     dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
     shapes = trainable_shapes(base.config, request.method, PRESETS[request.preset], len(dataset.classes))
     parameters = count(shapes)
-    seen = request.steps * request.batch_size
-    tokens = request.batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
+    batch_size = request.training.batch_size
+    seen = request.training.steps * batch_size
+    tokens = batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
     rate = repository.seconds_per_image(session, scope, request.method, request.image_size, base.digest)
     seconds = None if rate is None else rate * seen
     device = "cuda" if any(worker.device.startswith("cuda") for worker in _holders(session, base)) else "cpu"
     footprint = Footprint.of(base.config, request.method, base.scale_of(request.image_size), device)
-    at_once = footprint.images_at_once(request.batch_size, device, memory_bytes)
+    at_once = footprint.images_at_once(batch_size, device, memory_bytes)
     return Estimate(
         trainable_parameters=parameters,
         trainable_fraction=parameters / base.parameters,
@@ -132,7 +128,7 @@ def estimate(
         tokens=tokens,
         seconds=seconds,
         images_at_once=at_once,
-        memory_bytes=footprint.total_bytes(request.batch_size, max(1, at_once)),
+        memory_bytes=footprint.total_bytes(batch_size, max(1, at_once)),
     )
 
 
@@ -188,7 +184,7 @@ def record_claim(session: Session, row: Finetune) -> None:
 def record_start(session: Session, row: Finetune, held_out_loss_base: float, parameters: int, step: int) -> None:
     row.held_out_loss_base = _finite(held_out_loss_base)
     row.trainable_parameters, row.step = parameters, step
-    jobs.report(session, row, "status", {"status": "running", "step": step, "steps": row.steps})
+    jobs.report(session, row, "status", {"status": "running", "step": step, "steps": row.training.steps})
 
 
 def record_progress(
@@ -198,8 +194,8 @@ def record_progress(
     taken = step - row.step
     row.step, row.loss = step, loss
     row.seconds += seconds
-    row.eta_seconds = (row.steps - step) * seconds / taken if taken > 0 else None
-    data = {"step": step, "steps": row.steps, "loss": loss, "gradient_norm": gradient_norm, "seconds": seconds}
+    row.eta_seconds = (row.training.steps - step) * seconds / taken if taken > 0 else None
+    data = {"step": step, "steps": row.training.steps, "loss": loss, "gradient_norm": gradient_norm, "seconds": seconds}
     jobs.report(session, row, "progress", {**data, "eta_seconds": row.eta_seconds})
     metering.meter(session, row.tenant_id, training_seconds=seconds)
 

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from core.artifact.errors import BaseMismatch, NotFound, QueueFull, UnknownClass
+from core.artifact.training import TrainingSettings
 from core.service import audit, metering
 from core.service.adapters import service as adapters
 from core.service.config import Settings
@@ -211,7 +212,9 @@ def test_a_fine_tune_needs_a_ready_data_set(database: Database) -> None:
         ready = add_dataset(session, scope, domain_id).id
         with pytest.raises(DatasetNotReady):
             finetunes.create(session, scope, Sent(), domain_id, FinetuneRequest(dataset_id=waiting))
-        estimate = finetunes.estimate(session, scope, domain_id, FinetuneRequest(dataset_id=ready, steps=10), BASE)
+        estimate = finetunes.estimate(
+            session, scope, domain_id, FinetuneRequest(dataset_id=ready, training=TrainingSettings(steps=10)), BASE
+        )
     assert estimate.images_seen == 320
     assert estimate.epochs == 80
 

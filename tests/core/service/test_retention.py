@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from core.artifact.errors import NotFound
+from core.artifact.training import TrainingSettings
 from core.service import discards, jobs, quotas
 from core.service.config import Settings
 from core.service.db.models import (
@@ -188,7 +189,7 @@ def test_old_loss_curve_is_thinned_to_evenly_spaced_points(
 ) -> None:
     scope, domain = owner
     with database.session() as session:
-        ids = [add_finetune(session, scope, domain, steps=10_000) for _ in range(2)]
+        ids = [add_finetune(session, scope, domain, training=TrainingSettings(steps=10_000)) for _ in range(2)]
         for id, days in zip(ids, (31, 29), strict=True):
             row = session.get_one(Finetune, id)
             for step in range(10, 10_001, 10):

@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, DomainId, TenantOwned, partial_index
+from core.artifact.training import TrainingSettings
+from core.service.db.base import Base, Created, DomainId, JsonOf, TenantOwned, partial_index
 from core.service.db.models.jobs import JobColumns, lease_index
 
 
@@ -24,10 +25,7 @@ class Finetune(JobColumns, Base):
     method: Mapped[str] = mapped_column(String(20))
     preset: Mapped[str | None] = mapped_column(String(20))
     sites: Mapped[dict[str, Any]]
-    steps: Mapped[int]
-    batch_size: Mapped[int]
-    learning_rate: Mapped[float]
-    seed: Mapped[int] = mapped_column(BigInteger)
+    training: Mapped[TrainingSettings] = mapped_column(JsonOf(TrainingSettings))
     image_size: Mapped[int | None]
     """None is the base's own."""
     auto_promote: Mapped[bool] = mapped_column(default=False)

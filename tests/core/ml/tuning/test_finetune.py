@@ -17,7 +17,8 @@ from core.ml.errors import CheckpointInvalid
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.checkpoint import LoadedBase, load_base, save_base
 from core.ml.tuning.checkpoint import unpack
-from core.ml.tuning.finetune import (
+from core.ml.tuning.finetune import finetune
+from core.ml.tuning.plan import (
     ABOUT_DEFAULTS,
     Checkpoint,
     Encoding,
@@ -27,7 +28,6 @@ from core.ml.tuning.finetune import (
     Progress,
     Sample,
     Started,
-    finetune,
 )
 from tests.core.ml.model.small import CONFIG, autoencoder_folder, random_dit
 

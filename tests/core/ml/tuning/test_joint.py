@@ -18,7 +18,8 @@ from core.ml.model.checkpoint import LoadedBase
 from core.ml.model.dit import DiT
 from core.ml.serving.trainings import Training, Trainings
 from core.ml.tuning import passes
-from core.ml.tuning.finetune import Checkpoint, FinetunePlan, Outcome, Progress, Sample, finetune
+from core.ml.tuning.finetune import finetune
+from core.ml.tuning.plan import Checkpoint, FinetunePlan, Outcome, Progress, Sample
 from core.ml.tuning.trainer import StepReport, Trainer
 from tests.core.ml.model.small import random_dit
 from tests.core.ml.tuning.test_finetune import PLAN, base, images, run

@@ -19,8 +19,9 @@ from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.trainings import Training, Trainings
 from core.ml.tuning import finetune as finetuning
 from core.ml.tuning import passes
-from core.ml.tuning.finetune import Checkpoint, Sample, SampleSkipped, finetune
+from core.ml.tuning.finetune import finetune
 from core.ml.tuning.passes import row_losses
+from core.ml.tuning.plan import Checkpoint, Sample, SampleSkipped
 from core.ml.tuning.trainer import _halves
 from tests.core.ml.model.small import CONFIG, random_dit
 from tests.core.ml.serving.small import engine_of
