@@ -1,4 +1,4 @@
-"""`difffit train` and `difffit sample`. What they need is loaded when they run, so that the command's help is quick."""
+"""`difffit train` and `difffit sample`. Their imports happen when they run, so that the command's help is fast."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,10 +57,10 @@ def train(
         typer.Option("--distributed", help="As one of the processes of `accelerate launch` or `torchrun`."),
     ] = False,
 ) -> None:
-    """Fine-tune a base on a folder of images, here.
+    """Fine-tune a base on a local folder of images.
 
-    Beside the adapter it writes drawings, and a checkpoint from which the same command goes on when it was interrupted.
-    The file is the one that a server would make of the same images.
+    Next to the adapter it writes sample images, and a checkpoint from which the same command resumes after an
+    interruption. The adapter equals the one that a server would train on the same images.
     """
     asked = {
         "method": method,
@@ -104,10 +104,10 @@ def sample(
     base: BaseOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Draw with an adapter's file, or with the base alone, here.
+    """Generate images with a local adapter file, or with the base.
 
-    Images that lie in the folder already, drawn with the same settings, are not drawn again. They are the ones that a
-    server would draw.
+    Images that already exist in the folder with the same settings are not generated again. The images equal those of a
+    server.
     """
     asked = {
         "steps": steps,

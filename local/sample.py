@@ -1,4 +1,5 @@
-"""Drawing on this machine, with the engine that serves; with its own forward what the engine does not serve."""
+"""Generates images on this machine, with the serving engine, or with the readable forward for methods that the engine
+does not serve."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from difffit.pictures import file_name, read_settings
 from local.alone import draw_alone
 
 _AT_ONCE = 64
-"""Images of a request, so that what is drawn comes to the disk in time."""
+"""Images per request. A small number, so that finished images are written to disk early."""
 
 
 @dataclass

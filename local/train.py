@@ -39,7 +39,7 @@ class Run:
     asked: dict[str, Any]
     """Method, preset, and fields of TrainingSettings; missing ones take the server's defaults."""
     site: list[str]
-    """NAME=VALUE: what differs from the preset, or from the method's defaults."""
+    """NAME=VALUE pairs that override the preset or the method's defaults."""
     checkpoint_every: int
     samples_every: int
     restart: bool
@@ -53,7 +53,7 @@ class Run:
     """Count of the numbers that train."""
 
     def train(self, state: State) -> dict[str, Any]:
-        """Writes the adapter and tells what was made. Raises ArchiveInvalid, BaseMissing, CheckpointInvalid,
+        """Writes the adapter and returns a summary. Raises ArchiveInvalid, BaseMissing, CheckpointInvalid,
         TrainingDiverged."""
         settings, request = get_settings(), self._request()
         if request.preset not in PRESETS:

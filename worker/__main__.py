@@ -1,4 +1,4 @@
-"""`python -m worker`: a worker for the queues of DIFFFIT_WORKER_QUEUES. Exit status 1 when it could not go on."""
+"""`python -m worker`: a worker for the queues of DIFFFIT_WORKER_QUEUES. Exits with status 1 when it cannot continue."""
 
 import os
 import sys

@@ -32,7 +32,7 @@ from worker.leases import LeaseKeeper
 logger = logging.getLogger(__name__)
 DEVICE_QUEUES = {"generate", "finetune"}
 _STORE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between the tries of an attempt to store what it made."""
+"""Seconds between an attempt's tries to store its result."""
 KERNEL_BYTES = 2**27
 """Room for the kernels that a GPU's worker compiles. Nothing else of a worker needs temporary files."""
 _MIN_GENERATIONS = 16
@@ -40,7 +40,7 @@ _MIN_GENERATIONS = 16
 _MAX_UNANSWERED = 5
 """Checks that a device may leave unanswered in a row."""
 _STOP_SECONDS = 30.0
-"""A worker that cannot go on waits so long for its threads: one may hang in a dead device."""
+"""Seconds that a failing worker waits for its threads, since one may hang in a dead device."""
 
 
 def _end_process() -> None:
@@ -145,7 +145,8 @@ class Context:
         self._evicted_at = now
 
     def report(self) -> None:
-        """Tells that this worker lives, what lies in its device table, and when it last let go of what was deleted."""
+        """Reports that this worker is alive, the adapters in its device table, and its last eviction of deleted
+        ones."""
         state: dict[str, Any] = {"queues": sorted(self.queues), "device": "none", "base_digest": None, "resident": []}
         state |= {"evicted_at": self._evicted_at, "healthy": self.problem is None, "problem": self.problem}
         if self.needs_device:
@@ -159,7 +160,7 @@ class Context:
             fleet.report_worker(session, self.id, socket.gethostname(), os.getpid(), state)
 
     def put(self, key: str, data: bytes) -> StoredObject:
-        """Stores what took an attempt long to make: tries again for some seconds while the store does not answer.
+        """Stores an attempt's result. Retries for some seconds while the store does not respond.
 
         Raises StorageUnavailable, StorageFull.
         """
@@ -190,8 +191,8 @@ class Context:
         return put()
 
     def die(self, problem: str) -> None:
-        """Ends a worker that cannot go on, so that a supervisor starts another: it claims nothing from now on, reports
-        the problem, and requeues what it holds. It ends for certain, even when a thread hangs."""
+        """Ends a worker that cannot continue, so that a supervisor starts another. It claims nothing more, reports the
+        problem and requeues its jobs. It ends even if a thread hangs."""
         with self._judging:
             is_stopping = self.stopping.is_set()
             if not is_stopping or self.problem is None:

@@ -35,7 +35,7 @@ class Maintenance:
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def _watch(self) -> None:
-        """On a thread of its own: a device that hangs must not keep the worker from reporting."""
+        """Runs on a separate thread, so that a hanging device cannot keep the worker from reporting."""
         while not self.context.stopping.wait(self.context.settings.heartbeat_seconds):
             self._try(self.context.watch_device)
 

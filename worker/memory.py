@@ -10,7 +10,7 @@ TRAINING_FRACTION = 0.5
 
 
 def training_memory(device: torch.device, limit: int | None) -> int:
-    """Bytes that a training step may take: `limit`, or a fraction of what is free now."""
+    """Returns the bytes that a training step may use: `limit`, or a fraction of the free memory."""
     if limit is not None:
         return limit
     return int(TRAINING_FRACTION * (_free_on_gpu(device) if device.type == "cuda" else free_on_host()))

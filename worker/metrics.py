@@ -1,6 +1,6 @@
-"""Prometheus metrics of a worker: what its engine counts, read when they are asked for, and how generations end.
+"""Prometheus metrics of a worker: counters of its engine, read on each scrape, and results of generations.
 
-Labels are few and fixed: neither tenants nor adapters are among them. What a tenant used is in the database.
+Labels are few and fixed, without tenants or adapters. The usage of tenants is in the database.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
-"""Runs jobs: claims rows, makes attempts at them, and settles each. The only place that does.
+"""Runs jobs: claims rows, makes attempts and settles them. No other module does.
 
-Every queue has threads of its own, so that none holds up another's. A wake-up makes one idle thread look; each row that
-it finds wakes the next thread, until none is left.
+Every queue has its own threads, so that queues do not delay each other. A wake-up makes one idle thread look for a row;
+each row that is found wakes the next thread, until no rows are left.
 """
 
 import logging
@@ -38,7 +38,7 @@ class Attempt(ABC, Generic[Job]):
 
     @abstractmethod
     def load(self, session: Session, row: Job) -> None:
-        """Reads plain values from the row: no session is held while the work goes on."""
+        """Reads plain values from the row, so that no session is held during the work."""
 
     @abstractmethod
     def work(self) -> None:
@@ -93,7 +93,7 @@ class Runner:
             thread.join()
 
     def run_next(self, model: type[Any]) -> bool:
-        """Makes one attempt at the next row of a queue. False when there is none for this worker. Raises
+        """Makes one attempt at the next row of a queue. Returns False if there is none for this worker. Raises
         DatabaseUnavailable."""
         claim = self._claim(model)
         if claim is None:
@@ -116,7 +116,7 @@ class Runner:
         self.wake(model)  # the next thread ends too
 
     def _claim(self, model: type[Any]) -> Claim | None:
-        """One thread at a time: what a worker may claim depends on what it holds."""
+        """Claims a row, one thread at a time: whether a worker may claim a row depends on the rows it has."""
         context, places = self.context, self.context.places(model)
         with self._claiming, context.database.session() as session:
             return jobs.claim_next(

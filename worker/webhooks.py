@@ -21,7 +21,7 @@ _ANSWER_SECONDS = 10.0
 
 
 class Webhooks:
-    """Sends up to `webhook_threads` deliveries at once; one thread looks for work while there is none."""
+    """Sends up to `webhook_threads` deliveries at once. While there are none, one thread polls for due deliveries."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

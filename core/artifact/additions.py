@@ -71,7 +71,7 @@ class Prompts(_Addition):
     final layer trains too."""
 
     blocks: int = 5
-    """Number of blocks with prompts of their own. Later blocks keep the prompts of the last of these."""
+    """Number of blocks with separate prompts. Later blocks use the prompts of the last of these."""
     tokens: int = 1
     """Number of prompts per block."""
 

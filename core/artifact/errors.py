@@ -1,12 +1,11 @@
-"""Errors of both halves, and the root of them all. Each has a stable `code`, an HTTP status, and a sentence that says
-what to do. The API renders them as problem details; a job stores the code and the sentence.
-"""
+"""Errors of both halves, and the root class. Each error has a stable `code`, an HTTP status, and a `detail` that
+explains what happened and what to do. The API renders errors as problem details; a job stores code and detail."""
 
 from typing import Any, ClassVar
 
 
 class CoreError(Exception):
-    """The root. Subclasses take typed arguments and build `detail` from them."""
+    """Root class. Subclasses take typed arguments and build `detail` from them."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -20,8 +19,8 @@ class CoreError(Exception):
         retry_after: int | None = None,
         limit: tuple[str, int] | None = None,
     ) -> None:
-        """`retry_after` seconds later the same may succeed. `limit` is the name and value of the limit that was
-        reached."""
+        """`retry_after` is the number of seconds after which the same may succeed. `limit` is the name and value of the
+        limit that was reached."""
         super().__init__(detail)
         self.detail = detail
         self.errors = errors or []
@@ -98,7 +97,7 @@ class EngineStopped(CoreError):
 
 
 class DeviceLost(EngineStopped):
-    """The device of this process computes nothing any more. No job is at fault: all of them go on elsewhere."""
+    """The device of this process no longer computes. No job is at fault: all of them continue on other workers."""
 
     code, title = "device_lost", "Device lost"
 

@@ -10,11 +10,11 @@ from core.artifact.base import BaseConfig
 from core.artifact.sites import METHODS, Method
 
 PASSING = 20
-"""Activations of [N, D] that an image's forward and backward pass hold for a moment, whatever the depth."""
+"""Number of activations [N, D] that an image's forward and backward pass hold temporarily, whatever the depth."""
 SLICE_OPERATIONS = {"cpu": 16e9, "cuda": 50e12}
 """Operations that one slice of the device's time may take: about 0.3 s of one core, 0.4 s of an H100.
 
-A fixed number, not a measured time: the split decides how sums round, and equal settings shall give equal adapters.
+A fixed number, not a measured time: the split determines how sums round, and equal settings must give equal adapters.
 """
 
 

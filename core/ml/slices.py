@@ -1,4 +1,4 @@
-"""Work in slices: a generator that yields where others may go on, and returns its result."""
+"""Work in slices: a generator that yields between slices, so that other work can run, and returns its result."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
@@ -22,7 +22,7 @@ class Joint(ABC):
 
     @abstractmethod
     def compute_with(self, others: Sequence["Joint"]) -> None:
-        """Computes them all. Raises what the device raises; then none is computed."""
+        """Computes them all. If the device raises an error, none is computed."""
 
 
 def run(work: Generator[Any, None, Result]) -> Result:

@@ -50,7 +50,7 @@ class Validation(Attempt[Dataset]):
             service.record_rejection(row, error)
 
     def _check_digest(self, file: DigestingFile) -> str:
-        """Returns the archive's SHA-256. Raises ArchiveInvalid when its sender told another."""
+        """Returns the archive's SHA-256. Raises ArchiveInvalid if it differs from the sender's."""
         actual = file.digest()
         if self.sha256 and actual != self.sha256:
             detail = "The archive is not the one whose SHA-256 was told. Upload it again."

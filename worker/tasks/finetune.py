@@ -1,4 +1,4 @@
-"""Fine-tunes: train beside serving, publish."""
+"""Fine-tunes: train while serving, then publish."""
 
 import logging
 import queue
@@ -58,7 +58,7 @@ class _Job:
 
 
 class FinetuneRun(Attempt[Finetune]):
-    """Trains one adapter beside serving, and stores it."""
+    """Trains one adapter while serving, and stores it."""
 
     def __init__(self, context: Context, claim: Claim) -> None:
         super().__init__(context, claim)

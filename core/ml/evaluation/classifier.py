@@ -1,9 +1,9 @@
-"""The yardstick: a small classifier of real drawings, whose features serve the feature distance.
+"""A small classifier of real drawings. Its features are used for the feature distance.
 
-It tells what a drawing shows and which of four sets it is from, so that its features hold both: of the classes alone,
-features would hardly tell a base from a domain that draws the same things in another style.
+It predicts the class of a drawing and which of four sets it is from, so that its features contain both. With classes
+only, the features would hardly distinguish a base from a domain with the same classes in another style.
 
-It has learned from real drawings alone and knows nothing of the base (`recipes.classifier` makes it).
+It was trained only on real drawings, independently of the base (`recipes.classifier` makes it).
 Letters in shapes: B pictures, S side in pixels, D features.
 """
 
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
         for before, after in pairwise(WIDTHS):
             stages += [_convolution(before, after, stride=2), _Residual(after)]
         self.stages = nn.Sequential(*stages)  # [B, 128, 4, 4]
-        # Neither rectified nor scaled: the Fréchet distance takes features for normal, each worth the same.
+        # Neither rectified nor scaled: the Fréchet distance assumes normal features of equal weight.
         self.bottleneck = nn.Linear(WIDTHS[-1], FEATURES, bias=False)
         self.standard = nn.BatchNorm1d(FEATURES, affine=False)
         self.classes = nn.Linear(FEATURES, len(class_names))
@@ -80,7 +80,7 @@ def save_classifier(folder: Path, classifier: Classifier, figures: dict[str, Any
 def load_classifier(folder: Path | None = None) -> tuple[Classifier, dict[str, Any]]:
     """Returns the bundled classifier, or the one in another folder, with its measured figures.
 
-    Raises FileNotFoundError where there is none.
+    Raises FileNotFoundError if there is none.
     """
     folder = folder or Path(__file__).parent
     description = json.loads((folder / ABOUT).read_text())

@@ -34,7 +34,7 @@ class Statistics:
 
     @classmethod
     def of_parts(cls, parts: Iterable[Tensor]) -> Self:
-        """Returns the statistics of parts [n, D], two samples or more each, without all of them in memory.
+        """Returns the statistics of parts [n, D] with at least two samples each, without holding all of them in memory.
 
         Raises ValueError for a part that is smaller, and when there is none.
         """

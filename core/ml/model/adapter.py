@@ -13,7 +13,7 @@ from core.ml.model.functions import linear, scaled
 
 
 class Adapter:
-    """Changes nothing: the base itself. A tuning method overrides what it changes."""
+    """The base itself, without changes. A tuning method overrides the parts that it changes."""
 
     def linear(self, name: str, x: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
         """The output of the linear layer `name` for x [..., in] -> [..., out]. A patch convolution comes flattened."""
@@ -46,8 +46,8 @@ BASE = Adapter()
 
 class TensorAdapter(Adapter):
     """An adapter made of named tensors, as DiffFit, BitFit and full fine-tuning have them (see
-    `core.artifact.sites`): a weight or bias takes the place of the base's, a factor multiplies after the bias, an
-    affine norm goes into the modulation that follows it. A name without a tensor leaves the base as it is.
+    `core.artifact.sites`): a weight or bias replaces the base's, a factor multiplies after the bias, an affine norm is
+    merged into the modulation that follows it. Names without a tensor leave the base unchanged.
 
     Tensors are used in the dtype of the activations; gradients reach them in their own.
     """

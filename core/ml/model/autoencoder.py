@@ -52,7 +52,7 @@ class Autoencoder:
     def load(
         cls, folder: str | Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
     ) -> Self:
-        """From a folder or hub id in diffusers' format. Raises BaseMissing, CheckpointInvalid.
+        """Loads from a folder or hub id in diffusers' format. Raises BaseMissing, CheckpointInvalid.
 
         The digest is taken in fp32, whatever the type in the file: the same values have the same digest.
         """
@@ -64,7 +64,7 @@ class Autoencoder:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise BaseMissing(str(folder), f"there is no autoencoder in diffusers' format ({error}).") from error
-        # diffusers would go on with random numbers in their place.
+        # diffusers would continue with random values.
         if problems := [f"{kind}: {loading[kind]}" for kind in ("missing_keys", "unexpected_keys") if loading[kind]]:
             raise CheckpointInvalid(f"The autoencoder '{folder}' does not fit: {'; '.join(problems)}.")
         autoencoder = cls(network)

@@ -21,7 +21,7 @@ BASE_SLOT = 0
 
 @dataclass(frozen=True, eq=False)
 class FoldedAdapter:
-    """An adapter on the host. Who holds it can step with it, whatever leaves the caches meanwhile."""
+    """An adapter on the host. Holding a reference keeps it usable after eviction from the caches."""
 
     digest: str
     vectors: Tensor

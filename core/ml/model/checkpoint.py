@@ -99,7 +99,7 @@ def load_base(
 
 
 def check_tensors(name: str, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises CheckpointInvalid with the names of what is missing, extra or misshaped."""
+    """Raises CheckpointInvalid with the names of missing, extra and misshaped tensors."""
     problems = [f"missing: {name}" for name in shapes if name not in state]
     problems += [f"not expected: {name}" for name in state if name not in shapes]
     problems += [

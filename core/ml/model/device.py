@@ -18,7 +18,7 @@ from core.artifact.errors import DeviceLost
 Result = TypeVar("Result")
 
 memory_lock = threading.Lock()
-"""Held while a CUDA graph is captured: memory cannot be returned to the device meanwhile."""
+"""Held while a CUDA graph is captured, when memory cannot be returned to the device."""
 MEMORY_TRIES = 3
 MEMORY_PAUSE_SECONDS = 0.5
 """Between two tries: other threads of the process give memory back when their computations end."""
@@ -51,9 +51,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the device, not the computation, is at fault. Looks through the errors that led to this one.
+    """Returns whether the device, not the computation, is at fault. Checks the causes of the error too.
 
-    Texts count in RuntimeError alone, which torch raises: what a tenant writes cannot end a worker.
+    Only texts of RuntimeError count, which torch raises, so that text from a tenant cannot end a worker.
     """
     return any(_is_lost(link) for link in causes(error))
 
@@ -67,7 +67,7 @@ def release_memory() -> None:
 
 
 def use_device(device: torch.device) -> None:
-    """Makes `device` the one of this thread, on which kernels of Triton run whatever their tensors' device is."""
+    """Makes `device` the current one of this thread. Triton's kernels run on it, whatever their tensors' device is."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 

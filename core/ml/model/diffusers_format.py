@@ -1,4 +1,4 @@
-"""Names of diffusers' `DiTTransformer2DModel` beside the original's.
+"""Mapping between the tensor names of diffusers' `DiTTransformer2DModel` and the original's.
 
 diffusers keeps one timestep and one class embedder in every block. They are copies of one; they are checked to be
 equal and collapsed on the way in, and repeated on the way out.
@@ -58,7 +58,7 @@ def config_from_diffusers(config: Mapping[str, Any]) -> BaseConfig:
 
 
 def config_to_diffusers(config: BaseConfig) -> dict[str, Any]:
-    """Raises ValueError for what diffusers' class cannot express."""
+    """Raises ValueError for a configuration that diffusers' class cannot express."""
     if (config.position_scale, config.mlp_ratio, config.norm_eps) != (1.0, 4.0, 1e-6):
         raise ValueError("diffusers' DiT has no position scale, an MLP ratio of 4 and a norm eps of 1e-6")
     return {

@@ -22,7 +22,7 @@ from core.ml.model.kernels import gelu, modulated_norm
 
 
 class DiT(nn.Module):
-    """A diffusion transformer of any size. Its parameters are made frozen; what trains is an adapter."""
+    """A diffusion transformer of any size. Its parameters are frozen; only adapters are trained."""
 
     def __init__(self, config: BaseConfig) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ def fold_into_weights(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def domain_dit(dit: DiT, tensors: Mapping[str, Tensor]) -> DiT:
-    """The same as a frozen model of its own, in the base's dtype: for `save_base` and `export_diffusers`."""
+    """Returns a separate frozen model with the adapter merged in, for `save_base` and `export_diffusers`."""
     config = dataclasses.replace(dit.config, num_classes=tensors[CLASS_TABLE].shape[0] - 1)
     return assemble(config, fold_into_weights(dit, tensors), dit.positions.device, dit.positions.dtype)
 

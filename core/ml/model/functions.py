@@ -1,8 +1,8 @@
-"""Steps of the transformer that keep less for the backward pass than autograd would, and pass over memory fewer times.
+"""Memory-saving autograd functions: they save fewer tensors for the backward pass, and read memory fewer times.
 
-Values and gradients are autograd's own within rounding. Each docstring names the tensors that are kept: a factor's
-gradient is taken from the product that the next step keeps anyway. On a CPU a batch passes in parts, so that the steps
-of a formula find their operands in the cache.
+Values and gradients equal autograd's up to rounding. Each docstring lists the tensors that it saves. A factor's
+gradient is computed from the product, which the next step saves anyway. On a CPU a batch is processed in parts, so that
+the steps of a formula find their operands in the cache.
 
 Letters in shapes: B images, N tokens, D features.
 """
@@ -49,22 +49,23 @@ def batch_invariant_linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
-    """x + gate * branch: x and branch [B, N, D], gate [B, D]. Keeps the branch's output."""
+    """x + gate * branch: x and branch [B, N, D], gate [B, D]. Saves the branch's output."""
     result: Tensor = _Gated.apply(x, gate.unsqueeze(1), branch)  # type: ignore[no-untyped-call]
     return result
 
 
 def scaled(y: Tensor, factor: Tensor) -> Tensor:
-    """y * factor: y [..., D], factor [D]. Keeps the product, which what follows keeps too, and not y.
+    """y * factor: y [..., D], factor [D]. Saves the product, which the next step saves too, and not y.
 
-    The factor's gradient is the product's with grad, over the factor: where a factor is 0 it has the gradient 0.
+    The factor's gradient is product * grad / factor; where the factor is 0, the gradient is 0.
     """
     result: Tensor = _Scaled.apply(y, factor)  # type: ignore[no-untyped-call]
     return result
 
 
 def heads(qkv: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, each [B, count, N, D / count], of [B, N, 3 D]. Their gradients are written side by side."""
+    """Query, key and value, each [B, count, N, D / count], of [B, N, 3 D]. Their gradients are written next to each
+    other."""
     query, key, value = _Heads.apply(qkv, count)  # type: ignore[no-untyped-call]
     return query, key, value
 
@@ -75,8 +76,8 @@ def records(*tensors: Tensor | None) -> bool:
 
 
 def image_parts(x: Tensor) -> Iterator[slice]:
-    """Splits a batch: images one by one on a CPU, otherwise all at once, since each step costs a launch there and
-    Inductor fuses by itself."""
+    """Splits a batch into single images on a CPU. Elsewhere it stays whole, since each step costs a launch there, and
+    Inductor fuses the steps."""
     by_one = x.is_cpu and not torch.compiler.is_compiling()
     return (slice(b, b + 1) for b in range(len(x))) if by_one else iter((slice(None),))
 
@@ -151,13 +152,13 @@ def _by_onednn(x: Tensor) -> bool:
     """Returns whether oneDNN computes the product. For few rows, such as a batch's conditions, MKL's weight gradient is
     faster."""
     if torch.compiler.is_compiling():
-        return False  # Inductor chooses by itself
+        return False  # Inductor makes its own choice
     return _ONEDNN and x.is_cpu and x.dtype == torch.float32 and x.numel() >= 64 * x.shape[-1]
 
 
 def _biased_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes a product with a bias. A bias that all images share in memory goes into the product, at no cost and with
-    the same bits."""
+    """Computes a product with a bias. A bias shared by all images is added inside the product, at no cost and with the
+    same bits."""
     if bias is None or bias.ndim == 1:
         return _product(x, weight, bias)
     if bias.stride(0) == 0:

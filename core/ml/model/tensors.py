@@ -15,6 +15,6 @@ _DTYPES = {
 
 
 def stored_tensor(name: str, tensor: Tensor) -> StoredTensor:
-    """A view of a tensor's bytes on the host, for digests: no copy when it lies there already."""
+    """Returns a view of a tensor's bytes on the host, for digests. Copies only if it is elsewhere."""
     flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
     return StoredTensor(name, _DTYPES[tensor.dtype], tuple(tensor.shape), flat.numpy().data)

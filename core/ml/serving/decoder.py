@@ -1,4 +1,4 @@
-"""Turns finished latents into pixels on a thread of its own, as many at once as wait, so that the steps go on."""
+"""Decodes finished latents into pixels on a separate thread, all waiting ones at once, while the steps continue."""
 
 import logging
 import queue
@@ -28,7 +28,7 @@ class Decoder:
         self._waiting.put((latent, on_decoded))
 
     def close(self, timeout: float | None = None) -> None:
-        """Ends the thread after what waits is done, or leaves it alone after `timeout` seconds."""
+        """Ends the thread after decoding all waiting latents, or gives up waiting for it after `timeout` seconds."""
         self._waiting.put(None)
         self._thread.join(timeout)
 
@@ -55,7 +55,7 @@ class Decoder:
         return following
 
     def _one_by_one(self, batch: Sequence[tuple[Tensor, OnDecoded]]) -> None:
-        """Decodes each by itself: the failing one, or a lack of memory, must not take the others along."""
+        """Decodes each image separately, so that a failing image or a lack of memory does not fail the others."""
         for latent, on_decoded in batch:
             try:
                 (image,) = self.decode([latent])

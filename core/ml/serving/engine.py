@@ -36,7 +36,7 @@ from core.ml.serving.trainings import Training, Trainings, Work
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
-"""The loop comes round at least this often, so that `last_turn` shows whether it lives."""
+"""Maximum seconds between two turns of the loop, so that `last_turn` shows whether it is alive."""
 CAPTURE_PAUSE_SECONDS = 0.05
 """Silence before a batch size is captured ahead: a request that comes with the start does not wait for a capture."""
 DEAD_THREAD_SECONDS = 5.0
@@ -46,7 +46,7 @@ DEAD_THREAD_SECONDS = 5.0
 class Engine:
     """Serves image requests in one batch and gives training the time that serving leaves.
 
-    `training_share` is the part of the device's time that training gets at least while both have work. `max_waiting`
+    `training_share` is the minimum fraction of device time for training while both have work. `max_waiting`
     images may be in here, those in flight included. Raises ValueError when a step could hold more adapters than the
     bank has slots.
 
@@ -74,7 +74,7 @@ class Engine:
         self.on_death = on_death
         self.counters = Counters()
         self.last_turn = time.monotonic()
-        """When the loop last came round, on time.monotonic()'s clock."""
+        """Time of the loop's last turn, on time.monotonic()'s clock."""
         self._tickets: dict[str, Ticket] = {}
         self._adapters: dict[str, FoldedAdapter | None] = {}
         self._deadlines: list[tuple[float, str]] = []
@@ -88,8 +88,8 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the loop after its current slice; what was unfinished fails with EngineStopped, to be requeued. After
-        a device was lost it does not wait for threads that hang."""
+        """Ends the loop after its current slice. Unfinished work fails with EngineStopped, to be requeued. After a lost
+        device it does not wait for hanging threads."""
         self._inbox.end()
         timeout = None if self._inbox.ending is EngineStopped else DEAD_THREAD_SECONDS
         self._thread.join(timeout)
@@ -155,7 +155,7 @@ class Engine:
         return training
 
     def stats(self) -> dict[str, float]:
-        """Counters since the start, and how things stand now."""
+        """Returns counters since the start, and current gauges."""
         runner, cache = self.runner, self.cache
         return asdict(self.counters) | {
             "forward_seconds": runner.forward_seconds,
@@ -193,7 +193,7 @@ class Engine:
             self.runner.capture_next()
 
     def _wait_for_work(self) -> bool:
-        """False when the engine ends."""
+        """Runs one turn. Returns False when the engine ends."""
         self.last_turn = time.monotonic()
         if self.trainings.is_ready or not self.scheduler.idle:
             return self._inbox.wait(0)
@@ -232,7 +232,7 @@ class Engine:
             )
 
     def _on_loaded(self, ticket: Ticket, loading: "Future[FoldedAdapter]") -> None:
-        """Raises what the loading raised."""
+        """Starts a request whose adapter was loaded. Raises the loading's error."""
         if self._tickets.get(ticket.request.id) is not ticket:  # the request has ended meanwhile
             return
         error = loading.exception()
@@ -251,8 +251,7 @@ class Engine:
             self._end(heapq.heappop(self._deadlines)[1], DeadlineExceeded())
 
     def _serve_step(self) -> None:
-        """One step of serving. What the host has to do about it is done while the device computes, and pixels are made
-        of what is complete."""
+        """Makes one step of serving. The host's work happens while the device computes; finished images are decoded."""
         rows = self._step_rows(self._start_rows(self.scheduler.next_rows()))
         if not rows:
             return
@@ -280,8 +279,8 @@ class Engine:
         return [row for row in rows if row.request.id in self._tickets]
 
     def _step_rows(self, rows: list[Row]) -> list[Row]:
-        """Returns the batch rows that made a step. When they fail together, each request steps by itself, so that the
-        one at fault fails alone. Raises DeviceLost when the device has failed."""
+        """Returns the batch rows that made a step. If the step fails, each request steps alone, so that only the faulty
+        request fails. Raises DeviceLost when the device has failed."""
         if not rows:
             return []
         try:
@@ -324,7 +323,7 @@ class Engine:
         self._forget(ticket)
 
     def _forget(self, ticket: Ticket) -> list[Row]:
-        """Drops a request that has ended; returns its rows that were still here."""
+        """Drops a request that has ended. Returns its rows that were still in flight."""
         request = ticket.request
         if self._tickets.get(request.id) is not ticket:
             return []
@@ -359,7 +358,7 @@ def _preview_callback(ticket: Ticket, row: Row) -> OnDecoded:
     steps_made = row.position
 
     def on_decoded(image: Tensor | Exception) -> None:
-        if not isinstance(image, Exception):  # a preview is a courtesy
+        if not isinstance(image, Exception):  # preview failures are ignored
             ticket.on_preview(row.index, steps_made, image)
 
     return on_decoded

@@ -1,6 +1,6 @@
 """Inbox of the engine's loop: actions from other threads, which wait for its next turn until the engine ends.
 
-Every action comes with a way to fail what it is for, so that nobody waits for an action that is not done.
+Every action comes with a function that fails its request, so that nobody waits for an action that will not run.
 """
 
 import logging
@@ -15,7 +15,7 @@ from core.ml.model.device import is_lost
 logger = logging.getLogger(__name__)
 
 Fail = Callable[[BaseException], None]
-"""Fails what an action is for."""
+"""Fails the request of an action."""
 
 
 class Inbox:
@@ -37,8 +37,8 @@ class Inbox:
             self._wake.notify()
 
     def post_unless_ended(self, action: Callable[[], None], fail: Fail = lambda _: None) -> None:
-        """Adds an action that reports from another thread. Ignored after the engine's end, which has already failed
-        what the report is about."""
+        """Adds an action that reports from another thread. Ignored after the engine's end, which has already
+        failed its request."""
         try:
             self.post(action, fail)
         except EngineStopped:

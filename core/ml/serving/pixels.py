@@ -1,4 +1,4 @@
-"""Latents become 8-bit pixels, on a stream of their own where the device has streams."""
+"""Decodes latents into 8-bit pixels, on a separate stream if the device has streams."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""One base on one device, its engine, and the way adapters get onto it: the same for a worker and a local command."""
+"""One base on one device, its engine, and the loading of adapters, for workers and local commands alike."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 def load_base_on(device: str, reference: str, *, autoencoder: str | None = None, threads: int = 0) -> LoadedBase:
-    """Loads a base onto `cpu`, `cuda`, `cuda:1` or, for `auto`, a GPU where there is one; in bf16 on a GPU. `threads`
-    are a CPU's; 0 leaves them to torch. Raises BaseMissing, CheckpointInvalid."""
+    """Loads a base onto `cpu`, `cuda`, `cuda:1` or, for `auto`, a GPU if there is one; in bf16 on a GPU. `threads` is
+    the number of CPU threads; 0 means torch's choice. Raises BaseMissing, CheckpointInvalid."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)

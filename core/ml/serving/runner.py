@@ -86,7 +86,8 @@ def step_rows(device: torch.device, max_rows: int | None = None) -> int:
 
 
 class Runner:
-    """Computes. `buckets` are the sizes of batches, at least 2; with a single one, results do not depend on the batch.
+    """Computes steps. `buckets` are the batch sizes, at least 2; with a single size, results do not depend on the
+    batch.
 
     On a GPU a batch's second step is captured as a CUDA graph, and `capture_next` captures others ahead. `graphs` is
     what captures, when it is not the device's own.
@@ -275,7 +276,7 @@ class Runner:
         return batch.compute() if batch.replay is None else batch.replay()
 
     def _capture(self, batch: Batch) -> None:
-        """Raises an error of memory; after any other the steps go on without new graphs."""
+        """Raises an error of memory. After any other error the steps continue without new graphs."""
         if self._graphs is None:
             return
         try:

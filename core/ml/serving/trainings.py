@@ -37,7 +37,7 @@ class Training:
     awaited: "Future[Any] | None" = None
     """Future that the work waits for; None when it waits for nothing."""
     joint: Joint | None = None
-    """Next slice of the work, if it can be computed with those of others."""
+    """The next slice of the work, if it can be computed with slices of others."""
 
     @property
     def is_ready(self) -> bool:
@@ -45,8 +45,8 @@ class Training:
         return self.awaited is None or self.awaited.done() or self.cancelled.is_set()
 
     def advance(self) -> bool:
-        """Runs one slice, and returns True when it was the last. Raises Cancelled, and what the work or its listener
-        raises."""
+        """Runs one slice, and returns True if it was the last. Raises Cancelled, and errors of the work or its
+        listener."""
         if self.cancelled.is_set():
             raise Cancelled()
         try:

@@ -47,7 +47,7 @@ class Batches:
         *,
         pinned: bool = False,
     ) -> None:
-        """`pinned` draws into page-locked memory, from which a GPU copies while the host goes on."""
+        """`pinned` uses page-locked memory, from which a GPU copies while the host continues."""
         self.latents, self.settings, self.null_class, self.generator = latents, settings, null_class, generator
         self.pinned = pinned
         self._order = torch.empty(0, dtype=torch.long)

@@ -13,7 +13,7 @@ from core.ml.model.graphs import CudaGraphs
 logger = logging.getLogger(__name__)
 
 EAGER_CALLS = 3
-"""Calls before a capture: what is computed less often is not worth one."""
+"""Number of calls before a capture. A computation that runs less often is not worth capturing."""
 
 Result = TypeVar("Result")
 Capture = Callable[[Callable[[], Any]], Callable[[], Any]]

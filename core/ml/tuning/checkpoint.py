@@ -15,8 +15,8 @@ from core.artifact.errors import ChecksumMismatch, NotFound
 from core.ml.errors import CheckpointInvalid
 
 VERSION = 2
-"""Version of what `about` means. Checkpoints of the first one name none. A release reads all earlier versions: what a
-checkpoint does not name, its release did as today's defaults do."""
+"""Version of the plan's format. Checkpoints of the first version have none. A release reads all earlier versions;
+fields that a checkpoint lacks get today's defaults, which equal the behaviour of its release."""
 
 
 def pack(state: Mapping[str, Tensor], plan: Mapping[str, Any]) -> bytes:

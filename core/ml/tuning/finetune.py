@@ -1,6 +1,6 @@
-"""A fine-tune as work in slices: a generator that the engine's loop steps beside serving.
+"""A fine-tune as work in slices: a generator that the engine's loop runs between steps of serving.
 
-It yields events; whoever runs it stores them. The device is never held longer than one slice: a micro-batch, a batch
+It yields events, which the caller stores. The device is never held longer than one slice: a micro-batch, a batch
 of held-out images, one step of its samples. A micro-batch is yielded before it passes the model, so that those of
 several fine-tunes can pass together.
 """
@@ -46,7 +46,7 @@ from core.ml.tuning.start import start_tensors
 from core.ml.tuning.trainer import StepReport, Trainer
 
 Yielded = Event | Future[None] | MicroBatch | None
-"""Events to store, and between slices without one: what is waited for, rows that may pass with others', or None"""
+"""Events to store. Slices without an event yield a Future to wait for, rows that may share a pass, or None."""
 
 
 def finetune(
@@ -58,18 +58,18 @@ def finetune(
     *,
     read_ahead: bool = False,
 ) -> Generator[Yielded, None, Outcome]:
-    """Trains one adapter, from the `state` of a checkpoint of the same plan on. Equal base, plan and images give
-    equal tensors, also across a resume. Classes that the base knows by the same name start from its embeddings of them;
-    the paper, whose base knows none of them, starts all from scratch.
+    """Trains one adapter, continuing from the `state` of a checkpoint of the same plan if given. The same base, plan
+    and images give the same tensors, also across a resume. Classes that the base knows by name start from its
+    embeddings; in the paper, whose base knows none of them, all start from scratch.
 
-    With `read_ahead` a thread of its own reads the images. While none is ready, a Future is yielded instead of an
-    event: the next slice has work when it is resolved. Without it, a slice waits for its images.
+    With `read_ahead`, a separate thread reads the images. While none is ready, a Future is yielded instead of an event:
+    there is work again when it is resolved. Without `read_ahead`, a slice waits for its images.
 
-    Of several processes each runs this with the same plan, images and state, and yields the same events.
+    With several processes, each runs this with the same plan, images and state, and yields the same events.
 
-    Raises ValueError when the base does not draw the plan's image size, or has not the classes whose rows shall stay,
-    TrainingDiverged when the loss is not finite, TrainingOutOfMemory when one image does not fit. An EngineStopped that
-    is thrown into its steps is answered with one more checkpoint.
+    Raises ValueError when the base does not support the plan's image size or lacks classes whose rows should stay,
+    TrainingDiverged when the loss is not finite, TrainingOutOfMemory when one image does not fit. After an
+    EngineStopped is thrown in, it yields one more checkpoint.
     """
     try:
         return (yield from _finetune(base, *_divided(base, plan), images, state, processes, read_ahead))
@@ -175,7 +175,7 @@ def _steps(
 
 
 def _step(trainer: Trainer, seconds: float) -> Generator[MicroBatch, None, tuple[StepReport, float]]:
-    """One optimizer step, and `seconds` with its own: without those of others between its parts."""
+    """Makes one optimizer step and sets `seconds` to its own time, without that of others between its parts."""
     with closing(trainer.parts()) as parts:
         while True:
             started = time.perf_counter()

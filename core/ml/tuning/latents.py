@@ -73,7 +73,9 @@ def prepare_images(
             labels = torch.tensor([label for label, _ in batch], dtype=torch.long)
             yield labels, torch.stack([one for _, one in batch])
     finally:
-        if isinstance(images, Generator):  # the file that it reads from is closed now, whoever else holds it
+        if isinstance(
+            images, Generator
+        ):  # closes the file that it reads from, even if the generator is still referenced
             images.close()
 
 

@@ -28,8 +28,8 @@ from core.ml.tuning.capture import Replayed, capture_for
 from core.ml.tuning.routes import Route
 
 KEPT_PASSES = 12
-"""Combinations of trainers and rows whose buffers, and on a GPU graphs, a trainer keeps: that of all, and for each of
-some others the one without it, which draws samples meanwhile."""
+"""Number of combinations of trainers and rows whose buffers, and graphs on a GPU, a trainer caches: all trainers
+together, and for some of them the combination without it, used while it generates samples."""
 
 
 class Gradient(NamedTuple):
@@ -45,7 +45,7 @@ class Gradient(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """Tensors that train, as one flat vector, and their way to the model."""
+    """Trainable tensors as one flat vector, and the functions that pass them to the model."""
 
     route: Route
     parameters: torch.nn.Parameter
@@ -94,7 +94,7 @@ class MicroBatch(Joint):
             batch.gradient, batch.seconds = gradient, seconds * len(batch.rows.t)
 
     def compute(self) -> Gradient:
-        """Passes the rows alone, unless they have passed with others. Raises what the device raises."""
+        """Computes the rows alone, unless they were computed with others. Raises the device's errors."""
         if self.gradient is None:
             (self.gradient,) = _compute([self])
         return self.gradient

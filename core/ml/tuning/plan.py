@@ -15,13 +15,13 @@ from core.artifact.training import TrainingSettings
 ABOUT_DEFAULTS = {
     "training": {name: value for name, value in TrainingSettings(steps=0).to_json().items() if name != "steps"}
 }
-"""Completes what a checkpoint of an earlier release names of its run. So a new field of TrainingSettings must, by
-default, train as before it was there."""
+"""Values of fields that checkpoints of earlier releases lack. A new field of TrainingSettings must therefore train by
+default as before it existed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetunePlan:
-    """Everything that decides the result, beside the base and the images."""
+    """Everything that determines the result, in addition to the base and the images."""
 
     method: Method
     sites: MethodSites
@@ -86,7 +86,7 @@ class Started:
     held_out_loss_base: float
     trainable_parameters: int
     step: int
-    """Steps done at the start: 0, or those of the checkpoint that it continues."""
+    """Steps completed at the start: 0, or those of the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ class Checkpoint:
 class Sample:
     step: int
     image: Image.Image
-    """One drawing of each class, with the moving average."""
+    """One generated image of each class, with the moving average."""
 
 
 @dataclass(frozen=True)
 class SampleSkipped:
-    """No sample of this step: not even one image of it fits into memory."""
+    """The sample of this step is skipped: not even one image fits into memory."""
 
     step: int
 

@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 class ReadAhead(Generic[Item]):
-    """Iterates `source` on a thread of its own, at most `count` items ahead and one in the making.
+    """Iterates `source` on a separate thread, at most `count` items ahead plus the one being read.
 
     Iterating yields the items in order, and a Future instead while the next one is not ready: it resolves when asking
     again is worthwhile. Raises what `source` raises.

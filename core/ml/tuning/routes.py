@@ -82,6 +82,7 @@ def route_of(dit: DiT, names: Iterable[str], make_adapter: MakeAdapter) -> Route
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:
-    """All rows, [B, ...]. A single part stays as it is, so that rows with the same vectors share their memory."""
+    """Concatenates the parts to [B, ...]. A single part is returned unchanged, so that rows with the same vectors share
+    their memory."""
     first, *others = parts
     return torch.cat([first, *others]) if others else first

@@ -1,7 +1,7 @@
-"""The trainer: one `step()` at a time, and that in parts, so that serving and training can share a device.
+"""The trainer. It makes one `step()` at a time, in parts, so that serving and training can share a device.
 
-All trainables lie in one flat vector. An optimizer step, the moving average, gradient clipping and a checkpoint are
-then each one operation on it. The recipe is DiT's and DiffFit's (arXiv 2304.06648, section 4 and appendix).
+All trainables are in one flat vector, so that an optimizer step, the moving average, gradient clipping and a checkpoint
+are one operation each. The recipe is DiT's and DiffFit's (arXiv 2304.06648, section 4 and appendix).
 """
 
 import logging

@@ -153,7 +153,7 @@ def _lines(x: Tensor) -> tuple[Tensor, ...]:
     """[..., D] as parts [n, D]"""
     lines = x.reshape(-1, x.shape[-1])
     if torch.compiler.is_compiling():
-        return (lines,)  # Inductor fuses by itself
+        return (lines,)  # Inductor fuses it anyway
     parts: tuple[Tensor, ...] = lines.split(max(1, _PART // x.shape[-1]))
     return parts
 

@@ -1,9 +1,8 @@
-"""The methods that a fine-tune can use, as the adapters that the model asks.
+"""The tuning methods, as adapters that the model calls.
 
-What each of them trains is told without torch: `core.artifact.sites` and `core.artifact.additions`. DiffFit, BitFit
-and full fine-tuning put tensors in place of the base's and factors behind them: that is `TensorAdapter` itself, and the
-names of their tensors are all the difference. Each of the others has a file here.
-"""
+`core.artifact.sites` and `core.artifact.additions` define without torch what each of them trains. DiffFit, BitFit and
+full fine-tuning replace the base's tensors and add factors: all three are `TensorAdapter` and differ only in the names
+of their tensors. Each of the other methods has a file here."""
 
 from collections.abc import Mapping
 

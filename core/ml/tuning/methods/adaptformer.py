@@ -1,4 +1,4 @@
-"""AdaptFormer (arXiv 2205.13535): a bottleneck beside or behind the MLP of each block, and a new class table.
+"""AdaptFormer (arXiv 2205.13535): a bottleneck parallel to or after the MLP of each block, and a new class table.
 
 Its output joins the MLP's in front of adaLN's gate: the original has no gate, and adds the two in its MLP.
 """
