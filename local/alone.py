@@ -22,7 +22,9 @@ def draw_alone(
     """[S, S, 3] 8-bit pixels for each seed. Raises InvalidRequest, DrawingDiverged."""
     if sampling.guidance_interval != EVERY_TIMESTEP:
         method = artifact.manifest.method
-        raise InvalidRequest("--guidance-interval", f"adapters of the method '{method}' are guided at every timestep")
+        raise InvalidRequest(
+            "--guidance-interval", f"adapters of the method '{method}' need guidance at every timestep"
+        )
     device = base.dit.positions.device
     tensors = {name: torch.from_numpy(array).to(device) for name, array in artifact.tensors.items()}
     adapter = adapter_of(artifact.manifest.sites, tensors)

@@ -17,9 +17,10 @@ train_app = typer.Typer()
 sample_app = typer.Typer()
 PANEL = "Without a server"
 BaseOption = Annotated[
-    str | None, typer.Option("--base", help="`mini`, a folder, a `.pt` or a hub id; else DIFFFIT_BASE_MODEL.")
+    str | None,
+    typer.Option("--base", help="Base model: `mini`, a folder, a `.pt` file or a hub id. Default: DIFFFIT_BASE_MODEL."),
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="`cpu`, `cuda`, `cuda:1`; else DIFFFIT_DEVICE.")]
+DeviceOption = Annotated[str | None, typer.Option(help="Device: `cpu`, `cuda` or `cuda:1`. Default: DIFFFIT_DEVICE.")]
 
 
 @command(train_app, "train", rich_help_panel=PANEL)
@@ -27,34 +28,45 @@ def train(
     state: State,
     images: Annotated[
         Path,
-        typer.Argument(metavar="IMAGES", exists=True, help="A folder with one folder of images a class, or a zip."),
+        typer.Argument(metavar="IMAGES", exists=True, help="Folder with one folder of images per class, or a zip."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The adapter's file.")] = Path("adapter.safetensors"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Adapter file to write.")] = Path(
+        "adapter.safetensors"
+    ),
     base: BaseOption = None,
-    method: Annotated[Method | None, typer.Option(help="What is trained.")] = None,
-    preset: Annotated[str | None, typer.Option(help="`paper` or `literal`: where DiffFit trains.")] = None,
+    method: Annotated[Method | None, typer.Option(help="Training method.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Places that DiffFit trains: `paper` or `literal`.")] = None,
     site: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Of the method, as `rank=16` or `first_block=15`. May be repeated."),
+        typer.Option(
+            metavar="NAME=VALUE", help="Setting of the method, such as `rank=16` or `first_block=15`. Repeatable."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels a side: the base's size, or twice that.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Image side in pixels: the base's size, or twice that.")
+    ] = None,
     keep_classes: Annotated[
-        bool, typer.Option("--keep-classes", help="Leave the base's classes, by their names, as they are.")
+        bool,
+        typer.Option("--keep-classes", help="Freeze the base's class table. Class names must be known to the base."),
     ] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Equal data, settings and seed give equal files.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same data, settings and seed give the same file.")
+    ] = None,
     device: DeviceOption = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
-    samples_every: Annotated[int, typer.Option(min=1, help="Steps between drawings.")] = 100,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever an earlier run left.")] = False,
+    samples_every: Annotated[int, typer.Option(min=1, help="Steps between sample images.")] = 100,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start from scratch, ignoring the checkpoint of an earlier run.")
+    ] = False,
     micro_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images that pass at once; fewer need less memory.")
+        int | None, typer.Option(min=1, help="Images per forward pass. Fewer need less memory.")
     ] = None,
     distributed: Annotated[
         bool,
-        typer.Option("--distributed", help="As one of the processes of `accelerate launch` or `torchrun`."),
+        typer.Option("--distributed", help="Run as one of the processes of `accelerate launch` or `torchrun`."),
     ] = False,
 ) -> None:
     """Fine-tune a base on a local folder of images.
@@ -88,18 +100,23 @@ def train(
 def sample(
     state: State,
     adapter: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="Without one the base draws.")
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="Adapter file. Without it, the base generates the images."),
     ] = None,
-    class_name: Annotated[list[str] | None, typer.Option("--class", help="May be repeated; all by default.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images of each class.")] = 4,
+    class_name: Annotated[
+        list[str] | None, typer.Option("--class", help="Class to generate. Repeatable. All classes by default.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per class.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Image k uses seed + k.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="1 draws without guidance, at half the cost.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance. 1 switches it off and halves the cost.")
+    ] = None,
     guidance_interval: Annotated[
-        tuple[int, int] | None, typer.Option(help="Lowest and highest of the 1,000 noise levels that are guided.")
+        tuple[int, int] | None, typer.Option(help="Lowest and highest noise level (of 1,000) with guidance.")
     ] = None,
     sampler: Annotated[SamplerName | None, typer.Option(help="dpmpp_2m needs the fewest steps.")] = None,
-    eta: Annotated[float | None, typer.Option(min=0, max=1, help="Noise of ddim.")] = None,
+    eta: Annotated[float | None, typer.Option(min=0, max=1, help="Noise added by ddim, from 0 to 1.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("samples"),
     base: BaseOption = None,
     device: DeviceOption = None,

@@ -47,7 +47,7 @@ class Run:
         try:
             known = artifact.manifest.class_names if artifact else resident.base.description.class_names
             classes = [_class_id(name, known) for name in self.class_names] or list(range(len(known)))
-            with steps_bar(state, "Drawing") as bar:
+            with steps_bar(state, "Generating") as bar:
                 task = bar.add_task("", total=self.count * len(classes), note="images")
                 paths = []
                 for id in classes:
@@ -78,7 +78,7 @@ class Run:
         )
 
     def _some(self, resident: Resident, artifact: Artifact | None, id: int, name: str, offsets: range) -> list[Path]:
-        """Draws those of a class that are not there yet; the paths of all of them."""
+        """Generates the missing images of a class. Returns the paths of all of them."""
         adapter, base = artifact.sha256 if artifact else None, resident.base.description.digest
         wanted = {
             seed: image_settings(self.sampling, adapter=adapter, base=base, class_name=name, seed=seed)

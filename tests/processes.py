@@ -1,4 +1,4 @@
-"""API and worker as processes of their own, and a client for them."""
+"""API and worker as separate processes, and a client for them."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A receiver of webhooks in a thread of its own, which answers as a test tells it to."""
+"""A receiver of webhooks in a separate thread, which responds as a test wants."""
 
 import ssl
 import threading

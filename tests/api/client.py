@@ -1,4 +1,4 @@
-"""A synchronous client of the real application, and what a worker does to its rows without a device."""
+"""A synchronous client of the real application, and a worker's changes of rows without a device."""
 
 import io
 import json

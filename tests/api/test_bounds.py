@@ -1,4 +1,4 @@
-"""Answers stay small whatever a tenant has or sends."""
+"""Responses stay small, however much a tenant has or sends."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Event streams: how many there may be, and what many of one fine-tune read."""
+"""Event streams: their limits, and shared reads of one fine-tune's events."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Another tenant's id is not found, whatever is asked of it."""
+"""Ids of another tenant are not found by any request."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Every measure runs, on a model of no size; what it finds there means nothing."""
+"""Every measure runs on a tiny model, whose figures mean nothing."""
 
 import json
 from pathlib import Path

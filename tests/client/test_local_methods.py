@@ -57,4 +57,4 @@ def test_guidance_interval_is_rejected_for_methods_outside_the_engine(drawings: 
     run_here("train", drawings, *STEPS, "--method", "lora", folder=tmp_path)
     words = ("sample", "adapter.safetensors", "-n", 1, "--steps", 1, "--guidance-interval", 0, 500)
     refused = run_here(*words, folder=tmp_path, code=1)
-    assert "adapters of the method 'lora' are guided at every timestep" in refused["detail"]
+    assert "adapters of the method 'lora' need guidance at every timestep" in refused["detail"]

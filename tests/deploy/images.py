@@ -1,4 +1,4 @@
-"""`make images`: does what the Dockerfiles say without docker, and starts the result as compose's profile `embedded`.
+"""`make images`: runs the Dockerfiles' commands without docker, and starts the result as compose's profile `embedded`.
 
 Each image is an overlay on this machine's root, with a copy of this Python in the place of the base image's. Its
 commands run there by chroot. Then the API and a worker run in it as the image's user, without capabilities, on a

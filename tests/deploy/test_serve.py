@@ -1,4 +1,4 @@
-"""`make serve` with real processes: what dies is restarted alone, and everything ends together."""
+"""`make serve` with real processes: a dead process is restarted separately, and all stop together."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Every shell command of the documents is run by a test, or stands in a list with the reason why it is not."""
+"""Every shell command of the documents is run by a test, or listed here with the reason for not running it."""
 
 import re
 import shlex

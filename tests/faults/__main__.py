@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: breaks what can break and prints what was tried, what held, what was lost or late."""
+"""`python -m tests.faults`: causes failures, and prints which guarantees held, and what was lost or late."""
 
 import argparse
 import random

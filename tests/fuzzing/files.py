@@ -1,4 +1,4 @@
-"""Mutated images and zips through validation, examples and the first step of training: whatever validates must train.
+"""Mutated images and zips in validation, examples and the first training step: all files that validate must train.
 
 `python -m tests.fuzzing.files FIRST COUNT` tries the mutants with these numbers and prints a line of JSON for each that
 breaks the rule, and one with the counts at the end. A process that dies has printed which mutant it tried.

@@ -1,4 +1,4 @@
-"""A worker that cannot start says why, and ends."""
+"""A worker that cannot start reports the reason and exits."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A host's clock beside the database's."""
+"""A host's clock compared with the database's."""
 
 import datetime
 from types import SimpleNamespace

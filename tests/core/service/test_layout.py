@@ -1,4 +1,4 @@
-"""Zips as people's tools write them: names, folders and what lies beside the images."""
+"""Zips of common tools: names, folders, and other files next to the images."""
 
 import io
 import struct

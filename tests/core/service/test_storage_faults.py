@@ -1,4 +1,5 @@
-"""An S3 server behind a wire that breaks at every place: what is not whole is told as the store's, and waits."""
+"""An S3 server behind a connection that breaks at every byte: interrupted transfers are storage errors, and are
+retried."""
 
 import io
 import os

@@ -1,4 +1,5 @@
-"""The loss beside formulas derived another way: Bayes' rule, torch's distributions, the exact normal integral."""
+"""The loss compared with formulas derived another way: Bayes' rule, torch's distributions, the exact normal
+integral."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Sampling steps beside diffusers' schedulers, on any model output."""
+"""Sampling steps compared with diffusers' schedulers, on any model output."""
 
 from typing import Any
 

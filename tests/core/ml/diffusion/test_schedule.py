@@ -1,4 +1,4 @@
-"""The schedule and the posterior beside diffusers' DDPM scheduler."""
+"""The schedule and the posterior compared with diffusers' DDPM scheduler."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""diffusers' names and forward beside ours."""
+"""diffusers' names and forward compared with ours."""
 
 from typing import Any
 

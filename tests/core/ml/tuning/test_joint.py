@@ -1,4 +1,5 @@
-"""Fine-tunes that share their passes: each ends as it would alone, and what happens to one is no other's."""
+"""Fine-tunes that share forward passes: each ends as it would alone, and a failure of one does not affect the
+others."""
 
 import math
 from collections.abc import Callable, Generator

@@ -1,4 +1,4 @@
-"""Images are read on a thread of their own, so that a slow store makes nothing wait but its own fine-tune."""
+"""Images are read on a separate thread, so that a slow store only delays its own fine-tune."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Look-ups that never end take a part of the threads of their own tenant alone."""
+"""Look-ups that never end only use part of the threads, and only of their own tenant."""
 
 import socket
 import threading

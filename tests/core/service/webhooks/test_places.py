@@ -1,4 +1,4 @@
-"""Places are divided so that slow tenants leave room, whatever their number."""
+"""Slots are divided so that slow tenants leave some free, whatever their number."""
 
 from core.service.webhooks.places import Places
 from core.service.webhooks.reachability import Reachability
