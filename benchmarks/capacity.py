@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.gpu.page import JSON
-from benchmarks.paper.results import markdown_table
+from benchmarks.report import markdown_table
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, base_shapes, count, trainable_shapes
 from core.ml.bundled import mini_base_folder

@@ -5,18 +5,14 @@ Diffusion's size, as in its Table 5. No weights are needed to count.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.paper.controlnet import ControlNetCounts, controlnet_counts
-from benchmarks.paper.results import FOLDER, markdown_table, said
 from benchmarks.paper.systems import TABLE_1, TABLES, System
+from benchmarks.report import FOLDER, Part, Table, said, show, write_json
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, Sites, base_shapes, count, trainable_shapes
 
@@ -33,20 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     controlnet = controlnet_counts()
     questions = open_questions(controlnet)
-    console = Console()
-    tables = _tables(controlnet)
-    for title, (head, rows) in tables.items():
-        console.print(_printed(title, head, rows))
-    console.print("[bold]What the paper's numbers leave open[/bold]")
-    for question in questions:
-        console.print(f"- {question}", highlight=False)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(as_json(controlnet, questions), indent=2, ensure_ascii=False) + "\n")
-    parts = [f"# {TITLE}", *(f"{title}\n\n{markdown_table(head, rows)}" for title, (head, rows) in tables.items())]
-    parts += ["What the paper's numbers leave open:", "\n".join(f"- {question}" for question in questions), MADE]
+    parts: list[Part] = [part for title, table in _tables(controlnet).items() for part in (title, table)]
+    parts += ["What the paper's numbers leave open:", "\n".join(f"- {question}" for question in questions)]
     page = options.json.with_suffix(".md")
-    page.write_text("\n\n".join(parts) + "\n")
-    console.print(f"Written: {options.json}, {page}")
+    write_json(options.json, as_json(controlnet, questions))
+    page.write_text("\n\n".join([f"# {TITLE}", *map(str, parts), MADE]) + "\n")
+    show(*parts, f"Written: {options.json}, {page}")
 
 
 def all_tables() -> dict[str, tuple[System, ...]]:
@@ -174,17 +162,14 @@ def _parts(controlnet: ControlNetCounts) -> dict[str, int]:
     }
 
 
-def _tables(controlnet: ControlNetCounts) -> dict[str, tuple[Sequence[str], list[tuple[str, ...]]]]:
-    """Returns head and rows by title."""
-    sections: dict[str, tuple[Sequence[str], list[tuple[str, ...]]]] = {
-        f"Table {name}": (HEAD, [_cells(system) for system in systems]) for name, systems in all_tables().items()
-    }
+def _tables(controlnet: ControlNetCounts) -> dict[str, Table]:
+    tables = {f"Table {name}": Table(HEAD, list(map(_cells, systems))) for name, systems in all_tables().items()}
     parts = [(part, f"{size:,}", "10.8 M" if part == "13 zero convolutions" else "")
              for part, size in _parts(controlnet).items()]  # fmt: skip
     whole = ("ControlNet", f"{controlnet.total:,}", "361 M")
     together = ("DiffFit together", f"{controlnet.trainable:,}", "11.2 M")
     title = "Table 5: ControlNet at Stable Diffusion's size"
-    return sections | {title: (("part", "parameters", "paper"), [whole, *parts, together])}
+    return tables | {title: Table(("part", "parameters", "paper"), [whole, *parts, together])}
 
 
 def _cells(system: System) -> tuple[str, ...]:
@@ -195,15 +180,6 @@ def _cells(system: System) -> tuple[str, ...]:
     paper += f" ({system.percent}%)" if system.percent else ""
     words = {"both": "rounded or cut off", "truncated": "cut off"}.get(way, way)
     return system.name, f"{own:,}", system.method, f"{system.learning_rate:g}", f"{own / full:.3%}", paper, words
-
-
-def _printed(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*head, title=title)
-    table.columns[1].no_wrap, table.columns[1].justify = True, "right"
-    table.columns[1].min_width = max(len(row[1]) for row in rows)  # the counts whole, however narrow the terminal
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _millions(number: int) -> Decimal:

@@ -5,7 +5,6 @@ one loads the folder as a user's would be loaded, compares, makes one DiffFit st
 """
 
 import argparse
-import json
 import multiprocessing
 import platform
 import resource
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.report import Table, show, write_json
 from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import PRESETS, trainable_shapes
 from core.artifact.training import TrainingSettings
@@ -66,9 +64,9 @@ def main() -> None:
         "writer_peak_bytes": writer_peak,
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
-    show(rows, facts)
+    show_result(rows, facts)
     if options.json:
-        options.json.write_text(json.dumps({"seconds": rows, **facts}, indent=2) + "\n")
+        write_json(options.json, {"seconds": rows, **facts})
     if difference > TOLERANCE or max(peak, writer_peak) > MEMORY_LIMIT:
         raise SystemExit("a limit does not hold")
 
@@ -146,16 +144,13 @@ def draw(base: LoadedBase, tensors: dict[str, Tensor]) -> None:
         raise SystemExit(f"the image has shape {tuple(image.shape)}")
 
 
-def show(rows: dict[str, float], facts: dict[str, Any]) -> None:
-    table = Table("step", "seconds", title=f"DiT-XL/2, random weights, {facts['hardware']}")
-    for name, seconds in rows.items():
-        table.add_row(name, f"{seconds:.1f}")
-    console = Console()
-    console.print(table)
-    console.print(f"parameters {facts['parameters']:,}, trainable {facts['trainable_parameters']:,}")
-    console.print(f"largest difference from diffusers {facts['relative_difference']:.1e} of its output's deviation")
-    console.print(
-        f"peak memory {facts['peak_bytes'] / 1e9:.1f} GB here, {facts['writer_peak_bytes'] / 1e9:.1f} GB there"
+def show_result(rows: dict[str, float], facts: dict[str, Any]) -> None:
+    seconds = [(name, f"{value:.1f}") for name, value in rows.items()]
+    show(
+        Table(("step", "seconds"), seconds, f"DiT-XL/2, random weights, {facts['hardware']}"),
+        f"parameters {facts['parameters']:,}, trainable {facts['trainable_parameters']:,}",
+        f"largest difference from diffusers {facts['relative_difference']:.1e} of its output's deviation",
+        f"peak memory {facts['peak_bytes'] / 1e9:.1f} GB here, {facts['writer_peak_bytes'] / 1e9:.1f} GB there",
     )
 
 

@@ -12,11 +12,10 @@ from rich.console import Console
 
 from benchmarks.bundled_base import quality
 from benchmarks.bundled_base.domain import Domain
-from benchmarks.bundled_base.figures import Figure, show, write_json
 from benchmarks.bundled_base.pictures import Artist
 from benchmarks.bundled_base.quality import Quality
 from benchmarks.bundled_base.yardsticks import Judges
-from benchmarks.hardware import hardware
+from benchmarks.report import Measure, Table, hardware, show, write_json
 from core.ml.bundled import mini_base_folder
 from core.ml.evaluation.classifier import IMAGE_SIZE
 from core.ml.evaluation.drawings import read_drawings
@@ -35,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.inception is None:
         progress.print("No FID: that needs Inception's weights, --inception inception-2015-12-05.pt")
     base, loading = quality.loading(options.base)
-    figures: list[Figure] = []
+    figures: list[Measure] = []
     for figure in _measure(options, base, loading, judges):
         figures.append(figure)
-        progress.print(f"{figure.name}: {figure.value:.2f} {figure.verdict} {figure.note}")
-    show(figures, f"{base.description.name} {base.description.digest[:12]}")
+        progress.print(f"{figure.name}: {figure.value_text} {figure.verdict} {figure.note}")
+    show(Table.of_measures(figures, f"{base.description.name} {base.description.digest[:12]}"))
     facts = {
         "base": base.description.digest,
         "classifier": judges.digest,
@@ -47,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "guidance_scale": options.guidance_scale,
         "hardware": hardware(),
     }
-    write_json(options.output / "figures.json", figures, facts)
+    write_json(options.output / "figures.json", {**facts, "figures": [figure.to_json() for figure in figures]})
     progress.print(f"{options.output}: figures.json and pictures")
 
 
-def _measure(options: argparse.Namespace, base: LoadedBase, loading: Figure, judges: Judges) -> Iterator[Figure]:
+def _measure(options: argparse.Namespace, base: LoadedBase, loading: Measure, judges: Judges) -> Iterator[Measure]:
     if "cost" in options.only:
         yield quality.size(options.base)
         yield loading

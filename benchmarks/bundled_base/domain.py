@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from torch import Tensor
 
-from benchmarks.bundled_base.figures import Figure
 from benchmarks.bundled_base.finetuning import fine_tuned, labelled
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.quality import copies
 from benchmarks.bundled_base.yardsticks import Judges
+from benchmarks.report import Measure
 from core.artifact.sites import PRESETS
 from core.artifact.training import TrainingSettings
 from core.ml.bundled import sample_domain_folder
@@ -43,14 +43,14 @@ class Domain:
     """Training steps of the fine-tune."""
     output: Path
 
-    def figures(self) -> Iterator[Figure]:
+    def figures(self) -> Iterator[Measure]:
         seen, _ = read_drawings(sample_domain_folder(), IMAGE_SIZE).split()
         names = self.artist.base.description.class_names
         in_base = [name in names for name in seen.class_names]
         held_out = of_classes(unseen_openmoji(self.openmoji), in_base)
         outcome, seconds = train(self.artist.base, seen, self.steps)
         note = f"{self.steps} steps on {len(seen)} drawings, {torch.get_num_threads()} threads"
-        yield Figure(name="fine-tune", value=seconds, unit="s", note=note)
+        yield Measure(name="fine-tune", value=seconds, unit="s", note=note)
         labels = alike(held_out.labels, self.count)
         base_labels = torch.tensor([names.index(seen.class_names[label]) for label in labels.tolist()])
         domain = self.artist.with_domain(outcome.tensors, len(seen.class_names))
@@ -61,18 +61,18 @@ class Domain:
         image_grid([to_image(picture) for picture in unit(grid)], columns=8).save(self.output / "domain.png")
         yield copies(after, seen.pixels, self.judges, self.output / "domain-neighbours.png", "domain")
 
-    def _distances(self, before: Tensor, after: Tensor, held_out: Drawings, seen: Drawings) -> Iterator[Figure]:
+    def _distances(self, before: Tensor, after: Tensor, held_out: Drawings, seen: Drawings) -> Iterator[Measure]:
         for yardstick in self.judges.yardsticks:
             base, domain, real = (
                 yardstick.distance(pictures, held_out.pixels) for pictures in (before, after, seen.pixels)
             )
             to = f"{yardstick.name} to {len(held_out)} held-out OpenMoji"
-            yield Figure(name=f"{to}, base", value=base, unit="distance", note=f"{len(before)} pictures")
-            yield Figure(name=f"{to}, domain", value=domain, unit="distance", note=f"{len(after)} pictures")
+            yield Measure(name=f"{to}, base", value=base, unit="distance", note=f"{len(before)} pictures")
+            yield Measure(name=f"{to}, domain", value=domain, unit="distance", note=f"{len(after)} pictures")
             note = f"{len(seen)} real ones: what is left"
-            yield Figure(name=f"{to}, the fine-tune's drawings", value=real, unit="distance", note=note)
+            yield Measure(name=f"{to}, the fine-tune's drawings", value=real, unit="distance", note=note)
             fall = 100 * (1 - domain / base)
-            yield Figure(name=f"{yardstick.name}, fall", value=fall, unit="%", limit=100 * FALL, best="highest")
+            yield Measure(name=f"{yardstick.name}, fall", value=fall, unit="%", limit=100 * FALL, best="highest")
 
 
 def unseen_openmoji(folder: Path) -> Drawings:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.bundled_base.figures import Figure
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.yardsticks import Judges
+from benchmarks.report import Measure
 from core.ml.bundled import sample_domain_folder
 from core.ml.evaluation.classifier import unit
 from core.ml.evaluation.drawings import Drawings
@@ -26,28 +26,36 @@ FIRST = Path(__file__).with_name("first.json")
 """File with this benchmark's figures of the first version of the base."""
 
 
-def size(base_folder: Path) -> Figure:
+def size(base_folder: Path) -> Measure:
     files = [path for folder in (base_folder, sample_domain_folder()) for path in folder.rglob("*") if path.is_file()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
-    return Figure(name="size of the bundle", value=megabytes, unit="MB", limit=SIZE_LIMIT_MB, note="base and domain")
+    return Measure(
+        name="size of the bundle",
+        value=megabytes,
+        unit="MB",
+        limit=SIZE_LIMIT_MB,
+        best="lowest",
+        note="base and domain",
+    )
 
 
-def loading(base_folder: Path) -> tuple[LoadedBase, Figure]:
+def loading(base_folder: Path) -> tuple[LoadedBase, Measure]:
     started = time.perf_counter()
     base = load_base(base_folder, device=torch.device("cpu"), dtype=torch.float32)
     seconds = time.perf_counter() - started
-    return base, Figure(name="loading", value=seconds, unit="s", note="with the import of diffusers")
+    return base, Measure(name="loading", value=seconds, unit="s", note="with the import of diffusers")
 
 
-def drawing(base: LoadedBase) -> Figure:
+def drawing(base: LoadedBase) -> Measure:
     started = time.perf_counter()
     Artist.of_base(base, steps=50, guidance_scale=4.0).draw(torch.arange(16), "time")
     seconds = time.perf_counter() - started
-    return Figure(
+    return Measure(
         name="16 pictures, 50 steps, guidance 4",
         value=seconds,
         unit="s",
         limit=DRAWING_LIMIT_SECONDS,
+        best="lowest",
         note=f"{torch.get_num_threads()} threads; the limit is for 2 cores",
     )
 
@@ -64,15 +72,15 @@ class Quality:
     count: int
     output: Path
 
-    def figures(self) -> Iterator[Figure]:
+    def figures(self) -> Iterator[Measure]:
         _, held_out = self.drawings.split()
         real = (self.judges.classifier.judge(held_out.pixels).classes == held_out.labels).float().mean().item()
         note = f"{len(held_out)} real drawings, {len(self.drawings.class_names)} classes"
-        yield Figure(name="classifier's held-out accuracy", value=100 * real, unit="%", best="highest", note=note)
+        yield Measure(name="classifier's held-out accuracy", value=100 * real, unit="%", best="highest", note=note)
         labels = alike(held_out.labels, self.count)
         pictures = self.artist.draw(self._of_base(labels), "the base")
         accuracy = (self.judges.classifier.judge(pictures).classes == labels).float().mean().item()
-        yield Figure(
+        yield Measure(
             name="class agreement",
             value=100 * accuracy,
             unit="%",
@@ -84,11 +92,11 @@ class Quality:
         self._grid().save(self.output / "base.png")
         yield copies(pictures, self.drawings.pixels, self.judges, self.output / "base-neighbours.png", "base")
 
-    def _distances(self, pictures: Tensor, real: Tensor) -> Iterator[Figure]:
+    def _distances(self, pictures: Tensor, real: Tensor) -> Iterator[Measure]:
         coded = reconstructed(self.artist.base, real)
         for yardstick in self.judges.yardsticks:
             name = f"{yardstick.name}, base to held-out drawings"
-            yield Figure(
+            yield Measure(
                 name=name,
                 value=yardstick.distance(pictures, real),
                 unit="distance",
@@ -96,10 +104,10 @@ class Quality:
             )
             value = yardstick.between_halves(real)
             note = f"{len(real) // 2} each: so few differ by chance"
-            yield Figure(name=f"{yardstick.name}, between halves of these", value=value, unit="distance", note=note)
+            yield Measure(name=f"{yardstick.name}, between halves of these", value=value, unit="distance", note=note)
             value = yardstick.distance(coded, real)
             note = "the same drawings, encoded and decoded"
-            yield Figure(name=f"{yardstick.name}, autoencoder alone", value=value, unit="distance", note=note)
+            yield Measure(name=f"{yardstick.name}, autoencoder alone", value=value, unit="distance", note=note)
 
     def _grid(self) -> Any:
         labels = torch.arange(GRID) % len(self.drawings.class_names)
@@ -128,7 +136,7 @@ def reconstructed(base: LoadedBase, pixels: Tensor) -> Tensor:
     return ((torch.cat(decoded).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def copies(pictures: Tensor, drawings: Tensor, judges: Judges, path: Path, what: str) -> Figure:
+def copies(pictures: Tensor, drawings: Tensor, judges: Judges, path: Path, what: str) -> Measure:
     """Writes some generated images next to their nearest training images, by pixels and then by features. Training
     mirrors images, so both orientations count."""
     shown = pictures[:: max(1, len(pictures) // SHOWN)][:SHOWN]
@@ -139,7 +147,7 @@ def copies(pictures: Tensor, drawings: Tensor, judges: Judges, path: Path, what:
     places = torch.cat([by_pixels.places, by_features.places], 1)
     sheet(shown, references, places).save(path)
     closest = by_pixels.distances[:, 0]
-    return Figure(
+    return Measure(
         name=f"{what}: to the nearest training drawing",
         value=closest.median().item(),
         unit="of 255",

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from benchmarks.finetune_cost.process import Subject
 from benchmarks.finetune_cost.subjects import NAMES, Seconds, Setting
-from benchmarks.paper.results import FOLDER, facts, markdown_table, said, write_json, write_markdown
+from benchmarks.report import FOLDER, Measure, Part, Table, facts, said, show, write_json, write_markdown
 
 BY_OPERATIONS = 0.68
 """Fraction of full fine-tuning's time by operations alone: a frozen layer needs its output and `grad_x`, but no
@@ -36,13 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings.append(Setting(depth=28, batch=options.gpu_batch, device="cuda", threads=options.threads))
     else:
         console.print("Not measured: the whole model, since there is no GPU here.")
-    tables = []
+    tables: list[Row] = []
+    parts: list[Part] = []
     for setting in settings:
         rows = measure(setting, options.rounds, console)
-        tables.append({"setting": vars(setting), "rows": rows, "verdicts": verdicts(rows, setting.device)})
-    _write(options, tables)
-    for table in tables:
-        Console().print(_markdown(table), soft_wrap=True)
+        measures = verdicts(rows, setting.device)
+        parts += _parts(setting, rows, measures)
+        tables.append({
+            "setting": vars(setting), "rows": rows, "verdicts": [row.to_json() for row in measures],
+        })  # fmt: skip
+    parts += [] if len(tables) > 1 else ["Not measured: the whole model, since there was no GPU."]
+    show(*parts)
+    header = facts("python -m benchmarks.finetune_cost", "0, weights and data are random", rounds=options.rounds)
+    write_json(options.output / "finetune_cost.json", {**header, "tables": tables})
+    write_markdown(options.output / "finetune_cost.md", "What a fine-tuning step costs", header, parts)
 
 
 def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
@@ -81,27 +88,22 @@ def _median(steps: Sequence[Seconds], setting: Setting) -> float:
     return statistics.median(values) / setting.batch
 
 
-def verdicts(rows: Sequence[Row], device: str) -> list[Row]:
+def verdicts(rows: Sequence[Row], device: str) -> list[Measure]:
     """Compares DiffFit with our own full fine-tuning, and with that of diffusers."""
     of = {row["method"]: row for row in rows}
-    lines = []
-    for full in (name for name in of if name.startswith("full")):
-        for figure, limit in LIMITS[device].items():
-            ratio = of["difffit"][figure] / of[full][figure]
-            lines.append({"figure": figure, "against": full, "ratio": ratio, "limit": limit, "kept": ratio <= limit})
-    return lines
+    return [
+        Measure(
+            name=f"DiffFit's {figure} / that of '{full}'",
+            value=of["difffit"][figure] / of[full][figure],
+            limit=limit,
+            best="lowest",
+        )
+        for full in of if full.startswith("full")
+        for figure, limit in LIMITS[device].items()
+    ]  # fmt: skip
 
 
-def _write(options: argparse.Namespace, tables: Sequence[Row]) -> None:
-    header = facts("python -m benchmarks.finetune_cost", "0, weights and data are random", rounds=options.rounds)
-    write_json(options.output / "finetune_cost.json", {**header, "tables": tables})
-    missing = [] if len(tables) > 1 else ["Not measured: the whole model, since there was no GPU."]
-    parts = [_markdown(table) for table in tables]
-    write_markdown(options.output / "finetune_cost.md", "What a fine-tuning step costs", header, [*parts, *missing])
-
-
-def _markdown(table: Row) -> str:
-    setting, rows = table["setting"], table["rows"]
+def _parts(setting: Setting, rows: Sequence[Row], measures: Sequence[Measure]) -> list[Part]:
     full = rows[0]
     lines = [
         (
@@ -115,11 +117,6 @@ def _markdown(table: Row) -> str:
         for row in rows
     ]
     head = ("method", "trains", "ms an image", "without the optimizer", "optimizer", "clock", "peak GiB an image")
-    said_of = [
-        f"DiffFit's {verdict['figure']} is {verdict['ratio']:.2f}x that of '{verdict['against']}' "
-        f"(limit {verdict['limit']:.2f}x: {'kept' if verdict['kept'] else 'not kept'})."
-        for verdict in table["verdicts"]
-    ]
     beaten = said(
         f"By operations alone it would be {BY_OPERATIONS}x. What is below comes from what is not kept for the backward",
         "pass (normalized activations, GELU's results and inputs of frozen layers are neither written nor read again)",
@@ -127,10 +124,10 @@ def _markdown(table: Row) -> str:
         "oneDNN's products; the two of diffusers have PyTorch's choice, which takes twice as long on an AMD EPYC.",
     )
     where = said(
-        f"{setting['depth']} blocks of DiT-XL/2's width on {setting['device']}, batches of {setting['batch']},",
-        f"threads: {setting['threads']}. Medians; on a CPU of the processor's seconds, where the clock is not named.",
+        f"{setting.depth} blocks of DiT-XL/2's width on {setting.device}, batches of {setting.batch},",
+        f"threads: {setting.threads}. Medians; on a CPU of the processor's seconds, where the clock is not named.",
     )
-    return "\n\n".join([where, markdown_table(head, lines), "\n".join(f"- {line}" for line in said_of), beaten])
+    return [where, Table(head, lines), Table.of_measures(measures), beaten]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

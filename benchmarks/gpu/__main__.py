@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ import torch
 from benchmarks.gpu import page, session
 from benchmarks.gpu.lab import FULL, MINI, Lab
 from benchmarks.gpu.phases import PHASES
-from benchmarks.hardware import hardware
+from benchmarks.report import facts
 from core.artifact.errors import DeviceLost
 
 SECONDS = 230.0
@@ -36,13 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device("cpu" if options.mini or not torch.cuda.is_available() else "cuda")
     if device.type == "cpu" and not options.mini:
         raise SystemExit("There is no GPU. Run it at mini size with --mini, which measures nothing of use.")
-    header = {
-        "command": "python -m benchmarks.gpu",
-        "date": datetime.now(UTC).date().isoformat(),
-        "seeds": "0, weights and data are random",
-        "mini": options.mini,
-        "hardware": hardware(),
-    }
+    header = facts("python -m benchmarks.gpu", "0, weights and data are random", mini=options.mini)
     lab = Lab(device, MINI if options.mini else FULL, session.read(options.json) if options.resume else {})
     phases = {name: PHASES[name] for name in PHASES if name in {BASIS, *options.phases}}
     if options.mini:  # a busy CPU breaks no phase

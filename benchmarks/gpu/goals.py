@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.report import Measure
+
 Phases = Mapping[str, Mapping[str, Any]]
 
 
@@ -17,18 +19,14 @@ class Goal:
     is_least: bool = True
     """Whether the limit is a minimum."""
 
-    @property
-    def limit_text(self) -> str:
-        return f"at {'least' if self.is_least else 'most'} {self.limit:g}"
-
-    def measured(self, phases: Phases) -> float | None:
+    def measure(self, phases: Phases) -> Measure:
         try:
-            return self.read(phases)
+            value = self.read(phases)
         except (KeyError, IndexError):
-            return None
-
-    def is_kept(self, value: float) -> bool:
-        return value >= self.limit if self.is_least else value <= self.limit
+            value = None
+        return Measure(
+            name=self.name, value=value, limit=self.limit, best="highest" if self.is_least else "lowest", unit=""
+        )
 
 
 def _rows(phases: Phases, rows: int) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.goals import GOALS
-from benchmarks.paper.results import FOLDER, markdown_table, said, write_markdown
+from benchmarks.report import FOLDER, markdown_table, said, write_markdown
 
 JSON = FOLDER / "gpu.json"
 Result = Mapping[str, Any]
@@ -76,11 +76,9 @@ def _whole(parts: Iterable[Result]) -> list[Result]:
 
 
 def _goals(phases: Mapping[str, Result]) -> str:
-    rows = []
-    for goal in GOALS:
-        value = goal.measured(phases)
-        verdict = "not measured" if value is None else "kept" if goal.is_kept(value) else "missed"
-        rows.append((goal.name, goal.limit_text, _number(value), verdict))
+    words = {"pass": "kept", "below": "missed"}
+    measures = [goal.measure(phases) for goal in GOALS]
+    rows = [(row.name, row.limit_text, _number(row.value), words.get(row.verdict, row.verdict)) for row in measures]
     return markdown_table(["goal", "limit", "measured", ""], rows)
 
 

@@ -10,13 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.load import generator
 from benchmarks.load.generator import Load
 from benchmarks.load.servers import prepared
-from benchmarks.paper.results import facts, markdown_table, said, write_json, write_markdown
+from benchmarks.report import Part, Table, facts, said, show, write_json, write_markdown
 
 TURN_SECONDS = 15.0
 CLIENTS = 8
@@ -54,9 +51,12 @@ def main() -> None:
             memory.append(service.memory)
             print(f"{turn + 1} of {turns}: {ours[-1].rate:.0f}/s, bare {bare[-1].rate:.0f}/s", flush=True)
     result = _facts(ours, bare, memory, options.seconds)
-    _show(result)
+    parts = _report(result)
+    show(*parts)
     if options.json:
-        _write(options.json, result)
+        header = facts(f"python -m benchmarks.load --seconds {result['seconds']:.0f}", "none")
+        write_json(options.json, header | result)
+        write_markdown(options.json.with_suffix(".md"), "Load", header, parts)
     raise SystemExit(bool(result["answers_5xx"]) or result["ratio"] < LIMIT)
 
 
@@ -98,23 +98,14 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _show(result: dict[str, Any]) -> None:
-    table = Table(*HEAD, title=f"{result['clients']} clients, {result['cores']} cores for all")
-    for row in _rows(result):
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    header = facts(f"python -m benchmarks.load --seconds {result['seconds']:.0f}", "none")
-    write_json(path, header | result)
+def _report(result: dict[str, Any]) -> list[Part]:
     turn = result["seconds"] / result["turns"]
     text = said(
         f"{result['clients']} clients ask one API process for a generation's state, nine times in ten, or change a",
         f"domain of their own; in turns of {turn:.0f} seconds they ask a bare FastAPI route of one query on the same",
         f"PostgreSQL. Each got {result['seconds']:.0f} seconds. Clients, servers and PostgreSQL share all cores.",
     )
-    write_markdown(path.with_suffix(".md"), "Load", header, [text, markdown_table(HEAD, _rows(result))])
+    return [text, Table(HEAD, _rows(result))]
 
 
 def _options() -> argparse.Namespace:

@@ -22,9 +22,10 @@ from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.paper import domains
 from benchmarks.paper.cells import Bench, Budget
 from benchmarks.paper.domains import Domain
-from benchmarks.paper.results import Record, markdown_table, said, write_markdown
+from benchmarks.paper.record import Record
 from benchmarks.paper.settings import judges_of, loaded_base, parsed, parser_of
 from benchmarks.paper.systems import TABLES, System
+from benchmarks.report import markdown_table, said, write_markdown
 
 Cell = dict[str, Any]
 FULL = TABLES["1"][0].name

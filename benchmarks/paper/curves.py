@@ -16,8 +16,9 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.bundled_base.yardsticks import Judges
-from benchmarks.paper.results import Record, markdown_table, said, write_markdown
+from benchmarks.paper.record import Record
 from benchmarks.paper.settings import parser_of
+from benchmarks.report import markdown_table, plot, said, write_markdown
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.trainer import Trainer
 
@@ -90,25 +91,18 @@ class Figure:
             yield f"{panel}: {score} after so many steps\n\n{markdown_table(('', *map(str, steps)), rows)}"
 
     def _plot(self, path: Path, points: Sequence[Point]) -> None:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        import matplotlib.pyplot as plt
-
         places = list(self._axes(points))
-        figure, panels = plt.subplots(1, len(places), figsize=(5 * len(places), 4), layout="constrained", squeeze=False)
-        for axes, (panel, score) in zip(panels[0], places, strict=True):
-            here = [point for point in points if self.panel(point) == panel]
-            for line in dict.fromkeys(point["line"] for point in here):
-                steps = sorted({point["step"] for point in here if point["line"] == line})
-                values = [_values(here, line, step, score) for step in steps]
-                spreads = [stdev(spread) for spread in values if len(spread) > 1]
-                bars = {"yerr": spreads, "capsize": 2} if len(spreads) == len(values) else {}
-                axes.errorbar(steps, list(map(mean, values)), **bars, marker="o", label=line)
-            axes.set(title=panel, xlabel="steps", ylabel=score)
-            axes.legend()
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
+        with plot(path, len(places)) as columns:
+            for axes, (panel, score) in zip(columns, places, strict=True):
+                here = [point for point in points if self.panel(point) == panel]
+                for line in dict.fromkeys(point["line"] for point in here):
+                    steps = sorted({point["step"] for point in here if point["line"] == line})
+                    values = [_values(here, line, step, score) for step in steps]
+                    spreads = [stdev(spread) for spread in values if len(spread) > 1]
+                    bars = {"yerr": spreads, "capsize": 2} if len(spreads) == len(values) else {}
+                    axes.errorbar(steps, list(map(mean, values)), **bars, marker="o", label=line)
+                axes.set(title=panel, xlabel="steps", ylabel=score)
+                axes.legend()
 
     def _axes(self, points: Sequence[Point]) -> list[tuple[str, str]]:
         scores = [score for score in (*self.scores, "FID") if any(score in point for point in points)]

@@ -13,9 +13,9 @@ from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper import domains
 from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
 from benchmarks.paper.domains import Domain
-from benchmarks.paper.results import said
 from benchmarks.paper.settings import judges_of, loaded_base, parsed
 from benchmarks.paper.systems import TABLE_1, System
+from benchmarks.report import said
 from core.artifact.sites import trainable_shapes
 from core.artifact.training import TrainingSettings
 from core.ml.tuning.latents import concatenate, encode_images

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.bundled_base.yardsticks import Judges
-from benchmarks.paper.results import FOLDER
+from benchmarks.report import FOLDER
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.resident import load_base_on
 

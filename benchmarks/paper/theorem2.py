@@ -16,9 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.paper import results
+from benchmarks import report
 from benchmarks.paper.recovery import Activation, Recovery, Setting, recover
-from benchmarks.paper.results import said
+from benchmarks.report import said
 
 ETAS = (0.001, 0.01, 0.1)
 NONLINEAR: tuple[Activation, ...] = ("relu", "tanh", "sigmoid")
@@ -62,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parallel = [cell for cell in cells if cell.setting.spread is not None]
     command = f"python -m benchmarks.paper theorem2 --runs {options.runs} --seed {options.seed}"
     seeds = f"run k of setting s draws from numpy's default_rng(({options.seed}, s, k))"
-    header = results.facts(command, seeds, runs=options.runs)
+    header = report.facts(command, seeds, runs=options.runs)
     rows = {name: [c.to_json() for c in part] for name, part in (("orthogonal", orthogonal), ("parallel", parallel))}
-    results.write_json(options.output / "theorem2.json", header | {"verdict": verdict(orthogonal, parallel)} | rows)
+    report.write_json(options.output / "theorem2.json", header | {"verdict": verdict(orthogonal, parallel)} | rows)
     _draw(options.output / "theorem2.png", orthogonal, parallel)
-    results.write_markdown(options.output / "theorem2.md", TITLE, header, _text(orthogonal, parallel))
+    report.write_markdown(options.output / "theorem2.md", TITLE, header, _text(orthogonal, parallel))
     for sentence in verdict(orthogonal, parallel):
         Console().print(sentence, highlight=False)
     Console().print(f"Written: theorem2.json, theorem2.md and theorem2.png in {options.output}")
@@ -179,7 +179,7 @@ def _orthogonal_table(cells: Sequence[Cell]) -> str:
         largest = (f"{cell.largest_ratio:.2g}" for cell in group)
         held = (_share(group, "holds"), _share(group, "lemma_7"))
         rows.append([setting.activation, str(setting.dimension), f"{setting.samples:,}", *held, *largest])
-    return results.markdown_table(head, rows)
+    return report.markdown_table(head, rows)
 
 
 def _parallel_table(cells: Sequence[Cell], value: Callable[[Sequence[Cell]], str]) -> str:
@@ -189,7 +189,7 @@ def _parallel_table(cells: Sequence[Cell], value: Callable[[Sequence[Cell]], str
     for setting, group in _by_setting(cells).items():
         rows.setdefault((setting.activation, setting.dimension), []).append(value(group))
     head = ["", "D", *(f"{spread:g}" for spread in SPREADS)]
-    return results.markdown_table(head, [[name, str(d), *values] for (name, d), values in rows.items()])
+    return report.markdown_table(head, [[name, str(d), *values] for (name, d), values in rows.items()])
 
 
 def _by_setting(cells: Sequence[Cell]) -> dict[Setting, list[Cell]]:
@@ -210,27 +210,20 @@ def _spread(cell: Cell) -> float:
 def _draw(path: Path, orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> None:
     """Draws the largest error of all runs over the bound: over D with orthogonal rows, over the spread with parallel
     ones."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
-    eta = ETAS[1]
-    _lines(left, [cell for cell in orthogonal if cell.eta == eta], lambda cell: cell.setting.dimension, "multiple")
-    _lines(right, [cell for cell in parallel if cell.eta == eta], _spread, "dimension")
-    for axes in (left, right):
-        axes.axhline(1, color="black", linewidth=1)
-        axes.set(xscale="log", yscale="log")
-        axes.legend(fontsize="x-small", ncols=2, handlelength=3, columnspacing=1)
-    places = sorted({cell.setting.dimension for cell in orthogonal})
-    left.set_xticks(places, [str(place) for place in places])
-    left.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    left.set(title="orthogonal rows of W", xlabel="D")
-    left.set_ylabel(f"largest error / bound of {orthogonal[0].runs} runs, eta = {eta:g}")
-    right.set(title="nearly parallel rows of W", xlabel="spread of the rows")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with report.plot(path, 2, width=5.5, height=4.5, sharey=True) as (left, right):
+        eta = ETAS[1]
+        _lines(left, [cell for cell in orthogonal if cell.eta == eta], lambda cell: cell.setting.dimension, "multiple")
+        _lines(right, [cell for cell in parallel if cell.eta == eta], _spread, "dimension")
+        for axes in (left, right):
+            axes.axhline(1, color="black", linewidth=1)
+            axes.set(xscale="log", yscale="log")
+            axes.legend(fontsize="x-small", ncols=2, handlelength=3, columnspacing=1)
+        places = sorted({cell.setting.dimension for cell in orthogonal})
+        left.set_xticks(places, [str(place) for place in places])
+        left.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        left.set(title="orthogonal rows of W", xlabel="D")
+        left.set_ylabel(f"largest error / bound of {orthogonal[0].runs} runs, eta = {eta:g}")
+        right.set(title="nearly parallel rows of W", xlabel="spread of the rows")
 
 
 def _lines(axes: Any, cells: Sequence[Cell], place: Callable[[Cell], float], other: str) -> None:
@@ -256,5 +249,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=100, help="of each setting")
     parser.add_argument("--dimensions", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="D")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=results.FOLDER, help="folder of the three files")
+    parser.add_argument("--output", type=Path, default=report.FOLDER, help="folder of the three files")
     return parser.parse_args(arguments)

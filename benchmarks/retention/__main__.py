@@ -14,12 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks.load import generator, servers
 from benchmarks.load.generator import Load
-from benchmarks.paper.results import facts, markdown_table, said, write_json, write_markdown
+from benchmarks.report import Part, Table, facts, said, show, write_json, write_markdown
 from benchmarks.retention import rows
 from benchmarks.retention.queries import measure
 from core.service.db.session import Database
@@ -66,9 +63,13 @@ def main() -> None:
     result |= {
         "queries": {name: {"ms": 1000 * plan.seconds, "scans": sorted(plan.scans)} for name, plan in explained.items()}
     }
-    _show(result)
+    parts = _report(result)
+    show(*parts)
     if options.json:
-        _write(options.json, result)
+        arguments = f"--generations {result['generations']} --seconds {result['seconds']:.0f}"
+        header = facts(f"python -m benchmarks.retention {arguments}", "none")
+        write_json(options.json, header | result)
+        write_markdown(options.json.with_suffix(".md"), "Retention", header, parts)
     raise SystemExit(not _holds(result))
 
 
@@ -200,19 +201,7 @@ def _query_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(name, f"{plan['ms']:.1f} ms", ", ".join(plan["scans"]) or "none") for name, plan in plans]
 
 
-def _show(result: dict[str, Any]) -> None:
-    for head, lines in ((HEAD, _rows(result)), (("query", "time", "tables read whole"), _query_rows(result))):
-        table = Table(*head)
-        for line in lines:
-            table.add_row(*line)
-        Console().print(table)
-    print(f"Not measured: {NOT_MEASURED}")
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    command = f"python -m benchmarks.retention --generations {result['generations']} --seconds {result['seconds']:.0f}"
-    header = facts(command, "none")
-    write_json(path, header | result)
+def _report(result: dict[str, Any]) -> list[Part]:
     text = said(
         f"A tenant has {result['generations']:,} old generations with their images, and a tenth as many previews,",
         "deliveries and entries of the audit log. In turns of 10 seconds retention sweeps without a pause, which a",
@@ -220,10 +209,9 @@ def _write(path: Path, result: dict[str, Any]) -> None:
         "and change domains. All processes share the cores. Locks last from the statement that takes a transaction's",
         "first one to the end of its commit.",
     )
-    queries = "The queries that meet these tables, on all of the rows:"
-    tables = [markdown_table(HEAD, _rows(result)), queries]
-    tables.append(markdown_table(("query", "time", "tables read whole"), _query_rows(result)))
-    write_markdown(path.with_suffix(".md"), "Retention", header, [text, *tables, f"Not measured: {NOT_MEASURED}"])
+    queries = Table(("query", "time", "tables read whole"), _query_rows(result))
+    title = "The queries that meet these tables, on all of the rows:"
+    return [text, Table(HEAD, _rows(result)), title, queries, f"Not measured: {NOT_MEASURED}"]
 
 
 def _options() -> argparse.Namespace:

@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
@@ -10,10 +11,9 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 
-from benchmarks.hardware import hardware
+from benchmarks.report import Measure, Table, hardware, hardware_line, plot, show, write_json
 from benchmarks.serving.catalogue import QUESTIONS, measure_all
-from benchmarks.serving.measure import QUICK, Measure, Repetitions
-from benchmarks.serving.report import draw_curve, show, write_json
+from benchmarks.serving.measure import QUICK, Repetitions
 from benchmarks.serving.subjects import Kind, subject
 
 
@@ -30,9 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measures.append(measure)
         progress.print(f"{measure.name}, {measure.subject}: {measure.value} {measure.verdict}", soft_wrap=True)
     facts = hardware() | {"compile": options.compile}
-    show(measures, facts, repetitions)
+    show(Table.of_measures(measures, f"{hardware_line(facts)}, threads: {facts['threads']}, torch {facts['torch']}"))
+    show(f"Medians of {repetitions.forward} forwards and {repetitions.engine} runs of the engine, in turns.")
+    if repetitions.quick:
+        show("Quick: too few repetitions for a verdict.")
     if options.json:
-        write_json(options.json, measures, facts, repetitions)
+        rows = [measure.to_json() for measure in measures]
+        header = {"hardware": facts, "quick": repetitions.quick, "repetitions": asdict(repetitions)}
+        write_json(options.json, {**header, "measures": rows})
         _draw_curves(options.json, measures)
 
 
@@ -45,7 +50,9 @@ def _draw_curves(json: Path, measures: Sequence[Measure]) -> None:
             curves.setdefault(measure.subject, []).append((int(rows), measure.value))
     for subject_name, points in curves.items():
         slug = re.sub(r"\W+", "-", subject_name.lower())
-        draw_curve(json.with_name(f"{json.stem}-{slug}.png"), points, subject_name)
+        with plot(json.with_name(f"{json.stem}-{slug}.png")) as (axes,):
+            axes.plot(*zip(*points, strict=True), marker="o")
+            axes.set(title=subject_name, xlabel="rows in flight", ylabel="row-steps a second", xlim=0, ylim=0)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

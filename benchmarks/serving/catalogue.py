@@ -6,8 +6,9 @@ from importlib.util import find_spec
 
 import torch
 
+from benchmarks.report import Measure
 from benchmarks.serving import competitors, fairness, forward, slots, solitude, steps
-from benchmarks.serving.measure import Measure, Repetitions
+from benchmarks.serving.measure import Repetitions
 from benchmarks.serving.subjects import Kind, Subject
 
 NAMES: dict[Kind, str] = {"mini": "mini base, CPU", "wide": "blocks of XL width, CPU", "full": "DiT-XL/2, GPU"}

@@ -4,8 +4,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.report import Measure, Samples
 from benchmarks.serving.load import GUIDANCE, MAX_ROWS, Serving, request
-from benchmarks.serving.measure import Measure, Repetitions, Samples, in_turns, median_ratio, seconds
+from benchmarks.serving.measure import Repetitions, in_turns, median_ratio, seconds
 from benchmarks.serving.subjects import CLASSES, Kind, Subject
 
 DOMAINS = 16

@@ -6,8 +6,9 @@ from concurrent.futures import wait
 
 from torch import Tensor
 
+from benchmarks.report import Measure
 from benchmarks.serving.load import MAX_ROWS, Serving, request
-from benchmarks.serving.measure import Measure, Repetitions, in_turns, median_ratio
+from benchmarks.serving.measure import Repetitions, in_turns, median_ratio
 from benchmarks.serving.subjects import Subject
 from core.ml.serving.request import ImageRequest
 

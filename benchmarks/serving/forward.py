@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.serving.measure import Measure, Repetitions, in_turns, median_ratio
+from benchmarks.report import Measure
+from benchmarks.serving.measure import Repetitions, in_turns, median_ratio
 from benchmarks.serving.popularity import Zipf
 from benchmarks.serving.subjects import CLASSES, Kind, Subject, repeated_dit
 from core.artifact.base import BaseConfig

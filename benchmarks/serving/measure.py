@@ -1,41 +1,15 @@
-"""One row of the table, and the timing of its two sides."""
+"""Timing of the sides of a measure."""
 
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
-Verdict = Literal["pass", "below", "measured", "not measured"]
+from benchmarks.report import Samples
+
 Figure = TypeVar("Figure")
-Samples = dict[str, list[float]]
-"""Samples of each side by its name, one per repetition."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """Figure with its limit, and its samples."""
-
-    name: str
-    subject: str
-    """Model and device that it was measured on."""
-    value: float | None
-    """None when it was not measured."""
-    limit: float | None = None
-    best: Literal["highest", "lowest"] = "highest"
-    unit: Literal["x", "ms", "%", "of all", "difference", "rows/s"] = "x"
-    samples: Samples = field(default_factory=dict)
-    note: str = ""
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.value is None:
-            return "not measured"
-        if self.limit is None:
-            return "measured"
-        kept = self.value >= self.limit if self.best == "highest" else self.value <= self.limit
-        return "pass" if kept else "below"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """More adapters than the device has slots for."""
 
+from benchmarks.report import Measure
 from benchmarks.serving.load import MAX_ROWS, Serving, request
-from benchmarks.serving.measure import Measure, Repetitions, in_turns, median_ratio, quantile
+from benchmarks.serving.measure import Repetitions, in_turns, median_ratio, quantile
 from benchmarks.serving.popularity import Zipf
 from benchmarks.serving.subjects import Subject
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from benchmarks.report import Measure
 from benchmarks.serving.load import Serving
-from benchmarks.serving.measure import Measure, Repetitions
+from benchmarks.serving.measure import Repetitions
 from benchmarks.serving.subjects import CLASSES, Subject
 from core.artifact.sampling import SamplingSettings
 from core.ml.diffusion.samplers import SAMPLERS

@@ -2,8 +2,9 @@
 
 import statistics
 
+from benchmarks.report import Measure
 from benchmarks.serving.load import MAX_ROWS, Serving, request
-from benchmarks.serving.measure import Measure, Repetitions, in_turns
+from benchmarks.serving.measure import Repetitions, in_turns
 from benchmarks.serving.subjects import Subject
 
 OVERHEAD_LIMIT = 3.0

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.bundled_base.domain import Domain, unseen_openmoji
-from benchmarks.bundled_base.figures import Figure
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.quality import Quality, size
 from benchmarks.bundled_base.yardsticks import Judges, Yardstick
+from benchmarks.report import Measure
 from benchmarks.serving.subjects import random_autoencoder
 from core.artifact.base import BaseDescription
 from core.ml.bundled import mini_base_folder, sample_domain_folder
@@ -51,7 +51,7 @@ def test_pictures_are_of_the_classes_that_the_drawings_show() -> None:
 
 
 def test_verdicts() -> None:
-    figure = Figure(name="size", value=20, unit="MB", limit=28)
+    figure = Measure(name="size", value=20, unit="MB", limit=28, best="lowest")
     assert (figure.verdict, replace(figure, value=30).verdict) == ("pass", "below")
     assert (replace(figure, best="highest").verdict, replace(figure, limit=None).verdict) == ("below", "measured")
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -207,9 +208,10 @@ def test_page_names_a_phase_that_ended_early(tmp_path: Path) -> None:
 
 def test_goals_compare_in_their_direction() -> None:
     least, most = Goal("", 0.97, lambda _: None), Goal("", 0.35, lambda _: None, is_least=False)
-    assert [least.is_kept(value) for value in (0.96, 0.97, 0.98)] == [False, True, True]
-    assert [most.is_kept(value) for value in (0.34, 0.35, 0.36)] == [True, True, False]
-    assert {goal.measured({}) for goal in GOALS} == {None}
+    assert replace(least.measure({}), value=0.98).verdict == "pass"
+    assert [replace(least.measure({}), value=value).verdict for value in (0.96, 0.97)] == ["below", "pass"]
+    assert [replace(most.measure({}), value=value).verdict for value in (0.34, 0.35, 0.36)] == ["pass", "pass", "below"]
+    assert {goal.measure({}).verdict for goal in GOALS} == {"not measured"}
 
 
 def test_plain_pytorch_computes_the_base() -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from benchmarks.paper.cells import fitted
 from benchmarks.paper.comparison import COMPARISONS, Cell
 from benchmarks.paper.domains import load_folder
-from benchmarks.paper.results import Record
+from benchmarks.paper.record import Record
 from benchmarks.paper.settings import parsed, parser_of
 from benchmarks.paper.systems import TABLE_1, TABLE_4A, TABLE_4B
 from core.artifact.sites import Sites

@@ -1,25 +1,11 @@
-"""Results as files for `docs/results`: JSON for machines, Markdown for people, each with hardware, date and seeds."""
+"""Rows of a result that grows: a repeated run continues after the last row."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hardware import hardware
-
-FOLDER = Path("docs/results")
-
-
-def facts(command: str, seeds: str, **more: Any) -> dict[str, Any]:
-    """Returns the metadata that every result has."""
-    date = datetime.now(UTC).date().isoformat()
-    return {"command": command, "date": date, "seeds": seeds, **more, "hardware": hardware()}
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+from benchmarks.report import facts, write_json
 
 
 class Record:
@@ -52,24 +38,3 @@ class Record:
         header = facts(self.command, ", ".join(map(str, seeds)), **self.identity) | self._measured
         write_json(self.path, {**header, self.name: self.rows})
         return header
-
-
-def write_markdown(path: Path, title: str, header: Mapping[str, Any], parts: Iterable[str]) -> None:
-    """Writes the page; `parts` are paragraphs and tables, in order."""
-    machine = header["hardware"]
-    text = (
-        f"`{header['command']}`, {header['date']}, {machine['cpu']}, cores: {machine['cores']}, GPU: {machine['gpu']}. "
-        f"Seeds: {header['seeds']}."
-    )
-    path.write_text("\n\n".join([f"# {title}", *parts, text]) + "\n")
-
-
-def said(*parts: str) -> str:
-    """Joins the parts into one text."""
-    return " ".join(parts)
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns the table with the first column aligned left and the others right."""
-    marks = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *rows])
