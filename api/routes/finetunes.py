@@ -17,13 +17,14 @@ from api.errors import ServiceBusy, TooManyStreams
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
-from api.schemas.common import JobStatus, Listing, listing
+from api.schemas.common import Listing, listing
 from api.schemas.finetunes import EstimateOut, FinetuneCreate, FinetuneOut, MetricsOut
 from api.signing import signed_url
 from api.streams import EventStream
 from api.threads import STORE, runs_in
 from api.waiting import wait_for
 from core.artifact.errors import CoreError, NotFound
+from core.artifact.jobs import ENDED, JobStatus
 from core.service import fleet
 from core.service.db.models import FinetuneEvent
 from core.service.domains import service as domains
@@ -212,7 +213,7 @@ async def _stream(services: Services, scope: Scope, id: str, last_id: int, reque
 def _read(services: Services, scope: Scope, id: str, last_id: int) -> tuple[list[FinetuneEvent], bool]:
     """The next page of events, and whether the fine-tune has ended: none come then but those that are there."""
     with services.database.session(scope) as session:
-        ended = finetunes.get(session, scope, id).status in finetunes.ENDED  # first: its last event is then visible
+        ended = finetunes.get(session, scope, id).status in ENDED  # first: its last event is then visible
         events = list(finetunes.events_after(session, scope, id, last_id))
     return events, ended
 

@@ -14,12 +14,13 @@ from api.errors import ServiceBusy, TooManyStreams
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
-from api.schemas.common import JobStatus, Listing, SignedUrl, listing
+from api.schemas.common import Listing, SignedUrl, listing
 from api.schemas.generations import GenerationCreate, GenerationOut
 from api.signing import signer
 from api.threads import STORE, runs_in
 from api.waiting import LONGEST_WAIT, preferred_wait
 from core.artifact.errors import BaseMismatch, ChecksumMismatch, NotFound, QueueFull, UnknownClass
+from core.artifact.jobs import ENDED, JobStatus
 from core.service import fleet
 from core.service.domains import service as domains
 from core.service.errors import (
@@ -80,7 +81,7 @@ async def create_generation(
         with suppress(TooManyStreams, ServiceBusy), services.limits.waits.take(scope.tenant):
             response.headers["Preference-Applied"] = f"wait={seconds}"
             result = await _wait(services, scope, result, seconds, signed)
-    if result.status in generations.ENDED:
+    if result.status in ENDED:
         response.status_code = 200
     return result
 
@@ -181,7 +182,7 @@ async def _wait(
     async with aclosing(services.notifier.changes(result.id, scope.key, seconds)) as changes:
         async for _ in changes:
             result = await run_in_threadpool(_read, services, scope, result.id, signed)
-            if result.status in generations.ENDED:
+            if result.status in ENDED:
                 break
     return result
 

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -55,7 +55,6 @@ Description = Annotated[str, Field(max_length=2000, examples=["Flat icons with o
 Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
 ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]
 """Longer than the 100 characters of a data set's folder names: those are composed (NFC), input may be decomposed."""
-JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
 SignedUrl = Callable[[str], str]
 """Returns the signed URL of a path."""

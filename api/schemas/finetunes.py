@@ -3,8 +3,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import WHOLE, Identifier, Input, Integer, JobStatus, Output, Time
+from api.schemas.common import WHOLE, Identifier, Input, Integer, Output, Time
 from api.schemas.datasets import JobError
+from core.artifact.jobs import JobStatus
 from core.artifact.sites import METHODS
 from core.artifact.training import DEFAULT_TRAINING
 from core.service.db.models import Finetune

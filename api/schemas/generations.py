@@ -3,8 +3,9 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, JobStatus, Output, SignedUrl, Time
+from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, Output, SignedUrl, Time
 from api.schemas.datasets import JobError
+from core.artifact.jobs import JobStatus
 from core.artifact.sampling import MAX_GUIDANCE_SCALE, TIMESTEPS, SamplerName, SamplingSettings
 from core.service.db.models import Generation, GenerationImage
 from core.service.generations.service import GenerationRequest

@@ -12,6 +12,7 @@ from core.artifact.base import BaseDescription
 from core.artifact.errors import NotFound
 from core.artifact.file import Artifact
 from core.artifact.footprint import Footprint
+from core.artifact.jobs import ENDED
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
 from core.artifact.training import DEFAULT_TRAINING, TrainingSettings
 from core.service import audit, discards, fleet, jobs, metering
@@ -28,7 +29,6 @@ from core.service.jobs import Claim, Dispatcher
 from core.service.storage import StoredObject
 from core.service.tenancy import SYSTEM, Scope
 
-ENDED = ("succeeded", "failed", "cancelled")
 _CURVE_POINTS = 2000
 """Max points of a loss curve in one answer; the last point is added."""
 _REPLACED_FOR = datetime.timedelta(hours=1)

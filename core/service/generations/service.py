@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
 from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, QueueFull, UnknownClass
+from core.artifact.jobs import ENDED
 from core.artifact.sampling import SamplingSettings
 from core.service import audit, discards, jobs, metering, quotas
 from core.service.adapters import service as adapters
@@ -24,7 +25,6 @@ from core.service.jobs import Claim, Dispatcher
 from core.service.storage import StoredObject
 from core.service.tenancy import Scope
 
-ENDED = ("succeeded", "failed", "cancelled")
 BASE = "base"
 """Value in place of an adapter's id: generates with the base itself, to compare."""
 
