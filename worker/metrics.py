@@ -29,7 +29,7 @@ STAGES = Histogram(
 _COUNTERS = {
     "steps": "Batched steps of the device",
     "rows": "Images that stepped, summed over the steps: by steps, how full a batch is",
-    "row_steps": "Forward rows, the unconditional ones of guided images included",
+    "model_evaluations": "Model evaluations: forward rows, two for a guided image",
     "padded_rows": "Forward rows that only filled a batch up to its size",
     "adapters": "Distinct adapters, summed over the steps: by steps, how mixed a batch is",
     "images": "Images drawn",

@@ -141,7 +141,7 @@ class GenerationOut(Output):
         description="Previews so far, ordered by step. Stored for some days after the end."
     )
     timings: Timings
-    row_steps: int = Field(description="Model evaluations (NFE): one per image and step, two with guidance.")
+    model_evaluations: int = Field(description="Model evaluations (NFE): one per image and step, two with guidance.")
     error: JobError | None
     created_at: Time
     finished_at: Time | None

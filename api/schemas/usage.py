@@ -9,7 +9,7 @@ from core.service.quotas import QuotaName
 
 class Consumption(Output):
     images: int
-    row_steps: int = Field(description="Model evaluations (NFE): one per image and step, two with guidance.")
+    model_evaluations: int = Field(description="Model evaluations (NFE): one per image and step, two with guidance.")
     training_seconds: float = Field(description="Device time.")
 
 

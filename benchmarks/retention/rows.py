@@ -18,8 +18,8 @@ _STATEMENTS: Mapping[str, str] = {
     # Every thousandth is another domain's and has failed: both are looked for among the others.
     "generations": (
         "INSERT INTO generations (id, tenant_id, domain_id, class_id, class_name, count, seed, sampling, "
-        "preview_count, progress, row_steps, timings, status, priority, attempt, failures, seconds, adapter_id, "
-        "created_at, finished_at) "
+        "preview_count, progress, model_evaluations, timings, status, priority, attempt, failures, seconds, "
+        "adapter_id, created_at, finished_at) "
         f"SELECT 'gen_' || lpad(number::text, 26, '0'), '{TENANT}', "
         f"CASE WHEN number % 1000 = 0 THEN '{OTHER}' ELSE '{DOMAIN}' END, 0, 'cat', 1, number, '{{}}', "
         "1, 1, 100, '{}', CASE WHEN number % 1000 = 0 THEN 'failed' ELSE 'succeeded' END, 0, 1, 0, 1, 'adp_old', "

@@ -1,4 +1,4 @@
-"""Metering: images, row-steps and training seconds for each tenant and day, and the bytes of each domain."""
+"""Metering: images, model evaluations and training seconds for each tenant and day, and the bytes of each domain."""
 
 import datetime
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Usage:
     """A tenant's usage since its creation, its quotas, and its usage in each of the last 30 days."""
 
     images: int
-    row_steps: int
+    model_evaluations: int
     """Forward rows: one for each image and step, two where it is guided."""
     training_seconds: float
     stored_bytes: int
@@ -33,7 +33,7 @@ class Usage:
 
 
 def meter(
-    session: Session, tenant_id: str, *, images: int = 0, row_steps: int = 0, training_seconds: float = 0.0
+    session: Session, tenant_id: str, *, images: int = 0, model_evaluations: int = 0, training_seconds: float = 0.0
 ) -> None:
     """Adds to the usage of the tenant's day."""
     today = database_now(session).date()
@@ -41,13 +41,15 @@ def meter(
     if row is None:
         try:
             with session.begin_nested():
-                session.add(UsageDay(tenant_id=tenant_id, day=today, images=0, row_steps=0, training_seconds=0.0))
+                session.add(
+                    UsageDay(tenant_id=tenant_id, day=today, images=0, model_evaluations=0, training_seconds=0.0)
+                )
         except IntegrityError:
             pass  # another worker has just begun the day
         row = _day(session, tenant_id, today)
         assert row is not None
     row.images += images
-    row.row_steps += row_steps
+    row.model_evaluations += model_evaluations
     row.training_seconds += training_seconds
 
 
@@ -61,13 +63,13 @@ def add_stored_bytes(session: Session, domain_id: str, size_bytes: int) -> None:
 
 def usage(session: Session, scope: Scope, settings: Settings, *, requests: int = 0) -> Usage:
     """Returns a tenant's usage. `requests` is this minute's count."""
-    columns = (func.sum(UsageDay.images), func.sum(UsageDay.row_steps), func.sum(UsageDay.training_seconds))
-    images, row_steps, seconds = session.execute(scoped(select(*columns), UsageDay, scope)).one()
+    columns = (func.sum(UsageDay.images), func.sum(UsageDay.model_evaluations), func.sum(UsageDay.training_seconds))
+    images, model_evaluations, seconds = session.execute(scoped(select(*columns), UsageDay, scope)).one()
     quotas = Quotas(session, scope, settings).read(requests)
     days = scoped(select(UsageDay), UsageDay, scope).where(UsageDay.day >= _first_shown(session))
     return Usage(
         images=int(images or 0),
-        row_steps=int(row_steps or 0),
+        model_evaluations=int(model_evaluations or 0),
         training_seconds=float(seconds or 0.0),
         stored_bytes=quotas["stored_bytes"].used,
         quotas=quotas,

@@ -30,7 +30,7 @@ def test_images_are_generated_and_served(
 
     draw_generations(services)
     done = tenant.read(f"/v1/generations/{generation['id']}")
-    assert (done["status"], done["progress"], done["row_steps"]) == ("succeeded", 1, 20)
+    assert (done["status"], done["progress"], done["model_evaluations"]) == ("succeeded", 1, 20)
     assert done["timings"]["total"] == 0.5
     assert [(image["index"], image["seed"]) for image in done["images"]] == [(0, 7), (1, 8)]
     for image in done["images"]:
@@ -47,7 +47,7 @@ def test_images_are_generated_and_served(
     assert listed["id"] == generation["id"]
     assert tenant.read(f"/v1/adapters/{adapter}")["last_used_at"] is not None
     usage = tenant.read("/v1/usage")
-    assert (usage["images"], usage["row_steps"], usage["training_seconds"]) == (2, 20, 3.0)
+    assert (usage["images"], usage["model_evaluations"], usage["training_seconds"]) == (2, 20, 3.0)
     assert usage["stored_bytes"] > 0
     assert usage["days"][0]["images"] == 2
 

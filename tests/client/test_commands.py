@@ -158,7 +158,7 @@ def test_status_and_usage_are_shown(shell: Shell) -> None:
     assert shell.json("status")["workers"] == 1
     assert "ready" in shell.text("status")
     assert shell.json("usage")["images"] >= 0
-    assert "row steps" in shell.text("usage")
+    assert "model evaluations" in shell.text("usage")
 
 
 def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> None:

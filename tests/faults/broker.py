@@ -56,8 +56,8 @@ def one_message_often(stack: Stack, messages: int) -> Outcome:
         dispatcher.send("generate.run", "generate", id)
     until(lambda: ended(stack, "generations", id))
     until(lambda: stack.redis.client.llen("generate") == 0)
-    (found,) = stack.rows("SELECT attempt, row_steps FROM generations WHERE id = %s", id)
-    once = found == {"attempt": 1, "row_steps": 2 * QUICK["count"] * QUICK["steps"]}  # type: ignore[operator]
+    (found,) = stack.rows("SELECT attempt, model_evaluations FROM generations WHERE id = %s", id)
+    once = found == {"attempt": 1, "model_evaluations": 2 * QUICK["count"] * QUICK["steps"]}  # type: ignore[operator]
     lost = 1 - whole_images(caller, [id])
     return Outcome(
         f"the same message {messages} times", "one execution", 1, int(once), lost, time.monotonic() - started

@@ -45,7 +45,7 @@ def test_engine_metrics_can_be_scraped(settings: Settings, gpu: Gpu) -> None:
     assert before["difffit_engine_steps_total"] == 0
     assert found["difffit_engine_steps_total"] == 3
     assert found["difffit_engine_rows_total"] == 6
-    assert found["difffit_engine_row_steps_total"] == 12
+    assert found["difffit_engine_model_evaluations_total"] == 12
     assert found["difffit_engine_padded_rows_total"] == 12  # four rows in a batch of eight
     assert found["difffit_engine_adapters_total"] == 3
     assert found["difffit_engine_queue_wait_seconds_count"] == 1

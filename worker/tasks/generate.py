@@ -59,7 +59,7 @@ class Drawing(Attempt[Generation]):
 
     def publish(self, session: Session) -> None:
         assert self.drawn is not None
-        service.succeed(session, self.claim, self.images, self.drawn.row_steps, self.drawn.timings)
+        service.succeed(session, self.claim, self.images, self.drawn.model_evaluations, self.drawn.timings)
 
     def stop(self) -> None:
         with suppress(EngineStopped):  # it has ended everything

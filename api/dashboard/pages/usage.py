@@ -23,7 +23,7 @@ async def usage(user: TenantUser) -> None:
     with frame(user, "Usage", section="Usage"):
         totals = await user.contract.get("/v1/usage", UsageOut)
         with kit.card("Total"):
-            facts = {"Images": words.count(totals.images), "Model evaluations": words.count(totals.row_steps)}
+            facts = {"Images": words.count(totals.images), "Model evaluations": words.count(totals.model_evaluations)}
             facts |= {"Training": words.duration(totals.training_seconds), "Stored": words.size(totals.stored_bytes)}
             kit.facts(facts)
         with kit.card("Limits", "An administrator can change them."), kit.box("quotas"):
@@ -37,7 +37,7 @@ async def usage(user: TenantUser) -> None:
                 (
                     f"{day.day:%d %b %Y}",
                     words.count(day.images),
-                    words.count(day.row_steps),
+                    words.count(day.model_evaluations),
                     words.duration(day.training_seconds),
                 )
                 for day in totals.days

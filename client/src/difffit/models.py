@@ -400,7 +400,7 @@ class Tenant(BaseModel):
 
 class TenantUsageDay(BaseModel):
     images: int
-    row_steps: int
+    model_evaluations: int
     """Model evaluations (NFE): one per image and step, two with guidance."""
     training_seconds: float
     """Device time."""
@@ -446,7 +446,7 @@ class UploadedPart(BaseModel):
 
 class UsageDay(BaseModel):
     images: int
-    row_steps: int
+    model_evaluations: int
     """Model evaluations (NFE): one per image and step, two with guidance."""
     training_seconds: float
     """Device time."""
@@ -458,7 +458,7 @@ class Usage(BaseModel):
     """Total usage since the tenant was created."""
 
     images: int
-    row_steps: int
+    model_evaluations: int
     """Model evaluations (NFE): one per image and step, two with guidance."""
     training_seconds: float
     """Device time."""
@@ -682,7 +682,7 @@ class Generation(BaseModel):
     previews: list[Preview]
     """Previews so far, ordered by step. Stored for some days after the end."""
     timings: Timings
-    row_steps: int
+    model_evaluations: int
     """Model evaluations (NFE): one per image and step, two with guidance."""
     error: JobError | None
     created_at: AwareDatetime

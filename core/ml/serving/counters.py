@@ -14,7 +14,7 @@ class Counters:
     steps: int = 0
     rows: int = 0
     """Rows stepped: images, not the unconditional ones."""
-    row_steps: int = 0
+    model_evaluations: int = 0
     """Forward rows, the unconditional ones included, without padding."""
     adapters: int = 0
     """Distinct adapters of each step."""
@@ -29,7 +29,7 @@ class Counters:
     def stepped(self, rows: Sequence[Row], costs: Sequence[int]) -> None:
         self.steps += 1
         self.rows += len(rows)
-        self.row_steps += sum(costs)
+        self.model_evaluations += sum(costs)
         self.adapters += len({row.request.adapter for row in rows})
 
     def waited(self, seconds: float) -> None:

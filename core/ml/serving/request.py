@@ -88,7 +88,7 @@ class Drawn:
 
     images: list[Any]
     """[S, S, 3] 8-bit pixels, in the order of the seeds."""
-    row_steps: int
+    model_evaluations: int
     """Forward rows that the request took, the unconditional ones included."""
     timings: dict[str, float]
     """Seconds: `loading` until its adapter lay in the host cache, `queued` until its first step, `total`."""
@@ -107,7 +107,7 @@ class Ticket:
     future: "Future[Drawn]" = field(default_factory=running_future)
     images: dict[int, Any] = field(default_factory=dict)
     steps: int = 0
-    row_steps: int = 0
+    model_evaluations: int = 0
     submitted: float = field(default_factory=time.monotonic)
     timings: dict[str, float] = field(default_factory=dict)
     _ending: threading.Lock = field(default_factory=threading.Lock)
@@ -118,7 +118,7 @@ class Ticket:
 
     def stepped(self, cost: int) -> None:
         self.steps += 1
-        self.row_steps += cost
+        self.model_evaluations += cost
         self.on_step(self.steps / (len(self.request.seeds) * self.request.sampling.steps))
 
     def deliver(self, index: int, image: Any) -> bool:
@@ -129,7 +129,7 @@ class Ticket:
                 return False
             self.reached("total")
             images = [self.images[index] for index in range(len(self.images))]
-            self.future.set_result(Drawn(images, self.row_steps, self.timings))
+            self.future.set_result(Drawn(images, self.model_evaluations, self.timings))
             return True
 
     def fail(self, error: BaseException) -> None:

@@ -144,7 +144,7 @@ def succeed(
     session: Session,
     claim: Claim,
     images: Sequence[DrawnImage],
-    row_steps: int,
+    model_evaluations: int,
     timings: dict[str, Any],
 ) -> bool:
     """Stores the images and meters them. Returns False when the claim was lost."""
@@ -165,9 +165,9 @@ def succeed(
                 height=drawn.height,
             )
         )
-    generation.progress, generation.row_steps, generation.timings = 1.0, row_steps, timings
+    generation.progress, generation.model_evaluations, generation.timings = 1.0, model_evaluations, timings
     jobs.finish(session, generation, "succeeded")
-    metering.meter(session, generation.tenant_id, images=len(images), row_steps=row_steps)
+    metering.meter(session, generation.tenant_id, images=len(images), model_evaluations=model_evaluations)
     if generation.adapter_id is not None:
         adapters.used(session, generation.adapter_id)
     metering.add_stored_bytes(session, generation.domain_id, sum(drawn.stored.size for drawn in images))

@@ -246,4 +246,4 @@ def test_a_lost_claim_writes_no_images_and_meters_nothing(database: Database) ->
         session.get_one(Generation, claimed.id).attempt += 1
     with database.session() as session:
         assert not generations.succeed(session, claimed, [], 10, {})
-        assert metering.usage(session, scope, Settings(_env_file=None)).row_steps == 0
+        assert metering.usage(session, scope, Settings(_env_file=None)).model_evaluations == 0

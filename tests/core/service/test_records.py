@@ -66,13 +66,13 @@ def test_workers_meter_at_the_same_time(database: Database) -> None:
 
     def meter(_: int) -> None:
         with database.session() as session:
-            metering.meter(session, scope.tenant, images=1, row_steps=10)
+            metering.meter(session, scope.tenant, images=1, model_evaluations=10)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(meter, range(40)))
     with database.session() as session:
         used = metering.usage(session, scope, Settings(_env_file=None))
-    assert (used.images, used.row_steps) == (40, 400)
+    assert (used.images, used.model_evaluations) == (40, 400)
 
 
 def test_pages_stay_consistent_while_rows_are_added(database: Database) -> None:

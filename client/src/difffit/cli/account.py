@@ -55,7 +55,7 @@ def status(state: State) -> None:
 def usage(state: State) -> None:
     """Show your usage: images, model evaluations, training seconds, stored bytes."""
     totals = state.client.usage()
-    state.show(totals, record(totals, "images", "row_steps", "training_seconds", "stored_bytes"))
+    state.show(totals, record(totals, "images", "model_evaluations", "training_seconds", "stored_bytes"))
 
 
 def inspect(

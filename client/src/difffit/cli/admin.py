@@ -194,7 +194,7 @@ def usage(state: State) -> None:
         "day": lambda day: day.day,
         "tenant": lambda day: day.tenant_id,
         "images": lambda day: day.images,
-        "model evaluations": lambda day: day.row_steps,
+        "model evaluations": lambda day: day.model_evaluations,
         "training seconds": lambda day: day.training_seconds,
     }
     state.show(rows, table(rows, columns))

@@ -33,7 +33,7 @@ class Generation(JobColumns, Base):
     """Asked for, of each image."""
     deadline_at: Mapped[datetime.datetime | None]
     progress: Mapped[float] = mapped_column(default=0.0)
-    row_steps: Mapped[int] = mapped_column(default=0)
+    model_evaluations: Mapped[int] = mapped_column(default=0)
     timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     expired_at: Mapped[datetime.datetime | None]
     """When retention removed its images and previews."""

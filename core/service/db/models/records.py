@@ -32,7 +32,7 @@ class UsageDay(TenantOwned, Base):
     tenant_id: Mapped[str] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
     day: Mapped[datetime.date] = mapped_column(Date, primary_key=True)
     images: Mapped[int] = mapped_column(BigInteger, default=0)
-    row_steps: Mapped[int] = mapped_column(BigInteger, default=0)
+    model_evaluations: Mapped[int] = mapped_column(BigInteger, default=0)
     training_seconds: Mapped[float] = mapped_column(default=0.0)
 
 

@@ -74,7 +74,7 @@ def test_images_of_two_sizes_are_drawn_side_by_side(engine: Engine) -> None:
     assert all(future.result(60).images for future in crowd)
     assert alone.images[0].shape == (2 * small.shape[0], 2 * small.shape[1], 3)
     assert all(torch.equal(first, second) for first, second in zip(alone.images, together, strict=True))
-    assert alone.row_steps == 2 * 4 * 2 * 4  # images, steps, guided, times the area
+    assert alone.model_evaluations == 2 * 4 * 2 * 4  # images, steps, guided, times the area
     dit, adapter, size = engine.runner.dit, TensorAdapter(tensors(0)), 2 * CONFIG.input_size
     latents = sample(
         lambda x, t, y: dit(x, t, y, adapter),
@@ -106,8 +106,8 @@ def test_adapters_that_were_deleted_leave_host_and_device(engine: Engine) -> Non
 
 
 def test_guidance_of_one_costs_half(engine: Engine) -> None:
-    assert draw(engine, request("guided")).result().row_steps == 2 * 2 * 4
-    assert draw(engine, request("plain", guidance_scale=1.0)).result().row_steps == 2 * 4
+    assert draw(engine, request("guided")).result().model_evaluations == 2 * 2 * 4
+    assert draw(engine, request("plain", guidance_scale=1.0)).result().model_evaluations == 2 * 4
 
 
 def test_more_adapters_than_slots_are_all_served(engine: Engine) -> None:
@@ -253,7 +253,7 @@ def test_the_counters_add_up(engine: Engine) -> None:
     result(engine, request("two", guidance_scale=1.0, adapter=None))
     engine.stop()
     stats = engine.stats()
-    assert (stats["images"], stats["rows"], stats["row_steps"]) == (4, 16, 24)
+    assert (stats["images"], stats["rows"], stats["model_evaluations"]) == (4, 16, 24)
     assert (stats["steps"], stats["adapters"], stats["waits"]) == (8, 8, 2)
     assert (stats["cache_misses"], stats["activations"], stats["adapters_on_host"]) == (1, 1, 1)
     assert 0 < stats["forward_seconds"] <= stats["step_seconds"]
