@@ -6,7 +6,6 @@ tensors.
 
 from types import SimpleNamespace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,7 +59,3 @@ class PlainDiT(nn.Module):
 
     def _norm(self, x: Tensor, eps: float) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], eps=eps)
-
-
-def full_by_pytorch(dit: DiT) -> PlainDiT:
-    return PlainDiT(dit).to(torch.float32).train()

@@ -19,7 +19,6 @@ from core.ml.model.diffusers_format import to_diffusers
 from core.ml.model.dit import DiT
 from core.ml.model.export import fold_into_weights
 
-_NULL_LABEL = 1000
 """Label that `DiTPipeline` passes for unconditional batch rows, whatever the number of classes."""
 
 

@@ -90,11 +90,6 @@ def cases() -> Iterator[Case]:
     )
 
 
-def _queries(operands: Operands) -> Tensor:
-    """[B, N, D], a part of qkv"""
-    return operands["qkv"].chunk(3, dim=-1)[0]
-
-
 def _of_gated_norm(operands: Operands) -> tuple[Tensor, ...]:
     return tuple(operands[name] for name in ("bias", "gate", "shift", "scale"))
 

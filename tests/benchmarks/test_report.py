@@ -15,7 +15,7 @@ MEASURES = [
 ]
 
 
-def test_verdicts() -> None:
+def test_verdicts_follow_the_limits() -> None:
     def verdict(value: float | None, limit: float | None, best: str = "highest") -> str:
         return Measure(name="", subject="", value=value, limit=limit, best=best).verdict  # type: ignore[arg-type]
 
@@ -47,7 +47,7 @@ def test_page_names_command_machine_and_seeds(tmp_path: Path) -> None:
     assert last.endswith("Seeds: 0 to 2.")
 
 
-def test_curve(tmp_path: Path) -> None:
+def test_curve_is_written_as_an_image(tmp_path: Path) -> None:
     with plot(tmp_path / "curve.png", 2) as (left, _):
         left.plot([1, 8, 32], [2.0, 12.5, 30.0])
     with Image.open(tmp_path / "curve.png") as picture:

@@ -72,7 +72,9 @@ def test_popularity_falls_with_the_rank() -> None:
     assert Zipf(10).draw(5) == Zipf(10).draw(5)
 
 
-def test_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_its_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(command, "subject", lambda _, **options: subject())
     monkeypatch.setattr(command, "QUICK", ONCE)
     command.main(["--quick", "--on", "mini", "--only", "throughput", "--json", str(tmp_path / "found.json")])

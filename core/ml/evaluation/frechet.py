@@ -4,7 +4,6 @@ With features of Inception this is the FID (arXiv 1706.08500); with any others i
 Letters in shapes: N samples, D features.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -32,19 +31,6 @@ class Statistics:
         features = features.double()
         return cls(len(features), features.mean(0), features.T.cov())
 
-    @classmethod
-    def of_parts(cls, parts: Iterable[Tensor]) -> Self:
-        """Returns the statistics of parts [n, D] with at least two samples each, without holding all of them in memory.
-
-        Raises ValueError for a part that is smaller, and when there is none.
-        """
-        whole: Self | None = None
-        for part in parts:
-            whole = cls.of(part) if whole is None else whole.merged(cls.of(part))
-        if whole is None:
-            raise ValueError("there are no features")
-        return whole
-
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"count": torch.tensor(self.count), "mean": self.mean, "covariance": self.covariance}, path)
@@ -54,14 +40,6 @@ class Statistics:
         """Raises FileNotFoundError."""
         tensors = load_file(path)
         return cls(int(tensors["count"]), tensors["mean"], tensors["covariance"])
-
-    def merged(self, other: Self) -> Self:
-        """Returns the statistics of both sets together (Chan, Golub and LeVeque, 1979)."""
-        count = self.count + other.count
-        apart = other.mean - self.mean
-        scatter = (self.count - 1) * self.covariance + (other.count - 1) * other.covariance
-        scatter = scatter + torch.outer(apart, apart) * (self.count * other.count / count)
-        return type(self)(count, self.mean + apart * (other.count / count), scatter / (count - 1))
 
 
 def frechet_distance(first: Statistics, second: Statistics) -> float:

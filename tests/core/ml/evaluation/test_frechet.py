@@ -65,20 +65,10 @@ def test_the_distance_has_no_direction() -> None:
     assert distance(first, second) == pytest.approx(distance(second, first))
 
 
-def test_parts_make_the_whole() -> None:
-    whole = features(100, 6, shift=1e3)
-    exact, joined = Statistics.of(whole), Statistics.of_parts(whole.split(25))
-    assert joined.count == exact.count
-    assert torch.allclose(joined.mean, exact.mean, rtol=1e-12)
-    assert torch.allclose(joined.covariance, exact.covariance, rtol=1e-9)
-
-
 def test_what_has_no_covariance_is_refused() -> None:
     for wrong in (features(1, 0), torch.zeros(3), torch.zeros(3, 2, 2)):
         with pytest.raises(ValueError, match="at least two samples"):
             Statistics.of(wrong)
-    with pytest.raises(ValueError, match="no features"):
-        Statistics.of_parts([])
     with pytest.raises(ValueError, match="12 features on one side, 3 on the other"):
         distance(features(5, 0), features(5, 0)[:, :3])
 
