@@ -1,9 +1,9 @@
 """`python -m core.service.backup save FOLDER` and `restore FOLDER`: the database and all objects, each checked by its
 SHA-256.
 
-The database is saved first and the objects after it, so that every object that a saved row names is there; what came
-later is no more than an orphan, which workers remove. PostgreSQL needs its own `pg_dump` and `pg_restore`, of the
-server's version or later. Restoring needs an empty database, with the service's roles, and an empty store.
+The database is saved before the objects, so that every object that a saved row names is included. Later objects become
+orphans after a restore, which workers delete. PostgreSQL needs its own `pg_dump` and `pg_restore`, of the server's
+version or later. Restoring needs an empty database with the service's roles, and an empty store.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class BackupFailed(CoreError):
 
 
 def save(settings: Settings, folder: Path) -> dict[str, str]:
-    """Writes a backup into a new folder; the SHA-256 of its objects by key.
+    """Writes a backup into a new folder. Returns the SHA-256 of its objects by key.
 
     Raises BackupFailed, StorageUnavailable, DatabaseUnavailable.
     """
@@ -60,20 +60,20 @@ def save(settings: Settings, folder: Path) -> dict[str, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             store.download(key, path, before.get(key))
-        except NotFound:  # it went meanwhile, with its row
+        except NotFound:  # deleted in the meantime, with its row
             continue
         objects[key] = _digest(path)
     still = before.items() & _named(database).items()
     database.dispose()
     if missing := [key for key, _ in still if key not in objects]:
         raise BackupFailed(f"{len(missing)} objects that rows name are not in the store: {', '.join(missing[:5])}.")
-    # Last: a folder without it is no backup.
+    # Written last: a folder without it is not a complete backup.
     (folder / "objects.json").write_text(json.dumps(objects, indent=0, sort_keys=True) + "\n")
     return objects
 
 
 def restore(settings: Settings, folder: Path) -> dict[str, str]:
-    """Into an empty database and store; the objects first, since no row may name what is not there.
+    """Restores into an empty database and store. Objects come first, since rows must not reference missing objects.
 
     Raises BackupFailed, ChecksumMismatch, StorageUnavailable, DatabaseUnavailable.
     """
@@ -128,24 +128,24 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 
 def _save_postgresql(url: str, folder: Path) -> None:
-    # Row level security is forced on the owner too, who asks for every tenant's rows.
+    # Row level security applies to the owner too, so request every tenant's rows.
     _run(url, "pg_dump", "--format=custom", "--enable-row-security", f"--file={folder / 'database.dump'}")
 
 
 def _restore_postgresql(url: str, folder: Path) -> None:
-    """Rows come before the policies, which a dump makes last. Whose the tables are, and who may use them, is told by
-    the roles of the database that they come to."""
+    """Restores the dump. Rows are restored before the policies, which a dump creates last. Owners and grants come from
+    the roles of the target database."""
     options = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
     _run(url, "pg_restore", *options, str(folder / "database.dump"))
 
 
 def _run(url: str, program: str, *options: str) -> None:
-    """Raises BackupFailed."""
+    """Runs one of PostgreSQL's programs. Raises BackupFailed."""
     path = shutil.which(program)
     if path is None:
         raise BackupFailed(f"{program} is not installed. Install PostgreSQL's client programs.")
     facts: dict[str, Any] = conninfo_to_dict(url)
-    password = str(facts.pop("password", "") or "")  # not on the command line, where every user would see it
+    password = str(facts.pop("password", "") or "")  # not on the command line, where every user could see it
     environment = {**os.environ, "PGPASSWORD": password or os.environ.get("PGPASSWORD", "")}
     environment["PGOPTIONS"] = "-c difffit.tenant=*"
     command: Sequence[str] = [path, f"--dbname={make_conninfo(**facts)}", *options]

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("difffit-data")
-    """Folder for what the embedded default needs: database, objects, broker, the signing secret."""
+    """Folder of the embedded default: database, objects, broker, signing secret."""
     database_url: str = ""
     worker_database_url: str = ""
     """URL of the workers' own role on PostgreSQL. Empty means `database_url`."""
@@ -71,8 +71,8 @@ class Settings(BaseSettings):
     image_url_seconds: int = 3600
 
     keep_image_days: int | None = Field(default=None, ge=1)
-    """Images of a generation, from its end on. `none`, here and in the settings that follow, keeps for ever. Images are
-    what tenants come for: none goes without an operator's choice."""
+    """Days to store images of a generation, counted from its end. `none`, here and in the following settings, means
+    forever. Tenants rely on their images, so none is deleted unless an operator chooses so."""
     keep_generation_days: int | None = Field(default=None, ge=1)
     """Rows of ended generations, with their images."""
     keep_preview_days: int | None = Field(default=7, ge=1)

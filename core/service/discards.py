@@ -1,7 +1,7 @@
 """Objects whose rows are gone: recorded in the transaction that removes the row, deleted from the store afterwards.
 
-A worker that is lost between the two leaves the record, and another one goes on; an object that is not there any more
-is no error. So nothing is deleted whose row may still be there, and nothing stays whose row is gone.
+If a worker is lost between the two, another one continues from the record; a missing object is not an error. So no
+object is deleted while its row may exist, and none stays after its row is gone.
 """
 
 import datetime
@@ -33,8 +33,8 @@ def record(
 
 
 def remove_page(database: Database, store: ObjectStore) -> int:
-    """Deletes some of the objects that are due, and returns how many. No row is locked while the store is asked, and
-    any number of workers may do it at once. Raises StorageUnavailable, DatabaseUnavailable."""
+    """Deletes some of the due objects, and returns how many. No row is locked during calls to the store, and any number
+    of workers may run this concurrently. Raises StorageUnavailable, DatabaseUnavailable."""
     with database.session(SYSTEM) as session:
         now = database_now(session)
         due = (

@@ -74,7 +74,7 @@ class IdempotencyConflict(CoreError):
 
 
 class ArchiveInvalid(CoreError):
-    """A zip that cannot be a data set, whatever its images hold. `code` tells which way."""
+    """A zip that cannot be a data set, whatever its images. `code` gives the reason."""
 
     status, title = 422, "The archive cannot be used"
     code = "archive_invalid"
@@ -160,7 +160,7 @@ class JobFinished(CoreError):
 
 
 class ImageExpired(CoreError):
-    """Its generation is there, and tells when."""
+    """The image has expired; its generation still exists."""
 
     code, status, title = "image_expired", 410, "Image expired"
 
@@ -192,7 +192,7 @@ class DeviceCrashed(CoreError):
 
 
 class QuotaExceeded(CoreError):
-    """`name` is that of the quota; `retry_after` seconds later there may be room."""
+    """A quota is used up. `name` names it; a retry may succeed after `retry_after` seconds."""
 
     code, status, title = "quota_exceeded", 429, "Quota exceeded"
 
@@ -248,7 +248,7 @@ class DatabaseUnavailable(CoreError):
 
 
 class ResultRefused(CoreError):
-    """The database answers, and does not take what an attempt made, however often it is offered."""
+    """The database responds, but keeps rejecting an attempt's result."""
 
     code, status, title = "result_refused", 503, "Result not stored"
 

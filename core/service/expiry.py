@@ -1,7 +1,7 @@
 """The steps of retention, one for each kind of row: find the oldest by an index, remove them, record their objects.
 
-Every step is called with the time before which rows are too old, and with the most rows that it may touch. It returns
-how many it found, in a transaction of its own that sees every tenant.
+Each step gets the time before which rows are too old, and the maximum number of rows to touch. It returns how many it
+found, and runs in a separate transaction that sees every tenant.
 """
 
 import datetime

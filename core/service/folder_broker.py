@@ -24,7 +24,7 @@ class FolderChannel(filesystem.Channel):
         with partial.open("w") as file:
             file.write(dumps(payload))
             file.flush()
-            os.fsync(file.fileno())  # a power cut must not leave the name without what is in it
+            os.fsync(file.fileno())  # after a power failure the name must not exist without its content
         partial.replace(folder / name)
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:  # noqa: ARG002  # the stubs' signature

@@ -83,7 +83,7 @@ def _shared(broker_url: str) -> SlidingWindowCounterRateLimiter | None:
 
     patience = {"socket_timeout": _PATIENCE_SECONDS, "socket_connect_timeout": _PATIENCE_SECONDS}
     once = {"retry": Retry(NoBackoff(), 0)}
-    storage = RedisStorage(broker_url, key_prefix="difffit:requests", wrap_exceptions=True, **patience, **once)  # type: ignore[arg-type]  # options of redis-py, whatever their types
+    storage = RedisStorage(broker_url, key_prefix="difffit:requests", wrap_exceptions=True, **patience, **once)  # type: ignore[arg-type]  # options of redis-py of any type
     return SlidingWindowCounterRateLimiter(storage)
 
 

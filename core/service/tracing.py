@@ -36,7 +36,7 @@ def configure_traces(settings: Settings, service: str, engine: Engine) -> None:
         resource=Resource.create({SERVICE_NAME: service}),
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.traces_endpoint)))
-    trace.set_tracer_provider(provider)  # which sends what is left when the process ends
+    trace.set_tracer_provider(provider)  # sends the remaining spans when the process ends
     SQLAlchemyInstrumentor().instrument(engine=engine, skip_dep_check=True)  # it declares SQLAlchemy up to 2.0
 
 

@@ -1,4 +1,5 @@
-"""Zips of images, one folder a class, from strangers: read by index, counted as they inflate, never extracted."""
+"""Zips of images from strangers, one folder per class. They are read by index, counted while inflating, never
+extracted."""
 
 import hashlib
 import zipfile
@@ -27,7 +28,7 @@ a file made to waste time has millions."""
 _REASONS = {"compression", "encrypted", "class_name", "class_name_too_long"}
 """Codes about how a zip was made, not about its images."""
 MINIMUM_IMAGES = 2
-"""With one image nothing can be held out, and a domain of one picture is a copy."""
+"""Minimum number of images. With one image, nothing can be held out, and the domain would be a copy of it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def inspect(file: IO[bytes], limits: Limits) -> None:
     """Checks what a zip's index shows, without inflating anything. Raises ArchiveInvalid."""
     with _open(file, limits) as archive:
         candidates = _arrange(archive, limits).candidates
-    if sum(candidate.info.file_size for candidate in candidates) > limits.inflated_bytes:  # trust a claim of too much
+    if (
+        sum(candidate.info.file_size for candidate in candidates) > limits.inflated_bytes
+    ):  # a declared size above the limit is believed
         raise _too_large(limits.inflated_bytes)
     names = {candidate.class_name for candidate in candidates if candidate.problem is None}
     if len(names) > limits.classes:
@@ -126,8 +129,8 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
     """Reads every image. Class ids are the indices of the folder names sorted after NFC normalization; a folder
     without a usable image is no class.
 
-    Raises ArchiveInvalid when nothing usable is left, or the zip inflates or decodes beyond the limits; Cancelled as
-    soon as it is not wanted any more.
+    Raises ArchiveInvalid when no usable image is left, or the zip inflates or decodes beyond the limits; Cancelled when
+    validation is no longer wanted.
     """
     with _open(file, limits) as archive:
         layout = _arrange(archive, limits)
@@ -151,7 +154,7 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
 def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, "Image.Image"]]:
     """Yields (class id, image) for each accepted member, in an order that depends on their names alone.
 
-    Raises ArchiveInvalid, which names the file, when a member is not there, is not what was accepted, or is refused.
+    Raises ArchiveInvalid, which names the file, when a member is missing, has changed, or is rejected.
     """
     with _open(file, limits) as archive:
         infos: dict[str, zipfile.ZipInfo] = {}
@@ -173,7 +176,7 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
 
 
 def _check_reason(good: int, rejected: list[Rejected]) -> None:
-    """Raises ArchiveInvalid with the reason that leaves too few images, when it is the zip's way of holding them."""
+    """Raises ArchiveInvalid if the zip's structure is the reason for too few images."""
     blamed = [entry for entry in rejected if entry.code in _REASONS]
     if blamed and good + len(blamed) >= MINIMUM_IMAGES:
         more = f" ({len(blamed)} files were rejected for this reason.)" if len(blamed) > 1 else ""
@@ -182,7 +185,7 @@ def _check_reason(good: int, rejected: list[Rejected]) -> None:
 
 
 def _shared(members: list[Member]) -> list[Warned]:
-    """Warns about images that lie in several classes."""
+    """Warns about images that occur in several classes."""
     classes: dict[str, set[int]] = {}
     for member in members:
         classes.setdefault(member.sha256, set()).add(member.class_id)
@@ -195,9 +198,8 @@ def _shared(members: list[Member]) -> list[Warned]:
 
 
 class _Guarded:
-    """File for zipfile, with a bound on the index. zipfile reads the index in one piece, and makes objects of it that
-    take ten times the memory. An index that is too large is refused before that, by its actual size and not by the size
-    that it states."""
+    """File for zipfile with a limit on the index. zipfile reads the whole index and builds objects that take ten times
+    its memory. A too large index is rejected before that, by its actual size and not by its declared size."""
 
     def __init__(self, file: IO[bytes], entries: int) -> None:
         self._file, self._entries = file, entries
@@ -234,7 +236,7 @@ def _open(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
 
 
 def _check_overlaps(archive: zipfile.ZipFile) -> None:
-    """Refuses files that share their bytes: that is how a small zip inflates to a large one. Raises ArchiveInvalid."""
+    """Rejects files that share bytes, which makes a small zip inflate to a large one. Raises ArchiveInvalid."""
     ordered = sorted(archive.infolist(), key=lambda info: info.header_offset)
     for info, following in pairwise(ordered):
         if info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size > following.header_offset:

@@ -1,4 +1,4 @@
-"""Bands of an image, of whatever pixel format, put together as one 8-bit sRGB square on white."""
+"""Composes the bands of an image, in any pixel format, into one 8-bit sRGB square on white."""
 
 import io
 from collections.abc import Iterable
@@ -61,7 +61,7 @@ def _plain(band: Image.Image) -> Image.Image:
 def _in_srgb(
     band: Image.Image, profile: bytes | None, transforms: dict[str, ImageCms.ImageCmsTransform | None]
 ) -> Image.Image:
-    """Returns a band as RGB or RGBA where its profile fits, and as it is elsewhere. `transforms` is a cache."""
+    """Returns a band as RGB or RGBA if its profile fits, else unchanged. `transforms` is a cache."""
     if profile is None:
         return band
     colours = band.convert("RGB") if band.mode == "RGBA" else band

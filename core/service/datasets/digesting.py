@@ -19,7 +19,7 @@ class DigestingFile(io.RawIOBase):
         self._sha256, self._hashed = hashlib.sha256(), 0
 
     def digest(self) -> str:
-        """Reads what was not read in order, and returns the whole file's SHA-256 in hex."""
+        """Reads the parts that were not read in order, and returns the whole file's SHA-256 in hex."""
         self._file.seek(self._hashed)
         while chunk := self._file.read(CHUNK):
             self._sha256.update(chunk)

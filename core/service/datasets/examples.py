@@ -1,4 +1,4 @@
-"""A strip of small pictures for each class of a data set, so that people see what they have uploaded."""
+"""Strips of thumbnails, one for each class of a data set, so that people see what they uploaded."""
 
 import io
 from collections.abc import Iterator

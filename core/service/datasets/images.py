@@ -50,7 +50,7 @@ class Refused(Exception):
 
 
 def check_signature(start: bytes) -> None:
-    """Raises Refused for what need not be inflated, since it is no image."""
+    """Raises Refused for files that are not images, before they are inflated."""
     if not start.startswith(_SIGNATURES):
         raise _not_an_image()
 
@@ -83,7 +83,7 @@ class _Stopped(Exception):
 
 @contextmanager
 def _refusing(data: bytes) -> Iterator[None]:
-    """Turns whatever is raised inside into Refused."""
+    """Converts all errors inside to Refused."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -182,7 +182,7 @@ def _cropped(image: "Image.Image", box: "Box", rows: int) -> Iterator["Image.Ima
 
 
 def _orientation(image: "Image.Image", data: bytes) -> int:
-    """Returns the Orientation tag alone: what else EXIF holds may be broken, and says nothing about pixels."""
+    """Returns only the Orientation tag. The rest of EXIF may be broken, and does not affect pixels."""
     from PIL import Image
 
     from core.service.datasets import png

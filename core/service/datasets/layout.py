@@ -51,7 +51,7 @@ class Layout:
     candidates: list[Candidate]
     """In the zip's order."""
     ignored: int
-    """Files that are not meant as images: notes, labels, and what operating systems leave."""
+    """Files that are not images: notes, labels, and files of operating systems."""
     warnings: list[Warned]
 
 
@@ -68,8 +68,8 @@ def entry_path(info: zipfile.ZipInfo) -> str:
 def arrange(infos: Iterable[zipfile.ZipInfo]) -> Layout:
     """Sorts the files of a zip by class.
 
-    Folders around all class folders are skipped, and folders such as train and val are joined. Where that is so is told
-    by the images alone, so that neither a note beside them nor a loose image spoils it.
+    Folders around all class folders are skipped, and folders such as train and val are joined. Only the images
+    decide this, so that notes and loose images do not interfere.
     """
     files = [(info, path) for info in infos if not (path := entry_path(info)).endswith("/")]
     kept = [(info, path) for info, path in files if _is_unsafe(path) or not _is_ignored(path)]

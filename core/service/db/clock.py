@@ -20,7 +20,7 @@ def check_clock(session: Session) -> float:
     before = datetime.datetime.now(datetime.UTC)
     database = database_now(session)
     after = datetime.datetime.now(datetime.UTC)
-    # The question took a while: only what that cannot explain is an offset.
+    # The query took some time: only a larger difference is an offset.
     offset = min((before - database).total_seconds(), (after - database).total_seconds(), key=abs)
     if before <= database <= after:
         offset = 0.0

@@ -1,4 +1,4 @@
-"""Names that are unique: what a check before the insert cannot promise when two requests come at once."""
+"""Unique names. A check before the insert cannot guarantee them for concurrent requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -29,7 +29,7 @@ def is_current(engine: Engine) -> bool:
     try:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision() == head
-    except Exception as error:  # drivers differ in what they raise
+    except Exception as error:  # drivers raise different errors
         raise DatabaseUnavailable() from error
 
 

@@ -1,11 +1,11 @@
-"""Long work. The row is the truth, the message is a hint.
+"""Jobs. The row is the truth, the message is a hint.
 
-The insert of a job's row is the outbox; its message leaves after the commit, and may be lost. A worker claims a row by
+The insert of a job's row is the outbox; its message is sent after the commit, and may be lost. A worker claims a row by
 compare-and-set and gets an attempt number: the fence. Every later write checks the fence, so that a worker that was
-thought dead changes nothing when it comes back. Times are the database's.
+assumed dead changes nothing when it comes back. All times come from the database.
 
-`rows` has what a job is and how it ends, `claims` who takes which row, `ladder` what an attempt that did not succeed
-does to its row.
+`rows` defines jobs and how they end, `claims` chooses the next row for a worker, `ladder` handles unsuccessful
+attempts.
 """
 
 from core.service.jobs.claims import claim_next, should_drain

@@ -1,9 +1,8 @@
 """Claims of database rows by workers: fairness between tenants, and quarantine after a crash.
 
-A worker that dies says little about which of its rows was to blame. They become suspects and run one at a time, each
-alone on its worker, so that the next death has one possible cause. A suspect that ends, or keeps progress, is cleared.
-All of it is read from the rows, so that any number of workers agree; one worker must not claim from two threads at
-once.
+When a worker dies, the row that caused it is unknown. All its rows become suspects and run one at a time, each alone on
+a worker, so that the next death has one possible cause. A suspect that ends or stores progress is cleared. All of this
+is read from the rows, so that any number of workers agree. A worker must not claim from two threads at once.
 """
 
 import datetime
@@ -29,11 +28,11 @@ def claim_next(
     most: int | None = None,
     serves: Collection[type[Any]] = tuple(KINDS),
 ) -> Claim | None:
-    """Takes the next row that may be claimed, or None.
+    """Claims the next available row. Returns None if there is none.
 
-    Suspects go first, each on a worker that holds nothing else. Among the others the tenant with the fewest rows in
-    work for its weight goes first, whatever the order of arrival; within a tenant by priority, then age. This worker
-    takes no more than `most` rows of this kind for one tenant, and drains when suspects wait among what it `serves`.
+    Suspects come first, each on a worker without other rows. Then comes the tenant with the fewest running rows
+    relative to its weight, whatever the order of arrival; within a tenant by priority, then age. This worker takes at
+    most `most` rows of this kind for one tenant, and drains when suspects wait in the queues that it `serves`.
     """
     holds = _held_by(session, worker_id)
     if any(suspect for suspect, _ in holds):
@@ -60,7 +59,7 @@ def claim_next(
 
 
 def should_drain(session: Session, worker_id: str, serves: Collection[type[Any]] = tuple(KINDS)) -> bool:
-    """Returns whether suspects wait for this worker to hold nothing."""
+    """Returns whether suspects wait until this worker has no rows."""
     waiting = _waiting_suspects(session, serves)
     return bool(waiting) and _is_needed(session, worker_id, waiting)
 
@@ -99,9 +98,9 @@ def _waiting_suspects(session: Session, serves: Collection[type[Any]]) -> dict[s
 
 
 def _is_needed(session: Session, worker_id: str, waiting: Mapping[str, int]) -> bool:
-    """Returns whether this is one of a queue's newest workers, as many as its suspects can use. The newest has usually
-    just replaced the one that died, and so holds the least. Each queue counts by itself: a newer worker that does not
-    serve a suspect's queue is of no use to it."""
+    """Returns whether this is one of the queue's newest workers, of which as many drain as there are suspects. The
+    newest worker has usually just replaced the dead one, and so has the fewest rows. Queues are counted separately,
+    since a worker that does not serve a suspect's queue cannot run it."""
     living = (fleet.is_alive(session), Worker.healthy)
     newer = session.execute(select(Worker.queues).where(*living, Worker.id > worker_id)).scalars().all()
     return any(sum(queue in queues for queues in newer) < count for queue, count in waiting.items())

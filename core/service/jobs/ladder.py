@@ -1,11 +1,11 @@
-"""Handling of failed attempts: one ladder decides, for every queue, what becomes of the database row.
+"""Handling of failed attempts: one ladder decides for all queues what happens to the database row.
 
 | what happened | the row |
 | --- | --- |
-| the worker or its engine stops, or it was cancelled | waits again at once, or ends as cancelled |
-| the store or the database does not answer | waits, longer each time, and never fails of it |
-| the store has no room, or the database refuses the result alone | the same, and fails after `max_attempts` of these |
-| its worker or device died | becomes a suspect; if it was alone there, that counts, up to `max_attempts` or two |
+| the worker or its engine stops, or the job was cancelled | is requeued immediately, or ends as cancelled |
+| the store or the database does not respond | is requeued with growing delays, without a limit |
+| the store is full, or the database rejects only the result | the same, but fails after `max_attempts` of these |
+| its worker or device died | becomes a suspect; counts as a crash if it was alone, up to `max_attempts` or two |
 | anything else | fails with the error's code |
 """
 
@@ -35,7 +35,7 @@ _FIRST_SECONDS, _MOST_SECONDS, _JITTER = 1.0, 300.0, 0.25
 
 
 def settle(session: Session, dispatcher: Dispatcher, job: JobRow, error: Exception, max_attempts: int) -> Settled:
-    """Decides what becomes of a claimed row whose attempt ended with `error`. The row must be locked."""
+    """Applies the ladder to a claimed row whose attempt ended with `error`. The row must be locked."""
     match error:
         case DeviceLost():
             _blame(session, dispatcher, job, DeviceCrashed(job.crashes + 1), _DEVICE_CRASHES)
@@ -61,7 +61,7 @@ def settle(session: Session, dispatcher: Dispatcher, job: JobRow, error: Excepti
 
 
 def requeue(session: Session, dispatcher: Dispatcher, job: JobRow) -> None:
-    """Requeues a claimed row, so that another worker goes on with it at once. Ends it instead if it is to be
+    """Requeues a claimed row, so that another worker can continue immediately. Ends it instead if it is to be
     cancelled."""
     if _unclaim(session, job):
         report(session, job, "status", {"status": job.status})
@@ -93,8 +93,8 @@ def requeue_counted(session: Session, job: JobRow, error: CoreError, max_attempt
 def reap(
     session: Session, dispatcher: Dispatcher, model: type[Job], max_attempts: int, held: Collection[Claim] = ()
 ) -> list[Job]:
-    """Requeues the rows of lost workers. Returns those that ended instead: cancelled meanwhile, or lost alone too often
-    without progress. Skips rows that the caller itself holds: it is only late with its heartbeat."""
+    """Requeues the rows of lost workers. Returns those that ended instead, because they were cancelled or crashed alone
+    too often without progress. Skips the caller's own rows: it is only late with its heartbeat."""
     ended = []
     for job in _expired(session, model):
         if Claim(job.id, job.attempt) in held:
@@ -126,7 +126,7 @@ def is_told_to_wait(session: Session, job: JobRow, code: str | None = None) -> b
 
 
 def _blame(session: Session, dispatcher: Dispatcher, job: JobRow, error: CoreError, most: int) -> None:
-    """Counts a crash against a row that was alone, and fails it with `error` at the last one; any row goes on as a
+    """Counts a crash of a row that was alone, and fails it with `error` at the maximum. Otherwise the row becomes a
     suspect."""
     job.suspect = True
     if not job.alone:

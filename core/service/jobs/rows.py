@@ -63,8 +63,8 @@ def dispatch(session: Session, dispatcher: Dispatcher, job: JobRow) -> None:
 def heartbeat(
     session: Session, model: type[Job], claim: Claim, lease_seconds: float
 ) -> Literal["alive", "cancel", "lost"]:
-    """Extends the lease. Returns "cancel" when the tenant wants the job ended, "lost" when the row is another worker's,
-    or gone."""
+    """Extends the lease. Returns "cancel" if the tenant cancelled the job, "lost" if the row is gone or claimed by
+    another worker."""
     until = database_now(session) + datetime.timedelta(seconds=lease_seconds)
     statement = update(model).where(*_ours(model, claim)).values(lease_expires_at=until)
     state = session.execute(statement.returning(model.cancel_requested_at)).one_or_none()
@@ -120,7 +120,7 @@ def request_cancel(session: Session, job: JobRow) -> bool:
     statement = update(type(job)).where(type(job).id == job.id, type(job).cancel_requested_at.is_(None))
     session.execute(statement.values(cancel_requested_at=database_now(session)))
     session.refresh(job, with_for_update=True)
-    # A worker may have ended it while this waited for the row: what is finished stays as it is.
+    # A worker may have ended it while this waited for the row's lock: finished rows do not change.
     if job.lease_expires_at is not None or job.finished_at is not None:
         return False
     finish(session, job, "cancelled")

@@ -26,7 +26,7 @@ class StorageFull(StorageUnavailable):
 
 
 class StorageRefused(StorageUnavailable):
-    """The store answers, and will go on to refuse until its operator or ours changes something."""
+    """The store responds, but rejects calls until its operator or ours changes something."""
 
     sentence = "The object store rejects this service ({reason}). The operator must fix this; jobs then continue."
 

@@ -155,7 +155,7 @@ class FolderStore:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """Returns the file's status; None when the file is gone meanwhile."""
+    """Returns the file's status; None if the file has been deleted."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -175,7 +175,7 @@ class _GuardedFile(io.FileIO):
 
 
 class _Partial:
-    """A file beside its target that takes its place in one move, or is removed on an error."""
+    """A file next to its target that replaces it atomically, or is deleted on an error."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -16,7 +16,7 @@ from core.service.storage.scratch import writing_scratch
 logger = logging.getLogger(__name__)
 
 CHUNK = 2**20
-ERRORS = Counter("difffit_storage_errors", "Calls that the store did not answer, or had no room for", ["code"])
+ERRORS = Counter("difffit_storage_errors", "Failed calls of the object store", ["code"])
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ _KINDS = {"away": StorageUnavailable, "full": StorageFull, "refused": StorageRef
 
 
 def unusable(reason: str, *, kind: Literal["away", "full", "refused"] = "away") -> StorageUnavailable:
-    """Returns the error to raise, counted; what an operator must mend is logged as an error."""
+    """Counts the error and returns it. Problems that an operator must fix are logged as errors."""
     error = _KINDS[kind](reason)
     ERRORS.labels(error.code).inc()
     if kind == "refused":
@@ -64,7 +64,7 @@ def missing(key: str) -> ObjectNotFound:
 
 
 class ObjectStore(Protocol):
-    """Keys are paths with forward slashes. Every method raises StorageUnavailable when the store does not answer."""
+    """Keys are paths with forward slashes. Every method raises StorageUnavailable when the store does not respond."""
 
     def put(self, key: str, data: bytes) -> StoredObject: ...
 
@@ -81,7 +81,7 @@ class ObjectStore(Protocol):
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Removes objects; one that is not there is no error."""
+        """Deletes objects. Missing objects are not an error."""
         ...
 
     def list(self, prefix: str) -> list[str]: ...
@@ -97,7 +97,7 @@ class ObjectStore(Protocol):
         ...
 
     def begin_parts(self, key: str) -> str:
-        """Begins an object that comes in parts. Returns the store's id of this upload, to be used with the key."""
+        """Starts a multipart upload. Returns the store's id of the upload, to be used with the key."""
         ...
 
     def part_url(self, key: str, upload: str, number: int, size: int, seconds: int) -> str | None:
@@ -113,11 +113,11 @@ class ObjectStore(Protocol):
         ...
 
     def join_parts(self, key: str, upload: str, parts: Sequence[Part]) -> None:
-        """Makes the object of these parts, in their order. Raises NotFound."""
+        """Joins the parts to an object, in their order. Raises NotFound."""
         ...
 
     def drop_upload(self, key: str, upload: str) -> None:
-        """Removes the parts of one upload; one that is not there is no error."""
+        """Deletes the parts of one upload. A missing upload is not an error."""
         ...
 
     def drop_parts(self, prefix: str, older_than_seconds: float, held: Container[str] = ()) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 FIRST_BYTES, MOST_BYTES = 2**18, 2**23
-"""Sizes of a fetch: after a jump, and when the reading goes on in order. The last ones bound a file's memory."""
+"""Sizes of a fetch: minimum after a jump, and maximum for sequential reading. The maximum bounds a file's memory."""
 _BUFFER_BYTES = 2**16
 
 
@@ -17,8 +17,8 @@ def ranged_file(fetch: Callable[[int, int], bytes], size: int, tail: bytes = b""
 
 
 class _Ranged(io.RawIOBase):
-    """Keeps the bytes that were fetched last. Each fetch is twice as large as the one before while the reading goes on
-    in order, as through a zip of many images, and small again after a jump."""
+    """Caches the latest fetch. In sequential reading, as of a zip with many images, each fetch is twice as large as the
+    one before; after a jump it is small again."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int, tail: bytes) -> None:
         self._fetch, self._size = fetch, size

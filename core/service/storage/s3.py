@@ -16,7 +16,7 @@ from core.service.storage.s3_reading import S3Reader
 
 
 class S3Store:
-    """An S3-compatible bucket. Our SHA-256 travels beside the object: not all servers check their own checksums."""
+    """An S3-compatible bucket. Our SHA-256 is stored as metadata, since not all servers check their own checksums."""
 
     def __init__(
         self, bucket: str, prefix: str, endpoint_url: str | None, region: str, public_endpoint_url: str | None = None
@@ -27,7 +27,7 @@ class S3Store:
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         config = Config(
             connect_timeout=5,
-            # A store that freezes is told to be away after a minute: three tries of a part, and three to give it up.
+            # A frozen store is reported as unavailable after a minute: three tries of a part, and three to abort it.
             read_timeout=10,
             retries={"max_attempts": 3, "mode": "standard"},
             s3={"addressing_style": "path"} if endpoint_url else {},
@@ -42,7 +42,7 @@ class S3Store:
         signing = config.merge(Config(signature_version="s3v4"))
         public = public_endpoint_url or endpoint_url
         self.signer: Any = boto3.client("s3", endpoint_url=public, region_name=region, config=signing)
-        # An endpoint of our own network is none that clients reach; Amazon's is.
+        # Clients can reach Amazon's endpoint, but not one in our own network.
         self.is_public = public_endpoint_url is not None or endpoint_url is None
 
     def put(self, key: str, data: bytes) -> StoredObject:
@@ -54,7 +54,7 @@ class S3Store:
     def put_file(self, key: str, file: IO[bytes]) -> StoredObject:
         sha256, size = file_digest(file)
         extra = {"Metadata": {"sha256": sha256}}
-        # A transfer closes the file that it was given; the caller's stays open.
+        # A transfer closes its file, but the caller's must stay open.
         with S3Guard(key), os.fdopen(os.dup(file.fileno()), "rb") as copy:
             self.client.upload_fileobj(copy, self.bucket, self.prefix + key, ExtraArgs=extra)
         return StoredObject(key, sha256, size)
@@ -72,7 +72,7 @@ class S3Store:
             objects = [{"Key": self.prefix + key} for key in keys[start : start + 1000]]
             with S3Guard(keys[start]):
                 answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
-            if answer.get("Errors"):  # told in the answer's body, with status 200
+            if answer.get("Errors"):  # reported in the response's body, with status 200
                 raise unusable(f"it kept {len(answer['Errors'])} objects")
 
     def list(self, prefix: str) -> list[str]:
@@ -165,13 +165,13 @@ class S3Store:
             self.client.head_bucket(Bucket=self.bucket)
 
     def create_bucket(self) -> None:
-        """Makes the bucket unless it is there."""
+        """Creates the bucket unless it exists."""
         with S3Guard(self.bucket):
             if self.bucket not in {bucket["Name"] for bucket in self.client.list_buckets()["Buckets"]}:
                 self.client.create_bucket(Bucket=self.bucket)
 
 
 def _now(answer: dict[str, Any]) -> datetime.datetime:
-    """The store's clock, which dates its objects, as its answer shows it; ours where it shows none."""
+    """Returns the store's time, which dates its objects, from the response; our own time if it has none."""
     told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     return parsedate_to_datetime(told) if told else datetime.datetime.now(datetime.UTC)

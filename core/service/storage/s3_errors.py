@@ -1,4 +1,4 @@
-"""Errors of an S3 client's calls as the service's own."""
+"""Converts errors of an S3 client to the service's own."""
 
 from http.client import HTTPException
 from typing import Any
@@ -20,11 +20,11 @@ _OPERATOR_CODES = {
     "RequestTimeTooSkewed": "this host's clock is wrong",
     "SignatureDoesNotMatch": "the secret key is wrong",
 }
-"""Refusals that last until an operator changes something, and what that is."""
+"""Rejections that last until an operator changes something, with the required change."""
 
 
 def require_length(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
-    """Refuses an answer whose headers broke off, before the client reads it: it would take one without a body for an
+    """Rejects a response with interrupted headers before the client parses it, which would read a missing body as an
     empty list. Raises StorageUnavailable."""
     headers = response_dict["headers"]
     needs_none = operation_model.http["method"] == "HEAD" or response_dict["status_code"] == _NO_CONTENT
@@ -33,8 +33,7 @@ def require_length(operation_model: Any, response_dict: dict[str, Any], **_: obj
 
 
 class S3Guard:
-    """Turns whatever a call raises into NotFound or StorageUnavailable: not every error of the connection is one of
-    boto3's."""
+    """Converts all errors of a call to NotFound or StorageUnavailable. Not every connection error is one of boto3's."""
 
     def __init__(self, key: str) -> None:
         self.key = key

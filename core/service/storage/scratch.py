@@ -1,4 +1,4 @@
-"""Room for temporary files, on our own disk: its errors are not those of the object store."""
+"""Temporary files on our own disk. Its errors are different from those of the object store."""
 
 import errno
 import shutil
@@ -14,7 +14,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @contextmanager
 def writing_scratch() -> Iterator[None]:
-    """Wraps what writes temporary files. Raises ScratchFull when their disk has no room."""
+    """Wraps writes of temporary files. Raises ScratchFull when their disk is full."""
     try:
         yield
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Webhooks: tenants hear of events at addresses of their own, in the form of Standard Webhooks."""
+"""Webhooks: events are sent to URLs of tenants, according to Standard Webhooks."""

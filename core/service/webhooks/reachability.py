@@ -1,20 +1,20 @@
-"""Tells a receiver that is away from a network of our own that is."""
+"""Distinguishes an unreachable receiver from a failure of our own network."""
 
 import threading
 import time
 
 UNREACHED = frozenset({"timed_out", "host_unknown", "connection_failed", "tls_failed"})
-"""Codes of attempts that got no answer: the receiver's fault, or that of the network between."""
+"""Codes of attempts without a response: the receiver or the network in between is at fault."""
 _RECENT_SECONDS = 900.0
 _FEWEST = 2
-"""Other tenants that must have been tried, before their failures prove anything."""
+"""Minimum number of other tenants whose attempts count as evidence."""
 
 
 class Reachability:
     """The latest attempt for each tenant, as this process saw it. Safe to share between threads.
 
-    Tenants are counted and not webhooks: one tenant with many dead receivers must not keep its own, or anybody else's,
-    from being disabled.
+    Counts tenants, not webhooks: one tenant with many dead receivers must not prevent its own or others' webhooks from
+    being disabled.
     """
 
     def __init__(self) -> None:
@@ -22,15 +22,15 @@ class Reachability:
         self._lock = threading.Lock()
 
     def note(self, tenant: str, code: str | None) -> None:
-        """Notes how an attempt ended; `code` is None for one that was taken."""
+        """Records the result of an attempt. `code` is None for success."""
         now = time.monotonic()
         with self._lock:
             self._latest[tenant] = (now, code not in UNREACHED)
             self._latest = {other: seen for other, seen in self._latest.items() if now - seen[0] < _RECENT_SECONDS}
 
     def is_ours(self, tenant: str, code: str | None) -> bool:
-        """Whether an attempt without an answer is likely our own network's fault: most other tenants that were tried
-        lately got none either."""
+        """Returns whether a missing response is likely our own network's fault, because most other tenants' recent
+        attempts had none either."""
         if code not in UNREACHED:
             return False
         now = time.monotonic()

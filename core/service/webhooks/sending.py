@@ -1,8 +1,8 @@
-"""One POST to an address that a stranger chose.
+"""One POST to a URL that a stranger chose.
 
-The host is looked up here, every address is checked, and the connection goes to a checked address itself, so that
-another answer of the look-up afterwards changes nothing. The standard library's client is enough: it follows no
-redirect, asks no proxy, and lets the connection be made here. Nothing of an answer's body is read.
+The host is looked up here, every address is checked, and the connection is made to a checked address, so that a later
+change of the DNS record has no effect. The standard library's client is sufficient: it follows no redirects, uses no
+proxy, and accepts a connection made here. The response's body is not read.
 """
 
 import http.client
@@ -34,7 +34,7 @@ class DeliveryFailed(CoreError):
 
 
 def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allow_private: bool, seconds: float) -> int:
-    """Returns the answer's status, at most `seconds` after the call. Look-ups count for the `tenant`. Raises
+    """Returns the response's status within `seconds`. Look-ups count for the `tenant`. Raises
     DeliveryFailed, WebhookUrlRefused."""
     target = parse(url, allow_private=allow_private)
     deadline = time.monotonic() + seconds
@@ -57,7 +57,7 @@ def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allo
 
 
 def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) -> list[str]:
-    """Returns the host's addresses, none of which may be private: a host that has both kinds is not to be trusted."""
+    """Returns the host's addresses. None may be private: a host with both kinds is not trusted."""
     try:
         addresses = lookups.addresses(tenant, target.host, target.port, deadline - time.monotonic())
     except lookups.TooManyLookups as error:
@@ -73,8 +73,8 @@ def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) 
 
 @contextmanager
 def _connected(target: Target, addresses: list[str], deadline: float) -> Iterator[http.client.HTTPConnection]:
-    """Opens a connection that is cut at the deadline: an answer that comes byte by byte meets no time-out of a
-    socket."""
+    """Opens a connection that is closed at the deadline. Socket timeouts would not stop a response that arrives byte by
+    byte."""
     plain = _socket(addresses, target.port, deadline)
     stream = plain
     if target.is_https:
@@ -110,12 +110,12 @@ def _socket(addresses: list[str], port: int, deadline: float) -> socket.socket:
 
 
 def _cut(stream: socket.socket) -> None:
-    """Wakes the reader, without TLS's own farewell, which would wait too."""
+    """Closes the socket to wake the reader, without TLS's closing handshake, which would wait too."""
     with suppress(OSError):
         socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Returns a context that trusts what the system trusts, or SSL_CERT_FILE."""
+    """Returns a TLS context that trusts the system's certificates, or those in SSL_CERT_FILE."""
     return ssl.create_default_context()

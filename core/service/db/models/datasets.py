@@ -22,8 +22,8 @@ class Dataset(JobColumns, Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     """Size of the archive."""
     digest: Mapped[str | None] = mapped_column(String(64))
-    """Digest of the accepted images and their classes. Equal content gives an equal digest, whatever the zip looks
-    like."""
+    """Digest of the accepted images and their classes. The same content gives the same digest, whatever the zip's
+    layout."""
     classes: Mapped[list[Any]] = mapped_column(default=list)
     """[{id, name, images}]"""
     images: Mapped[int] = mapped_column(default=0)

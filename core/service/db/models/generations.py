@@ -61,7 +61,7 @@ class GenerationImage(TenantOwned, Base):
 
 
 class GenerationPreview(TenantOwned, Base):
-    """An image as it would have ended, seen from one of its steps."""
+    """The final image as predicted at one of its steps."""
 
     __tablename__ = "generation_previews"
 

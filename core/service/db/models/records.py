@@ -91,7 +91,7 @@ class DiscardedObject(TenantOwned, Base):
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
     tenant_id: Mapped[str] = mapped_column(String(40))
-    """No foreign key: the object is there until it is deleted, whatever became of the tenant."""
+    """Not a foreign key: the object may outlive its tenant."""
     object_key: Mapped[str] = mapped_column(String(500))
     due_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), index=True)
     """Time from which it may be deleted. A worker that deletes it moves this time on, so that no other worker does

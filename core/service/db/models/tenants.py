@@ -16,7 +16,7 @@ class Tenant(TenantOwned, Base):
     tenant_id: Mapped[str] = synonym("id")
     name: Mapped[str] = mapped_column(String(200), unique=True)
     weight: Mapped[float] = mapped_column(default=1.0)
-    """Share of the device beside other tenants'."""
+    """Weight of the tenant's share of the device, relative to other tenants."""
     quotas: Mapped[dict[str, Any]] = mapped_column(default=dict)
     deleted_at: Mapped[datetime.datetime | None]
     """Since then nobody sees it, and workers remove its rows step by step."""

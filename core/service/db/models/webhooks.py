@@ -49,7 +49,7 @@ class WebhookDelivery(TenantOwned, Base):
     webhook_id: Mapped[str] = mapped_column(String(40), ForeignKey("webhooks.id", ondelete="CASCADE"))
     type: Mapped[str] = mapped_column(String(60))
     body: Mapped[str] = mapped_column(Text)
-    """Body exactly as it is sent and signed."""
+    """Exact bytes that are sent and signed."""
     status: Mapped[str] = mapped_column(String(20), default="pending")
     """pending, succeeded or failed"""
     attempt: Mapped[int] = mapped_column(default=0)
