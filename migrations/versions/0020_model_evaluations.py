@@ -1,4 +1,4 @@
-"""What a generation and a day took is counted in model evaluations."""
+"""Renames the columns that count the work of generations and days to model evaluations."""
 
 from alembic import op
 
