@@ -33,6 +33,7 @@ from api.routes import (
     webhooks,
 )
 from api.signing import load_secret
+from core.service import keys as api_keys
 from core.service.broker import CeleryDispatcher, make_celery
 from core.service.config import Settings, get_settings
 from core.service.db.clock import check_clock
@@ -44,7 +45,6 @@ from core.service.logs import configure_logs
 from core.service.storage import open_store
 from core.service.storage.scratch import check_scratch
 from core.service.tenancy import SYSTEM
-from core.service.tenants import service as tenants
 from core.service.tracing import configure_traces
 
 
@@ -94,7 +94,7 @@ def prepare(services: Services) -> None:
     configured = settings.admin_key.get_secret_value() if settings.admin_key else None
     with services.database.session(SYSTEM) as session:
         check_clock(session)
-        new_key = tenants.ensure_admin_key(session, configured)
+        new_key = api_keys.ensure_admin_key(session, configured)
     if new_key is not None:
         print(f"\nThe first administrator's key, shown only now:\n\n    {new_key}\n", flush=True)
 

@@ -6,9 +6,9 @@ from fastapi import Depends, Query, Request
 from fastapi.security.utils import get_authorization_scheme_param
 
 from api.signing import signature_is_valid
+from core.service import keys
 from core.service.errors import Forbidden, Unauthenticated
 from core.service.tenancy import SYSTEM, Scope
-from core.service.tenants import service as tenants
 
 
 def authenticate(request: Request) -> Scope:
@@ -25,7 +25,7 @@ def authenticate(request: Request) -> Scope:
     services = request.app.state.services
     try:
         with services.database.statements() as session:
-            scope: Scope = tenants.authenticate(session, token)
+            scope: Scope = keys.authenticate(session, token)
     except Unauthenticated:
         services.refused_keys.count(request, token)
         services.limits.count_wrong_key(request)

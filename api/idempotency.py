@@ -123,15 +123,15 @@ class _Run:
 
     def begin(self, digest: str) -> Answer | None:
         with self.database.session(self.scope) as session:
-            return idempotency.begin(session, self.scope, self.key, digest)
+            return idempotency.begin(session, self.key, digest)
 
     def end(self) -> None:
         """Stores the response, or frees the key when there is none."""
         with self.database.session(self.scope) as session:
             if self.answer is None:
-                idempotency.abandon(session, self.scope, self.key)
+                idempotency.abandon(session, self.key)
             else:
-                idempotency.complete(session, self.scope, self.key, self.answer)
+                idempotency.complete(session, self.key, self.answer)
 
 
 async def _digest(request: Request) -> str:

@@ -14,10 +14,10 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
 from api.waiting import wait_for
+from core.service import keys as api_keys
 from core.service.db.models import Finetune, Generation
 from core.service.db.session import Database
 from core.service.tenancy import SYSTEM
-from core.service.tenants import repository as tenants
 
 logger = structlog.get_logger()
 _INTERVAL = 0.2
@@ -131,5 +131,5 @@ class Notifier:
                 last = select(Finetune.id, Finetune.status, Finetune.last_event_id).where(Finetune.id.in_(finetunes))
                 states |= {id: (status, event) for id, status, event in session.execute(last)}
             if keys:
-                states |= dict.fromkeys(tenants.working_keys(session, keys), _WORKS)
+                states |= dict.fromkeys(api_keys.working(session, keys), _WORKS)
         return states

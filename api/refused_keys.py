@@ -10,9 +10,9 @@ from fastapi import Request
 from api.limits import address_of
 from api.waiting import wait_for
 from core.artifact.errors import CoreError
+from core.service import keys
 from core.service.db.session import Database
 from core.service.tenancy import SYSTEM
-from core.service.tenants import service as tenants
 
 logger = structlog.get_logger()
 MAX_ADDRESSES = 20
@@ -45,7 +45,7 @@ class RefusedKeys:
         with self._lock:
             if address not in self._counts and len(self._counts) >= MAX_ADDRESSES:
                 address = None
-            first = _Refusals(tenants.id_of(token), request.state.request_id)
+            first = _Refusals(keys.id_of(token), request.state.request_id)
             self._counts.setdefault(address, first).count += 1
 
     def record(self) -> None:
@@ -56,7 +56,7 @@ class RefusedKeys:
             return
         with self.database.session(SYSTEM) as session:
             for address, refused in counts.items():
-                tenants.record_refused(session, SYSTEM, refused.key_id, address, refused.request_id, refused.count)
+                keys.record_refused(session, refused.key_id, address, refused.request_id, refused.count)
 
     def start(self) -> None:
         self._closing = asyncio.Event()

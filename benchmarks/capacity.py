@@ -20,7 +20,7 @@ from core.ml.bundled import mini_base_folder
 from core.ml.model.folding import VectorLayout
 from core.service.config import Settings
 from core.service.finetunes.service import FinetuneRequest
-from core.service.generations.service import GenerationRequest
+from core.service.generations import GenerationRequest
 
 PAGE = Path("docs/capacity.md")
 CARD = mini_base_folder() / "MODEL_CARD.md"

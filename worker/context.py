@@ -12,8 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from core.artifact.errors import ChecksumMismatch, CoreError, NotFound
-from core.service import fleet
-from core.service.adapters import service as adapters
+from core.service import adapters, fleet
 from core.service.config import Settings
 from core.service.db.base import new_id
 from core.service.db.models import Dataset, Finetune

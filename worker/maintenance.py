@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 
 from core.artifact.errors import CoreError
-from core.service import jobs, orphans
+from core.service import deletions, jobs, orphans
 from core.service.datasets import uploads
 from core.service.db.clock import check_clock
-from core.service.deletions import service as deletions
 from core.service.errors import DatabaseUnavailable
 from core.service.retention import Retention
 from worker.context import Context

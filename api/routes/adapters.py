@@ -18,12 +18,9 @@ from api.schemas.domains import DomainOut
 from api.streams import Download
 from api.threads import ADAPTERS, runs_in
 from core.artifact.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound
-from core.service import fleet
-from core.service.adapters import service as adapters
+from core.service import adapters
 from core.service.db.models import Adapter
-from core.service.domains import service as domains
 from core.service.errors import AdapterQuarantined, BaseNotLoaded, StorageQuotaExceeded
-from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 
@@ -40,8 +37,8 @@ def list_adapters(
 ) -> Listing[AdapterOut]:
     """List a domain's adapter versions, newest first."""
     with database.session(scope) as session:
-        rows = adapters.listing(session, scope, id, replace(page, status=status))
-        return listing(rows, AdapterOut.model_validate)
+        found = adapters.page(session, id, replace(page, status=status))
+        return listing(found, AdapterOut.model_validate)
 
 
 @router.post(
@@ -70,21 +67,14 @@ def upload_adapter(
     limit = services.settings.max_adapter_bytes
     if (file.size or 0) > limit:
         raise PayloadTooLarge(limit)
-    with services.database.session(scope) as session:
-        domains.get(session, scope, id)
-        base = fleet.served_base(session, services.settings.base_model)
-        Quotas(session, scope, services.settings).admit_bytes(file.size or 0)  # before anything is stored
-    artifact, stored = adapters.store_upload(services.store, scope, id, file.file.read(), base, limit)
-    with services.database.session(scope) as session:
-        Quotas(session, scope, services.settings).admit_bytes(stored.size)
-        return AdapterOut.model_validate(adapters.create_uploaded(session, scope, id, artifact, stored))
+    return AdapterOut.model_validate(adapters.upload(services, scope, id, file.file, file.size or 0))
 
 
 @router.get("/adapters/{id}", operation_id="get_adapter", responses=problems(NotFound))
 def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
     """Get an adapter."""
     with database.session(scope) as session:
-        return AdapterOut.model_validate(adapters.get(session, scope, id))
+        return AdapterOut.model_validate(adapters.get(session, id))
 
 
 @router.get(
@@ -115,9 +105,9 @@ async def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> 
 def promote_adapter(id: str, adapter_id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> DomainOut:
     """Make a version the active one. To roll back, promote an older version."""
     with database.session(scope) as session:
-        return with_cover(session, scope, request, adapters.promote(session, scope, id, adapter_id))
+        return with_cover(session, request, adapters.promote(session, id, adapter_id))
 
 
 def _download(services: Services, scope: Scope, id: str) -> Adapter:
     with services.database.session(scope) as session:
-        return adapters.download(session, scope, id)
+        return adapters.download(session, id)

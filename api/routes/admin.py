@@ -23,14 +23,11 @@ from api.schemas.tenants import (
 )
 from api.schemas.usage import AuditOut, QueueOut, TenantUsageDayOut, WorkerOut
 from core.artifact.errors import NotFound
-from core.service import audit, fleet, metering, queues
-from core.service.adapters import service as adapters
-from core.service.adapters.repository import Filters
+from core.service import adapters, audit, deletions, fleet, keys, metering, queues, tenants
+from core.service.adapters import Filters
 from core.service.db.paging import number_of, page_of
-from core.service.deletions import service as deletions
 from core.service.errors import KeyRevoked, LastAdminKey, NameTaken
-from core.service.tenants import service as tenants
-from core.service.tenants.service import IssuedKey
+from core.service.keys import IssuedKey
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute, dependencies=[Depends(get_admin)])
 Filter = Annotated[Identifier | None, Query()]
@@ -40,14 +37,14 @@ Filter = Annotated[Identifier | None, Query()]
 def create_tenant(body: TenantCreate, database: DatabaseDep, admin: AdminDep) -> TenantOut:
     """Create a tenant."""
     with database.session(admin) as session:
-        return TenantOut.model_validate(tenants.create(session, admin, body.name))
+        return TenantOut.model_validate(tenants.create(session, body.name))
 
 
 @router.get("/tenants", operation_id="list_tenants")
 def list_tenants(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantOut]:
     """List all tenants, newest first."""
     with database.session(admin) as session:
-        return listing(tenants.listing(session, page), TenantOut.model_validate)
+        return listing(tenants.page(session, page), TenantOut.model_validate)
 
 
 @router.get("/tenants/{id}", operation_id="get_tenant", responses=problems(NotFound))
@@ -61,14 +58,14 @@ def get_tenant(id: str, database: DatabaseDep, admin: AdminDep) -> TenantOut:
 def change_tenant(id: str, body: TenantChange, database: DatabaseDep, admin: AdminDep) -> TenantOut:
     """Change a tenant's name, weight or quotas."""
     with database.session(admin) as session:
-        return TenantOut.model_validate(tenants.change(session, admin, id, changes(body)))
+        return TenantOut.model_validate(tenants.change(session, id, changes(body)))
 
 
 @router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant", responses=deleted(NotFound))
 def delete_tenant(id: str, response: Response, database: DatabaseDep, admin: AdminDep) -> None:
     """Delete a tenant and everything it owns. `Location` points to the receipt."""
     with database.session(admin) as session:
-        deletion = tenants.delete(session, admin, id)
+        deletion = tenants.delete(session, id)
     response.headers["Location"] = f"/v1/admin/deletions/{deletion.id}"
 
 
@@ -76,28 +73,28 @@ def delete_tenant(id: str, response: Response, database: DatabaseDep, admin: Adm
 def create_key(id: str, body: KeyCreate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
     """Create an API key. Only this response contains the key itself."""
     with database.session(admin) as session:
-        return _issued(tenants.issue_key(session, admin, id, body.name, body.scopes, body.lifetime_seconds))
+        return _issued(keys.issue(session, id, body.name, body.scopes, body.lifetime_seconds))
 
 
 @router.get("/tenants/{id}/keys", operation_id="list_keys", responses=problems(NotFound))
 def list_keys(id: str, database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[KeyOut]:
     """List a tenant's keys, newest first, without secrets."""
     with database.session(admin) as session:
-        return listing(tenants.keys(session, id, page), KeyOut.model_validate)
+        return listing(keys.page(session, id, page), KeyOut.model_validate)
 
 
 @router.patch("/keys/{id}", operation_id="change_key", responses=problems(NotFound, KeyRevoked))
 def change_key(id: str, body: KeyChange, database: DatabaseDep, admin: AdminDep) -> KeyOut:
     """Change a key's name or expiry date."""
     with database.session(admin) as session:
-        return KeyOut.model_validate(tenants.change_key(session, admin, id, changes(body)))
+        return KeyOut.model_validate(keys.change(session, id, changes(body)))
 
 
 @router.post("/keys/{id}/rotate", status_code=201, operation_id="rotate_key", responses=problems(NotFound, KeyRevoked))
 def rotate_key(id: str, body: KeyRotate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
     """Replace a key by a new one with the same name and scopes. The old key keeps working for the overlap."""
     with database.session(admin) as session:
-        return _issued(tenants.rotate_key(session, admin, id, body.overlap_seconds, body.lifetime_seconds))
+        return _issued(keys.rotate(session, id, body.overlap_seconds, body.lifetime_seconds))
 
 
 @router.delete("/keys/{id}", status_code=204, operation_id="revoke_key", responses=problems(NotFound, LastAdminKey))
@@ -106,7 +103,7 @@ def revoke_key(id: str, database: DatabaseDep, admin: AdminDep) -> None:
     image URLs issued to it work until they expire. The last administrator's key cannot be revoked: rotate it
     instead."""
     with database.session(admin) as session:
-        tenants.revoke_key(session, admin, id)
+        keys.revoke(session, id)
 
 
 @router.get("/adapters", operation_id="list_all_adapters")
@@ -122,7 +119,7 @@ def list_all_adapters(
     """List the adapters of all tenants, newest first, with the workers that have them in memory."""
     with database.session(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
-        rows = adapters.admin_listing(session, admin, filters, page)
+        rows = adapters.page_of_all(session, filters, page)
         holders = fleet.residency(session)
         return listing(rows, lambda row: AdminAdapterOut.of(row, holders.get(row.sha256, [])))
 
@@ -139,7 +136,7 @@ def get_adapter_totals(
     """Get count and size of the stored adapters that match the filters."""
     with database.session(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
-        return AdapterTotals.model_validate(adapters.totals(session, admin, filters))
+        return AdapterTotals.model_validate(adapters.totals(session, filters))
 
 
 @router.get("/queues", operation_id="list_queues")
@@ -163,14 +160,14 @@ def list_workers(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listi
 def list_usage(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantUsageDayOut]:
     """List the usage of the last 30 days per tenant and day, newest first."""
     with database.session(admin) as session:
-        return listing(metering.days_page(session, admin, page), TenantUsageDayOut.model_validate)
+        return listing(metering.days_page(session, page), TenantUsageDayOut.model_validate)
 
 
 @router.get("/audit", operation_id="list_audit")
 def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
     """List the audit log, newest first."""
     with database.session(admin) as session:
-        return listing(audit.page(session, admin, tenant_id, page), AuditOut.model_validate)
+        return listing(audit.page(session, tenant_id, page), AuditOut.model_validate)
 
 
 @router.get("/deletions", operation_id="list_all_deletions")
@@ -179,14 +176,14 @@ def list_all_deletions(
 ) -> Listing[DeletionOut]:
     """List the receipts of deleted domains and tenants, newest first."""
     with database.session(admin) as session:
-        return listing(deletions.listing(session, admin, page, tenant_id), DeletionOut.model_validate)
+        return listing(deletions.page(session, page, tenant_id), DeletionOut.model_validate)
 
 
 @router.get("/deletions/{id}", operation_id="get_any_deletion", responses=problems(NotFound))
 def get_any_deletion(id: str, database: DatabaseDep, admin: AdminDep) -> DeletionReceiptOut:
     """Get a receipt: what was deleted, by which key, and when the deletion was complete."""
     with database.session(admin) as session:
-        return DeletionReceiptOut.model_validate(deletions.get(session, admin, id))
+        return DeletionReceiptOut.model_validate(deletions.get(session, id))
 
 
 def _issued(issued: IssuedKey) -> KeyIssued:

@@ -7,19 +7,18 @@ from sqlalchemy.orm import Session
 
 from api.schemas.domains import DomainOut
 from api.signing import signed_url
+from core.service import domains
 from core.service.db.models import Domain
-from core.service.domains import service as domains
-from core.service.tenancy import Scope
 
 
-def with_covers(session: Session, scope: Scope, request: Request, rows: Sequence[Domain]) -> dict[str, DomainOut]:
+def with_covers(session: Session, request: Request, rows: Sequence[Domain]) -> dict[str, DomainOut]:
     """Returns the domains by id, with signed URLs of their covers."""
-    covers = domains.covers(session, scope, [row.id for row in rows])
+    covers = domains.covers(session, [row.id for row in rows])
     rendered = {row.id: DomainOut.model_validate(row) for row in rows}
     for id, generation in covers.items():
         rendered[id].cover_url = signed_url(request, f"/v1/generations/{generation}/images/0")
     return rendered
 
 
-def with_cover(session: Session, scope: Scope, request: Request, row: Domain) -> DomainOut:
-    return with_covers(session, scope, request, [row])[row.id]
+def with_cover(session: Session, request: Request, row: Domain) -> DomainOut:
+    return with_covers(session, request, [row])[row.id]

@@ -26,12 +26,9 @@ from api.schemas.datasets import (
 from api.signing import signed_url, signer
 from api.threads import STORE, UPLOADS, run_in, runs_in
 from core.artifact.errors import InvalidRequest, NotFound
-from core.service.datasets import service as datasets
 from core.service.datasets import uploads
 from core.service.db.models import DatasetUpload
-from core.service.domains import service as domains
 from core.service.errors import ArchiveInvalid, PartsMissing, QuotaExceeded, StorageQuotaExceeded, UploadEnded
-from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 
@@ -60,14 +57,7 @@ def create_dataset_upload(
     if body.size_bytes > limit:
         raise PayloadTooLarge(limit)
     asked = uploads.UploadRequest(body.size_bytes, body.sha256, body.filename)
-    with services.database.session(scope) as session:
-        domains.get(session, scope, id)
-        Quotas(session, scope, services.settings).admit_dataset(body.size_bytes)  # before anything is stored
-    begun = uploads.begin(services.store, scope, id, asked, services.settings)
-    with services.database.session(scope) as session:
-        Quotas(session, scope, services.settings).admit_dataset(body.size_bytes)
-        upload = uploads.create(session, scope, begun, services.settings.upload_seconds)
-    return _with_parts(request, services, upload)
+    return _with_parts(request, services, uploads.begin(services, scope, id, asked))
 
 
 @router.get("", operation_id="list_dataset_uploads", responses=problems(NotFound))
@@ -80,8 +70,8 @@ def list_dataset_uploads(
 ) -> Listing[DatasetUploadOut]:
     """List a domain's unexpired uploads, newest first."""
     with database.session(scope) as session:
-        rows = uploads.listing(session, scope, id, replace(page, status=status))
-        return listing(rows, DatasetUploadOut.model_validate)
+        found = uploads.page(session, id, replace(page, status=status))
+        return listing(found, DatasetUploadOut.model_validate)
 
 
 @router.get("/{upload_id}", operation_id="get_dataset_upload", responses=problems(NotFound, StorageUnavailable))
@@ -92,7 +82,7 @@ def get_dataset_upload(
     """Get an upload: the parts received so far, and new URLs for all parts. Because of the URLs, the key needs the
     scope `write`."""
     with services.database.session(scope) as session:
-        upload = uploads.get(session, scope, id, upload_id)
+        upload = uploads.get(session, id, upload_id)
     return _with_parts(request, services, upload)
 
 
@@ -150,24 +140,8 @@ def complete_dataset_upload(
 ) -> DatasetOut:
     """Create the data set from an upload whose parts have all been received. The checks are the same as for an upload
     in one request; an unusable zip ends the upload. Completing it again returns the data set."""
-    with services.database.session(scope) as session:
-        upload = uploads.get(session, scope, id, upload_id)
-        if upload.status == "completed":
-            return DatasetOut.of(datasets.get(session, scope, upload.dataset_id), signer(request))
-        uploads.check_open(upload)
-        Quotas(session, scope, services.settings).admit_received_dataset()
-    uploads.join(services.store, upload, {part.number: part.etag.strip('"') for part in body.parts})
-    try:
-        uploads.check(services.store, upload, datasets.limits(services.settings))
-    except ArchiveInvalid as error:
-        with services.database.session(scope) as session:
-            uploads.fail(session, scope, id, upload_id, error)
-        services.store.delete([upload.object_key])
-        raise
-    with services.database.session(scope) as session:
-        Quotas(session, scope, services.settings).hold()
-        dataset = uploads.complete(session, scope, services.dispatcher, id, upload_id)
-        return DatasetOut.of(dataset, signer(request))
+    etags = {part.number: part.etag.strip('"') for part in body.parts}
+    return DatasetOut.of(uploads.complete(services, scope, id, upload_id, etags), signer(request))
 
 
 @router.delete(
@@ -179,15 +153,13 @@ def complete_dataset_upload(
 @runs_in(STORE)
 def abort_dataset_upload(id: str, upload_id: str, scope: WriterDep, services: ServicesDep) -> None:
     """Abort an upload and delete its parts."""
-    with services.database.session(scope) as session:
-        upload = uploads.abort(session, scope, id, upload_id)
-    uploads.drop(services.store, upload)
+    uploads.abort(services, scope, id, upload_id)
 
 
 def _expected(services: Services, scope: Scope, id: str, upload_id: str, number: int) -> tuple[DatasetUpload, int]:
     """Returns an open upload and the size of the part. Raises NotFound, UploadEnded."""
     with services.database.session(scope) as session:
-        upload = uploads.get(session, scope, id, upload_id)
+        upload = uploads.get(session, id, upload_id)
     uploads.check_open(upload)
     sizes = uploads.sizes(upload)
     if number > len(sizes):

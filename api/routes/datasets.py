@@ -19,9 +19,7 @@ from api.threads import STORE, UPLOADS, runs_in
 from core.artifact.errors import NotFound
 from core.service.datasets import service as datasets
 from core.service.db.paging import PageRequest
-from core.service.domains import service as domains
 from core.service.errors import ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded
-from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
@@ -57,14 +55,8 @@ def create_dataset(
     limit = services.settings.max_upload_bytes
     if (file.size or 0) > limit:
         raise PayloadTooLarge(limit)
-    with services.database.session(scope) as session:
-        domains.get(session, scope, id)
-        Quotas(session, scope, services.settings).admit_dataset(file.size or 0)  # before anything is stored
-    archive = datasets.store_archive(services.store, scope, id, file.file, datasets.limits(services.settings))
-    with services.database.session(scope) as session:
-        Quotas(session, scope, services.settings).admit_dataset(archive.size)
-        dataset = datasets.create(session, scope, services.dispatcher, id, archive)
-        return DatasetOut.of(dataset, signer(request))
+    dataset = datasets.receive(services, scope, id, file.file, file.size or 0)
+    return DatasetOut.of(dataset, signer(request))
 
 
 @router.get("/domains/{id}/datasets", operation_id="list_datasets", responses=problems(NotFound))
@@ -78,7 +70,7 @@ def list_datasets(
 ) -> Listing[DatasetOut]:
     """List a domain's data sets, newest first, without their rejected files."""
     with database.session(scope) as session:
-        rows = datasets.listing(session, scope, id, replace(page, status=status))
+        rows = datasets.page(session, id, replace(page, status=status))
         signed = signer(request)
         return listing(rows, lambda row: DatasetOut.of(row, signed))
 
@@ -87,17 +79,17 @@ def list_datasets(
 def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> DatasetOut:
     """Get a data set with its classes and first rejected files."""
     with database.session(scope) as session:
-        dataset = datasets.get(session, scope, id)
-        rendered = DatasetOut.of(dataset, signer(request))
-        rendered.report.rejected = first_rejected(datasets.rejected(session, scope, id, PageRequest(limit=100)))
-        return rendered
+        dataset = datasets.get(session, id)
+        found = DatasetOut.of(dataset, signer(request))
+        found.report.rejected = first_rejected(datasets.rejected(session, id, PageRequest(limit=100)))
+        return found
 
 
 @router.get("/datasets/{id}/report", operation_id="list_rejected_files", responses=problems(NotFound))
 def list_rejected_files(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[RejectedFile]:
     """List the rejected files of a data set with reasons, in their order in the zip."""
     with database.session(scope) as session:
-        return listing(datasets.rejected(session, scope, id, page), RejectedFile.of)
+        return listing(datasets.rejected(session, id, page), RejectedFile.of)
 
 
 @router.get(
@@ -117,5 +109,5 @@ def get_class_example(
 ) -> Response:
     """Get thumbnails of the first images of a class, with an API key or a signed URL."""
     with services.database.session(scope) as session:
-        key = datasets.example(session, scope, id, class_id)
+        key = datasets.example(session, id, class_id)
     return png(request, partial(services.store.get, key))

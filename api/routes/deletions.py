@@ -9,7 +9,7 @@ from api.openapi import problems
 from api.schemas.common import Listing, listing
 from api.schemas.deletions import DeletionOut, DeletionReceiptOut
 from core.artifact.errors import NotFound
-from core.service.deletions import service as deletions
+from core.service import deletions
 
 router = APIRouter(prefix="/v1/deletions", tags=["deletions"], route_class=IdempotentRoute)
 
@@ -18,11 +18,11 @@ router = APIRouter(prefix="/v1/deletions", tags=["deletions"], route_class=Idemp
 def list_deletions(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DeletionOut]:
     """List the receipts of your deleted domains, newest first."""
     with database.session(scope) as session:
-        return listing(deletions.listing(session, scope, page), DeletionOut.model_validate)
+        return listing(deletions.page(session, page), DeletionOut.model_validate)
 
 
 @router.get("/{id}", operation_id="get_deletion", responses=problems(NotFound))
 def get_deletion(id: str, database: DatabaseDep, scope: ReaderDep) -> DeletionReceiptOut:
     """Get a receipt: what was deleted, and when the deletion was complete."""
     with database.session(scope) as session:
-        return DeletionReceiptOut.model_validate(deletions.get(session, scope, id))
+        return DeletionReceiptOut.model_validate(deletions.get(session, id))

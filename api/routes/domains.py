@@ -10,8 +10,8 @@ from api.routes.covers import with_cover, with_covers
 from api.schemas.common import Listing, changes, listing
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
 from core.artifact.errors import NotFound
+from core.service import domains
 from core.service import etags as versions
-from core.service.domains import service as domains
 from core.service.errors import ChangedMeanwhile, NameTaken
 
 router = APIRouter(prefix="/v1/domains", tags=["domains"], route_class=IdempotentRoute)
@@ -22,25 +22,25 @@ def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, s
     """Create a domain: an image style that the base is taught."""
     with database.session(scope) as session:
         base = services.settings.base_model
-        return DomainOut.model_validate(domains.create(session, scope, body.name, body.description, base))
+        return DomainOut.model_validate(domains.create(session, body.name, body.description, base))
 
 
 @router.get("", operation_id="list_domains")
 def list_domains(request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DomainOut]:
     """List your domains, newest first."""
     with database.session(scope) as session:
-        rows = domains.listing(session, scope, page)
-        covers = with_covers(session, scope, request, rows.data)
-        return listing(rows, lambda row: covers[row.id])
+        found = domains.page(session, page)
+        covers = with_covers(session, request, found.data)
+        return listing(found, lambda row: covers[row.id])
 
 
 @router.get("/{id}", operation_id="get_domain", responses=tagged(NotFound))
 def get_domain(id: str, request: Request, response: Response, database: DatabaseDep, scope: ReaderDep) -> DomainOut:
     """Get a domain."""
     with database.session(scope) as session:
-        domain = domains.get(session, scope, id)
+        domain = domains.get(session, id)
         response.headers["ETag"] = versions.tag(domain)
-        return with_cover(session, scope, request, domain)
+        return with_cover(session, request, domain)
 
 
 @router.patch("/{id}", operation_id="change_domain", responses=tagged(NotFound, NameTaken, ChangedMeanwhile))
@@ -55,14 +55,14 @@ def change_domain(
 ) -> DomainOut:
     """Change a domain's name or description."""
     with database.session(scope) as session:
-        domain = domains.change(session, scope, id, changes(body), if_match)
+        domain = domains.change(session, id, changes(body), if_match)
         response.headers["ETag"] = versions.tag(domain)
-        return with_cover(session, scope, request, domain)
+        return with_cover(session, request, domain)
 
 
 @router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=deleted(NotFound))
 def delete_domain(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
     """Delete a domain and its data sets, fine-tunes, adapters and images. `Location` points to the receipt."""
     with database.session(scope) as session:
-        deletion = domains.delete(session, scope, id)
+        deletion = domains.delete(session, id)
     response.headers["Location"] = f"/v1/deletions/{deletion.id}"

@@ -25,9 +25,8 @@ from api.threads import STORE, runs_in
 from api.waiting import wait_for
 from core.artifact.errors import CoreError, NotFound
 from core.artifact.jobs import ENDED, JobStatus
-from core.service import fleet
+from core.service import domains, fleet
 from core.service.db.models import FinetuneEvent
-from core.service.domains import service as domains
 from core.service.errors import (
     BaseNotLoaded,
     DatasetNotReady,
@@ -73,16 +72,16 @@ def create_finetune(
         request = body.to_request()
         if body.dry_run:
             response.status_code = 200
-            domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
+            domains.get(session, id)  # another tenant's is not found, whatever the workers hold
             base = fleet.served_base(session, services.settings.base_model)
             request = finetunes.checked_size(request, base)
             memory = services.settings.training_memory_bytes
-            return EstimateOut.model_validate(finetunes.estimate(session, scope, id, request, base, memory))
+            return EstimateOut.model_validate(finetunes.estimate(session, id, request, base, memory))
         if request.image_size is not None:
-            domains.get(session, scope, id)
+            domains.get(session, id)
             request = finetunes.checked_size(request, fleet.served_base(session, services.settings.base_model))
-        Quotas(session, scope, services.settings).admit_finetune()
-        return FinetuneOut.of(finetunes.create(session, scope, services.dispatcher, id, request))
+        Quotas(session, services.settings).admit_finetune()
+        return FinetuneOut.of(finetunes.create(session, services.dispatcher, id, request))
 
 
 @router.get("/domains/{id}/finetunes", operation_id="list_finetunes", responses=problems(NotFound))
@@ -95,7 +94,7 @@ def list_finetunes(
 ) -> Listing[FinetuneOut]:
     """List a domain's fine-tunes, newest first."""
     with database.session(scope) as session:
-        rows = finetunes.listing(session, scope, id, replace(page, status=status))
+        rows = finetunes.listing(session, id, replace(page, status=status))
         return listing(rows, FinetuneOut.of)
 
 
@@ -103,14 +102,14 @@ def list_finetunes(
 def get_finetune(id: str, database: DatabaseDep, scope: ReaderDep) -> FinetuneOut:
     """Get a fine-tune."""
     with database.session(scope) as session:
-        return FinetuneOut.of(finetunes.get(session, scope, id))
+        return FinetuneOut.of(finetunes.get(session, id))
 
 
 @router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics", responses=problems(NotFound))
 def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> MetricsOut:
     """Get the loss curve. Long curves are thinned to about 2,000 evenly spaced points, including first and last."""
     with database.session(scope) as session:
-        return MetricsOut.model_validate({"data": finetunes.metrics(session, scope, id)})
+        return MetricsOut.model_validate({"data": finetunes.metrics(session, id)})
 
 
 @router.post(
@@ -122,7 +121,7 @@ def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> Me
 def cancel_finetune(id: str, database: DatabaseDep, scope: WriterDep) -> FinetuneOut:
     """Cancel a fine-tune: immediately if queued, after the current step if running."""
     with database.session(scope) as session:
-        return FinetuneOut.of(finetunes.cancel(session, scope, id))
+        return FinetuneOut.of(finetunes.cancel(session, id))
 
 
 @router.get(
@@ -178,7 +177,7 @@ def get_finetune_sample(
 ) -> Response:
     """Get the image of a `sample` event, with an API key or a signed URL."""
     with services.database.session(scope) as session:
-        following = finetunes.events_after(session, scope, id, event_id - 1)
+        following = finetunes.events_after(session, id, event_id - 1)
         event = following[0] if following else None
         if event is None or event.id != event_id or event.type != "sample":
             raise NotFound("sample", f"{id}/{event_id}")
@@ -213,8 +212,8 @@ async def _stream(services: Services, scope: Scope, id: str, last_id: int, reque
 def _read(services: Services, scope: Scope, id: str, last_id: int) -> tuple[list[FinetuneEvent], bool]:
     """The next page of events, and whether the fine-tune has ended: none come then but those that are there."""
     with services.database.session(scope) as session:
-        ended = finetunes.get(session, scope, id).status in ENDED  # first: its last event is then visible
-        events = list(finetunes.events_after(session, scope, id, last_id))
+        ended = finetunes.get(session, id).status in ENDED  # first: its last event is then visible
+        events = list(finetunes.events_after(session, id, last_id))
     return events, ended
 
 

@@ -21,8 +21,7 @@ from api.threads import STORE, runs_in
 from api.waiting import LONGEST_WAIT, preferred_wait
 from core.artifact.errors import BaseMismatch, ChecksumMismatch, NotFound, QueueFull, UnknownClass
 from core.artifact.jobs import ENDED, JobStatus
-from core.service import fleet
-from core.service.domains import service as domains
+from core.service import domains, fleet, generations
 from core.service.errors import (
     AdapterQuarantined,
     BaseNotLoaded,
@@ -31,7 +30,6 @@ from core.service.errors import (
     NoActiveAdapter,
     QuotaExceeded,
 )
-from core.service.generations import service as generations
 from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
@@ -97,7 +95,7 @@ def list_generations(
 ) -> Listing[GenerationOut]:
     """List a domain's generations, newest first."""
     with database.session(scope) as session:
-        rows = generations.listing(session, scope, id, replace(page, status=status))
+        rows = generations.page(session, id, replace(page, status=status))
         signed = signer(request)
         return listing(rows, lambda row: GenerationOut.of(row, signed))
 
@@ -106,7 +104,7 @@ def list_generations(
 def get_generation(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> GenerationOut:
     """Get a generation, with signed URLs of its images."""
     with database.session(scope) as session:
-        return GenerationOut.of(generations.get(session, scope, id), signer(request))
+        return GenerationOut.of(generations.get(session, id), signer(request))
 
 
 @router.post(
@@ -118,7 +116,7 @@ def get_generation(id: str, request: Request, database: DatabaseDep, scope: Read
 def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> GenerationOut:
     """Cancel a generation: immediately if queued, after the current step if running."""
     with database.session(scope) as session:
-        return GenerationOut.of(generations.cancel(session, scope, id), signer(request))
+        return GenerationOut.of(generations.cancel(session, id), signer(request))
 
 
 @router.get(
@@ -138,7 +136,7 @@ def get_image(
 ) -> Response:
     """Get an image, with an API key or a signed URL."""
     with services.database.session(scope) as session:
-        image = generations.image(session, scope, id, index)
+        image = generations.image(session, id, index)
     return png(request, partial(services.store.get, image.object_key, image.sha256), image.sha256)
 
 
@@ -160,18 +158,18 @@ def get_preview(
 ) -> Response:
     """Get a preview of an unfinished image, with an API key or a signed URL."""
     with services.database.session(scope) as session:
-        preview = generations.preview(session, scope, id, index, step)
+        preview = generations.preview(session, id, index, step)
     return png(request, partial(services.store.get, preview.object_key, preview.sha256), preview.sha256)
 
 
 def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, signed: SignedUrl) -> GenerationOut:
     settings = services.settings
     with services.database.session(scope) as session:
-        domains.get(session, scope, id)  # another tenant's is not found, whatever the workers hold
+        domains.get(session, id)  # another tenant's is not found, whatever the workers hold
         base = fleet.served_base(session, settings.base_model)
         request = body.to_request()
-        most_waiting = Quotas(session, scope, settings).admit_generation(request.count)
-        row = generations.create(session, scope, services.dispatcher, id, request, base, most_waiting)
+        most_waiting = Quotas(session, settings).admit_generation(request.count)
+        row = generations.create(session, services.dispatcher, id, request, base, most_waiting=most_waiting)
         return GenerationOut.of(row, signed)
 
 
@@ -189,4 +187,4 @@ async def _wait(
 
 def _read(services: Services, scope: Scope, id: str, signed: SignedUrl) -> GenerationOut:
     with services.database.session(scope) as session:
-        return GenerationOut.of(generations.get(session, scope, id), signed)
+        return GenerationOut.of(generations.get(session, id), signed)

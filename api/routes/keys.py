@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request
 from api.auth import ScopeDep
 from api.deps import DatabaseDep
 from api.schemas.tenants import KeyOut, OwnKeyOut
-from core.service.tenants import service as tenants
+from core.service import keys
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 
@@ -15,7 +15,7 @@ def get_own_key(request: Request, database: DatabaseDep, scope: ScopeDep) -> Own
     """Get the key of this request: its tenant, scopes and expiry. Any key may call this."""
     with database.session(scope) as session:
         if getattr(request.state, "signs_in", False):
-            tenants.record_sign_in(session, scope)
-        key, tenant = tenants.identity(session, scope)
-        fields = KeyOut.model_validate(key).model_dump()
-        return OwnKeyOut(**fields, tenant_name=tenant.name if tenant else None)
+            keys.record_sign_in(session)
+        key, tenant = keys.identity(session)
+        known = KeyOut.model_validate(key).model_dump()
+        return OwnKeyOut(**known, tenant_name=tenant.name if tenant else None)

@@ -15,4 +15,4 @@ def get_usage(services: ServicesDep, scope: ReaderDep) -> UsageOut:
     """Get total images, model evaluations, training seconds and stored bytes, quotas, and the usage of recent days."""
     requests = services.limits.used(scope)
     with services.database.session(scope) as session:
-        return UsageOut.model_validate(metering.usage(session, scope, services.settings, requests=requests))
+        return UsageOut.model_validate(metering.usage(session, services.settings, requests=requests))

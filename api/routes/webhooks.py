@@ -39,9 +39,9 @@ def create_webhook(body: WebhookCreate, scope: WriterDep, services: ServicesDep)
     private = services.settings.webhooks_allow_private
     wanted = None if body.events is None else [str(event) for event in body.events]
     with services.database.session(scope) as session:
-        Quotas(session, scope, services.settings).admit_webhook()
-        issued = webhooks.create(session, scope, body.url, wanted, body.description, allow_private=private)
-        return _issued(issued)
+        Quotas(session, services.settings).admit_webhook()
+        made = webhooks.create(session, body.url, wanted, body.description, allow_private=private)
+        return _issued(made)
 
 
 @router.get("", operation_id="list_webhooks")
@@ -53,14 +53,14 @@ def list_webhooks(
 ) -> Listing[WebhookOut]:
     """List your webhooks, newest first, without secrets."""
     with database.session(scope) as session:
-        return listing(webhooks.listing(session, scope, replace(page, status=status)), WebhookOut.model_validate)
+        return listing(webhooks.page(session, replace(page, status=status)), WebhookOut.model_validate)
 
 
 @router.get("/{id}", operation_id="get_webhook", responses=tagged(NotFound))
 def get_webhook(id: str, response: Response, database: DatabaseDep, scope: ReaderDep) -> WebhookOut:
     """Get a webhook."""
     with database.session(scope) as session:
-        webhook = webhooks.get(session, scope, id)
+        webhook = webhooks.get(session, id)
         response.headers["ETag"] = versions.tag(webhook)
         return WebhookOut.model_validate(webhook)
 
@@ -72,7 +72,7 @@ def change_webhook(
     """Change a webhook's URL, events or description, or enable or disable it."""
     private = services.settings.webhooks_allow_private
     with services.database.session(scope) as session:
-        changed = webhooks.change(session, scope, id, changes(body), if_match, allow_private=private)
+        changed = webhooks.change(session, id, changes(body), if_match, allow_private=private)
         response.headers["ETag"] = versions.tag(changed)
         return WebhookOut.model_validate(changed)
 
@@ -81,21 +81,21 @@ def change_webhook(
 def delete_webhook(id: str, database: DatabaseDep, scope: WriterDep) -> None:
     """Delete a webhook and its deliveries."""
     with database.session(scope) as session:
-        webhooks.delete(session, scope, id)
+        webhooks.delete(session, id)
 
 
 @router.post("/{id}/rotate", operation_id="rotate_webhook", responses=problems(NotFound))
 def rotate_webhook(id: str, body: WebhookRotate, database: DatabaseDep, scope: WriterDep) -> WebhookIssued:
     """Create a new secret, which only this response contains. The old secret also signs for the overlap."""
     with database.session(scope) as session:
-        return _issued(webhooks.rotate(session, scope, id, body.overlap_seconds))
+        return _issued(webhooks.rotate(session, id, body.overlap_seconds))
 
 
 @router.post("/{id}/test", status_code=202, operation_id="test_webhook", responses=problems(NotFound, WebhookDisabled))
 def test_webhook(id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
     """Send a test event of type `webhook.test`, whatever events the webhook is for."""
     with database.session(scope) as session:
-        return DeliveryDetailOut.of(webhooks.test(session, scope, id))
+        return DeliveryDetailOut.of(webhooks.test(session, id))
 
 
 @router.get("/{id}/deliveries", operation_id="list_webhook_deliveries", responses=problems(NotFound))
@@ -108,15 +108,15 @@ def list_webhook_deliveries(
 ) -> Listing[DeliveryOut]:
     """List the deliveries of the last 30 days, newest first, with every attempt."""
     with database.session(scope) as session:
-        rows = webhooks.deliveries(session, scope, id, replace(page, status=status))
-        return listing(rows, DeliveryOut.model_validate)
+        found = webhooks.deliveries(session, id, replace(page, status=status))
+        return listing(found, DeliveryOut.model_validate)
 
 
 @router.get("/{id}/deliveries/{delivery_id}", operation_id="get_webhook_delivery", responses=problems(NotFound))
 def get_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: ReaderDep) -> DeliveryDetailOut:
     """Get a delivery with its payload."""
     with database.session(scope) as session:
-        return DeliveryDetailOut.of(webhooks.delivery(session, scope, id, delivery_id))
+        return DeliveryDetailOut.of(webhooks.delivery(session, id, delivery_id))
 
 
 @router.post(
@@ -128,7 +128,7 @@ def get_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope
 def redeliver_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
     """Send an event again with the same `webhook-id`."""
     with database.session(scope) as session:
-        return DeliveryDetailOut.of(webhooks.redeliver(session, scope, id, delivery_id))
+        return DeliveryDetailOut.of(webhooks.redeliver(session, id, delivery_id))
 
 
 def _issued(issued: IssuedSecret) -> WebhookIssued:

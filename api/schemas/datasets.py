@@ -3,7 +3,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from api.schemas.common import Digest, Identifier, Input, Integer, Name, Output, SignedUrl, Time, listing
-from core.service.datasets.repository import Rejection
+from core.service.datasets.service import Rejection
 from core.service.datasets.uploads import MOST_PARTS
 from core.service.db.models import Dataset
 from core.service.db.paging import Page

@@ -8,7 +8,7 @@ from api.schemas.datasets import JobError
 from core.artifact.jobs import JobStatus
 from core.artifact.sampling import MAX_GUIDANCE_SCALE, TIMESTEPS, SamplerName, SamplingSettings
 from core.service.db.models import Generation, GenerationImage
-from core.service.generations.service import GenerationRequest
+from core.service.generations import GenerationRequest
 
 Timestep = Annotated[int, Field(ge=0, le=TIMESTEPS - 1), WHOLE]
 _DEFAULTS = GenerationRequest()

@@ -8,15 +8,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.service.db.isolation import scope_of
 from core.service.db.models import AuditEntry
 from core.service.db.paging import Page, PageRequest, fetch_page
-from core.service.tenancy import Scope, scoped
 from core.service.tracing import current_address, current_request_id
 
 
 def record(
     session: Session,
-    scope: Scope,
     action: str,
     target: str,
     *,
@@ -25,9 +24,10 @@ def record(
     address: str | None = None,
     request_id: str | None = None,
 ) -> None:
-    """Adds an entry. The defaults of `address` and `request_id` are those of the request that is being answered; in a
-    worker, of the request that caused the job. `tenant_id` is the target's owner, where the scope is not that
-    tenant's."""
+    """Adds an entry, whose actor is the session's key. The defaults of `address` and `request_id` are those of the
+    request that is being answered; in a worker, of the request that caused the job. `tenant_id` is the target's owner,
+    where the session's scope is not that tenant's."""
+    scope = scope_of(session)
     session.add(
         AuditEntry(
             tenant_id=tenant_id or scope.tenant_id,
@@ -41,9 +41,9 @@ def record(
     )
 
 
-def page(session: Session, scope: Scope, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
+def page(session: Session, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
     """Returns a page of entries, newest first: of every tenant, unless `tenant_id` names one. Raises InvalidCursor."""
-    statement = scoped(select(AuditEntry), AuditEntry, scope)
+    statement = select(AuditEntry)
     if tenant_id is not None:
         statement = statement.where(AuditEntry.tenant_id == tenant_id)
     return fetch_page(session, statement, AuditEntry.id, request)

@@ -131,7 +131,9 @@ def rejected_archives(session: Session, before: Time, limit: int) -> int:
 
 def deliveries(session: Session, before: Time, limit: int) -> int:
     """Removes webhook deliveries that were made before, however they ended."""
-    return _remove(session, WebhookDelivery, (WebhookDelivery.id,), WebhookDelivery.created_at, before, limit)
+    return _remove(
+        session, WebhookDelivery, (WebhookDelivery.id,), WebhookDelivery.created_at, before=before, limit=limit
+    )
 
 
 def audit_entries(session: Session, before: Time, limit: int) -> int:
@@ -145,24 +147,24 @@ def audit_entries(session: Session, before: Time, limit: int) -> int:
 
 def receipts(session: Session, before: Time, limit: int) -> int:
     """Removes receipts of deletions that were done before."""
-    return _remove(session, Deletion, (Deletion.id,), Deletion.done_at, before, limit)
+    return _remove(session, Deletion, (Deletion.id,), Deletion.done_at, before=before, limit=limit)
 
 
 def usage_days(session: Session, before: Time, limit: int) -> int:
     """Removes the usage of days before."""
     key = (UsageDay.tenant_id, UsageDay.day)
-    return _remove(session, UsageDay, key, UsageDay.day, before.date(), limit)
+    return _remove(session, UsageDay, key, UsageDay.day, before=before.date(), limit=limit)
 
 
 def idempotency_keys(session: Session, before: Time, limit: int) -> int:
     """Removes stored answers to requests that were made before."""
     key = (IdempotencyKey.scope, IdempotencyKey.key)
-    return _remove(session, IdempotencyKey, key, IdempotencyKey.created_at, before, limit)
+    return _remove(session, IdempotencyKey, key, IdempotencyKey.created_at, before=before, limit=limit)
 
 
 def lost_workers(session: Session, before: Time, limit: int) -> int:
     """Removes workers that were last alive before. Those that ended by themselves have removed their own rows."""
-    return _remove(session, Worker, (Worker.id,), Worker.heartbeat_at, before, limit)
+    return _remove(session, Worker, (Worker.id,), Worker.heartbeat_at, before=before, limit=limit)
 
 
 def _oldest(session: Session, due: Select[*tuple[Any, ...]], age: Any, limit: int, model: type[Any]) -> Sequence[Any]:
@@ -177,7 +179,7 @@ def _oldest_finetune(session: Session, condition: ColumnElement[bool], before: T
 
 
 def _remove(
-    session: Session, model: type[Any], key: tuple[Any, ...], age: Any, before: datetime.date, limit: int
+    session: Session, model: type[Any], key: tuple[Any, ...], age: Any, *, before: datetime.date, limit: int
 ) -> int:
     """Removes the oldest rows whose `age` is before; returns how many there were."""
     rows = _oldest(session, select(*key).where(age < before), age, limit, model)

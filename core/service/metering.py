@@ -14,7 +14,6 @@ from core.service.db.paging import Page, PageRequest, id_of, page_of
 from core.service.db.session import database_now
 from core.service.errors import InvalidCursor
 from core.service.quotas import Quota, QuotaName, Quotas
-from core.service.tenancy import Scope, scoped
 
 _SHOWN = datetime.timedelta(days=30)
 
@@ -61,12 +60,12 @@ def add_stored_bytes(session: Session, domain_id: str, size_bytes: int) -> None:
     )
 
 
-def usage(session: Session, scope: Scope, settings: Settings, *, requests: int = 0) -> Usage:
-    """Returns a tenant's usage. `requests` is this minute's count."""
+def usage(session: Session, settings: Settings, *, requests: int = 0) -> Usage:
+    """Returns the usage of the session's tenant. `requests` is this minute's count."""
     columns = (func.sum(UsageDay.images), func.sum(UsageDay.model_evaluations), func.sum(UsageDay.training_seconds))
-    images, model_evaluations, seconds = session.execute(scoped(select(*columns), UsageDay, scope)).one()
-    quotas = Quotas(session, scope, settings).read(requests)
-    days = scoped(select(UsageDay), UsageDay, scope).where(UsageDay.day >= _first_shown(session))
+    images, model_evaluations, seconds = session.execute(select(*columns)).one()
+    quotas = Quotas(session, settings).read(requests)
+    days = select(UsageDay).where(UsageDay.day >= _first_shown(session))
     return Usage(
         images=int(images or 0),
         model_evaluations=int(model_evaluations or 0),
@@ -77,10 +76,10 @@ def usage(session: Session, scope: Scope, settings: Settings, *, requests: int =
     )
 
 
-def days_page(session: Session, scope: Scope, request: PageRequest) -> Page[UsageDay]:
+def days_page(session: Session, request: PageRequest) -> Page[UsageDay]:
     """Returns a page of every tenant's daily usage, the newest day first, for an administrator. Raises
     InvalidCursor."""
-    statement = scoped(select(UsageDay), UsageDay, scope).where(UsageDay.day >= _first_shown(session))
+    statement = select(UsageDay).where(UsageDay.day >= _first_shown(session))
     if request.cursor is not None:
         day, tenant_id = _day_and_tenant(request.cursor)
         statement = statement.where(or_(UsageDay.day < day, and_(UsageDay.day == day, UsageDay.tenant_id > tenant_id)))
@@ -93,7 +92,7 @@ def _first_shown(session: Session) -> datetime.date:
 
 
 def _day(session: Session, tenant_id: str, date: datetime.date) -> UsageDay | None:
-    statement = scoped(select(UsageDay), UsageDay, Scope(tenant_id)).where(UsageDay.day == date)
+    statement = select(UsageDay).where(UsageDay.tenant_id == tenant_id, UsageDay.day == date)
     return session.execute(statement.with_for_update()).scalar_one_or_none()
 
 

@@ -14,11 +14,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.service.config import Settings
-from core.service.db.models import Dataset, DatasetUpload, Finetune, Generation, StoredBytes, UsageDay, Webhook
+from core.service.db.isolation import scope_of
+from core.service.db.lookup import find
+from core.service.db.models import Dataset, DatasetUpload, Finetune, Generation, StoredBytes, Tenant, UsageDay, Webhook
 from core.service.db.session import database_now
 from core.service.errors import QuotaExceeded, StorageQuotaExceeded, WebhookQuotaExceeded
-from core.service.tenancy import Scope, scoped
-from core.service.tenants import repository as tenants
 
 RowQuotaName = Literal[
     "queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes", "webhooks"
@@ -38,10 +38,10 @@ class Quota:
 
 
 class Quotas:
-    """Quotas of the calling tenant, in one transaction."""
+    """Quotas of the session's tenant, in one transaction."""
 
-    def __init__(self, session: Session, scope: Scope, settings: Settings) -> None:
-        self.session, self.scope = session, scope
+    def __init__(self, session: Session, settings: Settings) -> None:
+        self.session, self.tenant_id = session, scope_of(session).tenant_id
         defaults: dict[QuotaName, int | None] = {
             "requests_per_minute": settings.max_requests_per_minute,
             "queued_generations": settings.max_queued_generations,
@@ -51,7 +51,7 @@ class Quotas:
             "stored_bytes": settings.max_stored_bytes,
             "webhooks": settings.max_webhooks,
         }
-        tenant = tenants.get(session, scope.tenant_id) if scope.tenant_id else None
+        tenant = find(session, Tenant, self.tenant_id) if self.tenant_id else None
         own = tenant.quotas if tenant else {}
         self.limits: dict[QuotaName, int | None] = {name: own.get(name, limit) for name, limit in defaults.items()}
 
@@ -64,7 +64,7 @@ class Quotas:
         """Locks the tenant's quotas: its other requests wait here until this transaction ends. SQLite has one writer
         anyhow; on PostgreSQL a tenant may not lock its own row, so this is an advisory lock."""
         if self.session.get_bind().dialect.name == "postgresql":
-            key = func.hashtextextended(self.scope.tenant_id, 0)
+            key = func.hashtextextended(self.tenant_id, 0)
             self.session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def admit_generation(self, images: int) -> int:
@@ -125,50 +125,50 @@ class Quotas:
             raise StorageQuotaExceeded(limit, used, size_bytes)
 
     def _used(self, name: RowQuotaName) -> int:
-        return _USED[name](self.session, self.scope)
+        return _USED[name](self.session)
 
 
-def queued_generations(session: Session, scope: Scope) -> int:
-    statement = scoped(select(func.count()).select_from(Generation), Generation, scope)
+def queued_generations(session: Session) -> int:
+    statement = select(func.count()).select_from(Generation)
     return session.execute(statement.where(Generation.status == "queued")).scalar_one()
 
 
-def active_finetunes(session: Session, scope: Scope) -> int:
+def active_finetunes(session: Session) -> int:
     """Counts queued and running fine-tunes."""
-    statement = scoped(select(func.count()).select_from(Finetune), Finetune, scope)
+    statement = select(func.count()).select_from(Finetune)
     return session.execute(statement.where(Finetune.status.in_(("queued", "running")))).scalar_one()
 
 
-def validating_datasets(session: Session, scope: Scope) -> int:
+def validating_datasets(session: Session) -> int:
     """Counts data sets in validation, open uploads in parts included."""
-    checked = scoped(select(func.count()).select_from(Dataset), Dataset, scope).where(Dataset.status == "validating")
-    coming = scoped(select(func.count()).select_from(DatasetUpload), DatasetUpload, scope)
+    checked = select(func.count()).select_from(Dataset).where(Dataset.status == "validating")
+    coming = select(func.count()).select_from(DatasetUpload)
     coming = coming.where(DatasetUpload.status == "open")
     return sum(session.execute(statement).scalar_one() for statement in (checked, coming))
 
 
-def images_today(session: Session, scope: Scope) -> int:
+def images_today(session: Session) -> int:
     """Counts the images generated today, and those of queued and running generations."""
     today = database_now(session).date()
-    drawn = scoped(select(func.sum(UsageDay.images)), UsageDay, scope).where(UsageDay.day == today)
-    coming = scoped(select(func.sum(Generation.count)), Generation, scope)
+    drawn = select(func.sum(UsageDay.images)).where(UsageDay.day == today)
+    coming = select(func.sum(Generation.count))
     coming = coming.where(Generation.status.in_(("queued", "running")))
     return sum(int(session.execute(statement).scalar_one() or 0) for statement in (drawn, coming))
 
 
-def stored_bytes(session: Session, scope: Scope) -> int:
+def stored_bytes(session: Session) -> int:
     """Returns the bytes of all objects that database rows name, and the announced bytes of open uploads in parts."""
-    uploads = scoped(select(func.sum(DatasetUpload.size_bytes)), DatasetUpload, scope)
+    uploads = select(func.sum(DatasetUpload.size_bytes))
     uploads = uploads.where(DatasetUpload.status == "open")
-    stored = scoped(select(func.sum(StoredBytes.bytes)), StoredBytes, scope)
+    stored = select(func.sum(StoredBytes.bytes))
     return sum(int(session.execute(statement).scalar_one() or 0) for statement in (stored, uploads))
 
 
-def webhooks(session: Session, scope: Scope) -> int:
-    return session.execute(scoped(select(func.count()).select_from(Webhook), Webhook, scope)).scalar_one()
+def webhooks(session: Session) -> int:
+    return session.execute(select(func.count()).select_from(Webhook)).scalar_one()
 
 
-_USED: dict[RowQuotaName, Callable[[Session, Scope], int]] = {
+_USED: dict[RowQuotaName, Callable[[Session], int]] = {
     "queued_generations": queued_generations,
     "active_finetunes": active_finetunes,
     "validating_datasets": validating_datasets,

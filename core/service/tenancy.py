@@ -1,11 +1,8 @@
-"""Tenant isolation: adds the tenant filter to queries and sets the row-level-security variable. No other module
-does."""
+"""Scopes: the tenant that a caller acts for, and the SQL that tells PostgreSQL's row-level security. The filter of ORM
+statements is in `core.service.db.isolation`."""
 
 import re
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from sqlalchemy import Select, String, bindparam
 
 from core.service.errors import Forbidden
 
@@ -35,21 +32,11 @@ class Scope:
         return self.key_id
 
 
-Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
-
 SYSTEM = Scope(tenant_id=None)
 """Scope of workers and administrators: every tenant's rows."""
 
-ANY_TENANT = Scope(tenant_id=bindparam("tenant", type_=String()))  # type: ignore[arg-type]
-"""Placeholder for the calling tenant in a statement that is built once, and run with `{"tenant": scope.tenant}`."""
-
 _EVERY_TENANT = "*"
 _TENANT = re.compile(r"[a-z0-9_]+|\*")
-
-
-def scoped(statement: Statement, model: Any, scope: Scope) -> Statement:
-    """Returns the statement with a filter for the rows of `model` that the caller may see."""
-    return statement if scope.tenant_id is None else statement.where(model.tenant_id == scope.tenant_id)
 
 
 def admission(scope: Scope) -> str:

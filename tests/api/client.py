@@ -2,13 +2,11 @@
 
 import io
 import json
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,18 +21,16 @@ from core.artifact.base import BaseConfig, BaseDescription
 from core.artifact.file import decode, encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import PRESETS, Sites, trainable_shapes
-from core.service import fleet, jobs
+from core.service import fleet, generations, jobs
 from core.service.config import Settings
-from core.service.datasets import archive
 from core.service.datasets import service as datasets
+from core.service.datasets import validation
 from core.service.db.models import Dataset, Finetune, Generation
 from core.service.db.session import Database
 from core.service.errors import ArchiveInvalid
 from core.service.finetunes import service as finetunes
-from core.service.generations import service as generations
-from core.service.generations.service import DrawnImage
+from core.service.generations import DrawnImage
 from core.service.jobs import Claim
-from core.service.storage import file_digest
 from core.service.tenancy import SYSTEM
 
 ADMIN_KEY = "the-administrators-own-key-of-all-tests"
@@ -203,23 +199,17 @@ def claims(services: Services, model: Any) -> Iterator[Claim]:
 def validate_datasets(services: Services) -> None:
     for claim in claims(services, Dataset):
         with services.database.session() as session:
-            row = session.get_one(Dataset, claim.id)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "archive.zip"
-            services.store.download(row.archive_key, path, row.archive_sha256 or None)
-            with path.open("rb") as file, services.database.session() as session:
-                try:
-                    report = archive.validate(file, datasets.limits(services.settings))
-                except ArchiveInvalid as error:
-                    rejected = session.get_one(Dataset, claim.id)
-                    jobs.fail(session, rejected, error)
-                    datasets.record_rejection(rejected, error)
-                else:
-                    place = partial(datasets.example_key, row.tenant_id, row.domain_id, row.id)
-                    shown = datasets.store_examples(
-                        services.store, place, file, report, datasets.limits(services.settings)
-                    )
-                    datasets.succeed(session, claim, report, file_digest(file)[0], shown)
+            archive = validation.StoredArchive.of(session.get_one(Dataset, claim.id))
+        try:
+            validated = validation.validate_archive(services.store, archive, datasets.limits(services.settings))
+        except ArchiveInvalid as error:
+            with services.database.session() as session:
+                rejected = session.get_one(Dataset, claim.id)
+                jobs.fail(session, rejected, error)
+                validation.record_rejection(rejected, error)
+        else:
+            with services.database.session() as session:
+                validation.succeed(session, claim, validated)
 
 
 def start_finetunes(services: Services) -> list[Claim]:

@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from api.deps import Services
-from core.service.adapters import service as adapters
+from core.service import adapters
 from tests.api.client import Api, Client, adapter_file, problem, running
 from tests.api.conftest import finetuned, make_settings
 

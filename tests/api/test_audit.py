@@ -7,7 +7,7 @@ import pytest
 
 from api import refused_keys
 from api.deps import Services
-from core.service.adapters import service as adapters
+from core.service import adapters
 from tests.api.client import Api, Client, adapter_file
 
 ADDRESS = "127.0.0.1"

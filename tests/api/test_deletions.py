@@ -1,7 +1,7 @@
 """Receipts of what tenants and administrators have deleted."""
 
 from api.deps import Services
-from core.service.deletions import service as deletions
+from core.service import deletions
 from tests.api.client import Client, problem
 
 

@@ -10,9 +10,8 @@ from starlette.requests import Request
 
 from api.deps import Services
 from api.signing import signed_url
-from core.service import fleet, jobs
+from core.service import fleet, generations, jobs
 from core.service.db.models import Generation
-from core.service.generations import service as generations
 from tests.api.client import BASE, PNG_START, Api, Client, adapter_file, draw_generations, load_base, problem, running
 from tests.api.conftest import make_settings
 

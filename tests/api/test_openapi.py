@@ -11,7 +11,7 @@ from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import METHODS, PRESETS
 from core.artifact.training import DEFAULT_TRAINING
 from core.service.finetunes.service import FinetuneRequest
-from core.service.generations.service import GenerationRequest
+from core.service.generations import GenerationRequest
 from tests.api.client import Client
 
 CONTRACT = """

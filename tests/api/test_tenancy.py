@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 
 from api.deps import Services
+from core.service import generations
 from core.service.db.models import Generation
 from core.service.finetunes import service as finetunes
-from core.service.generations import service as generations
-from core.service.generations.service import DrawnImage
-from core.service.tenancy import SYSTEM
+from core.service.generations import DrawnImage
 from tests.api.client import Api, Client, adapter_file, claims, images_zip, png, problem
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -40,7 +39,7 @@ def ids(tenant: Client, domain: str, dataset: str, adapter: str, services: Servi
             image = DrawnImage(0, 0, services.store.put(f"tenants/{claim.id}/0.png", png(2)), 8, 8)
             assert generations.succeed(session, claim, [image], 1, {})
     with services.database.session() as session:
-        events = finetunes.events_after(session, SYSTEM, finetune, 0)
+        events = finetunes.events_after(session, finetune, 0)
         sample = next(event.id for event in events if event.type == "sample")
     gone = tenant.delete(f"/v1/domains/{tenant.made('/v1/domains', {'name': 'gone'})['id']}")
     upload = tenant.made(f"/v1/domains/{domain}/datasets/uploads", {"size_bytes": 5})["id"]

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from core.service import domains, keys, tenants
 from core.service.db.roles import check_role
 from core.service.db.schema import is_current, upgrade
 from core.service.db.session import Database
-from core.service.domains import service as domains
 from core.service.tenancy import SYSTEM
-from core.service.tenants import service as tenants
 from tests import services
-from tests.core.service.rows import tenant_with_domain
+from tests.core.service.rows import acting, tenant_with_domain
 
 NAME = "older"
 
@@ -35,9 +34,9 @@ def url_of(server: services.Postgres, role: str) -> str:
 def test_one_role_is_enough_and_three_can_follow(older: services.Postgres) -> None:
     one = Database(url_of(older, "only_one"))
     with one.session(SYSTEM) as session:
-        token = tenants.issue_key(session, SYSTEM, tenants.create(session, SYSTEM, "tenant").id, "key").key
+        token = keys.issue(acting(session, SYSTEM), tenants.create(acting(session, SYSTEM), "tenant").id, "key").key
     with one.session() as session:
-        assert tenants.authenticate(session, token).tenant_id is not None
+        assert keys.authenticate(session, token).tenant_id is not None
     one.dispose()
 
     for _ in range(2):
@@ -49,11 +48,11 @@ def test_one_role_is_enough_and_three_can_follow(older: services.Postgres) -> No
         assert is_current(database.engine)
         scope, domain = tenant_with_domain(database, role)
         with database.session(scope) as session:
-            domains.delete(session, scope, domain)
+            domains.delete(acting(session, scope), domain)
         database.dispose()
     api = Database(url_of(older, services.API))
     with api.session() as session:
-        assert tenants.authenticate(session, token).scopes == {"read", "write"}
+        assert keys.authenticate(session, token).scopes == {"read", "write"}
     api.dispose()
 
 

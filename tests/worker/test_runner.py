@@ -422,7 +422,7 @@ def test_generation_survives_a_database_outage(context: Context, monkeypatch: py
         tries["progress"] += 1
         raise DatabaseUnavailable()
 
-    monkeypatch.setattr("core.service.generations.service.progress", away)
+    monkeypatch.setattr("core.service.generations.progress", away)
     context.start()
     [id] = generations(context, "tenant", 1)
     with context.database.session() as session:

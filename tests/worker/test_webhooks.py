@@ -14,19 +14,17 @@ import pytest
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
+from core.service import domains, generations, tenants
 from core.service.config import Settings
 from core.service.db.models import WebhookDelivery
 from core.service.db.schema import upgrade
 from core.service.db.session import database_now
-from core.service.domains import service as domains
-from core.service.generations import service as generations
 from core.service.tenancy import SYSTEM, Scope
-from core.service.tenants import service as tenants
 from core.service.webhooks import service
 from core.service.webhooks.deliveries import Attempt
 from core.service.webhooks.signing import new_secret
 from tests import services
-from tests.core.service.rows import Sent, add_generation
+from tests.core.service.rows import Sent, acting, add_generation
 from tests.receiver import Receiver, receiving, status
 from worker.context import Context
 from worker.webhooks import Webhooks, send
@@ -51,9 +49,9 @@ def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
 
 def test_an_event_arrives_signed_by_every_secret_in_force(context: Context, receiver: Receiver) -> None:
     first, second, scope = listening(context, receiver)
-    with context.database.session() as session:
-        generation = add_generation(session, scope, domains.create(session, scope, "d", "", "mini").id)
-        generations.cancel(session, scope, generation.id)
+    with context.database.session(scope) as session:
+        generation = add_generation(session, scope, domains.create(session, "d", "", "mini").id)
+        generations.cancel(session, generation.id)
     Webhooks(context)._work()
     [(headers, body)] = receiver.received
     for secret in (first, second):
@@ -152,10 +150,12 @@ def test_stuck_lookups_of_one_tenant_do_not_delay_others(
     arrived = threading.Event()
     receiver.answer = lambda request: (status(204)(request), arrived.set())[0]
     with context.database.session() as session:
-        slow = Scope(tenants.create(session, SYSTEM, "slow").id)
-        webhook = service.create(session, slow, "https://stuck.example.com/", None, "", allow_private=True).row.id
+        slow = Scope(tenants.create(session, "slow").id)
+        webhook = service.create(
+            acting(session, slow), "https://stuck.example.com/", None, "", allow_private=True
+        ).row.id
         for _ in range(4):
-            service.test(session, slow, webhook)
+            service.test(session, webhook)
     webhooks = Webhooks(context)
     take = webhooks._claim
     monkeypatch.setattr(webhooks, "_claim", claim)
@@ -199,9 +199,9 @@ def attempt(url: str) -> Attempt:
 def listening(context: Context, receiver: Receiver, *, tested: bool = False) -> tuple[str, str, Scope]:
     """A webhook of a new tenant, its secret, and the one that took its place."""
     with context.database.session() as session:
-        scope = Scope(tenants.create(session, SYSTEM, "tenant").id)
-        made = service.create(session, scope, receiver.url, None, "", allow_private=True)
-        first, second = made.secret, service.rotate(session, scope, made.row.id, 60).secret
+        scope = Scope(tenants.create(acting(session, SYSTEM), "tenant").id)
+        made = service.create(acting(session, scope), receiver.url, None, "", allow_private=True)
+        first, second = made.secret, service.rotate(acting(session, scope), made.row.id, 60).secret
         if tested:
-            service.test(session, scope, made.row.id)
+            service.test(acting(session, scope), made.row.id)
     return first, second, scope

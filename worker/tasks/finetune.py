@@ -28,11 +28,10 @@ from core.ml.tuning.plan import (
     SampleSkipped,
     Started,
 )
-from core.service import jobs
+from core.service import domains, jobs
 from core.service.datasets import archive
 from core.service.datasets import service as datasets
 from core.service.db.models import Dataset, Finetune
-from core.service.domains import service as domains
 from core.service.finetunes import service
 from core.service.jobs import Claim
 from core.service.storage import StoredObject, file_digest, verify

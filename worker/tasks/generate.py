@@ -15,13 +15,11 @@ from torch import Tensor
 from core.artifact.errors import ArtifactInvalid, ChecksumMismatch, CoreError, EngineStopped, NotFound
 from core.artifact.png import encode_png, image_settings
 from core.ml.serving.request import Drawn, ImageRequest
-from core.service.adapters import service as adapters
+from core.service import adapters, domains, generations
 from core.service.db.models import Adapter, Generation, Tenant
 from core.service.db.session import database_now
-from core.service.domains import service as domains
 from core.service.errors import DatabaseUnavailable
-from core.service.generations import service
-from core.service.generations.service import DrawnImage
+from core.service.generations import DrawnImage
 from core.service.jobs import Claim
 from core.service.storage.errors import StorageUnavailable
 from worker import metrics
@@ -59,7 +57,7 @@ class Drawing(Attempt[Generation]):
 
     def publish(self, session: Session) -> None:
         assert self.drawn is not None
-        service.succeed(session, self.claim, self.images, self.drawn.model_evaluations, self.drawn.timings)
+        generations.succeed(session, self.claim, self.images, self.drawn.model_evaluations, self.drawn.timings)
 
     def stop(self) -> None:
         with suppress(EngineStopped):  # it has ended everything
@@ -90,7 +88,7 @@ class Drawing(Attempt[Generation]):
                 is_due = time.monotonic() - written_at >= _progress_seconds(len(self.context.leases.held()))
                 if not done and share[0] != written and is_due:
                     with self.context.database.session() as session:
-                        service.progress(session, self.claim, share[0])
+                        generations.progress(session, self.claim, share[0])
                     written, written_at = share[0], time.monotonic()
             if done:
                 return future.result()
@@ -106,7 +104,7 @@ class Drawing(Attempt[Generation]):
                 logger.warning("a preview of %s could not be stored", self.claim.id)
                 continue
             with self.context.database.session() as session:
-                service.add_preview(session, self.claim, index, step, stored)
+                generations.add_preview(session, self.claim, index, step, stored)
 
     def _load_adapter(self) -> Mapping[str, Tensor]:
         digest = self.job.request.adapter or ""

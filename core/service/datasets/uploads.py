@@ -1,27 +1,29 @@
 """Uploads of zips in parts, for data sets that are too large for one request. An upload can be resumed part by part.
 
-Parts go to the store itself where clients reach it, and through the API elsewhere. What counts is the row: parts that
-no open upload speaks of are removed.
+Parts go to the store itself where clients reach it, and through the API elsewhere. The row decides: parts that no open
+upload references are removed.
 """
 
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import NotFound
-from core.service import audit
-from core.service.config import Settings
-from core.service.datasets import repository, service
-from core.service.datasets.archive import Limits, inspect
+from core.service import audit, domains
+from core.service.datasets import service
+from core.service.datasets.archive import inspect
 from core.service.db.base import new_id
+from core.service.db.lookup import find
 from core.service.db.models import Dataset, DatasetUpload
-from core.service.db.paging import Page, PageRequest
+from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
-from core.service.domains import service as domains
 from core.service.errors import ArchiveInvalid, PartsMissing, UploadEnded
 from core.service.jobs import Dispatcher
+from core.service.quotas import Quotas
+from core.service.resources import Resources
 from core.service.storage import ObjectStore, Part, StoredObject
 from core.service.tenancy import Scope
 
@@ -36,13 +38,16 @@ class UploadRequest:
     filename: str | None = None
 
 
-def begin(
-    store: ObjectStore, scope: Scope, domain_id: str, request: UploadRequest, settings: Settings
-) -> DatasetUpload:
-    """Begins a new upload in the store. Returns its row, which is not in the database yet."""
+def begin(resources: Resources, scope: Scope, domain_id: str, request: UploadRequest) -> DatasetUpload:
+    """Begins a new upload in the store, and adds it to the database. Raises NotFound, QuotaExceeded,
+    StorageQuotaExceeded, StorageUnavailable."""
+    settings = resources.settings
+    with resources.database.session(scope) as session:
+        domains.get(session, domain_id)
+        Quotas(session, settings).admit_dataset(request.size_bytes)  # before anything is stored
     dataset_id = new_id("ds")
     key = service.archive_key(scope, domain_id, dataset_id)
-    return DatasetUpload(
+    upload = DatasetUpload(
         id=new_id("upl"),
         tenant_id=scope.tenant,
         domain_id=domain_id,
@@ -53,32 +58,32 @@ def begin(
         part_bytes=part_bytes(request.size_bytes, settings.upload_part_bytes),
         sha256=request.sha256,
         object_key=key,
-        store_upload=store.begin_parts(key),
+        store_upload=resources.store.begin_parts(key),
     )
-
-
-def create(session: Session, scope: Scope, upload: DatasetUpload, lifetime_seconds: int) -> DatasetUpload:
-    """Adds the upload to the database. Raises NotFound when its domain is gone."""
-    domains.get(session, scope, upload.domain_id)
-    upload.expires_at = database_now(session) + datetime.timedelta(seconds=lifetime_seconds)
-    session.add(upload)
-    session.flush()
-    session.refresh(upload)
-    audit.record(session, scope, "dataset.upload", upload.id, tenant_id=upload.tenant_id)
+    with resources.database.session(scope) as session:
+        Quotas(session, settings).admit_dataset(request.size_bytes)
+        domains.get(session, domain_id)
+        upload.expires_at = database_now(session) + datetime.timedelta(seconds=settings.upload_seconds)
+        session.add(upload)
+        session.flush()
+        session.refresh(upload)
+        audit.record(session, "dataset.upload", upload.id, tenant_id=upload.tenant_id)
     return upload
 
 
-def get(session: Session, scope: Scope, domain_id: str, id: str, *, lock: bool = False) -> DatasetUpload:
+def get(session: Session, domain_id: str, id: str, *, lock: bool = False) -> DatasetUpload:
     """Raises NotFound."""
-    upload = repository.upload(session, scope, id, lock=lock)
+    upload = find(session, DatasetUpload, id, lock=lock)
     if upload is None or upload.domain_id != domain_id:
         raise NotFound("upload", id)
     return upload
 
 
-def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[DatasetUpload]:
-    domains.get(session, scope, domain_id)
-    return repository.uploads(session, scope, domain_id, request)
+def page(session: Session, domain_id: str, request: PageRequest) -> Page[DatasetUpload]:
+    """Returns a page of a domain's uploads, newest first. Raises NotFound, InvalidCursor."""
+    domains.get(session, domain_id)
+    statement = select(DatasetUpload).where(DatasetUpload.domain_id == domain_id)
+    return fetch_page(session, statement, DatasetUpload.id, request)
 
 
 def part_bytes(size_bytes: int, least: int) -> int:
@@ -114,64 +119,87 @@ def check_open(upload: DatasetUpload) -> None:
         raise UploadEnded(upload.id, upload.status)
 
 
-def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> None:
-    """Joins the parts to one object, unless an earlier call did. Raises PartsMissing, and NotFound when the store has
-    lost the upload."""
-    arrived = received(store, upload)
-    wanted = range(1, len(sizes(upload)) + 1)
-    missing = [number for number in wanted if number not in arrived or arrived[number].etag != etags.get(number)]
-    if not missing:
-        store.join_parts(upload.object_key, upload.store_upload, [arrived[number] for number in wanted])
-    elif not _is_joined(store, upload):
-        raise PartsMissing(missing)
+def complete(resources: Resources, scope: Scope, domain_id: str, id: str, etags: dict[int, str]) -> Dataset:
+    """Joins the parts of an upload, given with their etags by number, and creates its data set. An archive that cannot
+    be one ends the upload. Returns the data set again when it is completed already.
+
+    Raises NotFound, UploadEnded, PartsMissing, ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded, StorageUnavailable.
+    """
+    database, store, settings = resources.database, resources.store, resources.settings
+    with database.session(scope) as session:
+        upload = get(session, domain_id, id)
+        if upload.status == "completed":
+            return service.get(session, upload.dataset_id)
+        check_open(upload)
+        Quotas(session, settings).admit_received_dataset()
+    join(store, upload, etags)
+    try:
+        with store.open(upload.object_key) as file:
+            inspect(file, service.limits(settings))  # reads only its index
+    except ArchiveInvalid as error:
+        with database.session(scope) as session:
+            _fail(session, domain_id, id, error)
+        store.delete([upload.object_key])
+        raise
+    with database.session(scope) as session:
+        Quotas(session, settings).hold()
+        return _create_dataset(session, resources.dispatcher, domain_id, id)
 
 
-def check(store: ObjectStore, upload: DatasetUpload, limits: Limits) -> None:
-    """Checks the object like an archive that comes in one request. Reads only its index. Raises ArchiveInvalid."""
-    with store.open(upload.object_key) as file:
-        inspect(file, limits)
-
-
-def complete(session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, id: str) -> Dataset:
-    """Creates, once, the data set of an upload whose object is stored. Raises NotFound."""
-    upload = get(session, scope, domain_id, id, lock=True)
-    if upload.status == "completed":
-        return service.get(session, scope, upload.dataset_id)
-    upload.status = "completed"
-    archive = StoredObject(upload.object_key, upload.sha256 or "", upload.size_bytes)
-    return service.create(session, scope, dispatcher, domain_id, archive)
-
-
-def fail(session: Session, scope: Scope, domain_id: str, id: str, error: ArchiveInvalid) -> None:
-    """Marks an upload as failed: its zip cannot become a data set. Raises NotFound."""
-    upload = get(session, scope, domain_id, id, lock=True)
-    upload.status, upload.error_code, upload.error_detail = "failed", error.code, error.detail
-    audit.record(session, scope, "dataset.upload.fail", id, detail={"code": error.code})
-
-
-def abort(session: Session, scope: Scope, domain_id: str, id: str) -> DatasetUpload:
-    """Deletes an upload's row; its parts are then orphans. Raises NotFound, and UploadEnded for one that is a data
+def abort(resources: Resources, scope: Scope, domain_id: str, id: str) -> None:
+    """Deletes an upload and its parts. Raises NotFound, StorageUnavailable, and UploadEnded for one that is a data
     set."""
-    upload = get(session, scope, domain_id, id, lock=True)
-    if upload.status == "completed":
-        raise UploadEnded(id, upload.status)
-    session.delete(upload)
-    audit.record(session, scope, "dataset.upload.abort", id)
-    return upload
+    with resources.database.session(scope) as session:
+        upload = get(session, domain_id, id, lock=True)
+        if upload.status == "completed":
+            raise UploadEnded(id, upload.status)
+        session.delete(upload)
+        audit.record(session, "dataset.upload.abort", id)
+    drop(resources.store, upload)
 
 
 def expire(session: Session) -> Sequence[DatasetUpload]:
-    """Deletes the rows of expired uploads, for a worker. Returns those that were open."""
-    expired = repository.expired_uploads(session, database_now(session))
-    for upload in expired:
+    """Deletes some expired uploads of every tenant, for a worker. Returns those that were open."""
+    expired = select(DatasetUpload).where(DatasetUpload.expires_at < database_now(session)).limit(100)
+    uploads = session.scalars(expired.with_for_update(skip_locked=True)).all()
+    for upload in uploads:
         session.delete(upload)
-    return [upload for upload in expired if upload.status == "open"]
+    return [upload for upload in uploads if upload.status == "open"]
 
 
 def drop(store: ObjectStore, upload: DatasetUpload) -> None:
     """Removes the stored parts and the object of an upload whose row was deleted."""
     store.drop_upload(upload.object_key, upload.store_upload)
     store.delete([upload.object_key])
+
+
+def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> None:
+    """Joins the parts to one object, unless an earlier call did. Raises PartsMissing, and NotFound when the store has
+    lost the upload."""
+    parts = received(store, upload)
+    wanted = range(1, len(sizes(upload)) + 1)
+    missing = [number for number in wanted if number not in parts or parts[number].etag != etags.get(number)]
+    if not missing:
+        store.join_parts(upload.object_key, upload.store_upload, [parts[number] for number in wanted])
+    elif not _is_joined(store, upload):
+        raise PartsMissing(missing)
+
+
+def _fail(session: Session, domain_id: str, id: str, error: ArchiveInvalid) -> None:
+    """Marks an upload as failed: its zip cannot become a data set. Raises NotFound."""
+    upload = get(session, domain_id, id, lock=True)
+    upload.status, upload.error_code, upload.error_detail = "failed", error.code, error.detail
+    audit.record(session, "dataset.upload.fail", id, detail={"code": error.code})
+
+
+def _create_dataset(session: Session, dispatcher: Dispatcher, domain_id: str, id: str) -> Dataset:
+    """Creates, once, the data set of an upload whose object is stored. Raises NotFound."""
+    upload = get(session, domain_id, id, lock=True)
+    if upload.status == "completed":
+        return service.get(session, upload.dataset_id)
+    upload.status = "completed"
+    archive = StoredObject(upload.object_key, upload.sha256 or "", upload.size_bytes)
+    return service.create(session, dispatcher, domain_id, archive)
 
 
 def _is_joined(store: ObjectStore, upload: DatasetUpload) -> bool:

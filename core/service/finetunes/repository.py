@@ -8,23 +8,20 @@ from sqlalchemy.orm import Session
 
 from core.service.db.models import Adapter, Finetune, FinetuneEvent
 from core.service.db.paging import Page, PageRequest, fetch_page
-from core.service.tenancy import Scope, scoped
 
 
-def get(session: Session, scope: Scope, id: str) -> Finetune | None:
-    return session.execute(scoped(select(Finetune), Finetune, scope).where(Finetune.id == id)).scalar_one_or_none()
+def get(session: Session, id: str) -> Finetune | None:
+    return session.execute(select(Finetune).where(Finetune.id == id)).scalar_one_or_none()
 
 
-def page(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Finetune]:
-    statement = scoped(select(Finetune), Finetune, scope).where(Finetune.domain_id == domain_id)
+def page(session: Session, domain_id: str, request: PageRequest) -> Page[Finetune]:
+    statement = select(Finetune).where(Finetune.domain_id == domain_id)
     return fetch_page(session, statement, Finetune.id, request)
 
 
-def events_after(
-    session: Session, scope: Scope, finetune_id: str, last_id: int, limit: int = 500
-) -> Sequence[FinetuneEvent]:
+def events_after(session: Session, finetune_id: str, last_id: int, limit: int = 500) -> Sequence[FinetuneEvent]:
     statement = (
-        scoped(select(FinetuneEvent), FinetuneEvent, scope)
+        select(FinetuneEvent)
         .where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.id > last_id)
         .order_by(FinetuneEvent.id)
         .limit(limit)
@@ -32,24 +29,22 @@ def events_after(
     return session.execute(statement).scalars().all()
 
 
-def progress(session: Session, scope: Scope, finetune_id: str, most: int) -> Sequence[dict[str, Any]]:
+def progress(session: Session, finetune_id: str, most: int) -> Sequence[dict[str, Any]]:
     """Returns the data of the progress events: `most` of them at most, evenly spaced, and the last."""
     number = func.row_number().over(order_by=FinetuneEvent.id).label("number")
     columns = (FinetuneEvent.id, FinetuneEvent.data, number, func.count().over().label("count"))
-    statement = scoped(select(*columns), FinetuneEvent, scope)
-    points = statement.where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == "progress").subquery()
-    stride = (points.c.count + most - 1) // most
-    is_kept = ((points.c.number - 1) % stride == 0) | (points.c.number == points.c.count)
-    return session.scalars(select(points.c.data).where(is_kept).order_by(points.c.id)).all()
+    statement = select(*columns)
+    found = statement.where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == "progress").subquery()
+    stride = (found.c.count + most - 1) // most
+    is_kept = ((found.c.number - 1) % stride == 0) | (found.c.number == found.c.count)
+    return session.scalars(select(found.c.data).where(is_kept).order_by(found.c.id)).all()
 
 
-def seconds_per_image(
-    session: Session, scope: Scope, method: str, image_size: int | None, base_digest: str
-) -> float | None:
+def seconds_per_image(session: Session, method: str, image_size: int | None, base_digest: str) -> float | None:
     """Device time of a training step by its images, as the last fine-tunes of a base went; None before the first."""
-    statement = scoped(select(Finetune.seconds, Finetune.training), Finetune, scope)
     last = (
-        scoped(statement.join(Adapter, Adapter.finetune_id == Finetune.id), Adapter, scope)
+        select(Finetune.seconds, Finetune.training)
+        .join(Adapter, Adapter.finetune_id == Finetune.id)
         .where(Finetune.method == method, Adapter.base_digest == base_digest)
         .where(Finetune.image_size.is_not_distinct_from(image_size))
         .order_by(Finetune.id.desc())

@@ -15,19 +15,16 @@ from core.artifact.footprint import Footprint
 from core.artifact.jobs import ENDED
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
 from core.artifact.training import DEFAULT_TRAINING, TrainingSettings
-from core.service import audit, discards, fleet, jobs, metering
-from core.service.adapters import service as adapters
+from core.service import adapters, audit, discards, domains, fleet, jobs, metering
 from core.service.datasets import service as datasets
 from core.service.db.base import new_id
 from core.service.db.models import Dataset, Finetune, FinetuneEvent, Worker
 from core.service.db.paging import Page, PageRequest
 from core.service.db.session import database_now
-from core.service.domains import service as domains
 from core.service.errors import DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed
 from core.service.finetunes import repository
 from core.service.jobs import Claim, Dispatcher
 from core.service.storage import StoredObject
-from core.service.tenancy import SYSTEM, Scope
 
 _CURVE_POINTS = 2000
 """Max points of a loss curve in one answer; the last point is added."""
@@ -67,14 +64,12 @@ class Estimate:
     """Memory that a step takes on the worker."""
 
 
-def create(
-    session: Session, scope: Scope, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest
-) -> Finetune:
+def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest) -> Finetune:
     """Creates a fine-tune, which starts after the commit. The image size must have been checked by `checked_size`.
     Raises NotFound, DatasetNotReady, MethodNotServed."""
     _require_served(request.method)
-    domain = domains.get(session, scope, domain_id)
-    dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
+    domain = domains.get(session, domain_id)
+    dataset = _ready_dataset(session, domain_id, request.dataset_id)
     finetune = Finetune(
         id=new_id("ft"),
         tenant_id=domain.tenant_id,
@@ -92,13 +87,12 @@ def create(
     session.flush()
     jobs.report(session, finetune, "status", {"status": "queued"})
     jobs.dispatch(session, dispatcher, finetune)
-    audit.record(session, scope, "finetune.create", finetune.id)
+    audit.record(session, "finetune.create", finetune.id)
     return finetune
 
 
 def estimate(
     session: Session,
-    scope: Scope,
     domain_id: str,
     request: FinetuneRequest,
     base: BaseDescription,
@@ -107,14 +101,14 @@ def estimate(
     """Estimates a fine-tune's cost. `memory_bytes` is the workers' limit for a step, if one is set; `images_at_once` is
     0 when not even one image fits. Raises NotFound, DatasetNotReady, MethodNotServed."""
     _require_served(request.method)
-    domains.get(session, scope, domain_id)
-    dataset = _ready_dataset(session, scope, domain_id, request.dataset_id)
+    domains.get(session, domain_id)
+    dataset = _ready_dataset(session, domain_id, request.dataset_id)
     shapes = trainable_shapes(base.config, request.method, PRESETS[request.preset], len(dataset.classes))
     parameters = count(shapes)
     batch_size = request.training.batch_size
     seen = request.training.steps * batch_size
     tokens = batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
-    rate = repository.seconds_per_image(session, scope, request.method, request.image_size, base.digest)
+    rate = repository.seconds_per_image(session, request.method, request.image_size, base.digest)
     seconds = None if rate is None else rate * seen
     device = "cuda" if any(worker.device.startswith("cuda") for worker in _holders(session, base)) else "cpu"
     footprint = Footprint.of(base.config, request.method, base.scale_of(request.image_size), device)
@@ -141,37 +135,37 @@ def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneReq
         raise ImageSizeUnsupported(str(error)) from error
 
 
-def get(session: Session, scope: Scope, id: str) -> Finetune:
+def get(session: Session, id: str) -> Finetune:
     """Raises NotFound."""
-    finetune = repository.get(session, scope, id)
+    finetune = repository.get(session, id)
     if finetune is None:
         raise NotFound("finetune", id)
     return finetune
 
 
-def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Finetune]:
-    domains.get(session, scope, domain_id)
-    return repository.page(session, scope, domain_id, request)
+def listing(session: Session, domain_id: str, request: PageRequest) -> Page[Finetune]:
+    domains.get(session, domain_id)
+    return repository.page(session, domain_id, request)
 
 
-def events_after(session: Session, scope: Scope, id: str, last_id: int) -> Sequence[FinetuneEvent]:
-    get(session, scope, id)
-    return repository.events_after(session, scope, id, last_id)
+def events_after(session: Session, id: str, last_id: int) -> Sequence[FinetuneEvent]:
+    get(session, id)
+    return repository.events_after(session, id, last_id)
 
 
-def metrics(session: Session, scope: Scope, id: str) -> list[dict[str, Any]]:
+def metrics(session: Session, id: str) -> list[dict[str, Any]]:
     """Returns the loss curve; a long one is thinned."""
-    get(session, scope, id)
-    return list(repository.progress(session, scope, id, _CURVE_POINTS))
+    get(session, id)
+    return list(repository.progress(session, id, _CURVE_POINTS))
 
 
-def cancel(session: Session, scope: Scope, id: str) -> Finetune:
+def cancel(session: Session, id: str) -> Finetune:
     """Cancels a fine-tune: a waiting one at once, a running one at its next step. Raises NotFound, JobFinished."""
-    finetune = get(session, scope, id)
+    finetune = get(session, id)
     if finetune.status in ENDED:
         raise JobFinished("fine-tune", id, finetune.status)
     jobs.request_cancel(session, finetune)
-    audit.record(session, scope, "finetune.cancel", id)
+    audit.record(session, "finetune.cancel", id)
     return finetune
 
 
@@ -250,9 +244,9 @@ def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredOb
     finetune = jobs.guarded(session, Finetune, claim)
     if finetune is None:
         return False
-    domain = domains.get(session, SYSTEM, finetune.domain_id, lock=True)
+    domain = domains.get(session, finetune.domain_id, lock=True)
     adapter = adapters.publish(
-        session, SYSTEM, domain, artifact, stored, finetune_id=finetune.id, promote=finetune.auto_promote
+        session, domain, artifact, stored, finetune_id=finetune.id, promote=finetune.auto_promote
     )
     finetune.adapter_id = adapter.id
     finetune.held_out_loss_base = _finite(losses["base"])
@@ -273,8 +267,8 @@ def _require_served(method: Method) -> None:
         raise MethodNotServed(method, METHODS, [name for name in SITES if name not in METHODS])
 
 
-def _ready_dataset(session: Session, scope: Scope, domain_id: str, id: str) -> Dataset:
-    dataset = datasets.get(session, scope, id)
+def _ready_dataset(session: Session, domain_id: str, id: str) -> Dataset:
+    dataset = datasets.get(session, id)
     if dataset.domain_id != domain_id:
         raise NotFound("dataset", id)
     if dataset.status != "ready":

@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session, aliased
 from core.service import audit
 from core.service.db.models import Webhook, WebhookDelivery
 from core.service.db.session import database_now
-from core.service.tenancy import SYSTEM
 from core.service.webhooks.service import living
 
 logger = logging.getLogger(__name__)
@@ -162,7 +161,7 @@ def _disable(session: Session, webhook: Webhook, code: str, detail: str) -> None
         return
     webhook.status, webhook.disabled_code, webhook.disabled_detail = "disabled", code, detail
     logger.warning("webhook %s is disabled: %s", webhook.id, detail)
-    audit.record(session, SYSTEM, "webhook.disable", webhook.id, tenant_id=webhook.tenant_id, detail={"code": code})
+    audit.record(session, "webhook.disable", webhook.id, tenant_id=webhook.tenant_id, detail={"code": code})
 
 
 def _entry(now: datetime.datetime, outcome: Outcome) -> dict[str, Any]:

@@ -1,16 +1,15 @@
-"""Events that tenants can hear of. A delivery is inserted in the transaction of what happened, and so never lost."""
+"""Events that webhooks deliver. A delivery is inserted in the transaction of its event, and so is never lost."""
 
 import datetime
 import json
 from typing import Any, Literal, get_args
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.service.db.base import new_id
 from core.service.db.models import Adapter, Dataset, Finetune, Generation, Webhook, WebhookDelivery
 from core.service.db.session import database_now
-from core.service.tenancy import Scope
-from core.service.webhooks import repository
 
 EventType = Literal[
     "dataset.ready",
@@ -30,7 +29,7 @@ _SUBSCRIBED = frozenset(get_args(EventType))
 
 
 def job_ended(session: Session, job: Dataset | Finetune | Generation) -> None:
-    """Ready, succeeded, rejected, failed or cancelled, as its row says."""
+    """Emits the event of a job that has ended, by the status of its row."""
     kind: str
     details: dict[str, Any]
     match job:
@@ -50,7 +49,7 @@ def adapter(session: Session, row: Adapter, what: Literal["created", "promoted",
 
 
 def deliver(session: Session, webhook: Webhook, type: str, data: dict[str, Any]) -> WebhookDelivery:
-    """Due at once."""
+    """Adds a delivery that is due at once."""
     now = database_now(session)
     body = json.dumps({"type": type, "timestamp": _rfc3339(now), "data": data}, separators=(",", ":"))
     row = WebhookDelivery(
@@ -70,7 +69,9 @@ def deliver(session: Session, webhook: Webhook, type: str, data: dict[str, Any])
 def _emit(session: Session, tenant_id: str, type: str, data: dict[str, Any]) -> None:
     if type not in _SUBSCRIBED:
         return
-    for webhook in repository.enabled(session, Scope(tenant_id)):
+    enabled = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.status == "enabled").order_by(Webhook.id)
+    # Locked until the transaction ends: a deletion meanwhile would make the insert of their deliveries fail.
+    for webhook in session.scalars(enabled.with_for_update(read=True, key_share=True)).all():
         if webhook.events is None or type in webhook.events:
             deliver(session, webhook, type, data)
 

@@ -4,23 +4,25 @@ import datetime
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import NotFound
 from core.service import audit
 from core.service import etags as versions
 from core.service.db.base import new_id
+from core.service.db.isolation import scope_of
+from core.service.db.lookup import find, require
 from core.service.db.models import Webhook, WebhookDelivery
-from core.service.db.paging import Page, PageRequest
+from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
 from core.service.errors import WebhookDisabled
-from core.service.tenancy import Scope
-from core.service.webhooks import events, repository
+from core.service.webhooks import events
 from core.service.webhooks.addresses import parse
 from core.service.webhooks.signing import new_secret
 
 _MOST_SECRETS = 5
-"""Beside the newest one."""
+"""Max count of earlier secrets that still sign."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class IssuedSecret:
 
 
 def create(
-    session: Session, scope: Scope, url: str, wanted: list[str] | None, description: str, *, allow_private: bool
+    session: Session, url: str, wanted: list[str] | None, description: str, *, allow_private: bool
 ) -> IssuedSecret:
     """Raises WebhookUrlRefused for a URL that leads nowhere or to a private address."""
     parse(url, allow_private=allow_private)
     webhook = Webhook(
         id=new_id("wh"),
-        tenant_id=scope.tenant,
+        tenant_id=scope_of(session).tenant,
         url=url,
         description=description,
         events=wanted,
@@ -48,28 +50,26 @@ def create(
     )
     session.add(webhook)
     session.flush()
-    audit.record(session, scope, "webhook.create", webhook.id, detail={"url": url, "events": wanted})
+    audit.record(session, "webhook.create", webhook.id, detail={"url": url, "events": wanted})
     return IssuedSecret(webhook, webhook.secret)
 
 
-def get(session: Session, scope: Scope, id: str, *, lock: bool = False) -> Webhook:
+def get(session: Session, id: str, *, lock: bool = False) -> Webhook:
     """Raises NotFound, for another tenant's webhook too."""
-    webhook = repository.get(session, scope, id, lock=lock)
-    if webhook is None:
-        raise NotFound("webhook", id)
-    return webhook
+    return require(session, Webhook, "webhook", id, lock=lock)
 
 
-def listing(session: Session, scope: Scope, request: PageRequest) -> Page[Webhook]:
-    return repository.page(session, scope, request)
+def page(session: Session, request: PageRequest) -> Page[Webhook]:
+    """Returns a page of webhooks, newest first. Raises InvalidCursor."""
+    return fetch_page(session, select(Webhook), Webhook.id, request)
 
 
 def change(
-    session: Session, scope: Scope, id: str, changes: dict[str, Any], seen: str | None = None, *, allow_private: bool
+    session: Session, id: str, changes: dict[str, Any], seen: str | None = None, *, allow_private: bool
 ) -> Webhook:
-    """`url`, `events`, `description`, or `enabled`, of the state that the caller has `seen`. Raises NotFound,
+    """Changes `url`, `events`, `description` or `enabled`. `seen` is the request's If-Match header. Raises NotFound,
     WebhookUrlRefused, ChangedMeanwhile."""
-    webhook = get(session, scope, id, lock=True)
+    webhook = get(session, id, lock=True)
     versions.demand(webhook, seen)
     if "url" in changes:
         parse(changes["url"], allow_private=allow_private)
@@ -80,19 +80,19 @@ def change(
         else:
             setattr(webhook, field, value)
     session.flush()
-    audit.record(session, scope, "webhook.change", id, detail=changes)
+    audit.record(session, "webhook.change", id, detail=changes)
     return webhook
 
 
-def delete(session: Session, scope: Scope, id: str) -> None:
-    """With its deliveries. Raises NotFound."""
-    session.delete(get(session, scope, id, lock=True))
-    audit.record(session, scope, "webhook.delete", id)
+def delete(session: Session, id: str) -> None:
+    """Deletes a webhook with its deliveries. Raises NotFound."""
+    session.delete(get(session, id, lock=True))
+    audit.record(session, "webhook.delete", id)
 
 
-def rotate(session: Session, scope: Scope, id: str, overlap_seconds: int) -> IssuedSecret:
-    """A new secret; the one before signs too for the overlap. Raises NotFound."""
-    webhook = get(session, scope, id, lock=True)
+def rotate(session: Session, id: str, overlap_seconds: int) -> IssuedSecret:
+    """Gives a webhook a new secret. The secret before also signs until the overlap ends. Raises NotFound."""
+    webhook = get(session, id, lock=True)
     now = database_now(session)
     previous = living(webhook, now)
     if overlap_seconds > 0:
@@ -101,56 +101,55 @@ def rotate(session: Session, scope: Scope, id: str, overlap_seconds: int) -> Iss
     webhook.previous_secrets = previous[-_MOST_SECRETS:]
     webhook.secret = new_secret()
     session.flush()
-    audit.record(session, scope, "webhook.rotate", id, detail={"overlap_seconds": overlap_seconds})
+    audit.record(session, "webhook.rotate", id, detail={"overlap_seconds": overlap_seconds})
     return IssuedSecret(webhook, webhook.secret)
 
 
 def living(webhook: Webhook, now: datetime.datetime) -> list[dict[str, str]]:
-    """Its previous secrets that still sign, the oldest first."""
-    return [
-        secret for secret in webhook.previous_secrets if datetime.datetime.fromisoformat(secret["expires_at"]) > now
-    ]
+    """Returns the previous secrets of a webhook that still sign, the oldest first."""
+    return [old for old in webhook.previous_secrets if datetime.datetime.fromisoformat(old["expires_at"]) > now]
 
 
-def test(session: Session, scope: Scope, id: str) -> WebhookDelivery:
-    """Sends an event of no consequence. Raises NotFound, WebhookDisabled."""
-    webhook = _enabled(session, scope, id)
+def test(session: Session, id: str) -> WebhookDelivery:
+    """Sends an event that means nothing, to try the webhook. Raises NotFound, WebhookDisabled."""
+    webhook = _enabled(session, id)
     delivery = events.deliver(session, webhook, events.TEST, {"webhook_id": id})
     session.flush()
     session.refresh(delivery)
-    audit.record(session, scope, "webhook.test", id)
+    audit.record(session, "webhook.test", id)
     return delivery
 
 
-def deliveries(session: Session, scope: Scope, id: str, request: PageRequest) -> Page[WebhookDelivery]:
-    """Raises NotFound."""
-    get(session, scope, id)
-    return repository.deliveries(session, scope, id, request)
+def deliveries(session: Session, id: str, request: PageRequest) -> Page[WebhookDelivery]:
+    """Returns a page of a webhook's deliveries, newest first. Raises NotFound, InvalidCursor."""
+    get(session, id)
+    statement = select(WebhookDelivery).where(WebhookDelivery.webhook_id == id)
+    return fetch_page(session, statement, WebhookDelivery.id, request)
 
 
-def delivery(session: Session, scope: Scope, id: str, delivery_id: str, *, lock: bool = False) -> WebhookDelivery:
+def delivery(session: Session, id: str, delivery_id: str, *, lock: bool = False) -> WebhookDelivery:
     """Raises NotFound."""
-    row = repository.delivery(session, scope, id, delivery_id, lock=lock)
-    if row is None:
+    row = find(session, WebhookDelivery, delivery_id, lock=lock)
+    if row is None or row.webhook_id != id:
         raise NotFound("delivery", delivery_id)
     return row
 
 
-def redeliver(session: Session, scope: Scope, id: str, delivery_id: str) -> WebhookDelivery:
-    """Sends an event again at once, whatever became of it, with as many attempts as at first. Raises NotFound,
+def redeliver(session: Session, id: str, delivery_id: str) -> WebhookDelivery:
+    """Sends an event again at once, however its delivery ended, with as many attempts as at first. Raises NotFound,
     WebhookDisabled."""
-    _enabled(session, scope, id)
-    row = delivery(session, scope, id, delivery_id, lock=True)
+    _enabled(session, id)
+    row = delivery(session, id, delivery_id, lock=True)
     row.status, row.failures = "pending", 0
-    row.attempt += 1  # an attempt on its way ends nothing any more
+    row.attempt += 1  # the fence: an attempt in flight can no longer settle this delivery
     row.next_attempt_at, row.lease_expires_at, row.finished_at = database_now(session), None, None
     session.flush()
-    audit.record(session, scope, "webhook.redeliver", delivery_id, detail={"webhook_id": id})
+    audit.record(session, "webhook.redeliver", delivery_id, detail={"webhook_id": id})
     return row
 
 
-def _enabled(session: Session, scope: Scope, id: str) -> Webhook:
-    webhook = get(session, scope, id)
+def _enabled(session: Session, id: str) -> Webhook:
+    webhook = get(session, id)
     if webhook.status != "enabled":
         raise WebhookDisabled(id)
     return webhook

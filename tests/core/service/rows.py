@@ -6,15 +6,14 @@ from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseConfig, BaseDescription
 from core.artifact.sampling import SamplingSettings
-from core.service import discards, idempotency, jobs, metering
+from core.service import discards, domains, idempotency, jobs, keys, metering, tenants
 from core.service.db.base import new_id
+from core.service.db.isolation import scope_of, set_scope
 from core.service.db.models import Adapter, Dataset, DatasetUpload, Generation, GenerationImage, GenerationPreview
 from core.service.db.session import Database, database_now
-from core.service.domains import service as domains
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
 from core.service.tenancy import SYSTEM, Scope
-from core.service.tenants import service as tenants
 from core.service.webhooks import service as webhooks
 
 BASE = BaseDescription(
@@ -32,12 +31,18 @@ class Sent:
         self.messages.append((task, queue, id))
 
 
+def acting(session: Session, scope: Scope) -> Session:
+    """Returns a worker's session, which from now on acts in this scope."""
+    set_scope(session, scope)
+    return session
+
+
 def tenant_with_domain(database: Database, name: str = "tenant", weight: float = 1.0) -> tuple[Scope, str]:
     with database.session() as session:
-        tenant = tenants.create(session, SYSTEM, name)
+        tenant = tenants.create(acting(session, SYSTEM), name)
         tenant.weight = weight
         scope = Scope(tenant_id=tenant.id)
-        return scope, domains.create(session, scope, "domain", "", "mini").id
+        return scope, domains.create(acting(session, scope), "domain", "", "mini").id
 
 
 def tenant_with_everything(database: Database, name: str) -> Scope:
@@ -52,13 +57,13 @@ def tenant_with_everything(database: Database, name: str) -> Scope:
         session.add(GenerationImage(generation_id=generation, seed=0, **common, **size))
         session.add(GenerationPreview(generation_id=generation, step=1, **common))
         metering.meter(session, scope.tenant, images=1)
-        key = tenants.issue_key(session, SYSTEM, scope.tenant, "key")
+        key = keys.issue(acting(session, SYSTEM), scope.tenant, "key")
         caller = Scope(scope.tenant, key.row.id)
-        idempotency.begin(session, caller, "k", "d")
-        domains.delete(session, scope, domains.create(session, scope, "gone", "", "mini").id)
+        idempotency.begin(acting(session, caller), "k", "d")
+        domains.delete(acting(session, scope), domains.create(acting(session, scope), "gone", "", "mini").id)
         add_upload(session, scope, domain)
-        webhook = webhooks.create(session, scope, "https://example.com", None, "", allow_private=False).row.id
-        webhooks.test(session, scope, webhook)
+        webhook = webhooks.create(acting(session, scope), "https://example.com", None, "", allow_private=False).row.id
+        webhooks.test(acting(session, scope), webhook)
         discards.record(session, [(scope.tenant, "k")])
     return caller
 
@@ -66,7 +71,9 @@ def tenant_with_everything(database: Database, name: str) -> Scope:
 def add_finetune(session: Session, scope: Scope, domain_id: str, **values: Any) -> str:
     """The id of a new one, with a data set of its own."""
     dataset = add_dataset(session, scope, domain_id)
-    finetune = finetunes.create(session, scope, Sent(), domain_id, FinetuneRequest(dataset_id=dataset.id))
+    before = scope_of(session)
+    finetune = finetunes.create(acting(session, scope), Sent(), domain_id, FinetuneRequest(dataset_id=dataset.id))
+    set_scope(session, before)
     for name, value in values.items():
         setattr(finetune, name, value)
     session.flush()

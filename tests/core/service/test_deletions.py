@@ -9,13 +9,10 @@ import pytest
 from sqlalchemy import func, select, update
 
 from core.artifact.errors import NotFound
-from core.service import fleet, idempotency, jobs
-from core.service.adapters import service as adapters
+from core.service import adapters, deletions, domains, fleet, idempotency, jobs, keys, tenants
 from core.service.db.models import Deletion, Finetune, Generation, GenerationImage, GenerationPreview, Worker
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
-from core.service.deletions import service as deletions
-from core.service.domains import service as domains
 from core.service.errors import Unauthenticated
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
@@ -24,9 +21,9 @@ from core.service.idempotency import Answer
 from core.service.storage import FolderStore, ObjectStore
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM, Scope
-from core.service.tenants import service as tenants
 from tests.core.service.rows import (
     Sent,
+    acting,
     add_adapter,
     add_dataset,
     add_finetune,
@@ -37,9 +34,9 @@ from tests.core.service.rows import (
 
 
 def filled(database: Database, scope: Scope, domain: str) -> None:
-    with database.session() as session:
+    with database.session(scope) as session:
         dataset = add_dataset(session, scope, domain).id
-        finetunes.create(session, scope, Sent(), domain, FinetuneRequest(dataset_id=dataset))
+        finetunes.create(session, Sent(), domain, FinetuneRequest(dataset_id=dataset))
         for version, digest in enumerate("ab", 1):
             add_adapter(session, scope, domain, version, sha256=digest * 64)
         add_generation(session, scope, domain)
@@ -48,7 +45,7 @@ def filled(database: Database, scope: Scope, domain: str) -> None:
 
 def read(database: Database, id: str) -> Deletion:
     with database.session() as session:
-        return deletions.get(session, SYSTEM, id)
+        return deletions.get(session, id)
 
 
 def worker_tells(database: Database, id: str, evicted_at: datetime.datetime | None) -> None:
@@ -66,8 +63,8 @@ def test_a_domain_leaves_a_receipt(database: Database, store: ObjectStore) -> No
     scope, domain = tenant_with_domain(database)
     caller = Scope(scope.tenant, "key_1")
     filled(database, caller, domain)
-    with database.session() as session:
-        kept = domains.create(session, scope, "kept", "", "mini").id
+    with database.session(scope) as session:
+        kept = domains.create(session, "kept", "", "mini").id
         add_adapter(session, scope, kept, 1, sha256="a" * 64)
     folder = domains.folder(scope.tenant, domain)
     for number in range(3):
@@ -77,8 +74,8 @@ def test_a_domain_leaves_a_receipt(database: Database, store: ObjectStore) -> No
     store.put_part(f"{folder}datasets/ds_9/archive.zip", upload, 1, io.BytesIO(b"part"))
     worker_tells(database, "wrk_1", None)
 
-    with database.session() as session:
-        id = domains.delete(session, caller, domain).id
+    with database.session(caller) as session:
+        id = domains.delete(session, domain).id
     receipt = read(database, id)
     assert (receipt.kind, receipt.target, receipt.actor_key_id) == ("domain", domain, "key_1")
     assert receipt.rows == {
@@ -115,8 +112,8 @@ def test_a_domain_leaves_a_receipt(database: Database, store: ObjectStore) -> No
 def test_silent_worker_does_not_block_a_deletion(database: Database, store: ObjectStore) -> None:
     scope, domain = tenant_with_domain(database)
     worker_tells(database, "wrk_1", None)
-    with database.session() as session:
-        id = domains.delete(session, scope, domain).id
+    with database.session(scope) as session:
+        id = domains.delete(session, domain).id
         silent = database_now(session) - 2 * WORKER_SILENCE
         session.execute(update(Worker).values(heartbeat_at=silent))
     for _ in range(2):
@@ -127,8 +124,8 @@ def test_silent_worker_does_not_block_a_deletion(database: Database, store: Obje
 def test_deletion_retries_an_unreachable_store(database: Database, store: ObjectStore) -> None:
     scope, domain = tenant_with_domain(database)
     store.put(f"{domains.folder(scope.tenant, domain)}x", b"x")
-    with database.session() as session:
-        id = domains.delete(session, scope, domain).id
+    with database.session(scope) as session:
+        id = domains.delete(session, domain).id
 
     class Away(FolderStore):
         def drop_parts(self, *_: Any, **__: Any) -> int:
@@ -149,9 +146,9 @@ def test_tenant_deletion_leaves_a_receipt_and_other_tenants(database: Database, 
         filled(database, who, where)
         store.put(f"{domains.folder(who.tenant, where)}x", b"x")
         with database.session() as session:
-            tenants.issue_key(session, SYSTEM, who.tenant, "key")
+            keys.issue(session, who.tenant, "key")
     with database.session() as session:
-        id = tenants.delete(session, SYSTEM, scope.tenant).id
+        id = tenants.delete(session, scope.tenant).id
         assert adapters.deleted(session, {"a" * 64, "c" * 64}) == {"c" * 64}, "the other has the same adapter"
     for _ in range(2):
         deletions.advance(database, store)
@@ -162,11 +159,11 @@ def test_tenant_deletion_leaves_a_receipt_and_other_tenants(database: Database, 
     }  # fmt: skip
     assert store.list("") == [f"{domains.folder(other.tenant, theirs)}x"]
     with database.session() as session:
-        assert [row.id for row in domains.listing(session, SYSTEM, PageRequest()).data] == [theirs]
+        assert [row.id for row in domains.page(acting(session, SYSTEM), PageRequest()).data] == [theirs]
         with pytest.raises(NotFound):
-            deletions.get(session, other, id)
-        assert deletions.listing(session, other, PageRequest()).data == []
-        assert [row.id for row in deletions.listing(session, SYSTEM, PageRequest(), scope.tenant).data] == [id]
+            deletions.get(acting(session, other), id)
+        assert deletions.page(acting(session, other), PageRequest()).data == []
+        assert [row.id for row in deletions.page(acting(session, SYSTEM), PageRequest(), scope.tenant).data] == [id]
 
 
 def test_stored_responses_about_it_are_deleted(database: Database) -> None:
@@ -174,16 +171,16 @@ def test_stored_responses_about_it_are_deleted(database: Database) -> None:
     caller = Scope(scope.tenant, "key_1")
     bodies = {"a": {"id": domain}, "b": {"id": "gen_1", "domain_id": domain}, "c": {"id": "dom_other"}}
     for key, body in bodies.items():
-        with database.session() as session:
-            idempotency.begin(session, caller, key, "d")
-        with database.session() as session:
-            idempotency.complete(session, caller, key, Answer(201, body))
-    with database.session() as session:
-        domains.delete(session, scope, domain)
+        with database.session(caller) as session:
+            idempotency.begin(session, key, "d")
+        with database.session(caller) as session:
+            idempotency.complete(session, key, Answer(201, body))
+    with database.session(scope) as session:
+        domains.delete(session, domain)
     answers = []
     for key in bodies:
-        with database.session() as session:
-            answers.append(idempotency.begin(session, caller, key, "d"))
+        with database.session(caller) as session:
+            answers.append(idempotency.begin(session, key, "d"))
     assert answers == [None, None, Answer(201, {"id": "dom_other"})]
 
 
@@ -202,26 +199,26 @@ def test_very_many_rows_are_deleted_in_steps(
             session.add(GenerationPreview(generation_id=generation.id, index=0, step=number, **common))
         add_generation(session, scope, domain)
         add_finetune(session, scope, domain)
-        key = tenants.issue_key(session, SYSTEM, scope.tenant, "key").key
+        key = keys.issue(session, scope.tenant, "key").key
     store.put(f"{domains.folder(scope.tenant, domain)}x", b"x")
     with database.session() as session:
         if kind == "domain":
-            id = domains.delete(session, scope, domain).id
+            id = domains.delete(acting(session, scope), domain).id
         else:
-            id = tenants.delete(session, SYSTEM, scope.tenant).id
-    with database.session() as session:
+            id = tenants.delete(acting(session, SYSTEM), scope.tenant).id
+    with database.session(scope) as session:
         assert jobs.claim_next(session, Generation, "worker", 60) is None, "nobody begins what is to go"
         assert jobs.claim_next(session, Finetune, "worker", 60) is None
         with pytest.raises(NotFound):
-            domains.get(session, scope, domain) if kind == "domain" else tenants.get(session, scope.tenant)
-        assert [row.id for row in tenants.listing(session, PageRequest()).data if row.id == scope.tenant] == (
+            domains.get(session, domain) if kind == "domain" else tenants.get(session, scope.tenant)
+        assert [row.id for row in tenants.page(session, PageRequest()).data if row.id == scope.tenant] == (
             [scope.tenant] if kind == "domain" else []
         )
         if kind == "tenant":
             with pytest.raises(Unauthenticated):
-                tenants.authenticate(session, key)
+                keys.authenticate(session, key)
         else:
-            domains.create(session, scope, "domain", "", "mini")
+            domains.create(session, "domain", "", "mini")
     assert read(database, id).objects == 0
     for _ in range(2):
         deletions.advance(database, store)

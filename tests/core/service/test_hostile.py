@@ -10,18 +10,15 @@ from PIL import Image
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from core.artifact.errors import Cancelled
-from core.service import audit
+from core.service import audit, generations, tenants
 from core.service.datasets.archive import inspect, read_images, validate
 from core.service.db.models import Generation
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database
 from core.service.errors import ArchiveInvalid, DatabaseUnavailable, InvalidCursor
-from core.service.generations import service as generations
-from core.service.generations.service import GenerationRequest
+from core.service.generations import GenerationRequest
 from core.service.storage import S3Store
 from core.service.storage.errors import StorageUnavailable
-from core.service.tenancy import SYSTEM
-from core.service.tenants import service as tenants
 from tests.core.service.rows import BASE, Sent, add_adapter, tenant_with_domain
 from tests.core.service.zips import GOOD, LIMITS, picture, zipped
 
@@ -131,18 +128,18 @@ def test_photos_keep_their_first_picture() -> None:
 @pytest.mark.parametrize("value", ["\0", "9" * 40, "9" * 5000, "-1"])
 def test_out_of_range_cursors_are_rejected(database: Database, value: str) -> None:
     with pytest.raises(InvalidCursor), database.session() as session:
-        audit.page(session, SYSTEM, None, PageRequest(cursor=value))
+        audit.page(session, None, PageRequest(cursor=value))
     if value == "\0":
         with pytest.raises(InvalidCursor), database.session() as session:
-            tenants.listing(session, PageRequest(cursor=value))
+            tenants.page(session, PageRequest(cursor=value))
 
 
 def test_a_class_may_be_named_in_either_spelling(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
-    with database.session() as session:
+    with database.session(scope) as session:
         adapter = add_adapter(session, scope, domain_id, 1)
         request = GenerationRequest(class_name="cafe\u0301", adapter_id=adapter.id)
-        made: Generation = generations.create(session, scope, Sent(), domain_id, request, BASE, 10)
+        made: Generation = generations.create(session, Sent(), domain_id, request, BASE, most_waiting=10)
         assert made.class_id == 0
 
 

@@ -15,13 +15,12 @@ from sqlalchemy import inspect, select, text
 
 import core.service.db.models
 from core.artifact.sampling import SamplingSettings
-from core.service import fleet, idempotency, jobs
+from core.service import fleet, idempotency, jobs, tenants
 from core.service.db.base import Base
 from core.service.db.models import Finetune, Generation
 from core.service.db.schema import config, is_current, upgrade
 from core.service.db.session import Database
 from core.service.tenancy import SYSTEM, Scope
-from core.service.tenants import service as tenants
 from tests.core.service.rows import BASE, tenant_with_everything
 
 assert core.service.db.models.__all__, "importing the models registers their tables"
@@ -259,12 +258,12 @@ def assert_kept(before: dict[str, list[dict[str, Any]]], after: dict[str, list[d
 
 def test_stored_responses_are_deleted_with_their_tenant(database: Database) -> None:
     with database.session() as session:
-        tenant = tenants.create(session, SYSTEM, "tenant").id
+        tenant = tenants.create(session, "tenant").id
     for scope in (Scope(tenant, "key_1"), Scope(None, "key_2")):
-        with database.session() as session:
-            idempotency.begin(session, scope, "k", "d")
+        with database.session(scope) as session:
+            idempotency.begin(session, "k", "d")
     with database.session() as session:
-        tenants.delete(session, SYSTEM, tenant)
+        tenants.delete(session, tenant)
     with database.session() as session:
         assert session.execute(text("SELECT scope FROM idempotency_keys")).scalars().all() == ["key_2"]
 

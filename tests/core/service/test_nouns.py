@@ -8,14 +8,12 @@ from sqlalchemy import select
 
 from core.artifact.errors import BaseMismatch, NotFound, QueueFull, UnknownClass
 from core.artifact.training import TrainingSettings
-from core.service import audit, metering
-from core.service.adapters import service as adapters
+from core.service import adapters, audit, domains, generations, keys, metering, tenants
 from core.service.config import Settings
 from core.service.datasets import service as datasets
 from core.service.db.models import AuditEntry, Deletion, Domain, Generation
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database
-from core.service.domains import service as domains
 from core.service.errors import (
     AdapterQuarantined,
     DatasetNotReady,
@@ -27,21 +25,27 @@ from core.service.errors import (
 )
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
-from core.service.generations import service as generations
-from core.service.generations.service import GenerationRequest
-from core.service.tenancy import SYSTEM
-from core.service.tenants import service as tenants
-from tests.core.service.rows import BASE, Sent, add_adapter, add_dataset, add_generation, claim, tenant_with_domain
+from core.service.generations import GenerationRequest
+from tests.core.service.rows import (
+    BASE,
+    Sent,
+    acting,
+    add_adapter,
+    add_dataset,
+    add_generation,
+    claim,
+    tenant_with_domain,
+)
 
 
 def test_another_tenants_rows_are_not_found(database: Database) -> None:
     owner, domain_id = tenant_with_domain(database, "owner")
     stranger, _ = tenant_with_domain(database, "stranger")
-    with database.session() as session:
+    with database.session(owner) as session:
         dataset = add_dataset(session, owner, domain_id).id
         generation = add_generation(session, owner, domain_id).id
         adapter = add_adapter(session, owner, domain_id, 1).id
-        finetune = finetunes.create(session, owner, Sent(), domain_id, FinetuneRequest(dataset_id=dataset)).id
+        finetune = finetunes.create(session, Sent(), domain_id, FinetuneRequest(dataset_id=dataset)).id
     nouns = (
         (domains.get, domain_id),
         (datasets.get, dataset),
@@ -54,46 +58,47 @@ def test_another_tenants_rows_are_not_found(database: Database) -> None:
         (domains.delete, domain_id),
     )
     for call, id in nouns:
-        with pytest.raises(NotFound), database.session() as session:
-            call(session, stranger, id)
-    with database.session() as session:
-        assert [row.name for row in domains.listing(session, stranger, PageRequest()).data] == ["domain"]
-        assert domains.get(session, SYSTEM, domain_id).id == domain_id
+        with pytest.raises(NotFound), database.session(stranger) as session:
+            call(session, id)
+    with database.session(stranger) as session:
+        assert [row.name for row in domains.page(session, PageRequest()).data] == ["domain"]
         with pytest.raises(NotFound):
-            generations.listing(session, stranger, domain_id, PageRequest())
+            generations.page(session, domain_id, PageRequest())
+    with database.session() as session:
+        assert domains.get(session, domain_id).id == domain_id
 
 
 def test_another_tenants_adapter_or_dataset_cannot_be_used(database: Database) -> None:
     owner, domain_id = tenant_with_domain(database)
-    with database.session() as session:
-        other = domains.create(session, owner, "other", "", "mini").id
+    with database.session(owner) as session:
+        other = domains.create(session, "other", "", "mini").id
         adapter = add_adapter(session, owner, other, 1).id
         dataset = add_dataset(session, owner, other).id
         with pytest.raises(NotFound):
-            adapters.promote(session, owner, domain_id, adapter)
+            adapters.promote(session, domain_id, adapter)
         with pytest.raises(NotFound):
-            finetunes.create(session, owner, Sent(), domain_id, FinetuneRequest(dataset_id=dataset))
+            finetunes.create(session, Sent(), domain_id, FinetuneRequest(dataset_id=dataset))
         request = GenerationRequest(class_id=0, adapter_id=adapter)
         with pytest.raises(NotFound):
-            generations.create(session, owner, Sent(), domain_id, request, BASE, 10)
+            generations.create(session, Sent(), domain_id, request, BASE, most_waiting=10)
 
 
 def test_names_are_unique_within_a_tenant_only(database: Database) -> None:
     scope, _ = tenant_with_domain(database, "one")
     tenant_with_domain(database, "two")
-    with pytest.raises(NameTaken), database.session() as session:
-        domains.create(session, scope, "domain", "", "mini")
+    with pytest.raises(NameTaken), database.session(scope) as session:
+        domains.create(session, "domain", "", "mini")
 
 
 def test_deleting_a_domain_takes_rows_and_names_its_objects(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
-    with database.session() as session:
+    with database.session(scope) as session:
         add_adapter(session, scope, domain_id, 1)
         add_generation(session, scope, domain_id)
         dataset = add_dataset(session, scope, domain_id).id
-        finetunes.create(session, scope, Sent(), domain_id, FinetuneRequest(dataset_id=dataset))
-    with database.session() as session:
-        domains.delete(session, scope, domain_id)
+        finetunes.create(session, Sent(), domain_id, FinetuneRequest(dataset_id=dataset))
+    with database.session(scope) as session:
+        domains.delete(session, domain_id)
     with database.session() as session:
         assert session.execute(select(Generation)).first() is None
         prefix = session.execute(select(Deletion.prefix)).scalar_one()
@@ -103,12 +108,12 @@ def test_deleting_a_domain_takes_rows_and_names_its_objects(database: Database) 
 def test_deleting_a_tenant_ends_its_keys_but_not_its_audit_log(database: Database) -> None:
     scope, _ = tenant_with_domain(database)
     with database.session() as session:
-        key = tenants.issue_key(session, SYSTEM, scope.tenant, "k", None).key
+        key = keys.issue(session, scope.tenant, "k", None).key
     with database.session() as session:
-        assert tenants.authenticate(session, key).tenant == scope.tenant
-        tenants.delete(session, SYSTEM, scope.tenant)
+        assert keys.authenticate(session, key).tenant == scope.tenant
+        tenants.delete(session, scope.tenant)
     with pytest.raises(Unauthenticated), database.session() as session:
-        tenants.authenticate(session, key)
+        keys.authenticate(session, key)
     with database.session() as session:
         actions = session.execute(select(AuditEntry.action).order_by(AuditEntry.id)).scalars().all()
         assert actions[-1] == "tenant.delete"
@@ -118,59 +123,59 @@ def test_deleting_a_tenant_ends_its_keys_but_not_its_audit_log(database: Databas
 def test_key_authenticates_and_wrong_keys_do_not(database: Database) -> None:
     scope, _ = tenant_with_domain(database)
     with database.session() as session:
-        issued = tenants.issue_key(session, SYSTEM, scope.tenant, "k", ["read"])
+        issued = keys.issue(session, scope.tenant, "k", ["read"])
         assert issued.key.split("_", 2)[2] not in issued.row.secret_hash
     for wrong in ("", "x", issued.key[:-1], issued.key + "x", "dfk_" + "0" * 26 + "_secret"):
         with pytest.raises(Unauthenticated), database.session() as session:
-            tenants.authenticate(session, wrong)
+            keys.authenticate(session, wrong)
     with database.session() as session:
-        assert tenants.authenticate(session, issued.key).scopes == {"read"}
-        tenants.revoke_key(session, SYSTEM, issued.row.id)
+        assert keys.authenticate(session, issued.key).scopes == {"read"}
+        keys.revoke(session, issued.row.id)
     with pytest.raises(Unauthenticated), database.session() as session:
-        tenants.authenticate(session, issued.key)
+        keys.authenticate(session, issued.key)
 
 
 def test_the_first_administrators_key(database: Database) -> None:
     with database.session() as session:
-        made = tenants.ensure_admin_key(session, None)
+        made = keys.ensure_admin_key(session, None)
         assert made is not None
-        assert tenants.ensure_admin_key(session, None) is None
-        assert tenants.ensure_admin_key(session, "configured secret") is None
-        assert tenants.authenticate(session, made).tenant_id is None
-        assert tenants.authenticate(session, "configured secret").scopes == {"admin"}
+        assert keys.ensure_admin_key(session, None) is None
+        assert keys.ensure_admin_key(session, "configured secret") is None
+        assert keys.authenticate(session, made).tenant_id is None
+        assert keys.authenticate(session, "configured secret").scopes == {"admin"}
 
 
 def test_a_configured_key_that_was_revoked_stays_so_until_another_is_configured(database: Database) -> None:
     with database.session() as session:
-        tenants.ensure_admin_key(session, None)
-        tenants.ensure_admin_key(session, "leaked")
-        configured = tenants.authenticate(session, "leaked")
+        keys.ensure_admin_key(session, None)
+        keys.ensure_admin_key(session, "leaked")
+        configured = keys.authenticate(session, "leaked")
         assert configured.key_id is not None
-        tenants.revoke_key(session, configured, configured.key_id)
+        keys.revoke(acting(session, configured), configured.key_id)
     with database.session() as session:
-        tenants.ensure_admin_key(session, "leaked")
+        keys.ensure_admin_key(session, "leaked")
         with pytest.raises(Unauthenticated):
-            tenants.authenticate(session, "leaked")
+            keys.authenticate(session, "leaked")
     with database.session() as session:
-        tenants.ensure_admin_key(session, "another")
-        assert tenants.authenticate(session, "another").scopes == {"admin"}
-        entries = audit.page(session, SYSTEM, None, PageRequest()).data
+        keys.ensure_admin_key(session, "another")
+        assert keys.authenticate(session, "another").scopes == {"admin"}
+        entries = audit.page(session, None, PageRequest()).data
         assert [one.action for one in entries] == ["key.configure", "key.revoke", "key.configure", "key.create"]
 
 
 def test_the_last_administrators_key_is_rotated_but_never_revoked(database: Database) -> None:
     with database.session() as session:
-        tenant = tenants.create(session, SYSTEM, "tenant").id
-        tenants.issue_key(session, SYSTEM, tenant, "no administrator's")
-        first = tenants.authenticate(session, tenants.ensure_admin_key(session, None) or "").key
+        tenant = tenants.create(session, "tenant").id
+        keys.issue(session, tenant, "no administrator's")
+        first = keys.authenticate(session, keys.ensure_admin_key(session, None) or "").key
     with pytest.raises(LastAdminKey), database.session() as session:
-        tenants.revoke_key(session, SYSTEM, first)
+        keys.revoke(session, first)
     with database.session() as session:
-        second = tenants.rotate_key(session, SYSTEM, first, overlap_seconds=3600).row.id
+        second = keys.rotate(session, first, overlap_seconds=3600).row.id
 
     def revoke(id: str) -> None:
         with database.session() as session:
-            tenants.revoke_key(session, SYSTEM, id)
+            keys.revoke(session, id)
 
     with ThreadPoolExecutor(2) as pool:  # two administrators revoke each other's key at once
         errors = [run.exception() for run in [pool.submit(revoke, id) for id in (first, second)]]
@@ -181,16 +186,16 @@ def test_generation_uses_the_requested_or_active_adapter(database: Database) -> 
     scope, domain_id = tenant_with_domain(database)
 
     def create(request: GenerationRequest) -> Generation:
-        with database.session() as session:
-            return generations.create(session, scope, Sent(), domain_id, request, BASE, most_waiting=2)
+        with database.session(scope) as session:
+            return generations.create(session, Sent(), domain_id, request, BASE, most_waiting=2)
 
     with pytest.raises(NoActiveAdapter):
         create(GenerationRequest(class_id=0))
-    with database.session() as session:
+    with database.session(scope) as session:
         first = add_adapter(session, scope, domain_id, 1).id
         foreign = add_adapter(session, scope, domain_id, 2, base_digest="c" * 64).id
         broken = add_adapter(session, scope, domain_id, 3, status="quarantined").id
-        adapters.promote(session, scope, domain_id, first)
+        adapters.promote(session, domain_id, first)
     with pytest.raises(BaseMismatch):
         create(GenerationRequest(class_id=0, adapter_id=foreign))
     with pytest.raises(AdapterQuarantined):
@@ -207,13 +212,13 @@ def test_generation_uses_the_requested_or_active_adapter(database: Database) -> 
 
 def test_a_fine_tune_needs_a_ready_data_set(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
-    with database.session() as session:
+    with database.session(scope) as session:
         waiting = add_dataset(session, scope, domain_id, status="validating").id
         ready = add_dataset(session, scope, domain_id).id
         with pytest.raises(DatasetNotReady):
-            finetunes.create(session, scope, Sent(), domain_id, FinetuneRequest(dataset_id=waiting))
+            finetunes.create(session, Sent(), domain_id, FinetuneRequest(dataset_id=waiting))
         estimate = finetunes.estimate(
-            session, scope, domain_id, FinetuneRequest(dataset_id=ready, training=TrainingSettings(steps=10)), BASE
+            session, domain_id, FinetuneRequest(dataset_id=ready, training=TrainingSettings(steps=10)), BASE
         )
     assert estimate.images_seen == 320
     assert estimate.epochs == 80
@@ -221,20 +226,20 @@ def test_a_fine_tune_needs_a_ready_data_set(database: Database) -> None:
 
 def test_events_resume_where_a_client_left(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
-    with database.session() as session:
+    with database.session(scope) as session:
         dataset = add_dataset(session, scope, domain_id).id
-        finetune = finetunes.create(session, scope, Sent(), domain_id, FinetuneRequest(dataset_id=dataset))
+        finetune = finetunes.create(session, Sent(), domain_id, FinetuneRequest(dataset_id=dataset))
         finetunes.record_progress(session, finetune, 10, 0.5, 1.0, 2.0)
         finetunes.record_progress(session, finetune, 20, 0.4, 1.0, 2.0)
-    with database.session() as session:
-        events = finetunes.events_after(session, scope, finetune.id, 0)
+    with database.session(scope) as session:
+        events = finetunes.events_after(session, finetune.id, 0)
         assert [event.type for event in events] == ["status", "progress", "progress"]
-        assert list(finetunes.events_after(session, scope, finetune.id, events[1].id)) == [events[2]]
-        assert [point["loss"] for point in finetunes.metrics(session, scope, finetune.id)] == [0.5, 0.4]
-        assert metering.usage(session, scope, Settings(_env_file=None)).training_seconds == 4.0
-        finetunes.cancel(session, scope, finetune.id)
-    with pytest.raises(JobFinished), database.session() as session:
-        finetunes.cancel(session, scope, finetune.id)
+        assert list(finetunes.events_after(session, finetune.id, events[1].id)) == [events[2]]
+        assert [point["loss"] for point in finetunes.metrics(session, finetune.id)] == [0.5, 0.4]
+        assert metering.usage(session, Settings(_env_file=None)).training_seconds == 4.0
+        finetunes.cancel(session, finetune.id)
+    with pytest.raises(JobFinished), database.session(scope) as session:
+        finetunes.cancel(session, finetune.id)
 
 
 def test_a_lost_claim_writes_no_images_and_meters_nothing(database: Database) -> None:
@@ -244,6 +249,6 @@ def test_a_lost_claim_writes_no_images_and_meters_nothing(database: Database) ->
     claimed = claim(database)
     with database.session() as session:
         session.get_one(Generation, claimed.id).attempt += 1
-    with database.session() as session:
+    with database.session(scope) as session:
         assert not generations.succeed(session, claimed, [], 10, {})
-        assert metering.usage(session, scope, Settings(_env_file=None)).model_evaluations == 0
+        assert metering.usage(session, Settings(_env_file=None)).model_evaluations == 0

@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from core.artifact.errors import NotFound
-from core.service import orphans
+from core.service import domains, orphans
 from core.service.db.base import new_id
 from core.service.db.models import GenerationImage, GenerationPreview
 from core.service.db.session import Database
-from core.service.domains import service as domains
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
 from core.service.storage import FolderStore, ObjectStore, S3Store, s3
@@ -24,10 +23,10 @@ from tests.core.service.rows import Sent, add_adapter, add_dataset, add_generati
 def test_only_objects_without_a_row_are_deleted(database: Database, store: ObjectStore) -> None:
     scope, domain = tenant_with_domain(database)
     folder = domains.folder(scope.tenant, domain)
-    with database.session() as session:
+    with database.session(scope) as session:
         dataset = add_dataset(session, scope, domain, archive_key=f"{folder}datasets/ds_1/archive.zip")
         request = FinetuneRequest(dataset_id=dataset.id)
-        finetune = finetunes.create(session, scope, Sent(), domain, request)
+        finetune = finetunes.create(session, Sent(), domain, request)
         attempts = f"{folder}finetunes/{finetune.id}/attempts"
         finetune.checkpoint_key = f"{attempts}/2/checkpoint-50.safetensors"
         finetune.previous_checkpoint_key = f"{attempts}/2/checkpoint-30.safetensors"

@@ -6,15 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy.orm import Session
 
-from core.service import fleet, jobs
+from core.service import domains, fleet, jobs, tenants
 from core.service.db.models import Generation
 from core.service.db.session import Database
-from core.service.domains import service as domains
 from core.service.errors import NameTaken
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM, Scope
-from core.service.tenants import service as tenants
-from tests.core.service.rows import BASE, Sent, add_generation, claim, tenant_with_domain
+from tests.core.service.rows import BASE, Sent, acting, add_generation, claim, tenant_with_domain
 
 
 def test_a_late_cancel_does_not_undo_a_success(database: Database) -> None:
@@ -100,6 +98,6 @@ def test_workers_that_start_together_register_one_base(database: Database) -> No
 
 def _create(noun: str, session: Session, scope: Scope) -> None:
     if noun == "domain":
-        domains.create(session, scope, "same", "", "mini")
+        domains.create(acting(session, scope), "same", "", "mini")
     else:
-        tenants.create(session, SYSTEM, "same")
+        tenants.create(acting(session, SYSTEM), "same")

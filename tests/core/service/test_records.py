@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from core.service import idempotency, metering
+from core.service import idempotency, metering, tenants
 from core.service.config import Settings
 from core.service.db.base import new_id
 from core.service.db.models import IdempotencyKey, Tenant
@@ -13,8 +13,7 @@ from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
 from core.service.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyMismatch, InvalidCursor
 from core.service.idempotency import Answer
-from core.service.tenancy import SYSTEM, Scope
-from core.service.tenants import service as tenants
+from core.service.tenancy import Scope
 from tests.core.service.rows import tenant_with_domain
 
 CALLER, ANOTHER = (Scope(tenant_id=None, key_id=id) for id in ("key", "another key"))
@@ -22,8 +21,8 @@ CALLER, ANOTHER = (Scope(tenant_id=None, key_id=id) for id in ("key", "another k
 
 def begin(database: Database, scope: Scope, key: str, digest: str) -> Answer | None:
     """Begins in a transaction of its own, as a request does."""
-    with database.session() as session:
-        return idempotency.begin(session, scope, key, digest)
+    with database.session(scope) as session:
+        return idempotency.begin(session, key, digest)
 
 
 def test_first_response_is_replayed(database: Database) -> None:
@@ -33,15 +32,15 @@ def test_first_response_is_replayed(database: Database) -> None:
     with pytest.raises(IdempotencyMismatch):
         begin(database, CALLER, "k", "other")
     assert begin(database, ANOTHER, "k", "other") is None
-    with database.session() as session:
-        idempotency.complete(session, CALLER, "k", Answer(201, {"id": "x"}))
+    with database.session(CALLER) as session:
+        idempotency.complete(session, "k", Answer(201, {"id": "x"}))
     assert begin(database, CALLER, "k", "digest") == Answer(201, {"id": "x"})
 
 
 def test_a_failed_request_frees_its_key_and_an_old_reservation_can_be_taken(database: Database) -> None:
     begin(database, CALLER, "failed", "digest")
-    with database.session() as session:
-        idempotency.abandon(session, CALLER, "failed")
+    with database.session(CALLER) as session:
+        idempotency.abandon(session, "failed")
     assert begin(database, CALLER, "failed", "other") is None
     begin(database, CALLER, "lost", "digest")
     with database.session() as session:
@@ -70,20 +69,20 @@ def test_workers_meter_at_the_same_time(database: Database) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(meter, range(40)))
-    with database.session() as session:
-        used = metering.usage(session, scope, Settings(_env_file=None))
+    with database.session(scope) as session:
+        used = metering.usage(session, Settings(_env_file=None))
     assert (used.images, used.model_evaluations) == (40, 400)
 
 
 def test_pages_stay_consistent_while_rows_are_added(database: Database) -> None:
     with database.session() as session:
-        ids = sorted((tenants.create(session, SYSTEM, f"t{i}").id for i in range(5)), reverse=True)
-        page = tenants.listing(session, PageRequest(limit=2))
+        ids = sorted((tenants.create(session, f"t{i}").id for i in range(5)), reverse=True)
+        page = tenants.page(session, PageRequest(limit=2))
         seen = [row.id for row in page.data]
         session.add(Tenant(id=new_id("ten"), name="newer", weight=1.0, quotas={}))
         session.flush()
         while page.next_cursor:
-            page = tenants.listing(session, PageRequest(limit=2, cursor=page.next_cursor))
+            page = tenants.page(session, PageRequest(limit=2, cursor=page.next_cursor))
             seen += [row.id for row in page.data]
     assert seen == ids
 
@@ -91,7 +90,7 @@ def test_pages_stay_consistent_while_rows_are_added(database: Database) -> None:
 @pytest.mark.parametrize("cursor", ["%", "====", "\u00e9", "", "a b", "a\n", "a" * 65])
 def test_foreign_cursor_is_rejected(database: Database, cursor: str) -> None:
     with pytest.raises(InvalidCursor), database.session() as session:
-        tenants.listing(session, PageRequest(cursor=cursor))
+        tenants.page(session, PageRequest(cursor=cursor))
 
 
 def test_times_have_a_zone_and_come_from_the_database(database: Database) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from core.artifact.errors import NotFound
 from core.artifact.training import TrainingSettings
-from core.service import discards, jobs, quotas
+from core.service import discards, domains, generations, jobs, quotas
 from core.service.config import Settings
 from core.service.db.models import (
     AuditEntry,
@@ -29,16 +29,15 @@ from core.service.db.models import (
     Worker,
 )
 from core.service.db.session import Database, database_now
-from core.service.domains import service as domains
 from core.service.errors import ImageExpired
 from core.service.finetunes import service as finetunes
-from core.service.generations import service as generations
-from core.service.generations.service import DrawnImage
+from core.service.generations import DrawnImage
 from core.service.retention import Retention
 from core.service.storage import FolderStore, StoredObject
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 from tests.core.service.rows import (
+    acting,
     add_dataset,
     add_finetune,
     add_generation,
@@ -96,8 +95,8 @@ def count(database: Database, model: Any) -> int:
 
 
 def stored(database: Database, scope: Scope) -> int:
-    with database.session() as session:
-        return quotas.stored_bytes(session, scope)
+    with database.session(scope) as session:
+        return quotas.stored_bytes(session)
 
 
 def test_old_images_are_deleted_and_their_generation_stays(
@@ -108,18 +107,18 @@ def test_old_images_are_deleted_and_their_generation_stays(
     sweep(database, objects, keep_image_days=30)
     assert stored(database, owner[0]) == 25
     assert [one.split("/")[5] for one in objects.list("")] == [young] * 3
-    with database.session() as session:
+    with database.session(owner[0]) as session:
         assert session.get_one(Generation, young).expired_at is None
         expired = session.get_one(Generation, old)
         assert (expired.status, expired.images, expired.previews) == ("succeeded", [], [])
         assert expired.expired_at is not None
         with pytest.raises(ImageExpired):
-            generations.image(session, owner[0], old, 0)
+            generations.image(session, old, 0)
         with pytest.raises(ImageExpired):
-            generations.preview(session, owner[0], old, 0, 1)
+            generations.preview(session, old, 0, 1)
         with pytest.raises(NotFound):
-            generations.image(session, owner[0], young, 7)
-        assert domains.covers(session, owner[0], [owner[1]]) == {}
+            generations.image(session, young, 7)
+        assert domains.covers(session, [owner[1]]) == {}
     assert count(database, DiscardedObject) == 0
     assert sweep(database, objects, keep_image_days=30) == 0
 
@@ -196,8 +195,8 @@ def test_old_loss_curve_is_thinned_to_evenly_spaced_points(
                 jobs.report(session, row, "progress", {"step": step, "loss": 1 / step})
             row.status, row.finished_at = "succeeded", ago(session, days)
     sweep(database, objects, keep_event_days=30)
-    with database.session() as session:
-        old, young = (finetunes.metrics(session, scope, id) for id in ids)
+    with database.session(scope) as session:
+        old, young = (finetunes.metrics(session, id) for id in ids)
         assert len(young) == 1000
         assert 200 <= len(old) <= 202
         assert (old[0]["step"], old[-1]["step"]) == (10, 10_000)
@@ -211,11 +210,11 @@ def test_old_loss_curve_is_thinned_to_evenly_spaced_points(
 def test_loss_curve_has_a_maximum_number_of_points(
     database: Database, owner: tuple[Scope, str], points: int, told: int
 ) -> None:
-    with database.session() as session:
+    with database.session(owner[0]) as session:
         row = session.get_one(Finetune, add_finetune(session, *owner))
         common = {"finetune_id": row.id, "tenant_id": row.tenant_id, "type": "progress"}
         session.add_all(FinetuneEvent(id=step + 2, data={"step": step}, **common) for step in range(points))
-        steps = [point["step"] for point in finetunes.metrics(session, owner[0], row.id)]
+        steps = [point["step"] for point in finetunes.metrics(session, row.id)]
     assert len(steps) == told
     assert steps == sorted(set(steps))
     assert (steps[0], steps[-1]) == (0, points - 1) if points else not steps
@@ -237,15 +236,15 @@ def test_event_ids_increase_within_a_finetune_and_are_not_reused(
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(run, one) for one in (id, busy, id, busy)]:
             done.result()
-    with database.session() as session:
-        assert [event.id for event in finetunes.events_after(session, owner[0], id, 0)] == list(range(1, 42))
+    with database.session(owner[0]) as session:
+        assert [event.id for event in finetunes.events_after(session, id, 0)] == list(range(1, 42))
         row = session.get_one(Finetune, id)
         row.status, row.finished_at = "succeeded", ago(session, 91)
     sweep(database, objects, keep_sample_days=90)
     with database.session() as session:
         jobs.report(session, session.get_one(Finetune, id), "status", {"status": "succeeded"})
-        assert [event.id for event in finetunes.events_after(session, owner[0], id, 0)] == [1, 42]
-        assert len(finetunes.events_after(session, other[0], busy, 0)) == 41, "another's events stay"
+        assert [event.id for event in finetunes.events_after(acting(session, owner[0]), id, 0)] == [1, 42]
+        assert len(finetunes.events_after(acting(session, other[0]), busy, 0)) == 41, "another's events stay"
 
 
 def test_samples_and_checkpoints_of_ended_finetunes_are_deleted(

@@ -12,16 +12,16 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
 from core.artifact.errors import NotFound
+from core.service import domains
 from core.service.db.base import Base
 from core.service.db.paging import PageRequest
 from core.service.db.roles import check_role
 from core.service.db.schema import upgrade
 from core.service.db.session import Database
-from core.service.domains import service as domains
 from core.service.errors import DatabaseRoleUnfit
 from core.service.tenancy import SYSTEM, Scope
 from tests import services
-from tests.core.service.rows import tenant_with_domain, tenant_with_everything
+from tests.core.service.rows import acting, tenant_with_domain, tenant_with_everything
 
 OWNED = {table.name for table in Base.metadata.sorted_tables} - {"base_models", "workers"}
 WITH_TENANT = {name for name in OWNED if "tenant_id" in Base.metadata.tables[name].columns} - {"api_keys"}
@@ -135,11 +135,11 @@ def test_rows_of_another_tenant_are_neither_written_nor_handed_over(url: str, ow
 def test_a_query_that_forgets_the_scope_sees_ones_own_rows(url: str, owner: Scope, stranger: Scope) -> None:
     database = Database(services.as_role(url, services.API))
     with database.session(SYSTEM) as session:
-        theirs = domains.listing(session, owner, PageRequest()).data[0].id
+        theirs = domains.page(acting(session, owner), PageRequest()).data[0].id
     with database.session(stranger) as session, pytest.raises(NotFound):
-        domains.get(session, SYSTEM, theirs)
+        domains.get(acting(session, SYSTEM), theirs)
     with database.session() as session, pytest.raises(NotFound):
-        domains.get(session, owner, theirs)
+        domains.get(acting(session, owner), theirs)
     database.dispose()
 
 

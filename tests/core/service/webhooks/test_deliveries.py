@@ -8,18 +8,15 @@ import pytest
 from sqlalchemy import select, text
 
 from core.artifact.errors import CoreError
-from core.service import jobs
-from core.service.adapters import service as adapters
+from core.service import adapters, generations, jobs, tenants
 from core.service.db.models import AuditEntry, Finetune, Generation, Webhook, WebhookDelivery
 from core.service.db.session import Database, database_now
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
-from core.service.generations import service as generations
 from core.service.tenancy import SYSTEM, Scope
-from core.service.tenants import service as tenants
 from core.service.webhooks import deliveries, service
 from core.service.webhooks.deliveries import MOST_ATTEMPTS, Attempt, Outcome, pause_seconds
-from tests.core.service.rows import Sent, add_adapter, add_dataset, add_generation, tenant_with_domain
+from tests.core.service.rows import Sent, acting, add_adapter, add_dataset, add_generation, tenant_with_domain
 
 OK = Outcome(0.1, 204)
 BAD = Outcome(0.1, 500, "refused", "It answered 500.")
@@ -36,13 +33,13 @@ def webhook(database: Database, owner: tuple[Scope, str]) -> str:
 
 
 def add_webhook(database: Database, scope: Scope, events: list[str] | None = None) -> str:
-    with database.session() as session:
-        return service.create(session, scope, "https://example.com", events, "", allow_private=False).row.id
+    with database.session(scope) as session:
+        return service.create(session, "https://example.com", events, "", allow_private=False).row.id
 
 
 def send(database: Database, scope: Scope, webhook: str) -> str:
-    with database.session() as session:
-        return service.test(session, scope, webhook).id
+    with database.session(scope) as session:
+        return service.test(session, webhook).id
 
 
 def claim(database: Database) -> Attempt | None:
@@ -91,16 +88,16 @@ def test_delivery_is_inserted_in_the_jobs_transaction(
     database: Database, owner: tuple[Scope, str], webhook: str
 ) -> None:
     scope, domain = owner
-    with database.session() as session:
+    with database.session(scope) as session:
         dataset = add_dataset(session, scope, domain)
-        finetune = finetunes.create(session, scope, Sent(), domain, FinetuneRequest(dataset_id=dataset.id))
+        finetune = finetunes.create(session, Sent(), domain, FinetuneRequest(dataset_id=dataset.id))
         first, second = (add_adapter(session, scope, domain, version).id for version in (1, 2))
         add_generation(session, scope, domain)
     with database.session() as session:
-        finetunes.cancel(session, scope, finetune.id)
-        adapters.promote(session, scope, domain, first)
-        adapters.promote(session, scope, domain, first)
-        adapters.quarantine(session, second)
+        finetunes.cancel(acting(session, scope), finetune.id)
+        adapters.promote(session, domain, first)
+        adapters.promote(session, domain, first)
+        adapters.quarantine(acting(session, SYSTEM), second)
         claim = jobs.claim_next(session, Generation, "worker", 60)
         assert claim is not None
         jobs.fail(session, session.get_one(Generation, claim.id), CoreError("It broke."))
@@ -118,9 +115,9 @@ def test_webhook_gets_only_its_events_of_its_tenant(database: Database, owner: t
     wanted = [add_webhook(database, scope, events) for events in (None, ["generation.cancelled"], ["dataset.ready"])]
     add_webhook(database, stranger)
     disabled = add_webhook(database, scope)
-    with database.session() as session:
-        service.change(session, scope, disabled, {"enabled": False}, allow_private=False)
-        generations.cancel(session, scope, add_generation(session, scope, domain).id)
+    with database.session(scope) as session:
+        service.change(session, disabled, {"enabled": False}, allow_private=False)
+        generations.cancel(session, add_generation(session, scope, domain).id)
         found = session.execute(select(WebhookDelivery.webhook_id)).scalars().all()
     assert set(found) == set(wanted[:2])
 
@@ -220,32 +217,32 @@ def test_response_410_disables_the_webhook_and_keeps_pending_deliveries(
     settle(database, claimed(database), Outcome(0.1, 410, "refused", "It answered 410."))
     assert claim(database) is None
     assert (row(database, first).status, row(database, second).status) == ("failed", "pending")
-    with database.session() as session:
+    with database.session(owner[0]) as session:
         assert session.get_one(Webhook, webhook).disabled_code == "gone"
-        service.change(session, owner[0], webhook, {"enabled": True}, allow_private=False)
+        service.change(session, webhook, {"enabled": True}, allow_private=False)
     assert claimed(database).id == second
 
 
 def test_a_delivery_is_sent_again_on_demand(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
     id = send(database, owner[0], webhook)
     late = claimed(database)
-    with database.session() as session:
-        service.redeliver(session, owner[0], webhook, id)
+    with database.session(owner[0]) as session:
+        service.redeliver(session, webhook, id)
     assert not settle(database, late, BAD), "what was on its way ends nothing any more"
     attempt = claimed(database)
     assert (attempt.id, attempt.body) == (id, late.body)
     settle(database, attempt, OK)
-    with database.session() as session:
-        service.redeliver(session, owner[0], webhook, id)
+    with database.session(owner[0]) as session:
+        service.redeliver(session, webhook, id)
     assert claimed(database).id == id, "one that was taken too"
 
 
 def test_old_secrets_sign_until_their_overlap_ends(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
-    with database.session() as session:
+    with database.session(owner[0]) as session:
         first = session.get_one(Webhook, webhook).secret
-        second = service.rotate(session, owner[0], webhook, 3600).secret
-        third = service.rotate(session, owner[0], webhook, 0).secret
-        fourth = service.rotate(session, owner[0], webhook, 60).secret
+        second = service.rotate(session, webhook, 3600).secret
+        third = service.rotate(session, webhook, 0).secret
+        fourth = service.rotate(session, webhook, 60).secret
     assert len({first, second, third, fourth}) == 4
     send(database, owner[0], webhook)
     assert claimed(database).secrets == (fourth, third, first), "the one without an overlap stopped at once"
@@ -261,7 +258,7 @@ def test_webhooks_are_deleted_with_their_tenant(database: Database, owner: tuple
     send(database, owner[0], webhook)
     attempt = claimed(database)
     with database.session() as session:
-        tenants.delete(session, SYSTEM, owner[0].tenant)
+        tenants.delete(session, owner[0].tenant)
     assert not settle(database, attempt, OK)
     with database.session() as session:
         for table in ("webhooks", "webhook_deliveries"):

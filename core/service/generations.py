@@ -1,29 +1,27 @@
-"""Generations: asked for by tenants, drawn by workers."""
+"""Generations: requested by tenants, run by workers."""
 
 import datetime
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, bindparam, select
+from sqlalchemy.orm import Session, lazyload
 
 from core.artifact.base import BaseDescription
 from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, QueueFull, UnknownClass
 from core.artifact.jobs import ENDED
 from core.artifact.sampling import SamplingSettings
-from core.service import audit, discards, jobs, metering, quotas
-from core.service.adapters import service as adapters
+from core.service import adapters, audit, discards, domains, jobs, metering, quotas
 from core.service.db.base import new_id
 from core.service.db.models import Adapter, Domain, Generation, GenerationImage, GenerationPreview
-from core.service.db.paging import Page, PageRequest
+from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
-from core.service.domains import service as domains
 from core.service.errors import AdapterQuarantined, ImageExpired, JobFinished, NoActiveAdapter
-from core.service.generations import repository
 from core.service.jobs import Claim, Dispatcher
 from core.service.storage import StoredObject
-from core.service.tenancy import Scope
 
 BASE = "base"
 """Value in place of an adapter's id: generates with the base itself, to compare."""
@@ -57,19 +55,19 @@ class DrawnImage:
 
 def create(
     session: Session,
-    scope: Scope,
     dispatcher: Dispatcher,
     domain_id: str,
     request: GenerationRequest,
     base: BaseDescription,
+    *,
     most_waiting: int,
 ) -> Generation:
     """Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, QueueFull."""
-    domain = domains.get(session, scope, domain_id)
-    waiting = quotas.queued_generations(session, scope)
+    domain = domains.get(session, domain_id)
+    waiting = quotas.queued_generations(session)
     if waiting >= most_waiting:
         raise QueueFull(waiting, most_waiting)
-    adapter = _adapter(session, scope, domain, request.adapter_id, base)
+    adapter = _adapter(session, domain, request.adapter_id, base)
     known = list(base.class_names) if adapter is None else list(adapter.manifest["class_names"])
     class_id = _class_id(request, known)
     deadline = request.deadline_seconds
@@ -95,48 +93,49 @@ def create(
     session.flush()
     session.refresh(generation)
     jobs.dispatch(session, dispatcher, generation)
-    audit.record(session, scope, "generation.create", generation.id)
+    audit.record(session, "generation.create", generation.id)
     return generation
 
 
-def get(session: Session, scope: Scope, id: str) -> Generation:
+def get(session: Session, id: str) -> Generation:
     """Raises NotFound."""
-    generation = repository.get(session, scope, id)
+    generation = _find(session, id)
     if generation is None:
         raise NotFound("generation", id)
     return generation
 
 
-def listing(session: Session, scope: Scope, domain_id: str, request: PageRequest) -> Page[Generation]:
-    domains.get(session, scope, domain_id)
-    return repository.page(session, scope, domain_id, request)
+def page(session: Session, domain_id: str, request: PageRequest) -> Page[Generation]:
+    """Returns a page of a domain's generations, newest first. Raises NotFound, InvalidCursor."""
+    domains.get(session, domain_id)
+    return fetch_page(session, select(Generation).where(Generation.domain_id == domain_id), Generation.id, request)
 
 
-def image(session: Session, scope: Scope, id: str, index: int) -> GenerationImage:
+def image(session: Session, id: str, index: int) -> GenerationImage:
     """Raises NotFound, ImageExpired."""
-    row = repository.image(session, scope, id, index)
+    row = session.get(GenerationImage, (id, index))
     if row is None:
-        _check_expired(session, scope, id)
+        _check_expired(session, id)
         raise NotFound("image", f"{id}/{index}")
     return row
 
 
-def preview(session: Session, scope: Scope, id: str, index: int, step: int) -> GenerationPreview:
+def preview(session: Session, id: str, index: int, step: int) -> GenerationPreview:
     """Raises NotFound, ImageExpired."""
-    row = repository.preview(session, scope, id, index, step)
+    row = session.get(GenerationPreview, (id, index, step))
     if row is None:
-        _check_expired(session, scope, id)
+        _check_expired(session, id)
         raise NotFound("preview", f"{id}/{index}/{step}")
     return row
 
 
-def cancel(session: Session, scope: Scope, id: str) -> Generation:
+def cancel(session: Session, id: str) -> Generation:
     """Cancels a generation: a waiting one at once, a running one at its next step. Raises NotFound, JobFinished."""
-    generation = get(session, scope, id)
+    generation = get(session, id)
     if generation.status in ENDED:
         raise JobFinished("generation", id, generation.status)
     jobs.request_cancel(session, generation)
-    audit.record(session, scope, "generation.cancel", id)
+    audit.record(session, "generation.cancel", id)
     return generation
 
 
@@ -208,22 +207,32 @@ def add_preview(session: Session, claim: Claim, index: int, step: int, stored: S
     return True
 
 
-def _check_expired(session: Session, scope: Scope, id: str) -> None:
+def _find(session: Session, id: str) -> Generation | None:
+    return session.execute(_by_id(), {"wanted": id}).scalar_one_or_none()
+
+
+@cache
+def _by_id() -> Select[Generation]:
+    """Builds the statement once: clients that wait poll it, and building it takes as long as running it. Images and
+    previews load on access: a waiting generation has none."""
+    later = (lazyload(Generation.images), lazyload(Generation.previews))
+    return select(Generation).where(Generation.id == bindparam("wanted")).options(*later)
+
+
+def _check_expired(session: Session, id: str) -> None:
     """Raises ImageExpired for a generation whose images were removed."""
-    generation = repository.get(session, scope, id)
+    generation = _find(session, id)
     if generation is not None and generation.expired_at is not None:
         raise ImageExpired(id, generation.expired_at)
 
 
-def _adapter(
-    session: Session, scope: Scope, domain: Domain, adapter_id: str | None, base: BaseDescription
-) -> Adapter | None:
+def _adapter(session: Session, domain: Domain, adapter_id: str | None, base: BaseDescription) -> Adapter | None:
     if adapter_id == BASE:
         return None
     id = adapter_id or domain.active_adapter_id
     if id is None:
         raise NoActiveAdapter(domain.id)
-    adapter = adapters.get(session, scope, id)
+    adapter = adapters.get(session, id)
     if adapter.domain_id != domain.id:
         raise NotFound("adapter", id)
     if adapter.base_digest != base.digest:

@@ -1,0 +1,188 @@
+"""Stored adapters: published by fine-tunes, uploaded by tenants, promoted to be a domain's active one."""
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import IO, Any, TypeVar
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from core.artifact.errors import NotFound
+from core.artifact.file import Artifact, check_against, decode
+from core.service import audit, domains, fleet, metering
+from core.service.db.base import new_id
+from core.service.db.lookup import find, require
+from core.service.db.models import Adapter, Domain
+from core.service.db.paging import Page, PageRequest, fetch_page
+from core.service.db.session import database_now
+from core.service.errors import AdapterQuarantined
+from core.service.quotas import Quotas
+from core.service.resources import Resources
+from core.service.storage import StoredObject
+from core.service.tenancy import Scope
+from core.service.webhooks import events
+
+Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
+
+
+def get(session: Session, id: str) -> Adapter:
+    """Raises NotFound."""
+    return require(session, Adapter, "adapter", id)
+
+
+def download(session: Session, id: str) -> Adapter:
+    """Returns an adapter whose file is about to be sent. Raises NotFound."""
+    adapter = get(session, id)
+    audit.record(session, "adapter.download", id)
+    return adapter
+
+
+def page(session: Session, domain_id: str, request: PageRequest) -> Page[Adapter]:
+    """Returns a page of a domain's adapters, newest first. Raises NotFound, InvalidCursor."""
+    domains.get(session, domain_id)
+    return fetch_page(session, select(Adapter).where(Adapter.domain_id == domain_id), Adapter.id, request)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Conditions on all stored adapters; None means any value."""
+
+    tenant_id: str | None = None
+    domain_id: str | None = None
+    base_digest: str | None = None
+    status: str | None = None
+
+    def apply(self, statement: Statement) -> Statement:
+        wanted = asdict(self).items()
+        return statement.where(*(getattr(Adapter, name) == value for name, value in wanted if value is not None))
+
+
+def page_of_all(session: Session, filters: Filters, request: PageRequest) -> Page[Adapter]:
+    """Returns a page of every tenant's adapters, newest first, for an administrator. Raises InvalidCursor."""
+    return fetch_page(session, filters.apply(select(Adapter)), Adapter.id, request)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counts of adapters, tenants and domains, and the adapters' total bytes."""
+
+    adapters: int
+    tenants: int
+    domains: int
+    size_bytes: int
+
+
+def totals(session: Session, filters: Filters) -> Totals:
+    """Returns the totals of every stored adapter that passes the filters, for an administrator."""
+    columns = (
+        func.count(),
+        func.count(Adapter.tenant_id.distinct()),
+        func.count(Adapter.domain_id.distinct()),
+        func.coalesce(func.sum(Adapter.size_bytes), 0),
+    )
+    counts = session.execute(filters.apply(select(*columns).select_from(Adapter))).one()
+    return Totals(*map(int, counts))
+
+
+def upload(resources: Resources, scope: Scope, domain_id: str, file: IO[bytes], size_bytes: int) -> Adapter:
+    """Checks an uploaded file like an adapter trained here, stores it, and adds it as the domain's next version. Raises
+    NotFound, BaseNotLoaded, StorageQuotaExceeded, ArtifactInvalid, BaseMismatch, StorageUnavailable."""
+    settings = resources.settings
+    with resources.database.session(scope) as session:
+        domains.get(session, domain_id)
+        base = fleet.served_base(session, settings.base_model)
+        Quotas(session, settings).admit_bytes(size_bytes)  # before anything is stored
+    data = file.read()
+    artifact = decode(data, settings.max_adapter_bytes)
+    check_against(artifact, base)
+    key = f"{domains.folder(scope.tenant, domain_id)}adapters/{new_id('adp')}.safetensors"
+    stored = resources.store.put(key, data)
+    with resources.database.session(scope) as session:
+        Quotas(session, settings).admit_bytes(stored.size)
+        return publish(session, domains.get(session, domain_id, lock=True), artifact, stored, finetune_id=None)
+
+
+def publish(
+    session: Session,
+    domain: Domain,
+    artifact: Artifact,
+    stored: StoredObject,
+    *,
+    finetune_id: str | None,
+    promote: bool = False,
+) -> Adapter:
+    """Adds the next version of a locked domain. It becomes active by itself when it is the first one, or when the
+    active one was made for another base and so cannot draw any more."""
+    manifest = artifact.manifest
+    adapter = Adapter(
+        id=new_id("adp"),
+        tenant_id=domain.tenant_id,
+        domain_id=domain.id,
+        finetune_id=finetune_id,
+        version=domain.next_version,
+        status="ready",
+        object_key=stored.key,
+        sha256=stored.sha256,
+        size_bytes=stored.size,
+        parameters=sum(tensor.size for tensor in artifact.tensors.values()),
+        base_digest=manifest.base_digest,
+        method=manifest.method,
+        preset=manifest.preset,
+        manifest=manifest.to_json(),
+    )
+    active = domain.active_adapter_id and find(session, Adapter, domain.active_adapter_id)
+    session.add(adapter)
+    domain.next_version += 1
+    if promote or not active or active.base_digest != adapter.base_digest:
+        domain.active_adapter_id = adapter.id
+    session.flush()
+    events.adapter(session, adapter, "created")
+    origin = "upload" if finetune_id is None else "create"
+    about = {"domain_id": domain.id, "finetune_id": finetune_id}
+    audit.record(session, f"adapter.{origin}", adapter.id, tenant_id=domain.tenant_id, detail=about)
+    if domain.active_adapter_id == adapter.id:
+        events.adapter(session, adapter, "promoted")
+        audit.record(session, "adapter.promote", adapter.id, tenant_id=domain.tenant_id, detail=about)
+    metering.add_stored_bytes(session, domain.id, stored.size)
+    return adapter
+
+
+def promote(session: Session, domain_id: str, adapter_id: str) -> Domain:
+    """Makes a version the domain's active one; promoting an older one is the way back.
+
+    Raises NotFound, AdapterQuarantined.
+    """
+    domain = domains.get(session, domain_id, lock=True)
+    adapter = get(session, adapter_id)
+    if adapter.domain_id != domain.id:
+        raise NotFound("adapter", adapter_id)
+    if adapter.status != "ready":
+        raise AdapterQuarantined(adapter_id)
+    if domain.active_adapter_id != adapter.id:
+        events.adapter(session, adapter, "promoted")
+    domain.active_adapter_id = adapter.id
+    session.flush()
+    audit.record(session, "adapter.promote", adapter_id, detail={"domain_id": domain_id})
+    return domain
+
+
+def quarantine(session: Session, adapter_id: str) -> None:
+    """Takes an adapter whose stored file is broken out of service, in a worker's session."""
+    adapter = find(session, Adapter, adapter_id)
+    if adapter is not None and adapter.status != "quarantined":
+        adapter.status = "quarantined"
+        events.adapter(session, adapter, "quarantined")
+        audit.record(session, "adapter.quarantine", adapter.id, tenant_id=adapter.tenant_id)
+
+
+def used(session: Session, adapter_id: str) -> None:
+    """Notes when an adapter was last used, in a worker's session."""
+    adapter = find(session, Adapter, adapter_id)
+    if adapter is not None:
+        adapter.last_used_at = database_now(session)
+
+
+def deleted(session: Session, digests: Collection[str]) -> set[str]:
+    """Returns those digests that no adapter of any tenant has any more, in a worker's session."""
+    stored = select(Adapter.sha256).where(Adapter.sha256.in_(digests)).distinct()
+    return set(digests) - set(session.scalars(stored))

@@ -1,1 +1,0 @@
-"""Adapters: the stored versions of a domain."""

@@ -1,0 +1,110 @@
+"""Validation of a stored archive: reads every image, and stores examples of each class. Needs no device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+from sqlalchemy.orm import Session
+
+from core.artifact.errors import CoreError
+from core.service import jobs
+from core.service.datasets.archive import Limits, Report, validate
+from core.service.datasets.digesting import DigestingFile
+from core.service.datasets.service import example_key
+from core.service.db.models import Dataset
+from core.service.errors import ArchiveInvalid
+from core.service.jobs import Claim
+from core.service.storage import ObjectStore
+
+
+@dataclass(frozen=True)
+class StoredArchive:
+    """Archive of a data set as plain values: no session is held while it is read."""
+
+    tenant_id: str
+    domain_id: str
+    dataset_id: str
+    key: str
+    sha256: str
+    """SHA-256 that its sender stated; empty if it stated none."""
+
+    @classmethod
+    def of(cls, row: Dataset) -> "StoredArchive":
+        return cls(row.tenant_id, row.domain_id, row.id, row.archive_key, row.archive_sha256)
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Result of a validation, which `succeed` writes."""
+
+    report: Report
+    sha256: str
+    examples: frozenset[int]
+    """Ids of the classes that have a strip of examples."""
+
+
+def validate_archive(
+    store: ObjectStore, archive: StoredArchive, limits: Limits, goes_on: Callable[[], bool] = lambda: True
+) -> Validated:
+    """Reads a stored archive, and stores a strip of each class's first images. It stops when `goes_on` returns False.
+
+    Raises ArchiveInvalid, Cancelled, NotFound, StorageUnavailable.
+    """
+    with store.open(archive.key) as file:
+        digesting = DigestingFile(file)
+        try:
+            report = validate(cast(IO[bytes], digesting), limits, goes_on)
+        except ArchiveInvalid:
+            _checked_digest(digesting, archive)  # damage in transit is not the sender's fault
+            raise
+        sha256 = _checked_digest(digesting, archive)
+        return Validated(report, sha256, _store_examples(store, archive, file, report, limits))
+
+
+def succeed(session: Session, claim: Claim, validated: Validated) -> bool:
+    """Stores the result of a validation. Returns False when the claim was lost."""
+    dataset = jobs.guarded(session, Dataset, claim)
+    if dataset is None:
+        return False
+    report = validated.report
+    dataset.archive_sha256 = validated.sha256
+    dataset.classes = [{**row, "has_example": row["id"] in validated.examples} for row in report.classes_json()]
+    dataset.images = len(report.members)
+    dataset.members = [member.to_json() for member in report.members]
+    _write_report(dataset, report.to_json())
+    dataset.digest = report.digest
+    jobs.finish(session, dataset, "ready")
+    return True
+
+
+def record_rejection(dataset: Dataset, error: CoreError) -> None:
+    """Stores the files that made a data set unusable. Its job fails with the same error."""
+    _write_report(dataset, {"accepted": 0, "rejected": error.errors})
+
+
+def _checked_digest(file: DigestingFile, archive: StoredArchive) -> str:
+    """Returns the archive's SHA-256. Raises ArchiveInvalid when its sender stated another one."""
+    sha256 = file.digest()
+    if archive.sha256 and sha256 != archive.sha256:
+        detail = "The SHA-256 of the archive is not the one that was sent with it. Upload it again."
+        raise ArchiveInvalid("checksum_mismatch", detail)
+    return sha256
+
+
+def _store_examples(
+    store: ObjectStore, archive: StoredArchive, file: IO[bytes], report: Report, limits: Limits
+) -> frozenset[int]:
+    """Stores a strip of each class's first images. Returns the ids of the classes that have one."""
+    from core.service.datasets.examples import strips  # Pillow: workers decode images, the API does not
+
+    shown = set()
+    for class_id, strip in strips(file, [member.to_json() for member in report.members], limits):
+        store.put(example_key(archive.tenant_id, archive.domain_id, archive.dataset_id, class_id), strip)
+        shown.add(class_id)
+    return frozenset(shown)
+
+
+def _write_report(dataset: Dataset, report: dict[str, Any]) -> None:
+    """Stores the rejected files apart from the rest of the report, which every list reads."""
+    dataset.rejected = report.pop("rejected")
+    dataset.report = {**report, "rejected_count": len(dataset.rejected)}

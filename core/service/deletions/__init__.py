@@ -1,1 +1,0 @@
-"""Receipts of what was deleted, and the removal of its objects."""

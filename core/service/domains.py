@@ -1,0 +1,97 @@
+"""A tenant's domains: the image styles that it teaches."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from core.service import audit, deletions, idempotency
+from core.service import etags as versions
+from core.service.db.base import new_id
+from core.service.db.isolation import scope_of
+from core.service.db.lookup import require
+from core.service.db.models import Deletion, Domain, Generation, StoredBytes
+from core.service.db.names import named_once
+from core.service.db.paging import Page, PageRequest, fetch_page
+from core.service.errors import NameTaken
+
+
+def create(session: Session, name: str, description: str, base_model: str) -> Domain:
+    """Raises NameTaken."""
+    _check_free(session, name)
+    tenant_id = scope_of(session).tenant
+    domain = Domain(id=new_id("dom"), tenant_id=tenant_id, name=name, description=description, base_model=base_model)
+    session.add(domain)
+    with named_once(session, "domain", name):
+        session.flush()
+    session.add(StoredBytes(domain_id=domain.id, tenant_id=tenant_id, bytes=0))
+    audit.record(session, "domain.create", domain.id)
+    return domain
+
+
+def get(session: Session, id: str, *, lock: bool = False) -> Domain:
+    """Raises NotFound, for another tenant's domain too."""
+    return require(session, Domain, "domain", id, lock=lock)
+
+
+def page(session: Session, request: PageRequest) -> Page[Domain]:
+    """Returns a page of domains, newest first. Raises InvalidCursor."""
+    return fetch_page(session, select(Domain).where(Domain.deleted_at.is_(None)), Domain.id, request)
+
+
+def covers(session: Session, ids: Sequence[str]) -> dict[str, str]:
+    """Returns the id of each domain's newest successful generation by an adapter, whose first image is the domain's
+    cover. Leaves out domains without one."""
+    # Uses a range of the index instead of `domain_id = …`: with equality PostgreSQL may scan all generations by
+    # their id until it meets one of this domain.
+    position = tuple_(Generation.domain_id, Generation.id)
+    newest = (
+        select(Generation.id)
+        .where(position > tuple_(Domain.id, ""), position < tuple_(Domain.id, "h"), Generation.expired_at.is_(None))
+        .where(Generation.status == "succeeded", Generation.adapter_id.is_not(None))
+        .order_by(Generation.domain_id.desc(), Generation.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    pairs = session.execute(select(Domain.id, newest).where(Domain.id.in_(ids)))
+    return {domain: generation for domain, generation in pairs if generation is not None}
+
+
+def change(session: Session, id: str, changes: dict[str, object], seen: str | None = None) -> Domain:
+    """Changes name or description. `seen` is the request's If-Match header. Raises NotFound, NameTaken,
+    ChangedMeanwhile."""
+    domain = get(session, id, lock=True)
+    versions.demand(domain, seen)
+    name = changes.get("name")
+    if isinstance(name, str) and name != domain.name:
+        _check_free(session, name)
+        with named_once(session, "domain", name):
+            domain.name = name
+            session.flush()
+    for field, value in changes.items():
+        setattr(domain, field, value)
+    session.flush()
+    audit.record(session, "domain.change", id, detail=changes)
+    return domain
+
+
+def delete(session: Session, id: str) -> Deletion:
+    """Deletes a domain with all it owns. Running jobs lose their rows and stop; its objects are removed later, and so
+    are its rows where there are very many. Stored answers to repeated requests that contain the domain are removed
+    too. Raises NotFound."""
+    domain = get(session, id, lock=True)
+    deletion = deletions.record(session, domain, folder(domain.tenant_id, id))
+    idempotency.forget(session, domain.tenant_id, id)
+    deletions.remove(session, deletion, domain)
+    audit.record(session, "domain.delete", id, detail={"deletion": deletion.id})
+    return deletion
+
+
+def folder(tenant_id: str, domain_id: str) -> str:
+    """Returns the prefix of every object that belongs to a domain."""
+    return f"tenants/{tenant_id}/domains/{domain_id}/"
+
+
+def _check_free(session: Session, name: str) -> None:
+    if session.scalar(select(Domain.id).where(Domain.name == name)) is not None:
+        raise NameTaken("domain", name)

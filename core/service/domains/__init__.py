@@ -1,1 +1,0 @@
-"""Domains: the image styles of a tenant."""

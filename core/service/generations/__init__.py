@@ -1,1 +1,0 @@
-"""Generations: images drawn with an adapter."""

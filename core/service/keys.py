@@ -1,0 +1,241 @@
+"""API keys: issued, changed and revoked by administrators, and presented by every caller."""
+
+import datetime
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, String, bindparam, column, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from core.service import audit, tenants
+from core.service.db.base import Json, Now, new_id
+from core.service.db.isolation import scope_of
+from core.service.db.lookup import find, require
+from core.service.db.models import ApiKey, Tenant
+from core.service.db.paging import Page, PageRequest, fetch_page
+from core.service.db.session import database_now
+from core.service.errors import KeyRevoked, LastAdminKey, Unauthenticated
+from core.service.tenancy import Scope
+
+TENANT_SCOPES = ("read", "write")
+_USE_NOTED_EVERY = datetime.timedelta(minutes=1)
+_ID = re.compile("[0-9a-z]{26}")
+_FIRST_ADMIN_KEY = "key_00000000000000000000000000"
+
+
+@dataclass(frozen=True)
+class IssuedKey:
+    """A new key with its secret, which is shown this once."""
+
+    row: ApiKey
+    key: str
+
+
+def issue(
+    session: Session,
+    tenant_id: str,
+    name: str,
+    scopes: Sequence[str] | None = None,
+    lifetime_seconds: int | None = None,
+) -> IssuedKey:
+    """Issues a new key of a tenant; without a lifetime it is valid until it is revoked. Raises NotFound."""
+    tenants.get(session, tenant_id)
+    expires_at = _after(session, lifetime_seconds)
+    return _issue(session, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes), expires_at)
+
+
+def page(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]:
+    """Returns a page of a tenant's keys, newest first. Raises NotFound, InvalidCursor."""
+    tenants.get(session, tenant_id)
+    return fetch_page(session, select(ApiKey).where(ApiKey.tenant_id == tenant_id), ApiKey.id, request)
+
+
+def change(session: Session, id: str, changes: dict[str, Any]) -> ApiKey:
+    """Changes a key's `name`, or its end: `lifetime_seconds` from now on, None for no end. Raises NotFound,
+    KeyRevoked."""
+    key = _living_key(session, id)
+    if "name" in changes:
+        key.name = changes["name"]
+    if "lifetime_seconds" in changes:
+        key.expires_at = _after(session, changes["lifetime_seconds"])
+    audit.record(session, "key.change", id, tenant_id=key.tenant_id, detail=changes)
+    return key
+
+
+def rotate(session: Session, id: str, overlap_seconds: int, lifetime_seconds: int | None = None) -> IssuedKey:
+    """Issues a key that replaces another, which stays valid for the overlap. Raises NotFound, KeyRevoked."""
+    old = _living_key(session, id)
+    overlap_ends = database_now(session) + datetime.timedelta(seconds=overlap_seconds)
+    old.expires_at = min(old.expires_at or overlap_ends, overlap_ends)
+    new = _issue(session, old.tenant_id, old.name, list(old.scopes), _after(session, lifetime_seconds))
+    detail = {"successor": new.row.id, "overlap_seconds": overlap_seconds}
+    audit.record(session, "key.rotate", id, tenant_id=old.tenant_id, detail=detail)
+    return new
+
+
+def revoke(session: Session, id: str) -> None:
+    """Revokes a key for good. Raises NotFound, LastAdminKey."""
+    key = require(session, ApiKey, "key", id)
+    if key.tenant_id is None and list(_lock_working_admin_keys(session)) == [id]:
+        raise LastAdminKey(id)
+    session.refresh(key, with_for_update=True)
+    key.revoked_at = key.revoked_at or database_now(session)
+    audit.record(session, "key.revoke", id, tenant_id=key.tenant_id)
+
+
+def authenticate(session: Session, token: str) -> Scope:
+    """Returns the scope of a key's owner, in a session without a scope. Raises Unauthenticated, with the same error
+    whether or not the key exists."""
+    key_id, secret = _parse(token)
+    key = _presented_key(session, key_id)
+    known = hmac.compare_digest(_hash(secret), key.secret_hash if key else _hash(""))
+    if key is None or not known:
+        raise Unauthenticated()
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= key.now):
+        raise Unauthenticated()
+    if key.last_used_at is None or key.now - key.last_used_at > _USE_NOTED_EVERY:
+        _note_use(session, key.id, key.now)
+    return Scope(key.tenant_id, key.id, frozenset(key.scopes), (key.quotas or {}).get("requests_per_minute"))
+
+
+def working(session: Session, ids: Collection[str]) -> Sequence[str]:
+    """Returns those keys that are neither revoked nor expired."""
+    return session.scalars(select(ApiKey.id).where(ApiKey.id.in_(ids), *_works())).all()
+
+
+def id_of(token: str) -> str:
+    """Returns the id under which a key is looked up; there may be no key of that id."""
+    return _parse(token)[0]
+
+
+def record_sign_in(session: Session) -> None:
+    """Records that somebody began to use the pages with the session's key."""
+    audit.record(session, "session.create", scope_of(session).key)
+
+
+def record_refused(session: Session, key_id: str, address: str | None, request_id: str, count: int) -> None:
+    """Records that an address presented `count` keys in vain, the first of them as `key_id` in this request."""
+    detail = {"count": count}
+    audit.record(session, "key.refuse", key_id, detail=detail, address=address, request_id=request_id)
+
+
+def identity(session: Session) -> tuple[Row[Any], Tenant | None]:
+    """Returns the caller's key, as an ApiKey's columns, and its tenant; None for an administrator's."""
+    scope = scope_of(session)
+    key = _presented_key(session, scope.key_id or "")
+    if key is None:
+        raise Unauthenticated  # deleted since it was shown
+    return key, None if scope.tenant_id is None else tenants.get(session, scope.tenant_id)
+
+
+def ensure_admin_key(session: Session, configured: str | None) -> str | None:
+    """Makes the first administrator's key. Returns it when it was made here, to be printed once.
+
+    A newly configured key works, whatever was configured before; one that was revoked stays so.
+    """
+    if configured is None:
+        if _any_admin_key(session):
+            return None
+        return _issue(session, None, "first admin", ["admin"], None).key
+    key = find(session, ApiKey, _FIRST_ADMIN_KEY, lock=True)
+    if key is None:
+        key = ApiKey(id=_FIRST_ADMIN_KEY, tenant_id=None, name="DIFFFIT_ADMIN_KEY", scopes=["admin"], secret_hash="")
+        session.add(key)
+    if key.secret_hash != _hash(configured):
+        key.secret_hash, key.revoked_at, key.expires_at = _hash(configured), None, None
+        audit.record(session, "key.configure", key.id)
+    return None
+
+
+def _issue(
+    session: Session,
+    tenant_id: str | None,
+    name: str,
+    scopes: list[str],
+    expires_at: datetime.datetime | None,
+) -> IssuedKey:
+    id, secret = new_id("key"), secrets.token_urlsafe(32)
+    row = ApiKey(id=id, tenant_id=tenant_id, name=name, scopes=scopes, secret_hash=_hash(secret), expires_at=expires_at)
+    session.add(row)
+    session.flush()
+    detail = {"scopes": scopes, "expires_at": expires_at and expires_at.isoformat()}
+    audit.record(session, "key.create", id, tenant_id=tenant_id, detail=detail)
+    return IssuedKey(row, f"dfk_{id.removeprefix('key_')}_{secret}")
+
+
+def _living_key(session: Session, id: str) -> ApiKey:
+    key = require(session, ApiKey, "key", id, lock=True)
+    if key.revoked_at is not None:
+        raise KeyRevoked(id)
+    return key
+
+
+def _after(session: Session, seconds: int | None) -> datetime.datetime | None:
+    return None if seconds is None else database_now(session) + datetime.timedelta(seconds=seconds)
+
+
+def _parse(token: str) -> tuple[str, str]:
+    """Splits a key into its id and its secret. A key that is not in our form can only be the configured
+    administrator's."""
+    prefix, _, rest = token.partition("_")
+    id, _, secret = rest.partition("_")
+    if prefix == "dfk" and _ID.fullmatch(id) and secret:
+        return f"key_{id}", secret
+    return _FIRST_ADMIN_KEY, token
+
+
+def _hash(secret: str) -> str:
+    """Hashes a secret. Secrets are long and random, so that a plain digest cannot be reversed by guessing."""
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+
+
+def _presented_key(session: Session, id: str) -> Row[Any] | None:
+    """Returns the key that a caller presents, before its owner is known: an ApiKey's columns, its tenant's `quotas`,
+    and the time `now`.
+
+    On PostgreSQL functions find them, since the policies hide them from a transaction without a tenant.
+    """
+    session.flush()  # as queries on objects do by themselves
+    connection = session.connection()
+    return connection.execute(_presented_key_statement(connection.dialect.name), {"presented": id}).one_or_none()
+
+
+@cache
+def _presented_key_statement(dialect: str) -> Select[*tuple[Any, ...]]:
+    """Builds the query once, and without the mapping to objects: every request runs it."""
+    id, now = bindparam("presented", type_=String()), Now().label("now")
+    keys, owners = ApiKey.__table__, Tenant.__table__
+    if dialect != "postgresql":
+        joined = keys.outerjoin(owners, owners.c.id == keys.c.tenant_id)
+        return select(*keys.c, owners.c.quotas, now).select_from(joined).where(keys.c.id == id)
+    found = func.api_key_by_id(id).table_valued(*(column(one.name, one.type) for one in keys.c))
+    return select(*found.c, func.tenant_quotas(found.c.tenant_id, type_=Json).label("quotas"), now)
+
+
+def _note_use(session: Session, id: str, now: datetime.datetime) -> None:
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.note_api_key_use(id)))
+    else:
+        # By the connection: no tenant is known yet, so that the session's filter would hide the key.
+        session.connection().execute(update(ApiKey).where(ApiKey.id == id).values(last_used_at=now))
+
+
+def _lock_working_admin_keys(session: Session) -> Sequence[str]:
+    """Locks all valid administrators' keys, in one order: two administrators cannot revoke each other's key at the same
+    time."""
+    statement = select(ApiKey.id).where(ApiKey.tenant_id.is_(None), *_works()).order_by(ApiKey.id)
+    return session.scalars(statement.with_for_update()).all()
+
+
+def _works() -> tuple[ColumnElement[bool], ...]:
+    return ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > Now())
+
+
+def _any_admin_key(session: Session) -> bool:
+    return session.execute(select(ApiKey.id).where(ApiKey.tenant_id.is_(None)).limit(1)).first() is not None

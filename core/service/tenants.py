@@ -1,0 +1,62 @@
+"""Tenants, for administrators."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.service import audit, deletions
+from core.service.db.base import new_id
+from core.service.db.lookup import require
+from core.service.db.models import Deletion, Tenant
+from core.service.db.names import named_once
+from core.service.db.paging import Page, PageRequest, fetch_page
+from core.service.errors import NameTaken
+
+
+def create(session: Session, name: str) -> Tenant:
+    """Raises NameTaken."""
+    _check_free(session, name)
+    tenant = Tenant(id=new_id("ten"), name=name, weight=1.0, quotas={})
+    session.add(tenant)
+    with named_once(session, "tenant", name):
+        session.flush()
+    audit.record(session, "tenant.create", tenant.id, tenant_id=tenant.id)
+    return tenant
+
+
+def get(session: Session, id: str) -> Tenant:
+    """Raises NotFound."""
+    return require(session, Tenant, "tenant", id)
+
+
+def page(session: Session, request: PageRequest) -> Page[Tenant]:
+    """Returns a page of tenants, newest first. Raises InvalidCursor."""
+    return fetch_page(session, select(Tenant).where(Tenant.deleted_at.is_(None)), Tenant.id, request)
+
+
+def change(session: Session, id: str, changes: dict[str, object]) -> Tenant:
+    """Changes name, weight or quotas. Raises NotFound, NameTaken."""
+    tenant = get(session, id)
+    name = changes.get("name")
+    if isinstance(name, str) and name != tenant.name:
+        _check_free(session, name)
+    for field, value in changes.items():
+        setattr(tenant, field, value)
+    with named_once(session, "tenant", tenant.name):
+        session.flush()
+    audit.record(session, "tenant.change", id, tenant_id=id, detail=changes)
+    return tenant
+
+
+def delete(session: Session, id: str) -> Deletion:
+    """Deletes a tenant with all it owns; its objects are removed later, and so are its rows where there are very many.
+    Raises NotFound."""
+    tenant = get(session, id)
+    deletion = deletions.record(session, tenant, f"tenants/{id}/")
+    deletions.remove(session, deletion, tenant)
+    audit.record(session, "tenant.delete", id, tenant_id=id, detail={"deletion": deletion.id})
+    return deletion
+
+
+def _check_free(session: Session, name: str) -> None:
+    if session.scalar(select(Tenant.id).where(Tenant.name == name)) is not None:
+        raise NameTaken("tenant", name)
