@@ -141,7 +141,7 @@ def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
 
 
 def _finish(trainer: Trainer, autoencoder: Autoencoder, class_names: list[str], output: Path) -> None:
-    """Writes the moving average as a base of its own, in bf16."""
+    """Writes the moving average as a separate base, in bf16."""
     trainer.dit.load_state_dict(trainer.tensors())
     save_base(
         output / "mini",

@@ -1,4 +1,4 @@
-"""diffusers' transformer, scheduler and autoencoder from a base of ours: what both competitors run."""
+"""diffusers' transformer, scheduler and autoencoder with the weights of our base, for both competitors."""
 
 import copy
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""DiT as one writes it with PyTorch's modules, for where diffusers is missing: the yardstick of full fine-tuning.
+"""A plain DiT of PyTorch modules, used if diffusers is missing: the reference for full fine-tuning.
 
 It computes what diffusers' class computes, in as many products (query, key and value apart), from the original's
 tensors.

@@ -1,4 +1,4 @@
-"""diffusers' own pipeline that changes its weights for each request: what one GPU does without an engine.
+"""diffusers' own pipeline, which swaps weights for each request, like one GPU without an engine.
 
 Done as well as it can be: every domain's tensors lie ready on the device with all factors folded in, only tensors that
 differ from the base's are written, each once, and the images of a request share a batch.

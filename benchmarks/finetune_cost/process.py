@@ -1,4 +1,4 @@
-"""A subject in a process of its own, so that its memory can be told from that of others."""
+"""A subject in a separate process, so that its memory is measured separately."""
 
 import multiprocessing
 import traceback

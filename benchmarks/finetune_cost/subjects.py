@@ -1,4 +1,4 @@
-"""One training step of each method, on random weights: no figure depends on what they would draw.
+"""One training step of each method, on random weights, since no figure depends on the images.
 
 Ours run through `Trainer`, as in a worker. The others are what a researcher would write with diffusers, PEFT and
 PyTorch; they keep no moving average and clip no gradient, in their favour.

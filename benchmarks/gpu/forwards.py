@@ -38,7 +38,7 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
 
 @torch.inference_mode()
 def measure_equality(lab: Lab, result: dict[str, Any]) -> None:
-    """A mixed batch beside its rows alone, and beside the readable reference, in both dtypes."""
+    """Compares a mixed batch with its rows alone and with the readable reference, in both dtypes."""
     for dtype in dict.fromkeys((lab.dtype, torch.float32)):
         part: dict[str, Any] = {}
         result[str(dtype).removeprefix("torch.")] = part

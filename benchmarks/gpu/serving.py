@@ -1,4 +1,4 @@
-"""The engine without REST: guided images of as many adapters, beside the bare forward of its batch."""
+"""The engine without REST: guided images with as many adapters, compared with the bare forward of its batch."""
 
 import time
 from collections.abc import Sequence

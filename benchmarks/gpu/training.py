@@ -1,4 +1,4 @@
-"""One training step of each method, beside full fine-tuning as a researcher writes it."""
+"""One training step of each method, compared with full fine-tuning in plain PyTorch."""
 
 from collections.abc import Callable
 from dataclasses import replace

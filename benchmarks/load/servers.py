@@ -1,4 +1,4 @@
-"""Two servers to compare, each a process of its own under uvicorn, on one PostgreSQL."""
+"""Two servers to compare, each in a separate uvicorn process, on one PostgreSQL."""
 
 import os
 import shutil

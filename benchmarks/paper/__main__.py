@@ -1,4 +1,4 @@
-"""`python -m benchmarks.paper NAME`: runs one of the paper's experiments; `NAME --help` tells its options."""
+"""`python -m benchmarks.paper NAME`: runs one of the paper's experiments; `NAME --help` lists its options."""
 
 import argparse
 from collections.abc import Sequence

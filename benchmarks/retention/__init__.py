@@ -1,1 +1,1 @@
-"""Retention over a million generations beside a busy API."""
+"""Retention over a million generations while the API is busy."""

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.retention`: retention over a million generations, in turns with none, beside a busy API."""
+"""`python -m benchmarks.retention`: retention over a million generations while the API is busy, alternating with no
+retention."""
 
 import argparse
 import itertools

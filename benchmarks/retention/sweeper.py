@@ -1,4 +1,4 @@
-"""`python -m benchmarks.retention.sweeper URL FOLDER`: retention alone in a process, which is told when to sweep.
+"""`python -m benchmarks.retention.sweeper URL FOLDER`: runs retention in a separate process, on command.
 
 Each line of its input is a number of seconds; each line of its output, in JSON, what it did in them.
 """

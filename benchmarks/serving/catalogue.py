@@ -1,4 +1,4 @@
-"""Every question, what it is asked of, and what to print where it cannot be asked."""
+"""All questions, with their subjects and the reasons for skipping them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

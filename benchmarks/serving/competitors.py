@@ -1,4 +1,4 @@
-"""The engine beside what else could serve the same load: 16 domains that all want images at once."""
+"""The engine compared with alternatives on the same load: 16 domains that all want images at once."""
 
 import random
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def wishes() -> list[Wish]:
 
 
 def swapping(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Beside diffusers' pipeline, which draws request after request and writes each domain's weights before it."""
+    """Compares with diffusers' pipeline, which runs requests in turn and swaps in each domain's weights."""
     from benchmarks.baselines.swapping import SwappingPipeline
 
     domains = {str(index): subject.adapter(index) for index in range(DOMAINS)}
@@ -55,7 +55,7 @@ def swapping(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 def peft(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Beside PEFT's mixed batch with LoRA adapters of rank 8, as many rows a batch as the engine takes."""
+    """Compares with PEFT's mixed batch of LoRA adapters of rank 8, with the engine's batch size."""
     from benchmarks.baselines.peft_batch import PeftBatch
 
     batch = PeftBatch(subject.dit, subject.autoencoder, [str(index) for index in range(DOMAINS)])

@@ -1,6 +1,6 @@
 """Models that are measured, and adapters for them.
 
-Random weights are as good as trained ones here: no figure depends on what an image shows.
+Weights are random, since no figure depends on the content of images.
 """
 
 import copy

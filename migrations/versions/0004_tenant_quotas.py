@@ -1,4 +1,4 @@
-"""A tenant's quotas, found beside the key that a caller shows, before there is a tenant."""
+"""Function that returns a tenant's quotas with the caller's key, before the tenant is known."""
 
 import sqlalchemy as sa
 from alembic import op

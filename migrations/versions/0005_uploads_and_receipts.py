@@ -1,4 +1,4 @@
-"""Data sets that come in parts; a receipt of what was deleted."""
+"""Multipart uploads of data sets; receipts of deletions."""
 
 import sqlalchemy as sa
 from alembic import op
