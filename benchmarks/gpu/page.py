@@ -10,6 +10,10 @@ from benchmarks.report import FOLDER, markdown_table, said, write_markdown
 
 JSON = FOLDER / "gpu.json"
 Result = Mapping[str, Any]
+Column = tuple[str, str | Callable[[Result], Any]]
+"""Head, and the key or the function that reads a cell."""
+_FRACTIONS = ("share", "mixed_share", "copy_share", "over_bare")
+_RATES: tuple[Column, ...] = (("ms", "ms"), ("TFLOP/s", "tflops"), ("of the ceiling", "share"))
 
 
 def write(path: Path) -> None:
@@ -36,7 +40,7 @@ def parts(values: Mapping[str, Any]) -> list[str]:
         "fp8": _fp8,
         "independence": _independence,
         "equality": _equality,
-        "idle": lambda result: f"Idle device: {_percent(result['idle'])} of a run of {result['steps']} steps.",
+        "idle": lambda result: f"Idle device: {result['idle']:.0%} of a run of {result['steps']} steps.",
         "profile": _profile,
     }
     sections = [_goals(phases)]
@@ -70,11 +74,6 @@ def _errors_in(value: Any) -> Iterator[str]:
         yield from _errors_in(part)
 
 
-def _whole(parts: Iterable[Result]) -> list[Result]:
-    """Returns the parts that ended without an error."""
-    return [part for part in parts if "error" not in part]
-
-
 def _goals(phases: Mapping[str, Result]) -> str:
     words = {"pass": "kept", "below": "missed"}
     measures = [goal.measure(phases) for goal in GOALS]
@@ -83,56 +82,44 @@ def _goals(phases: Mapping[str, Result]) -> str:
 
 
 def _ceilings(result: Result) -> str:
-    rows = [
-        (layer["name"], f"{layer['m']} x {layer['k']} x {layer['n']}", _number(layer["ms"]), _number(layer["tflops"]))
-        for layer in result["layers"]
-    ]
     text = said(
         f"Ceilings: {_number(result['product_tflops'])} TFLOP/s in a large bf16 product,",
         f"{_number(result['copy_gigabytes_a_second'])} GB/s in a copy.",
         f"The products of a forward alone take {_number(result['products_ms_a_forward'])} ms.",
     )
-    return f"{text}\n\n{markdown_table(['product', 'size', 'ms', 'TFLOP/s'], rows)}"
+    columns = (
+        ("product", "name"),
+        ("size", lambda row: f"{row['m']} x {row['k']} x {row['n']}"),
+        ("ms", "ms"),
+        ("TFLOP/s", "tflops"),
+    )
+    return f"{text}\n\n{_table(result['layers'], *columns)}"
 
 
 def _forwards(result: Result) -> str:
-    times = (
-        "plain_eager_ms",
-        "plain_graphed_ms",
-        "base_eager_ms",
-        "base_graphed_ms",
-        "mixed_eager_ms",
-        "mixed_graphed_ms",
-    )
-    rows = [
-        [
-            str(row["rows"]),
-            *(_number(row[name]) for name in times),
-            _number(row["mixed_tflops"]),
-            _percent(row["mixed_share"]),
-            _number(row["mixed_over_plain"]),
-        ]
-        for row in sorted(_whole(result["rows"]), key=lambda row: int(row["rows"]))
-    ]
-    sides = [text for side in ("reference", "base", "mixed") for text in (f"{side}, ms", "graphed")]
-    head = ["rows", *sides, "TFLOP/s", "of the ceiling", "mixed / base alone"]
     text = "The base alone by the readable reference, and by the fused operations; mixed: an adapter for each row."
-    return f"{text}\n\n{markdown_table(head, rows)}"
+    times = [
+        column
+        for side, key in (("reference", "plain"), ("base", "base"), ("mixed", "mixed"))
+        for column in ((f"{side}, ms", f"{key}_eager_ms"), ("graphed", f"{key}_graphed_ms"))
+    ]
+    rates = (("TFLOP/s", "mixed_tflops"), ("of the ceiling", "mixed_share"), ("mixed / base alone", "mixed_over_plain"))
+    rows = sorted(result["rows"], key=lambda row: int(row["rows"]))
+    return f"{text}\n\n{_table(rows, ('rows', 'rows'), *times, *rates)}"
 
 
 def _compiled(result: Result) -> str:
-    rows = [
-        (
-            side,
-            _number(result[f"{side}_compile_seconds"]),
-            _number(result[f"{side}_compiled_ms"]),
-            _number(result[f"{side}_compiled_graphed_ms"]),
-            _number(result[f"{side}_best_ms"]),
-        )
-        for side in ("plain", "mixed")
+    prefixes = [
+        {"side": side, **{key.removeprefix(f"{side}_"): result[key] for key in result}} for side in ("plain", "mixed")
     ]
-    head = [f"{result['rows']} rows, compiled", "compiling, s", "ms", "graphed, ms", "best of all, ms"]
-    return markdown_table(head, rows)
+    return _table(
+        prefixes,
+        (f"{result['rows']} rows, compiled", "side"),
+        ("compiling, s", "compile_seconds"),
+        ("ms", "compiled_ms"),
+        ("graphed, ms", "compiled_graphed_ms"),
+        ("best of all, ms", "best_ms"),
+    )
 
 
 def _training(result: Result) -> str:
@@ -145,40 +132,29 @@ def _full(result: Result) -> str:
 
 
 def _steps(head: str, rows: Sequence[Result]) -> str:
-    lines = [
-        (
-            row["method"],
-            _number(row["ms"]),
-            _number(row["tflops"]),
-            _percent(row["share"]),
-            _number(row["bytes_an_image"] / 1e6),
-            _number(row["bytes_an_image_without_weights"] / 1e6),
-        )
-        for row in _whole(rows)
-    ]
-    return markdown_table([head, "ms", "TFLOP/s", "of the ceiling", "MB an image", "activations alone"], lines)
+    return _table(
+        rows,
+        (head, "method"),
+        *_RATES,
+        ("MB an image", lambda row: row["bytes_an_image"] / 1e6),
+        ("activations alone", lambda row: row["bytes_an_image_without_weights"] / 1e6),
+    )
 
 
 def _engine(result: Result) -> str:
-    rows = [
-        (
-            f"{run['rows']} rows, {run['steps']} steps",
-            _number(run["images_a_second"]),
-            _number(run["evaluations_a_second"]),
-            _percent(run["over_bare"]),
-            _number(run["first_image_seconds"]),
-            _number(run["one_image_seconds"]),
-        )
-        for run in _whole(result["runs"])
-    ]
-    head = [
-        f"engine, {result['images']} guided images", "images/s", "evaluations/s", "of the bare forward",
-        "first image, s", "one image alone, s",
-    ]  # fmt: skip
+    table = _table(
+        result["runs"],
+        (f"engine, {result['images']} guided images", lambda run: f"{run['rows']} rows, {run['steps']} steps"),
+        ("images/s", "images_a_second"),
+        ("evaluations/s", "evaluations_a_second"),
+        ("of the bare forward", "over_bare"),
+        ("first image, s", "first_image_seconds"),
+        ("one image alone, s", "one_image_seconds"),
+    )
     pixels = (
         "Pixels by diffusers' autoencoder." if result["decodes"] else "Without an autoencoder: diffusers was missing."
     )
-    return f"{markdown_table(head, rows)}\n\n{pixels}"
+    return f"{table}\n\n{pixels}"
 
 
 def _start(result: Result) -> str:
@@ -190,60 +166,59 @@ def _start(result: Result) -> str:
 
 
 def _together(result: Result) -> str:
-    rows = [
-        (side, _number(result[side]["ms"]), _number(result[side]["tflops"]), _percent(result[side]["share"]))
-        for side in ("one after another", "together")
-    ]
+    rows = [{"side": side, **result[side]} for side in ("one after another", "together")]
     name = f"a step of {result['fine-tunes']} fine-tunes of batch {result['batch']}"
     difference = _number(result["largest_difference_of_parameters"])
     text = f"Together {result['gain']:.2f}x the steps a second; parameters differ by {difference} of their rms at most."
-    return f"{markdown_table([name, 'ms', 'TFLOP/s', 'of the ceiling'], rows)}\n\n{text}"
+    return f"{_table(rows, (name, 'side'), *_RATES)}\n\n{text}"
 
 
 def _fused(result: Result) -> str:
-    rows = [
-        (
-            operation["name"],
-            _number(operation["ms"]),
-            _number(operation["plain_ms"]),
-            _number(operation["gigabytes_a_second"]),
-            _percent(operation["copy_share"]),
-            _number(operation["relative_error"]),
-        )
-        for operation in _whole(result["operations"])
-    ]
-    return markdown_table(["fused operation", "ms", "plain, ms", "GB/s", "of a copy", "error"], rows)
+    return _table(
+        result["operations"],
+        ("fused operation", "name"),
+        ("ms", "ms"),
+        ("plain, ms", "plain_ms"),
+        ("GB/s", "gigabytes_a_second"),
+        ("of a copy", "copy_share"),
+        ("error", "relative_error"),
+    )
 
 
 def _fp8(result: Result) -> str:
-    columns = ("bf16_ms", "fp8_ms", "quantization_ms", "bf16_relative_error", "fp8_relative_error")
-    rows = [[layer["name"], *(_number(layer[name]) for name in columns)] for layer in _whole(result["layers"])]
-    return markdown_table(["product", "bf16, ms", "fp8, ms", "quantization, ms", "error, bf16", "error, fp8"], rows)
+    return _table(
+        result["layers"],
+        ("product", "name"),
+        ("bf16, ms", "bf16_ms"),
+        ("fp8, ms", "fp8_ms"),
+        ("quantization, ms", "quantization_ms"),
+        ("error, bf16", "bf16_relative_error"),
+        ("error, fp8", "fp8_relative_error"),
+    )
 
 
 def _independence(result: Result) -> str:
-    rows = [
-        (
-            name,
-            _number(mode["largest_difference"]),
-            _number(mode["largest_relative_difference"]),
-            f"{mode['equal']} of {result['images']}",
-        )
-        for name, mode in result.items()
-        if isinstance(mode, dict) and "error" not in mode
-    ]
-    head = [f"latents after {result['steps']} steps, together against alone", "largest difference", "/ rms", "equal"]
-    return markdown_table(head, rows)
+    return _table(
+        _modes(result),
+        (f"latents after {result['steps']} steps, together against alone", "name"),
+        ("largest difference", "largest_difference"),
+        ("/ rms", "largest_relative_difference"),
+        ("equal", lambda mode: f"{mode['equal']} of {result['images']}"),
+    )
 
 
 def _equality(result: Result) -> str:
-    columns = ("largest_difference_from_alone", "relative_error_from_alone", "relative_error_from_reference")
-    rows = [
-        [name, *(_number(figures[column]) for column in columns)]
-        for name, figures in result.items()
-        if isinstance(figures, dict) and "error" not in figures
-    ]
-    return markdown_table(["one forward", "largest from alone / rms", "norm, from alone", "from the reference"], rows)
+    return _table(
+        _modes(result),
+        ("one forward", "name"),
+        ("largest from alone / rms", "largest_difference_from_alone"),
+        ("norm, from alone", "relative_error_from_alone"),
+        ("from the reference", "relative_error_from_reference"),
+    )
+
+
+def _modes(result: Result) -> list[Result]:
+    return [{"name": name, **mode} for name, mode in result.items() if isinstance(mode, dict)]
 
 
 def _profile(result: Result) -> str:
@@ -252,20 +227,28 @@ def _profile(result: Result) -> str:
         summary = result[name]
         if "error" in summary:
             continue
-        kinds = [(kind, _number(ms)) for kind, ms in summary["kinds"].items()]
-        top = [(f"`{kernel['name']}`", str(kernel["count"]), _number(kernel["ms"])) for kernel in summary["top"]]
+        kinds = [{"kind": kind, "ms": ms} for kind, ms in summary["kinds"].items()]
         tables += [
-            markdown_table([f"{name}, {summary['kernels']} kernels", "ms"], kinds),
-            markdown_table(["kernel", "count", "ms"], top),
+            _table(kinds, (f"{name}, {summary['kernels']} kernels", "kind"), ("ms", "ms")),
+            _table(summary["top"], ("kernel", lambda row: f"`{row['name']}`"), ("count", "count"), ("ms", "ms")),
         ]
     return "\n\n".join(tables)
+
+
+def _table(rows: Iterable[Result], *columns: Column) -> str:
+    """Returns a table of the parts that ended without an error."""
+    cells = [[_cell(row, read) for _, read in columns] for row in rows if "error" not in row]
+    return markdown_table([head for head, _ in columns], cells)
+
+
+def _cell(row: Result, read: str | Callable[[Result], Any]) -> str:
+    value = row[read] if isinstance(read, str) else read(row)
+    if isinstance(value, str):
+        return value
+    return f"{value:.0%}" if read in _FRACTIONS and value is not None else _number(value)
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}"
