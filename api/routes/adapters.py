@@ -37,8 +37,8 @@ def list_adapters(
 ) -> Listing[AdapterOut]:
     """List a domain's adapter versions, newest first."""
     with database.session(scope) as session:
-        found = adapters.page(session, id, replace(page, status=status))
-        return listing(found, AdapterOut.model_validate)
+        rows = adapters.page(session, id, replace(page, status=status))
+        return listing(rows, AdapterOut.model_validate)
 
 
 @router.post(

@@ -70,8 +70,8 @@ def list_dataset_uploads(
 ) -> Listing[DatasetUploadOut]:
     """List a domain's unexpired uploads, newest first."""
     with database.session(scope) as session:
-        found = uploads.page(session, id, replace(page, status=status))
-        return listing(found, DatasetUploadOut.model_validate)
+        rows = uploads.page(session, id, replace(page, status=status))
+        return listing(rows, DatasetUploadOut.model_validate)
 
 
 @router.get("/{upload_id}", operation_id="get_dataset_upload", responses=problems(NotFound, StorageUnavailable))

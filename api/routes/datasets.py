@@ -80,9 +80,9 @@ def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderD
     """Get a data set with its classes and first rejected files."""
     with database.session(scope) as session:
         dataset = datasets.get(session, id)
-        found = DatasetOut.of(dataset, signer(request))
-        found.report.rejected = first_rejected(datasets.rejected(session, id, PageRequest(limit=100)))
-        return found
+        rendered = DatasetOut.of(dataset, signer(request))
+        rendered.report.rejected = first_rejected(datasets.rejected(session, id, PageRequest(limit=100)))
+        return rendered
 
 
 @router.get("/datasets/{id}/report", operation_id="list_rejected_files", responses=problems(NotFound))

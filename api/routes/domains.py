@@ -29,9 +29,9 @@ def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, s
 def list_domains(request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DomainOut]:
     """List your domains, newest first."""
     with database.session(scope) as session:
-        found = domains.page(session, page)
-        covers = with_covers(session, request, found.data)
-        return listing(found, lambda row: covers[row.id])
+        rows = domains.page(session, page)
+        covers = with_covers(session, request, rows.data)
+        return listing(rows, lambda row: covers[row.id])
 
 
 @router.get("/{id}", operation_id="get_domain", responses=tagged(NotFound))

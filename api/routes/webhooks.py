@@ -108,8 +108,8 @@ def list_webhook_deliveries(
 ) -> Listing[DeliveryOut]:
     """List the deliveries of the last 30 days, newest first, with every attempt."""
     with database.session(scope) as session:
-        found = webhooks.deliveries(session, id, replace(page, status=status))
-        return listing(found, DeliveryOut.model_validate)
+        rows = webhooks.deliveries(session, id, replace(page, status=status))
+        return listing(rows, DeliveryOut.model_validate)
 
 
 @router.get("/{id}/deliveries/{delivery_id}", operation_id="get_webhook_delivery", responses=problems(NotFound))

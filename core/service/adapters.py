@@ -111,8 +111,8 @@ def publish(
     finetune_id: str | None,
     promote: bool = False,
 ) -> Adapter:
-    """Adds the next version of a locked domain. It becomes active by itself when it is the first one, or when the
-    active one was made for another base and so cannot draw any more."""
+    """Adds the next version of a locked domain. It becomes active automatically if it is the first version, or if
+    the active one was trained on another base and so can no longer be used."""
     manifest = artifact.manifest
     adapter = Adapter(
         id=new_id("adp"),
@@ -138,17 +138,17 @@ def publish(
     session.flush()
     events.adapter(session, adapter, "created")
     origin = "upload" if finetune_id is None else "create"
-    about = {"domain_id": domain.id, "finetune_id": finetune_id}
-    audit.record(session, f"adapter.{origin}", adapter.id, tenant_id=domain.tenant_id, detail=about)
+    detail = {"domain_id": domain.id, "finetune_id": finetune_id}
+    audit.record(session, f"adapter.{origin}", adapter.id, tenant_id=domain.tenant_id, detail=detail)
     if domain.active_adapter_id == adapter.id:
         events.adapter(session, adapter, "promoted")
-        audit.record(session, "adapter.promote", adapter.id, tenant_id=domain.tenant_id, detail=about)
+        audit.record(session, "adapter.promote", adapter.id, tenant_id=domain.tenant_id, detail=detail)
     metering.add_stored_bytes(session, domain.id, stored.size)
     return adapter
 
 
 def promote(session: Session, domain_id: str, adapter_id: str) -> Domain:
-    """Makes a version the domain's active one; promoting an older one is the way back.
+    """Makes a version the domain's active one. To roll back, promote an older version.
 
     Raises NotFound, AdapterQuarantined.
     """

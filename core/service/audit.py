@@ -1,4 +1,4 @@
-"""The audit log: who did what, from where. Entries are only ever added, in the transaction of what they record.
+"""The audit log: actor, action and address. Entries are only added, in the transaction of the action.
 
 Reads of generated images are not recorded: browsers read them by signed URLs.
 """

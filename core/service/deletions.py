@@ -79,7 +79,7 @@ def remove(session: Session, deletion: Deletion, row: Domain | Tenant) -> None:
 def _remove_rows(session: Session, deletion: Deletion, row: Domain | Tenant) -> bool:
     """Removes some of the rows, and with the last of them the row itself. Returns False as long as there are more."""
     removed, is_all = _remove_some(session, deletion)
-    if is_all:  # what is left is little
+    if is_all:  # only a few rows are left
         removed.update(_count_owned(session, type(row).__table__, row.id))  # type: ignore[arg-type]  # both are tables
         session.delete(row)
     _note(deletion, removed)
@@ -106,7 +106,7 @@ def page(session: Session, request: PageRequest, tenant_id: str | None = None) -
 
 
 def advance(database: Database, store: ObjectStore) -> None:
-    """Continues deletions that are not done, in a worker. Any number of workers may call it at any time.
+    """Continues unfinished deletions, in a worker. Any number of workers may call it at any time.
 
     A deletion is done when nothing is left under its prefix, and every live worker has since evicted the deleted
     adapters. The next call removes what work in progress has stored meanwhile. Raises StorageUnavailable,
@@ -218,7 +218,7 @@ def _remove_some(session: Session, deletion: Deletion) -> tuple[Counter[str], bo
 
 
 def _end_work(session: Session, deletion: Deletion) -> Counter[str]:
-    """Removes what a worker would take up or go on with, and what lets anybody in. Returns how many went, by table."""
+    """Deletes jobs, which a worker would start or continue, and keys. Returns the number of deleted rows by table."""
     column = "domain_id" if deletion.kind == "domain" else "tenant_id"
     unfinished = select(Finetune.id).where(getattr(Finetune, column) == deletion.target, Finetune.finished_at.is_(None))
     doomed: list[tuple[type[Any], ColumnElement[bool]]] = [(FinetuneEvent, FinetuneEvent.finetune_id.in_(unfinished))]
@@ -250,11 +250,11 @@ def _count_owned(session: Session, table: Table, id: str) -> dict[str, int]:
 
 
 def _owned(table: Table, condition: ColumnElement[bool]) -> dict[str, list[ColumnElement[bool]]]:
-    found: dict[str, list[ColumnElement[bool]]] = {table.name: [condition]}
+    owned: dict[str, list[ColumnElement[bool]]] = {table.name: [condition]}
     for other in Base.metadata.sorted_tables:
         for key in other.foreign_keys:
             if key.column.table is table and key.ondelete == "CASCADE" and other is not table:
                 below = key.parent.in_(select(key.column).where(condition))
                 for name, conditions in _owned(other, below).items():
-                    found.setdefault(name, []).extend(conditions)
-    return found
+                    owned.setdefault(name, []).extend(conditions)
+    return owned

@@ -120,7 +120,7 @@ def record_sign_in(session: Session) -> None:
 
 
 def record_refused(session: Session, key_id: str, address: str | None, request_id: str, count: int) -> None:
-    """Records that an address presented `count` keys in vain, the first of them as `key_id` in this request."""
+    """Records `count` rejected keys of an address. The first was `key_id` in this request."""
     detail = {"count": count}
     audit.record(session, "key.refuse", key_id, detail=detail, address=address, request_id=request_id)
 
@@ -135,9 +135,9 @@ def identity(session: Session) -> tuple[Row[Any], Tenant | None]:
 
 
 def ensure_admin_key(session: Session, configured: str | None) -> str | None:
-    """Makes the first administrator's key. Returns it when it was made here, to be printed once.
+    """Creates the first administrator's key. Returns it if it is new, to be printed once.
 
-    A newly configured key works, whatever was configured before; one that was revoked stays so.
+    A newly configured key works, whatever was configured before; a revoked key stays revoked.
     """
     if configured is None:
         if _any_admin_key(session):
@@ -214,8 +214,8 @@ def _presented_key_statement(dialect: str) -> Select[*tuple[Any, ...]]:
     if dialect != "postgresql":
         joined = keys.outerjoin(owners, owners.c.id == keys.c.tenant_id)
         return select(*keys.c, owners.c.quotas, now).select_from(joined).where(keys.c.id == id)
-    found = func.api_key_by_id(id).table_valued(*(column(one.name, one.type) for one in keys.c))
-    return select(*found.c, func.tenant_quotas(found.c.tenant_id, type_=Json).label("quotas"), now)
+    presented = func.api_key_by_id(id).table_valued(*(column(each.name, each.type) for each in keys.c))
+    return select(*presented.c, func.tenant_quotas(presented.c.tenant_id, type_=Json).label("quotas"), now)
 
 
 def _note_use(session: Session, id: str, now: datetime.datetime) -> None:

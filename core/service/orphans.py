@@ -60,7 +60,7 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
         (GenerationPreview.object_key, GenerationPreview.generation_id, generations),
     ]
     with database.session(SYSTEM) as session:  # without every tenant's rows, all objects would look orphaned
-        found = {
+        referenced = {
             key for key, owner, ids in columns if ids for key in session.scalars(select(key).where(owner.in_(ids)))
         }
         uploads = select(DatasetUpload.object_key).where(DatasetUpload.domain_id.in_(domains))
@@ -70,9 +70,9 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
         # Example strips are kept as long as their data set.
         alive |= set(session.scalars(select(Dataset.id).where(Dataset.id.in_(_ids(_EXAMPLE, keys)))))
     patterns = (_SAMPLE, _EXAMPLE)
-    samples = {key for key in keys for one in patterns if (match := one.search(key)) and match.group(1) in alive}
+    samples = {key for key in keys for each in patterns if (match := each.search(key)) and match.group(1) in alive}
     parts = {key for key in keys if (match := _UPLOAD.match(key)) and match.group(1) in coming}
-    return found | samples | parts | coming
+    return referenced | samples | parts | coming
 
 
 def _ids(pattern: re.Pattern[str], keys: Sequence[str]) -> set[str]:

@@ -81,8 +81,8 @@ class Report:
         return {
             "accepted": len(self.members),
             "ignored": self.ignored,
-            "rejected": [one.to_json() for one in self.rejected],
-            "warnings": [one.to_json() for one in self.warnings],
+            "rejected": [entry.to_json() for entry in self.rejected],
+            "warnings": [entry.to_json() for entry in self.warnings],
         }
 
     def classes_json(self) -> list[dict[str, Any]]:

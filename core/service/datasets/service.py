@@ -120,6 +120,6 @@ def example_key(tenant_id: str, domain_id: str, id: str, class_id: int) -> str:
 def example(session: Session, id: str, class_id: int) -> str:
     """Returns the key of a class's strip. Raises NotFound."""
     dataset = get(session, id)
-    if not any(one["id"] == class_id and one.get("has_example") for one in dataset.classes):
+    if not any(label["id"] == class_id and label.get("has_example") for label in dataset.classes):
         raise NotFound("example", f"{id}/{class_id}")
     return example_key(dataset.tenant_id, dataset.domain_id, id, class_id)

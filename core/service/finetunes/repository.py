@@ -34,10 +34,10 @@ def progress(session: Session, finetune_id: str, most: int) -> Sequence[dict[str
     number = func.row_number().over(order_by=FinetuneEvent.id).label("number")
     columns = (FinetuneEvent.id, FinetuneEvent.data, number, func.count().over().label("count"))
     statement = select(*columns)
-    found = statement.where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == "progress").subquery()
-    stride = (found.c.count + most - 1) // most
-    is_kept = ((found.c.number - 1) % stride == 0) | (found.c.number == found.c.count)
-    return session.scalars(select(found.c.data).where(is_kept).order_by(found.c.id)).all()
+    points = statement.where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == "progress").subquery()
+    stride = (points.c.count + most - 1) // most
+    is_kept = ((points.c.number - 1) % stride == 0) | (points.c.number == points.c.count)
+    return session.scalars(select(points.c.data).where(is_kept).order_by(points.c.id)).all()
 
 
 def seconds_per_image(session: Session, method: str, image_size: int | None, base_digest: str) -> float | None:

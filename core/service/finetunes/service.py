@@ -220,8 +220,8 @@ def checkpoints(row: Finetune) -> list[tuple[str, str]]:
 
 
 def record_restart(session: Session, row: Finetune, step: int, kept: tuple[str, str] | None, reason: str) -> None:
-    """Reports that an attempt goes on from an earlier step than the last checkpoint's, with the checkpoint `kept` or
-    from scratch. What cannot be read is an orphan from now on."""
+    """Reports that an attempt continues from an earlier step than the last checkpoint's, with the checkpoint `kept` or
+    from scratch. Unreadable checkpoints become orphans."""
     counted = {row.checkpoint_key: row.checkpoint_bytes, row.previous_checkpoint_key: row.previous_checkpoint_bytes}
     row.checkpoint_key, row.checkpoint_sha256 = kept or (None, None)
     row.previous_checkpoint_key = row.previous_checkpoint_sha256 = None

@@ -99,10 +99,10 @@ def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
         .limit(1)
         .with_for_update(of=WebhookDelivery, skip_locked=True)
     )
-    found = session.execute(statement).one_or_none()
-    if found is None:
+    claimed = session.execute(statement).one_or_none()
+    if claimed is None:
         return None
-    row, webhook = found
+    row, webhook = claimed
     row.attempt += 1
     row.lease_expires_at = now + _LEASE
     secrets = (webhook.secret, *(previous["secret"] for previous in reversed(living(webhook, now))))
