@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from core.artifact.sampling import SamplerName
+from core.artifact.sampling import SamplerName, TimestepSpacing
 from core.artifact.sites import Method
 from difffit.cli.base import State, command
 from difffit.cli.views import record
@@ -117,6 +117,7 @@ def sample(
     ] = None,
     sampler: Annotated[SamplerName | None, typer.Option(help="dpmpp_2m needs the fewest steps.")] = None,
     eta: Annotated[float | None, typer.Option(min=0, max=1, help="Noise added by ddim, from 0 to 1.")] = None,
+    timestep_spacing: Annotated[TimestepSpacing | None, typer.Option(help="`dit` is DiT's own.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("samples"),
     base: BaseOption = None,
     device: DeviceOption = None,
@@ -132,6 +133,7 @@ def sample(
         "guidance_interval": guidance_interval,
         "sampler": sampler,
         "eta": eta,
+        "timestep_spacing": timestep_spacing,
     }
     with _explained():
         from local.sample import Run, sampling_of

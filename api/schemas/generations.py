@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, Output, SignedUrl, Time
 from api.schemas.datasets import JobError
 from core.artifact.jobs import JobStatus
-from core.artifact.sampling import MAX_GUIDANCE_SCALE, TIMESTEPS, SamplerName, SamplingSettings
+from core.artifact.sampling import MAX_GUIDANCE_SCALE, TIMESTEPS, SamplerName, SamplingSettings, TimestepSpacing
 from core.service.db.models import Generation, GenerationImage
 from core.service.generations import GenerationRequest
 
@@ -56,6 +56,11 @@ class GenerationCreate(Input):
     )
     eta: float = Field(
         _DEFAULTS.sampling.eta, ge=0, le=1, description="Noise added by `ddim`: 0 for none, 1 for as much as `ddpm`."
+    )
+    timestep_spacing: TimestepSpacing = Field(
+        _DEFAULTS.sampling.timestep_spacing,
+        description="Noise levels of the steps: `trailing` starts at the highest and spaces the rest evenly; `dit` "
+        "includes the lowest too, as DiT's own sampling does.",
     )
     adapter_id: Identifier | None = Field(
         None, description="Id of a version of the domain, or `base` for the base itself. The active version by default."
@@ -134,6 +139,7 @@ class GenerationOut(Output):
     guidance_interval: tuple[int, int]
     sampler: str
     eta: float
+    timestep_spacing: str
     priority: int
     adapter_id: str | None = Field(description="Version used; null for the base itself.")
     images: list[ImageOut] = Field(description="Empty until the generation succeeds, and after the images expire.")

@@ -112,7 +112,7 @@ def _requests(schemas: Schemas) -> str:
         "typing.TypedDict",
     )
     choices = "".join(
-        f"{field.title()} = Literal[{', '.join(json.dumps(word) for word in schema['enum'])}]\n"
+        f"{field.title().replace('_', '')} = Literal[{', '.join(json.dumps(word) for word in schema['enum'])}]\n"
         for call in asked.values()
         for field, schema in call["properties"].items()
         if "enum" in schema

@@ -1,6 +1,7 @@
 """Sampling settings, and the timesteps they visit. No torch here: the API and the engine's scheduler use them too."""
 
 from dataclasses import asdict, dataclass, fields
+from itertools import accumulate, repeat
 from typing import Any, Literal, Self, get_args
 
 TIMESTEPS = 1000
@@ -8,6 +9,7 @@ EVERY_TIMESTEP = (0, TIMESTEPS - 1)
 MAX_GUIDANCE_SCALE = 50.0
 SamplerName = Literal["ddim", "ddpm", "dpmpp_2m"]
 """DDIM, ancestral sampling with the learned variance, and DPM-Solver++ of second order, multistep."""
+TimestepSpacing = Literal["trailing", "dit"]
 _ALWAYS_STORED = ("steps", "guidance_scale", "guidance_interval", "sampler", "eta")
 
 
@@ -27,6 +29,7 @@ class SamplingSettings:
     sampler: SamplerName = "ddim"
     eta: float = 0.0
     """DDIM's eta: 0 is deterministic, 1 as noisy as DDPM."""
+    timestep_spacing: TimestepSpacing = "trailing"
 
     def __post_init__(self) -> None:
         lowest, highest = sorted(self.guidance_interval)
@@ -43,11 +46,21 @@ class SamplingSettings:
             raise ValueError(f"eta must be within 0..1, not {self.eta}")
         if self.eta and self.sampler != "ddim":
             raise ValueError("eta belongs to the sampler ddim")
+        if self.timestep_spacing not in get_args(TimestepSpacing):
+            spacings = ", ".join(get_args(TimestepSpacing))
+            raise ValueError(f"timestep_spacing must be one of {spacings}, not {self.timestep_spacing}")
 
     @property
     def timesteps(self) -> list[int]:
-        """`steps` timesteps from 999 down, evenly spaced and counted from the end ("trailing", arXiv 2305.08891), so
-        that sampling starts from the noise that training saw last."""
+        """`steps` evenly spaced timesteps from 999 down, so that sampling starts from the noise that training saw last.
+
+        "trailing" counts from the end (arXiv 2305.08891): the last step is as long as the others. "dit" includes both
+        ends, as DiT's own respacing does; a single step is at 999.
+        """
+        if self.timestep_spacing == "dit" and self.steps > 1:
+            stride = (TIMESTEPS - 1) / (self.steps - 1)
+            places = accumulate(repeat(stride, self.steps - 1), initial=0.0)  # DiT sums up too: rounding breaks ties
+            return [round(place) for place in places][::-1]
         return [round(TIMESTEPS - index * TIMESTEPS / self.steps) - 1 for index in range(self.steps)]
 
     def to_json(self) -> dict[str, Any]:

@@ -55,12 +55,15 @@ def test_sampler_settings_are_stored_and_returned(
     tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     body = {"class_id": 0, "sampler": "ddim", "eta": 0.5, "guidance_interval": [800, 200], "previews": 3.0}
+    body |= {"timestep_spacing": "dit"}
     made = tenant.made(f"/v1/domains/{domain}/generations", body)
     assert (made["sampler"], made["eta"], made["guidance_interval"]) == ("ddim", 0.5, [200, 800])
+    assert tenant.get(f"/v1/generations/{made['id']}").json()["timestep_spacing"] == "dit"
     assert made["previews"] == []
     plain = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "sampler": "dpmpp_2m"})
     draw_generations(services)
     assert (plain["sampler"], plain["eta"], plain["guidance_interval"]) == ("dpmpp_2m", 0.0, [0, 999])
+    assert plain["timestep_spacing"] == "trailing"
 
 
 def test_previews_are_served_while_it_runs(
@@ -187,6 +190,7 @@ def test_class_names_are_compared_composed(tenant: Client, domain: str, services
      ({"class_id": 0, "sampler": "magic"}, "invalid_request"),
      ({"class_id": 0, "sampler": "ddpm", "eta": 0.5}, "invalid_request"),
      ({"class_id": 0, "guidance_interval": [0, 1000]}, "invalid_request"),
+     ({"class_id": 0, "timestep_spacing": "leading"}, "invalid_request"),
      ({"class_id": 0, "previews": 11}, "invalid_request"), ({"class_name": "a\0"}, "invalid_request"),
      ({"class_id": 0, "deadline_seconds": 0}, "invalid_request")],
 )  # fmt: skip

@@ -90,8 +90,11 @@ def test_local_sampling_gives_the_servers_images(
     adapter: Path, client: Client, drawable: Drawable, tmp_path: Path
 ) -> None:
     words = ("sample", adapter, "--class", "smiling-face", "-n", 2, "--seed", 3, "--steps", 2, "--sampler", "dpmpp_2m")
+    words += ("--timestep-spacing", "dit")
     drawn = run(*words, folder=tmp_path)
-    pictures = client.generate(drawable.id, class_name="smiling-face", count=2, seed=3, steps=2, sampler="dpmpp_2m")
+    pictures = client.generate(
+        drawable.id, class_name="smiling-face", count=2, seed=3, steps=2, sampler="dpmpp_2m", timestep_spacing="dit"
+    )
     assert drawn["images"] == ["samples/001-smiling-face-3.png", "samples/001-smiling-face-4.png"]
     assert [(tmp_path / path).read_bytes() for path in drawn["images"]] == [picture.data for picture in pictures]
 

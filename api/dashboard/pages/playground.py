@@ -50,6 +50,8 @@ class _Playground:
                 self.guidance = kit.number("Guidance", 4.0, least=0, most=50, step=0.5)
             samplers = list(get_args(GenerationCreate.model_fields["sampler"].annotation))
             self.sampler = kit.choice("Sampler", samplers, "ddim")
+            spacings = list(get_args(GenerationCreate.model_fields["timestep_spacing"].annotation))
+            self.spacing = kit.choice("Timesteps", spacings, "trailing")
             names = {each.id: f"Version {each.version}" for each in self.versions if each.status == "ready"}
             self.adapter = kit.choice("Version", {"": f"Active ({active.version})", **names}, "")
             if self.user.may_write:
@@ -76,6 +78,7 @@ class _Playground:
             "steps": int(self.steps.value or 1),
             "guidance_scale": float(self.guidance.value or 0),
             "sampler": self.sampler.value,
+            "timestep_spacing": self.spacing.value,
             **chosen,
         }
 

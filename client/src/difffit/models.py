@@ -674,6 +674,7 @@ class Generation(BaseModel):
     guidance_interval: tuple[int, int]
     sampler: str
     eta: float
+    timestep_spacing: str
     priority: int
     adapter_id: str | None
     """Version used; null for the base itself."""

@@ -43,6 +43,8 @@ class GenerationSettings(TypedDict):
     """`ddim`; `ddpm` adds fresh noise at every step; `dpmpp_2m` needs the fewest steps."""
     eta: NotRequired[float]
     """Noise added by `ddim`: 0 for none, 1 for as much as `ddpm`."""
+    timestep_spacing: NotRequired[Literal["trailing", "dit"]]
+    """Noise levels of the steps: `trailing` starts at the highest and spaces the rest evenly; `dit` includes the lowest too, as DiT's own sampling does."""
     adapter_id: NotRequired[str | None]
     """Id of a version of the domain, or `base` for the base itself. The active version by default."""
     priority: NotRequired[int]
@@ -56,3 +58,4 @@ class GenerationSettings(TypedDict):
 Method = Literal["difffit", "bitfit"]
 Preset = Literal["paper", "literal"]
 Sampler = Literal["ddim", "ddpm", "dpmpp_2m"]
+TimestepSpacing = Literal["trailing", "dit"]

@@ -21,6 +21,7 @@ from difffit.pictures import read_settings
         ({"guidance_scale": float("nan")}, "guidance_scale must be within 0..50, not nan"),
         ({"guidance_interval": (0, 1000)}, "guidance_interval must be within 0..999, not 0..1000"),
         ({"sampler": "euler"}, "sampler must be one of ddim, ddpm, dpmpp_2m, not euler"),
+        ({"timestep_spacing": "leading"}, "timestep_spacing must be one of trailing, dit, not leading"),
         ({"eta": 1.5}, "eta must be within 0..1, not 1.5"),
         ({"eta": 0.5, "sampler": "dpmpp_2m"}, "eta belongs to the sampler ddim"),
     ],
@@ -34,8 +35,31 @@ def test_an_interval_may_be_given_in_any_order() -> None:
     assert SamplingSettings(guidance_interval=(800, 200)) == SamplingSettings(guidance_interval=(200, 800))
 
 
+def respaced(timesteps: int, count: int) -> list[int]:
+    """DiT's respacing of one section, by its description: evenly strided, both of its ends included, rounded."""
+    chosen, place = [], 0.0
+    while len(chosen) < count:
+        chosen.append(round(place))
+        place += (timesteps - 1) / (count - 1)
+    return sorted(chosen, reverse=True)
+
+
+def test_dit_spacing_is_that_of_the_original() -> None:
+    for steps in (10, 50, 250, *range(2, 1001)):
+        assert SamplingSettings(steps=steps, timestep_spacing="dit").timesteps == respaced(1000, steps), steps
+    assert SamplingSettings(steps=10, timestep_spacing="dit").timesteps == list(range(999, -1, -111))
+    assert SamplingSettings(steps=1, timestep_spacing="dit").timesteps == [999]
+
+
+def test_a_later_setting_is_stored_only_where_it_is_not_the_default() -> None:
+    assert "timestep_spacing" not in SamplingSettings().to_json()
+    assert SamplingSettings(timestep_spacing="dit").to_json()["timestep_spacing"] == "dit"
+
+
 def test_settings_survive_json() -> None:
-    settings = SamplingSettings(steps=7, guidance_scale=0.1 + 0.2, guidance_interval=(200, 800), eta=1 / 3)
+    settings = SamplingSettings(
+        steps=7, guidance_scale=0.1 + 0.2, guidance_interval=(200, 800), eta=1 / 3, timestep_spacing="dit"
+    )
     restored = SamplingSettings.from_json(json.loads(json.dumps(settings.to_json())))
     assert restored == settings
     assert hash(restored) == hash(settings)

@@ -9,7 +9,7 @@ from rich.console import Group
 from difffit.cli.arguments import DomainArgument, JobStatusOption, LimitOption, domain_id
 from difffit.cli.base import State, command
 from difffit.cli.views import record, steps_bar, table
-from difffit.requests import GenerationSettings, Sampler
+from difffit.requests import GenerationSettings, Sampler, TimestepSpacing
 
 if TYPE_CHECKING:
     from difffit.models import Generation
@@ -36,6 +36,7 @@ def generate(
     ] = None,
     sampler: Annotated[Sampler | None, typer.Option(help="dpmpp_2m needs the fewest steps.")] = None,
     eta: Annotated[float | None, typer.Option(help="Noise added by ddim, from 0 to 1.")] = None,
+    timestep_spacing: Annotated[TimestepSpacing | None, typer.Option(help="`dit` is DiT's own.")] = None,
     adapter_id: Annotated[
         str | None, typer.Option("--adapter", help="Id of a version, or `base`. The active version by default.")
     ] = None,
@@ -56,6 +57,7 @@ def generate(
         "guidance_interval": guidance_interval,
         "sampler": sampler,
         "eta": eta,
+        "timestep_spacing": timestep_spacing,
         "adapter_id": adapter_id,
         "priority": priority,
         "deadline_seconds": deadline_seconds,

@@ -1,13 +1,13 @@
 """Sampling steps compared with diffusers' schedulers, on any model output."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from core.artifact.sampling import SamplerName, SamplingSettings
+from core.artifact.sampling import SamplerName, SamplingSettings, TimestepSpacing
 from core.ml.diffusion.samplers import SAMPLERS, coefficients, guided_noise, step
 from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.diffusion.schedule import SCHEDULE
@@ -122,10 +122,11 @@ def test_rows_of_one_step_may_differ_in_everything() -> None:
         assert all(torch.equal(both[row], one[0]) for both, one in zip(together, alone, strict=True))
 
 
+@pytest.mark.parametrize("spacing", get_args(TimestepSpacing))
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_true_noise_leads_back_in_the_last_step(sampler: SamplerName) -> None:
+def test_the_true_noise_leads_back_in_the_last_step(sampler: SamplerName, spacing: TimestepSpacing) -> None:
     x0, noise = seeded_noise([1, 2], (4, 8, 8)), seeded_noise([3, 4], (4, 8, 8))
-    sampling = SamplingSettings(sampler=sampler, steps=40)
+    sampling = SamplingSettings(sampler=sampler, steps=40, timestep_spacing=spacing)
     t = sampling.timesteps[-1]
     zero = torch.zeros_like(x0)
     xt = SCHEDULE.add_noise(x0, noise, torch.tensor([t, t]))

@@ -41,6 +41,7 @@ def test_an_image_equals_a_plain_sampling_run(engine: Engine) -> None:
 def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
     """Different tenants, adapters, samplers, step counts, scales, intervals and seeds, at different timesteps."""
     samplers: list[dict[str, Any]] = [{}, {"eta": 0.7}, {"sampler": "ddpm"}, {"sampler": "dpmpp_2m"}]
+    samplers += [settings | {"timestep_spacing": "dit"} for settings in samplers[1:]]
     for number, settings in enumerate(samplers):
         alone = result(engine, request(f"alone-{number}", **settings)).images
         crowd = [
@@ -54,7 +55,7 @@ def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
                     guidance_scale=(1.0, 2.0, 5.0)[other % 3],
                     guidance_interval=((0, 999), (200, 800))[other % 2],
                     seeds=(other,),
-                    **samplers[other % 4],
+                    **samplers[other % len(samplers)],
                 ),
             )
             for other in range(14)
