@@ -25,7 +25,6 @@ from api.threads import STORE, runs_in
 from api.waiting import wait_for
 from core.artifact.errors import CoreError, NotFound
 from core.artifact.jobs import ENDED, JobStatus
-from core.service import domains, fleet
 from core.service.db.models import FinetuneEvent
 from core.service.errors import (
     BaseNotLoaded,
@@ -36,7 +35,6 @@ from core.service.errors import (
     QuotaExceeded,
 )
 from core.service.finetunes import service as finetunes
-from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 
@@ -72,16 +70,8 @@ def create_finetune(
         request = body.to_request()
         if body.dry_run:
             response.status_code = 200
-            domains.get(session, id)  # another tenant's is not found, whatever the workers hold
-            base = fleet.served_base(session, services.settings.base_model)
-            request = finetunes.checked_size(request, base)
-            memory = services.settings.training_memory_bytes
-            return EstimateOut.model_validate(finetunes.estimate(session, id, request, base, memory))
-        if request.image_size is not None:
-            domains.get(session, id)
-            request = finetunes.checked_size(request, fleet.served_base(session, services.settings.base_model))
-        Quotas(session, services.settings).admit_finetune()
-        return FinetuneOut.of(finetunes.create(session, services.dispatcher, id, request))
+            return EstimateOut.model_validate(finetunes.dry_run(session, services.settings, id, request))
+        return FinetuneOut.of(finetunes.submit(session, services, id, request))
 
 
 @router.get("/domains/{id}/finetunes", operation_id="list_finetunes", responses=problems(NotFound))
@@ -94,7 +84,7 @@ def list_finetunes(
 ) -> Listing[FinetuneOut]:
     """List a domain's fine-tunes, newest first."""
     with database.session(scope) as session:
-        rows = finetunes.listing(session, id, replace(page, status=status))
+        rows = finetunes.page(session, id, replace(page, status=status))
         return listing(rows, FinetuneOut.of)
 
 

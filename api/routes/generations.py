@@ -21,7 +21,7 @@ from api.threads import STORE, runs_in
 from api.waiting import LONGEST_WAIT, preferred_wait
 from core.artifact.errors import BaseMismatch, ChecksumMismatch, NotFound, QueueFull, UnknownClass
 from core.artifact.jobs import ENDED, JobStatus
-from core.service import domains, fleet, generations
+from core.service import generations
 from core.service.errors import (
     AdapterQuarantined,
     BaseNotLoaded,
@@ -30,7 +30,6 @@ from core.service.errors import (
     NoActiveAdapter,
     QuotaExceeded,
 )
-from core.service.quotas import Quotas
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 
@@ -163,14 +162,8 @@ def get_preview(
 
 
 def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, signed: SignedUrl) -> GenerationOut:
-    settings = services.settings
     with services.database.session(scope) as session:
-        domains.get(session, id)  # another tenant's is not found, whatever the workers hold
-        base = fleet.served_base(session, settings.base_model)
-        request = body.to_request()
-        most_waiting = Quotas(session, settings).admit_generation(request.count)
-        row = generations.create(session, services.dispatcher, id, request, base, most_waiting=most_waiting)
-        return GenerationOut.of(row, signed)
+        return GenerationOut.of(generations.submit(session, services, id, body.to_request()), signed)
 
 
 async def _wait(

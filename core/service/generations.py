@@ -14,13 +14,14 @@ from core.artifact.base import BaseDescription
 from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, QueueFull, UnknownClass
 from core.artifact.jobs import ENDED
 from core.artifact.sampling import SamplingSettings
-from core.service import adapters, audit, discards, domains, jobs, metering, quotas
+from core.service import adapters, audit, discards, domains, fleet, jobs, metering, quotas
 from core.service.db.base import new_id
 from core.service.db.models import Adapter, Domain, Generation, GenerationImage, GenerationPreview
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
 from core.service.errors import AdapterQuarantined, ImageExpired, JobFinished, NoActiveAdapter
 from core.service.jobs import Claim, Dispatcher
+from core.service.resources import Resources
 from core.service.storage import StoredObject
 
 BASE = "base"
@@ -51,6 +52,16 @@ class DrawnImage:
     stored: StoredObject
     width: int
     height: int
+
+
+def submit(session: Session, resources: Resources, domain_id: str, request: GenerationRequest) -> Generation:
+    """Creates a generation within the tenant's quotas. Raises BaseNotLoaded, QuotaExceeded, and the errors of
+    `create`."""
+    settings = resources.settings
+    domains.get(session, domain_id)  # first: another tenant's domain is not found, whichever base the workers hold
+    base = fleet.served_base(session, settings.base_model)
+    most_waiting = quotas.Quotas(session, settings).admit_generation(request.count)
+    return create(session, resources.dispatcher, domain_id, request, base, most_waiting=most_waiting)
 
 
 def create(

@@ -7,16 +7,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.service.db.models import Adapter, Finetune, FinetuneEvent
-from core.service.db.paging import Page, PageRequest, fetch_page
-
-
-def get(session: Session, id: str) -> Finetune | None:
-    return session.execute(select(Finetune).where(Finetune.id == id)).scalar_one_or_none()
-
-
-def page(session: Session, domain_id: str, request: PageRequest) -> Page[Finetune]:
-    statement = select(Finetune).where(Finetune.domain_id == domain_id)
-    return fetch_page(session, statement, Finetune.id, request)
 
 
 def events_after(session: Session, finetune_id: str, last_id: int, limit: int = 500) -> Sequence[FinetuneEvent]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
@@ -16,14 +17,18 @@ from core.artifact.jobs import ENDED
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
 from core.artifact.training import DEFAULT_TRAINING, TrainingSettings
 from core.service import adapters, audit, discards, domains, fleet, jobs, metering
+from core.service.config import Settings
 from core.service.datasets import service as datasets
 from core.service.db.base import new_id
+from core.service.db.lookup import require
 from core.service.db.models import Dataset, Finetune, FinetuneEvent, Worker
-from core.service.db.paging import Page, PageRequest
+from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
 from core.service.errors import DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed
 from core.service.finetunes import repository
 from core.service.jobs import Claim, Dispatcher
+from core.service.quotas import Quotas
+from core.service.resources import Resources
 from core.service.storage import StoredObject
 
 _CURVE_POINTS = 2000
@@ -64,6 +69,16 @@ class Estimate:
     """Memory that a step takes on the worker."""
 
 
+def submit(session: Session, resources: Resources, domain_id: str, request: FinetuneRequest) -> Finetune:
+    """Creates a fine-tune within the tenant's quota. Raises NotFound, BaseNotLoaded, ImageSizeUnsupported,
+    QuotaExceeded, DatasetNotReady, MethodNotServed."""
+    if request.image_size is not None:
+        domains.get(session, domain_id)
+        request = checked_size(request, fleet.served_base(session, resources.settings.base_model))
+    Quotas(session, resources.settings).admit_finetune()
+    return create(session, resources.dispatcher, domain_id, request)
+
+
 def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest) -> Finetune:
     """Creates a fine-tune, which starts after the commit. The image size must have been checked by `checked_size`.
     Raises NotFound, DatasetNotReady, MethodNotServed."""
@@ -89,6 +104,14 @@ def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: Fi
     jobs.dispatch(session, dispatcher, finetune)
     audit.record(session, "finetune.create", finetune.id)
     return finetune
+
+
+def dry_run(session: Session, settings: Settings, domain_id: str, request: FinetuneRequest) -> Estimate:
+    """Estimates the cost of a fine-tune on the workers' base. Raises NotFound, BaseNotLoaded, ImageSizeUnsupported,
+    DatasetNotReady, MethodNotServed."""
+    domains.get(session, domain_id)  # first: another tenant's domain is not found, whichever base the workers hold
+    base = fleet.served_base(session, settings.base_model)
+    return estimate(session, domain_id, checked_size(request, base), base, settings.training_memory_bytes)
 
 
 def estimate(
@@ -137,15 +160,13 @@ def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneReq
 
 def get(session: Session, id: str) -> Finetune:
     """Raises NotFound."""
-    finetune = repository.get(session, id)
-    if finetune is None:
-        raise NotFound("finetune", id)
-    return finetune
+    return require(session, Finetune, "finetune", id)
 
 
-def listing(session: Session, domain_id: str, request: PageRequest) -> Page[Finetune]:
+def page(session: Session, domain_id: str, request: PageRequest) -> Page[Finetune]:
+    """Returns a page of a domain's fine-tunes, newest first. Raises NotFound, InvalidCursor."""
     domains.get(session, domain_id)
-    return repository.page(session, domain_id, request)
+    return fetch_page(session, select(Finetune).where(Finetune.domain_id == domain_id), Finetune.id, request)
 
 
 def events_after(session: Session, id: str, last_id: int) -> Sequence[FinetuneEvent]:
