@@ -1,4 +1,4 @@
-"""`python -m worker.health`: exit status 0 when a worker on this machine reported lately that its engine's loop turns
+"""`python -m worker.health`: exits with 0 if a worker on this machine recently reported that its engine runs
 and its device computes."""
 
 import socket

@@ -26,8 +26,8 @@ class _Held:
 
 
 class LeaseKeeper:
-    """One thread for all rows of the process. `on_death` is called when that thread ends without having been asked to:
-    the process then holds rows that another worker will take."""
+    """One thread for all rows of the process. `on_death` is called when the thread ends unexpectedly: other workers
+    will then take over the process's rows."""
 
     def __init__(
         self,

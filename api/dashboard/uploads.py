@@ -154,7 +154,9 @@ class _Packer:
             return
         if self._archive is None:
             if self._files > 1:
-                raise FormParserError("files next to a zip")
+                raise FormParserError(
+                    "The form contains a zip and other files. Send either one zip or the files of a folder."
+                )
             self._archive = zipfile.ZipFile(self, "w", zipfile.ZIP_STORED)
         self._target = self._archive.open(path, "w")
 

@@ -23,7 +23,7 @@ class ControlNetCounts:
     zero_convolutions: int
     """Parameters of the 13 zero convolutions, with their biases."""
     hint_zero_convolution: int
-    """Parameters of the last convolution in the hint's own network."""
+    """Parameters of the last convolution of the hint network."""
     biases: int
     """Number of all other biases."""
     branch_factors: int

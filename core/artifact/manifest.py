@@ -27,7 +27,7 @@ class Manifest:
     """The trainer's settings: numbers, switches and short texts."""
     format_version: int = FORMAT_VERSION
     image_size: int | None = None
-    """Pixels a side; None, which the file leaves out, is the base's own size."""
+    """Side in pixels. None, which the file omits, means the base's own size."""
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if (name, value) != ("image_size", None)}
@@ -66,7 +66,7 @@ def is_text(value: Any) -> bool:
 
 def _training(values: Any) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(is_text(name) for name in values):
-        raise ValueError("the training settings have no names")
+        raise ValueError("the training settings are not an object with names")
     if not all(
         value is None or isinstance(value, bool) or is_text(value) or _is_number(value) for value in values.values()
     ):

@@ -22,7 +22,7 @@ def center_square(size: tuple[int, int]) -> Box:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resizes the largest centered square to `size` pixels a side, by area averaging when it at least halves."""
+    """Resizes the largest centered square to `size` pixels per side, by area averaging when it at least halves."""
     square = image.crop(center_square(image.size))  # `resize` with a box would look beyond it
     filtering = Image.Resampling.BOX if square.width >= 2 * size else Image.Resampling.BICUBIC
     return square.resize((size, size), filtering)

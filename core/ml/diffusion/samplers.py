@@ -1,7 +1,8 @@
 """Samplers whose rows may stand at different timesteps, with different samplers, step counts and guidance scales.
 
 Every sampler here is linear in the latent x, the predicted x0, the x0 predicted one step earlier, and fresh noise. So a
-sampler is a table of coefficients, one line a step, and one function steps a batch in which each row brings its line.
+sampler is a table of coefficients with one line per step, and one function steps a batch in which each row has its own
+line.
 """
 
 import math

@@ -16,8 +16,7 @@ from torch import Tensor
 from core.artifact.pixels import center_crop, on_white
 
 HELD_OUT_EVERY, HELD_OUT_REMAINDER = 5, 1
-"""About one emoji in five is kept from the classifier, in every set at once; with this remainder some of each class
-are."""
+"""Selects the held-out emoji: about one in five, the same in every set. With this remainder, each class has some."""
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ def _diffusers(folder: Path, name: str, autoencoder: str | Path | None) -> _Sour
 
 def _original(path: Path, autoencoder: str | Path | None) -> _Source:
     if not path.is_file():
-        raise BaseMissing(str(path), "there is no such file.")
+        raise BaseMissing(str(path), "the file does not exist.")
     state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     state = state.get("ema", state)
     config = _infer_config(state)
@@ -278,7 +278,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _read(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
-        raise BaseMissing(str(file), "there is no such file.")
+        raise BaseMissing(str(file), "the file does not exist.")
     return load_file(file)
 
 

@@ -92,7 +92,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class ClassEmbedder(nn.Module):
-    """The class table: one row a class, and the null class's row last."""
+    """The class table: one row per class, with the null class last."""
 
     def __init__(self, num_classes: int, hidden_size: int) -> None:
         super().__init__()

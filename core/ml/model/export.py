@@ -36,8 +36,8 @@ def domain_dit(dit: DiT, tensors: Mapping[str, Tensor]) -> DiT:
 def export_diffusers(dit: DiT, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Writes a folder for `DiTTransformer2DModel.from_pretrained`.
 
-    diffusers' forward takes its own timestep features, whatever a model was trained with: for a base of the "dit"
-    convention its images differ a little from ours.
+    diffusers always uses its own timestep features: for a base trained with the "dit" convention, its images differ
+    slightly from ours.
 
     Raises ValueError for a configuration that diffusers' class cannot express.
     """

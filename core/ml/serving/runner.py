@@ -89,8 +89,8 @@ class Runner:
     """Computes steps. `buckets` are the batch sizes, at least 2; with a single size, results do not depend on the
     batch.
 
-    On a GPU a batch's second step is captured as a CUDA graph, and `capture_next` captures others ahead. `graphs` is
-    what captures, when it is not the device's own.
+    On a GPU a batch's second step is captured as a CUDA graph, and `capture_next` captures others ahead. `graphs`
+    replaces the device's own graphs, in tests.
     """
 
     def __init__(

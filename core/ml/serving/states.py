@@ -34,7 +34,7 @@ class StateTable:
     def add(self, latent: Tensor, classes: Tensor) -> int:
         """Stores the start of a row, a latent [C, H, W] and its classes [2, D], and returns its slot.
 
-        Raises IndexError when the table is full. A copy that fails costs no slot.
+        Raises IndexError when the table is full. A failed copy does not use up a slot.
         """
         slot = self._free[-1]
         self.latents[slot].copy_(latent, non_blocking=True)

@@ -63,7 +63,7 @@ class Trainer:
         `max_rows` bounds the rows of several trainers that pass together; without it a batch passes alone. Raises
         ValueError when a batch has not an image for each process."""
         if settings.batch_size < processes.count:
-            raise ValueError(f"{settings.batch_size} images a batch are too few for {processes.count} processes")
+            raise ValueError(f"{settings.batch_size} images per batch are too few for {processes.count} processes")
         self.dit, self.settings, self.processes, self.device = dit, settings, processes, dit.positions.device
         self.route = route_of(dit, [*tensors, *(frozen or {})], make_adapter)
         generator = torch.Generator().manual_seed(settings.seed)
@@ -131,7 +131,7 @@ class Trainer:
         """Returns the loss of an adapter on the held-out images, with fixed timesteps and noise, so that values
         compare. Without `tensors` it is the base's.
 
-        With `null_class` every image takes that label. `repeats` stratified timesteps an image.
+        With `null_class` every image takes that label. Each image gets `repeats` stratified timesteps.
         """
         return slices.run(self.held_out_parts(tensors, null_class, repeats=repeats, batch_size=batch_size))
 

@@ -1,1 +1,1 @@
-"""Data sets: uploaded zips, one folder a class."""
+"""Data sets: uploaded zips, one folder per class."""

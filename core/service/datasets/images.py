@@ -24,7 +24,7 @@ MIN_SIDE = 8
 MAX_ASPECT = 16
 """Longer side by shorter side: beyond it the centered square shows next to nothing."""
 KEPT_SIDE = 1024
-"""Min pixels a side that a larger image keeps: the largest size that a base trains at."""
+"""Minimum side in pixels to which larger images are reduced: the largest size that a base trains at."""
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"II", b"MM", b"GIF8")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DECODED_BYTES = 88_000_000

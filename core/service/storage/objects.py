@@ -39,7 +39,7 @@ class Part:
     """Part of an object that comes in parts."""
 
     number: int
-    """From 1."""
+    """Number of the part, from 1."""
     size: int
     etag: str
     """ETag of this part's bytes, returned by the store when the part is put."""
@@ -58,7 +58,7 @@ def unusable(reason: str, *, kind: Literal["away", "full", "refused"] = "away") 
 
 
 def missing(key: str) -> ObjectNotFound:
-    """Returns the error to raise. The key is logged, but never sent in an answer."""
+    """Returns the error to raise. The key is logged, but never sent in a response."""
     logger.info("there is no object %s", key)
     return ObjectNotFound()
 

@@ -114,7 +114,7 @@ class S3Store:
         with S3Guard(key):
             answer = self.client.upload_part(**self._upload(key, upload), PartNumber=number, Body=file)
         if "ETag" not in answer:
-            raise unusable("its answer broke off")
+            raise unusable("its response was interrupted")
         return Part(number, size, answer["ETag"].strip('"'))
 
     def parts(self, key: str, upload: str) -> Sequence[Part]:
