@@ -117,7 +117,9 @@ def sample(
     ] = None,
     sampler: Annotated[SamplerName | None, typer.Option(help="dpmpp_2m needs the fewest steps.")] = None,
     eta: Annotated[float | None, typer.Option(min=0, max=1, help="Noise added by ddim, from 0 to 1.")] = None,
-    timestep_spacing: Annotated[TimestepSpacing | None, typer.Option(help="`dit` is DiT's own.")] = None,
+    timestep_spacing: Annotated[
+        TimestepSpacing | None, typer.Option(help="Spacing of the steps' noise levels: `trailing`, or DiT's own `dit`.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("samples"),
     base: BaseOption = None,
     device: DeviceOption = None,

@@ -36,7 +36,9 @@ def generate(
     ] = None,
     sampler: Annotated[Sampler | None, typer.Option(help="dpmpp_2m needs the fewest steps.")] = None,
     eta: Annotated[float | None, typer.Option(help="Noise added by ddim, from 0 to 1.")] = None,
-    timestep_spacing: Annotated[TimestepSpacing | None, typer.Option(help="`dit` is DiT's own.")] = None,
+    timestep_spacing: Annotated[
+        TimestepSpacing | None, typer.Option(help="Spacing of the steps' noise levels: `trailing`, or DiT's own `dit`.")
+    ] = None,
     adapter_id: Annotated[
         str | None, typer.Option("--adapter", help="Id of a version, or `base`. The active version by default.")
     ] = None,
