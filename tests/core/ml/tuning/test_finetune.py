@@ -127,7 +127,7 @@ def test_a_class_table_that_is_kept_holds_the_base_s_rows(base: LoadedBase, meth
 
 
 def test_a_base_draws_at_two_sizes(base: LoadedBase) -> None:
-    with pytest.raises(ValueError, match="32 or 64 pixels a side"):
+    with pytest.raises(ValueError, match="image sizes of 32 and 64 pixels"):
         run(base, replace(PLAN, image_size=48))
 
 
