@@ -23,6 +23,8 @@ install: $(VENV)/.installed ## Make the virtual environment
 
 # uv installs, since it is several times faster. pip does where uv cannot be had, or cannot reach the packages: uv does
 # not read pip's configuration file, only these variables. What pyproject.toml says of torch is for locks.
+# It compiles as pip does: a service whose packages are read-only would compile them at every start.
+export UV_COMPILE_BYTECODE := 1
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 export UV_INDEX ?= $(PIP_EXTRA_INDEX_URL)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
