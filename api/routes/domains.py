@@ -10,8 +10,7 @@ from api.routes.covers import with_cover, with_covers
 from api.schemas.common import Listing, changes, listing
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
 from core.artifact.errors import NotFound
-from core.service import domains
-from core.service import etags as versions
+from core.service import domains, etags
 from core.service.errors import ChangedMeanwhile, NameTaken
 
 router = APIRouter(prefix="/v1/domains", tags=["domains"], route_class=IdempotentRoute)
@@ -39,7 +38,7 @@ def get_domain(id: str, request: Request, response: Response, database: Database
     """Get a domain."""
     with database.session(scope) as session:
         domain = domains.get(session, id)
-        response.headers["ETag"] = versions.tag(domain)
+        response.headers["ETag"] = etags.tag(domain)
         return with_cover(session, request, domain)
 
 
@@ -56,7 +55,7 @@ def change_domain(
     """Change a domain's name or description."""
     with database.session(scope) as session:
         domain = domains.change(session, id, changes(body), if_match)
-        response.headers["ETag"] = versions.tag(domain)
+        response.headers["ETag"] = etags.tag(domain)
         return with_cover(session, request, domain)
 
 

@@ -22,7 +22,7 @@ from api.schemas.webhooks import (
     WebhookStatus,
 )
 from core.artifact.errors import NotFound
-from core.service import etags as versions
+from core.service import etags
 from core.service.errors import ChangedMeanwhile, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
 from core.service.quotas import Quotas
 from core.service.webhooks import service as webhooks
@@ -61,7 +61,7 @@ def get_webhook(id: str, response: Response, database: DatabaseDep, scope: Reade
     """Get a webhook."""
     with database.session(scope) as session:
         webhook = webhooks.get(session, id)
-        response.headers["ETag"] = versions.tag(webhook)
+        response.headers["ETag"] = etags.tag(webhook)
         return WebhookOut.model_validate(webhook)
 
 
@@ -73,7 +73,7 @@ def change_webhook(
     private = services.settings.webhooks_allow_private
     with services.database.session(scope) as session:
         changed = webhooks.change(session, id, changes(body), if_match, allow_private=private)
-        response.headers["ETag"] = versions.tag(changed)
+        response.headers["ETag"] = etags.tag(changed)
         return WebhookOut.model_validate(changed)
 
 

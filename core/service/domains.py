@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from core.service import audit, deletions, idempotency
-from core.service import etags as versions
+from core.service import audit, deletions, etags, idempotency
 from core.service.db.base import new_id
 from core.service.db.isolation import scope_of
 from core.service.db.lookup import require
@@ -61,7 +60,7 @@ def change(session: Session, id: str, changes: dict[str, object], seen: str | No
     """Changes name or description. `seen` is the request's If-Match header. Raises NotFound, NameTaken,
     ChangedMeanwhile."""
     domain = get(session, id, lock=True)
-    versions.demand(domain, seen)
+    etags.require_match(domain, seen)
     name = changes.get("name")
     if isinstance(name, str) and name != domain.name:
         _check_free(session, name)

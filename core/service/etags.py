@@ -8,9 +8,9 @@ def tag(row: Domain | Webhook) -> str:
     return f'"{row.updated_at:%Y%m%d%H%M%S%f}"'
 
 
-def demand(row: Domain | Webhook, seen: str | None) -> None:
-    """Checks the `If-Match` header `seen` (None without it) against the row, which must be locked. Raises
+def require_match(row: Domain | Webhook, if_match: str | None) -> None:
+    """Checks the `If-Match` header (None without it) against the row, which must be locked. Raises
     ChangedMeanwhile."""
-    tags = [entry.strip() for entry in (seen or "*").split(",")]
+    tags = [entry.strip() for entry in (if_match or "*").split(",")]
     if "*" not in tags and tag(row) not in tags:
         raise ChangedMeanwhile(row.id)

@@ -8,8 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import NotFound
-from core.service import audit
-from core.service import etags as versions
+from core.service import audit, etags
 from core.service.db.base import new_id
 from core.service.db.isolation import scope_of
 from core.service.db.lookup import find, require
@@ -70,7 +69,7 @@ def change(
     """Changes `url`, `events`, `description` or `enabled`. `seen` is the request's If-Match header. Raises NotFound,
     WebhookUrlRefused, ChangedMeanwhile."""
     webhook = get(session, id, lock=True)
-    versions.demand(webhook, seen)
+    etags.require_match(webhook, seen)
     if "url" in changes:
         parse(changes["url"], allow_private=allow_private)
     for field, value in changes.items():
