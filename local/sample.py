@@ -15,13 +15,14 @@ from core.artifact.png import encode_png, image_settings
 from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import METHODS
 from core.ml.serving.request import ImageRequest
-from core.ml.serving.resident import Resident, load_base_on
+from core.ml.serving.resident import Resident
 from core.ml.serving.runner import GPU_SIZES
 from core.service.config import get_settings
 from difffit.cli.base import State
 from difffit.cli.views import steps_bar
 from difffit.pictures import file_name, read_settings
 from local.alone import draw_alone
+from local.base import load
 
 _AT_ONCE = 64
 """Images per request. A small number, so that finished images are written to disk early."""
@@ -61,14 +62,8 @@ class Run:
 
     def _resident(self) -> Resident:
         settings = get_settings()
-        base = load_base_on(
-            self.device or settings.device,
-            self.base or settings.base_model,
-            autoencoder=settings.autoencoder,
-            threads=settings.torch_threads,
-        )
         return Resident(
-            base,
+            load(settings, self.base, self.device),
             adapter_slots=settings.max_batch_rows or GPU_SIZES[-1],  # one is used
             max_rows=settings.max_batch_rows,
             exact=settings.exact,

@@ -16,7 +16,6 @@ from core.artifact.sites import PRESETS, SITES, MethodSites, Sites, sites_of, tr
 from core.artifact.training import DEFAULT_TRAINING, PRETRAINING_RATE
 from core.ml.errors import CheckpointInvalid
 from core.ml.model.checkpoint import LoadedBase
-from core.ml.serving.resident import load_base_on
 from core.ml.tuning.checkpoint import unpack, write_file
 from core.ml.tuning.finetune import finetune
 from core.ml.tuning.parallel import ALONE, Processes
@@ -28,6 +27,7 @@ from core.service.finetunes.service import FinetuneRequest
 from difffit.archives import left_out_note, open_archive
 from difffit.cli.base import State
 from difffit.cli.views import steps_bar
+from local.base import load
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Run:
                 state.note(f"Not used: {rejected.file}. {rejected.detail}")
             for warned in report.warnings:
                 state.note(f"Warning: {warned.file}. {warned.detail}" if warned.file else f"Warning: {warned.detail}")
-            base = _load(settings, self.base, self.device or self._own_device(settings))
+            base = load(settings, self.base, self.device or self._own_device(settings))
             plan = self._plan(request, report, base)
             members = [member.to_json() for member in report.members]
             pictures = archive.read_images(packed.file, members, limits)
@@ -183,13 +183,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _load(settings: Settings, reference: str | None, device: str | None) -> LoadedBase:
-    """The base as a worker of these settings holds it."""
-    return load_base_on(
-        device or settings.device,
-        reference or settings.base_model,
-        autoencoder=settings.autoencoder,
-        threads=settings.torch_threads,
-    )
