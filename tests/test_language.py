@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ("api", "benchmarks", "client", "core", "local", "migrations", "recipes", "worker")
 VAGUE = ("one", "found", "about")
 MAX_VAGUE = 20
-OPENING = re.compile(r"(Of|What|Whose|Who|Those|That|How|As|Where|Which|For whom)\b")
+OPENING = re.compile(r"(Of|What|Whose|Who|Those|That|How|As|Where|Which|Whom|For whom)\b")
 
 
 def trees(*folders: str) -> Iterator[tuple[str, ast.Module]]:

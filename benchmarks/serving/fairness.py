@@ -1,4 +1,4 @@
-"""Whom a request has to wait for."""
+"""Fairness of the scheduler: the time that a request waits for other tenants."""
 
 import threading
 import time
