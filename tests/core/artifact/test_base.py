@@ -25,18 +25,18 @@ def test_configurations_and_descriptions_survive_json() -> None:
     assert BaseDescription.from_json(description.to_json()) == description
 
 
-def test_an_unknown_field_is_refused() -> None:
+def test_unknown_fields_are_rejected() -> None:
     with pytest.raises(ValueError, match="unknown fields in the base's configuration: colour"):
         BaseConfig.from_json({**BaseConfig().to_json(), "colour": 1})
 
 
 @pytest.mark.parametrize("change", [{"input_size": 31}, {"num_heads": 5}, {"hidden_size": 6, "num_heads": 1}])
-def test_a_shape_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
+def test_impossible_shapes_are_rejected(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must divide"):
         replace(BaseConfig(), **change)
 
 
-def test_the_order_of_tensors_does_not_count() -> None:
+def test_digest_ignores_the_order_of_tensors() -> None:
     assert base_digest(BaseConfig(), TENSORS, "vae") == base_digest(BaseConfig(), reversed(TENSORS), "vae")
 
 
@@ -52,17 +52,17 @@ def test_the_order_of_tensors_does_not_count() -> None:
         lambda: base_digest(BaseConfig(), [replace(TENSORS[0], name="c.weight"), TENSORS[1]], "vae"),
     ],
 )
-def test_everything_else_counts(change: Callable[[], str]) -> None:
+def test_digest_covers_configuration_autoencoder_and_tensors(change: Callable[[], str]) -> None:
     assert change() != base_digest(BaseConfig(), TENSORS, "vae")
 
 
-def test_an_autoencoders_bookkeeping_does_not_count() -> None:
+def test_digest_ignores_bookkeeping_of_the_autoencoder() -> None:
     digest = autoencoder_digest({"scaling_factor": 0.18215}, TENSORS)
     assert autoencoder_digest({"scaling_factor": 0.18215, "_name_or_path": "/somewhere"}, TENSORS) == digest
     assert autoencoder_digest({"scaling_factor": 1.0}, TENSORS) != digest
 
 
-def test_canonical_json_has_one_spelling() -> None:
+def test_canonical_json_is_sorted_compact_and_utf_8() -> None:
     assert canonical_json({"b": [1, 2.5], "a": "é"}) == '{"a":"é","b":[1,2.5]}'.encode()
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json(float("nan"))

@@ -1,4 +1,4 @@
-"""Adapter files: ours are deterministic and complete; a stranger's are refused with a sentence, whatever they hold."""
+"""Adapter files: written ones are deterministic and complete; invalid ones are rejected with a sentence."""
 
 import json
 import struct
@@ -42,18 +42,18 @@ def artifact(changes: dict[str, Any], arrays: dict[str, Array] | None = None) ->
     return decode(encode(replace(MANIFEST, **changes), tensors() if arrays is None else arrays))
 
 
-def test_a_file_gives_back_what_went_in() -> None:
-    given_tensors = tensors()
-    found = decode(encode(MANIFEST, given_tensors))
-    assert found.manifest == MANIFEST
-    assert found.tensors.keys() == given_tensors.keys()
-    for name, array in given_tensors.items():
-        np.testing.assert_array_equal(found.tensors[name], array)
-        assert found.tensors[name].dtype == np.float32
-    check_against(found, BASE)
+def test_file_returns_the_stored_manifest_and_tensors() -> None:
+    arrays = tensors()
+    stored = decode(encode(MANIFEST, arrays))
+    assert stored.manifest == MANIFEST
+    assert stored.tensors.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(stored.tensors[name], array)
+        assert stored.tensors[name].dtype == np.float32
+    check_against(stored, BASE)
 
 
-def test_an_image_size_is_the_base_s_or_twice_that() -> None:
+def test_image_size_must_be_the_bases_or_twice_that() -> None:
     assert b"image_size" not in encode(MANIFEST, tensors())
     large = artifact({"image_size": 64})
     assert large.manifest.image_size == 64
@@ -65,7 +65,7 @@ def test_an_image_size_is_the_base_s_or_twice_that() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -64, 2**16, 64.0, True, "64"])
-def test_an_image_size_that_is_none_is_refused(size: Any) -> None:
+def test_invalid_image_sizes_are_rejected(size: Any) -> None:
     with pytest.raises(ArtifactInvalid, match="image_size is not a number of pixels"):
         artifact({"image_size": size})
 
@@ -76,32 +76,32 @@ def test_equal_input_gives_equal_bytes() -> None:
     assert encode(MANIFEST, first) == encode(shuffled, second)
 
 
-def test_strided_arrays_are_stored_as_they_read() -> None:
+def test_strided_arrays_are_stored_by_value() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    found = decode(encode(MANIFEST, {"a": array.T}))
-    np.testing.assert_array_equal(found.tensors["a"], array.T)
+    stored = decode(encode(MANIFEST, {"a": array.T}))
+    np.testing.assert_array_equal(stored.tensors["a"], array.T)
 
 
-def test_the_digest_is_the_files() -> None:
+def test_digest_depends_on_the_manifest() -> None:
     data = encode(MANIFEST, tensors())
-    found = decode(data)
-    assert found.size == len(data)
-    assert found.sha256 != decode(encode(replace(MANIFEST, dataset_digest="d3"), tensors())).sha256
+    stored = decode(data)
+    assert stored.size == len(data)
+    assert stored.sha256 != decode(encode(replace(MANIFEST, dataset_digest="d3"), tensors())).sha256
 
 
-def test_another_base_is_refused() -> None:
+def test_adapter_of_another_base_is_rejected() -> None:
     with pytest.raises(BaseMismatch, match="trained on the base d9"):
         check_against(artifact({"base_digest": "d9"}), BASE)
 
 
-def test_a_full_model_is_refused_since_it_cannot_share_the_base() -> None:
+def test_full_fine_tune_cannot_be_served() -> None:
     whole = artifact({"method": "full"}, tensors("full"))
     check_fits(whole, BASE)
     with pytest.raises(ArtifactInvalid, match=r"'full' cannot be served: .* for the methods difffit and bitfit"):
         check_against(whole, BASE)
 
 
-def test_another_methods_tensors_are_refused() -> None:
+def test_tensors_of_another_method_are_rejected() -> None:
     with pytest.raises(ArtifactInvalid, match=r"'blocks.0.attn.query.down.weight' is missing"):
         check_fits(artifact({"method": "lora", "sites": Lora(rank=2)}), BASE)
     with pytest.raises(ArtifactInvalid, match="sites do not match the base: 5 blocks with prompts, but the depth is 2"):
@@ -120,18 +120,18 @@ def test_missing_extra_and_misshaped_tensors_are_named() -> None:
     assert "'blocks.1.norm2.weight' is [8, 1], not [8]" in error.value.detail
 
 
-def test_sites_that_the_base_does_not_have_are_refused() -> None:
+def test_sites_outside_the_base_are_rejected() -> None:
     sites = replace(PRESETS["paper"], last_block=99)
     with pytest.raises(ArtifactInvalid, match="not within the depth of 2"):
         check_against(artifact({"sites": sites}), BASE)
 
 
-def test_class_names_must_match_the_table() -> None:
+def test_number_of_class_names_must_match_the_table() -> None:
     with pytest.raises(ArtifactInvalid, match=r"y_embedder.embedding_table.weight' is \[3, 8\], not \[4, 8\]"):
         check_against(artifact({"class_names": ("a", "b", "c")}), BASE)
 
 
-# Files that we would not have written
+# Files that `encode` would not write
 
 
 def file(header: Any, data: bytes = b"", *, length: int | None = None) -> bytes:
@@ -143,11 +143,11 @@ def manifest_json(**changes: Any) -> str:
     return json.dumps({**MANIFEST.to_json(), **changes})
 
 
-def one(entry: Any, data: bytes = bytes(8), manifest: str | None = None, name: str = "a") -> bytes:
+def one_tensor(entry: Any, data: bytes = bytes(8), manifest: str | None = None, name: str = "a") -> bytes:
     return file({"__metadata__": {"manifest": manifest or manifest_json()}, name: entry}, data)
 
 
-def two(first: list[int], second: list[int]) -> bytes:
+def two_tensors(first: list[int], second: list[int]) -> bytes:
     entries = {"a": floats([2], *first), "b": floats([2], *second)}
     return file({"__metadata__": {"manifest": manifest_json()}, **entries}, bytes(16))
 
@@ -177,31 +177,31 @@ HOSTILE: dict[str, bytes] = {
     "metadata is text": file({"__metadata__": "manifest", "a": GOOD}, bytes(8)),
     "more metadata": file({"__metadata__": {"manifest": manifest_json(), "x": "y"}, "a": GOOD}, bytes(8)),
     "manifest is an object": file({"__metadata__": {"manifest": {}}, "a": GOOD}, bytes(8)),
-    "bf16": one({**GOOD, "dtype": "BF16", "shape": [4]}),
-    "whole numbers": one({**GOOD, "dtype": "I32"}),
-    "unknown type": one({**GOOD, "dtype": "F999"}),
-    "entry is a list": one([1, 2]),
-    "entry without a shape": one({"dtype": "F32", "data_offsets": [0, 8]}),
-    "negative shape": one({**GOOD, "shape": [-2]}),
-    "shape is text": one({**GOOD, "shape": "2"}),
-    "shape overflows": one({**GOOD, "shape": [2**62, 4]}),
-    "shape is larger than the data": one({**GOOD, "shape": [2**20]}),
-    "a hundred dimensions": one({**GOOD, "shape": [1] * 100 + [2]}),
-    "vast empty shape": one({"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}, b""),
-    "vaster empty shape": one({"dtype": "F32", "shape": [2**64 - 1, 0], "data_offsets": [0, 0]}, b""),
-    "offsets behind the end": one(floats([2], 8, 16)),
-    "offsets reversed": one(floats([2], 8, 0)),
-    "offsets overlap": two([0, 8], [4, 12]),
-    "offsets leave a hole": two([0, 8], [12, 20]),
-    "bytes behind the tensors": one(GOOD, bytes(16)),
-    "NaN": one(GOOD, struct.pack("<ff", float("nan"), 1)),
-    "infinity": one(GOOD, struct.pack("<ff", 1, float("inf"))),
-    "name with half a surrogate": one(GOOD, name="\ud800"),
+    "bf16": one_tensor({**GOOD, "dtype": "BF16", "shape": [4]}),
+    "whole numbers": one_tensor({**GOOD, "dtype": "I32"}),
+    "unknown type": one_tensor({**GOOD, "dtype": "F999"}),
+    "entry is a list": one_tensor([1, 2]),
+    "entry without a shape": one_tensor({"dtype": "F32", "data_offsets": [0, 8]}),
+    "negative shape": one_tensor({**GOOD, "shape": [-2]}),
+    "shape is text": one_tensor({**GOOD, "shape": "2"}),
+    "shape overflows": one_tensor({**GOOD, "shape": [2**62, 4]}),
+    "shape is larger than the data": one_tensor({**GOOD, "shape": [2**20]}),
+    "a hundred dimensions": one_tensor({**GOOD, "shape": [1] * 100 + [2]}),
+    "vast empty shape": one_tensor({"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}, b""),
+    "vaster empty shape": one_tensor({"dtype": "F32", "shape": [2**64 - 1, 0], "data_offsets": [0, 0]}, b""),
+    "offsets behind the end": one_tensor(floats([2], 8, 16)),
+    "offsets reversed": one_tensor(floats([2], 8, 0)),
+    "offsets overlap": two_tensors([0, 8], [4, 12]),
+    "offsets leave a hole": two_tensors([0, 8], [12, 20]),
+    "bytes behind the tensors": one_tensor(GOOD, bytes(16)),
+    "NaN": one_tensor(GOOD, struct.pack("<ff", float("nan"), 1)),
+    "infinity": one_tensor(GOOD, struct.pack("<ff", 1, float("inf"))),
+    "name with half a surrogate": one_tensor(GOOD, name="\ud800"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_files_are_refused_with_a_sentence(name: str) -> None:
+def test_hostile_files_are_rejected_with_a_sentence(name: str) -> None:
     with pytest.raises(ArtifactInvalid) as error:
         decode(HOSTILE[name])
     assert error.value.detail.endswith(".")
@@ -249,17 +249,17 @@ MANIFESTS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_hostile_manifests_are_refused_with_a_sentence(name: str) -> None:
+def test_hostile_manifests_are_rejected_with_a_sentence(name: str) -> None:
     with pytest.raises(ArtifactInvalid, match=r"manifest cannot be used: .*\.$"):
-        decode(one(GOOD, manifest=MANIFESTS[name]))
+        decode(one_tensor(GOOD, manifest=MANIFESTS[name]))
 
 
-def test_the_frame_of_the_hostile_files_is_good() -> None:
-    assert decode(one(GOOD)).manifest == MANIFEST
-    assert set(decode(two([0, 8], [8, 16])).tensors) == {"a", "b"}
+def test_frame_of_the_hostile_files_is_valid() -> None:
+    assert decode(one_tensor(GOOD)).manifest == MANIFEST
+    assert set(decode(two_tensors([0, 8], [8, 16])).tensors) == {"a", "b"}
 
 
-def test_a_file_over_the_limit_is_not_read() -> None:
+def test_file_over_the_limit_is_rejected() -> None:
     with pytest.raises(ArtifactInvalid, match="larger than 100 bytes"):
         decode(encode(MANIFEST, tensors()), limit_bytes=100)
 
@@ -269,10 +269,10 @@ SMALL = encode(MANIFEST, {"a": np.ones(3, np.float32)})
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=4))
-def test_changed_bytes_never_give_another_error(changes: list[tuple[int, int]]) -> None:
+def test_changed_bytes_raise_no_other_error(changes: list[tuple[int, int]]) -> None:
     data = bytearray(SMALL)
-    for place, value in changes:
-        data[place] = value
+    for index, value in changes:
+        data[index] = value
     _decodes_or_is_refused(bytes(data))
 
 
@@ -286,17 +286,16 @@ def test_changed_bytes_never_give_another_error(changes: list[tuple[int, int]]) 
     st.sampled_from(list(SITES)),
     st.data(),
 )
-def test_any_value_in_any_field_never_gives_another_error(value: Any, method: Method, data: st.DataObject) -> None:
+def test_any_value_in_any_field_raises_no_other_error(value: Any, method: Method, data: st.DataObject) -> None:
     fields = MANIFEST.to_json() | {"method": method, "sites": SITES[method]().to_json()}
     field = data.draw(st.sampled_from([*fields, *fields["sites"]]))
     (fields if field in fields else fields["sites"])[field] = value
-    _decodes_or_is_refused(one(GOOD, manifest=json.dumps(fields)))
+    _decodes_or_is_refused(one_tensor(GOOD, manifest=json.dumps(fields)))
 
 
 def _decodes_or_is_refused(data: bytes) -> None:
     try:
-        found = decode(data)
-        check_fits(found, BASE)
+        check_fits(decode(data), BASE)
     except (ArtifactInvalid, BaseMismatch):
         return
-    raise AssertionError("a file that is not complete passed")
+    raise AssertionError("an incomplete file was accepted")

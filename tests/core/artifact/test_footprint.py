@@ -9,7 +9,7 @@ XL = BaseConfig()
 MINI = BaseConfig(input_size=16, hidden_size=192, depth=8, num_heads=6)
 
 
-def test_dit_xl_takes_what_was_measured() -> None:
+def test_estimate_for_dit_xl_covers_the_measured_memory() -> None:
     """Compares with measurements on an H200, 32 images in bf16: the peak was 7.5 GiB for a DiffFit step and 21.8 GiB
     for a full one, weights included. A count of operations gave 15.2 TFLOP."""
     difffit, full = (Footprint.of(XL, method, 1, "cuda") for method in ("difffit", "full"))
@@ -22,17 +22,17 @@ def test_dit_xl_takes_what_was_measured() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_four_times_the_tokens_take_four_times_the_memory_and_more_work(device: str) -> None:
+def test_four_times_the_tokens_need_four_times_the_memory_and_more_operations(device: str) -> None:
     once, twice = (Footprint.of(MINI, "difffit", scale, device) for scale in (1, 2))
     assert twice.step_bytes == 4 * once.step_bytes
     assert twice.batch_bytes == 4 * once.batch_bytes
     assert twice.operations > 4 * once.operations
 
 
-def test_images_pass_at_once_within_time_and_memory() -> None:
+def test_images_per_forward_are_limited_by_time_and_memory() -> None:
     footprint = Footprint.of(MINI, "difffit", 1, "cpu")
     by_time = footprint.images_at_once(1024, "cpu", None)
-    assert 8 <= by_time <= 32, "some 0.3 s of a core that makes 50 GFLOP/s"
+    assert 8 <= by_time <= 32, "about 0.3 s of a core that computes 50 GFLOP/s"
     assert footprint.images_at_once(3, "cpu", None) == 3
     assert footprint.images_at_once(1024, "cuda", None) == 1024
     for images in (1, 5):
@@ -41,9 +41,9 @@ def test_images_pass_at_once_within_time_and_memory() -> None:
         assert footprint.images_at_once(1024, "cpu", limit - 1) == images - 1
 
 
-def test_an_image_that_takes_longer_than_a_slice_still_passes() -> None:
+def test_single_image_may_take_longer_than_a_slice() -> None:
     assert Footprint.of(XL, "difffit", 2, "cpu").images_at_once(32, "cpu", None) == 1
 
 
-def test_a_batch_that_is_larger_than_the_memory_does_not_pass() -> None:
+def test_no_image_passes_if_the_batch_exceeds_the_memory() -> None:
     assert Footprint.of(MINI, "difffit", 1, "cpu").images_at_once(1024, "cpu", 1000) == 0

@@ -1,4 +1,4 @@
-"""Sampling settings: their limits, and what databases and PNGs store of them."""
+"""Sampling settings: their limits, and their form in databases and PNGs."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ from difffit.pictures import read_settings
         ({"eta": 0.5, "sampler": "dpmpp_2m"}, "eta belongs to the sampler ddim"),
     ],
 )
-def test_settings_out_of_their_limits_are_refused(values: dict[str, Any], reason: str) -> None:
+def test_settings_outside_their_limits_are_rejected(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason.replace(".", r"\.")):
         SamplingSettings(**values)
 
@@ -36,22 +36,22 @@ def test_an_interval_may_be_given_in_any_order() -> None:
 
 
 def respaced(timesteps: int, count: int) -> list[int]:
-    """DiT's respacing of one section, by its description: evenly strided, both of its ends included, rounded."""
-    chosen, place = [], 0.0
+    """Returns DiT's respacing of one section as described: evenly spaced with both ends included, rounded."""
+    chosen, position = [], 0.0
     while len(chosen) < count:
-        chosen.append(round(place))
-        place += (timesteps - 1) / (count - 1)
+        chosen.append(round(position))
+        position += (timesteps - 1) / (count - 1)
     return sorted(chosen, reverse=True)
 
 
-def test_dit_spacing_is_that_of_the_original() -> None:
+def test_dit_spacing_equals_that_of_the_original() -> None:
     for steps in (10, 50, 250, *range(2, 1001)):
         assert SamplingSettings(steps=steps, timestep_spacing="dit").timesteps == respaced(1000, steps), steps
     assert SamplingSettings(steps=10, timestep_spacing="dit").timesteps == list(range(999, -1, -111))
     assert SamplingSettings(steps=1, timestep_spacing="dit").timesteps == [999]
 
 
-def test_a_later_setting_is_stored_only_where_it_is_not_the_default() -> None:
+def test_newer_setting_is_stored_only_if_not_the_default() -> None:
     assert "timestep_spacing" not in SamplingSettings().to_json()
     assert SamplingSettings(timestep_spacing="dit").to_json()["timestep_spacing"] == "dit"
 
@@ -65,13 +65,13 @@ def test_settings_survive_json() -> None:
     assert hash(restored) == hash(settings)
 
 
-def test_settings_of_earlier_releases_take_defaults_and_floats() -> None:
+def test_settings_of_earlier_releases_get_defaults_and_floats() -> None:
     settings = SamplingSettings.from_json({"steps": 5, "guidance_scale": 4})
     assert settings == SamplingSettings(steps=5)
     assert type(settings.guidance_scale) is float
 
 
-def test_the_text_of_a_png_is_that_of_earlier_releases_to_the_byte() -> None:
+def test_png_text_is_byte_identical_to_that_of_earlier_releases() -> None:
     settings = image_settings(SamplingSettings(steps=5), adapter=None, base="b", class_name="café", seed=11)
     data = encode_png(Image.new("RGB", (2, 2)), settings)
     text = (

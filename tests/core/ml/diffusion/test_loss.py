@@ -16,7 +16,7 @@ T = torch.tensor([1, 2, 50, 500, 998, 999])
 
 
 def draw(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """A model's output that is not far from right, and x0 and noise."""
+    """Returns a model output close to the right one, x0 and the noise."""
     generator = torch.Generator().manual_seed(seed)
     x0 = torch.rand(B, C, S, S, generator=generator) * 2 - 1
     noise = torch.randn(B, C, S, S, generator=generator)
@@ -27,43 +27,43 @@ def draw(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 def posterior(x0: Tensor, xt: Tensor, t: int) -> Normal:
     """q(x_{t-1} | x_t, x_0) by Bayes' rule, in float64."""
-    kept, beta = SCHEDULE.alphas_cumprod[t - 1], SCHEDULE.betas[t]
-    variance = 1 / (1 / (1 - kept) + (1 - beta) / beta)
-    mean = variance * (kept.sqrt() * x0 / (1 - kept) + (1 - beta).sqrt() * xt / beta)
+    alpha_bar, beta = SCHEDULE.alphas_cumprod[t - 1], SCHEDULE.betas[t]
+    variance = 1 / (1 / (1 - alpha_bar) + (1 - beta) / beta)
+    mean = variance * (alpha_bar.sqrt() * x0 / (1 - alpha_bar) + (1 - beta).sqrt() * xt / beta)
     return Normal(mean, variance.sqrt())
 
 
 def model(output: Tensor, xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
     """The model's x0 and its variance, in float64."""
     epsilon, interpolation = output.double().chunk(2)
-    kept, beta = SCHEDULE.alphas_cumprod[t], SCHEDULE.betas[t]
-    x0 = (xt - (1 - kept).sqrt() * epsilon) / kept.sqrt()
-    share = (interpolation + 1) / 2
+    alpha_bar, beta = SCHEDULE.alphas_cumprod[t], SCHEDULE.betas[t]
+    x0 = (xt - (1 - alpha_bar).sqrt() * epsilon) / alpha_bar.sqrt()
+    fraction = (interpolation + 1) / 2
     before = SCHEDULE.alphas_cumprod[max(t, 1) - 1]
     smallest = SCHEDULE.betas[max(t, 1)] * (1 - before) / (1 - SCHEDULE.alphas_cumprod[max(t, 1)])
-    return x0, beta**share * smallest ** (1 - share)
+    return x0, beta**fraction * smallest ** (1 - fraction)
 
 
 def test_the_bound_is_the_divergence_of_the_two_gaussians_in_bits() -> None:
     output, x0, noise = draw()
-    found = diffusion_loss(output, x0, noise, T, SCHEDULE).bound
+    bound = diffusion_loss(output, x0, noise, T, SCHEDULE).bound
     xt = SCHEDULE.add_noise(x0.double(), noise.double(), T)
     for row, t in enumerate(T.tolist()):
         predicted, variance = model(output[row], xt[row], t)
         truth = posterior(x0[row].double(), xt[row], t)
         guess = Normal(posterior(predicted, xt[row], t).mean, variance.sqrt())
         expected = kl_divergence(truth, guess).mean() / math.log(2)
-        assert found[row].item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6), t
+        assert bound[row].item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6), t
 
 
-def test_the_bound_at_the_last_step_is_the_likelihood_of_the_level() -> None:
-    """Integrated over the 256 levels between -1 and 1; the first and last level reach to infinity."""
+def test_bound_at_the_last_step_is_the_likelihood_of_the_pixel_level() -> None:
+    """Integrates over the 256 levels between -1 and 1; the first and last level extend to infinity."""
     output, x0, noise = draw()
     x0 = (x0 * 127.5).round() / 127.5
     x0[0], x0[1] = 1.0, -1.0
-    output[:, :C] = noise + 0.05 * (output[:, :C] - noise)  # the likelihood's approximation is poor far out
+    output[:, :C] = noise + 0.05 * (output[:, :C] - noise)  # the likelihood's approximation is poor in the tails
     t = torch.zeros(B, dtype=torch.long)
-    found = diffusion_loss(output, x0, noise, t, SCHEDULE).bound
+    bound = diffusion_loss(output, x0, noise, t, SCHEDULE).bound
     xt = SCHEDULE.add_noise(x0.double(), noise.double(), t)
     for row in range(B):
         mean, variance = model(output[row], xt[row], 0)
@@ -71,32 +71,32 @@ def test_the_bound_at_the_last_step_is_the_likelihood_of_the_level() -> None:
         above = torch.where(level > 0.999, 1.0, exact.cdf(level + 1 / 255))
         below = torch.where(level < -0.999, 0.0, exact.cdf(level - 1 / 255))
         expected = -(above - below).log().mean() / math.log(2)
-        assert found[row].item() == pytest.approx(expected.item(), rel=5e-3), row
+        assert bound[row].item() == pytest.approx(expected.item(), rel=5e-3), row
 
 
-def test_mse_is_of_the_noise_alone() -> None:
+def test_mse_compares_only_the_noise() -> None:
     output, x0, noise = draw()
-    found = diffusion_loss(output, x0, noise, T, SCHEDULE)
+    loss = diffusion_loss(output, x0, noise, T, SCHEDULE)
     expected = torch.stack([(output[row, :C] - noise[row]).pow(2).sum() / (C * S * S) for row in range(B)])
-    torch.testing.assert_close(found.mse, expected)
-    torch.testing.assert_close(found.total, found.mse + found.bound)
+    torch.testing.assert_close(loss.mse, expected)
+    torch.testing.assert_close(loss.total, loss.mse + loss.bound)
 
 
 def test_the_bound_trains_the_variance_and_not_the_mean() -> None:
     output, x0, noise = draw()
-    for part, quiet in (("bound", slice(0, C)), ("mse", slice(C, 2 * C))):
+    for part, untrained in (("bound", slice(0, C)), ("mse", slice(C, 2 * C))):
         leaf = output.clone().requires_grad_()
         loss: Loss = diffusion_loss(leaf, x0, noise, T, SCHEDULE)
         (gradient,) = torch.autograd.grad(getattr(loss, part).sum(), [leaf])
-        assert not gradient[:, quiet].any()
-        loud = gradient[:, C:] if part == "bound" else gradient[:, :C]
-        assert loud.all()
+        assert not gradient[:, untrained].any()
+        trained = gradient[:, C:] if part == "bound" else gradient[:, :C]
+        assert trained.all()
 
 
 @pytest.mark.parametrize("t", [0, 1, 999])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_losses_and_gradients_stay_finite(t: int, scale: float) -> None:
-    """The posterior has no variance at t = 0: that must not become an infinite weight."""
+    """The posterior has no variance at t = 0, which must not become an infinite weight."""
     output, x0, noise = draw()
     leaf = (scale * output).requires_grad_()
     loss = diffusion_loss(leaf, x0, noise, torch.full((B,), t), SCHEDULE)
@@ -105,7 +105,7 @@ def test_losses_and_gradients_stay_finite(t: int, scale: float) -> None:
     assert gradient.isfinite().all()
 
 
-def test_an_output_in_bf16_is_judged_in_fp32() -> None:
+def test_loss_of_a_bf16_output_is_computed_in_fp32() -> None:
     output, x0, noise = draw()
     loss = diffusion_loss(output.bfloat16(), x0, noise, T, SCHEDULE)
     assert loss.mse.dtype == loss.bound.dtype == torch.float32

@@ -1,4 +1,5 @@
-"""Inception's loading and preparation, with a stand-in network of the same interface; the real weights are not here."""
+"""Loading of Inception and preparation of its input, with a stand-in network of the same interface: the weights are not
+part of the repository."""
 
 from pathlib import Path
 
@@ -8,13 +9,13 @@ from torch import Tensor, nn
 
 from core.ml.evaluation.inception import FEATURES, SIDE, Inception, enlarged
 
-# TorchScript is what Inception's weights come in.
+# Inception's weights are a TorchScript file.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
 
 class Layers(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
-        """Each feature the mean of one channel."""
+        """Returns channel means, repeated to as many features as Inception has."""
         return pictures.mean((2, 3)).repeat(1, 683)[:, :2048]
 
 
@@ -35,11 +36,11 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_pictures_reach_the_layers_enlarged_and_in_units(weights: Path) -> None:
+def test_pictures_are_enlarged_and_scaled_for_the_layers(weights: Path) -> None:
     white, black = torch.full((3, 64, 64), 255), torch.zeros(3, 64, 64)
-    found = Inception(weights).features(torch.stack([white, black, black]).to(torch.uint8), batch_size=2)
-    assert found.shape == (3, FEATURES)
-    assert found[:, 0].tolist() == pytest.approx([127 / 128, -1, -1])
+    features = Inception(weights).features(torch.stack([white, black, black]).to(torch.uint8), batch_size=2)
+    assert features.shape == (3, FEATURES)
+    assert features[:, 0].tolist() == pytest.approx([127 / 128, -1, -1])
 
 
 def test_enlarging_neither_rounds_nor_clips() -> None:
@@ -52,7 +53,7 @@ def test_enlarging_neither_rounds_nor_clips() -> None:
     assert large.max() > 255
 
 
-def test_a_file_that_is_missing_or_another_is_told(tmp_path: Path) -> None:
+def test_missing_or_wrong_weight_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="FID needs Inception's weights"):
         Inception(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("not a network")

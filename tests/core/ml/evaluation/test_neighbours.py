@@ -1,4 +1,4 @@
-"""Nearest neighbours: copies are found, mirrored references too, and the sheet shows them."""
+"""Nearest neighbours: copies have distance 0, and the sheet shows each picture with its neighbours."""
 
 import numpy as np
 import pytest
@@ -12,26 +12,26 @@ def pictures(count: int, seed: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def test_a_copy_is_at_no_distance() -> None:
+def test_copy_has_distance_zero() -> None:
     references = pictures(40, 0)
-    found = nearest(references[[7, 31]], references, 3)
-    assert found.places[:, 0].tolist() == [7, 31]
-    assert found.distances[:, 0].tolist() == [0.0, 0.0]
-    assert (found.distances.diff(dim=1) > 0).all()
+    neighbours = nearest(references[[7, 31]], references, 3)
+    assert neighbours.places[:, 0].tolist() == [7, 31]
+    assert neighbours.distances[:, 0].tolist() == [0.0, 0.0]
+    assert (neighbours.distances.diff(dim=1) > 0).all()
 
 
 def test_distances_are_root_mean_squares() -> None:
-    found = nearest(torch.full((1, 3, 2, 2), 10), torch.tensor([0, 13, 30]).view(3, 1, 1, 1).expand(3, 3, 2, 2), 3)
-    assert found.places.tolist() == [[1, 0, 2]]
-    assert found.distances[0].tolist() == pytest.approx([3, 10, 20])
+    neighbours = nearest(torch.full((1, 3, 2, 2), 10), torch.tensor([0, 13, 30]).view(3, 1, 1, 1).expand(3, 3, 2, 2), 3)
+    assert neighbours.places.tolist() == [[1, 0, 2]]
+    assert neighbours.distances[0].tolist() == pytest.approx([3, 10, 20])
 
 
-def test_more_neighbours_than_references_are_refused() -> None:
+def test_more_neighbours_than_references_are_rejected() -> None:
     with pytest.raises(ValueError, match="5 neighbours of 4 references"):
         nearest(pictures(1, 0), pictures(4, 1), 5)
 
 
-def test_the_sheet_puts_neighbours_beside_their_picture() -> None:
+def test_sheet_shows_neighbours_next_to_their_picture() -> None:
     references, places = pictures(10, 2), torch.tensor([[3, 4], [5, 6], [7, 8]])
     whole = sheet(pictures(3, 3), references, places, columns=2, zoom=2)
     assert whole.size == (2 * (3 * 18 + 16), 2 * 18)

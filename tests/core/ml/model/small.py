@@ -1,4 +1,4 @@
-"""Small models for tests. Every parameter is random and none is zero, so that a mistake anywhere shows."""
+"""Small models for tests. Every parameter is random and none is zero, so that any mistake changes the output."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,9 +78,9 @@ def autoencoder_folder(folder: Path, latent_channels: int = 4, seed: int = 4) ->
     return folder
 
 
-def difference(found: Tensor, expected: Tensor) -> float:
+def difference(actual: Tensor, expected: Tensor) -> float:
     """Returns the largest difference, relative to the scale of the expected values."""
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def zeros(tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -90,12 +90,12 @@ def zeros(tensors: Mapping[str, Tensor]) -> Iterator[str]:
 
 def class_lookups(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Returns a list that collects the labels of each class table look-up from now on."""
-    asked: list[Tensor] = []
+    lookups: list[Tensor] = []
     look_up = F.embedding
 
     def recording(y: Tensor, table: Tensor) -> Tensor:
-        asked.append(y.clone())
+        lookups.append(y.clone())
         return look_up(y, table)
 
     monkeypatch.setattr(F, "embedding", recording)
-    return asked
+    return lookups

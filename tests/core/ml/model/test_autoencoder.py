@@ -1,4 +1,4 @@
-"""The autoencoder as the transformer sees it: latents in its scale, values tied to a digest."""
+"""The autoencoder: latents in the transformer's scale, weights and settings identified by a digest."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def pixels() -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(0.18215, None), (0.5, 0.25)])
-def test_latents_have_the_transformers_scale(folder: Path, scale: float, shift: float | None) -> None:
+def test_latents_have_the_scale_of_the_transformer(folder: Path, scale: float, shift: float | None) -> None:
     edit_config(folder, scaling_factor=scale, shift_factor=shift)
     autoencoder = Autoencoder.load(folder)
     theirs = AutoencoderKL.from_pretrained(folder).eval()
@@ -42,14 +42,14 @@ def test_latents_have_the_transformers_scale(folder: Path, scale: float, shift: 
     assert (autoencoder.factor, mean.shape) == (4, (2, 4, 8, 8))
 
 
-def test_nothing_of_it_trains(folder: Path) -> None:
+def test_autoencoder_has_no_gradients(folder: Path) -> None:
     autoencoder = Autoencoder.load(folder)
     assert not autoencoder.network.training
     assert not autoencoder.decode(torch.zeros(1, 4, 8, 8)).requires_grad
     assert not any(parameter.requires_grad for parameter in autoencoder.network.parameters())
 
 
-def test_saving_changes_neither_its_type_nor_its_values(folder: Path, tmp_path: Path) -> None:
+def test_saving_in_half_precision_leaves_the_loaded_autoencoder_unchanged(folder: Path, tmp_path: Path) -> None:
     autoencoder = Autoencoder.load(folder)
     before = autoencoder.encode(pixels())[0]
     autoencoder.save(tmp_path / "half", torch.float16)
@@ -59,7 +59,7 @@ def test_saving_changes_neither_its_type_nor_its_values(folder: Path, tmp_path: 
     torch.testing.assert_close(half.encode(pixels())[0], before, rtol=0.01, atol=0.01)
 
 
-def test_the_digest_is_of_values_and_settings_not_of_bookkeeping(folder: Path, tmp_path: Path) -> None:
+def test_digest_covers_weights_and_settings_but_not_bookkeeping(folder: Path, tmp_path: Path) -> None:
     digest = Autoencoder.load(folder).digest
     edit_config(folder, _diffusers_version="99.0", sample_size=512, force_upcast=False, a_later_setting=None)
     assert Autoencoder.load(folder, dtype=torch.float64).digest == digest
@@ -68,7 +68,7 @@ def test_the_digest_is_of_values_and_settings_not_of_bookkeeping(folder: Path, t
     assert Autoencoder.load(autoencoder_folder(tmp_path / "other", seed=5)).digest != digest
 
 
-def test_attention_under_its_older_names_is_the_same(folder: Path) -> None:
+def test_older_names_of_attention_tensors_give_the_same_digest(folder: Path) -> None:
     """The public autoencoders were written by an older diffusers."""
     digest = Autoencoder.load(folder).digest
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -83,7 +83,7 @@ def test_attention_under_its_older_names_is_the_same(folder: Path) -> None:
     assert Autoencoder.load(folder).digest == digest
 
 
-def test_missing_and_extra_tensors_are_refused(folder: Path) -> None:
+def test_missing_and_extra_tensors_are_rejected(folder: Path) -> None:
     file = folder / "diffusion_pytorch_model.safetensors"
     state = {name: tensor.clone() for name, tensor in load_file(file).items()}
     save_file({"more": torch.ones(1), **state}, file)
@@ -96,7 +96,7 @@ def test_missing_and_extra_tensors_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no weights", "no config", "cut weights", "another model"])
-def test_what_is_not_there_is_told(folder: Path, damage: str) -> None:
+def test_incomplete_or_damaged_folders_are_rejected(folder: Path, damage: str) -> None:
     weights = folder / "diffusion_pytorch_model.safetensors"
     match damage:
         case "no folder":

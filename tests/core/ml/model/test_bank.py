@@ -1,4 +1,4 @@
-"""The bank: a table on the device, filled by what one step needs."""
+"""The adapter bank: a table on the device, filled with the adapters that one step needs."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def adapters(dit: DiT) -> dict[str, FoldedAdapter]:
     return {name: bank.fold(name, random_tensors(dit, "paper", seed=seed)) for seed, name in enumerate("abcdef")}
 
 
-def test_slot_zero_is_the_base(dit: DiT) -> None:
+def test_slot_zero_holds_the_base(dit: DiT) -> None:
     bank = AdapterBank(dit, 1)
     assert bank.activate([None, None]) == [BASE_SLOT, BASE_SLOT]
     torch.testing.assert_close(bank.table[BASE_SLOT], fold(dit, {}))
@@ -39,26 +39,26 @@ def test_folding_keeps_the_class_table(dit: DiT, adapters: dict[str, FoldedAdapt
 
 
 @given(steps=st.lists(st.lists(st.sampled_from([None, *"abcdef"]), min_size=1, max_size=8), min_size=1, max_size=20))
-def test_every_step_finds_its_adapters_in_its_slots(
+def test_slots_of_a_step_hold_its_adapters(
     dit: DiT, adapters: dict[str, FoldedAdapter], steps: list[list[str | None]]
 ) -> None:
-    bank, small = AdapterBank(dit, 6), AdapterBank(dit, 3)
+    large, small = AdapterBank(dit, 6), AdapterBank(dit, 3)
     base = fold(dit, {})
     for names in steps:
         wanted = [None if name is None else adapters[name] for name in names]
-        for one in (bank, small):
-            if len(set(names) - {None}) > one.slots:
+        for bank in (large, small):
+            if len(set(names) - {None}) > bank.slots:
                 with pytest.raises(ValueError, match="slots"):
-                    one.activate(wanted)
+                    bank.activate(wanted)
                 continue
-            slots = one.activate(wanted)
+            slots = bank.activate(wanted)
             for adapter, slot in zip(wanted, slots, strict=True):
                 vectors = base if adapter is None else adapter.vectors
-                assert torch.equal(one.table[slot], vectors)
-            assert len(set(one.resident)) == len(one.resident) <= one.slots
+                assert torch.equal(bank.table[slot], vectors)
+            assert len(set(bank.resident)) == len(bank.resident) <= bank.slots
 
 
-def test_the_least_recently_used_goes_first(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+def test_least_recently_used_adapter_is_evicted_first(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
     a, b, c = (adapters[name] for name in "abc")
     bank = AdapterBank(dit, 2)
     bank.activate([a])
@@ -71,18 +71,18 @@ def test_the_least_recently_used_goes_first(dit: DiT, adapters: dict[str, Folded
     assert bank.copies == 4
 
 
-def test_what_is_forgotten_frees_its_slot(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+def test_forgotten_adapter_frees_and_clears_its_slot(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
     bank = AdapterBank(dit, 2)
     slot, _ = bank.activate([adapters["a"], adapters["b"]])
     bank.forget("a")
     bank.forget("never here")
     assert bank.resident == ["b"]
-    assert not bank.table[slot].any(), "nothing of it is left"
+    assert not bank.table[slot].any()
     bank.activate([adapters["c"]])
     assert bank.resident == ["b", "c"]
 
 
 @pytest.mark.parametrize("class_id", [-1, 3, 99])
-def test_a_class_that_is_not_there_is_refused(dit: DiT, adapters: dict[str, FoldedAdapter], class_id: int) -> None:
+def test_unknown_class_is_rejected(dit: DiT, adapters: dict[str, FoldedAdapter], class_id: int) -> None:
     with pytest.raises(IndexError, match=f"class {class_id} of 3"):
         AdapterBank(dit, 1).classes(adapters["a"], class_id)

@@ -57,7 +57,7 @@ def load(path: Path, **options: Any) -> LoadedBase:
     return load_base(path, device=CPU, dtype=torch.float32, **options)
 
 
-def test_every_format_gives_the_same_base(bases: Path, dit: DiT) -> None:
+def test_every_format_loads_the_same_base(bases: Path, dit: DiT) -> None:
     loaded = [
         load(bases / "diffusers"),
         load(bases / "diffusers" / "transformer", autoencoder=bases / "diffusers" / "vae"),
@@ -71,7 +71,7 @@ def test_every_format_gives_the_same_base(bases: Path, dit: DiT) -> None:
         assert torch.equal(base.dit(x, t, y), dit(x, t, y))
 
 
-def test_a_description_tells_what_the_service_must_know(bases: Path) -> None:
+def test_description_has_name_licence_size_and_classes(bases: Path) -> None:
     own, diffusers = load(bases / "own").description, load(bases / "diffusers").description
     assert (own.name, own.licence, own.image_size) == ("own", "MIT", 32)
     assert own.class_names == diffusers.class_names == tuple(f"name {id}" for id in range(5))
@@ -79,12 +79,12 @@ def test_a_description_tells_what_the_service_must_know(bases: Path) -> None:
     assert own.parameters == sum(parameter.numel() for parameter in DiT(CONFIG).parameters())
 
 
-def test_the_public_weights_licence_is_told_by_their_name(bases: Path) -> None:
+def test_licence_of_the_public_weights_follows_from_their_name(bases: Path) -> None:
     public = (bases / "diffusers").rename(bases / "DiT-XL-2-256")
     assert load(public).description.licence == "CC-BY-NC-4.0"
 
 
-def test_the_bundled_base_loads_by_its_name() -> None:
+def test_bundled_base_loads_by_name() -> None:
     loaded = load_base("mini", device=CPU, dtype=torch.float32)
     description = loaded.description
     assert (description.name, description.image_size) == ("mini", 64)
@@ -93,7 +93,7 @@ def test_the_bundled_base_loads_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("field", ["name", "licence"])
-def test_what_a_manifest_cannot_hold_is_refused_before_anything_trains(bases: Path, field: str) -> None:
+def test_base_whose_name_or_licence_no_manifest_can_hold_is_rejected(bases: Path, field: str) -> None:
     file = bases / "own" / "base.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), field: "two\nlines"}))
     with pytest.raises(CheckpointInvalid, match="not one line of text"):
@@ -101,15 +101,15 @@ def test_what_a_manifest_cannot_hold_is_refused_before_anything_trains(bases: Pa
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_the_original_comes_bare_or_as_a_training_checkpoint(bases: Path, dit: DiT, wrapped: bool) -> None:
+def test_original_weights_load_bare_or_from_a_training_checkpoint(bases: Path, dit: DiT, wrapped: bool) -> None:
     file = bases / "training.pt"
     torch.save({"ema": dit.state_dict(), "model": {}} if wrapped else dit.state_dict(), file)
     loaded = load(file, autoencoder=bases / "diffusers" / "vae")
-    # Without its table of positions the original is taken to be for 32x32 latents.
+    # Without its table of positions, the original is assumed to be for 32x32 latents.
     assert loaded.description.config == replace(CONFIG, input_size=32)
 
 
-def test_types_are_cast_and_nothing_trains(bases: Path) -> None:
+def test_base_loads_in_the_requested_dtype_without_gradients(bases: Path) -> None:
     loaded = load_base(bases / "own", device=CPU, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.dit.parameters()} == {torch.bfloat16}
     assert loaded.dit.positions.dtype == torch.bfloat16
@@ -117,7 +117,7 @@ def test_types_are_cast_and_nothing_trains(bases: Path) -> None:
     assert loaded.description.digest == load(bases / "own").description.digest
 
 
-def test_a_base_in_bf16_is_another_base(bases: Path, dit: DiT) -> None:
+def test_base_stored_in_bf16_has_another_digest(bases: Path, dit: DiT) -> None:
     autoencoder = Autoencoder.load(bases / "diffusers" / "vae")
     target = bases / "half"
     save_base(target, dit, autoencoder, name="half", licence="MIT", class_names=[], dtype=torch.bfloat16)
@@ -137,29 +137,29 @@ def test_older_weight_files_of_diffusers_are_read(bases: Path) -> None:
     assert load(bases / "diffusers").description.digest == expected
 
 
-def test_weights_in_several_files_are_read_and_other_variants_are_not(bases: Path) -> None:
+def test_weights_in_several_files_are_read_and_other_variants_ignored(bases: Path) -> None:
     expected = load(bases / "diffusers").description.digest
     folder = bases / "diffusers" / "transformer"
     state = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}
     save_file({name: tensor * 2 for name, tensor in state.items()}, folder / "diffusion_pytorch_model.fp16.safetensors")
     assert load(bases / "diffusers").description.digest == expected
     names = sorted(state)
-    for part, some in enumerate([names[::2], names[1::2]], start=1):
+    for part, subset in enumerate([names[::2], names[1::2]], start=1):
         save_file(
-            {name: state[name] for name in some}, folder / f"diffusion_pytorch_model-{part:05}-of-00002.safetensors"
+            {name: state[name] for name in subset}, folder / f"diffusion_pytorch_model-{part:05}-of-00002.safetensors"
         )
     (folder / WEIGHTS).unlink()
     assert load(bases / "diffusers").description.digest == expected
 
 
-def test_diffusers_convention_is_for_comparison_alone(bases: Path) -> None:
+def test_convention_of_diffusers_is_used_only_on_request(bases: Path) -> None:
     ours, theirs = load(bases / "diffusers"), load(bases / "diffusers", timestep_convention="diffusers")
     assert (ours.dit.config.timestep_convention, ours.dit.config.mlp_norm_eps) == ("dit", 1e-6)
     assert (theirs.dit.config.timestep_convention, theirs.dit.config.mlp_norm_eps) == ("diffusers", 1e-5)
     assert ours.description.digest != theirs.description.digest
 
 
-def test_a_hub_id_is_taken_from_the_cache(bases: Path, hub_cache: Path) -> None:
+def test_hub_id_is_loaded_from_the_cache(bases: Path, hub_cache: Path) -> None:
     repository = hub_cache / "models--someone--DiT-XL-2-256"
     shutil.copytree(bases / "diffusers", repository / "snapshots" / ("0" * 40))
     (repository / "refs").mkdir()
@@ -169,7 +169,7 @@ def test_a_hub_id_is_taken_from_the_cache(bases: Path, hub_cache: Path) -> None:
     assert loaded.description.digest == load(bases / "diffusers").description.digest
 
 
-def test_a_hub_that_does_not_answer_is_told(hub_cache: Path) -> None:
+def test_unreachable_hub_is_reported(hub_cache: Path) -> None:
     with pytest.raises(
         BaseMissing, match=r"'someone/elses' cannot be loaded: the hub does not give it .* DIFFFIT_BASE_MODEL"
     ):
@@ -177,12 +177,12 @@ def test_a_hub_that_does_not_answer_is_told(hub_cache: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["nowhere", "/nowhere/at/all", "nowhere/model.pt", "a/b/c"])
-def test_what_is_not_there_is_told(reference: str) -> None:
+def test_missing_base_is_reported(reference: str) -> None:
     with pytest.raises(BaseMissing, match=f"'{reference}' cannot be loaded"):
         load_base(reference, device=CPU, dtype=torch.float32)
 
 
-def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+def test_folder_without_a_config_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BaseMissing, match=r"no config\.json"):
         load(tmp_path)
 
@@ -238,7 +238,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_told_and_never_run(bases: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_damaged_base_is_rejected_and_runs_no_code(bases: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(bases)
     reference, damage = DAMAGE[name]
     damage(bases)

@@ -1,4 +1,4 @@
-"""Errors of the device: which of them are its death, and which are only a lack of memory."""
+"""Classification of device errors: a lost device, or only a lack of memory."""
 
 import pytest
 import torch
@@ -34,24 +34,24 @@ OWN: list[Exception] = [
 
 
 @pytest.mark.parametrize("error", LOST, ids=str)
-def test_errors_of_the_device_mean_that_it_is_lost(error: Exception) -> None:
+def test_device_errors_mean_a_lost_device(error: Exception) -> None:
     assert is_lost(error)
     assert not is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
-def test_memory_that_ran_out_is_no_lost_device(error: Exception) -> None:
+def test_out_of_memory_is_not_a_lost_device(error: Exception) -> None:
     assert is_out_of_memory(error)
     assert not is_lost(error)
 
 
 @pytest.mark.parametrize("error", OWN, ids=repr)
-def test_an_error_of_a_computation_is_its_own(error: Exception) -> None:
+def test_error_of_a_computation_is_not_a_device_error(error: Exception) -> None:
     assert not is_lost(error)
     assert not is_out_of_memory(error)
 
 
-def test_a_lost_device_shows_through_errors_that_it_caused() -> None:
+def test_lost_device_is_recognized_in_the_cause_of_another_error() -> None:
     wrapped = ValueError("a wrapper's")
     wrapped.__cause__ = LOST[0]
     handling = ValueError("a handler's")
@@ -60,7 +60,7 @@ def test_a_lost_device_shows_through_errors_that_it_caused() -> None:
     assert is_lost(handling)
 
 
-def test_a_computation_is_tried_again_when_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_computation_is_repeated_after_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
     errors = OUT_OF_MEMORY[:2]
 
@@ -72,25 +72,25 @@ def test_a_computation_is_tried_again_when_memory_ran_out(monkeypatch: pytest.Mo
     assert with_memory(compute) == "done"
 
 
-def test_memory_that_never_comes_back_means_a_lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_out_of_memory_means_a_lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
-    tries = []
+    attempts = []
 
     def compute() -> None:
-        tries.append(1)
+        attempts.append(1)
         raise OUT_OF_MEMORY[0]
 
     with pytest.raises(DeviceLost, match="Tried to allocate"):
         with_memory(compute)
-    assert len(tries) == device.MEMORY_TRIES
+    assert len(attempts) == device.MEMORY_TRIES
 
 
-def test_other_errors_are_not_tried_again() -> None:
+def test_other_errors_are_not_retried() -> None:
     with pytest.raises(ZeroDivisionError):
         with_memory(lambda: 1 / 0)
 
 
-def test_a_device_is_asked_for_a_small_computation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_is_checked_by_a_small_computation(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     check_device(cpu)
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""diffusers' names and forward compared with ours."""
+"""Tensor names and forward pass compared with diffusers."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_names_survive_the_way_there_and_back(config: BaseConfig) -> None:
+def test_names_survive_a_round_trip(config: BaseConfig) -> None:
     state = random_dit(config).state_dict()
     back = from_diffusers(to_diffusers(state, config), config)
     assert back.keys() == state.keys()
@@ -27,7 +27,7 @@ def test_names_survive_the_way_there_and_back(config: BaseConfig) -> None:
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_names_are_those_of_diffusers_own_class(config: BaseConfig) -> None:
+def test_names_equal_those_of_the_class_in_diffusers(config: BaseConfig) -> None:
     theirs = _diffusers_class(config).state_dict()
     renamed = to_diffusers(random_dit(config).state_dict(), config)
     assert {name: tensor.shape for name, tensor in renamed.items()} == {
@@ -36,13 +36,13 @@ def test_names_are_those_of_diffusers_own_class(config: BaseConfig) -> None:
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_a_configuration_survives_the_way_there_and_back(config: BaseConfig) -> None:
+def test_configuration_survives_a_round_trip(config: BaseConfig) -> None:
     assert config_from_diffusers(_diffusers_class(config).config) == config
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_the_forward_is_diffusers_with_its_timesteps_and_norms(config: BaseConfig) -> None:
-    """In float64, where even another eps in one norm would show."""
+def test_forward_equals_diffusers_with_its_timesteps_and_norms(config: BaseConfig) -> None:
+    """Compares in float64, where even another eps in one norm would show."""
     config = BaseConfig(**{**config.to_json(), "timestep_convention": "diffusers", "mlp_norm_eps": 1e-5})
     dit = random_dit(config, torch.float64)
     theirs = _diffusers_model(dit.state_dict(), config).double()
@@ -52,8 +52,8 @@ def test_the_forward_is_diffusers_with_its_timesteps_and_norms(config: BaseConfi
     assert difference(dit(x, t, y), expected) < 1e-12
 
 
-def test_the_originals_timesteps_are_not_diffusers() -> None:
-    """The comparison above would see a wrong convention."""
+def test_timestep_convention_changes_the_forward() -> None:
+    """Shows that the comparison above would detect a wrong convention."""
     dit = random_dit()
     theirs = _diffusers_model(dit.state_dict(), CONFIG)
     x, t, y = batch()
@@ -69,7 +69,7 @@ def test_the_originals_timesteps_are_not_diffusers() -> None:
         "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight",
     ],
 )
-def test_embedders_that_are_not_one_are_refused(name: str) -> None:
+def test_embedders_that_differ_between_blocks_are_rejected(name: str) -> None:
     state = to_diffusers(random_dit().state_dict(), CONFIG)
     state[name] = state[name].clone()
     state[name].view(-1)[-1] += 1
@@ -84,7 +84,7 @@ def test_embedders_that_are_not_one_are_refused(name: str) -> None:
         "transformer_blocks.0.attn1.to_k.weight",
     ],
 )
-def test_missing_parts_are_named(name: str) -> None:
+def test_missing_tensors_are_named(name: str) -> None:
     state = to_diffusers(random_dit().state_dict(), CONFIG)
     del state[name]
     with pytest.raises(CheckpointInvalid, match=f"missing: {name}"):
@@ -94,7 +94,7 @@ def test_missing_parts_are_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "value"), [("activation_fn", "geglu"), ("norm_elementwise_affine", True), ("attention_bias", False)]
 )
-def test_another_architecture_is_refused(setting: str, value: Any) -> None:
+def test_unsupported_architecture_is_rejected(setting: str, value: Any) -> None:
     with pytest.raises(CheckpointInvalid, match=f"{setting} = {value!r} is not supported"):
         config_from_diffusers({**config_to_diffusers(CONFIG), setting: value})
 

@@ -14,12 +14,12 @@ from core.ml.model.dit import DiT, initialize, position_table, timestep_features
 from tests.core.ml.model.small import ADAPTERS, CONFIG, batch, fresh_tensors, random_dit, random_tensors
 
 
-def test_its_tensors_are_those_that_are_promised_without_torch() -> None:
-    found = {name: tuple(tensor.shape) for name, tensor in DiT(CONFIG).state_dict().items()}
-    assert found == base_shapes(CONFIG)
+def test_tensor_shapes_equal_those_computed_without_torch() -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in DiT(CONFIG).state_dict().items()}
+    assert shapes == base_shapes(CONFIG)
 
 
-def test_nothing_of_a_base_trains() -> None:
+def test_base_has_no_gradients() -> None:
     assert not any(parameter.requires_grad for parameter in DiT(CONFIG).parameters())
 
 
@@ -33,13 +33,13 @@ def test_a_fresh_adapter_is_bit_equal_to_the_base(name: str, dtype: torch.dtype)
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_every_tensor_of_an_adapter_changes_the_output(name: str) -> None:
-    """One factor, bias, norm or table at a time; softmax ignores the key's bias, which only counts in its stack."""
+    """Changes one factor, bias, norm or table at a time. Softmax ignores the key's part of the stacked bias."""
     dit = random_dit()
     x, t, y = batch(classes=CONFIG.num_classes)
     expected = dit(x, t, y)
     for tensor_name, tensor in fresh_tensors(dit, name).items():
-        found = dit(x, t, y, TensorAdapter({tensor_name: 1.5 * tensor + 0.1, **_partner(tensor_name, tensor)}))
-        assert not torch.allclose(found, expected, rtol=0, atol=1e-3), tensor_name
+        output = dit(x, t, y, TensorAdapter({tensor_name: 1.5 * tensor + 0.1, **_partner(tensor_name, tensor)}))
+        assert not torch.allclose(output, expected, rtol=0, atol=1e-3), tensor_name
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -51,17 +51,17 @@ def test_gradients_reach_every_tensor_and_none_of_the_base(name: str) -> None:
     assert all(parameter.grad is None for parameter in dit.parameters())
 
 
-def test_a_forward_is_the_papers_equation() -> None:
-    """Block i as DiffFit writes it, factors and affine norms in their places, in float64."""
+def test_forward_equals_the_papers_equations() -> None:
+    """Compares with the blocks as DiffFit's paper writes them, with factors and affine norms, in float64."""
     dit = random_dit(dtype=torch.float64)
     tensors = random_tensors(dit, "every site")
     x, t, y = batch()
-    found = dit(x.double(), t, y, TensorAdapter(tensors))
-    torch.testing.assert_close(found, _paper_forward(dit, tensors, x.double(), t, y), rtol=1e-10, atol=1e-10)
+    output = dit(x.double(), t, y, TensorAdapter(tensors))
+    torch.testing.assert_close(output, _paper_forward(dit, tensors, x.double(), t, y), rtol=1e-10, atol=1e-10)
 
 
-def test_position_tables_at_twice_the_size_agree_at_every_second_place() -> None:
-    """512x512 takes the positions (i/2, j/2) of 256x256: every second one is one of the base's, bit for bit."""
+def test_every_second_position_at_twice_the_size_equals_one_of_the_base() -> None:
+    """At 512x512, positions are (i/2, j/2) in units of 256x256; every second one equals the base's, bit for bit."""
     base = BaseConfig()
     large = replace(base, input_size=64, position_scale=0.5)
     small_table = position_table(base).view(16, 16, -1)
@@ -72,14 +72,14 @@ def test_position_tables_at_twice_the_size_agree_at_every_second_place() -> None
     assert torch.equal(dit.double().positions_for(64), position_table(large).double())
 
 
-def test_timestep_conventions_differ_as_known() -> None:
+def test_timestep_conventions_order_sine_and_cosine_differently() -> None:
     t = torch.tensor([0, 999])
     ours, theirs = timestep_features(t, "dit"), timestep_features(t, "diffusers")
     assert torch.equal(ours[0], theirs[0])
     assert F.cosine_similarity(ours[1], theirs[1], dim=0).item() == pytest.approx(0.49, abs=0.005)
 
 
-def test_a_new_base_begins_as_the_original_does() -> None:
+def test_new_base_is_initialized_as_the_original() -> None:
     dit = DiT(CONFIG)
     initialize(dit, torch.Generator().manual_seed(0))
     assert not dit(*batch()).any()
@@ -91,7 +91,7 @@ def test_a_new_base_begins_as_the_original_does() -> None:
 
 
 def _partner(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """The other half of an affine norm, which comes in two."""
+    """Returns the other tensor of an affine norm: the bias for a weight, the weight for a bias."""
     if ".norm" not in name:
         return {}
     module, _, kind = name.rpartition(".")

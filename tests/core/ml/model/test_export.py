@@ -1,4 +1,4 @@
-"""One domain as plain weights: they compute what the base does with the adapter."""
+"""A domain exported as plain weights, which compute what the base computes with the adapter."""
 
 from pathlib import Path
 
@@ -36,13 +36,13 @@ def test_folded_weights_equal_the_live_adapter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_a_fresh_adapter_leaves_the_weights_as_they_are(name: str) -> None:
+def test_fresh_adapter_folds_into_unchanged_weights(name: str) -> None:
     dit = random_dit()
     for tensor_name, tensor in fold_into_weights(dit, fresh_tensors(dit, name)).items():
         torch.testing.assert_close(tensor, dit.state_dict()[tensor_name], rtol=1e-6, atol=1e-6, msg=tensor_name)
 
 
-def test_folding_leaves_the_base_and_the_adapter_as_they_are() -> None:
+def test_folding_changes_neither_the_base_nor_the_adapter() -> None:
     dit = random_dit()
     tensors = random_tensors(dit, "every site")
     before = {name: tensor.clone() for name, tensor in [*dit.state_dict().items(), *tensors.items()]}
@@ -51,13 +51,13 @@ def test_folding_leaves_the_base_and_the_adapter_as_they_are() -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_folded_weights_have_a_plain_models_names() -> None:
+def test_folded_weights_have_the_names_and_shapes_of_a_plain_model() -> None:
     dit = random_dit()
     state = fold_into_weights(dit, random_tensors(dit, "every site", num_classes=7))
     check_tensors("folded", state, base_shapes(BaseConfig(**{**CONFIG.to_json(), "num_classes": 7})))
 
 
-def test_a_domain_becomes_a_base_of_its_own(tmp_path: Path) -> None:
+def test_exported_domain_loads_as_a_base(tmp_path: Path) -> None:
     dit = random_dit()
     tensors = random_tensors(dit, "paper")
     autoencoder_folder(tmp_path / "vae")
@@ -78,24 +78,24 @@ def test_a_domain_becomes_a_base_of_its_own(tmp_path: Path) -> None:
 
 
 def test_diffusers_loads_a_domain_and_computes_the_same(tmp_path: Path) -> None:
-    """In diffusers' timestep convention, since its forward knows no other."""
+    """Uses diffusers' timestep convention, the only one that its forward supports."""
     dit = random_dit(BaseConfig(**{**CONFIG.to_json(), "timestep_convention": "diffusers", "mlp_norm_eps": 1e-5}))
     tensors = random_tensors(dit, "every site")
     export_diffusers(domain_dit(dit, tensors), tmp_path)
     theirs = DiTTransformer2DModel.from_pretrained(tmp_path).eval()
     x, t, y = batch()
     with torch.no_grad():
-        found = theirs(x, timestep=t, class_labels=y).sample
-    assert difference(found, dit(x, t, y, TensorAdapter(tensors))) < 1e-5
+        output = theirs(x, timestep=t, class_labels=y).sample
+    assert difference(output, dit(x, t, y, TensorAdapter(tensors))) < 1e-5
 
 
-def test_what_diffusers_cannot_express_is_refused(tmp_path: Path) -> None:
+def test_position_scale_cannot_be_exported_to_diffusers(tmp_path: Path) -> None:
     dit = random_dit(BaseConfig(**{**CONFIG.to_json(), "position_scale": 0.5}))
     with pytest.raises(ValueError, match="no position scale"):
         export_diffusers(dit, tmp_path)
 
 
 def _saved(folder: Path, dit: torch.nn.Module) -> Path:
-    """A diffusers folder whose transformer does not matter."""
+    """Completes a folder in diffusers' format; its transformer does not matter."""
     export_diffusers(random_dit(), folder / "transformer")
     return folder

@@ -18,8 +18,8 @@ def test_folded_vectors_equal_the_live_adapter(name: str) -> None:
     tensors = random_tensors(dit, name)
     x, t, y = batch(size=6)
     vectors = fold(dit, tensors).expand(6, -1)
-    found = folded_forward(dit, x, t, tensors[CLASS_TABLE][y], vectors)
-    assert difference(found, dit(x, t, y, TensorAdapter(tensors))) < 1e-12
+    output = folded_forward(dit, x, t, tensors[CLASS_TABLE][y], vectors)
+    assert difference(output, dit(x, t, y, TensorAdapter(tensors))) < 1e-12
 
 
 @pytest.mark.parametrize("name", FOLDING)
@@ -27,8 +27,8 @@ def test_a_fresh_adapter_folds_to_the_base(name: str) -> None:
     dit = random_dit()
     x, t, y = batch(classes=CONFIG.num_classes)
     classes = dit.y_embedder.embedding_table.weight[y]
-    found = folded_forward(dit, x, t, classes, fold(dit, fresh_tensors(dit, name)).expand(len(x), -1))
-    assert difference(found, dit(x, t, y)) < 1e-5
+    output = folded_forward(dit, x, t, classes, fold(dit, fresh_tensors(dit, name)).expand(len(x), -1))
+    assert difference(output, dit(x, t, y)) < 1e-5
 
 
 def test_no_adapter_folds_to_the_base() -> None:
@@ -38,7 +38,7 @@ def test_no_adapter_folds_to_the_base() -> None:
     assert difference(folded_forward(dit, x, t, classes, fold(dit, {}).expand(len(x), -1)), dit(x, t, y)) < 1e-5
 
 
-def test_rows_of_one_batch_can_belong_to_different_adapters_and_timesteps() -> None:
+def test_batch_rows_may_have_different_adapters_and_timesteps() -> None:
     dit = random_dit(dtype=torch.float64)
     adapters = [random_tensors(dit, name, seed=seed) for seed, name in enumerate(FOLDING)]
     x, t, y = batch(size=6)
@@ -51,7 +51,7 @@ def test_rows_of_one_batch_can_belong_to_different_adapters_and_timesteps() -> N
         assert difference(mixed[row, None], solo) < 1e-12
 
 
-def test_vectors_of_xl_are_a_thousandth_of_the_model() -> None:
+def test_table_slot_of_dit_xl_has_the_expected_length() -> None:
     """Counts the values of one table slot for DiT-XL/2: 24 vectors of the model's width in each of 28 blocks, 10 around
     them, and 64 more."""
     d = 1152
@@ -66,10 +66,10 @@ def test_gradients_through_the_fold_equal_those_through_the_live_adapter(name: s
     target = torch.randn(6, 8, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     live = dit(x, t, y, TensorAdapter(tensors))
     folded = folded_forward(dit, x, t, F.embedding(y, tensors[CLASS_TABLE]), fold(dit, tensors).expand(6, -1))
-    expected, found = (torch.autograd.grad((output * target).sum(), [*tensors.values()]) for output in (live, folded))
-    for site, grad, reference in zip(tensors, found, expected, strict=True):
+    expected, grads = (torch.autograd.grad((output * target).sum(), [*tensors.values()]) for output in (live, folded))
+    for site, grad, reference in zip(tensors, grads, expected, strict=True):
         if site.endswith("attn.qkv.bias"):  # softmax ignores the key's bias
-            grad, reference = (torch.cat(one.chunk(3)[::2]) for one in (grad, reference))
+            grad, reference = (torch.cat(stacked.chunk(3)[::2]) for stacked in (grad, reference))
         scale = reference.abs().max()
         assert float((grad - reference).abs().max() / scale) < 1e-10, site
 
@@ -84,7 +84,7 @@ def test_each_owner_of_a_mixed_batch_gets_the_gradients_of_its_own_rows() -> Non
     owner = torch.tensor([0, 1, 2, 1, 0, 2])
 
     def loss(rows: Tensor, owners: Tensor, adapters: list[dict[str, Tensor]]) -> Tensor:
-        classes = torch.stack([adapters[one][CLASS_TABLE][y[row]] for row, one in zip(rows, owners, strict=True)])
+        classes = torch.stack([adapters[owner][CLASS_TABLE][y[row]] for row, owner in zip(rows, owners, strict=True)])
         vectors = torch.stack([fold(dit, adapter) for adapter in adapters])[owners]
         return folded_forward(dit, x[rows], t[rows], classes, vectors).square().sum()
 
@@ -92,13 +92,13 @@ def test_each_owner_of_a_mixed_batch_gets_the_gradients_of_its_own_rows() -> Non
     for index, adapter in enumerate(adapters):
         rows = (owner == index).nonzero().flatten()
         alone = loss(rows, torch.zeros_like(rows), [adapter])
-        wanted = torch.autograd.grad(alone, [*adapter.values()])
-        found = torch.autograd.grad(together, [*adapter.values()], retain_graph=True)
-        for site, grad, reference in zip(adapter, found, wanted, strict=True):
+        expected = torch.autograd.grad(alone, [*adapter.values()])
+        grads = torch.autograd.grad(together, [*adapter.values()], retain_graph=True)
+        for site, grad, reference in zip(adapter, grads, expected, strict=True):
             assert float((grad - reference).abs().max()) <= 1e-9 * float(reference.abs().max()) + 1e-9, site
 
 
-def test_the_forward_is_one_graph_that_changes_no_input() -> None:
+def test_forward_compiles_to_one_graph_and_changes_no_input() -> None:
     dit = random_dit()
     x, t, y = batch(size=6)
     vectors = torch.stack([fold(dit, random_tensors(dit, name)) for name in ("paper", "bitfit", "literal")] * 2)
@@ -106,13 +106,13 @@ def test_the_forward_is_one_graph_that_changes_no_input() -> None:
     before = [tensor.clone() for tensor in inputs]
     with torch.inference_mode():
         expected = folded_forward(dit, *inputs)
-        found = torch.compile(folded_forward, fullgraph=True, dynamic=False, backend="aot_eager")(dit, *inputs)
-    assert difference(found, expected) < 1e-5
-    assert all(torch.equal(one, other) for one, other in zip(inputs, before, strict=True))
+        output = torch.compile(folded_forward, fullgraph=True, dynamic=False, backend="aot_eager")(dit, *inputs)
+    assert difference(output, expected) < 1e-5
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(inputs, before, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
-def test_the_training_forward_is_one_graph() -> None:
+def test_training_forward_compiles_to_one_graph() -> None:
     dit = random_dit()
     x, t, y = batch(size=3)
     tensors = {site: tensor.requires_grad_() for site, tensor in random_tensors(dit, "paper").items()}
@@ -123,6 +123,6 @@ def test_the_training_forward_is_one_graph() -> None:
 
     expected = torch.autograd.grad(loss(tensors), [*tensors.values()])
     compiled = torch.compile(loss, fullgraph=True, dynamic=False, backend="aot_eager")
-    found = torch.autograd.grad(compiled(tensors), [*tensors.values()])
-    for site, grad, reference in zip(tensors, found, expected, strict=True):
+    grads = torch.autograd.grad(compiled(tensors), [*tensors.values()])
+    for site, grad, reference in zip(tensors, grads, expected, strict=True):
         assert float((grad - reference).abs().max()) <= 1e-4 * float(reference.abs().max()) + 1e-6, site

@@ -1,4 +1,4 @@
-"""Memory-saving autograd functions against their plain formulas, differentiated by autograd."""
+"""Memory-saving autograd functions compared with their plain formulas, which autograd differentiates."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ Step = Callable[..., Tensor]
 
 
 def stack(parts: tuple[Tensor, ...]) -> Tensor:
-    return torch.stack([part * (place + 1) for place, part in enumerate(parts)])
+    return torch.stack([part * (index + 1) for index, part in enumerate(parts)])
 
 
 PAIRS: dict[str, tuple[Step, Step, list[tuple[int, ...]]]] = {
@@ -116,40 +116,40 @@ def with_gradients(step: Step, values: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 3e-5), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("name", PAIRS)
-def test_values_and_gradients_are_autograds(name: str, dtype: torch.dtype, limit: float) -> None:
+def test_values_and_gradients_equal_those_of_autograd(name: str, dtype: torch.dtype, limit: float) -> None:
     ours, plain, shapes = PAIRS[name]
     values = inputs(shapes, dtype)
-    expected = with_gradients(plain, [value.double() for value in values])
-    for found, value in zip(with_gradients(ours, values), expected, strict=True):
-        assert found.dtype == dtype
-        assert (found - value).abs().max() <= limit * value.abs().max()
+    references = with_gradients(plain, [value.double() for value in values])
+    for result, reference in zip(with_gradients(ours, values), references, strict=True):
+        assert result.dtype == dtype
+        assert (result - reference).abs().max() <= limit * reference.abs().max()
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_gradients_are_the_slopes(name: str) -> None:
+def test_gradients_equal_finite_differences(name: str) -> None:
     ours, _, shapes = PAIRS[name]
     values = [value.requires_grad_() for value in inputs(shapes, torch.float64)]
     assert torch.autograd.gradcheck(ours, values)
 
 
-def test_a_factor_of_zero_has_no_gradient() -> None:
+def test_factor_of_zero_has_a_gradient_of_zero() -> None:
     y, factor = inputs([(B, N, D), (D,)], torch.float64)
     factor[3] = 0
-    _, of_y, of_factor = with_gradients(functions.scaled, [y, factor])
-    assert of_factor[3] == 0
-    assert not of_y[..., 3].any()
-    assert of_factor.isfinite().all()
+    _, grad_y, grad_factor = with_gradients(functions.scaled, [y, factor])
+    assert grad_factor[3] == 0
+    assert not grad_y[..., 3].any()
+    assert grad_factor.isfinite().all()
 
 
-def test_a_gelu_without_gradients_is_that_with_them() -> None:
+def test_gelu_is_the_same_with_and_without_gradients() -> None:
     (x,) = inputs([(B, N, D)], torch.float32)
     with torch.no_grad():
-        found = kernels.gelu(x.clone())
-    torch.testing.assert_close(found, kernels.gelu(x.requires_grad_()), rtol=0, atol=1e-6)
+        output = kernels.gelu(x.clone())
+    torch.testing.assert_close(output, kernels.gelu(x.requires_grad_()), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("folded", [True, False])
-def test_a_fine_tune_keeps_no_input_of_a_frozen_layer(folded: bool) -> None:
+def test_finetune_saves_no_input_of_a_frozen_layer(folded: bool) -> None:
     """Bounds the bytes saved for the backward pass. Each block saves the residual stream twice, both branches' outputs,
     query, key and value, attention's output, and the GELU's input (four times as wide). It saves no output of norms,
     scalings or the GELU."""
@@ -157,11 +157,11 @@ def test_a_fine_tune_keeps_no_input_of_a_frozen_layer(folded: bool) -> None:
     d, tokens, depth = dit.config.hidden_size, dit.config.tokens, dit.config.depth
     tensors = {name: tensor.requires_grad_() for name, tensor in random_tensors(dit, "paper").items()}
     x, t, y = batch()
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
     def remember(tensor: Tensor) -> Tensor:
-        if tensor.ndim >= 3 and tensor.shape[-2] == tokens:  # of heads, or of all together
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        if tensor.ndim >= 3 and tensor.shape[-2] == tokens:  # per head, or for all heads together
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
@@ -170,21 +170,21 @@ def test_a_fine_tune_keeps_no_input_of_a_frozen_layer(folded: bool) -> None:
             folded_forward(dit, x, t, classes, fold(dit, tensors).expand(len(x), -1))
         else:
             dit(x, t, y, TensorAdapter(tensors))
-    units = sum(kept.values()) / (4 * len(x) * tokens * d)
-    assert units <= 12 * depth + 3, "12 a block, and the patches and the final layer's"
+    units = sum(saved.values()) / (4 * len(x) * tokens * d)
+    assert units <= 12 * depth + 3, "12 per block, and those of the patches and the final layer"
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_gradients_of_a_whole_model_are_autograds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_a_whole_model_equal_those_of_autograd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compares every trainable's gradient with that of the same model with the formulas written out."""
     dit = random_dit(dtype=torch.float64)
     tensors = {name: tensor.requires_grad_() for name, tensor in random_tensors(dit, name).items()}
-    found = _gradients(dit, tensors)
+    grads = _gradients(dit, tensors)
     for module, step in (("dit", "gated"), ("dit", "gelu"), ("adapter", "scaled")):
         monkeypatch.setattr(f"core.ml.model.{module}.{step}", PAIRS[step][1])
     monkeypatch.setattr("core.ml.model.dit.modulated_norm", _plain_norm)
     monkeypatch.setattr("core.ml.model.dit.heads", _plain_heads)
-    for (name, ours), plain in zip(found.items(), _gradients(dit, tensors).values(), strict=True):
+    for (name, ours), plain in zip(grads.items(), _gradients(dit, tensors).values(), strict=True):
         assert (ours - plain).abs().max() <= 1e-10 * plain.abs().max(), name
 
 

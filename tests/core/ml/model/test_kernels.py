@@ -1,4 +1,4 @@
-"""The Triton kernels, run by Triton's interpreter (see `tests/conftest.py`), against their plain twins."""
+"""Triton kernels, run by Triton's interpreter (see `tests/conftest.py`), compared with their plain twins."""
 
 import importlib
 from types import ModuleType
@@ -12,7 +12,7 @@ from core.ml.model.kernels import operations, plain
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux alone")
 SHAPES = [(2, 16, 24), (1, 5, 7), (3, 33, 48)]
-"""[B, N, D]: one that blocks divide, one smaller than a block, one with rests."""
+"""[B, N, D]: one that blocks divide, one smaller than a block, and one that blocks do not divide."""
 
 
 @pytest.fixture(scope="module")
@@ -25,56 +25,56 @@ def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 
 
 def vectors(shape: tuple[int, int, int], count: int) -> list[Tensor]:
-    """[B, D] each: neighbors in memory, apart from each other, or one for all images."""
+    """Returns `count` tensors [B, D], each contiguous, strided, or expanded from one image."""
     batch, _, d = shape
     wide = numbers(batch, 3, d)
     kinds = [numbers(batch, d, seed=1), wide[:, 1], numbers(1, d, seed=2).expand(batch, -1), wide[:, 2]]
     return kinds[:count]
 
 
-def assert_close(found: Any, expected: Any, tolerance: float = 2e-5) -> None:
-    found, expected = ((one,) if isinstance(one, Tensor) else one for one in (found, expected))
-    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-        largest = float(other.abs().max()) or 1.0
-        assert float((one - other).abs().max()) <= tolerance * largest, index
+def assert_close(actual: Any, expected: Any, tolerance: float = 2e-5) -> None:
+    actuals, references = ((value,) if isinstance(value, Tensor) else value for value in (actual, expected))
+    for index, (value, reference) in enumerate(zip(actuals, references, strict=True)):
+        largest = float(reference.abs().max()) or 1.0
+        assert float((value - reference).abs().max()) <= tolerance * largest, index
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_modulated_norm(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
+def test_modulated_norm_is_its_twin(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
     x, (shift, scale), grad = numbers(*shape, scale=30), vectors(shape, 2), numbers(*shape, seed=9)
     assert_close(triton_kernels.modulated_norm(x, shift, scale, 1e-6), plain.modulated_norm(x, shift, scale, 1e-6))
-    found = triton_kernels.modulated_norm_backward(grad, x, scale, 1e-6)
-    assert_close(found, plain.modulated_norm_backward(grad, x, scale, 1e-6))
+    grads = triton_kernels.modulated_norm_backward(grad, x, scale, 1e-6)
+    assert_close(grads, plain.modulated_norm_backward(grad, x, scale, 1e-6))
 
 
-def test_norm_of_a_part_of_the_tokens(triton_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """VPT drops its prompts with a view of the tokens, and the kernels read contiguous tokens alone."""
+def test_norm_accepts_a_part_of_the_tokens(triton_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VPT drops its prompts with a view of the tokens, but the kernels read contiguous tokens only."""
     monkeypatch.setattr(operations, "_kernels", lambda _: triton_kernels)
     x, (shift, scale) = numbers(2, 9, 24)[:, 1:].requires_grad_(), vectors((2, 8, 24), 2)
-    found = operations.modulated_norm(x, shift, scale, 1e-6)
-    assert_close(found.detach(), plain.modulated_norm(x.detach(), shift, scale, 1e-6))
+    output = operations.modulated_norm(x, shift, scale, 1e-6)
+    assert_close(output.detach(), plain.modulated_norm(x.detach(), shift, scale, 1e-6))
     grad = numbers(2, 10, 24, seed=3)[:, 2:]
-    (found_grad,) = torch.autograd.grad(found, x, grad)
-    assert_close(found_grad, plain.modulated_norm_backward(grad, x.detach(), scale, 1e-6)[0])
+    (grad_x,) = torch.autograd.grad(output, x, grad)
+    assert_close(grad_x, plain.modulated_norm_backward(grad, x.detach(), scale, 1e-6)[0])
 
 
 @pytest.mark.parametrize("with_residual", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gated_norm(triton_kernels: ModuleType, shape: tuple[int, int, int], with_residual: bool) -> None:
+def test_gated_norm_is_its_twin(triton_kernels: ModuleType, shape: tuple[int, int, int], with_residual: bool) -> None:
     x, y, (bias, gate, shift, scale) = numbers(*shape), numbers(*shape, seed=3), vectors(shape, 4)
-    found = triton_kernels.gated_norm(x, y, bias, gate, shift, scale, 1e-6, in_place=False)
+    results = triton_kernels.gated_norm(x, y, bias, gate, shift, scale, 1e-6, in_place=False)
     expected = plain.gated_norm(x, y, bias, gate, shift, scale, 1e-6, in_place=False)
-    assert_close(found, expected)
+    assert_close(results, expected)
     grad_moved = numbers(*shape, seed=4) if with_residual else None
     for saved, saved_input in ((expected[0], False), (x, True)):
         rest = (grad_moved, numbers(*shape, seed=5), saved, y, bias, gate, scale, 1e-6)
-        found = triton_kernels.gated_norm_backward(*rest, saved_input=saved_input)
-        assert_close(found, plain.gated_norm_backward(*rest, saved_input=saved_input))
+        results = triton_kernels.gated_norm_backward(*rest, saved_input=saved_input)
+        assert_close(results, plain.gated_norm_backward(*rest, saved_input=saved_input))
 
 
-@pytest.mark.filterwarnings("ignore:overflow")  # exp of a large number, as the logistic function has it, is infinite
+@pytest.mark.filterwarnings("ignore:overflow")  # the logistic function's exp of a large number is infinite
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gelu(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
+def test_gelu_is_its_twin(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
     y, (bias,), grad = numbers(*shape, scale=10), vectors(shape, 1), numbers(*shape, seed=6)
     y[0, 0, :3] = torch.tensor([0.0, 1e4, -1e4])
     assert_close(triton_kernels.gelu(y, bias, in_place=False), plain.gelu(y, bias, in_place=False))
@@ -82,7 +82,7 @@ def test_gelu(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_affine_of_a_part_of_a_wider_tensor(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
+def test_affine_changes_only_its_part_of_a_tensor(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
     batch, tokens, d = shape
     wide, (scale, shift), grad = numbers(batch, tokens, 3 * d), vectors(shape, 2), numbers(*shape, seed=7)
     part = wide[..., :d]
@@ -90,10 +90,10 @@ def test_affine_of_a_part_of_a_wider_tensor(triton_kernels: ModuleType, shape: t
     changed = wide.clone()
     triton_kernels.affine(changed[..., :d], scale, shift, in_place=True)
     assert_close(changed, torch.cat([plain.affine(part, scale, shift), wide[..., d:]], -1))
-    found_wide, expected_wide = torch.zeros_like(wide), torch.zeros_like(wide)
-    found = triton_kernels.affine_backward(grad, part, scale, out=found_wide[..., :d])
-    assert_close(found, plain.affine_backward(grad, part, scale, out=expected_wide[..., :d]))
-    assert_close(found_wide, expected_wide)
+    wide_grad, expected_wide_grad = torch.zeros_like(wide), torch.zeros_like(wide)
+    grads = triton_kernels.affine_backward(grad, part, scale, out=wide_grad[..., :d])
+    assert_close(grads, plain.affine_backward(grad, part, scale, out=expected_wide_grad[..., :d]))
+    assert_close(wide_grad, expected_wide_grad)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -109,8 +109,8 @@ def test_zeros_give_finite_results(triton_kernels: ModuleType, shape: tuple[int,
     assert all(result.isfinite().all() for result in results)
 
 
-def test_sixteen_bits_are_accumulated_in_thirty_two(triton_kernels: ModuleType) -> None:
-    """A gradient summed over 256 tokens: in half precision the sum of ones would stop at 2,048."""
+def test_half_precision_gradients_are_accumulated_in_fp32(triton_kernels: ModuleType) -> None:
+    """Sums a gradient over 4,096 tokens; in half precision the sum of ones would stop at 2,048."""
     ones = torch.ones(1, 4096, 8, dtype=torch.float16)
     _, total = triton_kernels.gelu_backward(ones, 20 * ones, torch.zeros(1, 8))
     assert torch.allclose(total, torch.full((1, 8), 4096.0))

@@ -19,7 +19,7 @@ def test_sizes_grow_again_one_by_one() -> None:
     assert fit(sizes, 1) == (8, 16, 24)
 
 
-def test_sizes_that_do_not_fit_are_tried_less_and_less_often() -> None:
+def test_sizes_that_do_not_fit_are_tried_less_often_each_time() -> None:
     sizes = BatchSizes([8, 16])
     waits = []
     for _ in range(9):
@@ -32,7 +32,7 @@ def test_sizes_that_do_not_fit_are_tried_less_and_less_often() -> None:
     assert waits[-1] == MAX_GROWTH_FORWARDS
 
 
-def test_a_largest_size_that_proved_itself_ends_the_caution() -> None:
+def test_largest_size_that_fits_for_long_enough_resets_the_waits() -> None:
     sizes = BatchSizes([8, 16])
     sizes.shrink_to(1)
     fit(sizes, 2 * GROWTH_FORWARDS)

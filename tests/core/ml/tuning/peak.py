@@ -31,10 +31,10 @@ def main(batch: int, scale: int) -> None:
     latents = Latents(mean, torch.full_like(mean, 0.1), torch.arange(40) % 4)
     settings = TrainingSettings(steps=2, batch_size=batch, micro_batch_size=at_once)
     make = partial(Trainer, base.dit, start, latents, make_adapter=partial(adapter_of, sites))
-    make(settings=replace(settings, batch_size=1, micro_batch_size=1)).step()  # what is loaded once
+    make(settings=replace(settings, batch_size=1, micro_batch_size=1)).step()  # loads what is loaded only once
     trainer = make(settings=settings)
     before = psutil.Process().memory_info().rss
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of before
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     list(islice(trainer.parts(), 3))
     lines = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

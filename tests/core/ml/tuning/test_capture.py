@@ -1,4 +1,4 @@
-"""Steps as captured graphs, with a stand-in for the device: a traced graph, which replays tensor operations alone."""
+"""Steps as captured graphs, with a stand-in for the device: a traced graph, which replays only tensor operations."""
 
 import gc
 import weakref
@@ -21,8 +21,8 @@ from tests.core.ml.tuning.test_trainer import assert_equal_states, trainer_of
 
 
 class TracedGraphs:
-    """A replay runs the traced operations on the tensors that were there: as on a GPU nothing of Python is done again,
-    and a number that is read back to the host cannot be captured at all."""
+    """Stand-in for CUDA graphs: a replay repeats the traced operations on the same tensors and runs no Python. As on a
+    GPU, reading a number back to the host cannot be captured."""
 
     def __init__(self) -> None:
         self.captures = self.replays = 0
@@ -35,7 +35,7 @@ class TracedGraphs:
         def replay() -> Any:
             self.replays += 1
             with torch.no_grad():
-                pytree.tree_map(lambda place, tensor: place.copy_(tensor), fixed, graph(torch.zeros(())))
+                pytree.tree_map(lambda target, tensor: target.copy_(tensor), fixed, graph(torch.zeros(())))
             return fixed
 
         return replay
@@ -49,7 +49,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> TracedGraphs:
 
 
 @pytest.mark.parametrize("name", ["paper", "every site", "bitfit", "full"])
-def test_graphed_steps_are_equal_to_eager_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphed_steps_equal_eager_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dit, graphs = random_dit(), TracedGraphs()
     settings: dict[str, Any] = {"steps": 9, "batch_size": 4, "minimum_snr_gamma": 5.0, "gradient_clip": 0.01}
     eager = trainer_of(dit, name, **settings)
@@ -61,18 +61,18 @@ def test_graphed_steps_are_equal_to_eager_ones(name: str, monkeypatch: pytest.Mo
     assert (graphs.captures, graphs.replays) == (1, 9 - EAGER_CALLS)
 
 
-def test_micro_batches_of_two_sizes_have_a_graph_each(graphs: TracedGraphs) -> None:
+def test_micro_batches_of_two_sizes_have_one_graph_each(graphs: TracedGraphs) -> None:
     trainer = trainer_of(random_dit(), steps=8, batch_size=5, micro_batch_size=2)
     slices.run(steps_of(trainer))
     assert graphs.captures == 2
     assert graphs.replays == 8 * 3 - 2 * EAGER_CALLS
 
 
-def test_shared_steps_have_one_graph_in_any_order(graphs: TracedGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fine-tunes change places in the queue, and leave the graph's order alone."""
+def test_shared_steps_use_one_graph_in_any_order(graphs: TracedGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rotates the queue of fine-tunes, which must not change the graph."""
     dit = random_dit()
     settings = [{"seed": 1, "batch_size": 8}, {"seed": 2, "batch_size": 10}, {"seed": 3, "batch_size": 12}]
-    together = [sharing(dit, steps=12, **one) for one in settings]
+    together = [sharing(dit, steps=12, **options) for options in settings]
     trainings = Trainings(share=1.0)
     for trainer in together:
         trainings.add(Training(steps_of(trainer), lambda _: None))
@@ -83,14 +83,14 @@ def test_shared_steps_have_one_graph_in_any_order(graphs: TracedGraphs, monkeypa
     assert graphs.captures == 1
     with monkeypatch.context() as patch:
         patch.setattr(passes, "capture_for", lambda _: None)
-        alone = [sharing(dit, steps=12, **one) for one in settings]
+        alone = [sharing(dit, steps=12, **options) for options in settings]
         for trainer in alone:
             slices.run(steps_of(trainer))
-    for one, other in zip(together, alone, strict=True):
-        assert_equal_states(one.state(), other.state())
+    for shared, single in zip(together, alone, strict=True):
+        assert_equal_states(shared.state(), single.state())
 
 
-def test_a_step_that_fits_but_for_its_capture_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_during_capture_does_not_shrink_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[object] = []
 
     def capture(compute: Callable[[], Any]) -> Callable[[], Any]:
@@ -108,7 +108,7 @@ def test_a_step_that_fits_but_for_its_capture_stays_whole(monkeypatch: pytest.Mo
     assert_equal_states(trainer.state(), eager.state())
 
 
-def test_what_cannot_be_captured_stays_eager(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_uncapturable_step_runs_eagerly(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def capture(_: object) -> Any:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_captured_stays_eager(monkeypatch: pytest.MonkeyPatch, ca
     assert caplog.text.count("not captured") == 1
 
 
-def test_a_finished_trainer_s_graphs_are_dropped_with_it() -> None:
+def test_graphs_are_freed_with_their_trainer() -> None:
     trainer: Trainer = trainer_of(random_dit())
     trainer.step()
     cached = weakref.ref(next(iter(trainer._passes._passes.values())))
@@ -131,7 +131,7 @@ def test_a_finished_trainer_s_graphs_are_dropped_with_it() -> None:
     assert cached() is None
 
 
-def test_results_come_from_the_first_calls_on() -> None:
+def test_first_eager_calls_return_results_too() -> None:
     calls: list[int] = []
     replayed = Replayed(lambda: calls.append(1) or len(calls), None)  # type: ignore[func-returns-value]
     assert [replayed() for _ in range(5)] == [1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole, its own, and never half-written."""
+"""Checkpoints of a run: complete, only for the same run, and never partly written."""
 
 import itertools
 import json
@@ -19,18 +19,18 @@ STATE = {"parameters": torch.randn(5), "steps_done": torch.tensor(3), "generator
 ABOUT: dict[str, Any] = {"method": "difffit", "training": {"learning_rate": 1e-3, "clip": None}, "classes": ("a", "b")}
 
 
-def test_a_checkpoint_gives_back_what_went_in() -> None:
-    found = unpack(pack(STATE, ABOUT), ABOUT)
-    assert found.keys() == STATE.keys()
-    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in STATE.items())
+def test_checkpoint_returns_the_stored_state() -> None:
+    state = unpack(pack(STATE, ABOUT), ABOUT)
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype for name, tensor in STATE.items())
 
 
-def test_another_runs_checkpoint_is_refused() -> None:
+def test_checkpoint_of_another_run_is_rejected() -> None:
     with pytest.raises(CheckpointInvalid, match="belongs to a run with other settings"):
         unpack(pack(STATE, ABOUT), {**ABOUT, "training": {"learning_rate": 2e-3, "clip": None}})
 
 
-def test_settings_that_a_release_did_not_have_yet_take_the_default() -> None:
+def test_settings_missing_in_an_older_checkpoint_take_their_defaults() -> None:
     older = {**ABOUT, "training": {"learning_rate": 1e-3}}
     defaults = {"training": {"learning_rate": 5.0, "clip": None}}
     assert unpack(pack(STATE, older), ABOUT, defaults).keys() == STATE.keys()
@@ -40,19 +40,19 @@ def test_settings_that_a_release_did_not_have_yet_take_the_default() -> None:
         unpack(pack(STATE, older), ABOUT, {})
 
 
-def test_a_checkpoint_of_the_first_version_names_none() -> None:
+def test_checkpoint_without_a_version_is_read() -> None:
     data = save(dict(STATE), metadata={"about": json.dumps(ABOUT)})
     assert unpack(data, ABOUT).keys() == STATE.keys()
 
 
-def test_a_later_releases_checkpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_of_a_later_release_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     data = pack(STATE, ABOUT)
     monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION - 1)
     with pytest.raises(CheckpointInvalid, match="later release"):
         unpack(data, ABOUT)
 
 
-def test_the_last_readable_checkpoint_is_found() -> None:
+def test_unreadable_checkpoints_are_skipped_with_a_reason() -> None:
     def fetch(key: str, sha256: str) -> bytes:
         if key == "missing":
             raise NotFound("object", key)
@@ -63,18 +63,18 @@ def test_the_last_readable_checkpoint_is_found() -> None:
             raise ChecksumMismatch
         return data[key]
 
-    def found(*keys: str) -> Resume:
+    def resume(*keys: str) -> Resume:
         return last_readable(fetch, [(key, "x" if key == "damaged" else "sha256") for key in keys], ABOUT, {})
 
-    assert (found("good").step, found("good").reasons) == (3, [])
+    assert (resume("good").step, resume("good").reasons) == (3, [])
     for key, reason in (("missing", "is missing"), ("damaged", "is damaged"), ("other", "other"), ("cut", "cannot be")):
-        first, none = found(key, "good"), found(key, key)
-        assert (first.step, first.checkpoint, len(first.reasons)) == (3, ("good", "sha256"), 1)
-        assert reason in first.reasons[0]
-        assert (none.step, none.state, none.checkpoint, len(none.reasons)) == (0, None, None, 2)
-    assert (found().state, found().reasons) == (None, [])
-    with pytest.raises(StorageUnavailable):  # it waits: its checkpoint is still there
-        found("away", "good")
+        readable, unreadable = resume(key, "good"), resume(key, key)
+        assert (readable.step, readable.checkpoint, len(readable.reasons)) == (3, ("good", "sha256"), 1)
+        assert reason in readable.reasons[0]
+        assert (unreadable.step, unreadable.state, unreadable.checkpoint, len(unreadable.reasons)) == (0, None, None, 2)
+    assert (resume().state, resume().reasons) == (None, [])
+    with pytest.raises(StorageUnavailable):  # the checkpoint still exists, so the fine-tune waits
+        resume("away", "good")
 
 
 @pytest.mark.parametrize(
@@ -89,18 +89,18 @@ def test_the_last_readable_checkpoint_is_found() -> None:
         save(STATE, metadata={"about": "{"}),
         b"\2" + bytes(7) + b"[]",
     ],
-    ids=itertools.count(),  # not the bytes, whose order of fields differs between processes
+    ids=itertools.count(),  # not the bytes: the order of their fields differs between processes
 )
-def test_damage_is_told(data: bytes) -> None:
+def test_damaged_checkpoints_are_rejected(data: bytes) -> None:
     with pytest.raises(CheckpointInvalid, match="cannot be read"):
         unpack(data, ABOUT)
 
 
-def test_a_file_is_replaced_in_one_move(tmp_path: Path) -> None:
+def test_file_is_replaced_atomically(tmp_path: Path) -> None:
     file = tmp_path / "checkpoint.safetensors"
     write_file(file, b"first")
     with file.open("rb") as reader:
         write_file(file, b"second")
-        assert reader.read() == b"first", "who reads the old file keeps it whole"
+        assert reader.read() == b"first", "a reader of the old file must still see all of it"
     assert file.read_bytes() == b"second"
     assert list(tmp_path.iterdir()) == [file]

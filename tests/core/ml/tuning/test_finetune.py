@@ -1,4 +1,4 @@
-"""A fine-tune in slices, from images to an adapter, whole and resumed."""
+"""A fine-tune in slices, from images to an adapter, uninterrupted and resumed."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -74,7 +74,7 @@ def of_kind(events: list[Any], kind: type) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
 
 
-def test_events_tell_what_happens_when(base: LoadedBase) -> None:
+def test_events_report_every_part_of_a_finetune(base: LoadedBase) -> None:
     events, outcome = run(base)
     assert [event.done for event in of_kind(events, Encoding)] == [16, 20]
     shapes = trainable_shapes(CONFIG, PLAN.method, PLAN.sites, 2)
@@ -89,8 +89,7 @@ def test_events_tell_what_happens_when(base: LoadedBase) -> None:
     assert outcome.losses.keys() == {"base", "adapter", "adapter_null"}
 
 
-def test_at_twice_the_size_an_image_has_four_times_the_tokens(base: LoadedBase) -> None:
-    """And resumed it ends the same."""
+def test_finetune_at_twice_the_image_size_runs_and_resumes(base: LoadedBase) -> None:
     plan = replace(PLAN, image_size=2 * base.description.image_size)
     events, outcome = run(base, plan)
     assert of_kind(events, Sample)[0].image.size == (2 * 66 + 2, 68)
@@ -103,36 +102,34 @@ def test_at_twice_the_size_an_image_has_four_times_the_tokens(base: LoadedBase) 
 
 
 @pytest.mark.parametrize("method", ["difffit", "lora"])
-def test_a_class_table_that_is_kept_holds_the_base_s_rows(base: LoadedBase, method: Method) -> None:
-    """At twice the size, as the paper does, and resumed alike; all others train. A served adapter has a table still."""
-    knowing = replace(
-        base, description=replace(base.description, class_names=("dim", "bright", "grey", "dark", "blue"))
-    )
+def test_frozen_class_table_holds_the_rows_of_the_base(base: LoadedBase, method: Method) -> None:
+    """Trains at twice the size, as in the paper, and resumes. All other tensors train; the adapter has the table."""
+    named = replace(base, description=replace(base.description, class_names=("dim", "bright", "grey", "dark", "blue")))
     sites = PRESETS["paper"] if method == "difffit" else Lora(rank=2)
     plan = replace(PLAN, method=method, sites=sites, image_size=64, train_class_table=False)
-    events, outcome = run(knowing, plan)
+    events, outcome = run(named, plan)
     assert of_kind(events, Started)[0].trainable_parameters == count(trainable_shapes(CONFIG, method, sites, None))
     assert outcome.tensors.keys() == trainable_shapes(CONFIG, method, sites, 2).keys()
     rows = base.dit.y_embedder.embedding_table.weight
     assert torch.equal(outcome.tensors[CLASS_TABLE], rows[[3, 1, CONFIG.null_class]])
-    _, other = run(knowing, replace(plan, training=replace(plan.training, seed=1)))
+    _, other = run(named, replace(plan, training=replace(plan.training, seed=1)))
     assert [name for name in other.tensors if torch.equal(other.tensors[name], outcome.tensors[name])] == [CLASS_TABLE]
     checkpoint = of_kind(events, Checkpoint)[1].data
-    _, resumed = run(knowing, plan, checkpoint)
+    _, resumed = run(named, plan, checkpoint)
     assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in outcome.tensors.items())
     with pytest.raises(CheckpointInvalid, match="other settings"):
-        run(knowing, replace(plan, train_class_table=True), checkpoint)
+        run(named, replace(plan, train_class_table=True), checkpoint)
     with pytest.raises(ValueError, match="the base has no class dark, bright"):
         run(base, plan)
 
 
-def test_a_base_draws_at_two_sizes(base: LoadedBase) -> None:
+def test_image_size_other_than_the_two_supported_is_rejected(base: LoadedBase) -> None:
     with pytest.raises(ValueError, match="image sizes of 32 and 64 pixels"):
         run(base, replace(PLAN, image_size=48))
 
 
 @pytest.mark.parametrize("chosen", [0, 1, 2])
-def test_a_resumed_fine_tune_ends_with_the_same_adapter(base: LoadedBase, chosen: int) -> None:
+def test_resumed_finetune_ends_with_the_same_adapter(base: LoadedBase, chosen: int) -> None:
     events, whole = run(base)
     checkpoint = of_kind(events, Checkpoint)[chosen]
     later, resumed = run(base, checkpoint=checkpoint.data)
@@ -141,14 +138,14 @@ def test_a_resumed_fine_tune_ends_with_the_same_adapter(base: LoadedBase, chosen
     assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
 
 
-def test_a_stopped_fine_tune_goes_on_from_its_last_step(base: LoadedBase) -> None:
+def test_stopped_finetune_continues_from_its_last_step(base: LoadedBase) -> None:
     _, whole = run(base)
     work = finetune(base, PLAN, images(), None)
     while not (isinstance(event := next(work), Progress) and event.step == 3):
         pass
     last = work.throw(EngineStopped())
     assert isinstance(last, Checkpoint)
-    assert last.step == 3, "between two checkpoints"
+    assert last.step == 3, "a step between two regular checkpoints"
     with pytest.raises(EngineStopped):
         next(work)
     later, resumed = run(base, checkpoint=last.data)
@@ -160,7 +157,7 @@ def test_a_stopped_fine_tune_goes_on_from_its_last_step(base: LoadedBase) -> Non
     ("method", "sites"),
     [("lora", Lora(rank=2)), ("adaptformer", AdaptFormer()), ("vpt", Prompts(blocks=2)), ("full", Sites())],
 )
-def test_other_methods_are_fine_tuned_and_resumed_alike(base: LoadedBase, method: Method, sites: MethodSites) -> None:
+def test_other_methods_are_trained_and_resumed_alike(base: LoadedBase, method: Method, sites: MethodSites) -> None:
     plan = replace(PLAN, method=method, sites=sites)
     events, whole = run(base, plan)
     shapes = trainable_shapes(CONFIG, method, sites, 2)
@@ -175,7 +172,7 @@ def test_other_methods_are_fine_tuned_and_resumed_alike(base: LoadedBase, method
         run(base, replace(plan, method="adaptformer", sites=others), checkpoint.data)
 
 
-def test_a_checkpoint_goes_on_where_there_is_less_memory(base: LoadedBase) -> None:
+def test_checkpoint_can_be_resumed_with_less_memory(base: LoadedBase) -> None:
     events, whole = run(base)
     parts = replace(PLAN, training=replace(PLAN.training, micro_batch_size=1))
     later, resumed = run(base, parts, of_kind(events, Checkpoint)[1].data)
@@ -194,28 +191,28 @@ def test_a_checkpoint_goes_on_where_there_is_less_memory(base: LoadedBase) -> No
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_another_plans_checkpoint_is_refused(base: LoadedBase, change: dict[str, Any]) -> None:
+def test_checkpoint_of_another_plan_is_rejected(base: LoadedBase, change: dict[str, Any]) -> None:
     checkpoint = of_kind(run(base)[0], Checkpoint)[0]
     with pytest.raises(CheckpointInvalid, match="other settings"):
         run(base, replace(PLAN, **change), checkpoint.data)
 
 
-def test_another_bases_checkpoint_is_refused(base: LoadedBase) -> None:
+def test_checkpoint_of_another_base_is_rejected(base: LoadedBase) -> None:
     checkpoint = of_kind(run(base)[0], Checkpoint)[0]
     other = replace(base, description=replace(base.description, digest="another"))
     with pytest.raises(CheckpointInvalid, match="other settings"):
         run(other, PLAN, checkpoint.data)
 
 
-def test_a_class_that_the_base_knows_by_name_starts_from_its_embedding(base: LoadedBase) -> None:
-    knowing = replace(base, description=replace(base.description, class_names=("dim", "bright", "grey", "red", "blue")))
-    _, outcome = run(knowing, replace(PLAN, training=replace(PLAN.training, steps=1, learning_rate=1e-9)))
-    rows, of_base = outcome.tensors[CLASS_TABLE], base.dit.y_embedder.embedding_table.weight
-    assert torch.allclose(rows[1], of_base[1], atol=1e-7)
-    assert not torch.allclose(rows[0], of_base[0], atol=1e-2)
+def test_class_named_as_in_the_base_starts_from_its_embedding(base: LoadedBase) -> None:
+    named = replace(base, description=replace(base.description, class_names=("dim", "bright", "grey", "red", "blue")))
+    _, outcome = run(named, replace(PLAN, training=replace(PLAN.training, steps=1, learning_rate=1e-9)))
+    rows, base_rows = outcome.tensors[CLASS_TABLE], base.dit.y_embedder.embedding_table.weight
+    assert torch.allclose(rows[1], base_rows[1], atol=1e-7)
+    assert not torch.allclose(rows[0], base_rows[0], atol=1e-2)
 
 
-def test_it_can_be_closed_in_the_middle(base: LoadedBase) -> None:
+def test_finetune_can_be_closed_in_the_middle(base: LoadedBase) -> None:
     work = finetune(base, PLAN, images())
     for _ in range(5):
         next(work)

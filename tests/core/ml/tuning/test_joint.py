@@ -34,8 +34,8 @@ DIFFERENT: list[dict[str, Any]] = [
     {"name": "every site", "seed": 3, "batch_size": 16, "minimum_snr_gamma": 5.0, "steps": 7},
     {"name": "literal", "seed": 4, "batch_size": 10, "warmup_steps": 3, "steps": 5},
 ]
-"""Fine-tunes of different methods, seeds, rates, batch sizes and ends. An even batch of the small hidden size is a
-multiple of 32 numbers."""
+"""Fine-tunes with different methods, seeds, rates, batch sizes and step counts. An even batch of the small hidden size
+is a multiple of 32 numbers."""
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def steps_of(trainer: Trainer, reports: list[StepReport] | None = None) -> Gener
 
 
 def run_all(work: list[Any], on_step: Callable[[list[Training]], None] = lambda _: None) -> list[Training]:
-    """Runs them beside one another to their ends."""
-    trainings, gathered = Trainings(share=1.0), [Training(one, lambda _: None) for one in work]
+    """Runs all fine-tunes side by side until they end."""
+    trainings, gathered = Trainings(share=1.0), [Training(steps, lambda _: None) for steps in work]
     for training in gathered:
         trainings.add(training)
     while trainings.is_ready:
@@ -67,52 +67,52 @@ def run_all(work: list[Any], on_step: Callable[[list[Training]], None] = lambda 
     return gathered
 
 
-def test_each_ends_as_it_would_alone_bit_for_bit(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_finetunes_end_bit_identical_to_single_ones(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     alone, together = ([sharing(dit, **settings) for settings in DIFFERENT] for _ in range(2))
-    expected, found = ([list[StepReport]() for _ in DIFFERENT] for _ in range(2))
+    expected, actual = ([list[StepReport]() for _ in DIFFERENT] for _ in range(2))
     for trainer, reports in zip(alone, expected, strict=True):
         slices.run(steps_of(trainer, reports))
     rows = Recorder(monkeypatch).labels
-    run_all([steps_of(trainer, reports) for trainer, reports in zip(together, found, strict=True)])
-    assert [len(asked) for asked in rows] == [46, 46, 46, 46, 8 + 16 + 10, 8 + 16, 16]
-    assert found == expected
-    for one, other in zip(together, alone, strict=True):
-        assert_equal_states(one.state(), other.state())
-        assert_equal_states(one.tensors(), other.tensors())
+    run_all([steps_of(trainer, reports) for trainer, reports in zip(together, actual, strict=True)])
+    assert [len(labels) for labels in rows] == [46, 46, 46, 46, 8 + 16 + 10, 8 + 16, 16]
+    assert actual == expected
+    for shared, single in zip(together, alone, strict=True):
+        assert_equal_states(shared.state(), single.state())
+        assert_equal_states(shared.tensors(), single.tensors())
 
 
-def test_small_batches_end_as_they_would_alone_within_rounding(dit: DiT) -> None:
+def test_shared_finetunes_with_small_batches_end_as_single_ones_within_rounding(dit: DiT) -> None:
     alone, together = ([sharing(dit, batch_size=2, seed=seed) for seed in range(5)] for _ in range(2))
     for trainer in alone:
         slices.run(steps_of(trainer))
     run_all([steps_of(trainer) for trainer in together])
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one.state()["first_moment"], other.state()["first_moment"], rtol=1e-3, atol=1e-6)
+    for shared, single in zip(together, alone, strict=True):
+        torch.testing.assert_close(shared.state()["first_moment"], single.state()["first_moment"], rtol=1e-3, atol=1e-6)
 
 
-def test_batches_in_parts_share_their_parts(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batches_of_several_finetunes_share_passes(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [{"batch_size": 5, "micro_batch_size": 2}, {"batch_size": 3}]
-    alone, together = ([sharing(dit, steps=4, **one) for one in settings] for _ in range(2))
+    alone, together = ([sharing(dit, steps=4, **options) for options in settings] for _ in range(2))
     for trainer in alone:
         slices.run(steps_of(trainer))
     rows = Recorder(monkeypatch).labels
     run_all([steps_of(trainer) for trainer in together])
-    assert [len(asked) for asked in rows] == [2 + 3, 2 + 3, 1 + 3, 2 + 3, 2, 1, 2, 2, 1, 2, 2, 1]
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one.state()["first_moment"], other.state()["first_moment"], rtol=1e-3, atol=1e-6)
+    assert [len(labels) for labels in rows] == [2 + 3, 2 + 3, 1 + 3, 2 + 3, 2, 1, 2, 2, 1, 2, 2, 1]
+    for shared, single in zip(together, alone, strict=True):
+        torch.testing.assert_close(shared.state()["first_moment"], single.state()["first_moment"], rtol=1e-3, atol=1e-6)
 
 
-def test_rows_together_stay_within_the_smallest_limit(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_pass_has_at_most_the_smallest_row_limit(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     together = [sharing(dit, steps=2, batch_size=4) for _ in range(5)]
     together[3].max_rows = 8
     rows = Recorder(monkeypatch).labels
     run_all([steps_of(trainer) for trainer in together])
     assert sum(map(len, rows)) == 5 * 2 * 4
-    assert [len(asked) for asked in rows] == [16, 8, 12, 4], "the fourth, in its turn, shares with one other"
+    assert [len(labels) for labels in rows] == [16, 8, 12, 4], "when it is its turn, the fourth shares with one other"
 
 
 @pytest.mark.parametrize("other", ["full", "another size", "another base"])
-def test_what_cannot_share_takes_turns(dit: DiT, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+def test_finetunes_that_cannot_share_take_turns(dit: DiT, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
     pair = [sharing(dit, steps=3, batch_size=4), sharing(dit, steps=3, batch_size=4)]
     if other == "full":
         stranger = sharing(dit, name="full", steps=3, batch_size=4)
@@ -127,7 +127,7 @@ def test_what_cannot_share_takes_turns(dit: DiT, monkeypatch: pytest.MonkeyPatch
         )
     rows = Recorder(monkeypatch).labels
     run_all([steps_of(trainer) for trainer in (pair[0], stranger, pair[1])])
-    assert [len(asked) for asked in rows] == [8, 4, 8, 4, 8, 4]
+    assert [len(labels) for labels in rows] == [8, 4, 8, 4, 8, 4]
 
 
 def plans(count: int) -> list[FinetunePlan]:
@@ -141,8 +141,8 @@ def plans(count: int) -> list[FinetunePlan]:
     ]
 
 
-def test_whole_fine_tunes_end_as_they_would_alone(base: LoadedBase) -> None:
-    """Events, samples, held-out losses and adapters."""
+def test_shared_finetunes_emit_the_same_events_and_adapters_as_single_ones(base: LoadedBase) -> None:
+    """Compares events, samples, held-out losses and adapters."""
     alone = [run(base, plan) for plan in plans(3)]
     events = [list[Any]() for _ in alone]
     trainings = Trainings(share=1.0)
@@ -152,22 +152,22 @@ def test_whole_fine_tunes_end_as_they_would_alone(base: LoadedBase) -> None:
         trainings.add(gathered[-1])
     while trainings.is_ready:
         trainings.step()
-    for training, found, (expected, outcome) in zip(gathered, events, alone, strict=True):
+    for training, received, (expected, outcome) in zip(gathered, events, alone, strict=True):
         result: Outcome = training.future.result(0)
         assert result.losses == outcome.losses
         assert_equal_states(result.tensors, outcome.tensors)
-        assert [type(event) for event in found] == [type(event) for event in expected]
-        for one, other in zip(found, expected, strict=True):
-            if isinstance(one, Progress):
-                assert replace(one, seconds=0) == replace(other, seconds=0)
-                assert one.seconds > 0
-            if isinstance(one, Checkpoint):
-                assert_equal_states(load(one.data), load(other.data))
-            if isinstance(one, Sample):
-                assert one.image.tobytes() == other.image.tobytes()
+        assert [type(event) for event in received] == [type(event) for event in expected]
+        for event, single in zip(received, expected, strict=True):
+            if isinstance(event, Progress):
+                assert replace(event, seconds=0) == replace(single, seconds=0)
+                assert event.seconds > 0
+            if isinstance(event, Checkpoint):
+                assert_equal_states(load(event.data), load(single.data))
+            if isinstance(event, Sample):
+                assert event.image.tobytes() == single.image.tobytes()
 
 
-def test_a_checkpoint_from_a_shared_run_goes_on_alone(base: LoadedBase) -> None:
+def test_checkpoint_of_a_shared_run_can_be_resumed_alone(base: LoadedBase) -> None:
     (_, first), (_, second) = (run(base, plan) for plan in plans(2))
     checkpoints: list[Checkpoint] = []
     trainings = Trainings(share=1.0)
@@ -182,9 +182,9 @@ def test_a_checkpoint_from_a_shared_run_goes_on_alone(base: LoadedBase) -> None:
     assert resumed.tensors.keys() != first.tensors.keys()
 
 
-def test_one_that_diverges_fails_alone_and_the_others_keep_their_step(dit: DiT) -> None:
+def test_diverging_finetune_fails_alone(dit: DiT) -> None:
     settings = [{"batch_size": 8, "seed": seed, "steps": 5} for seed in range(3)]
-    alone, together = ([sharing(dit, **one) for one in settings] for _ in range(2))
+    alone, together = ([sharing(dit, **options) for options in settings] for _ in range(2))
     for trainer in alone:
         slices.run(steps_of(trainer))
 
@@ -200,9 +200,9 @@ def test_one_that_diverges_fails_alone_and_the_others_keep_their_step(dit: DiT) 
         assert_equal_states(together[index].state(), alone[index].state())
 
 
-def test_one_that_is_cancelled_leaves_the_others(dit: DiT) -> None:
+def test_cancelling_one_shared_finetune_does_not_affect_the_others(dit: DiT) -> None:
     settings = [{"batch_size": 8, "seed": seed, "steps": 5} for seed in range(3)]
-    alone, together = ([sharing(dit, **one) for one in settings] for _ in range(2))
+    alone, together = ([sharing(dit, **options) for options in settings] for _ in range(2))
     for trainer in alone:
         slices.run(steps_of(trainer))
 
@@ -217,7 +217,7 @@ def test_one_that_is_cancelled_leaves_the_others(dit: DiT) -> None:
         assert_equal_states(together[index].state(), alone[index].state())
 
 
-def test_an_error_in_a_shared_pass_fails_the_one_at_fault(dit: DiT) -> None:
+def test_error_in_a_shared_pass_fails_only_its_finetune(dit: DiT) -> None:
     together = [sharing(dit, batch_size=8, seed=seed, steps=4) for seed in range(3)]
     together[2].batches.latents = replace(together[2].batches.latents, labels=together[2].batches.latents.labels + 100)
     gathered = run_all([steps_of(trainer) for trainer in together])
@@ -225,9 +225,9 @@ def test_an_error_in_a_shared_pass_fails_the_one_at_fault(dit: DiT) -> None:
     assert [trainer.steps_done for trainer in together] == [4, 4, 0]
 
 
-def test_memory_that_runs_out_makes_groups_smaller(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_makes_shared_groups_smaller(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [{"batch_size": 4, "seed": seed, "steps": 6} for seed in range(4)]
-    alone, together = ([sharing(dit, **one) for one in settings] for _ in range(2))
+    alone, together = ([sharing(dit, **options) for options in settings] for _ in range(2))
     for trainer in alone:
         slices.run(steps_of(trainer))
     sizes, losses = list[int](), passes.row_losses
@@ -243,11 +243,11 @@ def test_memory_that_runs_out_makes_groups_smaller(dit: DiT, monkeypatch: pytest
     assert [training.future.exception() for training in gathered] == [None] * 4
     assert sizes.count(16) == 1
     assert max(sizes[1:]) == 8
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one.state()["first_moment"], other.state()["first_moment"], rtol=1e-3, atol=1e-6)
+    for shared, single in zip(together, alone, strict=True):
+        torch.testing.assert_close(shared.state()["first_moment"], single.state()["first_moment"], rtol=1e-3, atol=1e-6)
 
 
-def test_two_share_again_after_memory_ran_out_once(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finetunes_share_again_after_one_out_of_memory(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.ml.model.sizes.GROWTH_FORWARDS", 2)
     sizes, losses = list[int](), passes.row_losses
 
@@ -264,7 +264,7 @@ def test_two_share_again_after_memory_ran_out_once(dit: DiT, monkeypatch: pytest
     assert 8 in sizes[2:]
 
 
-def test_a_lost_device_is_nobodys_fault(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_device_fails_no_finetune_by_itself(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -281,7 +281,7 @@ def test_a_lost_device_is_nobodys_fault(dit: DiT, monkeypatch: pytest.MonkeyPatc
     assert all(isinstance(training.future.exception(), DeviceLost) for training in gathered)
 
 
-def test_a_stop_between_shared_passes_keeps_the_last_step_of_each(base: LoadedBase) -> None:
+def test_stop_between_shared_passes_keeps_the_last_step_of_each(base: LoadedBase) -> None:
     outcomes = [run(base, plan)[1] for plan in plans(2)]
     events: list[list[Any]] = [[], []]
     trainings = Trainings(share=1.0)
@@ -297,8 +297,8 @@ def test_a_stop_between_shared_passes_keeps_the_last_step_of_each(base: LoadedBa
         assert_equal_states(resumed.tensors, outcome.tensors)
 
 
-def test_each_sharing_fine_tune_makes_a_step_for_each_of_the_others(dit: DiT) -> None:
-    """A tenant's fourth fine-tune takes nothing from another tenant's only one."""
+def test_shared_finetunes_advance_at_the_same_rate(dit: DiT) -> None:
+    """So a tenant's fourth fine-tune takes nothing from another tenant's only one."""
     together = [sharing(dit, batch_size=size, steps=20) for size in (2, 2, 2, 2, 7)]
     ranges = list[int]()
 

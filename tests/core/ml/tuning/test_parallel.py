@@ -1,4 +1,4 @@
-"""Two processes that `accelerate` joins make the adapter that one makes."""
+"""Two processes connected by `accelerate` train the same adapter as one process."""
 
 import os
 import subprocess
@@ -16,17 +16,17 @@ from tests.core.ml.tuning.test_trainer import trainer_of
 STEPS = 4
 
 
-def test_shares_are_whole_together() -> None:
+def test_shares_cover_the_batch_once() -> None:
     shares = [list(range(8))[Processes(index, 3).share] for index in range(3)]
     assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
 
 
-def test_a_batch_needs_an_image_for_each_process() -> None:
+def test_batch_with_fewer_images_than_processes_is_rejected() -> None:
     with pytest.raises(ValueError, match="too few for 6 processes"):
         trainer_of(random_dit(), processes=Processes(0, 6))
 
 
-def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_adapter_as_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", __name__]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -23,7 +23,7 @@ __all__ = ["base"]  # a fixture
 
 
 class Source:
-    """Numbers; each is given out when it is let through, and whether it was closed is seen."""
+    """Iterator of numbers: each waits for its gate, and closing is recorded."""
 
     def __init__(self, count: int) -> None:
         self.count, self.taken, self.gates = count, 0, threading.Semaphore(0)
@@ -42,13 +42,13 @@ class Source:
 
 
 def taken_next(items: Iterator[Any]) -> Any:
-    """The next item, waiting for it."""
+    """Returns the next item, waiting until it is read."""
     while isinstance(item := next(items), Future):
         item.result(30)
     return item
 
 
-def test_items_come_in_their_order_as_soon_as_they_are_ready() -> None:
+def test_items_come_in_order_as_soon_as_they_are_ready() -> None:
     source = Source(3)
     items = iter(ReadAhead(source.read()))
     awaited = next(items)
@@ -62,14 +62,14 @@ def test_items_come_in_their_order_as_soon_as_they_are_ready() -> None:
     assert source.thread is not threading.current_thread()
 
 
-def test_no_more_is_read_ahead_than_was_asked_for() -> None:
+def test_read_ahead_is_limited() -> None:
     source = Source(100)
     source.gates.release(100)
     reading = ReadAhead(source.read(), 3)
     items = iter(reading)
     for number in range(5):
         assert taken_next(items) == number
-        assert source.taken <= number + 1 + 3 + 1, "those that wait, and one in the making"
+        assert source.taken <= number + 1 + 3 + 1, "the waiting ones, and the one being read"
     assert source.thread is not None
     assert source.thread.is_alive()
     reading.close()
@@ -78,7 +78,7 @@ def test_no_more_is_read_ahead_than_was_asked_for() -> None:
     assert source.taken <= 9
 
 
-def test_what_the_source_raises_comes_behind_what_it_gave() -> None:
+def test_error_of_the_source_is_raised_after_its_items() -> None:
     def failing() -> Generator[int, None, None]:
         yield 1
         raise StorageUnavailable("it is slow")
@@ -89,7 +89,7 @@ def test_what_the_source_raises_comes_behind_what_it_gave() -> None:
         taken_next(items)
 
 
-def test_a_fine_tune_that_reads_ahead_ends_with_the_same_bits(base: LoadedBase) -> None:
+def test_reading_ahead_does_not_change_the_adapter(base: LoadedBase) -> None:
     _, expected = run(base)
     events: list[Any] = []
     engine = engine_of(base.autoencoder)
@@ -103,18 +103,18 @@ def test_a_fine_tune_that_reads_ahead_ends_with_the_same_bits(base: LoadedBase) 
 
 
 class SlowStore:
-    """Images that come when the store is whole again."""
+    """Store whose images arrive only after `recovered` is set."""
 
     def __init__(self) -> None:
-        self.asked, self.whole, self.left = threading.Event(), threading.Event(), threading.Event()
+        self.requested, self.recovered, self.closed = threading.Event(), threading.Event(), threading.Event()
 
     def images(self) -> Iterator[tuple[int, Image.Image]]:
-        self.asked.set()
-        self.whole.wait(120)
+        self.requested.set()
+        self.recovered.wait(120)
         try:
             yield from images()
         finally:
-            self.left.set()
+            self.closed.set()
 
 
 @pytest.fixture
@@ -125,55 +125,55 @@ def engine(base: LoadedBase) -> Iterator[Engine]:
     engine.stop()
 
 
-def test_a_slow_store_makes_only_its_own_fine_tune_wait(base: LoadedBase, engine: Engine) -> None:
+def test_slow_store_delays_only_its_own_finetune(base: LoadedBase, engine: Engine) -> None:
     store = SlowStore()
     slow = engine.train(finetune(base, PLAN, store.images(), read_ahead=True), lambda _: None)
-    assert store.asked.wait(30)
+    assert store.requested.wait(30)
     other = engine.train(finetune(base, PLAN, images(), read_ahead=True), lambda _: None)
     assert result(engine, request("one")).images
     assert other.future.result(120)
     assert not slow.future.done()
-    store.whole.set()
+    store.recovered.set()
     assert_equal_states(slow.future.result(120).tensors, other.future.result().tensors)
 
 
-def test_an_engine_whose_fine_tune_waits_is_idle(
+def test_engine_is_idle_while_a_finetune_waits_for_images(
     base: LoadedBase, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, turns = SlowStore(), list[float]()
     slow = engine.train(finetune(base, PLAN, store.images(), read_ahead=True), lambda _: None)
-    assert store.asked.wait(30)
+    assert store.requested.wait(30)
     turn = engine._turn
     monkeypatch.setattr(engine, "_turn", lambda: (turns.append(time.monotonic()), turn()))
     time.sleep(0.5)
-    assert len(turns) <= 5, "it comes round once a second"
-    store.whole.set()
+    assert len(turns) <= 5, "the loop turns once a second"
+    store.recovered.set()
     slow.future.result(120)
 
 
-def test_a_fine_tune_that_waits_for_its_images_can_be_cancelled(base: LoadedBase, engine: Engine) -> None:
+def test_finetune_that_waits_for_images_can_be_cancelled(base: LoadedBase, engine: Engine) -> None:
     store = SlowStore()
     slow = engine.train(finetune(base, PLAN, store.images(), read_ahead=True), lambda _: None)
-    assert store.asked.wait(30)
+    assert store.requested.wait(30)
     slow.cancelled.set()
     with pytest.raises(Cancelled):
         slow.future.result(30)
-    store.whole.set()
-    assert store.left.wait(30), "and its thread ends behind the read that it is at"
+    store.recovered.set()
+    assert store.closed.wait(30), "the thread must end after its current read"
 
 
-def test_an_engine_stops_while_a_fine_tune_waits_for_its_images(base: LoadedBase) -> None:
+def test_engine_stops_while_a_finetune_waits_for_images(base: LoadedBase) -> None:
     store, engine = SlowStore(), engine_of(base.autoencoder)
     engine.start()
     slow = engine.train(finetune(base, PLAN, store.images(), read_ahead=True), lambda _: None)
-    assert store.asked.wait(30)
+    assert store.requested.wait(30)
     engine.stop()
     assert isinstance(slow.future.exception(30), EngineStopped)
-    store.whole.set()
-    assert store.left.wait(30)
+    store.recovered.set()
+    assert store.closed.wait(30)
 
 
-def test_a_store_that_fails_ends_the_fine_tune_with_its_error(base: LoadedBase, engine: Engine) -> None:
+def test_failing_store_ends_the_finetune_with_its_error(base: LoadedBase, engine: Engine) -> None:
     def broken() -> Iterator[tuple[int, Image.Image]]:
         yield next(images())
         raise StorageUnavailable("it breaks off")

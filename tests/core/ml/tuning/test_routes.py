@@ -1,4 +1,4 @@
-"""The folded way to the model computes what the reference computes, values and gradients, for every site."""
+"""The folded route computes the same values and gradients as the reference, for every site."""
 
 from collections.abc import Callable
 
@@ -27,14 +27,14 @@ ABSENT: dict[str, Callable[[str], bool]] = {
 @pytest.mark.parametrize("absent", ABSENT.values(), ids=ABSENT)
 @pytest.mark.parametrize("name", FOLDING)
 @pytest.mark.parametrize("scale", [1, 2])
-def test_loss_and_gradients_are_equal_through_both_routes(name: str, absent: Callable[[str], bool], scale: int) -> None:
-    """In float64, with values far from the start, at the base's image size and at twice that."""
+def test_both_routes_give_equal_losses_and_gradients(name: str, absent: Callable[[str], bool], scale: int) -> None:
+    """Compares in float64, with values far from the start, at the base's image size and at twice that."""
     dit = random_dit(dtype=torch.float64)
-    tensors = {name: one for name, one in random_tensors(dit, name).items() if not absent(name)}
+    tensors = {name: tensor for name, tensor in random_tensors(dit, name).items() if not absent(name)}
     routes = FoldedRoute(dit), ReferenceRoute(dit, TensorAdapter)
-    (found, gradients), (expected, references) = (losses_and_gradients(route, tensors, scale) for route in routes)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    size = max((float(one.abs().max()) for one in references), default=1.0)
+    (losses, gradients), (expected, references) = (losses_and_gradients(route, tensors, scale) for route in routes)
+    torch.testing.assert_close(losses, expected, rtol=1e-10, atol=1e-10)
+    size = max((float(reference.abs().max()) for reference in references), default=1.0)
     for gradient, reference in zip(gradients, references, strict=True):
         torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-10 * size)
 
@@ -45,7 +45,7 @@ def losses_and_gradients(route: Route, tensors: dict[str, Tensor], scale: int) -
     x = x.double().repeat(1, 1, scale, scale)
     model = route.model(leaves)
     mse, bound = row_losses(model, x, y, t, x.flip(0) + x.roll(1, -1))
-    outputs = model(x, t, y).square().mean()  # fp64 all the way: the loss itself is in fp32
+    outputs = model(x, t, y).square().mean()  # fp64 throughout, unlike the loss
     gradients = torch.autograd.grad(outputs, list(leaves.values())) if leaves else ()
     return torch.stack([*(mse + bound), outputs.float()]).detach(), gradients
 
@@ -66,10 +66,10 @@ def test_other_methods_train_through_the_reference() -> None:
         assert isinstance(route_of(random_dit(), shapes, TensorAdapter), ReferenceRoute)
 
 
-def test_adapters_pass_together_as_each_passes_alone() -> None:
+def test_joint_pass_equals_single_passes() -> None:
     dit = random_dit(dtype=torch.float64)
     adapters = [random_tensors(dit, name, seed=seed) for seed, name in enumerate(["paper", "bitfit", "every site"])]
-    adapters.append({name: one for name, one in adapters[0].items() if name != CLASS_TABLE})
+    adapters.append({name: tensor for name, tensor in adapters[0].items() if name != CLASS_TABLE})
     x, t, y = batch(size=6, classes=3)
     x, counts = x.double(), [1, 2, 1, 2]
     route = FoldedRoute(dit)

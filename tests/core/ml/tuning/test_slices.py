@@ -1,4 +1,4 @@
-"""A fine-tune divides its steps, fits into its memory, and leaves no step half done."""
+"""A fine-tune divides its steps into slices, keeps within its memory, and never leaves a step half done."""
 
 import subprocess
 import sys
@@ -37,12 +37,12 @@ def in_parts_of(size: int) -> Any:
 
 def test_a_step_yields_before_each_micro_batch() -> None:
     trainer = trainer_of(random_dit(), batch_size=5, micro_batch_size=2)
-    assert [len(part.rows.t) for part in trainer.parts()] == [2, 2, 1], "and returns with the third"
+    assert [len(part.rows.t) for part in trainer.parts()] == [2, 2, 1]
     assert trainer.steps_done == 1
 
 
 @pytest.mark.parametrize("parts", [0, 1, 2, 3])
-def test_a_step_that_is_closed_in_its_middle_has_changed_nothing(parts: int) -> None:
+def test_step_closed_in_the_middle_changes_nothing(parts: int) -> None:
     trainer, undisturbed = (trainer_of(random_dit(), batch_size=5, micro_batch_size=2) for _ in range(2))
     assert trainer.step() == undisturbed.step()
     work = trainer.parts()
@@ -53,15 +53,15 @@ def test_a_step_that_is_closed_in_its_middle_has_changed_nothing(parts: int) -> 
     assert trainer.step() == undisturbed.step()
 
 
-def test_no_slice_takes_more_than_a_micro_batch(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps, held-out losses and samples: the latter two without gradients, two rows for an image."""
-    asked = Recorder(monkeypatch).labels
-    totals = [0, *(sum(map(len, asked)) for _ in finetune(base, in_parts_of(1), images()))]
+def test_no_slice_is_larger_than_a_micro_batch(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Covers steps, held-out losses and samples. The latter two need no gradients and have two rows per image."""
+    labels = Recorder(monkeypatch).labels
+    totals = [0, *(sum(map(len, labels)) for _ in finetune(base, in_parts_of(1), images()))]
     assert max(after - before for before, after in pairwise(totals)) == 2
     assert totals[-1] > 7 * 4
 
 
-def test_a_fine_tune_that_is_stopped_within_a_step_goes_on_from_its_last_one(base: LoadedBase) -> None:
+def test_finetune_stopped_within_a_step_continues_from_the_previous_one(base: LoadedBase) -> None:
     plan = in_parts_of(1)
     whole = slices.run(finetune(base, plan, images()))
     for stopped_after in (0, 1, 2):
@@ -79,42 +79,42 @@ def test_a_fine_tune_that_is_stopped_within_a_step_goes_on_from_its_last_one(bas
 
 
 @pytest.mark.parametrize("fits", [1, 2, 3])
-def test_memory_that_runs_out_halves_the_micro_batch(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
-    """The same images, timesteps and noise: sums round differently, and nothing else."""
+def test_out_of_memory_halves_the_micro_batch(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
+    """The images, timesteps and noise are the same; only sums round differently."""
     whole, scarce = (trainer_of(random_dit(), batch_size=7) for _ in range(2))
     reports = [whole.step() for _ in range(3)]
     limit_images(monkeypatch, fits)
     for expected in reports:
-        found = scarce.step()
-        assert found.loss == pytest.approx(expected.loss, rel=1e-5)
-        assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
+        report = scarce.step()
+        assert report.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert report.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
     states = scarce.state(), whole.state()
     assert all(torch.equal(states[0][name], states[1][name]) for name in ("generator", "order", "steps_done"))
     torch.testing.assert_close(states[0]["first_moment"], states[1]["first_moment"], rtol=1e-3, atol=1e-6)
     assert scarce.sizes.in_use[-1] == max(size for size in _halves(7) if size <= fits)
 
 
-def test_memory_that_runs_out_in_the_backward_pass_counts_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_the_backward_pass_counts_no_gradient_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, scarce = (trainer_of(random_dit(), batch_size=4) for _ in range(2))
     gradient, calls = torch.autograd.grad, []
 
     def once(*arguments: Any, **others: Any) -> Any:
         calls.append(arguments)
-        found = gradient(*arguments, **others)
+        grads = gradient(*arguments, **others)
         if len(calls) in (1, 3):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return found
+        return grads
 
     expected = whole.step()
     with monkeypatch.context() as patch:
         patch.setattr(torch.autograd, "grad", once)
-        found = scarce.step()
+        report = scarce.step()
     assert len(calls) == 5, "4 fail; 2 pass; 2 fail; 1 and 1 pass"
-    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
-    assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
+    assert report.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert report.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
 
 
-def test_one_image_that_does_not_fit_ends_the_fine_tune_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finetune_whose_single_image_does_not_fit_fails_with_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of(random_dit(), batch_size=4)
     before = trainer.state()
     limit_images(monkeypatch, 0)
@@ -124,16 +124,16 @@ def test_one_image_that_does_not_fit_ends_the_fine_tune_by_its_own_code(monkeypa
     assert_equal_states(trainer.state(), before)
 
 
-def limit_images(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+def limit_images(monkeypatch: pytest.MonkeyPatch, maximum: int) -> None:
     def limited(model: Any, x0: Tensor, *others: Any) -> Any:
-        if len(x0) > most:
+        if len(x0) > maximum:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return row_losses(model, x0, *others)
 
     monkeypatch.setattr(passes, "row_losses", limited)
 
 
-def test_memory_that_runs_out_elsewhere_ends_the_fine_tune_by_its_own_code(
+def test_finetune_that_runs_out_of_memory_while_encoding_fails_with_out_of_memory(
     base: LoadedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def encode(_: object, __: Tensor) -> None:
@@ -145,10 +145,10 @@ def test_memory_that_runs_out_elsewhere_ends_the_fine_tune_by_its_own_code(
 
 
 @pytest.mark.parametrize("fits", [0, 1, 2])
-def test_a_sample_that_does_not_fit_costs_no_trained_adapter(
+def test_sample_that_does_not_fit_does_not_fail_the_finetune(
     base: LoadedBase, monkeypatch: pytest.MonkeyPatch, fits: int
 ) -> None:
-    """It is drawn with fewer images at once, or left out and reported; the adapter is the same."""
+    """The sample is generated with fewer images at once, or skipped and reported; the adapter stays the same."""
     events, whole = run(base)
     real = finetuning.sample_steps
 
@@ -158,18 +158,18 @@ def test_a_sample_that_does_not_fit_costs_no_trained_adapter(
         return real(model, noise, *others, **named)
 
     monkeypatch.setattr(finetuning, "sample_steps", limited)
-    found, outcome = run(base, replace(PLAN, samples_every=100))  # one, behind the last step
+    limited_events, outcome = run(base, replace(PLAN, samples_every=100))  # a single sample, after the last step
     assert_equal_states(outcome.tensors, whole.tensors)
     assert outcome.losses == whole.losses
-    assert len(of_kind(found, Sample)) == (fits > 0)
-    assert [event.step for event in of_kind(found, SampleSkipped)] == ([7] if fits == 0 else [])
+    assert len(of_kind(limited_events, Sample)) == (fits > 0)
+    assert [event.step for event in of_kind(limited_events, SampleSkipped)] == ([7] if fits == 0 else [])
     if fits:
-        pixels = (np.asarray(of_kind(one, Sample)[-1].image, dtype=int) for one in (found, events))
-        assert abs(next(pixels) - next(pixels)).max() <= 2, "sums of a smaller batch round otherwise"
+        pixels = (np.asarray(of_kind(received, Sample)[-1].image, dtype=int) for received in (limited_events, events))
+        assert abs(next(pixels) - next(pixels)).max() <= 2, "sums of a smaller batch round differently"
 
 
 @pytest.mark.parametrize("fits", [1, 3])
-def test_held_out_losses_are_measured_in_what_fits(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
+def test_held_out_losses_are_computed_in_batches_that_fit(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
     whole, scarce = (trainer_of(random_dit(), batch_size=4) for _ in range(2))
     expected = whole.held_out_loss(whole.averaged)
     limit_images(monkeypatch, fits)
@@ -179,8 +179,8 @@ def test_held_out_losses_are_measured_in_what_fits(monkeypatch: pytest.MonkeyPat
         scarce.held_out_loss(scarce.averaged)
 
 
-def test_a_batch_passes_in_parts_that_fit_into_the_plan_s_memory(base: LoadedBase) -> None:
-    """And what does not fit with a single image is refused before an image is read."""
+def test_micro_batches_fit_into_the_memory_of_the_plan(base: LoadedBase) -> None:
+    """A plan whose memory is too small for one image is rejected before any image is read."""
     footprint = Footprint.of(CONFIG, "difffit", 1, "cpu")
     _, whole = run(base)
     _, parts = run(base, replace(PLAN, memory_bytes=footprint.total_bytes(4, 3)))
@@ -197,7 +197,7 @@ def test_a_batch_passes_in_parts_that_fit_into_the_plan_s_memory(base: LoadedBas
         next(finetune(base, too_little, unread()))
 
 
-def test_a_checkpoint_goes_on_with_another_amount_of_memory(base: LoadedBase) -> None:
+def test_checkpoint_can_be_resumed_with_another_memory_limit(base: LoadedBase) -> None:
     events, whole = run(base)
     checkpoint = of_kind(events, Checkpoint)[1].data
     limit = Footprint.of(CONFIG, "difffit", 1, "cpu").total_bytes(4, 1)
@@ -206,7 +206,7 @@ def test_a_checkpoint_goes_on_with_another_amount_of_memory(base: LoadedBase) ->
 
 
 @pytest.mark.parametrize("error", [torch.AcceleratorError, RuntimeError])
-def test_a_device_that_is_lost_while_training_ends_the_engine_and_blames_no_fine_tune(
+def test_device_lost_during_training_ends_the_engine_and_fails_no_finetune(
     base: LoadedBase, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def lost(*_: object) -> None:
@@ -222,7 +222,7 @@ def test_a_device_that_is_lost_while_training_ends_the_engine_and_blames_no_fine
     engine.stop()
 
 
-def test_serving_that_was_idle_goes_first_and_training_gets_its_share() -> None:
+def test_idle_serving_goes_first_and_training_gets_its_share() -> None:
     trainings = Trainings(0.2)
     trainings.add(Training(work=iter(()), on_event=print))  # type: ignore[arg-type]  # never run
     assert trainings.due(serving=False)
@@ -238,8 +238,8 @@ def test_serving_that_was_idle_goes_first_and_training_gets_its_share() -> None:
 
 
 @pytest.mark.parametrize(("batch", "scale"), [(32, 1), (1024, 2)])
-def test_the_estimate_bounds_the_memory_of_the_bundled_base(batch: int, scale: int) -> None:
-    """In a process of its own: how much its peak grows in the first micro-batches of a step."""
+def test_estimate_bounds_the_memory_of_the_bundled_base(batch: int, scale: int) -> None:
+    """Measures in a separate process how much the peak grows in the first micro-batches of a step."""
     command = [sys.executable, "-m", "tests.core.ml.tuning.peak", str(batch), str(scale)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     estimate, grown = map(int, output.split())

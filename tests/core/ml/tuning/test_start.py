@@ -21,7 +21,7 @@ def start(dit: DiT, classes: int, *, keep: bool = False, seed: int = 0) -> dict[
     return tensors
 
 
-def test_everything_but_the_class_table_leaves_the_forward_as_it_is(dit: DiT) -> None:
+def test_initial_tensors_except_the_class_table_equal_the_base(dit: DiT) -> None:
     state = dit.state_dict()
     for name, tensor in start(dit, 7).items():
         assert tensor.dtype == torch.float32
@@ -33,7 +33,7 @@ def test_everything_but_the_class_table_leaves_the_forward_as_it_is(dit: DiT) ->
             assert torch.equal(tensor, torch.zeros_like(tensor))
 
 
-def test_class_rows_are_new_and_the_null_row_is_the_bases(dit: DiT) -> None:
+def test_class_rows_are_new_and_the_null_row_is_copied(dit: DiT) -> None:
     table = start(dit, 200)[CLASS_TABLE]
     assert torch.equal(table[-1], dit.y_embedder.embedding_table.weight[-1].float())
     assert table[:-1].std().item() == pytest.approx(0.02, rel=0.05)
@@ -42,7 +42,7 @@ def test_class_rows_are_new_and_the_null_row_is_the_bases(dit: DiT) -> None:
     assert not torch.equal(table, start(dit, 200, seed=1)[CLASS_TABLE])
 
 
-def test_a_class_that_the_base_knows_starts_from_its_row(dit: DiT) -> None:
+def test_class_of_the_base_starts_from_its_row(dit: DiT) -> None:
     shapes = trainable_shapes(CONFIG, "difffit", PRESETS["paper"], 3)
     table = start_tensors(dit, shapes, torch.Generator().manual_seed(0), known={1: 4})[CLASS_TABLE]
     new = start(dit, 3)[CLASS_TABLE]
@@ -50,14 +50,14 @@ def test_a_class_that_the_base_knows_starts_from_its_row(dit: DiT) -> None:
     assert torch.equal(table[[0, 2, 3]], new[[0, 2, 3]])
 
 
-def test_the_bases_rows_can_be_kept(dit: DiT) -> None:
+def test_class_table_of_the_base_can_be_kept(dit: DiT) -> None:
     kept = start(dit, CONFIG.num_classes, keep=True)[CLASS_TABLE]
     assert torch.equal(kept, dit.y_embedder.embedding_table.weight.float())
     with pytest.raises(ValueError, match="the base has 5 classes, not 7"):
         start(dit, 7, keep=True)
 
 
-def test_the_base_does_not_share_its_memory(dit: DiT) -> None:
+def test_initial_tensors_do_not_share_memory_with_the_base(dit: DiT) -> None:
     before = {name: tensor.clone() for name, tensor in dit.state_dict().items()}
     for tensor in start(dit, CONFIG.num_classes, keep=True).values():
         tensor.add_(1)

@@ -1,4 +1,4 @@
-"""Trainer: it trains the right tensors for the exact number of steps, and can be stopped at any point."""
+"""The trainer trains the right tensors for the exact number of steps, and can be stopped at any point."""
 
 import math
 from collections import Counter
@@ -80,28 +80,28 @@ class Recorder:
         return recorded
 
 
-def assert_equal_states(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_equal_states(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
+        assert torch.equal(actual[name], tensor), name
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_a_batch_in_parts_trains_the_same(dit: DiT, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
+def test_micro_batches_train_the_same(dit: DiT, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     """Includes parts of unequal size: 5 = 2 + 2 + 1. Each part passes through the model by itself."""
     whole = trainer_of(dit, **settings)
     reports = [whole.step() for _ in range(3)]
     recorder = Recorder(monkeypatch)
     parts = trainer_of(dit, micro_batch_size=2, **settings)
     for report in reports:
-        found = parts.step()
-        assert (found.mse, found.bound) == pytest.approx((report.mse, report.bound), rel=1e-5)
-        assert found.gradient_norm == pytest.approx(report.gradient_norm, rel=1e-4)
+        part_report = parts.step()
+        assert (part_report.mse, part_report.bound) == pytest.approx((report.mse, report.bound), rel=1e-5)
+        assert part_report.gradient_norm == pytest.approx(report.gradient_norm, rel=1e-4)
     assert max(map(len, recorder.labels)) == 2
     torch.testing.assert_close(parts.state()["first_moment"], whole.state()["first_moment"], rtol=1e-3, atol=1e-6)
 
 
-def test_without_a_class_table_the_base_s_classes_stay(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_of_the_base_are_used_without_a_class_table(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's fine-tune to another resolution (section 4.3)."""
     shapes = trainable_shapes(CONFIG, *ADAPTERS["paper"], None)
     assert CLASS_TABLE not in shapes
@@ -115,59 +115,59 @@ def test_without_a_class_table_the_base_s_classes_stay(dit: DiT, monkeypatch: py
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_a_resumed_run_is_bit_equal_to_one_that_was_not_stopped(dit: DiT, settings: dict[str, Any]) -> None:
+def test_resumed_run_is_bit_identical_to_an_uninterrupted_run(dit: DiT, settings: dict[str, Any]) -> None:
     whole, first = trainer_of(dit, **settings), trainer_of(dit, **settings)
     reports = [whole.step() for _ in range(8)]
-    begun = [first.step() for _ in range(3)]
+    first_reports = [first.step() for _ in range(3)]
     data = pack(first.state(), {})
     second = trainer_of(dit, **settings)
-    second.step()  # what it did before is forgotten
+    second.step()  # overwritten by the restored state
     second.restore(unpack(data, {}))
-    assert [*begun, *(second.step() for _ in range(5))] == reports
+    assert [*first_reports, *(second.step() for _ in range(5))] == reports
     assert_equal_states(second.state(), whole.state())
     assert_equal_states(second.tensors(), whole.tensors())
     assert whole.done
     assert second.done
 
 
-def test_a_run_can_be_resumed_before_its_first_step(dit: DiT) -> None:
+def test_run_can_be_resumed_before_its_first_step(dit: DiT) -> None:
     first, second = trainer_of(dit), trainer_of(dit)
     second.restore(first.state())
     assert first.step() == second.step()
 
 
-def test_a_state_does_not_change_with_the_trainer(dit: DiT) -> None:
+def test_state_is_a_copy(dit: DiT) -> None:
     trainer = trainer_of(dit)
     trainer.step()
     state = trainer.state()
-    kept = {name: tensor.clone() for name, tensor in state.items()}
+    copies = {name: tensor.clone() for name, tensor in state.items()}
     trainer.step()
-    assert_equal_states(state, kept)
+    assert_equal_states(state, copies)
 
 
-def test_seeds_decide(dit: DiT) -> None:
+def test_steps_depend_on_the_seed(dit: DiT) -> None:
     assert trainer_of(dit).step() == trainer_of(dit).step()
     assert trainer_of(dit, seed=1).step() != trainer_of(dit).step()
 
 
-def test_a_step_that_diverges_raises_and_changes_nothing(dit: DiT) -> None:
+def test_diverging_step_raises_and_changes_nothing(dit: DiT) -> None:
     trainer, undisturbed = trainer_of(dit, batch_size=4), trainer_of(dit, batch_size=4)
     for _ in range(3):
         trainer.step()
         undisturbed.step()
     before = trainer.state()
     weight = dit.get_parameter("blocks.0.mlp.fc1.weight")
-    kept = weight.clone()
+    original = weight.clone()
     weight[0, 0] = math.inf
     with pytest.raises(TrainingDiverged, match="at step 4"):
         trainer.step()
     assert_equal_states(trainer.state(), before)
-    weight.copy_(kept)
+    weight.copy_(original)
     assert trainer.step() == undisturbed.step()
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_frozen_weights_stay_and_every_trainable_moves(dit: DiT, name: str) -> None:
+def test_training_moves_every_trainable_and_no_frozen_weight(dit: DiT, name: str) -> None:
     before = {name: tensor.clone() for name, tensor in dit.state_dict().items()}
     trainer = trainer_of(dit, name)
     start = trainer.tensors()
@@ -178,7 +178,7 @@ def test_frozen_weights_stay_and_every_trainable_moves(dit: DiT, name: str) -> N
     assert [name for name, tensor in trainer.tensors().items() if torch.equal(tensor, start[name])] == []
 
 
-def test_it_starts_from_what_it_is_given(dit: DiT) -> None:
+def test_trainer_starts_from_the_given_tensors(dit: DiT) -> None:
     start = fresh_tensors(dit, "paper", NULL)
     trainer = Trainer(dit, start, latents_of([0, 1, 2]), TrainingSettings(steps=1))
     assert_equal_states(trainer.tensors(), start)
@@ -186,7 +186,7 @@ def test_it_starts_from_what_it_is_given(dit: DiT) -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
-def test_labels_are_dropped_once_a_sample(dit: DiT, monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
+def test_labels_are_dropped_once_per_sample(dit: DiT, monkeypatch: pytest.MonkeyPatch, dropout: float) -> None:
     """Checks that labels are dropped before the model: every block sees the same label, and each forward looks up the
     class table once."""
     lookups = class_lookups(monkeypatch)
@@ -195,20 +195,20 @@ def test_labels_are_dropped_once_a_sample(dit: DiT, monkeypatch: pytest.MonkeyPa
     for _ in range(30):
         trainer.step()
     assert len(recorder.labels) == len(lookups) == 30
-    assert all(torch.equal(asked, given) for asked, given in zip(lookups, recorder.labels, strict=True))
-    share = (torch.cat(lookups) == NULL).float().mean().item()
-    assert share == pytest.approx(dropout, abs=0.07)
+    assert all(torch.equal(looked_up, labels) for looked_up, labels in zip(lookups, recorder.labels, strict=True))
+    fraction = (torch.cat(lookups) == NULL).float().mean().item()
+    assert fraction == pytest.approx(dropout, abs=0.07)
 
 
 @pytest.mark.parametrize(("dropout", "trained"), [(1.0, [False, False, False, True]), (0.0, [True, True, True, False])])
-def test_a_dropped_label_trains_the_null_row_alone(dit: DiT, dropout: float, trained: list[bool]) -> None:
+def test_dropped_label_trains_only_the_null_row(dit: DiT, dropout: float, trained: list[bool]) -> None:
     trainer = trainer_of(dit, batch_size=20, label_dropout=dropout)
     before = trainer.tensors()[CLASS_TABLE]
     trainer.step()
     assert (trainer.tensors()[CLASS_TABLE] != before).any(1).tolist() == trained
 
 
-def test_the_average_warms_up(dit: DiT) -> None:
+def test_decay_of_the_average_warms_up(dit: DiT) -> None:
     trainer = trainer_of(dit, steps=40, ema_decay=0.75)
     average = trainer.state()["average"]
     for n in range(1, 41):
@@ -216,12 +216,12 @@ def test_the_average_warms_up(dit: DiT) -> None:
         decay = min(0.75, (1 + n) / (10 + n))
         average = decay * average + (1 - decay) * trainer.state()["parameters"]
         torch.testing.assert_close(trainer.state()["average"], average)
-    assert (1 + 40) / (10 + 40) > 0.75, "both arms of the minimum were seen"
+    assert (1 + 40) / (10 + 40) > 0.75, "both arguments of the minimum must have been used"
     names, flat = trainer.tensors(), trainer.state()["average"]
     assert torch.equal(torch.cat([tensor.flatten() for tensor in names.values()]), flat)
 
 
-def test_the_rate_rises_stays_and_falls(dit: DiT) -> None:
+def test_learning_rate_rises_stays_and_falls(dit: DiT) -> None:
     trainer = trainer_of(dit, steps=10, warmup_steps=4, decay_steps=4, learning_rate=0.1)
     rates = []
     for _ in range(10):
@@ -230,7 +230,7 @@ def test_the_rate_rises_stays_and_falls(dit: DiT) -> None:
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
 
 
-def test_the_update_is_adamw_without_decay(dit: DiT) -> None:
+def test_update_is_adamw_without_weight_decay(dit: DiT) -> None:
     """Expects the first step to move every parameter by the learning rate against its gradient's sign."""
     trainer = trainer_of(dit, learning_rate=0.01)
     before = trainer.state()
@@ -242,14 +242,14 @@ def test_the_update_is_adamw_without_decay(dit: DiT) -> None:
     torch.testing.assert_close(after["parameters"], expected)
 
 
-def test_gradients_are_clipped_by_their_norm_together(dit: DiT) -> None:
+def test_gradients_are_clipped_by_their_joint_norm(dit: DiT) -> None:
     free, clipped = trainer_of(dit), trainer_of(dit, gradient_clip=0.01)
-    assert free.step() == clipped.step(), "the report is of the gradient as it was"
+    assert free.step() == clipped.step(), "the report has the norm before clipping"
     assert clipped.state()["first_moment"].norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
     assert free.state()["first_moment"].norm().item() > 0.1 * 0.01
 
 
-def test_shuffled_sampling_sees_every_image_once_a_round(dit: DiT) -> None:
+def test_shuffled_sampling_takes_every_image_once_per_epoch(dit: DiT) -> None:
     trainer = trainer_of(dit, latents=latents_of([0] * 10), held_out_fraction=0, batch_size=4)
     seen = [index for _ in range(10) for index in trainer.batches._next_indices().tolist()]
     for start in range(0, 40, 10):
@@ -257,7 +257,7 @@ def test_shuffled_sampling_sees_every_image_once_a_round(dit: DiT) -> None:
     assert seen[:10] != seen[10:20]
 
 
-def test_balanced_sampling_sees_classes_equally_often(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_balanced_sampling_takes_classes_equally_often(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch)
     labels = [0] * 60 + [1] * 6 + [2] * 3
     trainer = trainer_of(
@@ -275,7 +275,7 @@ def test_balanced_sampling_sees_classes_equally_often(dit: DiT, monkeypatch: pyt
     assert all(counts[label] == pytest.approx(200, abs=45) for label in (0, 1, 2))
 
 
-def test_images_are_mirrored_half_of_the_time_and_sampled_anew(dit: DiT) -> None:
+def test_half_of_the_images_are_mirrored_and_latents_are_resampled(dit: DiT) -> None:
     latents = latents_of([0], deviation=0.0)
     batches = trainer_of(dit, latents=latents).batches
     x0, labels = batches._samples(torch.zeros(200, dtype=torch.long))
@@ -301,7 +301,7 @@ def test_timesteps_are_uniform(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(("timesteps", "below_600"), [("stratified", 120), ("focused", 170)])
-def test_parts_of_the_timesteps_come_in_fixed_numbers(
+def test_timestep_ranges_have_fixed_counts(
     dit: DiT, monkeypatch: pytest.MonkeyPatch, timesteps: Literal["stratified", "focused"], below_600: int
 ) -> None:
     recorder = Recorder(monkeypatch)
@@ -314,14 +314,14 @@ def test_parts_of_the_timesteps_come_in_fixed_numbers(
         assert tenths.max() - tenths.min() <= 2  # spread evenly
 
 
-def test_minimum_snr_weights_easy_timesteps_down(dit: DiT) -> None:
+def test_minimum_snr_gives_easy_timesteps_less_weight(dit: DiT) -> None:
     weights = trainer_of(dit, minimum_snr_gamma=5.0).batches._weights(torch.tensor([0, 100, 999]))
     assert weights[0] == pytest.approx(5 / 9999, rel=1e-3)
     assert weights[2] == 1
     assert weights[0] < weights[1] < weights[2]
 
 
-def test_held_out_losses_compare(dit: DiT) -> None:
+def test_held_out_losses_of_equal_adapters_are_equal(dit: DiT) -> None:
     """Uses fixed timesteps and noise: equal adapters have equal losses, and evaluation changes nothing."""
     latents = latents_of([0] * 10 + [4] * 10)
     tensors = fresh_tensors(dit, "paper")
@@ -341,7 +341,7 @@ def test_without_held_out_images_there_is_no_held_out_loss(dit: DiT) -> None:
     assert math.isnan(trainer_of(dit, held_out_fraction=0).held_out_loss({}))
 
 
-def test_the_held_out_timesteps_cover_the_whole_range(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_timesteps_cover_the_whole_range(dit: DiT, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch)
     trainer = trainer_of(dit)
     trainer.held_out_loss(trainer.averaged, repeats=4)

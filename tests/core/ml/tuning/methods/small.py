@@ -55,10 +55,10 @@ def plain_forward(
     mlp_update: Update | None = None,
     prompts: list[Tensor] | None = None,
 ) -> Tensor:
-    """DiT's forward from its paper's formulas, with `weights` in the place of the base's of those names.
+    """Computes DiT's forward from its paper's formulas; `weights` replace the base's tensors of the same names.
 
-    `mlp_update(block, u, output)` is added to an MLP's output, u being the residual stream; `prompts` are the tokens in
-    front of the image's, for each of the first blocks.
+    `mlp_update(block, u, output)` is added to an MLP's output, with u the residual stream. `prompts` are the tokens in
+    front of the image's tokens, for each of the first blocks.
     """
     state = {**dit.state_dict(), **weights}
     depth, heads, p = dit.config.depth, dit.config.num_heads, dit.config.patch_size

@@ -42,37 +42,37 @@ def trainer_of(dit: DiT, name: str) -> Trainer:
     return Trainer(dit, start(dit, name, NULL), latents, settings, partial(adapter_of, METHODS[name][1]))
 
 
-def different(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    assert found.keys() == expected.keys()
-    return [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+def different(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    assert actual.keys() == expected.keys()
+    return [name for name, tensor in expected.items() if not torch.equal(actual[name], tensor)]
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_begins_as_the_base_bit_for_bit(dit: DiT, name: str, dtype: torch.dtype) -> None:
-    """Excludes VPT, whose prompts take attention from the start."""
+def test_fresh_adapter_is_bit_identical_to_the_base(dit: DiT, name: str, dtype: torch.dtype) -> None:
+    """Expects a difference for VPT, whose prompts take attention from the start."""
     dit = dit.to(dtype)
     x, t, y = batch(classes=CONFIG.num_classes)
-    found = dit(x, t, y, adapter_of(METHODS[name][1], start(dit, name)))
-    assert found.dtype == dtype
-    assert torch.equal(found, dit(x, t, y)) != (METHODS[name][0] == "vpt")
+    output = dit(x, t, y, adapter_of(METHODS[name][1], start(dit, name)))
+    assert output.dtype == dtype
+    assert torch.equal(output, dit(x, t, y)) != (METHODS[name][0] == "vpt")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_training_leaves_the_base_as_it_is_and_moves_every_trainable(dit: DiT, name: str) -> None:
+def test_training_moves_every_trainable_and_leaves_the_base_unchanged(dit: DiT, name: str) -> None:
     before = {name: tensor.clone() for name, tensor in dit.state_dict().items()}
-    drawn = dit(*batch())
+    output = dit(*batch())
     trainer = trainer_of(dit, name)
-    begun = trainer.tensors()
+    start_tensors = trainer.tensors()
     for _ in range(3):
         trainer.step()
     assert different(dict(dit.state_dict()), before) == []
-    assert torch.equal(dit(*batch()), drawn), "the base itself, after an adapter was asked"
-    assert sorted(different(trainer.tensors(), begun)) == sorted(begun)
+    assert torch.equal(dit(*batch()), output), "the base's output must not change"
+    assert sorted(different(trainer.tensors(), start_tensors)) == sorted(start_tensors)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_gradients_reach_its_tensors_and_none_of_the_base(dit: DiT, name: str) -> None:
+def test_gradients_reach_every_adapter_tensor_and_none_of_the_base(dit: DiT, name: str) -> None:
     tensors = {name: tensor.requires_grad_() for name, tensor in far(dit, name).items()}
     dit(*batch(), adapter_of(METHODS[name][1], tensors)).square().sum().backward()
     assert [name for name, tensor in tensors.items() if tensor.grad is None or not tensor.grad.any()] == []
@@ -80,34 +80,34 @@ def test_gradients_reach_its_tensors_and_none_of_the_base(dit: DiT, name: str) -
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_labels_are_drawn_once_a_sample(dit: DiT, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_are_dropped_once_per_sample(dit: DiT, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks that a forward looks up the class table once, with the trainer's labels, some of them dropped. Random
     numbers come from the trainer's own generator."""
-    given = Recorder(monkeypatch).labels
-    asked = class_lookups(monkeypatch)
+    labels = Recorder(monkeypatch).labels
+    lookups = class_lookups(monkeypatch)
     trainer = trainer_of(dit, name)
     global_state = torch.get_rng_state()
     for _ in range(6):
         trainer.step()
     assert torch.equal(torch.get_rng_state(), global_state)
-    assert len(asked) == len(given) == 6
-    assert all(torch.equal(found, expected) for found, expected in zip(asked, given, strict=True))
-    assert 0 < (torch.cat(asked) == NULL).sum() < 15
+    assert len(lookups) == len(labels) == 6
+    assert all(torch.equal(looked_up, expected) for looked_up, expected in zip(lookups, labels, strict=True))
+    assert 0 < (torch.cat(lookups) == NULL).sum() < 15
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_resumed_run_is_bit_equal_to_one_that_was_not_stopped(dit: DiT, name: str) -> None:
+def test_resumed_run_is_bit_identical_to_an_uninterrupted_run(dit: DiT, name: str) -> None:
     whole, first, second = (trainer_of(dit, name) for _ in range(3))
     reports = [whole.step() for _ in range(6)]
-    begun = [first.step() for _ in range(2)]
+    first_reports = [first.step() for _ in range(2)]
     second.restore(unpack(pack(first.state(), {}), {}))
-    assert [*begun, *(second.step() for _ in range(4))] == reports
+    assert [*first_reports, *(second.step() for _ in range(4))] == reports
     assert different(second.state(), whole.state()) == []
     assert different(second.tensors(), whole.tensors()) == []
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_stored_adapter_is_loaded_alone(dit: DiT, name: str) -> None:
+def test_stored_adapter_loads_from_its_file_and_the_base_only(dit: DiT, name: str) -> None:
     """Loads the adapter from the file's bytes and the base alone, and generates images with it."""
     method, sites = METHODS[name]
     tensors = far(dit, name)
@@ -128,23 +128,23 @@ def test_a_stored_adapter_is_loaded_alone(dit: DiT, name: str) -> None:
     loaded = {name: torch.from_numpy(array) for name, array in artifact.tensors.items()}
     adapter, expected = adapter_of(artifact.manifest.sites, loaded), adapter_of(sites, tensors)
     assert torch.equal(dit(*batch(), adapter), dit(*batch(), expected))
-    drawn, of_base = (
+    images, base_images = (
         sample(
-            lambda x, t, y: dit(x, t, y, one),  # noqa: B023
+            lambda x, t, y: dit(x, t, y, chosen),  # noqa: B023
             seeded_noise([0, 1], (4, 8, 8)),
             torch.tensor([0, 2]),
             NULL,
             SamplingSettings(steps=3, guidance_scale=2.0),
             channels=3,
         )
-        for one in (adapter, BASE)
+        for chosen in (adapter, BASE)
     )
-    assert drawn.isfinite().all()
-    assert not torch.allclose(drawn, of_base)
+    assert images.isfinite().all()
+    assert not torch.allclose(images, base_images)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_engine_refuses_what_it_cannot_serve_and_says_so(dit: DiT, name: str) -> None:
+def test_method_that_cannot_be_served_is_rejected_with_the_served_ones(dit: DiT, name: str) -> None:
     method, sites = METHODS[name]
     manifest = Manifest(
         method=method,
@@ -166,18 +166,18 @@ def test_the_engine_refuses_what_it_cannot_serve_and_says_so(dit: DiT, name: str
 
 
 @pytest.mark.parametrize("name", ADDING)
-def test_every_tensor_of_it_counts(name: str) -> None:
-    """Moving one tensor of an adapter moves the output."""
+def test_every_tensor_of_an_adapter_changes_the_output(name: str) -> None:
+    """Changes one tensor at a time."""
     dit = random_dit(dtype=torch.float64)
     tensors, sites = far(dit, name), METHODS[name][1]
     expected = dit(*batch(), adapter_of(sites, tensors))
     for tensor_name, tensor in tensors.items():
-        found = dit(*batch(), adapter_of(sites, tensors | {tensor_name: 0.5 - 1.5 * tensor}))
-        assert not torch.allclose(found, expected, rtol=0, atol=1e-6), tensor_name
+        output = dit(*batch(), adapter_of(sites, tensors | {tensor_name: 0.5 - 1.5 * tensor}))
+        assert not torch.allclose(output, expected, rtol=0, atol=1e-6), tensor_name
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_export_holds_all_of_it_or_is_refused(dit: DiT, name: str) -> None:
+def test_export_contains_the_whole_adapter_or_is_rejected(dit: DiT, name: str) -> None:
     tensors = far(dit, name)
     if name in ADDING:
         with pytest.raises(ValueError, match="does not fold into the weights"):

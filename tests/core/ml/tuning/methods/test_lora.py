@@ -1,4 +1,4 @@
-"""LoRA against its own definition, merged into the weights, and against the PEFT library."""
+"""LoRA compared with its definition, merged into the weights, and with the PEFT library."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ def lora(name: str) -> Lora:
 
 
 @pytest.mark.parametrize("name", LORAS)
-def test_it_equals_its_updates_merged_into_the_weights(name: str) -> None:
+def test_lora_equals_its_updates_merged_into_the_weights(name: str) -> None:
     dit = random_dit(dtype=torch.float64)
     tensors, sites = far(dit, name), lora(name)
     x, t, y = batch()
@@ -50,7 +50,7 @@ def merged(dit: DiT, tensors: dict[str, Tensor], sites: Lora) -> dict[str, Tenso
 
 
 @pytest.mark.parametrize("name", ["lora", "lora r16 scaled"])
-def test_it_computes_and_learns_what_peft_does(name: str) -> None:
+def test_outputs_and_gradients_equal_those_of_peft(name: str) -> None:
     """Compares the forward and the gradient of every matrix in diffusers' transformer."""
     peft = pytest.importorskip("peft")
     from benchmarks.baselines.diffusers_model import transformer
@@ -66,14 +66,14 @@ def test_it_computes_and_learns_what_peft_does(name: str) -> None:
     for i in range(CONFIG.depth):
         for part, layer in (("query", "to_q"), ("value", "to_v")):
             for way, matrix in (("down", "lora_A"), ("up", "lora_B")):
-                place = f"base_model.model.transformer_blocks.{i}.attn1.{layer}.{matrix}.default.weight"
-                pairs.append((tensors[f"blocks.{i}.attn.{part}.{way}.weight"], theirs.get_parameter(place)))
+                site = f"base_model.model.transformer_blocks.{i}.attn1.{layer}.{matrix}.default.weight"
+                pairs.append((tensors[f"blocks.{i}.attn.{part}.{way}.weight"], theirs.get_parameter(site)))
     for own, their in pairs:
         their.data.copy_(own.detach())
     x, t, y = batch(classes=CONFIG.num_classes)
-    found, expected = dit(x, t, y, adapter_of(sites, tensors)), theirs(x, timestep=t, class_labels=y).sample
-    assert difference(found.detach(), expected.detach()) < 1e-5
-    found.square().sum().backward()
+    output, expected = dit(x, t, y, adapter_of(sites, tensors)), theirs(x, timestep=t, class_labels=y).sample
+    assert difference(output.detach(), expected.detach()) < 1e-5
+    output.square().sum().backward()
     expected.square().sum().backward()
     assert all(difference(own.grad, their.grad) < 1e-4 for own, their in pairs if own.grad is not None)
     assert all(own.grad is not None and own.grad.any() for own, _ in pairs)
