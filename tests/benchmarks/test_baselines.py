@@ -1,4 +1,4 @@
-"""The competitors draw what they should, so that beating them means something."""
+"""Baselines generate the right images, so that a comparison with them is meaningful."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.benchmarks.small import DIFFUSERS, subject
 STEPS, SCALE = 4, 3.0
 
 
-def test_swapping_pipeline_draws_each_domain() -> None:
+def test_swapping_pipeline_generates_images_of_each_domain() -> None:
     small = subject()
     domains = {name: small.adapter(seed) for seed, name in enumerate("ab")}
     pipeline = SwappingPipeline.of(small.dit, small.autoencoder, domains)
@@ -32,7 +32,7 @@ def test_swapping_pipeline_draws_each_domain() -> None:
     assert len(expected.unique()) > 10
 
 
-def test_pefts_batch_gives_each_image_its_own_adapter() -> None:
+def test_peft_batch_gives_each_image_its_own_adapter() -> None:
     pytest.importorskip("peft")
     from benchmarks.baselines.peft_batch import PeftBatch
 

@@ -1,4 +1,4 @@
-"""The page on capacity says what the code and the measurements say."""
+"""The page on capacity agrees with the code and the measurements."""
 
 import pytest
 
@@ -7,23 +7,23 @@ from benchmarks.gpu.operations import forward_operations
 from core.artifact.base import BaseConfig
 
 
-def test_the_page_is_up_to_date() -> None:
+def test_page_is_up_to_date() -> None:
     page = PAGE.read_text()
     assert filled(page) == page
     assert all(table in page for table in tables().values())
 
 
-def test_a_forward_has_the_operations_that_dit_s_authors_count() -> None:
-    """118.6 G multiplications and additions, Table 1 of arXiv 2212.09748."""
+def test_operations_of_a_forward_equal_the_dit_papers() -> None:
+    """Table 1 of arXiv 2212.09748 has 118.6 G multiply-adds."""
     assert abs(forward_operations(BaseConfig()) / 2 / 118.6e9 - 1) < 0.01
 
 
-def test_the_measured_rates_are_the_card_s() -> None:
+def test_model_card_has_the_measured_rate() -> None:
     assert "| 8.3 s |" in CARD.read_text()
 
 
 @pytest.mark.parametrize(("decodes", "note"), [(True, ""), (False, ", without decoding")])
-def test_rates_of_the_gpu_are_those_of_the_best_batch_at_the_default_steps(decodes: bool, note: str) -> None:
+def test_gpu_rates_are_those_of_the_best_batch_at_the_default_steps(decodes: bool, note: str) -> None:
     rates = ((20, 40.0), (IMAGES.sampling.steps, 13.0), (50, 14.0))
     runs = [{"steps": steps, "images_a_second": rate} for steps, rate in rates]
     training = {"batch": FINETUNE.training.batch_size // 2, "methods": [{"method": "difffit", "ms": 20.0}]}
@@ -35,6 +35,6 @@ def test_rates_of_the_gpu_are_those_of_the_best_batch_at_the_default_steps(decod
 
 
 @pytest.mark.parametrize("phases", [{}, {"engine": {"runs": []}, "training": {"batch": 1, "methods": []}}])
-def test_figures_of_a_run_that_was_cut_short_are_refused(phases: dict[str, object]) -> None:
+def test_incomplete_gpu_run_is_rejected(phases: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no full run"):
         GpuRates.measured({"phases": phases, "date": "", "hardware": {"gpu": "none"}})

@@ -1,4 +1,4 @@
-"""Every phase of the GPU's benchmark runs on a model of no size, and no failure of one reaches the others."""
+"""Every phase of the GPU benchmark runs on a tiny model, and a failing phase does not affect the others."""
 
 import json
 import math
@@ -53,7 +53,7 @@ runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
 
 
 def figures(value: Any) -> Iterator[float]:
-    """Every number of a result."""
+    """Yields every number in a result."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -63,7 +63,7 @@ def figures(value: Any) -> Iterator[float]:
         yield value
 
 
-def test_every_phase_runs_with_torch_triton_numpy_and_safetensors_alone(tmp_path: Path) -> None:
+def test_every_phase_runs_with_only_torch_triton_numpy_and_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     arguments = ["--mini", "--seconds", "3600", "--json", str(path)]
     done = subprocess.run([sys.executable, "-c", ALONE, *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -72,9 +72,9 @@ def test_every_phase_runs_with_torch_triton_numpy_and_safetensors_alone(tmp_path
     assert list(written["phases"]) == list(PHASES)
     assert list(page._errors(written["phases"])) == []
     for name, result in written["phases"].items():
-        found = list(figures(result))
-        assert len(found) > 1, name
-        assert all(map(math.isfinite, found)), name
+        numbers = list(figures(result))
+        assert len(numbers) > 1, name
+        assert all(map(math.isfinite, numbers)), name
     assert not written["phases"]["engine"]["decodes"]
     for table in page.parts(written):
         assert table in done.stdout
@@ -83,7 +83,7 @@ def test_every_phase_runs_with_torch_triton_numpy_and_safetensors_alone(tmp_path
 
 
 @pytest.mark.parametrize("phase", ["engine", "full"])
-def test_phases_that_use_diffusers_run_with_it(phase: str) -> None:
+def test_phases_use_diffusers_where_it_is_installed(phase: str) -> None:
     result: dict[str, Any] = {}
     PHASES[phase].measure(mini_lab(), result)
     assert result.get("decodes", True)
@@ -100,48 +100,48 @@ def test_mini_size_keeps_the_goals_that_do_not_depend_on_speed() -> None:
     assert all(0 < layer["fp8_relative_error"] < 0.06 for layer in lab.results["fp8"]["layers"])
 
 
-def test_phase_that_raises_leaves_its_error_and_the_next_one_runs(tmp_path: Path) -> None:
+def test_failing_phase_reports_its_error_and_the_next_one_runs(tmp_path: Path) -> None:
     def broken(_: Lab, result: dict[str, Any]) -> None:
-        result["found"] = 1
+        result["value"] = 1
         raise ValueError("no such kernel")
 
-    written = run({"broken": Phase(broken, 10), "next": Phase(lambda _, result: result.update(found=2), 10)}, tmp_path)
+    written = run({"broken": Phase(broken, 10), "next": Phase(lambda _, result: result.update(value=2), 10)}, tmp_path)
     assert written["broken"]["error"] == "ValueError: no such kernel"
-    assert (written["broken"]["found"], written["next"]["found"]) == (1, 2)
+    assert (written["broken"]["value"], written["next"]["value"]) == (1, 2)
 
 
-def test_part_that_raises_leaves_its_error_and_the_phase_goes_on(tmp_path: Path) -> None:
+def test_failing_part_reports_its_error_and_the_phase_continues(tmp_path: Path) -> None:
     def half(_: Lab, result: dict[str, Any]) -> None:
         result["rows"] = [{}, {}]
         for index, row in enumerate(result["rows"]):
             with session.recorded(row):
-                row["found"] = 1 / index
+                row["value"] = 1 / index
 
     written = run({"half": Phase(half, 10)}, tmp_path)
-    assert written["half"]["rows"] == [{"error": "ZeroDivisionError: division by zero"}, {"found": 1.0}]
+    assert written["half"]["rows"] == [{"error": "ZeroDivisionError: division by zero"}, {"value": 1.0}]
     assert list(page._errors(written)) == ["Phase 'half': ZeroDivisionError: division by zero"]
 
 
 @pytest.mark.parametrize("error", [Overrun(""), DeviceLost(""), RuntimeError("CUDA error: misaligned address")])
-def test_part_does_not_outlast_an_overrun_or_a_lost_device(error: Exception) -> None:
+def test_overrun_and_lost_device_end_the_part(error: Exception) -> None:
     with pytest.raises(type(error)), session.recorded({}):
         raise error
 
 
-def test_phase_that_overruns_is_ended_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overrunning_phase_is_ended_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "LEAST_SECONDS", 0)
 
     def endless(_: Lab, result: dict[str, Any]) -> None:
-        result["found"] = 1
+        result["value"] = 1
         time.sleep(600)
 
     written = run({"endless": Phase(endless, 0.1), "next": Phase(lambda *_: None, 10)}, tmp_path)
     assert written["endless"]["error"].startswith("Overrun")
-    assert written["endless"]["found"] == 1
+    assert written["endless"]["value"] == 1
     assert "error" not in written["next"]
 
 
-def test_overrun_that_is_swallowed_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swallowed_overrun_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "REPEAT_SECONDS", 0.05)
 
     @session.time_limit(0.05)
@@ -154,19 +154,19 @@ def test_overrun_that_is_swallowed_is_raised_again(monkeypatch: pytest.MonkeyPat
         swallowing()
 
 
-def test_phase_without_time_left_is_not_begun(tmp_path: Path) -> None:
-    written = run({"late": Phase(lambda *_: pytest.fail("it was begun"), 10)}, tmp_path, seconds=0)
+def test_phase_without_time_left_is_not_started(tmp_path: Path) -> None:
+    written = run({"late": Phase(lambda *_: pytest.fail("the phase was started"), 10)}, tmp_path, seconds=0)
     assert written["late"] == {"error": "No time was left."}
 
 
-def test_phases_of_an_earlier_run_are_kept_but_those_without_time(tmp_path: Path) -> None:
-    phases = {"old": {"seconds": 1.0, "found": 1}, "late": {"error": "no time"}}
+def test_phases_of_an_earlier_run_are_kept_except_those_without_time(tmp_path: Path) -> None:
+    phases = {"old": {"seconds": 1.0, "value": 1}, "late": {"error": "no time"}}
     session.write(tmp_path / "gpu.json", {"phases": phases})
     assert session.read(tmp_path / "gpu.json") == {"old": phases["old"]}
     assert session.read(tmp_path / "none.json") == {}
 
 
-def test_lost_device_runs_the_rest_in_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_device_runs_remaining_phases_in_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object) -> None:
         raise DeviceLost("an illegal memory access")
 
@@ -188,7 +188,7 @@ def test_lost_device_runs_the_rest_in_a_new_process(tmp_path: Path, monkeypatch:
 FAULTHANDLER = ("dump_traceback_later", "cancel_dump_traceback_later")
 
 
-def test_page_takes_no_figures_of_mini_size(tmp_path: Path) -> None:
+def test_page_rejects_figures_of_mini_size(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     session.write(path, {"mini": True, "phases": {}})
     with pytest.raises(SystemExit, match="mini size"):
@@ -198,36 +198,36 @@ def test_page_takes_no_figures_of_mini_size(tmp_path: Path) -> None:
 def test_page_names_a_phase_that_ended_early(tmp_path: Path) -> None:
     machine = {"cpu": "a CPU", "cores": 16, "gpu": "a GPU"}
     phases = {"engine": {"error": "Overrun: longer than 60 s", "seconds": 60.0, "runs": []}}
-    about = {"mini": False, "hardware": machine, "command": "this", "date": "2026-12-01", "seeds": "0"}
-    session.write(tmp_path / "gpu.json", {**about, "phases": phases})
+    run_facts = {"mini": False, "hardware": machine, "command": "this", "date": "2026-12-01", "seeds": "0"}
+    session.write(tmp_path / "gpu.json", {**run_facts, "phases": phases})
     page.write(tmp_path / "gpu.json")
     written = (tmp_path / "gpu.md").read_text()
     assert "Phase 'engine': Overrun: longer than 60 s" in written
     assert "not measured" in written
 
 
-def test_goals_compare_in_their_direction() -> None:
-    least, most = Goal("", 0.97, lambda _: None), Goal("", 0.35, lambda _: None, is_least=False)
-    assert replace(least.measure({}), value=0.98).verdict == "pass"
-    assert [replace(least.measure({}), value=value).verdict for value in (0.96, 0.97)] == ["below", "pass"]
-    assert [replace(most.measure({}), value=value).verdict for value in (0.34, 0.35, 0.36)] == ["pass", "pass", "below"]
+def test_goals_are_minimums_or_maximums() -> None:
+    lower, upper = Goal("", 0.97, lambda _: None), Goal("", 0.35, lambda _: None, is_least=False)
+    assert replace(lower.measure({}), value=0.98).verdict == "pass"
+    assert [replace(lower.measure({}), value=value).verdict for value in (0.96, 0.97)] == ["below", "pass"]
+    assert [replace(upper.measure({}), value=x).verdict for x in (0.34, 0.35, 0.36)] == ["pass", "pass", "below"]
     assert {goal.measure({}).verdict for goal in GOALS} == {"not measured"}
 
 
-def test_plain_pytorch_computes_the_base() -> None:
+def test_plain_pytorch_model_equals_the_base() -> None:
     dit = random_dit()
     x, t, y = batch()
     result = PlainDiT(dit)(x, timestep=t, class_labels=y).sample.detach()
     assert difference(result, dit(x, t, y)) < 1e-5
 
 
-def test_difffit_step_has_two_products_where_full_has_three() -> None:
+def test_full_step_has_half_again_the_operations_of_a_difffit_step() -> None:
     config = BaseConfig()
     assert 32 * training_operations(config, "difffit") == pytest.approx(15.2e12, rel=0.01)
     assert training_operations(config, "full") / training_operations(config, "difffit") == 1.5
 
 
-def test_overlapping_kernels_count_once() -> None:
+def test_overlapping_kernels_are_counted_once() -> None:
     kernels = [Kernel("a", 0, 10), Kernel("b", 5, 10), Kernel("c", 6, 2), Kernel("d", 20, 5)]
     assert busy_seconds(kernels) == pytest.approx(20e-6)
     assert summary(kernels)["busy_ms"] == pytest.approx(0.02)
@@ -247,7 +247,7 @@ def test_overlapping_kernels_count_once() -> None:
         ("triton_red_fused_native_layer_norm_3", "fused"),
     ],
 )
-def test_kind_of_a_kernel(name: str, kind: str) -> None:
+def test_kernels_are_classified_by_name(name: str, kind: str) -> None:
     assert kind_of(name) == kind
 
 

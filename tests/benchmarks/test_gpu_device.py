@@ -1,4 +1,4 @@
-"""Times and memory of a GPU, on a stand-in for one."""
+"""Times and memory of a GPU, with a stand-in for CUDA."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,7 +12,7 @@ from benchmarks.gpu.device import PeakMemory, graphed, milliseconds
 
 
 class StandInForCuda:
-    """Counts launches as milliseconds, and records what is launched inside of a capture instead of running it."""
+    """Stand-in for `torch.cuda`: each launch takes a millisecond, and every event is recorded."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.clock = 0.0
@@ -66,12 +66,12 @@ def test_graph_is_captured_after_its_kernels_have_run(monkeypatch: pytest.Monkey
     assert cuda.events[5:] == ["replay"]
 
 
-def test_milliseconds_are_the_device_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_milliseconds_are_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = StandInForCuda(monkeypatch)
     assert milliseconds(cuda.launch, torch.device("cuda"), 0.0) == 1
 
 
-def test_peak_memory_is_counted_from_its_making_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory_is_reset_when_measuring_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = StandInForCuda(monkeypatch)
     memory = PeakMemory(torch.device("cuda"))
     assert (cuda.events, memory.peak, memory.now) == (["reset"], 300, 200)

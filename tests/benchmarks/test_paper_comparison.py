@@ -1,4 +1,4 @@
-"""Comparisons of methods: the paper's depths on another base, and what their tables say."""
+"""Comparisons of methods: the paper's depths on another base, and the resulting tables."""
 
 from pathlib import Path
 
@@ -15,17 +15,17 @@ from core.artifact.sites import Sites
 from core.ml.evaluation.drawings import is_held_out
 
 
-def test_depths_are_the_same_share_of_another_base() -> None:
+def test_depths_are_scaled_to_another_base() -> None:
     def depths(table: tuple[object, ...]) -> list[tuple[int, int | None]]:
         sites = [fitted(system, 8).sites for system in table]  # type: ignore[arg-type]
-        return [(one.first_block, one.last_block) for one in sites if isinstance(one, Sites)]
+        return [(site.first_block, site.last_block) for site in sites if isinstance(site, Sites)]
 
     assert depths(TABLE_4A) == [(first, 8) for first in (8, 7, 6, 5, 4, 3, 2, 1)]
     assert depths(TABLE_4B) == [(1, last) for last in (1, 2, 3, 4, 5, 6, 7, 8)]
     assert all(fitted(system, 28) == system for table in (TABLE_1, TABLE_4A, TABLE_4B) for system in table)
 
 
-def test_a_table_tells_means_spread_and_what_is_missing() -> None:
+def test_table_shows_means_spread_and_missing_cells() -> None:
     def cell(system: str, domain: str, seed: int, distance: float, seconds: float) -> Cell:
         return {"system": system, "domain": domain, "seed": seed, "feature distance": distance,
                 "seconds": seconds, "trainable": 1234}  # fmt: skip
@@ -43,24 +43,24 @@ def test_a_table_tells_means_spread_and_what_is_missing() -> None:
     assert rows["Full Fine-tuning"].startswith("| Full Fine-tuning | 1,234 | 21.00 ± 1.41 | not yet | not yet |")
 
 
-def test_whoever_is_nearest_is_told() -> None:
+def test_nearest_system_is_reported_per_domain_and_by_mean() -> None:
     distances = {"Full Fine-tuning": (10, 30), "DiffFit": (11, 12), "LoRA-R8": (50, 11), "BitFit": (1,)}
     cells = [
         {"system": system, "domain": domain, "seed": 0, "feature distance": distance}
         for system, values in distances.items()
         for domain, distance in zip("AB", values, strict=False)
     ]
-    found = COMPARISONS["table1"]._nearest(cells, ("A", "B"), "feature distance")
+    nearest = COMPARISONS["table1"]._nearest(cells, ("A", "B"), "feature distance")
     by_mean = "DiffFit (11.50), Full Fine-tuning (20.00), LoRA-R8 (30.50)"
-    assert found == f"Nearest: Full Fine-tuning to A, LoRA-R8 to B; by the mean {by_mean}."
+    assert nearest == f"Nearest: Full Fine-tuning to A, LoRA-R8 to B; by the mean {by_mean}."
 
 
-def test_without_full_fine_tuning_no_time_is_told() -> None:
+def test_table_without_full_fine_tuning_has_no_relative_time() -> None:
     cells = [{"system": "1×", "domain": "A", "seed": 0, "feature distance": 10.0, "seconds": 5.0, "trainable": 12}]
     table = COMPARISONS["table4d"]._table(cells, ("A",), "feature distance")
     assert table.splitlines()[0] == "| system | trains | A | mean | the paper's FID |"
     assert "| 1× | 12 | 10.00 | 10.00 | 15.68 |" in table
-    assert "the base" not in table, "which was not measured"
+    assert "the base" not in table, "the base was not measured"
 
 
 def test_cells_of_another_budget_are_neither_used_nor_overwritten(tmp_path: Path) -> None:
@@ -75,15 +75,15 @@ def test_cells_of_another_budget_are_neither_used_nor_overwritten(tmp_path: Path
     assert Record(tmp_path / "none.json", {"base": "a"}, "cells", "c").rows == []
 
 
-def test_the_command_that_is_told_makes_the_result_again_wherever_it_lies() -> None:
+def test_recorded_command_leaves_out_local_paths() -> None:
     parser = parser_of("table1", None, seeds=3, pictures=8)
     options = parsed(parser, ["--seeds", "2", "--output", "elsewhere", "--threads", "1", "--cache=there"])
     assert options.command == "python -m benchmarks.paper table1 --seeds 2 --threads 1"
     assert str(options.output) == "elsewhere"
 
 
-def test_a_folder_of_images_is_a_domain(tmp_path: Path) -> None:
-    """One in five is held out, by its file's name; the others are read each time that they are asked for."""
+def test_folder_of_images_loads_as_a_domain(tmp_path: Path) -> None:
+    """A fifth of the images is held out, by file name; the others are read again on each iteration."""
     names = [f"{number}.png" for number in range(20)]
     for class_name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
         (tmp_path / class_name).mkdir()

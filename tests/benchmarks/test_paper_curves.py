@@ -1,4 +1,4 @@
-"""Curves over training: resumed line by line, and what their table and picture show of several seeds."""
+"""Curves over training: resumed line by line, and shown for several seeds as a table and a picture."""
 
 import argparse
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from core.ml.tuning.latents import Latents
 from core.ml.tuning.trainer import Trainer
 from tests.core.ml.model.small import fresh_tensors, random_dit
 
-FIGURE = Figure(name="figure", title="A figure", text="Of nothing.", scores=("distance",), panel=lambda _: "panel")
+FIGURE = Figure(name="figure", title="A figure", text="A text.", scores=("distance",), panel=lambda _: "panel")
 IDENTITY = {"base": "b", "budget": {"at": [1, 2]}}
 
 
@@ -24,7 +24,7 @@ def lines(seeds: int, started: list[int]) -> list[Line]:
 
 
 def start(seed: int, started: list[int]) -> Started:
-    """Its score tells the steps that were done."""
+    """Returns a trainer, and a score that grows with its steps."""
     started.append(seed)
     dit = random_dit()
     latents = Latents(torch.ones(2, 3, 4, 8, 8), torch.ones(2, 3, 4, 8, 8), torch.tensor([0, 1, 2]))
@@ -39,20 +39,20 @@ def options(tmp_path: Path) -> argparse.Namespace:
     return argparse.Namespace(**values, output=tmp_path, command="python -m benchmarks.paper figure --seeds 2")
 
 
-def test_it_goes_on_behind_the_last_line_and_tells_the_spread(options: argparse.Namespace) -> None:
+def test_run_continues_after_the_last_line_and_shows_the_spread(options: argparse.Namespace) -> None:
     started: list[int] = []
     FIGURE.run(lines(1, started), IDENTITY, options)
     assert "| DiffFit | 10.00 | 20.00 |" in (options.output / "figure.md").read_text()
     FIGURE.run(lines(3, started), IDENTITY, options)
     text = (options.output / "figure.md").read_text()
-    assert started == [0, 1, 2], "each line is run once"
+    assert started == [0, 1, 2], "each line must run once"
     assert "| DiffFit | 11.00 ± 1.0 | 21.00 ± 1.0 |" in text
     assert "`python -m benchmarks.paper figure --seeds 2`" in text
     assert text.rstrip().endswith("Seeds: 0, 1, 2.")
     assert (options.output / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_complete_is_shown_anew_and_keeps_its_day(options: argparse.Namespace) -> None:
+def test_complete_figure_is_written_again_with_its_date(options: argparse.Namespace) -> None:
     started: list[int] = []
     FIGURE.run(lines(1, started), IDENTITY, options)
     path = options.output / "figure.json"

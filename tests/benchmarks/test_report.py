@@ -32,18 +32,18 @@ def test_measures_are_shown_with_limit_and_verdict(capsys: pytest.CaptureFixture
 
 
 def test_json_has_verdict_and_medians(tmp_path: Path) -> None:
-    write_json(tmp_path / "new" / "found.json", {"measures": [row.to_json() for row in MEASURES]})
-    rows = json.loads((tmp_path / "new" / "found.json").read_text())["measures"]
+    write_json(tmp_path / "new" / "report.json", {"measures": [row.to_json() for row in MEASURES]})
+    rows = json.loads((tmp_path / "new" / "report.json").read_text())["measures"]
     assert [row["verdict"] for row in rows] == ["below", "not measured", "pass"]
     assert rows[0]["medians"] == {"a": 2.0}
 
 
 def test_page_names_command_machine_and_seeds(tmp_path: Path) -> None:
-    about = facts("python -m benchmarks.example", "0 to 2")
-    write_markdown(tmp_path / "page.md", "A title", about, ["text", Table(("a", "b"), [("1", "2")])])
+    run_facts = facts("python -m benchmarks.example", "0 to 2")
+    write_markdown(tmp_path / "page.md", "A title", run_facts, ["text", Table(("a", "b"), [("1", "2")])])
     first, text, table, last = (tmp_path / "page.md").read_text().strip().split("\n\n")
     assert (first, text, table) == ("# A title", "text", "| a | b |\n| --- | ---: |\n| 1 | 2 |")
-    assert last.startswith(f"`python -m benchmarks.example`, {about['date']}, {about['hardware']['cpu']}")
+    assert last.startswith(f"`python -m benchmarks.example`, {run_facts['date']}, {run_facts['hardware']['cpu']}")
     assert last.endswith("Seeds: 0 to 2.")
 
 

@@ -1,4 +1,4 @@
-"""Every measure runs on a tiny model, whose figures mean nothing."""
+"""Every measure runs on a tiny model, without regard to its figures."""
 
 import json
 from pathlib import Path
@@ -21,33 +21,33 @@ def test_each_question_measures_values_with_a_verdict(name: str) -> None:
         pytest.importorskip(question.needs)
     measures = question.ask(subject(), ONCE)
     assert measures
-    for found in measures:
-        assert found.value is not None
-        assert found.value >= 0
-        assert found.verdict in {"pass", "below", "measured"}
+    for measure in measures:
+        assert measure.value is not None
+        assert measure.value >= 0
+        assert measure.verdict in {"pass", "below", "measured"}
 
 
-def test_rows_equal_their_solo_run() -> None:
-    (found,) = catalogue.QUESTIONS["solo"].ask(subject(), Repetitions(mixes=20))
-    assert found.verdict == "pass"
+def test_batch_rows_equal_their_solo_run() -> None:
+    (measure,) = catalogue.QUESTIONS["solo"].ask(subject(), Repetitions(mixes=20))
+    assert measure.verdict == "pass"
 
 
-def test_what_there_is_no_gpu_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measures_without_a_gpu_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    found = list(catalogue.measure_all(list(catalogue.QUESTIONS), ["full"], lambda _: subject(), ONCE))
-    assert len(found) == len(catalogue.QUESTIONS)
-    assert {one.verdict for one in found} == {"not measured"}
-    assert {one.note for one in found} == {"no GPU"}
+    measures = list(catalogue.measure_all(list(catalogue.QUESTIONS), ["full"], lambda _: subject(), ONCE))
+    assert len(measures) == len(catalogue.QUESTIONS)
+    assert {measure.verdict for measure in measures} == {"not measured"}
+    assert {measure.note for measure in measures} == {"no GPU"}
 
 
-def test_what_a_package_is_missing_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_without_its_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "find_spec", lambda _: None)
-    (found,) = catalogue.measure_all(["peft"], ["mini"], lambda _: subject(), ONCE)
-    assert (found.value, found.verdict) == (None, "not measured")
-    assert "peft is not installed" in found.note
+    (measure,) = catalogue.measure_all(["peft"], ["mini"], lambda _: subject(), ONCE)
+    assert (measure.value, measure.verdict) == (None, "not measured")
+    assert "peft is not installed" in measure.note
 
 
-def test_sides_take_turns_and_the_first_time_does_not_count() -> None:
+def test_sides_are_timed_in_turns_after_a_warm_up() -> None:
     calls: list[str] = []
 
     def side(name: str) -> float:
@@ -60,15 +60,15 @@ def test_sides_take_turns_and_the_first_time_does_not_count() -> None:
     assert median_ratio({"a": [1, 2, 30], "b": [8, 4, 1]}, "a", "b") == 0.5
 
 
-def test_quantile() -> None:
+def test_quantile_is_a_sample() -> None:
     assert quantile(range(1, 101), 0.95) == 95
     assert quantile([3], 0.95) == 3
 
 
-def test_popularity_falls_with_the_rank() -> None:
-    drawn = Zipf(1_000).draw(20_000)
-    assert set(drawn) <= set(range(1_000))
-    assert 1.6 < drawn.count(0) / drawn.count(1) < 2.5
+def test_zipf_popularity_decreases_with_the_rank() -> None:
+    ranks = Zipf(1_000).draw(20_000)
+    assert set(ranks) <= set(range(1_000))
+    assert 1.6 < ranks.count(0) / ranks.count(1) < 2.5
     assert Zipf(10).draw(5) == Zipf(10).draw(5)
 
 
@@ -77,12 +77,12 @@ def test_command_writes_its_report(
 ) -> None:
     monkeypatch.setattr(command, "subject", lambda _, **options: subject())
     monkeypatch.setattr(command, "QUICK", ONCE)
-    command.main(["--quick", "--on", "mini", "--only", "throughput", "--json", str(tmp_path / "found.json")])
+    command.main(["--quick", "--on", "mini", "--only", "throughput", "--json", str(tmp_path / "report.json")])
     printed = " ".join(capsys.readouterr().out.split())
     assert "row-steps a second" in printed
     assert "Quick: too few repetitions" in printed
-    written = json.loads((tmp_path / "found.json").read_text())
+    written = json.loads((tmp_path / "report.json").read_text())
     assert written["quick"]
     assert {"cpu", "cores", "threads", "torch", "gpu"} <= written["hardware"].keys()
     assert len(written["measures"]) == 6
-    assert (tmp_path / "found-small-cpu.png").is_file()
+    assert (tmp_path / "report-small-cpu.png").is_file()
