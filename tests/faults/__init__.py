@@ -1,2 +1,2 @@
-"""Faults in a running service, and the guarantees that must hold: `make faults` runs all of them, `make test` some of
-each kind."""
+"""Faults in a running service, and the guarantees that must hold. `make faults` runs all faults, `make test` a short
+form of most."""

@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: causes failures, and prints which guarantees held, and what was lost or late."""
+"""`python -m tests.faults` causes failures, and prints which guarantees held and what was lost or late."""
 
 import argparse
 import random
@@ -14,7 +14,7 @@ from tests.faults.scenarios import SCENARIOS, run
 
 def main() -> None:
     options = _options()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background starts deaf to it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
     print(f"seed {options.seed}", flush=True)
     outcomes = []
     with services.postgres() as postgres:
@@ -24,15 +24,15 @@ def main() -> None:
             if options.json:
                 results.keep(options.json, name, results.entry(outcome, options.seed), list(SCENARIOS))
     Console(width=180).print(results.table(outcomes))
-    raise SystemExit(not all(one.whole and not one.late for one in outcomes))
+    raise SystemExit(not all(outcome.whole and not outcome.late for outcome in outcomes))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=SCENARIOS, help="these alone")
-    parser.add_argument("--quick", action="store_true", help="a few of each")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="of the moments drawn at random")
-    parser.add_argument("--json", type=Path, help="put the rows into this table, and its Markdown beside it")
+    parser.add_argument("--only", nargs="*", choices=SCENARIOS, help="run only these")
+    parser.add_argument("--quick", action="store_true", help="run the short forms")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="seed of the random moments")
+    parser.add_argument("--json", type=Path, help="add the rows to this table, and write its Markdown next to it")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Thousands of adapters pass few slots of a device and a small cache of the host: memory stays flat, images right."""
+"""Thousands of adapters through few table slots and a small host cache: memory stays flat, images stay the same."""
 
 import json
 import subprocess
@@ -24,46 +24,46 @@ from tests.faults.stack import Outcome, Stack
 SLOTS = 8
 HOST_BYTES = 4 * 2**20
 WARM_UP = 50
-"""Adapters before memory counts: threads, kernels and the cache come with them."""
+"""Adapters before memory is measured; they load threads, kernels and the cache."""
 GROWTH = 32 * 2**20
 
 
 def pass_slots(_: Stack, adapters: int) -> Outcome:
-    """In a process of its own, whose memory nothing else changes."""
+    """Measures in a separate process, whose memory nothing else changes."""
     started = time.monotonic()
     command = [sys.executable, "-m", "tests.faults.adapters", str(adapters)]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    first, last = found["first_bytes"], found["last_bytes"]
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    first, last = figures["first_bytes"], figures["last_bytes"]
     grown = max(0, last - first)
     return Outcome(
         f"{adapters:,} adapters through {SLOTS} slots",
-        f"{GROWTH / 2**20:.0f} MiB more memory at most; earlier adapters draw the same again",
-        found["tried"],
-        found["held"],
+        f"at most {GROWTH / 2**20:.0f} MiB more memory; earlier adapters generate the same images again",
+        figures["tried"],
+        figures["held"],
         int(grown > GROWTH),
         time.monotonic() - started,
-        f"{first / 2**20:.0f} MiB after {WARM_UP}, {last / 2**20:.0f} MiB at the end; {found['copies']} activations",
+        f"{first / 2**20:.0f} MiB after {WARM_UP}, {last / 2**20:.0f} MiB at the end; {figures['copies']} activations",
     )
 
 
 def measure(count: int) -> dict[str, int]:
-    """Draws an image with each of so many adapters, then again with each hundredth."""
+    """Generates an image with each of `count` adapters, then again with every hundredth one."""
     base = load_base("mini", device=torch.device("cpu"), dtype=torch.float32)
     bank = AdapterBank(base.dit, SLOTS)
     runner = Runner(bank, base.autoencoder, buckets_for(bank.device, SLOTS))
     engine = Engine(runner, AdapterCache(bank, HOST_BYTES), max_rows=SLOTS, max_waiting=SLOTS, training_share=0)
     engine.start()
-    first_bytes, drawn = 0, {}
+    first_bytes, images = 0, {}
     for index in range(WARM_UP + count):
         image = _draw(engine, base, index)
         if index % 100 == 0:
-            drawn[index] = image
+            images[index] = image
         if index == WARM_UP:
             first_bytes = psutil.Process().memory_info().rss
     last_bytes = psutil.Process().memory_info().rss
-    held = sum(torch.equal(_draw(engine, base, index), image) for index, image in drawn.items())
+    held = sum(torch.equal(_draw(engine, base, index), image) for index, image in images.items())
     engine.stop()
-    figures = {"first_bytes": first_bytes, "last_bytes": last_bytes, "tried": len(drawn), "held": held}
+    figures = {"first_bytes": first_bytes, "last_bytes": last_bytes, "tried": len(images), "held": held}
     return figures | {"copies": bank.copies}
 
 

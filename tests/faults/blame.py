@@ -1,4 +1,4 @@
-"""Devices that die and jobs that kill their worker: nobody else's work may be blamed for it."""
+"""Dying devices and jobs that kill their worker: no other job may fail for it."""
 
 import subprocess
 import sys
@@ -18,14 +18,14 @@ from tests.processes import ADMIN, Caller
 
 TENANTS = 3
 READINESS_SECONDS = 2.0
-"""Age that the answer of /readyz may have."""
+"""Maximum age of a response of /readyz."""
 Job = tuple[str, str]
-"""Its table and id."""
+"""Table and id of a job."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """A tenant with a data set that is ready."""
+    """Tenant with a ready data set."""
 
     caller: Caller
     domain: str
@@ -44,7 +44,7 @@ class Client:
 
 
 def device_dies(stack: SupervisedStack, generations: int, finetunes: int) -> Outcome:
-    """The device of the only worker dies while it trains and draws, with most generations in the queue."""
+    """Kills the device of the only worker while it trains and generates, with most generations in the queue."""
     started, ends = time.monotonic(), len(stack.statuses)
     clients = _clients(stack)
     jobs = [client.train() for client in clients[:finetunes]]
@@ -53,7 +53,7 @@ def device_dies(stack: SupervisedStack, generations: int, finetunes: int) -> Out
     until(lambda: any(_row(stack, job)["status"] == "running" for job in jobs[finetunes:]))
     stack.restarts.clear()
     stack.kill_device()
-    listed, ready, command = _red(stack)
+    listed, ready, command = _seconds_until_unhealthy(stack)
     until(lambda: len(stack.statuses) > ends)
     stack.restarts.set()
     until(lambda: all(ended(stack, *job) for job in jobs))
@@ -62,32 +62,32 @@ def device_dies(stack: SupervisedStack, generations: int, finetunes: int) -> Out
     right = command != 0 and len(statuses) == 1 and statuses[0] > 0
     late = (listed > HEARTBEAT) + (ready > HEARTBEAT + READINESS_SECONDS)
     return Outcome(
-        f"the device dies under {generations} generations and {finetunes} fine-tunes of {TENANTS} tenants",
-        f"all succeed after the restart; health is red within a heartbeat of {HEARTBEAT:.0f} s, in /readyz "
-        f"{READINESS_SECONDS:.0f} s later at most; the worker ends with an error status",
+        f"the device dies during {generations} generations and {finetunes} fine-tunes of {TENANTS} tenants",
+        f"all succeed after the restart; the worker is listed as unhealthy within a heartbeat of {HEARTBEAT:.0f} s, in "
+        f"/readyz at most {READINESS_SECONDS:.0f} s later, and exits with an error status",
         len(jobs) + 1,
         succeeded + right,
         len(jobs) - succeeded,
         time.monotonic() - started,
-        f"listed after {listed:.2f} s, /readyz after {ready:.2f} s, worker.health {command}, ended with {statuses}",
+        f"listed after {listed:.2f} s, /readyz after {ready:.2f} s, worker.health {command}, exit status {statuses}",
         late,
     )
 
 
 def job_kills_device(stack: SupervisedStack, neighbours: int, steps: int) -> Outcome:
-    """A generation kills the device each time it runs, beside others of three tenants."""
+    """Runs a generation that kills the device each time, next to jobs of three tenants."""
     started, ends = time.monotonic(), len(stack.statuses)
     clients = _clients(stack)
     killer, *innocent = _mixed(clients, neighbours, steps, clients[0].draw(seed=KILLER_SEED))
     until(lambda: all(ended(stack, *job) for job in (killer, *innocent)))
     row = _row(stack, killer)
-    until(lambda: len(stack.statuses) >= ends + 2, seconds=60)  # the last one ends after its row
-    note = f"{_end(row)} after {row['crashes']} deaths alone; {len(stack.statuses) - ends} workers ended"
+    until(lambda: len(stack.statuses) >= ends + 2, seconds=60)  # the last worker ends after its database row
+    note = f"{_end(row)} after {row['crashes']} deaths while alone; {len(stack.statuses) - ends} workers ended"
     right = (_end(row), row["crashes"]) == ("device_crashed", 2)
     return _outcome(
         stack,
-        f"a generation that kills the device beside {neighbours} jobs of {TENANTS} tenants",
-        "it alone fails, with device_crashed after two deaths alone; the others succeed",
+        f"a generation that kills the device, next to {neighbours} jobs of {TENANTS} tenants",
+        "only this generation fails, with device_crashed after it ran alone twice; the others succeed",
         innocent,
         right=int(right),
         rounds=1,
@@ -97,7 +97,7 @@ def job_kills_device(stack: SupervisedStack, neighbours: int, steps: int) -> Out
 
 
 def job_kills_workers(stack: SupervisedStack, neighbours: int, steps: int, times: int) -> Outcome:
-    """A fine-tune takes so much memory that its worker is killed, beside others of three tenants."""
+    """Runs a fine-tune that takes so much memory that its worker is killed, next to jobs of three tenants."""
     started, ends = time.monotonic(), len(stack.statuses)
     clients, innocent, codes = _clients(stack), list[Job](), []
     for _ in range(times):
@@ -108,13 +108,13 @@ def job_kills_workers(stack: SupervisedStack, neighbours: int, steps: int, times
     statuses = stack.statuses[ends:]
     return _outcome(
         stack,
-        f"a fine-tune that eats memory beside {neighbours} jobs of {TENANTS} tenants, {times} times",
-        "it alone fails, with crashed_worker; the others succeed",
+        f"a fine-tune that takes all memory, next to {neighbours} jobs of {TENANTS} tenants, {times} times",
+        "only this fine-tune fails, with crashed_worker; the others succeed",
         innocent,
         right=codes.count("crashed_worker"),
         rounds=times,
         started=started,
-        note=f"{', '.join(codes)}; {len(statuses)} workers ended by {sorted(set(statuses))}",
+        note=f"{', '.join(codes)}; {len(statuses)} workers ended, exit statuses {sorted(set(statuses))}",
     )
 
 
@@ -123,7 +123,7 @@ def _clients(stack: SupervisedStack) -> list[Client]:
 
 
 def _mixed(clients: Sequence[Client], neighbours: int, steps: int, culprit: Job) -> list[Job]:
-    """The culprit, then generations that it meets and a fine-tune for every four of them."""
+    """Starts jobs next to the culprit: three generations for each fine-tune. Returns all of them, the culprit first."""
     jobs = [culprit]
     for index in range(neighbours):
         client = clients[index % TENANTS]
@@ -149,8 +149,8 @@ def _outcome(
     return Outcome(fault, must, tried, held, len(lost), time.monotonic() - started, note)
 
 
-def _red(stack: SupervisedStack) -> tuple[float, float, int]:
-    """Seconds until the administrators' list and /readyz report that no worker is healthy, and the status of
+def _seconds_until_unhealthy(stack: SupervisedStack) -> tuple[float, float, int]:
+    """Returns the seconds until the administrators' list and /readyz report no healthy worker, and the exit status of
     `python -m worker.health`."""
     admin, started = Caller(stack.http, ADMIN), time.monotonic()
 

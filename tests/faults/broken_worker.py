@@ -1,7 +1,7 @@
-"""`python -m tests.faults.broken_worker`: the worker, with a device that dies and jobs that eat memory, on demand.
+"""`python -m tests.faults.broken_worker`: the worker, whose device dies and whose jobs take memory on demand.
 
-Both stand for what this machine lacks. The folder in `FAULTS_SWITCHES` has the switches; everything else is the worker
-as it is.
+Both replace hardware that this machine lacks. The folder in `FAULTS_SWITCHES` has the switches; everything else is the
+unchanged worker.
 """
 
 import os
@@ -21,24 +21,24 @@ from worker.__main__ import main
 
 SWITCHES = "FAULTS_SWITCHES"
 DEVICE_DIES = "device-dies"
-"""A file of this name kills the device of one worker, which removes it."""
+"""Name of a file that kills the device of one worker; the worker removes the file."""
 KILLER_SEED = 666
-"""Drawing an image with this seed kills the device."""
+"""Seed whose images kill the device."""
 GREEDY_SEED = 667
-"""A fine-tune with this seed takes memory until its worker is killed."""
-MOST_GREEDY_BYTES = 4 * 2**30
+"""Seed of a fine-tune that takes memory until its worker is killed."""
+MAX_GREEDY_BYTES = 4 * 2**30
 _PIECE = 64 * 2**20
 
 
 class Device:
-    """Answers every call with the same error once it has died, as a CUDA context does."""
+    """Device that fails every call with the same error once it has died, as a CUDA context does."""
 
     def __init__(self, switches: Path) -> None:
         self.switch = switches / DEVICE_DIES
         self.is_dead = False
 
     def compute(self, *, deadly: bool = False) -> None:
-        """Raises RuntimeError when the device is dead, or dies of this."""
+        """Raises RuntimeError if the device is dead or dies now."""
         with suppress(FileNotFoundError):
             self.switch.unlink()
             self.is_dead = True
@@ -48,7 +48,7 @@ class Device:
 
 
 def broken(device: Device) -> None:
-    """Runs the worker on this device."""
+    """Runs the worker with this device."""
     step, decode, check = Runner.step, PixelDecoder.decode, Runner.check
     micro_batch = Trainer._micro_batch
 
@@ -81,7 +81,7 @@ def broken(device: Device) -> None:
 def eat() -> None:
     """Takes memory until this process is killed."""
     taken = []
-    while len(taken) * _PIECE < MOST_GREEDY_BYTES:
+    while len(taken) * _PIECE < MAX_GREEDY_BYTES:
         taken.append(b"x" * _PIECE)
         time.sleep(0.02)
 

@@ -23,9 +23,9 @@ def one_key_at_once(stack: Stack, posts: int) -> Outcome:
     with ThreadPoolExecutor(posts) as pool:
         answers = list(pool.map(post, range(posts)))
     held = sum(answer.status_code in {201, 409} for answer in answers)
-    made = {answer.json()["id"] for answer in answers if answer.status_code == 201}
+    ids = {answer.json()["id"] for answer in answers if answer.status_code == 201}
     rows = len(caller.get("/v1/domains")["data"])
-    lost = 0 if len(made) == rows == 1 else 1
+    lost = 0 if len(ids) == rows == 1 else 1
     return Outcome(
         f"{posts} parallel posts with one idempotency key",
         "one resource",
@@ -47,8 +47,8 @@ def idle_streams(stack: Stack, streams: int) -> Outcome:
     stack.add_worker()
     until(lambda: alive(stack))
     held = 0 if connections else listening
-    note = f"{connections} database connections with {listening} streams; {ends} heard the end"
-    must = "they hold 0 database connections, and hear the end"
+    note = f"{connections} database connections with {listening} streams; {ends} received the end"
+    must = "they hold 0 database connections, and receive the end"
     lost = streams - ends
     return Outcome(f"{streams} idle streams", must, streams, held, lost, time.monotonic() - started, note)
 
@@ -59,7 +59,7 @@ async def _listen(stack: Stack, key: str, id: str, streams: int) -> tuple[int, i
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=stack.url, timeout=120, limits=limits) as http:
 
-        async def one() -> None:
+        async def listen() -> None:
             nonlocal opened, ends
             headers = {"Authorization": f"Bearer {key}"}
             async with http.stream("GET", f"/v1/finetunes/{id}/events", headers=headers) as answer:
@@ -70,9 +70,9 @@ async def _listen(stack: Stack, key: str, id: str, streams: int) -> tuple[int, i
                         opened, counted = opened + 1, True
                     ends += '"cancelled"' in line
 
-        async with asyncio.TaskGroup() as group:  # a stream that is refused ends all
+        async with asyncio.TaskGroup() as group:  # a rejected stream ends all
             for _ in range(streams):
-                group.create_task(one())
+                group.create_task(listen())
             while opened < streams:
                 await asyncio.sleep(0.1)
             await asyncio.sleep(3)  # connections opened for the first events return to the pool
@@ -91,8 +91,8 @@ def held_connections(stack: Stack) -> int:
     query = (
         "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = %s AND usename <> 'postgres' AND state <> 'idle'"
     )
-    looks = []
+    samples = []
     for _ in range(20):
-        looks.append(int(stack.rows(query, stack.name)[0]["n"]))
+        samples.append(int(stack.rows(query, stack.name)[0]["n"]))
         time.sleep(0.1)
-    return min(looks)
+    return min(samples)

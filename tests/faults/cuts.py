@@ -1,4 +1,4 @@
-"""A wire to the store that cuts downloads at random places."""
+"""A connection to the store that is cut at random positions during downloads."""
 
 import time
 
@@ -9,14 +9,14 @@ from tests.processes import Caller
 from tests.test_main_job import upload
 
 _BYTES = 2**17
-"""Cuts come after less than so many: in answers' heads, and in bodies."""
+"""Maximum bytes before a cut, which may be in a response's headers or body."""
 _READS = 5
 
 
 def downloads_cut(stack: StackOnS3, times: int) -> Outcome:
-    """Downloads are cut while a data set is validated, a fine-tune reads its images, and images are shown.
+    """Cuts downloads while a data set is validated, a fine-tune reads its images, and images are requested.
 
-    Held: each image is whole, or refused with its code. Lost: a data set or fine-tune that did not end well.
+    Held: each image is complete, or refused with its code. Lost: a data set or fine-tune that did not succeed.
     """
     started, chance, held, lost = time.monotonic(), stack.chance(), 0, 0
     caller, domain, dataset = prepared(stack)
@@ -35,9 +35,9 @@ def downloads_cut(stack: StackOnS3, times: int) -> Outcome:
         stack.proxy.mend()
         lost += not (ready and caller.get(f"/v1/finetunes/{finetune}")["status"] == "succeeded")
         held += good and caller.send("GET", image).content == whole
-    must = "work ends well, no image is shown in part"
+    must = "data sets and fine-tunes succeed; no image is incomplete"
     note = f"on {stack.server}; {stack.proxy.breaks - breaks} cuts"
-    return Outcome("downloads cut at random", must, times, held, lost, time.monotonic() - started, note)
+    return Outcome("downloads cut at random positions", must, times, held, lost, time.monotonic() - started, note)
 
 
 def _is_whole_or_refused(caller: Caller, image: str, whole: bytes) -> bool:

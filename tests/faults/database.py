@@ -1,4 +1,4 @@
-"""PostgreSQL that restarts under load."""
+"""PostgreSQL restarted under load."""
 
 import threading
 import time
@@ -14,10 +14,10 @@ WRITERS = 4
 
 
 def postgres_restarts(stack: Stack, restarts: int) -> Outcome:
-    """Clients create domains without a pause while the server is stopped, fast, and started again.
+    """Restarts the server in fast mode while clients create domains without a pause.
 
-    Lost: a domain that was acknowledged and is not there. Held: a restart after which the service was ready again,
-    with no answer but 201 and 503, and every 503 told when to come back; late: after more than ten seconds.
+    Lost: an acknowledged domain that is missing. Held: a restart after which the service was ready again, with no
+    response but 201 and 503 with Retry-After. Late: ready after more than ten seconds.
     """
     started = time.monotonic()
     caller = stack.tenant()
@@ -33,7 +33,7 @@ def postgres_restarts(stack: Stack, restarts: int) -> Outcome:
                 if answer.status_code == 201:
                     acknowledged.append(name)
                 retry = answer.status_code == 503 and "retry-after" in answer.headers
-                answers["503, told when" if retry else str(answer.status_code)] += 1
+                answers["503 with Retry-After" if retry else str(answer.status_code)] += 1
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(WRITERS)]
     for thread in threads:
@@ -47,10 +47,10 @@ def postgres_restarts(stack: Stack, restarts: int) -> Outcome:
     stop.set()
     for thread in threads:
         thread.join()
-    held = 0 if set(answers) - {"201", "503, told when"} else len(ready)
+    held = 0 if set(answers) - {"201", "503 with Retry-After"} else len(ready)
     present = {row["name"] for row in stack.rows("SELECT name FROM domains")}
     lost = len(set(acknowledged) - present)
-    note, late = f"{dict(answers)}; ready after {max(ready):.1f} s at most", sum(one > READY_WITHIN for one in ready)
+    note, late = f"{dict(answers)}; ready after {max(ready):.1f} s at most", sum(took > READY_WITHIN for took in ready)
     must = "0 acknowledged writes lost; 503 with Retry-After; ready within 10 s"
     return Outcome(
         "PostgreSQL restarted under load", must, restarts, held, lost, time.monotonic() - started, note, late

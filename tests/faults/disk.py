@@ -1,4 +1,4 @@
-"""A disk that runs full while a fine-tune writes its checkpoint."""
+"""A disk that is full when a fine-tune writes its checkpoint."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ from tests.faults.workers import ended, prepared, start_finetune
 from tests.processes import Caller
 
 STEPS = 110
-"""Steps of a fine-tune with two checkpoints, after 50 and 100; the second one finds no room."""
+"""Steps of a fine-tune with two checkpoints, after 50 and 100; the disk is full at the second one."""
 _DISK_BYTES = 2**26
 _PAGE = 2**12
 
@@ -27,7 +27,7 @@ class Disk(Protocol):
 
 
 class MountedDisk:
-    """Small file system of its own: a write to the full disk fails with ENOSPC."""
+    """Small separate file system: a write to the full disk fails with ENOSPC."""
 
     def __init__(self, root: Path) -> None:
         self.root, self._filler = root, root / "filler"
@@ -78,30 +78,30 @@ def small_disk(root: Path) -> Iterator[MountedDisk | None]:
 
 def disk_full(stack: Stack, disk: Disk, *, times: int, in_full: bool) -> Outcome:
     """Fills the disk after the first checkpoint of a fine-tune, and frees it once the fine-tune has reported why it
-    waits. In full, the disk also stays full once, and the files are compared with those of an undisturbed fine-tune.
+    waits. With `in_full`, the disk also stays full once, and the files are compared with those of an undisturbed run.
 
-    Held: the last good checkpoint is whole, and the reason is told. Lost: a fine-tune that did not go on from there to
-    the same file as one that was left alone, or that did not fail with the reason where no room came.
+    Held: the last good checkpoint is readable, and the reason is reported. Lost: a fine-tune that did not continue from
+    there to the same file as the undisturbed one, or did not fail with the reason while the disk stayed full.
     """
     started, held, lost = time.monotonic(), 0, 0
     caller, domain, dataset = prepared(stack)
     files = {_run(stack, caller, domain, dataset)} if in_full else set()
     for _ in range(times):
         id = _interrupted(stack, disk, caller, domain, dataset)
-        held += _told(stack, id) and _checkpoint_is_whole(stack, id)
+        held += _has_reported(stack, id) and _is_checkpoint_readable(stack, id)
         disk.free()
         until(lambda: ended(stack, "finetunes", id))  # noqa: B023  # called at once
         files.add(_sha256(caller, id))
-        lost += not (_goes_on_at(stack, id) > 50 and len(files) == 1 and "" not in files)
+        lost += not (_first_step_after_the_error(stack, id) > 50 and len(files) == 1 and "" not in files)
     if in_full:
         id = _interrupted(stack, disk, caller, domain, dataset)
         until(lambda: ended(stack, "finetunes", id))
-        found = caller.get(f"/v1/finetunes/{id}")
-        held += _told(stack, id) and _checkpoint_is_whole(stack, id)
-        lost += (found["status"], (found["error"] or {}).get("code")) != ("failed", "storage_full")
+        ended_finetune = caller.get(f"/v1/finetunes/{id}")
+        held += _has_reported(stack, id) and _is_checkpoint_readable(stack, id)
+        lost += (ended_finetune["status"], (ended_finetune["error"] or {}).get("code")) != ("failed", "storage_full")
         disk.free()
-    must = "the last good one is kept, the job says why and goes on from there"
-    note = "a file system of its own" if isinstance(disk, MountedDisk) else "a limit on the size of files"
+    must = "the last good checkpoint is kept; the job reports the reason and continues from there"
+    note = "on a separate file system" if isinstance(disk, MountedDisk) else "with a limit on file sizes"
     return Outcome("disk full at a checkpoint", must, times + in_full, held, lost, time.monotonic() - started, note)
 
 
@@ -109,7 +109,7 @@ def _interrupted(stack: Stack, disk: Disk, caller: Caller, domain: str, dataset:
     id = start_finetune(caller, domain, dataset, STEPS)
     until(lambda: _row(stack, id)["checkpoint_step"])
     disk.fill()
-    until(lambda: _told(stack, id) or ended(stack, "finetunes", id))
+    until(lambda: _has_reported(stack, id) or ended(stack, "finetunes", id))
     return id
 
 
@@ -123,24 +123,24 @@ def _row(stack: Stack, id: str) -> dict[str, object]:
     return stack.rows("SELECT * FROM finetunes WHERE id = %s", id)[0]
 
 
-def _told(stack: Stack, id: str) -> bool:
+def _has_reported(stack: Stack, id: str) -> bool:
     query = "SELECT data FROM finetune_events WHERE finetune_id = %s AND type = 'error' ORDER BY id LIMIT 1"
     return [row["data"]["code"] for row in stack.rows(query, id)] == ["storage_full"]
 
 
-def _checkpoint_is_whole(stack: Stack, id: str) -> bool:
+def _is_checkpoint_readable(stack: Stack, id: str) -> bool:
     """Returns whether the checkpoint can be read by its digest, as a worker reads it."""
     row = _row(stack, id)
     store = FolderStore(Path(stack.environment["DIFFFIT_STORAGE_URL"].removeprefix("file://")))
     return row["checkpoint_step"] == 50 and bool(store.get(str(row["checkpoint_key"]), str(row["checkpoint_sha256"])))
 
 
-def _goes_on_at(stack: Stack, id: str) -> int:
+def _first_step_after_the_error(stack: Stack, id: str) -> int:
     """Returns the first step that was reported after the error."""
     query = """SELECT (data->>'step')::int AS step FROM finetune_events WHERE finetune_id = %s AND type = 'progress'
         AND id > (SELECT max(id) FROM finetune_events WHERE finetune_id = %s AND type = 'error') ORDER BY id LIMIT 1"""
-    found = stack.rows(query, id, id)
-    return int(found[0]["step"]) if found else 0
+    events = stack.rows(query, id, id)
+    return int(events[0]["step"]) if events else 0
 
 
 def _sha256(caller: Caller, id: str) -> str:

@@ -1,4 +1,4 @@
-"""Fine-tunes that are cancelled while something else happens to their worker, and workers that are told to stop."""
+"""Fine-tunes cancelled while their worker is killed or paused, and workers that are asked to stop."""
 
 import signal
 import time
@@ -12,11 +12,10 @@ STRIKES = ("asleep", "killed after", "none", "killed before")
 
 
 def cancels(stack: Stack, times: int) -> Outcome:
-    """A running fine-tune is cancelled: its worker is left alone, or killed just before or after, or sleeps past its
-    lease and wakes up.
+    """Cancels a running fine-tune whose worker runs on, is killed just before or after, or is paused past its lease.
 
-    Held: it was cancelled and nothing of it changed any more; late: after more than ten seconds. Lost: one that ended
-    otherwise or has a version.
+    Held: it is cancelled and its rows do not change afterwards. Late: after more than ten seconds. Lost: a fine-tune
+    that ended otherwise or has a version.
     """
     started, chance, held, lost, took = time.monotonic(), stack.chance(), 0, 0, list[float]()
     caller, domain, dataset = prepared(stack)
@@ -26,7 +25,7 @@ def cancels(stack: Stack, times: int) -> Outcome:
         until(lambda: row(stack, "finetunes", id)["step"])  # noqa: B023  # called at once
         time.sleep(chance.uniform(0, 2))
         pid = stack.holder("finetunes", id)
-        assert pid is not None, "it has thousands of steps to go"
+        assert pid is not None, "thousands of steps remain"
         process = stack.workers[pid]
         if strike == "killed before":
             stack.kill_worker(pid)
@@ -41,21 +40,21 @@ def cancels(stack: Stack, times: int) -> Outcome:
         if pid not in stack.workers:
             stack.add_worker()
             until(lambda: len(alive(stack)) >= 2)
-        time.sleep(stack.lease)  # whoever would take it up or write to it has done so
+        time.sleep(stack.lease)  # long enough for any other worker to claim it or write to it
         good = before["status"] == "cancelled" and not before["adapters"]
         held += good and row(stack, "finetunes", id) == before
         lost += not good
-    note = f"after {max(took):.1f} s at most"
-    late = sum(one > CANCELLED_WITHIN for one in took)
-    must = "cancelled within 10 s, whatever its worker does; it never reverts"
-    return Outcome("cancelled while it runs", must, times, held, lost, time.monotonic() - started, note, late)
+    note = f"cancelled after {max(took):.1f} s at most"
+    late = sum(seconds > CANCELLED_WITHIN for seconds in took)
+    must = "cancelled within 10 s, whatever happens to its worker, and not changed afterwards"
+    return Outcome("a running fine-tune cancelled", must, times, held, lost, time.monotonic() - started, note, late)
 
 
 def stops(stack: Stack, times: int) -> Outcome:
-    """One of two workers gets a SIGTERM at a random moment of a fine-tune or of a generation, and is replaced.
+    """Sends SIGTERM to one of two workers at a random moment of a fine-tune or generation, and replaces the worker.
 
-    Held: it ended well, and its work went back at once, a fine-tune with a checkpoint of that very moment. Lost: what
-    did not end with one version, the same file each, and the same pictures each.
+    Held: the worker exits with status 0 and requeues its job at once, a fine-tune with a checkpoint of its last step.
+    Lost: a job that did not end with exactly one version and equal files, or with equal images.
     """
     started, chance, held, took = time.monotonic(), stack.chance(), 0, list[float]()
     jobs = Jobs(stack)
@@ -65,25 +64,25 @@ def stops(stack: Stack, times: int) -> Outcome:
         jobs.moment(table, chance.uniform(0, 0.8))
         pid = stack.holder(table, id)
         if pid is None:
-            continue  # it was too quick: another one
+            continue  # the job has already ended: try another one
         process = stack.workers.pop(pid)
-        told = time.monotonic()
+        signalled = time.monotonic()
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
-        took.append(time.monotonic() - told)
+        took.append(time.monotonic() - signalled)
         stack.add_worker()
         until(lambda: ended(stack, table, id))  # noqa: B023  # called at once
-        found = row(stack, table, id)
-        handed_back = found["failures"] == 0 and (table == "generations" or _no_step_lost(found["finetune_events"]))
-        held += code == 0 and handed_back
+        job_row = row(stack, table, id)
+        requeued = job_row["failures"] == 0 and (table == "generations" or _no_step_lost(job_row["finetune_events"]))
+        held += code == 0 and requeued
         until(lambda: len(alive(stack)) >= 2)
     note = f"stopped after {max(took):.1f} s at most"
-    must = "it stops well; what it held goes on at once, from the same step"
+    must = "exit status 0; its job continues at once, from the same step"
     return Outcome("SIGTERM of a worker", must, times, held, jobs.lost(), time.monotonic() - started, note)
 
 
 def _no_step_lost(events: Any) -> bool:
-    """Every attempt begins at the last step that was told of before it, or behind that."""
+    """Returns whether every attempt starts at the last step reported before it, or later."""
     last = 0
     for event in events:
         if event["type"] == "progress":

@@ -17,7 +17,7 @@ from tests.processes import Caller
 
 ANSWERED_WITHIN = 5.0
 MEMORY = 100_000_000
-MUST = "4xx or rejected with a code within 5 s; 100 MB more memory at most; nothing written outside"
+MUST = "refused with 4xx or a code within 5 s; at most 100 MB more memory; nothing written outside"
 
 
 class Watch:
@@ -27,7 +27,7 @@ class Watch:
         self.stack = stack
         self.store = FolderStore(stack.folder / "data" / "objects")
         self.processes = [psutil.Process(pid) for pid in stack.workers] + [api_of(stack)]
-        self.slowest = self.most = 0.0
+        self.slowest = self.max_grown = 0.0
         self.late = 0
         self.failed: list[str] = []
         self._before = self._everything()
@@ -39,7 +39,7 @@ class Watch:
         wrong = send()
         seconds = time.monotonic() - started
         grown = sum(peak(process) - own for process, own in zip(self.processes, before, strict=True))
-        self.slowest, self.most = max(self.slowest, seconds), max(self.most, grown)
+        self.slowest, self.max_grown = max(self.slowest, seconds), max(self.max_grown, grown)
         self.late += seconds > ANSWERED_WITHIN
         if grown > MEMORY:
             wrong = f"{grown / 1e6:.0f} MB more memory; {wrong or 'refused'}"
@@ -49,23 +49,23 @@ class Watch:
     def outside(self, expected: tuple[str, ...]) -> list[str]:
         """Returns files and store keys that should not exist, and dead processes. `expected` are the folders of
         accepted uploads."""
-        found = {one for one in self._everything() - self._before if not one.startswith(expected)}
+        written = {name for name in self._everything() - self._before if not name.startswith(expected)}
         escaped = list(self.stack.folder.rglob(f"{CANARY}*"))
-        for place in (Path.cwd(), Path("/tmp"), Path("/")):
-            escaped += place.glob(f"{CANARY}*")
+        for folder in (Path.cwd(), Path("/tmp"), Path("/")):
+            escaped += folder.glob(f"{CANARY}*")
         dead = [process.pid for process in self.processes if not process.is_running()]
-        return [str(one) for one in (*found, *escaped, *dead)]
+        return [str(problem) for problem in (*written, *escaped, *dead)]
 
     def _everything(self) -> set[str]:
         """Returns the keys in the store and the names in the processes' temporary folder."""
-        objects = {one.key for one in self.store.page("", "", 100_000)}
+        objects = {stored.key for stored in self.store.page("", "", 100_000)}
         return objects | {str(path) for path in (self.stack.folder / "tmp").iterdir()}
 
     def outcome(self, fault: str, tried: int, lost: Sequence[str], seconds: float) -> Outcome:
-        note = f"{self.slowest:.1f} s and {self.most / 1e6:.0f} MB more at most"
+        note = f"at most {self.slowest:.1f} s and {self.max_grown / 1e6:.0f} MB more memory"
         held = tried - len(self.failed)
-        told = "; ".join([*self.failed, *lost, note])
-        return Outcome(fault, MUST, tried, held, len(lost), seconds, told, self.late)
+        notes = "; ".join([*self.failed, *lost, note])
+        return Outcome(fault, MUST, tried, held, len(lost), seconds, notes, self.late)
 
 
 def zips(stack: Stack, every: int) -> Outcome:
@@ -76,8 +76,8 @@ def zips(stack: Stack, every: int) -> Outcome:
 def images(stack: Stack, every: int) -> Outcome:
     """Sends each hostile image as the third file of a good zip."""
     chosen = islice(IMAGES.items(), 0, None, every)
-    made = {name: _zipped(make) for name, make in chosen}
-    return _data_sets(stack, "hostile images", made)
+    zips = {name: _zipped(make) for name, make in chosen}
+    return _data_sets(stack, "hostile images", zips)
 
 
 def adapters(stack: Stack, every: int) -> Outcome:
@@ -95,9 +95,9 @@ def adapters(stack: Stack, every: int) -> Outcome:
         watch.check(name, lambda: _refused(caller, path, data))  # noqa: B023  # called at once
     lost = watch.outside(())
     listed = caller.get(path)["data"]
-    lost += [one["id"] for one in listed if one["id"] != adapter["id"]]
+    lost += [row["id"] for row in listed if row["id"] != adapter["id"]]
     if caller.send("POST", path, files={"file": ("a.safetensors", good)}).status_code != 201:
-        lost.append("a good one is not taken any more")
+        lost.append("a good file is no longer accepted")
     return watch.outcome(f"{len(chosen)} hostile adapters", len(chosen), lost, time.monotonic() - started)
 
 
@@ -113,22 +113,23 @@ def _data_sets(stack: Stack, kind: str, chosen: Mapping[str, Callable[[], bytes]
     rows = stack.rows("SELECT archive_key FROM datasets")
     lost = watch.outside(tuple(row["archive_key"].removesuffix("archive.zip") for row in rows))
     if not _whole(caller, path):
-        lost.append("a good one is not taken any more")
+        lost.append("a good file is no longer accepted")
     return watch.outcome(f"{len(chosen)} {kind}", len(chosen), lost, time.monotonic() - started)
 
 
 def _refused(caller: Caller, path: str, data: bytes) -> str | None:
-    """Returns None if the file was refused with a code, or all of it but the two good images."""
+    """Returns None if the file, or all of it except the two good images, was refused with a code; else the problem."""
     answer = caller.send("POST", path, files={"file": ("hostile", data)})
     if answer.status_code != 202:
-        known = 400 <= answer.status_code < 500 and answer.json().get("code")
-        return None if known else f"answered {answer.status_code} {answer.text[:200]}"
-    while (found := caller.get(f"/v1/datasets/{answer.json()['id']}"))["status"] == "validating":
+        has_code = 400 <= answer.status_code < 500 and answer.json().get("code")
+        return None if has_code else f"answered {answer.status_code} {answer.text[:200]}"
+    while (dataset := caller.get(f"/v1/datasets/{answer.json()['id']}"))["status"] == "validating":
         time.sleep(0.05)
-    if found["status"] == "rejected":
-        return None if found["error"]["code"] != "internal_error" else f"rejected with {found['error']}"
-    named = [one for one in found["report"]["rejected"] if one["code"]]
-    return None if found["images"] <= len(GOOD) and named else f"taken: {found['report']}, {found['classes']}"
+    if dataset["status"] == "rejected":
+        return None if dataset["error"]["code"] != "internal_error" else f"rejected with {dataset['error']}"
+    refused = [file for file in dataset["report"]["rejected"] if file["code"]]
+    right = dataset["images"] <= len(GOOD) and refused
+    return None if right else f"accepted: {dataset['report']}, {dataset['classes']}"
 
 
 def _whole(caller: Caller, path: str) -> bool:

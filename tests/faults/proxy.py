@@ -1,4 +1,4 @@
-"""A wire between a client and a server that can be cut, reset, frozen or slow."""
+"""A proxy between a client and a server, whose connections can be cut, reset, frozen or delayed."""
 
 import asyncio
 import socket
@@ -10,13 +10,13 @@ from typing import Literal, Self
 from tests.services import free_port
 
 Fault = Literal["none", "refused", "reset", "cut", "frozen"]
-"""A connection that is cut ends as a whole one does; one that is reset does not."""
+"""A cut connection is closed like a complete one; a reset connection is aborted."""
 Direction = Literal["up", "down"]
 _CHUNK = 2**16
 
 
 class Proxy:
-    """Listens on `port` and passes on to `target`, whole until a fault strikes."""
+    """Proxy that forwards `port` to `target` until a fault strikes."""
 
     def __init__(self, target: int) -> None:
         self.target, self.port = target, free_port()
@@ -27,7 +27,7 @@ class Proxy:
         self.breaks = 0
         self._seconds, self._marker = 0.0, b""
         self.waiting = 0
-        """Answers that are held back at this moment."""
+        """Number of responses that are delayed right now."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
@@ -41,13 +41,13 @@ class Proxy:
         self._thread.join()
 
     def strike(self, fault: Fault, after_bytes: int, direction: Direction = "up", *, times: int | None = None) -> None:
-        """Connections break once so many bytes have gone that way in all: up to the server, or down. `times` mends it
-        after so many breaks, each of which comes after so many bytes."""
+        """Breaks connections after `after_bytes` in total in a direction: up to the server, or down. With `times`, this
+        repeats so often, each time after as many bytes."""
         self._left, self.direction, self.fault = after_bytes, direction, fault
         self._after, self._times = after_bytes, times
 
     def delay(self, seconds: float, marker: str = "") -> None:
-        """Holds each answer back for so long, or those alone to requests that contain the marker."""
+        """Delays each response, or only those to requests that contain the marker."""
         self._seconds, self._marker = seconds, marker.encode()
 
     def mend(self) -> None:
@@ -64,7 +64,7 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # what was closed is gone
+        await asyncio.sleep(0)  # lets closed transports finish
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
@@ -73,9 +73,7 @@ class Proxy:
         if self.fault == "refused":
             writer.transport.abort()
             return
-        with suppress(
-            OSError, asyncio.CancelledError
-        ):  # the end of the proxy; the streams' own callback would raise it
+        with suppress(OSError, asyncio.CancelledError):  # cancelled when the proxy ends; asyncio would log the error
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
             asked = asyncio.Event()
             try:
@@ -98,7 +96,7 @@ class Proxy:
         client: asyncio.StreamWriter,
         asked: asyncio.Event,
     ) -> None:
-        """`asked` is set while a request waits for an answer that is to be held back."""
+        """Forwards one direction. `asked` is set while a request waits for a response that is to be delayed."""
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK):
                 if direction == "up" and self._seconds and self._marker in chunk:
@@ -109,7 +107,7 @@ class Proxy:
                 if direction == self.direction and self.fault != "none":
                     self._left -= len(chunk)
                     if self._left < 0:
-                        writer.write(chunk[: self._left])  # negative: what is too much
+                        writer.write(chunk[: self._left])  # negative: drops the bytes beyond the limit
                         await writer.drain()
                         await self._break(client)
                         return
@@ -134,5 +132,5 @@ class Proxy:
         if fault == "cut":
             return
         sock: socket.socket = client.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not an end
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
         client.transport.abort()

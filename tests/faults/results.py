@@ -1,4 +1,4 @@
-"""The table of what was tried, for a terminal, as JSON and as Markdown; it can be made row by row."""
+"""Table of all outcomes for a terminal, as JSON and as Markdown; rows can be added one at a time."""
 
 import datetime
 import json
@@ -16,15 +16,16 @@ from tests.faults.stack import Outcome
 
 _HEAD = """# Faults
 
-What `make faults` breaks on real processes, PostgreSQL, Redis and an S3 server, and what held. *Lost* must be 0, *held*
-all that was *tried*; *late* counts what held and took longer than it must, which is a matter of the machine too.
-`python -m tests.faults --only NAME --seed SEED --json docs/results/faults.json` makes a row anew.
+`make faults` causes these faults on real processes, PostgreSQL, Redis and an S3 server, and checks the guarantees.
+*Lost* must be 0 and *held* must equal *tried*. *Late* counts attempts that held but took longer than allowed, which
+also depends on the machine. `python -m tests.faults --only NAME --seed SEED --json docs/results/faults.json` repeats
+one row.
 """
 COLUMNS = ("fault", "must hold", "tried", "held", "lost", "late", "seconds", "")
 
 
 def entry(outcome: Outcome, seed: int) -> dict[str, Any]:
-    """A row of the file: the outcome, with what it came from."""
+    """Returns a row of the file: the outcome with its seed, date and machine."""
     memory = psutil.virtual_memory().total / 2**30
     machine = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -32,7 +33,7 @@ def entry(outcome: Outcome, seed: int) -> dict[str, Any]:
 
 
 def keep(path: Path, name: str, row: dict[str, Any], order: Sequence[str]) -> None:
-    """Puts the row into the JSON file in the place of an older one of its name, and writes the Markdown file beside."""
+    """Adds the row to the JSON file or replaces the row of that name, and writes the Markdown file next to it."""
     rows = (json.loads(path.read_text()) if path.exists() else {}) | {name: row}
     rows = {name: rows[name] for name in order if name in rows}
     path.write_text(json.dumps(rows, indent=2) + "\n")
@@ -40,10 +41,10 @@ def keep(path: Path, name: str, row: dict[str, Any], order: Sequence[str]) -> No
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
-    found = Table(*COLUMNS, title="Faults")
+    rich_table = Table(*COLUMNS, title="Faults")
     for outcome in outcomes:
-        found.add_row(*_cells(asdict(outcome)))
-    return found
+        rich_table.add_row(*_cells(asdict(outcome)))
+    return rich_table
 
 
 def _markdown(rows: dict[str, dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Every fault with the service that it strikes, and how often: in full, and in short for the tests."""
+"""Every fault with its service, in a full form and a short form for the tests."""
 
 import os
 import tempfile
@@ -66,7 +66,7 @@ class Scenario:
     service: Service
     full: Callable[[Any], Outcome]
     short: Callable[[Any], Outcome] | None
-    """None where it would take minutes and another scenario covers the same."""
+    """None if it would take minutes and another scenario covers the same."""
 
 
 class StackOnSmallDisk(Stack):
@@ -88,7 +88,7 @@ SCENARIOS = {
         "one worker", partial(broker.redis_emptied, jobs=20), partial(broker.redis_emptied, jobs=3)
     ),
     "message": Scenario(
-        "one worker", partial(broker.one_message_often, messages=100), partial(broker.one_message_often, messages=20)
+        "one worker", partial(broker.repeated_message, messages=100), partial(broker.repeated_message, messages=20)
     ),
     "postgres": Scenario(
         "one worker",
@@ -239,7 +239,7 @@ def _on_s3(exits: ExitStack, folder: Path, postgres: services.Postgres, *, ceph:
     store = S3Store(f"faults-{uuid.uuid4().hex}", "prefix", endpoint, "us-east-1")
     store.create_bucket()
     settings = {
-        # Longer than an upload takes on a busy machine: one that is under way is not swept.
+        # Longer than an upload takes on a busy machine, so that no unfinished upload is swept.
         "DIFFFIT_ORPHAN_SECONDS": "30",
         "DIFFFIT_STORAGE_URL": f"s3://{store.bucket}/prefix",
         "DIFFFIT_S3_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",

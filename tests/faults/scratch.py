@@ -1,4 +1,4 @@
-"""No room for temporary files, at the API and its worker."""
+"""A full temporary folder of the API and its worker."""
 
 import time
 
@@ -10,22 +10,22 @@ from tests.test_main_job import upload
 
 
 class StackOnSmallScratch(Stack):
-    """Its temporary files are on a file system of their own, which can be filled up."""
+    """Service whose temporary files are on a separate file system, which can be filled up."""
 
     scratch: MountedDisk | None
-    """None where nobody may mount."""
+    """None if mounting is not permitted."""
 
 
 def scratch_full(stack: StackOnSmallScratch, times: int) -> Outcome:
-    """It is full while a data set comes that the API must spool, one that it need not, and a fine-tune.
+    """Fills the temporary folder, sends a large data set, which the API must spool, and a small one, and fine-tunes.
 
-    Held: the large upload is refused with the reason, and the same one is taken once there is room. Lost: whatever else
-    did not end well, since the worker reads from the store.
+    Held: the large upload is refused with the reason, and accepted once there is space. Lost: the small data set or the
+    fine-tune did not succeed, although the worker reads from the store.
     """
     started, held, lost, disk = time.monotonic(), 0, 0, stack.scratch
-    must = "what needs it is refused with its code and taken later; all else goes on"
+    must = "a large upload is refused with its code and accepted later; everything else succeeds"
     if disk is None:
-        return Outcome("scratch full", must, 0, 0, 0, 0.0, "not tried: this needs a file system of its own")
+        return Outcome("temporary folder full", must, 0, 0, 0, 0.0, "not tried: mounting is not permitted")
     caller, domain, dataset = prepared(stack)
     files = {"file": ("set.zip", large_archive())}
     for _ in range(times):
@@ -40,4 +40,4 @@ def scratch_full(stack: StackOnSmallScratch, times: int) -> Outcome:
         whole = taken.status_code == 202
         whole = whole and caller.wait(f"/v1/datasets/{taken.json()['id']}", "validating")["status"] == "ready"
         held += whole and (refused.status_code, refused.json()["code"]) == (503, "storage_full")
-    return Outcome("scratch full", must, times, held, lost, time.monotonic() - started)
+    return Outcome("temporary folder full", must, times, held, lost, time.monotonic() - started)

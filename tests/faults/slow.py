@@ -36,34 +36,34 @@ def tenants_are_slow(stack: StackOnS3, generations: int, datasets: int, seconds:
     started = time.monotonic()
     greedy, busy, _ = prepared(stack)
     caller, domain, _ = prepared(stack)
-    tasks = {"data set": partial(_validate, stack, caller, domain), "drawing": partial(_draw, stack, caller, domain)}
+    tasks = {"data set": partial(_validate, stack, caller, domain), "generation": partial(_draw, stack, caller, domain)}
     for task in tasks.values():
         task()  # warm-up: one-time loading is not counted
     alone = {name: [task() for _ in range(times)] for name, task in tasks.items()}
     stack.proxy.delay(seconds, busy)
     body = {"class_id": 0, "steps": STEPS, "adapter_id": "base"}
     with ThreadPoolExecutor(6) as pool:
-        sent = [("datasets", str(one["id"])) for one in pool.map(upload, [greedy] * datasets, [busy] * datasets)]
+        sent = [("datasets", str(row["id"])) for row in pool.map(upload, [greedy] * datasets, [busy] * datasets)]
     sent += [
         ("generations", str(greedy.post(f"/v1/domains/{busy}/generations", body)["id"])) for _ in range(generations)
     ]
-    beside = {name: [task() for _ in range(times)] for name, task in tasks.items()}
+    together = {name: [task() for _ in range(times)] for name, task in tasks.items()}
     left = {table: sum(not _done(stack, *job) for job in sent if job[0] == table) for table in dict(sent)}
     stack.proxy.mend()
     until(lambda: all(_done(stack, *job) for job in sent))
-    figures = {name: (median(alone[name]), median(beside[name])) for name in tasks}
+    figures = {name: (median(alone[name]), median(together[name])) for name in tasks}
     lost = sum(_row_status(stack, *job) not in {"succeeded", "ready"} for job in sent)
-    told = [f"{name} {before:.2f} s alone, {after:.2f} s beside them" for name, (before, after) in figures.items()]
-    told.append(f"{left['datasets']} and {left['generations']} of the other's left at the end")
-    tried, held = 2 * times, sum(len(taken) for taken in beside.values())
+    notes = [f"{name} {before:.2f} s alone, {after:.2f} s next to them" for name, (before, after) in figures.items()]
+    notes.append(f"{left['datasets']} data sets and {left['generations']} generations left at the end")
+    tried, held = 2 * times, sum(len(taken) for taken in together.values())
     return Outcome(
         f"another tenant's {generations} generations and {datasets} slow data sets",
-        f"a data set and a drawing take at most {SLOWER:.0f} times as long",
+        f"a data set and a generation take at most {SLOWER:.0f} times as long",
         tried,
         held,
         lost,
         time.monotonic() - started,
-        "; ".join(told),
+        "; ".join(notes),
         sum(after > SLOWER * before for before, after in figures.values()),
     )
 
@@ -71,7 +71,7 @@ def tenants_are_slow(stack: StackOnS3, generations: int, datasets: int, seconds:
 def store_is_slow(stack: StackOnS3, reads: int, seconds: float) -> Outcome:
     """Delays the store for every thread that reads it, while database rows are read and the health check is requested.
 
-    Held: a read that is answered, or refused with when to come back. Late: a slow answer of what needs no store.
+    Held: a read that succeeds or is refused with Retry-After. Late: a slow response to a request that needs no store.
     """
     started = time.monotonic()
     caller, domain, dataset = prepared(stack)
@@ -86,7 +86,7 @@ def store_is_slow(stack: StackOnS3, reads: int, seconds: float) -> Outcome:
     asks = [partial(httpx.get, f"{stack.url}/v1/adapters/{adapter}/download", headers=key)] * DOWNLOADS
     asks += [partial(httpx.get, urls[index % len(urls)]) for index in range(reads)]
     stack.proxy.delay(seconds)
-    # A client of its own, as making one takes longer than an answer; each probe connects anew, as Kubernetes' do.
+    # A separate client, because creating one takes longer than a response. Each probe reconnects, as in Kubernetes.
     with (
         httpx.Client(base_url=stack.url, headers={"Connection": "close"}) as probe,
         ThreadPoolExecutor(len(asks)) as pool,
@@ -101,15 +101,15 @@ def store_is_slow(stack: StackOnS3, reads: int, seconds: float) -> Outcome:
         busy = min(stack.proxy.waiting, STORE.threads)
         connections = held_connections(stack)
         stack.proxy.mend()
-    found = [answer.result() for answer in answers]
-    good = sum(answer.status_code == 200 for answer in found)
-    refused = sum(answer.status_code == 503 and "retry-after" in answer.headers for answer in found)
+    responses = [answer.result() for answer in answers]
+    good = sum(answer.status_code == 200 for answer in responses)
+    refused = sum(answer.status_code == 503 and "retry-after" in answer.headers for answer in responses)
     late = (max(live) > LIVE_WITHIN) + (max(rows) > ROWS_WITHIN)
-    note = f"on {stack.server}; {busy} threads busy; /livez {max(live):.3f} s, rows {max(rows):.3f} s at most of "
-    note += f"{len(rows) - 1}; {connections} connections of the database held; {good} read, {refused} told when"
+    note = f"on {stack.server}; {busy} threads busy; slowest /livez {max(live):.3f} s, rows {max(rows):.3f} s; "
+    note += f"{connections} database connections held; {good} read, {refused} refused with Retry-After"
     return Outcome(
         f"the store takes {seconds:.0f} s for each of {len(asks)} reads",
-        f"/livez within {LIVE_WITHIN} s, rows within {ROWS_WITHIN:.0f} s, 0 connections of the database held",
+        f"/livez within {LIVE_WITHIN} s, rows within {ROWS_WITHIN:.0f} s, 0 database connections held",
         len(asks) + 1,
         good + refused + (connections == 0 and busy == STORE.threads),
         len(asks) - good - refused,

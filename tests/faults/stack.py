@@ -29,7 +29,7 @@ SETTINGS = {
     "DIFFFIT_HEARTBEAT_SECONDS": str(HEARTBEAT),
     "DIFFFIT_REAPER_SECONDS": str(REAPER),
     "DIFFFIT_TORCH_THREADS": "1",
-    # High enough never to refuse, but still counted in Redis.
+    # High enough never to reject a request, but still counted in Redis.
     "DIFFFIT_MAX_REQUESTS_PER_MINUTE": "1000000",
 }
 
@@ -131,8 +131,8 @@ class Stack(AbstractContextManager["Stack"]):
     def holder(self, table: str, id: str) -> int | None:
         """Returns the process that works on a database row, or None."""
         query = f"SELECT w.pid FROM {table} j JOIN workers w ON w.id = j.worker_id WHERE j.id = %s"
-        found = self.rows(f"{query} AND j.lease_expires_at IS NOT NULL", id)
-        return int(found[0]["pid"]) if found else None
+        rows = self.rows(f"{query} AND j.lease_expires_at IS NOT NULL", id)
+        return int(rows[0]["pid"]) if rows else None
 
     def tenant(self) -> Caller:
         """Creates a tenant and returns its caller."""

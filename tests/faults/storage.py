@@ -1,4 +1,4 @@
-"""An object store that is away, resets or freezes in the middle of an upload; an adapter with a wrong byte."""
+"""An object store that is unreachable, resets or freezes during an upload; an adapter with a wrong byte."""
 
 import io
 import os
@@ -16,7 +16,7 @@ MEBIBYTE = 2**20
 
 
 class StackOnS3(Stack):
-    """Its store is an S3 server behind a wire that can break."""
+    """Service whose store is an S3 server behind a proxy that can break."""
 
     proxy: Proxy
     store: S3Store
@@ -24,10 +24,10 @@ class StackOnS3(Stack):
 
 
 def uploads_break(stack: StackOnS3, faults: list[tuple[Fault, int]]) -> Outcome:
-    """A data set of several parts is uploaded while the wire to the store breaks after so many bytes; then again.
+    """Uploads a data set of several parts while the connection to the store breaks after some bytes, then again.
 
-    Held: an answer of 503 with its code, nothing visible of it in the service or the store, and the same upload is
-    taken once the wire is whole. Lost: a data set that is visible and not ready.
+    Held: a response of 503 with its code, no trace in the service or the store, and the same upload is accepted later.
+    Lost: a data set that is visible and not ready.
     """
     started, held, slowest, failed = time.monotonic(), 0, 0.0, list[str]()
     caller, proxy, store = stack.tenant(), stack.proxy, stack.store
@@ -42,7 +42,7 @@ def uploads_break(stack: StackOnS3, faults: list[tuple[Fault, int]]) -> Outcome:
         refused = answer.status_code == 503 and answer.json()["code"] == "storage_unavailable"
         unseen = not caller.get(f"/v1/domains/{domain}/datasets")["data"]
         hidden = not [key for key in store.list("") if domain in key]
-        for _ in range(3):  # as a client does that is told 503
+        for _ in range(3):  # as clients do after a 503
             again = caller.send("POST", f"/v1/domains/{domain}/datasets", files={"file": ("set.zip", archive)})
             if again.status_code != 503:
                 break
@@ -57,12 +57,12 @@ def uploads_break(stack: StackOnS3, faults: list[tuple[Fault, int]]) -> Outcome:
     note = "; ".join(
         [*failed, f"on {stack.server}; refused after {slowest:.1f} s at most; abandoned parts gone {parts:.0f} s later"]
     )
-    must = "503 with its code, nothing partial visible, taken when it is back"
-    return Outcome("storage away, reset, frozen", must, len(faults), held, lost, time.monotonic() - started, note)
+    must = "503 with its code, nothing partial visible, accepted when the store is back"
+    return Outcome("storage refused, reset or frozen", must, len(faults), held, lost, time.monotonic() - started, note)
 
 
 def images_wait(stack: StackOnS3, jobs: int) -> Outcome:
-    """Generations while the store is away: they wait for it and end well."""
+    """Requests generations while the store is unreachable; they must wait for it and succeed."""
     started = time.monotonic()
     caller, domain, _ = prepared(stack)
     stack.proxy.strike("refused", 0)
@@ -71,40 +71,40 @@ def images_wait(stack: StackOnS3, jobs: int) -> Outcome:
     time.sleep(5)
     stack.proxy.mend()
     until(lambda: all(ended(stack, "generations", id) for id in sent))
-    found = [caller.get(f"/v1/generations/{id}") for id in sent]
-    good = sum(one["status"] == "succeeded" for one in found)
-    must = "they end well when it is back"
-    note = f"on {stack.server}; " + ", ".join(sorted({one["status"] for one in found}))
+    generations = [caller.get(f"/v1/generations/{id}") for id in sent]
+    good = sum(generation["status"] == "succeeded" for generation in generations)
+    must = "all succeed when the store is back"
+    note = f"on {stack.server}; " + ", ".join(sorted({generation["status"] for generation in generations}))
     seconds = time.monotonic() - started
-    return Outcome("storage away while images are drawn", must, jobs, good, jobs - good, seconds, note)
+    return Outcome("storage unreachable during generations", must, jobs, good, jobs - good, seconds, note)
 
 
 def flipped_byte(stack: Stack, times: int) -> Outcome:
-    """One byte of a stored adapter is changed before any worker has it in memory."""
+    """Changes one byte of a stored adapter before any worker has loaded it."""
     started, held, lost = time.monotonic(), 0, 0
     caller, domain, dataset = prepared(stack)
     store = FolderStore(stack.folder / "data" / "objects")
     other = caller.post("/v1/domains", {"name": "another"})["id"]
-    for time_ in range(times):
-        finetune = start_finetune(caller, domain, dataset, steps=1 + time_)
+    for number in range(times):
+        finetune = start_finetune(caller, domain, dataset, steps=1 + number)
         until(lambda: ended(stack, "finetunes", finetune))  # noqa: B023  # called at once
         adapter = str(caller.get(f"/v1/finetunes/{finetune}")["adapter_id"])
-        (found,) = stack.rows("SELECT object_key FROM adapters WHERE id = %s", adapter)
-        path = store.root / found["object_key"]
+        (row,) = stack.rows("SELECT object_key FROM adapters WHERE id = %s", adapter)
+        path = store.root / row["object_key"]
         good = path.read_bytes()
-        place = len(good) * (time_ + 1) // (times + 1)
-        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        offset = len(good) * (number + 1) // (times + 1)
+        path.write_bytes(good[:offset] + bytes([good[offset] ^ 1]) + good[offset + 1 :])
         drawn = _drawn(stack, caller, domain, adapter)
         refused = drawn["status"] == "failed" and drawn["error"]["code"] == "checksum_mismatch"
         quarantined = caller.get(f"/v1/adapters/{adapter}")["status"] == "quarantined"
         held += refused and quarantined
         lost += _drawn(stack, caller, other, "base")["status"] != "succeeded"
-    must = "refused with checksum_mismatch, quarantined, others unharmed"
+    must = "refused with checksum_mismatch and quarantined; other adapters work"
     return Outcome("one byte of an adapter flipped", must, times, held, lost, time.monotonic() - started)
 
 
 def large_archive() -> bytes:
-    """A good data set of more than one part: drawings, and 20 MiB that are not pictures."""
+    """Returns a valid data set of more than one part: drawings, and a file of 20 MiB that is no image."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted((sample_domain_folder() / "fruit").glob("*.png"))[:8]:
@@ -121,5 +121,5 @@ def _drawn(stack: Stack, caller: Caller, domain: str, adapter: str) -> dict[str,
     body = {"class_id": 0, "steps": 2, "adapter_id": adapter}
     id = str(caller.post(f"/v1/domains/{domain}/generations", body)["id"])
     until(lambda: ended(stack, "generations", id))
-    found: dict[str, object] = caller.get(f"/v1/generations/{id}")
-    return found
+    generation: dict[str, object] = caller.get(f"/v1/generations/{id}")
+    return generation

@@ -1,4 +1,4 @@
-"""Attacks by many clients and by strangers: the memory and disk of the API and a worker are watched meanwhile."""
+"""Attacks by many clients and by clients without a key, while memory and disk of the API and a worker are measured."""
 
 import io
 import socket
@@ -66,10 +66,10 @@ class Meter(AbstractContextManager["Meter"]):
 
 
 def strangers_attack(stack: Stack, connections: int) -> Outcome:
-    """Sends bodies without a key, connections that are silent or half sent, and zips of some hundred bytes with images
+    """Sends bodies without a key, opens connections that stay silent or half sent, and uploads small zips with images
     of 50 megapixels, which are validated, shown and trained on.
 
-    Held: an attack that takes no more memory of a process than it may, and no more of the disk.
+    Held: an attack that stays within the limits of memory and disk.
     """
     started = time.monotonic()
     caller, domain, _ = prepared(stack)
@@ -83,28 +83,28 @@ def strangers_attack(stack: Stack, connections: int) -> Outcome:
         f"{ZIPS} zips": lambda: datasets.extend(_upload(caller, domain, _small_zip())),
         "training on one": lambda: _train(stack, caller, domain, datasets),
     }
-    told, held = [], 0
+    notes, held = [], 0
     for name, attack in attacks.items():
         with Meter(stack) as meter:
             attack()
         held += meter.memory <= MEMORY and meter.disk <= DISK
-        told.append(f"{name}: {meter.memory / MIB:.0f} MiB of memory, {meter.disk / MIB:.0f} of disk")
+        notes.append(f"{name}: {meter.memory / MIB:.0f} MiB of memory, {meter.disk / MIB:.0f} of disk")
     lost = int(caller.send("GET", "/v1/domains").status_code != 200) + len(attacks) - held
     return Outcome(
-        "strangers, and zips of some hundred bytes",
-        f"{MEMORY / MIB:.0f} MiB more memory of the API or the worker and {DISK / MIB:.0f} MiB of disk at most",
+        "clients without a key, and zips of some hundred bytes",
+        f"at most {MEMORY / MIB:.0f} MiB more memory of the API or the worker and {DISK / MIB:.0f} MiB of disk",
         len(attacks),
         held,
         lost,
         time.monotonic() - started,
-        "; ".join(told),
+        "; ".join(notes),
     )
 
 
 def many_upload(stack: Stack, uploads: int, size: int) -> Outcome:
     """Sends many uploads at once by ten tenants, and each again when its response says so.
 
-    Held: one that is taken in the end, after no answer but 429 and 503 with when to come back.
+    Held: an upload that is accepted in the end, after no response but 429 and 503 with Retry-After.
     """
     started, settings = time.monotonic(), Settings()
     callers = [(caller, domain) for caller, domain, _ in (prepared(stack) for _ in range(min(TENANTS, uploads)))]
@@ -117,14 +117,12 @@ def many_upload(stack: Stack, uploads: int, size: int) -> Outcome:
     lost = max(0, taken + len(callers) - int(rows[0]["n"]))
     refused = [code for codes in answers for code in codes[:-1]]
     in_bounds = meter.disk <= limit and meter.memory <= UPLOADS_MEMORY
-    note = (
-        f"{refused.count(429)} answers of 429 and {refused.count(503)} of 503, {max(map(len, answers))} tries at most; "
-    )
-    note += f"{meter.memory / MIB:.0f} MiB more memory and {meter.disk / MIB:.0f} MiB of temporary files at most"
+    note = f"{refused.count(429)} times 429, {refused.count(503)} times 503, at most {max(map(len, answers))} tries; "
+    note += f"at most {meter.memory / MIB:.0f} MiB more memory and {meter.disk / MIB:.0f} MiB of temporary files"
     return Outcome(
         f"{uploads} uploads of {size / MIB:.0f} MiB at once",
-        f"all are taken, some of them later; {UPLOADS_MEMORY / MIB:.0f} MiB more memory of the API or the worker and "
-        f"{limit / MIB:.0f} MiB of disk at most",
+        f"all are accepted, some of them later; at most {UPLOADS_MEMORY / MIB:.0f} MiB more memory of the API or the "
+        f"worker and {limit / MIB:.0f} MiB of disk",
         uploads + 1,
         taken + in_bounds,
         lost,
@@ -141,13 +139,13 @@ def _patient(stack: Stack, caller: Caller, domain: str, zipped: bytes) -> list[i
         try:
             with httpx.Client(base_url=stack.url, timeout=120) as http:
                 files = {"file": ("set.zip", zipped)}
-                found = Caller(http, caller.key).send("POST", f"/v1/domains/{domain}/datasets", files=files)
+                response = Caller(http, caller.key).send("POST", f"/v1/domains/{domain}/datasets", files=files)
         except httpx.TransportError:
             return [*codes, 0]
-        if found.status_code not in {429, 503}:
-            return [*codes, found.status_code]
-        codes.append(found.status_code if "retry-after" in found.headers else 0)
-        time.sleep(float(found.headers.get("retry-after", 1)))
+        if response.status_code not in {429, 503}:
+            return [*codes, response.status_code]
+        codes.append(response.status_code if "retry-after" in response.headers else 0)
+        time.sleep(float(response.headers.get("retry-after", 1)))
 
 
 def _pour(stack: Stack, line: str, content_type: str, total: int) -> None:
@@ -161,7 +159,7 @@ def _pour(stack: Stack, line: str, content_type: str, total: int) -> None:
 
 
 def _hold(stack: Stack, count: int) -> None:
-    """Holds silent connections, half of them with half a request head; they must not keep others out."""
+    """Holds silent connections, half of them with half a request head, and sends a request next to them."""
     with ExitStack() as held:
         for index in range(count):
             connection = held.enter_context(closing(_connected(stack)))
@@ -179,8 +177,8 @@ def _upload(caller: Caller, domain: str, zipped: bytes) -> list[str]:
 
     with ThreadPoolExecutor(ZIPS) as pool:
         sent = list(pool.map(send, range(ZIPS)))
-    found = [caller.wait(f"/v1/datasets/{id}", "validating") for id in sent]
-    assert {one["status"] for one in found} == {"ready"}, found
+    datasets = [caller.wait(f"/v1/datasets/{id}", "validating") for id in sent]
+    assert {dataset["status"] for dataset in datasets} == {"ready"}, datasets
     return sent
 
 

@@ -1,4 +1,4 @@
-"""A service whose workers are restarted when they end, and killed when they take too much memory, as compose does."""
+"""A service whose workers are restarted when they end and killed when they take too much memory, as with compose."""
 
 import threading
 from contextlib import suppress
@@ -12,11 +12,11 @@ from tests.faults.broken_worker import DEVICE_DIES, SWITCHES
 from tests.faults.stack import Stack, until
 
 MEMORY = 3 * 2**29
-"""Bytes that a worker may take: more than twice what it needs here."""
+"""Maximum memory of a worker in bytes, more than twice what it needs here."""
 
 
 class SupervisedStack(Stack):
-    """Its workers can lose their device, and their jobs can eat memory: see `broken_worker`."""
+    """Service whose workers can lose their device and whose jobs can take all memory; see `broken_worker`."""
 
     worker_module = "tests.faults.broken_worker"
 
@@ -26,9 +26,9 @@ class SupervisedStack(Stack):
         super().__init__(folder, postgres, settings={SWITCHES: str(switches)})
         self.switch = switches / DEVICE_DIES
         self.statuses: list[int] = []
-        """Exit statuses of the workers that ended, in their order."""
+        """Exit statuses of the workers that ended, in order."""
         self.restarts = threading.Event()
-        """Cleared, it holds restarts back."""
+        """Workers are restarted only while this is set."""
         self.restarts.set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
@@ -44,7 +44,7 @@ class SupervisedStack(Stack):
         super().__exit__(*error)
 
     def kill_device(self) -> None:
-        """Returns when the device of a worker has died."""
+        """Kills the device of a worker, and returns when it has died."""
         self.switch.touch()
         until(lambda: not self.switch.exists(), seconds=60)
 

@@ -11,33 +11,33 @@ from tests.faults.stack import Outcome, Stack, until
 from tests.faults.workers import ended, prepared, start_finetune
 from tests.processes import Caller
 
-NOBODYS = {"alembic_version", "base_models", "workers"}
-"""Tables without a tenant's rows."""
+SHARED_TABLES = {"alembic_version", "base_models", "workers"}
+"""Tables without rows of tenants."""
 
 
 def tenants_pry(stack: Stack) -> Outcome:
-    """Requests everything that one tenant has as another tenant: by every route that the OpenAPI document has, and from
-    every table that PostgreSQL's catalogue has, with the API's own role.
+    """Requests everything of one tenant as another tenant, by every route in the OpenAPI document, and reads every
+    table in PostgreSQL's catalogue with the API's role.
 
-    Held: a route that knows nothing of it, an administrator's that is forbidden, a table that shows none of the rows
-    that it has. Lost: one that tells.
+    Held: a route that responds "not found", an administrator's route that is forbidden, a table that shows no row.
+    Lost: any other.
     """
     started = time.monotonic()
     owner, ids = _owner_of_everything(stack)
     stranger = stack.tenant()
     own = stranger.post("/v1/domains", {"name": "own"})["id"]
     document = owner.get("/openapi.json")
-    told = [name for name, answer in _asked(document, stranger, ids).items() if not answer]
-    routes = len(_asked_of(document))
+    leaking = [name for name, answer in _is_refused_by_route(document, stranger, ids).items() if not answer]
+    routes = len(_operations_of(document))
     tables, seen = _rows(stack, _tenant(stack, ids["domains"]), _tenant(stack, own))
-    held = routes - len(told) + sum(not count for count in seen.values())
-    lost = [*told, *(table for table, count in seen.items() if count)]
+    held = routes - len(leaking) + sum(not count for count in seen.values())
+    lost = [*leaking, *(table for table, count in seen.items() if count)]
     note = f"{routes} routes, {tables} tables"
     if missing := tables - len(seen):
         note += f", {missing} of them without the owner's rows"
     return Outcome(
         "every route and table with another tenant's ids",
-        "404 (403 of an administrator's route); 0 rows by raw SQL",
+        "404 (403 for an administrator's route); 0 rows by raw SQL",
         routes + tables,
         held,
         len(lost),
@@ -86,30 +86,30 @@ def _owner_of_everything(stack: Stack) -> tuple[Caller, dict[str, str]]:
     }
 
 
-def _asked_of(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _operations_of(document: dict[str, Any]) -> list[tuple[str, str, str]]:
     administrators = [
         (method.upper(), path, operation["operationId"])
-        for path, found in document["paths"].items()
-        for method, operation in found.items()
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
         if path.startswith("/v1/admin")
     ]
     return [*operations(document), *administrators]
 
 
-def _asked(document: dict[str, Any], stranger: Caller, ids: dict[str, str]) -> dict[str, bool]:
-    """Returns for every route whether it held."""
-    found = {}
-    for method, path, operation in _asked_of(document):
+def _is_refused_by_route(document: dict[str, Any], stranger: Caller, ids: dict[str, str]) -> dict[str, bool]:
+    """Returns whether each route refuses the stranger, by its name."""
+    is_refused = {}
+    for method, path, operation in _operations_of(document):
         if path.startswith("/v1/admin"):
             answer = stranger.send(method, path.replace("{id}", "x"), json={})
-            found[f"{method} {path}"] = answer.status_code == 403
+            is_refused[f"{method} {path}"] = answer.status_code == 403
             continue
         options = BODIES.get(operation, {})
         if operation == "create_finetune":
             options = {"json": {"dataset_id": ids["datasets"]}}
         answer = stranger.send(method, filled(path, ids), **options)
-        found[f"{method} {path}"] = answer.status_code == 404 and answer.json()["code"] == "not_found"
-    return found
+        is_refused[f"{method} {path}"] = answer.status_code == 404 and answer.json()["code"] == "not_found"
+    return is_refused
 
 
 def _tenant(stack: Stack, domain: str) -> str:
@@ -121,13 +121,13 @@ def _rows(stack: Stack, owner: str, stranger: str) -> tuple[int, dict[str, int]]
     many of them the API's role sees, as the stranger and without a tenant. A row is the owner's if any of its columns
     contains the owner's id."""
     query = "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace"
-    tables = {str(row["relname"]) for row in stack.rows(query)} - NOBODYS
-    mine = "SELECT count(*) AS n FROM {} AS found WHERE to_jsonb(found)::text LIKE '%%' || %s || '%%'"
+    tables = {str(row["relname"]) for row in stack.rows(query)} - SHARED_TABLES
+    mine = "SELECT count(*) AS n FROM {} AS owned WHERE to_jsonb(owned)::text LIKE '%%' || %s || '%%'"
     seen = {table: 0 for table in tables if stack.rows(mine.format(table), owner)[0]["n"]}
     with psycopg.connect(stack.environment["DIFFFIT_DATABASE_URL"]) as connection:
         for tenant in ("", stranger):
             connection.execute("SELECT set_config('difffit.tenant', %s, false)", [tenant])
             for table in seen:
-                found = connection.execute(mine.format(table).encode(), [owner]).fetchone()
-                seen[table] += int(found[0]) if found else 0
+                counted = connection.execute(mine.format(table).encode(), [owner]).fetchone()
+                seen[table] += int(counted[0]) if counted else 0
     return len(tables), seen

@@ -1,4 +1,4 @@
-"""A little of every fault; `make faults` has the rest."""
+"""Short forms of the faults; `make faults` runs the full ones."""
 
 import pytest
 

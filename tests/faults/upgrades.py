@@ -1,4 +1,4 @@
-"""A fine-tune of the last release is in the middle when the service is upgraded."""
+"""An upgrade of the service during a fine-tune of the last release."""
 
 import json
 import os
@@ -18,14 +18,14 @@ from tests.upgrade.release import Release, differing, release_on, unpack
 
 SOON = {"DIFFFIT_LEASE_SECONDS": "4", "DIFFFIT_HEARTBEAT_SECONDS": "1", "DIFFFIT_REAPER_SECONDS": "1"}
 CHECKPOINT_STEP = 50
-"""At which the release kept its fine-tune's checkpoint, before its worker was killed."""
+"""Step of the release's last checkpoint, before its worker was killed."""
 
 
 def upgrade(stack: Stack, times: int) -> Outcome:
-    """The release's rows, store and checkpoint are migrated, and today's service takes them up. In turns on PostgreSQL
-    and SQLite.
+    """Migrates the release's rows, store and checkpoint, and continues with today's service, in turns on PostgreSQL and
+    SQLite.
 
-    Held: the fine-tune goes on at its checkpoint and ends as the release's own uninterrupted run, within rounding.
+    Held: the fine-tune continues from its checkpoint and ends like the release's uninterrupted run, within rounding.
     Lost: it did not succeed.
     """
     started, held, succeeded = time.monotonic(), 0, 0
@@ -36,13 +36,13 @@ def upgrade(stack: Stack, times: int) -> Outcome:
             succeeded += ended["status"] == "succeeded"
             held += starts == [0, CHECKPOINT_STEP] and not differ
     return Outcome(
-        "the service is upgraded in the middle of a fine-tune",
-        "it goes on at its checkpoint, and ends as an uninterrupted run within rounding",
+        "the service upgraded during a fine-tune",
+        "it continues from its checkpoint, and ends like an uninterrupted run, within rounding",
         times,
         held,
         times - succeeded,
         time.monotonic() - started,
-        "on PostgreSQL and SQLite in turns",
+        "in turns on PostgreSQL and SQLite",
     )
 
 

@@ -1,4 +1,4 @@
-"""Workers that are killed, or that are paused past their lease."""
+"""Workers that are killed, or paused past their lease."""
 
 import io
 import signal
@@ -39,29 +39,29 @@ class Jobs:
         lost three times without progress fails by design, so each job is struck once."""
         until(self._all_ended)
         if table not in self._takes:
-            first = self._begun(table)
+            first = self._start_and_claim(table)
             self._takes[table] = until(lambda: ended(self.stack, table, first))
-        return self._begun(table)
+        return self._start_and_claim(table)
 
     def moment(self, table: str, fraction: float) -> None:
         """Waits for a fraction of the time that the first, undisturbed job took."""
         time.sleep(fraction * self._takes[table])
 
     def lost(self) -> int:
-        """Number of jobs that did not end well, with exactly one version, equal files and equal images."""
+        """Returns the number of jobs that did not succeed with exactly one version and equal files, or equal images."""
         until(self._all_ended)
         whole = whole_versions(self.stack, self.ids["finetunes"]) + whole_images(self.caller, self.ids["generations"])
         return sum(len(ids) for ids in self.ids.values()) - whole
 
     def failures(self) -> dict[str, int]:
         """Returns the number of failed jobs by error code."""
-        found = [self.stack.rows(f"SELECT error_code FROM {table} WHERE status = 'failed'") for table in TABLES]
-        return dict(Counter(row["error_code"] for rows in found for row in rows))
+        results = [self.stack.rows(f"SELECT error_code FROM {table} WHERE status = 'failed'") for table in TABLES]
+        return dict(Counter(row["error_code"] for rows in results for row in rows))
 
     def _all_ended(self) -> bool:
         return all(ended(self.stack, table, id) for table, ids in self.ids.items() for id in ids)
 
-    def _begun(self, table: str) -> str:
+    def _start_and_claim(self, table: str) -> str:
         self.ids[table].append(id := self._start[table]())
         until(lambda: self.stack.holder(table, id) or ended(self.stack, table, id))
         return id
@@ -69,10 +69,10 @@ class Jobs:
 
 def kills(stack: Stack, points: int, spare: int = 0) -> Outcome:
     """Kills a worker at a random moment of a fine-tune or generation, and replaces it; there are at least two workers.
-    With `spare` workers nobody waits for the replacement. An interrupt ends it early.
+    With `spare` workers no job waits for the replacement. An interrupt ends the run early.
 
-    Held: the row was taken up again, or had ended in that very moment; late: after more than one and a half leases.
-    Lost: a job that did not end well, with exactly one version, equal files and equal images.
+    Held: another worker continued the job, or it had ended at that very moment. Late: after more than one and a half
+    leases. Lost: a job that did not succeed with exactly one version and equal files, or equal images.
     """
     started, chance = time.monotonic(), stack.chance()
     jobs, taken, in_work = Jobs(stack), list[float](), 0
@@ -91,11 +91,11 @@ def kills(stack: Stack, points: int, spare: int = 0) -> Outcome:
                 pid = chance.choice(sorted(alive(stack)))  # the job has just ended: the kill must not undo it
             stack.kill_worker(pid)
             stack.add_worker()
-            taken.append(until(lambda: taken_up(stack, table, id, attempt)))  # noqa: B023  # called at once
-    lost, late = jobs.lost(), sum(one > 1.5 * stack.lease for one in taken)
-    note = f"{in_work} of them in work; taken up after {max(taken):.1f} s at most"
+            taken.append(until(lambda: continued(stack, table, id, attempt)))  # noqa: B023  # called at once
+    lost, late = jobs.lost(), sum(seconds > 1.5 * stack.lease for seconds in taken)
+    note = f"{in_work} killed during a job; continued after {max(taken):.1f} s at most"
     note += f"; failed: {failures}" if (failures := jobs.failures()) else ""
-    must = f"all end, one version each, the same bytes; taken up within 1.5 leases of {stack.lease:.0f} s"
+    must = f"all succeed with one version each and equal bytes; continued within 1.5 leases of {stack.lease:.0f} s"
     return Outcome("SIGKILL of a worker", must, len(taken), len(taken), lost, time.monotonic() - started, note, late)
 
 
@@ -103,7 +103,7 @@ def pauses(stack: Stack, times: int) -> Outcome:
     """Stops the worker of a job past its lease at a random moment, lets another one end the job, and wakes the first
     one.
 
-    Held: the sleeper changed nothing of the row, and what it stored was swept.
+    Held: the paused worker changed nothing in the database, and the objects that it stored were deleted.
     """
     started, chance, held, tried = time.monotonic(), stack.chance(), 0, 0
     jobs, store = Jobs(stack), FolderStore(stack.folder / "data" / "objects")
@@ -113,16 +113,16 @@ def pauses(stack: Stack, times: int) -> Outcome:
         jobs.moment(table, chance.uniform(0, 0.8))
         sleeper = stack.holder(table, id)
         if sleeper is None:
-            continue  # it was too quick: another one
+            continue  # the job has already ended: try another one
         tried += 1
         stack.workers[sleeper].send_signal(signal.SIGSTOP)
         until(lambda: ended(stack, table, id))  # noqa: B023  # called at once
         before = row(stack, table, id)
         stack.workers[sleeper].send_signal(signal.SIGCONT)
         time.sleep(stack.lease)
-        until(lambda: not strangers(stack, store, id), seconds=60)  # noqa: B023
+        until(lambda: not unreferenced_objects(stack, store, id), seconds=60)  # noqa: B023
         held += row(stack, table, id) == before and before["status"] == "succeeded"
-    must = "the stale attempt changes 0 rows, its objects are swept"
+    must = "the stale attempt changes no database row; its objects are deleted"
     return Outcome("SIGSTOP past the lease, SIGCONT", must, times, held, jobs.lost(), time.monotonic() - started)
 
 
@@ -147,7 +147,7 @@ def ended(stack: Stack, table: str, id: str) -> bool:
     return stack.rows(f"SELECT status FROM {table} WHERE id = %s", id)[0]["status"] in ENDED
 
 
-def taken_up(stack: Stack, table: str, id: str, attempt: int) -> bool:
+def continued(stack: Stack, table: str, id: str, attempt: int) -> bool:
     return (
         ended(stack, table, id) or stack.rows(f"SELECT attempt FROM {table} WHERE id = %s", id)[0]["attempt"] > attempt
     )
@@ -160,41 +160,41 @@ def alive(stack: Stack) -> set[int]:
 
 def row(stack: Stack, table: str, id: str) -> dict[str, object]:
     """Returns everything about a job that a stale attempt could change."""
-    (found,) = stack.rows(f"SELECT * FROM {table} WHERE id = %s", id)
+    (job_row,) = stack.rows(f"SELECT * FROM {table} WHERE id = %s", id)
     parts = {
         "generations": ("generation_images", "generation_previews"),
         "finetunes": ("finetune_events", "adapters"),
     }[table]
-    return found | {
+    return job_row | {
         part: stack.rows(f"SELECT * FROM {part} WHERE {table[:-1]}_id = %s ORDER BY 1, 2", id) for part in parts
     }
 
 
-def strangers(stack: Stack, store: FolderStore, id: str) -> list[str]:
+def unreferenced_objects(stack: Stack, store: FolderStore, id: str) -> list[str]:
     """Returns the objects of a job that no database row references."""
     query = """SELECT object_key AS key FROM generation_images WHERE generation_id = %s
         UNION SELECT object_key FROM generation_previews WHERE generation_id = %s
         UNION SELECT object_key FROM adapters WHERE finetune_id = %s
         UNION SELECT checkpoint_key FROM finetunes WHERE id = %s
         UNION SELECT data->>'key' FROM finetune_events WHERE finetune_id = %s"""
-    spoken_of = {row["key"] for row in stack.rows(query, *[id] * 5)}
-    return [key for key in store.list("") if f"/{id}/" in key and key not in spoken_of]
+    referenced = {row["key"] for row in stack.rows(query, *[id] * 5)}
+    return [key for key in store.list("") if f"/{id}/" in key and key not in referenced]
 
 
 def whole_versions(stack: Stack, ids: list[str]) -> int:
     """Returns the number of fine-tunes that succeeded with one version and the most frequent file."""
     query = "SELECT a.sha256 FROM adapters a JOIN finetunes f ON a.finetune_id = f.id WHERE f.id = %s AND f.status = %s"
     versions = [stack.rows(query, id, "succeeded") for id in ids]
-    files = [found[0]["sha256"] for found in versions if len(found) == 1]
+    files = [rows[0]["sha256"] for rows in versions if len(rows) == 1]
     return max((files.count(file) for file in files), default=0)
 
 
 def whole_images(caller: Caller, ids: list[str]) -> int:
     """Returns the number of generations that succeeded with all images, equal to the most frequent ones."""
-    drawn = []
+    images = []
     for id in ids:
-        found = caller.get(f"/v1/generations/{id}")
-        if found["status"] == "succeeded":
+        generation = caller.get(f"/v1/generations/{id}")
+        if generation["status"] == "succeeded":
             files = [caller.send("GET", f"/v1/generations/{id}/images/{n}").content for n in range(GENERATION["count"])]
-            drawn.append(b"".join(Image.open(io.BytesIO(file)).tobytes() for file in files))
-    return max((drawn.count(one) for one in drawn), default=0)
+            images.append(b"".join(Image.open(io.BytesIO(file)).tobytes() for file in files))
+    return max((images.count(image) for image in images), default=0)

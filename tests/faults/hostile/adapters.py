@@ -1,4 +1,4 @@
-"""Adapter files that claim, overlap or do not fit, made of a good one."""
+"""Hostile variants of a good adapter file."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ def file_of(header: bytes, data: bytes = b"") -> bytes:
 
 
 def changed(good: bytes, change: Change) -> bytes:
-    """With another header or other values."""
+    """Returns the file with a changed header or changed values."""
     (length,) = struct.unpack("<Q", good[:8])
     header, data = json.loads(good[8 : 8 + length]), bytearray(good[8 + length :])
     change(header, data)
@@ -22,8 +22,8 @@ def changed(good: bytes, change: Change) -> bytes:
 
 
 def _first(header: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = next(value for name, value in header.items() if name != "__metadata__")
-    return found
+    entry: dict[str, Any] = next(value for name, value in header.items() if name != "__metadata__")
+    return entry
 
 
 def _of_first(**values: Any) -> Change:

@@ -1,4 +1,4 @@
-"""Images that claim, swell, move or are none."""
+"""Hostile images: false sizes, decompression bombs, animations, and files that are no images."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ def header(width: int, height: int, colours: int = 2, depth: int = 8) -> tuple[b
 
 
 def pixels(width: int = 8, height: int = 8) -> tuple[bytes, bytes]:
-    """Black ones."""
+    """Returns a chunk with black pixels."""
     packer = zlib.compressobj(9)
     row = bytes(1 + 3 * width)
     return b"IDAT", b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
@@ -50,16 +50,16 @@ def _compressed_text(kind: bytes, size: int) -> tuple[bytes, bytes]:
 
 
 def tiff(*tags: tuple[int, int, int, int], following: int = 0) -> bytes:
-    """(tag, type, count, value), sorted; a list of tags alone."""
+    """Returns a TIFF header with a list of tags (tag, type, count, value), and no pixels."""
     packed = b"".join(struct.pack("<2H2I", *tag) for tag in sorted(tags))
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + packed + struct.pack("<I", following)
 
 
 def _sized(width: int, height: int, *more: tuple[int, int, int, int], following: int = 0) -> bytes:
-    known = {tag for tag, *_ in more}
-    usual = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8),
+    given = {tag for tag, *_ in more}
+    defaults = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8),
              (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, 64)]  # fmt: skip
-    return tiff(*(one for one in usual if one[0] not in known), *more, following=following) + bytes(64)
+    return tiff(*(tag for tag in defaults if tag[0] not in given), *more, following=following) + bytes(64)
 
 
 def _gif_of_many_frames(frames: int) -> bytes:

@@ -1,5 +1,5 @@
-"""Zips that lie, expand enormously, point elsewhere or are no zips. Each has two good images where possible, so that
-only its hostile part may be refused."""
+"""Hostile zips: false headers, decompression bombs, paths outside, and files that are no zips. Where possible, each has
+two good images, so that only its hostile part may be refused."""
 
 import io
 import stat
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 
 CANARY = "difffit-hostile-canary"
-"""Part of every name that points outside; no file may have it in its name."""
+"""Part of every name that points outside; no file with this name may appear."""
 _LOCAL, _CENTRAL, _END = struct.Struct("<4s5H3I2H"), struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s4H2IH")
 
 
@@ -24,7 +24,7 @@ def picture(colour: int) -> bytes:
 
 @dataclass
 class Entry:
-    """Zip member written by hand: its two headers need be neither true nor equal."""
+    """Zip member written by hand; its two headers may be false and may differ."""
 
     name: bytes
     data: bytes = b""
@@ -201,10 +201,10 @@ ZIPS: dict[str, Callable[[], bytes]] = {
 
 
 def _many_that_swell(members: int, size: int) -> bytes:
-    one = deflated(b"", swollen(size))
-    assert one.packed is not None
-    crc = zlib.crc32(one.data)
-    return zip_of(*(Entry(b"cat/%d.png" % n, b"", one.packed, 8, size=size + 8, crc=crc) for n in range(members)))
+    entry = deflated(b"", swollen(size))
+    assert entry.packed is not None
+    crc = zlib.crc32(entry.data)
+    return zip_of(*(Entry(b"cat/%d.png" % n, b"", entry.packed, 8, size=size + 8, crc=crc) for n in range(members)))
 
 
 def _claiming(number: int) -> Entry:
