@@ -4,6 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from core.service.db.base import Now
+from migrations.policies import protect
 
 revision = "0009"
 down_revision = "0008"
@@ -11,8 +12,6 @@ branch_labels = None
 depends_on = None
 
 TIME = sa.DateTime(timezone=True)
-TENANT = "(SELECT current_setting('difffit.tenant', true))"
-EVERY = "(SELECT current_setting('difffit.tenant', true) = '*')"
 KEYSETS = {
     "generations": "domain_id", "finetune_events": "finetune_id", "webhook_deliveries": "webhook_id",
     "audit_log": "tenant_id",
@@ -118,8 +117,7 @@ def _count_bytes() -> None:
 
 def _protect() -> None:
     for table in ("discarded_objects", "stored_bytes"):
-        op.execute(f"CREATE POLICY tenant ON {table} USING ({EVERY} OR tenant_id = {TENANT})")
-        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        protect(table)
     # Retention removes old entries of the audit log; whatever a role is made to do, nobody removes young ones.
     op.execute("DROP TRIGGER append_only ON audit_log")
     op.execute(
