@@ -88,8 +88,9 @@ def train(
 
         processes = started_processes() if distributed else ALONE
         run = Run(
-            images, output, base, device, _given(asked), site or [], checkpoint_every, samples_every, restart,
-            micro_batch_size, processes, image_size, keep_classes,
+            images=images, output=output, base=base, device=device, asked=_given(asked), site=site or [],
+            checkpoint_every=checkpoint_every, samples_every=samples_every, restart=restart, keep_classes=keep_classes,
+            micro_batch_size=micro_batch_size, processes=processes, image_size=image_size,
         )  # fmt: skip
         summary = run.train(state)
     if run.writes:

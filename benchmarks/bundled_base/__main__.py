@@ -61,7 +61,8 @@ def _measure(options: argparse.Namespace, base: LoadedBase, loading: Measure, ju
         yield from Quality(artist, judges, drawings, options.count, options.output).figures()
     if "domain" in options.only:
         count, steps = options.domain_count, options.finetune_steps
-        yield from Domain(artist, judges, options.openmoji, count, steps, options.output).figures()
+        domain = Domain(artist, judges, options.openmoji, count=count, steps=steps, output=options.output)
+        yield from domain.figures()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -116,7 +116,6 @@ def train(base: LoadedBase, drawings: Drawings, steps: int) -> tuple[Outcome, fl
                 seconds += event.seconds
                 bar.update(task, completed=event.step)
 
-        outcome = fine_tuned(
-            base, drawings.class_names, labelled(drawings), "difffit", PRESETS["paper"], training, count
-        )
+        images, sites = labelled(drawings), PRESETS["paper"]
+        outcome = fine_tuned(base, drawings.class_names, images, "difffit", sites, training=training, on_event=count)
     return outcome, seconds

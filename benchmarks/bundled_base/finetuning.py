@@ -18,6 +18,7 @@ def fine_tuned(
     images: Iterable[tuple[int, Image.Image]],
     method: Method,
     sites: MethodSites,
+    *,
     training: TrainingSettings,
     on_event: Callable[[Event | None], None],
 ) -> Outcome:

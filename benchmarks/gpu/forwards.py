@@ -109,7 +109,7 @@ def _equality(lab: Lab, dtype: torch.dtype) -> dict[str, Any]:
     classes = torch.stack([table[label] for table, label in zip(tables, y, strict=True)])
     together = folded_forward(dit, x, t, classes, vectors)
     alone: list[Callable[[], Tensor]] = [
-        partial(folded_forward, dit, x[[i]], t[[i]], classes[[i]], vectors[[i]]) for i in range(rows)
+        partial(folded_forward, dit, x[[i]], t[[i]], classes[[i]], vectors=vectors[[i]]) for i in range(rows)
     ]
     reference = [partial(dit, x[[i]], t[[i]], y[[i]], TensorAdapter(adapters[i])) for i in range(rows)]
     solo, plain = (torch.cat([forward() for forward in forwards]) for forwards in (alone, reference))

@@ -61,7 +61,7 @@ def cases() -> Iterator[Case]:
     yield Case("norm, scale, shift", lambda k, o: k.modulated_norm(o["x"], o["shift"], o["scale"], EPS), ("x", "x"))
     yield Case(
         "bias, gate, residual, norm, scale, shift",
-        lambda k, o: k.gated_norm(o["x"], o["y"], *_of_gated_norm(o), EPS, in_place=False),
+        lambda k, o: k.gated_norm(o["x"], o["y"], **_named(o, "bias gate shift scale"), eps=EPS, in_place=False),
         ("x", "y", "x", "x"),
     )
     yield Case("bias, GELU", lambda k, o: k.gelu(o["hidden"], o["hidden_bias"], in_place=False), ("hidden", "hidden"))
@@ -76,7 +76,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "gate and norm, backward",
         lambda k, o: k.gated_norm_backward(
-            o["grad"], o["y"], o["x"], o["y"], o["bias"], o["gate"], o["scale"], EPS, saved_input=False
+            o["grad"], o["y"], o["x"], o["y"], **_named(o, "bias gate scale"), eps=EPS, saved_input=False
         ),
         ("grad", "grad", "x", "y", "x", "y"),
     )
@@ -90,8 +90,8 @@ def cases() -> Iterator[Case]:
     )
 
 
-def _of_gated_norm(operands: Operands) -> tuple[Tensor, ...]:
-    return tuple(operands[name] for name in ("bias", "gate", "shift", "scale"))
+def _named(operands: Operands, names: str) -> Operands:
+    return {name: operands[name] for name in names.split()}
 
 
 def _operands(lab: Lab, rows: int) -> Operands:

@@ -60,7 +60,7 @@ def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[
     bare = {"BARE_DATABASE_URL": url.replace("postgresql://", "postgresql+psycopg://", 1)}
     options = ["--port", str(bare_port), "--no-access-log", "--log-level", "warning"]
     command = [sys.executable, "-m", "uvicorn", "benchmarks.load.bare:app", *options]
-    yardstick = _start(exits, command, bare, bare_port, "/items/1", folder / "bare.log")
+    yardstick = _start(exits, command, bare, port=bare_port, path="/items/1", log=folder / "bare.log")
     return service, yardstick, *_rows(f"http://127.0.0.1:{service.port}", domains)
 
 
@@ -81,7 +81,7 @@ def api(exits: ExitStack, url: str, folder: Path) -> Server:
         "DIFFFIT_LOG_LEVEL": "INFO",
         "DIFFFIT_MAX_REQUESTS_PER_MINUTE": "none",  # one tenant sends all of the load
     }
-    return _start(exits, [sys.executable, "-m", "api"], environment, port, "/livez", folder / "api.log")
+    return _start(exits, [sys.executable, "-m", "api"], environment, port=port, path="/livez", log=folder / "api.log")
 
 
 def post(url: str, path: str, key: str, body: dict[str, object]) -> dict[str, str]:

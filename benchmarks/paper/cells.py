@@ -93,7 +93,9 @@ class Bench:
             elif isinstance(event, Progress):
                 ended = now()
 
-        outcome = fine_tuned(self.base, domain.class_names, domain.seen, system.method, system.sites, training, clock)
+        outcome = fine_tuned(
+            self.base, domain.class_names, domain.seen, system.method, system.sites, training=training, on_event=clock
+        )
         return outcome, ended - started
 
 

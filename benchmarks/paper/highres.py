@@ -78,7 +78,7 @@ class Bench:
         seen, unseen = ([pair for held_out, pair in drawn if held_out is side] for side in (False, True))
         old, new = (concatenate(list(encode_images(part, base.autoencoder.encode, size))) for part in (seen, unseen))
         real = to_bytes([picture for _, picture in unseen], size)
-        return cls(base, judges_of(options), old, new, real, options)
+        return cls(base, judges_of(options), seen=old, unseen=new, real=real, options=options)
 
     @property
     def size(self) -> int:

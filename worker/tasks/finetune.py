@@ -162,8 +162,8 @@ def _record(session: Session, row: Finetune, event: Any, stored: StoredObject | 
             jobs.report(session, row, "status", {"status": "running", "encoded_images": done})
         case Started():
             service.record_start(session, row, event.held_out_loss_base, event.trainable_parameters, event.step)
-        case Progress():
-            service.record_progress(session, row, event.step, event.loss, event.gradient_norm, event.seconds)
+        case Progress(step=step, loss=loss, gradient_norm=norm, seconds=seconds):
+            service.record_progress(session, row, step=step, loss=loss, gradient_norm=norm, seconds=seconds)
         case Checkpoint(step=step) if stored is not None:
             service.record_checkpoint(session, row, step, stored)
         case Sample(step=step) if stored is not None:

@@ -31,7 +31,7 @@ def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, t: Tensor, schedul
     epsilon, interpolation = output.chunk(2, dim=1)
     mse = (epsilon - noise).square().flatten(1).mean(1)
     xt = schedule.add_noise(x0, noise, t)
-    bound = _bound_in_bits(epsilon.detach(), interpolation, x0, xt, t, schedule)
+    bound = _bound_in_bits(epsilon.detach(), interpolation, x0, xt, t, schedule=schedule)
     return Loss(mse, bound)
 
 
@@ -55,7 +55,7 @@ def predicted_x0(epsilon: Tensor, xt: Tensor, t: Tensor, schedule: Schedule) -> 
 
 
 def _bound_in_bits(
-    epsilon: Tensor, interpolation: Tensor, x0: Tensor, xt: Tensor, t: Tensor, schedule: Schedule
+    epsilon: Tensor, interpolation: Tensor, x0: Tensor, xt: Tensor, t: Tensor, *, schedule: Schedule
 ) -> Tensor:
     true_mean = posterior_mean(x0, xt, t, schedule)
     true_log_variance = rows(schedule.posterior_log_variance, t, x0)

@@ -40,7 +40,7 @@ def sample_steps(
         epsilon, interpolation = output.chunk(2, dim=1)
         guided = guided_noise(epsilon[:count], epsilon[count:], scale, channels)
         added = fresh().to(x) if fresh is not None and line[-1] else none
-        x, x0 = step(x, guided, interpolation[:count], x0, added, line.expand(count, -1))
+        x, x0 = step(x, guided, interpolation[:count], x0_before=x0, fresh=added, lines=line.expand(count, -1))
         yield
     return x
 

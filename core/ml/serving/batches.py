@@ -94,8 +94,8 @@ def make_batch(size: int, states: StateTable, bank: AdapterBank) -> Batch:
         conditional, interpolation = output.chunk(2, dim=1)
         unconditional = conditional.index_select(0, partners)
         predicted = guided_noise(conditional, unconditional, inputs[GUIDANCE], config.guidance_channels)
-        x0_before, coefficients = x0.index_select(0, slots), inputs[COEFFICIENTS:].t()
-        return Outcome(*step(x, predicted, interpolation, x0_before, noise, coefficients))
+        x0_before, lines = x0.index_select(0, slots), inputs[COEFFICIENTS:].t()
+        return Outcome(*step(x, predicted, interpolation, x0_before=x0_before, fresh=noise, lines=lines))
 
     return Batch(inputs, noise, compute)
 

@@ -87,7 +87,8 @@ class Batches:
         labels = labels.masked_fill(dropped, self.null_class)  # one draw a sample
         t = self._timesteps(len(indices))
         noise = torch.randn(x0.shape, generator=self.generator)
-        rows = Rows(x0, labels, t, noise, self._weights(t), torch.full((len(t),), 1 / len(t)))
+        weights, fractions = self._weights(t), torch.full((len(t),), 1 / len(t))
+        rows = Rows(x0=x0, labels=labels, t=t, noise=noise, weights=weights, fractions=fractions)
         return Rows(*(tensor.pin_memory() for tensor in rows)) if self.pinned else rows
 
     def _next_indices(self) -> Tensor:

@@ -72,7 +72,8 @@ def finetune(
     EngineStopped is thrown in, it yields one more checkpoint.
     """
     try:
-        return (yield from _finetune(base, *_divided(base, plan), images, state, processes, read_ahead))
+        plan, max_rows = _divided(base, plan)
+        return (yield from _finetune(base, plan, images, state, max_rows, processes=processes, read_ahead=read_ahead))
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise TrainingOutOfMemory(f"{type(error).__name__}: {error}") from error
@@ -98,9 +99,10 @@ def _divided(base: LoadedBase, plan: FinetunePlan) -> tuple[FinetunePlan, int]:
 def _finetune(
     base: LoadedBase,
     plan: FinetunePlan,
-    max_rows: int,
     images: Iterable[tuple[int, Image.Image]],
     state: Mapping[str, Tensor] | None,
+    max_rows: int,
+    *,
     processes: Processes,
     read_ahead: bool,
 ) -> Generator[Yielded, None, Outcome]:
@@ -109,7 +111,9 @@ def _finetune(
     size = base.description.image_size * base.description.scale_of(plan.image_size)
     latents = yield from _encoded(images, base.autoencoder.encode, size, read_ahead)
     make_adapter = partial(adapter_of, plan.sites)
-    trainer = Trainer(dit, start, latents, plan.training, make_adapter, processes, frozen, max_rows)
+    trainer = Trainer(
+        dit, start, latents, plan.training, make_adapter, processes=processes, frozen=frozen, max_rows=max_rows
+    )
     # Without gradients an image takes a fraction of the memory, and half of the time.
     rows = min(32, 2 * (plan.training.micro_batch_size or 1))
     loss_base = yield from trainer.held_out_parts({}, dit.config.null_class, batch_size=rows)

@@ -7,7 +7,7 @@ to compute again (a normalized activation, a GELU) is computed again in the back
 Letters in shapes: B images, N tokens, D features.
 """
 
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -53,7 +53,7 @@ def linear_gated_norm(
     if records(x, y, bias, gate, shift, scale):
         moved, normal = _GatedNorm.apply(x, y, rest, gate, shift, scale, eps, save_input)  # type: ignore[no-untyped-call]
         return moved, normal
-    return _kernels(x).gated_norm(x, y, rest, gate, shift, scale, eps, in_place=True)  # type: ignore[no-any-return]
+    return _kernels(x).gated_norm(x, y, rest, gate=gate, shift=shift, scale=scale, eps=eps, in_place=True)  # type: ignore[no-any-return]
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class _GatedNorm(Function):
         eps: float,
         save_input: bool,
     ) -> tuple[Tensor, Tensor]:
-        moved, normal = _kernels(x).gated_norm(x, y, bias, gate, shift, scale, eps, in_place=False)
+        moved, normal = _kernels(x).gated_norm(x, y, bias, gate=gate, shift=shift, scale=scale, eps=eps, in_place=False)
         ctx.save_for_backward(x if save_input else moved, y, bias, gate, scale)
         ctx.set_materialize_grads(False)
         ctx.eps, ctx.saved_input = eps, save_input
@@ -131,11 +131,11 @@ class _GatedNorm(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_moved: Tensor | None, grad_normal: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved, y, bias, gate, scale = ctx.saved_tensors
         if grad_normal is None:
-            grad_normal = torch.zeros_like(ctx.saved_tensors[0])
-        backward = _kernels(grad_normal).gated_norm_backward
-        tensors = (grad_moved, grad_normal, *ctx.saved_tensors)
-        return *backward(*tensors, ctx.eps, saved_input=ctx.saved_input), None, None
+            grad_normal = torch.zeros_like(saved)
+        backward = partial(_kernels(saved).gated_norm_backward, bias=bias, gate=gate, scale=scale)
+        return *backward(grad_moved, grad_normal, saved, y, eps=ctx.eps, saved_input=ctx.saved_input), None, None
 
 
 class _Gelu(Function):
