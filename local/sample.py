@@ -14,9 +14,9 @@ from core.artifact.file import Artifact, check_fits, decode
 from core.artifact.png import encode_png, image_settings
 from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import METHODS
+from core.ml.serving.forwards import GPU_SIZES
 from core.ml.serving.request import ImageRequest
 from core.ml.serving.resident import Resident
-from core.ml.serving.runner import GPU_SIZES
 from core.service.config import get_settings
 from difffit.cli.base import State
 from difffit.cli.views import steps_bar
@@ -58,7 +58,7 @@ class Run:
                         bar.update(task, advance=len(offsets))
             return paths
         finally:
-            resident.stop()
+            resident.engine.stop()
 
     def _resident(self) -> Resident:
         settings = get_settings()

@@ -241,7 +241,7 @@ class Context:
         self.stopping.set()
         with self._ending:
             if "gpu" in self.__dict__ and not self._ended:
-                self.gpu.stop()
+                self.gpu.engine.stop()
             self._ended = True
 
     def close(self) -> None:

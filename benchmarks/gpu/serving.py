@@ -48,11 +48,11 @@ def measure_start(lab: Lab, result: dict[str, Any]) -> None:
             result[name] = serving.seconds(_requests(lab, steps)[:1])
     serving = _serving(lab, 2 * rows, None if lab.device.type == "cuda" else NoGraphs())
     serving.cache.close()
-    result["batch_sizes"], result["captured"] = len(serving.runner.sizes.all), 0
+    result["batch_sizes"], result["captured"] = len(serving.runner.forwards.sizes.all), 0
     synchronize(lab.device)
     started = time.perf_counter()
-    while serving.runner.has_uncaptured:
-        serving.runner.capture_next()
+    while serving.runner.forwards.uncaptured:
+        serving.runner.forwards.capture_next()
         result["captured"] += 1
     synchronize(lab.device)
     result["capturing_seconds"] = time.perf_counter() - started

@@ -16,8 +16,9 @@ from core.ml.model.bank import AdapterBank, FoldedAdapter
 from core.ml.serving.batches import Graphs
 from core.ml.serving.cache import AdapterCache
 from core.ml.serving.engine import Engine
+from core.ml.serving.forwards import buckets_for
 from core.ml.serving.request import Drawn, ImageRequest
-from core.ml.serving.runner import Runner, buckets_for
+from core.ml.serving.runner import Runner
 
 MAX_ROWS = 32
 GUIDANCE = 4.0

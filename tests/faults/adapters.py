@@ -16,8 +16,9 @@ from core.ml.model.bank import AdapterBank
 from core.ml.model.checkpoint import LoadedBase, load_base
 from core.ml.serving.cache import AdapterCache
 from core.ml.serving.engine import Engine
+from core.ml.serving.forwards import buckets_for
 from core.ml.serving.request import ImageRequest
-from core.ml.serving.runner import Runner, buckets_for
+from core.ml.serving.runner import Runner
 from core.ml.tuning.start import start_tensors
 from tests.faults.stack import Outcome, Stack
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from core.ml.serving.runner import step_rows
+from core.ml.serving.forwards import step_rows
 from core.service.config import Settings
 from core.service.db.models import Dataset, Finetune, Generation
 from tests.core.service.rows import Sent
@@ -32,8 +32,8 @@ def test_rows_of_a_step_follow_a_gpus_memory(monkeypatch: pytest.MonkeyPatch, gi
 @pytest.mark.parametrize(("configured", "slots", "rows"), [(None, 1024, 8), (4, 1024, 4), (None, 2, 2)])
 def test_step_has_no_more_rows_than_the_table_has_slots(configured: int | None, slots: int, rows: int) -> None:
     gpu = Gpu(settings(max_batch_rows=configured, adapter_slots=slots))
-    gpu.stop()
-    assert (gpu.max_rows, gpu.engine.scheduler.max_rows) == (rows, rows)
+    gpu.engine.stop()
+    assert (gpu.max_rows, gpu.engine.generations.scheduler.max_rows) == (rows, rows)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def settings(tmp_path: Path) -> Settings:
 def gpu(settings: Settings) -> Iterator[Gpu]:
     gpu = Gpu(settings)
     yield gpu
-    gpu.stop()
+    gpu.engine.stop()
 
 
 def test_engine_metrics_can_be_scraped(settings: Settings, gpu: Gpu) -> None:

@@ -5,7 +5,6 @@ Slots are allocated once and written by index; activation is one copy. Slot 0 is
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +47,8 @@ class AdapterBank:
         self._resident: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._free = list(range(slots, 0, -1))
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        """Stream for folding: on the steps' stream each of an adapter's hundreds of tensors would wait for a step.
+        Always the same: CUDA has few, and a new stream could be that on which a graph is captured."""
 
     @property
     def resident(self) -> list[str]:
@@ -56,18 +57,11 @@ class AdapterBank:
 
     def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
         """Combines an adapter's tensors with the base's into vectors, on the device, and brings them to the host."""
-        with torch.no_grad(), self._on_stream():
+        with torch.no_grad(), torch.cuda.stream(self._stream):
             on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
             vectors = fold(self.dit, on_device).to(self.dtype).cpu()
         classes = tensors[CLASS_TABLE].to(self.dtype).cpu()
         return FoldedAdapter(digest, pinned(vectors, self.device), pinned(classes, self.device))
-
-    def _on_stream(self) -> AbstractContextManager[object]:
-        """A stream next to the steps'. Each of an adapter's hundreds of tensors would wait for a step on theirs.
-
-        Always the same one: CUDA has few, and a new one could be that on which a graph is captured.
-        """
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def activate(self, adapters: Sequence[FoldedAdapter | None]) -> list[int]:
         """The slots of one step's adapters; None is the base. The others make room, least recently used first, never

@@ -34,13 +34,11 @@ class AdapterCache:
         self.load_seconds = 0.0
         self._lock = threading.Lock()
         self._folded: OrderedDict[str, FoldedAdapter] = OrderedDict()
-        self._bytes = 0
+        self.bytes = 0
+        """Memory of the folded adapters."""
         self._loading: dict[str, Future[FoldedAdapter]] = {}
         self._broken: dict[str, tuple[float, Exception]] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="adapters")
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._folded
 
     @property
     def resident(self) -> list[str]:
@@ -48,22 +46,21 @@ class AdapterCache:
         with self._lock:
             return list(self._folded)
 
-    @property
-    def bytes(self) -> int:
-        return self._bytes
-
     def get(self, digest: str, load: Load) -> "Future[FoldedAdapter]":
         """Returns the adapter's future: resolved if it is cached, otherwise loaded once for all callers. The future
         fails with what `load` raised."""
+        resolved: Future[FoldedAdapter] = Future()
         with self._lock:
             if digest in self._folded:
                 self.hits += 1
                 self._folded.move_to_end(digest)
-                return _resolved(self._folded[digest])
+                resolved.set_result(self._folded[digest])
+                return resolved
             if digest in self._broken:
                 until, error = self._broken[digest]
                 if time.monotonic() < until:
-                    return _failed(error)
+                    resolved.set_exception(error)
+                    return resolved
                 del self._broken[digest]
             if digest not in self._loading:
                 self.misses += 1
@@ -74,7 +71,7 @@ class AdapterCache:
         """Drops an adapter that was deleted. Batch rows in flight hold their own reference."""
         with self._lock:
             gone = self._folded.pop(digest, None)
-            self._bytes -= gone.size if gone else 0
+            self.bytes -= gone.size if gone else 0
 
     def close(self, *, wait: bool = True) -> None:
         """Ends the threads, after current loads unless `wait` is False."""
@@ -92,31 +89,16 @@ class AdapterCache:
                 self._broken[digest] = now + self.quarantine_seconds, error
             raise
         else:
-            self._keep(folded)
+            with self._lock:
+                self._folded[digest] = folded
+                self.bytes += folded.size
+                while self.bytes > self.host_bytes and len(self._folded) > 1:
+                    self.bytes -= self._folded.popitem(last=False)[1].size
             return folded
         finally:
             with self._lock:
                 del self._loading[digest]
                 self.load_seconds += time.perf_counter() - started
-
-    def _keep(self, folded: FoldedAdapter) -> None:
-        with self._lock:
-            self._folded[folded.digest] = folded
-            self._bytes += folded.size
-            while self._bytes > self.host_bytes and len(self._folded) > 1:
-                self._bytes -= self._folded.popitem(last=False)[1].size
-
-
-def _resolved(folded: FoldedAdapter) -> "Future[FoldedAdapter]":
-    future: Future[FoldedAdapter] = Future()
-    future.set_result(folded)
-    return future
-
-
-def _failed(error: Exception) -> "Future[FoldedAdapter]":
-    future: Future[FoldedAdapter] = Future()
-    future.set_exception(error)
-    return future
 
 
 def own_copy(error: CoreError) -> CoreError:

@@ -35,38 +35,27 @@ class Decoder:
     def _loop(self) -> None:
         while (first := self._waiting.get()) is not None:
             batch = [first]
-            while len(batch) < self.max_batch and (following := self._next()) is not None:
+            while len(batch) < self.max_batch and not self._waiting.empty():
+                if (following := self._waiting.get()) is None:
+                    self._waiting.put(None)  # the end, for the loop
+                    break
                 batch.append(following)
-            try:
-                images = self.decode([latent for latent, _ in batch])
-            except Exception:
-                self._one_by_one(batch)
-            else:
-                for (_, on_decoded), image in zip(batch, images, strict=True):
-                    _report(on_decoded, image)
+            self._decode(batch)
 
-    def _next(self) -> tuple[Tensor, OnDecoded] | None:
+    def _decode(self, batch: Sequence[tuple[Tensor, OnDecoded]]) -> None:
+        """Decodes a batch. If that fails, each image is decoded separately, so that a failing image or a lack of memory
+        does not fail the others."""
+        images: Sequence[Tensor | Exception]
         try:
-            following = self._waiting.get_nowait()
-        except queue.Empty:
-            return None
-        if following is None:
-            self._waiting.put(None)  # the end, for the loop
-        return following
-
-    def _one_by_one(self, batch: Sequence[tuple[Tensor, OnDecoded]]) -> None:
-        """Decodes each image separately, so that a failing image or a lack of memory does not fail the others."""
-        for latent, on_decoded in batch:
+            images = self.decode([latent for latent, _ in batch])
+        except Exception as error:
+            if len(batch) > 1:
+                for entry in batch:
+                    self._decode([entry])
+                return
+            images = [error]
+        for (_, on_decoded), image in zip(batch, images, strict=True):
             try:
-                (image,) = self.decode([latent])
-            except Exception as error:
-                _report(on_decoded, error)
-            else:
-                _report(on_decoded, image)
-
-
-def _report(on_decoded: OnDecoded, image: Tensor | Exception) -> None:
-    try:
-        on_decoded(image)
-    except BaseException:  # a listener must not end the thread that decodes for all
-        logger.exception("a listener of the decoder failed")
+                on_decoded(image)
+            except BaseException:  # a listener must not end the thread that decodes for all
+                logger.exception("a listener of the decoder failed")

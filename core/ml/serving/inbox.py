@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 
 from core.artifact.errors import CoreError, DeviceLost, EngineStopped
@@ -44,6 +45,12 @@ class Inbox:
         except EngineStopped:
             logger.debug("the engine had ended")
 
+    def run(self, action: Callable[[], object], timeout: float) -> None:
+        """Waits until the loop has run an action. Raises its error, EngineStopped, DeviceLost, TimeoutError."""
+        result: Future[object] = Future()
+        self.post(lambda: result.set_result(action()), result.set_exception)
+        result.result(timeout)
+
     def wait(self, seconds: float) -> bool:
         """Waits up to `seconds` for an action. Returns False when the engine ends."""
         with self._wake:
@@ -58,17 +65,14 @@ class Inbox:
             run_guarded(*self._actions[0])  # stays there for `fail_all` when the device is lost
             self._actions.popleft()
 
-    def end(self) -> None:
-        """Refuses further actions: the engine stops."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Refuses further actions: the engine stops, or has died of `error`."""
         with self._wake:
+            if error is not None:
+                reason = error.detail if isinstance(error, CoreError) else f"{type(error).__name__}: {error}"
+                self.ending = partial(DeviceLost, reason)
             self.ending = self.ending or EngineStopped
             self._wake.notify()
-
-    def end_by(self, error: BaseException) -> None:
-        """Refuses further actions: the engine died of `error`."""
-        reason = error.detail if isinstance(error, CoreError) else f"{type(error).__name__}: {error}"
-        with self._wake:
-            self.ending = partial(DeviceLost, reason)
 
     def fail_all(self, ending: Callable[[], EngineStopped]) -> None:
         while self._actions:

@@ -1,7 +1,6 @@
 """Decodes latents into 8-bit pixels, on a separate stream if the device has streams."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class PixelDecoder:
         """[C, H, W] each -> [S, S, 3] each, on the host. The steps that made the latents must have ended, since the
         stream waits for none. Raises DrawingDiverged when a latent's pixels are not finite."""
         images: dict[int, Tensor] = {}
-        with self._on_stream():
+        with torch.cuda.stream(self._stream):  # no change for None
             for size in {latent.shape[-1] for latent in latents}:
                 same = [index for index, latent in enumerate(latents) if latent.shape[-1] == size]
                 for start in range(0, len(same), self.sizes[-1]):
@@ -56,9 +55,6 @@ class PixelDecoder:
         if not is_finite.all():
             raise DrawingDiverged()
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
-
-    def _on_stream(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
 
 def _finite_images(pixels: Tensor) -> Tensor:

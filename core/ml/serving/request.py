@@ -1,8 +1,5 @@
-"""Requests to the engine, and their images on their way. No torch here."""
+"""Requests to the engine, their batch rows, and their results. No torch here."""
 
-import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,49 +88,4 @@ class Drawn:
     model_evaluations: int
     """Forward rows that the request took, the unconditional ones included."""
     timings: dict[str, float]
-    """Seconds: `loading` until its adapter lay in the host cache, `queued` until its first step, `total`."""
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A submitted request on its way to its future. Its listeners are called by the engine's threads, so they must be
-    quick."""
-
-    request: ImageRequest
-    on_step: Callable[[float], None]
-    """Called with the fraction of the steps that is done."""
-    on_preview: Callable[[int, int, Any], None]
-    """Called with an image's index, the steps it has made, and its pixels as they would end now."""
-    future: "Future[Drawn]" = field(default_factory=running_future)
-    images: dict[int, Any] = field(default_factory=dict)
-    steps: int = 0
-    model_evaluations: int = 0
-    submitted: float = field(default_factory=time.monotonic)
-    timings: dict[str, float] = field(default_factory=dict)
-    _ending: threading.Lock = field(default_factory=threading.Lock)
-
-    def reached(self, stage: str) -> None:
-        """Notes the seconds from submission to this stage, once."""
-        self.timings.setdefault(stage, time.monotonic() - self.submitted)
-
-    def stepped(self, cost: int) -> None:
-        self.steps += 1
-        self.model_evaluations += cost
-        self.on_step(self.steps / (len(self.request.seeds) * self.request.sampling.steps))
-
-    def deliver(self, index: int, image: Any) -> bool:
-        """Takes an image; True when it was the last and the future is resolved."""
-        with self._ending:
-            self.images[index] = image
-            if len(self.images) < len(self.request.seeds) or self.future.done():
-                return False
-            self.reached("total")
-            images = [self.images[index] for index in range(len(self.images))]
-            self.future.set_result(Drawn(images, self.model_evaluations, self.timings))
-            return True
-
-    def fail(self, error: BaseException) -> None:
-        """Fails the future, unless it is resolved already."""
-        with self._ending:
-            if not self.future.done():
-                self.future.set_exception(error)
+    """Seconds: `loading` until its adapter was in the host cache, `queued` until its first step, `total`."""

@@ -13,7 +13,8 @@ from core.ml.model.checkpoint import LoadedBase, load_base
 from core.ml.model.device import use_device
 from core.ml.serving.cache import AdapterCache
 from core.ml.serving.engine import Engine
-from core.ml.serving.runner import Runner, buckets_for, step_rows
+from core.ml.serving.forwards import buckets_for, step_rows
+from core.ml.serving.runner import Runner
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def load_base_on(device: str, reference: str, *, autoencoder: str | None = None,
 
 
 class Resident:
-    """A base that serves: the engine's thread owns its device until `stop`. `on_death` is the engine's.
+    """A base that serves: the engine's thread owns its device until `engine.stop`. `on_death` is the engine's.
 
     `max_rows` limits the forward rows of a step, of which the device may allow fewer. `max_waiting` images may wait.
     """
@@ -76,6 +77,3 @@ class Resident:
             raise ChecksumMismatch
         check_against(artifact, self.base.description)
         return {name: torch.from_numpy(array) for name, array in artifact.tensors.items()}
-
-    def stop(self) -> None:
-        self.engine.stop()

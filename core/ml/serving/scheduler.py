@@ -34,11 +34,6 @@ class Scheduler:
         self._passed_over: set[Row] = set()
 
     @property
-    def rows(self) -> int:
-        """Rows that are not finished."""
-        return sum(len(queue) for queue in self._queues.values())
-
-    @property
     def idle(self) -> bool:
         return not self._queues
 

@@ -3,22 +3,26 @@
 import torch
 from torch import Tensor
 
+from core.ml.model.bank import AdapterBank
+
 FIRST_SLOTS = 128
 
 
 class StateTable:
-    """States of the rows of one image size. A row's slot is its place in each table, from `add` to `free`.
+    """States of the rows of one image size, `scale` times the base's. A row's slot is its place in each table, from
+    `add` to `free`.
 
     `latents` and `x0` are [S, C, H, W] in fp32, where `shape` is [C, H, W], and `classes` [S, 2, D]: a row's class and
     the null class. x0 is the one predicted at the previous step, which multistep samplers need. `grow` doubles the
     tables, which have other addresses then.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.shape = shape
-        self.latents = torch.zeros(FIRST_SLOTS, *shape, device=device)
+    def __init__(self, bank: AdapterBank, scale: int) -> None:
+        config = bank.dit.config
+        self.shape = (config.in_channels, config.input_size * scale, config.input_size * scale)
+        self.latents = torch.zeros(FIRST_SLOTS, *self.shape, device=bank.device)
         self.x0 = torch.zeros_like(self.latents)
-        self.classes = torch.zeros(FIRST_SLOTS, 2, width, dtype=dtype, device=device)
+        self.classes = torch.zeros(FIRST_SLOTS, 2, config.hidden_size, dtype=bank.dtype, device=bank.device)
         self._free = list(reversed(range(FIRST_SLOTS)))
 
     @property

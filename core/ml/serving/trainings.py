@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from core.artifact.errors import Cancelled, DeviceLost, EngineStopped
 from core.ml.model.device import is_lost, is_out_of_memory, release_memory
 from core.ml.model.sizes import BatchSizes
+from core.ml.serving.inbox import run_guarded
 from core.ml.serving.request import running_future
 from core.ml.slices import Joint
 
@@ -44,21 +44,19 @@ class Training:
         """Returns whether the next slice has something to do."""
         return self.awaited is None or self.awaited.done() or self.cancelled.is_set()
 
-    def advance(self) -> bool:
-        """Runs one slice, and returns True if it was the last. Raises Cancelled, and errors of the work or its
-        listener."""
+    def advance(self) -> None:
+        """Runs one slice; the last resolves the future. Raises Cancelled, and errors of the work or its listener."""
         if self.cancelled.is_set():
             raise Cancelled()
         try:
             event = next(self.work)
         except StopIteration as end:
             self.future.set_result(end.value)
-            return True
+            return
         self.awaited = event if isinstance(event, Future) else None
         self.joint = event if isinstance(event, Joint) else None
         if self.awaited is None and self.joint is None and event is not None:
             self.on_event(event)
-        return False
 
     def fail(self, error: BaseException) -> None:
         try:
@@ -119,26 +117,25 @@ class Trainings:
         while not self._queue[0].is_ready:
             self._queue.rotate(-1)
         for training in self._computed_together(self._group()):
-            ended = self._has_ended(training)
+            run_guarded(training.advance, training.fail)
             self._queue.remove(training)
-            if not ended:
+            if not training.future.done():
                 self._queue.append(training)
                 if training.awaited is not None:
                     training.awaited.add_done_callback(lambda _: self.on_ready())
 
     def _group(self) -> list[Training]:
         """Returns the next training, and after it those whose next slices can be computed with its own."""
-        first, group = self._queue[0], list[Joint]()
-        together = [first]
+        first, *others = self._queue
         if first.joint is None or first.cancelled.is_set():
-            return together
-        group.append(first.joint)
-        for training in islice(self._queue, 1, None):
-            joint = training.joint
-            if joint is None or training.cancelled.is_set() or len(group) == self._counts.in_use[-1]:
-                continue
-            if joint.joins(group):
-                group.append(joint)
+            return [first]
+        together, joints = [first], [first.joint]
+        for training in others:
+            if len(joints) == self._counts.in_use[-1]:
+                break
+            joint = None if training.cancelled.is_set() else training.joint
+            if joint is not None and joint.joins(joints):
+                joints.append(joint)
                 together.append(training)
         return together
 
@@ -163,16 +160,6 @@ class Trainings:
             release_memory()
             self._counts.shrink_to(len(trainings) // 2)
         return trainings[:1]
-
-    def _has_ended(self, training: Training) -> bool:
-        """Runs the training's slice, and returns whether the training has ended."""
-        try:
-            return training.advance()
-        except BaseException as error:
-            if is_lost(error):
-                raise
-            training.fail(error)
-            return True
 
     def stop(self, error: EngineStopped) -> None:
         """Ends all fine-tunes with `error`."""

@@ -1,6 +1,6 @@
 """A small engine for tests, and requests for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import fields
 from typing import Any
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from core.artifact.sampling import SamplingSettings
 from core.ml.model.autoencoder import Autoencoder
-from core.ml.model.bank import AdapterBank
+from core.ml.model.bank import AdapterBank, FoldedAdapter
 from core.ml.serving.batches import Computation, Graphs, Outcome
 from core.ml.serving.cache import AdapterCache
 from core.ml.serving.engine import Engine
-from core.ml.serving.request import Drawn, ImageRequest
-from core.ml.serving.runner import Runner, buckets_for
+from core.ml.serving.forwards import buckets_for
+from core.ml.serving.request import Drawn, ImageRequest, Row
+from core.ml.serving.runner import Runner
 from tests.core.ml.model.small import random_dit, random_tensors
 
 SLOTS = 16
@@ -81,3 +82,61 @@ def request(id: str, **changes: Any) -> ImageRequest:
     sampling |= {field.name: changes.pop(field.name) for field in fields(SamplingSettings) if field.name in changes}
     values = {"tenant": "tenant", "adapter": "adapter-0", "class_id": 1, "seeds": (5, 6)} | changes
     return ImageRequest(id=id, sampling=SamplingSettings(**sampling), **values)
+
+
+MIX: list[dict[str, Any]] = [
+    {"guidance_scale": 1.0},
+    {"sampler": "ddpm"},
+    {"eta": 0.7, "guidance_scale": 1.0},
+    {"sampler": "dpmpp_2m", "guidance_interval": (200, 800)},
+    {"guidance_scale": 6.0, "steps": 5},
+    {"scale": 2, "sampler": "ddpm"},
+]
+"""Settings of images that share steps. They take 7 or 8 batch rows of the base's size, and 2 of twice the size."""
+
+
+class Stepping:
+    """Batch rows of a mix, on a runner of their own."""
+
+    def __init__(self, runner: Runner, adapters: Sequence[FoldedAdapter | None], mix: Sequence[dict[str, Any]] = MIX):
+        self.runner = runner
+        self.rows = [Row(request(str(n), seeds=(n,), **settings), 0) for n, settings in enumerate(mix)]
+        for index, row in enumerate(self.rows):
+            runner.start(row, adapters[index % len(adapters)])
+
+    def step(self) -> list[Row]:
+        rows = [row for row in self.rows if not row.finished]
+        self.runner.step(rows)
+        for row in rows:
+            row.position += 1
+        self.runner.wait()
+        return rows
+
+    def latents(self) -> list[Tensor]:
+        """Steps until every row is finished and returns the final latents."""
+        while self.step():
+            pass
+        return self.current()
+
+    def current(self) -> list[Tensor]:
+        return [self.runner.latent(row) for row in self.rows] + [self.runner.x0(row) for row in self.rows]
+
+
+def assert_equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> None:
+    assert all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
+    assert all(tensor.isfinite().all() for tensor in one)
+
+
+def endless() -> Generator[int, None, None]:
+    while True:
+        yield 0
+
+
+def counting(end: int) -> Generator[int, None, str]:
+    yield from range(end)
+    return "done"
+
+
+def raising(error: Exception) -> Generator[int, None, None]:
+    yield 0
+    raise error

@@ -17,7 +17,7 @@ from core.ml.model.autoencoder import Autoencoder
 from core.ml.serving import batches
 from core.ml.serving.engine import Engine
 from core.ml.serving.request import Drawn
-from tests.core.ml.serving.small import draw, engine_of, request, result
+from tests.core.ml.serving.small import counting, draw, endless, engine_of, raising, request, result
 
 DEATHS = [
     torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
@@ -25,7 +25,7 @@ DEATHS = [
 ]
 Patch = Callable[[Engine], tuple[Any, str]]
 PLACES: dict[str, Patch] = {
-    "forward": lambda engine: (engine.runner, "_part"),
+    "forward": lambda engine: (engine.runner.forwards, "_part"),
     "decoding": lambda engine: (engine.runner.pixels, "decode"),
     "folding": lambda engine: (engine.bank, "fold"),
     "activating": lambda engine: (engine.bank, "activate"),
@@ -130,7 +130,7 @@ def test_an_error_of_the_loop_itself_ends_the_engine(
     def broken() -> None:
         raise KeyError("defect")
 
-    monkeypatch.setattr(mortal.scheduler, "next_rows", broken)
+    monkeypatch.setattr(mortal.generations.scheduler, "next_rows", broken)
     assert isinstance(draw(mortal, request("one")).exception(60), DeviceLost)
     assert isinstance(deaths.errors[0], KeyError)
     assert_ended(mortal)
@@ -185,7 +185,7 @@ def test_a_step_of_two_sizes_that_is_made_again_draws_the_same_noise(
     monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
     small = request("small", eta=1.0, guidance_scale=1.0)
     expected = result(engine, small).images
-    part, calls = engine.runner._part, []
+    part, calls = engine.runner.forwards._part, []
 
     def scarce(*arguments: Any) -> Any:
         outcome = part(*arguments)
@@ -194,7 +194,7 @@ def test_a_step_of_two_sizes_that_is_made_again_draws_the_same_noise(
             out_of_memory()
         return outcome
 
-    monkeypatch.setattr(engine.runner, "_part", scarce)
+    monkeypatch.setattr(engine.runner.forwards, "_part", scarce)
     images = result(engine, request("again", eta=1.0, guidance_scale=1.0)).images
     assert len(calls) == 8
     assert all(torch.equal(one, other) for one, other in zip(expected, images, strict=True))
@@ -211,9 +211,9 @@ def test_larger_batches_are_tried_again_after_a_while(engine: Engine, monkeypatc
 
     monkeypatch.setattr(batches, "folded_forward", scarce)
     draw(engine, request("one", seeds=tuple(range(8)))).result(60)
-    assert engine.runner.sizes.in_use == (8,)
+    assert engine.runner.forwards.sizes.in_use == (8,)
     draw(engine, request("many", steps=300, adapter=None, guidance_scale=1.0)).result(60)
-    assert engine.runner.sizes.in_use == (8, 16)
+    assert engine.runner.forwards.sizes.in_use == (8, 16)
     assert engine.stats()["out_of_memory"] == 1
 
 
@@ -263,7 +263,7 @@ def test_a_step_that_fails_on_a_device_which_computes_nothing_ends_the_engine(
     def lost() -> None:
         raise DeviceLost("no answer")
 
-    monkeypatch.setattr(mortal.runner, "_part", broken)
+    monkeypatch.setattr(mortal.runner.forwards, "_part", broken)
     monkeypatch.setattr(mortal.runner, "check", lost)
     assert isinstance(draw(mortal, request("one")).exception(60), DeviceLost)
     assert len(deaths.errors) == 1
@@ -334,21 +334,6 @@ def test_a_stopped_engine_answers_no_check(engine: Engine) -> None:
 
 def out_of_memory(*_: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def endless() -> Generator[int, None, None]:
-    while True:
-        yield 0
-
-
-def counting(end: int) -> Generator[int, None, str]:
-    yield from range(end)
-    return "done"
-
-
-def raising(error: Exception) -> Generator[int, None, None]:
-    yield 0
-    raise error
 
 
 def waiting(begun: threading.Event, go: threading.Event) -> Generator[int, None, None]:

@@ -20,12 +20,12 @@ from core.ml.model.dit import DiT
 from core.ml.serving import batches
 from core.ml.serving.engine import Engine
 from tests.core.ml.model.small import CONFIG
-from tests.core.ml.serving.small import draw, engine_of, request, result, tensors
+from tests.core.ml.serving.small import counting, draw, endless, engine_of, raising, request, result, tensors
 
 
 def test_an_image_equals_a_plain_sampling_run(engine: Engine) -> None:
     (drawn, _) = draw(engine, request("one")).result().images
-    dit, adapter = engine.runner.dit, TensorAdapter(tensors(0))
+    dit, adapter = engine.bank.dit, TensorAdapter(tensors(0))
     shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
     latents = sample(
         lambda x, t, y: dit(x, t, y, adapter),
@@ -76,7 +76,7 @@ def test_images_of_two_sizes_are_drawn_side_by_side(engine: Engine) -> None:
     assert alone.images[0].shape == (2 * small.shape[0], 2 * small.shape[1], 3)
     assert all(torch.equal(first, second) for first, second in zip(alone.images, together, strict=True))
     assert alone.model_evaluations == 2 * 4 * 2 * 4  # images, steps, guided, times the area
-    dit, adapter, size = engine.runner.dit, TensorAdapter(tensors(0)), 2 * CONFIG.input_size
+    dit, adapter, size = engine.bank.dit, TensorAdapter(tensors(0)), 2 * CONFIG.input_size
     latents = sample(
         lambda x, t, y: dit(x, t, y, adapter),
         seeded_noise([5], (CONFIG.in_channels, size, size)),
@@ -222,7 +222,7 @@ def test_memory_that_runs_out_shrinks_the_batch(engine: Engine, monkeypatch: pyt
     futures = [draw(engine, request(str(n), tenant=str(n))) for n in range(6)]
     assert all(torch.equal(a, b) for f in futures for a, b in zip(alone, f.result(60).images, strict=True))
     assert engine.stats()["out_of_memory"] == 1
-    assert engine.runner.sizes.in_use == (8,)
+    assert engine.runner.forwards.sizes.in_use == (8,)
 
 
 def test_a_step_that_fails_ends_its_rows_and_the_loop_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +308,7 @@ def test_training_runs_beside_serving(engine: Engine) -> None:
 
 
 def test_a_failing_training_leaves_serving_alone(engine: Engine) -> None:
-    training = engine.train(failing(), lambda _: None)
+    training = engine.train(raising(ZeroDivisionError()), lambda _: None)
     assert isinstance(training.future.exception(), ZeroDivisionError)
     assert draw(engine, request("after")).result().images
 
@@ -316,18 +316,3 @@ def test_a_failing_training_leaves_serving_alone(engine: Engine) -> None:
 def test_a_cancelled_training_stops(engine: Engine) -> None:
     training = engine.train(endless(), lambda _: training.cancelled.set())
     assert isinstance(training.future.exception(), Cancelled)
-
-
-def counting(end: int) -> Generator[int, None, str]:
-    yield from range(end)
-    return "done"
-
-
-def endless() -> Generator[int, None, None]:
-    while True:
-        yield 0
-
-
-def failing() -> Generator[int, None, None]:
-    yield 0
-    raise ZeroDivisionError

@@ -1,0 +1,106 @@
+"""Tickets: submitted requests on their way to their images, and the table of those that the engine has accepted."""
+
+import threading
+import time
+from bisect import insort
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any
+
+from core.artifact.errors import QueueFull
+from core.ml.model.bank import FoldedAdapter
+from core.ml.serving.request import Drawn, ImageRequest, running_future
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A submitted request on its way to its future. Its listeners are called by the engine's threads, so they must be
+    quick."""
+
+    request: ImageRequest
+    on_step: Callable[[float], None]
+    """Called with the fraction of the steps that is done."""
+    on_preview: Callable[[int, int, Any], None]
+    """Called with an image's index, the steps it has made, and the pixels of its x0."""
+    adapter: FoldedAdapter | None = None
+    """Set once it is loaded; None for the base."""
+    future: "Future[Drawn]" = field(default_factory=running_future)
+    images: dict[int, Any] = field(default_factory=dict)
+    steps: int = 0
+    model_evaluations: int = 0
+    submitted: float = field(default_factory=time.monotonic)
+    timings: dict[str, float] = field(default_factory=dict)
+    _ending: threading.Lock = field(default_factory=threading.Lock)
+
+    def reached(self, stage: str) -> None:
+        """Records the seconds from submission to this stage, once."""
+        self.timings.setdefault(stage, time.monotonic() - self.submitted)
+
+    def stepped(self, cost: int) -> None:
+        """Counts a step of one image, and calls `on_step`."""
+        self.steps += 1
+        self.model_evaluations += cost
+        self.on_step(self.steps / (len(self.request.seeds) * self.request.sampling.steps))
+
+    def deliver(self, index: int, image: Any) -> bool:
+        """Adds an image. Returns True when it was the last and has resolved the future."""
+        with self._ending:
+            self.images[index] = image
+            if len(self.images) < len(self.request.seeds) or self.future.done():
+                return False
+            self.reached("total")
+            images = [self.images[index] for index in range(len(self.images))]
+            self.future.set_result(Drawn(images, self.model_evaluations, self.timings))
+            return True
+
+    def fail(self, error: BaseException) -> None:
+        """Fails the future, unless it is resolved already."""
+        with self._ending:
+            if not self.future.done():
+                self.future.set_exception(error)
+
+
+class Tickets:
+    """Table of accepted tickets by their requests' ids, with deadlines. They have at most `max_images` images."""
+
+    def __init__(self, max_images: int) -> None:
+        self.max_images = max_images
+        self.images = 0
+        """Images of all tickets, finished images included."""
+        self.by_id: dict[str, Ticket] = {}
+        self._deadlines: list[tuple[float, str]] = []
+        """Deadlines of requests that have one, ascending."""
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return self.by_id.get(ticket.request.id) is ticket
+
+    def add(self, ticket: Ticket) -> None:
+        """Adds a ticket. Raises ValueError when its request's id is in use, QueueFull."""
+        request = ticket.request
+        if request.id in self.by_id:
+            raise ValueError(f"there is a request '{request.id}' already")
+        if self.images + len(request.seeds) > self.max_images:
+            raise QueueFull(self.images, self.max_images)
+        self.by_id[request.id] = ticket
+        self.images += len(request.seeds)
+        if request.deadline is not None:
+            insort(self._deadlines, (request.deadline, request.id))
+
+    def remove(self, ticket: Ticket) -> None:
+        request = ticket.request
+        del self.by_id[request.id]
+        self.images -= len(request.seeds)
+        if request.deadline is not None:
+            self._deadlines.remove((request.deadline, request.id))
+
+    @property
+    def next_deadline(self) -> float:
+        """The first deadline, on time.monotonic()'s clock; infinity when there is none."""
+        return self._deadlines[0][0] if self._deadlines else float("inf")
+
+    def late(self) -> list[Ticket]:
+        """Returns the tickets whose deadline has passed."""
+        now = time.monotonic()
+        return [self.by_id[id] for _, id in takewhile(lambda entry: entry[0] <= now, self._deadlines)]

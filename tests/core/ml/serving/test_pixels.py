@@ -1,0 +1,77 @@
+"""Decoding of latents: half precision, and batches padded as on a GPU."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.ml.errors import DrawingDiverged
+from core.ml.model.autoencoder import Autoencoder
+from core.ml.serving.pixels import PixelDecoder
+from tests.core.ml.serving.small import assert_equal
+
+
+def test_pixels_in_half_precision_are_nearly_those_in_full(autoencoder: Autoencoder) -> None:
+    """Uses bf16, which every CPU has, instead of a GPU's fp16; bf16 is coarser."""
+    decoder = PixelDecoder(autoencoder, torch.device("cpu"))
+    latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    expected = decoder.decode(latents)
+    decoder.precision = torch.bfloat16
+    difference = torch.stack(decoder.decode(latents)).int() - torch.stack(expected).int()
+    assert 0 < difference.abs().max() <= 8
+
+
+def test_pixels_that_half_precision_cannot_hold_are_decoded_in_full(
+    autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = PixelDecoder(autoencoder, torch.device("cpu"))
+    latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    expected = decoder.decode(latents)
+    decode = autoencoder.decode
+
+    def overflowing(batch: Tensor) -> Tensor:
+        return decode(batch) * (torch.inf if torch.is_autocast_enabled("cpu") else 1)
+
+    monkeypatch.setattr(autoencoder, "decode", overflowing)
+    decoder.precision = torch.bfloat16
+    assert_equal(decoder.decode(latents), expected)
+    latents[1] = torch.full_like(latents[1], torch.nan)
+    with pytest.raises(DrawingDiverged):
+        decoder.decode(latents)
+
+
+def test_pixels_do_not_depend_on_a_neighbor_that_half_precision_cannot_hold(
+    autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = PixelDecoder(autoencoder, torch.device("cpu"))
+    latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    decoder.sizes = (4,)
+    full, decode = decoder.decode(latents), autoencoder.decode
+    decoder.precision = torch.bfloat16
+    reduced = decoder.decode(latents)
+    assert not torch.equal(full[2], reduced[2])
+
+    def overflowing(batch: Tensor) -> Tensor:
+        pixels = decode(batch)
+        if torch.is_autocast_enabled("cpu"):
+            pixels[1] = torch.inf
+        return pixels
+
+    monkeypatch.setattr(autoencoder, "decode", overflowing)
+    assert_equal(decoder.decode(latents), [reduced[0], full[1], reduced[2]])
+
+
+def test_pixels_are_decoded_in_padded_batches(autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decodes 11 latents of two sizes in batches of at most 4, as on a GPU."""
+    decoder, sizes = PixelDecoder(autoencoder, torch.device("cpu")), []
+    generator = torch.Generator().manual_seed(0)
+    latents = [torch.randn(4, *[8 + 8 * (n % 2)] * 2, generator=generator) for n in range(11)]
+    expected = [decoder.decode([latent])[0] for latent in latents]
+    decode = autoencoder.decode
+    monkeypatch.setattr(autoencoder, "decode", lambda x: (sizes.append(len(x)), decode(x))[1])
+    decoder.sizes = (1, 2, 4)
+    for one, other in zip(decoder.decode(latents), expected, strict=True):
+        assert (one.int() - other.int()).abs().max() <= 1
+    assert sorted(sizes) == [1, 2, 4, 4]
+    latents[5] = torch.full_like(latents[5], torch.nan)
+    with pytest.raises(DrawingDiverged):
+        decoder.decode(latents)
