@@ -39,8 +39,8 @@ _SPELLINGS = [
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basync (?=def|with|for)", ""),
     (r"\bawait ", ""),
-    (r"__a(enter|exit)__", r"__\1__"),
-    (r"\ba(iter_bytes|iter_sse|read|close)\b", r"\1"),
+    (r"__a(enter|exit|next)__", r"__\1__"),
+    (r"\ba(iter_bytes|iter_sse|next|read|close)\b", r"\1"),
     (r"_async\b", "_sync"),
 ]
 

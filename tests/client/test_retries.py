@@ -44,6 +44,13 @@ def test_two_calls_have_two_keys(shaky: Client, proxy: Proxy, name: str) -> None
     assert len({headers["idempotency-key"] for headers in proxy.requests}) == 2
 
 
+def test_request_that_is_never_repeated_has_no_key(proxy: Proxy, server: Server, name: str) -> None:
+    with Client(proxy.url, server.key, max_retries=0) as client:
+        client.domains.create(name)
+    (headers,) = proxy.requests
+    assert "idempotency-key" not in headers
+
+
 def test_async_client_retries_too(proxy: Proxy, server: Server, name: str) -> None:
     async def create() -> str:
         async with AsyncClient(proxy.url, server.key) as client:

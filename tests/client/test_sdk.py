@@ -123,6 +123,9 @@ def test_lists_continue_across_pages(admin: Client, server: Server) -> None:
         assert [domain.id for domain in client.domains.list()] == ids[::-1]
         assert [domain.id for domain in client.domains.list(limit=102)] == ids[:0:-1]
         assert list(client.domains.list(limit=0)) == []
+        first = client.domains.list().page()
+        second = client.domains.list(limit=2).page(first.next_cursor)
+        assert [domain.id for domain in (*first.data, *second.data)] == ids[:0:-1]
     admin.admin.tenants.delete(tenant.id)
 
 
@@ -208,6 +211,13 @@ def test_missing_adapter_wrong_key_and_missing_key_raise(client: Client, server:
         assert keyless.ready().workers == 1
         with pytest.raises(errors.NotConfigured, match="DIFFFIT_API_KEY"):
             keyless.usage()
+
+
+def test_client_with_url_and_key_reads_no_other_settings(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFFIT_API_KEY", server.key)
+    monkeypatch.setenv("DIFFFIT_PROFILE", "missing")
+    with Client(server.url, "") as keyless, pytest.raises(errors.NotConfigured):
+        keyless.usage()
 
 
 @pytest.mark.parametrize("id", ["", "..", "{id}/adapters", "{id}/../.."])

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from difffit.models import MetricPoint
 
-ENDED = {"succeeded", "failed", "cancelled"}
+ACTIVE = {"validating", "queued", "running"}
+"""Statuses of a job that has not ended."""
 
 
 class _Event(BaseModel):
@@ -70,5 +71,5 @@ class EventStream:
         if kind is None:
             return None
         event: Event = kind.validate_python({**sent.json(), "id": self.last_id})
-        self.ended = isinstance(event, Status) and event.status in ENDED
+        self.ended = isinstance(event, Status) and event.status not in ACTIVE
         return event

@@ -18,10 +18,13 @@ class Settings:
 
 
 def resolve(url: str | None = None, api_key: str | None = None, profile: str | None = None) -> Settings:
-    """Returns the effective settings. A stored key is only used with the URL that it was stored with.
+    """Returns the effective settings. A stored key is only used with the URL that it was stored with. With both URL
+    and key given, neither environment nor file is read.
 
     Raises ValueError for an unknown profile or an unreadable file.
     """
+    if url is not None and api_key is not None and profile is None:
+        return Settings(url.rstrip("/"), api_key)
     wanted = profile or os.environ.get("DIFFFIT_PROFILE")
     stored = _profiles().get(wanted or DEFAULT_PROFILE)
     if stored is None and wanted:

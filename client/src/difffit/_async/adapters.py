@@ -1,11 +1,10 @@
 """Adapters: the versions of a domain."""
 
-from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 
 from difffit._async.backend import opened
-from difffit._async.session import AsyncSession
+from difffit._async.session import AsyncPages, AsyncSession
 from difffit.archives import open_archive
 from difffit.errors import BadDownload
 from difffit.models import Adapter, AdapterList, Domain
@@ -15,7 +14,7 @@ class AsyncAdapters:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Adapter]:
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Adapter]:
         """Yields the domain's versions, newest first, optionally of one status."""
         path = "/v1/domains/{id}/adapters"
         return self._session.pages(path, AdapterList, limit, {"status": status}, id=domain_id)

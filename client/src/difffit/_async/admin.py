@@ -1,9 +1,9 @@
 """Calls for administrators' keys: tenants, their keys, stored adapters, workers."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from difffit._async.session import AsyncSession, given, receipt
+from difffit._async.session import AsyncPages, AsyncSession, given, receipt
 from difffit.models import (
     AdapterTotals,
     AdminAdapter,
@@ -35,7 +35,7 @@ class AsyncTenants:
         """Raises NameTaken."""
         return await self._session.call("POST", "/v1/admin/tenants", Tenant, body={"name": name})
 
-    def list(self, limit: int | None = None) -> AsyncIterator[Tenant]:
+    def list(self, limit: int | None = None) -> AsyncPages[Tenant]:
         """Yields tenants, newest first."""
         return self._session.pages("/v1/admin/tenants", TenantList, limit)
 
@@ -78,7 +78,7 @@ class AsyncKeys:
             issued = await self._session.call("POST", path, KeyIssued, body=body, id=tenant_id)
         return issued
 
-    def list(self, tenant_id: str, limit: int | None = None) -> AsyncIterator[Key]:
+    def list(self, tenant_id: str, limit: int | None = None) -> AsyncPages[Key]:
         """Yields the tenant's keys, without secrets."""
         return self._session.pages("/v1/admin/tenants/{id}/keys", KeyList, limit, id=tenant_id)
 
@@ -122,8 +122,8 @@ class AsyncAdmin:
         tenant_id: str | None = None,
         domain_id: str | None = None,
         base_digest: str | None = None,
-        status: Literal["ready", "quarantined"] | None = None,
-    ) -> AsyncIterator[AdminAdapter]:
+        status: str | None = None,
+    ) -> AsyncPages[AdminAdapter]:
         """Yields the adapters of all tenants, newest first, with the workers that have them in memory."""
         query = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
         return self._session.pages("/v1/admin/adapters", AdminAdapterList, limit, query)
@@ -134,29 +134,29 @@ class AsyncAdmin:
         tenant_id: str | None = None,
         domain_id: str | None = None,
         base_digest: str | None = None,
-        status: Literal["ready", "quarantined"] | None = None,
+        status: str | None = None,
     ) -> AdapterTotals:
         """Returns count and size of the adapters that match."""
         query = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
         return await self._session.call("GET", "/v1/admin/adapters/totals", AdapterTotals, query=query)
 
-    def queues(self) -> AsyncIterator[Queue]:
+    def queues(self) -> AsyncPages[Queue]:
         """Yields the numbers of waiting and running jobs per queue."""
         return self._session.pages("/v1/admin/queues", QueueList, None)
 
-    def workers(self) -> AsyncIterator[Worker]:
+    def workers(self) -> AsyncPages[Worker]:
         """Yields the live workers and the adapters they have in memory."""
         return self._session.pages("/v1/admin/workers", WorkerList, None)
 
-    def usage(self) -> AsyncIterator[TenantUsageDay]:
+    def usage(self) -> AsyncPages[TenantUsageDay]:
         """Yields the usage of the last 30 days, per tenant and day."""
         return self._session.pages("/v1/admin/usage", TenantUsageDayList, None)
 
-    def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncIterator[Audit]:
+    def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[Audit]:
         """Yields the audit log, newest first."""
         return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})
 
-    def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncIterator[Deletion]:
+    def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[Deletion]:
         """Yields receipts of deleted domains and tenants, newest first."""
         return self._session.pages("/v1/admin/deletions", DeletionList, limit, {"tenant_id": tenant_id})
 

@@ -31,7 +31,7 @@ class AsyncClient:
     Omitted arguments come from the environment (`DIFFFIT_URL`, `DIFFFIT_API_KEY`, `DIFFFIT_PROFILE`) or from the file
     that `difffit login` writes. A request is repeated up to `max_retries` times when the connection fails or the server
     asks for it; an idempotency key keeps it from being carried out twice. `http` is an httpx client of your own, for
-    proxies or certificates; it is closed with this client.
+    proxies, certificates or a transport to an application in this process; it is closed with this client.
 
     Raises NotConfigured when the settings cannot be read. All exceptions are in `difffit.errors`.
     """

@@ -1,10 +1,9 @@
 """Data sets: training images, one folder per class."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from difffit._async.backend import opened
-from difffit._async.session import AsyncSession
+from difffit._async.session import AsyncPages, AsyncSession
 from difffit._async.uploads import AsyncUploads
 from difffit._async.waiting import ended
 from difffit.archives import LARGE_BYTES, OnProgress, open_archive
@@ -37,7 +36,7 @@ class AsyncDatasets:
                 "POST", path, Dataset, upload=archive, on_progress=on_progress, id=domain_id
             )
 
-    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Dataset]:
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Dataset]:
         """Yields data sets, newest first, optionally of one status. Lists of rejected files are left out."""
         path = "/v1/domains/{id}/datasets"
         return self._session.pages(path, DatasetList, limit, {"status": status}, id=domain_id)
@@ -45,7 +44,7 @@ class AsyncDatasets:
     async def get(self, id: str) -> Dataset:
         return await self._session.call("GET", "/v1/datasets/{id}", Dataset, id=id)
 
-    def rejected(self, id: str, limit: int | None = None) -> AsyncIterator[RejectedFile]:
+    def rejected(self, id: str, limit: int | None = None) -> AsyncPages[RejectedFile]:
         """Yields the rejected files, in their order in the zip."""
         return self._session.pages("/v1/datasets/{id}/report", RejectedFileList, limit, id=id)
 

@@ -1,8 +1,6 @@
 """Receipts of deletions."""
 
-from collections.abc import AsyncIterator
-
-from difffit._async.session import AsyncSession
+from difffit._async.session import AsyncPages, AsyncSession
 from difffit.models import Deletion, DeletionList, DeletionReceipt
 
 
@@ -10,7 +8,7 @@ class AsyncDeletions:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    def list(self, limit: int | None = None) -> AsyncIterator[Deletion]:
+    def list(self, limit: int | None = None) -> AsyncPages[Deletion]:
         """Yields receipts of your deleted domains, newest first."""
         return self._session.pages("/v1/deletions", DeletionList, limit)
 

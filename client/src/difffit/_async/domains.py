@@ -1,8 +1,6 @@
 """Domains: image styles that the base is taught."""
 
-from collections.abc import AsyncIterator
-
-from difffit._async.session import AsyncSession, given, receipt
+from difffit._async.session import AsyncPages, AsyncSession, given, receipt
 from difffit.models import Domain, DomainList
 
 
@@ -15,7 +13,7 @@ class AsyncDomains:
         body = given({"name": name, "description": description})
         return await self._session.call("POST", "/v1/domains", Domain, body=body)
 
-    def list(self, limit: int | None = None) -> AsyncIterator[Domain]:
+    def list(self, limit: int | None = None) -> AsyncPages[Domain]:
         """Yields your domains, newest first; all of them without a limit."""
         return self._session.pages("/v1/domains", DomainList, limit)
 

@@ -7,7 +7,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from difffit._async.backend import sleep
-from difffit._async.session import AsyncSession
+from difffit._async.session import AsyncPages, AsyncSession
 from difffit._async.waiting import ended
 from difffit.errors import ApiError, UnexpectedAnswer
 from difffit.events import Event, EventStream
@@ -31,7 +31,7 @@ class AsyncFinetunes:
         body = {"dataset_id": dataset_id, **settings, "dry_run": True}
         return await self._session.call("POST", "/v1/domains/{id}/finetunes", Estimate, body=body, id=domain_id)
 
-    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Finetune]:
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Finetune]:
         """Yields fine-tunes, newest first, optionally of one status."""
         path = "/v1/domains/{id}/finetunes"
         return self._session.pages(path, FinetuneList, limit, {"status": status}, id=domain_id)

@@ -1,11 +1,11 @@
 """Generations: images made with a domain's adapter."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Unpack
 
-from difffit._async.session import AsyncSession
-from difffit._async.waiting import ended
+from difffit._async.session import AsyncPages, AsyncSession
+from difffit._async.waiting import MAX_SECONDS, ended
 from difffit.errors import BadDownload
 from difffit.models import Generation, GenerationList, Image
 from difffit.pictures import Picture
@@ -33,7 +33,7 @@ class AsyncGenerations:
             "POST", path, Generation, body=settings, headers=headers, timeout=timeout, id=domain_id
         )
 
-    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncIterator[Generation]:
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Generation]:
         """Yields generations, newest first, optionally of one status."""
         path = "/v1/domains/{id}/generations"
         return self._session.pages(path, GenerationList, limit, {"status": status}, id=domain_id)
@@ -46,11 +46,16 @@ class AsyncGenerations:
         return await self._session.call("POST", "/v1/generations/{id}/cancel", Generation, id=id)
 
     async def wait(
-        self, id: str, timeout: float | None = None, on_change: Callable[[Generation], object] | None = None
+        self,
+        id: str,
+        timeout: float | None = None,
+        on_change: Callable[[Generation], object] | None = None,
+        *,
+        max_pause: float = MAX_SECONDS,
     ) -> Generation:
-        """Waits until all images are finished. `on_change` is called with each state that is polled. Raises JobFailed,
-        and WaitTimeout after `timeout` seconds."""
-        return await ended("Generation", lambda: self.get(id), timeout, on_change)
+        """Waits until all images are finished. `on_change` is called with each state that is polled, at least every
+        `max_pause` seconds. Raises JobFailed, and WaitTimeout after `timeout` seconds."""
+        return await ended("Generation", lambda: self.get(id), timeout, on_change, max_pause)
 
     async def pictures(self, generation: Generation) -> tuple[Picture, ...]:
         """Downloads the images of a generation that has succeeded. Raises BadDownload."""

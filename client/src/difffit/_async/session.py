@@ -1,8 +1,8 @@
 """HTTP requests: authentication, retries, and responses as models or errors."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -17,6 +17,8 @@ from difffit.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
 Item = TypeVar("Item")
+_PAGE = 100
+"""Maximum items of a page."""
 UPLOAD_SECONDS = 900.0
 """Seconds that the server may take to process an upload after receiving it."""
 
@@ -36,26 +38,21 @@ class AsyncSession:
         """Sends a request and returns the response as a model. Takes the options of `send`."""
         return parsed(await self.send(method, path, **options), model)
 
-    async def pages(
+    def pages(
         self,
         path: str,
         model: "type[Page[Item]]",
         limit: int | None,
         query: Mapping[str, Any] | None = None,
         **ids: str,
-    ) -> AsyncIterator[Item]:
-        """Yields the items of a list, at most `limit`. Fetches pages as they are needed."""
-        cursor: str | None = None
-        left = limit
-        while left is None or left > 0:
-            asked = {**(query or {}), "limit": 100 if left is None else min(left, 100), "cursor": cursor}
-            page = await self.call("GET", path, model, query=asked, **ids)  # type: ignore[type-var]  # it is a model too
-            for item in page.data:
-                yield item
-            left = None if left is None else left - len(page.data)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+    ) -> "AsyncPages[Item]":
+        """Returns a list, of which at most `limit` items are read."""
+
+        async def fetch(count: int, cursor: str | None) -> Any:
+            asked = {**(query or {}), "limit": count, "cursor": cursor}
+            return await self.call("GET", path, cast(Any, model), query=asked, **ids)  # a page is a model too
+
+        return AsyncPages(fetch, limit)
 
     async def send(
         self,
@@ -76,7 +73,7 @@ class AsyncSession:
         """
         retries = Retries(self.max_retries)
         sent_headers = {**self._headers(), **(headers or {})}
-        if method == "POST":
+        if method == "POST" and self.max_retries:
             sent_headers["Idempotency-Key"] = str(uuid4())
         options: dict[str, Any] = {"params": given(query or {}), "headers": sent_headers}
         if body is not None:
@@ -123,6 +120,34 @@ class AsyncSession:
                 f"There is no API key for {self.settings.url}. Run `difffit login`, or set DIFFFIT_API_KEY."
             )
         return {"Authorization": f"Bearer {self.settings.api_key}"}
+
+
+class AsyncPages(AsyncIterator[Item]):
+    """Items of a list. Iterating fetches pages as they are needed; `page` fetches one of them."""
+
+    def __init__(self, fetch: Callable[[int, str | None], Awaitable[Any]], limit: int | None) -> None:
+        self._fetch, self._limit = fetch, limit
+        self._items = self._iterate()
+
+    async def page(self, cursor: str | None = None) -> Page[Item]:
+        """Returns one page of at most `limit` items (at most 100): the first, or the one that a `next_cursor` names."""
+        page: Page[Item] = await self._fetch(_PAGE if self._limit is None else min(self._limit, _PAGE), cursor)
+        return page
+
+    async def __anext__(self) -> Item:
+        return await anext(self._items)
+
+    async def _iterate(self) -> AsyncIterator[Item]:
+        cursor: str | None = None
+        left = self._limit
+        while left is None or left > 0:
+            page: Page[Item] = await self._fetch(_PAGE if left is None else min(left, _PAGE), cursor)
+            for item in page.data:
+                yield item
+            left = None if left is None else left - len(page.data)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
 
 def parsed(response: httpx.Response, model: type[Model]) -> Model:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 
 from difffit._async.backend import away, sleep
-from difffit._async.session import UPLOAD_SECONDS, AsyncSession, given
+from difffit._async.session import UPLOAD_SECONDS, AsyncPages, AsyncSession, given
 from difffit.archives import Archive, OnProgress, digest
 from difffit.errors import error_of
 from difffit.models import Dataset, DatasetUpload, DatasetUploadList, DatasetUploadParts, UploadPart
@@ -25,7 +25,7 @@ class AsyncUploads:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    def list(self, domain_id: str, limit: int | None = None) -> AsyncIterator[DatasetUpload]:
+    def list(self, domain_id: str, limit: int | None = None) -> AsyncPages[DatasetUpload]:
         """Yields uploads, newest first."""
         return self._session.pages(_PATH, DatasetUploadList, limit, id=domain_id)
 

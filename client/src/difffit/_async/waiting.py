@@ -6,12 +6,13 @@ from typing import TypeVar
 
 from difffit._async.backend import sleep
 from difffit.errors import JobFailed, WaitTimeout
+from difffit.events import ACTIVE
 from difffit.models import Dataset, Finetune, Generation
 
 Job = TypeVar("Job", Dataset, Finetune, Generation)
-_ACTIVE = {"validating", "queued", "running"}
 _SUCCESSFUL = {"ready", "succeeded"}
-_FIRST_SECONDS, _MAX_SECONDS = 0.1, 2.0
+_FIRST_SECONDS, MAX_SECONDS = 0.1, 2.0
+"""First and longest pause between polls."""
 
 
 async def ended(
@@ -19,8 +20,10 @@ async def ended(
     get: Callable[[], Awaitable[Job]],
     timeout: float | None,
     on_change: Callable[[Job], object] | None = None,
+    max_pause: float = MAX_SECONDS,
 ) -> Job:
     """Polls until the job has succeeded and returns it. `on_change` is called with each state that is polled.
+    Pauses grow to `max_pause` seconds.
 
     Raises JobFailed, and WaitTimeout after `timeout` seconds.
     """
@@ -29,12 +32,12 @@ async def ended(
         job = await get()
         if on_change is not None:
             on_change(job)
-        if job.status not in _ACTIVE:
+        if job.status not in ACTIVE:
             break
         if timeout is not None and time.monotonic() - started + pause > timeout:
             raise WaitTimeout(job.id, job.status, timeout)
         await sleep(pause)
-        pause = min(_MAX_SECONDS, pause * 1.5)
+        pause = min(max_pause, pause * 1.5)
     if job.status not in _SUCCESSFUL:
         raise JobFailed(kind, job)
     return job

@@ -1,9 +1,9 @@
 """Webhooks: the server sends events to a URL of yours."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from difffit._async.session import AsyncSession, given
+from difffit._async.session import AsyncPages, AsyncSession, given
 from difffit.models import Delivery, DeliveryDetail, DeliveryList, Webhook, WebhookIssued, WebhookList
 
 
@@ -20,7 +20,7 @@ class AsyncWebhooks:
         issued = await self._session.call("POST", "/v1/webhooks", WebhookIssued, body=body)
         return issued if issued.secret else await self.rotate(issued.id, overlap_seconds=0)
 
-    def list(self, limit: int | None = None) -> AsyncIterator[Webhook]:
+    def list(self, limit: int | None = None) -> AsyncPages[Webhook]:
         """Yields your webhooks, newest first, without secrets."""
         return self._session.pages("/v1/webhooks", WebhookList, limit)
 
@@ -62,7 +62,7 @@ class AsyncWebhooks:
 
     def deliveries(
         self, id: str, limit: int | None = None, *, status: Literal["pending", "succeeded", "failed"] | None = None
-    ) -> AsyncIterator[Delivery]:
+    ) -> AsyncPages[Delivery]:
         """Yields the deliveries of the last 30 days, newest first, with every attempt."""
         return self._session.pages("/v1/webhooks/{id}/deliveries", DeliveryList, limit, {"status": status}, id=id)
 

@@ -8,7 +8,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from difffit._sync.backend import sleep
-from difffit._sync.session import Session
+from difffit._sync.session import Pages, Session
 from difffit._sync.waiting import ended
 from difffit.errors import ApiError, UnexpectedAnswer
 from difffit.events import Event, EventStream
@@ -32,7 +32,7 @@ class Finetunes:
         body = {"dataset_id": dataset_id, **settings, "dry_run": True}
         return self._session.call("POST", "/v1/domains/{id}/finetunes", Estimate, body=body, id=domain_id)
 
-    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> Iterator[Finetune]:
+    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> Pages[Finetune]:
         """Yields fine-tunes, newest first, optionally of one status."""
         path = "/v1/domains/{id}/finetunes"
         return self._session.pages(path, FinetuneList, limit, {"status": status}, id=domain_id)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 
 from difffit._sync.backend import away, sleep
-from difffit._sync.session import UPLOAD_SECONDS, Session, given
+from difffit._sync.session import UPLOAD_SECONDS, Pages, Session, given
 from difffit.archives import Archive, OnProgress, digest
 from difffit.errors import error_of
 from difffit.models import Dataset, DatasetUpload, DatasetUploadList, DatasetUploadParts, UploadPart
@@ -26,7 +26,7 @@ class Uploads:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def list(self, domain_id: str, limit: int | None = None) -> Iterator[DatasetUpload]:
+    def list(self, domain_id: str, limit: int | None = None) -> Pages[DatasetUpload]:
         """Yields uploads, newest first."""
         return self._session.pages(_PATH, DatasetUploadList, limit, id=domain_id)
 
