@@ -82,7 +82,7 @@ audit: ## Look for known vulnerabilities of the pinned packages (asks PyPI)
 check-api-image: ## Install what the API's image has, and measure what starting it costs
 	rm -rf build/api && $(PYTHON) -m venv build/api
 	build/api/bin/$(PIP_INSTALL) $(FROM_LOCK) deploy/docker/api.lock
-	build/api/bin/$(PIP_INSTALL) $(FROM_TREE) .
+	build/api/bin/$(PIP_INSTALL) $(FROM_TREE) . --editable ./client
 	build/api/bin/python -m pip check
 	! build/api/bin/python -m pip list --format freeze | grep -iE '^(torch|diffusers|nvidia|matplotlib)'
 	build/api/bin/python -m benchmarks.api_import
@@ -99,11 +99,11 @@ client: install ## Write the client's models anew from the API's OpenAPI documen
 
 # A lock holds every file's hash for every platform, and each image's lock is a part of the whole.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	--no-emit-package torch --custom-compile-command 'make lock'
+	--no-emit-package torch --no-emit-package difffit --custom-compile-command 'make lock'
 SERVER := --group build pyproject.toml
 
 lock: $(VENV)/.uv ## Pin what pyproject.toml asks for and is not pinned yet; all of it anew with UPGRADE=--upgrade
-	$(COMPILE) $(SERVER) client/pyproject.toml --all-extras $(UPGRADE) --output-file requirements.lock
+	$(COMPILE) $(SERVER) --all-extras $(UPGRADE) --output-file requirements.lock
 	$(COMPILE) $(SERVER) --extra dashboard --extra docs --extra servers --extra traces --constraint requirements.lock \
 		--output-file deploy/docker/api.lock
 	$(COMPILE) $(SERVER) client/pyproject.toml --extra worker --extra servers --extra traces --constraint requirements.lock \

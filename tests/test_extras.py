@@ -11,7 +11,7 @@ from tests.processes import ADMIN, Caller
 from tests.test_tracing import draw
 
 MODULES = {
-    "dashboard": ["nicegui", "httpx"],
+    "dashboard": ["nicegui", "difffit", "httpx"],
     "docs": ["fastapi_swagger"],
     "servers": ["psycopg", "redis", "boto3", "botocore"],
     "traces": ["opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.instrumentation"],

@@ -6,26 +6,26 @@ from contextlib import contextmanager
 from nicegui import ui
 
 from api.dashboard import kit
-from api.dashboard.contract import ProblemError
 from api.dashboard.frame import frame, show_problem
 from api.dashboard.user import User
-from api.schemas.domains import DomainOut
+from difffit import DiffFitError
+from difffit.models import Domain
 
 STEPS = {"Images": "images", "Training": "training", "Versions": "versions", "Playground": "playground"}
 
 
-async def find(user: User, id: str) -> DomainOut | None:
+async def find(user: User, id: str) -> Domain | None:
     """Returns the domain, or None after showing a page with the problem."""
     try:
-        return await user.contract.get(f"/v1/domains/{id}", DomainOut)
-    except ProblemError as error:
+        return await user.api.domains.get(id)
+    except DiffFitError as error:
         with frame(user, "Domain", section="Domains", crumbs={"Domains": "/domains"}):
-            show_problem(error.problem)
+            show_problem(error)
         return None
 
 
 @contextmanager
-def domain_frame(user: User, domain: DomainOut, step: str) -> Iterator[None]:
+def domain_frame(user: User, domain: Domain, step: str) -> Iterator[None]:
     with frame(user, domain.name, section="Domains", crumbs={"Domains": "/domains"}, hint=domain.description):
         with kit.box("row spread"):
             with kit.box("steps", "nav") as navigation:
@@ -41,11 +41,9 @@ def domain_frame(user: User, domain: DomainOut, step: str) -> Iterator[None]:
         yield
 
 
-def _edit(user: User, domain: DomainOut) -> None:
+def _edit(user: User, domain: Domain) -> None:
     async def change() -> None:
-        await user.contract.patch(
-            f"/v1/domains/{domain.id}", {"name": name.value, "description": description.value or ""}
-        )
+        await user.api.domains.update(domain.id, name=name.value, description=description.value or "")
         ui.navigate.reload()
 
     with kit.dialog("Edit the domain") as asked:
@@ -57,9 +55,9 @@ def _edit(user: User, domain: DomainOut) -> None:
     asked.open()
 
 
-def _delete(user: User, domain: DomainOut) -> None:
+def _delete(user: User, domain: Domain) -> None:
     async def delete() -> None:
-        await user.contract.delete(f"/v1/domains/{domain.id}")
+        await user.api.domains.delete(domain.id)
         ui.navigate.to("/domains")
 
     detail = "Its training images, versions and generated images are deleted too. This cannot be undone."

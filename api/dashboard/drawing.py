@@ -1,6 +1,5 @@
 """A generation on a page: images as they arrive, and the settings of each."""
 
-import asyncio
 import json
 from collections.abc import Callable
 
@@ -8,30 +7,27 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.user import User
-from api.schemas.generations import GenerationOut, ImageOut
+from difffit.models import Generation, Image
+from difffit.requests import GenerationSettings
 
-Render = Callable[[str, str, dict[str, object]], str]
+Render = Callable[[str, str, GenerationSettings], str]
 """Renders a request as text, from the service's address, a domain's id and the body."""
-ENDED = {"succeeded", "failed", "cancelled"}
 _ASK_SECONDS = 0.5
 
 
 class Drawing:
     """Image slots in the current container, filled by `show`."""
 
-    def __init__(self, user: User, generation: GenerationOut) -> None:
+    def __init__(self, user: User, generation: Generation) -> None:
         self.user, self.generation = user, generation
         self.places = [self._place(index) for index in range(generation.count)]
         self.show(generation)
 
-    async def follow(self) -> GenerationOut:
-        """Polls and shows the generation until it has ended."""
-        while self.generation.status not in ENDED:
-            await asyncio.sleep(_ASK_SECONDS)
-            self.show(await self.user.contract.get(f"/v1/generations/{self.generation.id}", GenerationOut))
-        return self.generation
+    async def follow(self) -> None:
+        """Polls and shows the generation until it has succeeded. Raises JobFailed."""
+        await self.user.api.generations.wait(self.generation.id, on_change=self.show, max_pause=_ASK_SECONDS)
 
-    def show(self, generation: GenerationOut) -> None:
+    def show(self, generation: Generation) -> None:
         self.generation = generation
         for preview in generation.previews:  # ordered by step: the last one stays
             self._fill(preview.index, preview.url, f"{generation.class_name} at step {preview.step}")
@@ -61,7 +57,7 @@ class Drawing:
             show_settings(self.generation, image)
 
 
-def show_settings(generation: GenerationOut, image: ImageOut) -> None:
+def show_settings(generation: Generation, image: Image) -> None:
     with kit.dialog("Settings of this image") as shown:
         kit.picture(image.url, generation.class_name, "picture large")
         facts = {"Class": generation.class_name, "Seed": str(image.seed), "Steps": str(generation.steps)}
@@ -74,7 +70,7 @@ def show_settings(generation: GenerationOut, image: ImageOut) -> None:
     shown.open()
 
 
-def as_curl(base: str, domain_id: str, body: dict[str, object]) -> str:
+def as_curl(base: str, domain_id: str, body: GenerationSettings) -> str:
     return (
         f"curl {base}/v1/domains/{domain_id}/generations \\\n"
         '    -H "Authorization: Bearer $DIFFFIT_API_KEY" \\\n'
@@ -83,7 +79,7 @@ def as_curl(base: str, domain_id: str, body: dict[str, object]) -> str:
     )
 
 
-def as_python(base: str, domain_id: str, body: dict[str, object]) -> str:
+def as_python(base: str, domain_id: str, body: GenerationSettings) -> str:
     settings = ", ".join(f"{name}={value!r}" for name, value in body.items())
     return (
         "from difffit import Client\n\n"

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from nicegui import ui
 
 from api.dashboard import kit
-from api.dashboard.contract import ProblemError
 from api.dashboard.user import User
-from api.schemas.common import Problem
+from difffit import DiffFitError
+from difffit.errors import ApiError, Unauthenticated
 
 TENANT_PAGES = {"Domains": "/domains", "Usage": "/usage"}
 ADMIN_PAGES = {"Tenants": "/tenants", "Adapters": "/adapters", "Fleet": "/fleet", "Audit": "/audit"}
@@ -61,30 +61,30 @@ def look(title: str, theme: str) -> None:
 def showing_problems() -> Iterator[None]:
     try:
         yield
-    except ProblemError as error:
-        show_problem(error.problem)
+    except DiffFitError as error:
+        show_problem(error)
 
 
-def show_problem(problem: Problem) -> None:
+def show_problem(error: DiffFitError) -> None:
     """Shows a problem in the page, with its detail and invalid fields."""
     with kit.box("problem") as element:
         element.props("role=alert")
-        kit.write(problem.title, "p", "problem-title")
-        kit.write(problem.detail)
-        for wrong in problem.errors or []:
-            kit.write(f"{wrong.get('field', wrong.get('file', ''))}: {wrong.get('detail', '')}", "p", "muted")
-        if problem.status == 401:
-            ui.link("Sign in again", "/sign-in")
-        if problem.request_id:
-            kit.write(f"Request {problem.request_id}", "p", "small")
+        kit.write(error.title, "p", "problem-title")
+        kit.write(error.detail)
+        if isinstance(error, ApiError):
+            for wrong in error.errors:
+                kit.write(f"{wrong.get('field', wrong.get('file', ''))}: {wrong.get('detail', '')}", "p", "muted")
+            if isinstance(error, Unauthenticated):
+                ui.link("Sign in again", "/sign-in")
+            if error.request_id:
+                kit.write(f"Request {error.request_id}", "p", "small")
 
 
 def _notify(error: Exception) -> None:
     """Shows a problem of an event handler as a notification."""
-    if isinstance(error, ProblemError):
-        problem = error.problem
+    if isinstance(error, DiffFitError):
         ui.notify(
-            problem.title, caption=problem.detail, type="negative", position="bottom", close_button="Close", timeout=0
+            error.title, caption=error.detail, type="negative", position="bottom", close_button="Close", timeout=0
         )
 
 

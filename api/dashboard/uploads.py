@@ -4,18 +4,16 @@ import secrets
 import zipfile
 from collections.abc import AsyncIterator
 from typing import IO, Annotated, Any
+from urllib.parse import quote
 
-from fastapi import Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi import Depends, Request, Response
 from nicegui import app, ui
 from nicegui.element import Element
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from api.dashboard.contract import ProblemError
-from api.dashboard.user import User, get_tenant
-from api.schemas.common import Problem
-from api.schemas.datasets import DatasetOut
+from api.dashboard.user import User, get_tenant, in_process
+from difffit import DiffFitError
 
 _FILES = 50_000
 """Maximum number of files. It is above the contract's limit for a zip, so that the contract reports the error."""
@@ -34,33 +32,27 @@ class Upload(Element, component="assets/upload.js"):
 
 
 def _raise(problem: dict[str, Any]) -> None:
-    raise ProblemError(
-        Problem(
-            type=problem.get("type", "about:blank"),
-            title=str(problem.get("title", "Upload rejected")),
-            status=int(problem.get("status", 0)),
-            detail=str(problem.get("detail", "Try again.")),
-            code=str(problem.get("code", "unknown")),
-            request_id=str(problem.get("request_id", "")),
-            errors=None,
-        )
-    )
+    error = DiffFitError(str(problem.get("detail", "Try again.")))
+    error.title = str(problem.get("title", "Upload rejected"))
+    raise error
 
 
 @app.post("/upload/{id}", include_in_schema=False)
-async def upload(request: Request, id: str, user: Annotated[User, Depends(get_tenant)]) -> JSONResponse:
-    """Takes one zip, or the files of a folder with their paths. Browsers do not send the cookie from other sites."""
+async def upload(request: Request, id: str, user: Annotated[User, Depends(get_tenant)]) -> Response:
+    """Takes one zip, or the files of a folder with their paths. Browsers do not send the cookie from other sites.
+
+    Passes the API's response on. The SDK is not used here, since it uploads files, and this is a stream.
+    """
     boundary = secrets.token_hex(16)
-    options = {
-        "content": _as_form(_packed(request), boundary),
-        "headers": {"Content-Type": f"multipart/form-data; boundary={boundary}"},
-        "extensions": {"body_bytes": request.state.body_bytes},
+    headers = {
+        "Authorization": f"Bearer {user.session.key}",
+        "Content-Type": f"multipart/form-data; boundary={boundary}",
     }
-    try:
-        dataset = await user.contract.post(f"/v1/domains/{id}/datasets", DatasetOut, **options)
-    except ProblemError as error:
-        return JSONResponse(error.problem.model_dump(), error.problem.status)
-    return JSONResponse({"id": dataset.id})
+    url = f"{user.api.url}/v1/domains/{quote(id, safe='')}/datasets"
+    async with in_process(request, body_bytes=request.state.body_bytes) as http:
+        answer = await http.post(url, content=_as_form(_packed(request), boundary), headers=headers)
+    status = 200 if answer.is_success else answer.status_code
+    return Response(answer.content, status, media_type=answer.headers["content-type"])
 
 
 async def _as_form(file: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:

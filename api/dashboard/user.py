@@ -1,24 +1,25 @@
-"""Dependencies of the pages: the signed-in user with a client of the contract."""
+"""Dependencies of the pages: the signed-in user with a client of the API."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 from fastapi import Depends, HTTPException, Request
 
-from api.dashboard.contract import Contract
 from api.dashboard.sessions import Session, Sessions
 from api.dashboard.transport import AppTransport
+from difffit import AsyncClient
 
 sessions = Sessions()
+MOST = 100
+"""Maximum items of a list without pages."""
 TOKEN = "token"  # noqa: S105  # a name in the cookie, not a secret
 
 
 @dataclass(frozen=True)
 class User:
     session: Session
-    contract: Contract
+    api: AsyncClient
     theme: str
 
     @property
@@ -34,19 +35,21 @@ class User:
         return self.session.may_write
 
 
-def contract_with(request: Request, key: str | None) -> Contract:
-    """Returns a client with the address that the browser uses, so that image URLs have it too."""
-    return _contract(request, lambda: key)
-
-
 def get_user(request: Request) -> User:
     """Returns the signed-in user, or redirects to the sign-in page."""
     session = sessions.find(request.session.get(TOKEN))
     if session is None:
         raise redirect(request, "/sign-in")
     token = session.token
-    contract = _contract(request, lambda: getattr(sessions.find(token), "key", None))
-    return User(session, contract, theme_of(request))
+
+    async def check_session(sent: httpx.Request) -> None:
+        """Removes the key once the session has ended: open pages outlive it."""
+        if sessions.find(token) is None:
+            sent.headers.pop("Authorization", None)
+
+    http = in_process(request)
+    http.event_hooks = {"request": [check_session]}
+    return User(session, client_of(request, session.key, http), theme_of(request))
 
 
 def get_tenant(request: Request) -> User:
@@ -77,7 +80,12 @@ def theme_of(request: Request) -> str:
     return chosen if chosen in {"light", "dark"} else "system"
 
 
-def _contract(request: Request, key: Callable[[], str | None]) -> Contract:
-    main = request.app.state.main
-    http = httpx.AsyncClient(transport=AppTransport(main, request.client), base_url=str(request.base_url), timeout=60)
-    return Contract(http, key)
+def client_of(request: Request, key: str, http: httpx.AsyncClient) -> AsyncClient:
+    """Returns a client with the address that the browser uses, so that image URLs have it too. It does not retry:
+    people see at once what the API answers."""
+    return AsyncClient(str(request.base_url), key, max_retries=0, http=http)
+
+
+def in_process(request: Request, **state: Any) -> httpx.AsyncClient:
+    """Returns an HTTP client of the application, on behalf of this request's browser."""
+    return httpx.AsyncClient(transport=AppTransport(request.app.state.main, request.client, state))

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 logger = logging.getLogger(__name__)
 _MODULES = {
-    "dashboard": ("nicegui", "httpx", "httpx_sse"),
+    "dashboard": ("nicegui", "difffit", "httpx"),
     "docs": ("fastapi_swagger",),
     "servers": ("psycopg", "redis", "boto3"),
     "traces": ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.instrumentation"),

@@ -9,10 +9,12 @@ COPY api api
 COPY core core
 COPY migrations migrations
 COPY worker worker
+COPY local local
+COPY client client
 # The file system is read-only later: without compileall every start would compile all modules again.
-RUN pip install --no-deps --no-build-isolation --editable . \
+RUN pip install --no-deps --no-build-isolation --editable . --editable ./client \
     && pip check \
-    && python -m compileall -q api core migrations worker \
+    && python -m compileall -q api client core local migrations worker \
     && useradd --uid 10001 --no-create-home difffit \
     && mkdir /data \
     && chown 10001 /data

@@ -7,7 +7,7 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.frame import frame
 from api.dashboard.user import AdminUser
-from api.schemas.adapters import AdapterTotals, AdminAdapterOut
+from difffit.models import AdminAdapter
 
 _PAGE = 50
 
@@ -25,8 +25,9 @@ async def adapters(
     with frame(user, "Adapters", section="Adapters"):
         with kit.card():
             _filters(filters)
-        totals = await user.contract.get("/v1/admin/adapters/totals", AdapterTotals, **filters)
-        page = await user.contract.page("/v1/admin/adapters", AdminAdapterOut, limit=_PAGE, cursor=cursor, **filters)
+        chosen = {name: value for name, value in filters.items() if value}
+        totals = await user.api.admin.adapter_totals(**chosen)
+        page = await user.api.admin.adapters(_PAGE, **chosen).page(cursor or None)
         with kit.card():
             facts = {"Adapters": words.count(totals.adapters), "Tenants": words.count(totals.tenants)}
             kit.facts(facts | {"Domains": words.count(totals.domains), "Stored": words.size(totals.size_bytes)})
@@ -56,7 +57,7 @@ def _filters(filters: dict[str, str]) -> None:
         kit.link_button("All", "/adapters")
 
 
-def _row(adapter: AdminAdapterOut) -> list[kit.Cell]:
+def _row(adapter: AdminAdapter) -> list[kit.Cell]:
     return [
         lambda: (kit.write(f"Version {adapter.version}", "span"), kit.write(adapter.id, "div", "mono small")),
         lambda: ui.link(words.tail(adapter.tenant_id), f"/tenants/{adapter.tenant_id}").classes("mono"),

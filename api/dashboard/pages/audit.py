@@ -7,7 +7,7 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.frame import frame
 from api.dashboard.user import AdminUser
-from api.schemas.usage import AuditOut
+from difffit.models import Audit
 
 _PAGE = 50
 
@@ -15,7 +15,7 @@ _PAGE = 50
 @ui.page("/audit")
 async def audit(user: AdminUser, tenant_id: str = "", cursor: str = "") -> None:
     with frame(user, "Audit", section="Audit"):
-        page = await user.contract.page("/v1/admin/audit", AuditOut, limit=_PAGE, tenant_id=tenant_id, cursor=cursor)
+        page = await user.api.admin.audit(_PAGE, tenant_id=tenant_id or None).page(cursor or None)
         if tenant_id:
             with kit.box("row"):
                 kit.muted(f"Only tenant {tenant_id}.")
@@ -31,7 +31,7 @@ async def audit(user: AdminUser, tenant_id: str = "", cursor: str = "") -> None:
             kit.link_button("Older entries", f"/audit?{of_tenant}cursor={page.next_cursor}")
 
 
-def _row(entry: AuditOut) -> list[kit.Cell]:
+def _row(entry: Audit) -> list[kit.Cell]:
     return [
         words.moment(entry.created_at),
         entry.action,

@@ -5,14 +5,14 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.frame import frame
 from api.dashboard.user import TenantUser, User
-from api.schemas.domains import DomainOut
+from difffit.models import Domain
 
 
 @ui.page("/domains")
 async def domains(user: TenantUser, cursor: str = "") -> None:
     hint = "A domain is one image style, with its training images, versions and generated images."
     with frame(user, "Domains", section="Domains", hint=hint):
-        page = await user.contract.page("/v1/domains", DomainOut, limit=24, cursor=cursor)
+        page = await user.api.domains.list(24).page(cursor or None)
         if user.may_write:
             with kit.box("row"):
                 kit.button("New domain", lambda: _ask_for_domain(user), kind="primary")
@@ -25,7 +25,7 @@ async def domains(user: TenantUser, cursor: str = "") -> None:
             kit.link_button("Older domains", f"/domains?cursor={page.next_cursor}")
 
 
-def _tile(domain: DomainOut) -> None:
+def _tile(domain: Domain) -> None:
     with kit.box("tile", "li"), ui.link("", f"/domains/{domain.id}").classes("tile-link", remove="nicegui-link"):
         if domain.cover_url:
             kit.picture(domain.cover_url, "", "cover")
@@ -38,8 +38,7 @@ def _tile(domain: DomainOut) -> None:
 
 def _ask_for_domain(user: User) -> None:
     async def make() -> None:
-        body = {"name": name.value, "description": description.value}
-        domain = await user.contract.post("/v1/domains", DomainOut, body)
+        domain = await user.api.domains.create(name.value, description.value)
         ui.navigate.to(f"/domains/{domain.id}")
 
     with kit.dialog("New domain") as asked:

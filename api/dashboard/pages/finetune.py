@@ -1,27 +1,27 @@
 """Page of one fine-tune: live loss curve, sample images, result."""
 
-from typing import Any
+from contextlib import suppress
 
 from nicegui import background_tasks, ui
 
 from api.dashboard import kit, words
 from api.dashboard.chart import LossCurve
-from api.dashboard.contract import ProblemError
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.frame import frame, show_problem
 from api.dashboard.user import TenantUser, User
-from api.schemas.finetunes import FinetuneOut
-
-_UNFINISHED = {"queued", "running"}
+from difffit import DiffFitError
+from difffit.errors import ConnectionFailed
+from difffit.events import ACTIVE, Event, Failure, Progress, Sample, Status
+from difffit.models import Finetune
 
 
 @ui.page("/finetunes/{id}")
 async def finetune(user: TenantUser, id: str) -> None:
     try:
-        details = await user.contract.get(f"/v1/finetunes/{id}", FinetuneOut)
-    except ProblemError as error:
+        details = await user.api.finetunes.get(id)
+    except DiffFitError as error:
         with frame(user, "Fine-tune", section="Domains", crumbs={"Domains": "/domains"}):
-            show_problem(error.problem)
+            show_problem(error)
         return
     domain = await find(user, details.domain_id)
     if domain is None:
@@ -36,7 +36,7 @@ async def finetune(user: TenantUser, id: str) -> None:
 class _Watch:
     """State of a fine-tune's page, built from its events as they come."""
 
-    def __init__(self, user: User, finetune: FinetuneOut) -> None:
+    def __init__(self, user: User, finetune: Finetune) -> None:
         self.user, self.finetune = user, finetune
         self.client = ui.context.client
 
@@ -66,49 +66,52 @@ class _Watch:
 
     async def follow(self) -> None:
         """Shows events until the fine-tune ends, then reads its final state."""
-        async for event, data in self.user.contract.events(f"/v1/finetunes/{self.finetune.id}/events"):
-            with self.client:
-                self._tell(event, data)
-        was_running = self.finetune.status in _UNFINISHED
-        self.finetune = await self.user.contract.get(f"/v1/finetunes/{self.finetune.id}", FinetuneOut)
+        with suppress(ConnectionFailed):  # the stream ended early: reading the fine-tune shows why
+            async for event in self.user.api.finetunes.events(self.finetune.id):
+                with self.client:
+                    self._show(event)
+        was_running = self.finetune.status in ACTIVE
+        self.finetune = await self.user.api.finetunes.get(self.finetune.id)
         with self.client:
             if was_running:
                 ui.navigate.reload()  # the settings now include the result
 
-    def _tell(self, event: str, data: dict[str, Any]) -> None:
-        if event == "progress":
-            self.curve.add(data["step"], data["loss"])
-            self.bar.props["value"] = data["step"] / data["steps"]
-            left = "" if data["eta_seconds"] is None else f", {words.duration(data['eta_seconds'])} left"
-            if self.finetune.status in _UNFINISHED:
-                self.status_line.text = f"Step {data['step']:,} of {data['steps']:,}, loss {data['loss']:.4f}{left}"
-        elif event == "sample":
-            self.none_yet.visible = False
-            with self.samples, kit.box("shot"):
-                kit.picture(data["url"], f"Sample at step {data['step']}", "sample")
-                kit.write(f"Step {data['step']:,}", "span", "small")
-        elif event == "status" and (self.finetune.status, data["status"]) == ("queued", "running"):
-            self.finetune.status = "running"
-            self.actions.clear()
-            with self.actions:
-                self._actions()
-        elif event == "error" and self.finetune.status in _UNFINISHED:
-            self.status_line.text = str(data["detail"])
+    def _show(self, event: Event) -> None:
+        is_active = self.finetune.status in ACTIVE
+        match event:
+            case Progress():
+                self.curve.add(event.step, event.loss)
+                self.bar.props["value"] = event.step / event.steps
+                left = "" if event.eta_seconds is None else f", {words.duration(event.eta_seconds)} left"
+                if is_active:
+                    self.status_line.text = f"Step {event.step:,} of {event.steps:,}, loss {event.loss:.4f}{left}"
+            case Sample():
+                self.none_yet.visible = False
+                with self.samples, kit.box("shot"):
+                    kit.picture(event.url, f"Sample at step {event.step}", "sample")
+                    kit.write(f"Step {event.step:,}", "span", "small")
+            case Status(status="running") if self.finetune.status == "queued":
+                self.finetune.status = "running"
+                self.actions.clear()
+                with self.actions:
+                    self._actions()
+            case Failure() if is_active:
+                self.status_line.text = event.detail
 
     def _actions(self) -> None:
         kit.badge(self.finetune.status)
-        if self.finetune.status in _UNFINISHED and self.user.may_write:
+        if self.finetune.status in ACTIVE and self.user.may_write:
             kit.button("Cancel", self._cancel, kind="danger")
         if self.finetune.status == "succeeded":
             kit.link_button("Compare versions", f"/domains/{self.finetune.domain_id}/versions")
             kit.link_button("Draw with it", f"/domains/{self.finetune.domain_id}/playground", kind="primary")
 
     async def _cancel(self) -> None:
-        await self.user.contract.post(f"/v1/finetunes/{self.finetune.id}/cancel", FinetuneOut)
+        await self.user.api.finetunes.cancel(self.finetune.id)
         kit.said("Cancelled. It stops after the current step.")
 
 
-def _progress(finetune: FinetuneOut) -> str:
+def _progress(finetune: Finetune) -> str:
     if finetune.error:
         return finetune.error.detail
     if finetune.status == "queued":

@@ -5,7 +5,7 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.frame import frame
 from api.dashboard.user import AdminUser
-from api.schemas.usage import QueueOut, Readiness, WorkerOut
+from difffit.models import Queue, Worker
 
 _QUEUES = {"datasets": "Data sets", "finetune": "Fine-tunes", "generate": "Generations"}
 
@@ -13,9 +13,9 @@ _QUEUES = {"datasets": "Data sets", "finetune": "Fine-tunes", "generate": "Gener
 @ui.page("/fleet")
 async def fleet(user: AdminUser) -> None:
     with frame(user, "Fleet", section="Fleet"):
-        queues = await user.contract.list("/v1/admin/queues", QueueOut)
-        workers = await user.contract.list("/v1/admin/workers", WorkerOut)
-        readiness = await user.contract.get("/readyz", Readiness)
+        queues = [queue async for queue in user.api.admin.queues()]
+        workers = [worker async for worker in user.api.admin.workers()]
+        readiness = await user.api.ready()
         for warning in readiness.warnings.values():
             kit.write(warning, "p", "problem").props("role=alert")
         with kit.card("Queues"):
@@ -30,13 +30,13 @@ async def fleet(user: AdminUser) -> None:
                 kit.table("Live workers", columns, [_worker(item) for item in workers])
 
 
-def _queue(queue: QueueOut) -> list[kit.Cell]:
+def _queue(queue: Queue) -> list[kit.Cell]:
     name = _QUEUES.get(queue.queue, queue.queue)
     oldest = words.moment(queue.oldest_waiting_at, "none waiting")
     return [name, words.count(queue.waiting), words.count(queue.running), oldest]
 
 
-def _worker(worker: WorkerOut) -> list[kit.Cell]:
+def _worker(worker: Worker) -> list[kit.Cell]:
     def held() -> None:
         if not worker.resident:
             kit.write("none", "span")

@@ -5,9 +5,8 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.uploads import Upload
-from api.dashboard.user import TenantUser, User
-from api.schemas.datasets import DatasetOut, RejectedFile
-from api.schemas.domains import DomainOut
+from api.dashboard.user import MOST, TenantUser, User
+from difffit.models import Dataset, Domain
 
 
 @ui.page("/domains/{id}/images")
@@ -16,7 +15,7 @@ async def images(user: TenantUser, id: str) -> None:
     if domain is None:
         return
     with domain_frame(user, domain, "Images"):
-        datasets = await user.contract.list(f"/v1/domains/{id}/datasets", DatasetOut)
+        datasets = [dataset async for dataset in user.api.datasets.list(id, MOST)]
         if user.may_write:
             with kit.card("Upload images", "The service checks every file and lists those that it rejects."):
                 Upload(id)
@@ -26,7 +25,7 @@ async def images(user: TenantUser, id: str) -> None:
             _dataset(user, domain, dataset)
 
 
-def _dataset(user: User, domain: DomainOut, dataset: DatasetOut) -> None:
+def _dataset(user: User, domain: Domain, dataset: Dataset) -> None:
     with kit.card() as card:
         with kit.box("row spread"):
             with kit.box("row"):
@@ -44,14 +43,14 @@ def _dataset(user: User, domain: DomainOut, dataset: DatasetOut) -> None:
 
 def _reload_when_done(user: User, id: str) -> None:
     async def look() -> None:
-        if (await user.contract.get(f"/v1/datasets/{id}", DatasetOut)).status != "validating":
+        if (await user.api.datasets.get(id)).status != "validating":
             waiting.cancel()
             ui.navigate.reload()
 
     waiting = ui.timer(1.0, look)
 
 
-def _report(user: User, dataset: DatasetOut) -> None:
+def _report(user: User, dataset: Dataset) -> None:
     facts = {
         "Images used": words.count(dataset.images),
         "Classes": words.count(len(dataset.classes)),
@@ -78,12 +77,12 @@ def _report(user: User, dataset: DatasetOut) -> None:
         _rejected(user, dataset)
 
 
-def _rejected(user: User, dataset: DatasetOut) -> None:
+def _rejected(user: User, dataset: Dataset) -> None:
     """Lists the rejected files, loaded when the list is opened."""
     count = dataset.report.rejected_count
 
     async def show() -> None:
-        files = await user.contract.list(f"/v1/datasets/{dataset.id}/report", RejectedFile)
+        files = [file async for file in user.api.datasets.rejected(dataset.id, MOST)]
         with details:
             rows = [(rejected.file, _reason(rejected.detail)) for rejected in files]
             kit.table("Rejected files", ("File", "Reason"), rows)

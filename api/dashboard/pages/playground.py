@@ -8,11 +8,10 @@ from api.dashboard import drawing, kit
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.drawing import Drawing
 from api.dashboard.frame import show_problem
-from api.dashboard.user import TenantUser, User
-from api.schemas.adapters import AdapterOut
-from api.schemas.common import Problem
-from api.schemas.domains import DomainOut
-from api.schemas.generations import GenerationCreate, GenerationOut
+from api.dashboard.user import MOST, TenantUser, User
+from difffit.errors import JobFailed
+from difffit.models import Adapter, Domain, Generation
+from difffit.requests import GenerationSettings, Sampler, TimestepSpacing
 
 _PREVIEWS = 3
 _EARLIER = 12
@@ -24,20 +23,20 @@ async def playground(user: TenantUser, id: str) -> None:
     if domain is None:
         return
     with domain_frame(user, domain, "Playground"):
-        versions = await user.contract.list(f"/v1/domains/{id}/adapters", AdapterOut)
+        versions = [version async for version in user.api.adapters.list(id, MOST)]
         if domain.active_adapter_id is None or not versions:
             kit.empty("No version yet", "Upload images, then train on them.")
             return
-        page = await user.contract.page(f"/v1/domains/{id}/generations", GenerationOut, limit=_EARLIER)
+        earlier = [generation async for generation in user.api.generations.list(id, _EARLIER)]
         with kit.box("columns aside"):
-            _Playground(user, domain, versions).build(page.data)
+            _Playground(user, domain, versions).build(earlier)
 
 
 class _Playground:
-    def __init__(self, user: User, domain: DomainOut, versions: list[AdapterOut]) -> None:
+    def __init__(self, user: User, domain: Domain, versions: list[Adapter]) -> None:
         self.user, self.domain, self.versions = user, domain, versions
 
-    def build(self, earlier: list[GenerationOut]) -> None:
+    def build(self, earlier: list[Generation]) -> None:
         active_id = self.domain.active_adapter_id
         active = next((version for version in self.versions if version.id == active_id), self.versions[0])
         with kit.card("Draw"):
@@ -48,9 +47,9 @@ class _Playground:
                 self.seed = kit.number("First seed", 1, least=0, most=2**31)
                 self.steps = kit.number("Steps", 50, least=1, most=1000)
                 self.guidance = kit.number("Guidance", 4.0, least=0, most=50, step=0.5)
-            samplers = list(get_args(GenerationCreate.model_fields["sampler"].annotation))
+            samplers = list(get_args(Sampler))
             self.sampler = kit.choice("Sampler", samplers, "ddim")
-            spacings = list(get_args(GenerationCreate.model_fields["timestep_spacing"].annotation))
+            spacings = list(get_args(TimestepSpacing))
             self.spacing = kit.choice("Timesteps", spacings, "trailing")
             names = {each.id: f"Version {each.version}" for each in self.versions if each.status == "ready"}
             self.adapter = kit.choice("Version", {"": f"Active ({active.version})", **names}, "")
@@ -69,9 +68,8 @@ class _Playground:
                 with self.hint:
                     kit.empty("Your images appear here", "Choose a class, then press Draw.")
 
-    def body(self) -> dict[str, object]:
-        chosen = {"adapter_id": self.adapter.value} if self.adapter.value else {}
-        return {
+    def body(self) -> GenerationSettings:
+        body: GenerationSettings = {
             "class_name": self.class_name.value,
             "count": int(self.count.value or 1),
             "seed": int(self.seed.value or 0),
@@ -79,23 +77,24 @@ class _Playground:
             "guidance_scale": float(self.guidance.value or 0),
             "sampler": self.sampler.value,
             "timestep_spacing": self.spacing.value,
-            **chosen,
         }
+        return {**body, "adapter_id": self.adapter.value} if self.adapter.value else body
 
     async def draw(self) -> None:
-        path = f"/v1/domains/{self.domain.id}/generations"
-        started = await self.user.contract.post(path, GenerationOut, {**self.body(), "previews": _PREVIEWS})
+        settings: GenerationSettings = {**self.body(), "previews": _PREVIEWS}
+        started = await self.user.api.generations.create(self.domain.id, **settings)
         if hasattr(self, "hint"):
             self.hint.visible = False
         with self.results:
             card, drawn = self._card(started)
         card.move(target_index=0)
-        ended = await drawn.follow()
-        if ended.error:
+        try:
+            await drawn.follow()
+        except JobFailed as error:
             with card:
-                show_problem(_as_problem(ended))
+                show_problem(error)
 
-    def _card(self, generation: GenerationOut) -> tuple[ui.element, Drawing]:
+    def _card(self, generation: Generation) -> tuple[ui.element, Drawing]:
         with kit.card() as card:
             card.props(f'data-generation="{generation.id}"')
             with kit.box("row spread"):
@@ -107,15 +106,8 @@ class _Playground:
         return card, drawn
 
     def show_code(self, name: str, render: drawing.Render) -> None:
-        base = str(self.user.contract.http.base_url).rstrip("/")
         with kit.dialog(f"The same request as {name}") as shown:
-            kit.code(render(base, self.domain.id, self.body()))
+            kit.code(render(self.user.api.url, self.domain.id, self.body()))
             with kit.box("row end"):
                 kit.button("Close", shown.close, kind="primary")
         shown.open()
-
-
-def _as_problem(ended: GenerationOut) -> Problem:
-    assert ended.error is not None
-    code, detail = ended.error.code, ended.error.detail
-    return Problem(type=code, title="Generation failed", status=0, detail=detail, code=code, request_id="", errors=None)

@@ -8,9 +8,9 @@ from fastapi.responses import RedirectResponse
 from nicegui import app, ui
 
 from api.dashboard import frame, kit
-from api.dashboard.contract import ProblemError
 from api.dashboard.sessions import Session
-from api.dashboard.user import TOKEN, contract_with, redirect, sessions, theme_of
+from api.dashboard.user import TOKEN, client_of, in_process, redirect, sessions, theme_of
+from difffit.errors import ApiError
 
 _WRONG = {
     "unauthenticated": "The key is unknown, expired or revoked. Ask for a new one.",
@@ -49,16 +49,17 @@ def sign_in(request: Request, problem: str = "") -> None:
 async def begin(request: Request, key: Annotated[str, Form(max_length=200)] = "") -> RedirectResponse:
     if not _is_from_here(request):
         raise redirect(request, "/sign-in?problem=elsewhere")
-    if not key.isascii():  # not allowed in a header, nor in our keys
+    key = key.strip()
+    if not key or not key.isascii():  # not allowed in a header, nor in our keys
         raise redirect(request, "/sign-in?problem=unauthenticated")
     try:
-        identity = await contract_with(request, key.strip()).sign_in()
-    except ProblemError as error:
-        raise redirect(request, f"/sign-in?problem={error.problem.code}") from error
+        identity = await client_of(request, key, in_process(request, signs_in=True)).key()
+    except ApiError as error:
+        raise redirect(request, f"/sign-in?problem={error.code}") from error
     sessions.end(request.session.get(TOKEN))
     request.session[TOKEN] = sessions.begin(
         Session(
-            key=key.strip(),
+            key=key,
             name=identity.tenant_name or identity.name,
             is_admin=identity.tenant_id is None,
             may_write="write" in identity.scopes,

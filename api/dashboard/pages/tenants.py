@@ -1,11 +1,13 @@
 """Administrators' pages of tenants and their keys."""
 
+from typing import Literal
+
 from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.frame import frame
-from api.dashboard.user import AdminUser, User
-from api.schemas.tenants import KeyIssued, KeyOut, TenantOut
+from api.dashboard.user import MOST, AdminUser, User
+from difffit.models import Key, KeyIssued, Tenant
 
 _LIFETIMES = {0: "Forever", 7: "7 days", 30: "30 days", 90: "90 days", 365: "A year"}
 _OVERLAPS = {0: "Stops immediately", 3600: "Works for an hour", 86_400: "Works for a day", 604_800: "Works for a week"}
@@ -14,7 +16,7 @@ _OVERLAPS = {0: "Stops immediately", 3600: "Works for an hour", 86_400: "Works f
 @ui.page("/tenants")
 async def tenants(user: AdminUser, cursor: str = "") -> None:
     with frame(user, "Tenants", section="Tenants"):
-        page = await user.contract.page("/v1/admin/tenants", TenantOut, limit=50, cursor=cursor)
+        page = await user.api.admin.tenants.list(50).page(cursor or None)
         with kit.box("row"):
             kit.button("New tenant", lambda: _ask_for_tenant(user), kind="primary")
         if not page.data:
@@ -27,7 +29,7 @@ async def tenants(user: AdminUser, cursor: str = "") -> None:
             kit.link_button("Older tenants", f"/tenants?cursor={page.next_cursor}")
 
 
-def _row(tenant: TenantOut) -> list[kit.Cell]:
+def _row(tenant: Tenant) -> list[kit.Cell]:
     limits = ", ".join(f"{name.replace('_', ' ')} {limit:,}" for name, limit in tenant.quotas.items())
     return [
         lambda: ui.link(tenant.name, f"/tenants/{tenant.id}"),
@@ -40,7 +42,7 @@ def _row(tenant: TenantOut) -> list[kit.Cell]:
 
 def _ask_for_tenant(user: User) -> None:
     async def make() -> None:
-        tenant = await user.contract.post("/v1/admin/tenants", TenantOut, {"name": name.value})
+        tenant = await user.api.admin.tenants.create(name.value)
         ui.navigate.to(f"/tenants/{tenant.id}")
 
     with kit.dialog("New tenant") as asked:
@@ -54,8 +56,8 @@ def _ask_for_tenant(user: User) -> None:
 @ui.page("/tenants/{id}")
 async def tenant(user: AdminUser, id: str) -> None:
     with frame(user, "Tenant", section="Tenants", crumbs={"Tenants": "/tenants"}):
-        details = await user.contract.get(f"/v1/admin/tenants/{id}", TenantOut)
-        keys = await user.contract.list(f"/v1/admin/tenants/{id}/keys", KeyOut)
+        details = await user.api.admin.tenants.get(id)
+        keys = [key async for key in user.api.admin.keys.list(id, MOST)]
         with kit.card(details.name):
             facts = {
                 "Id": details.id,
@@ -75,7 +77,7 @@ async def tenant(user: AdminUser, id: str) -> None:
                 kit.button("Issue a key", lambda: _ask_for_key(user, details), kind="primary")
 
 
-def _key_row(user: User, key: KeyOut) -> list[kit.Cell]:
+def _key_row(user: User, key: Key) -> list[kit.Cell]:
     def actions() -> None:
         with kit.box("row"):
             kit.button("Rotate", lambda: _ask_to_rotate(user, key), kind="quiet")
@@ -93,14 +95,11 @@ def _key_row(user: User, key: KeyOut) -> list[kit.Cell]:
     ]
 
 
-def _ask_for_key(user: User, tenant: TenantOut) -> None:
+def _ask_for_key(user: User, tenant: Tenant) -> None:
     async def issue() -> None:
-        body: dict[str, object] = {"name": name.value}
-        if lifetime.value:
-            body["lifetime_seconds"] = lifetime.value * 86_400
-        if only_reading.value:
-            body["scopes"] = ["read"]
-        issued = await user.contract.post(f"/v1/admin/tenants/{tenant.id}/keys", KeyIssued, body)
+        scopes: list[Literal["read", "write"]] | None = ["read"] if only_reading.value else None
+        seconds = lifetime.value * 86_400 or None
+        issued = await user.api.admin.keys.create(tenant.id, name.value, scopes, seconds)
         asked.close()
         _show_key(issued)
 
@@ -114,10 +113,9 @@ def _ask_for_key(user: User, tenant: TenantOut) -> None:
     asked.open()
 
 
-def _ask_to_rotate(user: User, key: KeyOut) -> None:
+def _ask_to_rotate(user: User, key: Key) -> None:
     async def rotate() -> None:
-        body = {"overlap_seconds": overlap.value}
-        issued = await user.contract.post(f"/v1/admin/keys/{key.id}/rotate", KeyIssued, body)
+        issued = await user.api.admin.keys.rotate(key.id, overlap_seconds=overlap.value)
         asked.close()
         _show_key(issued)
 
@@ -130,9 +128,9 @@ def _ask_to_rotate(user: User, key: KeyOut) -> None:
     asked.open()
 
 
-def _ask_to_revoke(user: User, key: KeyOut) -> None:
+def _ask_to_revoke(user: User, key: Key) -> None:
     async def revoke() -> None:
-        await user.contract.delete(f"/v1/admin/keys/{key.id}")
+        await user.api.admin.keys.revoke(key.id)
         ui.navigate.reload()
 
     kit.confirm(f"Revoke {key.name}?", "It stops working immediately. This cannot be undone.", "Revoke the key", revoke)
@@ -148,9 +146,9 @@ def _show_key(issued: KeyIssued) -> None:
     shown.open()
 
 
-def _delete(user: User, tenant: TenantOut) -> None:
+def _delete(user: User, tenant: Tenant) -> None:
     async def delete() -> None:
-        await user.contract.delete(f"/v1/admin/tenants/{tenant.id}")
+        await user.api.admin.tenants.delete(tenant.id)
         ui.navigate.to("/tenants")
 
     detail = "Its keys, domains, images and versions are deleted too. This cannot be undone."

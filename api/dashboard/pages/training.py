@@ -4,9 +4,10 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.domain import domain_frame, find
-from api.dashboard.user import TenantUser, User
-from api.schemas.datasets import DatasetOut
-from api.schemas.finetunes import EstimateOut, FinetuneOut
+from api.dashboard.user import MOST, TenantUser, User
+from difffit.events import ACTIVE
+from difffit.models import Dataset, Finetune
+from difffit.requests import FinetuneSettings
 
 _LENGTHS = {100: "Quick look, 100 steps", 400: "Standard, 400 steps", 1500: "Thorough, 1,500 steps"}
 _SITES = {
@@ -21,9 +22,8 @@ async def training(user: TenantUser, id: str, dataset_id: str = "") -> None:
     if domain is None:
         return
     with domain_frame(user, domain, "Training"):
-        datasets = await user.contract.list(f"/v1/domains/{id}/datasets", DatasetOut)
-        ready = [dataset for dataset in datasets if dataset.status == "ready"]
-        finetunes = await user.contract.list(f"/v1/domains/{id}/finetunes", FinetuneOut)
+        ready = [dataset async for dataset in user.api.datasets.list(id, MOST, status="ready")]
+        finetunes = [finetune async for finetune in user.api.finetunes.list(id, MOST)]
         if not ready:
             kit.empty("No images to train on yet", "Upload images first.")
             kit.link_button("Upload images", f"/domains/{id}/images", kind="primary")
@@ -35,22 +35,22 @@ async def training(user: TenantUser, id: str, dataset_id: str = "") -> None:
                 kit.table("Fine-tunes, newest first", columns, [_row(finetune) for finetune in finetunes])
 
 
-def _row(finetune: FinetuneOut) -> list[kit.Cell]:
+def _row(finetune: Finetune) -> list[kit.Cell]:
     return [
         words.moment(finetune.created_at),
         lambda: kit.badge(finetune.status),
         f"{finetune.step:,} of {finetune.steps:,}",
         "" if finetune.loss is None else f"{finetune.loss:.4f}",
         words.duration(finetune.seconds),
-        lambda: ui.link("Watch" if finetune.status in {"queued", "running"} else "View", f"/finetunes/{finetune.id}"),
+        lambda: ui.link("Watch" if finetune.status in ACTIVE else "View", f"/finetunes/{finetune.id}"),
     ]
 
 
 class _Form:
     """Form that starts a fine-tune, with a live cost estimate."""
 
-    def __init__(self, user: User, domain_id: str, datasets: list[DatasetOut], chosen: str) -> None:
-        self.user, self.path = user, f"/v1/domains/{domain_id}/finetunes"
+    def __init__(self, user: User, domain_id: str, datasets: list[Dataset], chosen: str) -> None:
+        self.user, self.domain_id = user, domain_id
         self.datasets = {
             dataset.id: f"{words.moment(dataset.created_at)}, {words.several(dataset.images, 'image')}"
             for dataset in datasets
@@ -78,9 +78,8 @@ class _Form:
             control.on_value_change(self.show_estimate)
         ui.timer(0.1, self.show_estimate, once=True)
 
-    def body(self) -> dict[str, object]:
+    def settings(self) -> FinetuneSettings:
         return {
-            "dataset_id": self.dataset.value,
             "preset": self.preset.value,
             "steps": int(self.steps.value or self.length.value),
             "batch_size": int(self.batch.value or 1),
@@ -90,7 +89,7 @@ class _Form:
         }
 
     async def show_estimate(self) -> None:
-        estimate = await self.user.contract.post(self.path, EstimateOut, {**self.body(), "dry_run": True})
+        estimate = await self.user.api.finetunes.estimate(self.domain_id, self.dataset.value, **self.settings())
         time = (
             "known after your first fine-tune"
             if estimate.seconds is None
@@ -103,5 +102,5 @@ class _Form:
         )
 
     async def start(self) -> None:
-        finetune = await self.user.contract.post(self.path, FinetuneOut, self.body())
+        finetune = await self.user.api.finetunes.start(self.domain_id, self.dataset.value, **self.settings())
         ui.navigate.to(f"/finetunes/{finetune.id}")

@@ -5,7 +5,7 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.frame import frame
 from api.dashboard.user import TenantUser
-from api.schemas.usage import QuotaOut, UsageOut
+from difffit.models import Quota
 
 _QUOTAS = {
     "queued_generations": "Queued generations",
@@ -21,7 +21,7 @@ _QUOTAS = {
 @ui.page("/usage")
 async def usage(user: TenantUser) -> None:
     with frame(user, "Usage", section="Usage"):
-        totals = await user.contract.get("/v1/usage", UsageOut)
+        totals = await user.api.usage()
         with kit.card("Total"):
             facts = {"Images": words.count(totals.images), "Model evaluations": words.count(totals.model_evaluations)}
             facts |= {"Training": words.duration(totals.training_seconds), "Stored": words.size(totals.stored_bytes)}
@@ -45,7 +45,7 @@ async def usage(user: TenantUser) -> None:
             kit.table("Days, newest first", ("Day", "Images", "Model evaluations", "Training"), rows)
 
 
-def _quota(name: str, quota: QuotaOut, *, is_size: bool) -> None:
+def _quota(name: str, quota: Quota, *, is_size: bool) -> None:
     shown = words.size if is_size else words.count
     with kit.box("quota"):
         with kit.box("row spread"):

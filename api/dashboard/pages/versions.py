@@ -7,10 +7,8 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.drawing import Drawing
-from api.dashboard.user import TenantUser, User
-from api.schemas.adapters import AdapterOut
-from api.schemas.domains import DomainOut
-from api.schemas.generations import GenerationOut
+from api.dashboard.user import MOST, TenantUser, User
+from difffit.models import Adapter, Domain
 
 _SHOWN = 8
 _EACH = 4
@@ -23,7 +21,7 @@ async def versions(user: TenantUser, id: str) -> None:
     if domain is None:
         return
     with domain_frame(user, domain, "Versions"):
-        adapters = await user.contract.list(f"/v1/domains/{id}/adapters", AdapterOut)
+        adapters = [adapter async for adapter in user.api.adapters.list(id, MOST)]
         if not adapters:
             kit.empty("No versions yet", "Every successful fine-tune creates one.")
             return
@@ -33,7 +31,7 @@ async def versions(user: TenantUser, id: str) -> None:
 
 
 class _Comparison:
-    def __init__(self, user: User, domain: DomainOut, adapters: list[AdapterOut]) -> None:
+    def __init__(self, user: User, domain: Domain, adapters: list[Adapter]) -> None:
         self.user, self.domain, self.adapters = user, domain, adapters
         self.places: dict[str, ui.element] = {}
 
@@ -50,7 +48,7 @@ class _Comparison:
                 for adapter in self.adapters:
                     self._version(adapter)
 
-    def _version(self, adapter: AdapterOut) -> None:
+    def _version(self, adapter: Adapter) -> None:
         is_active = adapter.id == self.domain.active_adapter_id
         with kit.box(f"version {'now' if is_active else ''}") as element:
             element.props(f"data-version={adapter.version}")
@@ -70,21 +68,20 @@ class _Comparison:
                     ui.link("Fine-tune", f"/finetunes/{adapter.finetune_id}")
 
     async def draw(self) -> None:
-        settings = {"class_name": self.class_name.value, "seed": int(self.seed.value or 0)}
-        await asyncio.gather(*(self._draw(adapter, settings) for adapter in self.adapters if adapter.status == "ready"))
+        await asyncio.gather(*(self._draw(adapter) for adapter in self.adapters if adapter.status == "ready"))
 
-    async def _draw(self, adapter: AdapterOut, settings: dict[str, object]) -> None:
-        body = {**settings, "count": _EACH, "steps": _STEPS, "adapter_id": adapter.id}
-        generation = await self.user.contract.post(f"/v1/domains/{self.domain.id}/generations", GenerationOut, body)
+    async def _draw(self, adapter: Adapter) -> None:
+        chosen = {"class_name": self.class_name.value, "seed": int(self.seed.value or 0), "adapter_id": adapter.id}
+        generation = await self.user.api.generations.create(self.domain.id, count=_EACH, steps=_STEPS, **chosen)
         place = self.places[adapter.id]
         place.clear()
         with place:
             await Drawing(self.user, generation).follow()
 
 
-def _promote_button(user: User, domain: DomainOut, adapter: AdapterOut) -> None:
+def _promote_button(user: User, domain: Domain, adapter: Adapter) -> None:
     async def promote() -> None:
-        await user.contract.post(f"/v1/domains/{domain.id}/adapters/{adapter.id}/promote", DomainOut)
+        await user.api.adapters.promote(domain.id, adapter.id)
         ui.navigate.reload()
 
     if user.may_write:
@@ -92,8 +89,8 @@ def _promote_button(user: User, domain: DomainOut, adapter: AdapterOut) -> None:
         button.props(f'aria-label="Make version {adapter.version} active"')
 
 
-def _older(user: User, domain: DomainOut, adapters: list[AdapterOut]) -> None:
-    def row(adapter: AdapterOut) -> list[kit.Cell]:
+def _older(user: User, domain: Domain, adapters: list[Adapter]) -> None:
+    def row(adapter: Adapter) -> list[kit.Cell]:
         def state() -> None:
             if adapter.id == domain.active_adapter_id:
                 kit.badge("active")

@@ -7,9 +7,13 @@ import time
 
 import httpx
 import pytest
+from nicegui import app as nicegui_app
+from starlette.requests import Request
 
 from api.dashboard.sessions import IDLE_SECONDS, Session, Sessions
+from api.dashboard.user import TOKEN, get_user, sessions
 from api.limits import RequestLimits
+from difffit.errors import Unauthenticated
 from tests.api.client import ADMIN_KEY, Api, Client, images_zip
 from tests.api.dashboard.conftest import Browser
 
@@ -83,6 +87,21 @@ def test_a_wrong_key_is_refused(browser: Browser, key: str) -> None:
     assert answer.headers["location"] == "/dashboard/sign-in?problem=unauthenticated"
     assert "unknown, expired or revoked" in browser.get(answer.headers["location"]).text
     assert browser.get("/dashboard/domains").status_code == 303
+
+
+def test_empty_key_never_becomes_the_processs_own(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFFIT_API_KEY", ADMIN_KEY)
+    assert browser.sign_in(" ").headers["location"] == "/dashboard/sign-in?problem=unauthenticated"
+
+
+def test_open_page_loses_the_key_when_its_session_ends(pages: Api, tenant: Client) -> None:
+    token = sessions.begin(Session(key_of(tenant), "Studio", is_admin=False, may_write=True))
+    scope = {"type": "http", "app": nicegui_app, "session": {TOKEN: token}, "client": ("203.0.113.9", 1), "path": "/"}
+    user = get_user(Request({**scope, "headers": [(b"host", b"pages.test")], "query_string": b""}))
+    assert pages.portal.call(user.api.key).id == tenant.read("/v1/key")["id"]
+    sessions.end(token)
+    with pytest.raises(Unauthenticated):
+        pages.portal.call(user.api.key)
 
 
 def test_a_form_from_another_site_is_refused(browser: Browser, tenant: Client) -> None:
