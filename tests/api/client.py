@@ -1,4 +1,4 @@
-"""A synchronous client of the real application, and a worker's changes of rows without a device."""
+"""A synchronous client of the real application, and a worker's changes to database rows without a device."""
 
 import io
 import json
@@ -47,7 +47,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 class Client:
-    """Requests to one application with one key."""
+    """Client of one application with one key."""
 
     def __init__(self, portal: BlockingPortal, http: httpx.AsyncClient, key: str | None = None) -> None:
         self.portal, self.http = portal, http
@@ -75,28 +75,28 @@ class Client:
         return self.post(path, files={"file": ("a-file", data, "application/octet-stream")}, **options)
 
     def made(self, path: str, body: Any = None, **options: Any) -> dict[str, Any]:
-        """The answer of a POST that must succeed."""
+        """Returns the body of a POST that must succeed."""
         response = self.post(path, body, **options)
         assert response.is_success, response.text
-        found: dict[str, Any] = response.json()
-        return found
+        body: dict[str, Any] = response.json()
+        return body
 
     def read(self, path: str, **options: Any) -> dict[str, Any]:
         response = self.get(path, **options)
         assert response.status_code == 200, response.text
-        found: dict[str, Any] = response.json()
-        return found
+        body: dict[str, Any] = response.json()
+        return body
 
 
 @dataclass(frozen=True)
 class Api:
-    """A running application."""
+    """Running application."""
 
     app: FastAPI
     portal: BlockingPortal
     http: httpx.AsyncClient
     services: Services
-    """A worker's beside it: its database is another role's, which sees every tenant's rows."""
+    """Services of a worker, whose database role sees the rows of all tenants."""
 
     def client(self, key: str | None = None) -> Client:
         return Client(self.portal, self.http, key)
@@ -113,7 +113,7 @@ class Api:
 
 @contextmanager
 def running(settings: Settings, change: Callable[[FastAPI], None] = lambda app: None) -> Iterator[Api]:
-    """The application between its start and its stop; `change` may add to it before."""
+    """Runs the application; `change` may modify it before it starts."""
     app = create_app(settings)
     change(app)
     transport = httpx.ASGITransport(app)
@@ -128,7 +128,7 @@ def running(settings: Settings, change: Callable[[FastAPI], None] = lambda app: 
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The body of an answer that must be this problem, in the form that all problems have."""
+    """Returns the body of a response that must be this problem, in the form of all problems."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = json.loads(response.content)
@@ -160,7 +160,7 @@ def images_zip(classes: tuple[str, ...] = ("apple", "pear"), each: int = 2) -> b
 
 
 def adapter_file(class_names: tuple[str, ...] = ("apple", "pear"), seed: int = 0, digest: str = BASE.digest) -> bytes:
-    """An adapter with random values, in the form that fine-tunes publish."""
+    """Returns an adapter file with random values, in the form that fine-tunes publish."""
     generator = np.random.default_rng(seed)
     shapes = trainable_shapes(BASE.config, "difffit", PRESETS["paper"], len(class_names))
     tensors = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
@@ -178,7 +178,7 @@ def adapter_file(class_names: tuple[str, ...] = ("apple", "pear"), seed: int = 0
     return encode(manifest, tensors)
 
 
-# What a worker does
+# Changes by a worker
 
 
 def load_base(services: Services) -> None:
@@ -187,7 +187,7 @@ def load_base(services: Services) -> None:
 
 
 def claims(services: Services, model: Any) -> Iterator[Claim]:
-    """Every waiting row, as a worker takes them."""
+    """Claims every waiting row as a worker does."""
     while True:
         with services.database.session() as session:
             claim = jobs.claim_next(session, model, "wrk_test", 60)
@@ -213,7 +213,7 @@ def validate_datasets(services: Services) -> None:
 
 
 def start_finetunes(services: Services) -> list[Claim]:
-    """Claims them, and reports the first steps with a sample."""
+    """Claims all queued fine-tunes, and reports the first steps with a sample."""
     started = list(claims(services, Finetune))
     for claim in started:
         with services.database.session() as session:
@@ -229,7 +229,7 @@ def start_finetunes(services: Services) -> list[Claim]:
 def finish_finetune(services: Services, claim: Claim, seed: int = 0) -> None:
     with services.database.session() as session:
         row = session.get_one(Finetune, claim.id)
-        names = tuple(one["name"] for one in session.get_one(Dataset, row.dataset_id).classes)
+        names = tuple(class_["name"] for class_ in session.get_one(Dataset, row.dataset_id).classes)
         assert Sites.from_json(row.sites) == PRESETS["paper"]
         digest = fleet.served_base(session, services.settings.base_model).digest
     data = adapter_file(names, seed, digest)

@@ -1,4 +1,4 @@
-"""One application a run on each database; every test makes tenants of its own."""
+"""One application per run on each database; every test creates its own tenants."""
 
 import uuid
 from collections.abc import Iterator
@@ -66,20 +66,20 @@ def tenant(api: Api) -> Client:
 
 @pytest.fixture
 def other(api: Api) -> Client:
-    """Another tenant."""
+    """Returns the client of another tenant."""
     return api.tenant(f"other {uuid.uuid4()}")
 
 
 @pytest.fixture
 def domain(tenant: Client) -> str:
-    """The id of the tenant's empty domain."""
+    """Returns the id of the tenant's empty domain."""
     id: str = tenant.made("/v1/domains", {"name": "Fruit"})["id"]
     return id
 
 
 @pytest.fixture
 def dataset(tenant: Client, domain: str, services: Services) -> str:
-    """The id of a data set of that domain that is ready."""
+    """Returns the id of a ready data set of that domain."""
     id: str = tenant.upload(f"/v1/domains/{domain}/datasets", images_zip()).json()["id"]
     validate_datasets(services)
     return id
@@ -87,12 +87,12 @@ def dataset(tenant: Client, domain: str, services: Services) -> str:
 
 @pytest.fixture
 def adapter(tenant: Client, domain: str, dataset: str, services: Services) -> str:
-    """The id of the domain's first adapter, made by a fine-tune and active."""
+    """Returns the id of the domain's first adapter, which a fine-tune made and which is active."""
     return finetuned(tenant, domain, dataset, services)
 
 
 def finetuned(tenant: Client, domain: str, dataset: str, services: Services, seed: int = 0) -> str:
-    """The id of a new version of the domain."""
+    """Returns the id of a new version of the domain."""
     finetune = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "steps": 10})
     for claim in start_finetunes(services):
         finish_finetune(services, claim, seed)
@@ -101,7 +101,7 @@ def finetuned(tenant: Client, domain: str, dataset: str, services: Services, see
 
 
 def make_settings(folder: object, **changes: object) -> Settings:
-    """Nothing of the surroundings: no `.env`, no variables but those that tests set."""
+    """Hides the environment: no `.env` and no variables except those that tests set."""
     values = {
         "data_dir": folder,
         "broker_url": "memory://localhost/",
@@ -116,5 +116,5 @@ def make_settings(folder: object, **changes: object) -> Settings:
 
 @pytest.fixture
 def api_client(api: Api) -> Client:
-    """A client without a key."""
+    """Returns a client without a key."""
     return api.client()

@@ -13,7 +13,7 @@ def test_versions_are_listed_downloaded_and_promoted(
 ) -> None:
     second = finetuned(tenant, domain, dataset, services, seed=1)
     versions = tenant.read(f"/v1/domains/{domain}/adapters")["data"]
-    assert [(one["id"], one["version"]) for one in versions] == [(second, 2), (adapter, 1)]
+    assert [(version["id"], version["version"]) for version in versions] == [(second, 2), (adapter, 1)]
     assert tenant.read(f"/v1/adapters/{second}") == versions[0]
 
     download = tenant.get(f"/v1/adapters/{second}/download")
@@ -27,29 +27,29 @@ def test_versions_are_listed_downloaded_and_promoted(
         assert promoted.json()["active_adapter_id"] == version
 
 
-def test_an_upload_becomes_the_next_version(tenant: Client, domain: str) -> None:
+def test_uploaded_adapter_becomes_the_next_version(tenant: Client, domain: str) -> None:
     data = adapter_file(("one", "two", "three"))
     sent = tenant.upload(f"/v1/domains/{domain}/adapters", data)
     assert sent.status_code == 201
-    found = sent.json()
-    assert (found["version"], found["finetune_id"], found["status"]) == (1, None, "ready")
-    assert found["manifest"]["class_names"] == ["one", "two", "three"]
-    assert found["sha256"] == hashlib.sha256(data).hexdigest()
-    assert tenant.get(f"/v1/adapters/{found['id']}/download").content == data
-    assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == found["id"]
+    uploaded = sent.json()
+    assert (uploaded["version"], uploaded["finetune_id"], uploaded["status"]) == (1, None, "ready")
+    assert uploaded["manifest"]["class_names"] == ["one", "two", "three"]
+    assert uploaded["sha256"] == hashlib.sha256(data).hexdigest()
+    assert tenant.get(f"/v1/adapters/{uploaded['id']}/download").content == data
+    assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == uploaded["id"]
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 100, b"\x80\x04pickle", adapter_file()[:-4]])
-def test_a_file_that_is_no_adapter_is_refused(tenant: Client, domain: str, data: bytes) -> None:
+def test_file_that_is_no_adapter_is_rejected(tenant: Client, domain: str, data: bytes) -> None:
     problem(tenant.upload(f"/v1/domains/{domain}/adapters", data), 422, "artifact_invalid")
     assert tenant.read(f"/v1/domains/{domain}/adapters")["data"] == []
 
 
-def test_an_adapter_of_another_base_is_refused(tenant: Client, domain: str) -> None:
+def test_adapter_of_another_base_is_rejected(tenant: Client, domain: str) -> None:
     problem(tenant.upload(f"/v1/domains/{domain}/adapters", adapter_file(digest="0" * 64)), 409, "base_mismatch")
 
 
-def test_a_version_of_another_domain_cannot_be_promoted(tenant: Client, adapter: str) -> None:
+def test_version_of_another_domain_cannot_be_promoted(tenant: Client, adapter: str) -> None:
     second = tenant.made("/v1/domains", {"name": "Second"})["id"]
     problem(tenant.post(f"/v1/domains/{second}/adapters/{adapter}/promote"), 404, "not_found")
 
@@ -66,7 +66,7 @@ def test_quarantined_version_is_shown_and_cannot_be_promoted(
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[misc]
-    """No worker has loaded a base."""
+    """Here no worker has loaded a base."""
     with running(make_settings(tmp_path_factory.mktemp("bare"), max_adapter_bytes=1000)) as api:
         yield api
 

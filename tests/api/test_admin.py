@@ -15,17 +15,17 @@ def name() -> str:
     return f"tenant {uuid.uuid4()}"
 
 
-def test_a_tenant_is_created_changed_and_deleted(admin: Client, name: str) -> None:
-    made = admin.post("/v1/admin/tenants", {"name": name})
-    assert made.status_code == 201
-    tenant = made.json()
+def test_tenant_is_created_changed_and_deleted(admin: Client, name: str) -> None:
+    response = admin.post("/v1/admin/tenants", {"name": name})
+    assert response.status_code == 201
+    tenant = response.json()
     assert tenant["id"].startswith("ten_")
     assert (tenant["weight"], tenant["quotas"]) == (1, {})
     path = f"/v1/admin/tenants/{tenant['id']}"
     assert admin.read(path) == tenant
     changed = admin.patch(path, {"weight": 2.5, "quotas": {"images_per_day": 10}}).json()
     assert (changed["name"], changed["weight"], changed["quotas"]) == (name, 2.5, {"images_per_day": 10})
-    assert tenant["id"] in [one["id"] for one in admin.read("/v1/admin/tenants", params={"limit": 100})["data"]]
+    assert tenant["id"] in [row["id"] for row in admin.read("/v1/admin/tenants", params={"limit": 100})["data"]]
     assert admin.delete(path).status_code == 204
     for answer in (admin.get(path), admin.patch(path, {"weight": 1}), admin.delete(path), admin.get(f"{path}/keys")):
         problem(answer, 404, "not_found")
@@ -62,10 +62,10 @@ def test_keys_are_listed_without_their_secrets(api: Api, admin: Client, name: st
         problem(admin.post(path, {"name": "k", "scopes": scopes}), 422, "invalid_request")
 
 
-def test_a_deleted_tenants_keys_stop(api: Api, admin: Client, name: str) -> None:
+def test_keys_of_a_deleted_tenant_stop_working(api: Api, admin: Client, name: str) -> None:
     client = api.tenant(name)
     id = next(
-        one["id"] for one in admin.read("/v1/admin/tenants", params={"limit": 100})["data"] if one["name"] == name
+        row["id"] for row in admin.read("/v1/admin/tenants", params={"limit": 100})["data"] if row["name"] == name
     )
     client.made("/v1/domains", {"name": "d"})
     assert admin.delete(f"/v1/admin/tenants/{id}").status_code == 204
@@ -76,13 +76,13 @@ def test_adapters_are_listed_with_the_workers_that_have_them(
     admin: Client, tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     mine = tenant.read(f"/v1/adapters/{adapter}")
-    about = {"device": "cpu", "base_digest": mine["base_digest"], "queues": ["generate"], "resident": [mine["sha256"]]}
+    report = {"device": "cpu", "base_digest": mine["base_digest"], "queues": ["generate"], "resident": [mine["sha256"]]}
     with services.database.session() as session:
-        fleet.report_worker(session, "wrk_1", "machine", 7, about)
+        fleet.report_worker(session, "wrk_1", "machine", 7, report)
     filters = {"domain_id": domain, "base_digest": mine["base_digest"], "status": "ready"}
-    (found,) = admin.read("/v1/admin/adapters", params=filters)["data"]
-    assert found == {**mine, "tenant_id": found["tenant_id"], "resident_on": ["wrk_1"]}
-    assert admin.read("/v1/admin/adapters", params={"tenant_id": found["tenant_id"]})["data"] == [found]
+    (adapter,) = admin.read("/v1/admin/adapters", params=filters)["data"]
+    assert adapter == {**mine, "tenant_id": adapter["tenant_id"], "resident_on": ["wrk_1"]}
+    assert admin.read("/v1/admin/adapters", params={"tenant_id": adapter["tenant_id"]})["data"] == [adapter]
     for nothing in ({"status": "quarantined"}, {"base_digest": "0"}, {"tenant_id": "ten_x"}):
         assert admin.read("/v1/admin/adapters", params={"domain_id": domain, **nothing})["data"] == []
     (worker,) = admin.read("/v1/admin/workers")["data"]
@@ -95,11 +95,11 @@ def test_adapters_are_listed_with_the_workers_that_have_them(
 def test_usage_and_audit_cover_all_tenants(admin: Client, tenant: Client, domain: str, adapter: str) -> None:
     listed = admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"][0]
     usage_days = admin.read("/v1/admin/usage", params={"limit": 100})["data"]
-    days = [one for one in usage_days if one["tenant_id"] == listed["tenant_id"]]
-    assert [one["training_seconds"] for one in days] == [3.0]
+    days = [day for day in usage_days if day["tenant_id"] == listed["tenant_id"]]
+    assert [day["training_seconds"] for day in days] == [3.0]
     tenant.delete(f"/v1/domains/{domain}")
     entries = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "limit": 100})["data"]
-    actions = [one["action"] for one in entries]
+    actions = [entry["action"] for entry in entries]
     assert actions == [
         "domain.delete", "adapter.promote", "adapter.create", "finetune.create", "dataset.create", "domain.create",
         "key.create", "tenant.create",
@@ -117,7 +117,7 @@ def test_totals_of_the_stored_adapters_follow_the_filters(
     finetuned(tenant, domain, dataset, services, seed=1)
     own = admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"]
     totals = admin.read("/v1/admin/adapters/totals", params={"domain_id": domain})
-    size = sum(one["size_bytes"] for one in own)
+    size = sum(adapter["size_bytes"] for adapter in own)
     assert totals == {"adapters": 2, "tenants": 1, "domains": 1, "size_bytes": size}
     none = admin.read("/v1/admin/adapters/totals", params={"domain_id": domain, "status": "quarantined"})
     assert none == {"adapters": 0, "tenants": 0, "domains": 0, "size_bytes": 0}
@@ -133,8 +133,8 @@ def test_queues_count_waiting_and_running_jobs(
         tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0})
     with services.database.session() as session:
         assert jobs.claim_next(session, Generation, "wrk_test", 60)
-    found = {one["queue"]: one for one in admin.read("/v1/admin/queues")["data"]}
-    assert set(found) == {"datasets", "finetune", "generate"}
-    assert (found["generate"]["waiting"], found["generate"]["running"]) == (1, 1)
-    assert found["generate"]["oldest_waiting_at"] is not None
-    assert found["finetune"]["oldest_waiting_at"] is None
+    queues = {queue["queue"]: queue for queue in admin.read("/v1/admin/queues")["data"]}
+    assert set(queues) == {"datasets", "finetune", "generate"}
+    assert (queues["generate"]["waiting"], queues["generate"]["running"]) == (1, 1)
+    assert queues["generate"]["oldest_waiting_at"] is not None
+    assert queues["finetune"]["oldest_waiting_at"] is None

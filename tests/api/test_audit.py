@@ -17,35 +17,35 @@ ADDRESS = "127.0.0.1"
 def entries(admin: Client, client: Client) -> list[dict[str, Any]]:
     """Returns all entries of the client's tenant, oldest first."""
     tenant = client.read("/v1/key")["tenant_id"]
-    found: list[dict[str, Any]] = admin.read("/v1/admin/audit", params={"tenant_id": tenant, "limit": 100})["data"]
-    return found[::-1]
+    newest: list[dict[str, Any]] = admin.read("/v1/admin/audit", params={"tenant_id": tenant, "limit": 100})["data"]
+    return newest[::-1]
 
 
 def refusals(admin: Client) -> list[dict[str, Any]]:
-    found = admin.read("/v1/admin/audit", params={"limit": 100})["data"]
-    return [entry for entry in found if entry["action"] == "key.refuse"]
+    everything = admin.read("/v1/admin/audit", params={"limit": 100})["data"]
+    return [entry for entry in everything if entry["action"] == "key.refuse"]
 
 
 def test_adapter_of_a_finetune_is_recorded_as_created_and_promoted(
     admin: Client, tenant: Client, domain: str, adapter: str
 ) -> None:
-    made, promoted = (entry for entry in entries(admin, tenant) if entry["action"].startswith("adapter."))
-    assert (made["action"], promoted["action"]) == ("adapter.create", "adapter.promote")
+    created, promoted = (entry for entry in entries(admin, tenant) if entry["action"].startswith("adapter."))
+    assert (created["action"], promoted["action"]) == ("adapter.create", "adapter.promote")
     (finetune,) = tenant.read(f"/v1/domains/{domain}/finetunes")["data"]
-    for entry in (made, promoted):
+    for entry in (created, promoted):
         assert entry["target"] == adapter
         assert entry["actor_key_id"] is None
         assert entry["detail"] == {"domain_id": domain, "finetune_id": finetune["id"]}
 
 
-def test_an_upload_that_becomes_active_is_recorded_as_promoted(admin: Client, tenant: Client, domain: str) -> None:
+def test_upload_that_becomes_active_is_recorded_as_promoted(admin: Client, tenant: Client, domain: str) -> None:
     for seed in (1, 2):  # only the first version becomes active automatically
         assert tenant.upload(f"/v1/domains/{domain}/adapters", adapter_file(seed=seed)).status_code == 201
     actions = [entry["action"] for entry in entries(admin, tenant) if entry["action"].startswith("adapter.")]
     assert actions == ["adapter.upload", "adapter.promote", "adapter.upload"]
 
 
-def test_a_quarantine_is_recorded_once(admin: Client, tenant: Client, adapter: str, services: Services) -> None:
+def test_quarantine_is_recorded_once(admin: Client, tenant: Client, adapter: str, services: Services) -> None:
     for _ in range(2):
         with services.database.session() as session:
             adapters.quarantine(session, adapter)
@@ -99,8 +99,8 @@ def test_rejected_keys_of_many_addresses_take_few_entries(
         stranger = httpx.AsyncClient(transport=transport, base_url="http://api.test")
         assert Client(api.portal, stranger, "dfk_wrong").get("/v1/domains").status_code == 401
     api.app.state.services.refused_keys.record()
-    found = {entry["address"]: entry["detail"]["count"] for entry in refusals(admin) if entry not in before}
-    assert found == {"192.0.2.1": 1, "192.0.2.2": 1, "192.0.2.3": 1, None: 2}
+    counts = {entry["address"]: entry["detail"]["count"] for entry in refusals(admin) if entry not in before}
+    assert counts == {"192.0.2.1": 1, "192.0.2.2": 1, "192.0.2.3": 1, None: 2}
 
 
 def test_rejected_keys_are_written_when_the_process_stops(api: Api, admin: Client) -> None:

@@ -26,13 +26,13 @@ def test_missing_header_is_explained(api_client: Client) -> None:
     assert "Authorization: Bearer <key>" in problem(api_client.get("/v1/usage"), 401, "unauthenticated")["detail"]
 
 
-def test_keys_that_are_not_ascii_are_refused(api_client: Client) -> None:
+def test_keys_that_are_not_ascii_are_rejected(api_client: Client) -> None:
     for secret in (b"Bearer dfk_\xff\xfe", "Bearer schlüssel".encode(), b"Bearer dfk_\x00"):
         refused = api_client.get("/v1/domains", headers={"Authorization": secret})  # type: ignore[dict-item]
         problem(refused, 401, "unauthenticated")
 
 
-def test_a_wrong_secret_for_a_known_key_is_refused(api: Api, tenant: Client) -> None:
+def test_wrong_secret_of_an_existing_key_is_rejected(api: Api, tenant: Client) -> None:
     key = tenant.headers["Authorization"].removeprefix("Bearer ")
     prefix, id, secret = key.split("_", 2)
     for wrong in (f"{prefix}_{id}_{secret[:-1]}", f"{prefix}_{id}_{secret}x", f"{prefix}_{id.upper()}_{secret}"):
@@ -57,14 +57,14 @@ def test_tenants_and_administrators_cannot_use_each_others_routes(tenant: Client
     problem(admin.get("/v1/usage"), 403, "forbidden")
 
 
-def test_a_revoked_key_stops_at_once(tenant: Client, admin: Client) -> None:
+def test_revoked_key_stops_working_immediately(tenant: Client, admin: Client) -> None:
     id = key_id(tenant)
     assert admin.delete(f"/v1/admin/keys/{id}").status_code == 204
     problem(tenant.get("/v1/domains"), 401, "unauthenticated")
     problem(admin.delete("/v1/admin/keys/key_x"), 404, "not_found")
 
 
-def test_an_expired_key_is_refused(tenant: Client, services: Services) -> None:
+def test_expired_key_is_rejected(tenant: Client, services: Services) -> None:
     id = key_id(tenant)
     for _ in range(2):
         assert tenant.get("/v1/domains").status_code == 200
@@ -77,11 +77,11 @@ def test_an_expired_key_is_refused(tenant: Client, services: Services) -> None:
 def test_expiry_is_set_at_creation_or_later(api: Api, admin: Client, services: Services) -> None:
     tenant = admin.made("/v1/admin/tenants", {"name": f"t {uuid.uuid4()}"})
     path = f"/v1/admin/tenants/{tenant['id']}/keys"
-    made = admin.made(path, {"name": "for an hour", "lifetime_seconds": 3600})
-    assert lifetime(made) == pytest.approx(3600, abs=60)
+    created = admin.made(path, {"name": "for an hour", "lifetime_seconds": 3600})
+    assert lifetime(created) == pytest.approx(3600, abs=60)
     assert admin.made(path, {"name": "for ever"})["expires_at"] is None
-    client, own = api.client(made["key"]), f"/v1/admin/keys/{made['id']}"
-    expire(services, made["id"])
+    client, own = api.client(created["key"]), f"/v1/admin/keys/{created['id']}"
+    expire(services, created["id"])
     problem(client.get("/v1/domains"), 401, "unauthenticated")
     changed = admin.patch(own, {"lifetime_seconds": 60}).json()
     assert lifetime(changed) == pytest.approx(60, abs=30)
@@ -96,11 +96,11 @@ def test_expiry_is_set_at_creation_or_later(api: Api, admin: Client, services: S
 
 def test_rotated_key_works_until_the_overlap_ends(api: Api, admin: Client, services: Services) -> None:
     old = api.tenant(f"rotating {uuid.uuid4()}", ["read"])
-    made = admin.made(f"/v1/admin/keys/{key_id(old)}/rotate", {"overlap_seconds": 3600, "lifetime_seconds": 7200})
-    new = api.client(made["key"])
-    assert (made["scopes"], made["name"]) == (["read"], "key")
-    assert lifetime(made) == pytest.approx(7200, abs=60)
-    (before,) = (one for one in admin.read(keys_of(made))["data"] if one["id"] == key_id(old))
+    rotated = admin.made(f"/v1/admin/keys/{key_id(old)}/rotate", {"overlap_seconds": 3600, "lifetime_seconds": 7200})
+    new = api.client(rotated["key"])
+    assert (rotated["scopes"], rotated["name"]) == (["read"], "key")
+    assert lifetime(rotated) == pytest.approx(7200, abs=60)
+    (before,) = (key for key in admin.read(keys_of(rotated))["data"] if key["id"] == key_id(old))
     assert lifetime(before) == pytest.approx(3600, abs=60)
     for client in (old, new):
         assert client.get("/v1/domains").status_code == 200
@@ -113,11 +113,11 @@ def test_rotation_never_prolongs_the_old_key_and_can_end_it_immediately(api: Api
     client = api.tenant(f"rotating {uuid.uuid4()}")
     path = f"/v1/admin/keys/{key_id(client)}"
     first = admin.patch(path, {"lifetime_seconds": 600}).json()
-    admin.made(f"{path}/rotate", {})  # with a day of overlap
+    admin.made(f"{path}/rotate", {})  # with an overlap of one day
     assert first in admin.read(keys_of(first))["data"]
-    made = admin.made(f"{path}/rotate", {"overlap_seconds": 0})
+    rotated = admin.made(f"{path}/rotate", {"overlap_seconds": 0})
     problem(client.get("/v1/domains"), 401, "unauthenticated")
-    assert api.client(made["key"]).get("/v1/domains").status_code == 200
+    assert api.client(rotated["key"]).get("/v1/domains").status_code == 200
 
 
 def test_new_key_of_a_rotation_is_returned_only_once(api: Api, admin: Client) -> None:
@@ -138,7 +138,7 @@ def test_revoked_key_cannot_be_changed_or_rotated(api: Api, admin: Client) -> No
     problem(client.get("/v1/domains"), 401, "unauthenticated")
 
 
-def test_the_last_administrators_key_cannot_be_revoked(admin: Client) -> None:
+def test_last_administrators_key_cannot_be_revoked(admin: Client) -> None:
     id = admin.read("/v1/key")["id"]
     problem(admin.delete(f"/v1/admin/keys/{id}"), 409, "last_admin_key")
     assert admin.read("/v1/key")["revoked_at"] is None
@@ -148,17 +148,17 @@ def test_every_change_of_a_key_is_in_the_audit_log(api: Api, admin: Client) -> N
     id = key_id(api.tenant(f"audited {uuid.uuid4()}"))
     path = f"/v1/admin/keys/{id}"
     admin.patch(path, {"name": "renamed"})
-    made = admin.made(f"{path}/rotate", {"overlap_seconds": 60})
+    rotated = admin.made(f"{path}/rotate", {"overlap_seconds": 60})
     admin.delete(path)
-    entries = admin.read("/v1/admin/audit", params={"tenant_id": made["tenant_id"]})["data"]
-    told = [(one["action"], one["target"]) for one in entries]
-    assert told == [
-        ("key.revoke", id), ("key.rotate", id), ("key.create", made["id"]), ("key.change", id), ("key.create", id),
-        ("tenant.create", made["tenant_id"]),
+    entries = admin.read("/v1/admin/audit", params={"tenant_id": rotated["tenant_id"]})["data"]
+    actions = [(entry["action"], entry["target"]) for entry in entries]
+    assert actions == [
+        ("key.revoke", id), ("key.rotate", id), ("key.create", rotated["id"]), ("key.change", id), ("key.create", id),
+        ("tenant.create", rotated["tenant_id"]),
     ]  # fmt: skip
-    assert entries[1]["detail"] == {"successor": made["id"], "overlap_seconds": 60}
+    assert entries[1]["detail"] == {"successor": rotated["id"], "overlap_seconds": 60}
     assert entries[3]["detail"] == {"name": "renamed"}
-    assert all(one["actor_key_id"] for one in entries)
+    assert all(entry["actor_key_id"] for entry in entries)
 
 
 def test_last_use_is_recorded_at_most_once_a_minute(tenant: Client, services: Services) -> None:
@@ -204,7 +204,7 @@ def keys_of(key: dict[str, Any]) -> str:
 
 
 def lifetime(key: dict[str, Any]) -> float:
-    """Seconds from now on."""
+    """Returns the seconds from now until the key expires."""
     return (datetime.datetime.fromisoformat(key["expires_at"]) - datetime.datetime.now(datetime.UTC)).total_seconds()
 
 

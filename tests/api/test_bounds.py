@@ -1,4 +1,4 @@
-"""Responses stay small, however much a tenant has or sends."""
+"""Responses stay small for any amount of data that a tenant has or sends."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ MEGABYTE = 2**20
 
 @pytest.fixture
 def rejected(tenant: Client, domain: str, services: Services) -> list[str]:
-    """The ids of 4 data sets, of each of which 19,990 files were rejected."""
+    """Returns the ids of 4 data sets with 19,990 rejected files each."""
     owner = Scope(tenant.read("/v1/key")["tenant_id"])
     files = [{"file": f"fruit/{k:0250}.png", "code": "corrupt", "detail": "d" * 200} for k in range(19_990)]
     report = {"accepted": 10, "rejected_count": len(files)}
@@ -40,14 +40,14 @@ def test_dataset_with_many_rejected_files_has_a_small_response_and_a_paged_repor
 
     listed = tenant.get(f"/v1/domains/{domain}/datasets")
     assert len(listed.content) < 100_000
-    assert [one["report"]["rejected_count"] for one in listed.json()["data"]] == [19_990] * 4
+    assert [dataset["report"]["rejected_count"] for dataset in listed.json()["data"]] == [19_990] * 4
 
     first = tenant.read(f"/v1/datasets/{rejected[0]}/report", params={"limit": 100})
     assert first["data"] == report["rejected"]
     page = tenant.read(f"/v1/datasets/{rejected[0]}/report", params={"limit": 2, "cursor": first["next_cursor"]})
-    assert [one["file"] for one in page["data"]] == [f"fruit/{k:0250}.png" for k in (100, 101)]
+    assert [rejected["file"] for rejected in page["data"]] == [f"fruit/{k:0250}.png" for k in (100, 101)]
     last = tenant.read(f"/v1/datasets/{rejected[0]}/report", params={"cursor": "19989"})
-    assert ([one["file"] for one in last["data"]], last["next_cursor"]) == ([f"fruit/{19_989:0250}.png"], None)
+    assert ([row["file"] for row in last["data"]], last["next_cursor"]) == ([f"fruit/{19_989:0250}.png"], None)
     problem(tenant.get(f"/v1/datasets/{rejected[0]}/report?cursor={rejected[0]}"), 422, "invalid_cursor")
 
 
@@ -63,39 +63,39 @@ class Item(BaseModel):
 
 
 def test_page_ends_with_the_item_that_fills_it() -> None:
-    page = page_of([Item(id=k, text="x" * 400) for k in range(11)], PageRequest(limit=10), lambda one: str(one.id))
+    page = page_of([Item(id=k, text="x" * 400) for k in range(11)], PageRequest(limit=10), lambda item: str(item.id))
     for max_bytes, count in ((1, 1), (1000, 3), (2**20, 10)):
-        found = listing(page, lambda one: one, max_bytes)
-        assert [one.id for one in found.data] == list(range(count))
-        assert found.next_cursor == str(count - 1)
-    whole = page_of(page.data, PageRequest(limit=10), lambda one: str(one.id))
-    assert listing(whole, lambda one: one).next_cursor is None
+        fitted = listing(page, lambda item: item, max_bytes)
+        assert [item.id for item in fitted.data] == list(range(count))
+        assert fitted.next_cursor == str(count - 1)
+    whole = page_of(page.data, PageRequest(limit=10), lambda item: str(item.id))
+    assert listing(whole, lambda item: item).next_cursor is None
 
 
 def bodies(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """(method, path, schema) of every route that takes JSON."""
+    """Returns (method, path, schema) of every route that accepts JSON."""
     schemas = document["components"]["schemas"]
     return [
         (method.upper(), path, schemas[operation["requestBody"]["content"]["application/json"]["schema"]["$ref"][21:]])
-        for path, found in document["paths"].items()
-        for method, operation in found.items()
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
         if "application/json" in operation.get("requestBody", {}).get("content", {})
     ]
 
 
 def hostile(schema: dict[str, Any]) -> list[bytes]:
-    """Bodies of up to a megabyte that break a schema as often as they can."""
+    """Yields bodies of up to a megabyte that break a schema as often as possible."""
     unknown, few = ("{" + ",".join(f'"{k}":0' for k in range(count)) + "}" for count in (90_000, 9_000))
-    objects, texts = (f"[{','.join([one] * 5_000)}]" for one in ('{"a":0}', '"no"'))
+    objects, texts = (f"[{','.join([item] * 5_000)}]" for item in ('{"a":0}', '"no"'))
     many, long = f"[{'0,' * 500_000}0]", "x" * 900_000
     fields = [f'{{"{name}":{value}}}' for name in schema["properties"] for value in (objects, texts)]
     return [text.encode() for text in (unknown, few, objects, many, f'{{"{long}":0}}', *fields)]
 
 
 def test_invalid_body_of_a_megabyte_gets_a_small_response(tenant: Client, admin: Client) -> None:
-    found = bodies(tenant.read("/openapi.json"))
-    assert len(found) >= 12
-    for method, path, schema in found:
+    limited = bodies(tenant.read("/openapi.json"))
+    assert len(limited) >= 12
+    for method, path, schema in limited:
         client = admin if path.startswith("/v1/admin") else tenant
         for body in hostile(schema):
             assert len(body) < MEGABYTE
@@ -107,7 +107,7 @@ def test_invalid_body_of_a_megabyte_gets_a_small_response(tenant: Client, admin:
 
 def test_response_has_the_number_of_errors_if_not_all_are_listed(tenant: Client) -> None:
     refused = problem(tenant.post("/v1/domains", {f"f{k}": 0 for k in range(MAX_FIELDS)}), 422, "invalid_request")
-    assert (len(refused["errors"]), refused["error_count"]) == (MAX_ERRORS, MAX_FIELDS + 1)  # `name` is missing too
+    assert (len(refused["errors"]), refused["error_count"]) == (MAX_ERRORS, MAX_FIELDS + 1)  # `name` is also missing
     refused = problem(tenant.post("/v1/domains", {f"f{k}": 0 for k in range(MAX_FIELDS + 1)}), 422, "invalid_request")
     assert refused["errors"][0]["code"] == "too_many_fields"
     nested = {"name": "x", "quotas": {f"f{k}": 0 for k in range(MAX_FIELDS + 1)}}

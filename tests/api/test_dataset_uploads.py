@@ -1,4 +1,4 @@
-"""Data sets that come in parts: through the API on a folder, and straight into an S3 server."""
+"""Data sets uploaded in parts: through the API into a folder, and directly into an S3 server."""
 
 import hashlib
 import io
@@ -22,31 +22,31 @@ from tests.api.conftest import make_settings
 
 
 def bmp(colour: int) -> bytes:
-    """Four megabytes of a picture that nothing has made smaller."""
+    """Returns an uncompressed picture of four megabytes."""
     buffer = io.BytesIO()
     Image.new("RGB", (1200, 1200), (colour, 0, 0)).save(buffer, "BMP")
     return buffer.getvalue()
 
 
 LARGE = zip_of({"apple/1.bmp": bmp(1), "apple/2.bmp": bmp(2), "pear/1.png": png(3)})
-"""Two parts: the smallest that S3 takes, and the rest."""
+"""Returns the data in two parts: the smallest that S3 accepts, and the rest."""
 SHA256 = hashlib.sha256(LARGE).hexdigest()
 
 
 def parts_of(upload: dict[str, Any], data: bytes) -> dict[int, bytes]:
     size = upload["part_bytes"]
-    return {one["number"]: data[(one["number"] - 1) * size :][: one["size_bytes"]] for one in upload["parts"]}
+    return {part["number"]: data[(part["number"] - 1) * size :][: part["size_bytes"]] for part in upload["parts"]}
 
 
 def begin(tenant: Client, domain: str, data: bytes = LARGE, **more: Any) -> tuple[str, dict[str, Any]]:
-    """The upload's path and what it was answered with."""
+    """Starts an upload. Returns its path and the response's body."""
     path = f"/v1/domains/{domain}/datasets/uploads"
     upload = tenant.made(path, {"size_bytes": len(data), **more})
     return f"{path}/{upload['id']}", upload
 
 
 def send(stranger: Client, upload: dict[str, Any], data: bytes = LARGE) -> list[dict[str, Any]]:
-    """Every part, the last one first, without a key."""
+    """Sends every part without a key, the last one first."""
     sent = []
     for part in reversed(upload["parts"]):
         answer = stranger.request("PUT", part["url"], content=parts_of(upload, data)[part["number"]])
@@ -64,7 +64,7 @@ def test_completed_parts_become_a_dataset(api: Api, tenant: Client, domain: str,
     path, upload = begin(tenant, domain, filename="fruit.zip", sha256=SHA256)
     assert (upload["status"], upload["filename"], upload["sha256"]) == ("open", "fruit.zip", SHA256)
     assert [part["size_bytes"] for part in upload["parts"]] == [5 * 2**20, len(LARGE) - 5 * 2**20]
-    assert stored_bytes(tenant) == len(LARGE), "its bytes are held from the beginning"
+    assert stored_bytes(tenant) == len(LARGE), "its bytes count from the start"
     stranger = api.client()
     problem(tenant.post(f"{path}/complete", {"parts": []}), 409, "parts_missing")
     last = upload["parts"][1]
@@ -73,20 +73,22 @@ def test_completed_parts_become_a_dataset(api: Api, tenant: Client, domain: str,
     problem(stranger.request("PUT", upload["parts"][0]["url"], content=bytes(6 * 2**20)), 413, "payload_too_large")
     wrong = stranger.request("PUT", last["url"], content=bytes(last["size_bytes"])).headers["etag"]
     parts = send(stranger, upload)
-    found = tenant.read(path)
-    assert {part["number"]: f'"{part["etag"]}"' for part in found["parts"]} == {
+    resumed = tenant.read(path)
+    assert {part["number"]: f'"{part["etag"]}"' for part in resumed["parts"]} == {
         part["number"]: part["etag"] for part in parts
-    }, "a part that comes again takes the place of the first"
+    }, "a repeated part must replace the first"
     refused = tenant.post(f"{path}/complete", {"parts": [parts[1], {"number": 2, "etag": wrong}]})
     assert "other etags: 2." in problem(refused, 409, "parts_missing")["detail"]
     assert tenant.read(f"/v1/domains/{domain}/datasets")["data"] == []
-    assert [one["id"] for one in tenant.read(f"/v1/domains/{domain}/datasets/uploads")["data"]] == [upload["id"]]
+    assert [row["id"] for row in tenant.read(f"/v1/domains/{domain}/datasets/uploads")["data"]] == [upload["id"]]
 
-    made = tenant.post(f"{path}/complete", {"parts": parts})
-    assert made.status_code == 202, made.text
-    dataset = made.json()
+    completed = tenant.post(f"{path}/complete", {"parts": parts})
+    assert completed.status_code == 202, completed.text
+    dataset = completed.json()
     assert (dataset["id"], dataset["status"]) == (upload["dataset_id"], "validating")
-    assert tenant.made(f"{path}/complete", {"parts": parts})["id"] == dataset["id"], "once more is the same"
+    assert tenant.made(f"{path}/complete", {"parts": parts})["id"] == dataset["id"], (
+        "a repeated request must return the same data set"
+    )
     ended = tenant.read(path)
     assert (ended["status"], ended["parts"]) == ("completed", [])
     problem(stranger.request("PUT", last["url"], content=bytes(last["size_bytes"])), 409, "upload_ended")
@@ -96,8 +98,8 @@ def test_completed_parts_become_a_dataset(api: Api, tenant: Client, domain: str,
     assert (ready["status"], ready["images"], ready["size_bytes"]) == ("ready", 3, len(LARGE))
     assert stored_bytes(tenant) == len(LARGE)
     assert [key for key in services.store.list("tenants/") if domain in key] == [
-        one.key for one in services.store.page("tenants/", "", 1000) if domain in one.key
-    ], "no part is left"
+        stored.key for stored in services.store.page("tenants/", "", 1000) if domain in stored.key
+    ], "no part may be left"
 
 
 def test_upload_without_a_digest_gets_one(api: Api, tenant: Client, domain: str, services: Services) -> None:
@@ -109,21 +111,21 @@ def test_upload_without_a_digest_gets_one(api: Api, tenant: Client, domain: str,
     assert services.store.get(key, SHA256) == LARGE
 
 
-def test_a_broken_zip_ends_the_upload(api: Api, tenant: Client, domain: str, services: Services) -> None:
+def test_broken_zip_ends_the_upload(api: Api, tenant: Client, domain: str, services: Services) -> None:
     for data, code in ((b"no zip", "not_a_zip"), (zip_of({"1.png": png(1)}), "no_class_folders")):
         path, upload = begin(tenant, domain, data)
         body = {"parts": send(api.client(), upload, data)}
         for _ in range(2):
             problem(tenant.post(f"{path}/complete", body), 422, code)
-        found = tenant.read(path)
-        assert (found["status"], found["error"]["code"], found["parts"]) == ("failed", code, [])
+        failed = tenant.read(path)
+        assert (failed["status"], failed["error"]["code"], failed["parts"]) == ("failed", code, [])
         problem(api.client().request("PUT", upload["parts"][0]["url"], content=data), 422, code)
         assert tenant.delete(path).status_code == 204
-    assert [one.key for one in services.store.page("tenants/", "", 1000) if domain in one.key] == []
+    assert [stored.key for stored in services.store.page("tenants/", "", 1000) if domain in stored.key] == []
     assert stored_bytes(tenant) == 0
 
 
-def test_an_upload_is_aborted_or_expires(api: Api, tenant: Client, domain: str, services: Services) -> None:
+def test_upload_is_aborted_or_expires(api: Api, tenant: Client, domain: str, services: Services) -> None:
     for ends in ("aborted", "expired"):
         path, upload = begin(tenant, domain)
         send(api.client(), upload)
@@ -134,12 +136,12 @@ def test_an_upload_is_aborted_or_expires(api: Api, tenant: Client, domain: str, 
                 past = update(DatasetUpload).values(expires_at=DatasetUpload.created_at)
                 session.execute(past.where(DatasetUpload.id == upload["id"]))
                 forgotten = uploads.expire(session)
-            assert [one.id for one in forgotten] == [upload["id"]]
+            assert [row.id for row in forgotten] == [upload["id"]]
             uploads.drop(services.store, forgotten[0])
         for answer in (tenant.get(path), tenant.delete(path), tenant.post(f"{path}/complete", {"parts": []})):
             problem(answer, 404, "not_found")
         problem(api.client().request("PUT", upload["parts"][1]["url"], content=b""), 404, "not_found")
-        assert [one.key for one in services.store.page("tenants/", "", 1000) if domain in one.key] == []
+        assert [stored.key for stored in services.store.page("tenants/", "", 1000) if domain in stored.key] == []
         assert stored_bytes(tenant) == 0
 
 
@@ -239,14 +241,14 @@ def test_parts_go_straight_into_a_bucket(on_s3: Api, request: pytest.FixtureRequ
     sent = []
     for part in upload["parts"]:
         data = parts_of(upload, LARGE)[part["number"]]
-        if "radosgw" in request.node.name:  # the other one takes everything
+        if "radosgw" in request.node.name:  # the other upload uses the whole quota
             larger = httpx.put(part["url"], content=data + b"more")
-            assert larger.status_code == 403, "the size is signed"
+            assert larger.status_code == 403, "the size must be signed"
             assert httpx.put(urls[0].replace("partNumber=1", "partNumber=2"), content=data).status_code == 403
         answer = httpx.put(part["url"], content=data).raise_for_status()
         sent.append({"number": part["number"], "etag": answer.headers["etag"]})
     assert all(part["etag"] for part in tenant.read(path)["parts"])
-    assert services.store.drop_parts("", 10**9) == 0, "they are young"
+    assert services.store.drop_parts("", 10**9) == 0, "young parts must be kept"
     dataset = tenant.made(f"{path}/complete", {"parts": sent})
     assert tenant.made(f"{path}/complete", {"parts": sent})["id"] == dataset["id"]
     validate_datasets(services)
@@ -266,7 +268,7 @@ def test_parts_go_straight_into_a_bucket(on_s3: Api, request: pytest.FixtureRequ
 
 
 def test_completion_continues_after_the_bucket_joined_the_parts(on_s3: Api) -> None:
-    """The parts are joined, and nobody wrote it down."""
+    """Simulates a process that dies after the parts are joined and before the database is updated."""
     tenant, services = on_s3.tenant(f"cut off {uuid.uuid4()}"), on_s3.services
     domain = tenant.made("/v1/domains", {"name": "d"})["id"]
     path, upload = begin(tenant, domain)

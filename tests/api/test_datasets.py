@@ -9,9 +9,7 @@ from tests.api.client import Api, Client, images_zip, png, problem, running, val
 from tests.api.conftest import make_settings
 
 
-def test_an_upload_is_validated_and_every_file_is_accounted_for(
-    tenant: Client, domain: str, services: Services
-) -> None:
+def test_upload_is_validated_and_every_file_is_reported(tenant: Client, domain: str, services: Services) -> None:
     files = {"pear/1.png": png(1), "apple/1.png": png(2), "apple/2.png": png(3), "apple/2b.png": png(3)}
     sent = tenant.upload(f"/v1/domains/{domain}/datasets", zip_of({**files, "pear/x.png": b"no image"}))
     assert sent.status_code == 202
@@ -24,10 +22,10 @@ def test_an_upload_is_validated_and_every_file_is_accounted_for(
     validate_datasets(services)
     ready = tenant.read(f"/v1/datasets/{dataset['id']}")
     assert ready["status"] == "ready"
-    counts = [(one["id"], one["name"], one["images"]) for one in ready["classes"]]
+    counts = [(class_["id"], class_["name"], class_["images"]) for class_ in ready["classes"]]
     assert counts == [(0, "apple", 2), (1, "pear", 1)]
     assert ready["images"] == ready["report"]["accepted"] == 3
-    rejected = {one["file"]: one["code"] for one in ready["report"]["rejected"]}
+    rejected = {rejected["file"]: rejected["code"] for rejected in ready["report"]["rejected"]}
     assert rejected == {"apple/2b.png": "duplicate", "pear/x.png": "not_an_image"}
     assert ready["size_bytes"] == len(zip_of({**files, "pear/x.png": b"no image"}))
     assert ready["report"]["rejected_count"] == 2
@@ -39,9 +37,9 @@ def test_an_upload_is_validated_and_every_file_is_accounted_for(
 def test_dataset_with_undecodable_images_is_rejected(tenant: Client, domain: str, services: Services) -> None:
     sent = tenant.upload(f"/v1/domains/{domain}/datasets", zip_of({"a/1.png": b"x", "a/2.png": b"y"})).json()
     validate_datasets(services)
-    found = tenant.read(f"/v1/datasets/{sent['id']}")
-    assert (found["status"], found["error"]["code"]) == ("rejected", "too_few_images")
-    assert {one["file"] for one in found["report"]["rejected"]} == {"a/1.png", "a/2.png"}
+    dataset = tenant.read(f"/v1/datasets/{sent['id']}")
+    assert (dataset["status"], dataset["error"]["code"]) == ("rejected", "too_few_images")
+    assert {rejected["file"] for rejected in dataset["report"]["rejected"]} == {"a/1.png", "a/2.png"}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +57,7 @@ def test_broken_zip_fails_immediately_and_leaves_nothing(
     assert with_domain == []
 
 
-def test_a_request_without_a_file_is_refused(tenant: Client, domain: str) -> None:
+def test_request_without_a_file_is_rejected(tenant: Client, domain: str) -> None:
     path = f"/v1/domains/{domain}/datasets"
     problem(tenant.post(path, {"file": "x"}), 422, "invalid_request")
     problem(tenant.post(path, files={"other": b"x"}), 422, "invalid_request")
@@ -76,11 +74,11 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[mis
         yield api
 
 
-def test_an_upload_over_the_limit_is_refused(narrow: Api) -> None:
+def test_upload_over_the_limit_is_rejected(narrow: Api) -> None:
     tenant = narrow.tenant("over the limit")
     path = f"/v1/domains/{tenant.made('/v1/domains', {'name': 'd'})['id']}/datasets"
-    found = problem(tenant.upload(path, bytes(10_001)), 413, "payload_too_large")
-    assert "10,000" in found["detail"]
+    error = problem(tenant.upload(path, bytes(10_001)), 413, "payload_too_large")
+    assert "10,000" in error["detail"]
     problem(tenant.upload(path, images_zip(each=3)), 422, "too_many_files")
     assert tenant.upload(path, images_zip(("a",), 2)).status_code == 202
 
@@ -93,7 +91,7 @@ def test_each_class_has_thumbnails_of_its_first_images(
     path = f"/v1/datasets/{id}/classes"
     problem(tenant.get(f"{path}/0/example"), 404, "not_found")
     validate_datasets(services)
-    shown = [one["example_url"] for one in tenant.read(f"/v1/datasets/{id}")["classes"]]
+    shown = [class_["example_url"] for class_ in tenant.read(f"/v1/datasets/{id}")["classes"]]
     strips = [Image.open(io.BytesIO(api_client.get(url).content)) for url in shown]
     assert [strip.size for strip in strips] == [(2 * SIDE, SIDE), (SIDE, SIDE)]
     assert [strips[0].getpixel((place, 50)) for place in (50, SIDE + 50)] == [(1, 254, 7), (2, 253, 7)]

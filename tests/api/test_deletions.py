@@ -1,4 +1,4 @@
-"""Receipts of what tenants and administrators have deleted."""
+"""Receipts of deletions by tenants and administrators."""
 
 from api.deps import Services
 from core.service import deletions
@@ -22,7 +22,7 @@ def test_tenant_reads_the_receipts_of_its_domains(
     assert done["bytes"] > 0
     assert done["done_at"] is not None
     listed = tenant.read("/v1/deletions")["data"]
-    assert [one | {"adapters": [sha256]} for one in listed] == [done]
+    assert [row | {"adapters": [sha256]} for row in listed] == [done]
     assert admin.read(f"/v1/admin{location.removeprefix('/v1')}") == done
     problem(other.get(location), 404, "not_found")
     assert other.read("/v1/deletions")["data"] == []
@@ -34,7 +34,7 @@ def test_administrator_reads_the_receipts_of_tenants(admin: Client, tenant: Clie
     receipt = admin.read(location)
     assert (receipt["kind"], receipt["target"], receipt["tenant_id"]) == ("tenant", id, id)
     assert receipt["rows"] == {"api_keys": 1, "domains": 1, "tenants": 1}
-    found = admin.read("/v1/admin/deletions", params={"tenant_id": id})["data"]
-    assert [one["id"] for one in found] == [receipt["id"]]
+    receipts = admin.read("/v1/admin/deletions", params={"tenant_id": id})["data"]
+    assert [row["id"] for row in receipts] == [receipt["id"]]
     problem(tenant.get("/v1/deletions"), 401, "unauthenticated")
     problem(admin.get("/v1/admin/deletions/del_nothing"), 404, "not_found")

@@ -4,10 +4,10 @@ from api.deps import Services
 from tests.api.client import PNG_START, Client, draw_generations, problem
 
 
-def test_a_domain_is_created_read_changed_and_deleted(tenant: Client) -> None:
-    made = tenant.post("/v1/domains", {"name": " Fruit ", "description": "Flat"})
-    assert made.status_code == 201
-    domain = made.json()
+def test_domain_is_created_read_changed_and_deleted(tenant: Client) -> None:
+    response = tenant.post("/v1/domains", {"name": " Fruit ", "description": "Flat"})
+    assert response.status_code == 201
+    domain = response.json()
     assert domain["id"].startswith("dom_")
     assert (domain["name"], domain["description"], domain["base_model"]) == ("Fruit", "Flat", "mini")
     assert domain["active_adapter_id"] is None
@@ -24,16 +24,16 @@ def test_a_domain_is_created_read_changed_and_deleted(tenant: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "made", "first", "second"),
+    ("path", "body", "first", "second"),
     [
         ("/v1/domains", {"name": "Fruit"}, {"description": "Flat"}, {"description": "Round"}),
         ("/v1/webhooks", {"url": "https://example.com"}, {"description": "ours"}, {"enabled": False}),
     ],
 )
 def test_outdated_if_match_changes_nothing(
-    tenant: Client, path: str, made: dict[str, object], first: dict[str, object], second: dict[str, object]
+    tenant: Client, path: str, body: dict[str, object], first: dict[str, object], second: dict[str, object]
 ) -> None:
-    path = f"{path}/{tenant.made(path, made)['id']}"
+    path = f"{path}/{tenant.made(path, body)['id']}"
     read = tenant.get(path).headers["ETag"]
     changed = tenant.patch(path, first, headers={"If-Match": read})
     assert changed.status_code == 200
@@ -46,14 +46,14 @@ def test_outdated_if_match_changes_nothing(
 
 def test_pages_contain_every_domain_once_newest_first(tenant: Client) -> None:
     ids = [tenant.made("/v1/domains", {"name": f"d{k}"})["id"] for k in range(5)]
-    found, cursor = [], None
+    listed, cursor = [], None
     for size in (2, 2, 1):
         page = tenant.read("/v1/domains", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))
         assert len(page["data"]) == size
-        found += [one["id"] for one in page["data"]]
+        listed += [row["id"] for row in page["data"]]
         cursor = page["next_cursor"]
     assert cursor is None
-    assert found == ids[::-1]
+    assert listed == ids[::-1]
 
 
 def test_names_are_unique_for_each_tenant(tenant: Client, other: Client) -> None:
@@ -84,9 +84,9 @@ def test_names_may_be_any_text(tenant: Client, name: str) -> None:
     ],
 )
 def test_invalid_domains_are_rejected(tenant: Client, body: object) -> None:
-    found = problem(tenant.post("/v1/domains", body), 422, "invalid_request")
-    assert found["errors"][0]["field"].startswith("body")
-    assert "Value error" not in found["detail"]
+    error = problem(tenant.post("/v1/domains", body), 422, "invalid_request")
+    assert error["errors"][0]["field"].startswith("body")
+    assert "Value error" not in error["detail"]
 
 
 @pytest.mark.parametrize("body", [{"name": None}, {"description": None}, {"name": ""}, {"id": "dom_x"}])
@@ -101,7 +101,7 @@ def test_latest_image_is_the_cover(
     for body in ({"class_id": 0, "seed": 7}, {"class_id": 1}, {"class_id": 1, "adapter_id": "base"}):
         drawn = tenant.made(f"/v1/domains/{domain}/generations", {**body, "count": 1})["id"]
         draw_generations(services)
-    found = tenant.read("/v1/domains")["data"][0]["cover_url"]
-    assert found == tenant.read(f"/v1/domains/{domain}")["cover_url"]
-    assert drawn not in found, "the base's drawings are not the domain's"
-    assert api_client.get(found).content.startswith(PNG_START)
+    cover_url = tenant.read("/v1/domains")["data"][0]["cover_url"]
+    assert cover_url == tenant.read(f"/v1/domains/{domain}")["cover_url"]
+    assert drawn not in cover_url, "images of the base must not be the cover"
+    assert api_client.get(cover_url).content.startswith(PNG_START)

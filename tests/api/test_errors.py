@@ -1,4 +1,4 @@
-"""No input gives a 500, and every error has one form."""
+"""No input gives a 500, and every error has the same form."""
 
 import logging
 import re
@@ -49,7 +49,7 @@ def test_unusual_bodies_get_a_problem(tenant: Client, body: bytes, status: int, 
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "multipart/form-data; boundary=x", "ä;", ""])
-def test_a_body_that_is_not_json_is_refused(tenant: Client, content_type: str) -> None:
+def test_body_that_is_not_json_is_rejected(tenant: Client, content_type: str) -> None:
     headers = {"Content-Type": content_type.encode()}
     refused = tenant.post("/v1/domains", content=b'{"name": "x"}', headers=headers)  # type: ignore[arg-type]
     problem(refused, 415, "unsupported_media_type")
@@ -60,7 +60,7 @@ def test_a_body_that_is_not_json_is_refused(tenant: Client, content_type: str) -
 def test_malformed_cursors_get_a_problem(tenant: Client, admin: Client, value: str) -> None:
     for client, path in ((tenant, "/v1/domains"), (admin, "/v1/admin/tenants"), (admin, "/v1/admin/audit")):
         response = client.get(path, params={"cursor": value})
-        if (path, value) == ("/v1/admin/audit", "9" * 18):  # a number that never was is a place in the list
+        if (path, value) == ("/v1/admin/audit", "9" * 18):  # an id that never existed is a valid position in the list
             assert response.status_code == 200
         else:
             problem(response, 422, "invalid_request" if len(value) > 64 else "invalid_cursor")
@@ -82,15 +82,15 @@ def test_unusual_filters_and_hosts_get_no_server_error(tenant: Client, admin: Cl
 
 def test_request_id_is_accepted_and_returned(tenant: Client) -> None:
     assert tenant.get("/v1/domains", headers={"X-Request-ID": "my-id.1"}).headers["x-request-id"] == "my-id.1"
-    made = {tenant.get("/v1/domains").headers["x-request-id"] for _ in range(2)}
-    assert len(made) == 2
+    ids = {tenant.get("/v1/domains").headers["x-request-id"] for _ in range(2)}
+    assert len(ids) == 2
     for odd in ("a b", "x" * 101, "<script>", "a\tb"):
         assert tenant.get("/v1/domains", headers={"X-Request-ID": odd}).headers["x-request-id"] != odd
 
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[misc]
-    """An application with a defect."""
+    """Returns an application with a defect."""
 
     def add_defect(app: FastAPI) -> None:
         @app.get("/defect")
@@ -103,16 +103,16 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Api:  # type: ignore[mis
 
 def test_unexpected_error_is_logged_and_not_disclosed(faulty: Api, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        found = problem(faulty.client().get("/defect", headers={"X-Request-ID": "id-7"}), 500, "internal_error")
-    assert found["request_id"] == "id-7"
-    assert "secret" not in str(found)
+        error = problem(faulty.client().get("/defect", headers={"X-Request-ID": "id-7"}), 500, "internal_error")
+    assert error["request_id"] == "id-7"
+    assert "secret" not in str(error)
     (error,) = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert "id-7" in str(error.msg)
     assert error.exc_info or "exc_info" in str(error.msg)
     assert 'route="/defect",status="500"' in faulty.admin.get("/metrics").text
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_read(tenant: Client) -> None:
+def test_body_over_the_limit_is_rejected_before_it_is_read(tenant: Client) -> None:
     taken = 0
 
     async def endless() -> object:  # an async generator, as httpx streams
@@ -145,15 +145,15 @@ def test_upload_without_a_key_is_not_read(api_client: Client, domain: str) -> No
 
 
 def operations(api: Api) -> list[tuple[str, str, bool]]:
-    """(method, path, whether it takes a file) of every operation that asks for a key."""
-    found = []
+    """Returns (method, path, whether it accepts a file) of every operation that requires a key."""
+    operations = []
     for path, methods in api.app.openapi()["paths"].items():
         for method, operation in methods.items():
             types = set(operation.get("requestBody", {}).get("content", {}))
             is_file = bool(types - {"application/json"})
             if path.startswith("/v1"):
-                found.append((method.upper(), re.sub(r"{\w+}", "1", path), is_file))
-    return found
+                operations.append((method.upper(), re.sub(r"{\w+}", "1", path), is_file))
+    return operations
 
 
 def test_no_operation_reads_the_body_before_authentication(api: Api, api_client: Client) -> None:
@@ -182,4 +182,8 @@ def test_only_file_routes_accept_more_than_a_mebibyte(api: Api, tenant: Client, 
             for content_type in ("multipart/form-data; boundary=x", "application/json"):
                 headers = {"Content-Type": content_type, "Content-Length": str(JSON_BYTES + 1)}
                 refused = client.request(method, path, content=b"x", headers=headers)
-                assert refused.status_code in {413, 404, 409}, (method, path, refused.text)  # some have no body
+                assert refused.status_code in {413, 404, 409}, (
+                    method,
+                    path,
+                    refused.text,
+                )  # some have no body

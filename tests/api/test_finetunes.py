@@ -12,16 +12,16 @@ from tests.api.conftest import finetuned
 
 
 def events(client: Client, id: str, last: int | None = None) -> list[tuple[int, str, dict[str, Any]]]:
-    """(id, type, data) of a stream that ends."""
+    """Returns (id, type, data) of each event of a stream that ends."""
     headers = {} if last is None else {"Last-Event-ID": str(last)}
     response = client.get(f"/v1/finetunes/{id}/events", headers=headers)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
-    found = []
+    received = []
     for block in response.text.strip().split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines())
-        found.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
-    return found
+        received.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
+    return received
 
 
 def test_finetune_runs_from_queued_to_an_adapter(tenant: Client, domain: str, dataset: str, services: Services) -> None:
@@ -63,9 +63,9 @@ def test_long_stream_of_an_ended_finetune_is_complete(
         for step in range(1100):  # more than two pages
             jobs.report(session, row, "progress", {"step": step})
     finish_finetune(services, claim)
-    found = events(tenant, id)
-    assert len(found) == 1100 + 6
-    assert found[-1][2]["status"] == "succeeded"
+    received = events(tenant, id)
+    assert len(received) == 1100 + 6
+    assert received[-1][2]["status"] == "succeeded"
 
 
 def test_events_are_replayed_and_resumed(
@@ -73,19 +73,19 @@ def test_events_are_replayed_and_resumed(
 ) -> None:
     (finetune,) = tenant.read(f"/v1/domains/{domain}/finetunes")["data"]
     id = finetune["id"]
-    found = events(tenant, id)
-    assert [type for _, type, _ in found] == ["status", "status", "progress", "sample", "progress", "status"]
-    assert [data["status"] for _, type, data in found if type == "status"] == ["queued", "running", "succeeded"]
-    ids = [number for number, _, _ in found]
+    received = events(tenant, id)
+    assert [type for _, type, _ in received] == ["status", "status", "progress", "sample", "progress", "status"]
+    assert [data["status"] for _, type, data in received if type == "status"] == ["queued", "running", "succeeded"]
+    ids = [number for number, _, _ in received]
     assert ids == sorted(set(ids))
-    assert events(tenant, id, last=ids[2]) == found[3:]
+    assert events(tenant, id, last=ids[2]) == received[3:]
 
     ended = tenant.get(f"/v1/finetunes/{id}/events", headers={"Last-Event-ID": str(ids[-1])})
     assert (ended.status_code, ended.content) == (204, b"")
     problem(tenant.get(f"/v1/finetunes/{id}/events", headers={"Last-Event-ID": "x"}), 422, "invalid_request")
     problem(tenant.get(f"/v1/finetunes/{id}/events", headers={"Last-Event-ID": "9" * 30}), 422, "invalid_request")
 
-    number, _, sample = found[3]
+    number, _, sample = received[3]
     assert sample.keys() == {"step", "url"}
     image = api_client.get(sample["url"])
     assert image.headers["content-type"] == "image/png"
@@ -104,14 +104,14 @@ def test_queued_finetune_is_cancelled_immediately(tenant: Client, domain: str, d
     assert [data["status"] for _, _, data in events(tenant, finetune["id"])] == ["queued", "cancelled"]
 
 
-def test_a_dry_run_estimates_and_stores_nothing(tenant: Client, domain: str, dataset: str) -> None:
+def test_dry_run_estimates_and_stores_nothing(tenant: Client, domain: str, dataset: str) -> None:
     body = {"dataset_id": dataset, "dry_run": True, "steps": 10, "batch_size": 8}
     estimate = tenant.post(f"/v1/domains/{domain}/finetunes", body)
     assert estimate.status_code == 200
-    found = estimate.json()
-    assert (found["images_seen"], found["epochs"]) == (80, 20.0)
-    assert found["adapter_bytes"] == 4 * found["trainable_parameters"]
-    assert found["trainable_fraction"] == pytest.approx(found["trainable_parameters"] / 100_000)
+    costs = estimate.json()
+    assert (costs["images_seen"], costs["epochs"]) == (80, 20.0)
+    assert costs["adapter_bytes"] == 4 * costs["trainable_parameters"]
+    assert costs["trainable_fraction"] == pytest.approx(costs["trainable_parameters"] / 100_000)
     assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []
 
 
@@ -128,21 +128,21 @@ def test_estimate_has_memory_and_images_per_pass(
     assert split["memory_bytes"] < small["memory_bytes"]
     monkeypatch.setattr(services.settings, "training_memory_bytes", 1000)
     too_large = tenant.made(path, body | {"batch_size": 8})
-    assert too_large["images_at_once"] == 0, "not even one fits"
+    assert too_large["images_at_once"] == 0, "not even one image fits"
     assert 1000 < too_large["memory_bytes"] < split["memory_bytes"]
 
 
 def test_image_size_must_be_the_bases_or_twice_that(tenant: Client, domain: str, dataset: str) -> None:
     path, body = f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "batch_size": 3}
-    made = [tenant.made(path, body | {"image_size": size}) for size in (None, 32, 64)]
-    assert [one["image_size"] for one in made] == [None, None, 64]
+    finetunes = [tenant.made(path, body | {"image_size": size}) for size in (None, 32, 64)]
+    assert [finetune["image_size"] for finetune in finetunes] == [None, None, 64]
     tokens = [tenant.made(path, body | {"image_size": size, "dry_run": True})["tokens"] for size in (32, 64)]
     assert tokens == [3 * 4, 3 * 16]
     for more in ({}, {"dry_run": True}):
         problem(tenant.post(path, body | {"image_size": 48} | more), 422, "image_size_unsupported")
 
 
-def test_the_data_set_must_be_ready_and_of_this_domain(
+def test_dataset_must_be_ready_and_belong_to_the_domain(
     tenant: Client, domain: str, dataset: str, services: Services
 ) -> None:
     fresh = tenant.upload(f"/v1/domains/{domain}/datasets", images_zip(("x", "y"))).json()["id"]
@@ -171,10 +171,10 @@ def test_later_versions_wait_for_promotion_unless_asked(
      {"batch_size": 0}, {"batch_size": 1025}, {"learning_rate": 0}, {"learning_rate": 2}, {"seed": -1},
      {"seed": 2**53}, {"method": 1}, {"preset": "mine"}, {"dry_run": 1}, {"epochs": 3}],
 )  # fmt: skip
-def test_settings_outside_of_the_limits_are_refused(tenant: Client, domain: str, change: dict[str, object]) -> None:
+def test_settings_outside_the_limits_are_rejected(tenant: Client, domain: str, change: dict[str, object]) -> None:
     body = {"dataset_id": "ds_x", **change}
-    found = problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 422, "invalid_request")
-    assert found["errors"][0]["field"] == f"body.{next(iter(change))}"
+    error = problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 422, "invalid_request")
+    assert error["errors"][0]["field"] == f"body.{next(iter(change))}"
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "adaptformer", "vpt", "dreambooth"])
@@ -183,17 +183,17 @@ def test_unserved_method_is_rejected_with_the_served_ones(
     tenant: Client, domain: str, dataset: str, method: str, dry_run: bool
 ) -> None:
     body = {"dataset_id": dataset, "method": method, "dry_run": dry_run}
-    found = problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 422, "method_not_served")
-    assert found["errors"][0]["field"] == "body.method"
-    assert f"'{method}' is not served; use difffit or bitfit" in found["detail"]
-    assert "`difffit train --method` trains full, lora, adaptformer, vpt without a server." in found["detail"]
+    error = problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 422, "method_not_served")
+    assert error["errors"][0]["field"] == "body.method"
+    assert f"'{method}' is not served; use difffit or bitfit" in error["detail"]
+    assert "`difffit train --method` trains full, lora, adaptformer, vpt without a server." in error["detail"]
     assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []
 
 
 def test_each_served_method_is_accepted(tenant: Client, domain: str, dataset: str) -> None:
     for method in METHODS:
-        made = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "method": method})
-        assert made["method"] == method
+        finetune = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "method": method})
+        assert finetune["method"] == method
 
 
 def test_largest_seed_is_stored_exactly(tenant: Client, domain: str, dataset: str) -> None:

@@ -1,4 +1,4 @@
-"""The OpenAPI document and the service agree, as far as a few examples tell; `make faults` has more of them."""
+"""The OpenAPI document and the service agree on a few random requests; `make faults` sends more."""
 
 import threading
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tests.fuzzing import fuzz
 from tests.services import free_port
 
 PHASES = {"sqlite": "coverage", "postgresql": "examples,fuzzing,stateful"}
-"""Shared out, since each takes its time."""
+"""Phases of schemathesis, one per test because each takes long."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_responses_match_the_openapi_document(
     finetune = tenant.read(f"/v1/adapters/{adapter}")["finetune_id"]
     generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0})["id"]
     draw_generations(services)
-    known = {
+    ids = {
         "domains": [domain],
         "datasets": [dataset],
         "finetunes": [finetune],
@@ -52,7 +52,7 @@ def test_responses_match_the_openapi_document(
     }
     phases = PHASES[services.database.engine.dialect.name]
     key = tenant.headers["Authorization"].removeprefix("Bearer ")
-    found = fuzz(url, key, tmp_path, 1, known, phases=phases)
-    assert found.failures == 0, found.report
-    found = fuzz(url, ADMIN_KEY, tmp_path, 1, {}, admin=True, phases=phases)
-    assert found.failures == 0, found.report
+    fuzzed = fuzz(url, key, tmp_path, 1, ids, phases=phases)
+    assert fuzzed.failures == 0, fuzzed.report
+    fuzzed = fuzz(url, ADMIN_KEY, tmp_path, 1, {}, admin=True, phases=phases)
+    assert fuzzed.failures == 0, fuzzed.report

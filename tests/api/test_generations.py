@@ -56,41 +56,41 @@ def test_sampler_settings_are_stored_and_returned(
 ) -> None:
     body = {"class_id": 0, "sampler": "ddim", "eta": 0.5, "guidance_interval": [800, 200], "previews": 3.0}
     body |= {"timestep_spacing": "dit"}
-    made = tenant.made(f"/v1/domains/{domain}/generations", body)
-    assert (made["sampler"], made["eta"], made["guidance_interval"]) == ("ddim", 0.5, [200, 800])
-    assert tenant.get(f"/v1/generations/{made['id']}").json()["timestep_spacing"] == "dit"
-    assert made["previews"] == []
+    generation = tenant.made(f"/v1/domains/{domain}/generations", body)
+    assert (generation["sampler"], generation["eta"], generation["guidance_interval"]) == ("ddim", 0.5, [200, 800])
+    assert tenant.get(f"/v1/generations/{generation['id']}").json()["timestep_spacing"] == "dit"
+    assert generation["previews"] == []
     plain = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "sampler": "dpmpp_2m"})
     draw_generations(services)
     assert (plain["sampler"], plain["eta"], plain["guidance_interval"]) == ("dpmpp_2m", 0.0, [0, 999])
     assert plain["timestep_spacing"] == "trailing"
 
 
-def test_previews_are_served_while_it_runs(
+def test_previews_are_served_while_the_generation_runs(
     tenant: Client, other: Client, domain: str, adapter: str, services: Services, api_client: Client
 ) -> None:
-    made = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "previews": 2, "steps": 6})
+    generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "previews": 2, "steps": 6})
     with services.database.session() as session:
         claim = jobs.claim_next(session, Generation, "worker", 60)
         assert claim is not None
-        assert claim.id == made["id"]
-        for step in (4, 2, 4):  # another attempt shows a step again
+        assert claim.id == generation["id"]
+        for step in (4, 2, 4):  # another attempt shows the same step again
             stored = services.store.put(f"previews/{step}.png", PNG_START + bytes([step]))
             assert generations.add_preview(session, claim, 0, step, stored)
         assert not generations.add_preview(session, replace(claim, attempt=9), 0, 5, stored)
-    running = tenant.read(f"/v1/generations/{made['id']}")
-    assert [(one["index"], one["step"]) for one in running["previews"]] == [(0, 2), (0, 4)]
-    for one in running["previews"]:
-        served = api_client.get(one["url"])
-        assert (served.status_code, served.content[-1]) == (200, one["step"])
-    path = f"/v1/generations/{made['id']}/previews/0/2"
+    running = tenant.read(f"/v1/generations/{generation['id']}")
+    assert [(preview["index"], preview["step"]) for preview in running["previews"]] == [(0, 2), (0, 4)]
+    for preview in running["previews"]:
+        served = api_client.get(preview["url"])
+        assert (served.status_code, served.content[-1]) == (200, preview["step"])
+    path = f"/v1/generations/{generation['id']}/previews/0/2"
     assert tenant.get(path).status_code == 200
     problem(other.get(path), 404, "not_found")
-    problem(tenant.get(f"/v1/generations/{made['id']}/previews/0/3"), 404, "not_found")
-    tenant.post(f"/v1/generations/{made['id']}/cancel")
+    problem(tenant.get(f"/v1/generations/{generation['id']}/previews/0/3"), 404, "not_found")
+    tenant.post(f"/v1/generations/{generation['id']}/cancel")
 
 
-def test_a_signed_url_opens_one_image_for_a_time(
+def test_signed_url_gives_access_to_one_image_until_it_expires(
     tenant: Client, domain: str, adapter: str, services: Services, api_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "count": 2})
@@ -112,8 +112,8 @@ def test_a_signed_url_opens_one_image_for_a_time(
     assert at(parts.path, expires="9" * 30) == 422
     problem(api_client.get(parts.path), 401, "unauthenticated")
     monkeypatch.setattr("api.signing.time.time", lambda: expires + 1)
-    found = problem(api_client.get(url), 401, "unauthenticated")
-    assert "expired" in found["detail"]
+    error = problem(api_client.get(url), 401, "unauthenticated")
+    assert "expired" in error["detail"]
 
 
 def test_wait_responds_when_the_images_are_finished(
@@ -155,16 +155,16 @@ def test_other_preferences_are_ignored(tenant: Client, domain: str, adapter: str
 
 
 def test_many_waits_at_once_hold_no_connection(tenant: Client, domain: str, adapter: str, services: Services) -> None:
-    """More clients wait than the pool has connections and the process has threads, and all are told."""
+    """More clients wait than the pool has connections and the process has threads; all of them get their response."""
     path, wait, clients = f"/v1/domains/{domain}/generations", {"Prefer": "wait=60"}, 45
     with ThreadPoolExecutor(clients) as pool:
         sent = [pool.submit(tenant.post, path, {"class_id": 0, "seed": k}, headers=wait) for k in range(clients)]
-        while len(tenant.read(path, params={"limit": 100})["data"]) < clients:  # answers while all of them wait
-            assert [one.result().text for one in sent if one.done()] == []
+        while len(tenant.read(path, params={"limit": 100})["data"]) < clients:  # responds while all of them wait
+            assert [waiting.result().text for waiting in sent if waiting.done()] == []
             time.sleep(0.05)
         draw_generations(services)
-        assert [one.result().json()["status"] for one in sent] == ["succeeded"] * clients
-        assert {one.result().status_code for one in sent} == {200}
+        assert [waiting.result().json()["status"] for waiting in sent] == ["succeeded"] * clients
+        assert {waiting.result().status_code for waiting in sent} == {200}
 
 
 def test_base_generates_images_without_an_adapter(tenant: Client, domain: str) -> None:
@@ -204,8 +204,8 @@ def test_adapter_of_an_earlier_base_is_rejected(tenant: Client, domain: str, ada
     with services.database.session() as session:
         fleet.register_base(session, services.settings.base_model, replace(BASE, digest="0" * 64))
     try:
-        found = problem(tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}), 409, "base_mismatch")
-        assert "fine-tune" in found["detail"]
+        error = problem(tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0}), 409, "base_mismatch")
+        assert "fine-tune" in error["detail"]
     finally:
         load_base(services)
 
@@ -235,9 +235,9 @@ def test_full_queue_responds_with_retry_after(small: Api) -> None:
 
 
 def test_urls_use_the_public_address(small: Api) -> None:
-    """A proxy that takes its own prefix off sends the path that was signed."""
+    """A proxy that removes its prefix forwards the signed path."""
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"", "app": small.app}
     url = signed_url(Request(scope), "/v1/generations/gen_x/images/0")
     assert url.startswith("https://draw.example/api/v1/generations/gen_x/images/0?expires=")
     behind_the_proxy = small.client().get(url.removeprefix("https://draw.example/api"))
-    problem(behind_the_proxy, 404, "not_found")  # the signature holds, and there is no such image
+    problem(behind_the_proxy, 404, "not_found")  # the signature is valid, but the image does not exist

@@ -16,9 +16,9 @@ from tests.api.conftest import make_settings
 @pytest.fixture
 def image_url(tenant: Client, domain: str, services: Services) -> str:
     """Returns a signed URL of a stored image."""
-    made = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"})
+    generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"})
     draw_generations(services)
-    url: str = tenant.read(f"/v1/generations/{made['id']}")["images"][0]["url"]
+    url: str = tenant.read(f"/v1/generations/{generation['id']}")["images"][0]["url"]
     return url
 
 
@@ -30,7 +30,7 @@ def test_every_response_has_security_headers(tenant: Client, path: str) -> None:
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert "default-src 'none'" in headers["content-security-policy"]
     assert "unsafe-inline" not in re.sub("style-src[^;]*", "", headers["content-security-policy"])
-    assert "strict-transport-security" not in headers, "its address is no https"
+    assert "strict-transport-security" not in headers, "its URL is not https"
 
 
 def test_https_responses_enforce_https(tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_image_is_cached_only_while_its_url_is_valid(tenant: Client, image_url: 
     before = int(expires) - int(time.time())
     caching = tenant.get(image_url).headers["cache-control"]
     after = int(expires) - int(time.time())
-    found = re.fullmatch(r"private, max-age=(\d+)", caching)
-    assert found is not None
-    assert after <= int(found[1]) <= before
+    match = re.fullmatch(r"private, max-age=(\d+)", caching)
+    assert match is not None
+    assert after <= int(match[1]) <= before
     assert tenant.get(urlsplit(image_url).path).headers["cache-control"] == "private, no-cache"
 
 
@@ -55,8 +55,8 @@ def test_unchanged_image_is_not_read_from_the_store(
     first = tenant.get(image_url)
     etag = first.headers["etag"]
     monkeypatch.setattr(type(services.store), "get", refuse)
-    for known in (etag, f"W/{etag}", f'"another", {etag}', "*"):
-        answer = tenant.get(image_url, headers={"If-None-Match": known})
+    for etags in (etag, f"W/{etag}", f'"another", {etag}', "*"):
+        answer = tenant.get(image_url, headers={"If-None-Match": etags})
         assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
         assert answer.headers["cache-control"].startswith("private, max-age=")
     monkeypatch.undo()

@@ -39,18 +39,18 @@ def test_livez_responds_while_all_threads_are_busy(api: Api) -> None:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readiness is looked up for each request."""
+    """Checks readiness on each request, without the cache."""
     monkeypatch.setattr(ReadinessCheck, "seconds", 0)
 
 
-def ready(**found: object) -> dict[str, object]:
-    return {"status": "ready", "problems": {}, "workers": 0, "warnings": {}, **found}
+def ready(**changes: object) -> dict[str, object]:
+    return {"status": "ready", "problems": {}, "workers": 0, "warnings": {}, **changes}
 
 
 def report(services: Services, base_digest: str | None) -> None:
-    about = {"device": "cpu", "base_digest": base_digest, "queues": ["generate"], "resident": []}
+    report = {"device": "cpu", "base_digest": base_digest, "queues": ["generate"], "resident": []}
     with services.database.session() as session:
-        fleet.report_worker(session, "wrk_1", "machine", 7, about)
+        fleet.report_worker(session, "wrk_1", "machine", 7, report)
 
 
 @pytest.fixture
@@ -85,29 +85,29 @@ def test_workers_with_another_base_are_reported_with_both_names(
     assert tenant.post(f"/v1/domains/{domain}/generations", body).status_code == 202
 
 
-def test_only_failures_that_affect_every_request_make_it_unready(tmp_path: Path) -> None:
+def test_only_failures_that_affect_every_request_make_the_service_unready(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, broker_url="redis://:hidden@127.0.0.1:1/0")
     with running(settings) as api:
         database, objects = tmp_path / "difffit.db", tmp_path / "objects"
         shutil.rmtree(objects, ignore_errors=True)
         objects.write_text("a file where the folder was")
-        found = api.client().get("/readyz")
-        assert found.status_code == 200
-        assert set(found.json()["warnings"]) == {"storage", "broker", "worker"}
+        response = api.client().get("/readyz")
+        assert response.status_code == 200
+        assert set(response.json()["warnings"]) == {"storage", "broker", "worker"}
         for secret in ("hidden", "127.0.0.1", str(tmp_path)):
-            assert secret not in found.text
+            assert secret not in response.text
         api.app.state.services.database.dispose()
         database.unlink()
         for rest in tmp_path.glob("difffit.db-*"):
             rest.unlink()
-        found = api.client().get("/readyz")
-        assert found.status_code == 503
-        assert set(found.json()["problems"]) == {"migrations"}
-        assert str(tmp_path) not in found.text
+        response = api.client().get("/readyz")
+        assert response.status_code == 503
+        assert set(response.json()["problems"]) == {"migrations"}
+        assert str(tmp_path) not in response.text
 
 
 def test_silent_service_is_checked_once_and_times_out() -> None:
-    """Whoever asks meanwhile starts no second question."""
+    """Probes that arrive during a check wait for its result."""
     asked, release = [], threading.Event()
 
     def question() -> bool:

@@ -33,20 +33,20 @@ def test_key_with_another_body_or_path_is_rejected(tenant: Client, domain: str, 
 
 
 def test_keys_are_separate_for_each_tenant(tenant: Client, other: Client, key: dict[str, str]) -> None:
-    one = tenant.made("/v1/domains", {"name": "Fruit"}, headers=key)
-    two = other.made("/v1/domains", {"name": "Fruit"}, headers=key)
-    assert one["id"] != two["id"]
+    first = tenant.made("/v1/domains", {"name": "Fruit"}, headers=key)
+    second = other.made("/v1/domains", {"name": "Fruit"}, headers=key)
+    assert first["id"] != second["id"]
 
 
 def test_running_request_gets_a_conflict(tenant: Client, services: Services, key: dict[str, str]) -> None:
     tenant.made("/v1/domains", {"name": "Fruit"}, headers=key)
     wanted = select(IdempotencyKey).where(IdempotencyKey.key == key["Idempotency-Key"])
     with services.database.session() as session:
-        session.execute(wanted).scalar_one().status_code = None  # as it is until the first answer
+        session.execute(wanted).scalar_one().status_code = None  # the state until the first response
     problem(tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), 409, "idempotency_conflict")
 
 
-def test_a_failure_frees_the_key(tenant: Client, domain: str, key: dict[str, str]) -> None:
+def test_failed_request_frees_its_key(tenant: Client, domain: str, key: dict[str, str]) -> None:
     body = {"class_id": 0}
     path = f"/v1/domains/{domain}/generations"
     problem(tenant.post(path, body, headers=key), 409, "no_active_adapter")
@@ -74,7 +74,7 @@ def test_upload_is_compared_by_its_bytes(tenant: Client, domain: str, key: dict[
     path = f"/v1/domains/{domain}/datasets"
     archive = images_zip()
     first = tenant.upload(path, archive, headers=key)
-    again = tenant.upload(path, archive, headers=key)  # with a boundary of its own
+    again = tenant.upload(path, archive, headers=key)  # with a different boundary
     assert first.request.headers["content-type"] != again.request.headers["content-type"]
     assert (again.status_code, again.json()) == (202, first.json())
     assert len(tenant.read(f"/v1/domains/{domain}/datasets")["data"]) == 1
@@ -94,7 +94,7 @@ def test_only_posts_are_stored(tenant: Client, domain: str, key: dict[str, str])
 
 
 def test_response_is_stored_only_after_the_commit(tenant: Client, services: Services, key: dict[str, str]) -> None:
-    """When the commit fails, the key is free: a replay must not tell of what never was."""
+    """If the commit fails, the key becomes free, so that no replay reports a resource that does not exist."""
 
     def mark(session: Session, _: object) -> None:
         session.info["adds_a_domain"] = any(isinstance(row, Domain) for row in session.new)
@@ -111,9 +111,9 @@ def test_response_is_stored_only_after_the_commit(tenant: Client, services: Serv
         event.remove(Session, "after_flush", mark)
         event.remove(Session, "before_commit", fail)
     assert tenant.read("/v1/domains")["data"] == []
-    made = tenant.post("/v1/domains", {"name": "Fruit"}, headers=key)
-    assert "idempotent-replayed" not in made.headers
-    assert [one["id"] for one in tenant.read("/v1/domains")["data"]] == [made.json()["id"]]
+    created = tenant.post("/v1/domains", {"name": "Fruit"}, headers=key)
+    assert "idempotent-replayed" not in created.headers
+    assert [row["id"] for row in tenant.read("/v1/domains")["data"]] == [created.json()["id"]]
 
 
 def test_concurrent_requests_run_only_once(tenant: Client, key: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Stateful test of the service against a model of it, on both databases: any order of events leaves both equal."""
+"""Stateful test that compares the service with a model, on both databases: they agree after any order of events."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -189,24 +189,24 @@ class Service(RuleBasedStateMachine):
     def worker_draws(self) -> None:
         draw_generations(self.api.services)
         for domain in self.domains.values():
-            drawn = {id: ("succeeded", one[1]) for id, one in domain.generations.items() if one[0] == "queued"}
+            drawn = {id: ("succeeded", state[1]) for id, state in domain.generations.items() if state[0] == "queued"}
             domain.generations |= drawn
 
     @invariant()
-    def both_know_the_same(self) -> None:
-        found = {one["id"]: one for one in self.tenant.read("/v1/domains", params={"limit": 100})["data"]}
-        assert {id: (one["name"], one["active_adapter_id"]) for id, one in found.items()} == {
+    def api_and_model_agree(self) -> None:
+        listed = {row["id"]: row for row in self.tenant.read("/v1/domains", params={"limit": 100})["data"]}
+        assert {id: (row["name"], row["active_adapter_id"]) for id, row in listed.items()} == {
             id: (domain.name, domain.active) for id, domain in self.domains.items()
         }
         for id, domain in self.domains.items():
             assert self._statuses(f"/v1/domains/{id}/datasets") == domain.datasets
             assert self._statuses(f"/v1/domains/{id}/finetunes") == domain.finetunes
             rows = self.tenant.read(f"/v1/domains/{id}/adapters", params={"limit": 100})["data"]
-            versions = [(one["id"], one["version"]) for one in reversed(rows)]
+            versions = [(row["id"], row["version"]) for row in reversed(rows)]
             assert versions == [(adapter, number + 1) for number, adapter in enumerate(domain.adapters)]
             drawn = self.tenant.read(f"/v1/domains/{id}/generations", params={"limit": 100})["data"]
-            assert {one["id"]: (one["status"], one["adapter_id"]) for one in drawn} == domain.generations
-            assert all(len(one["images"]) == (one["status"] == "succeeded") for one in drawn)
+            assert {row["id"]: (row["status"], row["adapter_id"]) for row in drawn} == domain.generations
+            assert all(len(row["images"]) == (row["status"] == "succeeded") for row in drawn)
 
     def teardown(self) -> None:
         """Deletes the domains, so that the next example and other tests find no waiting work."""
@@ -214,7 +214,7 @@ class Service(RuleBasedStateMachine):
             self.tenant.delete(f"/v1/domains/{id}")
 
     def _statuses(self, path: str) -> dict[str, str]:
-        return {one["id"]: one["status"] for one in self.tenant.read(path, params={"limit": 100})["data"]}
+        return {row["id"]: row["status"] for row in self.tenant.read(path, params={"limit": 100})["data"]}
 
 
 def test_random_requests_behave_like_the_model(api: Api) -> None:

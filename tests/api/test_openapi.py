@@ -1,4 +1,4 @@
-"""The document is what clients are generated from."""
+"""The OpenAPI document, from which clients are generated."""
 
 import json
 import re
@@ -83,20 +83,21 @@ def document(api_client: Client) -> Document:
 
 
 def operations(document: Document) -> list[tuple[str, str, Document]]:
-    return [(method, path, one) for path, found in document["paths"].items() for method, one in found.items()]
+    paths = document["paths"].items()
+    return [(method, path, operation) for path, methods in paths for method, operation in methods.items()]
 
 
-def test_document_is_valid_and_shown(document: Document, api_client: Client) -> None:
+def test_document_is_valid_and_shown_at_docs(document: Document, api_client: Client) -> None:
     validate(document)
     page = api_client.get("/docs").text
     parts = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert len(parts) == 3
     for part in parts:
-        assert part.startswith("/docs/"), "nothing comes from other hosts"
+        assert part.startswith("/docs/"), "nothing may be loaded from other hosts"
         assert api_client.get(part).status_code == 200
 
 
-def test_every_route_of_the_contract_is_there(document: Document) -> None:
+def test_every_route_of_the_contract_exists(document: Document) -> None:
     for line in CONTRACT.split("\n")[1:-1]:
         method, path, status = line.split()
         assert status in document["paths"][path][method.lower()]["responses"], line
@@ -144,13 +145,13 @@ def test_every_field_of_a_request_has_limits_and_a_description(document: Documen
     ):
         schema = document["components"]["schemas"][name]
         assert schema["additionalProperties"] is False
-        for field, about in schema["properties"].items():
-            assert "description" in about or "examples" in about or "default" in about, f"{name}.{field}"
-            if about.get("type") in ("integer", "number"):
-                assert {"minimum", "exclusiveMinimum"} & set(about), f"{name}.{field}"
-                assert {"maximum", "exclusiveMaximum"} & set(about), f"{name}.{field}"
-            if about.get("type") == "string" and "enum" not in about and "const" not in about:
-                assert "maxLength" in about, f"{name}.{field}"
+        for field, described in schema["properties"].items():
+            assert "description" in described or "examples" in described or "default" in described, f"{name}.{field}"
+            if described.get("type") in ("integer", "number"):
+                assert {"minimum", "exclusiveMinimum"} & set(described), f"{name}.{field}"
+                assert {"maximum", "exclusiveMaximum"} & set(described), f"{name}.{field}"
+            if described.get("type") == "string" and "enum" not in described and "const" not in described:
+                assert "maxLength" in described, f"{name}.{field}"
 
 
 def test_defaults_are_those_of_the_services(document: Document) -> None:
@@ -161,10 +162,10 @@ def test_defaults_are_those_of_the_services(document: Document) -> None:
         ("GenerationCreate", SamplingSettings()),
     ):
         fields = document["components"]["schemas"][name]["properties"]
-        for field, about in fields.items():
-            if "default" in about and hasattr(request, field):
+        for field, described in fields.items():
+            if "default" in described and hasattr(request, field):
                 expected = json.loads(json.dumps(getattr(request, field)))
-                assert about["default"] == expected, f"{name}.{field}"
+                assert described["default"] == expected, f"{name}.{field}"
     fields = document["components"]["schemas"]["FinetuneCreate"]["properties"]
     assert tuple(fields["method"]["enum"]) == METHODS
     assert tuple(fields["preset"]["enum"]) == tuple(PRESETS)

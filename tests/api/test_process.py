@@ -1,4 +1,4 @@
-"""`python -m api` as it is run: live events, signed URLs, and a clean stop."""
+"""`python -m api` as a process: live events, signed URLs, and a clean stop."""
 
 import json
 import os
@@ -69,8 +69,8 @@ def serving(folder: Path, **variables: str) -> Iterator[Server]:
             line = process.stdout.readline()
             assert line, "".join(output)
             output.append(line)
-            if found := re.search(r"listens on (http://\S+)", line):
-                url = found.group(1)
+            if match := re.search(r"listens on (http://\S+)", line):
+                url = match.group(1)
         reader = threading.Thread(target=lambda: output.extend(process.stdout or []))
         reader.start()
         yield Server(process, url, output)
@@ -118,8 +118,8 @@ def tenant_client(url: str, admin_key: str) -> httpx.Client:
 
 
 def made(client: httpx.Client, path: str, **options: Any) -> dict[str, Any]:
-    found: dict[str, Any] = client.post(path, **options).raise_for_status().json()
-    return found
+    resource: dict[str, Any] = client.post(path, **options).raise_for_status().json()
+    return resource
 
 
 def next_event(lines: Iterator[str]) -> tuple[int, str, dict[str, Any]]:
@@ -132,7 +132,7 @@ def next_event(lines: Iterator[str]) -> tuple[int, str, dict[str, Any]]:
     raise EOFError("the stream has ended")
 
 
-def test_the_main_job_over_real_connections(tmp_path: Path) -> None:
+def test_main_job_works_over_real_connections(tmp_path: Path) -> None:
     worker = services_of(tmp_path)
     with serving(tmp_path) as server:
         (key,) = re.findall(r"^ +(dfk_\S+)$", "".join(server.output), re.MULTILINE)
@@ -202,7 +202,7 @@ def test_open_streams_and_waits_do_not_hold_up_a_stop(tmp_path: Path, number: in
                 while not is_queued(worker, domain):
                     time.sleep(0.05)
                 assert server.stop(number) < 8
-                assert list(lines) == []  # the stream ended as streams end, without an error
+                assert list(lines) == []  # the stream ended without an error
             waiting.join()
             assert [answer.status_code for answer in answers] == [202]
         assert server.process.returncode == 0
@@ -217,7 +217,7 @@ def is_queued(worker: Services, domain: str) -> bool:
         return session.execute(select(Generation.id).where(Generation.domain_id == domain)).first() is not None
 
 
-def test_the_first_key_is_printed_once(tmp_path: Path) -> None:
+def test_first_key_is_printed_once(tmp_path: Path) -> None:
     for times in (1, 0):
         with serving(tmp_path) as server:
             assert httpx.get(f"{server.url}/livez").json() == {"status": "ok"}

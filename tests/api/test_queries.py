@@ -1,4 +1,4 @@
-"""Query parameters are the documented ones, and filters filter."""
+"""Only documented query parameters are accepted, and filters work."""
 
 import datetime
 import re
@@ -12,22 +12,22 @@ from tests.api.client import Client, draw_generations, problem
 from tests.core.service.rows import add_adapter, add_dataset, add_finetune, add_generation, add_upload
 
 LATER = datetime.datetime(9000, 1, 1, tzinfo=datetime.UTC)
-"""Other tests of the run expire every upload whose time has come."""
+"""Other tests of the run end every upload that has expired."""
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """(method, path with ids of nothing) of every route of the contract."""
+    """Returns (method, path with ids that do not exist) of every documented route."""
     return [
         (method.upper(), re.sub(r"\{(index|step|number|class_id|event_id)\}", "1", path))
-        for path, found in document["paths"].items()
-        for method in found
+        for path, methods in document["paths"].items()
+        for method in methods
     ]
 
 
 def test_every_route_names_unknown_and_repeated_query_parameters(tenant: Client, admin: Client) -> None:
-    found = operations(tenant.read("/openapi.json"))
-    assert len(found) >= 60
-    for method, path in found:
+    routes = operations(tenant.read("/openapi.json"))
+    assert len(routes) >= 60
+    for method, path in routes:
         client = admin if path.startswith("/v1/admin") else tenant
         refused = problem(client.request(method, f"{path}?colour=1&colour=2"), 422, "invalid_request")
         assert refused["errors"][0]["field"] == "query.colour", (method, path)
@@ -68,7 +68,7 @@ STATUSES = {
 
 @pytest.fixture
 def rows(tenant: Client, domain: str, services: Services) -> None:
-    """Two of each status in each list of the domain."""
+    """Adds two rows of each status to each list of the domain."""
     owner = Scope(tenant.read("/v1/key")["tenant_id"])
     with services.database.session() as session:
         for number in range(1, 3):
@@ -90,7 +90,7 @@ def test_lists_are_filtered_by_status(tenant: Client, domain: str) -> None:
         path = f"/v1/domains/{domain}/{noun}"
         everything = tenant.read(path)["data"]
         for status in statuses:
-            expected = [one for one in everything if one["status"] == status]
+            expected = [row for row in everything if row["status"] == status]
             assert len(expected) >= 2
             assert tenant.read(f"{path}?status={status}")["data"] == expected
             first = tenant.read(f"{path}?status={status}&limit=1")
@@ -104,10 +104,10 @@ def test_webhooks_are_filtered_by_status(tenant: Client) -> None:
     on, off = (tenant.made("/v1/webhooks", {"url": "https://example.com"})["id"] for _ in range(2))
     tenant.patch(f"/v1/webhooks/{off}", {"enabled": False})
     for status, id in (("enabled", on), ("disabled", off)):
-        assert [one["id"] for one in tenant.read(f"/v1/webhooks?status={status}")["data"]] == [id]
+        assert [row["id"] for row in tenant.read(f"/v1/webhooks?status={status}")["data"]] == [id]
 
 
-def test_cursor_of_another_list_is_refused(tenant: Client, domain: str) -> None:
+def test_cursor_of_another_list_is_rejected(tenant: Client, domain: str) -> None:
     problem(tenant.get(f"/v1/webhooks?cursor={domain}"), 422, "invalid_cursor")
     refused = problem(tenant.get(f"/v1/domains/{domain}/finetunes?cursor=garbage"), 422, "invalid_cursor")
     assert refused["errors"][0]["field"] == "query.cursor"

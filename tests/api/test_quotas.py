@@ -18,7 +18,7 @@ ARCHIVE = images_zip()
 
 @pytest.fixture
 def give(admin: Client, tenant: Client) -> Any:
-    """Gives the tenant, the newest one, quotas of its own."""
+    """Sets quotas of the newest tenant."""
     id = admin.read("/v1/admin/tenants")["data"][0]["id"]
 
     def change(**quotas: int) -> None:
@@ -149,10 +149,10 @@ def test_wrong_keys_do_not_lock_out_valid_keys(settings: Settings, api: Api, mon
     right = api.tenant(f"right {uuid.uuid4()}")
     monkeypatch.setitem(api.app.state.services.__dict__, "limits", limits)
     wrong = [api.client(f"dfk_{n}").get("/v1/domains") for n in range(4)]
-    assert [one.status_code for one in wrong] == [401, 401, 401, 429]
+    assert [response.status_code for response in wrong] == [401, 401, 401, 429]
     problem(wrong[-1], 429, "rate_limited")
     assert 1 <= int(wrong[-1].headers["retry-after"]) <= 60
-    assert right.get("/v1/domains").status_code == 200, "though this process has never seen it"
+    assert right.get("/v1/domains").status_code == 200, "this process has not seen the key before"
 
 
 @pytest.mark.usefixtures("one_moment")

@@ -1,4 +1,4 @@
-"""A new base: domains whose adapters were made for the old one are retrained from their kept data sets."""
+"""A change of the base: domains with adapters of the old base are retrained from their stored data sets."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +15,7 @@ NEW_BASE = replace(BASE, digest="4ea1" * 16)
 
 @pytest.fixture
 def old_adapter(adapter: str, services: Services) -> Iterator[str]:
-    """The id of a domain's active adapter, whose base the workers have then replaced."""
+    """Returns the id of a domain's active adapter; afterwards the workers have another base."""
     with services.database.session() as session:
         fleet.register_base(session, services.settings.base_model, NEW_BASE)
     yield adapter
@@ -35,12 +35,12 @@ def test_domain_is_retrained_from_its_stored_dataset(
     assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == retrained
     drawn = tenant.made(path, body)
     draw_generations(services)
-    found = tenant.read(f"/v1/generations/{drawn['id']}")
-    assert (found["status"], found["adapter_id"]) == ("succeeded", retrained)
+    generation = tenant.read(f"/v1/generations/{drawn['id']}")
+    assert (generation["status"], generation["adapter_id"]) == ("succeeded", retrained)
     problem(tenant.post(path, body | {"adapter_id": old_adapter}), 409, "base_mismatch")
 
 
-def test_a_further_version_for_the_new_base_waits_to_be_promoted(
+def test_second_version_for_the_new_base_is_not_promoted_automatically(
     tenant: Client, domain: str, dataset: str, old_adapter: str, services: Services
 ) -> None:
     first = finetuned(tenant, domain, dataset, services, seed=1)
@@ -48,7 +48,7 @@ def test_a_further_version_for_the_new_base_waits_to_be_promoted(
     assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == first
 
 
-def test_an_upload_for_the_new_base_serves_too(tenant: Client, domain: str, old_adapter: str) -> None:
+def test_adapter_uploaded_for_the_new_base_becomes_active(tenant: Client, domain: str, old_adapter: str) -> None:
     sent = tenant.upload(f"/v1/domains/{domain}/adapters", adapter_file(digest=NEW_BASE.digest))
     assert sent.status_code == 201
     assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == sent.json()["id"]

@@ -1,5 +1,5 @@
-"""Limits on the memory, disk, connections, threads and time that strangers and greedy tenants can take of `python -m
-api`."""
+"""Limits on the memory, disk, connections, threads and time of `python -m api` that clients without a key and greedy
+tenants can use."""
 
 import os
 import re
@@ -83,14 +83,14 @@ def watching(server: Server) -> Iterator[Use]:
 
 
 def nameless_bytes(pid: int) -> int:
-    found = 0
+    total = 0
     for file in Path(f"/proc/{pid}/fd").iterdir():
         try:
             if "(deleted)" in str(file.readlink()):
-                found += file.stat().st_size
-        except OSError:  # closed meanwhile
+                total += file.stat().st_size
+        except OSError:  # the file was closed meanwhile
             continue
-    return found
+    return total
 
 
 def connected(server: Server, source: str = "127.0.0.1") -> socket.socket:
@@ -117,11 +117,11 @@ def pour(connection: socket.socket, total: int) -> int:
 
 def answer(connection: socket.socket) -> bytes:
     """Returns all bytes received until the other side closes or resets the connection."""
-    found = b""
+    received = b""
     with suppress(OSError):
         while piece := connection.recv(2**16):
-            found += piece
-    return found
+            received += piece
+    return received
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
     for trusted, most in (("", 10), ("127.0.0.1", 40)):
         with serving(tmp_path, DIFFFIT_TRUSTED_PROXIES=trusted, **own) as server, ExitStack() as sockets:
             held = [sockets.enter_context(closing(web_socket(server))) for _ in range(40)]
-            assert sum(is_open(one) for one in held) == most
+            assert sum(is_open(connection) for connection in held) == most
             other = sockets.enter_context(closing(connected(server, "127.0.0.2")))
             other.sendall(head("GET /livez", Connection="close"))
             assert answer(other).startswith(b"HTTP/1.1 200 ")
@@ -247,8 +247,8 @@ def test_slow_body_times_out(hasty: Server) -> None:
         connection.sendall(
             head("POST /v1/admin/tenants", Content_Type=json, Content_Length="100", Authorization=authorization) + b"{"
         )
-        found = answer(connection)
-    assert b'"code":"request_timeout"' in found
+        received = answer(connection)
+    assert b'"code":"request_timeout"' in received
 
 
 def test_client_that_reads_nothing_is_disconnected(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_client_that_reads_nothing_is_disconnected(tmp_path: Path) -> None:
         here = connection.getsockname()
         while is_taken(connection, head("GET /openapi.json") * 10):
             pass
-        wait_until(lambda: all(one.raddr != here for one in process.net_connections() if one.raddr))
+        wait_until(lambda: all(peer.raddr != here for peer in process.net_connections() if peer.raddr))
 
 
 def is_taken(connection: socket.socket, data: bytes) -> bool:
@@ -305,7 +305,7 @@ def test_slow_store_delays_no_other_requests(tmp_path: Path) -> None:
                 release(pipe, lambda: all(read.done() for read in reads))
         assert slowest["/livez"] < 0.2
         assert slowest["/v1/domains"] < 1
-        assert {read.result().status_code for read in reads} == {500}, "nothing is not what was stored"
+        assert {read.result().status_code for read in reads} == {500}, "an empty file is not the stored one"
     worker.database.dispose()
 
 
@@ -317,12 +317,12 @@ def seconds(client: httpx.Client, path: str) -> float:
 
 def release(pipe: Path, done: Callable[[], bool]) -> None:
     while not done():
-        with suppress(OSError):  # nobody reads at this moment
+        with suppress(OSError):  # no thread reads at this moment
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
         time.sleep(0.01)
 
 
-def test_a_hundred_uploads_at_once_stay_within_the_disk(server: Server) -> None:
+def test_hundred_concurrent_uploads_stay_within_the_disk_limit(server: Server) -> None:
     """Expects each upload to be stored, or refused until others have ended."""
     limit = 16 * 4 * MIB
     with tenant_client(server.url, KEY) as client, ThreadPoolExecutor(100) as pool, watching(server) as use:
@@ -335,10 +335,10 @@ def test_a_hundred_uploads_at_once_stay_within_the_disk(server: Server) -> None:
                 return other.post(path, files=body)
 
         answers = list(pool.map(upload, range(100)))
-    codes = {found.json()["code"] for found in answers if found.is_error}
+    codes = {response.json()["code"] for response in answers if response.is_error}
     assert codes <= {"too_many_transfers", "service_busy", "quota_exceeded"}
-    assert all(int(found.headers["retry-after"]) > 0 for found in answers if found.is_error)
-    assert 202 in {found.status_code for found in answers}
+    assert all(int(response.headers["retry-after"]) > 0 for response in answers if response.is_error)
+    assert 202 in {response.status_code for response in answers}
     assert use.disk <= limit
     assert use.more_memory < 150 * MIB
 
@@ -361,9 +361,9 @@ def test_full_disk_is_reported_as_storage_full(tmp_path: Path) -> None:
             headers={"Idempotency-Key": "one"},
         )
         part = client.put(begun["parts"][0]["url"], content=bytes(begun["parts"][0]["size_bytes"]))
-        for found in (whole, keyed, part):
-            assert (found.status_code, found.json()["code"]) == (503, "storage_full")
-            assert "retry-after" in found.headers
+        for response in (whole, keyed, part):
+            assert (response.status_code, response.json()["code"]) == (503, "storage_full")
+            assert "retry-after" in response.headers
         assert client.get("/v1/domains").status_code == 200
 
 
@@ -376,7 +376,7 @@ def test_full_disk_is_reported_as_storage_full(tmp_path: Path) -> None:
 def test_wrong_keys_count_for_the_last_untrusted_hop(
     tmp_path: Path, trusted: str, forwarded: str, counted: str
 ) -> None:
-    """Checks too that a right key, and a sign-in with one, still work."""
+    """Also checks that a valid key, and a sign-in with one, still work."""
     own = {"DIFFFIT_MAX_WRONG_KEYS_PER_MINUTE": "3", "DIFFFIT_TRUSTED_PROXIES": trusted}
     with serving(tmp_path, DIFFFIT_ADMIN_KEY=KEY, **own) as server:
 

@@ -28,11 +28,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def listen(streams: ExitStack, client: httpx.Client, path: str) -> httpx.Response:
-    """A stream whose first event has come, or a refusal."""
+    """Returns a stream whose first event has arrived, or the rejection."""
     response = streams.enter_context(client.stream("GET", path))
     if response.is_success:
         lines = response.iter_lines()
-        streams.callback(lambda: lines)  # httpx ends a stream whose reader nobody holds
+        streams.callback(lambda: lines)  # without a reference to its iterator, httpx would end the stream
         next_event(lines)
     else:
         response.read()
@@ -40,7 +40,7 @@ def listen(streams: ExitStack, client: httpx.Client, path: str) -> httpx.Respons
 
 
 def finetune_of(client: httpx.Client, folder: Path) -> str:
-    """The path of the events of a fine-tune that waits."""
+    """Returns the path of the events of a queued fine-tune."""
     worker = services_of(folder)
     load_base(worker)
     domain = made(client, "/v1/domains", json={"name": "Fruit"})["id"]
@@ -67,7 +67,7 @@ def test_streams_are_limited_per_tenant_and_in_total(server: Server, tmp_path_fa
         first.close()
         end = time.monotonic() + 30
         while listen(streams, greedy, path).status_code != 200:
-            assert time.monotonic() < end, "a stream that was closed keeps its place"
+            assert time.monotonic() < end, "a closed stream must free its place"
             time.sleep(0.05)
 
 
@@ -75,7 +75,7 @@ def test_streams_are_limited_per_tenant_and_in_total(server: Server, tmp_path_fa
 def test_streams_and_waits_end_with_their_key(
     server: Server, tmp_path_factory: pytest.TempPathFactory, how: str
 ) -> None:
-    """Within seconds, where they would go on as long as the fine-tune waits, and for the minute that was asked for."""
+    """They end within seconds, instead of when the fine-tune ends or the requested minute is over."""
     folder = tmp_path_factory.getbasetemp() / "streams0"
     administrator = httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"})
     with administrator, tenant_client(server.url, KEY) as client, ThreadPoolExecutor(1) as pool, ExitStack() as streams:
@@ -95,13 +95,13 @@ def test_streams_and_waits_end_with_their_key(
         else:
             administrator.patch(f"/v1/admin/keys/{key}", json={"lifetime_seconds": 1}).raise_for_status()
         comment = next((line for line in lines if line.startswith(":")), None)
-        assert comment is None, "the stream goes on"
+        assert comment is None, "the stream must continue"
         assert (wait.result(30).status_code, wait.result().json()["status"]) == (202, "queued")
         assert client.get("/v1/key").status_code == 401
 
 
 def test_wait_above_the_limit_is_answered_immediately(tmp_path: Path) -> None:
-    """`Prefer` is a wish."""
+    """`Prefer` is only a preference."""
     worker = services_of(tmp_path)
     limits = {"DIFFFIT_MAX_WAITS": "0"}
     with serving(tmp_path, DIFFFIT_ADMIN_KEY=KEY, **limits) as server, tenant_client(server.url, KEY) as client:
@@ -115,7 +115,7 @@ def test_wait_above_the_limit_is_answered_immediately(tmp_path: Path) -> None:
 
 
 def test_listeners_share_one_read(database: Database) -> None:
-    """Whoever leaves takes nothing from the others, and an error is everybody's."""
+    """A listener that leaves does not affect the others, and all get the same error."""
     reads: list[str] = []
 
     def read(name: str) -> str:
@@ -127,13 +127,13 @@ def test_listeners_share_one_read(database: Database) -> None:
 
     async def listen_all() -> None:
         notifier = Notifier(database)
-        found: list[str] = []
+        results: list[str] = []
 
         async def ask(name: str) -> None:
             try:
-                found.append(await notifier.shared(name, lambda: read(name)))
+                results.append(await notifier.shared(name, lambda: read(name)))
             except NotFound:
-                found.append("not found")
+                results.append("not found")
 
         async with anyio.create_task_group() as group:
             for name in ("one", "one", "two", "gone", "gone"):
@@ -141,8 +141,8 @@ def test_listeners_share_one_read(database: Database) -> None:
             with anyio.move_on_after(0.01) as leaving:
                 await ask("one")
             assert leaving.cancelled_caught
-        assert sorted(found) == ["not found", "not found", "one", "one", "two"]
+        assert sorted(results) == ["not found", "not found", "one", "one", "two"]
         assert await notifier.shared("one", lambda: read("one")) == "one"
 
     anyio.run(listen_all)
-    assert sorted(reads) == ["gone", "one", "one", "two"], "a later one reads for itself"
+    assert sorted(reads) == ["gone", "one", "one", "two"], "a later listener must read again"

@@ -27,7 +27,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def ids(tenant: Client, domain: str, dataset: str, adapter: str, services: Services) -> dict[str, str]:
-    """One of everything that a tenant owns, by the path that names it."""
+    """Returns one id of every resource that a tenant owns, by the path that contains it."""
     webhook = tenant.made("/v1/webhooks", {"url": "https://example.com/hooks"})["id"]
     delivery = tenant.made(f"/v1/webhooks/{webhook}/test")["id"]
     finetune = tenant.read(f"/v1/domains/{domain}/finetunes")["data"][0]["id"]
@@ -63,34 +63,34 @@ def ids(tenant: Client, domain: str, dataset: str, adapter: str, services: Servi
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(method, path, id) of every route of a tenant that names something."""
+    """Returns (method, path, id) of every tenant's route with an id in its path."""
     return [
         (method.upper(), path, operation["operationId"])
-        for path, found in document["paths"].items()
-        for method, operation in found.items()
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
         if path.startswith("/v1/") and not path.startswith("/v1/admin") and "{" in path
     ]
 
 
 def filled(path: str, ids: dict[str, str]) -> str:
-    """With what is the tenant's for every name."""
+    """Returns the path with the tenant's ids in place of the parameters."""
     url = path.replace("{id}", ids[path.split("/")[2]])
-    return re.sub(r"\{\w+\}", lambda found: ids[found.group()], url)
+    return re.sub(r"\{\w+\}", lambda match: ids[match.group()], url)
 
 
 def test_every_route_with_anothers_id_is_not_found(tenant: Client, other: Client, ids: dict[str, str]) -> None:
     document = tenant.read("/openapi.json")
     before = tenant.read(f"/v1/domains/{ids['domains']}")
-    found = operations(document)
-    assert len(found) >= 20
-    for method, path, operation in sorted(found):
+    routes = operations(document)
+    assert len(routes) >= 20
+    for method, path, operation in sorted(routes):
         options = BODIES.get(operation, {})
         if operation == "create_finetune":
             options = {"json": {"dataset_id": ids["datasets"]}}
         url = filled(path, ids)
         problem(other.request(method, url, **options), 404, "not_found")
         if method == "GET":
-            assert tenant.get(url).status_code == 200, "it is there for its owner"
+            assert tenant.get(url).status_code == 200, "its owner must find it"
     assert tenant.read(f"/v1/domains/{ids['domains']}") == before
     assert other.read("/v1/domains")["data"] == []
 
@@ -104,15 +104,15 @@ def test_own_domain_does_not_give_access_to_others_objects(tenant: Client, other
 
 
 def test_lists_show_only_own_objects(tenant: Client, other: Client, ids: dict[str, str]) -> None:
-    assert [one["id"] for one in tenant.read("/v1/domains")["data"]] == [ids["domains"]]
+    assert [row["id"] for row in tenant.read("/v1/domains")["data"]] == [ids["domains"]]
     assert other.read("/v1/domains")["data"] == []
     usage = other.read("/v1/usage")
     assert (usage["images"], usage["stored_bytes"], usage["days"]) == (0, 0, [])
 
 
-def test_a_signed_url_opens_one_object_without_a_key(api: Api, tenant: Client, ids: dict[str, str]) -> None:
-    found = tenant.read(f"/v1/generations/{ids['generations']}")
-    signed = [one["url"] for one in (*found["images"], *found["previews"])]
+def test_signed_url_gives_access_to_one_object_without_a_key(api: Api, tenant: Client, ids: dict[str, str]) -> None:
+    generation = tenant.read(f"/v1/generations/{ids['generations']}")
+    signed = [image["url"] for image in (*generation["images"], *generation["previews"])]
     stranger = api.client()
     assert len(signed) == 2
     for url in signed:

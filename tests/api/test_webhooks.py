@@ -33,16 +33,16 @@ def settle(services: Services, webhook: str, outcome: Outcome) -> None:
 def test_secret_is_returned_only_once(tenant: Client) -> None:
     body = {"url": URL, "events": ["finetune.succeeded", "finetune.failed"], "description": "Ours"}
     headers = {"Idempotency-Key": "once"}
-    made = tenant.made("/v1/webhooks", body, headers=headers)
-    assert made["secret"].startswith("whsec_")
-    assert tenant.made("/v1/webhooks", body, headers=headers) == {**made, "secret": None}
-    shown = tenant.read(f"/v1/webhooks/{made['id']}")
-    assert shown == {name: value for name, value in made.items() if name != "secret"}
+    webhook = tenant.made("/v1/webhooks", body, headers=headers)
+    assert webhook["secret"].startswith("whsec_")
+    assert tenant.made("/v1/webhooks", body, headers=headers) == {**webhook, "secret": None}
+    shown = tenant.read(f"/v1/webhooks/{webhook['id']}")
+    assert shown == {name: value for name, value in webhook.items() if name != "secret"}
     assert tenant.read("/v1/webhooks")["data"] == [shown]
     assert (shown["events"], shown["status"], shown["disabled_reason"]) == (body["events"], "enabled", None)
-    rotated = tenant.made(f"/v1/webhooks/{made['id']}/rotate", {"overlap_seconds": 60})
+    rotated = tenant.made(f"/v1/webhooks/{webhook['id']}/rotate", {"overlap_seconds": 60})
     assert rotated["secret"].startswith("whsec_")
-    assert rotated["secret"] != made["secret"]
+    assert rotated["secret"] != webhook["secret"]
 
 
 def test_webhook_is_changed_enabled_and_disabled(tenant: Client, webhook: str) -> None:
@@ -88,14 +88,14 @@ def test_deliveries_show_every_attempt_and_are_sent_again(tenant: Client, webhoo
     assert (sent["type"], sent["status"], sent["attempts"]) == ("webhook.test", "pending", [])
     assert sent["payload"]["data"] == {"webhook_id": webhook}
     settle(services, webhook, Outcome(0.25, 500, "refused", "It answered 500."))
-    found = tenant.read(f"{path}/deliveries/{sent['id']}")
-    [attempt] = found["attempts"]
+    delivery = tenant.read(f"{path}/deliveries/{sent['id']}")
+    [attempt] = delivery["attempts"]
     assert (attempt["response_status"], attempt["code"], attempt["seconds"]) == (500, "refused", 0.25)
-    assert found["next_attempt_at"] > sent["next_attempt_at"]
+    assert delivery["next_attempt_at"] > sent["next_attempt_at"]
     assert tenant.made(f"{path}/deliveries/{sent['id']}/redeliver")["status"] == "pending"
     settle(services, webhook, Outcome(0.1, 204))
     listed = tenant.read(f"{path}/deliveries?status=succeeded")["data"]
-    assert [(one["id"], len(one["attempts"]), one["next_attempt_at"]) for one in listed] == [(sent["id"], 2, None)]
+    assert [(row["id"], len(row["attempts"]), row["next_attempt_at"]) for row in listed] == [(sent["id"], 2, None)]
     assert tenant.read(f"{path}/deliveries?status=failed")["data"] == []
     assert tenant.read(path)["last_success_at"] == listed[0]["finished_at"]
 
@@ -105,12 +105,12 @@ def test_reason_for_disabling_is_shown_and_audited(
 ) -> None:
     tenant.made(f"/v1/webhooks/{webhook}/test")
     settle(services, webhook, Outcome(0.1, 410, "refused", "It answered 410."))
-    found = tenant.read(f"/v1/webhooks/{webhook}")
-    assert (found["status"], found["disabled_reason"]["code"]) == ("disabled", "gone")
+    disabled = tenant.read(f"/v1/webhooks/{webhook}")
+    assert (disabled["status"], disabled["disabled_reason"]["code"]) == ("disabled", "gone")
     with services.database.session() as session:
         owner = session.get_one(Webhook, webhook).tenant_id
     entries = admin.read(f"/v1/admin/audit?tenant_id={owner}")["data"]
-    acts = [(one["action"], one["actor_key_id"] is None) for one in entries if one["target"] == webhook]
+    acts = [(entry["action"], entry["actor_key_id"] is None) for entry in entries if entry["target"] == webhook]
     assert acts == [("webhook.disable", True), ("webhook.test", False), ("webhook.create", False)]
     assert "whsec_" not in str(entries)
 

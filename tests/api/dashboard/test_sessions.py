@@ -1,4 +1,4 @@
-"""Signing in and out, who sees which pages, and that pages can be left out."""
+"""Signing in and out, access to pages, and a service without pages."""
 
 import re
 import subprocess
@@ -38,7 +38,7 @@ def test_visitor_without_a_session_is_redirected_to_sign_in(browser: Browser, pa
     assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in")
 
 
-def test_a_tenant_signs_in_and_out(browser: Browser, tenant: Client) -> None:
+def test_tenant_signs_in_and_out(browser: Browser, tenant: Client) -> None:
     answer = browser.sign_in(f" {key_of(tenant)} ")
     assert answer.headers["location"] == "/dashboard/"
     assert browser.get("/dashboard/").headers["location"] == "/dashboard/domains"
@@ -75,14 +75,14 @@ def test_cookie_is_useless_after_signing_out(browser: Browser, tenant: Client) -
     assert browser.get("/dashboard/domains").status_code == 303
 
 
-def test_an_administrator_sees_the_administrators_pages(browser: Browser) -> None:
+def test_administrator_sees_the_administrators_pages(browser: Browser) -> None:
     browser.sign_in(ADMIN_KEY)
     assert browser.get("/dashboard/").headers["location"] == "/dashboard/tenants"
     assert browser.get("/dashboard/domains").headers["location"] == "/dashboard/tenants"
 
 
 @pytest.mark.parametrize("key", ["", "wrong", "dfk_00000000000000000000000000_wrong", "schlüssel"])
-def test_a_wrong_key_is_refused(browser: Browser, key: str) -> None:
+def test_wrong_key_is_rejected(browser: Browser, key: str) -> None:
     answer = browser.sign_in(key)
     assert answer.headers["location"] == "/dashboard/sign-in?problem=unauthenticated"
     assert "unknown, expired or revoked" in browser.get(answer.headers["location"]).text
@@ -104,7 +104,7 @@ def test_open_page_loses_the_key_when_its_session_ends(pages: Api, tenant: Clien
         pages.portal.call(user.api.key)
 
 
-def test_a_form_from_another_site_is_refused(browser: Browser, tenant: Client) -> None:
+def test_form_from_another_site_is_rejected(browser: Browser, tenant: Client) -> None:
     answer = browser.post("/dashboard/session", {"key": key_of(tenant)}, Sec_Fetch_Site="cross-site")
     assert answer.headers["location"] == "/dashboard/sign-in?problem=elsewhere"
     assert browser.get("/dashboard/domains").status_code == 303
@@ -196,7 +196,7 @@ def test_nicegui_is_not_imported_without_pages() -> None:
 
 
 def test_pages_run_no_script_but_their_own(browser: Browser) -> None:
-    """Each inline script names the nonce of this answer's policy."""
+    """Each inline script has the nonce of the response's policy."""
     answers = [browser.get("/dashboard/sign-in") for _ in range(2)]
     nonces = set()
     for answer in answers:

@@ -1,4 +1,4 @@
-"""A browser's form on its way to the contract's zip."""
+"""Conversion of a browser's form into the zip that the API accepts."""
 
 import io
 import zipfile
@@ -34,14 +34,14 @@ def send(browser: Browser, domain: str, files: Files) -> httpx.Response:
 
 
 def stored(pages: Api, domain: str) -> dict[str, bytes]:
-    """The members of the one archive that the domain has."""
+    """Returns the members of the domain's only archive."""
     (path,) = (pages.services.settings.data_dir / "objects").glob(f"**/{domain}/**/*.zip")
     with zipfile.ZipFile(Path(path)) as archive:
         assert archive.testzip() is None
         return {info.filename: archive.read(info) for info in archive.infolist()}
 
 
-def test_a_folder_becomes_a_zip_of_the_same_files(browser: Browser, pages: Api, tenant: Client, domain: str) -> None:
+def test_folder_becomes_a_zip_of_the_same_files(browser: Browser, pages: Api, tenant: Client, domain: str) -> None:
     files = {f"drawings/{name}/{n}.png": png(30 * len(name) + n) for name in ("apple", "Birnen") for n in range(3)}
     files |= {'drawings/apple/a "b" c.png': png(9), "drawings/äöü/1.png": png(8)}
     files |= {"drawings/empty.txt": b"", "drawings/large.bin": bytes(3 * 2**20)}
@@ -50,7 +50,8 @@ def test_a_folder_becomes_a_zip_of_the_same_files(browser: Browser, pages: Api, 
     assert stored(pages, domain) == {path.replace('"', "%22"): data for path, data in files.items()}
     validate_datasets(pages.services)
     dataset = tenant.read(f"/v1/datasets/{answer.json()['id']}")
-    assert (dataset["status"], {one["name"] for one in dataset["classes"]}) == ("ready", {"apple", "Birnen", "äöü"})
+    assert dataset["status"] == "ready"
+    assert {class_["name"] for class_ in dataset["classes"]} == {"apple", "Birnen", "äöü"}
 
 
 def test_single_zip_passes_unchanged(browser: Browser, pages: Api, domain: str) -> None:
@@ -79,7 +80,7 @@ def test_problem_of_the_upload_is_returned(browser: Browser, domain: str, files:
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "multipart/form-data", "multipart/form-data; boundary=y"])
-def test_a_broken_form_is_refused(browser: Browser, domain: str, content_type: str) -> None:
+def test_broken_form_is_rejected(browser: Browser, domain: str, content_type: str) -> None:
     headers = {"Content-Type": content_type}
     path = f"/dashboard/upload/{domain}"
     answer = browser.api.portal.call(lambda: browser.http.post(path, content=b"--x\r\nnonsense", headers=headers))
