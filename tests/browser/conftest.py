@@ -1,4 +1,4 @@
-"""A server with a worker, Chromium, and two people: a tenant's and an administrator."""
+"""A server with a worker, Chromium, and two users: a tenant and an administrator."""
 
 import os
 import shutil
@@ -19,10 +19,10 @@ SCREENSHOTS = Path("build") / "screenshots"
 DESK = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
 LONG = 300_000
-"""Milliseconds; for what a worker computes on two busy cores."""
+"""Timeout in milliseconds for a worker's computation on two busy cores."""
 _SERIOUS = {"serious", "critical"}
 _FOR_AXE = "body { position: static !important } .q-dialog__inner { z-index: 1 }"
-"""Under a dialog Quasar fixes the body, and axe then takes the body's ground for that of what lies on it."""
+"""Style for axe: under a dialog Quasar fixes the body, and axe would take the body's background for the dialog's."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,20 +41,20 @@ class Server:
 
 @dataclass(frozen=True)
 class Visitor:
-    """A tenant with a key."""
+    """Tenant with a key."""
 
     name: str
     caller: Caller
 
     def domain(self) -> str:
-        """The newest one's id."""
-        found: str = self.caller.get("/v1/domains")["data"][0]["id"]
-        return found
+        """Returns the id of the newest domain."""
+        id: str = self.caller.get("/v1/domains")["data"][0]["id"]
+        return id
 
 
 @dataclass
 class Dashboard:
-    """A browser window in which nothing may go wrong unnoticed."""
+    """Browser window that records every error."""
 
     url: str
     key: str
@@ -75,15 +75,15 @@ class Dashboard:
         return self.page
 
     def keep(self, name: str, hide: str = "") -> None:
-        """Screenshots at both widths in both themes. None may scroll sideways or have a serious accessibility fault."""
+        """Takes screenshots at both widths and themes; none may scroll sideways or be inaccessible."""
         for theme in ("light", "dark"):
             self.page.emulate_media(color_scheme=theme)
             for width, size in (("desk", DESK), ("phone", PHONE)):
                 self.page.set_viewport_size(size)
                 self.page.evaluate("scrollTo(0, 0)")  # the head stays at the top of the window
                 self.page.wait_for_timeout(400)  # charts are redrawn
-                found = self.page.evaluate("document.documentElement.scrollWidth")
-                assert found <= size["width"], f"{name} is {found} pixels wide on a {width}"
+                pixels = self.page.evaluate("document.documentElement.scrollWidth")
+                assert pixels <= size["width"], f"{name} is {pixels} pixels wide on a {width}"
                 masked = [self.page.locator(hide)] if hide else []
                 path = SCREENSHOTS / f"{name}-{size['width']}-{theme}.png"
                 self.page.screenshot(path=path, full_page=not self.page.get_by_role("dialog").count(), mask=masked)
@@ -93,13 +93,13 @@ class Dashboard:
 
     def _check(self, where: str) -> None:
         arranged = self.page.add_style_tag(content=_FOR_AXE)
-        dialog = "[role=dialog]"  # what lies under it was looked at without it
+        dialog = "[role=dialog]"  # the page under a dialog is checked without the dialog
         within = dialog if self.page.locator(dialog).count() else None
-        found = Axe().run(self.page, context=within).response["violations"]
+        violations = Axe().run(self.page, context=within).response["violations"]
         arranged.evaluate("element => element.remove()")
-        faults = [one for one in found if one["impact"] in _SERIOUS]
-        told = [f"{one['id']}: {[node['html'][:200] for node in one['nodes']]}" for one in faults]
-        assert not told, f"{where}: " + "\n".join(told)
+        faults = [violation for violation in violations if violation["impact"] in _SERIOUS]
+        texts = [f"{fault['id']}: {[node['html'][:200] for node in fault['nodes']]}" for fault in faults]
+        assert not texts, f"{where}: " + "\n".join(texts)
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"} and not self.expects_failures:

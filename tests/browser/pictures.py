@@ -7,9 +7,9 @@ from PIL import Image
 from tests.browser.conftest import SCREENSHOTS
 
 KEPT = {"images": "images", "training-now": "training", "playground": "playground", "adapters": "adapters"}
-"""Screenshots, and what the documents call them."""
+"""Screenshots, and their names in the documents."""
 MARGIN = 96
-"""Pixels beside the content, where nothing is."""
+"""Width of the empty margin next to the content, in pixels."""
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 
 

@@ -1,4 +1,4 @@
-"""A person's way through the pages, in a real Chromium against a real API and worker on the bundled base.
+"""A user's way through the pages, in a real Chromium with a real API and worker on the bundled base.
 
 `make test-browser` runs it and keeps the screenshots in build/screenshots.
 """
@@ -17,7 +17,7 @@ EACH = 20
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few classes of the bundled drawings, with two files that are none."""
+    """Returns a folder with a few classes of the bundled drawings and two files that are no images."""
     root = tmp_path_factory.mktemp("upload") / "drawings"
     for name in CLASSES:
         (root / name).mkdir(parents=True)
@@ -44,7 +44,7 @@ def test_visitor_signs_in_and_out(dashboard: Dashboard, server: Server) -> None:
     page.wait_for_url("**/sign-in")
 
 
-def test_folder_becomes_a_domain_that_draws(dashboard: Dashboard, folder: Path) -> None:
+def test_folder_becomes_a_domain_that_generates_images(dashboard: Dashboard, folder: Path) -> None:
     page = dashboard.sign_in()
     page.get_by_role("button", name="New domain").click()
     page.get_by_label("Name").fill("OpenMoji")
@@ -126,8 +126,8 @@ def test_versions_are_compared_and_promoted(dashboard: Dashboard, visitor: Visit
     domain = visitor.domain()
     datasets = visitor.caller.get(f"/v1/domains/{domain}/datasets")["data"]
     body = {"dataset_id": datasets[0]["id"], "steps": 10, "batch_size": 8, "seed": 1}
-    made = visitor.caller.post(f"/v1/domains/{domain}/finetunes", body)
-    assert visitor.caller.wait(f"/v1/finetunes/{made['id']}", "queued", "running")["status"] == "succeeded"
+    finetune = visitor.caller.post(f"/v1/domains/{domain}/finetunes", body)
+    assert visitor.caller.wait(f"/v1/finetunes/{finetune['id']}", "queued", "running")["status"] == "succeeded"
 
     page = dashboard.sign_in()
     page.goto(f"{dashboard.url}/domains/{domain}/versions")
@@ -138,7 +138,7 @@ def test_versions_are_compared_and_promoted(dashboard: Dashboard, visitor: Visit
     expect(page.locator("[data-version='2']")).to_contain_text("active")
     page.get_by_role("button", name="Make version 1 active").click()
     expect(page.locator("[data-version='1']").get_by_text("active", exact=True)).to_be_visible()
-    first = next(one for one in visitor.caller.get(f"/v1/domains/{domain}/adapters")["data"] if one["version"] == 1)
+    first = next(row for row in visitor.caller.get(f"/v1/domains/{domain}/adapters")["data"] if row["version"] == 1)
     assert visitor.caller.get(f"/v1/domains/{domain}")["active_adapter_id"] == first["id"]
 
 

@@ -26,7 +26,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Drawable:
-    """A domain with a data set and a first version."""
+    """Domain with a data set and a first version."""
 
     id: str
     name: str
@@ -37,8 +37,7 @@ class Drawable:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Starts the services with a Redis of their own: the worker lives until the run's end and would take other tests'
-    messages."""
+    """Starts the services with a separate Redis, because the worker would take messages of other tests."""
     folder = tmp_path_factory.mktemp("server")
     with services.redis(folder) as redis_url:
         environment = {
@@ -68,7 +67,7 @@ def admin(server: Server) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two classes with four drawings each."""
+    """Returns a folder of two classes with four drawings each."""
     folder = tmp_path_factory.mktemp("drawings")
     for name in CLASSES:
         (folder / name).mkdir()

@@ -1,4 +1,4 @@
-"""A proxy in front of the real API that misbehaves as networks do, once for each entry of its list."""
+"""A proxy in front of the real API that causes one network fault per entry of a list."""
 
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Literal
 import httpx
 
 Fault = Literal["pass", "lose request", "lose answer", "leave running", "unavailable"] | int
-"""An integer cuts the response's body after so many bytes."""
+"""An integer cuts the response's body after that number of bytes."""
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 
 

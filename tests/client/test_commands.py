@@ -114,10 +114,10 @@ def test_finetune_is_estimated_started_cancelled_and_watched(shell: Shell, drawa
         assert "3" in shell.text("finetunes", command, drawable.finetune_id)
         assert shell.json("finetunes", command, drawable.finetune_id)
     listed = shell.json("finetunes", "list", drawable.id)
-    assert {drawable.finetune_id, started["id"]} <= {one["id"] for one in listed}
+    assert {drawable.finetune_id, started["id"]} <= {row["id"] for row in listed}
     assert drawable.finetune_id in shell.text("finetunes", "list", drawable.id)
     events = [json.loads(line) for line in shell.text("finetunes", "events", drawable.finetune_id).splitlines()]
-    assert {one["event"] for one in events} == {"status", "progress", "sample"}
+    assert {event["event"] for event in events} == {"status", "progress", "sample"}
     last = shell.json("finetunes", "events", drawable.finetune_id, "--after", events[-2]["id"])
     assert last == events[-1]
 
@@ -146,7 +146,7 @@ def test_generation_is_saved_listed_and_downloaded_again(shell: Shell, drawable:
     (image,) = drawn["images"]
     assert Path(image["path"]).name == "smiling-face-0.png"
     assert drawn["id"] in shell.text("generations", "list", drawable.id)
-    assert drawn["id"] in {one["id"] for one in shell.json("generations", "list", drawable.id)}
+    assert drawn["id"] in {row["id"] for row in shell.json("generations", "list", drawable.id)}
     assert "smiling-face" in shell.text("generations", "get", drawn["id"])
     assert shell.json("generations", "get", drawn["id"])["images"][0]["sha256"] == image["sha256"]
     again = shell.text("generations", "download", drawn["id"], "-o", tmp_path / "b").strip()
@@ -213,7 +213,7 @@ def test_login_file_is_private_and_its_key_stays_with_its_address(server: Server
     assert stored.json("usage")["images"] >= 0
     assert stored.json("--profile", "admin", "admin", "workers")
     assert stored.run("admin", "workers").exit_code == 3
-    # The key belongs to the address that it was stored with.
+    # A stored key is used only for the URL that it was stored with.
     elsewhere = anywhere.run("domains", "list")
     assert elsewhere.exit_code == 3
     assert stored.json("logout") == {"profile": "default", "forgotten": True}
@@ -222,7 +222,7 @@ def test_login_file_is_private_and_its_key_stays_with_its_address(server: Server
     assert "There is no profile" in stored.text("logout")
 
 
-def test_a_wrong_key_or_address_is_not_stored(server: Server, tmp_path: Path) -> None:
+def test_wrong_key_or_address_is_not_stored(server: Server, tmp_path: Path) -> None:
     shell = Shell(server.url, None)
     assert shell.run("login", "--url", server.url, typed="dfk_wrong\n").exit_code == 3
     assert shell.run("login", "--url", f"http://127.0.0.1:{services.free_port()}", typed="x\n").exit_code == 7

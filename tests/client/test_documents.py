@@ -68,13 +68,13 @@ def test_client_readme_examples_run(server: Server, drawings: Path, tmp_path: Pa
         {path.name: path.read_bytes() for path in (tmp_path / name).glob("*")} for name in ("first", "pictures")
     )
     assert len(first) == 4
-    assert first == second, "the command and the SDK draw the same"
+    assert first == second, "the command and the SDK must generate the same image"
     run_shell(alone, tmp_path, environment(server, tmp_path))
 
 
 @pytest.mark.parametrize("document", [CLIENT, GUIDE], ids=["client", "guide"])
 def test_main_job_example_is_short_and_fully_typed(document: str, tmp_path: Path) -> None:
-    """At most 15 lines; mypy in its strictest mode knows the type of every expression."""
+    """The example has at most 15 lines, and strict mypy knows the type of every expression."""
     program = blocks(document, "python")[0]
     assert len(program.splitlines()) <= 15
     path = tmp_path / "main_job.py"

@@ -27,7 +27,7 @@ STEPS = ("--steps", "3", "--batch-size", "2")
 
 
 def run(*words: object, folder: Path, code: int = 0) -> Any:
-    """Runs a command in a process of its own and returns its JSON output, or the error when it must fail."""
+    """Runs a command in a separate process and returns its JSON output, or the error if it must fail."""
     command = [sys.executable, "-m", "difffit", *map(str, words), "--json"]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
@@ -102,7 +102,7 @@ def test_local_sampling_gives_the_servers_images(
 def test_both_image_sizes_match_the_server_in_one_batch(
     client: Client, drawable: Drawable, drawings: Path, tmp_path: Path
 ) -> None:
-    """Holds locally and on a server, whatever else is in the server's batch."""
+    """Compares a local image with one that the server generates in a batch of two sizes."""
     started = client.finetunes.start(drawable.id, drawable.dataset_id, steps=3, batch_size=2, image_size=128)
     trained = run_here("train", drawings, *STEPS, "--image-size", 128, folder=tmp_path)
     adapter_id = client.finetunes.wait(started.id).adapter_id
@@ -113,8 +113,8 @@ def test_both_image_sizes_match_the_server_in_one_batch(
         client.generations.create(drawable.id, adapter_id=id, **asked)
         for id in (adapter_id, drawable.adapter_id, adapter_id)
     ]
-    large, small, again = (client.generations.wait(one.id).images[0] for one in generations)
-    assert [(one.width, one.height) for one in (large, small)] == [(128, 128), (64, 64)]
+    large, small, again = (client.generations.wait(generation.id).images[0] for generation in generations)
+    assert [(image.width, image.height) for image in (large, small)] == [(128, 128), (64, 64)]
     assert large.sha256 == again.sha256
     words = ("sample", trained["adapter"], "--class", "smiling-face", "-n", 1, "--seed", 3, "--steps", 4)
     (path,) = run(*words, folder=tmp_path)["images"]
@@ -125,14 +125,14 @@ def test_keep_classes_leaves_the_bases_class_table_frozen(adapter: Path, drawing
     words = ("train", drawings, *STEPS, "--image-size", 128, "--keep-classes")
     result = run_here(*words, folder=tmp_path)
     path = tmp_path / result["adapter"]
-    kept, trained = (load_file(one)["y_embedder.embedding_table.weight"] for one in (path, adapter))
+    kept, trained = (load_file(file)["y_embedder.embedding_table.weight"] for file in (path, adapter))
     base = load_base("mini", device=torch.device("cpu"), dtype=torch.float32)
     rows = [base.description.class_names.index(name) for name in CLASSES]
     expected = base.dit.y_embedder.embedding_table.weight[[*rows, base.dit.config.null_class]].numpy()
     assert (kept == expected).all()
     assert (trained != expected).any()
     assert decode(path.read_bytes()).manifest.training["train_class_table"] is False
-    assert result["parameters"] == sum(one.size for one in load_file(path).values()) - kept.size
+    assert result["parameters"] == sum(tensor.size for tensor in load_file(path).values()) - kept.size
     shutil.copytree(drawings, tmp_path / "strange")
     (tmp_path / "strange" / CLASSES[0]).rename(tmp_path / "strange" / "unheard-of")
     refused = run_here("train", "strange", *STEPS, "--keep-classes", folder=tmp_path, code=1)

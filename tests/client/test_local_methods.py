@@ -34,7 +34,7 @@ def test_each_method_trains_stores_and_generates(
     first, second, third = (Image.open(tmp_path / path).tobytes() for path in (*together, *alone))
     assert first != second
     differences = [abs(a - b) for a, b in zip(second, third, strict=True)]
-    assert max(differences) <= 1, "an image does not depend on the others in its batch"
+    assert max(differences) <= 1, "an image must not depend on others in its batch"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Client retries against failing networks and servers: a real server behind a proxy that misbehaves."""
+"""Client retries on network and server errors, with a real server and a faulty proxy."""
 
 import asyncio
 import datetime
@@ -24,7 +24,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def shaky(proxy: Proxy, server: Server) -> Iterator[Client]:
-    """A client whose requests go through the proxy."""
+    """Returns a client whose requests go through the proxy."""
     with Client(proxy.url, server.key) as client:
         yield client
 
@@ -32,7 +32,7 @@ def shaky(proxy: Proxy, server: Server) -> Iterator[Client]:
 def test_request_whose_response_was_lost_is_not_carried_out_twice(shaky: Client, proxy: Proxy, name: str) -> None:
     proxy.faults = ["lose answer", "lose request"]
     domain = shaky.domains.create(name)
-    assert [one.id for one in shaky.domains.list() if one.name == name] == [domain.id]
+    assert [row.id for row in shaky.domains.list() if row.name == name] == [domain.id]
     keys = [headers["idempotency-key"] for headers in proxy.requests[:3]]
     assert len(keys) == 3
     assert len(set(keys)) == 1
@@ -110,7 +110,7 @@ def test_deletion_whose_response_was_lost_succeeds(shaky: Client, proxy: Proxy, 
         shaky.domains.get(domain.id)
 
 
-def test_client_waits_for_a_first_try_that_still_runs(shaky: Client, proxy: Proxy, drawable: Drawable) -> None:
+def test_client_waits_for_a_first_attempt_that_still_runs(shaky: Client, proxy: Proxy, drawable: Drawable) -> None:
     before = len(list(shaky.generations.list(drawable.id)))
     proxy.faults = ["leave running"]
     generation = shaky.generations.create(drawable.id, class_id=0, steps=25, count=2, prefer_wait=60)
@@ -123,9 +123,9 @@ def test_key_whose_response_was_lost_is_revoked_and_replaced(proxy: Proxy) -> No
         tenant = admin.admin.tenants.create("Lost key")
         proxy.faults = ["lose answer"]
         issued = admin.admin.keys.create(tenant.id, "laptop")
-        keys = {one.id: one for one in admin.admin.keys.list(tenant.id)}
+        keys = {key.id: key for key in admin.admin.keys.list(tenant.id)}
         assert keys.pop(issued.id).revoked_at is None
-        assert [one.revoked_at is not None for one in keys.values()] == [True]
+        assert [key.revoked_at is not None for key in keys.values()] == [True]
         proxy.faults = ["lose answer"]
         rotated = admin.admin.keys.rotate(issued.id)
         with Client(proxy.url, rotated.key) as client:
@@ -133,13 +133,13 @@ def test_key_whose_response_was_lost_is_revoked_and_replaced(proxy: Proxy) -> No
         admin.admin.tenants.delete(tenant.id)
 
 
-def test_an_upload_is_repeated_from_its_start(shaky: Client, proxy: Proxy, drawings: Path, name: str) -> None:
+def test_upload_is_repeated_from_its_start(shaky: Client, proxy: Proxy, drawings: Path, name: str) -> None:
     domain = shaky.domains.create(name)
     proxy.faults = ["lose answer"]
     sent: list[int] = []
     dataset = shaky.datasets.upload(domain.id, drawings, lambda done, total: sent.append(done))
     assert sent.count(max(sent)) >= 2  # the whole body was sent twice
-    assert [one.id for one in shaky.datasets.list(domain.id)] == [dataset.id]
+    assert [row.id for row in shaky.datasets.list(domain.id)] == [dataset.id]
     assert shaky.datasets.wait(dataset.id).images == 8
 
 
@@ -183,7 +183,7 @@ def test_response_of_another_server_raises_a_client_error(name: str, proxy: Prox
         client.domains.create(name)
 
 
-def test_stream_that_is_no_stream_of_events_is_not_asked_for_again(proxy: Proxy) -> None:
+def test_response_that_is_no_event_stream_is_not_requested_again(proxy: Proxy) -> None:
     with Client(f"{proxy.url}/openapi.json?", "dfk_x") as client, pytest.raises(errors.UnexpectedAnswer):
         list(client.finetunes.events("ft_any"))
     assert len(proxy.requests) == 1

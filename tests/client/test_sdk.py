@@ -26,7 +26,7 @@ def test_main_job_runs_with_the_async_client(server: Server, drawings: Path, nam
             events = [event async for event in client.finetunes.events(finetune.id)]
             assert isinstance(events[-1], Status)
             assert events[-1].status == "succeeded"
-            assert [one.id async for one in client.domains.list(limit=1)] == [domain.id]
+            assert [row.id async for row in client.domains.list(limit=1)] == [domain.id]
             pictures, usage = await asyncio.gather(
                 client.generate(domain.id, class_name="smiling-face", steps=2), client.usage()
             )
@@ -39,7 +39,7 @@ def test_main_job_runs_with_the_async_client(server: Server, drawings: Path, nam
 
 def test_folder_becomes_a_dataset_without_hidden_and_other_files(client: Client, drawable: Drawable) -> None:
     dataset = client.datasets.get(drawable.dataset_id)
-    assert [(one.name, one.images) for one in dataset.classes] == [(name, 4) for name in CLASSES]
+    assert [(class_.name, class_.images) for class_ in dataset.classes] == [(name, 4) for name in CLASSES]
     assert dataset.report.rejected == []  # neither the hidden file nor the text was sent
 
 
@@ -51,7 +51,7 @@ def test_zip_is_sent_unchanged(client: Client, drawings: Path, name: str, tmp_pa
         archive.writestr("fruit/broken.png", b"not an image")
     dataset = client.datasets.wait(client.datasets.upload(client.domains.create(name).id, path).id)
     assert (dataset.size_bytes, dataset.images) == (path.stat().st_size, 8)
-    assert [(one.file, one.code) for one in dataset.report.rejected] == [("fruit/broken.png", "not_an_image")]
+    assert [(file.file, file.code) for file in dataset.report.rejected] == [("fruit/broken.png", "not_an_image")]
 
 
 def test_equal_folders_are_packed_to_equal_bytes(drawings: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_events_cover_the_whole_finetune_and_can_be_resumed(client: Client, draw
     assert [point.step for point in client.finetunes.metrics(drawable.finetune_id).data] == [3]
 
 
-def test_an_estimate_starts_nothing(client: Client, drawable: Drawable) -> None:
+def test_estimate_starts_no_finetune(client: Client, drawable: Drawable) -> None:
     before = list(client.finetunes.list(drawable.id))
     estimate = client.finetunes.estimate(drawable.id, drawable.dataset_id, steps=10, batch_size=4)
     assert (estimate.images_seen, estimate.epochs) == (40, 5.0)
@@ -136,7 +136,7 @@ def test_versions_are_promoted_downloaded_and_uploaded(client: Client, drawable:
     uploaded = client.adapters.upload(drawable.id, path)
     assert uploaded.finetune_id is None
     assert uploaded.sha256 == client.adapters.get(drawable.adapter_id).sha256
-    assert [one.id for one in client.adapters.list(drawable.id)][:1] == [uploaded.id]
+    assert [adapter.id for adapter in client.adapters.list(drawable.id)][:1] == [uploaded.id]
     assert client.adapters.promote(drawable.id, uploaded.id).active_adapter_id == uploaded.id
     assert client.adapters.promote(drawable.id, drawable.adapter_id).active_adapter_id == drawable.adapter_id
 
@@ -168,7 +168,7 @@ def test_pictures_contain_their_settings_and_overwrite_no_other(
 def test_preview_is_listed_and_downloaded(client: Client, drawable: Drawable) -> None:
     started = client.generations.create(drawable.id, class_id=0, steps=4, previews=1, prefer_wait=30)
     drawn = client.generations.wait(started.id)
-    assert [(one.index, one.step) for one in drawn.previews] == [(0, 2)]
+    assert [(preview.index, preview.step) for preview in drawn.previews] == [(0, 2)]
     assert client.generations.preview(drawn.id, 0, 2).startswith(b"\x89PNG")
 
 
@@ -245,8 +245,8 @@ def test_admin_manages_tenants_and_keys(admin: Client, drawable: Drawable, serve
     with Client(server.url, key.key) as old, pytest.raises(errors.Unauthenticated):
         old.usage()
     admin.admin.keys.revoke(rotated.id)
-    assert {one.id for one in admin.admin.keys.list(tenant.id)} == {key.id, rotated.id}
-    stored = {one.id: one for one in admin.admin.adapters(domain_id=drawable.id)}
+    assert {row.id for row in admin.admin.keys.list(tenant.id)} == {key.id, rotated.id}
+    stored = {adapter.id: adapter for adapter in admin.admin.adapters(domain_id=drawable.id)}
     assert drawable.adapter_id in stored
     assert list(admin.admin.adapters(tenant_id=tenant.id)) == []
     (worker,) = admin.admin.workers()

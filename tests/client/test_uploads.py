@@ -18,7 +18,7 @@ PARTS = 3
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 13 MB: three parts."""
+    """Returns a folder of 13 MB, which is uploaded in three parts."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "photo").mkdir()
     for number in range(3):
@@ -47,7 +47,7 @@ def test_lost_parts_are_sent_again(proxy: Proxy, server: Server, photos: Path, n
     assert progress[-1] == (dataset.size_bytes, dataset.size_bytes)
     parts = [request for request in proxy.requests if request.get("content-type") == "application/octet-stream"]
     assert len(parts) == PARTS + 3
-    assert not any("authorization" in request for request in parts), "a part's URL may be another server's"
+    assert not any("authorization" in request for request in parts), "a part's URL may belong to another server"
 
 
 def test_interrupted_upload_sends_only_the_missing_parts(proxy: Proxy, server: Server, photos: Path, name: str) -> None:
@@ -69,11 +69,11 @@ def test_interrupted_upload_sends_only_the_missing_parts(proxy: Proxy, server: S
             ).id
 
     assert asyncio.run(again()) == broken.dataset_id
-    assert progress[0] == 5 * 2**20, "the first part is not sent again"
-    assert len(proxy.requests) - before == 2 + 2 + 1, "the list and the upload, two parts, the end"
+    assert progress[0] == 5 * 2**20, "the first part must not be sent again"
+    assert len(proxy.requests) - before == 2 + 2 + 1, "the list and the upload, two parts, the completion"
 
 
-def test_an_upload_is_listed_and_aborted(server: Server, proxy: Proxy, photos: Path, name: str) -> None:
+def test_upload_is_listed_and_aborted(server: Server, proxy: Proxy, photos: Path, name: str) -> None:
     with Client(proxy.url, server.key, max_retries=0) as hasty:
         domain = hasty.domains.create(name).id
         proxy.faults = ["pass", "pass", "lose request"]

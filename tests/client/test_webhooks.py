@@ -63,7 +63,7 @@ def test_secret_whose_response_was_lost_is_replaced(server: Server) -> None:
         proxy.faults = ["lose answer"]
         webhook = client.webhooks.create("https://example.com/hooks", ["adapter.promoted"])
         assert webhook.secret
-        assert [one.id for one in client.webhooks.list() if one.events == ["adapter.promoted"]] == [webhook.id]
+        assert [row.id for row in client.webhooks.list() if row.events == ["adapter.promoted"]] == [webhook.id]
         proxy.faults = ["lose answer"]
         rotated = client.webhooks.rotate(webhook.id)
         assert rotated.secret not in {None, webhook.secret}

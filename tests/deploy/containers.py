@@ -1,4 +1,4 @@
-"""Containers by hand, of what `tests/deploy/images.py` has built: its overlays mounted, compose's services started."""
+"""Containers made by hand from the images that `tests/deploy/images.py` builds, started like compose's services."""
 
 import fcntl
 import io
@@ -23,13 +23,13 @@ from tests.deploy.test_probes import HTTP
 from tests.processes import Caller
 
 HIDDEN = ("/root", "/home", "/tmp", str(ROOT))
-"""Places of the machine that an image does not have."""
+"""Folders of the machine that an image does not have."""
 SECONDS = 300
 URL = "http://127.0.0.1:8000"
 
 
 def start(folder: Path) -> None:
-    """Starts the profile `embedded`, uses it, and stops it; in namespaces of its own."""
+    """Starts the profile `embedded` in separate namespaces, uses it, and stops it."""
     with socket.socket() as any_socket:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
     settings = subprocess.check_output(["sh", ROOT / "deploy/new-env.sh"], text=True)
@@ -50,7 +50,7 @@ def start(folder: Path) -> None:
 
 
 class Container:
-    """One of compose's services, on the overlay of its image."""
+    """One of compose's services, running on the overlay of its image."""
 
     def __init__(self, name: str, folder: Path, variables: dict[str, str]) -> None:
         service = OURS[name]
@@ -73,8 +73,8 @@ class Container:
 
 
 def substituted(value: str, variables: dict[str, str]) -> str:
-    """A value of compose, with variables in it."""
-    return re.sub(r"\$\{(\w+):[-?]([^}]*)\}", lambda found: variables.get(found[1]) or found[2], value)
+    """Returns a value of the compose file with its variables replaced."""
+    return re.sub(r"\$\{(\w+):[-?]([^}]*)\}", lambda match: variables.get(match[1]) or match[2], value)
 
 
 def mount_root(image: Path) -> Path:
@@ -93,11 +93,11 @@ def mount_root(image: Path) -> Path:
 
 
 def mount_volume(source: Path, target: Path) -> None:
-    """Mounts a named volume, which begins with the owner and mode of the image's folder."""
+    """Mounts a named volume; a new one gets the owner and mode of the image's folder."""
     if not source.exists():
         source.mkdir(parents=True)
-        about = target.stat()
-        os.chown(source, about.st_uid, about.st_gid)
+        status = target.stat()
+        os.chown(source, status.st_uid, status.st_gid)
         shutil.copymode(target, source)
     mount("--bind", str(source), str(target))
 
@@ -116,7 +116,7 @@ def wait_until_healthy(container: Container, process: "subprocess.Popen[bytes]")
 
 
 def use(key: str) -> None:
-    """Has a data set validated and an image drawn."""
+    """Uploads a data set and generates an image."""
     with httpx.Client(base_url=URL, timeout=60) as client:
         admin = Caller(client, key)
         tenant = admin.post("/v1/admin/tenants", {"name": "tenant"})

@@ -2,8 +2,8 @@
 
 Each image is an overlay on this machine's root, with a copy of this Python in the place of the base image's. Its
 commands run there by chroot. Then the API and a worker run in it as the image's user, without capabilities, on a
-read-only root, with no network but loopback, and with compose's environment, volumes and health checks: they take a
-data set and draw. Needs root on Linux, and a Python that lies outside of /usr.
+read-only root, with only the loopback network, and with compose's environment, volumes and health checks. They validate
+a data set and generate an image. Needs root on Linux, and a Python that is not installed in /usr.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class Config:
 
 
 def follow(instruction: str, argument: str, root: Path, config: Config) -> None:
-    """Does in `root` what an instruction says; raises NotImplementedError for one that no Dockerfile here has."""
+    """Executes an instruction in `root`. Raises NotImplementedError for one that no Dockerfile here uses."""
     match instruction:
         case "ARG":
             config.arguments.update(word.split("=", 1) for word in shlex.split(argument))
@@ -88,7 +88,7 @@ def follow(instruction: str, argument: str, root: Path, config: Config) -> None:
 
 
 def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
-    """Each instruction and its argument, without comments and line breaks."""
+    """Yields each instruction and its argument, without comments and line breaks."""
     text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     for line in filter(None, text.splitlines()):
         instruction, _, argument = line.partition(" ")
@@ -96,7 +96,7 @@ def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
 
 
 def copy_python(local: Path) -> None:
-    """Copies this Python and its library to where the official image has its own."""
+    """Copies this Python and its library to the paths of the official image."""
     prefix, version = Path(sys.base_prefix), f"python{sys.version_info.major}.{sys.version_info.minor}"
     without = shutil.ignore_patterns("site-packages", "test", "__pycache__")
     shutil.copytree(prefix / "lib" / version, local / "lib" / version, ignore=without, symlinks=True)
@@ -107,7 +107,7 @@ def copy_python(local: Path) -> None:
 
 
 def copy(words: list[str], workdir: Path) -> None:
-    """Copies as COPY does: the contents of a folder, or files into one."""
+    """Copies like COPY: the contents of a folder, or files into one."""
     *sources, target = words
     patterns = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().split()]
     for source in sources:

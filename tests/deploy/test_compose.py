@@ -1,7 +1,7 @@
-"""The compose file and the images, without docker: valid by the specification's schema, true to the tree.
+"""The compose file and the images, checked without docker against the specification's schema and the files here.
 
-The main job's test runs the commands as processes, `test_probes.py` the health checks, and `make images` what the
-Dockerfiles say."""
+The main job's test runs the commands as processes, `test_probes.py` the health checks, and `make images` the
+Dockerfiles."""
 
 import configparser
 import fnmatch
@@ -23,7 +23,7 @@ DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 
 
 def test_compose_file_matches_the_specification() -> None:
-    """By the schema that check-jsonschema brings."""
+    """Validates by the schema in check-jsonschema."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     subprocess.run([*command, str(ROOT / "docker-compose.yml")], check=True)
 
@@ -41,7 +41,7 @@ def test_compose_file_matches_the_specification() -> None:
 def test_profiles_start_the_services_they_need(profile: str, names: set[str]) -> None:
     started = {name for name, service in SERVICES.items() if profile in service["profiles"]}
     assert started == names
-    if profile != "gpu-1":  # beside `gpu`
+    if profile != "gpu-1":  # in addition to `gpu`
         assert {need for name in started for need in SERVICES[name].get("depends_on", {})} <= started
 
 
@@ -65,7 +65,7 @@ def test_each_gpu_has_its_own_worker() -> None:
 
 
 PATCHED = {"python": (3, 11, 14), "redis": (8, 2, 9), "postgres": (18, 7)}
-"""The first releases without CVE-2025-8291 (zipfile), CVE-2026-81934 and CVE-2026-6460."""
+"""Requires the first releases without CVE-2025-8291 (zipfile), CVE-2026-81934 and CVE-2026-6460."""
 
 
 def test_images_are_pinned_to_patched_releases() -> None:
@@ -158,12 +158,12 @@ def test_no_secret_has_a_default() -> None:
 
 def test_script_generates_every_secret() -> None:
     command = ["sh", ROOT / "deploy/new-env.sh"]
-    made, again = (
+    first, second = (
         dict(re.findall(r"^(\w+)=(.*)$", subprocess.check_output(command, text=True), re.MULTILINE)) for _ in range(2)
     )
     required = set(re.findall(r"\$\{(\w+):\?", COMPOSE))
-    assert all(len(made[name]) >= 32 for name in required)
-    assert len({made[name] for name in required} | {again[name] for name in required}) == 2 * len(required)
+    assert all(len(first[name]) >= 32 for name in required)
+    assert len({first[name] for name in required} | {second[name] for name in required}) == 2 * len(required)
 
 
 @pytest.mark.parametrize(

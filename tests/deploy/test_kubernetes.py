@@ -1,6 +1,6 @@
-"""The manifests, without a cluster: valid by Kubernetes' own schemas, and true to the code that they start.
+"""The manifests, checked without a cluster against Kubernetes' schemas and the code that they start.
 
-kustomize does not run here. What it would do that matters, resources by file and patches by name, is done by hand.
+kustomize does not run here; the tests resolve resources by file and patches by name themselves.
 """
 
 import ipaddress
@@ -37,8 +37,8 @@ OF_BOTO = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
 def kustomization(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    return found
+    parsed: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    return parsed
 
 
 def documents(folder: Path) -> Iterator[dict[str, Any]]:
@@ -52,9 +52,9 @@ def merged(document: Any, patch: Any) -> Any:
     """Returns the strategic merge: mappings by key, lists of named items by name."""
     if isinstance(document, dict) and isinstance(patch, dict):
         return document | {key: merged(document.get(key), value) for key, value in patch.items()}
-    if isinstance(document, list) and isinstance(patch, list) and all("name" in one for one in patch):
-        changes = {one["name"]: one for one in patch}
-        return [merged(one, changes.get(one["name"], {})) for one in document]
+    if isinstance(document, list) and isinstance(patch, list) and all("name" in item for item in patch):
+        changes = {item["name"]: item for item in patch}
+        return [merged(item, changes.get(item["name"], {})) for item in document]
     return patch
 
 
@@ -71,12 +71,16 @@ SERVER = {"base": list(documents(BASE)), "gpu": list(on_gpus())}
 VARIANTS = SERVER | {"train": list(documents(TRAIN))}
 PODS = {
     (variant, document["metadata"]["name"]): document["spec"]["template"]
-    for variant, found in VARIANTS.items()
-    for document in found
+    for variant, manifests in VARIANTS.items()
+    for document in manifests
     if "template" in document.get("spec", {})
 }
 
 SERVICE_PODS = {key: pod for key, pod in PODS.items() if key[0] in SERVER}
+
+
+def of_kind(variant: str, kind: str) -> list[dict[str, Any]]:
+    return [manifest for manifest in VARIANTS[variant] if manifest["kind"] == kind]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -86,7 +90,7 @@ def test_manifests_match_kubernetes_schemas(variant: str) -> None:
 
 
 def test_schemas_reject_a_wrong_manifest() -> None:
-    (job,) = [one for one in VARIANTS["base"] if one["kind"] == "Job"]
+    (job,) = of_kind("base", "Job")
     broken = merged(job, {"spec": {"template": {"spec": {"containres": []}}}})
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, "1.34", strict=True)
@@ -106,14 +110,14 @@ def test_pods_have_few_privileges(pod: dict[str, Any]) -> None:
     assert container["resources"]["limits"]["memory"]
     for volume in spec["volumes"]:
         assert "persistentVolumeClaim" in volume or volume["emptyDir"]["sizeLimit"]
-    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in spec["volumes"]}
+    assert {item["name"] for item in container["volumeMounts"]} == {item["name"] for item in spec["volumes"]}
 
 
 @pytest.mark.parametrize("variant", SERVER)
 def test_long_running_pods_have_probes_and_can_be_moved(variant: str) -> None:
-    kept = {one["metadata"]["name"] for one in VARIANTS[variant] if one["kind"] == "Deployment"}
+    kept = {manifest["metadata"]["name"] for manifest in of_kind(variant, "Deployment")}
     assert kept == {"difffit-api", "difffit-worker"}
-    assert kept == {one["metadata"]["name"] for one in VARIANTS[variant] if one["kind"] == "PodDisruptionBudget"}
+    assert kept == {manifest["metadata"]["name"] for manifest in of_kind(variant, "PodDisruptionBudget")}
     for name in kept:
         (container,) = PODS[variant, name]["spec"]["containers"]
         assert {"startupProbe", "livenessProbe"} <= set(container)
@@ -124,11 +128,10 @@ def test_long_running_pods_have_probes_and_can_be_moved(variant: str) -> None:
 def test_pods_accept_connections_only_on_their_ports(variant: str) -> None:
     """Expects a network policy for each pod that selects it by name."""
     open_ports = {
-        one["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/name"]: {
-            port["port"] for rule in one["spec"].get("ingress", []) for port in rule["ports"]
+        manifest["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/name"]: {
+            port["port"] for rule in manifest["spec"].get("ingress", []) for port in rule["ports"]
         }
-        for one in VARIANTS[variant]
-        if one["kind"] == "NetworkPolicy"
+        for manifest in of_kind(variant, "NetworkPolicy")
     }
     for (of, name), pod in PODS.items():
         if of == variant:
@@ -138,9 +141,7 @@ def test_pods_accept_connections_only_on_their_ports(variant: str) -> None:
 
 @pytest.mark.parametrize(("variant", "name"), PODS)
 def test_pods_reach_only_the_ports_in_their_settings(variant: str, name: str) -> None:
-    (policy,) = (
-        one["spec"] for one in VARIANTS[variant] if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == name
-    )
+    (policy,) = (row["spec"] for row in of_kind(variant, "NetworkPolicy") if row["metadata"]["name"] == name)
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     anywhere = {port["port"] for rule in policy["egress"] if "to" not in rule for port in rule["ports"]}
     assert 53 in anywhere
@@ -161,12 +162,12 @@ def test_pods_reach_only_the_ports_in_their_settings(variant: str, name: str) ->
 
 def test_policies_open_the_examples_ports() -> None:
     example = (BASE / "secret.example.env").read_text()
-    config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
+    config = of_kind("base", "ConfigMap")[0]["data"]
     assert set(re.findall(r"@\w+:(\d+)/", example)) == {"5432", "6379"}
     assert int(config["DIFFFIT_S3_ENDPOINT_URL"].rpartition(":")[2]) in STORE_PORTS
 
 
-def test_the_examples_secrets_are_placeholders() -> None:
+def test_secrets_of_the_example_are_placeholders() -> None:
     example = dict(re.findall(r"^(\w+)=(.*)$", (BASE / "secret.example.env").read_text(), re.MULTILINE))
     assert all("replace-me" in value for value in example.values())
 
@@ -194,13 +195,13 @@ def test_api_rejects_the_examples_secrets(name: str) -> None:
 
 
 def test_manifests_behind_a_proxy_name_trusted_proxies() -> None:
-    config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
+    config = of_kind("base", "ConfigMap")[0]["data"]
     assert "DIFFFIT_TRUSTED_PROXIES" in config
     for name in ("api", "api-embedded"):
         assert OURS[name]["environment"]["DIFFFIT_TRUSTED_PROXIES"] == "${DIFFFIT_TRUSTED_PROXIES:-}"
 
 
-def test_a_fine_tune_over_several_gpus_has_a_process_for_each() -> None:
+def test_finetune_over_several_gpus_has_one_process_per_gpu() -> None:
     """Expects the command that `tests/client/test_local.py` runs with two processes."""
     (container,) = PODS["train", "difffit-train"]["spec"]["containers"]
     command = [*container["command"], *container["args"]]
@@ -208,7 +209,7 @@ def test_a_fine_tune_over_several_gpus_has_a_process_for_each() -> None:
     assert command[: len(launch)] == launch
     assert "--distributed" in command
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
-    assert {one["name"] for one in container["env"]} <= SETTINGS
+    assert {variable["name"] for variable in container["env"]} <= SETTINGS
     assert "COPY client client" in (FOLDER.parent / "docker/worker.Dockerfile").read_text()
     options = get_command(train_app).make_context("train", [str(FOLDER), *command[len(launch) + 1 :]]).params
     assert (options["distributed"], options["batch_size"] % 2) == (True, 0)
@@ -218,12 +219,12 @@ def test_a_fine_tune_over_several_gpus_has_a_process_for_each() -> None:
 def test_pods_run_composes_commands_with_existing_settings(pod: dict[str, Any]) -> None:
     (container,) = pod["spec"]["containers"]
     assert container["command"] in [service["command"] for service in OURS.values()]
-    config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
-    own = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"]}
+    config = of_kind("base", "ConfigMap")[0]["data"]
+    own = {variable["name"]: variable["valueFrom"]["secretKeyRef"] for variable in container["env"]}
     assert set(config) | set(own) <= SETTINGS | OF_BOTO
     given = set(re.findall(r"^(\w+)=", (BASE / "secret.example.env").read_text(), re.MULTILINE))
-    assert {one["key"] for one in own.values()} <= given
-    assert {one["name"] for one in own.values()} == {"difffit"}
+    assert {reference["key"] for reference in own.values()} <= given
+    assert {reference["name"] for reference in own.values()} == {"difffit"}
     assert not any(re.search("PASSWORD|SECRET|KEY|DATABASE|BROKER", name) for name in config)
 
 
@@ -231,8 +232,9 @@ def test_each_part_connects_as_its_own_role() -> None:
     urls = {}
     for (_, name), pod in SERVICE_PODS.items():
         (container,) = pod["spec"]["containers"]
-        (url,) = [one["valueFrom"]["secretKeyRef"]["key"] for one in container["env"] if "DATABASE" in one["name"]]
-        urls[name] = url.removeprefix("DIFFFIT_").removesuffix("DATABASE_URL").strip("_")
+        (variable,) = [variable for variable in container["env"] if "DATABASE" in variable["name"]]
+        key = variable["valueFrom"]["secretKeyRef"]["key"]
+        urls[name] = key.removeprefix("DIFFFIT_").removesuffix("DATABASE_URL").strip("_")
     assert urls == {"difffit-migrate": "OWNER", "difffit-api": "", "difffit-worker": "WORKER"}
 
 
@@ -247,7 +249,7 @@ def test_selectors_find_their_pods(variant: str) -> None:
 
 
 def test_patches_refer_to_existing_objects() -> None:
-    names = {(one["kind"], one["metadata"]["name"]) for one in VARIANTS["base"]}
+    names = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in VARIANTS["base"]}
     for patch in kustomization(GPU)["patches"]:
         document = yaml.safe_load((GPU / patch["path"]).read_text())
         assert (document["kind"], document["metadata"]["name"]) in names
@@ -258,7 +260,7 @@ def test_patches_refer_to_existing_objects() -> None:
 
 def test_ports_are_those_that_the_services_listen_on() -> None:
     (api,), (worker,) = (PODS["base", f"difffit-{name}"]["spec"]["containers"] for name in ("api", "worker"))
-    config = next(one["data"] for one in VARIANTS["base"] if one["kind"] == "ConfigMap")
+    config = of_kind("base", "ConfigMap")[0]["data"]
     assert api["ports"][0]["containerPort"] == Settings.model_fields["port"].default
     assert str(api["ports"][1]["containerPort"]) == config["DIFFFIT_API_METRICS_PORT"]
     assert str(worker["ports"][0]["containerPort"]) == config["DIFFFIT_METRICS_PORT"]
@@ -267,7 +269,7 @@ def test_ports_are_those_that_the_services_listen_on() -> None:
 def test_keda_objects_refer_to_existing_objects() -> None:
     authentication, scaled = documents(KEDA)
     assert (authentication["kind"], scaled["kind"]) == ("TriggerAuthentication", "ScaledObject")
-    assert {one["apiVersion"] for one in (authentication, scaled)} == {"keda.sh/v1alpha1"}
+    assert {manifest["apiVersion"] for manifest in (authentication, scaled)} == {"keda.sh/v1alpha1"}
     assert ("base", scaled["spec"]["scaleTargetRef"]["name"]) in PODS
     assert scaled["spec"]["minReplicaCount"] <= scaled["spec"]["maxReplicaCount"]
     for trigger in scaled["spec"]["triggers"]:

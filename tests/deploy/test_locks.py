@@ -1,4 +1,4 @@
-"""The locks hold what pyproject.toml asks for, with a hash for everything but torch."""
+"""The locks contain everything that pyproject.toml requires, with a hash for everything except torch."""
 
 import re
 import tomllib
@@ -20,12 +20,12 @@ def asked(*extras: str) -> list[str]:
 
 
 def pins(name: str) -> dict[str, tuple[str, str]]:
-    """The version and the hashes of each package of a lock."""
-    found = {}
+    """Returns the version and the hashes of each package in a lock."""
+    versions = {}
     for entry in re.split(r"\n(?=[a-z])", (ROOT / name).read_text()):
         if match := re.match(r"([\w.-]+)==(\S+)", entry):
-            found[canonicalize_name(match[1])] = (match[2], "".join(re.findall(r"--hash=\S+", entry)))
-    return found
+            versions[canonicalize_name(match[1])] = (match[2], "".join(re.findall(r"--hash=\S+", entry)))
+    return versions
 
 
 WHOLE = pins("requirements.lock")
@@ -51,21 +51,21 @@ def test_image_lock_is_a_subset_of_the_full_lock(lock: str) -> None:
     assert pins(lock).items() <= WHOLE.items()
 
 
-def test_everything_has_a_hash_but_torch() -> None:
+def test_everything_except_torch_has_a_hash() -> None:
     assert all("--hash=sha256:" in hashes for _, hashes in WHOLE.values())
     assert not any(re.match("torch$|nvidia", name) for name in WHOLE)
     (torch,) = re.findall(r"^\w.*$", (ROOT / "requirements-torch.txt").read_text(), re.MULTILINE)
-    (asked,) = (Requirement(one) for one in EXTRAS["worker"] if one.startswith("torch"))
-    assert asked.specifier.contains(torch.removeprefix("torch=="))
+    (required,) = (Requirement(text) for text in EXTRAS["worker"] if text.startswith("torch"))
+    assert required.specifier.contains(torch.removeprefix("torch=="))
 
 
-def test_only_the_tests_have_a_triton_of_their_own() -> None:
-    """Elsewhere it comes with a torch that is built for GPUs, in the version which that torch asks for."""
+def test_only_the_tests_install_triton_directly() -> None:
+    """Other installations get it with a torch for GPUs, in the version that this torch requires."""
     assert "triton" in WHOLE
     assert not {"triton"} & {*pins("deploy/docker/api.lock"), *pins("deploy/docker/worker.lock")}
 
 
-def test_the_apis_image_has_neither_torch_nor_what_needs_it() -> None:
+def test_api_image_has_neither_torch_nor_packages_that_need_it() -> None:
     assert not {"torch", "diffusers", "accelerate", "matplotlib"} & set(pins("deploy/docker/api.lock"))
 
 

@@ -39,14 +39,14 @@ def test_every_expression_uses_existing_metrics(database: Database, gpu: Gpu) ->
     scope, domain = tenant_with_domain(database)
     with database.session() as session:
         add(session, scope, domain, "failed")
-    known = SCRAPED | exposed(database, gpu)
+    series = SCRAPED | exposed(database, gpu)
     for expression in expressions():
         for selector in selectors(promql_parser.parse(expression)):
-            assert selector.name in known, expression
+            assert selector.name in series, expression
             asked = {matcher.name for matcher in selector.matchers.matchers}
-            assert asked <= known[selector.name] | {"job", "instance"}, expression
+            assert asked <= series[selector.name] | {"job", "instance"}, expression
         for label in grouped(promql_parser.parse(expression)):
-            assert any(label in labels for labels in known.values()), expression
+            assert any(label in labels for labels in series.values()), expression
 
 
 def test_each_alert_has_a_runbook() -> None:
@@ -57,7 +57,7 @@ def test_each_alert_has_a_runbook() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_each_panel_has_a_place_and_legends() -> None:
+def test_each_panel_has_a_position_and_legends() -> None:
     places = set()
     for panel in PANELS:
         assert panel["type"] == "timeseries"
@@ -70,12 +70,12 @@ def test_each_panel_has_a_place_and_legends() -> None:
 
 
 def test_prometheus_loads_the_rules_and_scrapes_both() -> None:
-    found = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    assert [(FOLDER / name).is_file() for name in found["rule_files"]] == [True]
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    assert [(FOLDER / name).is_file() for name in config["rule_files"]] == [True]
     names = {
         (name, target["port"])
-        for one in found["scrape_configs"]
-        for target in one["dns_sd_configs"]
+        for job in config["scrape_configs"]
+        for target in job["dns_sd_configs"]
         for name in target["names"]
     }
     workers = {
@@ -86,23 +86,23 @@ def test_prometheus_loads_the_rules_and_scrapes_both() -> None:
     assert names == {("api", int(OURS["api"]["environment"]["DIFFFIT_API_METRICS_PORT"])), *workers}
 
 
-def test_queues_are_counted_from_the_rows(database: Database) -> None:
+def test_queues_are_counted_from_database_rows(database: Database) -> None:
     scope, domain = tenant_with_domain(database)
     with database.session() as session:
         for status in ("queued", "queued", "failed"):
             add(session, scope, domain, status)
     with database.session() as session:
         assert jobs.claim_next(session, Generation, "wrk_1", 60) is not None
-    found = {
+    values = {
         (sample.name, sample.labels.get("queue"), sample.labels.get("code")): sample.value
         for family in metrics.JobsCollector(database).collect()
         for sample in family.samples
     }
-    assert found["difffit_jobs_waiting", "generate", None] == 1
-    assert found["difffit_jobs_running", "generate", None] == 1
-    assert found["difffit_jobs_failed", "generate", "drawing_diverged"] == 1
-    assert found["difffit_jobs_oldest_seconds", "generate", None] >= 0
-    assert found["difffit_jobs_waiting", "finetune", None] == 0
+    assert values["difffit_jobs_waiting", "generate", None] == 1
+    assert values["difffit_jobs_running", "generate", None] == 1
+    assert values["difffit_jobs_failed", "generate", "drawing_diverged"] == 1
+    assert values["difffit_jobs_oldest_seconds", "generate", None] >= 0
+    assert values["difffit_jobs_waiting", "finetune", None] == 0
 
 
 def test_metric_shows_the_time_since_the_last_checkpoint(database: Database) -> None:
@@ -159,15 +159,15 @@ def expressions() -> list[str]:
 
 
 def selectors(node: Any) -> Iterator[Any]:
-    for one in walk(node):
-        if isinstance(one, promql_parser.VectorSelector):
-            yield one
+    for inner in walk(node):
+        if isinstance(inner, promql_parser.VectorSelector):
+            yield inner
 
 
 def grouped(node: Any) -> Iterator[str]:
-    for one in walk(node):
-        if isinstance(one, promql_parser.AggregateExpr) and one.modifier is not None:
-            yield from one.modifier.labels
+    for inner in walk(node):
+        if isinstance(inner, promql_parser.AggregateExpr) and inner.modifier is not None:
+            yield from inner.modifier.labels
 
 
 def walk(node: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Every probe of every manifest, asked of the running service."""
+"""Every probe of every manifest, run on the running service."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ SCRAPES = {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """An API and a worker: where they listen in place of the manifests' ports, and their environment."""
+    """Starts an API and a worker. Yields their URLs by the ports in the manifests, and their environment."""
     folder = tmp_path_factory.mktemp("service")
     ports = {METRICS_PORT: str(services.free_port()), API_METRICS_PORT: str(services.free_port())}
     environment = {

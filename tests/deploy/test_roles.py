@@ -32,12 +32,12 @@ def url_of(server: services.Postgres, role: str) -> str:
 
 
 def test_one_role_is_enough_and_three_can_follow(older: services.Postgres) -> None:
-    one = Database(url_of(older, "only_one"))
-    with one.session(SYSTEM) as session:
+    database = Database(url_of(older, "only_one"))
+    with database.session(SYSTEM) as session:
         token = keys.issue(acting(session, SYSTEM), tenants.create(acting(session, SYSTEM), "tenant").id, "key").key
-    with one.session() as session:
+    with database.session() as session:
         assert keys.authenticate(session, token).tenant_id is not None
-    one.dispose()
+    database.dispose()
 
     for _ in range(2):
         older.make_roles(NAME)
@@ -96,8 +96,8 @@ def test_passwords_are_set_and_kept(older: services.Postgres) -> None:
         assert connection.execute(statement, [roles]).fetchall() == [(True,)] * 3
 
 
-def test_a_role_that_may_create_roles_is_enough(older: services.Postgres) -> None:
-    """Covers servers that others operate, where nobody gets superuser rights."""
+def test_role_that_may_create_roles_is_enough(older: services.Postgres) -> None:
+    """Covers managed servers, which give no superuser rights."""
     older.execute("ALTER ROLE only_one CREATEROLE")
     for role in (services.OWNER, services.API, services.WORKER):
         older.execute(f"GRANT {role} TO only_one WITH ADMIN OPTION")

@@ -28,15 +28,15 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def child(process: Process, module: str) -> psutil.Process | None:
-    """The process that serves `module` now."""
-    for found in psutil.Process(process.pid).children():
-        with suppress(psutil.NoSuchProcess):  # it has just ended
-            if found.cmdline()[-1:] == [module]:
-                return found
+    """Returns the process that runs `module` now."""
+    for running in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # the process has just ended
+            if running.cmdline()[-1:] == [module]:
+                return running
     return None
 
 
-def test_a_killed_process_restarts_alone(tmp_path: Path) -> None:
+def test_killed_process_is_restarted_alone(tmp_path: Path) -> None:
     port = services.free_port()
     url = f"http://127.0.0.1:{port}"
     own = {"DIFFFIT_DATA_DIR": str(tmp_path / "data"), "DIFFFIT_PORT": str(port), "DIFFFIT_ADMIN_KEY": ADMIN}
@@ -47,10 +47,10 @@ def test_a_killed_process_restarts_alone(tmp_path: Path) -> None:
         assert worker is not None
         with httpx.Client(base_url=url) as client:
             admin = Caller(client, ADMIN)
-            before = {one["id"] for one in admin.get("/v1/admin/workers")["data"]}
+            before = {worker["id"] for worker in admin.get("/v1/admin/workers")["data"]}
             worker.kill()
-            while {one["id"] for one in admin.get("/v1/admin/workers")["data"]} <= before:
-                time.sleep(0.1)  # the API answers all the while
+            while {worker["id"] for worker in admin.get("/v1/admin/workers")["data"]} <= before:
+                time.sleep(0.1)  # the API must respond meanwhile
         assert child(process, "api") == api
         successor = child(process, "worker")
 
@@ -62,7 +62,7 @@ def test_a_killed_process_restarts_alone(tmp_path: Path) -> None:
         started = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-        assert not any(one.is_running() for one in started)
+        assert not any(ended.is_running() for ended in started)
     assert (tmp_path / "log").read_text().count("restarts in 1 s") == 2
 
 
@@ -80,7 +80,7 @@ def test_serve_shows_the_first_admin_key_and_stops_with_its_terminal(tmp_path: P
         assert len(started) == len(serve.MODULES)
         os.close(terminal)
         assert process.wait(60) == 0
-        assert not any(one.is_running() for one in started)
+        assert not any(ended.is_running() for ended in started)
 
 
 def test_repeated_deaths_are_followed_by_growing_pauses(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_repeated_deaths_are_followed_by_growing_pauses(module: Path, monkeypatc
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-def test_a_process_that_does_not_stop_in_its_grace_is_killed_with_those_it_started(
+def test_process_that_does_not_stop_in_time_is_killed_with_its_children(
     module: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module.write_text(
@@ -147,14 +147,14 @@ def test_output_without_a_reader_is_dropped() -> None:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that `python -m` finds."""
+    """Returns a file that `python -m` finds."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return tmp_path / "stand_in.py"
 
 
 @contextmanager
 def served(command: list[str], environment: dict[str, str], output: int, terminal: bool = False) -> Iterator[Process]:
-    """A process in a session of its own, with `output` as its controlling terminal if it is one."""
+    """Starts a process in a separate session, with `output` as its controlling terminal if it is a terminal."""
     process = subprocess.Popen(
         [sys.executable, *(["-c", ON_TERMINAL] if terminal else []), *command],
         env={**os.environ, **environment},
@@ -165,8 +165,8 @@ def served(command: list[str], environment: dict[str, str], output: int, termina
     try:
         yield process
     finally:
-        for one in [*psutil.Process(process.pid).children(), process] if process.poll() is None else []:
-            one.kill()
+        for running in [*psutil.Process(process.pid).children(), process] if process.poll() is None else []:
+            running.kill()
         process.wait()
 
 
@@ -174,4 +174,4 @@ ON_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
-"""Makes standard output the session's terminal, as a shell's is."""
+"""Program that makes standard output the session's terminal, as in a shell."""

@@ -15,7 +15,7 @@ RUN = {
     "docs/api.md": "tests/client/test_documents.py",
     "docs/tutorial.md": "tests/client/test_tutorial.py",
 }
-"""The tests that run the blocks marked `bash` and `python`."""
+"""Tests that run the blocks marked `bash` and `python`."""
 
 NOT_RUN = {
     "make demo": "minutes long; tests/test_demo.py runs a small one",
@@ -37,12 +37,12 @@ NOT_RUN = {
 
 
 def fences(document: Path) -> Iterator[tuple[str, str]]:
-    """(language, contents) of its fenced blocks."""
+    """Yields (language, contents) of the document's fenced blocks."""
     yield from re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands(script: str) -> Iterator[str]:
-    """Without comments, settings of variables and line breaks."""
+    """Yields the commands without comments, settings of variables and line breaks."""
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words and (re.match(r"[A-Z_]+=", words[0]) or words[0] == "export"):
@@ -55,7 +55,7 @@ def commands(script: str) -> Iterator[str]:
 def test_every_command_is_run_or_listed_with_a_reason(document: Path) -> None:
     name = str(document.relative_to(ROOT))
     for language, text in fences(document):
-        assert language in {"bash", "python", "sh", "text", "json"}, f"{name}: a block says what it is: {text}"
+        assert language in {"bash", "python", "sh", "text", "json"}, f"{name}: a block without a language: {text}"
         if language in {"bash", "python"}:
             assert f'"{name}"' in (ROOT / RUN[name]).read_text()
         if language == "sh":
@@ -64,11 +64,11 @@ def test_every_command_is_run_or_listed_with_a_reason(document: Path) -> None:
 
 
 def test_every_listed_command_occurs_in_a_document() -> None:
-    found = [
+    documented = [
         command
         for path in DOCUMENTS
         for language, text in fences(path)
         if language == "sh"
         for command in commands(text)
     ]
-    assert [start for start in NOT_RUN if not any(command.startswith(start) for command in found)] == []
+    assert [start for start in NOT_RUN if not any(command.startswith(start) for command in documented)] == []

@@ -39,16 +39,16 @@ def test_links_have_existing_targets(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_there_are_links_to_check() -> None:
+def test_documents_contain_links() -> None:
     assert sum(1 for document in DOCUMENTS for _ in links(document)) > 20
 
 
 def test_settings_that_documents_name_exist() -> None:
-    known = {f"DIFFFIT_{name.upper()}" for name in Settings.model_fields}
-    of_the_client = {"DIFFFIT_URL", "DIFFFIT_API_KEY", "DIFFFIT_PROFILE", "DIFFFIT_CONFIG"}
+    server_settings = {f"DIFFFIT_{name.upper()}" for name in Settings.model_fields}
+    client_settings = {"DIFFFIT_URL", "DIFFFIT_API_KEY", "DIFFFIT_PROFILE", "DIFFFIT_CONFIG"}
     for document in DOCUMENTS:
         named = set(re.findall(r"\bDIFFFIT_[A-Z0-9_]*[A-Z0-9]\b", document.read_text()))
-        assert named <= known | of_the_client, (document, named - known - of_the_client)
+        assert named <= server_settings | client_settings, (document, named - server_settings - client_settings)
 
 
 def test_error_codes_of_the_guide_exist() -> None:
