@@ -1,4 +1,4 @@
-"""Rows that the tests of several rooms need."""
+"""Database rows for several tests."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ BASE = BaseDescription(
 
 
 class Sent:
-    """A dispatcher that keeps what was sent."""
+    """Dispatcher that records messages."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, str, str]] = []
@@ -32,7 +32,7 @@ class Sent:
 
 
 def acting(session: Session, scope: Scope) -> Session:
-    """Returns a worker's session, which from now on acts in this scope."""
+    """Returns the given session of a worker, which from now on acts in this scope."""
     set_scope(session, scope)
     return session
 
@@ -46,7 +46,7 @@ def tenant_with_domain(database: Database, name: str = "tenant", weight: float =
 
 
 def tenant_with_everything(database: Database, name: str) -> Scope:
-    """A tenant with a row in every table that can have one."""
+    """Tenant with a row in every table that can have one."""
     scope, domain = tenant_with_domain(database, name)
     size = {"size_bytes": 1, "width": 8, "height": 8}
     common = {"tenant_id": scope.tenant, "index": 0, "sha256": "0" * 64, "object_key": "k"}
@@ -69,7 +69,7 @@ def tenant_with_everything(database: Database, name: str) -> Scope:
 
 
 def add_finetune(session: Session, scope: Scope, domain_id: str, **values: Any) -> str:
-    """The id of a new one, with a data set of its own."""
+    """Creates a fine-tune with its own data set, and returns its id."""
     dataset = add_dataset(session, scope, domain_id)
     before = scope_of(session)
     finetune = finetunes.create(acting(session, scope), Sent(), domain_id, FinetuneRequest(dataset_id=dataset.id))
@@ -121,6 +121,6 @@ def add_adapter(session: Session, scope: Scope, domain_id: str, version: int, **
 
 def claim(database: Database, lease_seconds: float = 60) -> jobs.Claim:
     with database.session() as session:
-        found = jobs.claim_next(session, Generation, "worker", lease_seconds)
-    assert found is not None
-    return found
+        claim = jobs.claim_next(session, Generation, "worker", lease_seconds)
+    assert claim is not None
+    return claim

@@ -1,4 +1,4 @@
-"""Zips from strangers."""
+"""Validation of uploaded zips."""
 
 import io
 import stat
@@ -13,8 +13,8 @@ from tests.core.service.zips import GOOD, LIMITS, picture, zipped
 
 
 def refused(files: dict[str, bytes]) -> dict[str, str]:
-    """File to code, of what a zip with two good classes beside it refuses."""
-    return {one.file: one.code for one in validate(zipped(GOOD | files), LIMITS).rejected}
+    """Returns the codes of rejected files by name, in a zip that also has two good classes."""
+    return {rejected.file: rejected.code for rejected in validate(zipped(GOOD | files), LIMITS).rejected}
 
 
 def test_valid_zip_is_accepted() -> None:
@@ -26,7 +26,7 @@ def test_valid_zip_is_accepted() -> None:
     assert images[0][1].getpixel((0, 0)) == (1, 0, 7)
 
 
-def test_the_digest_is_of_the_content_not_of_the_zip() -> None:
+def test_digest_depends_on_the_files_and_not_on_the_zip() -> None:
     shuffled = dict(reversed(GOOD.items()))
     same = validate(zipped(shuffled, zipfile.ZIP_STORED), LIMITS).digest
     assert same == validate(zipped(GOOD), LIMITS).digest
@@ -70,14 +70,14 @@ def test_unusable_files_are_rejected_with_their_codes(name: str, data: bytes, co
     assert refused({name: data}) == {name: code}
 
 
-def test_animated_images_are_refused() -> None:
+def test_animated_images_are_rejected() -> None:
     buffer = io.BytesIO()
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     assert refused({"cat/a.gif": buffer.getvalue()}) == {"cat/a.gif": "animated"}
 
 
-def test_links_and_encrypted_files_are_refused() -> None:
+def test_links_and_encrypted_files_are_rejected() -> None:
     buffer = zipped(GOOD)
     with zipfile.ZipFile(buffer, "a") as archive:
         link = zipfile.ZipInfo("cat/link.png")
@@ -85,16 +85,16 @@ def test_links_and_encrypted_files_are_refused() -> None:
         archive.writestr(link, "/etc/passwd")
         archive.writestr("cat/secret.png", picture(9))
     data = bytearray(buffer.getvalue())
-    data[data.rindex(b"cat/secret.png") - 46 + 8] |= 1  # the central directory's flag of encryption
-    codes = {one.file: one.code for one in validate(io.BytesIO(data), LIMITS).rejected}
+    data[data.rindex(b"cat/secret.png") - 46 + 8] |= 1  # the encryption flag in the central directory
+    codes = {rejected.file: rejected.code for rejected in validate(io.BytesIO(data), LIMITS).rejected}
     assert codes == {"cat/link.png": "link", "cat/secret.png": "encrypted"}
 
 
-def test_accepted_and_rejected_are_all_that_was_sent() -> None:
+def test_every_file_is_accepted_or_rejected() -> None:
     extra = {"cat/copy.png": GOOD["cat/1.png"], "cat/x.svg": b"x", "loose.png": picture(8), "cat/x.txt": b"x"}
     report = validate(zipped(GOOD | extra), LIMITS)
     assert len(report.members) + len(report.rejected) + report.ignored == len(GOOD) + len(extra)
-    assert all(one.detail.endswith(".") for one in report.rejected)
+    assert all(rejected.detail.endswith(".") for rejected in report.rejected)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_other_files_are_not_a_zip(data: bytes) -> None:
     assert caught.value.code == "not_a_zip"
 
 
-def test_one_usable_image_is_too_few_and_the_rest_is_named() -> None:
+def test_single_usable_image_is_too_few_and_the_rest_is_listed() -> None:
     with pytest.raises(ArchiveInvalid) as caught:
         validate(zipped({"cat/1.png": picture(1), "cat/2.png": b"x"}), LIMITS)
     assert caught.value.code == "too_few_images"

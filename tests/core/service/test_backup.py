@@ -1,4 +1,4 @@
-"""Backup of a service, its loss, and its restoration elsewhere: SQLite with a folder, and PostgreSQL with S3."""
+"""Backup of a service and its restoration elsewhere: SQLite with a folder, and PostgreSQL with S3."""
 
 import uuid
 from pathlib import Path
@@ -65,21 +65,21 @@ def test_backup_is_restored_completely(kind: str, tmp_path: Path, request: pytes
     with running(second) as api:
         again = api.client(tenant.headers["Authorization"].removeprefix("Bearer "))
         assert seen(api, again, domain, drawn) == before
-        stranger = api.tenant("stranger")  # the tables take new rows, and row level security holds
+        stranger = api.tenant("stranger")  # the tables accept new rows, and row-level security works
         assert stranger.read("/v1/domains")["data"] == []
         assert again.made("/v1/domains", {"name": "Another"})["id"] != domain
 
 
 def seen(api: Api, tenant: Client, domain: str, drawn: str) -> list[object]:
     adapters = api.admin.read("/v1/admin/adapters")["data"]
-    files = [tenant.get(f"/v1/adapters/{one['id']}/download").content for one in adapters]
+    files = [tenant.get(f"/v1/adapters/{adapter['id']}/download").content for adapter in adapters]
     images = [tenant.get(f"/v1/generations/{drawn}/images/{index}").content for index in range(2)]
     usage = tenant.read("/v1/usage")
-    del usage["quotas"]["requests_per_minute"]  # a count of this minute, which no backup has
+    del usage["quotas"]["requests_per_minute"]  # a count of this minute, which is not in the backup
     return [adapters, files, images, tenant.read(f"/v1/domains/{domain}"), usage]
 
 
-def test_a_damaged_backup_is_refused(tmp_path: Path) -> None:
+def test_damaged_backup_is_rejected(tmp_path: Path) -> None:
     first, second = make_settings(tmp_path / "first"), make_settings(tmp_path / "second")
     with running(first):
         FolderStore(tmp_path / "first" / "objects").put("a/b", b"bytes")

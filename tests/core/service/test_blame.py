@@ -1,4 +1,4 @@
-"""Requeues with a delay, blame after a crash, and how many places a tenant gets."""
+"""Delayed requeues, blame after a crash, and the number of places for a tenant."""
 
 import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from core.service.storage.errors import StorageUnavailable
 from tests.core.service.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
 
 LOST = -1.0
-"""A lease that has run out already."""
+"""Seconds of a lease that has already expired."""
 
 
 def claim(database: Database, model: Any, worker: str = "wrk_1", lease: float = 60, **options: Any) -> Claim | None:
@@ -27,13 +27,13 @@ def claim(database: Database, model: Any, worker: str = "wrk_1", lease: float = 
 
 
 def claimed(database: Database, model: Any, worker: str = "wrk_1", lease: float = 60) -> Claim:
-    found = claim(database, model, worker, lease)
-    assert found is not None
-    return found
+    job = claim(database, model, worker, lease)
+    assert job is not None
+    return job
 
 
 def reap(database: Database) -> list[str]:
-    """Every kind, as a worker's maintenance does; the ids that ended."""
+    """Reaps every kind of job as a worker's maintenance does, and returns the ids that ended."""
     with database.session() as session:
         return [job.id for model in jobs.KINDS for job in jobs.reap(session, Sent(), model, max_attempts=3)]
 
@@ -76,16 +76,16 @@ def test_delay_doubles_from_a_second_to_five_minutes() -> None:
 @pytest.mark.parametrize("error", [StorageUnavailable("refused"), DatabaseUnavailable()])
 def test_delayed_row_is_claimed_only_after_its_delay_and_shows_its_reason(database: Database, error: CoreError) -> None:
     [id] = generations(database, 1)
-    change(database, Generation, id, requeues=7)  # its delays are longer than the test
+    change(database, Generation, id, requeues=7)  # the delays are longer than the test
     for times in (8, 9, 10):
         assert settle(database, Generation, claimed(database, Generation), error) == "returned"
-        found = row(database, Generation, id)
-        assert (found.status, found.requeues, found.failures) == ("queued", times, 0)
-        assert found.error == {"code": error.code, "detail": error.detail}
+        job = row(database, Generation, id)
+        assert (job.status, job.requeues, job.failures) == ("queued", times, 0)
+        assert job.error == {"code": error.code, "detail": error.detail}
         assert claim(database, Generation) is None
         with database.session() as session:
             now = database_now(session)
-        assert found.not_before - now > datetime.timedelta(seconds=0.5 * jobs.backoff_seconds(times, lambda: 0.0))
+        assert job.not_before - now > datetime.timedelta(seconds=0.5 * jobs.backoff_seconds(times, lambda: 0.0))
         change(database, Generation, id, not_before=now)
 
 
@@ -118,8 +118,8 @@ def test_repeated_waits_are_one_event_and_a_checkpoint_resets_the_delay(database
 
 def events(database: Database, id: str) -> list[FinetuneEvent]:
     with database.session() as session:
-        found = select(FinetuneEvent).where(FinetuneEvent.finetune_id == id).order_by(FinetuneEvent.id)
-        return list(session.execute(found).scalars())
+        query = select(FinetuneEvent).where(FinetuneEvent.finetune_id == id).order_by(FinetuneEvent.id)
+        return list(session.execute(query).scalars())
 
 
 def test_rows_lost_together_count_no_crash_and_become_suspects(database: Database) -> None:
@@ -133,19 +133,19 @@ def test_rows_lost_together_count_no_crash_and_become_suspects(database: Databas
         claimed(database, model, lease=LOST)
     assert reap(database) == []
     for model, id in ids.items():
-        found = row(database, model, id)
-        assert (found.suspect, found.crashes, found.failures, found.error_code) == (True, 0, 0, None)
+        job = row(database, model, id)
+        assert (job.suspect, job.crashes, job.failures, job.error_code) == (True, 0, 0, None)
 
 
-def test_row_that_ever_had_company_counts_no_crash(database: Database) -> None:
-    """Its neighbour has ended, but may have left what killed the worker."""
+def test_job_that_ever_ran_next_to_others_counts_no_crash(database: Database) -> None:
+    """The other job has ended, but may be the reason for the worker's death."""
     first, second = generations(database, 2)
     claimed(database, Generation, lease=LOST)
     assert claimed(database, Generation).id == second
     finish(database, Generation, second)
     reap(database)
-    found = row(database, Generation, first)
-    assert (found.suspect, found.crashes) == (True, 0)
+    job = row(database, Generation, first)
+    assert (job.suspect, job.crashes) == (True, 0)
 
 
 def test_job_that_kills_its_worker_alone_ends_with_its_own_code(database: Database) -> None:
@@ -153,8 +153,8 @@ def test_job_that_kills_its_worker_alone_ends_with_its_own_code(database: Databa
     for crash in (1, 2, 3):
         claimed(database, Generation, f"wrk_{crash}", lease=LOST)
         assert reap(database) == ([id] if crash == 3 else [])
-    found = row(database, Generation, id)
-    assert (found.status, found.error_code, found.crashes) == ("failed", "crashed_worker", 3)
+    job = row(database, Generation, id)
+    assert (job.status, job.error_code, job.crashes) == ("failed", "crashed_worker", 3)
 
 
 def test_job_that_loses_the_device_alone_twice_fails(database: Database) -> None:
@@ -168,21 +168,21 @@ def test_job_that_loses_the_device_alone_twice_fails(database: Database) -> None
 def test_lost_device_counts_no_crash_for_concurrent_jobs(database: Database) -> None:
     ids = generations(database, 3)
     held = [claimed(database, Generation) for _ in ids]
-    for one in held:
-        assert settle(database, Generation, one, DeviceLost("illegal memory access")) == "returned"
+    for job in held:
+        assert settle(database, Generation, job, DeviceLost("illegal memory access")) == "returned"
     rows = [row(database, Generation, id) for id in ids]
-    assert [(one.status, one.suspect, one.crashes, one.failures) for one in rows] == [("queued", True, 0, 0)] * 3
+    assert [(job.status, job.suspect, job.crashes, job.failures) for job in rows] == [("queued", True, 0, 0)] * 3
 
 
 def test_suspect_runs_alone(database: Database) -> None:
     first, second, third = generations(database, 3)
     change(database, Generation, second, suspect=True)
     suspect = claimed(database, Generation)
-    assert suspect.id == second, "it is first in line"
+    assert suspect.id == second, "the suspect must be first in line"
     assert claim(database, Generation) is None
     assert claim(database, Dataset) is None
-    assert claimed(database, Generation, "wrk_0").id == first, "other workers go on"
-    change(database, Generation, second, suspect=False)  # as a checkpoint does
+    assert claimed(database, Generation, "wrk_0").id == first, "other workers must continue"
+    change(database, Generation, second, suspect=False)  # like a checkpoint
     assert claimed(database, Generation).id == third
 
 
@@ -194,13 +194,13 @@ def test_worker_drains_for_a_suspect_of_any_of_its_queues(database: Database) ->
     claimed(database, Generation)
     with database.session() as session:
         suspect = add_finetune(session, scope, domain, suspect=True)
-    assert claim(database, Finetune) is None, "it holds another row"
-    assert claim(database, Generation) is None, "it drains"
+    assert claim(database, Finetune) is None, "the worker has another job"
+    assert claim(database, Generation) is None, "the worker must take no other job"
     with database.session() as session:
         assert jobs.should_drain(session, "wrk_1")
-        assert not jobs.should_drain(session, "wrk_1", [Generation]), "its queues have no suspect"
+        assert not jobs.should_drain(session, "wrk_1", [Generation]), "no suspect in the worker's queues"
     finish(database, Generation, running)
-    assert claim(database, Generation) is None, "it is kept free for the suspect"
+    assert claim(database, Generation) is None, "the worker must stay free for the suspect"
     assert claimed(database, Finetune).id == suspect
 
 
@@ -208,8 +208,8 @@ def test_one_suspect_drains_only_the_newest_worker(database: Database) -> None:
     generations(database, 3)
     for worker in ("wrk_1", "wrk_2", "wrk_3"):
         with database.session() as session:
-            about = {"queues": ["generate"], "device": "cpu", "resident": [], "healthy": worker != "wrk_3"}
-            fleet.report_worker(session, worker, "host", 1, about)
+            report = {"queues": ["generate"], "device": "cpu", "resident": [], "healthy": worker != "wrk_3"}
+            fleet.report_worker(session, worker, "host", 1, report)
     for worker in ("wrk_1", "wrk_2"):
         claimed(database, Generation, worker)
     [suspect] = generations(database, 1, "another")
@@ -229,7 +229,7 @@ def test_suspect_drains_a_worker_of_its_own_queue(database: Database) -> None:
         suspect = add_finetune(session, scope, domain, suspect=True)
         assert jobs.should_drain(session, "wrk_1", [Finetune, Generation])
     assert claim(database, Generation, "wrk_1", serves=[Finetune, Generation]) is None
-    assert claim(database, Generation, "wrk_3", serves=[Generation]) is not None, "it is of no use to the suspect"
+    assert claim(database, Generation, "wrk_3", serves=[Generation]) is not None, "it serves another queue"
     with database.session() as session:
         session.get_one(Finetune, suspect).suspect = False
     assert claim(database, Finetune, "wrk_1", serves=[Finetune, Generation]) is not None
@@ -256,6 +256,6 @@ def test_tenant_leaves_a_slot_to_others_on_every_worker(database: Database) -> N
     assert claim(database, Generation, most=2) is None
     assert claim(database, Generation, "wrk_2", most=2) is not None
     [quiet] = generations(database, 1, "quiet")
-    found = claim(database, Generation, most=2)
-    assert found is not None
-    assert found.id == quiet
+    job = claim(database, Generation, most=2)
+    assert job is not None
+    assert job.id == quiet

@@ -1,4 +1,4 @@
-"""Messages: each appears whole in a folder, however many write and read at once; one that is none is skipped."""
+"""Messages in a folder: each appears complete with any number of writers and readers; malformed ones are skipped."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,23 +20,23 @@ def test_messages_are_never_read_half_written(tmp_path: Path) -> None:
     dispatcher = CeleryDispatcher(make_celery(settings))
 
     def read(_: int) -> list[str]:
-        found: list[str] = []
+        received: list[str] = []
         with make_celery(settings).connection_for_read() as connection:
             channel = connection.channel()
             assert isinstance(channel, FolderChannel)
             while True:
                 try:
-                    found.append(channel._get("generate")["headers"]["argsrepr"])
+                    received.append(channel._get("generate")["headers"]["argsrepr"])
                 except Empty:
                     if sent.done() and not list((tmp_path / "broker" / "messages").iterdir()):
                         break
-        return found
+        return received
 
     with ThreadPoolExecutor(5) as pool:
         sent = pool.submit(lambda: [dispatcher.send("generate.run", "generate", str(n)) for n in range(MESSAGES)])
         reading = [pool.submit(read, reader) for reader in range(4)]
-        found = [id for one in reading for id in one.result()]
-    assert sorted(found) == sorted(repr([str(n)]) for n in range(MESSAGES))
+        received = [id for reader in reading for id in reader.result()]
+    assert sorted(received) == sorted(repr([str(n)]) for n in range(MESSAGES))
 
 
 POISON = ["", "garbage", "5", "{}", '{"body": 1}', '{"properties": {}}', "\udcff"]
@@ -50,21 +50,21 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 @pytest.mark.parametrize("poison", POISON)
 def test_consumer_skips_malformed_messages(settings: Settings, poison: str) -> None:
-    app, queue, found = make_celery(settings), "poisoned", list[str]()
+    app, queue, received = make_celery(settings), "poisoned", list[str]()
     with app.connection_for_read() as connection:
         consumer = Consumer(connection, [Queue(queue, queue, queue)], accept=["json"])
-        consumer.register_callback(lambda _, message: found.append(message.headers["argsrepr"]))
+        consumer.register_callback(lambda _, message: received.append(message.headers["argsrepr"]))
         with consumer:
             put_raw(settings, queue, poison.encode(errors="surrogateescape"))
             CeleryDispatcher(app).send("generate.run", queue, "gen_1")
-            while not found:
+            while not received:
                 connection.drain_events(timeout=60)
             consumer.purge()
-    assert found == ["['gen_1']"]
+    assert received == ["['gen_1']"]
 
 
 def put_raw(settings: Settings, queue: str, data: bytes) -> None:
-    """Comes before what is sent through a dispatcher."""
+    """Writes a message that sorts before those of a dispatcher."""
     if settings.broker_url.startswith("redis"):
         Redis.from_url(settings.broker_url).lpush(queue, data)
     else:

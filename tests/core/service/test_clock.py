@@ -1,4 +1,4 @@
-"""A host's clock compared with the database's."""
+"""Comparison of a host's clock with the database's."""
 
 import datetime
 from types import SimpleNamespace

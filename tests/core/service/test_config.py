@@ -12,25 +12,25 @@ def settings(**values: str) -> Settings:
     return Settings(_env_file=None, **values)  # type: ignore[arg-type,call-arg]
 
 
-def test_one_database_url_serves_all() -> None:
+def test_single_database_url_is_used_by_all_parts() -> None:
     for url in ("", "postgresql://difffit@host/difffit"):
-        found = settings(database_url=url)
-        assert found.worker_database_url == found.owner_database_url == found.database_url
-        assert found.embedded == (not url)
+        configured = settings(database_url=url)
+        assert configured.worker_database_url == configured.owner_database_url == configured.database_url
+        assert configured.embedded == (not url)
 
 
-def test_each_part_may_have_its_own_role() -> None:
-    found = settings(database_url="postgresql://a@h/d", owner_database_url="postgresql://o@h/d")
-    assert (found.owner_database_url, found.worker_database_url) == ("postgresql://o@h/d", "postgresql://a@h/d")
+def test_each_part_may_use_its_own_role() -> None:
+    urls = settings(database_url="postgresql://a@h/d", owner_database_url="postgresql://o@h/d")
+    assert (urls.owner_database_url, urls.worker_database_url) == ("postgresql://o@h/d", "postgresql://a@h/d")
 
 
-def test_a_worker_on_another_database_than_the_api_is_refused() -> None:
+def test_worker_on_another_database_than_the_api_is_rejected() -> None:
     with pytest.raises(ValidationError, match="one database"):
         settings(worker_database_url="postgresql://w@h/d")
 
 
 @pytest.mark.parametrize("name", ["admin_key", "url_secret"])
-def test_a_weak_secret_is_refused_and_not_repeated(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weak_secret_is_rejected_and_not_shown(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"DIFFFIT_{name.upper()}", "hunter2")
     get_settings.cache_clear()
@@ -45,9 +45,9 @@ def test_a_weak_secret_is_refused_and_not_repeated(name: str, monkeypatch: pytes
 def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ADMIN_KEY", "URL_SECRET", "PUBLIC_URL", "MAX_UPLOAD_BYTES"):
         monkeypatch.setenv(f"DIFFFIT_{name}", "")
-    found = settings()
-    assert (found.admin_key, found.url_secret, found.public_url) == (None, None, None)
-    assert found.max_upload_bytes == settings(max_upload_bytes="536870912").max_upload_bytes
+    configured = settings()
+    assert (configured.admin_key, configured.url_secret, configured.public_url) == (None, None, None)
+    assert configured.max_upload_bytes == settings(max_upload_bytes="536870912").max_upload_bytes
 
 
 def test_removed_setting_is_reported(caplog: pytest.LogCaptureFixture) -> None:
@@ -58,7 +58,7 @@ def test_removed_setting_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert "DIFFFIT_COMPILE has no effect" in record.message
 
 
-def test_an_empty_secret_signs_nothing() -> None:
+def test_empty_secret_cannot_sign() -> None:
     for name in ("admin_key", "url_secret"):
         with pytest.raises(ValidationError, match="at least 32 characters"):
             settings(**{name: ""})
@@ -67,7 +67,7 @@ def test_an_empty_secret_signs_nothing() -> None:
         assert "hunter2" not in str(refused.value)
 
 
-def test_proxies_are_networks() -> None:
+def test_trusted_proxies_are_networks() -> None:
     assert settings(trusted_proxies="10.1.2.3/8, ::1 ,192.0.2.1,").trusted_proxies == "10.0.0.0/8,::1/128,192.0.2.1/32"
     for odd in ("*", "proxy.internal", "10.0.0.0/33"):
         with pytest.raises(ValidationError, match="trusted_proxies"):

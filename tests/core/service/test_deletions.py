@@ -1,4 +1,4 @@
-"""Receipts: what was deleted is counted, its objects follow, and it is done when no worker holds any of it."""
+"""Receipts of deletions: they count rows and objects, and are done when no worker holds any of the adapters."""
 
 import datetime
 import io
@@ -49,9 +49,9 @@ def read(database: Database, id: str) -> Deletion:
 
 
 def worker_tells(database: Database, id: str, evicted_at: datetime.datetime | None) -> None:
-    about = {"queues": [], "device": "none", "base_digest": None, "resident": [], "evicted_at": evicted_at}
+    report = {"queues": [], "device": "none", "base_digest": None, "resident": [], "evicted_at": evicted_at}
     with database.session() as session:
-        fleet.report_worker(session, id, "host", 1, about)
+        fleet.report_worker(session, id, "host", 1, report)
 
 
 def now(database: Database) -> datetime.datetime:
@@ -59,7 +59,7 @@ def now(database: Database) -> datetime.datetime:
         return database_now(session)
 
 
-def test_a_domain_leaves_a_receipt(database: Database, store: ObjectStore) -> None:
+def test_deleted_domain_leaves_a_receipt(database: Database, store: ObjectStore) -> None:
     scope, domain = tenant_with_domain(database)
     caller = Scope(scope.tenant, "key_1")
     filled(database, caller, domain)
@@ -87,20 +87,20 @@ def test_a_domain_leaves_a_receipt(database: Database, store: ObjectStore) -> No
 
     deletions.advance(database, store)
     receipt = read(database, id)
-    assert receipt.objects == (4 if isinstance(store, FolderStore) else 3), "in a folder a part is a file of its own"
+    assert receipt.objects == (4 if isinstance(store, FolderStore) else 3), "in a folder each part is a separate file"
     assert receipt.bytes >= 15
-    assert [one.key for one in store.page("", "", 10)] == [f"{domains.folder(scope.tenant, kept)}x"]
-    assert receipt.done_at is None, "a worker may hold its adapters still"
+    assert [stored.key for stored in store.page("", "", 10)] == [f"{domains.folder(scope.tenant, kept)}x"]
+    assert receipt.done_at is None, "a worker may still hold its adapters"
     with pytest.raises(NotFound):
         store.get(f"{folder}generations/gen_1/0.png")
 
     store.put(f"{folder}generations/gen_1/late.png", b"of a worker that had not heard")
     worker_tells(database, "wrk_1", now(database))
     deletions.advance(database, store)
-    found = read(database, id)
-    assert (found.objects, found.done_at) == (receipt.objects + 1, None)
+    later = read(database, id)
+    assert (later.objects, later.done_at) == (receipt.objects + 1, None)
     deletions.advance(database, store)
-    assert read(database, id).done_at is None, "it last let go before the last file was removed"
+    assert read(database, id).done_at is None, "the worker's last eviction was before the last file was deleted"
     worker_tells(database, "wrk_1", now(database))
     deletions.advance(database, store)
     done = read(database, id)
@@ -135,8 +135,8 @@ def test_deletion_retries_an_unreachable_store(database: Database, store: Object
         deletions.advance(database, Away(Path("/nowhere")))
     for _ in range(2):
         deletions.advance(database, store)
-    found = read(database, id)
-    assert (found.objects, found.done_at is not None) == (1, True)
+    later = read(database, id)
+    assert (later.objects, later.done_at is not None) == (1, True)
 
 
 def test_tenant_deletion_leaves_a_receipt_and_other_tenants(database: Database, store: ObjectStore) -> None:
@@ -149,7 +149,7 @@ def test_tenant_deletion_leaves_a_receipt_and_other_tenants(database: Database, 
             keys.issue(session, who.tenant, "key")
     with database.session() as session:
         id = tenants.delete(session, scope.tenant).id
-        assert adapters.deleted(session, {"a" * 64, "c" * 64}) == {"c" * 64}, "the other has the same adapter"
+        assert adapters.deleted(session, {"a" * 64, "c" * 64}) == {"c" * 64}, "the other tenant has the same adapter"
     for _ in range(2):
         deletions.advance(database, store)
     receipt = read(database, id)
@@ -166,7 +166,7 @@ def test_tenant_deletion_leaves_a_receipt_and_other_tenants(database: Database, 
         assert [row.id for row in deletions.page(acting(session, SYSTEM), PageRequest(), scope.tenant).data] == [id]
 
 
-def test_stored_responses_about_it_are_deleted(database: Database) -> None:
+def test_stored_responses_about_a_domain_are_deleted_with_it(database: Database) -> None:
     scope, domain = tenant_with_domain(database)
     caller = Scope(scope.tenant, "key_1")
     bodies = {"a": {"id": domain}, "b": {"id": "gen_1", "domain_id": domain}, "c": {"id": "dom_other"}}
@@ -207,7 +207,7 @@ def test_very_many_rows_are_deleted_in_steps(
         else:
             id = tenants.delete(acting(session, SYSTEM), scope.tenant).id
     with database.session(scope) as session:
-        assert jobs.claim_next(session, Generation, "worker", 60) is None, "nobody begins what is to go"
+        assert jobs.claim_next(session, Generation, "worker", 60) is None, "no worker may claim a deleted job"
         assert jobs.claim_next(session, Finetune, "worker", 60) is None
         with pytest.raises(NotFound):
             domains.get(session, domain) if kind == "domain" else tenants.get(session, scope.tenant)

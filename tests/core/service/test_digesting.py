@@ -1,4 +1,4 @@
-"""The digest of a file that is read meanwhile, in whatever order."""
+"""The digest of a file, computed while it is read in any order."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from tests.core.service.zips import LIMITS, picture
 
 
 class Counted(io.BytesIO):
-    """Counts the bytes that are read."""
+    """File that counts the bytes read."""
 
     count = 0
 
@@ -25,7 +25,7 @@ class Counted(io.BytesIO):
 
 
 def zip_with_gaps(order: int = 1) -> bytes:
-    """Members with bytes between them that no index names, indexed in this order or the other one."""
+    """Returns a zip with unindexed bytes between its members, which are indexed in this order or in reverse."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as packed:
         for number in range(20):
@@ -47,8 +47,8 @@ def test_validation_computes_the_digest_of_every_byte(monkeypatch: pytest.Monkey
     assert file.digest() == file.digest() == hashlib.sha256(data).hexdigest()
 
 
-def test_a_zip_that_is_read_in_order_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digesting, "GAP_BYTES", 700)  # less than the way to the index
+def test_zip_in_order_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digesting, "GAP_BYTES", 700)  # less than the distance to the index
     data = zip_with_gaps()
     counted = Counted(data)
     file: Any = DigestingFile(counted)
@@ -59,9 +59,7 @@ def test_a_zip_that_is_read_in_order_is_read_once(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_bytes_that_are_read_at_random_are_the_file_s_and_so_is_the_digest(
-    monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_random_reads_return_the_bytes_and_digest_of_the_file(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     chance = random.Random(seed)
     monkeypatch.setattr(digesting, "GAP_BYTES", chance.choice([0, 10, 1000]))
     data = chance.randbytes(chance.randrange(1, 3000))

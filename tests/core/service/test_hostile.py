@@ -1,4 +1,4 @@
-"""Input that was made to hurt, and photos as phones make them."""
+"""Hostile zips and values, and photos from phones."""
 
 import io
 import tracemalloc
@@ -24,8 +24,8 @@ from tests.core.service.zips import GOOD, LIMITS, picture, zipped
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_compression_without_a_bound_is_not_inflated(compression: int) -> None:
-    """Some hundred bytes of bzip2 inflate to 64 MB in one step."""
+def test_unbounded_compression_is_not_inflated(compression: int) -> None:
+    """A few hundred bytes of bzip2 inflate to 64 MB in one step."""
     buffer = zipped(GOOD)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr("cat/bomb.png", bytes(2**26), compression)
@@ -33,18 +33,18 @@ def test_a_compression_without_a_bound_is_not_inflated(compression: int) -> None
     report = validate(buffer, LIMITS)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert {one.file: one.code for one in report.rejected} == {"cat/bomb.png": "compression"}
+    assert {rejected.file: rejected.code for rejected in report.rejected} == {"cat/bomb.png": "compression"}
     assert peak < 2**24
 
 
-def test_refused_files_count_towards_what_a_zip_inflates_to() -> None:
+def test_rejected_files_count_towards_the_inflated_size() -> None:
     bombs = {f"cat/{i}.png": b"\x89PNG" + bytes(LIMITS.image_bytes) for i in range(20)}
     with pytest.raises(ArchiveInvalid) as caught:
         validate(zipped(GOOD | bombs), LIMITS)
     assert caught.value.code == "inflates_too_large"
 
 
-def test_an_index_is_refused_before_it_takes_the_memory() -> None:
+def test_large_index_is_rejected_before_it_uses_memory() -> None:
     entry = zipped({"cat/1.png": b""}).getvalue()
     index = entry[entry.index(b"PK\1\2") : entry.index(b"PK\5\6")] * 50_000
     end = b"PK\5\6" + bytes(8) + len(index).to_bytes(4, "little") + bytes(6)
@@ -54,7 +54,7 @@ def test_an_index_is_refused_before_it_takes_the_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert caught.value.code == "too_many_files"
-    assert peak < len(index) + 2**23, "the file itself, and none of its entries"
+    assert peak < len(index) + 2**23, "only the file itself, and none of its entries"
 
 
 def test_overlapping_files_are_rejected() -> None:
@@ -91,7 +91,7 @@ def test_large_photos_are_accepted_if_decoded_smaller() -> None:
     files = {"cat/1.jpg": large.getvalue(), "cat/2.png": flat.getvalue(), "cat/3.jpg": passes.getvalue()}
     archive = zipped(GOOD | files)
     report = validate(archive, limits)
-    assert {one.file: one.code for one in report.rejected} == {"cat/3.jpg": "too_many_pixels"}
+    assert {rejected.file: rejected.code for rejected in report.rejected} == {"cat/3.jpg": "too_many_pixels"}
     members = [member.to_json() for member in report.members if member.file in ("cat/1.jpg", "cat/2.png")]
     assert [photo.size for _, photo in read_images(archive, members, limits)] == [(1250, 1250), (1250, 1250)]
 
@@ -109,12 +109,12 @@ def test_readme_next_to_the_classes_is_ignored() -> None:
     assert (report.rejected, report.ignored) == ([], 1)
 
 
-def test_a_single_class_with_a_folder_in_it_is_not_taken_for_a_wrapper() -> None:
+def test_single_class_that_contains_a_folder_is_no_wrapper() -> None:
     files = {"cat/1.png": picture(1), "cat/2.png": picture(2), "cat/more/3.png": picture(3)}
     assert validate(zipped(files), LIMITS).class_names == ["cat"]
 
 
-def test_photos_keep_their_first_picture() -> None:
+def test_first_picture_of_a_photo_is_used() -> None:
     double = io.BytesIO()
     Image.new("RGB", (16, 8)).save(double, "MPO", save_all=True, append_images=[Image.new("RGB", (16, 8), "red")])
     archive = zipped(GOOD | {"cat/9.jpg": double.getvalue()})
@@ -134,13 +134,13 @@ def test_out_of_range_cursors_are_rejected(database: Database, value: str) -> No
             tenants.page(session, PageRequest(cursor=value))
 
 
-def test_a_class_may_be_named_in_either_spelling(database: Database) -> None:
+def test_class_is_found_by_either_unicode_form_of_its_name(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
     with database.session(scope) as session:
         adapter = add_adapter(session, scope, domain_id, 1)
         request = GenerationRequest(class_name="cafe\u0301", adapter_id=adapter.id)
-        made: Generation = generations.create(session, Sent(), domain_id, request, BASE, most_waiting=10)
-        assert made.class_id == 0
+        generation: Generation = generations.create(session, Sent(), domain_id, request, BASE, most_waiting=10)
+        assert generation.class_id == 0
 
 
 def test_exhausted_connection_pool_is_database_unavailable(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""Small files of many pixels, from validation to the first batch of a fine-tune: memory that a worker can spare."""
+"""Memory for small files with many pixels, from validation to the first batch of a fine-tune."""
 
 import io
 import json
@@ -10,20 +10,20 @@ import zlib
 from pathlib import Path
 
 KINDS = {"1-bit": (7070, 1, 0, 1), "grey": (4690, 8, 0, 1), "RGB": (4690, 8, 2, 3), "16-bit RGB": (4690, 16, 2, 3)}
-"""Side, bits, PNG's colour type, channels."""
+"""Side, bits, PNG colour type and channels of each image."""
 MORE_MB = 50
 
 
 def flat_png(number: int, side: int, bits: int, colour: int, channels: int) -> bytes:
-    """A PNG of some kilobytes, of which every number gives another."""
+    """Returns a PNG of a few kilobytes, different for each number."""
     rows = bytearray((-(-side * bits * channels // 8) + 1) * side)
     rows[-1] = number
     header = struct.pack(">2I5B", side, side, bits, colour, 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(rows), 9)), (b"IEND", b"")]
-    made = (
+    chunks = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def test_small_files_of_many_pixels_take_little_memory(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_small_files_of_many_pixels_take_little_memory(tmp_path: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Prints the images that are encoded, and the memory beyond what two small ones take."""
+    """Prints the number of encoded images, and the memory beyond that of two small images."""
     import torch
 
     from core.ml.tuning.latents import encode_images

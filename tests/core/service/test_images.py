@@ -1,4 +1,4 @@
-"""Images as cameras, scanners and programs write them, read by the one function that validation and training share."""
+"""Images from cameras, scanners and programs, read by the function that validation and training share."""
 
 import io
 import struct
@@ -58,7 +58,7 @@ def test_png_of_few_colours_has_the_pixels_that_pillow_decodes(bits: int) -> Non
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
 def test_png_of_16_bits_is_read_by_its_high_bytes(colour: int, channels: int) -> None:
     values = np.random.default_rng(2).integers(0, 2**16, (12, 12, channels), np.uint16)
-    values[..., -1] |= 0xFF00  # opaque, where it is alpha
+    values[..., -1] |= 0xFF00  # opaque, if the channel is alpha
     square = read_image(png16(values, colour), MAX_PIXELS)
     expected = values[..., :1].repeat(3, -1) if channels < 3 else values[..., :3]
     difference = np.asarray(square).astype(int) - (expected >> 8)
@@ -81,15 +81,15 @@ def png16(values: np.ndarray, colour: int, *chunks: tuple[bytes, bytes]) -> byte
         packed += bytes([kind]) + ((row - predicted) % 256).astype(np.uint8).tobytes()
     header = struct.pack(">2I5B", width, height, 16, colour, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
-    made = (
+    chunks = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_grey_of_more_than_8_bits_is_scaled_by_what_its_values_need(bits: int, format: str) -> None:
+def test_deep_grey_is_scaled_by_the_bits_that_its_values_use(bits: int, format: str) -> None:
     ramp = np.tile(np.linspace(0, 2**bits - 1, 64).astype(np.uint16), (64, 1))
     assert mean(encoded(Image.fromarray(ramp), format)) == pytest.approx(127.5, abs=1)
 
@@ -104,13 +104,13 @@ def test_deep_grey_tiff_whose_zero_is_white_is_inverted() -> None:
 
 
 @pytest.mark.parametrize("type", [np.float32, np.int32])
-def test_pixels_without_a_scale_are_refused_by_their_format(type: type) -> None:
+def test_formats_without_a_scale_of_pixels_are_rejected(type: type) -> None:
     refused = refusal(encoded(Image.fromarray(np.ones((16, 16), type)), "TIFF"))
     assert refused.code == "pixel_format"
     assert ("floating" if type is np.float32 else "integers") in refused.detail
 
 
-def test_tiff_of_three_floats_a_pixel_is_refused_by_its_format() -> None:
+def test_tiff_of_three_floats_per_pixel_is_rejected() -> None:
     data = bytearray(encoded(Image.new("RGB", (16, 16)), "TIFF"))
     bits = data.index(struct.pack("<3H", 8, 8, 8))
     data[bits : bits + 6] = struct.pack("<3H", 32, 32, 32)
@@ -169,7 +169,7 @@ def palette_image() -> Image.Image:
         (Image.new("RGB", (16, 16), RED), RED),
     ],
 )
-def test_colour_key_is_laid_on_white(picture: Image.Image, key: object) -> None:
+def test_colour_key_becomes_white(picture: Image.Image, key: object) -> None:
     picture.paste(0 if picture.mode == "P" else 1, (4, 4, 8, 8))
     square = read_image(encoded(picture, transparency=key), MAX_PIXELS)
     assert square.getpixel((15, 15)) == (255, 255, 255)
@@ -177,7 +177,7 @@ def test_colour_key_is_laid_on_white(picture: Image.Image, key: object) -> None:
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3)])
-def test_colour_key_of_16_bits_is_laid_on_white(colour: int, channels: int) -> None:
+def test_colour_key_of_16_bits_becomes_white(colour: int, channels: int) -> None:
     values = np.full((16, 16, channels), 0x1234, np.uint16)
     values[4:8, 4:8] = 0x8000
     square = read_image(png16(values, colour, (b"tRNS", struct.pack(">H", 0x1234) * channels)), MAX_PIXELS)
@@ -185,20 +185,20 @@ def test_colour_key_of_16_bits_is_laid_on_white(colour: int, channels: int) -> N
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_colour_key_of_few_greys_is_laid_on_white(bits: int) -> None:
+def test_colour_key_of_few_greys_becomes_white(bits: int) -> None:
     rows = b"".join(b"\0" + bytes([0b01010101 if bits == 2 else 0x11]) * (16 * bits // 8) for _ in range(15))
     rows += b"\0" + bytes(16 * bits // 8)
     header = struct.pack(">2I5B", 16, 16, bits, 0, 0, 0, 0)
     parts = [(b"IHDR", header), (b"tRNS", b"\0\1"), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    made = (
+    chunks = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
     )
-    square = read_image(b"\x89PNG\r\n\x1a\n" + b"".join(made), MAX_PIXELS)
+    square = read_image(b"\x89PNG\r\n\x1a\n" + b"".join(chunks), MAX_PIXELS)
     assert (square.getpixel((0, 0)), square.getpixel((0, 15))) == ((255, 255, 255), (0, 0, 0))
 
 
 @pytest.mark.parametrize("picture", [Image.new("RGBA", (16, 16), (9, 9, 9, 0)), Image.new("LA", (16, 16), (9, 0))])
-def test_fully_transparent_image_is_refused(picture: Image.Image) -> None:
+def test_fully_transparent_image_is_rejected(picture: Image.Image) -> None:
     assert refusal(encoded(picture)).code == "transparent"
 
 
@@ -212,7 +212,7 @@ def test_fully_transparent_image_is_refused(picture: Image.Image) -> None:
         ((4000, 40), "too_thin", MAX_ASPECT),
     ],
 )
-def test_small_and_thin_images_are_refused_with_the_limit(size: tuple[int, int], code: str, limit: int) -> None:
+def test_small_and_thin_images_are_rejected_with_the_limit(size: tuple[int, int], code: str, limit: int) -> None:
     refused = refusal(encoded(Image.new("RGB", size)))
     assert refused.code == code
     assert str(limit) in refused.detail
@@ -244,7 +244,7 @@ def behind(data: bytes, exif: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", SAVED)
 @pytest.mark.parametrize("orientation", CORNERS)
-def test_image_is_turned_by_its_orientation_alone(name: str, orientation: int) -> None:
+def test_image_is_turned_only_by_its_orientation(name: str, orientation: int) -> None:
     picture = Image.new("RGB", (32, 32), "white")
     picture.paste("black", (0, 0, 16, 16))
     square = read_image(SAVED[name](picture, oriented(orientation)), MAX_PIXELS)
@@ -253,13 +253,13 @@ def test_image_is_turned_by_its_orientation_alone(name: str, orientation: int) -
 
 
 @pytest.mark.parametrize("exif", [b"", b"II*\0", b"nonsense", oriented(77), oriented(6)[:30], b"MM\0*" + b"\xff" * 40])
-def test_broken_exif_spoils_no_image(exif: bytes) -> None:
+def test_image_with_broken_exif_is_read(exif: bytes) -> None:
     picture = Image.new("RGB", (32, 32), RED)
     for data in (encoded(picture, "JPEG", exif=b"Exif\0\0" + exif), encoded(picture, exif=exif)):
         assert read_image(data, MAX_PIXELS).size == (32, 32)
 
 
-def test_orientation_of_xmp_counts_where_exif_has_none() -> None:
+def test_orientation_of_xmp_is_used_if_exif_has_none() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
     picture = Image.new("RGB", (32, 32), "white")
@@ -268,7 +268,7 @@ def test_orientation_of_xmp_counts_where_exif_has_none() -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_large_image_is_reduced_to_what_a_base_can_use(format: str) -> None:
+def test_large_image_is_reduced_to_the_size_that_a_base_can_use(format: str) -> None:
     picture = Image.linear_gradient("L").resize((2500, 2200)).convert("RGB")
     square = read_image(encoded(picture, format), MAX_PIXELS)
     assert KEPT_SIDE <= square.width == square.height < 2 * KEPT_SIDE
@@ -276,11 +276,11 @@ def test_large_image_is_reduced_to_what_a_base_can_use(format: str) -> None:
 
 
 @pytest.mark.parametrize("cut", [60, 200, -40])
-def test_cut_png_is_refused(cut: int) -> None:
+def test_truncated_png_is_rejected(cut: int) -> None:
     assert refusal(encoded(Image.fromarray(noise(40, 90, 3)))[:cut]).code == "corrupt"
 
 
-def test_what_the_caller_raises_about_its_budget_passes_through() -> None:
+def test_errors_of_the_callers_budget_pass_through() -> None:
     def spend(pixels: int) -> None:
         raise LookupError(pixels)
 

@@ -1,7 +1,7 @@
 """The tenant filter of sessions, proved for each kind of statement, on both databases.
 
-Sessions here filter by a tenant while PostgreSQL's row-level security lets them reach every row: what a test sees is
-the filter alone.
+Sessions here filter by a tenant while PostgreSQL's row-level security lets them reach every row, so that only the
+filter has an effect.
 """
 
 from collections.abc import Callable, Iterator
@@ -83,14 +83,14 @@ HIDDEN: dict[str, Callable[[Scope], Executable]] = {
     ),
     "a constant": lambda other: select(func.count(literal(1)) > 0).where(Domain.tenant_id == other.tenant),
 }
-"""Statements that ask for something of another tenant's: the answer must be no."""
+"""Statements that ask for another tenant's rows; they must find none."""
 
 BLIND: dict[str, Callable[[], Executable]] = {
     "a Core table": lambda: select(Domain.__table__.c.tenant_id),
     "a count of a Core table": lambda: select(Domain.__table__.c.tenant_id).select_from(Domain.__table__),
     "a window alone": lambda: select(func.min(Domain.tenant_id).over(partition_by=Domain.tenant_id)),
 }
-"""Statements that the filter does not see. The lint lists their places, and row-level security is behind them."""
+"""Statements that the filter does not see. The lint lists them, and row-level security still restricts them."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Two:
 
     @contextmanager
     def session(self, scope: Scope | None) -> Iterator[Session]:
-        """Opens a session with the filter for `scope`, for which row-level security hides nothing."""
+        """Opens a session with the filter for `scope` and without the restrictions of row-level security."""
         with self.database.session(SYSTEM) as session:
             set_scope(session, scope)
             yield session
@@ -134,14 +134,14 @@ def test_selects_return_the_rows_of_the_sessions_tenant(two: Two) -> None:
         assert counts == dict.fromkeys(COUNTS, 1)
 
 
-def test_a_session_without_a_scope_sees_no_rows(two: Two) -> None:
+def test_session_without_a_scope_sees_no_rows(two: Two) -> None:
     with two.session(None) as session:
         assert {name for name, statement in SELECTS.items() if tenants_of(session, statement) - {None}} == set()
         with pytest.raises(LookupError, match="no scope"):
             scope_of(session)
 
 
-def test_conditions_find_nothing_of_another_tenant(two: Two) -> None:
+def test_conditions_find_no_rows_of_another_tenant(two: Two) -> None:
     for scope, answer in ((SYSTEM, True), (two.own, False)):
         with two.session(scope) as session:
             answers = {name: session.execute(ask(two.other)).scalar_one() for name, ask in HIDDEN.items()}
@@ -157,7 +157,7 @@ def test_relationships_load_the_rows_of_the_sessions_tenant(two: Two, load: Any)
             assert len(generation.images) == count
 
 
-def test_looking_up_a_row_by_its_key_finds_nothing_of_another_tenant(two: Two) -> None:
+def test_look_up_by_key_finds_no_row_of_another_tenant(two: Two) -> None:
     with two.session(SYSTEM) as session:
         ids = {row.tenant_id: row.id for row in session.scalars(select(Domain))}
     for options in ({}, {"with_for_update": True}, {"populate_existing": True}):
@@ -195,21 +195,21 @@ def test_updates_and_deletes_change_the_rows_of_the_sessions_tenant(two: Two) ->
         assert session.scalars(untouched).all() == [0]
 
 
-def test_new_rows_are_inserted_as_they_are(two: Two) -> None:
+def test_new_rows_are_inserted_unchanged(two: Two) -> None:
     with two.session(two.own) as session:
         values = {"id": "dom_new", "tenant_id": two.own.tenant, "name": "new", "base_model": "mini"}
         session.execute(insert(Domain), [values])
         assert session.get_one(Domain, "dom_new").name == "new"
 
 
-def test_row_level_security_filters_what_the_filter_does_not_see(two: Two) -> None:
-    """The kinds of statements that the lint is there for: whoever makes one visible to the filter may shorten it."""
+def test_row_level_security_filters_statements_that_the_filter_misses(two: Two) -> None:
+    """The lint exists for these kinds of statements. If the filter learns to see one, the lint can become shorter."""
     with two.session(two.own) as session:
         seen = {name: len(tenants_of(session, statement())) for name, statement in BLIND.items()}
     assert seen == dict.fromkeys(BLIND, 2)
     joined = update(Generation).where(Generation.id == GenerationImage.generation_id, GenerationImage.index == 1)
     with two.session(two.own) as session:
-        assert session.execute(joined.values(class_id=9)).rowcount == 1, "by an image of another tenant"
+        assert session.execute(joined.values(class_id=9)).rowcount == 1, "an image of another tenant must not count"
     if two.database.engine.dialect.name == "postgresql":
         with two.database.session(two.own) as session:
             assert {len(tenants_of(session, statement())) for statement in BLIND.values()} == {1}

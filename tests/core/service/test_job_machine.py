@@ -1,5 +1,5 @@
-"""Random crashes of workers, devices, stores and jobs, over several tenants: nothing is lost, nobody is blamed for a
-neighbour, every delay is kept, and everything ends."""
+"""Random crashes of workers, devices, stores and jobs of several tenants: no job is lost or blamed for another, every
+delay is kept, and all jobs end."""
 
 import datetime
 from collections import Counter
@@ -24,7 +24,7 @@ Held = tuple[Any, Claim]
 
 
 class Machine(RuleBasedStateMachine):
-    """Workers are sets of claims; time passes when a rule says so. Poison kills the worker that finishes it."""
+    """Model whose workers are sets of claims and whose time passes by rules. Poison kills a worker that finishes it."""
 
     database: Database
 
@@ -34,7 +34,7 @@ class Machine(RuleBasedStateMachine):
         self.jobs: dict[str, Any] = {}
         self.poison: set[str] = set()
         self.alone: Counter[str] = Counter()
-        """Deaths that each job was alone for: all that it may be blamed for."""
+        """Deaths of workers by the job that ran alone, for which only this job may be blamed."""
         self.workers: dict[str, list[Held]] = {}
         self.started = 0
         self.start_worker()
@@ -75,7 +75,7 @@ class Machine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(name for name, held in self.workers.items() if held)))
         held = data.draw(st.sampled_from(self.workers[worker]))
         self.workers[worker].remove(held)
-        self._change(held[1].id, requeues=8)  # a delay that is longer than the test
+        self._change(held[1].id, requeues=8)  # a delay longer than the test
         self._settle(held, StorageUnavailable("refused"))
 
     @rule(data=st.data())
@@ -114,7 +114,7 @@ class Machine(RuleBasedStateMachine):
             assert not suspects or len(held) == 1
 
     @invariant()
-    def nobody_is_blamed_for_a_neighbour(self) -> None:
+    def no_job_is_blamed_for_another(self) -> None:
         for id in self.jobs:
             row = self._row(id)
             assert row.crashes <= self.alone[id]
@@ -123,7 +123,7 @@ class Machine(RuleBasedStateMachine):
                 assert self.alone[id] >= (2 if row.error_code == "device_crashed" else ATTEMPTS)
 
     def teardown(self) -> None:
-        """From here on only poison kills: all ends, within a bounded number of attempts."""
+        """From now on only poison kills workers; all jobs end within a bounded number of attempts."""
         before = sum(self._row(id).attempt for id in self.jobs)
         for _ in range(20 * (len(self.jobs) + 1)):
             self._let_all_work()
@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
         assert attempts <= (2 + ATTEMPTS + len(self.poison)) * len(self.jobs)
         for id, model in self.jobs.items():
             row, kind = self._row(id), jobs.KINDS[model]
-            assert row.status in (kind.succeeded, kind.failed), "nothing is lost"
+            assert row.status in (kind.succeeded, kind.failed), "no job may be lost"
             if id in self.poison:
                 assert row.error_code in ("crashed_worker", "device_crashed")
             elif self.alone[id] < 2:
@@ -146,9 +146,9 @@ class Machine(RuleBasedStateMachine):
             for model in jobs.KINDS:
                 self._claim(worker, model)
         for worker, held in list(self.workers.items()):
-            for one in list(held):
+            for claim in list(held):
                 if worker in self.workers:
-                    self._work(worker, one)
+                    self._work(worker, claim)
 
     def _any(self, data: st.DataObject) -> str:
         return str(data.draw(st.sampled_from(sorted(self.workers))))
@@ -159,7 +159,7 @@ class Machine(RuleBasedStateMachine):
             early = set(session.execute(select(model.id).where(model.not_before > now)).scalars())
             claim = jobs.claim_next(session, model, worker, 3600)
         if claim is not None:
-            assert claim.id not in early, "its delay is kept"
+            assert claim.id not in early, "the delay must be kept"
             self.workers[worker].append((model, claim))
 
     def _work(self, worker: str, held: Held) -> None:

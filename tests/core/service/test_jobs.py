@@ -1,4 +1,4 @@
-"""Jobs: claims, fences, leases, the sweeper, and messages that are sent after the commit."""
+"""Jobs: claims, fences, leases, the reaper, and messages sent after the commit."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +20,7 @@ def queue(database: Database, count: int = 1, name: str = "tenant", **values: ob
 
 
 def no_delay(database: Database, id: str) -> None:
-    """Makes a requeued generation due at once."""
+    """Makes a requeued generation due immediately."""
     with database.session() as session:
         session.get_one(Generation, id).not_before = None
 
@@ -35,14 +35,14 @@ def test_counted_requeue_reports_why_and_fails_at_the_last_attempt(database: Dat
     for attempt in (1, 2, 3):
         no_delay(database, id)
         claimed = claim(database)
-        assert row(database, id).error_code is None, "it has another try"
+        assert row(database, id).error_code is None, "another attempt remains"
         with database.session() as session:
             job = jobs.guarded(session, Generation, claimed)
             assert job is not None
             jobs.requeue_counted(session, job, StorageFull("No space left on device"), max_attempts=3)
-        found = row(database, id)
-        assert found.status == ("queued" if attempt < 3 else "failed")
-        assert (found.error_code, "is full" in str(found.error_detail)) == ("storage_full", True)
+        job = row(database, id)
+        assert job.status == ("queued" if attempt < 3 else "failed")
+        assert (job.error_code, "is full" in str(job.error_detail)) == ("storage_full", True)
 
 
 def test_many_workers_claim_every_row_once(database: Database) -> None:
@@ -62,14 +62,14 @@ def test_many_workers_claim_every_row_once(database: Database) -> None:
     assert sorted(taken) == sorted(ids)
 
 
-def test_tenants_take_turns_whatever_the_order_of_arrival(database: Database) -> None:
+def test_tenants_take_turns_in_any_order_of_arrival(database: Database) -> None:
     first, second = queue(database, 5, "loud"), queue(database, 2, "quiet")
     taken = [claim(database).id for _ in range(4)]
     assert sum(id in second for id in taken) == 2
     assert sum(id in first for id in taken) == 2
 
 
-def test_a_heavier_tenant_gets_more(database: Database) -> None:
+def test_tenant_with_a_larger_weight_gets_more(database: Database) -> None:
     for name, weight in (("light", 1.0), ("heavy", 3.0)):
         scope, domain_id = tenant_with_domain(database, name, weight)
         with database.session() as session:
@@ -79,14 +79,14 @@ def test_a_heavier_tenant_gets_more(database: Database) -> None:
     assert names.count("heavy") == 6
 
 
-def test_priority_then_age_within_a_tenant(database: Database) -> None:
+def test_jobs_of_a_tenant_are_ordered_by_priority_and_age(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
     with database.session() as session:
         ids = [add_generation(session, scope, domain_id, priority=priority).id for priority in (0, 5, 0)]
     assert [claim(database).id for _ in range(3)] == [ids[1], ids[0], ids[2]]
 
 
-def test_a_stale_attempt_changes_nothing(database: Database) -> None:
+def test_stale_attempt_changes_nothing(database: Database) -> None:
     [id] = queue(database)
     old = claim(database, lease_seconds=-1)
     with database.session() as session:
@@ -108,12 +108,12 @@ def test_lost_row_is_requeued_and_finally_fails(database: Database) -> None:
             ended = jobs.reap(session, sent, Generation, max_attempts=3)
         assert [job.id for job in ended] == ([id] if attempt == 2 else [])
     assert sent.messages == [("generate.run", "generate", id)] * 2
-    found = row(database, id)
-    assert (found.status, found.error_code, found.attempt) == ("failed", "crashed_worker", 3)
-    assert found.finished_at is not None
+    job = row(database, id)
+    assert (job.status, job.error_code, job.attempt) == ("failed", "crashed_worker", 3)
+    assert job.finished_at is not None
 
 
-def test_a_live_lease_is_left_alone(database: Database) -> None:
+def test_job_with_a_valid_lease_is_not_reaped(database: Database) -> None:
     queue(database)
     claimed = claim(database)
     with database.session() as session:
@@ -129,12 +129,12 @@ def test_worker_with_a_late_heartbeat_keeps_its_rows(database: Database) -> None
         assert jobs.reap(session, Sent(), Generation, max_attempts=1, held=[held]) == []
     with database.session() as session:
         assert jobs.heartbeat(session, Generation, held, -1) == "alive"
-    with database.session() as session:  # from an earlier attempt, which no longer holds the job
+    with database.session() as session:  # of an earlier attempt, which no longer has the job
         (ended,) = jobs.reap(session, Sent(), Generation, max_attempts=1, held=[Claim(held.id, held.attempt - 1)])
     assert ended.id == held.id
 
 
-def test_a_heartbeat_prolongs_the_lease(database: Database) -> None:
+def test_heartbeat_extends_the_lease(database: Database) -> None:
     queue(database)
     claimed = claim(database, lease_seconds=-1)
     with database.session() as session:
@@ -164,9 +164,9 @@ def test_failure_stores_code_and_detail(database: Database) -> None:
         job = jobs.guarded(session, Generation, claimed)
         assert job is not None
         jobs.fail(session, job, TrainingDiverged(7))
-    found = row(database, id)
-    assert (found.status, found.error_code) == ("failed", "training_diverged")
-    assert "step 7" in (found.error_detail or "")
+    job = row(database, id)
+    assert (job.status, job.error_code) == ("failed", "training_diverged")
+    assert "step 7" in (job.error_detail or "")
 
 
 def test_message_is_sent_after_the_commit(database: Database) -> None:
@@ -179,7 +179,7 @@ def test_message_is_sent_after_the_commit(database: Database) -> None:
     assert sent.messages == [("generate.run", "generate", generation.id)]
 
 
-def test_a_rollback_drops_the_message(database: Database) -> None:
+def test_rollback_drops_the_message(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
     sent = Sent()
 

@@ -21,7 +21,7 @@ def checked(files: dict[str, bytes]) -> Report:
 
 
 def raw_zip(files: dict[bytes, bytes], flags: int = 0, method: int = 0) -> io.BytesIO:
-    """Stored entries whose names, flags and method are as given."""
+    """Returns a zip of stored entries with the given names, flags and method."""
     body = index = b""
     for name, data in files.items():
         sums = struct.pack("<III", zlib.crc32(data), len(data), len(data))
@@ -53,18 +53,18 @@ def test_class_is_named_in_the_encoding_that_its_zip_uses(name: bytes, flags: in
     assert len(list(read_images(file, [member.to_json() for member in report.members], LIMITS))) == 2
 
 
-def test_backslashes_divide_folders() -> None:
+def test_backslashes_separate_folders() -> None:
     file = raw_zip({b"cats\\1.png": picture(1), b"dogs\\2.png": picture(2), b"..\\..\\x.png": picture(3)})
     report = validate(file, LIMITS)
     assert report.class_names == ["cats", "dogs"]
-    assert [(one.file, one.code) for one in report.rejected] == [("../../x.png", "unsafe_path")]
+    assert [(rejected.file, rejected.code) for rejected in report.rejected] == [("../../x.png", "unsafe_path")]
     assert len(list(read_images(file, [member.to_json() for member in report.members], LIMITS))) == 2
 
 
 @pytest.mark.parametrize("path", ["C:\\cat\\9.png", "/cat/9.png", "\\\\server\\cat\\9.png", "cat/../../9.png"])
-def test_path_that_leads_outside_is_refused(path: str) -> None:
+def test_path_that_leads_outside_is_rejected(path: str) -> None:
     files = {name.encode(): data for name, data in GOOD.items()} | {path.encode(): picture(9)}
-    assert [one.code for one in validate(raw_zip(files), LIMITS).rejected] == ["unsafe_path"]
+    assert [rejected.code for rejected in validate(raw_zip(files), LIMITS).rejected] == ["unsafe_path"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_path_that_leads_outside_is_refused(path: str) -> None:
 def test_class_name_with_joined_characters_is_accepted(name: str) -> None:
     report = checked({f"{name}/1.png": picture(1), f"{name}/2.png": picture(2)})
     assert report.class_names == [name]
-    assert is_text(name), "an adapter's manifest takes the same names"
+    assert is_text(name), "an adapter's manifest accepts the same names"
 
 
 def test_no_break_space_counts_as_a_space() -> None:
@@ -93,7 +93,7 @@ def test_no_break_space_counts_as_a_space() -> None:
     [("a" * 101, "class_name_too_long"), ("\u202egnp", "class_name"), ("a\x1b[2J", "class_name"), (" ", "class_name")],
 )
 def test_invalid_class_name_is_reported(name: str, code: str) -> None:
-    assert [one.code for one in checked(GOOD | {f"{name}/9.png": picture(9)}).rejected] == [code]
+    assert [rejected.code for rejected in checked(GOOD | {f"{name}/9.png": picture(9)}).rejected] == [code]
     with pytest.raises(ArchiveInvalid) as caught:
         inspect(zipped({f"{name}/1.png": picture(1), f"{name}/2.png": picture(2)}), LIMITS)
     assert caught.value.code == code
@@ -103,7 +103,7 @@ def test_invalid_class_name_is_reported(name: str, code: str) -> None:
 def test_loose_image_does_not_hide_wrapped_classes(beside: str) -> None:
     report = checked({f"set/{name}": data for name, data in GOOD.items()} | {beside: picture(9)})
     assert report.class_names == ["cat", "dog"]
-    assert [(one.file, one.code) for one in report.rejected] == [(beside, "no_class_folder")]
+    assert [(rejected.file, rejected.code) for rejected in report.rejected] == [(beside, "no_class_folder")]
 
 
 @pytest.mark.parametrize("note", ["README.txt", "notes/more.md", ".DS_Store", "__MACOSX/set/cat/._1.png"])
@@ -123,8 +123,8 @@ def test_splits_are_joined_with_a_warning(around: str) -> None:
     files[f"{around}Val/dog/9.png"] = picture(9)
     report = checked(files)
     assert report.classes_json() == [{"id": 0, "name": "cat", "images": 2}, {"id": 1, "name": "dog", "images": 2}]
-    assert [one.code for one in report.warnings] == ["splits_joined"]
-    assert {one.code for one in report.rejected} == {"duplicate"}
+    assert [warning.code for warning in report.warnings] == ["splits_joined"]
+    assert {rejected.code for rejected in report.rejected} == {"duplicate"}
 
 
 def test_nested_folders_are_rejected_with_the_reason() -> None:
@@ -138,7 +138,7 @@ def test_labels_and_captions_are_warned_about() -> None:
     files = {"images/1.png": picture(1), "images/2.png": picture(2), "labels.csv": b"x", "images/1.txt": b"a cat"}
     report = checked(files)
     assert (report.class_names, report.ignored) == (["images"], 2)
-    assert {(one.code, one.file) for one in report.warnings} == {
+    assert {(warning.code, warning.file) for warning in report.warnings} == {
         ("labels_not_read", "labels.csv"),
         ("captions_not_read", "images/1.txt"),
     }
@@ -147,7 +147,7 @@ def test_labels_and_captions_are_warned_about() -> None:
 def test_image_in_two_classes_is_used_for_both_with_a_warning() -> None:
     report = checked(GOOD | {"dog/copy.png": GOOD["cat/1.png"]})
     assert report.rejected == []
-    assert [(one.code, one.file) for one in report.warnings] == [("in_several_classes", "cat/1.png")]
+    assert [(warning.code, warning.file) for warning in report.warnings] == [("in_several_classes", "cat/1.png")]
 
 
 @pytest.mark.parametrize(("method", "name"), [(9, "Deflate64"), (14, "LZMA"), (93, "Zstandard"), (98, "PPMd")])
@@ -179,7 +179,7 @@ def test_changed_member_is_named() -> None:
 
 
 def test_members_of_earlier_releases_are_read() -> None:
-    """They have no SHA-256, and the name that zipfile makes of bytes without the flag for UTF-8."""
+    """They have no SHA-256, and the name as zipfile decodes it without the UTF-8 flag."""
     file = raw_zip({"Bäume/1.png".encode(): picture(1), b"cats\\2.png": picture(2)})
     with zipfile.ZipFile(file) as opened:
         members = [{"file": name, "class_id": id} for id, name in enumerate(opened.namelist())]
@@ -189,12 +189,12 @@ def test_members_of_earlier_releases_are_read() -> None:
 def test_first_of_two_entries_with_one_path_is_read() -> None:
     file = raw_zip({b"a/1.png": picture(1), b"a\\1.png": picture(2), b"a/2.png": picture(3)})
     report = validate(file, LIMITS)
-    assert [one.code for one in report.rejected] == ["duplicate_name"]
+    assert [rejected.code for rejected in report.rejected] == ["duplicate_name"]
     images = read_images(file, [member.to_json() for member in report.members], LIMITS)
     assert [image.getpixel((0, 0)) for _, image in images] == [(1, 0, 7), (3, 0, 7)]
 
 
-def test_pixels_of_a_zip_are_limited_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_total_pixels_of_a_zip_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "_ALWAYS_PIXELS", 10_000)
     monkeypatch.setattr(archive, "_PIXELS_PER_BYTE", 1)
     bombs = {f"cat/{number}.png": picture(number, (90, 90)) for number in range(10, 20)}
@@ -203,7 +203,7 @@ def test_pixels_of_a_zip_are_limited_in_all(monkeypatch: pytest.MonkeyPatch) -> 
     assert caught.value.code == "too_many_pixels_in_all"
 
 
-def test_refused_path_with_a_nul_can_be_stored() -> None:
+def test_rejected_path_with_a_nul_can_be_stored() -> None:
     info = zipfile.ZipInfo("cat/a.png")
     info.orig_filename = "cat/a.png\0.exe"
     (candidate,) = arrange([info]).candidates

@@ -1,4 +1,4 @@
-"""The migrations make exactly the tables of the models, go back, and survive two starts at once."""
+"""The migrations create exactly the tables of the models, can be undone, and survive two concurrent starts."""
 
 import os
 import subprocess
@@ -61,7 +61,7 @@ FINETUNE = (
 EVENT = (
     "INSERT INTO finetune_events (id, tenant_id, finetune_id, type, data) VALUES ({}, 'ten_1', '{}', 'progress', '[]')"
 )
-REVISIONS = sorted(one.revision for one in ScriptDirectory("migrations").walk_revisions())
+REVISIONS = sorted(script.revision for script in ScriptDirectory("migrations").walk_revisions())
 STEPS = (
     (command.upgrade, "head"),
     (command.downgrade, "0012"),
@@ -89,10 +89,10 @@ def test_names_of_constraints_are_those_of_the_models(database: Database) -> Non
     inspector = inspect(database.engine)
     for table in Base.metadata.tables.values():
         expected = {str(constraint.name) for constraint in table.constraints}
-        found = {key["name"] for key in inspector.get_foreign_keys(table.name)}
-        found |= {key["name"] for key in inspector.get_unique_constraints(table.name)}
-        found.add(inspector.get_pk_constraint(table.name)["name"])
-        assert found == expected, table.name
+        names = {key["name"] for key in inspector.get_foreign_keys(table.name)}
+        names |= {key["name"] for key in inspector.get_unique_constraints(table.name)}
+        names.add(inspector.get_pk_constraint(table.name)["name"])
+        assert names == expected, table.name
 
 
 def test_created_at_is_filled_by_the_database(database: Database) -> None:
@@ -131,8 +131,8 @@ def test_rows_survive_upgrade_and_downgrade(empty_database_url: str) -> None:
     owner.dispose()
 
 
-def test_a_row_of_every_table_survives_upgrade_and_downgrade(database: Database, empty_database_url: str) -> None:
-    """From the last tables back, one step at a time, and up again: a column that is there says what it said."""
+def test_row_of_every_table_survives_upgrade_and_downgrade(database: Database, empty_database_url: str) -> None:
+    """Migrates down from the last tables, one step at a time, and up again. Columns that remain keep their values."""
     tenant_with_everything(database, "tenant")
     with database.session() as session:
         fleet.register_base(session, "mini", BASE)
@@ -154,8 +154,7 @@ def test_a_row_of_every_table_survives_upgrade_and_downgrade(database: Database,
 
 
 def test_events_keep_their_ids_and_new_ones_continue(empty_database_url: str) -> None:
-    """One counter numbered the events of all fine-tunes before; each has its own now, and none is met twice on the way
-    back."""
+    """Before, one counter numbered the events of all fine-tunes; now each has its own. A downgrade gives unique ids."""
     old_ids = {"ft_1": [3, 8], "ft_2": [5]}
     command.upgrade(config(empty_database_url), "0013")
     owner = Database(empty_database_url, SYSTEM)
@@ -177,13 +176,13 @@ def test_events_keep_their_ids_and_new_ones_continue(empty_database_url: str) ->
     with owner.session() as session:
         session.execute(text(EVENT.replace("id, tenant", "tenant").replace("{}, 'ten", "'ten", 1).format("ft_3")))
     ids = event_ids(owner)
-    assert [len(found) for found in ids.values()] == [3, 2, 2]
-    assert len({id for found in ids.values() for id in found}) == 7
+    assert [len(numbers) for numbers in ids.values()] == [3, 2, 2]
+    assert len({id for numbers in ids.values() for id in numbers}) == 7
     owner.dispose()
 
 
 def test_sampling_settings_are_moved_exactly_and_back(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Floats of all digits included, in more than one step."""
+    """Includes floats with all digits, and moves them in several steps."""
     monkeypatch.setattr("migrations.gathering.ROWS", 2)
     command.upgrade(config(empty_database_url), "0017")
     owner = Database(empty_database_url, SYSTEM)
@@ -223,25 +222,25 @@ def test_sampling_settings_are_moved_exactly_and_back(empty_database_url: str, m
 
 def event_ids(database: Database) -> dict[str, list[int]]:
     with database.session() as session:
-        found = session.execute(text("SELECT finetune_id, id FROM finetune_events ORDER BY finetune_id, id")).all()
-    return {finetune: [one for owner, one in found if owner == finetune] for finetune, _ in found}
+        events = session.execute(text("SELECT finetune_id, id FROM finetune_events ORDER BY finetune_id, id")).all()
+    return {finetune: [id for owner, id in events if owner == finetune] for finetune, _ in events}
 
 
 def rows(database: Database) -> dict[str, list[dict[str, Any]]]:
-    """All of them, by table, over connections that know nothing of the tables as they were."""
+    """Returns all rows by table, over new connections, which have not cached the old tables."""
     database.dispose()
     with database.session() as session:
         names = set(inspect(session.connection()).get_table_names()) - {"alembic_version"}
         read = {name: session.execute(text(f"SELECT * FROM {name}")).mappings().all() for name in names}
-        return {name: [dict(row) for row in found] for name, found in read.items()}
+        return {name: [dict(row) for row in mappings] for name, mappings in read.items()}
 
 
 def assert_kept(before: dict[str, list[dict[str, Any]]], after: dict[str, list[dict[str, Any]]], where: str) -> None:
     for table in before.keys() & after.keys():
-        columns = [set(found[0]) for found in (before[table], after[table]) if found]
+        columns = [set(stored[0]) for stored in (before[table], after[table]) if stored]
         shared = sorted(set.intersection(*columns)) if columns else []
-        told = [sorted(str([row[column] for column in shared]) for row in found[table]) for found in (before, after)]
-        assert told[0] == told[1], f"{table} at {where}"
+        values = [sorted(str([row[column] for column in shared]) for row in state[table]) for state in (before, after)]
+        assert values[0] == values[1], f"{table} at {where}"
 
 
 def test_stored_responses_are_deleted_with_their_tenant(database: Database) -> None:

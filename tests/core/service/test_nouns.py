@@ -38,7 +38,7 @@ from tests.core.service.rows import (
 )
 
 
-def test_another_tenants_rows_are_not_found(database: Database) -> None:
+def test_rows_of_another_tenant_are_not_found(database: Database) -> None:
     owner, domain_id = tenant_with_domain(database, "owner")
     stranger, _ = tenant_with_domain(database, "stranger")
     with database.session(owner) as session:
@@ -68,7 +68,7 @@ def test_another_tenants_rows_are_not_found(database: Database) -> None:
         assert domains.get(session, domain_id).id == domain_id
 
 
-def test_another_tenants_adapter_or_dataset_cannot_be_used(database: Database) -> None:
+def test_adapter_or_dataset_of_another_tenant_cannot_be_used(database: Database) -> None:
     owner, domain_id = tenant_with_domain(database)
     with database.session(owner) as session:
         other = domains.create(session, "other", "", "mini").id
@@ -83,14 +83,14 @@ def test_another_tenants_adapter_or_dataset_cannot_be_used(database: Database) -
             generations.create(session, Sent(), domain_id, request, BASE, most_waiting=10)
 
 
-def test_names_are_unique_within_a_tenant_only(database: Database) -> None:
+def test_names_are_unique_only_within_a_tenant(database: Database) -> None:
     scope, _ = tenant_with_domain(database, "one")
     tenant_with_domain(database, "two")
     with pytest.raises(NameTaken), database.session(scope) as session:
         domains.create(session, "domain", "", "mini")
 
 
-def test_deleting_a_domain_takes_rows_and_names_its_objects(database: Database) -> None:
+def test_deleting_a_domain_deletes_rows_and_lists_its_objects(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
     with database.session(scope) as session:
         add_adapter(session, scope, domain_id, 1)
@@ -135,17 +135,17 @@ def test_key_authenticates_and_wrong_keys_do_not(database: Database) -> None:
         keys.authenticate(session, issued.key)
 
 
-def test_the_first_administrators_key(database: Database) -> None:
+def test_first_administrators_key_is_generated_once(database: Database) -> None:
     with database.session() as session:
-        made = keys.ensure_admin_key(session, None)
-        assert made is not None
+        key = keys.ensure_admin_key(session, None)
+        assert key is not None
         assert keys.ensure_admin_key(session, None) is None
         assert keys.ensure_admin_key(session, "configured secret") is None
-        assert keys.authenticate(session, made).tenant_id is None
+        assert keys.authenticate(session, key).tenant_id is None
         assert keys.authenticate(session, "configured secret").scopes == {"admin"}
 
 
-def test_a_configured_key_that_was_revoked_stays_so_until_another_is_configured(database: Database) -> None:
+def test_revoked_configured_key_stays_revoked_until_another_is_configured(database: Database) -> None:
     with database.session() as session:
         keys.ensure_admin_key(session, None)
         keys.ensure_admin_key(session, "leaked")
@@ -160,10 +160,10 @@ def test_a_configured_key_that_was_revoked_stays_so_until_another_is_configured(
         keys.ensure_admin_key(session, "another")
         assert keys.authenticate(session, "another").scopes == {"admin"}
         entries = audit.page(session, None, PageRequest()).data
-        assert [one.action for one in entries] == ["key.configure", "key.revoke", "key.configure", "key.create"]
+        assert [entry.action for entry in entries] == ["key.configure", "key.revoke", "key.configure", "key.create"]
 
 
-def test_the_last_administrators_key_is_rotated_but_never_revoked(database: Database) -> None:
+def test_last_administrators_key_is_rotated_but_never_revoked(database: Database) -> None:
     with database.session() as session:
         tenant = tenants.create(session, "tenant").id
         keys.issue(session, tenant, "no administrator's")
@@ -177,7 +177,7 @@ def test_the_last_administrators_key_is_rotated_but_never_revoked(database: Data
         with database.session() as session:
             keys.revoke(session, id)
 
-    with ThreadPoolExecutor(2) as pool:  # two administrators revoke each other's key at once
+    with ThreadPoolExecutor(2) as pool:  # two administrators revoke each other's key at the same time
         errors = [run.exception() for run in [pool.submit(revoke, id) for id in (first, second)]]
     assert sorted(type(error).__name__ for error in errors) == ["LastAdminKey", "NoneType"]
 
@@ -203,14 +203,14 @@ def test_generation_uses_the_requested_or_active_adapter(database: Database) -> 
     for wrong in (GenerationRequest(class_name="bird"), GenerationRequest(class_id=2), GenerationRequest(class_id=-1)):
         with pytest.raises(UnknownClass):
             create(wrong)
-    made = create(GenerationRequest(class_name="dog"))
-    assert (made.adapter_id, made.class_id, made.status) == (first, 1, "queued")
+    generation = create(GenerationRequest(class_name="dog"))
+    assert (generation.adapter_id, generation.class_id, generation.status) == (first, 1, "queued")
     create(GenerationRequest(class_id=0))
     with pytest.raises(QueueFull):
         create(GenerationRequest(class_id=0))
 
 
-def test_a_fine_tune_needs_a_ready_data_set(database: Database) -> None:
+def test_finetune_needs_a_ready_dataset(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
     with database.session(scope) as session:
         waiting = add_dataset(session, scope, domain_id, status="validating").id
@@ -242,7 +242,7 @@ def test_events_resume_where_a_client_left(database: Database) -> None:
         finetunes.cancel(session, finetune.id)
 
 
-def test_a_lost_claim_writes_no_images_and_meters_nothing(database: Database) -> None:
+def test_lost_claim_writes_no_images_and_no_usage(database: Database) -> None:
     scope, domain_id = tenant_with_domain(database)
     with database.session() as session:
         add_generation(session, scope, domain_id)

@@ -1,4 +1,4 @@
-"""Objects without a row go; everything that a row holds stays, on SQLite with a folder and on an S3 server."""
+"""Objects without a database row are deleted and referenced ones stay, on SQLite with a folder and on an S3 server."""
 
 import datetime
 import os
@@ -72,14 +72,14 @@ def test_only_objects_without_a_row_are_deleted(database: Database, store: Objec
     for key in held | lost:
         store.put(key, b"content")
     assert orphans.remove_page(database, store, "", older_than_seconds=3600) == ""
-    assert keys(store) == held | lost, "what is young may still get its row"
+    assert keys(store) == held | lost, "a young object may still get its row"
     assert orphans.remove_page(database, store, "", older_than_seconds=-1) == ""
     assert keys(store) == held
 
 
 def keys(store: ObjectStore) -> set[str]:
-    """With those of parts, which a list does not show."""
-    return {one.key for one in store.page("", "", 1000)}
+    """Returns all keys, including those of parts, which listing does not show."""
+    return {stored.key for stored in store.page("", "", 1000)}
 
 
 def test_parts_in_a_bucket_stay_with_their_upload(database: Database, s3_endpoint: str) -> None:
@@ -97,7 +97,7 @@ def test_parts_in_a_bucket_stay_with_their_upload(database: Database, s3_endpoin
 
 
 def test_cleaner_without_a_scope_deletes_no_referenced_object(database: Database, tmp_path: Path) -> None:
-    """To PostgreSQL such a session has no rows: every object would be an orphan."""
+    """For PostgreSQL such a session has no rows, so that every object would look unreferenced."""
     scope, domain = tenant_with_domain(database)
     store = FolderStore(tmp_path / "objects")
     key = f"{domains.folder(scope.tenant, domain)}datasets/ds_1/archive.zip"
@@ -110,7 +110,7 @@ def test_cleaner_without_a_scope_deletes_no_referenced_object(database: Database
     assert store.list("") == [key]
 
 
-def test_a_large_store_is_walked_page_by_page(
+def test_large_store_is_read_page_by_page(
     database: Database, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(orphans, "PAGE", 3)

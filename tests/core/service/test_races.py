@@ -1,4 +1,4 @@
-"""Two at once, where one must not undo the other."""
+"""Concurrent changes that must not undo each other."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from core.service.tenancy import SYSTEM, Scope
 from tests.core.service.rows import BASE, Sent, acting, add_generation, claim, tenant_with_domain
 
 
-def test_a_late_cancel_does_not_undo_a_success(database: Database) -> None:
+def test_late_cancel_does_not_undo_a_success(database: Database) -> None:
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite lets one transaction at a time in: the two cannot meet")
     scope, domain_id = tenant_with_domain(database)
@@ -46,7 +46,7 @@ def test_a_late_cancel_does_not_undo_a_success(database: Database) -> None:
 
 @pytest.mark.parametrize("way", ["requeue", "requeue_later"])
 def test_cancelled_row_ends_when_it_is_requeued(database: Database, way: str) -> None:
-    """Nobody claims a row that is to be cancelled, so it would wait for ever."""
+    """No worker claims a job with a cancel request, so that it would wait for ever."""
     scope, domain_id = tenant_with_domain(database)
     with database.session() as session:
         id = add_generation(session, scope, domain_id).id
@@ -65,7 +65,7 @@ def test_cancelled_row_ends_when_it_is_requeued(database: Database, way: str) ->
 
 
 @pytest.mark.parametrize("noun", ["domain", "tenant"])
-def test_one_of_many_gets_the_name(database: Database, noun: str) -> None:
+def test_only_one_of_many_domains_gets_the_name(database: Database, noun: str) -> None:
     scope, _ = tenant_with_domain(database)
     start = threading.Barrier(6)
 

@@ -20,7 +20,7 @@ CALLER, ANOTHER = (Scope(tenant_id=None, key_id=id) for id in ("key", "another k
 
 
 def begin(database: Database, scope: Scope, key: str, digest: str) -> Answer | None:
-    """Begins in a transaction of its own, as a request does."""
+    """Reserves the key in a separate transaction, like a request."""
     with database.session(scope) as session:
         return idempotency.begin(session, key, digest)
 
@@ -37,7 +37,7 @@ def test_first_response_is_replayed(database: Database) -> None:
     assert begin(database, CALLER, "k", "digest") == Answer(201, {"id": "x"})
 
 
-def test_a_failed_request_frees_its_key_and_an_old_reservation_can_be_taken(database: Database) -> None:
+def test_failed_request_frees_its_key_and_old_reservations_expire(database: Database) -> None:
     begin(database, CALLER, "failed", "digest")
     with database.session(CALLER) as session:
         idempotency.abandon(session, "failed")
@@ -48,7 +48,7 @@ def test_a_failed_request_frees_its_key_and_an_old_reservation_can_be_taken(data
     assert begin(database, CALLER, "lost", "digest") is None
 
 
-def test_one_of_many_gets_the_key(database: Database) -> None:
+def test_only_one_of_many_requests_gets_the_key(database: Database) -> None:
     def attempt(_: int) -> str:
         try:
             begin(database, CALLER, "k", "digest")
@@ -60,7 +60,7 @@ def test_one_of_many_gets_the_key(database: Database) -> None:
         assert sorted(pool.map(attempt, range(8))) == ["conflict"] * 7 + ["mine"]
 
 
-def test_workers_meter_at_the_same_time(database: Database) -> None:
+def test_concurrent_workers_add_up_usage(database: Database) -> None:
     scope, _ = tenant_with_domain(database)
 
     def meter(_: int) -> None:

@@ -1,4 +1,4 @@
-"""Requests a minute: one count for all processes where there is a Redis, each its own where there is none."""
+"""Requests per minute: one count for all processes with Redis, one per process without."""
 
 import socket
 import threading
@@ -20,18 +20,18 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 
 def test_remaining_requests_are_reported_and_limited(broker_url: str, name: str) -> None:
     counter = RequestCounter(broker_url)
-    found = [counter.take(name, 3) for _ in range(4)]
-    assert [(one.admitted, one.limit, one.left) for one in found] == [
+    counted = [counter.take(name, 3) for _ in range(4)]
+    assert [(taken.admitted, taken.limit, taken.left) for taken in counted] == [
         (True, 3, 2), (True, 3, 1), (True, 3, 0), (False, 3, 0)
     ]  # fmt: skip
-    assert all(1 <= one.seconds <= 60 for one in found)
+    assert all(1 <= taken.seconds <= 60 for taken in counted)
     assert counter.look(name, 3).admitted is False
-    assert counter.look(name, 10).left == 10, "another limit has a count of its own"
+    assert counter.look(name, 10).left == 10, "another limit must have its own count"
     assert counter.take(f"{name} of another", 3).left == 2
     assert counter.take(f"{name} of nobody", 0).admitted is False
 
 
-def test_parallel_requests_do_not_pass_together(broker_url: str, name: str) -> None:
+def test_parallel_requests_cannot_exceed_the_limit(broker_url: str, name: str) -> None:
     counter = RequestCounter(broker_url)
     with ThreadPoolExecutor(16) as pool:
         admitted = list(pool.map(lambda _: counter.take(name, 50).admitted, range(200)))
@@ -45,7 +45,7 @@ def test_processes_share_one_count(redis_url: str, name: str) -> None:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A Redis that is frozen: it takes connections and answers nothing."""
+    """Yields the URL of a frozen Redis, which accepts connections and does not respond."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
 

@@ -1,4 +1,4 @@
-"""Retention removes what is old and nothing else, with its objects, and survives the loss of a worker at any point."""
+"""Retention deletes only old rows and their objects, and survives the loss of a worker at any point."""
 
 import datetime
 import itertools
@@ -47,7 +47,7 @@ from tests.core.service.rows import (
 )
 
 NOTHING: dict[str, Any] = dict.fromkeys(name for name in Settings.model_fields if name.startswith("keep_"))
-"""Every setting of retention, off."""
+"""Settings with retention switched off."""
 
 
 @pytest.fixture
@@ -61,13 +61,13 @@ def objects(tmp_path: Path) -> FolderStore:
 
 
 def sweep(database: Database, store: FolderStore, **days: int) -> int:
-    """One that goes on until nothing is left."""
+    """Runs retention until nothing is left to delete."""
     settings = Settings(_env_file=None, **NOTHING | days)
     return Retention(database, store, settings).sweep(60)
 
 
 def drawn(database: Database, store: FolderStore, owner: tuple[Scope, str], *, days_ago: float, images: int = 2) -> str:
-    """A generation that ended so long ago, with images of 10 bytes and a preview of 5."""
+    """Creates a generation that ended some days ago, with images of 10 bytes and a preview of 5."""
     scope, domain = owner
     with database.session() as session:
         add_generation(session, scope, domain, count=images, preview_count=1)
@@ -77,7 +77,7 @@ def drawn(database: Database, store: FolderStore, owner: tuple[Scope, str], *, d
     stored = [store.put(f"{folder}/{index}.png", b"1234567890") for index in range(images)]
     with database.session() as session:
         generations.add_preview(session, taken, 0, 1, preview)
-        pictures = [DrawnImage(index, index, one, 8, 8) for index, one in enumerate(stored)]
+        pictures = [DrawnImage(index, index, image, 8, 8) for index, image in enumerate(stored)]
         generations.succeed(session, taken, pictures, 10, {})
         row = session.get_one(Generation, taken.id)
         row.finished_at = ago(session, days_ago)
@@ -106,7 +106,7 @@ def test_old_images_are_deleted_and_their_generation_stays(
     assert stored(database, owner[0]) == 50
     sweep(database, objects, keep_image_days=30)
     assert stored(database, owner[0]) == 25
-    assert [one.split("/")[5] for one in objects.list("")] == [young] * 3
+    assert [key.split("/")[5] for key in objects.list("")] == [young] * 3
     with database.session(owner[0]) as session:
         assert session.get_one(Generation, young).expired_at is None
         expired = session.get_one(Generation, old)
@@ -128,7 +128,7 @@ def test_images_are_not_deleted_by_default(database: Database, objects: FolderSt
     Retention(database, objects, Settings(_env_file=None)).sweep(60)  # type: ignore[call-arg]
     with database.session() as session:
         row = session.get_one(Generation, id)
-        assert (len(row.images), row.previews) == (2, []), "previews are a courtesy of some days"
+        assert (len(row.images), row.previews) == (2, []), "previews are kept for some days only"
     assert len(objects.list("")) == 2
     assert stored(database, owner[0]) == 20
 
@@ -158,7 +158,7 @@ def test_unreachable_store_leaves_the_discard_for_another_worker(
     with pytest.raises(StorageUnavailable):
         sweep(database, Away(tmp_path / "objects"), keep_image_days=30)
     assert (count(database, DiscardedObject), len(objects.list(""))) == (3, 3)
-    assert discards.remove_page(database, objects) == 0, "another worker is at it still"
+    assert discards.remove_page(database, objects) == 0, "another worker still has it"
     with database.session() as session:
         for row in session.execute(select(DiscardedObject)).scalars():
             row.due_at = database_now(session)
@@ -200,7 +200,7 @@ def test_old_loss_curve_is_thinned_to_evenly_spaced_points(
         assert len(young) == 1000
         assert 200 <= len(old) <= 202
         assert (old[0]["step"], old[-1]["step"]) == (10, 10_000)
-        steps = [one["step"] for one in old]
+        steps = [point["step"] for point in old]
         assert max(after - before for before, after in itertools.pairwise(steps)) <= 60
         kinds = select(FinetuneEvent.type).where(FinetuneEvent.finetune_id == ids[0], FinetuneEvent.type == "status")
         assert session.execute(kinds).scalars().all() == ["status"]
@@ -223,7 +223,7 @@ def test_loss_curve_has_a_maximum_number_of_points(
 def test_event_ids_increase_within_a_finetune_and_are_not_reused(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
-    """Whatever other fine-tunes report at the same time, and whatever retention removed."""
+    """Also when other fine-tunes report at the same time and after retention deleted events."""
     other = tenant_with_domain(database, "busy")
     with database.session() as session:
         id, busy = add_finetune(session, *owner), add_finetune(session, *other)
@@ -234,7 +234,7 @@ def test_event_ids_increase_within_a_finetune_and_are_not_reused(
                 jobs.report(session, session.get_one(Finetune, finetune), "sample", {"key": "k"})
 
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(run, one) for one in (id, busy, id, busy)]:
+        for done in [pool.submit(run, finetune) for finetune in (id, busy, id, busy)]:
             done.result()
     with database.session(owner[0]) as session:
         assert [event.id for event in finetunes.events_after(session, id, 0)] == list(range(1, 42))
@@ -244,7 +244,7 @@ def test_event_ids_increase_within_a_finetune_and_are_not_reused(
     with database.session() as session:
         jobs.report(session, session.get_one(Finetune, id), "status", {"status": "succeeded"})
         assert [event.id for event in finetunes.events_after(acting(session, owner[0]), id, 0)] == [1, 42]
-        assert len(finetunes.events_after(acting(session, other[0]), busy, 0)) == 41, "another's events stay"
+        assert len(finetunes.events_after(acting(session, other[0]), busy, 0)) == 41, "other events must stay"
 
 
 def test_samples_and_checkpoints_of_ended_finetunes_are_deleted(
@@ -261,7 +261,7 @@ def test_samples_and_checkpoints_of_ended_finetunes_are_deleted(
             finetunes.record_checkpoint(session, row, 100, objects.put(f"{folder}/{id}/checkpoint-100", b"12345"))
             if days:
                 row.status, row.finished_at = "succeeded", ago(session, days)
-    assert stored(database, scope) == 24, "data sets that tests add by hand are not counted"
+    assert stored(database, scope) == 24, "data sets that tests insert are not counted"
     sweep(database, objects, keep_sample_days=90, keep_checkpoint_days=1)
     assert stored(database, scope) == 12
     assert all(ids[1] in key for key in objects.list(""))
@@ -280,13 +280,13 @@ def test_checkpoint_replaced_twice_is_deleted_an_hour_later(
         finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
         finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
         finetunes.record_checkpoint(session, row, 100, StoredObject("tenants/b", "0" * 64, 30))
-        assert not session.execute(select(DiscardedObject)).scalars().all(), "the last but one stays"
+        assert not session.execute(select(DiscardedObject)).scalars().all(), "the previous checkpoint must stay"
         finetunes.record_checkpoint(session, row, 150, StoredObject("tenants/c", "0" * 64, 30))
         [replaced] = session.execute(select(DiscardedObject)).scalars()
         wait = replaced.due_at - database_now(session)
     assert replaced.object_key == "tenants/a"
     assert datetime.timedelta(minutes=50) < wait <= datetime.timedelta(hours=1)
-    assert stored(database, owner[0]) == 60, "both that are kept"
+    assert stored(database, owner[0]) == 60, "both kept checkpoints"
     assert discards.remove_page(database, objects) == 0
 
 
@@ -344,7 +344,7 @@ def test_old_audit_entries_are_deleted(database: Database, objects: FolderStore)
 
 
 def make_old(database: Database) -> None:
-    """All rows of those tables become two years older."""
+    """Makes all rows of these tables two years older."""
     with database.session() as session:
         for row in session.execute(select(WebhookDelivery)).scalars():
             row.created_at = ago(session, 730)

@@ -1,4 +1,4 @@
-"""Row-level security in PostgreSQL, tested by raw SQL as the service's own roles, without any of our code between."""
+"""Row-level security in PostgreSQL, tested by raw SQL with the service's roles."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +70,7 @@ def count(connection: Connection[DictRow], table: str) -> int:
     return int(row["rows"])
 
 
-def test_the_tables_are_protected_from_their_owner_too(url: str) -> None:
+def test_tables_are_protected_from_their_owner_too(url: str) -> None:
     with asking(url, services.OWNER) as connection:
         statement = "SELECT relname FROM pg_class WHERE relrowsecurity AND relforcerowsecurity"
         assert {row["relname"] for row in connection.execute(statement)} == OWNED
@@ -97,13 +97,13 @@ def test_other_tenants_see_nothing_and_workers_see_everything(
         assert count(connection, "api_keys") == 0
     with asking(url, role, owner.tenant) as connection:
         assert all(count(connection, table) > 0 for table in OWNED - {"api_keys"})
-        assert count(connection, "api_keys") == 0, "not even its own: no route shows them to a tenant"
+        assert count(connection, "api_keys") == 0, "not even its own deletions, which no route shows to a tenant"
     with asking(url, role, "*") as connection:
         assert all(count(connection, table) > 0 for table in OWNED)
         assert count(connection, "tenants") == 2
 
 
-def test_rows_of_another_tenant_are_neither_written_nor_handed_over(url: str, owner: Scope, stranger: Scope) -> None:
+def test_rows_of_another_tenant_cannot_be_written_or_given_away(url: str, owner: Scope, stranger: Scope) -> None:
     with asking(url, services.API, stranger.tenant) as connection:
         for table in WITH_TENANT - {"audit_log"}:
             changed = connection.execute(f"UPDATE {table} SET tenant_id = tenant_id".encode())
@@ -114,9 +114,9 @@ def test_rows_of_another_tenant_are_neither_written_nor_handed_over(url: str, ow
     for table in WITH_TENANT:
         copy = f"INSERT INTO {table} SELECT * FROM jsonb_populate_record(NULL::{table}, %s)".encode()
         with asking(url, services.API, "*") as connection:
-            found = connection.execute(f"SELECT to_jsonb({table}) AS row FROM {table}".encode()).fetchone()
-        assert found is not None
-        row = Jsonb(found["row"] | {"tenant_id": owner.tenant})
+            stored = connection.execute(f"SELECT to_jsonb({table}) AS row FROM {table}".encode()).fetchone()
+        assert stored is not None
+        row = Jsonb(stored["row"] | {"tenant_id": owner.tenant})
         with asking(url, services.API, stranger.tenant) as connection, refused("row-level security"):
             connection.execute(copy, [row])
     hand_over = "UPDATE domains SET tenant_id = %s"
@@ -132,7 +132,7 @@ def test_rows_of_another_tenant_are_neither_written_nor_handed_over(url: str, ow
             connection.execute(statement.encode())
 
 
-def test_a_query_that_forgets_the_scope_sees_ones_own_rows(url: str, owner: Scope, stranger: Scope) -> None:
+def test_query_without_the_filter_sees_only_the_tenants_rows(url: str, owner: Scope, stranger: Scope) -> None:
     database = Database(services.as_role(url, services.API))
     with database.session(SYSTEM) as session:
         theirs = domains.page(acting(session, owner), PageRequest()).data[0].id
@@ -158,26 +158,26 @@ def test_connection_forgets_the_tenant_after_a_transaction(url: str, owner: Scop
     look(None)
     database.dispose()
     assert [sees for _, sees in seen] == [True, False, False]
-    assert len({pid for pid, _ in seen}) == 1, "it was one connection of the pool"
+    assert len({pid for pid, _ in seen}) == 1, "both transactions must use the same connection of the pool"
 
 
-def test_a_key_is_found_by_its_id_alone(url: str, owner: Scope) -> None:
+def test_key_is_found_only_by_its_id(url: str, owner: Scope) -> None:
     for role in ROLES:
         with asking(url, role) as connection:
-            found = connection.execute("SELECT id, tenant_id FROM api_key_by_id(%s)", [owner.key_id]).fetchall()
-            assert found == [{"id": owner.key_id, "tenant_id": owner.tenant}]
+            keys = connection.execute("SELECT id, tenant_id FROM api_key_by_id(%s)", [owner.key_id]).fetchall()
+            assert keys == [{"id": owner.key_id, "tenant_id": owner.tenant}]
             assert connection.execute("SELECT * FROM api_key_by_id('%')").fetchall() == []
             connection.execute("SELECT note_api_key_use(%s)", [owner.key_id])
-            assert count(connection, "api_keys") == 0, "the look-up leaves nothing open"
+            assert count(connection, "api_keys") == 0, "the look-up must leave no transaction open"
             connection.execute("SELECT set_config('difffit.tenant', '*', true)")
             (key,) = connection.execute("SELECT last_used_at FROM api_keys").fetchall()
             assert key["last_used_at"] is not None
-    with asking(url, services.OWNER) as connection:  # a role without any privileges of ours
+    with asking(url, services.OWNER) as connection:  # a role without privileges on these tables
         statement = "SELECT has_function_privilege('pg_monitor', 'api_key_by_id(text)', 'EXECUTE') AS may"
         assert connection.execute(statement).fetchall() == [{"may": False}]
 
 
-def test_a_table_of_ones_own_does_not_take_the_place_of_the_keys(url: str, owner: Scope) -> None:
+def test_temporary_table_does_not_shadow_the_keys(url: str, owner: Scope) -> None:
     with asking(url, services.API) as connection:
         connection.execute("CREATE TEMPORARY TABLE api_keys AS SELECT 'key_x' AS id")
         assert connection.execute("SELECT id FROM api_key_by_id('key_x')").fetchall() == []
@@ -204,7 +204,7 @@ def test_audit_log_is_append_only(url: str, owner: Scope, role: str, statement: 
      "ALTER TABLE audit_log DISABLE TRIGGER append_only", "TRUNCATE domains CASCADE", "SET ROLE difffit_owner",
      "SET session_replication_role = replica", "CREATE ROLE mine", "DROP FUNCTION api_key_by_id"],
 )  # fmt: skip
-def test_the_plain_roles_cannot_lift_it(url: str, role: str, statement: str) -> None:
+def test_plain_roles_cannot_disable_row_level_security(url: str, role: str, statement: str) -> None:
     with asking(url, role, "*") as connection, refused():
         connection.execute(statement.encode())
 

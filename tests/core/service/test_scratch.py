@@ -1,4 +1,4 @@
-"""Room for temporary files."""
+"""Disk space for temporary files."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ def test_full_disk_is_reported_as_scratch_full() -> None:
     assert (told.value.code, told.value.status) == ("scratch_full", 503)
 
 
-def test_other_errors_of_a_file_stay_what_they_are() -> None:
+def test_other_errors_of_a_file_are_unchanged() -> None:
     with pytest.raises(IsADirectoryError), writing_scratch(), Path("/").open("wb"):
         pass
 
 
-def test_a_disk_that_cannot_hold_the_largest_upload_is_refused_at_the_start() -> None:
+def test_disk_smaller_than_the_largest_upload_is_rejected_at_startup() -> None:
     check_scratch("DIFFFIT_MAX_UPLOAD_BYTES", 1)
     with pytest.raises(ScratchTooSmall, match="Set TMPDIR to a larger disk, or change the setting"):
         check_scratch("DIFFFIT_MAX_UPLOAD_BYTES", 2**60)

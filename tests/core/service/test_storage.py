@@ -22,7 +22,7 @@ def test_stored_bytes_are_read_back(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100, 9_000, 20_000_000])
-def test_files_of_every_size(store: ObjectStore, tmp_path: Path, size: int) -> None:
+def test_files_of_every_size_are_stored(store: ObjectStore, tmp_path: Path, size: int) -> None:
     path, back = tmp_path / "in", tmp_path / "out"
     path.write_bytes(bytes(range(256)) * (size // 256) + bytes(size % 256))
     with path.open("rb") as file:
@@ -33,7 +33,7 @@ def test_files_of_every_size(store: ObjectStore, tmp_path: Path, size: int) -> N
     assert stored.size == size
 
 
-def test_another_digest_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+def test_object_with_another_digest_is_rejected(store: ObjectStore, tmp_path: Path) -> None:
     store.put("a/x", b"content")
     with pytest.raises(ChecksumMismatch):
         store.get("a/x", "0" * 64)
@@ -53,7 +53,7 @@ def test_missing_object_raises_without_its_key(store: ObjectStore, tmp_path: Pat
     for read in (store.get, store.open, lambda key: store.download(key, tmp_path / "x")):
         with pytest.raises(NotFound) as error:
             read("no/such")
-        assert "such" not in error.value.detail, "keys are the operator's matter"
+        assert "such" not in error.value.detail, "users must not see keys"
 
 
 def test_log_has_the_key_of_a_missing_or_damaged_object(
@@ -73,7 +73,7 @@ def test_log_has_the_key_of_a_missing_or_damaged_object(
 def test_delete_removes_only_the_given_keys(store: ObjectStore) -> None:
     for key in ("a/b/1", "a/b/c/2", "a/bc/3", "d/4"):
         store.put(key, b"x")
-    assert [(one.key, one.size) for one in store.page("a/b/", "", 10)] == [("a/b/1", 1), ("a/b/c/2", 1)]
+    assert [(stored.key, stored.size) for stored in store.page("a/b/", "", 10)] == [("a/b/1", 1), ("a/b/c/2", 1)]
     store.delete(["a/b/1", "a/b/c/2", "a/b/nothing"])
     assert store.list("") == ["a/bc/3", "d/4"]
 
@@ -104,10 +104,10 @@ def test_object_is_uploaded_in_parts(store: ObjectStore) -> None:
     first = store.put_part("a/x", upload, 1, io.BytesIO(FIRST))
     assert store.parts("a/x", upload) == [first, last]
     assert (first.number, first.size, last.size) == (1, len(FIRST), len(LAST))
-    assert store.list("") == [], "nothing is to be seen before all of it is there"
+    assert store.list("") == [], "an incomplete object must not be visible"
     store.join_parts("a/x", upload, [first, last])
     assert store.get("a/x") == FIRST + LAST
-    assert [one.key for one in store.page("", "", 10)] == ["a/x"]
+    assert [stored.key for stored in store.page("", "", 10)] == ["a/x"]
 
 
 def test_aborted_parts_are_deleted(store: ObjectStore) -> None:
@@ -125,12 +125,12 @@ def test_aborted_parts_are_deleted(store: ObjectStore) -> None:
         assert store.parts("b/z", uploads["b/z"])
     else:
         assert store.parts("a/x", uploads["a/x"]) == []
-        left = [one.key for one in store.page("", "", 10)]
+        left = [stored.key for stored in store.page("", "", 10)]
         assert [key.split(".parts/")[0] for key in left] == ["a/y", "b/z"]
 
 
 @pytest.mark.parametrize("key", ["../x", "/etc/x", "a/../../x"])
-def test_no_key_leaves_the_folder(tmp_path: Path, key: str) -> None:
+def test_keys_cannot_leave_the_folder(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="outside"):
         FolderStore(tmp_path / "objects").put(key, b"x")
     assert not (tmp_path / "x").exists()
@@ -147,11 +147,11 @@ def test_full_disk_raises_and_keeps_existing_objects(tmp_path: Path, size: int) 
             store.put("a/x", bytes(size))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [one.key for one in store.page("", "", 10)] == ["a/x"]
+    assert [stored.key for stored in store.page("", "", 10)] == ["a/x"]
     assert store.get("a/x", stored.sha256) == b"content"
 
 
-def test_a_folder_that_is_emptied_takes_what_is_put_meanwhile(tmp_path: Path) -> None:
+def test_object_can_be_stored_while_its_folder_is_emptied(tmp_path: Path) -> None:
     store, rounds = FolderStore(tmp_path), range(300)
 
     def put_and_delete(name: str) -> None:
@@ -165,7 +165,7 @@ def test_a_folder_that_is_emptied_takes_what_is_put_meanwhile(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_write_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     class Broken:
         def read(self, size: int = -1) -> bytes:
             raise OSError(28, "No space left on device")
@@ -189,7 +189,7 @@ def test_unreachable_server_raises_storage_unavailable(monkeypatch: pytest.Monke
         S3Store("bucket", "", f"http://127.0.0.1:{port}", "us-east-1").get("a")
 
 
-def test_the_url_selects_the_store(tmp_path: Path) -> None:
+def test_url_selects_the_store(tmp_path: Path) -> None:
     folder = open_store(Settings(storage_url=f"file://{tmp_path}/my%20objects"))
     assert isinstance(folder, FolderStore)
     assert folder.root.name == "my objects"

@@ -27,7 +27,7 @@ PLACES = (0, 1, 40, 300, 1000, 2500, 5000, 2**20, 2**23 + 7)
 
 
 class Broken:
-    """A store behind a proxy, and the operations that are tried on it; each returns whether it did its work."""
+    """Store behind a proxy, with operations that return whether they succeeded."""
 
     def __init__(self, store: S3Store, proxy: Proxy, folder: Path) -> None:
         self.store, self.proxy, self.folder = store, proxy, folder
@@ -62,9 +62,9 @@ class Broken:
         upload = self.store.begin_parts("new/parts")
         first = self.store.put_part("new/parts", upload, 1, io.BytesIO(LARGE[: 5 * 2**20]))
         last = self.store.put_part("new/parts", upload, 2, io.BytesIO(SMALL))
-        found = self.store.parts("new/parts", upload)
-        self.store.join_parts("new/parts", upload, found)
-        return found == [first, last]
+        parts = self.store.parts("new/parts", upload)
+        self.store.join_parts("new/parts", upload, parts)
+        return parts == [first, last]
 
     def delete(self) -> bool:
         self.store.delete(["new/put", "new/file"])
@@ -83,7 +83,7 @@ OPERATIONS: dict[str, Callable[[Broken], bool]] = {
 
 @pytest.fixture
 def broken(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
-    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))  # between its tries
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda seconds: None))  # between its attempts
     with Proxy(urlparse(s3_endpoint).port or 0) as proxy:
         store = S3Store(f"broken-{uuid.uuid4().hex}", "prefix", f"http://127.0.0.1:{proxy.port}", "us-east-1")
         store.create_bucket()
@@ -106,7 +106,7 @@ def test_every_broken_connection_is_storage_unavailable(broken: Broken, name: st
                 raised.append((error.code, type(error), _counted() > before))
             broken.proxy.mend()
     assert set(raised) == {("storage_unavailable", StorageUnavailable, True)}
-    assert OPERATIONS[name](broken), "it goes on when the wire is whole"
+    assert OPERATIONS[name](broken), "it must work again with a working connection"
 
 
 @pytest.mark.parametrize("fault", ["reset", "cut"])
@@ -119,8 +119,8 @@ def test_interrupted_body_is_requested_again(broken: Broken, name: str, fault: F
     assert broken.proxy.breaks >= 2
 
 
-def test_a_zip_in_order_takes_few_requests(broken: Broken) -> None:
-    """Small images, as their folders were packed: far fewer requests than images, and no more bytes than it has."""
+def test_zip_in_order_takes_few_requests(broken: Broken) -> None:
+    """Reads small images in the zip's order, with far fewer requests than images and no more bytes than the zip has."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for number in range(1000):
@@ -154,21 +154,21 @@ def test_broken_connection_in_a_zip_rejects_no_image(broken: Broken) -> None:
         assert len(validate(file, LIMITS).members) == 5
 
 
-def test_an_empty_object_is_opened(broken: Broken) -> None:
+def test_empty_object_can_be_opened(broken: Broken) -> None:
     broken.store.put("empty", b"")
     with broken.store.open("empty") as file:
         assert file.read() == b""
 
 
 def test_full_local_disk_is_not_reported_as_the_stores(broken: Broken) -> None:
-    """A device that takes no byte."""
+    """Writes to a device that accepts no byte."""
     with pytest.raises(ScratchFull) as told:
         broken.store.download("small", Path("/dev/full"))
     assert (told.value.code, told.value.status) == ("scratch_full", 503)
     assert not isinstance(told.value, StorageFull)
 
 
-def test_complete_body_with_another_digest_is_damaged(broken: Broken) -> None:
+def test_complete_body_with_another_digest_is_reported_as_damaged(broken: Broken) -> None:
     with pytest.raises(ChecksumMismatch):
         broken.store.download("small", broken.folder / "x", "0" * 64)
 
@@ -179,7 +179,7 @@ def test_operator_errors_are_reported_as_such(broken: Broken, caplog: pytest.Log
         with pytest.raises(StorageRefused, match=r"NoSuchBucket: the bucket does not exist.*operator") as told:
             call()
         assert told.value.code == "storage_unavailable"
-    assert [one.levelname for one in caplog.records if one.name.startswith("core.")] == ["ERROR"] * 3
+    assert [record.levelname for record in caplog.records if record.name.startswith("core.")] == ["ERROR"] * 3
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_all_queries_across_tenants_are_listed(kind: str, allowed: dict[str, str
     places = {f"{path.relative_to(ROOT)}:{name}" for path, name, what in findings(ROOT) if what == kind}
     unexpected = {place for place in places if not {place, place.split(":")[0]} & set(allowed)}
     assert not unexpected, "see tests/core/service/test_tenancy_lint.py"
-    assert set(allowed) <= places | {place.split(":")[0] for place in places}, "a reason without its place"
+    assert set(allowed) <= places | {place.split(":")[0] for place in places}, "a reason without a statement"
 
 
 @pytest.mark.parametrize(
@@ -114,15 +114,15 @@ def functions(node: Definition, name: str) -> Iterator[tuple[str, list[ast.AST]]
     inner: list[Definition] = []
     waiting: list[ast.AST] = list(node.body)
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            inner.append(one)
+        child = waiting.pop()
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            inner.append(child)
         else:
-            own.append(one)
-            waiting += ast.iter_child_nodes(one)
+            own.append(child)
+            waiting += ast.iter_child_nodes(child)
     yield name, own
-    for one in inner:
-        yield from functions(one, f"{name}.{one.name}".lstrip("."))
+    for child in inner:
+        yield from functions(child, f"{name}.{child.name}".lstrip("."))
 
 
 def is_unseen(node: ast.AST) -> bool:
@@ -162,8 +162,8 @@ def owned_names(node: ast.AST) -> set[str]:
 
 def is_system(node: ast.AST) -> bool:
     if called(node) == "Scope":
-        given = [*node.args[:1], *(one.value for one in node.keywords if one.arg == "tenant_id")]  # type: ignore[attr-defined]
-        return any(isinstance(one, ast.Constant) and one.value is None for one in given)
+        given = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "tenant_id")]  # type: ignore[attr-defined]
+        return any(isinstance(value, ast.Constant) and value.value is None for value in given)
     return isinstance(node, ast.Name) and node.id == "SYSTEM" and isinstance(node.ctx, ast.Load)
 
 

@@ -1,4 +1,4 @@
-"""Zips and images for the tests of data sets."""
+"""Zips and images for tests of data sets."""
 
 import io
 import zipfile
@@ -11,7 +11,7 @@ LIMITS = Limits(members=50, image_bytes=2**20, inflated_bytes=2**23, pixels=10**
 
 
 def picture(color: int, size: tuple[int, int] = (8, 8), mode: str = "RGB", format: str = "PNG") -> bytes:
-    """An image that differs from every other color's."""
+    """Returns an image that is different for each colour."""
     buffer = io.BytesIO()
     Image.new(mode, size, (color % 256, color // 256, 7) if mode == "RGB" else color).save(buffer, format)
     return buffer.getvalue()

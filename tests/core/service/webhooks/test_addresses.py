@@ -41,14 +41,14 @@ def test_public_addresses_are_public(address: str) -> None:
         "https://a.com\\@b.com", "//example.com", "file:///etc/passwd",
     ],
 )  # fmt: skip
-def test_urls_that_are_refused(url: str) -> None:
+def test_unsuitable_urls_are_rejected(url: str) -> None:
     with pytest.raises(WebhookUrlRefused):
         parse(url, allow_private=False)
 
 
 def test_url_is_split_into_its_parts() -> None:
-    found = parse("https://Example.com/a/b?c=d", allow_private=False)
-    assert (found.host, found.port, found.path) == ("example.com", 443, "/a/b?c=d")
-    found = parse("http://127.0.0.1:8000", allow_private=True)
-    assert (found.is_https, found.authority, found.port, found.path) == (False, "127.0.0.1:8000", 8000, "/")
+    url = parse("https://Example.com/a/b?c=d", allow_private=False)
+    assert (url.host, url.port, url.path) == ("example.com", 443, "/a/b?c=d")
+    url = parse("http://127.0.0.1:8000", allow_private=True)
+    assert (url.is_https, url.authority, url.port, url.path) == (False, "127.0.0.1:8000", 8000, "/")
     assert parse("https://[2606:4700:4700::1111]:8443/", allow_private=False).port == 8443

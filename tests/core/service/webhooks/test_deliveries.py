@@ -48,9 +48,9 @@ def claim(database: Database) -> Attempt | None:
 
 
 def claimed(database: Database) -> Attempt:
-    found = claim(database)
-    assert found is not None
-    return found
+    attempt = claim(database)
+    assert attempt is not None
+    return attempt
 
 
 def settle(database: Database, attempt: Attempt, outcome: Outcome) -> bool:
@@ -69,15 +69,15 @@ def types(database: Database) -> list[str]:
 
 
 def make_due(database: Database, id: str, **columns: Any) -> None:
-    """Makes a delivery due at once, and sets other columns too."""
+    """Makes a delivery due immediately, and sets other columns."""
     with database.session() as session:
-        found = session.get_one(WebhookDelivery, id)
-        found.next_attempt_at = database_now(session)
+        delivery = session.get_one(WebhookDelivery, id)
+        delivery.next_attempt_at = database_now(session)
         for name, value in columns.items():
-            setattr(found, name, value)
+            setattr(delivery, name, value)
 
 
-def test_the_schedule_takes_about_a_day() -> None:
+def test_retries_take_about_a_day() -> None:
     pauses = [pause_seconds(failures, lambda: 0.5) for failures in range(1, MOST_ATTEMPTS + 1)]
     assert pauses == [5, 20, 80, 320, 1280, 5120, 20480, 28800, 28800, None]
     assert 23 < sum(pause for pause in pauses if pause) / 3600 < 24
@@ -106,7 +106,7 @@ def test_delivery_is_inserted_in_the_jobs_transaction(
     with database.session() as session:
         jobs.finish(session, session.get_one(Finetune, finetune.id), "succeeded")
         session.rollback()
-    assert types(database) == expected, "what did not happen is not told"
+    assert types(database) == expected, "a rolled back event must not be delivered"
 
 
 def test_webhook_gets_only_its_events_of_its_tenant(database: Database, owner: tuple[Scope, str]) -> None:
@@ -118,20 +118,20 @@ def test_webhook_gets_only_its_events_of_its_tenant(database: Database, owner: t
     with database.session(scope) as session:
         service.change(session, disabled, {"enabled": False}, allow_private=False)
         generations.cancel(session, add_generation(session, scope, domain).id)
-        found = session.execute(select(WebhookDelivery.webhook_id)).scalars().all()
-    assert set(found) == set(wanted[:2])
+        delivered = session.execute(select(WebhookDelivery.webhook_id)).scalars().all()
+    assert set(delivered) == set(wanted[:2])
 
 
 def test_delivery_is_claimed_and_settled(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
     id = send(database, owner[0], webhook)
     attempt = claimed(database)
     assert (attempt.id, attempt.number, attempt.url) == (id, 1, "https://example.com")
-    assert claim(database) is None, "it is on its way"
+    assert claim(database) is None, "another attempt has it"
     assert settle(database, attempt, OK)
-    assert not settle(database, attempt, BAD), "it has ended"
-    found = row(database, id)
-    assert (found.status, found.next_attempt_at, len(found.attempts)) == ("succeeded", None, 1)
-    assert found.attempts[0]["response_status"] == 204
+    assert not settle(database, attempt, BAD), "it has already ended"
+    delivery = row(database, id)
+    assert (delivery.status, delivery.next_attempt_at, len(delivery.attempts)) == ("succeeded", None, 1)
+    assert delivery.attempts[0]["response_status"] == 204
 
 
 def test_delivery_of_a_killed_worker_is_sent_again(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
@@ -141,7 +141,7 @@ def test_delivery_of_a_killed_worker_is_sent_again(database: Database, owner: tu
         session.get_one(WebhookDelivery, id).lease_expires_at = database_now(session)
     again = claimed(database)
     assert (again.id, again.number) == (id, 2)
-    assert not settle(database, lost, OK), "it came back too late"
+    assert not settle(database, lost, OK), "the first attempt is too late"
     assert settle(database, again, OK)
     assert len(row(database, id).attempts) == 1
 
@@ -170,8 +170,8 @@ def test_many_deliveries_of_one_tenant_do_not_delay_another(database: Database, 
         send(database, owner[0], loud)
     last = send(database, quiet, add_webhook(database, quiet))
     claimed(database)
-    assert claimed(database).id == last, "the tenant with none on its way goes first"
-    assert [claim(database) is None for _ in range(4)] == [False, False, False, True], "no more than 4 of one tenant"
+    assert claimed(database).id == last, "the tenant without a running delivery must be first"
+    assert [claim(database) is None for _ in range(4)] == [False, False, False, True], "at most 4 of one tenant"
 
 
 def test_failures_are_retried_until_the_webhook_is_disabled(
@@ -182,17 +182,17 @@ def test_failures_are_retried_until_the_webhook_is_disabled(
         attempt = claimed(database)
         assert attempt.number == number
         assert settle(database, attempt, BAD)
-        assert claim(database) is None, "its time has not come"
+        assert claim(database) is None, "it is not due yet"
         if number < MOST_ATTEMPTS:
             assert row(database, id).status == "pending"
             make_due(database, id)
     assert (row(database, id).status, len(row(database, id).attempts)) == ("failed", MOST_ATTEMPTS)
     with database.session() as session:
-        found = session.get_one(Webhook, webhook)
+        disabled = session.get_one(Webhook, webhook)
         actions = session.execute(select(AuditEntry.action).where(AuditEntry.target == webhook)).scalars().all()
-    assert found.status == "disabled"
-    assert found.disabled_code == "failing"
-    assert "It answered 500." in str(found.disabled_detail)
+    assert disabled.status == "disabled"
+    assert disabled.disabled_code == "failing"
+    assert "It answered 500." in str(disabled.disabled_detail)
     assert "webhook.disable" in actions
 
 
@@ -223,18 +223,18 @@ def test_response_410_disables_the_webhook_and_keeps_pending_deliveries(
     assert claimed(database).id == second
 
 
-def test_a_delivery_is_sent_again_on_demand(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+def test_delivery_is_sent_again_on_demand(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
     id = send(database, owner[0], webhook)
     late = claimed(database)
     with database.session(owner[0]) as session:
         service.redeliver(session, webhook, id)
-    assert not settle(database, late, BAD), "what was on its way ends nothing any more"
+    assert not settle(database, late, BAD), "the running attempt must not end it"
     attempt = claimed(database)
     assert (attempt.id, attempt.body) == (id, late.body)
     settle(database, attempt, OK)
     with database.session(owner[0]) as session:
         service.redeliver(session, webhook, id)
-    assert claimed(database).id == id, "one that was taken too"
+    assert claimed(database).id == id, "also one that succeeded"
 
 
 def test_old_secrets_sign_until_their_overlap_ends(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
@@ -245,11 +245,11 @@ def test_old_secrets_sign_until_their_overlap_ends(database: Database, owner: tu
         fourth = service.rotate(session, webhook, 60).secret
     assert len({first, second, third, fourth}) == 4
     send(database, owner[0], webhook)
-    assert claimed(database).secrets == (fourth, third, first), "the one without an overlap stopped at once"
+    assert claimed(database).secrets == (fourth, third, first), "the secret without an overlap must stop immediately"
     with database.session() as session:
-        found = session.get_one(Webhook, webhook)
+        stored = session.get_one(Webhook, webhook)
         past = (database_now(session) - datetime.timedelta(seconds=1)).isoformat()
-        found.previous_secrets = [{**one, "expires_at": past} for one in found.previous_secrets]
+        stored.previous_secrets = [{**secret, "expires_at": past} for secret in stored.previous_secrets]
     send(database, owner[0], webhook)
     assert claimed(database).secrets == (fourth,)
 

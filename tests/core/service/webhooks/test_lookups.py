@@ -14,7 +14,7 @@ from core.service.webhooks.places import Places
 
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A host whose name servers do not answer before the test ends."""
+    """Yields a host whose name servers do not respond before the test ends."""
     done, real = threading.Event(), socket.getaddrinfo
 
     def getaddrinfo(host: str, *rest: Any, **options: Any) -> Any:
@@ -33,7 +33,7 @@ def test_names_of_the_system_are_resolved() -> None:
     assert "127.0.0.1" in lookups.addresses("ten_1", "localhost", 80, 10)
 
 
-def test_a_tenant_with_abandoned_lookups_is_refused_and_another_is_not(stuck: str) -> None:
+def test_only_the_tenant_with_abandoned_lookups_is_rejected(stuck: str) -> None:
     for _ in range(3):
         with pytest.raises(TimeoutError):
             lookups.addresses("slow", stuck, 443, 0.01)

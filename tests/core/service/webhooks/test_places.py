@@ -1,11 +1,11 @@
-"""Slots are divided so that slow tenants leave some free, whatever their number."""
+"""Slots are divided so that any number of slow tenants leaves some free."""
 
 from core.service.webhooks.places import Places
 from core.service.webhooks.reachability import Reachability
 
 
 def taken(places: Places, tenant: str) -> int:
-    """Takes as many places as the tenant gets."""
+    """Takes as many slots as the tenant gets."""
     count = 0
     while places.take(tenant):
         count += 1
@@ -17,7 +17,7 @@ def test_slow_tenants_leave_a_slot_for_another() -> None:
     assert [taken(places, f"slow {number}") for number in range(4)] == [3, 2, 1, 1]
     assert places.full() == {f"slow {number}" for number in range(4)}
     assert places.take("quiet")
-    assert not places.take("late"), "nothing is free"
+    assert not places.take("late"), "no slot may be free"
 
 
 def test_released_slot_serves_its_tenant_again() -> None:
@@ -39,10 +39,10 @@ def test_single_slot_serves_tenants_in_turn() -> None:
 def test_failures_are_our_own_while_most_tenants_get_no_response() -> None:
     seen = Reachability()
     seen.note("two", "connection_failed")
-    assert not seen.is_ours("one", "timed_out"), "a single other one proves nothing"
+    assert not seen.is_ours("one", "timed_out"), "a single other tenant proves nothing"
     seen.note("three", "connection_failed")
     assert seen.is_ours("one", "host_unknown")
-    assert not seen.is_ours("one", "refused"), "whoever answers was reached"
+    assert not seen.is_ours("one", "refused"), "a receiver that responds was reached"
     assert not seen.is_ours("one", None)
     seen.note("two", "refused")
     assert not seen.is_ours("one", "timed_out"), "half of the others were reached"

@@ -1,4 +1,4 @@
-"""One attempt on a real receiver that fails, is slow, redirects, goes away, or is not where it seems to be."""
+"""One attempt to a real receiver that fails, is slow, redirects, disconnects, or has a misleading name."""
 
 import datetime
 import ipaddress
@@ -39,7 +39,7 @@ def failure(url: str, **options: Any) -> str:
 
 
 def look_up(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Each look-up of a name gives the next answer. Returns the names that were looked up."""
+    """Makes each look-up of a name return the next answer. Returns the list of names that are looked up."""
     asked: list[str] = []
     real = socket.getaddrinfo
 
@@ -48,8 +48,8 @@ def look_up(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
             ipaddress.ip_address(host)
         except ValueError:
             asked.append(host)
-            found = answers[min(len(asked), len(answers)) - 1]
-            return [one for address in found for one in real(address, port, *rest, **options)]
+            addresses = answers[min(len(asked), len(answers)) - 1]
+            return [info for address in addresses for info in real(address, port, *rest, **options)]
         return real(host, port, *rest, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -84,7 +84,7 @@ def test_silence_ends_at_the_deadline(receiver: Receiver) -> None:
     assert failure(receiver.url, seconds=0.3) == "timed_out"
 
 
-def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(receiver: Receiver) -> None:
+def test_response_sent_byte_by_byte_ends_at_the_deadline(receiver: Receiver) -> None:
     def drip(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Endless: ")
         while not receiver.done.wait(0.05):
@@ -94,7 +94,7 @@ def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(receiver: Receiv
     assert failure(receiver.url, seconds=0.5) == "timed_out"
 
 
-def test_a_body_without_an_end_is_not_read(receiver: Receiver) -> None:
+def test_endless_body_is_not_read(receiver: Receiver) -> None:
     def endless(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while not receiver.done.is_set():
@@ -120,7 +120,7 @@ def test_unusual_spellings_of_private_addresses_are_rejected(host: str) -> None:
     assert failure(f"https://{host}/", allow_private=False) == "address_refused"
 
 
-def test_a_name_that_changes_after_the_check_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_that_changes_after_the_check_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     connected: list[str] = []
 
     def create_connection(address: tuple[str, int], timeout: float) -> socket.socket:
@@ -130,7 +130,7 @@ def test_a_name_that_changes_after_the_check_changes_nothing(monkeypatch: pytest
     monkeypatch.setattr(socket, "create_connection", create_connection)
     asked = look_up(monkeypatch, ["8.8.8.8", "1.1.1.1"], ["127.0.0.1"])
     assert failure(f"https://{HOST}/", allow_private=False) == "connection_failed"
-    assert (asked, connected) == ([HOST], ["8.8.8.8", "1.1.1.1"]), "looked up once, then by the addresses themselves"
+    assert (asked, connected) == ([HOST], ["8.8.8.8", "1.1.1.1"]), "the name is looked up once, then the addresses"
 
 
 def test_certificate_must_match_the_host_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_certificate_must_match_the_host_name(tmp_path: Path, monkeypatch: pytes
     look_up(monkeypatch, ["127.0.0.1"])
     with receiving(tls=server) as receiver:
         right, other = (f"https://{host}:{receiver.port}/" for host in (HOST, "other.example.com"))
-        assert failure(right) == "tls_failed", "nobody trusts it"
+        assert failure(right) == "tls_failed", "the certificate is not trusted"
         monkeypatch.setattr(sending, "_tls", lambda: trusted)
         assert post(right) == 204
         assert failure(other) == "tls_failed"

@@ -1,4 +1,4 @@
-"""Signatures by the library against the formula of https://www.standardwebhooks.com."""
+"""Signatures of the library compared with the formula of https://www.standardwebhooks.com."""
 
 import base64
 import hashlib
