@@ -31,7 +31,7 @@ def test_settings_outside_their_limits_are_rejected(values: dict[str, Any], reas
         SamplingSettings(**values)
 
 
-def test_an_interval_may_be_given_in_any_order() -> None:
+def test_interval_may_be_given_in_any_order() -> None:
     assert SamplingSettings(guidance_interval=(800, 200)) == SamplingSettings(guidance_interval=(200, 800))
 
 

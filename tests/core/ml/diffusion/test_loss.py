@@ -44,7 +44,7 @@ def model(output: Tensor, xt: Tensor, t: int) -> tuple[Tensor, Tensor]:
     return x0, beta**fraction * smallest ** (1 - fraction)
 
 
-def test_the_bound_is_the_divergence_of_the_two_gaussians_in_bits() -> None:
+def test_bound_is_the_divergence_of_the_two_gaussians_in_bits() -> None:
     output, x0, noise = draw()
     bound = diffusion_loss(output, x0, noise, T, SCHEDULE).bound
     xt = SCHEDULE.add_noise(x0.double(), noise.double(), T)
@@ -82,7 +82,7 @@ def test_mse_compares_only_the_noise() -> None:
     torch.testing.assert_close(loss.total, loss.mse + loss.bound)
 
 
-def test_the_bound_trains_the_variance_and_not_the_mean() -> None:
+def test_bound_trains_the_variance_but_not_the_mean() -> None:
     output, x0, noise = draw()
     for part, untrained in (("bound", slice(0, C)), ("mse", slice(C, 2 * C))):
         leaf = output.clone().requires_grad_()

@@ -25,7 +25,7 @@ def test_base_has_no_gradients() -> None:
 
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_fresh_adapter_is_bit_equal_to_the_base(name: str, dtype: torch.dtype) -> None:
+def test_fresh_adapter_is_bit_identical_to_the_base(name: str, dtype: torch.dtype) -> None:
     dit = random_dit().to(dtype)
     x, t, y = batch(classes=CONFIG.num_classes)
     assert torch.equal(dit(x, t, y, TensorAdapter(fresh_tensors(dit, name))), dit(x, t, y))

@@ -23,7 +23,7 @@ def test_folded_vectors_equal_the_live_adapter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDING)
-def test_a_fresh_adapter_folds_to_the_base(name: str) -> None:
+def test_fresh_adapter_folds_to_the_base(name: str) -> None:
     dit = random_dit()
     x, t, y = batch(classes=CONFIG.num_classes)
     classes = dit.y_embedder.embedding_table.weight[y]

@@ -60,8 +60,8 @@ def images() -> Iterator[tuple[int, Image.Image]]:
 
 
 def run(base: LoadedBase, plan: FinetunePlan = PLAN, checkpoint: bytes | None = None) -> tuple[list[Any], Outcome]:
-    about = plan.about(base.description.digest)
-    work = finetune(base, plan, images(), None if checkpoint is None else unpack(checkpoint, about, ABOUT_DEFAULTS))
+    identity = plan.about(base.description.digest)
+    work = finetune(base, plan, images(), None if checkpoint is None else unpack(checkpoint, identity, ABOUT_DEFAULTS))
     events = []
     while True:
         try:

@@ -35,7 +35,7 @@ def in_parts_of(size: int) -> Any:
     return replace(PLAN, training=replace(PLAN.training, micro_batch_size=size))
 
 
-def test_a_step_yields_before_each_micro_batch() -> None:
+def test_step_yields_before_each_micro_batch() -> None:
     trainer = trainer_of(random_dit(), batch_size=5, micro_batch_size=2)
     assert [len(part.rows.t) for part in trainer.parts()] == [2, 2, 1]
     assert trainer.steps_done == 1

@@ -79,7 +79,7 @@ def test_outputs_and_gradients_equal_those_of_peft(name: str) -> None:
     assert all(own.grad is not None and own.grad.any() for own, _ in pairs)
 
 
-def test_the_way_down_starts_as_a_linear_layer_and_the_way_up_at_zero() -> None:
+def test_down_projection_is_initialized_like_a_linear_layer_and_up_at_zero() -> None:
     dit = random_dit()
     tensors = start(dit, "lora r16 scaled")
     down = torch.cat([tensor.flatten() for name, tensor in tensors.items() if name.endswith(".down.weight")])
