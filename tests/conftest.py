@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real services once a run, a fresh database a test, on both databases."""
+"""Fixtures for all tests: real services once per run, and a new database per test, of both kinds."""
 
 import os
 import signal
@@ -23,14 +23,14 @@ settings.register_profile("no clock", deadline=None)
 settings.load_profile("no clock")
 # Triton decides when it is first imported whether its functions run on a GPU or in its interpreter.
 os.environ.setdefault("TRITON_INTERPRET", "1")
-# A job in a shell's background starts deaf to it, and so would every process that the tests start and interrupt.
+# A shell starts background jobs with SIGINT ignored, which processes that the tests start and interrupt would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW_FOLDERS = {"faults", "upgrade", "worker"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files that take minutes first, so that no process of a run works long after the others ended."""
+    """Runs the slowest files first, so that no process of a parallel run works long after the others."""
     items.sort(key=lambda item: item.path.parent.name not in SLOW_FOLDERS)
 
 
@@ -67,7 +67,7 @@ def ceph_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[radosgw.G
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database without tables, for its owner; every test that uses it runs on both kinds."""
+    """Yields the owner's URL of a database without tables. Every test that uses it runs on both kinds of database."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'test.db'}"
         return
@@ -79,7 +79,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 @pytest.fixture
 def database(empty_database_url: str) -> Iterator[Database]:
-    """A database as the migrations make it, seen by a worker."""
+    """Yields a migrated database with the worker's role."""
     upgrade(empty_database_url)
     database = Database(services.as_role(empty_database_url, services.WORKER), SYSTEM)
     yield database
@@ -88,7 +88,7 @@ def database(empty_database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts of a minute see no other minute begin."""
+    """Freezes the clock of rate limits, so that no new minute begins during a test."""
     moment = time.time() // 60 * 60 + 10
     clock = SimpleNamespace(time=lambda: moment)
     monkeypatch.setattr("limits.storage.memory.time", clock)
@@ -97,7 +97,7 @@ def one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["folder", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """An empty object store of each kind."""
+    """Returns an empty object store of each kind."""
     if request.param == "folder":
         return FolderStore(tmp_path / "objects")
     endpoint: str = request.getfixturevalue("s3_endpoint")

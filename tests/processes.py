@@ -1,4 +1,4 @@
-"""API and worker as separate processes, and a client for them."""
+"""The API and a worker as separate processes, and a client for them."""
 
 import os
 import signal
@@ -35,20 +35,20 @@ class Caller:
         return self.send("POST", path, json=body).raise_for_status().json()
 
     def wait(self, path: str, *unfinished: str) -> Any:
-        """Asks until the status is another; the test run's own limit is the last resort."""
-        while (found := self.get(path))["status"] in unfinished:
+        """Polls until the status is none of `unfinished`, without a limit of its own; the test run has one."""
+        while (resource := self.get(path))["status"] in unfinished:
             time.sleep(0.2)
-        return found
+        return resource
 
 
 @contextmanager
 def running(environment: Mapping[str, str], folder: Path) -> Iterator[str]:
-    """An API process and a worker process; the URL."""
+    """Starts an API process and a worker process, and yields the URL."""
     with api(environment, folder) as url, worker(environment, folder) as process:
         wait_for_worker(url)
         yield url
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, "a worker that is asked to stop ends well"
+        assert process.wait(60) == 0, "a worker that is asked to stop must exit with 0"
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def api(environment: Mapping[str, str], folder: Path) -> Iterator[str]:
             time.sleep(0.1)
         yield url
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in {0, -signal.SIGTERM}, "an API that is asked to stop ends well"
+        assert process.wait(30) in {0, -signal.SIGTERM}, "an API that is asked to stop must exit cleanly"
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def _ready(url: str) -> dict[str, Any]:
 
 @contextmanager
 def _process(name: str, environment: Mapping[str, str], folder: Path) -> Iterator[Process]:
-    """`python -m name`; killed at the end when it still runs. What it printed is shown when the test fails."""
+    """Runs `python -m name`, kills it at the end if it still runs, and prints its log, shown by pytest on failure."""
     path = folder / f"{name}.log"
     with ExitStack() as stack:
         log = stack.enter_context(path.open("a"))

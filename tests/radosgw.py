@@ -1,6 +1,6 @@
-"""A Ceph object gateway for tests, where its programs are installed: the most faithful S3 server without docker.
+"""A Ceph object gateway for tests, if its programs are installed; it checks requests more strictly than moto.
 
-One monitor and one store in memory, no manager; about 15 seconds until it answers.
+It has one monitor, one store in memory and no manager, and needs about 15 seconds to start.
 """
 
 import os
@@ -23,7 +23,7 @@ PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "monmaptool", "radosgw-admin", "c
 
 
 class NotStarted(Exception):
-    """Ceph does not come up on this machine."""
+    """Ceph does not start on this machine."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def installed() -> bool:
 
 @contextmanager
 def radosgw(folder: Path) -> Iterator[Gateway]:
-    """Starts the cluster under `folder`. Raises NotStarted, with the end of its logs, when it does not come up."""
+    """Starts the cluster under `folder`. Raises NotStarted, with the end of its logs, if it does not start."""
     port, monitor = free_port(), free_port()
     identity = str(uuid.uuid4())
     config = folder / "ceph.conf"
@@ -77,13 +77,13 @@ def radosgw(folder: Path) -> Iterator[Gateway]:
         endpoint = f"http://127.0.0.1:{port}"
 
         def keep_store() -> None:
-            """Restarts a store that ended with "wrong fsid": it may command the monitor before it knows whose it is."""
+            """Restarts a store that ended with "wrong fsid", which happens if it reaches the monitor too early."""
             if running[-1].poll() is not None:
                 running.append(store())
 
         if not _answers(endpoint, keep_store):
             raise NotStarted(f"no answer on {endpoint}\n{_logs(folder)}")
-        # The keys of the other S3 server too: boto3 keeps those that it found first, as long as the process lives.
+        # The same keys as for the other S3 server, because boto3 caches the first keys for the life of the process.
         keys = ("--access-key", "test", "--secret-key", "test")
         call("radosgw-admin", "user", "create", "--uid", "difffit", "--display-name", "DiffFit", *keys)
         yield Gateway(endpoint, "test", "test")

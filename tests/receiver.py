@@ -16,7 +16,7 @@ class Receiver:
     answer: Answer
     received: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
-    """Set at the end: answers that never end wait for it."""
+    """Set at the end; endless responses wait for it."""
 
     @property
     def url(self) -> str:
@@ -48,7 +48,7 @@ def receiving(answer: Answer | None = None, tls: ssl.SSLContext | None = None) -
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            """Whoever is cut off, or refuses the certificate, is what a test is about."""
+            """Ignores connection errors, which some tests cause on purpose."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         receiver = Receiver(server.server_address[1], answer or status(204))

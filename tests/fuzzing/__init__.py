@@ -36,15 +36,15 @@ def fuzz(
     key: str,
     folder: Path,
     examples: int,
-    known: Mapping[str, Sequence[str]],
+    ids: Mapping[str, Sequence[str]],
     *,
     admin: bool = False,
     phases: str = "examples,coverage,fuzzing,stateful",
 ) -> Fuzzed:
-    """Runs all checks on one key's routes, an administrator's or a tenant's. `known` are ids by noun, such as
-    `domains`. Half of the requests that need an id get a known one, so that they reach the code behind the look-up."""
+    """Runs all checks on one key's routes, an administrator's or a tenant's. `ids` are existing ids by noun, such as
+    `domains`. Half of the requests that need an id get one of them, so that they reach the code after the look-up."""
     config = folder / "schemathesis.toml"
-    config.write_text(_CONFIG + "".join(_known(noun, ids) for noun, ids in known.items()))
+    config.write_text(_CONFIG + "".join(_settings_of(noun, values) for noun, values in ids.items()))
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", f"{url}/openapi.json"]
     options = ["--checks", "all", "--phases", phases, "--max-examples", str(examples)]
     options += ["--continue-on-failure", "--warnings", "off", "--header", f"Authorization: Bearer {key}"]
@@ -53,14 +53,14 @@ def fuzz(
     done = subprocess.run(
         [*command, *options], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    found = re.search(r"([\d,]+) generated(?:, ([\d,]+) found)?", done.stdout)
-    assert found is not None, done.stdout
-    cases, failures = (int((number or "0").replace(",", "")) for number in found.groups())
+    summary = re.search(r"([\d,]+) generated(?:, ([\d,]+) found)?", done.stdout)
+    assert summary is not None, done.stdout
+    cases, failures = (int((number or "0").replace(",", "")) for number in summary.groups())
     return Fuzzed(cases, failures or int(done.returncode != 0), done.stdout)
 
 
-def _known(noun: str, ids: Sequence[str]) -> str:
-    """Returns the settings that insert known ids, except for DELETE: later requests still need them."""
+def _settings_of(noun: str, ids: Sequence[str]) -> str:
+    """Returns the settings that insert existing ids, except for DELETE, because later requests still need them."""
     return f"""
 [dictionaries.{noun}]
 values = {json.dumps(list(ids))}

@@ -1,4 +1,4 @@
-"""Mutated images and zips in validation, examples and the first training step: all files that validate must train.
+"""Mutated images and zips in validation, examples and the first training step: all accepted files must train.
 
 `python -m tests.fuzzing.files FIRST COUNT` tries the mutants with these numbers and prints a line of JSON for each that
 breaks the rule, and one with the counts at the end. A process that dies has printed which mutant it tried.
@@ -59,7 +59,7 @@ def try_mutants(first: int, count: int) -> Tried:
             tried.codes.update(lines[-1]["codes"])
             break
         numbers = [int(line) for line in done.stderr.splitlines() if line.isdigit()]
-        if done.returncode > 0 or not numbers:  # the process did not die of a mutant
+        if done.returncode > 0 or not numbers:  # a mutant is not the cause
             raise RuntimeError(done.stderr)
         last = numbers[-1]
         tried.lost.append(last)
@@ -78,8 +78,7 @@ def _made(number: int, kept: dict[str, bytes]) -> bytes:
 
 
 def _check(data: bytes) -> tuple[int, list[str]]:
-    """Returns how many files are taken, and the codes of those that are not. Raises AssertionError, or whatever else
-    should not be raised."""
+    """Returns the number of accepted files and the codes of the others. Raises AssertionError and unexpected errors."""
     file = io.BytesIO(data)
     try:
         archive.inspect(file, LIMITS)
@@ -87,9 +86,9 @@ def _check(data: bytes) -> tuple[int, list[str]]:
     except ArchiveInvalid as error:
         _check_code(error.code)
         return 0, [error.code]
-    for one in report.rejected:
-        _check_code(one.code)
-        assert one.detail.endswith("."), one.detail
+    for rejected in report.rejected:
+        _check_code(rejected.code)
+        assert rejected.detail.endswith("."), rejected.detail
     members = [member.to_json() for member in report.members]
     json.dumps(report.to_json(), ensure_ascii=False).encode()
     taken = 0
@@ -102,7 +101,7 @@ def _check(data: bytes) -> tuple[int, list[str]]:
     assert taken == len(members)
     for _, strip in examples.strips(file, members, LIMITS):
         Image.open(io.BytesIO(strip)).load()
-    return taken, [one.code for one in report.rejected]
+    return taken, [rejected.code for rejected in report.rejected]
 
 
 def _check_code(code: str) -> None:
@@ -126,12 +125,12 @@ def main(first: int, count: int) -> None:
         print(number, file=sys.stderr, flush=True)
         started, wrong = time.process_time(), ""
         try:
-            taken, found = _check(_made(number, kept))
+            taken, rejected = _check(_made(number, kept))
         except Exception as error:
             wrong = f"{type(error).__name__}: {error}"
         else:
             validated += taken > 2
-            codes.update(found)
+            codes.update(rejected)
         if (seconds := time.process_time() - started) > SECONDS:
             wrong = f"{seconds:.1f} s"
         if _peak() - highest > MEMORY_KIB:

@@ -1,4 +1,4 @@
-"""Loaded by schemathesis: what its checks cannot know of this API."""
+"""Hooks for schemathesis: exceptions to its checks for this API."""
 
 import schemathesis
 from schemathesis import Case, HookContext, Response
@@ -10,9 +10,9 @@ from core.artifact.errors import InvalidRequest
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
-    """A request that fits its schema may be refused for what no schema can tell: a file that is no zip, a class that
-    the adapter does not know, an Idempotency-Key that came with another body before. All these have codes of their own,
-    and `invalid_request` is the schemas'. Whoever prefers to wait, waits."""
+    """Returns whether a failure counts. A request that matches its schema may be rejected for other reasons: a file
+    that is no zip, a class that the adapter lacks, an Idempotency-Key of another body. These have codes other than
+    `invalid_request`. A request with `Prefer: wait` may take long."""
     if isinstance(failure, RejectedPositiveData):
         return bool(response.json().get("code") == InvalidRequest.code)
     if isinstance(failure, ResponseTimeExceeded):

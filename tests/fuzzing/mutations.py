@@ -1,4 +1,4 @@
-"""Files broken on purpose: bytes changed where formats have their fields, with checksums and lengths put right."""
+"""Mutated files: bytes changed in the fields of each format, with correct checksums and lengths."""
 
 import struct
 import zipfile
@@ -101,8 +101,8 @@ def _png(random: Random, data: bytes, kept: dict[str, bytes]) -> bytes:
         pieces.insert(random.randrange(1, len(pieces)), random.choice(added))
     else:
         pieces = _shuffled(random, pieces, lambda piece: _png_chunk(random, piece))
-    made = (struct.pack(">I", len(piece) - 4) + piece + struct.pack(">I", zlib.crc32(piece)) for piece in pieces)
-    return data[:8] + b"".join(made)
+    chunks = (struct.pack(">I", len(piece) - 4) + piece + struct.pack(">I", zlib.crc32(piece)) for piece in pieces)
+    return data[:8] + b"".join(chunks)
 
 
 def _png_chunk(random: Random, piece: bytes) -> bytes:
@@ -137,8 +137,8 @@ def _jpeg(random: Random, data: bytes, kept: dict[str, bytes]) -> bytes:
         )
     else:
         pieces = _shuffled(random, pieces, lambda piece: piece[:1] + scrambled(random, piece[1:]))
-    made = (b"\xff" + piece[:1] + struct.pack(">H", len(piece[1:60_000]) + 2) + piece[1:60_000] for piece in pieces)
-    return data[:2] + b"".join(made) + scan
+    segments = (b"\xff" + piece[:1] + struct.pack(">H", len(piece[1:60_000]) + 2) + piece[1:60_000] for piece in pieces)
+    return data[:2] + b"".join(segments) + scan
 
 
 def _tiff(random: Random, data: bytes, _kept: dict[str, bytes]) -> bytes:
@@ -193,8 +193,8 @@ def _riff(random: Random, data: bytes, kept: dict[str, bytes]) -> bytes:
         pieces.append(random.choice((b"EXIF" + _block(random, kept, ".exif"), b"ICCP" + _block(random, kept, ".icc"))))
     else:
         pieces = _shuffled(random, pieces, lambda piece: piece[:4] + scrambled(random, piece[4:]))
-    made = (piece[:4] + struct.pack("<I", len(piece) - 4) + piece[4:] + b"\0" * (len(piece) % 2) for piece in pieces)
-    body = b"WEBP" + b"".join(made)
+    chunks = (piece[:4] + struct.pack("<I", len(piece) - 4) + piece[4:] + b"\0" * (len(piece) % 2) for piece in pieces)
+    body = b"WEBP" + b"".join(chunks)
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 

@@ -1,10 +1,10 @@
-"""Files and zips that were broken on purpose: what validates, trains."""
+"""Mutated files and zips: all accepted ones must train."""
 
 from tests.fuzzing.files import try_mutants
 
 
-def test_mutants_that_validate_train_and_draw_their_example() -> None:
+def test_accepted_mutants_can_be_trained_on_and_shown() -> None:
     tried = try_mutants(1_000_000, 400)
     assert (tried.mutants, tried.broken, tried.lost) == (400, [], [])
     assert tried.validated > 40
-    assert len(tried.codes) > 8, "the mutants reach many refusals"
+    assert len(tried.codes) > 8, "the mutants must be rejected for many reasons"

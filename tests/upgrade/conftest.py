@@ -1,4 +1,4 @@
-"""The last release's files, on each database."""
+"""Fixtures with the last release's files, on each database."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,5 +22,5 @@ def facts() -> dict[str, Any]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def release(request: pytest.FixtureRequest, release_files: Path) -> Iterator[Release]:
     server = request.getfixturevalue("postgres_server") if request.param == "postgresql" else None
-    with release_on(server, release_files) as found:
-        yield found
+    with release_on(server, release_files) as rows:
+        yield rows

@@ -1,4 +1,4 @@
-"""Makes what a release leaves behind, with that release's own code: tests then migrate it and go on.
+"""Writes what a release leaves behind, with that release's own code; tests then migrate it and continue.
 
     git worktree add ../release COMMIT
     cd ../release
@@ -73,14 +73,14 @@ def main(output: Path) -> None:
 
 
 def processor() -> str:
-    """Name of the processor: between two kinds the last bits of a product differ."""
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return f"{found.group(1) if found else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    """Returns the processor's name; the last bits of a product differ between processors."""
+    match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return f"{match.group(1) if match else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _service(folder: Path, kept: Path) -> dict[str, Any]:
-    """Keys, a data set, an adapter with images, a fine-tune whose worker was killed behind its checkpoint, and
-    what waits: a data set, a generation, an upload without its last part, a delivery."""
+    """Creates keys, a data set, an adapter with images, a fine-tune whose worker is killed after its checkpoint, and
+    waiting rows: a data set, a generation, an upload without its last part, a delivery."""
     environment = {
         "DIFFFIT_DATA_DIR": str(folder / "data"),
         "DIFFFIT_TORCH_THREADS": "1",
@@ -133,7 +133,7 @@ def _tenant(http: httpx.Client) -> dict[str, Any]:
 
 
 def _draw(caller: Caller, domain: str, body: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Keeps the images under `path-0.png` and so on."""
+    """Generates images and stores them as `path-0.png` and so on."""
     id = caller.post(f"/v1/domains/{domain}/generations", body)["id"]
     ended = caller.wait(f"/v1/generations/{id}", "queued", "running")
     digests = []
@@ -159,7 +159,7 @@ def _upload(caller: Caller, domain: str, data: bytes) -> str:
 
 
 def _upload_in_parts(caller: Caller, domain: str, last: Path) -> dict[str, Any]:
-    """Sends the first of two parts and keeps the second one."""
+    """Sends the first of two parts and stores the second one in `last`."""
     buffer = io.BytesIO(_images(("fruit", "heart"), 2))
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr("fruit/zeros.bin", bytes(PART))  # the part compresses well
@@ -175,7 +175,7 @@ def _upload_in_parts(caller: Caller, domain: str, last: Path) -> dict[str, Any]:
 
 
 def _local_run(folder: Path, kept: Path) -> dict[str, Any]:
-    """`difffit train` to its end, and the checkpoint that it had on its way."""
+    """Runs `difffit train` to its end, and stores a checkpoint that it wrote before."""
     (kept / "images.zip").write_bytes(_images(("fruit", "heart"), 6))
     output = folder / "local.safetensors"
     options = ["--method", "lora", "--site", "rank=1", "--steps", "30", "--batch-size", "4", "--checkpoint-every", "20"]
@@ -183,7 +183,7 @@ def _local_run(folder: Path, kept: Path) -> dict[str, Any]:
     environment = os.environ | {"DIFFFIT_TORCH_THREADS": "1", "DIFFFIT_DEVICE": "cpu"}
     process = subprocess.Popen(command, env=environment)
     while not output.with_suffix(".checkpoint").exists():
-        assert process.poll() is None, "it ended before its checkpoint was seen"
+        assert process.poll() is None, "it must not end before its checkpoint is copied"
         time.sleep(0.001)
     shutil.copy(output.with_suffix(".checkpoint"), kept / "local.checkpoint")
     assert process.wait() == 0
@@ -192,7 +192,7 @@ def _local_run(folder: Path, kept: Path) -> dict[str, Any]:
 
 
 def _dump(sqlite: Path, path: Path) -> None:
-    """The rows of an SQLite file as a PostgreSQL database of the same release holds them."""
+    """Writes a dump of a PostgreSQL database of the same release with the rows of an SQLite file."""
     source = sqlalchemy.create_engine(f"sqlite:///{sqlite}")
     with services.postgres() as server:
         url = server.create("release")
@@ -201,19 +201,19 @@ def _dump(sqlite: Path, path: Path) -> None:
         target = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(owner))
         with source.connect() as rows, target.begin() as connection:
             for table in Base.metadata.sorted_tables:
-                found = [dict(row._mapping) for row in rows.execute(table.select())]
-                if not found:
+                copies = [dict(row._mapping) for row in rows.execute(table.select())]
+                if not copies:
                     continue
-                connection.execute(table.insert(), found)
+                connection.execute(table.insert(), copies)
                 if (column := table.autoincrement_column) is not None:
-                    last = max(row[column.name] for row in found)
+                    last = max(row[column.name] for row in copies)
                     name = sqlalchemy.text("SELECT setval(pg_get_serial_sequence(:table, :column), :last)")
                     connection.execute(name, {"table": table.name, "column": column.name, "last": last})
         target.dispose()
         options = ["--no-owner", "--no-privileges", "--file", str(path), owner]
         subprocess.run([server.psql.with_name("pg_dump"), *options], check=True)
     source.dispose()
-    # What the newest pg_dump writes for the newest psql.
+    # Older versions of psql do not accept these lines of the newest pg_dump.
     lines = [line for line in path.read_text().splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
     path.write_text("\n".join(line for line in lines if "transaction_timeout" not in line) + "\n")
 

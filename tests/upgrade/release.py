@@ -1,4 +1,4 @@
-"""The last release's database, store and files, as it left them: made by `make_release.py`."""
+"""The database, store and files that the last release left, made by `make_release.py`."""
 
 import datetime
 import json
@@ -27,7 +27,7 @@ class Release:
     facts: dict[str, Any]
     folder: Path
     environment: dict[str, str]
-    """Points a service of today at the release's database and store."""
+    """Settings with which today's service uses the release's database and store."""
 
 
 def read_facts() -> dict[str, Any]:
@@ -46,7 +46,7 @@ def unpack(folder: Path) -> Path:
 @contextmanager
 def release_on(server: services.Postgres | None, files: Path) -> Iterator[Release]:
     """Yields a release's rows on PostgreSQL, or on SQLite where there is no server. Tables are still the release's;
-    their times are shifted, so that it was stopped an hour ago."""
+    times are shifted as if it had been stopped an hour ago."""
     facts = read_facts()
     environment = {"DIFFFIT_DATA_DIR": str(files / "data"), "DIFFFIT_TORCH_THREADS": "1"}
     passed = datetime.timedelta(seconds=time.time() - facts["made_at"] - 3600)
@@ -65,18 +65,20 @@ def release_on(server: services.Postgres | None, files: Path) -> Iterator[Releas
     server.drop(name)
 
 
-def differing(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> list[str]:
+def differing(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> list[str]:
     """Returns the names of tensors that differ by more than rounding, or that only one of the two has."""
-    pairs = {name: (_felt(name, found[name]), _felt(name, expected[name])) for name in found.keys() & expected.keys()}
+    pairs = {
+        name: (_trained(name, actual[name]), _trained(name, expected[name])) for name in actual.keys() & expected.keys()
+    }
     return sorted(
-        (found.keys() ^ expected.keys())
+        (actual.keys() ^ expected.keys())
         | {name for name, pair in pairs.items() if not np.allclose(*pair, rtol=1e-3, atol=1e-5)}
     )
 
 
-def _felt(name: str, values: np.ndarray) -> np.ndarray:
-    """The values without the bias of an attention's keys: softmax ignores it, so that it has no gradient. Releases that
-    did not train through the folded form moved it by rounding errors alone."""
+def _trained(name: str, values: np.ndarray) -> np.ndarray:
+    """Returns the values without the bias of an attention's keys. Softmax ignores it, so that it has no gradient; older
+    releases changed it only by rounding errors."""
     if not name.endswith("attn.qkv.bias"):
         return values
     query, _, value = np.split(values, 3)
@@ -93,7 +95,7 @@ def _shift_times(url: str, by: datetime.timedelta) -> None:
         for table in tables.sorted_tables:
             times = [column for column in table.columns if isinstance(column.type, DateTime)]
             keys = list(table.primary_key)
-            if not times or table.name == "audit_log":  # nobody may change that one
+            if not times or table.name == "audit_log":  # append-only
                 continue
             for row in connection.execute(table.select()).mappings().all():
                 moved = {column.name: row[column.name] + by for column in times if row[column.name] is not None}

@@ -1,4 +1,4 @@
-"""Upgrade of a service of the last release: it is migrated and resumes where that release stopped."""
+"""Upgrade of a service of the last release, which is migrated and continues where that release stopped."""
 
 import hashlib
 import io
@@ -49,11 +49,11 @@ def test_upgraded_service_continues_where_the_release_stopped(release: Release, 
 def check_keys(http: httpx.Client, facts: dict[str, Any]) -> None:
     domains = f"/v1/domains/{facts['domain']}"
     reader, revoked = (Caller(http, facts[f"{name}_key"]) for name in ("reading", "revoked"))
-    admin = Caller(http, ADMIN)  # configured newly, in the place of the release's
+    admin = Caller(http, ADMIN)  # newly configured; replaces the release's key
     assert reader.get(domains)["name"] == "Drawings"
     assert reader.send("POST", "/v1/domains", json={"name": "another"}).status_code == 403
     assert revoked.send("GET", domains).status_code == 401
-    assert [one["id"] for one in admin.get("/v1/admin/tenants")["data"]] == [facts["tenant"]]
+    assert [tenant["id"] for tenant in admin.get("/v1/admin/tenants")["data"]] == [facts["tenant"]]
 
 
 def check_lists(http: httpx.Client, facts: dict[str, Any]) -> None:
@@ -64,13 +64,13 @@ def check_lists(http: httpx.Client, facts: dict[str, Any]) -> None:
         f"{domain}/datasets": {facts["dataset"], facts["waiting_dataset"]},
         f"{domain}/datasets/uploads": {facts["upload"]["id"]},
         f"{domain}/finetunes": {facts["finished"]["id"], facts["running"]},
-        f"{domain}/generations": {one["id"] for one in facts["generations"].values()} | {facts["waiting_generation"]},
+        f"{domain}/generations": {row["id"] for row in facts["generations"].values()} | {facts["waiting_generation"]},
         "/v1/webhooks": {facts["webhook"]["id"]},
     }
     for path, ids in expected.items():
-        assert {one["id"] for one in caller.get(path)["data"]} == ids, path
-    assert facts["finished"]["adapter"] in {one["id"] for one in caller.get(f"{domain}/adapters")["data"]}
-    assert {one["action"] for one in admin.get("/v1/admin/audit")["data"]} >= {"tenant.create", "finetune.create"}
+        assert {row["id"] for row in caller.get(path)["data"]} == ids, path
+    assert facts["finished"]["adapter"] in {row["id"] for row in caller.get(f"{domain}/adapters")["data"]}
+    assert {entry["action"] for entry in admin.get("/v1/admin/audit")["data"]} >= {"tenant.create", "finetune.create"}
 
 
 def complete_upload(caller: Caller, facts: dict[str, Any], last: Path) -> None:
@@ -87,29 +87,29 @@ def check_images(caller: Caller, facts: dict[str, Any], folder: Path) -> None:
     """Checks that the release's images are unchanged to the byte, and that the same requests generate them again within
     rounding. How sums are rounded may differ between releases."""
     generations = f"/v1/domains/{facts['domain']}/generations"
-    for name, told in facts["generations"].items():
-        asked = {"adapter_id": facts["finished"]["adapter"]} | told["asked"]
-        again = caller.post(generations, asked)["id"]
-        drawn = {told["id"], again} | ({facts["waiting_generation"]} if name == "adapter" else set())
-        for id in drawn:
+    for name, expected in facts["generations"].items():
+        body = {"adapter_id": facts["finished"]["adapter"]} | expected["asked"]
+        again = caller.post(generations, body)["id"]
+        ids = {expected["id"], again} | ({facts["waiting_generation"]} if name == "adapter" else set())
+        for id in ids:
             ended = caller.wait(f"/v1/generations/{id}", "queued", "running")
             assert (ended["status"], ended["error"]) == ("succeeded", None)
-            for index, sha256 in enumerate(told["sha256"]):
+            for index, sha256 in enumerate(expected["sha256"]):
                 png = caller.send("GET", f"/v1/generations/{id}/images/{index}").raise_for_status().content
-                if id == told["id"]:
+                if id == expected["id"]:
                     assert hashlib.sha256(png).hexdigest() == sha256
-                assert furthest(png, (folder / f"{name}-{index}.png").read_bytes()) <= 2
+                assert largest_difference(png, (folder / f"{name}-{index}.png").read_bytes()) <= 2
 
 
-def check_finetune(caller: Caller, facts: dict[str, Any], start: int = 50, *, is_told: bool = False) -> None:
-    """Checks that the fine-tune resumes at step `start` and ends like the undisturbed one; `is_told` says whether its
+def check_finetune(caller: Caller, facts: dict[str, Any], start: int = 50, *, has_reason: bool = False) -> None:
+    """Checks that the fine-tune resumes at step `start` and ends like the undisturbed one. With `has_reason`, its
     events give a reason."""
     ended = caller.wait(f"/v1/finetunes/{facts['running']}", "queued", "running")
     assert (ended["status"], ended["error"], ended["step"]) == ("succeeded", None, facts["finetune"]["steps"])
     events = caller.send("GET", f"/v1/finetunes/{facts['running']}/events").text
     data = [json.loads(line.removeprefix("data: ")) for line in events.splitlines() if line.startswith("data: ")]
-    assert [one["step"] for one in data if one.keys() == {"status", "step", "steps"}] == [0, start]
-    assert [one["restarted_from"] for one in data if "reason" in one] == [start] * is_told
+    assert [event["step"] for event in data if event.keys() == {"status", "step", "steps"}] == [0, start]
+    assert [event["restarted_from"] for event in data if "reason" in event] == [start] * has_reason
     resumed, whole = (
         decode(caller.send("GET", f"/v1/adapters/{id}/download").raise_for_status().content)
         for id in (ended["adapter_id"], facts["finished"]["adapter"])
@@ -141,7 +141,7 @@ def test_finetune_with_a_lost_checkpoint_continues_from_the_last_readable_one(
                 [facts["running"]],
             )
     with running(environment, tmp_path) as url, httpx.Client(base_url=url, timeout=120) as http:
-        check_finetune(Caller(http, facts["key"]), facts, start=restarted, is_told=True)
+        check_finetune(Caller(http, facts["key"]), facts, start=restarted, has_reason=True)
 
 
 def test_local_run_of_the_release_continues(release_files: Path, facts: dict[str, Any], tmp_path: Path) -> None:
@@ -158,16 +158,16 @@ def test_local_run_of_the_release_continues(release_files: Path, facts: dict[str
 
 
 def check_deliveries(caller: Caller, hook: str, facts: dict[str, Any], receiver: Receiver) -> None:
-    """Checks the delivery that the release could not make and a new one, both signed with the old secret."""
-    found = caller.get(f"{hook}/deliveries")["data"]
-    for one in found:
-        assert caller.wait(f"{hook}/deliveries/{one['id']}", "pending")["status"] == "succeeded"
+    """Checks the delivery that the release could not make and a new delivery, both signed with the old secret."""
+    deliveries = caller.get(f"{hook}/deliveries")["data"]
+    for delivery in deliveries:
+        assert caller.wait(f"{hook}/deliveries/{delivery['id']}", "pending")["status"] == "succeeded"
     secret = Webhook(facts["webhook"]["secret"])
-    told = {secret.verify(body, headers)["data"]["id"] for headers, body in receiver.received}
-    assert told == {facts["finished"]["id"], facts["running"]}
+    delivered = {secret.verify(body, headers)["data"]["id"] for headers, body in receiver.received}
+    assert delivered == {facts["finished"]["id"], facts["running"]}
 
 
-def furthest(first: bytes, second: bytes) -> int:
+def largest_difference(first: bytes, second: bytes) -> int:
     """Returns the largest difference of two images, out of 255."""
-    one, other = (np.asarray(Image.open(io.BytesIO(data)), dtype=int) for data in (first, second))
-    return int(np.abs(one - other).max())
+    pixels = [np.asarray(Image.open(io.BytesIO(data)), dtype=int) for data in (first, second)]
+    return int(np.abs(pixels[0] - pixels[1]).max())

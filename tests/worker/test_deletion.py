@@ -1,4 +1,4 @@
-"""A deleted domain leaves the worker that draws with it: rows, files, memory, and work in progress."""
+"""Deleting a domain removes its rows, objects, adapters in the worker's memory, and running jobs."""
 
 import time
 from pathlib import Path
@@ -22,12 +22,12 @@ def test_deleted_domain_leaves_no_rows_objects_or_adapters(tmp_path: Path) -> No
             kept = caller.post("/v1/domains", {"name": "Kept"})["id"]
             another = caller.wait(f"/v1/datasets/{upload(caller, kept)['id']}", "validating")["id"]
             for steps, where, images in ((2, domain, dataset), (3, kept, another)):
-                wait(caller, start(caller, where, images, steps), lambda found: found["status"] == "succeeded")
-                drawn(caller, where)
-            resident = {one["domain_id"]: one for one in admin.get("/v1/admin/adapters")["data"]}
-            digests = {resident[one]["sha256"] for one in (domain, kept)}
+                wait(caller, start(caller, where, images, steps), lambda finetune: finetune["status"] == "succeeded")
+                draw(caller, where)
+            resident = {adapter["domain_id"]: adapter for adapter in admin.get("/v1/admin/adapters")["data"]}
+            digests = {resident[id]["sha256"] for id in (domain, kept)}
             running = start(caller, domain, dataset, steps=100_000)
-            wait(caller, running, lambda found: found["step"] > 0)
+            wait(caller, running, lambda finetune: finetune["step"] > 0)
             long = {"class_id": 0, "steps": 1000, "count": 16}
             generation = caller.post(f"/v1/domains/{domain}/generations", long)["id"]
             until(lambda: caller.get(f"/v1/generations/{generation}")["status"] == "running")
@@ -44,7 +44,7 @@ def test_deleted_domain_leaves_no_rows_objects_or_adapters(tmp_path: Path) -> No
             assert not [path for path in objects.rglob("*") if domain in str(path) and path.is_file()]
             assert caller.send("GET", f"/v1/finetunes/{running}").status_code == 404
             assert caller.send("GET", f"/v1/generations/{generation}").status_code == 404
-            drawn(caller, kept)
+            draw(caller, kept)
             database = create_engine(f"sqlite:///{tmp_path / 'data' / 'difffit.db'}")
             with database.connect() as connection:
                 in_work = "SELECT count(*) FROM {} WHERE lease_expires_at IS NOT NULL"
@@ -53,13 +53,13 @@ def test_deleted_domain_leaves_no_rows_objects_or_adapters(tmp_path: Path) -> No
             database.dispose()
 
 
-def drawn(caller: Caller, domain: str) -> None:
+def draw(caller: Caller, domain: str) -> None:
     headers = {"Prefer": "wait=60"}
     answer = caller.send("POST", f"/v1/domains/{domain}/generations", json={"class_id": 0, "steps": 2}, headers=headers)
     assert answer.json()["status"] == "succeeded", answer.text
 
 
 def until(reached: Any) -> None:
-    """The test run's own limit is the last resort."""
+    """Polls without a limit of its own; the test run has one."""
     while not reached():
         time.sleep(0.2)

@@ -17,20 +17,20 @@ CASES = [("cpu", 32, 8), ("cpu", 4, 4), ("cpu", None, 8), ("cuda", 32, 32), ("mp
 
 
 @pytest.mark.parametrize(("device", "configured", "rows"), CASES)
-def test_rows_of_a_cpu_step_are_limited_to_what_helps(device: str, configured: int | None, rows: int) -> None:
+def test_batch_rows_of_a_cpu_step_are_limited(device: str, configured: int | None, rows: int) -> None:
     assert step_rows(torch.device(device), configured) == rows
 
 
 @pytest.mark.parametrize(("gib", "rows"), [(79, 128), (39.5, 128), (22, 64), (15.8, 32), (8, 32)])
-def test_rows_of_a_step_follow_a_gpus_memory(monkeypatch: pytest.MonkeyPatch, gib: float, rows: int) -> None:
-    """The double is the GPU: this machine has none."""
-    found = SimpleNamespace(total_memory=int(gib * 2**30))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: found)
+def test_batch_rows_of_a_step_depend_on_gpu_memory(monkeypatch: pytest.MonkeyPatch, gib: float, rows: int) -> None:
+    """Replaces the GPU's properties, because this machine has none."""
+    properties = SimpleNamespace(total_memory=int(gib * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     assert step_rows(torch.device("cuda")) == rows
 
 
 @pytest.mark.parametrize(("configured", "slots", "rows"), [(None, 1024, 8), (4, 1024, 4), (None, 2, 2)])
-def test_step_has_no_more_rows_than_the_table_has_slots(configured: int | None, slots: int, rows: int) -> None:
+def test_step_has_at_most_as_many_batch_rows_as_table_slots(configured: int | None, slots: int, rows: int) -> None:
     gpu = Gpu(settings(max_batch_rows=configured, adapter_slots=slots))
     gpu.engine.stop()
     assert (gpu.max_rows, gpu.engine.generations.scheduler.max_rows) == (rows, rows)

@@ -1,4 +1,4 @@
-"""Workers that are killed or asked to stop: nothing is lost, and a resumed fine-tune gives the same file."""
+"""Workers that are killed or asked to stop: no job is lost, and a resumed fine-tune gives the same file."""
 
 import re
 import signal
@@ -13,7 +13,7 @@ from tests.processes import ADMIN, Caller, Process, api, wait_for_worker, worker
 from tests.test_main_job import draw, upload
 
 STEPS = 60
-"""Ten more than lie between two checkpoints."""
+"""Steps of a fine-tune, ten more than between two checkpoints."""
 
 
 def test_jobs_of_killed_and_stopped_workers_continue(tmp_path: Path) -> None:
@@ -28,29 +28,29 @@ def test_jobs_of_killed_and_stopped_workers_continue(tmp_path: Path) -> None:
             wait_for_worker(url)
             caller, domain, dataset = prepare(http)
             undisturbed = start(caller, domain, dataset)
-            wait(caller, undisturbed, lambda found: found["status"] == "succeeded")
+            wait(caller, undisturbed, lambda finetune: finetune["status"] == "succeeded")
             killed = start(caller, domain, dataset)
-            wait(caller, killed, lambda found: found["step"] > 50)
+            wait(caller, killed, lambda finetune: finetune["step"] > 50)
             process.kill()
         with worker(environment, tmp_path) as process:
-            wait(caller, killed, lambda found: found["status"] == "succeeded")
+            wait(caller, killed, lambda finetune: finetune["status"] == "succeeded")
             stopped = start(caller, domain, dataset)
-            wait(caller, stopped, lambda found: 10 < found["step"] < STEPS)
+            wait(caller, stopped, lambda finetune: 10 < finetune["step"] < STEPS)
             stop(process)
-            handed_back = caller.get(f"/v1/finetunes/{stopped}")
-            assert handed_back["status"] == "queued", "it was handed back"
+            requeued = caller.get(f"/v1/finetunes/{stopped}")
+            assert requeued["status"] == "queued"
         with worker(environment, tmp_path):
-            wait(caller, stopped, lambda found: found["status"] == "succeeded")
+            wait(caller, stopped, lambda finetune: finetune["status"] == "succeeded")
             assert draw(caller, domain, {"class_id": 0, "steps": 2})["images"]
         adapters = caller.get(f"/v1/domains/{domain}/adapters")["data"]
         assert len(adapters) == 3, "one version for each fine-tune"
-        assert len({adapter["sha256"] for adapter in adapters}) == 1, "a resume changes no bit"
+        assert len({adapter["sha256"] for adapter in adapters}) == 1, "a resumed fine-tune must give the same file"
         events = caller.send("GET", f"/v1/finetunes/{killed}/events").text
-        assert '"step": 50, "steps": 60}' in events, "it went on from its checkpoint"
-        told = caller.send("GET", f"/v1/finetunes/{stopped}/events").text
-        began = [int(step) for step in re.findall(r'"step": (\d+), "steps": 60}', told)]
+        assert '"step": 50, "steps": 60}' in events, "it must continue from its checkpoint"
+        events = caller.send("GET", f"/v1/finetunes/{stopped}/events").text
+        began = [int(step) for step in re.findall(r'"step": (\d+), "steps": 60}', events)]
         assert began[0] == 0
-        assert handed_back["step"] <= began[1], "a stop costs no step"
+        assert requeued["step"] <= began[1], "a stop must lose no step"
 
 
 def test_cancel_reaches_a_running_finetune(tmp_path: Path) -> None:
@@ -60,11 +60,11 @@ def test_cancel_reaches_a_running_finetune(tmp_path: Path) -> None:
         with httpx.Client(base_url=url, timeout=120) as http:
             caller, domain, dataset = prepare(http)
             running, waiting = (start(caller, domain, dataset, steps=10_000) for _ in range(2))
-            wait(caller, running, lambda found: found["step"] > 0)
+            wait(caller, running, lambda finetune: finetune["step"] > 0)
             for id in (waiting, running):
                 caller.post(f"/v1/finetunes/{id}/cancel", {})
             for id in (waiting, running):
-                wait(caller, id, lambda found: found["status"] == "cancelled")
+                wait(caller, id, lambda finetune: finetune["status"] == "cancelled")
             assert caller.get(f"/v1/domains/{domain}/adapters")["data"] == []
             again = caller.send("POST", f"/v1/finetunes/{running}/cancel")
             assert (again.status_code, again.json()["code"]) == (409, "already_finished")
@@ -87,9 +87,9 @@ def start(caller: Caller, domain: str, dataset: str, steps: int = STEPS) -> str:
 
 
 def wait(caller: Caller, id: str, reached: Any) -> None:
-    while not reached(found := caller.get(f"/v1/finetunes/{id}")):
-        if found["status"] == "failed":
-            pytest.fail(str(found["error"]))
+    while not reached(finetune := caller.get(f"/v1/finetunes/{id}")):
+        if finetune["status"] == "failed":
+            pytest.fail(str(finetune["error"]))
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""Memory that is left for training: the machine's, or that of a control group."""
+"""Free memory for training, of the machine or of a control group."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ GIB = 2**30
 
 
 def machine(root: Path, available: int, group: str, limits: dict[str, tuple[str, int, int]]) -> Path:
-    """`limits`: of each group its limit, its use, and the page cache in it."""
+    """Writes the files of a machine; `limits` has the limit, the used memory and the page cache of each group."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/meminfo").write_text(f"MemTotal: {99 * 2**20} kB\nMemAvailable: {available // 1024} kB\n")
     (root / "proc/self/cgroup").write_text(f"0::{group}\n")
@@ -36,7 +36,7 @@ def machine(root: Path, available: int, group: str, limits: dict[str, tuple[str,
     ],
     ids=["no limit", "container", "the parent's limit", "used up", "limit above the machine", "own root"],
 )
-def test_the_tightest_limit_counts(
+def test_smallest_limit_determines_free_memory(
     tmp_path: Path, group: str, limits: dict[str, tuple[str, int, int]], free: int
 ) -> None:
     assert free_on_host(machine(tmp_path, 8 * GIB, group, limits)) == free

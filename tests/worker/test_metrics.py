@@ -1,4 +1,4 @@
-"""Scraped over HTTP from a real engine on the bundled base."""
+"""Metrics of a real engine on the bundled base, scraped over HTTP."""
 
 import socket
 from collections.abc import Iterator
@@ -37,34 +37,34 @@ def test_engine_metrics_can_be_scraped(settings: Settings, gpu: Gpu) -> None:
         request = ImageRequest(id="a", tenant="a", adapter=None, class_id=0, seeds=(1, 2), sampling=sampling)
         drawn = gpu.engine.submit(request).result(timeout=60)
         metrics.ended("succeeded", drawn.timings)
-        found = samples(settings)
+        after = samples(settings)
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
     assert before["difffit_engine_steps_total"] == 0
-    assert found["difffit_engine_steps_total"] == 3
-    assert found["difffit_engine_rows_total"] == 6
-    assert found["difffit_engine_model_evaluations_total"] == 12
-    assert found["difffit_engine_padded_rows_total"] == 12  # four rows in a batch of eight
-    assert found["difffit_engine_adapters_total"] == 3
-    assert found["difffit_engine_queue_wait_seconds_count"] == 1
-    assert found["difffit_engine_waiting_images"] == 0
-    assert found["difffit_engine_failed_steps_total"] == found["difffit_engine_out_of_memory_total"] == 0
-    assert 0 <= found["difffit_engine_turn_age_seconds"] < 60
-    # These belong to the process, in which others may have drawn before
+    assert after["difffit_engine_steps_total"] == 3
+    assert after["difffit_engine_rows_total"] == 6
+    assert after["difffit_engine_model_evaluations_total"] == 12
+    assert after["difffit_engine_padded_rows_total"] == 12  # four rows in a batch of eight
+    assert after["difffit_engine_adapters_total"] == 3
+    assert after["difffit_engine_queue_wait_seconds_count"] == 1
+    assert after["difffit_engine_waiting_images"] == 0
+    assert after["difffit_engine_failed_steps_total"] == after["difffit_engine_out_of_memory_total"] == 0
+    assert 0 <= after["difffit_engine_turn_age_seconds"] < 60
+    # Counted per process, which may have generated other images before.
     for name in (
         'difffit_generations_total{result="succeeded"}',
         'difffit_generation_stage_seconds_count{stage="total"}',
     ):
-        assert found[name] - before.get(name, 0) == 1
+        assert after[name] - before.get(name, 0) == 1
 
 
 def samples(settings: Settings) -> dict[str, float]:
     text = httpx.get(f"http://127.0.0.1:{settings.metrics_port}/metrics").text
-    found = {}
+    values = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
+            values[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return values

@@ -1,4 +1,4 @@
-"""The runner's threads on real rows, with attempts that do what a test says."""
+"""The runner's threads on real database rows, with scripted attempts."""
 
 import hashlib
 import threading
@@ -35,7 +35,7 @@ from worker.tasks.generate import Drawing
 
 
 class Scripted(Attempt[Any]):
-    """Calls what the test has set as `script`, which may raise."""
+    """Attempt that calls the test's `script`, which may raise."""
 
     script: Callable[["Scripted"], object] = staticmethod(lambda _: None)
     runs: ClassVar[Counter[str]] = Counter()
@@ -85,7 +85,7 @@ def test_one_wake_up_is_enough_for_all_rows_of_a_queue(context: Context, runner:
 
 
 def test_full_queues_of_one_tenant_do_not_delay_others(context: Context, runner: Runner) -> None:
-    """All that the loud tenant has never ends; the quiet one's work starts at once, in each queue."""
+    """Jobs of the loud tenant never end; those of the quiet one start at once, in each queue."""
     loud, release = [*generations(context, "loud", 20), *datasets(context, "loud", 20)], threading.Event()
     slow = {owner(context, Generation, loud[0]), owner(context, Dataset, loud[-1])}
     Scripted.script = staticmethod(lambda attempt: release.wait() if attempt.tenant in slow else None)
@@ -94,7 +94,7 @@ def test_full_queues_of_one_tenant_do_not_delay_others(context: Context, runner:
     [drawing], [dataset] = generations(context, "quiet", 1), datasets(context, "quiet", 1)
     runner.wake_all()
     until(lambda: (status(context, Generation, drawing), status(context, Dataset, dataset)) == ("succeeded", "ready"))
-    assert sum(Scripted.runs[id] for id in loud) == 1 + 3, "one place of each queue was kept free"
+    assert sum(Scripted.runs[id] for id in loud) == 1 + 3, "one place of each queue must stay free"
     context.stopping.set()
     release.set()
     stop(context, runner)
@@ -143,7 +143,7 @@ def test_result_waits_for_the_database(context: Context, runner: Runner, monkeyp
 def test_result_that_the_database_always_rejects_fails_with_a_code(
     context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
-    """The database answers everything else, as one whose disk is full does."""
+    """The database accepts every other statement, like one whose disk is full."""
     [id] = generations(context, "tenant", 1)
 
     def refuse_this(*_: object) -> None:
@@ -154,8 +154,8 @@ def test_result_that_the_database_always_rejects_fails_with_a_code(
     monkeypatch.setattr("core.service.jobs.ladder._FIRST_SECONDS", 0.0)
     for attempt in range(1, context.settings.max_attempts):
         runner.run_next(Generation)
-        found = row(context, Generation, id)
-        assert (found.status, found.failures, found.error["code"]) == ("queued", attempt, "result_refused")
+        job = row(context, Generation, id)
+        assert (job.status, job.failures, job.error["code"]) == ("queued", attempt, "result_refused")
     runner.run_next(Generation)
     assert (status(context, Generation, id), row(context, Generation, id).error_code) == ("failed", "result_refused")
 
@@ -179,15 +179,15 @@ def test_result_survives_a_long_database_outage(
 
 
 def test_idle_worker_takes_suspects_one_after_the_other(context: Context, runner: Runner) -> None:
-    at_once, most, lock = Counter[str](), list[int](), threading.Lock()
+    running, concurrent, lock = Counter[str](), list[int](), threading.Lock()
 
     def count(_: Scripted) -> None:
         with lock:
-            at_once["now"] += 1
-            most.append(at_once["now"])
+            running["now"] += 1
+            concurrent.append(running["now"])
         time.sleep(0.05)
         with lock:
-            at_once["now"] -= 1
+            running["now"] -= 1
 
     Scripted.script = staticmethod(count)
     ids: dict[Any, list[str]] = {Generation: generations(context, "one", 3), Dataset: datasets(context, "two", 3)}
@@ -199,7 +199,7 @@ def test_idle_worker_takes_suspects_one_after_the_other(context: Context, runner
     until(lambda: all(status(context, Generation, id) == "succeeded" for id in ids[Generation]))
     until(lambda: all(status(context, Dataset, id) == "ready" for id in ids[Dataset]))
     stop(context, runner)
-    assert most == [1] * 6
+    assert concurrent == [1] * 6
 
 
 def test_finished_images_survive_a_short_storage_outage(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,14 +224,14 @@ def test_finished_images_survive_a_short_storage_outage(context: Context, monkey
 def test_adapter_that_cannot_be_read_back_is_not_trained_again(
     context: Context, monkeypatch: pytest.MonkeyPatch, reading: str
 ) -> None:
-    """For some seconds the attempt itself stores it again; then another attempt on this worker does."""
+    """For some seconds the same attempt stores the adapter again; then the next attempt on this worker does."""
     monkeypatch.setattr("worker.context._STORE_PAUSES", (0.01, 0.01))
     monkeypatch.setattr("core.service.jobs.ladder._FIRST_SECONDS", 0.0)
     counts, real, train = Counter[str](), FolderStore.get, FinetuneRun._train
 
     def get(store: FolderStore, key: str, sha256: str | None = None) -> bytes:
         counts["reads"] += 1
-        if counts["reads"] <= 5:  # three of the first attempt, two of the second
+        if counts["reads"] <= 5:  # three by the first attempt, two by the second
             raise StorageUnavailable("refused") if reading == "away" else ObjectNotFound()
         return real(store, key, sha256)
 
@@ -247,15 +247,15 @@ def test_adapter_that_cannot_be_read_back_is_not_trained_again(
     runner.run_next(Finetune)
     assert row(context, Finetune, id).error["code"] == "storage_unavailable"
     runner.run_next(Finetune)
-    found = row(context, Finetune, id)
-    assert (found.status, found.attempt, counts) == ("succeeded", 2, {"trainings": 1, "reads": 6})
+    job_row = row(context, Finetune, id)
+    assert (job_row.status, job_row.attempt, counts) == ("succeeded", 2, {"trainings": 1, "reads": 6})
     assert context.outcomes == {}
     context.stop()
     context.close()
 
 
 def finetune(context: Context) -> str:
-    """The id of a short one with four images."""
+    """Creates a short fine-tune with four images and returns its id."""
     scope, domain = tenant_with_domain(context.database, "trainer")
     files = {f"{name}/{number}.png": png(40 * number) for name in ("apple", "pear") for number in range(2)}
     stored = context.store.put("archive.zip", zip_of(files))
@@ -263,7 +263,7 @@ def finetune(context: Context) -> str:
         id = add_finetune(session, scope, domain, training=TrainingSettings(steps=1, batch_size=2))
         dataset = session.get_one(Dataset, session.get_one(Finetune, id).dataset_id)
         dataset.archive_key, dataset.archive_sha256 = stored.key, stored.sha256
-        dataset.classes = [{"id": place, "name": name, "images": 2} for place, name in enumerate(("apple", "pear"))]
+        dataset.classes = [{"id": index, "name": name, "images": 2} for index, name in enumerate(("apple", "pear"))]
         dataset.members = [
             {"file": name, "class_id": int(name.startswith("pear")), "sha256": hashlib.sha256(data).hexdigest()}
             for name, data in files.items()
@@ -322,7 +322,7 @@ def test_worker_ends_with_the_thread_that_keeps_its_leases(context: Context, mon
 
 
 def test_worker_whose_device_is_lost_ends_and_reports_why(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The double is an action in the loop that fails as a dead CUDA context does."""
+    """Replaces the engine's check by one that fails like a dead CUDA context."""
     ended = threading.Event()
     context.end_process = ended.set
     context.start()
@@ -339,7 +339,7 @@ def test_worker_whose_device_is_lost_ends_and_reports_why(context: Context, monk
 
 
 def test_worker_with_a_gpu_needs_disk_space_for_kernels(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The double is the device's name: this machine has no GPU."""
+    """Replaces the device's name, because this machine has no GPU."""
     context.gpu.device = torch.device("cuda")
     monkeypatch.setattr("worker.context.KERNEL_BYTES", 2**60)
     with pytest.raises(ScratchTooSmall, match="DIFFFIT_DEVICE needs"):
@@ -365,7 +365,7 @@ def test_unresponsive_device_is_reported_until_it_responds(context: Context, mon
 def test_nothing_is_reaped_within_a_lease_of_an_outage(
     context: Context, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its holder was late as well, since the database was away: it renews the lease, and is not blamed."""
+    """The lease's holder could not reach the database either; it renews the lease and is not blamed."""
     [id] = generations(context, "tenant", 1)
     with context.database.session() as session:
         assert jobs.claim_next(session, Generation, "wrk_late", -1)
@@ -393,7 +393,7 @@ def test_worker_exits_when_its_device_never_responds_again(context: Context, mon
     monkeypatch.setattr(context.gpu.engine.runner, "check", answers.wait)
     for _ in range(4):
         context.watch_device()
-    assert not context.stopping.is_set(), "it may come back"
+    assert not context.stopping.is_set(), "it may respond again"
     context.watch_device()
     assert ended.wait(60)
     assert context.problem == "Its device did not answer 5 times in a row, 0 s each."
@@ -403,18 +403,18 @@ def test_worker_exits_when_its_device_never_responds_again(context: Context, mon
 
 
 def test_problem_of_an_exiting_worker_stays_reported(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its device answered just before it died: whoever looks last must not call it healthy."""
+    """Its device responded just before the worker died; the last report must not call it healthy."""
     context.start()
     monkeypatch.setattr(context.gpu.engine, "check", lambda _: context.die("lost"))
     context.watch_device()
     assert context.problem == "lost"
     context.stop()
     context.close()
-    assert not reported(context).healthy, "the report is written before the process may end"
+    assert not reported(context).healthy, "the report must be written before the process ends"
 
 
 def test_generation_survives_a_database_outage(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its progress is not told meanwhile, and its images are drawn once."""
+    """No progress is written during the outage, and the images are generated once."""
     monkeypatch.setattr("worker.tasks.generate._PROGRESS_SECONDS", 0.001)
     tries = Counter[str]()
 
@@ -428,8 +428,8 @@ def test_generation_survives_a_database_outage(context: Context, monkeypatch: py
     with context.database.session() as session:
         session.get_one(Generation, id).sampling = SamplingSettings(steps=30)
     Runner(context, {**dict.fromkeys(jobs.KINDS, Scripted), Generation: Drawing}).run_next(Generation)
-    found = row(context, Generation, id)
-    assert (found.status, found.attempt, found.error) == ("succeeded", 1, None)
+    job_row = row(context, Generation, id)
+    assert (job_row.status, job_row.attempt, job_row.error) == ("succeeded", 1, None)
     assert tries["progress"] > 0
     context.stop()
     context.close()
@@ -475,6 +475,6 @@ def stop(context: Context, runner: Runner) -> None:
 
 
 def until(reached: Callable[[], object]) -> None:
-    """The test run's own limit is the last resort."""
+    """Polls without a limit of its own; the test run has one."""
     while not reached():
         time.sleep(0.02)

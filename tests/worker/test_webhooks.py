@@ -1,4 +1,4 @@
-"""A worker that delivers to a real receiver: signed, without a session, again until it is taken."""
+"""A worker that sends signed deliveries to a real receiver, without a session, until one is accepted."""
 
 import datetime
 import json
@@ -47,7 +47,7 @@ def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
     context.database.dispose()
 
 
-def test_an_event_arrives_signed_by_every_secret_in_force(context: Context, receiver: Receiver) -> None:
+def test_event_is_signed_with_every_valid_secret(context: Context, receiver: Receiver) -> None:
     first, second, scope = listening(context, receiver)
     with context.database.session(scope) as session:
         generation = add_generation(session, scope, domains.create(session, "d", "", "mini").id)
@@ -68,11 +68,11 @@ def test_an_event_arrives_signed_by_every_secret_in_force(context: Context, rece
 def test_no_session_is_held_while_waiting_for_a_response(context: Context, receiver: Receiver) -> None:
     held = []
 
-    def look(request: BaseHTTPRequestHandler) -> None:
+    def count_connections(request: BaseHTTPRequestHandler) -> None:
         held.append(context.database.engine.pool.checkedout())  # type: ignore[attr-defined]
         status(204)(request)
 
-    receiver.answer = look
+    receiver.answer = count_connections
     listening(context, receiver, tested=True)
     Webhooks(context)._work()
     assert held == [0]
@@ -95,7 +95,7 @@ def test_event_keeps_its_id_until_it_is_delivered(context: Context, receiver: Re
     assert second["webhook-id"] == first["webhook-id"]
     with context.database.session() as session:
         row = session.get_one(WebhookDelivery, first["webhook-id"])
-        assert (row.status, [one["response_status"] for one in row.attempts]) == ("succeeded", [503, 200])
+        assert (row.status, [attempt["response_status"] for attempt in row.attempts]) == ("succeeded", [503, 200])
 
 
 def test_thread_sends_due_deliveries(context: Context, receiver: Receiver) -> None:
@@ -107,7 +107,7 @@ def test_thread_sends_due_deliveries(context: Context, receiver: Receiver) -> No
     assert arrived.wait(60)
     context.stopping.set()
     webhooks._thread.join()
-    webhooks._pool.shutdown()  # what has arrived is settled too, before its connection is closed
+    webhooks._pool.shutdown()  # deliveries that arrived are settled before the connection is closed
 
 
 def test_private_address_fails_the_attempt_and_not_the_worker(receiver: Receiver) -> None:
@@ -120,16 +120,16 @@ def test_signature_uses_the_databases_time(receiver: Receiver) -> None:
     sent = attempt(receiver.url)
     assert send(sent, allow_private=True).succeeded
     [(headers, _)] = receiver.received
-    assert headers["webhook-timestamp"] == "978307200", "whatever the host's clock says"
+    assert headers["webhook-timestamp"] == "978307200", "the host's clock must not matter"
 
 
 def test_stuck_lookups_of_one_tenant_do_not_delay_others(
     context: Context, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first look behind its commit takes another tenant's delivery, and workers look twice a second: it goes out
+    """The first claim after the commit takes another tenant's delivery, and workers claim twice a second. So it is sent
     within one second, while no attempt of the slow tenant ends."""
     looked_up, done, real = threading.Semaphore(0), threading.Event(), socket.getaddrinfo
-    claims, is_due, one_at_a_time = list[tuple[bool, str | None]](), threading.Event(), threading.Lock()
+    claims, is_due, lock = list[tuple[bool, str | None]](), threading.Event(), threading.Lock()
 
     def getaddrinfo(host: str, *rest: Any, **options: Any) -> Any:
         if host != "stuck.example.com":
@@ -139,10 +139,10 @@ def test_stuck_lookups_of_one_tenant_do_not_delay_others(
         raise socket.gaierror
 
     def claim() -> Attempt | None:
-        with one_at_a_time:
-            begins_late = is_due.is_set()
+        with lock:
+            is_after_the_commit = is_due.is_set()
             attempt = take()
-            claims.append((begins_late, attempt.tenant_id if attempt else None))
+            claims.append((is_after_the_commit, attempt.tenant_id if attempt else None))
             return attempt
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -162,13 +162,13 @@ def test_stuck_lookups_of_one_tenant_do_not_delay_others(
     webhooks.start()
     try:
         for _ in range(3):
-            assert looked_up.acquire(timeout=60), "the slow tenant gets its part of the threads"
+            assert looked_up.acquire(timeout=60), "the slow tenant must get its share of the threads"
         *_, quick = listening(context, receiver, tested=True)
         is_due.set()
         assert arrived.wait(60)
-        late = [tenant for begins_late, tenant in claims if begins_late or tenant == quick.tenant_id]
+        late = [tenant for is_after_the_commit, tenant in claims if is_after_the_commit or tenant == quick.tenant_id]
         assert late[0] == quick.tenant_id
-        assert not looked_up.acquire(blocking=False), "and no more than its part"
+        assert not looked_up.acquire(blocking=False), "it must get no more than its share"
     finally:
         done.set()
         context.stopping.set()
@@ -197,11 +197,11 @@ def attempt(url: str) -> Attempt:
 
 
 def listening(context: Context, receiver: Receiver, *, tested: bool = False) -> tuple[str, str, Scope]:
-    """A webhook of a new tenant, its secret, and the one that took its place."""
+    """Creates a webhook of a new tenant. Returns its first secret, its rotated secret and the tenant's scope."""
     with context.database.session() as session:
         scope = Scope(tenants.create(acting(session, SYSTEM), "tenant").id)
-        made = service.create(acting(session, scope), receiver.url, None, "", allow_private=True)
-        first, second = made.secret, service.rotate(acting(session, scope), made.row.id, 60).secret
+        created = service.create(acting(session, scope), receiver.url, None, "", allow_private=True)
+        first, second = created.secret, service.rotate(acting(session, scope), created.row.id, 60).secret
         if tested:
-            service.test(acting(session, scope), made.row.id)
+            service.test(acting(session, scope), created.row.id)
     return first, second, scope
