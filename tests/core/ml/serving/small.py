@@ -1,4 +1,4 @@
-"""A small engine for tests, and requests for it."""
+"""A small engine for tests, and requests to it."""
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
@@ -23,12 +23,12 @@ SLOTS = 16
 
 
 class StandInGraphs:
-    """Stands in for CUDA graphs, which this machine has not: a replay computes again from the fixed buffers, into the
-    captured outcome, and capturing itself computes nothing of use."""
+    """Stand-in for CUDA graphs, which this machine lacks: a replay computes again from the fixed buffers into the
+    captured outcome; capturing itself gives no usable values."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
-        """Rows of the captured batches."""
+        """Batch rows of each capture."""
         self.replays = self.resets = 0
 
     @property
@@ -77,7 +77,7 @@ def result(engine: Engine, request: ImageRequest) -> Drawn:
 
 
 def request(id: str, **changes: Any) -> ImageRequest:
-    """A request with changes of its own fields and of its sampling settings."""
+    """Returns a request with changed fields or sampling settings."""
     sampling: dict[str, Any] = {"steps": 4, "guidance_scale": 3.0}
     sampling |= {field.name: changes.pop(field.name) for field in fields(SamplingSettings) if field.name in changes}
     values = {"tenant": "tenant", "adapter": "adapter-0", "class_id": 1, "seeds": (5, 6)} | changes
@@ -96,7 +96,7 @@ MIX: list[dict[str, Any]] = [
 
 
 class Stepping:
-    """Batch rows of a mix, on a runner of their own."""
+    """Batch rows of a mix on a separate runner."""
 
     def __init__(self, runner: Runner, adapters: Sequence[FoldedAdapter | None], mix: Sequence[dict[str, Any]] = MIX):
         self.runner = runner
@@ -113,7 +113,7 @@ class Stepping:
         return rows
 
     def latents(self) -> list[Tensor]:
-        """Steps until every row is finished and returns the final latents."""
+        """Steps until every batch row is finished, and returns the final latents."""
         while self.step():
             pass
         return self.current()
@@ -122,9 +122,9 @@ class Stepping:
         return [self.runner.latent(row) for row in self.rows] + [self.runner.x0(row) for row in self.rows]
 
 
-def assert_equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> None:
-    assert all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
-    assert all(tensor.isfinite().all() for tensor in one)
+def assert_equal(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    assert all(torch.equal(first, second) for first, second in zip(actual, expected, strict=True))
+    assert all(tensor.isfinite().all() for tensor in actual)
 
 
 def endless() -> Generator[int, None, None]:

@@ -1,4 +1,5 @@
-"""The host's tier: one load for all who ask, the least recently used leave, broken ones are not tried again."""
+"""The host's adapter cache: concurrent requests share one load, the least recently used adapter is evicted first, and
+broken adapters are not loaded again for a while."""
 
 import threading
 from collections.abc import Iterator
@@ -30,19 +31,19 @@ def tensors(seed: int = 0) -> dict[str, Tensor]:
 
 
 def never() -> dict[str, Tensor]:
-    raise AssertionError("it is here already")
+    raise AssertionError("it is already loaded")
 
 
-def test_one_load_serves_all_who_ask_meanwhile(cache: AdapterCache) -> None:
-    begun, go = threading.Event(), threading.Event()
+def test_concurrent_requests_share_one_load(cache: AdapterCache) -> None:
+    started, go = threading.Event(), threading.Event()
 
     def load() -> dict[str, Tensor]:
-        begun.set()
+        started.set()
         go.wait()
         return tensors()
 
     first = cache.get("a", load)
-    begun.wait()
+    started.wait()
     second = cache.get("a", never)
     assert not second.done()
     go.set()
@@ -50,7 +51,7 @@ def test_one_load_serves_all_who_ask_meanwhile(cache: AdapterCache) -> None:
     assert (cache.hits, cache.misses) == (1, 1)
 
 
-def test_the_least_recently_used_leave(bank: AdapterBank) -> None:
+def test_least_recently_used_adapters_are_evicted(bank: AdapterBank) -> None:
     size = bank.fold("a", tensors()).size
     cache = AdapterCache(bank, host_bytes=2 * size)
     for name in "ab":
@@ -65,7 +66,7 @@ def test_the_least_recently_used_leave(bank: AdapterBank) -> None:
     cache.close()
 
 
-def test_one_larger_than_the_cache_is_kept_until_the_next(bank: AdapterBank) -> None:
+def test_adapter_larger_than_the_cache_stays_until_the_next_one(bank: AdapterBank) -> None:
     cache = AdapterCache(bank, host_bytes=1)
     assert cache.get("a", tensors).result().digest == "a"
     assert cache.get("b", tensors).result().digest == "b"
@@ -73,24 +74,24 @@ def test_one_larger_than_the_cache_is_kept_until_the_next(bank: AdapterBank) -> 
     cache.close()
 
 
-def test_a_broken_adapter_is_not_fetched_again_for_a_while(bank: AdapterBank) -> None:
-    tries: list[str] = []
+def test_broken_adapter_is_not_loaded_again_for_a_while(bank: AdapterBank) -> None:
+    loads: list[str] = []
 
     def broken() -> dict[str, Tensor]:
-        tries.append("broken")
+        loads.append("broken")
         raise ArtifactInvalid("no.")
 
     cache = AdapterCache(bank, host_bytes=2**30)
     assert isinstance(cache.get("a", broken).exception(), ArtifactInvalid)
     assert isinstance(cache.get("a", broken).exception(), ArtifactInvalid)
-    assert len(tries) == 1
+    assert len(loads) == 1
     cache.quarantine_seconds = -1.0
     assert isinstance(cache.get("b", broken).exception(), ArtifactInvalid)
     assert cache.get("b", tensors).result().digest == "b"
     cache.close()
 
 
-def test_a_store_that_does_not_answer_is_asked_again(cache: AdapterCache) -> None:
+def test_load_from_an_unavailable_store_is_repeated(cache: AdapterCache) -> None:
     def away() -> dict[str, Tensor]:
         raise StorageUnavailable("away")
 

@@ -1,6 +1,6 @@
-"""A lost device ends the engine and harms no request; a request's own error ends that request alone.
+"""A lost device ends the engine and fails every future with DeviceLost; a request's own error ends only that request.
 
-The dying device is a double: this machine has none.
+The dying device is a double, because this machine has none.
 """
 
 import threading
@@ -36,7 +36,7 @@ PLACES: dict[str, Patch] = {
 
 
 class Deaths:
-    """Listens to an engine, and notes what had been failed when it heard."""
+    """Listener for the engine's death, which records the futures that had failed before."""
 
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
@@ -63,7 +63,7 @@ def mortal(autoencoder: Autoencoder, deaths: Deaths) -> Generator[Engine, None, 
 
 @pytest.mark.parametrize("error", DEATHS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_lost_device_fails_every_future_with_device_lost(
+def test_lost_device_fails_every_future_with_device_lost(
     mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
 ) -> None:
     started = threading.Event()
@@ -76,8 +76,8 @@ def test_a_lost_device_fails_every_future_with_device_lost(
         raise error
 
     monkeypatch.setattr(*PLACES[place](mortal), lost)
-    struck = strike(mortal, place)
-    for future in (*deaths.futures, *struck):
+    failed = strike(mortal, place)
+    for future in (*deaths.futures, *failed):
         assert isinstance(future.exception(60), DeviceLost)
     assert deaths.errors == [error]
     assert deaths.failed_before == [False, False]
@@ -85,7 +85,7 @@ def test_a_lost_device_fails_every_future_with_device_lost(
 
 
 def strike(engine: Engine, place: str) -> list["Future[Drawn]"]:
-    """Makes the engine use the place."""
+    """Makes the engine call the patched function."""
     if place == "forgetting":
         with pytest.raises(DeviceLost):
             engine.forget(["adapter-0"], timeout=60)
@@ -114,7 +114,7 @@ def assert_ended(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("error", DEATHS, ids=lambda error: type(error).__name__)
-def test_a_training_that_meets_a_lost_device_is_not_to_blame(mortal: Engine, deaths: Deaths, error: Exception) -> None:
+def test_training_that_meets_a_lost_device_is_not_blamed(mortal: Engine, deaths: Deaths, error: Exception) -> None:
     other = mortal.train(endless(), lambda _: None)
     training = mortal.train(raising(error), lambda _: None)
     drawn = draw(mortal, request("long", steps=1000))
@@ -124,7 +124,7 @@ def test_a_training_that_meets_a_lost_device_is_not_to_blame(mortal: Engine, dea
     assert_ended(mortal)
 
 
-def test_an_error_of_the_loop_itself_ends_the_engine(
+def test_error_of_the_loop_itself_ends_the_engine(
     mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> None:
@@ -136,7 +136,7 @@ def test_an_error_of_the_loop_itself_ends_the_engine(
     assert_ended(mortal)
 
 
-def test_a_listener_of_the_death_that_fails_does_not_keep_futures_waiting(autoencoder: Autoencoder) -> None:
+def test_failing_listener_of_the_death_leaves_no_future_waiting(autoencoder: Autoencoder) -> None:
     def listener(_: BaseException) -> None:
         raise ValueError("defect")
 
@@ -147,7 +147,7 @@ def test_a_listener_of_the_death_that_fails_does_not_keep_futures_waiting(autoen
     assert_ended(engine)
 
 
-def test_memory_that_never_comes_back_ends_the_engine(
+def test_repeated_out_of_memory_ends_the_engine(
     mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
@@ -158,8 +158,8 @@ def test_memory_that_never_comes_back_ends_the_engine(
 
 
 @pytest.mark.parametrize("place", ["forward", "decoding", "folding", "classes"])
-def test_memory_that_comes_back_fails_nobody(engine: Engine, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """Images are the same: a step that is made again draws the same noise."""
+def test_temporary_out_of_memory_fails_no_request(engine: Engine, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """The images are the same, because a repeated step takes the same noise."""
     monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
     settings: dict[str, Any] = {"adapter": "adapter-1", "eta": 1.0, "guidance_scale": 1.0}
     expected = result(engine, request("expected", **settings)).images
@@ -176,12 +176,10 @@ def test_memory_that_comes_back_fails_nobody(engine: Engine, monkeypatch: pytest
     monkeypatch.setattr(holder, name, scarce)
     images = result(engine, request("scarce", **settings)).images
     assert left == [0]
-    assert all(torch.equal(one, other) for one, other in zip(expected, images, strict=True))
+    assert all(torch.equal(image, other) for image, other in zip(images, expected, strict=True))
 
 
-def test_a_step_of_two_sizes_that_is_made_again_draws_the_same_noise(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repeated_step_takes_the_same_noise(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "MEMORY_PAUSE_SECONDS", 0)
     small = request("small", eta=1.0, guidance_scale=1.0)
     expected = result(engine, small).images
@@ -197,10 +195,10 @@ def test_a_step_of_two_sizes_that_is_made_again_draws_the_same_noise(
     monkeypatch.setattr(engine.runner.forwards, "_part", scarce)
     images = result(engine, request("again", eta=1.0, guidance_scale=1.0)).images
     assert len(calls) == 8
-    assert all(torch.equal(one, other) for one, other in zip(expected, images, strict=True))
+    assert all(torch.equal(image, other) for image, other in zip(images, expected, strict=True))
 
 
-def test_larger_batches_are_tried_again_after_a_while(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_larger_batches_are_tried_again_later(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     forward, left = batches.folded_forward, [1]
 
     def scarce(*arguments: Any) -> Any:
@@ -218,7 +216,7 @@ def test_larger_batches_are_tried_again_after_a_while(engine: Engine, monkeypatc
 
 
 @pytest.mark.parametrize("error", [ValueError("own"), SystemExit(1), StopIteration()], ids=repr)
-def test_a_listener_that_fails_ends_its_own_request_alone(engine: Engine, error: BaseException) -> None:
+def test_failing_listener_ends_only_its_own_request(engine: Engine, error: BaseException) -> None:
     def listener(*_: object) -> None:
         raise error
 
@@ -228,13 +226,13 @@ def test_a_listener_that_fails_ends_its_own_request_alone(engine: Engine, error:
     preview = draw(engine, request("preview", tenant="b", previews=2), on_preview=listener)
     assert steps.exception(60) is error
     assert training.future.exception(60) is error
-    assert preview.result(60).images, "a preview is a courtesy"
+    assert preview.result(60).images, "a failing preview must not fail the request"
     assert neighbour.result(60).images
     assert result(engine, request("after")).images
 
 
-def test_a_request_that_breaks_its_step_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them step together, and its neighbours' images are those of an undisturbed run."""
+def test_request_that_breaks_its_step_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The requests step together; the images of the others equal those of an undisturbed run."""
     expected = result(engine, request("expected", guidance_scale=1.0)).images
     step = engine.runner.step
 
@@ -248,17 +246,17 @@ def test_a_request_that_breaks_its_step_fails_alone(engine: Engine, monkeypatch:
     bad = draw(engine, request("bad", tenant="bad", guidance_scale=1.0))
     assert isinstance(bad.exception(60), RuntimeError)
     for future in good:
-        assert all(torch.equal(one, other) for one, other in zip(expected, future.result(60).images, strict=True))
+        assert all(torch.equal(image, other) for image, other in zip(future.result(60).images, expected, strict=True))
     assert engine.stats()["failed_steps"] >= 1
 
 
-def test_a_step_that_fails_on_a_device_which_computes_nothing_ends_the_engine(
+def test_step_that_fails_on_a_dead_device_ends_the_engine(
     mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the error's text is."""
+    """The error's text does not matter."""
 
     def broken(*_: object) -> None:
-        raise RuntimeError("a text that nobody knows")
+        raise RuntimeError("an unknown text")
 
     def lost() -> None:
         raise DeviceLost("no answer")
@@ -269,8 +267,8 @@ def test_a_step_that_fails_on_a_device_which_computes_nothing_ends_the_engine(
     assert len(deaths.errors) == 1
 
 
-def test_requests_that_wait_for_a_broken_adapter_get_an_error_each(engine: Engine) -> None:
-    """Raising changes an exception: one for all would grow by each that raises it, on several threads at once."""
+def test_each_request_for_a_broken_adapter_gets_its_own_error(engine: Engine) -> None:
+    """Raising an exception extends its traceback, so that a shared one would grow on several threads at once."""
     go = threading.Event()
 
     def broken() -> Any:
@@ -297,7 +295,7 @@ def test_requests_that_cannot_be_accepted_fail_alone(engine: Engine) -> None:
     assert engine.stats()["waiting_images"] == 0
 
 
-def test_a_holder_of_a_future_cannot_cancel_it(engine: Engine) -> None:
+def test_future_cannot_be_cancelled_by_its_holder(engine: Engine) -> None:
     drawn, training = draw(engine, request("one")), engine.train(counting(3), lambda _: None)
     assert not drawn.cancel()
     assert not training.future.cancel()
@@ -305,14 +303,14 @@ def test_a_holder_of_a_future_cannot_cancel_it(engine: Engine) -> None:
     assert training.future.result(60) == "done"
 
 
-def test_a_living_engine_answers_a_check(engine: Engine) -> None:
+def test_running_engine_responds_to_a_check(engine: Engine) -> None:
     turn = engine.last_turn
     engine.check(60)
     assert engine.last_turn > turn
     assert engine.stats()["turn_age_seconds"] >= 0
 
 
-def test_a_loop_that_hangs_does_not_answer_a_check(engine: Engine) -> None:
+def test_hanging_loop_does_not_respond_to_a_check(engine: Engine) -> None:
     begun, go = threading.Event(), threading.Event()
     training = engine.train(waiting(begun, go), lambda _: None)
     begun.wait()
@@ -325,7 +323,7 @@ def test_a_loop_that_hangs_does_not_answer_a_check(engine: Engine) -> None:
     engine.check(60)
 
 
-def test_a_stopped_engine_answers_no_check(engine: Engine) -> None:
+def test_stopped_engine_rejects_a_check(engine: Engine) -> None:
     engine.stop()
     with pytest.raises(EngineStopped) as stopped:
         engine.check(60)

@@ -1,4 +1,4 @@
-"""The engine on a small random base: mixed batches, hot swaps, training beside serving, and everything that ends."""
+"""The engine on a small random base: mixed batches, changing adapters, training during serving, and all endings."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ from tests.core.ml.model.small import CONFIG
 from tests.core.ml.serving.small import counting, draw, endless, engine_of, raising, request, result, tensors
 
 
-def test_an_image_equals_a_plain_sampling_run(engine: Engine) -> None:
+def test_image_equals_a_plain_sampling_run(engine: Engine) -> None:
     (drawn, _) = draw(engine, request("one")).result().images
     dit, adapter = engine.bank.dit, TensorAdapter(tensors(0))
     shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
@@ -39,7 +39,7 @@ def test_an_image_equals_a_plain_sampling_run(engine: Engine) -> None:
 
 
 def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
-    """Different tenants, adapters, samplers, step counts, scales, intervals and seeds, at different timesteps."""
+    """Mixes tenants, adapters, samplers, step counts, guidance scales, intervals and seeds at different timesteps."""
     samplers: list[dict[str, Any]] = [{}, {"eta": 0.7}, {"sampler": "ddpm"}, {"sampler": "dpmpp_2m"}]
     samplers += [settings | {"timestep_spacing": "dit"} for settings in samplers[1:]]
     for number, settings in enumerate(samplers):
@@ -65,8 +65,8 @@ def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
         assert all(torch.equal(first, second) for first, second in zip(alone, together, strict=True))
 
 
-def test_images_of_two_sizes_are_drawn_side_by_side(engine: Engine) -> None:
-    """At twice the size too an image is that of a plain run, and the same bit for bit alone and among others."""
+def test_images_of_two_sizes_are_generated_side_by_side(engine: Engine) -> None:
+    """An image of twice the size also equals a plain run, and is bit-identical alone and among others."""
     large = request("large", scale=2)
     alone = result(engine, large)
     crowd = [draw(engine, request(f"{n}", adapter=f"adapter-{n}", scale=1 + n % 3 // 2, seeds=(n,))) for n in range(9)]
@@ -88,7 +88,7 @@ def test_images_of_two_sizes_are_drawn_side_by_side(engine: Engine) -> None:
     assert (alone.images[0].int() - engine.runner.decode([latents[0]])[0].int()).abs().max() <= 1
 
 
-def test_adapters_differ_and_the_base_draws_too(engine: Engine) -> None:
+def test_adapters_and_base_generate_different_images(engine: Engine) -> None:
     images = [
         draw(engine, request(str(name), adapter=name)).result().images[0] for name in (None, "adapter-0", "adapter-1")
     ]
@@ -96,17 +96,15 @@ def test_adapters_differ_and_the_base_draws_too(engine: Engine) -> None:
     assert not torch.equal(images[1], images[2])
 
 
-def test_adapters_that_were_deleted_leave_host_and_device(engine: Engine) -> None:
+def test_forgotten_adapters_leave_host_and_device(engine: Engine) -> None:
     before = [result(engine, request(f"{k}", adapter=f"adapter-{k}")).images for k in range(2)]
     engine.forget(["adapter-0", "adapter-7"])
     assert engine.cache.resident == engine.bank.resident == ["adapter-1"]
     after = [result(engine, request(f"again-{k}", adapter=f"adapter-{k}")).images for k in range(2)]
-    assert all(
-        torch.equal(one, two) for old, new in zip(before, after, strict=True) for one, two in zip(old, new, strict=True)
-    )
+    assert all(torch.equal(a, b) for old, new in zip(before, after, strict=True) for a, b in zip(old, new, strict=True))
 
 
-def test_guidance_of_one_costs_half(engine: Engine) -> None:
+def test_guidance_scale_of_one_costs_half(engine: Engine) -> None:
     assert draw(engine, request("guided")).result().model_evaluations == 2 * 2 * 4
     assert draw(engine, request("plain", guidance_scale=1.0)).result().model_evaluations == 2 * 4
 
@@ -116,14 +114,14 @@ def test_more_adapters_than_slots_are_all_served(engine: Engine) -> None:
     assert all(len(future.result(60).images) == 1 for future in futures)
 
 
-def test_progress_reaches_one(engine: Engine) -> None:
-    told: list[float] = []
-    draw(engine, request("told"), on_step=told.append).result()
-    assert told == sorted(told)
-    assert (len(told), told[-1]) == (8, 1.0)
+def test_progress_rises_to_one(engine: Engine) -> None:
+    fractions: list[float] = []
+    draw(engine, request("one"), on_step=fractions.append).result()
+    assert fractions == sorted(fractions)
+    assert (len(fractions), fractions[-1]) == (8, 1.0)
 
 
-def test_a_broken_adapter_fails_its_own_requests_only(engine: Engine) -> None:
+def test_broken_adapter_fails_only_its_own_requests(engine: Engine) -> None:
     def broken() -> dict[str, Tensor]:
         raise ArtifactInvalid("not finite")
 
@@ -134,7 +132,7 @@ def test_a_broken_adapter_fails_its_own_requests_only(engine: Engine) -> None:
     assert result(engine, request("after")).images
 
 
-def test_numbers_that_are_not_finite_fail_their_own_request(engine: Engine) -> None:
+def test_values_that_are_not_finite_fail_only_their_own_request(engine: Engine) -> None:
     def poisoned() -> dict[str, Tensor]:
         return {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors(0).items()}
 
@@ -143,7 +141,7 @@ def test_numbers_that_are_not_finite_fail_their_own_request(engine: Engine) -> N
     assert len(good.result(60).images) == 2
 
 
-def test_a_request_waits_for_its_adapter_while_others_go_on(engine: Engine) -> None:
+def test_request_waits_for_its_adapter_while_others_continue(engine: Engine) -> None:
     go = threading.Event()
 
     def slow() -> dict[str, Tensor]:
@@ -158,7 +156,7 @@ def test_a_request_waits_for_its_adapter_while_others_go_on(engine: Engine) -> N
     assert drawn.timings["loading"] <= drawn.timings["queued"] <= drawn.timings["total"]
 
 
-def test_an_adapter_that_leaves_the_caches_does_not_disturb_rows_in_flight(engine: Engine) -> None:
+def test_evicted_adapter_stays_usable_for_running_requests(engine: Engine) -> None:
     alone = result(engine, request("alone", steps=30)).images
     stepped = threading.Event()
     future = draw(engine, request("together", steps=30), on_step=lambda _: stepped.set())
@@ -169,7 +167,7 @@ def test_an_adapter_that_leaves_the_caches_does_not_disturb_rows_in_flight(engin
     assert all(other.result(60).images for other in others)
 
 
-def test_a_deadline_ends_a_request_that_runs_and_one_that_loads(engine: Engine) -> None:
+def test_deadline_ends_running_and_loading_requests(engine: Engine) -> None:
     go = threading.Event()
 
     def slow() -> dict[str, Tensor]:
@@ -187,19 +185,19 @@ def test_a_deadline_ends_a_request_that_runs_and_one_that_loads(engine: Engine) 
     assert engine.stats()["waiting_images"] == 0
 
 
-def test_previews_show_each_image_on_its_way(engine: Engine) -> None:
-    told: list[tuple[int, int, Tensor]] = []
-    future = draw(engine, request("one", steps=9, previews=2), on_preview=lambda *seen: told.append(seen))
+def test_previews_approach_each_image(engine: Engine) -> None:
+    previews: list[tuple[int, int, Tensor]] = []
+    future = draw(engine, request("one", steps=9, previews=2), on_preview=lambda *seen: previews.append(seen))
     images = future.result(60).images
-    assert sorted((index, steps) for index, steps, _ in told) == [(0, 3), (0, 6), (1, 3), (1, 6)]
-    last = {index: picture.float() for index, steps, picture in told if steps == 6}
-    first = {index: picture.float() for index, steps, picture in told if steps == 3}
+    assert sorted((index, steps) for index, steps, _ in previews) == [(0, 3), (0, 6), (1, 3), (1, 6)]
+    last = {index: picture.float() for index, steps, picture in previews if steps == 6}
+    first = {index: picture.float() for index, steps, picture in previews if steps == 3}
     for index, image in enumerate(images):
         assert last[index].shape == image.shape
         assert (last[index] - image.float()).abs().mean() < (first[index] - image.float()).abs().mean()
 
 
-def test_cancel_ends_a_request(engine: Engine) -> None:
+def test_cancel_ends_the_request(engine: Engine) -> None:
     stepped = threading.Event()
     future = draw(engine, request("long", steps=1000), on_step=lambda _: stepped.set())
     stepped.wait()
@@ -209,7 +207,7 @@ def test_cancel_ends_a_request(engine: Engine) -> None:
     assert engine.runner._states == {}
 
 
-def test_memory_that_runs_out_shrinks_the_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_shrinks_the_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = result(engine, request("alone")).images
     forward = batches.folded_forward
 
@@ -225,31 +223,31 @@ def test_memory_that_runs_out_shrinks_the_batch(engine: Engine, monkeypatch: pyt
     assert engine.runner.forwards.sizes.in_use == (8,)
 
 
-def test_a_step_that_fails_ends_its_rows_and_the_loop_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_step_ends_its_requests_and_the_loop_continues(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(batches, "folded_forward", lambda *_: 1 / 0)
         assert isinstance(draw(engine, request("bad")).exception(60), ZeroDivisionError)
     assert result(engine, request("good")).images
 
 
-def test_batches_of_a_single_size_draw_the_same(autoencoder: Autoencoder) -> None:
-    plain, exact = (drawn_by(engine_of(autoencoder, exact=exact)) for exact in (False, True))
+def test_batches_of_a_single_size_give_the_same_images(autoencoder: Autoencoder) -> None:
+    plain, exact = (images_of(engine_of(autoencoder, exact=exact)) for exact in (False, True))
     assert all(torch.equal(a, b) for a, b in zip(plain, exact, strict=True))
 
 
-def drawn_by(engine: Engine) -> list[Tensor]:
+def images_of(engine: Engine) -> list[Tensor]:
     engine.start()
     images = draw(engine, request("one", adapter=None)).result(600).images
     engine.stop()
     return images
 
 
-def test_slots_for_every_row_are_asked_for(autoencoder: Autoencoder) -> None:
+def test_fewer_table_slots_than_batch_rows_are_rejected(autoencoder: Autoencoder) -> None:
     with pytest.raises(ValueError, match="32 rows may have as many adapters"):
         engine_of(autoencoder, max_rows=32)
 
 
-def test_the_counters_add_up(engine: Engine) -> None:
+def test_counters_add_up(engine: Engine) -> None:
     result(engine, request("one"))
     result(engine, request("two", guidance_scale=1.0, adapter=None))
     engine.stop()
@@ -260,14 +258,14 @@ def test_the_counters_add_up(engine: Engine) -> None:
     assert 0 < stats["forward_seconds"] <= stats["step_seconds"]
 
 
-def test_a_full_queue_says_so(engine: Engine) -> None:
+def test_full_queue_rejects_requests(engine: Engine) -> None:
     futures = [draw(engine, request(str(n), seeds=tuple(range(20)), steps=200)) for n in range(5)]
     assert isinstance(futures[-1].exception(10), QueueFull)
     for number in range(5):
         engine.cancel(str(number))
 
 
-def test_stopping_fails_what_is_unfinished(engine: Engine) -> None:
+def test_stopping_fails_unfinished_work(engine: Engine) -> None:
     futures = [draw(engine, request(str(n), steps=1000)) for n in range(3)]
     training = engine.train(endless(), lambda _: None)
     engine.stop()
@@ -276,29 +274,29 @@ def test_stopping_fails_what_is_unfinished(engine: Engine) -> None:
         draw(engine, request("late"))
 
 
-def test_a_stopped_training_tells_where_it_got_to(engine: Engine) -> None:
+def test_stopped_training_emits_its_last_state(engine: Engine) -> None:
     events: list[Any] = []
-    begun = threading.Event()
+    started = threading.Event()
 
     def work() -> Generator[Any, None, None]:
         steps = 0
         try:
             while True:
                 steps += 1
-                yield begun.set()
+                yield started.set()
         except EngineStopped:
             yield steps
             raise
 
     training = engine.train(work(), events.append)
-    begun.wait()
+    started.wait()
     engine.stop()
     assert isinstance(training.future.exception(), EngineStopped)
     (steps,) = events
     assert steps > 0
 
 
-def test_training_runs_beside_serving(engine: Engine) -> None:
+def test_training_runs_during_serving(engine: Engine) -> None:
     events: list[int] = []
     serving = [draw(engine, request(str(n), steps=40, seeds=(n,))) for n in range(4)]
     training = engine.train(counting(10), events.append)
@@ -307,12 +305,12 @@ def test_training_runs_beside_serving(engine: Engine) -> None:
     assert all(future.result().images for future in serving)
 
 
-def test_a_failing_training_leaves_serving_alone(engine: Engine) -> None:
+def test_failing_training_does_not_affect_serving(engine: Engine) -> None:
     training = engine.train(raising(ZeroDivisionError()), lambda _: None)
     assert isinstance(training.future.exception(), ZeroDivisionError)
     assert draw(engine, request("after")).result().images
 
 
-def test_a_cancelled_training_stops(engine: Engine) -> None:
+def test_cancelled_training_stops(engine: Engine) -> None:
     training = engine.train(endless(), lambda _: training.cancelled.set())
     assert isinstance(training.future.exception(), Cancelled)

@@ -45,7 +45,7 @@ def test_no_part_separates_an_image_from_its_partner(limit: int) -> None:
     assert all(parts)
 
 
-def test_batches_are_captured_ahead_while_nothing_is_asked(autoencoder: Autoencoder) -> None:
+def test_batches_are_captured_ahead_while_the_engine_is_idle(autoencoder: Autoencoder) -> None:
     graphs = StandInGraphs()
     engine = engine_of(autoencoder, graphs=graphs)
     engine.start()
@@ -70,7 +70,7 @@ class Failing(StandInGraphs):
         return super().capture(compute)
 
 
-def test_memory_that_runs_out_in_a_capture_shrinks_the_batch(
+def test_out_of_memory_in_a_capture_shrinks_the_batch(
     bank: AdapterBank, adapters: list[FoldedAdapter | None], autoencoder: Autoencoder, stepping: Callable[..., Stepping]
 ) -> None:
     graphs = Failing(torch.OutOfMemoryError("too much"), largest=8)
@@ -81,7 +81,7 @@ def test_memory_that_runs_out_in_a_capture_shrinks_the_batch(
     assert graphs.captures > 0
 
 
-def test_memory_that_runs_out_in_a_capture_ahead_shrinks_the_batch(bank: AdapterBank, autoencoder: Autoencoder) -> None:
+def test_out_of_memory_in_a_capture_ahead_shrinks_the_batch(bank: AdapterBank, autoencoder: Autoencoder) -> None:
     runner = Runner(bank, autoencoder, (8, 16), graphs=Failing(torch.OutOfMemoryError("too much"), largest=8))
     runner.forwards.capture_next()
     assert (runner.forwards.sizes.in_use, runner.forwards.uncaptured) == ((8,), [8])
@@ -92,7 +92,7 @@ def test_memory_that_runs_out_in_a_capture_ahead_shrinks_the_batch(bank: Adapter
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("too much"), torch.AcceleratorError("CUDA error: operation not permitted")]
 )
-def test_steps_go_on_without_graphs_when_none_can_be_captured(
+def test_steps_continue_without_graphs_if_none_can_be_captured(
     stepping: Callable[..., Stepping], bank: AdapterBank, autoencoder: Autoencoder, error: Exception
 ) -> None:
     runner = Runner(bank, autoencoder, (16,), graphs=Failing(error, largest=0))
@@ -101,16 +101,16 @@ def test_steps_go_on_without_graphs_when_none_can_be_captured(
     assert_equal(Stepping(runner, [None]).latents(), Stepping(Runner(bank, autoencoder, (16,)), [None]).latents())
 
 
-def test_a_step_of_the_smallest_batch_goes_on_when_its_capture_does_not_fit(
+def test_step_of_the_smallest_batch_continues_if_its_capture_does_not_fit(
     bank: AdapterBank, autoencoder: Autoencoder
 ) -> None:
-    """Without the pauses of a step that does not fit at all: the graph is given up, not the step."""
+    """The step is not repeated with pauses, as if it did not fit at all; only its graph is given up."""
     runner = Runner(bank, autoencoder, (16,), graphs=Failing(torch.OutOfMemoryError("too much"), largest=0))
     assert_equal(Stepping(runner, [None]).latents(), Stepping(Runner(bank, autoencoder, (16,)), [None]).latents())
     assert runner.forwards.out_of_memory == 1
 
 
-def test_a_capture_that_fails_on_a_device_which_computes_nothing_loses_it(
+def test_capture_that_fails_on_a_dead_device_means_a_lost_device(
     stepping: Callable[..., Stepping], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(_: torch.device) -> None:
@@ -124,7 +124,7 @@ def test_a_capture_that_fails_on_a_device_which_computes_nothing_loses_it(
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-def test_memory_that_runs_out_while_a_graph_is_recorded_is_no_lost_device(
+def test_out_of_memory_while_a_graph_is_recorded_is_no_lost_device(
     monkeypatch: pytest.MonkeyPatch, *, hidden: bool
 ) -> None:
     """Simulates an error at the end of the recording that looks like a lost device's."""
@@ -149,7 +149,7 @@ def test_memory_that_runs_out_while_a_graph_is_recorded_is_no_lost_device(
         CudaGraphs(torch.device("cuda")).capture(compute)
 
 
-def test_batches_without_room_for_a_guided_image_are_refused(bank: AdapterBank, autoencoder: Autoencoder) -> None:
+def test_batches_too_small_for_a_guided_image_are_rejected(bank: AdapterBank, autoencoder: Autoencoder) -> None:
     with pytest.raises(ValueError, match="at least 2"):
         Runner(bank, autoencoder, (1, 8))
 

@@ -10,7 +10,7 @@ from core.ml.serving.pixels import PixelDecoder
 from tests.core.ml.serving.small import assert_equal
 
 
-def test_pixels_in_half_precision_are_nearly_those_in_full(autoencoder: Autoencoder) -> None:
+def test_pixels_in_half_precision_are_close_to_full_precision(autoencoder: Autoencoder) -> None:
     """Uses bf16, which every CPU has, instead of a GPU's fp16; bf16 is coarser."""
     decoder = PixelDecoder(autoencoder, torch.device("cpu"))
     latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
@@ -20,7 +20,7 @@ def test_pixels_in_half_precision_are_nearly_those_in_full(autoencoder: Autoenco
     assert 0 < difference.abs().max() <= 8
 
 
-def test_pixels_that_half_precision_cannot_hold_are_decoded_in_full(
+def test_pixels_that_overflow_half_precision_are_decoded_in_full_precision(
     autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = PixelDecoder(autoencoder, torch.device("cpu"))
@@ -39,7 +39,7 @@ def test_pixels_that_half_precision_cannot_hold_are_decoded_in_full(
         decoder.decode(latents)
 
 
-def test_pixels_do_not_depend_on_a_neighbor_that_half_precision_cannot_hold(
+def test_pixels_do_not_depend_on_a_neighbour_that_overflows_half_precision(
     autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = PixelDecoder(autoencoder, torch.device("cpu"))
@@ -69,8 +69,8 @@ def test_pixels_are_decoded_in_padded_batches(autoencoder: Autoencoder, monkeypa
     decode = autoencoder.decode
     monkeypatch.setattr(autoencoder, "decode", lambda x: (sizes.append(len(x)), decode(x))[1])
     decoder.sizes = (1, 2, 4)
-    for one, other in zip(decoder.decode(latents), expected, strict=True):
-        assert (one.int() - other.int()).abs().max() <= 1
+    for image, other in zip(decoder.decode(latents), expected, strict=True):
+        assert (image.int() - other.int()).abs().max() <= 1
     assert sorted(sizes) == [1, 2, 4, 4]
     latents[5] = torch.full_like(latents[5], torch.nan)
     with pytest.raises(DrawingDiverged):

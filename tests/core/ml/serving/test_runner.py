@@ -19,11 +19,11 @@ from tests.core.ml.serving.small import MIX, StandInGraphs, Stepping, assert_equ
 def test_replayed_steps_equal_ordinary_ones(stepping: Callable[..., Stepping]) -> None:
     graphs = StandInGraphs()
     assert_equal(stepping(graphs=graphs).latents(), stepping().latents())
-    assert (graphs.captures, graphs.replays) == (2, 2 * 4 - 1), "the first step of each image size is an ordinary one"
+    assert (graphs.captures, graphs.replays) == (2, 2 * 4 - 1), "the first step of each image size must not be replayed"
 
 
 @pytest.mark.parametrize("replayed", [False, True])
-def test_a_step_in_several_parts_equals_one_in_a_single_batch(
+def test_step_in_several_parts_equals_one_in_a_single_batch(
     stepping: Callable[..., Stepping], *, replayed: bool
 ) -> None:
     """Checks that no part sees another's data, although all parts share the buffers."""
@@ -35,10 +35,10 @@ def test_a_step_in_several_parts_equals_one_in_a_single_batch(
 
 @pytest.mark.parametrize("replayed", [False, True])
 @pytest.mark.parametrize("failing", [1, 2, 3])
-def test_a_step_that_fails_in_a_later_part_changes_nothing(
+def test_step_that_fails_in_a_later_part_changes_nothing(
     stepping: Callable[..., Stepping], monkeypatch: pytest.MonkeyPatch, failing: int, *, replayed: bool
 ) -> None:
-    """Repeats the failed step, which draws the same noise again. Its last forward is for images of twice the size."""
+    """Repeats the failed step, which takes the same noise again. Its last forward is for images of twice the size."""
     graphs = StandInGraphs() if replayed else None
     disturbed = stepping(buckets=(8,), graphs=graphs, mix=MIX * 2)
     for _ in range(2):
@@ -62,7 +62,7 @@ def test_a_step_that_fails_in_a_later_part_changes_nothing(
 
 
 @pytest.mark.parametrize("replayed", [False, True])
-def test_tables_that_grow_keep_every_row(
+def test_growing_tables_keep_every_row(
     stepping: Callable[..., Stepping], monkeypatch: pytest.MonkeyPatch, *, replayed: bool
 ) -> None:
     expected = stepping().latents()
@@ -74,10 +74,10 @@ def test_tables_that_grow_keep_every_row(
     more = Stepping(grown.runner, [None], [{"guidance_scale": 1.0}] * 20)
     assert_equal(grown.latents(), expected)
     assert all(latent.isfinite().all() for latent in more.latents())
-    assert graphs is None or graphs.captures >= 4, "graphs read the tables at their old addresses"
+    assert graphs is None or graphs.captures >= 4, "graphs of the old addresses must be captured again"
 
 
-def test_slots_of_rows_that_ended_are_used_again(stepping: Callable[..., Stepping]) -> None:
+def test_slots_of_ended_batch_rows_are_reused(stepping: Callable[..., Stepping]) -> None:
     first = stepping()
     expected = first.latents()
     for _ in range(states.FIRST_SLOTS):
@@ -89,8 +89,8 @@ def test_slots_of_rows_that_ended_are_used_again(stepping: Callable[..., Steppin
     assert_equal(again.latents(), expected)
 
 
-def test_host_work_of_a_step_does_not_grow_with_its_rows(stepping: Callable[..., Stepping]) -> None:
-    """Counts torch operations. Noise that is drawn on the host takes one per image."""
+def test_host_work_of_a_step_does_not_grow_with_its_batch_rows(stepping: Callable[..., Stepping]) -> None:
+    """Counts torch operations. Noise made on the host takes one per image."""
 
     class Counter(TorchDispatchMode):
         count = 0
@@ -108,7 +108,7 @@ def test_host_work_of_a_step_does_not_grow_with_its_rows(stepping: Callable[...,
     assert counts[0] == counts[1]
 
 
-def test_an_error_that_shows_when_the_step_ends_is_the_devices(
+def test_error_at_the_end_of_a_step_means_a_lost_device(
     bank: AdapterBank, autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Expects any such error to mean a lost device, whatever its text."""

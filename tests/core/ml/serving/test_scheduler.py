@@ -1,4 +1,4 @@
-"""The scheduler: no row is lost, none is stepped twice, the batch never overflows, and tenants share by weight."""
+"""The scheduler: every batch row gets exactly its steps, the batch never overflows, and tenants share by weight."""
 
 from collections import Counter
 from dataclasses import replace
@@ -48,11 +48,11 @@ def request(
 
 
 def drain(scheduler: Scheduler) -> Counter[tuple[str, int]]:
-    """Steps until nothing is left; how often each row stepped."""
+    """Steps until the scheduler is idle, and returns the number of steps of each batch row."""
     stepped: Counter[tuple[str, int]] = Counter()
     while not scheduler.idle:
         rows = scheduler.next_rows()
-        assert rows, "something waits, so something runs"
+        assert rows, "some batch row must run while any waits"
         assert len(set(rows)) == len(rows)
         assert sum(row.cost for row in rows) <= scheduler.max_rows
         stepped.update((row.request.id, row.index) for row in rows)
@@ -61,10 +61,10 @@ def drain(scheduler: Scheduler) -> Counter[tuple[str, int]]:
 
 
 @given(requests, st.integers(2, 9))
-def test_every_row_steps_exactly_as_often_as_it_asked(asked: list[tuple[str, int, int, bool, int]], rows: int) -> None:
+def test_every_batch_row_gets_exactly_its_steps(wanted: list[tuple[str, int, int, bool, int]], rows: int) -> None:
     scheduler = Scheduler(rows)
     expected: Counter[tuple[str, int]] = Counter()
-    for number, (tenant, images, steps, guided, priority) in enumerate(asked):
+    for number, (tenant, images, steps, guided, priority) in enumerate(wanted):
         scheduler.add(request(str(number), tenant, images, steps, guided, priority))
         expected.update({(str(number), index): steps for index in range(images)})
     assert drain(scheduler) == expected
@@ -72,19 +72,19 @@ def test_every_row_steps_exactly_as_often_as_it_asked(asked: list[tuple[str, int
 
 @given(requests, st.integers(2, 9), st.data())
 def test_removed_requests_leave_and_the_others_finish(
-    asked: list[tuple[str, int, int, bool, int]], rows: int, data: st.DataObject
+    wanted: list[tuple[str, int, int, bool, int]], rows: int, data: st.DataObject
 ) -> None:
     scheduler = Scheduler(rows)
-    all_requests = [request(str(number), *one) for number, one in enumerate(asked)]
-    for one in all_requests:
-        scheduler.add(one)
+    all_requests = [request(str(number), *values) for number, values in enumerate(wanted)]
+    for added in all_requests:
+        scheduler.add(added)
     for _ in range(data.draw(st.integers(0, 5))):
         scheduler.advance(scheduler.next_rows())
     rows_before = rows_in(scheduler)
-    gone = data.draw(st.sets(st.sampled_from(all_requests)))
-    removed = [row for one in gone for row in scheduler.remove(one)]
+    cancelled = data.draw(st.sets(st.sampled_from(all_requests)))
+    removed = [row for request in cancelled for row in scheduler.remove(request)]
     assert rows_in(scheduler) == rows_before - len(removed)
-    assert not {id for id, _ in drain(scheduler)} & {one.id for one in gone}
+    assert not {id for id, _ in drain(scheduler)} & {request.id for request in cancelled}
 
 
 def rows_in(scheduler: Scheduler) -> int:
@@ -100,25 +100,25 @@ weights = st.sampled_from([0.5, 1.0, 2.0, 5.0])
     st.integers(1, 6),
     st.sampled_from([0.0, 16.0]),
 )
-def test_backlogged_tenants_stay_within_a_bound(
+def test_service_of_backlogged_tenants_differs_by_a_bounded_amount(
     tenants: list[tuple[float, int]], guided: bool, places: int, quantum: float
 ) -> None:
-    """The difference of row-steps over weight, between any two that always have work, at every step. Rows of equal
-    cost: a place that only some can use goes to those."""
+    """Bounds the difference in model evaluations over weight between any two tenants that always have work, at every
+    step. All batch rows have the same cost, so that each tenant can use every place."""
     max_rows = 2 * places
     scheduler = Scheduler(max_rows, quantum)
     for number, (weight, steps) in enumerate(tenants):
         for image in range(200):
             scheduler.add(request(f"{number}-{image}", str(number), 1, steps, guided, weight=weight))
-    given: Counter[int] = Counter()
+    evaluations: Counter[int] = Counter()
     for _ in range(40):
         rows = scheduler.next_rows()
         for row in rows:
-            given[int(row.request.tenant)] += row.cost
+            evaluations[int(row.request.tenant)] += row.cost
         scheduler.advance(rows)
         if any(not scheduler._queues.get(str(number)) for number in range(len(tenants))):
             return
-        shares = [given[number] / tenants[number][0] for number in range(len(tenants))]
+        shares = [evaluations[number] / tenants[number][0] for number in range(len(tenants))]
         assert max(shares) - min(shares) <= quantum + max_rows / min(weight for weight, _ in tenants) + 1e-9
 
 
@@ -130,17 +130,17 @@ def steps_until_gone(scheduler: Scheduler, tenant: str) -> int:
     return steps
 
 
-def test_a_flood_of_one_tenant_gives_way_within_a_few_steps() -> None:
+def test_other_tenant_starts_within_a_few_steps_of_a_flood() -> None:
     scheduler = Scheduler(max_rows=4, quantum=16)
     for number in range(50):
         scheduler.add(request(f"flood-{number}", "flood", steps=100))
     scheduler.advance(scheduler.next_rows())
     scheduler.add(request("other", "other", steps=4))
-    assert steps_until_gone(scheduler, "other") <= 4 + 16 / 4, "its own steps, and those that the flood may be ahead"
+    assert steps_until_gone(scheduler, "other") <= 4 + 16 / 4, "its own steps, and the flood's lead"
 
 
 @pytest.mark.parametrize("max_rows", [8, 32])
-def test_newcomer_waits_four_full_steps_at_most_whatever_a_step_holds(max_rows: int) -> None:
+def test_newcomer_waits_at_most_four_full_steps_for_any_batch_size(max_rows: int) -> None:
     scheduler = Scheduler(max_rows)
     for number in range(50):
         scheduler.add(request(f"flood-{number}", "flood", steps=1000))
@@ -150,8 +150,8 @@ def test_newcomer_waits_four_full_steps_at_most_whatever_a_step_holds(max_rows: 
     assert steps_until_gone(scheduler, "other") <= 4 + 10
 
 
-def test_equal_tenants_finish_one_after_the_other() -> None:
-    """Taking turns at every step would finish all of them at the end."""
+def test_equal_tenants_finish_one_after_another() -> None:
+    """If they took turns at every step, all of them would finish only at the end."""
     scheduler = Scheduler(max_rows=2, quantum=40)
     for number in range(4):
         scheduler.add(request(str(number), str(number), steps=20))
@@ -159,8 +159,8 @@ def test_equal_tenants_finish_one_after_the_other() -> None:
     assert ends == [19, 39, 59, 79]
 
 
-def test_who_comes_back_still_owes() -> None:
-    """A tenant that leaves for a moment does not start again beside those that waited all the time."""
+def test_returning_tenant_keeps_its_debt() -> None:
+    """A tenant that leaves for a moment does not return as an equal of tenants that waited all the time."""
     scheduler = Scheduler(max_rows=2, quantum=0)
     scheduler.add(request("long", "a", steps=100))
     scheduler.add(request("first", "b", steps=10, weight=0.1))
@@ -179,12 +179,12 @@ def test_tenants_share_by_weight(weight: float) -> None:
     for number in range(1000):
         scheduler.add(request(f"light-{number}", "light", steps=2))
         scheduler.add(request(f"heavy-{number}", "heavy", steps=2, weight=weight))
-    given: Counter[str] = Counter()
+    stepped: Counter[str] = Counter()
     for _ in range(800):
         rows = scheduler.next_rows()
-        given.update(row.request.tenant for row in rows)
+        stepped.update(row.request.tenant for row in rows)
         scheduler.advance(rows)
-    assert given["heavy"] / given["light"] == pytest.approx(weight, rel=0.1)
+    assert stepped["heavy"] / stepped["light"] == pytest.approx(weight, rel=0.1)
 
 
 def test_priority_goes_first_within_a_tenant() -> None:
@@ -199,7 +199,7 @@ def test_priority_goes_first_within_a_tenant() -> None:
     assert order == ["high", "later", "normal", "low"]
 
 
-def test_a_short_request_passes_a_long_one() -> None:
+def test_short_request_overtakes_a_long_one() -> None:
     scheduler = Scheduler(max_rows=4)
     scheduler.add(request("long", steps=250))
     scheduler.advance(scheduler.next_rows())
@@ -209,7 +209,7 @@ def test_a_short_request_passes_a_long_one() -> None:
     assert [row.request.id for row in finished] == ["short"]
 
 
-def test_outside_the_guidance_interval_a_row_costs_half() -> None:
+def test_batch_row_outside_the_guidance_interval_costs_half() -> None:
     scheduler = Scheduler(max_rows=2)
     scheduler.add(request("one", steps=10, interval=(300, 600)))
     costs = []
@@ -220,7 +220,7 @@ def test_outside_the_guidance_interval_a_row_costs_half() -> None:
     assert [timestep for timestep, cost in costs if cost == 2] == [599, 499, 399]
 
 
-def test_a_batch_may_shrink_between_steps() -> None:
+def test_batch_may_shrink_between_steps() -> None:
     scheduler = Scheduler(max_rows=8)
     for number in range(6):
         scheduler.add(request(str(number), steps=3))
@@ -229,7 +229,7 @@ def test_a_batch_may_shrink_between_steps() -> None:
     assert len(scheduler.next_rows()) == 1
 
 
-def test_larger_images_count_by_their_area_and_step_alone_when_nothing_else_fits() -> None:
+def test_larger_images_cost_their_area_and_step_alone_if_necessary() -> None:
     scheduler = Scheduler(max_rows=8)
     scheduler.add(replace(request("small", steps=2), scale=1))
     scheduler.add(replace(request("twice", steps=1), tenant="twice", scale=2))
@@ -243,6 +243,6 @@ def test_larger_images_count_by_their_area_and_step_alone_when_nothing_else_fits
     assert all(len(step) == 1 or sum(step.values()) <= 8 for step in seen)
 
 
-def test_a_batch_too_small_for_guidance_is_refused() -> None:
+def test_batch_too_small_for_guidance_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         Scheduler(1)
