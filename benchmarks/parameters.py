@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.paper.controlnet import ControlNetCounts, controlnet_counts
 from benchmarks.paper.systems import TABLE_1, TABLES, System
-from benchmarks.report import FOLDER, Part, Table, said, show, write_json
+from benchmarks.report import FOLDER, Part, Table, show, write_json
 from core.artifact.base import BaseConfig
 from core.artifact.sites import PRESETS, Sites, base_shapes, count, trainable_shapes
 
@@ -99,22 +99,22 @@ def _questions_of_table_1() -> list[str]:
     frozen_table = count(trainable_shapes(XL, "difffit", PRESETS["paper"], None))
     imagenet_table = count(trainable_shapes(XL, "difffit", PRESETS["paper"], 1000))
     return [
-        said("Table 1 follows no one rule:", ", ".join(only_rounded), "fit when rounded alone,", ", ".join(only_cut),
-             "when cut off alone."),
-        said("DiffFit's 0.83 M needs affine layer norms, which the released DiT does not have: Algorithms 1 to 3 on",
-             f"it train {counts[LITERAL.name]:,}. With weight and bias for each of its {2 * XL.depth + 1} norms, as",
-             f"Figure 4 says, it is {counts['DiffFit']:,}; the same placement fits Tables 4a and 4b."),
-        said(f"Section 1 says 0.9 M at 512x512, where the class table stays frozen: that is {frozen_table:,}, and",
-             f"{imagenet_table:,} with ImageNet's table."),
-        said(f"Section 1 calls DiT-XL/2 a model of 640 M. It has {count(base_shapes(XL)):,}, and with 101 classes",
-             f"{counts['Full Fine-tuning']:,}, Table 1's 673.8 M."),
-        said(f"LoRA's count is {counts['LoRA-R8']:,} with a pair on the query and one on the value, and with one on",
-             "their stack. Its alpha is not given: alpha = rank here."),
-        said("AdaptFormer's count is the same beside and behind the MLP. Neither its scale is given (0.1 here, as in",
-             "AdaptFormer's paper) nor its place at adaLN's gate, which AdaptFormer's own model does not have (here",
-             "in front of it). The bottleneck of 64 follows from the count."),
-        said(f"VPT's {counts['VPT-Deep']:,} has all of the final layer, its adaLN included: without adaLN it would be",
-             f"{counts['VPT-Deep'] - count(_final_adaln()):,}."),
+        (f"Table 1 follows no one rule: {', '.join(only_rounded)} fit when rounded alone, {', '.join(only_cut)} when "
+         "cut off alone."),
+        ("DiffFit's 0.83 M needs affine layer norms, which the released DiT does not have: Algorithms 1 to 3 on "
+         f"it train {counts[LITERAL.name]:,}. With weight and bias for each of its {2 * XL.depth + 1} norms, as "
+         f"Figure 4 says, it is {counts['DiffFit']:,}; the same placement fits Tables 4a and 4b."),
+        (f"Section 1 says 0.9 M at 512x512, where the class table stays frozen: that is {frozen_table:,}, and "
+         f"{imagenet_table:,} with ImageNet's table."),
+        (f"Section 1 calls DiT-XL/2 a model of 640 M. It has {count(base_shapes(XL)):,}, and with 101 classes "
+         f"{counts['Full Fine-tuning']:,}, Table 1's 673.8 M."),
+        (f"LoRA's count is {counts['LoRA-R8']:,} with a pair on the query and one on the value, and with one on "
+         "their stack. Its alpha is not given: alpha = rank here."),
+        ("AdaptFormer's count is the same beside and behind the MLP. Neither its scale is given (0.1 here, as in "
+         "AdaptFormer's paper) nor its place at adaLN's gate, which AdaptFormer's own model does not have (here "
+         "in front of it). The bottleneck of 64 follows from the count."),
+        (f"VPT's {counts['VPT-Deep']:,} has all of the final layer, its adaLN included: without adaLN it would be "
+         f"{counts['VPT-Deep'] - count(_final_adaln()):,}."),
     ]  # fmt: skip
 
 
@@ -126,25 +126,25 @@ def _questions_of_table_4() -> list[str]:
     all_blocks, row_2 = parameters(by_name["1→28"]), parameters(by_name["+Blocks"])
     fourteen = parameters(by_name["28→14"])
     return [
-        said(f'"28→14" of Table 4a, 0.770 M, is the count of 14 blocks ({fourteen:,}); 15 blocks, as its name says,',
-             f"would be {parameters(fifteen):,}."),
-        said("Tables 4a and 4b are 738,496 + 2,304 for each block, cut off: branch factors in those blocks, with all",
-             "biases, affine norms, the class table, and 32 factors of the final layer."),
-        said(f"Row 2 of Table 4c has the FID of 28 blocks (8.19), so their count of {all_blocks:,}. But without the",
-             f"final layer's factors, which row 6 adds, it is {row_2:,}, which is not 0.803 M when cut off."),
-        said("Whether rows 3 to 6 of Table 4c add to row 1 or to row 2 is not said. Here to row 2: the text calls",
-             "rows 3 and 4 no improvement, which holds against row 2 alone."),
-        said('Whether "QKV-Linear" brings the projection\'s factors too is not said. Here it does, as in Algorithm 3,',
-             "since Table 1's count has both."),
+        (f'"28→14" of Table 4a, 0.770 M, is the count of 14 blocks ({fourteen:,}); 15 blocks, as its name says, '
+         f"would be {parameters(fifteen):,}."),
+        ("Tables 4a and 4b are 738,496 + 2,304 for each block, cut off: branch factors in those blocks, with all "
+         "biases, affine norms, the class table, and 32 factors of the final layer."),
+        (f"Row 2 of Table 4c has the FID of 28 blocks (8.19), so their count of {all_blocks:,}. But without the "
+         f"final layer's factors, which row 6 adds, it is {row_2:,}, which is not 0.803 M when cut off."),
+        ("Whether rows 3 to 6 of Table 4c add to row 1 or to row 2 is not said. Here to row 2: the text calls "
+         "rows 3 and 4 no improvement, which holds against row 2 alone."),
+        ('Whether "QKV-Linear" brings the projection\'s factors too is not said. Here it does, as in Algorithm 3, '
+         "since Table 1's count has both."),
     ]  # fmt: skip
 
 
 def _questions_of_section_6(controlnet: ControlNetCounts) -> list[str]:
     return [
-        said(f"Table 5's 11.2 M cannot be: the 13 zero convolutions alone are {controlnet.zero_convolutions:,}, not",
-             f"10.8 M, and the hint's own is {controlnet.hint_zero_convolution:,} more."),
-        said(f"Where its factors are is not said: {controlnet.trainable:,} train with those of DiffFit's sites,",
-             f"{controlnet.trainable_each_layer:,} with one for each output of every layer of the copy."),
+        (f"Table 5's 11.2 M cannot be: the 13 zero convolutions alone are {controlnet.zero_convolutions:,}, not "
+         f"10.8 M, and the hint's own is {controlnet.hint_zero_convolution:,} more."),
+        (f"Where its factors are is not said: {controlnet.trainable:,} train with those of DiffFit's sites, "
+         f"{controlnet.trainable_each_layer:,} with one for each output of every layer of the copy."),
     ]  # fmt: skip
 
 

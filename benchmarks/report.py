@@ -148,11 +148,6 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *rows])
 
 
-def said(*parts: str) -> str:
-    """Joins the parts into one text."""
-    return " ".join(parts)
-
-
 @contextmanager
 def plot(path: Path, columns: int = 1, *, width: float = 5, height: float = 4, **options: Any) -> Iterator[Any]:
     """Yields axes side by side, `width` and `height` inches each, and writes them as a PNG."""

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from benchmarks.finetune_cost.process import Subject
 from benchmarks.finetune_cost.subjects import NAMES, Seconds, Setting
-from benchmarks.report import FOLDER, Measure, Part, Table, facts, said, show, write_json, write_markdown
+from benchmarks.report import FOLDER, Measure, Part, Table, facts, show, write_json, write_markdown
 
 BY_OPERATIONS = 0.68
 """Fraction of full fine-tuning's time by operations alone: a frozen layer needs its output and `grad_x`, but no
@@ -117,15 +117,15 @@ def _parts(setting: Setting, rows: Sequence[Row], measures: Sequence[Measure]) -
         for row in rows
     ]
     head = ("method", "trains", "ms an image", "without the optimizer", "optimizer", "clock", "peak GiB an image")
-    beaten = said(
-        f"By operations alone it would be {BY_OPERATIONS}x. What is below comes from what is not kept for the backward",
-        "pass (normalized activations, GELU's results and inputs of frozen layers are neither written nor read again)",
-        "and from neither gathered gradients nor an optimizer for the frozen weights. Ours, on a CPU, all have",
-        "oneDNN's products; the two of diffusers have PyTorch's choice, which takes twice as long on an AMD EPYC.",
+    beaten = (
+        f"By operations alone it would be {BY_OPERATIONS}x. What is below comes from what is not kept for the backward "
+        "pass (normalized activations, GELU's results and inputs of frozen layers are neither written nor read again) "
+        "and from neither gathered gradients nor an optimizer for the frozen weights. Ours, on a CPU, all have "
+        "oneDNN's products; the two of diffusers have PyTorch's choice, which takes twice as long on an AMD EPYC."
     )
-    where = said(
-        f"{setting.depth} blocks of DiT-XL/2's width on {setting.device}, batches of {setting.batch},",
-        f"threads: {setting.threads}. Medians; on a CPU of the processor's seconds, where the clock is not named.",
+    where = (
+        f"{setting.depth} blocks of DiT-XL/2's width on {setting.device}, batches of {setting.batch}, "
+        f"threads: {setting.threads}. Medians; on a CPU of the processor's seconds, where the clock is not named."
     )
     return [where, Table(head, lines), Table.of_measures(measures), beaten]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.goals import GOALS
-from benchmarks.report import FOLDER, markdown_table, said, write_markdown
+from benchmarks.report import FOLDER, markdown_table, write_markdown
 
 JSON = FOLDER / "gpu.json"
 Result = Mapping[str, Any]
@@ -82,10 +82,10 @@ def _goals(phases: Mapping[str, Result]) -> str:
 
 
 def _ceilings(result: Result) -> str:
-    text = said(
-        f"Ceilings: {_number(result['product_tflops'])} TFLOP/s in a large bf16 product,",
-        f"{_number(result['copy_gigabytes_a_second'])} GB/s in a copy.",
-        f"The products of a forward alone take {_number(result['products_ms_a_forward'])} ms.",
+    text = (
+        f"Ceilings: {_number(result['product_tflops'])} TFLOP/s in a large bf16 product, "
+        f"{_number(result['copy_gigabytes_a_second'])} GB/s in a copy. "
+        f"The products of a forward alone take {_number(result['products_ms_a_forward'])} ms."
     )
     columns = (
         ("product", "name"),
@@ -158,10 +158,10 @@ def _engine(result: Result) -> str:
 
 
 def _start(result: Result) -> str:
-    return said(
-        f"A new engine's first image of {result['steps']} steps: {_number(result['with graphs'])} s with graphs,",
-        f"{_number(result['without'])} s without. Capturing {result['captured']} of",
-        f"{result['batch_sizes']} batch sizes: {_number(result['capturing_seconds'])} s.",
+    return (
+        f"A new engine's first image of {result['steps']} steps: {_number(result['with graphs'])} s with graphs, "
+        f"{_number(result['without'])} s without. Capturing {result['captured']} of "
+        f"{result['batch_sizes']} batch sizes: {_number(result['capturing_seconds'])} s."
     )
 
 

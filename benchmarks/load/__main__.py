@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.load import generator
 from benchmarks.load.generator import Load
 from benchmarks.load.servers import prepared
-from benchmarks.report import Part, Table, facts, said, show, write_json, write_markdown
+from benchmarks.report import Part, Table, facts, show, write_json, write_markdown
 
 TURN_SECONDS = 15.0
 CLIENTS = 8
@@ -100,10 +100,10 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _report(result: dict[str, Any]) -> list[Part]:
     turn = result["seconds"] / result["turns"]
-    text = said(
-        f"{result['clients']} clients ask one API process for a generation's state, nine times in ten, or change a",
-        f"domain of their own; in turns of {turn:.0f} seconds they ask a bare FastAPI route of one query on the same",
-        f"PostgreSQL. Each got {result['seconds']:.0f} seconds. Clients, servers and PostgreSQL share all cores.",
+    text = (
+        f"{result['clients']} clients ask one API process for a generation's state, nine times in ten, or change a "
+        f"domain of their own; in turns of {turn:.0f} seconds they ask a bare FastAPI route of one query on the same "
+        f"PostgreSQL. Each got {result['seconds']:.0f} seconds. Clients, servers and PostgreSQL share all cores."
     )
     return [text, Table(HEAD, _rows(result))]
 

@@ -25,7 +25,7 @@ from benchmarks.paper.domains import Domain
 from benchmarks.paper.record import Record
 from benchmarks.paper.settings import judges_of, loaded_base, parsed, parser_of
 from benchmarks.paper.systems import TABLES, System
-from benchmarks.report import markdown_table, said, write_markdown
+from benchmarks.report import markdown_table, write_markdown
 
 Cell = dict[str, Any]
 FULL = TABLES["1"][0].name
@@ -67,13 +67,13 @@ class Comparison:
     def _write(self, record: Record, budget: Budget, wanted: int) -> None:
         header, cells = record.write(), record.rows
         done = sum(cell["system"] != "the base" for cell in cells)
-        text = said(
-            f"{budget.steps} steps of {budget.batch_size}, then {budget.pictures} pictures of {budget.sampling_steps}",
-            f"steps with guidance {budget.guidance_scale}, for every cell; {done} of {max(done, wanted)} cells are",
-            "done. Scores are distances to images of the domain that no fine-tune has seen: means over the seeds, ±",
-            "their standard deviation where there are several. All systems of a seed see the same images, timesteps",
-            "and noise: chance is less between them than between seeds. A feature distance is no FID, and does not",
-            "compare with the paper's.",
+        text = (
+            f"{budget.steps} steps of {budget.batch_size}, then {budget.pictures} pictures of {budget.sampling_steps} "
+            f"steps with guidance {budget.guidance_scale}, for every cell; {done} of {max(done, wanted)} cells are "
+            "done. Scores are distances to images of the domain that no fine-tune has seen: means over the seeds, ± "
+            "their standard deviation where there are several. All systems of a seed see the same images, timesteps "
+            "and noise: chance is less between them than between seeds. A feature distance is no FID, and does not "
+            "compare with the paper's."
         )
         names = list(dict.fromkeys(cell["domain"] for cell in cells))
         yardsticks = [name for name in ("feature distance", "FID") if any(name in cell for cell in cells)]

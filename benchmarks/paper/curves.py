@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.record import Record
 from benchmarks.paper.settings import parser_of
-from benchmarks.report import markdown_table, plot, said, write_markdown
+from benchmarks.report import markdown_table, plot, write_markdown
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.trainer import Trainer
 
@@ -70,9 +70,9 @@ class Figure:
 
     def write(self, record: Record, options: argparse.Namespace) -> None:
         header, points, path = record.write(), record.rows, record.path
-        text = said(
-            f"Steps of {options.batch_size} images. At each point {options.pictures} pictures, of",
-            f"{options.sampling_steps} steps with guidance {options.guidance_scale}, by the moving average.",
+        text = (
+            f"Steps of {options.batch_size} images. At each point {options.pictures} pictures, of "
+            f"{options.sampling_steps} steps with guidance {options.guidance_scale}, by the moving average."
         )
         if len({point["seed"] for point in points}) > 1:
             text += " Means over the seeds, ± their standard deviation."

@@ -15,7 +15,6 @@ from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.settings import judges_of, loaded_base, parsed
 from benchmarks.paper.systems import TABLE_1, System
-from benchmarks.report import said
 from core.artifact.sites import trainable_shapes
 from core.artifact.training import TrainingSettings
 from core.ml.tuning.latents import concatenate, encode_images
@@ -28,10 +27,10 @@ METHODS = ("Full Fine-tuning", "Adapt-Parallel", "BitFit", "VPT-Deep", "DiffFit"
 FIGURE = Figure(
     name="figure6",
     title="Figure 6: distance to a domain over training",
-    text=said(
-        "Fine-tunes of the bundled base with the rates of the paper's Table 1, stopped at some steps.",
-        "The distance is the feature distance to drawings of the domain that no fine-tune has seen: no",
-        "FID, and not to be compared with the paper's.",
+    text=(
+        "Fine-tunes of the bundled base with the rates of the paper's Table 1, stopped at some steps. "
+        "The distance is the feature distance to drawings of the domain that no fine-tune has seen: no "
+        "FID, and not to be compared with the paper's."
     ),
     scores=("feature distance",),
     panel=lambda point: str(point["domain"]),

@@ -19,7 +19,6 @@ from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
 from benchmarks.paper.settings import judges_of, loaded_base, parsed
-from benchmarks.report import said
 from core.artifact.sites import PRESETS, trainable_shapes
 from core.artifact.training import PRETRAINING_RATE, TrainingSettings
 from core.ml.evaluation.drawings import is_held_out, to_bytes
@@ -37,9 +36,9 @@ LINES = {"with the trick": 0.5, "without": 1.0}
 FIGURE = Figure(
     name="highres",
     title="Figure 5: twice the resolution, with and without the positional encoding trick",
-    text=said(
-        "DiffFit takes the bundled base from 64 to 128 pixels on its own training drawings; the class table is frozen.",
-        "Losses are of drawings that it has not seen; distances are feature distances of pictures to those, no FID.",
+    text=(
+        "DiffFit takes the bundled base from 64 to 128 pixels on its own training drawings; the class table is frozen. "
+        "Losses are of drawings that it has not seen; distances are feature distances of pictures to those, no FID."
     ),
     scores=("held-out loss", "feature distance"),
     panel=lambda point: str(point["classes"]),

@@ -18,7 +18,6 @@ from rich.progress import track
 
 from benchmarks import report
 from benchmarks.paper.recovery import Activation, Recovery, Setting, recover
-from benchmarks.report import said
 
 ETAS = (0.001, 0.01, 0.1)
 NONLINEAR: tuple[Activation, ...] = ("relu", "tanh", "sigmoid")
@@ -110,10 +109,10 @@ def verdict(orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> list[str]:
     tightest = max(cell.largest_ratio for cell in orthogonal)
     runs = sum(cell.runs for cell in parallel)
     return [
-        said(f"Orthogonal rows: the bound held in {held:,} of {all_runs:,} runs; the largest error was {tightest:.2f}",
-             "of it."),
-        said(f"Nearly parallel rows: the bound failed in {failed:,} of {runs:,} runs. With the least eigenvalue of",
-             f"A^T A / m in the place of V_min / 2 it held in {corrected:,}."),
+        (f"Orthogonal rows: the bound held in {held:,} of {all_runs:,} runs; the largest error was {tightest:.2f} "
+         "of it."),
+        (f"Nearly parallel rows: the bound failed in {failed:,} of {runs:,} runs. With the least eigenvalue of "
+         f"A^T A / m in the place of V_min / 2 it held in {corrected:,}."),
         *_first_failures(parallel),
     ]  # fmt: skip
 
@@ -128,9 +127,9 @@ def _first_failures(parallel: Sequence[Cell]) -> Iterator[str]:
             continue
         worst = max(cells, key=lambda cell: cell.ratio)
         first, spread = max(_spread(cell) for cell in failing), _spread(worst)
-        yield said(
-            f"{activation}: first failures at a spread of {first:g}; at worst, D = {worst.setting.dimension} and a",
-            f"spread of {spread:g}, the median error is {worst.ratio:.2g} times the bound.",
+        yield (
+            f"{activation}: first failures at a spread of {first:g}; at worst, D = {worst.setting.dimension} and a "
+            f"spread of {spread:g}, the median error is {worst.ratio:.2g} times the bound."
         )
 
 
@@ -152,20 +151,20 @@ def _cell(setting: Setting, eta: float, runs: Sequence[Recovery]) -> Cell:
 
 def _text(orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> list[str]:
     return [
-        said("Section 9 of DiffFit (arXiv 2304.06648) says that least squares recovers the factors g* with a relative",
-             "error below 4 sqrt(2) eta / sqrt(V_min) when m is of the order of D^2 log D. Its Lemma 5 takes the",
-             "columns of A = f(E W^T + b) for independent without saying so: they are when W's rows are orthogonal.",
-             "Rows that are nearly parallel are the counterexample: the least eigenvalue of A^T A / m falls far below",
-             "V_min / 2, the least that Lemma 7 allows."),
+        ("Section 9 of DiffFit (arXiv 2304.06648) says that least squares recovers the factors g* with a relative "
+         "error below 4 sqrt(2) eta / sqrt(V_min) when m is of the order of D^2 log D. Its Lemma 5 takes the "
+         "columns of A = f(E W^T + b) for independent without saying so: they are when W's rows are orthogonal. "
+         "Rows that are nearly parallel are the counterexample: the least eigenvalue of A^T A / m falls far below "
+         "V_min / 2, the least that Lemma 7 allows."),
         "\n".join(f"- {sentence}" for sentence in verdict(orthogonal, parallel)),
         "![error against bound](theorem2.png)",
-        said("Each run has its own W, b, g*, E and noise. Noise is normal with standard deviation s, whose",
-             "sub-Gaussian norm by the paper's definition is eta = sqrt(2/pi) s. Every cell is in theorem2.json."),
+        ("Each run has its own W, b, g*, E and noise. Noise is normal with standard deviation s, whose "
+         "sub-Gaussian norm by the paper's definition is eta = sqrt(2/pi) s. Every cell is in theorem2.json."),
         "## Orthogonal rows",
         _orthogonal_table(orthogonal),
         "## Nearly parallel rows",
-        said("Each row of W is one unit vector that all share and `spread` times one of its own, scaled to length 1.",
-             "m = D^2 log D. Runs of all three eta in which the bound held, by spread:"),
+        ("Each row of W is one unit vector that all share and `spread` times one of its own, scaled to length 1. "
+         "m = D^2 log D. Runs of all three eta in which the bound held, by spread:"),
         _parallel_table(parallel, lambda cells: f"{_share(cells, 'holds')}"),
         "Median error in units of the bound, at eta = 0.01:",
         _parallel_table(parallel, lambda cells: f"{cells[1].ratio:.2g}"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.load import generator, servers
 from benchmarks.load.generator import Load
-from benchmarks.report import Part, Table, facts, said, show, write_json, write_markdown
+from benchmarks.report import Part, Table, facts, show, write_json, write_markdown
 from benchmarks.retention import rows
 from benchmarks.retention.queries import measure
 from core.service.db.session import Database
@@ -203,12 +203,12 @@ def _query_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _report(result: dict[str, Any]) -> list[Part]:
-    text = said(
-        f"A tenant has {result['generations']:,} old generations with their images, and a tenth as many previews,",
-        "deliveries and entries of the audit log. In turns of 10 seconds retention sweeps without a pause, which a",
-        f"worker does for one second in six, or rests. Meanwhile {CLIENTS} clients read generations and lists of them,",
-        "and change domains. All processes share the cores. Locks last from the statement that takes a transaction's",
-        "first one to the end of its commit.",
+    text = (
+        f"A tenant has {result['generations']:,} old generations with their images, and a tenth as many previews, "
+        "deliveries and entries of the audit log. In turns of 10 seconds retention sweeps without a pause, which a "
+        f"worker does for one second in six, or rests. Meanwhile {CLIENTS} clients read generations and lists of them, "
+        "and change domains. All processes share the cores. Locks last from the statement that takes a transaction's "
+        "first one to the end of its commit."
     )
     queries = Table(("query", "time", "tables read whole"), _query_rows(result))
     title = "The queries that meet these tables, on all of the rows:"
