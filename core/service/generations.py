@@ -4,11 +4,10 @@ import datetime
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy import select
+from sqlalchemy.orm import Session, selectinload
 
 from core.artifact.base import BaseDescription
 from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, QueueFull, UnknownClass
@@ -16,6 +15,7 @@ from core.artifact.jobs import ENDED
 from core.artifact.sampling import SamplingSettings
 from core.service import adapters, audit, discards, domains, fleet, jobs, metering, quotas
 from core.service.db.base import new_id
+from core.service.db.lookup import find, require
 from core.service.db.models import Adapter, Domain, Generation, GenerationImage, GenerationPreview
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
@@ -110,16 +110,15 @@ def create(
 
 def get(session: Session, id: str) -> Generation:
     """Raises NotFound."""
-    generation = _find(session, id)
-    if generation is None:
-        raise NotFound("generation", id)
-    return generation
+    return require(session, Generation, "generation", id)
 
 
 def page(session: Session, domain_id: str, request: PageRequest) -> Page[Generation]:
     """Returns a page of a domain's generations, newest first. Raises NotFound, InvalidCursor."""
     domains.get(session, domain_id)
-    return fetch_page(session, select(Generation).where(Generation.domain_id == domain_id), Generation.id, request)
+    statement = select(Generation).where(Generation.domain_id == domain_id)
+    at_once = (selectinload(Generation.images), selectinload(Generation.previews))
+    return fetch_page(session, statement.options(*at_once), Generation.id, request)
 
 
 def image(session: Session, id: str, index: int) -> GenerationImage:
@@ -218,21 +217,9 @@ def add_preview(session: Session, claim: Claim, index: int, step: int, stored: S
     return True
 
 
-def _find(session: Session, id: str) -> Generation | None:
-    return session.execute(_by_id(), {"wanted": id}).scalar_one_or_none()
-
-
-@cache
-def _by_id() -> Select[Generation]:
-    """Builds the statement once: clients that wait poll it, and building it takes as long as running it. Images and
-    previews load on access: a waiting generation has none."""
-    later = (lazyload(Generation.images), lazyload(Generation.previews))
-    return select(Generation).where(Generation.id == bindparam("wanted")).options(*later)
-
-
 def _check_expired(session: Session, id: str) -> None:
     """Raises ImageExpired for a generation whose images were removed."""
-    generation = _find(session, id)
+    generation = find(session, Generation, id)
     if generation is not None and generation.expired_at is not None:
         raise ImageExpired(id, generation.expired_at)
 

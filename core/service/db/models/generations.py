@@ -37,12 +37,8 @@ class Generation(JobColumns, Base):
     timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     expired_at: Mapped[datetime.datetime | None]
     """When retention removed its images and previews."""
-    images: Mapped[list["GenerationImage"]] = relationship(
-        order_by="GenerationImage.index", passive_deletes=True, lazy="selectin"
-    )
-    previews: Mapped[list["GenerationPreview"]] = relationship(
-        order_by="GenerationPreview.step", passive_deletes=True, lazy="selectin"
-    )
+    images: Mapped[list["GenerationImage"]] = relationship(order_by="GenerationImage.index", passive_deletes=True)
+    previews: Mapped[list["GenerationPreview"]] = relationship(order_by="GenerationPreview.step", passive_deletes=True)
 
 
 class GenerationImage(TenantOwned, Base):
