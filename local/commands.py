@@ -9,6 +9,7 @@ import typer
 
 from core.artifact.sampling import SamplerName, TimestepSpacing
 from core.artifact.sites import Method
+from difffit.cli.arguments import BatchSizeOption, ImageSizeOption, LearningRateOption, SeedOption, StepsOption
 from difffit.cli.base import State, command
 from difffit.cli.views import record
 from difffit.errors import DiffFitError, NotConfigured
@@ -30,9 +31,7 @@ def train(
         Path,
         typer.Argument(metavar="IMAGES", exists=True, help="Folder with one folder of images per class, or a zip."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Adapter file to write.")] = Path(
-        "adapter.safetensors"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Adapter to write.")] = Path("adapter.safetensors"),
     base: BaseOption = None,
     method: Annotated[Method | None, typer.Option(help="Training method.")] = None,
     preset: Annotated[str | None, typer.Option(help="Places that DiffFit trains: `paper` or `literal`.")] = None,
@@ -42,19 +41,15 @@ def train(
             metavar="NAME=VALUE", help="Setting of the method, such as `rank=16` or `first_block=15`. Repeatable."
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Constant.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Image side in pixels: the base's size, or twice that.")
-    ] = None,
+    steps: StepsOption = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
+    seed: SeedOption = None,
+    image_size: ImageSizeOption = None,
     keep_classes: Annotated[
         bool,
         typer.Option("--keep-classes", help="Freeze the base's class table. Class names must be known to the base."),
     ] = False,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The same data, settings and seed give the same file.")
-    ] = None,
     device: DeviceOption = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
     samples_every: Annotated[int, typer.Option(min=1, help="Steps between sample images.")] = 100,

@@ -13,6 +13,15 @@ JobStatusOption = Annotated[
     Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
     typer.Option("--status", help="List only this status."),
 ]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps.")]
+BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per step.")]
+LearningRateOption = Annotated[float | None, typer.Option("--learning-rate", help="Constant over all steps.")]
+ImageSizeOption = Annotated[
+    int | None, typer.Option("--image-size", help="Image side in pixels: the base's size, or twice that.")
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", min=0, help="The same data, settings and seed give the same adapter.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job has ended.")]
 

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from difffit.cli.arguments import DomainArgument, JobStatusOption, LimitOption, domain_id
+from difffit.cli.arguments import (
+    BatchSizeOption,
+    DomainArgument,
+    ImageSizeOption,
+    JobStatusOption,
+    LearningRateOption,
+    LimitOption,
+    SeedOption,
+    StepsOption,
+    domain_id,
+)
 from difffit.cli.base import State, command
 from difffit.cli.views import record, steps_bar, table
 from difffit.requests import FinetuneSettings, Method, Preset
@@ -30,13 +40,11 @@ def start(
     dataset: Annotated[str | None, typer.Option(help="Id of the data set. The newest ready one by default.")] = None,
     method: Annotated[Method | None, typer.Option(help="Training method.")] = None,
     preset: Annotated[Preset | None, typer.Option(help="Places where DiffFit adds scale factors and norms.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Learning rate, constant over all steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same data, settings and seed give the same adapter.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Image side in pixels: the base's size, or twice that.")
-    ] = None,
+    steps: StepsOption = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
+    seed: SeedOption = None,
+    image_size: ImageSizeOption = None,
     auto_promote: Annotated[bool | None, typer.Option(help="Make the new version active at once.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only the estimated cost.")] = False,
     watch: Annotated[
