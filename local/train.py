@@ -23,6 +23,7 @@ from core.ml.tuning.plan import ABOUT_DEFAULTS, Checkpoint, Encoding, FinetunePl
 from core.service.config import Settings, get_settings
 from core.service.datasets import archive
 from core.service.datasets import service as datasets
+from core.service.datasets.report import Report
 from core.service.finetunes.service import FinetuneRequest
 from difffit.archives import left_out_note, open_archive
 from difffit.cli.base import State
@@ -95,7 +96,7 @@ class Run:
         own = {name: asked.pop(name) for name in ("method", "preset") if name in asked}
         return FinetuneRequest(dataset_id="", training=replace(DEFAULT_TRAINING, **asked), **own)
 
-    def _plan(self, request: FinetuneRequest, report: archive.Report, base: LoadedBase) -> FinetunePlan:
+    def _plan(self, request: FinetuneRequest, report: Report, base: LoadedBase) -> FinetunePlan:
         try:
             sites = _sites(request, self.site)
             trainable_shapes(base.description.config, request.method, sites, len(report.class_names))

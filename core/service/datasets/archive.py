@@ -3,15 +3,15 @@ extracted."""
 
 import hashlib
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any
 
 from core.artifact.errors import Cancelled, CoreError
 from core.service.datasets.images import SIGNATURE_BYTES, Refused, check_signature, read_image
-from core.service.datasets.layout import Candidate, Layout, Warned, arrange, entry_path
+from core.service.datasets.layout import Candidate, Layout, arrange, entry_path
+from core.service.datasets.report import Member, Remark, Report
 from core.service.errors import ArchiveInvalid
 
 if TYPE_CHECKING:
@@ -42,79 +42,23 @@ class Limits:
     """Max pixels of all images of a zip together."""
 
 
-@dataclass(frozen=True)
-class Member:
-    """An accepted image: its path in the zip, its class, and the SHA-256 of its bytes."""
-
-    file: str
-    class_id: int
-    sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"file": self.file, "class_id": self.class_id, "sha256": self.sha256}
-
-
-@dataclass
-class Rejected:
-    """A file that was not used, and why."""
-
-    file: str
-    code: str
-    detail: str
-
-    def to_json(self) -> dict[str, str]:
-        return {"file": self.file, "code": self.code, "detail": self.detail}
-
-
-@dataclass
-class Report:
-    class_names: list[str]
-    members: list[Member] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    digest: str = ""
-    ignored: int = 0
-    """Files that are not meant as images."""
-    warnings: list[Warned] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the report as it is stored and answered."""
-        return {
-            "accepted": len(self.members),
-            "ignored": self.ignored,
-            "rejected": [entry.to_json() for entry in self.rejected],
-            "warnings": [entry.to_json() for entry in self.warnings],
-        }
-
-    def classes_json(self) -> list[dict[str, Any]]:
-        counts = Counter(member.class_id for member in self.members)
-        return [{"id": id, "name": name, "images": counts[id]} for id, name in enumerate(self.class_names)]
-
-
 def inspect(file: IO[bytes], limits: Limits) -> None:
     """Checks what a zip's index shows, without inflating anything. Raises ArchiveInvalid."""
     with _open(file, limits) as archive:
         candidates = _arrange(archive, limits).candidates
-    if (
-        sum(candidate.info.file_size for candidate in candidates) > limits.inflated_bytes
-    ):  # a declared size above the limit is believed
+    # A declared size above the limit is believed.
+    if sum(candidate.info.file_size for candidate in candidates) > limits.inflated_bytes:
         raise _too_large(limits.inflated_bytes)
     names = {candidate.class_name for candidate in candidates if candidate.problem is None}
     if len(names) > limits.classes:
         detail = f"The zip has {len(names)} classes; at most {limits.classes} are allowed. Use fewer class folders."
         raise ArchiveInvalid("too_many_classes", detail)
-    rejected = [
-        Rejected(candidate.path, candidate.problem.code, candidate.problem.detail)
-        for candidate in candidates
-        if candidate.problem
-    ]
+    rejected = [_rejected(candidate, candidate.problem) for candidate in candidates if candidate.problem]
     if len(candidates) - len(rejected) < MINIMUM_IMAGES:
         _check_reason(len(candidates) - len(rejected), rejected)
         if not names:
-            deep = (
-                " Its images are in nested folders."
-                if any(candidate.file.count("/") > 1 for candidate in rejected)
-                else ""
-            )
+            is_deep = any(candidate.path.count("/") > 1 for candidate in candidates)
+            deep = " Its images are in nested folders." if is_deep else ""
             detail = (
                 f"The zip has no class folders.{deep} Put the images of each class into a folder named after the class."
             )
@@ -141,14 +85,15 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
             "too_few_images",
             f"Only {len(good)} images are usable; at least {MINIMUM_IMAGES} are needed. See the report for the "
             "rejected files.",
-            rejected=[entry.to_json() for entry in rejected],
+            rejected=[asdict(remark) for remark in rejected],
         )
     class_names = sorted({name for _, name, _ in good})
     ids = {name: id for id, name in enumerate(class_names)}
     members = [Member(path, ids[name], sha256) for path, name, sha256 in good]
     content = sorted((name, sha256) for _, name, sha256 in good)
     digest = hashlib.sha256("\n".join(f"{name}\0{sha256}" for name, sha256 in content).encode()).hexdigest()
-    return Report(class_names, members, rejected, digest, layout.ignored, layout.warnings + _shared(members))
+    warnings = layout.warnings + _shared(members)
+    return Report(class_names, members, rejected, digest, ignored=layout.ignored, warnings=warnings)
 
 
 def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, "Image.Image"]]:
@@ -175,16 +120,20 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
             yield member["class_id"], image
 
 
-def _check_reason(good: int, rejected: list[Rejected]) -> None:
+def _check_reason(good: int, rejected: list[Remark]) -> None:
     """Raises ArchiveInvalid if the zip's structure is the reason for too few images."""
     blamed = [entry for entry in rejected if entry.code in _REASONS]
     if blamed and good + len(blamed) >= MINIMUM_IMAGES:
         more = f" ({len(blamed)} files were rejected for this reason.)" if len(blamed) > 1 else ""
         detail = f"{blamed[0].file}: {blamed[0].detail}{more}"
-        raise ArchiveInvalid(blamed[0].code, detail, rejected=[entry.to_json() for entry in rejected])
+        raise ArchiveInvalid(blamed[0].code, detail, rejected=[asdict(remark) for remark in rejected])
 
 
-def _shared(members: list[Member]) -> list[Warned]:
+def _rejected(candidate: Candidate, refused: Refused) -> Remark:
+    return Remark(candidate.path[:500], refused.code, refused.detail)
+
+
+def _shared(members: list[Member]) -> list[Remark]:
     """Warns about images that occur in several classes."""
     classes: dict[str, set[int]] = {}
     for member in members:
@@ -194,7 +143,7 @@ def _shared(members: list[Member]) -> list[Warned]:
         return []
     count = sum(len(ids) > 1 for ids in classes.values())
     detail = f"{count} images occur in several classes, and each class is trained on them. This is the first."
-    return [Warned("in_several_classes", detail, first.file[:500])]
+    return [Remark(first.file[:500], "in_several_classes", detail)]
 
 
 class _Guarded:
@@ -264,16 +213,12 @@ class _Budget:
 
     def __init__(self, packed: int, limits: Limits) -> None:
         # Images are compressed already: a file that inflates to many times its size is no image.
-        self._bytes = self._bytes_left = min(limits.inflated_bytes, max(_ALWAYS_BYTES, packed * _MOST_INFLATION))
+        self._bytes = self.bytes_left = min(limits.inflated_bytes, max(_ALWAYS_BYTES, packed * _MOST_INFLATION))
         self._pixels = self._pixels_left = min(limits.all_pixels, max(_ALWAYS_PIXELS, packed * _PIXELS_PER_BYTE))
 
-    @property
-    def bytes_left(self) -> int:
-        return self._bytes_left
-
     def inflate(self, size: int) -> None:
-        self._bytes_left -= size
-        if self._bytes_left < 0:
+        self.bytes_left -= size
+        if self.bytes_left < 0:
             raise _too_large(self._bytes)
 
     def decode(self, pixels: int) -> None:
@@ -285,10 +230,10 @@ class _Budget:
 
 def _read_all(
     archive: zipfile.ZipFile, candidates: list[Candidate], limits: Limits, is_wanted: Callable[[], bool]
-) -> tuple[list[tuple[str, str, str]], list[Rejected]]:
+) -> tuple[list[tuple[str, str, str]], list[Remark]]:
     """Returns (path, class name, SHA-256) for each usable image, and the refused files."""
     good: list[tuple[str, str, str]] = []
-    rejected: list[Rejected] = []
+    rejected: list[Remark] = []
     seen: dict[tuple[str, str], str] = {}
     budget = _Budget(sum(info.compress_size for info in archive.infolist()), limits)
     for candidate in candidates:
@@ -306,7 +251,7 @@ def _read_all(
                 raise Refused("duplicate", f"It is a copy of {first}.")
             read_image(data, limits.pixels, budget.decode)
         except Refused as refused:
-            rejected.append(Rejected(candidate.path[:500], refused.code, refused.detail))
+            rejected.append(_rejected(candidate, refused))
         else:
             seen[candidate.class_name, sha256] = candidate.path
             good.append((candidate.path, candidate.class_name, sha256))

@@ -8,10 +8,10 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from core.artifact.manifest import is_text
 from core.service.datasets.images import Refused
+from core.service.datasets.report import Remark
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 LABEL_SUFFIXES = {".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".parquet"}
@@ -22,18 +22,6 @@ _NAME_LENGTH = 100
 _UTF8_FLAG, _ENCRYPTED_FLAG = 0x800, 0x1
 _COMPRESSIONS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 _AES = 99
-
-
-@dataclass(frozen=True)
-class Warned:
-    """Something about a zip that its sender may not have meant, and that refuses nothing."""
-
-    code: str
-    detail: str
-    file: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {"file": self.file, "code": self.code, "detail": self.detail}
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,7 @@ class Layout:
     """In the zip's order."""
     ignored: int
     """Files that are not images: notes, labels, and files of operating systems."""
-    warnings: list[Warned]
+    warnings: list[Remark]
 
 
 def entry_path(info: zipfile.ZipInfo) -> str:
@@ -161,20 +149,20 @@ def _class_name(folder: str) -> str:
     return name
 
 
-def _warnings(ignored: Sequence[str], kept: Iterable[str], splits: Sequence[str]) -> list[Warned]:
-    warnings: list[Warned] = []
+def _warnings(ignored: Sequence[str], kept: Iterable[str], splits: Sequence[str]) -> list[Remark]:
+    warnings: list[Remark] = []
     if splits:
         detail = f"The folders {', '.join(splits)} were merged: the folders inside them are the classes."
-        warnings.append(Warned("splits_joined", detail))
+        warnings.append(Remark(None, "splits_joined", detail))
     visible = [path for path in ignored if not any(part.startswith((".", "__")) for part in path.split("/"))]
     labels = [path for path in visible if PurePosixPath(path).suffix.lower() in LABEL_SUFFIXES]
     if labels:
         detail = "It is ignored. Class names come from folders: put the images of each class into a folder of its name."
-        warnings.append(Warned("labels_not_read", detail, labels[0][:500]))
+        warnings.append(Remark(labels[0][:500], "labels_not_read", detail))
     stems = {str(PurePosixPath(path).with_suffix("")) for path in kept if PurePosixPath(path).name}
     notes = [path for path in visible if PurePosixPath(path).suffix.lower() in {".txt", ".caption"}]
     captions = [path for path in notes if str(PurePosixPath(path).with_suffix("")) in stems]
     if captions:
         detail = f"{len(captions)} caption files are ignored: training uses only the classes."
-        warnings.append(Warned("captions_not_read", detail, captions[0][:500]))
+        warnings.append(Remark(captions[0][:500], "captions_not_read", detail))
     return warnings

@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from core.artifact.errors import CoreError
 from core.service import jobs
-from core.service.datasets.archive import Limits, Report, validate
+from core.service.datasets.archive import Limits, validate
 from core.service.datasets.digesting import DigestingFile
+from core.service.datasets.report import Report
 from core.service.datasets.service import example_key
 from core.service.db.models import Dataset
 from core.service.errors import ArchiveInvalid

@@ -9,8 +9,9 @@ import pytest
 
 from core.artifact.manifest import is_text
 from core.service.datasets import archive
-from core.service.datasets.archive import Report, inspect, read_images, validate
+from core.service.datasets.archive import inspect, read_images, validate
 from core.service.datasets.layout import arrange
+from core.service.datasets.report import Report
 from core.service.errors import ArchiveInvalid
 from tests.core.service.zips import GOOD, LIMITS, picture, zipped
 
