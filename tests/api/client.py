@@ -219,10 +219,10 @@ def start_finetunes(services: Services) -> list[Claim]:
         with services.database.session() as session:
             row = session.get_one(Finetune, claim.id)
             finetunes.record_start(session, row, 0.5, 1234, 0)
-            finetunes.record_progress(session, row, 5, 0.4, 0.2, 1.5)
+            finetunes.record_progress(session, row, 5, loss=0.4, gradient_norm=0.2, seconds=1.5)
             stored = services.store.put(f"tenants/{row.tenant_id}/samples/{row.id}.png", png(9))
             jobs.report(session, row, "sample", {"step": 5, "key": stored.key})
-            finetunes.record_progress(session, row, 10, 0.3, 0.1, 1.5)
+            finetunes.record_progress(session, row, 10, loss=0.3, gradient_norm=0.1, seconds=1.5)
     return started
 
 

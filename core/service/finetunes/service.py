@@ -21,7 +21,7 @@ from core.service.config import Settings
 from core.service.datasets import service as datasets
 from core.service.db.base import new_id
 from core.service.db.lookup import require
-from core.service.db.models import Dataset, Finetune, FinetuneEvent, Worker
+from core.service.db.models import Dataset, Finetune, FinetuneEvent
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
 from core.service.errors import DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed
@@ -115,11 +115,7 @@ def dry_run(session: Session, settings: Settings, domain_id: str, request: Finet
 
 
 def estimate(
-    session: Session,
-    domain_id: str,
-    request: FinetuneRequest,
-    base: BaseDescription,
-    memory_bytes: int | None = None,
+    session: Session, domain_id: str, request: FinetuneRequest, base: BaseDescription, memory_bytes: int | None = None
 ) -> Estimate:
     """Estimates a fine-tune's cost. `memory_bytes` is the workers' limit for a step, if one is set; `images_at_once` is
     0 when not even one image fits. Raises NotFound, DatasetNotReady, MethodNotServed."""
@@ -133,7 +129,8 @@ def estimate(
     tokens = batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
     rate = repository.seconds_per_image(session, request.method, request.image_size, base.digest)
     seconds = None if rate is None else rate * seen
-    device = "cuda" if any(worker.device.startswith("cuda") for worker in _holders(session, base)) else "cpu"
+    holders = [worker for worker in fleet.workers(session) if worker.base_digest == base.digest]
+    device = "cuda" if any(worker.device.startswith("cuda") for worker in holders) else "cpu"
     footprint = Footprint.of(base.config, request.method, base.scale_of(request.image_size), device)
     at_once = footprint.images_at_once(batch_size, device, memory_bytes)
     return Estimate(
@@ -203,7 +200,7 @@ def record_start(session: Session, row: Finetune, held_out_loss_base: float, par
 
 
 def record_progress(
-    session: Session, row: Finetune, step: int, loss: float, gradient_norm: float, seconds: float
+    session: Session, row: Finetune, step: int, *, loss: float, gradient_norm: float, seconds: float
 ) -> None:
     """Reports progress of a fine-tune. `seconds` is the device time since the last event."""
     taken = step - row.step
@@ -276,11 +273,6 @@ def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredOb
     finetune.eta_seconds = 0.0
     jobs.finish(session, finetune, "succeeded", adapter_id=adapter.id)
     return True
-
-
-def _holders(session: Session, base: BaseDescription) -> list[Worker]:
-    """Returns the live workers that hold the base."""
-    return [worker for worker in fleet.workers(session) if worker.base_digest == base.digest]
 
 
 def _require_served(method: Method) -> None:

@@ -32,7 +32,14 @@ class Kind:
 
 
 KINDS: dict[type[Any], Kind] = {
-    Dataset: Kind("datasets", "datasets.validate", "validating", "validating", "ready", "rejected"),
+    Dataset: Kind(
+        "datasets",
+        "datasets.validate",
+        waiting="validating",
+        running="validating",
+        succeeded="ready",
+        failed="rejected",
+    ),
     Finetune: Kind("finetune", "finetune.run"),
     Generation: Kind("generate", "generate.run"),
 }

@@ -106,7 +106,16 @@ def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
     row.attempt += 1
     row.lease_expires_at = now + _LEASE
     secrets = (webhook.secret, *(previous["secret"] for previous in reversed(living(webhook, now))))
-    return Attempt(row.id, webhook.id, row.attempt, webhook.url, row.body, secrets, row.tenant_id, now)
+    return Attempt(
+        id=row.id,
+        webhook_id=webhook.id,
+        number=row.attempt,
+        url=webhook.url,
+        body=row.body,
+        secrets=secrets,
+        tenant_id=row.tenant_id,
+        claimed_at=now,
+    )
 
 
 def settle(session: Session, attempt: Attempt, outcome: Outcome, *, is_ours: bool = False) -> bool:

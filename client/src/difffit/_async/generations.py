@@ -71,4 +71,11 @@ class AsyncGenerations:
         data = (await self._session.send("GET", path, id=generation.id, index=image.index)).content
         if sha256(data).hexdigest() != image.sha256:
             raise BadDownload(f"image {image.index} of {generation.id}")
-        return Picture(data, image.index, image.seed, image.sha256, generation.class_name, generation.id)
+        return Picture(
+            data,
+            index=image.index,
+            seed=image.seed,
+            sha256=image.sha256,
+            class_name=generation.class_name,
+            generation_id=generation.id,
+        )
