@@ -3,9 +3,19 @@
 import schemathesis
 from schemathesis import Case, HookContext, Response
 from schemathesis.core.failures import Failure, ResponseTimeExceeded
-from schemathesis.openapi.checks import RejectedPositiveData
+from schemathesis.openapi.checks import EnsureResourceAvailability, RejectedPositiveData
 
+from api.idempotency import REPLAYED
 from core.artifact.errors import InvalidRequest
+
+_replayed: set[str] = set()
+"""Ids in replayed responses. Their resources may have been deleted since the first response."""
+
+
+@schemathesis.hook
+def after_call(context: HookContext, case: Case, response: Response) -> None:
+    if REPLAYED.lower() in response.headers:
+        _replayed.add(response.json().get("id"))
 
 
 @schemathesis.hook
@@ -17,4 +27,6 @@ def filter_failure(context: HookContext, failure: Failure, case: Case, response:
         return bool(response.json().get("code") == InvalidRequest.code)
     if isinstance(failure, ResponseTimeExceeded):
         return "prefer" not in {name.lower() for name in case.headers or {}}
+    if isinstance(failure, EnsureResourceAvailability):
+        return _replayed.isdisjoint((case.path_parameters or {}).values())
     return True
