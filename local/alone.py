@@ -20,11 +20,13 @@ def draw_alone(
     base: LoadedBase, artifact: Artifact, class_id: int, sampling: SamplingSettings, seeds: Sequence[int]
 ) -> list[Tensor]:
     """[S, S, 3] 8-bit pixels for each seed. Raises InvalidRequest, DrawingDiverged."""
+    method = artifact.manifest.method
     if sampling.guidance_interval != EVERY_TIMESTEP:
-        method = artifact.manifest.method
         raise InvalidRequest(
             "--guidance-interval", f"adapters of the method '{method}' need guidance at every timestep"
         )
+    if sampling.guidance_adapter_scale != 1:
+        raise InvalidRequest("--guidance-adapter-scale", f"adapters of the method '{method}' have no other scale")
     device = base.dit.positions.device
     tensors = {name: torch.from_numpy(array).to(device) for name, array in artifact.tensors.items()}
     adapter = adapter_of(artifact.manifest.sites, tensors)

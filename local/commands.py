@@ -106,7 +106,11 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="Image k uses seed + k.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance. 1 switches it off and halves the cost.")
+        float | None, typer.Option(help="Guidance. 1 switches it off and halves the cost.")
+    ] = None,
+    guidance_adapter_scale: Annotated[
+        float | None,
+        typer.Option(help="Scale of the adapter to guide against: 1 for the adapter itself, 0 for the base."),
     ] = None,
     guidance_interval: Annotated[
         tuple[int, int] | None, typer.Option(help="Lowest and highest noise level (of 1,000) with guidance.")
@@ -128,6 +132,7 @@ def sample(
     asked = {
         "steps": steps,
         "guidance_scale": guidance_scale,
+        "guidance_adapter_scale": guidance_adapter_scale,
         "guidance_interval": guidance_interval,
         "sampler": sampler,
         "eta": eta,

@@ -92,6 +92,8 @@ class Run:
         """[S, S, 3] 8-bit pixels for each seed."""
         if not seeds:
             return []
+        scale = resident.base.description.scale_of(artifact.manifest.image_size) if artifact else 1
+        self.sampling.check_size(scale)
         if artifact is not None and artifact.manifest.method not in METHODS:
             check_fits(artifact, resident.base.description)
             return draw_alone(resident.base, artifact, id, self.sampling, seeds)
@@ -102,7 +104,7 @@ class Run:
             class_id=id,
             seeds=seeds,
             sampling=self.sampling,
-            scale=resident.base.description.scale_of(artifact.manifest.image_size) if artifact else 1,
+            scale=scale,
         )
         file = self.adapter
         load = (

@@ -41,7 +41,15 @@ class GenerationCreate(Input):
         _DEFAULTS.sampling.guidance_scale,
         ge=0,
         le=MAX_GUIDANCE_SCALE,
-        description="Classifier-free guidance. 1 switches it off and halves the cost.",
+        description="Guidance: how far images move away from what the adapter draws without a class. 1 switches it off "
+        "and halves the cost.",
+    )
+    guidance_adapter_scale: float = Field(
+        _DEFAULTS.sampling.guidance_adapter_scale,
+        ge=0,
+        le=1,
+        description="Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free "
+        "guidance), 0 for the base, values between for a weaker version of the adapter. Costs the same.",
     )
     guidance_interval: tuple[Timestep, Timestep] = Field(
         _DEFAULTS.sampling.guidance_interval,
@@ -136,6 +144,7 @@ class GenerationOut(Output):
     seed: int
     steps: int
     guidance_scale: float
+    guidance_adapter_scale: float
     guidance_interval: tuple[int, int]
     sampler: str
     eta: float

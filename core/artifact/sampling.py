@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, fields
 from itertools import accumulate, repeat
 from typing import Any, Literal, Self, get_args
 
+from core.artifact.errors import InvalidRequest
+
 TIMESTEPS = 1000
 EVERY_TIMESTEP = (0, TIMESTEPS - 1)
 MAX_GUIDANCE_SCALE = 50.0
@@ -11,6 +13,7 @@ SamplerName = Literal["ddim", "ddpm", "dpmpp_2m"]
 """DDIM, ancestral sampling with the learned variance, and DPM-Solver++ of second order, multistep."""
 TimestepSpacing = Literal["trailing", "dit"]
 _ALWAYS_STORED = ("steps", "guidance_scale", "guidance_interval", "sampler", "eta")
+_FLOATS = ("guidance_scale", "guidance_adapter_scale", "eta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,11 @@ class SamplingSettings:
 
     steps: int = 50
     guidance_scale: float = 4.0
-    """Classifier-free guidance; 1 draws without, at half the cost."""
+    """Extrapolation from the unconditional prediction; 1 switches guidance off, at half the cost."""
+    guidance_adapter_scale: float = 1.0
+    """Scale of the adapter in the unconditional prediction. 1 is classifier-free guidance (arXiv 2207.12598), 0 guides
+    against the base (Domain Guidance, arXiv 2504.01521), values between against a weaker version of the adapter
+    (autoguidance, arXiv 2406.02507)."""
     guidance_interval: tuple[int, int] = EVERY_TIMESTEP
     """Lowest and highest timestep that are guided (arXiv 2404.07724); given in any order."""
     sampler: SamplerName = "ddim"
@@ -38,6 +45,8 @@ class SamplingSettings:
             raise ValueError(f"steps must be within 1..{TIMESTEPS}, not {self.steps}")
         if not 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
             raise ValueError(f"guidance_scale must be within 0..{MAX_GUIDANCE_SCALE:g}, not {self.guidance_scale}")
+        if not 0 <= self.guidance_adapter_scale <= 1:
+            raise ValueError(f"guidance_adapter_scale must be within 0..1, not {self.guidance_adapter_scale}")
         if not 0 <= lowest <= highest < TIMESTEPS:
             raise ValueError(f"guidance_interval must be within 0..{TIMESTEPS - 1}, not {lowest}..{highest}")
         if self.sampler not in get_args(SamplerName):
@@ -49,6 +58,12 @@ class SamplingSettings:
         if self.timestep_spacing not in get_args(TimestepSpacing):
             spacings = ", ".join(get_args(TimestepSpacing))
             raise ValueError(f"timestep_spacing must be one of {spacings}, not {self.timestep_spacing}")
+
+    def check_size(self, scale: int) -> None:
+        """Raises InvalidRequest for settings that are not offered for images of `scale` times the base's size."""
+        if scale > 1 and self.guidance_adapter_scale != 1:
+            reason = "must be 1 for images of twice the base's size, where other values have not been measured"
+            raise InvalidRequest("guidance_adapter_scale", reason)
 
     @property
     def timesteps(self) -> list[int]:
@@ -73,5 +88,5 @@ class SamplingSettings:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Raises ValueError or TypeError when the values are no sampling settings."""
-        floats: dict[str, Any] = {name: float(values[name]) for name in ("guidance_scale", "eta") if name in values}
+        floats: dict[str, Any] = {name: float(values[name]) for name in _FLOATS if name in values}
         return cls(**values | floats)

@@ -73,12 +73,13 @@ def create(
     *,
     most_waiting: int,
 ) -> Generation:
-    """Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, QueueFull."""
+    """Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, QueueFull, InvalidRequest."""
     domain = domains.get(session, domain_id)
     waiting = quotas.queued_generations(session)
     if waiting >= most_waiting:
         raise QueueFull(waiting, most_waiting)
     adapter = _adapter(session, domain, request.adapter_id, base)
+    request.sampling.check_size(1 if adapter is None else base.scale_of(adapter.manifest.get("image_size")))
     known = list(base.class_names) if adapter is None else list(adapter.manifest["class_names"])
     class_id = _class_id(request, known)
     deadline = request.deadline_seconds

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from core.artifact.file import decode
 from core.ml.model.checkpoint import load_base
-from difffit import Client, read_settings
+from difffit import Client, errors, read_settings
 from difffit.cli.app import app
 from difffit.requests import GenerationSettings
 from tests.client.conftest import CLASSES, Drawable
@@ -90,11 +90,11 @@ def test_local_sampling_gives_the_servers_images(
     adapter: Path, client: Client, drawable: Drawable, tmp_path: Path
 ) -> None:
     words = ("sample", adapter, "--class", "smiling-face", "-n", 2, "--seed", 3, "--steps", 2, "--sampler", "dpmpp_2m")
-    words += ("--timestep-spacing", "dit")
+    words += ("--timestep-spacing", "dit", "--guidance-adapter-scale", 0.5)
     drawn = run(*words, folder=tmp_path)
-    pictures = client.generate(
-        drawable.id, class_name="smiling-face", count=2, seed=3, steps=2, sampler="dpmpp_2m", timestep_spacing="dit"
-    )
+    settings: GenerationSettings = {"steps": 2, "sampler": "dpmpp_2m", "timestep_spacing": "dit"}
+    settings |= {"guidance_adapter_scale": 0.5}
+    pictures = client.generate(drawable.id, class_name="smiling-face", count=2, seed=3, **settings)
     assert drawn["images"] == ["samples/001-smiling-face-3.png", "samples/001-smiling-face-4.png"]
     assert [(tmp_path / path).read_bytes() for path in drawn["images"]] == [picture.data for picture in pictures]
 
@@ -119,6 +119,11 @@ def test_both_image_sizes_match_the_server_in_one_batch(
     words = ("sample", trained["adapter"], "--class", "smiling-face", "-n", 1, "--seed", 3, "--steps", 4)
     (path,) = run(*words, folder=tmp_path)["images"]
     assert hashlib.sha256((tmp_path / path).read_bytes()).hexdigest() == large.sha256
+    refused = run_here(*words, "--guidance-adapter-scale", 0.5, folder=tmp_path, code=1)
+    with pytest.raises(errors.InvalidRequest) as refusal:
+        client.generations.create(drawable.id, adapter_id=adapter_id, guidance_adapter_scale=0.5, **asked)
+    assert refusal.value.errors[0]["field"] == "guidance_adapter_scale"
+    assert refusal.value.errors[0]["detail"] in refused["detail"]
 
 
 def test_keep_classes_leaves_the_bases_class_table_frozen(adapter: Path, drawings: Path, tmp_path: Path) -> None:

@@ -53,8 +53,10 @@ def test_invalid_sites_are_reported(drawings: Path, tmp_path: Path, words: list[
     assert problem in refused["detail"]
 
 
-def test_guidance_interval_is_rejected_for_methods_outside_the_engine(drawings: Path, tmp_path: Path) -> None:
+def test_guidance_of_the_engine_is_rejected_for_methods_outside_it(drawings: Path, tmp_path: Path) -> None:
     run_here("train", drawings, *STEPS, "--method", "lora", folder=tmp_path)
-    words = ("sample", "adapter.safetensors", "-n", 1, "--steps", 1, "--guidance-interval", 0, 500)
-    refused = run_here(*words, folder=tmp_path, code=1)
+    words = ("sample", "adapter.safetensors", "-n", 1, "--steps", 1)
+    refused = run_here(*words, "--guidance-interval", 0, 500, folder=tmp_path, code=1)
     assert "adapters of the method 'lora' need guidance at every timestep" in refused["detail"]
+    refused = run_here(*words, "--guidance-adapter-scale", 0.5, folder=tmp_path, code=1)
+    assert "adapters of the method 'lora' have no other scale" in refused["detail"]

@@ -15,6 +15,8 @@ from difffit.requests import GenerationSettings, Sampler, TimestepSpacing
 
 _PREVIEWS = 3
 _EARLIER = 12
+_GUIDES = {1.0: "The version itself", 0.75: "Weaker: 75 %", 0.5: "Weaker: 50 %", 0.25: "Weaker: 25 %", 0.0: "The base"}
+"""Scales of the adapter in the unconditional prediction, with their labels."""
 
 
 @ui.page("/domains/{id}/playground")
@@ -47,6 +49,7 @@ class _Playground:
                 self.seed = kit.number("First seed", 1, least=0, most=2**31)
                 self.steps = kit.number("Steps", 50, least=1, most=1000)
                 self.guidance = kit.number("Guidance", 4.0, least=0, most=50, step=0.5)
+                self.guide = kit.choice("Guide against", _GUIDES, 1.0)
             samplers = list(get_args(Sampler))
             self.sampler = kit.choice("Sampler", samplers, "ddim")
             spacings = list(get_args(TimestepSpacing))
@@ -75,6 +78,7 @@ class _Playground:
             "seed": int(self.seed.value or 0),
             "steps": int(self.steps.value or 1),
             "guidance_scale": float(self.guidance.value or 0),
+            "guidance_adapter_scale": self.guide.value,
             "sampler": self.sampler.value,
             "timestep_spacing": self.spacing.value,
         }

@@ -671,6 +671,7 @@ class Generation(BaseModel):
     seed: int
     steps: int
     guidance_scale: float
+    guidance_adapter_scale: float
     guidance_interval: tuple[int, int]
     sampler: str
     eta: float

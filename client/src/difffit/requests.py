@@ -36,7 +36,9 @@ class GenerationSettings(TypedDict):
     steps: NotRequired[int]
     """Sampling steps."""
     guidance_scale: NotRequired[float]
-    """Classifier-free guidance. 1 switches it off and halves the cost."""
+    """Guidance: how far images move away from what the adapter draws without a class. 1 switches it off and halves the cost."""
+    guidance_adapter_scale: NotRequired[float]
+    """Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free guidance), 0 for the base, values between for a weaker version of the adapter. Costs the same."""
     guidance_interval: NotRequired[tuple[int, int]]
     """Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs less and gives more varied images."""
     sampler: NotRequired[Literal["ddim", "ddpm", "dpmpp_2m"]]

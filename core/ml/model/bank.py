@@ -5,7 +5,7 @@ Slots are allocated once and written by index; activation is one copy. Slot 0 is
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,17 @@ class FoldedAdapter:
     """[P]"""
     classes: Tensor
     """[classes + 1, D], the null class last"""
+    scale: float = 1.0
+    """Position on the line from the base (0) to the adapter (1)."""
+
+    def at(self, scale: float) -> "FoldedAdapter | None":
+        """Returns the adapter at another scale, with the same tensors; None is the base."""
+        return replace(self, scale=scale) if scale else None
+
+    @property
+    def key(self) -> tuple[str, float]:
+        """Key of its slot."""
+        return self.digest, self.scale
 
     @property
     def size(self) -> int:
@@ -44,7 +55,7 @@ class AdapterBank:
         self.table[BASE_SLOT] = fold(dit, {})
         self.copies = 0
         self._base_classes = dit.y_embedder.embedding_table.weight.detach()
-        self._resident: OrderedDict[str, int] = OrderedDict()  # least recently used first
+        self._resident: OrderedDict[tuple[str, float], int] = OrderedDict()  # least recently used first
         self._free = list(range(slots, 0, -1))
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         """Stream for folding: on the steps' stream each of an adapter's hundreds of tensors would wait for a step.
@@ -53,7 +64,7 @@ class AdapterBank:
     @property
     def resident(self) -> list[str]:
         """Digests in the device table, least recently used first."""
-        return list(self._resident)
+        return list(dict.fromkeys(digest for digest, _ in self._resident))
 
     def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
         """Combines an adapter's tensors with the base's into vectors, on the device, and brings them to the host."""
@@ -69,23 +80,29 @@ class AdapterBank:
 
         Raises ValueError when one step has more adapters than there are slots.
         """
-        wanted = {adapter.digest: adapter for adapter in adapters if adapter is not None}
+        wanted = {adapter.key: adapter for adapter in adapters if adapter is not None}
         if len(wanted) > self.slots:
             raise ValueError(f"{len(wanted)} adapters in one step, but {self.slots} slots")
-        for digest in wanted:
-            if digest in self._resident:
-                self._resident.move_to_end(digest)
-        for digest, adapter in wanted.items():
-            if digest not in self._resident:
+        for key in wanted:
+            if key in self._resident:
+                self._resident.move_to_end(key)
+        for key, adapter in wanted.items():
+            if key not in self._resident:
                 if not self._free:
                     self._free.append(self._resident.popitem(last=False)[1])
-                self.table[self._free[-1]].copy_(adapter.vectors, non_blocking=True)  # a failed copy costs no slot
-                self._resident[digest] = self._free.pop()
+                self._write(self._free[-1], adapter)  # a failed copy costs no slot
+                self._resident[key] = self._free.pop()
                 self.copies += 1
-        return [BASE_SLOT if adapter is None else self._resident[adapter.digest] for adapter in adapters]
+        return [BASE_SLOT if adapter is None else self._resident[adapter.key] for adapter in adapters]
 
-    def classes(self, adapter: FoldedAdapter | None, class_id: int) -> Tensor:
-        """The embedding of a class and of the null class, [2, D] on the device.
+    def _write(self, slot: int, adapter: FoldedAdapter) -> None:
+        row = self.table[slot].copy_(adapter.vectors, non_blocking=True)
+        if adapter.scale != 1.0:
+            row.copy_(_between(self.table[BASE_SLOT], row, adapter.scale))
+
+    def classes(self, adapter: FoldedAdapter | None, class_id: int, null_scale: float = 1.0) -> Tensor:
+        """Returns the embeddings of a class and of the null class, [2, D] on the device. The null class lies between
+        the base's (at a `null_scale` of 0) and the adapter's.
 
         Raises IndexError when the adapter has no such class.
         """
@@ -93,10 +110,20 @@ class AdapterBank:
         if not 0 <= class_id < len(table) - 1:
             raise IndexError(f"class {class_id} of {len(table) - 1}")
         rows = table[[class_id, len(table) - 1]]
-        return rows if adapter is None else pinned(rows, self.device).to(self.device, non_blocking=True)
+        if adapter is None:
+            return rows
+        rows = pinned(rows, self.device).to(self.device, non_blocking=True)
+        if null_scale != 1.0:
+            rows[1] = _between(self._base_classes[-1], rows[1], null_scale)
+        return rows
 
     def forget(self, digest: str) -> None:
         """Frees the slot of an adapter that was deleted, and overwrites it."""
-        if digest in self._resident:
-            self.table[self._resident[digest]].zero_()
-            self._free.append(self._resident.pop(digest))
+        for key in [key for key in self._resident if key[0] == digest]:
+            self.table[self._resident[key]].zero_()
+            self._free.append(self._resident.pop(key))
+
+
+def _between(base: Tensor, adapted: Tensor, scale: float) -> Tensor:
+    """Returns base + scale (adapted - base), in fp32."""
+    return torch.lerp(base.float(), adapted.float(), scale)

@@ -53,6 +53,8 @@ class Place:
 
     slot: int
     adapter: int
+    guide: int
+    """Slot of the adapter that computes the unconditional row; not used by an image that is not guided."""
     timestep: int
     guidance: float | None
     """None for an image that is not guided."""
@@ -114,6 +116,7 @@ def pack(places: Sequence[Place], size: int) -> NDArray[np.float32]:
     inputs[COEFFICIENTS:, :count] = np.transpose([place.coefficients for place in places])
     inputs[:, count:end] = inputs[:, guided]
     inputs[CLASS, count:end] += 1
+    inputs[ADAPTER, count:end] = [places[index].guide for index in guided]
     inputs[:, end:] = inputs[:, :1]
     inputs[PARTNER] = np.arange(size)
     inputs[GUIDANCE] = 1.0

@@ -27,6 +27,8 @@ class RowState:
     """State of a batch row in flight: its part of the state table, and what the host needs for its next step."""
 
     adapter: FoldedAdapter | None
+    guide: FoldedAdapter | None
+    """Adapter of the unconditional prediction: the same, or weaker."""
     table: StateTable
     slot: int
     coefficients: NDArray[np.float32]
@@ -42,10 +44,10 @@ class RowState:
             self.noise = torch.randn(self.table.shape, generator=self.generator)
         return self.noise
 
-    def place(self, row: Row, adapter: int) -> Place:
-        """Returns the inputs of the row's next step. `adapter` is its adapter's slot."""
+    def place(self, row: Row, adapter: int, guide: int) -> Place:
+        """Returns the inputs of the row's next step. `adapter` and `guide` are slots of the bank."""
         guidance = row.request.sampling.guidance_scale if row.guided else None
-        return Place(self.slot, adapter, row.timestep, guidance, self.coefficients[row.position])
+        return Place(self.slot, adapter, guide, row.timestep, guidance, self.coefficients[row.position])
 
 
 class Runner:
@@ -75,14 +77,16 @@ class Runner:
     @torch.inference_mode()
     def _state(self, row: Row, adapter: FoldedAdapter | None) -> RowState:
         request, table = row.request, self.table(row.request.scale)
-        classes = self.bank.classes(adapter, request.class_id)
+        scale = request.sampling.guidance_adapter_scale
+        guide = None if adapter is None else adapter.at(scale)
+        classes = self.bank.classes(adapter, request.class_id, scale)
         generator = torch.Generator().manual_seed(row.seed)
         noise = torch.randn(table.shape, generator=generator)
         if table.is_full:
             table.grow()
             self.forwards.reset()
         slot = table.add(pinned(noise, self.device), classes)
-        return RowState(adapter, table, slot, coefficients(request.sampling).numpy(), generator)
+        return RowState(adapter, guide, table, slot, coefficients(request.sampling).numpy(), generator)
 
     def is_started(self, row: Row) -> bool:
         return row in self._states
@@ -126,9 +130,11 @@ class Runner:
     def _outcomes(self, scale: int, rows: Sequence[Row]) -> list[tuple[Tensor, Outcome]]:
         started = time.perf_counter()
         states = [self._states[row] for row in rows]
-        adapters = self.bank.activate([state.adapter for state in states])
+        guides = [state.guide if row.guided else state.adapter for row, state in zip(rows, states, strict=True)]
+        slots = self.bank.activate([*(state.adapter for state in states), *guides])
         self.activation_seconds += time.perf_counter() - started
-        places = [state.place(row, adapter) for row, state, adapter in zip(rows, states, adapters, strict=True)]
+        pairs = zip(slots[: len(rows)], slots[len(rows) :], strict=True)
+        places = [state.place(row, *pair) for row, state, pair in zip(rows, states, pairs, strict=True)]
         noises = [state.draw_noise(row.position) for row, state in zip(rows, states, strict=True)]
         return self.forwards.compute(scale, places, noises)
 

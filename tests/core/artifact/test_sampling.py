@@ -19,6 +19,7 @@ from difffit.pictures import read_settings
         ({"steps": 1001}, "steps must be within 1..1000, not 1001"),
         ({"guidance_scale": -1.0}, "guidance_scale must be within 0..50, not -1.0"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be within 0..50, not nan"),
+        ({"guidance_adapter_scale": 1.5}, "guidance_adapter_scale must be within 0..1, not 1.5"),
         ({"guidance_interval": (0, 1000)}, "guidance_interval must be within 0..999, not 0..1000"),
         ({"sampler": "euler"}, "sampler must be one of ddim, ddpm, dpmpp_2m, not euler"),
         ({"timestep_spacing": "leading"}, "timestep_spacing must be one of trailing, dit, not leading"),
@@ -58,7 +59,12 @@ def test_newer_setting_is_stored_only_if_not_the_default() -> None:
 
 def test_settings_survive_json() -> None:
     settings = SamplingSettings(
-        steps=7, guidance_scale=0.1 + 0.2, guidance_interval=(200, 800), eta=1 / 3, timestep_spacing="dit"
+        steps=7,
+        guidance_scale=0.1 + 0.2,
+        guidance_interval=(200, 800),
+        eta=1 / 3,
+        timestep_spacing="dit",
+        guidance_adapter_scale=0.7,
     )
     restored = SamplingSettings.from_json(json.loads(json.dumps(settings.to_json())))
     assert restored == settings

@@ -29,7 +29,11 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Image k uses seed + k.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance. 1 switches it off and halves the cost.")
+        float | None, typer.Option(help="Guidance. 1 switches it off and halves the cost.")
+    ] = None,
+    guidance_adapter_scale: Annotated[
+        float | None,
+        typer.Option(help="Scale of the adapter to guide against: 1 for the adapter itself, 0 for the base."),
     ] = None,
     guidance_interval: Annotated[
         tuple[int, int] | None, typer.Option(help="Lowest and highest noise level (of 1,000) with guidance.")
@@ -56,6 +60,7 @@ def generate(
         "seed": seed,
         "steps": steps,
         "guidance_scale": guidance_scale,
+        "guidance_adapter_scale": guidance_adapter_scale,
         "guidance_interval": guidance_interval,
         "sampler": sampler,
         "eta": eta,

@@ -86,3 +86,22 @@ def test_forgotten_adapter_frees_and_clears_its_slot(dit: DiT, adapters: dict[st
 def test_unknown_class_is_rejected(dit: DiT, adapters: dict[str, FoldedAdapter], class_id: int) -> None:
     with pytest.raises(IndexError, match=f"class {class_id} of 3"):
         AdapterBank(dit, 1).classes(adapters["a"], class_id)
+
+
+def test_adapter_at_another_scale_has_a_slot_of_its_own(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+    bank, adapter = AdapterBank(dit, 3), adapters["a"]
+    whole, half, base, again = bank.activate([adapter, adapter.at(0.5), adapter.at(0.0), adapter.at(0.5)])
+    assert base == BASE_SLOT
+    assert half == again != whole
+    torch.testing.assert_close(bank.table[half], (bank.table[base] + adapter.vectors) / 2)
+    assert bank.resident == ["a"]
+    bank.forget("a")
+    assert bank.resident == []
+    assert not bank.table[[whole, half]].any()
+
+
+def test_null_class_lies_between_the_base_and_the_adapter(dit: DiT, adapters: dict[str, FoldedAdapter]) -> None:
+    bank, adapter = AdapterBank(dit, 1), adapters["a"]
+    base = dit.y_embedder.embedding_table.weight[-1]
+    for scale, null in ((0.0, base), (0.5, (base + adapter.classes[-1]) / 2), (1.0, adapter.classes[-1])):
+        torch.testing.assert_close(bank.classes(adapter, 1, scale), torch.stack([adapter.classes[1], null]))

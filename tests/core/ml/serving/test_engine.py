@@ -12,11 +12,13 @@ from torch import Tensor
 
 from core.artifact.errors import ArtifactInvalid, Cancelled, EngineStopped, QueueFull
 from core.artifact.sampling import SamplingSettings
+from core.artifact.sites import CLASS_TABLE
 from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.errors import DeadlineExceeded, DrawingDiverged
 from core.ml.model.adapter import TensorAdapter
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.dit import DiT
+from core.ml.model.folding import fold, folded_forward
 from core.ml.serving import batches
 from core.ml.serving.engine import Engine
 from tests.core.ml.model.small import CONFIG
@@ -38,10 +40,38 @@ def test_image_equals_a_plain_sampling_run(engine: Engine) -> None:
     assert (drawn.int() - engine.runner.decode([latents[0]])[0].int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_image_guided_by_a_weaker_adapter_equals_a_plain_sampling_run(engine: Engine, scale: float) -> None:
+    dit = engine.bank.dit
+    adapter, vectors = TensorAdapter(tensors(0)), torch.lerp(fold(dit, {}), fold(dit, tensors(0)), scale)
+    null = torch.lerp(dit.y_embedder.embedding_table.weight[-1], tensors(0)[CLASS_TABLE][-1], scale)
+
+    def both(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        own = dit(x[:1], t[:1], y[:1], adapter)
+        return torch.cat([own, folded_forward(dit, x[1:], t[1:], null[None], vectors[None])])
+
+    settings = SamplingSettings(steps=4, guidance_scale=3.0)
+    shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
+    latents = sample(both, seeded_noise([5], shape), torch.tensor([1]), 3, settings, channels=CONFIG.guidance_channels)
+    expected = engine.runner.decode([latents[0]])[0]
+    (image, _) = draw(engine, request("weaker", guidance_adapter_scale=scale)).result().images
+    (unlike, _) = draw(engine, request("itself")).result().images
+    assert (image.int() - expected.int()).abs().max() <= 1
+    assert not torch.equal(image, unlike)
+
+
+def test_base_is_guided_by_itself_at_every_adapter_scale(engine: Engine) -> None:
+    images = [
+        result(engine, request(f"{scale}", adapter=None, guidance_adapter_scale=scale)).images[0]
+        for scale in (0.0, 0.5, 1.0)
+    ]
+    assert all(torch.equal(image, images[-1]) for image in images)
+
+
 def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
     """Mixes tenants, adapters, samplers, step counts, guidance scales, intervals and seeds at different timesteps."""
     samplers: list[dict[str, Any]] = [{}, {"eta": 0.7}, {"sampler": "ddpm"}, {"sampler": "dpmpp_2m"}]
-    samplers += [settings | {"timestep_spacing": "dit"} for settings in samplers[1:]]
+    samplers += [settings | {"timestep_spacing": "dit", "guidance_adapter_scale": 0.5} for settings in samplers[1:]]
     for number, settings in enumerate(samplers):
         alone = result(engine, request(f"alone-{number}", **settings)).images
         crowd = [

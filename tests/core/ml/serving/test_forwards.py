@@ -21,15 +21,15 @@ from tests.core.ml.serving.small import MIX, StandInGraphs, Stepping, assert_equ
 def test_inputs_hold_images_then_partners_then_padding() -> None:
     coefficients = np.arange(24, dtype=np.float32).reshape(3, 8)
     places = [
-        Place(slot=9, adapter=3, timestep=999, guidance=None, coefficients=coefficients[0]),
-        Place(slot=4, adapter=0, timestep=1, guidance=2.5, coefficients=coefficients[1]),
-        Place(slot=7, adapter=5, timestep=40, guidance=4.0, coefficients=coefficients[2]),
+        Place(slot=9, adapter=3, guide=3, timestep=999, guidance=None, coefficients=coefficients[0]),
+        Place(slot=4, adapter=0, guide=0, timestep=1, guidance=2.5, coefficients=coefficients[1]),
+        Place(slot=7, adapter=5, guide=2, timestep=40, guidance=4.0, coefficients=coefficients[2]),
     ]
     slots, classes, timesteps, adapters, partners, guidance = pack(places, 8)[:6].tolist()
     assert slots == [9, 4, 7, 4, 7, 9, 9, 9]
     assert classes == [18, 8, 14, 9, 15, 18, 18, 18]
     assert timesteps == [999, 1, 40, 1, 40, 999, 999, 999]
-    assert adapters == [3, 0, 5, 0, 5, 3, 3, 3]
+    assert adapters == [3, 0, 5, 0, 2, 3, 3, 3]
     assert partners == [0, 3, 4, 3, 4, 5, 6, 7]
     assert guidance == [1, 2.5, 4, 1, 1, 1, 1, 1]
     assert (coefficients[[0, 1, 2, 1, 2, 0, 0, 0]] == pack(places, 8)[6:].T).all()
@@ -38,7 +38,7 @@ def test_inputs_hold_images_then_partners_then_padding() -> None:
 @pytest.mark.parametrize("limit", [2, 3, 5, 8, 100])
 def test_no_part_separates_an_image_from_its_partner(limit: int) -> None:
     guidances = [None, 2.0, 3.0, None, None, 4.0, 5.0, None, 6.0]
-    places = [Place(n, 0, 0, guidance, np.zeros(8, np.float32)) for n, guidance in enumerate(guidances)]
+    places = [Place(n, 0, 0, 0, guidance, np.zeros(8, np.float32)) for n, guidance in enumerate(guidances)]
     parts = [places[part] for part in split(places, limit)]
     assert [place for part in parts for place in part] == places
     assert all(sum(place.rows for place in part) <= limit for part in parts)
