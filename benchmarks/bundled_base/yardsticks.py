@@ -1,5 +1,5 @@
-"""Distances between sets of images: by the classifier's features, and by Inception's where its weights are
-available."""
+"""Distances between sets of images: by the classifier's features, and by those of networks that were trained on
+ImageNet, where they are available."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core.ml.evaluation.classifier import IMAGE_SIZE, WEIGHTS, Classifier, load_classifier
 from core.ml.evaluation.frechet import Statistics, frechet_distance
+from core.ml.evaluation.imagenet import ImageNet
 from core.ml.evaluation.inception import Inception
 
 SHUFFLES = 8
@@ -23,7 +24,7 @@ SHUFFLES = 8
 @dataclass(frozen=True)
 class Yardstick:
     name: str
-    """"feature distance", or "FID" with Inception's features."""
+    """"feature distance", "ImageNet distance", or "FID" with Inception's features."""
     features: Callable[[Tensor], Tensor]
     """Feature extractor: images [B, 3, S, S] uint8 -> [B, D]"""
     digest: str
@@ -58,7 +59,7 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Judges:
-    """Classifier with its metadata, and Inception if its weights are given."""
+    """Classifier with its metadata, the ImageNet network if installed, and Inception if its weights are given."""
 
     folder: Path | None = None
     """Folder of another classifier than the one that ships."""
@@ -85,9 +86,19 @@ class Judges:
     def yardsticks(self) -> list[Yardstick]:
         result = [Yardstick("feature distance", lambda pictures: self.classifier.judge(small(pictures)).features,
                            self.digest)]  # fmt: skip
+        if self.imagenet is not None:
+            result.append(Yardstick("ImageNet distance", self.imagenet.features, self.imagenet.digest))
         if self.inception is not None and self.inception_digest is not None:
             result.append(Yardstick("FID", Inception(self.inception, self.device).features, self.inception_digest))
         return result
+
+    @cached_property
+    def imagenet(self) -> ImageNet | None:
+        """None where its packages are not installed."""
+        try:
+            return ImageNet()
+        except ModuleNotFoundError:
+            return None
 
     @cached_property
     def inception_digest(self) -> str | None:

