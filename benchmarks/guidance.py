@@ -1,0 +1,214 @@
+"""Guidance of a fine-tuned domain: which weaker version of the adapter to guide against, how far, and at which steps.
+
+Fine-tunes the bundled base on real domains with several seeds, draws with each setting through the serving engine, and
+scores the images against drawings that no fine-tune has seen. A repeated run continues after the last cell.
+"""
+
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks.bundled_base.finetuning import fine_tuned
+from benchmarks.bundled_base.pictures import alike
+from benchmarks.bundled_base.yardsticks import Judges, small
+from benchmarks.paper import domains
+from benchmarks.paper.domains import Domain
+from benchmarks.paper.record import Record
+from benchmarks.report import FOLDER, markdown_table, write_markdown
+from core.artifact.sampling import EVERY_TIMESTEP, SamplingSettings
+from core.artifact.sites import PRESETS
+from core.artifact.training import TrainingSettings
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.serving.request import ImageRequest
+from core.ml.serving.resident import Resident, load_base_on
+
+ADAPTER_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0)
+MIDDLE = (200, 800)
+TODAY = (1.0, 4.0)
+"""Adapter scale and guidance scale of classifier-free guidance as it was the default."""
+
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Base, judges and folder for the trained adapters."""
+
+    base: LoadedBase
+    judges: Judges
+    folder: Path
+    steps: int
+    pictures: int
+
+    def adapter(self, domain: Domain, seed: int) -> dict[str, Tensor]:
+        """Returns the tensors of the domain's fine-tune with this seed, which is trained only once."""
+        digest = self.base.description.digest[:12]
+        path = self.folder / f"{digest}-{domain.name.replace(' ', '-')}-{self.steps}-{seed}.safetensors"
+        if not path.is_file():
+            settings = TrainingSettings(
+                steps=self.steps, batch_size=32, learning_rate=1e-3, seed=seed, gradient_clip=1.0
+            )
+            outcome = fine_tuned(
+                self.base,
+                domain.class_names,
+                domain.seen,
+                "difffit",
+                PRESETS["paper"],
+                training=settings,
+                on_event=lambda _: None,
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.contiguous() for name, tensor in outcome.tensors.items()}, path)
+        return load_file(path)
+
+    def score(self, resident: Resident, domain: Domain, seed: int, sampling: SamplingSettings) -> Cell:
+        """Draws the domain's classes with the settings. Returns the distances, the agreement and the cost."""
+        labels = alike(domain.held_out.labels, self.pictures)
+        key, load = f"{domain.name}-{seed}", partial(self.adapter, domain, seed)
+        futures = [
+            resident.engine.submit(
+                ImageRequest(
+                    id=f"image-{index}",
+                    tenant="benchmark",
+                    adapter=key,
+                    class_id=label,
+                    seeds=(10_000 * seed + index,),
+                    sampling=sampling,
+                ),
+                load,
+            )
+            for index, label in enumerate(labels.tolist())
+        ]
+        drawn = [future.result() for future in futures]
+        pixels = torch.stack([image for result in drawn for image in result.images]).permute(0, 3, 1, 2)
+        classes = self.judges.classifier.class_names
+        expected = torch.tensor([classes.index(domain.class_names[label]) for label in labels.tolist()])
+        judged = self.judges.classifier.judge(small(pixels)).classes
+        return {
+            **{each.name: each.distance(pixels, domain.held_out.pixels) for each in self.judges.yardsticks},
+            "agreement": (judged == expected).float().mean().item(),
+            "evaluations": sum(result.model_evaluations for result in drawn) / len(drawn),
+        }
+
+
+def settings_of(steps: int) -> Iterator[SamplingSettings]:
+    """Yields the compared settings: none, each scale against each adapter scale, and the middle interval."""
+    yield SamplingSettings(steps=steps, guidance_scale=1.0)
+    for interval, adapter_scale, scale in product((EVERY_TIMESTEP, MIDDLE), ADAPTER_SCALES, GUIDANCE_SCALES):
+        yield SamplingSettings(
+            steps=steps, guidance_scale=scale, guidance_adapter_scale=adapter_scale, guidance_interval=interval
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    base = load_base_on(options.device, "mini", threads=options.threads or 0)
+    judges = Judges(device=torch.device(options.device))
+    studio = Studio(base, judges, options.cache.parent / "guidance", options.training_steps, options.pictures)
+    budget = {name: getattr(options, name) for name in ("training_steps", "pictures", "steps")}
+    identity = {"base": base.description.digest, "classifier": judges.digest, "budget": budget}
+    record = Record(options.output / "guidance.json", identity, "cells", "python -m benchmarks.guidance")
+    loaded = [domains.load(name, options.cache) for name in options.domains]
+    console = Console(stderr=True)
+    resident = Resident(
+        base,
+        adapter_slots=16,
+        max_rows=None,
+        exact=False,
+        host_cache_bytes=2**30,
+        max_waiting=10_000,
+        training_share=0.0,
+    )
+    try:
+        cells = list(product(range(options.seeds), loaded, settings_of(options.steps)))
+        for index, (seed, domain, sampling) in enumerate(cells, 1):
+            key = {"domain": domain.name, "seed": seed, **asdict(sampling)}
+            key["guidance_interval"] = list(sampling.guidance_interval)
+            if not record.has(key):
+                console.print(f"{index} of {len(cells)}: {domain.name}, seed {seed}, {_name(key)}")
+                record.add([key | studio.score(resident, domain, seed, sampling)])
+                header = record.write()
+                write_markdown(record.path.with_suffix(".md"), "Guidance", header, page(record.rows, budget))
+    finally:
+        resident.engine.stop()
+    console.print(f"{record.path}, {record.path.with_suffix('.md')}")
+
+
+def page(cells: Sequence[Cell], budget: dict[str, int]) -> list[str]:
+    """Returns the paragraphs and tables of the result."""
+    names = list(dict.fromkeys(cell["domain"] for cell in cells))
+    yardsticks = [name for name in ("feature distance", "ImageNet distance", "FID") if name in cells[0]]
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_name(cell), []).append(cell)
+    rows = [
+        (
+            name,
+            *(_mean(group, domain, yardstick) for yardstick, domain in product(yardsticks, names)),
+            f"{100 * statistics.mean(cell['agreement'] for cell in group):.0f} %",
+            f"{statistics.mean(cell['evaluations'] for cell in group):.0f}",
+        )
+        for name, group in groups.items()
+    ]
+    head = ("guided against, scale", *(f"{yardstick}, {domain}" for yardstick, domain in product(yardsticks, names)))
+    text = (
+        f"Fine-tunes of {budget['training_steps']} steps on 32 images, then {budget['pictures']} images of "
+        f"{budget['steps']} DDIM steps for each cell. Distances are to drawings that no fine-tune has seen: means over "
+        "the seeds, ± their standard deviation. Agreement is the fraction of images that the classifier assigns to "
+        "their class; evaluations are model evaluations per image. The first column gives the scale of the adapter "
+        "in the unconditional prediction (1 is classifier-free guidance, 0 the base), the guidance scale, and the "
+        "guided timesteps where they are not all."
+    )
+    return [text, markdown_table((*head, "agreement", "evaluations"), rows)]
+
+
+def _name(cell: Cell) -> str:
+    if cell["guidance_scale"] == 1:
+        return "no guidance"
+    interval = (
+        ""
+        if list(cell["guidance_interval"]) == list(EVERY_TIMESTEP)
+        else ", timesteps {}-{}".format(*cell["guidance_interval"])
+    )
+    return f"{cell['guidance_adapter_scale']:g}, {cell['guidance_scale']:g}{interval}"
+
+
+def _mean(cells: Sequence[Cell], domain: str, yardstick: str) -> str:
+    values = [cell[yardstick] for cell in cells if cell["domain"] == domain]
+    if not values:
+        return "not yet"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.guidance",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--domains", nargs="+", choices=domains.SETS, default=["OpenMoji", "Fluent high contrast"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--training-steps", type=int, default=300)
+    parser.add_argument("--pictures", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=25, help="sampling steps")
+    parser.add_argument("--cache", type=Path, default=Path("build/packages"), help="for the fetched sets")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
