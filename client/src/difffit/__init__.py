@@ -1,6 +1,7 @@
-"""DiffFit: teach image domains to a server and generate images with them.
+"""Python SDK of DiffFit, a service that fine-tunes a diffusion model on image domains and generates images of them.
 
-Start with `Client` or `AsyncClient`. `models` contains what they return, `errors` what they raise.
+Start with `Client` or `AsyncClient`. `difffit.models` contains the types of their responses, `difffit.errors` their
+exceptions.
 """
 
 from importlib import import_module
@@ -28,7 +29,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports attributes on first use, because the command's help and completion need neither HTTP nor models."""
+    """Imports the public names on first use, so that the `difffit` command prints help and shell completions without
+    importing httpx and the models."""
     if name in ("errors", "models"):
         return import_module(f"difffit.{name}")
     if name in _HOMES:

@@ -1,4 +1,4 @@
-"""`python -m difffit`: the command."""
+"""Entry point of `python -m difffit`, which runs the `difffit` command."""
 
 from difffit.cli.app import app
 

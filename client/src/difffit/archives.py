@@ -1,4 +1,4 @@
-"""Packs folders into temporary zips for upload, and reads files in chunks, never whole."""
+"""Packs folders into temporary zips for upload. Reads files in chunks, so that no file is in memory as a whole."""
 
 import hashlib
 import os
@@ -14,9 +14,10 @@ from difffit.errors import InvalidInput
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 OnProgress = Callable[[int, int], None]
-"""Called with the bytes sent so far and the total. Starts again at 0 when an upload is repeated."""
+"""Callback, called with the number of bytes sent so far and the total. The first number decreases when lost bytes are
+sent again."""
 LARGE_BYTES = 64 * 2**20
-"""Larger zips are sent in parts, so that a lost connection costs only one part."""
+"""Size in bytes above which a zip is sent in parts, so that a lost connection costs only one part."""
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
@@ -25,11 +26,11 @@ class Archive:
     file: IO[bytes]
     name: str
     size: int
-    """Bytes"""
+    """Size in bytes."""
 
 
 class Counted:
-    """File wrapper that reports how many bytes were read."""
+    """File wrapper for uploads that calls `on_progress` after each read."""
 
     def __init__(self, file: IO[bytes], size: int, on_progress: OnProgress) -> None:
         self._file, self._size, self._on_progress = file, size, on_progress
@@ -51,7 +52,7 @@ class Counted:
 
 @contextmanager
 def open_archive(source: Path) -> Iterator[Archive]:
-    """Opens a zip, or packs a folder into one. Raises InvalidInput, FileNotFoundError."""
+    """Opens a zip, or packs a folder into a temporary zip. Raises InvalidInput, FileNotFoundError."""
     if source.is_dir():
         with tempfile.TemporaryFile(prefix="difffit-", suffix=".zip") as file:
             pack(source, file)
@@ -62,8 +63,8 @@ def open_archive(source: Path) -> Iterator[Archive]:
 
 
 def pack(folder: Path, file: IO[bytes]) -> None:
-    """Writes all images of a folder to a zip, with their relative paths. The same images and names give the same bytes,
-    so that an upload can be repeated with the same idempotency key. Raises InvalidInput."""
+    """Writes all images of a folder to a zip, under their relative paths. The same images and names give the same
+    bytes, because an interrupted upload is resumed by the zip's SHA-256. Raises InvalidInput."""
     images = sorted(path for path in folder.rglob("*") if _is_image(path.relative_to(folder)) and path.is_file())
     if not images:
         raise InvalidInput(f"There are no images in {folder}. It must contain one folder of images for each class.")
@@ -77,13 +78,14 @@ def pack(folder: Path, file: IO[bytes]) -> None:
 
 
 def left_out(source: Path) -> list[Path]:
-    """Returns the files of a folder that `pack` skips, without hidden ones. Empty for a zip."""
+    """Returns the relative paths of a folder's files that `pack` skips, without hidden files. Returns an empty list for
+    a zip."""
     paths = (path.relative_to(source) for path in source.rglob("*") if path.is_file()) if source.is_dir() else ()
     return sorted(path for path in paths if not _is_image(path) and not any(part[0] == "." for part in path.parts))
 
 
 def left_out_note(source: Path) -> str | None:
-    """Returns a sentence for the user about the files that `pack` skips."""
+    """Returns a sentence for the user about the files that `pack` skips, or None if it skips none."""
     files = left_out(source)
     if not files:
         return None
@@ -92,7 +94,7 @@ def left_out_note(source: Path) -> str | None:
 
 
 def digest(file: IO[bytes]) -> str:
-    """Returns the SHA-256 of an open file."""
+    """Returns the SHA-256 of an open file's bytes, in hexadecimal."""
     hasher = hashlib.sha256()
     file.seek(0)
     while piece := file.read(2**20):

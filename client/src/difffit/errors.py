@@ -1,14 +1,14 @@
 """Exceptions of the SDK. `except DiffFitError` catches all of them.
 
 DiffFitError
-├── NotConfigured         no API key, or settings that cannot be used
+├── NotConfigured         there is no API key, or the settings cannot be read
 ├── InvalidInput          the input cannot be used: a folder without images, an empty id, a PNG without settings
 ├── ConnectionFailed      the server could not be reached, or did not answer in time
 ├── WaitTimeout           the job has not ended within the timeout
 ├── JobFailed             a data set was rejected; a fine-tune or a generation failed or was cancelled
-├── BadDownload           the downloaded bytes do not match their digest
-├── UnexpectedAnswer      a successful response that does not match this API
-└── ApiError              the server rejected the request: `status`, `code`, `title`, `detail`, `errors`, `request_id`
+├── BadDownload           the downloaded bytes do not match their SHA-256
+├── UnexpectedAnswer      a successful response does not match this version of the SDK
+└── ApiError              the server rejected the request; it has `status`, `code`, `errors`, `request_id`
     ├── InvalidRequest    400, 413, 415, 422
     ├── Unauthenticated   401
     ├── Forbidden         403
@@ -28,7 +28,8 @@ from difffit.models import Dataset, Finetune, Generation, Problem
 
 
 class DiffFitError(Exception):
-    """Root of all errors. `title` names the kind of error, `detail` explains what happened and what to do."""
+    """Base class of all exceptions of the SDK. `title` names the kind of error; `detail` explains what happened and
+    what to do."""
 
     title: str = "Error"
 
@@ -61,7 +62,8 @@ class WaitTimeout(DiffFitError, TimeoutError):
 
 
 class JobFailed(DiffFitError):
-    """A job ended without success. `job` is its final state; `code` is stable."""
+    """Raised when a job ended without success. `job` is the job's final state; `code` is a stable identifier of the
+    reason."""
 
     def __init__(self, kind: str, job: Dataset | Finetune | Generation) -> None:
         super().__init__(job.error.detail if job.error else f"{job.id} was {job.status}.")
@@ -85,13 +87,13 @@ class UnexpectedAnswer(DiffFitError):
 
 
 class ApiError(DiffFitError):
-    """A problem document (RFC 9457) of the API."""
+    """Raised when the server rejected the request, with the fields of its problem document (RFC 9457)."""
 
     def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
         super().__init__(problem.detail)
         self.problem = problem
         self.retry_after = retry_after
-        """Seconds to wait before the next try, if the server named them."""
+        """Seconds to wait before the next try, from the response's `Retry-After`; None without one."""
         self.title: str = problem.title
         self.status: int = problem.status
         self.code: str = problem.code
@@ -99,7 +101,7 @@ class ApiError(DiffFitError):
         self.request_id: str = problem.request_id
 
     statuses: ClassVar[frozenset[int]] = frozenset()
-    """HTTP statuses that raise this class."""
+    """HTTP statuses for which this exception class is raised."""
 
 
 class InvalidRequest(ApiError):
@@ -123,15 +125,15 @@ class Conflict(ApiError):
 
 
 class NameTaken(Conflict):
-    """The name is already in use."""
+    """Raised when the name is already in use."""
 
 
 class NoActiveAdapter(Conflict):
-    """The domain has no active adapter yet: fine-tune it first."""
+    """Raised when the domain has no active adapter yet: fine-tune it first."""
 
 
 class BaseMismatch(Conflict):
-    """The adapter was trained on a base other than the server's: fine-tune the domain again."""
+    """Raised when the adapter was trained on a base model other than the server's: fine-tune the domain again."""
 
 
 class TooManyRequests(ApiError):
@@ -151,14 +153,16 @@ _BY_STATUS = (InvalidRequest, Unauthenticated, Forbidden, NotFound, Conflict, To
 
 
 def error_of(response: httpx.Response, retry_after: float | None) -> ApiError:
-    """Returns the exception for an unsuccessful response."""
+    """Returns the exception for an unsuccessful response, chosen by the problem document's `code`, else by its HTTP
+    status."""
     problem = _problem(response)
     kinds = (kind for kind in _BY_STATUS if problem.status in kind.statuses)
     return _BY_CODE.get(problem.code, next(kinds, ApiError))(problem, retry_after)
 
 
 def _problem(response: httpx.Response) -> Problem:
-    """Returns the response's problem document, or makes one for a response of another program, such as a proxy."""
+    """Returns the problem document (RFC 9457) in the response's body. If another program responded, such as a proxy,
+    builds one from the HTTP status."""
     try:
         return Problem.model_validate_json(response.content)
     except ValidationError:

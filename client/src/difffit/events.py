@@ -1,4 +1,4 @@
-"""A fine-tune's events, from a stream of server-sent events that may break at any byte."""
+"""Events of a fine-tune, parsed from server-sent events. A stream may break at any byte and be resumed."""
 
 from typing import Any
 
@@ -8,33 +8,34 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from difffit.models import MetricPoint
 
 ACTIVE = {"validating", "queued", "running"}
-"""Statuses of a job that has not ended."""
+"""Statuses of jobs that have not ended yet."""
 
 
 class _Event(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     id: int
-    """Increases with each event; a stream can be resumed after it."""
+    """Number of the event, which increases along the stream. A stream can be resumed after any event."""
 
 
 class Status(_Event):
     status: str
     adapter_id: str | None = None
-    """The new version, after success."""
+    """Id of the new adapter, once the fine-tune has succeeded."""
     encoded_images: int | None = None
 
 
 class Progress(_Event, MetricPoint):
-    """Means since the previous progress event."""
+    """Training progress: the mean loss and the device seconds since the previous progress event, and the gradient norm
+    of the latest training step."""
 
 
 class Sample(_Event):
-    """An image generated with the adapter so far."""
+    """Sample image, generated during training with the adapter as it is after training step `step`."""
 
     step: int
     url: str
-    """Signed URL that expires; `finetunes.sample` takes the event's id instead."""
+    """Signed URL of the PNG, which expires. `finetunes.sample` downloads the PNG by the event's id instead."""
 
 
 class Failure(_Event):
@@ -52,18 +53,20 @@ _KINDS: dict[str, TypeAdapter[Any]] = {
 
 
 class EventStream:
-    """Position in a stream. One connection after the other feeds it; each resumes behind `last_id`."""
+    """Position in the event stream of a fine-tune, kept across connections: each new connection resumes after event
+    `last_id`."""
 
     def __init__(self, after: int) -> None:
         self.last_id = after
         self.ended = False
 
     def headers(self) -> dict[str, str]:
-        """Returns the headers of the next connection."""
+        """Returns the request headers with which the next connection resumes the stream."""
         return {"Accept": "text/event-stream", "Last-Event-ID": str(self.last_id)}
 
     def read(self, sent: ServerSentEvent) -> Event | None:
-        """Returns the event; None for a heartbeat, and for a kind that only newer versions know."""
+        """Parses a server-sent event and stores its id in `last_id`. Returns None for a heartbeat, and for an event
+        type that this version of the SDK does not know."""
         if not sent.data:
             return None
         self.last_id = int(sent.id)

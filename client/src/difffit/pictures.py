@@ -1,4 +1,4 @@
-"""Generated images: PNG bytes that contain the settings that produced them."""
+"""Generated images: PNGs that contain the settings with which they were generated."""
 
 import json
 import re
@@ -17,25 +17,26 @@ _KEYWORD = b"difffit"
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of a generation."""
+    """Generated image, as downloaded from the server."""
 
     data: bytes
-    """PNG"""
+    """Bytes of the PNG file."""
     index: int
     seed: int
-    """Regenerates this image alone, with a count of 1."""
+    """Seed of this image. A generation with this seed and a count of 1 gives the same image."""
     sha256: str
     class_name: str
     generation_id: str
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Adapter, base, class, seed, steps, sampler and guidance, read from the PNG's text chunk."""
+        """Adapter, base model, class label, seed, sampling steps, sampler and guidance, read from the PNG's text
+        chunk."""
         return read_settings(self.data)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the PNG with its settings and returns its path. A path without a suffix is a folder, in which the file
-        is named after class and seed and never overwrites another picture."""
+        """Writes the PNG, which contains its settings, and returns the file's path. A path without a suffix is a
+        folder; the file in it is named after class label and seed, and gets a number if another image has that name."""
         target = Path(path)
         if target.is_dir() or not target.suffix:
             target = self._free_path(target)
@@ -52,13 +53,14 @@ class Picture:
 
 
 def file_name(class_name: str, seed: int) -> str:
-    """Returns a file name made of class and seed."""
+    """Returns a file name made of class label and seed, such as `fruit-7.png`."""
     slug = re.sub(r"[^\w.-]+", "-", class_name).strip("-.") or "image"
     return f"{slug}-{seed}.png"
 
 
 def read_settings(data: bytes) -> dict[str, Any]:
-    """Returns the settings stored in a PNG. Raises InvalidInput when it has none."""
+    """Returns the generation settings stored in a PNG. Raises InvalidInput if the data is not a PNG or contains no
+    settings."""
     if not data.startswith(_SIGNATURE):
         raise InvalidInput("The data is not a PNG. Pass an image that a DiffFit server generated.")
     for kind, chunk in _chunks(data):

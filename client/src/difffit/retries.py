@@ -1,4 +1,4 @@
-"""Decides whether and when a failed request is sent again. Independent of how requests are sent."""
+"""Decides whether and when a failed request is retried. Both clients use this module; it sends no requests itself."""
 
 import logging
 import random
@@ -15,23 +15,25 @@ logger = logging.getLogger("difffit")
 _TRANSIENT = {429, 502, 503, 504}
 _FIRST_SECONDS, _MAX_SECONDS = 0.5, 8.0
 _LONGEST_ASKED = 60.0
-"""Seconds. A longer `Retry-After` raises instead of waiting."""
+"""Maximum `Retry-After` in seconds. If the server asks for a longer wait, the request is not retried."""
 _FIRST_TRY_LIVES = 330.0
-"""Seconds. When a connection is lost, the server holds the request's key until the request has ended, for at most five
-minutes."""
+"""Seconds after the first try during which the first try may still run on the server. The server holds the request's
+idempotency key until the first try has ended, even if its connection was lost, but for at most five minutes."""
 
 
 class Retries:
-    """Retries of one request: at most `limit`. Every request may be repeated, since POST carries an idempotency key."""
+    """Counter of the retries of one request, at most `limit`. Every request may be retried, since POST requests carry
+    an idempotency key."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.count = limit, 0
         self.lost_answer = False
-        """Whether an earlier try may have succeeded without our seeing the response."""
+        """Whether an earlier try may have succeeded on the server although its response did not arrive."""
         self._started = time.monotonic()
 
     def after_error(self, error: httpx.TransportError) -> float:
-        """Returns the seconds until the next try. Raises ConnectionFailed after the last try."""
+        """Returns the seconds to wait before the next try after a connection error. Raises ConnectionFailed if no tries
+        are left or trying again is useless."""
         request = error.request
         reason = str(error) or type(error).__name__
         if self.count == self.limit or isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
@@ -40,7 +42,8 @@ class Retries:
         return self._next(reason, None)
 
     def after_loss(self, error: httpx.TransportError | ApiError) -> float:
-        """Like `after_error`, for a stream, which the server may also reject. Raises ConnectionFailed, ApiError."""
+        """Returns the seconds to wait before reconnecting a lost event stream. `error` is a connection error or the
+        server's error response. Raises ConnectionFailed or ApiError if no tries are left or trying again is useless."""
         if isinstance(error, httpx.TransportError):
             return self.after_error(error)
         if error.status not in _TRANSIENT or self.count == self.limit or (error.retry_after or 0) > _LONGEST_ASKED:
@@ -48,10 +51,11 @@ class Retries:
         return self._next(f"{error.status} {error.title}", error.retry_after)
 
     def after_answer(self, response: httpx.Response) -> float | None:
-        """Returns the seconds until the next try; None when this response is final."""
+        """Returns the seconds to wait before the next try, or None if this response is final: it is not transient, or
+        no tries are left."""
         asked = retry_after(response)
         if self.count and _still_runs(response) and time.monotonic() - self._started < _FIRST_TRY_LIVES:
-            self.count = min(self.count, self.limit - 1)  # the response will come: these tries do not count
+            self.count = min(self.count, self.limit - 1)  # the first try still runs: always leave one more try
         elif response.status_code not in _TRANSIENT or self.count >= self.limit or (asked or 0) > _LONGEST_ASKED:
             return None
         return self._next(f"{response.status_code} {response.reason_phrase}", asked)
@@ -65,7 +69,8 @@ class Retries:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Parses `Retry-After`, which is a number of seconds or a date, into seconds."""
+    """Parses the `Retry-After` header, a number of seconds or a date, into seconds. Returns None if it is missing or
+    invalid."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)

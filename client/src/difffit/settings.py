@@ -1,4 +1,5 @@
-"""Server address and API key: from arguments, the environment, or the file that `difffit login` writes."""
+"""Settings of the client: the server's address and the API key, from arguments, the environment, or the file that
+`difffit login` writes."""
 
 import json
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-"""Address of `make serve`."""
+"""Address of the server that `make serve` starts."""
 DEFAULT_PROFILE = "default"
 
 
@@ -18,8 +19,9 @@ class Settings:
 
 
 def resolve(url: str | None = None, api_key: str | None = None, profile: str | None = None) -> Settings:
-    """Returns the effective settings. A stored key is only used with the URL that it was stored with. With both URL
-    and key given, neither environment nor file is read.
+    """Returns the server's URL and the API key: from the arguments, else from the environment (unless `profile` is
+    given), else from the stored profile. A stored API key is only used with the URL that it was stored with. If both
+    `url` and `api_key` are given and no profile, neither environment nor file is read.
 
     Raises ValueError for an unknown profile or an unreadable file.
     """
@@ -41,7 +43,8 @@ def resolve(url: str | None = None, api_key: str | None = None, profile: str | N
 
 
 def config_file() -> Path:
-    """Returns `DIFFFIT_CONFIG`, or the default path in the user's configuration folder."""
+    """Returns the path of the file with the profiles: `DIFFFIT_CONFIG`, or a default in the user's configuration
+    folder."""
     if named := os.environ.get("DIFFFIT_CONFIG"):
         return Path(named)
     from platformdirs import user_config_path
@@ -50,13 +53,14 @@ def config_file() -> Path:
 
 
 def save_profile(name: str, settings: Settings) -> Path:
-    """Writes a profile, readable by its owner only. Returns the file's path."""
+    """Stores URL and API key under a profile's name, in a file that only its owner can read. Returns the file's
+    path."""
     stored: dict[str, Any] = {"url": settings.url, "api_key": settings.api_key}
     return _write({**_profiles(), name: stored})
 
 
 def forget_profile(name: str) -> bool:
-    """Deletes a profile. Returns False when it does not exist."""
+    """Deletes a stored profile. Returns False if no such profile exists."""
     profiles = _profiles()
     profile = profiles.pop(name, None)
     if profile is not None:
@@ -78,7 +82,8 @@ def _profiles() -> dict[str, dict[str, str]]:
 
 
 def _write(profiles: dict[str, dict[str, Any]]) -> Path:
-    """Replaces the file atomically. It is never readable by others, not even while it is written."""
+    """Replaces the file with the profiles atomically. Other users can never read it, not even while it is being
+    written."""
     path = config_file()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")

@@ -1,1 +1,1 @@
-"""The client, written once: `_sync` is generated from here."""
+"""Asynchronous client, written by hand. The synchronous client in `_sync` is generated from it."""

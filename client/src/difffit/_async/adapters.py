@@ -1,4 +1,4 @@
-"""Adapters: the versions of a domain."""
+"""Client calls for adapters. Each adapter is one version of its domain."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,7 @@ class AsyncAdapters:
         self._session = session
 
     def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Adapter]:
-        """Yields the domain's versions, newest first, optionally of one status."""
+        """Yields the domain's adapters, newest first. With `status`, yields only adapters with this status."""
         path = "/v1/domains/{id}/adapters"
         return self._session.pages(path, AdapterList, limit, {"status": status}, id=domain_id)
 
@@ -23,14 +23,15 @@ class AsyncAdapters:
         return await self._session.call("GET", "/v1/adapters/{id}", Adapter, id=id)
 
     async def upload(self, domain_id: str, file: str | Path) -> Adapter:
-        """Uploads a `.safetensors` that was trained on the same base. Raises InvalidRequest, BaseMismatch."""
+        """Uploads a `.safetensors` file as a new adapter of the domain. The adapter must have been trained on the
+        server's base model. Raises InvalidRequest, BaseMismatch."""
         async with opened(open_archive(Path(file))) as archive:
             path = "/v1/domains/{id}/adapters"
             return await self._session.call("POST", path, Adapter, upload=archive, id=domain_id)
 
     async def download(self, id: str, path: str | Path) -> Path:
-        """Writes the `.safetensors` and returns its path. In a folder, the file is named after the adapter. Raises
-        BadDownload."""
+        """Downloads an adapter to a `.safetensors` file and returns the file's path. If `path` is a folder, the file is
+        named after the adapter's id. Raises BadDownload if the bytes do not match the adapter's SHA-256."""
         adapter = await self.get(id)
         data = (await self._session.send("GET", "/v1/adapters/{id}/download", id=id)).content
         if sha256(data).hexdigest() != adapter.sha256:
@@ -40,6 +41,7 @@ class AsyncAdapters:
         return target
 
     async def promote(self, domain_id: str, adapter_id: str) -> Domain:
-        """Makes a version the active one. To roll back, promote an older version."""
+        """Makes an adapter the domain's active version, which generations use by default. To roll back, promote an
+        older version."""
         path = "/v1/domains/{id}/adapters/{adapter_id}/promote"
         return await self._session.call("POST", path, Domain, id=domain_id, adapter_id=adapter_id)

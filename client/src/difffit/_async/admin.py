@@ -1,4 +1,4 @@
-"""Calls for administrators' keys: tenants, their keys, stored adapters, workers."""
+"""Client calls that need an administrator's API key: tenants, their API keys, adapters, workers, audit log."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -32,11 +32,11 @@ class AsyncTenants:
         self._session = session
 
     async def create(self, name: str) -> Tenant:
-        """Raises NameTaken."""
+        """Creates a tenant. Raises NameTaken."""
         return await self._session.call("POST", "/v1/admin/tenants", Tenant, body={"name": name})
 
     def list(self, limit: int | None = None) -> AsyncPages[Tenant]:
-        """Yields tenants, newest first."""
+        """Yields all tenants, newest first."""
         return self._session.pages("/v1/admin/tenants", TenantList, limit)
 
     async def get(self, id: str) -> Tenant:
@@ -45,14 +45,15 @@ class AsyncTenants:
     async def update(
         self, id: str, *, name: str | None = None, weight: float | None = None, quotas: Mapping[str, int] | None = None
     ) -> Tenant:
-        """Changes the fields that are not None. Raises NameTaken."""
+        """Changes the tenant's fields that are given (not None). `quotas` replaces all quotas. Raises NameTaken."""
         body = given({"name": name, "weight": weight, "quotas": quotas})
         return await self._session.call("PATCH", "/v1/admin/tenants/{id}", Tenant, body=body, id=id)
 
     async def delete(self, id: str) -> str | None:
         """Deletes the tenant and everything it owns.
 
-        Returns the id of the receipt, for `deletion`; None when the response was lost.
+        Returns the id of the deletion receipt, which `client.admin.deletion` reads; None if the response was lost and a
+        retry found the tenant already deleted.
         """
         return receipt(await self._session.send("DELETE", "/v1/admin/tenants/{id}", id=id))
 
@@ -68,8 +69,8 @@ class AsyncKeys:
         scopes: Sequence[Literal["read", "write"]] | None = None,
         lifetime_seconds: int | None = None,
     ) -> KeyIssued:
-        """Creates a key; only this response contains `key`. If the response is lost, the key is revoked and another one
-        is created."""
+        """Creates an API key for a tenant. Only the returned object contains the secret, in its field `key`. If the
+        server's response is lost, revokes the created API key and creates another one."""
         path = "/v1/admin/tenants/{id}/keys"
         body = given({"name": name, "scopes": scopes, "lifetime_seconds": lifetime_seconds})
         issued = await self._session.call("POST", path, KeyIssued, body=body, id=tenant_id)
@@ -79,13 +80,14 @@ class AsyncKeys:
         return issued
 
     def list(self, tenant_id: str, limit: int | None = None) -> AsyncPages[Key]:
-        """Yields the tenant's keys, without secrets."""
+        """Yields the tenant's API keys, newest first, without their secrets."""
         return self._session.pages("/v1/admin/tenants/{id}/keys", KeyList, limit, id=tenant_id)
 
     async def update(
         self, id: str, *, name: str | None = None, lifetime_seconds: int | Literal["endless"] | None = None
     ) -> Key:
-        """Changes the fields that are not None. The lifetime starts now."""
+        """Changes an API key's name or lifetime. None keeps the current value. A new lifetime starts now; `"endless"`
+        removes the expiry date."""
         body: dict[str, Any] = given({"name": name, "lifetime_seconds": lifetime_seconds})
         if lifetime_seconds == "endless":
             body["lifetime_seconds"] = None
@@ -94,8 +96,8 @@ class AsyncKeys:
     async def rotate(
         self, id: str, *, overlap_seconds: int | None = None, lifetime_seconds: int | None = None
     ) -> KeyIssued:
-        """Replaces a key; the old key keeps working for the overlap. If the response is lost, the new key is replaced
-        immediately."""
+        """Replaces an API key by a new one. The old key keeps working for `overlap_seconds`. If the server's response
+        is lost, replaces the new key once more, without overlap."""
         path, body = "/v1/admin/keys/{id}/rotate", given({"lifetime_seconds": lifetime_seconds})
         first = {**body, **given({"overlap_seconds": overlap_seconds})}
         issued = await self._session.call("POST", path, KeyIssued, body=first, id=id)
@@ -105,7 +107,7 @@ class AsyncKeys:
         return issued
 
     async def revoke(self, id: str) -> None:
-        """Revokes the key, which stops working immediately."""
+        """Revokes the API key, which stops working immediately."""
         await self._session.send("DELETE", "/v1/admin/keys/{id}", id=id)
 
 
@@ -124,7 +126,8 @@ class AsyncAdmin:
         base_digest: str | None = None,
         status: str | None = None,
     ) -> AsyncPages[AdminAdapter]:
-        """Yields the adapters of all tenants, newest first, with the workers that have them in memory."""
+        """Yields the adapters of all tenants that match the filters, newest first. Each adapter lists the workers that
+        have it in memory."""
         query = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
         return self._session.pages("/v1/admin/adapters", AdminAdapterList, limit, query)
 
@@ -136,30 +139,31 @@ class AsyncAdmin:
         base_digest: str | None = None,
         status: str | None = None,
     ) -> AdapterTotals:
-        """Returns count and size of the adapters that match."""
+        """Returns the number and total size of the adapters that match the filters, and the number of their tenants and
+        domains."""
         query = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
         return await self._session.call("GET", "/v1/admin/adapters/totals", AdapterTotals, query=query)
 
     def queues(self) -> AsyncPages[Queue]:
-        """Yields the numbers of waiting and running jobs per queue."""
+        """Yields, for each job queue, the numbers of waiting and running jobs."""
         return self._session.pages("/v1/admin/queues", QueueList, None)
 
     def workers(self) -> AsyncPages[Worker]:
-        """Yields the live workers and the adapters they have in memory."""
+        """Yields the live workers. Each worker lists the adapters that it has in memory."""
         return self._session.pages("/v1/admin/workers", WorkerList, None)
 
     def usage(self) -> AsyncPages[TenantUsageDay]:
-        """Yields the usage of the last 30 days, per tenant and day."""
+        """Yields one entry per tenant and day with the usage of that day, for the last 30 days."""
         return self._session.pages("/v1/admin/usage", TenantUsageDayList, None)
 
     def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[Audit]:
-        """Yields the audit log, newest first."""
+        """Yields the entries of the audit log, newest first."""
         return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})
 
     def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[Deletion]:
-        """Yields receipts of deleted domains and tenants, newest first."""
+        """Yields the receipts of deleted domains and tenants, newest first."""
         return self._session.pages("/v1/admin/deletions", DeletionList, limit, {"tenant_id": tenant_id})
 
     async def deletion(self, id: str) -> DeletionReceipt:
-        """Returns a receipt. `done_at` is set when everything has been deleted."""
+        """Returns the receipt of a deletion. Its `done_at` is set when everything has been deleted."""
         return await self._session.call("GET", "/v1/admin/deletions/{id}", DeletionReceipt, id=id)

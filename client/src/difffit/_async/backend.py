@@ -1,4 +1,4 @@
-"""Functions that differ between the two clients."""
+"""Functions that the asynchronous and the synchronous client implement differently."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -12,13 +12,14 @@ sleep = anyio.sleep
 
 
 async def away(function: Callable[..., Value], *arguments: Any) -> Value:
-    """Runs a function that works on files in a thread, off the event loop."""
+    """Runs a function that reads or writes files in a worker thread, so that it does not block the event loop."""
     return await anyio.to_thread.run_sync(function, *arguments)
 
 
 @asynccontextmanager
 async def opened(manager: AbstractContextManager[Value]) -> AsyncIterator[Value]:
-    """Enters and leaves a context manager that works on files in a thread, off the event loop."""
+    """Enters and exits a context manager in a worker thread, because opening and closing its files would block the
+    event loop."""
     value = await anyio.to_thread.run_sync(manager.__enter__)
     try:
         yield value

@@ -1,4 +1,4 @@
-"""The client: one server, one API key."""
+"""Client class, the entry point of the SDK."""
 
 from typing import Self, Unpack
 
@@ -21,17 +21,18 @@ from difffit.requests import GenerationSettings
 from difffit.settings import resolve
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-"""Seconds without data. On a stream of events the server sends some at least every 15 s."""
+"""Maximum number of seconds without receiving data. Event streams stay below it, because the server sends a heartbeat
+at least every 15 s."""
 _FIRST_WAIT = 10
 
 
 class AsyncClient:
-    """A DiffFit server and one API key.
+    """Client of a DiffFit server, with one API key.
 
     Omitted arguments come from the environment (`DIFFFIT_URL`, `DIFFFIT_API_KEY`, `DIFFFIT_PROFILE`) or from the file
-    that `difffit login` writes. A request is repeated up to `max_retries` times when the connection fails or the server
-    asks for it; an idempotency key keeps it from being carried out twice. `http` is an httpx client of your own, for
-    proxies, certificates or a transport to an application in this process; it is closed with this client.
+    that `difffit login` writes. A request is retried up to `max_retries` times when the connection fails or the server
+    asks for a retry; an idempotency key prevents the server from carrying it out twice. Pass your own httpx client as
+    `http` to set proxies or certificates, or to call an application in this process; `close` closes it too.
 
     Raises NotConfigured when the settings cannot be read. All exceptions are in `difffit.errors`.
     """
@@ -68,7 +69,7 @@ class AsyncClient:
         return self._session.settings.url
 
     async def generate(self, domain_id: str, **settings: Unpack[GenerationSettings]) -> tuple[Picture, ...]:
-        """Generates images of one class, given by `class_name` or `class_id`, and waits for them.
+        """Generates images of one class, given by `class_name` or `class_id`, and returns them when all are finished.
 
         Raises NoActiveAdapter, BaseMismatch, InvalidRequest, TooManyRequests, JobFailed.
         """
@@ -76,15 +77,16 @@ class AsyncClient:
         return await self.generations.pictures(await self.generations.wait(started.id))
 
     async def usage(self) -> Usage:
-        """Returns your usage: images, model evaluations, training seconds, stored bytes."""
+        """Returns the usage of your tenant: generated images, model evaluations, training seconds, stored bytes."""
         return await self._session.call("GET", "/v1/usage", Usage)
 
     async def key(self) -> OwnKey:
-        """Returns the API key that this client sends: its tenant and its scopes."""
+        """Returns the name, tenant and scopes of the API key that this client sends."""
         return await self._session.call("GET", "/v1/key", OwnKey)
 
     async def ready(self) -> Readiness:
-        """Returns whether the server is ready, and the number of live workers. Needs no key. Raises ServerError."""
+        """Returns whether the server is ready, and its number of live workers. Needs no API key. Raises
+        ConnectionFailed, UnexpectedAnswer."""
         return parsed(await self._session.probe("/readyz"), Readiness)
 
     async def close(self) -> None:

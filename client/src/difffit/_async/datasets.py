@@ -1,4 +1,4 @@
-"""Data sets: training images, one folder per class."""
+"""Client calls for data sets: training images in one folder per class."""
 
 from pathlib import Path
 
@@ -23,10 +23,12 @@ class AsyncDatasets:
         *,
         in_parts: bool | None = None,
     ) -> Dataset:
-        """Uploads a zip, or a folder with one folder of images per class. Call `wait` for the server's checks.
+        """Uploads a zip, or a folder, which must contain one folder of images per class. The server checks the images
+        after this call has returned; call `wait` for the result.
 
         Large archives are sent in parts: after an interruption, the same call sends only the missing parts, in any
-        process. `in_parts` overrides the choice by size. Raises InvalidInput, FileNotFoundError, InvalidRequest.
+        process. `in_parts` forces or forbids sending in parts, whatever the size. Raises InvalidInput,
+        FileNotFoundError, InvalidRequest.
         """
         async with opened(open_archive(Path(source))) as archive:
             if archive.size > LARGE_BYTES if in_parts is None else in_parts:
@@ -37,7 +39,8 @@ class AsyncDatasets:
             )
 
     def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Dataset]:
-        """Yields data sets, newest first, optionally of one status. Lists of rejected files are left out."""
+        """Yields the domain's data sets, newest first, without their lists of rejected files. With `status`, yields
+        only data sets with this status."""
         path = "/v1/domains/{id}/datasets"
         return self._session.pages(path, DatasetList, limit, {"status": status}, id=domain_id)
 
@@ -45,17 +48,18 @@ class AsyncDatasets:
         return await self._session.call("GET", "/v1/datasets/{id}", Dataset, id=id)
 
     def rejected(self, id: str, limit: int | None = None) -> AsyncPages[RejectedFile]:
-        """Yields the rejected files, in their order in the zip."""
+        """Yields the files of a data set that the server rejected, with reasons, in their order in the zip."""
         return self._session.pages("/v1/datasets/{id}/report", RejectedFileList, limit, id=id)
 
     async def example(self, id: str, class_id: int) -> bytes:
-        """Returns a PNG with thumbnails of the first images of a class."""
+        """Returns a PNG with thumbnails of the first images of one class of a data set."""
         path = "/v1/datasets/{id}/classes/{class_id}/example"
         return (await self._session.send("GET", path, id=id, class_id=class_id)).content
 
     async def wait(self, id: str, timeout: float | None = None) -> Dataset:
-        """Waits until the data set is ready. `report` lists the first rejected files, `rejected` all of them.
+        """Waits until the server has checked the data set, and returns it. Its `report` lists the first rejected files;
+        the method `rejected` yields all of them.
 
-        Raises JobFailed when it was rejected, WaitTimeout after `timeout` seconds.
+        Raises JobFailed if the data set was rejected, and WaitTimeout after `timeout` seconds.
         """
         return await ended("Data set", lambda: self.get(id), timeout)

@@ -1,4 +1,4 @@
-"""Domains: image styles that the base is taught."""
+"""Client calls for domains. A domain is an image style on which the base model is fine-tuned."""
 
 from difffit._async.session import AsyncPages, AsyncSession, given, receipt
 from difffit.models import Domain, DomainList
@@ -9,25 +9,26 @@ class AsyncDomains:
         self._session = session
 
     async def create(self, name: str, description: str | None = None) -> Domain:
-        """Creates a domain. Names are unique among your domains. Raises NameTaken."""
+        """Creates a domain. Its name must be unique among your domains. Raises NameTaken."""
         body = given({"name": name, "description": description})
         return await self._session.call("POST", "/v1/domains", Domain, body=body)
 
     def list(self, limit: int | None = None) -> AsyncPages[Domain]:
-        """Yields your domains, newest first; all of them without a limit."""
+        """Yields your domains, newest first: at most `limit`, or all if it is None."""
         return self._session.pages("/v1/domains", DomainList, limit)
 
     async def get(self, id: str) -> Domain:
         return await self._session.call("GET", "/v1/domains/{id}", Domain, id=id)
 
     async def update(self, id: str, *, name: str | None = None, description: str | None = None) -> Domain:
-        """Changes the fields that are not None. Raises NameTaken."""
+        """Changes the domain's name or description. None keeps the current value. Raises NameTaken."""
         body = given({"name": name, "description": description})
         return await self._session.call("PATCH", "/v1/domains/{id}", Domain, body=body, id=id)
 
     async def delete(self, id: str) -> str | None:
         """Deletes the domain and its data sets, fine-tunes, adapters and images.
 
-        Returns the id of the receipt, for `deletions.get`; None when the response was lost.
+        Returns the id of the deletion receipt, which `client.deletions.get` reads; None if the response was lost and a
+        retry found the domain already deleted.
         """
         return receipt(await self._session.send("DELETE", "/v1/domains/{id}", id=id))

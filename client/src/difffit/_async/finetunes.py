@@ -1,4 +1,4 @@
-"""Fine-tunes: train adapters from data sets."""
+"""Client calls for fine-tunes, the jobs that train adapters on data sets."""
 
 from collections.abc import AsyncIterator
 from typing import Unpack
@@ -21,18 +21,18 @@ class AsyncFinetunes:
         self._session = session
 
     async def start(self, domain_id: str, dataset_id: str, **settings: Unpack[FinetuneSettings]) -> Finetune:
-        """Starts a fine-tune. Omitted settings take the server's defaults. Raises Conflict if the data set is not
-        ready."""
+        """Starts a fine-tune on a data set and returns it without waiting. Omitted settings take the server's defaults.
+        Raises Conflict if the data set is not ready."""
         body = {"dataset_id": dataset_id, **settings}
         return await self._session.call("POST", "/v1/domains/{id}/finetunes", Finetune, body=body, id=domain_id)
 
     async def estimate(self, domain_id: str, dataset_id: str, **settings: Unpack[FinetuneSettings]) -> Estimate:
-        """Estimates the cost of `start` with the same arguments, without starting anything."""
+        """Returns the estimated cost of a fine-tune with these settings, without starting it."""
         body = {"dataset_id": dataset_id, **settings, "dry_run": True}
         return await self._session.call("POST", "/v1/domains/{id}/finetunes", Estimate, body=body, id=domain_id)
 
     def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Finetune]:
-        """Yields fine-tunes, newest first, optionally of one status."""
+        """Yields the domain's fine-tunes, newest first. With `status`, yields only fine-tunes with this status."""
         path = "/v1/domains/{id}/finetunes"
         return self._session.pages(path, FinetuneList, limit, {"status": status}, id=domain_id)
 
@@ -40,20 +40,22 @@ class AsyncFinetunes:
         return await self._session.call("GET", "/v1/finetunes/{id}", Finetune, id=id)
 
     async def metrics(self, id: str) -> Metrics:
-        """Returns the loss curve."""
+        """Returns the loss curve of a fine-tune."""
         return await self._session.call("GET", "/v1/finetunes/{id}/metrics", Metrics, id=id)
 
     async def cancel(self, id: str) -> Finetune:
-        """Cancels immediately if queued, after the current step if running. Raises Conflict when it has ended."""
+        """Cancels a fine-tune: immediately if it is queued, after the current training step if it is running. Raises
+        Conflict if it has already ended."""
         return await self._session.call("POST", "/v1/finetunes/{id}/cancel", Finetune, id=id)
 
     async def wait(self, id: str, timeout: float | None = None) -> Finetune:
-        """Waits until it has succeeded. Raises JobFailed, and WaitTimeout after `timeout` seconds."""
+        """Waits until the fine-tune has succeeded, and returns it. Raises JobFailed if it failed or was cancelled, and
+        WaitTimeout after `timeout` seconds."""
         return await ended("Fine-tune", lambda: self.get(id), timeout)
 
     async def events(self, id: str, after: int = 0) -> AsyncIterator[Event]:
-        """Yields events as they happen until the fine-tune has ended. `after` is the id of the last event already seen.
-        Reconnects after a lost connection, without repeating events.
+        """Yields the events of a fine-tune as they happen, until it has ended. `after` is the id of the last event
+        already seen. Reconnects after a lost connection, without repeating events.
 
         Raises NotFound, ConnectionFailed, UnexpectedAnswer.
         """
@@ -62,13 +64,13 @@ class AsyncFinetunes:
             try:
                 async with self._session.open("/v1/finetunes/{id}/events", stream.headers(), id=id) as response:
                     if response.status_code == httpx.codes.NO_CONTENT:
-                        return  # it has ended, and nothing comes after
+                        return  # the fine-tune has ended, and no events follow
                     try:
                         async for sent in EventSource(response).aiter_sse():
                             if (event := stream.read(sent)) is not None:
                                 yield event
                     finally:
-                        if response.num_bytes_downloaded:  # a heartbeat counts too
+                        if response.num_bytes_downloaded:  # data came, if only a heartbeat: count retries from 0 again
                             retries = Retries(self._session.max_retries)
                 lost: httpx.TransportError | ApiError = httpx.RemoteProtocolError(
                     "the stream ended early", request=response.request
@@ -81,6 +83,6 @@ class AsyncFinetunes:
                 await sleep(retries.after_loss(lost))
 
     async def sample(self, id: str, event_id: int) -> bytes:
-        """Returns the image of a `Sample` event, a PNG."""
+        """Returns the sample image of a `Sample` event, as a PNG."""
         path = "/v1/finetunes/{id}/samples/{event_id}"
         return (await self._session.send("GET", path, id=id, event_id=event_id)).content

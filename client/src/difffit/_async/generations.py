@@ -1,4 +1,4 @@
-"""Generations: images made with a domain's adapter."""
+"""Client calls for generations, the jobs that generate images with a domain's adapter."""
 
 from collections.abc import Callable
 from hashlib import sha256
@@ -21,8 +21,9 @@ class AsyncGenerations:
     async def create(
         self, domain_id: str, *, prefer_wait: int = 0, **settings: Unpack[GenerationSettings]
     ) -> Generation:
-        """Requests images of one class. Omitted settings take the server's defaults. With `prefer_wait`, the server
-        responds when the images are finished, or after that many seconds (at most 60).
+        """Starts a generation, which makes images of one class, and returns its state. Omitted settings take the
+        server's defaults. With `prefer_wait`, the server responds when the images are finished, or after `prefer_wait`
+        seconds (at most 60).
 
         Raises NoActiveAdapter, BaseMismatch, InvalidRequest, TooManyRequests.
         """
@@ -34,7 +35,7 @@ class AsyncGenerations:
         )
 
     def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Generation]:
-        """Yields generations, newest first, optionally of one status."""
+        """Yields the domain's generations, newest first. With `status`, yields only generations with this status."""
         path = "/v1/domains/{id}/generations"
         return self._session.pages(path, GenerationList, limit, {"status": status}, id=domain_id)
 
@@ -42,7 +43,8 @@ class AsyncGenerations:
         return await self._session.call("GET", "/v1/generations/{id}", Generation, id=id)
 
     async def cancel(self, id: str) -> Generation:
-        """Cancels immediately if queued, after the current step if running. Raises Conflict when it has ended."""
+        """Cancels a generation: immediately if it is queued, after the current sampling step if it is running. Raises
+        Conflict if it has already ended."""
         return await self._session.call("POST", "/v1/generations/{id}/cancel", Generation, id=id)
 
     async def wait(
@@ -53,16 +55,18 @@ class AsyncGenerations:
         *,
         max_pause: float = MAX_SECONDS,
     ) -> Generation:
-        """Waits until all images are finished. `on_change` is called with each state that is polled, at least every
-        `max_pause` seconds. Raises JobFailed, and WaitTimeout after `timeout` seconds."""
+        """Waits until all images are finished, and returns the generation. Calls `on_change` with each polled state, at
+        least every `max_pause` seconds. Raises JobFailed, and WaitTimeout after `timeout` seconds."""
         return await ended("Generation", lambda: self.get(id), timeout, on_change, max_pause)
 
     async def pictures(self, generation: Generation) -> tuple[Picture, ...]:
-        """Downloads the images of a generation that has succeeded. Raises BadDownload."""
+        """Downloads the images of a generation that has succeeded. Raises BadDownload if the bytes of an image do not
+        match its SHA-256."""
         return tuple([await self._picture(generation, image) for image in generation.images])
 
     async def preview(self, id: str, index: int, step: int) -> bytes:
-        """Returns a preview of one unfinished image, a PNG. The generation's `previews` lists them."""
+        """Returns a preview of an unfinished image, as a PNG: the image with this index, as predicted after `step`
+        sampling steps. The generation's field `previews` lists the available previews."""
         path = "/v1/generations/{id}/previews/{index}/{step}"
         return (await self._session.send("GET", path, id=id, index=index, step=step)).content
 

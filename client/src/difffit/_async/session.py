@@ -1,4 +1,4 @@
-"""HTTP requests: authentication, retries, and responses as models or errors."""
+"""HTTP session: sends requests with the API key, retries them, and turns responses into models or exceptions."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,9 +18,9 @@ from difffit.settings import Settings
 Model = TypeVar("Model", bound=BaseModel)
 Item = TypeVar("Item")
 _PAGE = 100
-"""Maximum items of a page."""
+"""Maximum number of items on a page of a list."""
 UPLOAD_SECONDS = 900.0
-"""Seconds that the server may take to process an upload after receiving it."""
+"""Read timeout of an upload: seconds that the server may take to process the uploaded file before it responds."""
 
 
 class Page(Protocol[Item]):
@@ -29,13 +29,14 @@ class Page(Protocol[Item]):
 
 
 class AsyncSession:
-    """Sends requests. Paths are those of the OpenAPI document; ids fill the braces."""
+    """Sends requests to the server. Paths are written as in the OpenAPI document, such as `/v1/domains/{id}`; the
+    keyword arguments `ids` fill the braces."""
 
     def __init__(self, settings: Settings, http: httpx.AsyncClient, max_retries: int) -> None:
         self.settings, self.http, self.max_retries = settings, http, max_retries
 
     async def call(self, method: str, path: str, model: type[Model], **options: Any) -> Model:
-        """Sends a request and returns the response as a model. Takes the options of `send`."""
+        """Sends a request and returns the response's JSON as a model. Accepts the options of `send`."""
         return parsed(await self.send(method, path, **options), model)
 
     def pages(
@@ -46,11 +47,11 @@ class AsyncSession:
         query: Mapping[str, Any] | None = None,
         **ids: str,
     ) -> "AsyncPages[Item]":
-        """Returns a list, of which at most `limit` items are read."""
+        """Returns an iterator over a paginated list, which stops after `limit` items."""
 
         async def fetch(count: int, cursor: str | None) -> Any:
             asked = {**(query or {}), "limit": count, "cursor": cursor}
-            return await self.call("GET", path, cast(Any, model), query=asked, **ids)  # a page is a model too
+            return await self.call("GET", path, cast(Any, model), query=asked, **ids)  # pages are models too
 
         return AsyncPages(fetch, limit)
 
@@ -67,7 +68,8 @@ class AsyncSession:
         timeout: float | None = None,
         **ids: str | int,
     ) -> httpx.Response:
-        """Sends a request and returns the successful response, fully read. Drops None from the query.
+        """Sends a request, with retries, and returns the successful response, fully read. Omits query parameters that
+        are None.
 
         Raises ApiError, ConnectionFailed, NotConfigured.
         """
@@ -93,12 +95,13 @@ class AsyncSession:
                 break
             await sleep(delay)
         if response.is_success or (method == "DELETE" and response.status_code == 404 and retries.lost_answer):
-            return response  # an earlier try deleted it, but its response was lost
+            return response  # an earlier try deleted the resource, but the server's response to it was lost
         raise error_of(response, retry_after(response))
 
     @asynccontextmanager
     async def open(self, path: str, headers: Mapping[str, str], **ids: str) -> AsyncIterator[httpx.Response]:
-        """Streams the response of a GET, without retries. Raises ApiError, httpx.TransportError."""
+        """Sends a GET request without retries and yields the response, whose body the caller reads as a stream. Raises
+        ApiError, httpx.TransportError."""
         headers = {**self._headers(), **headers}
         async with self.http.stream("GET", filled(path, ids), headers=headers) as response:
             if not response.is_success:
@@ -107,7 +110,8 @@ class AsyncSession:
             yield response
 
     async def probe(self, path: str) -> httpx.Response:
-        """Returns any response to a GET, without key and retries. Raises ConnectionFailed."""
+        """Sends a GET request without API key and without retries, and returns the response, whatever its status.
+        Raises ConnectionFailed."""
         try:
             return await self.http.get(path)
         except httpx.TransportError as error:
@@ -123,14 +127,16 @@ class AsyncSession:
 
 
 class AsyncPages(AsyncIterator[Item]):
-    """Items of a list. Iterating fetches pages as they are needed; `page` fetches one of them."""
+    """Iterator over the items of a paginated list. Iterating fetches pages as they are needed; `page` fetches a single
+    page."""
 
     def __init__(self, fetch: Callable[[int, str | None], Awaitable[Any]], limit: int | None) -> None:
         self._fetch, self._limit = fetch, limit
         self._items = self._iterate()
 
     async def page(self, cursor: str | None = None) -> Page[Item]:
-        """Returns one page of at most `limit` items (at most 100): the first, or the one that a `next_cursor` names."""
+        """Returns one page of at most `limit` items (at most 100): the first page, or the page that starts at `cursor`,
+        which is the `next_cursor` of the previous page."""
         page: Page[Item] = await self._fetch(_PAGE if self._limit is None else min(self._limit, _PAGE), cursor)
         return page
 
@@ -151,7 +157,7 @@ class AsyncPages(AsyncIterator[Item]):
 
 
 def parsed(response: httpx.Response, model: type[Model]) -> Model:
-    """Parses the response into a model. Raises UnexpectedAnswer."""
+    """Parses the JSON body of a response into a model. Raises UnexpectedAnswer if the body does not match the model."""
     try:
         return model.model_validate_json(response.content)
     except ValidationError as error:
@@ -161,7 +167,8 @@ def parsed(response: httpx.Response, model: type[Model]) -> Model:
 
 
 def filled(path: str, ids: Mapping[str, str | int]) -> str:
-    """Fills ids into a path. Raises InvalidInput for an id that changes the path: servers decode `%2F` to a slash."""
+    """Fills ids into the braces of a path. Raises InvalidInput for an id that would change the path, such as an id with
+    a slash: quoting the slash does not help, since servers decode `%2F` to a slash."""
     for id in map(str, ids.values()):
         if not id.strip(".") or "/" in id:
             raise InvalidInput(f"'{id}' is not a valid id. Ids are not empty and contain no slash.")
@@ -169,7 +176,8 @@ def filled(path: str, ids: Mapping[str, str | int]) -> str:
 
 
 def receipt(response: httpx.Response) -> str | None:
-    """Returns the id of a deletion's receipt; None when the response that named it was lost."""
+    """Returns the id of the deletion receipt that a DELETE response names; None if that response was lost, and this one
+    is the 404 of a retry."""
     return response.headers.get("Location", "").rpartition("/")[2] or None
 
 

@@ -1,4 +1,4 @@
-"""Multipart uploads of large archives: lost parts are sent again, and an interrupted upload is resumed."""
+"""Uploads of large archives in parts. Parts lost on the way are sent again, and interrupted uploads are resumed."""
 
 from collections.abc import AsyncIterator
 
@@ -16,29 +16,31 @@ _UPLOAD = "/v1/domains/{id}/datasets/uploads/{upload_id}"
 _COMPLETE = "/v1/domains/{id}/datasets/uploads/{upload_id}/complete"
 _PIECE = 2**18
 _EXPIRED = {401, 403}
-"""Statuses of servers and object stores for an expired URL."""
+"""HTTP statuses with which servers and object stores reject an expired upload URL."""
 
 
 class AsyncUploads:
-    """Multipart uploads of data sets."""
+    """Client calls for multipart uploads of data sets."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
     def list(self, domain_id: str, limit: int | None = None) -> AsyncPages[DatasetUpload]:
-        """Yields uploads, newest first."""
+        """Yields the domain's multipart uploads, newest first."""
         return self._session.pages(_PATH, DatasetUploadList, limit, id=domain_id)
 
     async def get(self, domain_id: str, id: str) -> DatasetUploadParts:
-        """Returns the upload and its parts. A part that has arrived has an `etag`."""
+        """Returns a multipart upload with its parts. A part has an `etag` once the server has received it."""
         return await self._session.call("GET", _UPLOAD, DatasetUploadParts, id=domain_id, upload_id=id)
 
     async def abort(self, domain_id: str, id: str) -> None:
-        """Deletes the upload's parts. Raises Conflict if it already became a data set."""
+        """Aborts a multipart upload and deletes its parts. Raises Conflict if the upload has already become a data
+        set."""
         await self._session.send("DELETE", _UPLOAD, id=domain_id, upload_id=id)
 
     async def send(self, domain_id: str, archive: Archive, on_progress: OnProgress | None) -> Dataset:
-        """Uploads the archive, resuming an open upload of the same bytes. Raises InvalidRequest, ConnectionFailed."""
+        """Uploads an archive in parts and returns the new data set. Resumes an open upload with the same size and
+        SHA-256, if there is one. Raises InvalidRequest, ConnectionFailed."""
         upload = await self._resume_or_start(domain_id, archive, await away(digest, archive.file))
         report = on_progress or (lambda *_: None)
         sent = sum(part.size_bytes for part in upload.parts if part.etag is not None)
@@ -60,7 +62,7 @@ class AsyncUploads:
         return await self._session.call("POST", _PATH, DatasetUploadParts, body=body, id=domain_id)
 
     async def _send_part(self, upload: DatasetUploadParts, number: int, archive: Archive, progress: "_Progress") -> str:
-        """Sends one part and returns its ETag. Gets a new URL once if the part's has expired."""
+        """Sends one part and returns its ETag. If the part's upload URL has expired, gets a new URL once."""
         retries, renewed = Retries(self._session.max_retries), False
         part = upload.parts[number - 1]
         archive.file.seek((number - 1) * upload.part_bytes)
@@ -84,7 +86,8 @@ class AsyncUploads:
         return response.headers["ETag"]
 
     async def _put(self, part: UploadPart, data: bytes, progress: "_Progress") -> httpx.Response:
-        """Puts the part's bytes, without the API key: the URL may belong to another server."""
+        """Sends a PUT request with the part's bytes to the part's upload URL. Omits the API key, because the URL may
+        belong to another server."""
 
         async def pieces() -> AsyncIterator[bytes]:
             for start in range(0, len(data), _PIECE):
@@ -96,7 +99,8 @@ class AsyncUploads:
 
 
 class _Progress:
-    """Reports the progress of one part, on top of the bytes sent before it."""
+    """Reports the progress of a whole upload while one of its parts is sent: the bytes sent before this part, plus the
+    bytes sent of it."""
 
     def __init__(self, report: OnProgress, before: int, total: int) -> None:
         self._report, self._before, self._total = report, before, total

@@ -1,4 +1,4 @@
-"""Polls a job until it has ended."""
+"""Waiting for jobs: polls a job until it has ended."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ from difffit.models import Dataset, Finetune, Generation
 Job = TypeVar("Job", Dataset, Finetune, Generation)
 _SUCCESSFUL = {"ready", "succeeded"}
 _FIRST_SECONDS, MAX_SECONDS = 0.1, 2.0
-"""First and longest pause between polls."""
+"""Seconds between the first two polls, and the maximum between later polls."""
 
 
 async def ended(
@@ -22,10 +22,10 @@ async def ended(
     on_change: Callable[[Job], object] | None = None,
     max_pause: float = MAX_SECONDS,
 ) -> Job:
-    """Polls until the job has succeeded and returns it. `on_change` is called with each state that is polled.
-    Pauses grow to `max_pause` seconds.
+    """Polls a job by calling `get`, and returns the job once it has succeeded. Calls `on_change` with each polled
+    state. The pauses between polls grow to `max_pause` seconds.
 
-    Raises JobFailed, and WaitTimeout after `timeout` seconds.
+    Raises JobFailed if the job ended without success, and WaitTimeout after `timeout` seconds.
     """
     started, pause = time.monotonic(), _FIRST_SECONDS
     while True:

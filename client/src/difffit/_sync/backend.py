@@ -1,4 +1,4 @@
-"""Backend of the synchronous client: no threads, no event loop."""
+"""Synchronous versions of the functions in `_async/backend.py`. They need neither threads nor an event loop."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

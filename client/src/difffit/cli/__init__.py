@@ -1,1 +1,1 @@
-"""The `difffit` command. Modules here load HTTP and models only when a command runs, so that help is quick."""
+"""The `difffit` command. Its modules import httpx and the models only when a command runs, so that `--help` is fast."""

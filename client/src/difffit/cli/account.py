@@ -1,4 +1,4 @@
-"""`difffit login`, `logout`, `status`, `usage` and `inspect`."""
+"""Commands `difffit login`, `logout`, `status`, `usage` and `inspect`."""
 
 import json
 from pathlib import Path
@@ -18,8 +18,9 @@ def login(
 ) -> None:
     """Store a server's address and an API key in a file that only you can read.
 
-    The command prompts for the key, or reads it from standard input: `difffit login --url URL < key.txt`. `difffit
-    --profile NAME login` stores it under a name, for example to keep an administrator's key next to a tenant's.
+    The command prompts for the API key, or reads it from standard input: `difffit login --url URL < key.txt`. `difffit
+    --profile NAME login` stores address and key under a name, for example to keep an administrator's key next to a
+    tenant's.
     """
     name = state.profile or DEFAULT_PROFILE
     address = (url or typer.prompt("Server", default=_known_url(), err=True)).rstrip("/")
@@ -31,7 +32,7 @@ def login(
 
 
 def logout(state: State) -> None:
-    """Delete the address and key that `login` stored."""
+    """Delete the server address and API key that `difffit login` stored."""
     name = state.profile or DEFAULT_PROFILE
     forgotten = forget_profile(name)
     text = f"Deleted the profile '{name}'." if forgotten else f"There is no profile '{name}' in {config_file()}."
@@ -39,7 +40,7 @@ def logout(state: State) -> None:
 
 
 def status(state: State) -> None:
-    """Show which server is used, whether a key is set, and whether the server is ready."""
+    """Show which server is used, whether an API key is set, and whether the server is ready."""
     client = state.client
     ready = client.ready()
     key = "none" if resolve(profile=state.profile).api_key is None else "set"
@@ -53,7 +54,7 @@ def status(state: State) -> None:
 
 
 def usage(state: State) -> None:
-    """Show your usage: images, model evaluations, training seconds, stored bytes."""
+    """Show your tenant's usage: generated images, model evaluations, training seconds, stored bytes."""
     totals = state.client.usage()
     state.show(totals, record(totals, "images", "model_evaluations", "training_seconds", "stored_bytes"))
 
@@ -64,13 +65,13 @@ def inspect(
         Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A PNG or a `.safetensors`.")
     ],
 ) -> None:
-    """Show the settings stored in a generated image, or the manifest of an adapter file. Needs no server."""
+    """Show the settings stored in a generated image, or the metadata of an adapter file. Needs no server."""
     settings = _manifest(file) if file.suffix == ".safetensors" else _settings(file)
     state.show(settings, record(None, **settings))
 
 
 def _known_url() -> str:
-    """Returns the configured address, as the default of the prompt."""
+    """Returns the configured server address, the default answer of the prompt."""
     try:
         return resolve().url
     except ValueError:
@@ -78,7 +79,8 @@ def _known_url() -> str:
 
 
 def _check(url: str, key: str) -> None:
-    """Calls the server once, so that a wrong address or key raises. An administrator's key may not list domains."""
+    """Lists one domain, so that a wrong address or API key raises an error. Lists one tenant if the server forbids
+    this, since an administrator's API key may not list domains."""
     from difffit import Client
     from difffit.errors import Forbidden
 
@@ -96,7 +98,8 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def _manifest(file: Path) -> dict[str, Any]:
-    """Reads the manifest from a safetensors header: 8 bytes of length, then JSON."""
+    """Returns the adapter's metadata from the header of a safetensors file: 8 bytes with the header's length, then
+    JSON."""
     from difffit.errors import InvalidInput
 
     with file.open("rb") as source:

@@ -1,4 +1,4 @@
-"""`difffit adapters`."""
+"""Commands of `difffit adapters`, for the adapters of a domain, which are its versions."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +21,7 @@ def list_adapters(
     status: Annotated[Literal["ready", "quarantined"] | None, typer.Option(help="List only this status.")] = None,
     limit: LimitOption = None,
 ) -> None:
-    """List a domain's versions, newest first. An asterisk marks the active version."""
+    """List the adapters (versions) of a domain, newest first. An asterisk marks the active version."""
     owner = state.client.domains.get(domain_id(state.client, domain))
     versions = list(state.client.adapters.list(owner.id, limit, status=status))
     columns = {
@@ -39,7 +39,7 @@ def list_adapters(
 
 @command(app)
 def get(state: State, adapter: AdapterArgument) -> None:
-    """Show one version and its classes."""
+    """Show one adapter and its classes."""
     version = state.client.adapters.get(adapter)
     view = record(version, *_FIELDS, size=size(version.size_bytes), classes=version.manifest.get("class_names", []))
     state.show(version, view)
@@ -47,7 +47,7 @@ def get(state: State, adapter: AdapterArgument) -> None:
 
 @command(app)
 def promote(state: State, adapter: AdapterArgument) -> None:
-    """Make a version the active one. To roll back, promote an older version."""
+    """Make an adapter the active version of its domain. To roll back, promote an older version."""
     owner = state.client.adapters.get(adapter).domain_id
     domain = state.client.adapters.promote(owner, adapter)
     state.show(domain, record(domain, "id", "name", "active_adapter_id"))
@@ -59,7 +59,7 @@ def download(
     adapter: AdapterArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to save to.")] = Path(),
 ) -> None:
-    """Save a version as a `.safetensors` file."""
+    """Save an adapter as a `.safetensors` file."""
     path = state.client.adapters.download(adapter, output)
     state.show({"id": adapter, "path": str(path)}, str(path))
 
@@ -70,6 +70,6 @@ def upload(
     domain: DomainArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A `.safetensors`.")],
 ) -> None:
-    """Upload an adapter that was trained on the same base."""
+    """Upload an adapter that was trained on the server's base model."""
     version = state.client.adapters.upload(domain_id(state.client, domain), file)
     state.show(version, record(version, *_FIELDS))

@@ -1,4 +1,4 @@
-"""`difffit admin`: commands that need an administrator's key."""
+"""Commands of `difffit admin`, which need an administrator's API key."""
 
 from typing import Annotated, Any, Literal
 
@@ -90,14 +90,14 @@ def create_key(
     read_only: Annotated[bool, typer.Option("--read-only", help="The key can read but not change anything.")] = False,
     days: LifetimeOption = None,
 ) -> None:
-    """Create an API key. The key is shown only now."""
+    """Create an API key for a tenant. The key is shown only now."""
     issued = state.client.admin.keys.create(tenant, name, ["read"] if read_only else None, _seconds(days))
     state.show(issued, record(issued, "id", "name", "scopes", "key"))
 
 
 @command(keys, "list")
 def list_keys(state: State, tenant: TenantArgument) -> None:
-    """List a tenant's keys, without their secrets."""
+    """List a tenant's API keys, without their secrets."""
     rows = list(state.client.admin.keys.list(tenant))
     columns = {
         "id": lambda key: key.id,
@@ -118,7 +118,7 @@ def update_key(
     days: LifetimeOption = None,
     endless: Annotated[bool, typer.Option("--never-expires", "--endless", help="Remove the expiry date.")] = False,
 ) -> None:
-    """Change a key's name or expiry date."""
+    """Change an API key's name or expiry date."""
     changed = state.client.admin.keys.update(key, name=name, lifetime_seconds="endless" if endless else _seconds(days))
     state.show(changed, record(changed, "id", "name", "scopes", "expires_at"))
 
@@ -130,14 +130,14 @@ def rotate_key(
     overlap: Annotated[int | None, typer.Option(min=0, help="Seconds for which the old key keeps working.")] = None,
     days: LifetimeOption = None,
 ) -> None:
-    """Replace a key with a new one. The new key is shown only now."""
+    """Replace an API key with a new one. The new key is shown only now."""
     issued = state.client.admin.keys.rotate(key, overlap_seconds=overlap, lifetime_seconds=_seconds(days))
     state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
 
 
 @command(keys, "revoke")
 def revoke_key(state: State, key: KeyArgument, yes: YesOption = False) -> None:
-    """Revoke a key. It stops working at once."""
+    """Revoke an API key. It stops working at once."""
     confirm(f"Revoke {key}?", yes=yes)
     state.client.admin.keys.revoke(key)
     state.show({"revoked": key}, f"Revoked {key}.")
@@ -152,7 +152,7 @@ def adapters(
     base: Annotated[str | None, typer.Option(help="List only adapters for this base, by digest.")] = None,
     status: Annotated[Literal["ready", "quarantined"] | None, typer.Option(help="List only this status.")] = None,
 ) -> None:
-    """List the adapters of all tenants, newest first, and the workers that have them in memory."""
+    """List the adapters of all tenants, newest first, each with the workers that have it in memory."""
     filters: dict[str, Any] = {"tenant_id": tenant, "domain_id": domain, "base_digest": base, "status": status}
     rows = list(state.client.admin.adapters(limit, **filters))
     columns = {
@@ -172,7 +172,7 @@ def adapters(
 
 @command(app)
 def workers(state: State) -> None:
-    """List the live workers and the adapters they have in memory."""
+    """List the live workers, each with the number of adapters that it has in memory."""
     rows = list(state.client.admin.workers())
     columns = {
         "id": lambda worker: worker.id,
@@ -188,7 +188,7 @@ def workers(state: State) -> None:
 
 @command(app)
 def usage(state: State) -> None:
-    """Show the usage of each tenant per day."""
+    """Show the usage of each tenant per day, for the last 30 days."""
     rows = list(state.client.admin.usage())
     columns = {
         "day": lambda day: day.day,
@@ -209,7 +209,7 @@ def deletions(state: State, tenant: TenantOption = None, limit: LimitOption = No
 
 @command(app)
 def audit(state: State, limit: LimitOption = 50, tenant: TenantOption = None) -> None:
-    """Show who changed what, newest first."""
+    """Show the audit log: what was changed, when and with which API key, newest first."""
     entries = list(state.client.admin.audit(limit, tenant_id=tenant))
     columns = {
         "when": lambda entry: entry.created_at,

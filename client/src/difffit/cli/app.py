@@ -1,4 +1,4 @@
-"""The command's root, and the commands that other distributions add to it."""
+"""Root of the `difffit` command, to which other installed packages can add commands."""
 
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
@@ -12,7 +12,8 @@ from difffit.cli.base import State, command
 from difffit.cli.failures import EXIT_CODES
 
 GROUP = "difffit.commands"
-"""Entry points: each names a `typer.Typer` with one command, loaded when it is run or listed."""
+"""Group of the entry points that add commands. Each entry point names a `typer.Typer` with one command, which is
+imported only when the command is run or listed."""
 
 
 class Root(TyperGroup):
@@ -20,7 +21,7 @@ class Root(TyperGroup):
         return [*super().list_commands(ctx), *sorted(_added())]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Looks for entry points only when the name is not a built-in command."""
+        """Returns the command with this name. Looks for entry points only if no built-in command has the name."""
         own = super().get_command(ctx, cmd_name)
         if own is not None or cmd_name not in _added():
             return own
@@ -40,9 +41,9 @@ def root(
     profile: Annotated[str | None, typer.Option(help="Stored login to use. DIFFFIT_PROFILE does the same.")] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """Teach image domains to a DiffFit server and generate images with them.
+    """Fine-tune a base model on your image domains with a DiffFit server, and generate images with it.
 
-    DIFFFIT_URL and DIFFFIT_API_KEY select the server and the key. `difffit login` stores both.
+    DIFFFIT_URL and DIFFFIT_API_KEY set the server's address and the API key. `difffit login` stores both.
     """
     if version:
         typer.echo(__version__)

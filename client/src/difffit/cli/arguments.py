@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options that several commands share."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,7 +27,7 @@ WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until t
 
 
 def domain_id(client: "Client", name_or_id: str) -> str:
-    """Returns the id of a domain that is given by name or id. Raises NotFound."""
+    """Returns the id of the domain with this name or id. Raises NotFound."""
     if name_or_id.startswith("dom_"):
         return name_or_id
     for domain in client.domains.list():
@@ -37,6 +37,6 @@ def domain_id(client: "Client", name_or_id: str) -> str:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Asks for confirmation before an irreversible action. Aborts on no."""
+    """Asks the user to confirm an irreversible action, unless `yes` is set. Aborts the command if the user declines."""
     if not yes:
         typer.confirm(question, abort=True, err=True)

@@ -1,4 +1,4 @@
-"""Shared by all commands: `--json`, the client, exit codes for errors, and the output streams."""
+"""Base of all commands: the option `--json`, the SDK client, exit codes for errors, and the output streams."""
 
 import functools
 import inspect
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 Parameters = ParamSpec("Parameters")
 _WIDE = 250
-"""Width of the output in columns. The terminal wraps longer lines, so that ids can be copied and scripts get whole
-lines."""
+"""Width of the output in columns, wider than most terminals: the terminal wraps longer lines, so that ids can be copied
+and scripts get whole lines."""
 
 
 @dataclass
 class State:
-    """One run of the command."""
+    """State of one run of the command: its options, output streams and SDK client."""
 
     profile: str | None = None
     json: bool = False
@@ -38,7 +38,7 @@ class State:
 
     @property
     def client(self) -> "Client":
-        """The SDK client, created on first use. Raises NotConfigured."""
+        """SDK client, created on first use. Raises NotConfigured."""
         if self._client is None:
             from difffit import Client
 
@@ -46,14 +46,15 @@ class State:
         return self._client
 
     def show(self, value: "BaseModel | Iterable[BaseModel] | dict[str, Any]", view: RenderableType) -> None:
-        """Prints the value as JSON with `--json`, else the view for people."""
+        """Prints `value` as JSON if `--json` is set, else prints `view`, the same content for people."""
         if self.json:
             typer.echo(json.dumps(_plain(value), ensure_ascii=False))
         else:
             self.out.print(view)
 
     def note(self, text: RenderableType) -> None:
-        """Prints a note to standard error, so that it never mixes with the output."""
+        """Prints a note to standard error, so that it does not mix with the output. Prints nothing if `--json` is
+        set."""
         if not self.json:
             self.err.print(text, soft_wrap=isinstance(text, str))
 
@@ -68,7 +69,8 @@ Function = Callable[Concatenate[State, Parameters], None]
 def command(
     app: typer.Typer, name: str | None = None, **options: Any
 ) -> Callable[[Function[Parameters]], Function[Parameters]]:
-    """Registers a function as a command. Its first argument is the state, the others come from the command line."""
+    """Returns a decorator that registers a function as a command of `app`. The function's first argument is the state;
+    its other arguments come from the command line."""
 
     def register(function: Function[Parameters]) -> Function[Parameters]:
         @functools.wraps(function)
@@ -82,7 +84,7 @@ def command(
         first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         last = inspect.Parameter("json", kind, default=False, annotation=JsonOption)
         parameters = [first, *(parameter.replace(kind=kind) for parameter in own), last]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # Typer reads the options from it
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         app.command(name, **options)(run)
         return function
@@ -112,7 +114,7 @@ def _run(state: State, function: Callable[..., None], arguments: dict[str, Any])
 
 
 class _Retries(logging.Handler):
-    """Shows the SDK's retry messages while the command waits for the server."""
+    """Logging handler that shows the SDK's messages about retries while the command waits for the server."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
@@ -123,7 +125,7 @@ class _Retries(logging.Handler):
 
 
 def _console(file: Any, width: int | None = None) -> Console:
-    """Creates a console that prints text verbatim: names that users chose must not be read as markup."""
+    """Creates a console that prints text verbatim, since names that users chose may look like Rich markup."""
     return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 

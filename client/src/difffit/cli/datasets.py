@@ -1,4 +1,4 @@
-"""`difffit datasets`."""
+"""Commands of `difffit datasets`, for training images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,7 +28,7 @@ def upload(
     ],
     wait: WaitOption = True,
 ) -> None:
-    """Upload a folder or a zip and show the result of the server's checks.
+    """Upload training images, as a folder or a zip, and show the result of the server's checks.
 
     Large files are sent in parts. After an interruption, the same command sends only the missing parts.
     """
@@ -97,26 +97,27 @@ def abort(
 
 @command(app)
 def get(state: State, dataset: DatasetArgument) -> None:
-    """Show a data set, its classes, and the first rejected files."""
+    """Show a data set, its classes, and its first rejected files."""
     details = state.client.datasets.get(dataset)
     state.show(details, _view(details))
 
 
 @command(app)
 def report(state: State, dataset: DatasetArgument, limit: LimitOption = None) -> None:
-    """List the rejected files of a data set, with reasons."""
+    """List the rejected files of a data set, with the reasons."""
     files = list(state.client.datasets.rejected(dataset, limit))
     state.show(files, table(files, _REFUSED))
 
 
 def _checked(state: State, id: str) -> "Dataset":
-    """Waits for the checks. Shows the rejected files before it raises JobFailed."""
+    """Waits until the server has checked the data set, and returns it. If the data set was rejected, prints its
+    rejected files before it raises JobFailed."""
     from difffit.errors import JobFailed
 
     try:
         return state.client.datasets.wait(id)
     except JobFailed as error:
-        state.note(_view(error.job))  # type: ignore[arg-type]  # the job of a data set
+        state.note(_view(error.job))  # type: ignore[arg-type]  # this job is always a Dataset
         raise
 
 

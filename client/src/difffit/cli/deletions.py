@@ -1,4 +1,4 @@
-"""`difffit deletions`."""
+"""Commands of `difffit deletions`, for the receipts of deleted domains."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -1,4 +1,4 @@
-"""`difffit domains`."""
+"""Commands of `difffit domains`."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Unique among your domains.")],
     description: Annotated[str | None, typer.Option(help="Free text.")] = None,
 ) -> None:
-    """Create a domain."""
+    """Create a domain, to which you can then upload training images."""
     domain = state.client.domains.create(name, description)
     state.show(domain, record(domain, *_FIELDS))
 

@@ -1,4 +1,4 @@
-"""Errors for people and scripts: what happened, what to do next, and an exit code."""
+"""Reports errors to people and scripts: what happened, what to do next, and an exit code."""
 
 import json
 from typing import Any
@@ -24,7 +24,8 @@ _HINTS = {
 
 
 def exit_code(error: Exception) -> int | None:
-    """Returns the exit code, or None for a bug in the command, which keeps its traceback."""
+    """Returns the command's exit code for an exception, or None for an unexpected exception, which is a bug and keeps
+    its traceback."""
     from difffit import errors
 
     if isinstance(error, errors.ApiError):
@@ -39,7 +40,7 @@ def exit_code(error: Exception) -> int | None:
 
 
 def render(console: Console, error: Exception, *, as_json: bool) -> None:
-    """Prints title, detail, invalid fields and a hint."""
+    """Prints the error's title, detail, invalid fields and a hint, or all of them as one line of JSON."""
     report = _report(error)
     if as_json:
         console.file.write(json.dumps(report, ensure_ascii=False) + "\n")
@@ -62,7 +63,7 @@ def _report(error: Exception) -> dict[str, Any]:
         "status": getattr(error, "status", 0),
         "code": code,
         "detail": getattr(error, "detail", None) or str(error),
-        "errors": fields if len(fields) > 1 else [],  # a single field is already in the detail
+        "errors": fields if len(fields) > 1 else [],  # a single invalid field is already named in `detail`
         "hint": _HINTS.get(
             code,
             "Check that the server is running, or store another address with `difffit login`." if _lost(error) else "",

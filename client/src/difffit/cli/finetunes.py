@@ -1,4 +1,4 @@
-"""`difffit finetunes`."""
+"""Commands of `difffit finetunes`, the jobs that train adapters on data sets."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def start(
     ] = False,
     samples: SamplesOption = None,
 ) -> None:
-    """Fine-tune the base on a data set. Omitted options take the server's defaults."""
+    """Fine-tune the base model on a data set. Omitted options take the server's defaults."""
     owner = domain_id(state.client, domain)
     dataset_id = dataset or _newest_dataset(state, owner)
     asked = {
@@ -91,7 +91,7 @@ def events(
     finetune: FinetuneArgument,
     after: Annotated[int, typer.Option(min=0, help="Id of the last event already seen.")] = 0,
 ) -> None:
-    """Print events as they happen until the fine-tune has ended, one JSON object per line."""
+    """Print the events of a fine-tune as they happen, one JSON object per line, until it has ended."""
     for event in state.client.finetunes.events(finetune, after):
         typer.echo(json.dumps({"event": type(event).__name__.lower(), **event.model_dump(mode="json")}))
 
@@ -122,7 +122,7 @@ def get(state: State, finetune: FinetuneArgument) -> None:
 
 @command(app)
 def metrics(state: State, finetune: FinetuneArgument) -> None:
-    """Show the loss curve."""
+    """Show the loss curve of a fine-tune."""
     curve = state.client.finetunes.metrics(finetune)
     columns = {
         "step": lambda point: point.step,
@@ -135,13 +135,13 @@ def metrics(state: State, finetune: FinetuneArgument) -> None:
 
 @command(app)
 def cancel(state: State, finetune: FinetuneArgument) -> None:
-    """Cancel a fine-tune: immediately if queued, after the current step if running."""
+    """Cancel a fine-tune: immediately if queued, after the current training step if running."""
     details = state.client.finetunes.cancel(finetune)
     state.show(details, _view(details))
 
 
 def _newest_dataset(state: State, owner: str) -> str:
-    """Returns the id of the newest ready data set. Raises InvalidInput when there is none."""
+    """Returns the id of the domain's newest data set that is ready. Raises InvalidInput if there is none."""
     from difffit.errors import InvalidInput
 
     for dataset in state.client.datasets.list(owner):
@@ -151,7 +151,7 @@ def _newest_dataset(state: State, owner: str) -> str:
 
 
 def _watch(state: State, id: str, samples: Path | None) -> "Finetune":
-    """Shows progress and returns the fine-tune once it has succeeded. Raises JobFailed."""
+    """Shows the progress of a fine-tune and returns the fine-tune once it has succeeded. Raises JobFailed."""
     try:
         state.note(f"Watching {id}. It continues when you leave with Ctrl-C.")
         _follow(state, id, samples)
@@ -164,7 +164,8 @@ def _watch(state: State, id: str, samples: Path | None) -> "Finetune":
 
 
 def _follow(state: State, id: str, samples: Path | None) -> None:
-    """Shows a progress bar, and saves sample images when a folder is given."""
+    """Shows a progress bar until the fine-tune has ended, and saves its sample images to the folder `samples`, if
+    given."""
     from difffit.events import Progress, Sample, Status
 
     with steps_bar(state, "Fine-tuning") as bar:

@@ -1,4 +1,4 @@
-"""`difffit generate` and `difffit generations`."""
+"""Command `difffit generate`, and commands of `difffit generations`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,7 +52,7 @@ def generate(
     ] = None,
     output: OutputOption = Path(),
 ) -> None:
-    """Generate images of a class and save them as PNGs that contain their settings."""
+    """Generate images of one class and save them as PNGs, which contain the settings used."""
     asked = {
         "class_name": class_name,
         "class_id": class_id,
@@ -102,19 +102,19 @@ def get(state: State, generation: GenerationArgument) -> None:
 
 @command(app)
 def cancel(state: State, generation: GenerationArgument) -> None:
-    """Cancel a generation: immediately if queued, after the current step if running."""
+    """Cancel a generation: immediately if queued, after the current sampling step if running."""
     details = state.client.generations.cancel(generation)
     state.show(details, record(details, *_FIELDS))
 
 
 @command(app)
 def download(state: State, generation: GenerationArgument, output: OutputOption = Path()) -> None:
-    """Save a generation's images. Waits until they are finished."""
+    """Save a generation's images as PNGs. Waits until they are finished."""
     _save(state, _wait(state, generation), output)
 
 
 def _wait(state: State, id: str) -> "Generation":
-    """Shows progress and returns the generation once it has succeeded. Raises JobFailed."""
+    """Shows a progress bar and returns the generation once it has succeeded. Raises JobFailed."""
     with steps_bar(state, "Generating") as bar:
         task = bar.add_task("", total=100, note="%")
         return state.client.generations.wait(

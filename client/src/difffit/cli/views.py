@@ -1,4 +1,4 @@
-"""Tables, records and progress bars."""
+"""Tables, records and progress bars for the terminal."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -15,7 +15,8 @@ Row = TypeVar("Row")
 
 
 def table(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], Any]]) -> Table:
-    """Returns a table with one line per row. Ids are never truncated."""
+    """Returns a table with one line per row. `columns` maps each column's title to the function that reads its value
+    from a row. Ids are never truncated."""
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         view.add_column(name, no_wrap=name == "id", overflow="fold")
@@ -25,7 +26,7 @@ def table(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], Any]]) -> T
 
 
 def record(value: Any, *names: str, **more: Any) -> Table:
-    """Returns a table with one line per field."""
+    """Returns a table with one line per field: the attributes `names` of `value`, then the values in `more`."""
     view = Table(box=None, show_header=False, pad_edge=False)
     view.add_column(style="dim")
     view.add_column(overflow="fold")
@@ -35,7 +36,7 @@ def record(value: Any, *names: str, **more: Any) -> Table:
 
 
 def size(count: float) -> str:
-    """Formats a number of bytes with a binary unit."""
+    """Formats a number of bytes with a binary unit, such as `1.5 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             break
@@ -48,7 +49,8 @@ def short(digest: str | None) -> str:
 
 
 def steps_bar(state: State, title: str) -> Progress:
-    """Returns a progress bar for steps. Its tasks need a field `note`."""
+    """Returns a progress bar that counts steps. Each task added to it needs the field `note`, which is shown next to
+    the count."""
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     return Progress(*columns, TimeRemainingColumn(), console=state.err, disable=_hidden(state))
 
@@ -63,7 +65,7 @@ def _hidden(state: State) -> bool:
 
 
 def _text(value: Any) -> Text:
-    """Formats a value for people."""
+    """Formats a value for people: local times, yes or no, numbers with separators, `-` for None."""
     if value is None:
         return Text("-", "dim")
     if isinstance(value, datetime):

@@ -1,4 +1,4 @@
-"""`difffit webhooks`."""
+"""Commands of `difffit webhooks`, with which the server sends events to a URL of yours."""
 
 from typing import Annotated, Literal
 
@@ -25,7 +25,7 @@ def create(
     event: EventOption = None,
     description: Annotated[str | None, typer.Option(help="Free text.")] = None,
 ) -> None:
-    """Create a webhook, for all events unless `--event` is given. The secret is shown only now."""
+    """Create a webhook, for all events unless `--event` is given. Its signing secret is shown only now."""
     issued = state.client.webhooks.create(url, event, description)
     state.show(issued, record(issued, "id", "url", "events", "secret"))
 
@@ -83,7 +83,7 @@ def rotate(
     webhook: WebhookArgument,
     overlap: Annotated[int | None, typer.Option(min=0, help="Hours for which the old secret also signs.")] = None,
 ) -> None:
-    """Give a webhook a new secret. The secret is shown only now."""
+    """Give a webhook a new signing secret. The secret is shown only now."""
     seconds = None if overlap is None else overlap * 3600
     issued = state.client.webhooks.rotate(webhook, overlap_seconds=seconds)
     state.show(issued, record(issued, "id", "url", "secret"))
@@ -91,7 +91,7 @@ def rotate(
 
 @command(app)
 def test(state: State, webhook: WebhookArgument) -> None:
-    """Send a test event of type webhook.test."""
+    """Send a test event of type webhook.test to a webhook."""
     sent = state.client.webhooks.test(webhook)
     state.show(sent, record(sent, *_DELIVERY))
 
@@ -105,7 +105,7 @@ def deliveries(
     ] = None,
     limit: LimitOption = None,
 ) -> None:
-    """List the deliveries of a webhook, newest first, with the result of the last attempt."""
+    """List the deliveries of a webhook, newest first, each with the result of its last attempt."""
     rows = list(state.client.webhooks.deliveries(webhook, limit, status=status))
     columns = {
         "id": lambda delivery: delivery.id,
@@ -122,6 +122,6 @@ def deliveries(
 
 @command(app)
 def redeliver(state: State, webhook: WebhookArgument, delivery: DeliveryArgument) -> None:
-    """Send an event again."""
+    """Send the event of a delivery again."""
     sent = state.client.webhooks.redeliver(webhook, delivery)
     state.show(sent, record(sent, *_DELIVERY))
