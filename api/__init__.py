@@ -1,7 +1,8 @@
-"""The REST API. Never imports torch, not even indirectly."""
+"""REST API of the service. It never imports torch, not even indirectly."""
 
 import gc
 
-# Its modules, models and routes live as long as the process. To look through them for garbage at every 700 new objects
-# takes an eighth of its start; requests make little that reference counts do not free.
+# Modules, models and routes live as long as the process. With Python's default, the garbage collector would scan them
+# after every 700 new objects, which takes an eighth of the start-up time. Requests create few reference cycles, so
+# collecting garbage less often is enough.
 gc.set_threshold(50_000, 20, 20)

@@ -1,4 +1,4 @@
-"""`python -m api`: serves the API until Ctrl-C or SIGTERM."""
+"""Command `python -m api`, which serves the API until Ctrl-C or SIGTERM."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ from core.artifact.errors import CoreError
 from core.service.config import Settings, get_settings
 
 _FILES_OF_OUR_OWN = 500
-"""Open files in addition to connections: database, uploads, assets."""
+"""Number of files that the process may open in addition to connections, for the database, uploads and assets."""
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     except (CoreError, ValueError) as error:
         sys.exit(f"The API cannot start: {error}")
     _allow_files(settings.max_connections + _FILES_OF_OUR_OWN)
-    # The server stops on these signals and raises them again afterwards, when nothing is left to stop.
+    # uvicorn handles these signals itself and raises them again once it has stopped: exit with status 0 then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     _Server(_config(app, settings), app.state.services.notifier).run()
@@ -51,7 +51,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 def _allow_files(count: int) -> None:
-    """Raises this process's limit of open files as far as the system allows."""
+    """Raises this process's limit of open files to `count`, or as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
@@ -72,7 +72,8 @@ class _Server(uvicorn.Server):
                 print(f"DiffFit Server listens on http://{where}:{port} (documentation: /docs)", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends event streams when a signal arrives, since a graceful stop waits for open responses."""
+        """Ends event streams and waiting requests when a signal arrives, since uvicorn's graceful stop waits until all
+        responses have ended."""
         self.notifier.close()
         super().handle_exit(sig, frame)
 

@@ -1,4 +1,4 @@
-"""The application."""
+"""Factory of the FastAPI application: creates the services and adds middleware, routes and the dashboard."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -78,11 +78,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def prepare(services: Services) -> None:
-    """Creates the tables of the embedded database and the first administrator's key. Idempotent.
+    """Checks the database and the disk for uploads, creates the tables if the database is SQLite, and creates and
+    prints the first administrator's API key. Safe to call again.
 
-    Raises SystemExit if the schema of a database server is not at this version, DatabaseRoleUnfit if its role bypasses
-    row level security or may not use the tables, DatabaseUnavailable if it does not respond, ScratchTooSmall if uploads
-    do not fit on the disk of temporary files.
+    Raises SystemExit if the schema of a database server is not at this version, DatabaseRoleUnfit if the API's database
+    role bypasses row-level security or may not use the tables, DatabaseUnavailable if the database does not respond,
+    ScratchTooSmall if uploads do not fit on the disk of temporary files.
     """
     settings = services.settings
     check_scratch("DIFFFIT_MAX_SPOOLED_BYTES", settings.max_spooled_bytes)
@@ -101,7 +102,7 @@ def prepare(services: Services) -> None:
 
 def _add_dashboard(app: FastAPI) -> None:
     if is_installed("dashboard"):
-        from api.dashboard.mount import mount  # slow to import, and not every process has pages
+        from api.dashboard.mount import mount  # slow to import, and many processes have no dashboard
 
         mount(app)
         return
@@ -143,7 +144,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 @contextmanager
 def _metrics_server(settings: Settings) -> Iterator[None]:
-    """Serves Prometheus metrics from a thread on a separate port, if one is set."""
+    """Serves Prometheus metrics from a thread until the context ends, if `api_metrics_port` is set."""
     if not settings.api_metrics_port:
         yield
         return

@@ -1,4 +1,4 @@
-"""Authentication and permissions: dependencies of the handlers, as named types."""
+"""Authentication and permissions, as FastAPI dependencies of the route handlers."""
 
 from typing import Annotated
 
@@ -12,9 +12,11 @@ from core.service.tenancy import SYSTEM, Scope
 
 
 def authenticate(request: Request) -> Scope:
-    """Looks up the caller and counts the request, once per request. Raises Unauthenticated, RateLimited.
+    """Returns the scope (tenant and permissions) of the request's API key, and counts the request against the tenant's
+    rate limit. Further calls for the same request return the same scope and count nothing.
 
-    Its statements run in transactions of their own, so that no handler holds one while it waits.
+    Each database statement is its own transaction, so that no transaction stays open while the handler waits. Raises
+    Unauthenticated, RateLimited.
     """
     known: Scope | None = getattr(request.state, "scope", None)
     if known is not None:
@@ -55,7 +57,7 @@ def get_writer(request: Request) -> Scope:
 
 
 def may_write(scope: Scope) -> Scope:
-    """Returns the scope of a key that may write. Raises Forbidden for other keys."""
+    """Returns the scope unchanged if it is a tenant's and may write. Raises Forbidden otherwise."""
     return _tenant_with("write", scope)
 
 
@@ -64,13 +66,14 @@ Signature = Annotated[str | None, Query(max_length=64, description="Signature of
 
 
 def get_viewer(request: Request, expires: Expires = None, signature: Signature = None) -> Scope:
-    """Authenticates a reader or the holder of a signed URL. A signed path names one object, so its scope sees all
-    tenants."""
+    """Returns the scope of a valid signed URL, or else of an API key that may read. A signed URL gives access only to
+    the object in its path, so it needs no tenant: its scope is `SYSTEM`, which sees all tenants."""
     return _by_signed_url(request, expires, signature) or _tenant_with("read", authenticate(request))
 
 
 def get_sender(request: Request, expires: Expires = None, signature: Signature = None) -> Scope:
-    """Authenticates a writer or the holder of the signed URL of an upload's part."""
+    """Returns the scope of a valid signed URL for a part of a multipart upload, or else of an API key that may
+    write."""
     return _by_signed_url(request, expires, signature) or may_write(authenticate(request))
 
 
@@ -89,7 +92,8 @@ def _tenant_with(name: str, scope: Scope) -> Scope:
 
 
 def _by_signed_url(request: Request, expires: int | None, signature: str | None) -> Scope | None:
-    """Returns the scope of a valid signed URL; None without a signature. Raises Unauthenticated."""
+    """Returns the scope `SYSTEM` if the request's URL has a valid signature, or None if it has no signature. Raises
+    Unauthenticated if the signature is wrong or has expired."""
     if expires is None or signature is None:
         return None
     if not signature_is_valid(request.app.state.services.url_secret, request.scope["path"], expires, signature):

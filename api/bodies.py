@@ -1,4 +1,4 @@
-"""Limits of request bodies by route and method: size, and time for slow senders."""
+"""Middleware that limits the size of request bodies, by method and route, and the time that they take to arrive."""
 
 import asyncio
 import re
@@ -13,14 +13,15 @@ from core.service.config import UPLOAD_FORM_BYTES, Settings
 from core.service.datasets.uploads import part_bytes
 
 JSON_BYTES = 2**20
-"""Size limit of every route without a file, whatever the content type is."""
+"""Maximum body size of every route that accepts no file, for any content type."""
 _SIGN_IN_BYTES = 8 * 2**10
 _BYTES_A_SECOND = 16 * 2**10
-"""Minimum rate. A sender that is slower for longer than `request_body_seconds` is cut off."""
+"""Minimum upload rate. A body has `request_body_seconds` to arrive, plus the time that its bytes take at this rate."""
 
 
 class BodyLimitMiddleware:
-    """Rejects bodies that are too large, as early as possible, or too slow."""
+    """Rejects request bodies that are too large or arrive too slowly. A body whose Content-Length is too large is
+    rejected before any of it is read."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.seconds = app, settings.request_body_seconds
@@ -36,7 +37,7 @@ class BodyLimitMiddleware:
         await self.app(scope, body.receive, send)
 
     def limit(self, method: str, path: str) -> int:
-        """Returns the maximum body size in bytes."""
+        """Returns the maximum body size, in bytes, of a request with this method and path."""
         for other, pattern, limit in self._limits:
             if method == other and pattern.fullmatch(path):
                 return limit
@@ -44,7 +45,7 @@ class BodyLimitMiddleware:
 
 
 class _Body:
-    """Receives a request's body with limits on size and time."""
+    """Request body with limits on size and time. Its `receive` wraps the ASGI server's."""
 
     def __init__(self, receive: Receive, limit: int, headers: Headers, seconds: float) -> None:
         announced = headers.get("content-length", "")
@@ -55,11 +56,12 @@ class _Body:
         self._started: float | None = None
 
     async def receive(self) -> Message:
-        """Returns the next message. Raises HTTPException, since FastAPI hides other errors while it reads a body."""
+        """Returns the next ASGI message. Raises HTTPException for a body that is too large or too slow, since FastAPI
+        replaces any other exception that occurs while it reads a body by its own."""
         if self.expected > self.limit:
             raise HTTPException(PayloadTooLarge.status, PayloadTooLarge(self.limit).detail)
         if self.complete:
-            return await self._receive()  # waits for the disconnect, without a time limit
+            return await self._receive()  # the body is complete: waits for the disconnect, without a time limit
         message = await self._next()
         self.received += len(message.get("body", b""))
         self.expected = max(self.expected, self.received)
@@ -93,7 +95,8 @@ def _limits(settings: Settings) -> list[tuple[str, re.Pattern[str], int]]:
 
 
 def _bytes_of(content_length: str, limit: int) -> int:
-    """Returns the announced size of a body, or the limit if none is announced."""
+    """Returns the body size that the header Content-Length announces, or `limit` if the header is not a number. Counts
+    a number of more than 15 digits, which may be too long for `int`, as `limit + 1`."""
     if not content_length.isdecimal():
         return limit
     return int(content_length) if len(content_length) <= 15 else limit + 1

@@ -1,4 +1,4 @@
-"""Limits on concurrent use, per process and per tenant."""
+"""Limits on concurrent uploads, downloads, event streams and waiting requests, per process and per tenant."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,14 +12,16 @@ _TRANSFERS, _BYTES = "uploads and downloads", "bytes of uploads and downloads"
 _STREAMS, _WAITS = "event streams", "requests that wait"
 
 Refusal = Callable[[str, int], CoreError]
-"""Creates the error from a budget's name and limit."""
+"""Function that creates the error for a tenant above its limit, from the budget's name and that limit."""
 
 
 class Budget:
-    """An amount that requests hold while they run. Not thread-safe: use it on the event loop only."""
+    """Limited amount of a resource, such as open streams or bytes of uploads. Requests hold parts of it while they run.
+    Not thread-safe: use it on the event loop only."""
 
     def __init__(self, name: str, total: int, each: int, refusal: Refusal) -> None:
-        """Limits the process to `total` and each tenant to `each`; above `each`, `refusal` creates the error."""
+        """Limits all requests of this process together to `total`, and those of each tenant to `each`. `refusal`
+        creates the error for a tenant above `each`."""
         self.name, self.total, self.each, self.refusal = name, total, each, refusal
         self._used: Counter[str] = Counter()
 
@@ -29,7 +31,8 @@ class Budget:
 
     @contextmanager
     def take(self, tenant: str, amount: int = 1) -> Iterator[None]:
-        """Holds an amount. Raises the refusal when the tenant's limit is reached, ServiceBusy for the process's."""
+        """Holds `amount` for a tenant until the context ends. Raises the error that `refusal` creates if the tenant
+        would exceed `each`, ServiceBusy if the process would exceed `total`."""
         if self._used[tenant] + amount > self.each:
             raise self.refusal(self.name, self.each)
         if self.used + amount > self.total:
@@ -47,13 +50,14 @@ class TransferBudget:
     """Limits concurrent uploads and downloads, and the bytes of their temporary files."""
 
     def __init__(self, settings: Settings) -> None:
-        each = settings.max_spooled_bytes // 2  # a tenant alone must not keep others from uploading
+        each = settings.max_spooled_bytes // 2  # so that one tenant cannot prevent all others from uploading
         self.count = Budget(_TRANSFERS, settings.max_transfers, settings.max_tenant_transfers, TooManyTransfers)
         self.bytes = Budget(_BYTES, settings.max_spooled_bytes, each, TooManyTransfers)
 
     @contextmanager
     def take(self, tenant: str, size: int) -> Iterator[None]:
-        """Holds one transfer of that size. Raises TooManyTransfers, ServiceBusy."""
+        """Counts one upload or download of `size` bytes until the context ends. Raises TooManyTransfers,
+        ServiceBusy."""
         with self.count.take(tenant), self.bytes.take(tenant, size):
             yield
 

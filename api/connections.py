@@ -1,4 +1,4 @@
-"""Limits of HTTP connections that are idle, send slowly or do not read."""
+"""Time limits for HTTP connections that are idle, send slowly or do not read, and limits on their number."""
 
 import asyncio
 import ipaddress
@@ -11,23 +11,26 @@ from api.limits import client_of
 from core.service.config import Settings
 
 HEAD_BYTES = 2**16
-"""Maximum size of a request's line and headers together."""
+"""Maximum size of an HTTP request's head: request line and headers together."""
 
 MESSAGE_BYTES = 2**16
-"""Maximum size of a web socket message. The pages' events are far smaller, and strangers can open the socket."""
+"""Maximum size of a web socket message. The dashboard's events are far smaller. The limit is needed since anyone can
+open the web socket without signing in."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with deadlines for each request's head and for clients that do not read.
+    """HTTP connection of uvicorn with two additional deadlines: one for receiving a request's head, one for a client
+    that stops reading the response.
 
-    uvicorn itself only times out between requests; `api.bodies` limits the time of bodies. At the connection limit, a
-    new connection replaces the one that has been idle longest, so that thousands of silent connections cannot keep
-    others out.
+    uvicorn itself only times out between requests, and `api.bodies` limits the time of bodies. At the connection limit,
+    a new connection replaces the connection that has been idle longest, so that thousands of silent connections cannot
+    keep other clients out.
     """
 
     address_connections: ClassVar[int]
     proxies: ClassVar[Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]]
-    """Trusted proxies, whose connections carry many clients and are not limited by address."""
+    """Networks of trusted proxies. A proxy's connections carry the requests of many clients, so their number is not
+    limited per address."""
     head_seconds: ClassVar[float]
     stall_seconds: ClassVar[float]
     waiting: ClassVar[dict["Connection", None]]
@@ -55,7 +58,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)  # counts from the chunk after the head's first
+        self._head_bytes += len(data)  # without the head's first chunk: on_message_begin then resets the count
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES:
             self._leave()
@@ -65,7 +68,7 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # trailers of a chunked body are unused, and would be stored without a limit
+        if self._in_head:  # else it is a trailer of a chunked body: unused, and uvicorn would store any number of them
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -88,11 +91,12 @@ class Connection(HttpToolsProtocol):
         self._forget_stall()
 
     def _is_one_too_many(self) -> bool:
-        """Returns whether its address has too many connections, including web sockets."""
+        """Returns whether this connection exceeds the number of connections, including web sockets, that one client
+        address may have. Connections of trusted proxies never do."""
         if len(self.connections) <= self.address_connections or self.client is None:
             return False
         client = client_of(self.client[0])
-        others = (getattr(other, "client", None) for other in self.connections)  # all of uvicorn's protocols have it
+        others = (getattr(other, "client", None) for other in self.connections)  # every uvicorn protocol has `client`
         if sum(client_of(other[0]) == client for other in others if other) <= self.address_connections:
             return False
         return not any(ipaddress.ip_address(self.client[0]) in network for network in self.proxies)
@@ -119,7 +123,7 @@ class Connection(HttpToolsProtocol):
 
 
 def connection_class(settings: Settings) -> type[Connection]:
-    """Returns a connection class with the settings as attributes, since uvicorn creates the instances."""
+    """Returns a subclass of Connection with the settings as class attributes, since uvicorn creates the instances."""
     values = {
         "address_connections": settings.max_address_connections,
         "proxies": [ipaddress.ip_network(network) for network in settings.trusted_proxies.split(",") if network],

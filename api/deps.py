@@ -1,4 +1,4 @@
-"""Dependencies of the handlers, as named types."""
+"""FastAPI dependencies of the route handlers, as `Annotated` types."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -17,7 +17,7 @@ from core.service.storage import ObjectStore
 
 @dataclass(frozen=True)
 class Services:
-    """State of one API process."""
+    """Objects that all requests of one API process share."""
 
     settings: Settings
     database: Database
@@ -42,8 +42,8 @@ async def get_database(request: Request) -> Database:
 
 
 DatabaseDep = Annotated[Database, Depends(get_database)]
-"""The database. A handler opens and ends its transaction itself. A transaction held across thread-pool calls (as a
-dependency would) can deadlock: it waits for a thread while every thread waits for its lock or connection."""
+"""Database, in which each handler opens and ends its own transaction. A dependency would hold the transaction across
+thread-pool calls, which can deadlock: it waits for a thread while every thread waits for its lock or connection."""
 
 
 async def get_page(

@@ -1,4 +1,4 @@
-"""Errors of HTTP itself: bodies, limits and budgets of requests."""
+"""Errors that the HTTP layer raises: invalid bodies, exceeded rate limits and budgets, unexpected exceptions."""
 
 from http import HTTPStatus
 from typing import Any
@@ -15,7 +15,8 @@ class PayloadTooLarge(CoreError):
 
 
 class RateLimited(CoreError):
-    """Too many `what` per minute. The next is accepted after `retry_after` seconds."""
+    """Error for too many requests of a tenant, or too many wrong API keys from an address, in a minute. `what` names
+    which of them. The next request is accepted after `retry_after` seconds."""
 
     code, status, title = "rate_limited", 429, "Too many requests"
 
@@ -44,7 +45,7 @@ class TooManyStreams(CoreError):
 
 
 class ServiceBusy(CoreError):
-    """The limit of the process is reached, not that of the tenant."""
+    """Error for a reached limit that all tenants of the process share, such as the number of event streams."""
 
     code, status, title = "service_busy", 503, "Service busy"
 
@@ -53,14 +54,14 @@ class ServiceBusy(CoreError):
 
 
 class UploadSpaceFull(StorageUnavailable):
-    """The API's own disk is full, where uploads are spooled."""
+    """Error for a full disk on the API's machine, where uploads are held in temporary files."""
 
     code, title = "storage_full", "Storage full"
     sentence = "The service has no disk space for uploads ({reason}). Try again when the operator has made room."
 
 
 class Conflict(CoreError):
-    """Two concurrent requests changed the same object, and the database rejected this one."""
+    """Error for a request whose change the database rejected, since a concurrent request changed the same object."""
 
     code, status, title = "conflict", 409, "Changed by another request"
 
@@ -76,7 +77,7 @@ class UnsupportedMediaType(CoreError):
 
 
 class InvalidFields(CoreError):
-    """Invalid fields, each named by its path, such as `body.steps`."""
+    """Error for invalid fields. `errors` names each field by its path, such as `body.steps`."""
 
     code, status, title = InvalidRequest.code, InvalidRequest.status, InvalidRequest.title
 
@@ -86,7 +87,7 @@ class InvalidFields(CoreError):
 
 
 class Refused(CoreError):
-    """Rejection by the router or a body parser, with its own status."""
+    """Error for a request that the router or a body parser rejected, with the status that they chose."""
 
     def __init__(self, status: int, detail: str, headers: dict[str, str]) -> None:
         super().__init__(detail)
@@ -97,7 +98,7 @@ class Refused(CoreError):
 
 
 class UnexpectedError(CoreError):
-    """Unexpected error. Its message is only logged."""
+    """Error for an unexpected exception, whose message is logged but not sent to the client."""
 
     def __init__(self) -> None:
         super().__init__("An unexpected error occurred. Report it with the request_id.")

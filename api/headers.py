@@ -1,4 +1,4 @@
-"""Security headers of every response."""
+"""Middleware that adds security headers to every response."""
 
 import secrets
 from urllib.parse import urlsplit
@@ -9,13 +9,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from core.service.config import Settings
 
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
-"""Content security policy of responses that are not pages."""
+"""Content-Security-Policy of responses that are not HTML pages."""
 _CLOSED = "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; connect-src 'self'"
 _YEAR_SECONDS = 31_536_000
 
 
 class SecurityHeadersMiddleware:
-    """Outermost middleware, so that errors have these headers too. A policy set by a route is left unchanged."""
+    """Adds security headers to every response. It is the outermost middleware, so that error responses have them too.
+    A Content-Security-Policy that a route has set is left unchanged."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -44,10 +45,11 @@ class SecurityHeadersMiddleware:
 
 
 def page_policy(scripts: str, images: str = "") -> str:
-    """Returns a policy that allows files of this service, and the inline scripts that `scripts` allows.
+    """Returns the Content-Security-Policy of an HTML page. It allows files of this service, inline scripts that match
+    `scripts` (such as a nonce), and images of the origin `images`.
 
-    The dashboard needs `'unsafe-eval'`, because NiceGUI compiles its templates in the browser, and inline styles,
-    because Vue and Quasar write them.
+    Inline styles are allowed because Vue and Quasar write them. The dashboard needs `'unsafe-eval'` in `scripts`,
+    because NiceGUI compiles its templates in the browser.
     """
     sources = {
         "script-src": f"'self' {scripts}",

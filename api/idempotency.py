@@ -1,4 +1,5 @@
-"""Route class of all routers: authenticates before reading bodies, limits uploads, supports Idempotency-Key."""
+"""Route class of the API's routers. It authenticates before reading a body, limits concurrent uploads and supports the
+Idempotency-Key header."""
 
 import errno
 import hashlib
@@ -31,20 +32,22 @@ REPLAYED = "Idempotent-Replayed"
 LONGEST = 255
 _CHUNK = 2**20
 _SECRETS = {"key": "dfk_", "secret": "whsec_"}
-"""Secret fields, which only the first response contains."""
+"""Response fields with secrets, and how such secrets begin. A replay of the response has null instead."""
 _FORM = {"max_files": 1, "max_fields": 8, "max_part_size": 2**16}
-"""Form limits: one file, since each file holds up to 1 MiB in memory before it is spooled to disk."""
+"""Limits of multipart forms. Only one file is allowed, since each file takes up to 1 MiB of memory before it is
+written to disk."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class IdempotentRoute(APIRoute):
-    """Stores successful responses for a day and replays them for the same key and body. A failure frees the key.
+    """Route that stores the successful response to a POST with an Idempotency-Key for a day, and replays it for the
+    same idempotency key and body. A failed request frees the idempotency key for another try.
 
-    Authenticates before any of the body is read, so that strangers cannot upload.
+    The API key is checked before any of the body is read, so that strangers cannot upload.
 
-    Only the handler runs in the thread pool. Response validation stays on the event loop, which is faster than
-    another thread switch.
+    Only the handler runs in the thread pool. FastAPI validates the response on the event loop, which takes less time
+    than another thread switch.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -70,7 +73,7 @@ class IdempotentRoute(APIRoute):
             try:
                 return await answer(request)
             except (OSError, HTTPException) as error:
-                cause = error if isinstance(error, OSError) else error.__cause__  # FastAPI reports it as a bad request
+                cause = error if isinstance(error, OSError) else error.__cause__  # FastAPI wraps an OSError
                 if isinstance(cause, OSError) and cause.errno in _FULL:
                     raise UploadSpaceFull(cause.strerror or "disk full") from error
                 raise
@@ -105,7 +108,7 @@ async def _once(request: Request, scope: Scope, key: str, handle: Handler) -> Re
         if first is not None:
             return JSONResponse(first.body, first.status_code, {REPLAYED: "true"})
         try:
-            response = await handle(request)  # its transaction is committed when it returns
+            response = await handle(request)  # commits the handler's transaction before it returns
             run.answer = _storable(response)
         finally:
             await run_in_threadpool(run.end)
@@ -115,7 +118,7 @@ async def _once(request: Request, scope: Scope, key: str, handle: Handler) -> Re
 
 
 class _Run:
-    """Holds an idempotency key while its request runs."""
+    """Idempotency key, reserved in the database while its request runs."""
 
     def __init__(self, database: Database, scope: Scope, key: str) -> None:
         self.database, self.scope, self.key = database, scope, key
@@ -126,7 +129,7 @@ class _Run:
             return idempotency.begin(session, self.key, digest)
 
     def end(self) -> None:
-        """Stores the response, or frees the key when there is none."""
+        """Stores the response for the idempotency key, or frees the idempotency key if the request failed."""
         with self.database.session(self.scope) as session:
             if self.answer is None:
                 idempotency.abandon(session, self.key)
@@ -135,7 +138,8 @@ class _Run:
 
 
 async def _digest(request: Request) -> str:
-    """Returns the digest of path, query and body. A form is digested by fields and files, not by its encoding."""
+    """Returns the SHA-256 of the request's path, query and body. Of a multipart form, it hashes the fields and files,
+    since the encoded body has a random boundary."""
     digest = hashlib.sha256(f"{request.scope['path']}?".encode() + request.scope["query_string"] + b"\n")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         await _add_form(digest, await request.form(**_FORM))
@@ -156,7 +160,8 @@ async def _add_form(digest: "hashlib._Hash", form: FormData) -> None:
 
 
 def _storable(response: Response) -> Answer | None:
-    """Returns a successful response without secrets, or None for other responses."""
+    """Returns a successful response with its secrets removed, as it is stored for replays. Returns None for other
+    responses, which are not replayed."""
     if response.status_code >= 300:
         return None
     body = json.loads(bytes(response.body)) if response.body else None

@@ -1,4 +1,5 @@
-"""Limits of one API process: requests per minute, wrong keys per address, concurrent transfers, streams and waits."""
+"""Rate limits and budgets of an API process: requests per minute, wrong API keys per client address, and concurrent
+uploads, downloads, event streams and waiting requests."""
 
 import ipaddress
 from functools import cached_property
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
 NAME = "requests_per_minute"
 _IPV6_NETWORK = 64
-"""Bits of an IPv6 address that identify its owner, who can choose the rest."""
+"""Number of leading bits of an IPv6 address that identify its network. A network has one owner, who can choose the
+other bits freely, so limits count networks instead of addresses."""
 
 
 class RequestLimits:
-    """Limits of one API process. With Redis, all processes share the counts per minute.
+    """Rate limits and budgets of one API process. If the broker is Redis, all processes share the counts per minute.
 
-    The counter is imported on first use: for a tenant with a limit, or a wrong key.
+    The request counter is imported when a tenant with a limit, or a wrong API key, first needs it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -32,7 +34,8 @@ class RequestLimits:
         self._broker_url = settings.broker_url
 
     def admit(self, request: Request, scope: Scope) -> None:
-        """Counts a tenant's request and sets the response's RateLimit headers. Raises RateLimited."""
+        """Counts a request of a tenant and sets the RateLimit headers of its response. Raises RateLimited if the tenant
+        has reached its limit."""
         limit = self._limit(scope)
         if limit is None:
             return
@@ -42,14 +45,15 @@ class RequestLimits:
             raise RateLimited("requests", limit, allowance.seconds)
 
     def used(self, scope: Scope) -> int:
-        """Returns the tenant's requests of this minute; 0 without a limit, since requests are not counted then."""
+        """Returns the number of requests that the tenant sent in the last minute, or 0 for a tenant without a limit,
+        whose requests are not counted."""
         limit = self._limit(scope)
         return 0 if limit is None else limit - self._counter.look(scope.tenant, limit).left
 
     def count_wrong_key(self, request: Request) -> None:
-        """Counts a wrong key. Raises RateLimited for an address that sent too many.
+        """Counts a wrong API key for the client's address. Raises RateLimited if the address sent too many.
 
-        Valid keys are not counted, so wrong keys of others cannot lock them out.
+        Valid API keys are accepted whatever the count is, so wrong keys from the same address cannot lock them out.
         """
         allowance = self._counter.take(f"wrong keys of {address_of(request)}", self.most_wrong_keys)
         if not allowance.admitted:
@@ -68,7 +72,8 @@ class RequestLimits:
 
 
 def _headers(allowance: "Allowance") -> dict[str, str]:
-    """Returns the headers of the draft "RateLimit header fields for HTTP"."""
+    """Returns the headers `RateLimit-Policy` and `RateLimit` as defined by the IETF draft "RateLimit header fields for
+    HTTP"."""
     return {
         "RateLimit-Policy": f'"{NAME}";q={allowance.limit};w=60',
         "RateLimit": f'"{NAME}";r={allowance.left};t={allowance.seconds}',
@@ -76,12 +81,13 @@ def _headers(allowance: "Allowance") -> dict[str, str]:
 
 
 def address_of(request: Request) -> str:
-    """Returns the name under which the client's address is counted; see `client_of`."""
+    """Returns the name under which limits count the address of the request's client; see `client_of`."""
     return client_of(request.client.host if request.client else "")
 
 
 def client_of(host: str) -> str:
-    """Returns the name under which an address is counted: for IPv6 its /64 network, which one client owns."""
+    """Returns the name under which limits count a client address: the address itself, or for IPv6 its /64 network,
+    since one client owns all addresses of a network."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

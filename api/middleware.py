@@ -1,4 +1,4 @@
-"""Middleware of every request: request id, one log line, metrics."""
+"""Middleware that gives every request an id, a log line and metrics, and every unexpected error a response."""
 
 import re
 import time
@@ -23,7 +23,8 @@ _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
 
 class RequestMiddleware:
-    """Plain ASGI middleware, so that streams are not buffered. It logs every request and handles unexpected errors."""
+    """Adds a request id, logs and counts every request, and responds to unexpected errors. It is a plain ASGI
+    middleware, so that event streams are not buffered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -43,7 +44,7 @@ class RequestMiddleware:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 for name, value in scope["state"].get("limit_headers", {}).items():
-                    headers.append(name, value)  # in addition to the headers of an exceeded quota
+                    headers.append(name, value)  # `append`, since an exceeded quota has set the same headers
                 _observe(scope, status, time.perf_counter() - started)
             await send(message)
 
@@ -59,7 +60,7 @@ class RequestMiddleware:
                 _log(scope, status, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if "\0" in scope["path"]:  # no id contains NUL, and PostgreSQL rejects queries with it
+        if "\0" in scope["path"]:  # no id contains NUL, and PostgreSQL rejects strings that do
             await render(Request(scope), NotFound("path", scope["path"].replace("\0", "\\0")))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -86,17 +87,17 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
 
 
 def _route(scope: Scope) -> str:
-    """Returns the route's template, so that ids do not become labels."""
+    """Returns the route's path template, such as `/v1/domains/{id}`, so that ids do not become labels of metrics."""
     return getattr(scope.get("route"), "path", "unknown")
 
 
 def _address(scope: Scope) -> str | None:
-    """Returns the client's address as reported by the last trusted proxy."""
+    """Returns the client's address, which uvicorn takes from the headers of a trusted proxy if there is one."""
     client = scope.get("client")
     return client[0][:_ADDRESS_CHARACTERS] if client else None
 
 
 def _request_id(scope: Scope) -> str:
-    """Returns the client's request id if it is safe in logs and headers, else a new one."""
+    """Returns the `X-Request-ID` that the client sent, if it is safe in logs and headers, or else a new request id."""
     sent = Headers(scope=scope).get("x-request-id", "")
     return sent if re.fullmatch(r"[\w.-]{1,100}", sent, re.ASCII) else uuid.uuid4().hex

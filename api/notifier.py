@@ -1,7 +1,5 @@
-"""Notifies waiting requests of changed rows: one task per process polls the database for all of them.
-
-No request holds a session while it waits.
-"""
+"""Wakes the requests that wait for a change of a database row. One task per process polls the database for all of them,
+so that no request holds a database session while it waits."""
 
 import asyncio
 from collections import defaultdict
@@ -23,12 +21,13 @@ logger = structlog.get_logger()
 _INTERVAL = 0.2
 State = tuple[Any, ...]
 _WORKS: State = (True,)
-"""State of a key that is neither revoked nor expired."""
+"""State of an API key that is neither revoked nor expired."""
 Result = TypeVar("Result")
 
 
 class Notifier:
-    """Watches database rows by id (`gen_…`, `ft_…`, `key_…`)."""
+    """Wakes the requests that wait for a change of a generation, fine-tune or API key, by its id (`gen_…`, `ft_…`,
+    `key_…`)."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -40,7 +39,7 @@ class Notifier:
 
     @property
     def closing(self) -> bool:
-        """Whether the process is about to stop, so that waiting requests must end."""
+        """Whether the process is about to stop, so that waiting requests must respond now."""
         return self._closing.is_set()
 
     def start(self) -> None:
@@ -48,23 +47,24 @@ class Notifier:
         self._task = asyncio.create_task(self._run())
 
     def close(self) -> None:
-        """Wakes all waiting requests so that they respond: a graceful stop waits for them."""
+        """Wakes all waiting requests so that they respond, since uvicorn's graceful stop waits for their responses."""
         self._closing.set()
         for events in self._watched.values():
             for event in events:
                 event.set()
 
     async def stop(self) -> None:
-        """Stops and waits for the running query."""
+        """Stops polling, after a running query has returned."""
         self.close()
         if self._task is not None:
             await self._task
 
     @asynccontextmanager
     async def watch(self, *ids: str) -> AsyncIterator[asyncio.Event]:
-        """Yields an event that is set whenever one of the rows changes. The caller clears it."""
+        """Yields an event that is set at first, and again whenever one of the rows with these ids changes. The caller
+        clears the event each time."""
         event = asyncio.Event()
-        event.set()  # so that changes from before the watch are seen
+        event.set()  # so that the caller reads the rows once, as they may have changed before the watch began
         for id in ids:
             self._watched[id].add(event)
         try:
@@ -77,7 +77,8 @@ class Notifier:
                     self._states.pop(id, None)
 
     async def changes(self, id: str, key_id: str, seconds: float) -> AsyncGenerator[None]:
-        """Yields immediately and after each change of a row, until the time is up or the caller's key has ended."""
+        """Yields immediately and after each change of the row with this id. Stops after `seconds`, or when the caller's
+        API key is revoked, expires or is deleted, or when the process stops."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         async with self.watch(id, key_id) as changed:
@@ -88,17 +89,18 @@ class Notifier:
                 yield
 
     def has_ended(self, key_id: str) -> bool:
-        """Returns whether a watched key was revoked, expired or deleted as of the last poll."""
+        """Returns whether a watched API key was revoked, expired or deleted when the database was last polled."""
         return self._states.get(key_id, _WORKS) != _WORKS
 
     async def shared(self, key: Hashable, read: Callable[[], Result]) -> Result:
-        """Returns the result of a blocking read. Concurrent callers with the same key share one read."""
+        """Runs a blocking database read in a thread and returns its result. Concurrent calls with the same `key` share
+        one read."""
         if key not in self._reads:
             task = self._reads[key] = asyncio.create_task(run_in_threadpool(read))
             task.add_done_callback(lambda _: self._reads.pop(key))
         result: Result = await asyncio.shield(
             self._reads[key]
-        )  # shielded: a caller that is cancelled must not cancel the others' read
+        )  # shielded, since cancelling one caller must not cancel the read that others wait for
         return result
 
     async def _run(self) -> None:

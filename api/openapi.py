@@ -1,4 +1,5 @@
-"""The OpenAPI document: adds the parts that are common to all routes."""
+"""OpenAPI document and its page /docs. Adds to FastAPI's document what all routes share: errors, headers, the API
+key."""
 
 import base64
 import hashlib
@@ -72,14 +73,14 @@ _HEADERS = {
     "RetryAfter": ("Retry-After", "Seconds to wait before the next try."),
     "Replayed": (REPLAYED, "`true` when this response is a replay of the first one."),
 }
-"""Header name and description, by the name in the document."""
+"""HTTP header and description, by the name of the header's component in the OpenAPI document."""
 _OPEN = {"/livez", "/readyz"}
 Responses = dict[int | str, dict[str, Any]]
 _SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
 
 def problems(*errors: type[CoreError]) -> Responses:
-    """Returns `responses=` for a route that can raise these errors."""
+    """Returns the argument `responses` of a route that can raise these errors: one entry for each HTTP status."""
     responses: Responses = {}
     for error in errors:
         line = f"`{error.code}`: {error.title}."
@@ -92,7 +93,8 @@ def problems(*errors: type[CoreError]) -> Responses:
 
 
 def tagged(*errors: type[CoreError]) -> Responses:
-    """Returns `responses=` for a route whose response has an ETag, for optimistic concurrency."""
+    """Returns the argument `responses` of a route that can raise these errors and whose response has an ETag. Clients
+    send the ETag back as `If-Match`, for optimistic concurrency."""
     return {
         200: {"headers": {"ETag": _header("Tag of this state. Send it as `If-Match` with a change.")}},
         **problems(*errors),
@@ -100,7 +102,8 @@ def tagged(*errors: type[CoreError]) -> Responses:
 
 
 def deleted(*errors: type[CoreError]) -> Responses:
-    """Returns `responses=` for a route that deletes something and creates a receipt."""
+    """Returns the argument `responses` of a route that can raise these errors, deletes an object, and points to the
+    receipt of the deletion in the header `Location`."""
     receipt = {"Location": _header("URL of the deletion's receipt.")}
     return {
         204: {"description": "Deleted. Its files are removed in the background.", "headers": receipt},
@@ -114,12 +117,12 @@ def add_openapi(app: FastAPI) -> None:
             app.openapi_schema = _document(app)
         return app.openapi_schema
 
-    app.openapi = document  # type: ignore[method-assign]  # the way FastAPI documents
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's documentation recommends this assignment
 
 
 def add_documentation(app: FastAPI) -> None:
-    """Shows the document at /docs, with scripts of the extra `docs` and none from other hosts. Without the extra, /docs
-    leads to the document itself."""
+    """Adds the page /docs, which shows the OpenAPI document with Swagger UI. The page loads Swagger's files from the
+    optional dependency `docs`, not from other hosts. If it is not installed, /docs redirects to the document."""
     has_page = is_installed("docs")
     if has_page:
         app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]))
@@ -141,7 +144,8 @@ def add_documentation(app: FastAPI) -> None:
 
 
 def _digests(page: str) -> str:
-    """Returns policy sources that allow the inline scripts of a page, by their digests."""
+    """Returns the SHA-256 digests of a page's inline scripts, in the form in which a Content-Security-Policy allows
+    these scripts."""
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     return " ".join(f"'sha256-{digest}'" for digest in digests)
@@ -163,7 +167,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 def _named(document: dict[str, Any]) -> dict[str, Any]:
-    """Renames a list of `DomainOut` to `DomainList`, a name that clients can use for a type."""
+    """Renames the schemas of lists, for example `Listing_DomainOut_` to `DomainList`, since code generators name types
+    after them."""
     renamed: dict[str, Any] = json.loads(
         re.sub(r"Listing[_\[](\w+?)(?:Out)?[_\]]", r"\1List", json.dumps(document, ensure_ascii=False))
     )
@@ -173,8 +178,8 @@ def _named(document: dict[str, Any]) -> dict[str, Any]:
 def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
-        del responses["422"]  # FastAPI's own format, which is never sent
-    _add(responses, InvalidRequest)  # at least for unknown query parameters
+        del responses["422"]  # FastAPI's own error format, which this API never sends
+    _add(responses, InvalidRequest)  # every route raises it, at least for unknown query parameters
     if any(parameter.get("name") == "cursor" for parameter in operation.get("parameters", [])):
         _add(responses, InvalidCursor)
     if "requestBody" in operation:

@@ -1,4 +1,4 @@
-"""Error handlers: render every error as RFC 9457 problem details."""
+"""Exception handlers that render every error as problem details (RFC 9457)."""
 
 import json
 from http import HTTPStatus
@@ -29,7 +29,8 @@ class ProblemResponse(JSONResponse):
     media_type = PROBLEM_MEDIA_TYPE
 
     def render(self, content: Any) -> bytes:
-        """Replaces lone surrogates: problems quote parts of the request, which may contain them."""
+        """Returns the problem details as JSON. Replaces lone surrogates, which UTF-8 cannot encode but the quoted parts
+        of a request may contain."""
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
@@ -58,7 +59,8 @@ def render(request: Request, error: CoreError) -> ProblemResponse:
 
 
 def _headers(error: CoreError) -> dict[str, str]:
-    """Returns the error's headers: authentication, `Retry-After`, and "RateLimit header fields for HTTP" (draft)."""
+    """Returns the response headers of an error: `WWW-Authenticate`, `Retry-After`, and, for an exceeded quota, those of
+    the IETF draft "RateLimit header fields for HTTP"."""
     headers = dict(error.headers) if isinstance(error, Refused) else {}
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -97,7 +99,7 @@ async def _validation_error(request: Request, error: Exception) -> ProblemRespon
 
 async def _http_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, CoreError):  # raised while FastAPI read the body, which wraps it
+    if isinstance(error.__cause__, CoreError):  # FastAPI wraps errors raised while it reads the body
         return await _core_error(request, error.__cause__)
     detail, headers = error.detail, dict(error.headers or {})
     if error.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
@@ -113,7 +115,8 @@ async def _integrity_error(request: Request, error: Exception) -> ProblemRespons
 
 
 async def _value_error(request: Request, error: Exception) -> ProblemResponse:
-    """Handles values that the database cannot store. The schemas should have rejected them."""
+    """Responds to a value that the database cannot store. Logs a warning, since the request schema should have rejected
+    the value."""
     logger.warning("a value that the database cannot store", exc_info=error)
     return render(
         request, InvalidRequest("request", "a value is out of range or contains characters that cannot be stored")
@@ -125,7 +128,8 @@ async def _disconnected(request: Request, _: Exception) -> ProblemResponse:
 
 
 def _allowed(request: Request) -> str:
-    """Returns all methods of a path; the router reports only those of the first matching route."""
+    """Returns the HTTP methods of all routes that match the request's path, for the `Allow` header. The router reports
+    only those of the first matching route."""
     methods: set[str] = set()
     for path, operations in request.app.openapi()["paths"].items():
         if compile_path(path)[0].match(request.scope["path"]):

@@ -1,4 +1,4 @@
-"""Query parameters: only documented ones are accepted, each at most once."""
+"""Check of query parameters: a route accepts only those in its OpenAPI document, each at most once."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from api.errors import InvalidFields
 
 
 async def check_query(request: Request) -> None:
-    """Rejects unknown and repeated query parameters, which FastAPI would ignore. Raises InvalidFields."""
+    """Raises InvalidFields for unknown and repeated query parameters, which FastAPI would ignore."""
     route = request.scope.get("route")
     if not request.scope["query_string"] or not isinstance(route, APIRoute) or not route.include_in_schema:
         return

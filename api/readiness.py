@@ -1,4 +1,4 @@
-"""Readiness: checks the database, object store and broker, with a short cache and a timeout."""
+"""Readiness check of the API: asks the database, the object store and the broker, with a timeout and a short cache."""
 
 import asyncio
 import time
@@ -26,10 +26,10 @@ _WITHOUT = {
 
 
 class ReadinessCheck:
-    """Caches the result for a few seconds, so that frequent probes cost nothing.
+    """Checks whether the API can serve requests. Caches the result for `seconds`, so that frequent probes cost nothing.
 
-    Only what every request needs makes it fail: the database and its schema version. Everything else is a warning.
-    The result contains no addresses or secrets; the errors are logged.
+    The API is unavailable only if the database does not respond or has another schema version, since every request
+    needs the database. Other failures are warnings. The result contains no addresses or secrets; the errors are logged.
     """
 
     seconds = 2.0
@@ -65,7 +65,7 @@ class ReadinessCheck:
 
 @dataclass(frozen=True)
 class _Database:
-    """Facts read from the database, and the problems found."""
+    """Result of checking the database: problems by name, number of live workers, warnings by name."""
 
     problems: dict[str, str] = field(default_factory=dict)
     workers: int = 0
@@ -88,21 +88,21 @@ def _answers(check: Callable[[], None]) -> bool:
 
 
 class Probe(Generic[Answer]):
-    """One check of a service. Concurrent callers share the running check."""
+    """Check of one service, such as the object store. Concurrent callers share the running check."""
 
     patience = 2.0
-    """Seconds after which a silent service counts as unavailable."""
+    """Seconds after which a service that has not responded counts as unavailable."""
 
     def __init__(self, name: str, question: Callable[[], Answer]) -> None:
         self.name, self.question = name, question
         self._task: asyncio.Task[Answer] | None = None
 
     async def ask(self) -> Answer | None:
-        """Returns the check's result, or None if it fails or times out."""
+        """Runs the check in a thread and returns its result, or None if it fails or times out."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(run_in(HEALTH, self.question))
         try:
             return await asyncio.wait_for(asyncio.shield(self._task), self.patience)
-        except Exception as error:  # each service raises its own
+        except Exception as error:  # each service raises errors of its own
             logger.warning("not ready", missing=self.name, error=f"{type(error).__name__}: {error}")
             return None

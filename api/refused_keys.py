@@ -1,4 +1,5 @@
-"""Rejected keys in the audit log, counted per address and minute so that strangers cannot fill the log."""
+"""Rejected API keys, recorded in the audit log. They are counted per client address and minute, so that strangers
+cannot fill the log with one entry for each request."""
 
 import asyncio
 import threading
@@ -16,22 +17,24 @@ from core.service.tenancy import SYSTEM
 
 logger = structlog.get_logger()
 MAX_ADDRESSES = 20
-"""Maximum number of addresses recorded per process and minute. All others share one entry without an address."""
+"""Maximum number of client addresses with an audit entry of their own, per process and minute. All other addresses
+share one entry without an address."""
 _SECONDS = 60.0
 
 
 @dataclass
 class _Refusals:
-    """Rejected keys from one address."""
+    """Number of rejected API keys from one client address, with the ids of the first such key and request."""
 
     key_id: str
-    """Id of the first rejected key."""
+    """Id of the first rejected API key."""
     request_id: str
     count: int = 0
 
 
 class RefusedKeys:
-    """Counts rejected keys in memory. Writes the counts once a minute and when the process stops."""
+    """Counts rejected API keys by client address. Writes the counts to the audit log once a minute and when the process
+    stops."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -49,7 +52,7 @@ class RefusedKeys:
             self._counts.setdefault(address, first).count += 1
 
     def record(self) -> None:
-        """Writes the counts since the last call. Raises DatabaseUnavailable; the counts are then lost."""
+        """Writes the counts since the last call to the audit log. If it raises DatabaseUnavailable, they are lost."""
         with self._lock:
             counts, self._counts = self._counts, {}
         if not counts:

@@ -1,4 +1,4 @@
-"""URLs that work without a key until they expire."""
+"""Signed URLs, which give access to one path without an API key until they expire."""
 
 import hashlib
 import hmac
@@ -18,7 +18,8 @@ logger = structlog.get_logger()
 
 
 def load_secret(settings: Settings) -> bytes:
-    """Returns the configured secret, or one that is created once and stored in the data folder."""
+    """Returns the secret that signs URLs: the configured one, or else one that is created once and stored in the data
+    folder."""
     if settings.url_secret is not None:
         return settings.url_secret.get_secret_value().encode()
     if not settings.embedded:
@@ -30,17 +31,19 @@ def load_secret(settings: Settings) -> bytes:
 
 
 def signed_url(request: Request, path: str, seconds: int | None = None) -> str:
-    """Returns an absolute URL whose signature covers path and expiry. It lasts as long as an image's by default."""
+    """Returns an absolute URL for the path, whose signature covers path and expiry. It is valid for `seconds`, by
+    default for the setting `image_url_seconds`."""
     services = request.app.state.services
     settings: Settings = services.settings
-    # Rounded up, so that a reloaded page finds its images in the browser's cache.
+    # The current time is rounded up to a minute, so that a page reloaded within it has the same image URLs, which the
+    # browser has cached.
     expires = (int(time.time()) // 60 + 1) * 60 + (seconds or settings.image_url_seconds)
     base = (settings.public_url or str(request.base_url)).rstrip("/")
     return f"{base}{path}?expires={expires}&signature={_signature(services.url_secret, path, expires)}"
 
 
 def signer(request: Request) -> Callable[[str], str]:
-    """Signs paths for whoever sent this request."""
+    """Returns a function that makes signed URLs of paths, with the host that the client used in this request."""
     return partial(signed_url, request)
 
 
@@ -54,7 +57,8 @@ def _signature(secret: bytes, path: str, expires: int) -> str:
 
 
 def _write_once(path: Path, data: bytes) -> None:
-    """Writes the file atomically. If two processes start together, both read what the first one wrote."""
+    """Creates a file atomically, and leaves an existing file unchanged. If two processes do this at the same time, the
+    file has the data of the first one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

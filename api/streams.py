@@ -1,4 +1,4 @@
-"""Long responses: event streams and downloads."""
+"""Responses that take long and count towards a budget while they are sent: event streams and downloads."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -13,11 +13,12 @@ from api.threads import STORE, run_in
 from core.service.storage import ObjectStore
 
 Place = AbstractContextManager[None]
-"""Part of a budget, held while the context is entered."""
+"""Context manager that holds part of a budget, such as one event stream, until it ends."""
 
 
 class _Holding(Response):
-    """A response that holds its resources until it ends, also when the client disconnects."""
+    """Response that releases its resources, such as a temporary file, when it ends, also when the client
+    disconnects."""
 
     held: ExitStack
 
@@ -30,18 +31,20 @@ class EventStream(_Holding, StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[bytes], place: Place, headers: dict[str, str]) -> None:
-        """Raises the budget's error."""
+        """Enters `place`, which raises its budget's error if the limit on event streams is reached."""
         super().__init__(events, headers=headers)
         self.held = ExitStack()
         self.held.enter_context(place)
 
 
 class Download(_Holding, FileResponse):
-    """Download of a stored object. Its digest is checked before the first byte is sent, via a temporary file."""
+    """Response with an object of the object store. The object is first stored in a temporary file, so that its digest
+    is checked before the first byte is sent."""
 
     @classmethod
     async def of(cls, store: ObjectStore, key: str, sha256: str, place: Place, headers: dict[str, str]) -> "Download":
-        """Fetches the object. Raises the budget's error, NotFound, ChecksumMismatch, StorageUnavailable."""
+        """Fetches the object `key` into a temporary file and returns the response. Raises the error of `place`'s
+        budget, NotFound, ChecksumMismatch, StorageUnavailable."""
         with ExitStack() as held:
             held.enter_context(place)
             file = held.enter_context(tempfile.NamedTemporaryFile(prefix="download-"))

@@ -23,18 +23,18 @@ class Pool:
 
 
 STORE = Pool("store", 16)
-"""Reads of the object store: images, examples, downloads."""
+"""Threads that read images, thumbnails and downloads from the object store."""
 UPLOADS = Pool("uploads", 8)
-"""Writes of whole archives and parts to the object store."""
+"""Threads that write uploaded archives, or parts of them, to the object store."""
 ADAPTERS = Pool("adapters", 2)
-"""Checks of uploaded adapters, each of which is held in memory."""
+"""Threads that check uploaded adapters. There are few, since each check holds an adapter in memory."""
 HEALTH = Pool("health", 4)
 
 _limiters: RunVar[dict[Pool, CapacityLimiter]] = RunVar("limiters")
 
 
 def runs_in(pool: Pool) -> Callable[[Handler], Handler]:
-    """Marks a blocking handler: it runs in this pool instead of the default one."""
+    """Returns a decorator that marks a blocking handler to run in this pool instead of the default thread pool."""
 
     def mark(handler: Handler) -> Handler:
         setattr(handler, _POOL, pool)
@@ -44,18 +44,19 @@ def runs_in(pool: Pool) -> Callable[[Handler], Handler]:
 
 
 def pool_of(handler: Callable[..., Any]) -> Pool | None:
-    """Returns the pool that a handler was marked with; None means the default pool."""
+    """Returns the pool that `runs_in` marked the handler with, or None for the default thread pool."""
     pool: Pool | None = getattr(handler, _POOL, None)
     return pool
 
 
 async def run_in(pool: Pool | None, function: Callable[P, Result], *args: P.args, **named: P.kwargs) -> Result:
-    """Runs a blocking function in a thread of the pool; None means the default pool."""
+    """Runs a blocking function in a thread of the pool and returns its result. None means the default thread pool."""
     return await to_thread.run_sync(partial(function, *args, **named), limiter=_limiter(pool) if pool else None)
 
 
 def _limiter(pool: Pool) -> CapacityLimiter:
-    """Returns the pool's limiter, one per event loop, like anyio's default limiter."""
+    """Returns the limiter that bounds the pool's threads. Each event loop has its own, as with anyio's default
+    limiter."""
     limiters = _limiters.get({})
     if pool not in limiters:
         limiters = {**limiters, pool: CapacityLimiter(pool.threads)}

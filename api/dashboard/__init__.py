@@ -1,4 +1,4 @@
-"""Web pages, made with NiceGUI. They use only the REST contract, through the SDK.
+"""Dashboard: web pages made with NiceGUI. They use only the REST API, through the client library `difffit`.
 
-Imported only by an application with pages: NiceGUI is large, and other processes should not load it.
+It is imported only if the dashboard is enabled, since NiceGUI is large and other processes should not load it.
 """

@@ -1,4 +1,4 @@
-"""The loss curve, drawn by the ECharts in NiceGUI's wheel, in the theme's colours."""
+"""Chart of a loss curve in the theme's colours, drawn by ECharts, which NiceGUI contains."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""Parts shared by the pages of one domain: the header with the four steps, and the edit and delete buttons."""
+"""Parts that all pages of a domain share: the header with links to the four pages (Images, Training, Versions,
+Playground), and the edit and delete buttons."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ STEPS = {"Images": "images", "Training": "training", "Versions": "versions", "Pl
 
 
 async def find(user: User, id: str) -> Domain | None:
-    """Returns the domain, or None after showing a page with the problem."""
+    """Returns the domain with this id. If the API responds with an error, shows a page with the error and returns
+    None."""
     try:
         return await user.api.domains.get(id)
     except DiffFitError as error:

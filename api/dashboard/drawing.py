@@ -1,4 +1,4 @@
-"""A generation on a page: images as they arrive, and the settings of each."""
+"""View of a generation: its images as they arrive, a dialog with the settings of an image, and the request as code."""
 
 import json
 from collections.abc import Callable
@@ -11,12 +11,13 @@ from difffit.models import Generation, Image
 from difffit.requests import GenerationSettings
 
 Render = Callable[[str, str, GenerationSettings], str]
-"""Renders a request as text, from the service's address, a domain's id and the body."""
+"""Function that renders the request for a generation as code, from the service's address, the domain's id and the
+settings."""
 _ASK_SECONDS = 0.5
 
 
 class Drawing:
-    """Image slots in the current container, filled by `show`."""
+    """Placeholders for a generation's images in the current container of the page. `show` fills them."""
 
     def __init__(self, user: User, generation: Generation) -> None:
         self.user, self.generation = user, generation
@@ -24,12 +25,13 @@ class Drawing:
         self.show(generation)
 
     async def follow(self) -> None:
-        """Polls and shows the generation until it has succeeded. Raises JobFailed."""
+        """Polls the generation and shows its previews and images until it has succeeded. Raises JobFailed if it
+        fails."""
         await self.user.api.generations.wait(self.generation.id, on_change=self.show, max_pause=_ASK_SECONDS)
 
     def show(self, generation: Generation) -> None:
         self.generation = generation
-        for preview in generation.previews:  # ordered by step: the last one stays
+        for preview in generation.previews:  # ordered by step, so that the latest replaces earlier ones
             self._fill(preview.index, preview.url, f"{generation.class_name} at step {preview.step}")
         for image in generation.images:
             self._fill(image.index, image.url, f"{generation.class_name}, seed {image.seed}")
@@ -91,5 +93,5 @@ def as_python(base: str, domain_id: str, body: GenerationSettings) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Quotes text for a shell."""
+    """Returns the text in single quotes, as one argument of a POSIX shell command."""
     return "'" + text.replace("'", "'\\''") + "'"

@@ -1,4 +1,4 @@
-"""The frame of every page: header, navigation, error messages."""
+"""Frame of every page: header, navigation, error messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,8 @@ _SHOWN = {
 def frame(
     user: User, title: str, *, section: str, crumbs: dict[str, str] | None = None, hint: str = ""
 ) -> Iterator[None]:
-    """Frames a signed-in page. A problem in its content is shown in place of the rest."""
+    """Adds header, navigation and title of a page for signed-in users; the page adds its content inside the context. If
+    the API responds with an error there, the page shows the error instead of the remaining content."""
     look(title, user.theme)
     with kit.box("top", "header"), kit.box("top-row"):
         ui.link("", "/").classes("brand", remove="nicegui-link").props('aria-label="DiffFit, start page"')
@@ -50,7 +51,8 @@ def frame(
 
 
 def look(title: str, theme: str) -> None:
-    """Sets title, colours and error reporting; also for pages without sign-in."""
+    """Sets a page's title and colours, and shows errors of its event handlers as notifications. The sign-in page, which
+    has no frame, calls it too."""
     ui.page_title(f"{title} · DiffFit")
     ui.add_head_html(f'<link rel="stylesheet" href="{_address("/assets/theme.css")}">')
     ui.dark_mode(_THEMES[theme])
@@ -66,7 +68,7 @@ def showing_problems() -> Iterator[None]:
 
 
 def show_problem(error: DiffFitError) -> None:
-    """Shows a problem in the page, with its detail and invalid fields."""
+    """Adds an error of the API to the page, with its explanation and invalid fields."""
     with kit.box("problem") as element:
         element.props("role=alert")
         kit.write(error.title, "p", "problem-title")
@@ -81,7 +83,7 @@ def show_problem(error: DiffFitError) -> None:
 
 
 def _notify(error: Exception) -> None:
-    """Shows a problem of an event handler as a notification."""
+    """Shows an error of the API, raised in an event handler, as a notification."""
     if isinstance(error, DiffFitError):
         ui.notify(
             error.title, caption=error.detail, type="negative", position="bottom", close_button="Close", timeout=0
@@ -113,6 +115,6 @@ def _theme_switch(theme: str) -> None:
 
 
 def _address(path: str) -> str:
-    """Returns the address of a resource that is not a page, with the application's prefix."""
+    """Returns the URL path of an asset or form target, with the path prefix under which the dashboard is mounted."""
     request = ui.context.client.request
     return f"{request.scope.get('root_path', '')}{path}"

@@ -1,4 +1,5 @@
-"""Building blocks of all pages, so that they look and behave the same."""
+"""Building blocks of the dashboard's pages, such as cards, buttons and tables, so that all pages look and behave
+alike."""
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +10,14 @@ from nicegui.elements.mixins.text_element import TextElement
 
 Control = TypeVar("Control", bound=ui.element)
 Handler = Callable[[], object]
-"""Action of a button. Only coroutines are awaited: awaiting a dialog would open it."""
+"""Function that a button calls. A coroutine that it returns is awaited, but no other awaitable, since awaiting a
+NiceGUI dialog would open it."""
 Cell = str | Callable[[], object]
-"""Text, or a function that builds the cell's content."""
+"""Content of a table cell: text, or a function that adds elements to the cell."""
 
 
 def write(content: str, tag: str = "p", classes: str = "") -> TextElement:
-    """Adds an element with text, which is never read as HTML."""
+    """Adds an HTML element with text. The text is escaped, so it cannot contain HTML."""
     return TextElement(tag=tag, text=content).classes(classes)
 
 
@@ -31,7 +33,7 @@ def box(classes: str, tag: str = "div") -> Iterator[ui.element]:
 
 @contextmanager
 def card(title: str = "", hint: str = "") -> Iterator[ui.element]:
-    """Adds a section with an optional heading and hint."""
+    """Adds a section with an optional heading and an explanation. The caller adds the content inside the context."""
     with box("card", "section") as element:
         if title:
             write(title, "h2")
@@ -41,8 +43,8 @@ def card(title: str = "", hint: str = "") -> Iterator[ui.element]:
 
 
 def button(label: str, on_click: Handler | None = None, *, kind: str = "plain", icon: str | None = None) -> ui.button:
-    """Adds a button, which is disabled while its handler runs. `kind`: primary (at most one per section), plain, quiet
-    (without a border) or danger."""
+    """Adds a button, which is disabled while its handler runs. `kind` is its style: primary (at most one per section),
+    plain, quiet (without a border) or danger."""
 
     async def pressed() -> None:
         assert on_click is not None
@@ -83,7 +85,7 @@ def _as_field(element: Control, hint: str) -> Control:
 
 
 def badge(word: str) -> TextElement:
-    """Adds a status word in its colour."""
+    """Adds a status such as `ready`, in the colour that belongs to it."""
     return write(word, "span", f"badge {_TONES.get(word, '')}")
 
 
@@ -109,7 +111,7 @@ def picture(url: str, description: str, classes: str = "picture") -> ui.element:
 
 
 def code(content: str, label: str = "Copy") -> None:
-    """Adds text with a button that copies it."""
+    """Adds preformatted text with a button that copies the text to the clipboard."""
 
     def copy() -> None:
         ui.clipboard.write(content)
@@ -121,7 +123,7 @@ def code(content: str, label: str = "Copy") -> None:
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Adds a table. On narrow screens each row becomes a list of named cells."""
+    """Adds a table. On narrow screens, each row is shown as a list of its cells with their column names."""
     with box("table-frame"), box("table", "table"):
         write(caption, "caption", "visually-hidden")
         with ui.element("thead"), ui.element("tr"):
@@ -144,7 +146,7 @@ def _cell(column: str, cell: Cell) -> None:
 
 
 def bar(label: str, fraction: float) -> ui.element:
-    """Adds a bar for a fraction from 0 to 1."""
+    """Adds a progress bar that shows a fraction from 0 to 1."""
     element = ui.element("progress").classes("bar")
     element.props["aria-label"], element.props["max"], element.props["value"] = label, 1, min(fraction, 1)
     return element
@@ -158,7 +160,7 @@ def dialog(title: str) -> Iterator[ui.dialog]:
 
 
 def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
-    """Asks for confirmation before an irreversible action."""
+    """Opens a dialog that runs an irreversible action after the user has confirmed it. `verb` labels the button."""
 
     async def confirmed() -> None:
         asked.close()
@@ -173,7 +175,7 @@ def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
 
 
 def said(message: str) -> None:
-    """Shows a notification that something was done."""
+    """Shows a notification that an action has succeeded."""
     ui.notify(message, position="bottom", classes="said")
 
 
@@ -184,7 +186,7 @@ async def _done(handler: Handler) -> None:
 
 
 _LONG = 24
-"""Characters of an id or a digest."""
+"""Number of characters from which `facts` shows a value without spaces, such as an id or a digest, on its own line."""
 _TONES = {
     **dict.fromkeys(("ready", "succeeded", "active", "alive"), "good"),
     **dict.fromkeys(("running", "validating", "queued"), "busy"),

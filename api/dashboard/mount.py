@@ -1,4 +1,4 @@
-"""Mounts the pages in the application at `/dashboard`."""
+"""Mounting of the dashboard's pages in the FastAPI application, at `/dashboard`."""
 
 import hashlib
 import hmac
@@ -20,7 +20,8 @@ HERE = Path(__file__).parent
 
 
 def mount(app: FastAPI) -> None:
-    """Mounts the pages. Call it once per process (NiceGUI has one application) and after all routes are added."""
+    """Mounts the dashboard's pages in the application. Call it after all routes are added, and only once per process,
+    since NiceGUI has a single global application."""
     services: Services = app.state.services
     for module in sorted(HERE.glob("pages/[a-z]*.py")):
         import_module(f"api.dashboard.pages.{module.stem}")
@@ -52,8 +53,8 @@ def mount(app: FastAPI) -> None:
 
 
 def _allow_scripts() -> None:
-    """Gives the scripts in NiceGUI's template the nonce of `api.headers`. Scripts injected into a page's content do not
-    get it."""
+    """Adds the nonce of the response's Content-Security-Policy, from `api.headers`, to the scripts in NiceGUI's HTML
+    template. Browsers then run these scripts, but none that an attacker injects into a page's content."""
     loader = templates.env.loader
     assert loader is not None
     source, _, _ = loader.get_source(templates.env, "index.html")

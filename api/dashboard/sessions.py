@@ -1,5 +1,5 @@
-"""Sessions of the pages. Keys are held in memory only; the browser has a signed cookie with the session's token. After
-a restart, users sign in again."""
+"""Sessions of signed-in dashboard users. API keys are held in memory only, and the browser's signed cookie contains the
+session's token instead. After a restart of the API, users must sign in again."""
 
 import secrets
 import time
@@ -12,11 +12,11 @@ IDLE_SECONDS = 12 * 3600
 
 @dataclass
 class Session:
-    """One browser with one API key."""
+    """Session of a browser that has signed in with an API key."""
 
     key: str
     name: str
-    """Name of the tenant, or of the administrator's key."""
+    """Name of the tenant, or of the API key if it is an administrator's."""
     is_admin: bool
     may_write: bool
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))

@@ -1,6 +1,6 @@
-"""In-process requests from the pages to the application, without a socket.
+"""HTTP transport for requests from the dashboard's pages to the API in the same process, without a socket.
 
-httpx's own ASGI transport buffers the whole response, so events would only arrive at the end.
+It streams responses. httpx's own ASGI transport buffers the whole response, so events would only arrive at the end.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class AppTransport(httpx.AsyncBaseTransport):
-    """Sends requests on behalf of a browser. `client` is the browser's address, for rate limits. `state` becomes the
-    request's state, which external clients cannot set."""
+    """httpx transport that sends requests to an ASGI application on behalf of a browser. `client` is the browser's
+    address, which rate limits count. `state` becomes the request's state, which external clients cannot set."""
 
     def __init__(self, app: ASGIApp, client: tuple[str, int] | None, state: Mapping[str, Any]) -> None:
         self.app, self.client, self.state = app, client, state
@@ -26,11 +26,11 @@ class AppTransport(httpx.AsyncBaseTransport):
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             async def pass_on(message: Message) -> None:
                 messages.put_nowait(message)
-                await send({**message, "body": b""})  # httpx must only know when the response ends
+                await send({**message, "body": b""})  # without the data, which httpx would buffer
 
             await self.app({**scope, "client": self.client, "state": {**self.state}}, receive, pass_on)
 
-        # A separate context, since the page's context has variables of another request, such as its id.
+        # A separate context, since the page's context has the variables of the page's own request, such as its id.
         buffered = httpx.ASGITransport(app).handle_async_request(request)
         task = asyncio.create_task(buffered, context=contextvars.Context())
         task.add_done_callback(lambda _: messages.put_nowait(None))
@@ -53,7 +53,7 @@ class _Body(httpx.AsyncByteStream):
             yield message.get("body", b"")
 
     async def aclose(self) -> None:
-        """Waits for an application that has sent its response; cancels one that is still sending."""
+        """Waits until the application has finished, or cancels it if it is still sending the response."""
         if not self._is_complete:
             self._task.cancel()
         with suppress(asyncio.CancelledError):

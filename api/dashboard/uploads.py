@@ -1,4 +1,5 @@
-"""Streams a browser's files into the contract's zip, without storing them in memory or on disk."""
+"""Upload of a data set from a browser: packs the files into a zip and streams the zip to the API, without storing it in
+memory or on disk."""
 
 import secrets
 import zipfile
@@ -16,13 +17,14 @@ from api.dashboard.user import User, get_tenant, in_process
 from difffit import DiffFitError
 
 _FILES = 50_000
-"""Maximum number of files. It is above the contract's limit for a zip, so that the contract reports the error."""
+"""Maximum number of files in a form. It is above the API's limit for the files in a zip, so that users get the API's
+error message for too many files."""
 _HEADER_BYTES = 2**13
-"""Maximum size of one file's header in the form, including its path."""
+"""Maximum size of a header in the form. The header of a file contains its path."""
 
 
 class Upload(Element, component="assets/upload.js"):
-    """Drop area for a domain's data set. Reloads the page after the upload."""
+    """Area of a page where users drop the files of a data set. Reloads the page after the upload."""
 
     def __init__(self, domain_id: str) -> None:
         super().__init__()
@@ -39,9 +41,10 @@ def _raise(problem: dict[str, Any]) -> None:
 
 @app.post("/upload/{id}", include_in_schema=False)
 async def upload(request: Request, id: str, user: Annotated[User, Depends(get_tenant)]) -> Response:
-    """Takes one zip, or the files of a folder with their paths. Browsers do not send the cookie from other sites.
+    """Sends a zip, or the files of a folder packed into a zip, to the API, and returns the API's response.
 
-    Passes the API's response on. The SDK is not used here, since it uploads files, and this is a stream.
+    The session cookie is SameSite=Lax, so browsers do not send it with a form of another site. The client library is
+    not used here, since it can only upload files, not streams.
     """
     boundary = secrets.token_hex(16)
     headers = {
@@ -56,7 +59,7 @@ async def upload(request: Request, id: str, user: Annotated[User, Depends(get_te
 
 
 async def _as_form(file: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:
-    """Wraps the file in the contract's multipart form."""
+    """Yields the multipart form in which the API takes a data set, with the bytes of the zip as its only field."""
     yield f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="images.zip"\r\n\r\n'.encode()
     async for piece in file:
         yield piece
@@ -64,7 +67,7 @@ async def _as_form(file: AsyncIterator[bytes], boundary: str) -> AsyncIterator[b
 
 
 async def _packed(request: Request) -> AsyncIterator[bytes]:
-    """Yields the zip made from the browser's form. Raises FormParserError."""
+    """Yields the bytes of a zip with the files of the browser's form, while they arrive. Raises FormParserError."""
     _, options = parse_options_header(request.headers.get("content-type", ""))
     packer = _Packer(options.get(b"boundary", b""))
     async for piece in request.stream():
@@ -76,9 +79,10 @@ async def _packed(request: Request) -> AsyncIterator[bytes]:
 
 
 class _Packer:
-    """Turns the files of a form into a zip, chunk by chunk. A single zip passes unchanged.
+    """Packs the files of a multipart form into a zip, chunk by chunk. If the form contains only a zip, the output is
+    that zip, unchanged.
 
-    Images are stored without compression, since they are already compressed.
+    The files are packed without compression, since images are already compressed.
     """
 
     def __init__(self, boundary: bytes) -> None:
@@ -100,7 +104,7 @@ class _Packer:
         self._files = 0
 
     def take(self) -> bytes:
-        """Returns the bytes that are ready to be sent on."""
+        """Returns the bytes of the zip that were written since the last call."""
         piece = bytes(self._out)
         self._out.clear()
         return piece
@@ -110,12 +114,12 @@ class _Packer:
             self._archive.close()
 
     def write(self, data: bytes) -> int:
-        """Receives the bytes of the zip, like a file that cannot seek."""
+        """Adds bytes of the zip to the output. ZipFile calls it as the `write` of a file that cannot seek."""
         self._out += data
         return len(data)
 
     def flush(self) -> None:
-        """Does nothing; zipfile requires the method."""
+        """Does nothing. ZipFile requires its file to have this method."""
 
     def _begin(self) -> None:
         self._name, self._value, self._disposition = b"", b"", b""
@@ -157,4 +161,4 @@ class _Packer:
 
     def _end(self) -> None:
         if self._target is not self:
-            self._target.close()  # a member of the archive
+            self._target.close()  # ends a file in the zip

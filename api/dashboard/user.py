@@ -1,4 +1,4 @@
-"""Dependencies of the pages: the signed-in user with a client of the API."""
+"""FastAPI dependencies of the dashboard's pages: the signed-in user, with a client of the API."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,8 +12,8 @@ from difffit import AsyncClient
 
 sessions = Sessions()
 MOST = 100
-"""Maximum items of a list without pages."""
-TOKEN = "token"  # noqa: S105  # a name in the cookie, not a secret
+"""Maximum number of items in a list that is shown on one page."""
+TOKEN = "token"  # noqa: S105  # name of the field in the session cookie, not a secret
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def get_user(request: Request) -> User:
     token = session.token
 
     async def check_session(sent: httpx.Request) -> None:
-        """Removes the key once the session has ended: open pages outlive it."""
+        """Removes the API key from the request if the session has ended, since an open page still sends requests
+        then."""
         if sessions.find(token) is None:
             sent.headers.pop("Authorization", None)
 
@@ -75,17 +76,18 @@ def redirect(request: Request, path: str) -> HTTPException:
 
 
 def theme_of(request: Request) -> str:
-    """Returns the theme stored in the cookie: `system`, `light` or `dark`."""
+    """Returns the theme that the request's cookie selects: `light` or `dark`, or `system` without a cookie."""
     chosen = request.cookies.get("difffit_theme", "")
     return chosen if chosen in {"light", "dark"} else "system"
 
 
 def client_of(request: Request, key: str, http: httpx.AsyncClient) -> AsyncClient:
-    """Returns a client with the address that the browser uses, so that image URLs have it too. It does not retry:
-    people see at once what the API answers."""
+    """Returns a client of the API, with the host that the browser uses, so that the image URLs it gets work in the
+    browser. It does not retry failed requests, so that users see an error immediately."""
     return AsyncClient(str(request.base_url), key, max_retries=0, http=http)
 
 
 def in_process(request: Request, **state: Any) -> httpx.AsyncClient:
-    """Returns an HTTP client of the application, on behalf of this request's browser."""
+    """Returns an HTTP client that sends requests to the API in this process, with the address of this request's
+    browser."""
     return httpx.AsyncClient(transport=AppTransport(request.app.state.main, request.client, state))

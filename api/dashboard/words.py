@@ -1,4 +1,4 @@
-"""Formats numbers and times for people."""
+"""Functions that format numbers, times and ids for the dashboard."""
 
 import datetime
 
@@ -30,15 +30,15 @@ def moment(time: datetime.datetime | None, never: str = "never") -> str:
 
 
 def several(number: int, word: str, words: str = "") -> str:
-    """Returns a number with its noun: `1 image`, `2 images`."""
+    """Returns a number with its noun in the singular or plural: `1 image`, `2 images`."""
     return f"{number:,} {word if number == 1 else words or word + 's'}"
 
 
 def short(identifier: str) -> str:
-    """Returns the start of a digest, enough to distinguish it."""
+    """Returns the first 12 characters of a digest, which are enough to tell digests apart."""
     return identifier[:12]
 
 
 def tail(identifier: str) -> str:
-    """Returns the end of an id; ids of the same moment differ only there."""
+    """Returns the last 8 characters of an id, since ids created at the same time begin alike."""
     return f"…{identifier[-8:]}"

@@ -1,1 +1,2 @@
-"""One file a noun. A handler resolves, calls one service, returns."""
+"""Routes of the API, one file per kind of object. A handler opens a transaction, calls one function of `core.service`
+and renders the result."""

@@ -1,4 +1,4 @@
-"""Adapters: versions of a domain."""
+"""Routes of adapters, which are the versions of a domain: list, upload, download, promote."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -63,7 +63,7 @@ def upload_adapter(
     scope: WriterDep,
     services: ServicesDep,
 ) -> AdapterOut:
-    """Upload an adapter. It must pass the same checks as adapters trained here."""
+    """Upload an adapter. It must pass the same checks as adapters that this service trains."""
     limit = services.settings.max_adapter_bytes
     if (file.size or 0) > limit:
         raise PayloadTooLarge(limit)
@@ -90,7 +90,7 @@ def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
     },
 )
 async def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
-    """Download the adapter's file."""
+    """Download an adapter as a `.safetensors` file."""
     adapter = await run_in_threadpool(_download, services, scope, id)
     place = services.limits.transfers.take(scope.tenant, adapter.size_bytes)
     headers = {"Content-Disposition": f'attachment; filename="{adapter.id}.safetensors"', "ETag": f'"{adapter.sha256}"'}
@@ -103,7 +103,8 @@ async def download_adapter(id: str, scope: ReaderDep, services: ServicesDep) -> 
     responses=problems(NotFound, AdapterQuarantined),
 )
 def promote_adapter(id: str, adapter_id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> DomainOut:
-    """Make a version the active one. To roll back, promote an older version."""
+    """Make a version the domain's active one, which generations use by default. To roll back, promote an older
+    version."""
     with database.session(scope) as session:
         return with_cover(session, request, adapters.promote(session, id, adapter_id))
 

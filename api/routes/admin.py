@@ -1,4 +1,4 @@
-"""Administration: tenants, keys, stored adapters, workers."""
+"""Routes for administrators: tenants, API keys, stored adapters, queues, workers, usage, audit log, deletions."""
 
 from typing import Annotated
 
@@ -35,7 +35,7 @@ Filter = Annotated[Identifier | None, Query()]
 
 @router.post("/tenants", status_code=201, operation_id="create_tenant", responses=problems(NameTaken))
 def create_tenant(body: TenantCreate, database: DatabaseDep, admin: AdminDep) -> TenantOut:
-    """Create a tenant."""
+    """Create a tenant: an account with its own API keys, domains and quotas."""
     with database.session(admin) as session:
         return TenantOut.model_validate(tenants.create(session, body.name))
 
@@ -63,7 +63,8 @@ def change_tenant(id: str, body: TenantChange, database: DatabaseDep, admin: Adm
 
 @router.delete("/tenants/{id}", status_code=204, operation_id="delete_tenant", responses=deleted(NotFound))
 def delete_tenant(id: str, response: Response, database: DatabaseDep, admin: AdminDep) -> None:
-    """Delete a tenant and everything it owns. `Location` points to the receipt."""
+    """Delete a tenant with its API keys, domains, images and adapters. `Location` points to the receipt of the
+    deletion."""
     with database.session(admin) as session:
         deletion = tenants.delete(session, id)
     response.headers["Location"] = f"/v1/admin/deletions/{deletion.id}"
@@ -71,37 +72,37 @@ def delete_tenant(id: str, response: Response, database: DatabaseDep, admin: Adm
 
 @router.post("/tenants/{id}/keys", status_code=201, operation_id="create_key", responses=problems(NotFound))
 def create_key(id: str, body: KeyCreate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
-    """Create an API key. Only this response contains the key itself."""
+    """Create an API key for a tenant. Only this response contains the key itself."""
     with database.session(admin) as session:
         return _issued(keys.issue(session, id, body.name, body.scopes, body.lifetime_seconds))
 
 
 @router.get("/tenants/{id}/keys", operation_id="list_keys", responses=problems(NotFound))
 def list_keys(id: str, database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[KeyOut]:
-    """List a tenant's keys, newest first, without secrets."""
+    """List a tenant's API keys, newest first, without the keys themselves."""
     with database.session(admin) as session:
         return listing(keys.page(session, id, page), KeyOut.model_validate)
 
 
 @router.patch("/keys/{id}", operation_id="change_key", responses=problems(NotFound, KeyRevoked))
 def change_key(id: str, body: KeyChange, database: DatabaseDep, admin: AdminDep) -> KeyOut:
-    """Change a key's name or expiry date."""
+    """Change the name or expiry of an API key."""
     with database.session(admin) as session:
         return KeyOut.model_validate(keys.change(session, id, changes(body)))
 
 
 @router.post("/keys/{id}/rotate", status_code=201, operation_id="rotate_key", responses=problems(NotFound, KeyRevoked))
 def rotate_key(id: str, body: KeyRotate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
-    """Replace a key by a new one with the same name and scopes. The old key keeps working for the overlap."""
+    """Replace an API key by a new one with the same name and scopes. The old key works for `overlap_seconds` more."""
     with database.session(admin) as session:
         return _issued(keys.rotate(session, id, body.overlap_seconds, body.lifetime_seconds))
 
 
 @router.delete("/keys/{id}", status_code=204, operation_id="revoke_key", responses=problems(NotFound, LastAdminKey))
 def revoke_key(id: str, database: DatabaseDep, admin: AdminDep) -> None:
-    """Revoke a key. It stops working immediately, and its event streams and waiting requests end within seconds. Signed
-    image URLs issued to it work until they expire. The last administrator's key cannot be revoked: rotate it
-    instead."""
+    """Revoke an API key. It stops working immediately, and its event streams and waiting requests end within seconds.
+    Signed image URLs that were returned to it work until they expire. The last administrator's key cannot be revoked:
+    rotate it instead."""
     with database.session(admin) as session:
         keys.revoke(session, id)
 
@@ -116,7 +117,7 @@ def list_all_adapters(
     base_digest: Filter = None,
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> Listing[AdminAdapterOut]:
-    """List the adapters of all tenants, newest first, with the workers that have them in memory."""
+    """List the adapters of all tenants, newest first, with the workers that have them in device memory."""
     with database.session(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
         rows = adapters.page_of_all(session, filters, page)
@@ -133,7 +134,7 @@ def get_adapter_totals(
     base_digest: Filter = None,
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> AdapterTotals:
-    """Get count and size of the stored adapters that match the filters."""
+    """Get the number and total size of the stored adapters that match the filters."""
     with database.session(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
         return AdapterTotals.model_validate(adapters.totals(session, filters))
@@ -141,7 +142,7 @@ def get_adapter_totals(
 
 @router.get("/queues", operation_id="list_queues")
 def list_queues(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[QueueOut]:
-    """List the numbers of waiting and running jobs per queue."""
+    """List the queues with their numbers of waiting and running jobs."""
     with database.session(admin) as session:
         rows = queues.read(session)
     first = number_of(page.cursor)
@@ -151,21 +152,22 @@ def list_queues(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listin
 
 @router.get("/workers", operation_id="list_workers")
 def list_workers(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[WorkerOut]:
-    """List the live workers, most recently started first, with the adapters they have in memory."""
+    """List the live workers, most recently started first, with the adapters that they have in device memory."""
     with database.session(admin) as session:
         return listing(fleet.workers_page(session, page), WorkerOut.model_validate)
 
 
 @router.get("/usage", operation_id="list_usage")
 def list_usage(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantUsageDayOut]:
-    """List the usage of the last 30 days per tenant and day, newest first."""
+    """List the images, model evaluations and training seconds per tenant and day, for the last 30 days, newest
+    first."""
     with database.session(admin) as session:
         return listing(metering.days_page(session, page), TenantUsageDayOut.model_validate)
 
 
 @router.get("/audit", operation_id="list_audit")
 def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
-    """List the audit log, newest first."""
+    """List the entries of the audit log, newest first."""
     with database.session(admin) as session:
         return listing(audit.page(session, tenant_id, page), AuditOut.model_validate)
 
@@ -174,14 +176,14 @@ def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id:
 def list_all_deletions(
     database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None
 ) -> Listing[DeletionOut]:
-    """List the receipts of deleted domains and tenants, newest first."""
+    """List the receipts of all deleted domains and tenants, newest first."""
     with database.session(admin) as session:
         return listing(deletions.page(session, page, tenant_id), DeletionOut.model_validate)
 
 
 @router.get("/deletions/{id}", operation_id="get_any_deletion", responses=problems(NotFound))
 def get_any_deletion(id: str, database: DatabaseDep, admin: AdminDep) -> DeletionReceiptOut:
-    """Get a receipt: what was deleted, by which key, and when the deletion was complete."""
+    """Get a deletion receipt: what was deleted, by which API key, and when the deletion was complete."""
     with database.session(admin) as session:
         return DeletionReceiptOut.model_validate(deletions.get(session, id))
 

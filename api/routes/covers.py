@@ -1,4 +1,4 @@
-"""Cover images of domains, for all routes that return domains."""
+"""Cover images of domains, which are their latest generated images, for all routes that return domains."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from core.service.db.models import Domain
 
 
 def with_covers(session: Session, request: Request, rows: Sequence[Domain]) -> dict[str, DomainOut]:
-    """Returns the domains by id, with signed URLs of their covers."""
+    """Returns the domains as response models by id, with signed URLs of their cover images."""
     covers = domains.covers(session, [row.id for row in rows])
     rendered = {row.id: DomainOut.model_validate(row) for row in rows}
     for id, generation in covers.items():

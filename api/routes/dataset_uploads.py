@@ -1,4 +1,4 @@
-"""Multipart uploads of data sets."""
+"""Routes of multipart uploads, which send a data set's zip in several parts."""
 
 import tempfile
 from dataclasses import replace
@@ -49,9 +49,9 @@ def create_dataset_upload(
 ) -> DatasetUploadPartsOut:
     """Start a multipart upload, for a data set that is too large for one request or needs a resumable upload.
 
-    PUT each part's bytes to its URL and keep the `ETag` of the response. Parts can be sent in any order, in parallel,
-    and again after a failure. Then complete the upload with all etags. Its bytes count as stored until it is
-    completed, is aborted or expires.
+    PUT each part's bytes to the part's URL and keep the `ETag` of the response. Parts can be sent in any order, in
+    parallel, and again after a failure. Then complete the upload with the ETags of all parts. The upload's bytes count
+    towards your stored bytes until it is completed or aborted, or expires.
     """
     limit = services.settings.max_multipart_bytes
     if body.size_bytes > limit:
@@ -79,8 +79,8 @@ def list_dataset_uploads(
 def get_dataset_upload(
     id: str, upload_id: str, request: Request, scope: WriterDep, services: ServicesDep
 ) -> DatasetUploadPartsOut:
-    """Get an upload: the parts received so far, and new URLs for all parts. Because of the URLs, the key needs the
-    scope `write`."""
+    """Get an upload: the parts received so far, and new URLs for all parts. The API key needs the scope `write`, since
+    the URLs permit sending parts."""
     with services.database.session(scope) as session:
         upload = uploads.get(session, id, upload_id)
     return _with_parts(request, services, upload)
@@ -109,7 +109,7 @@ def get_dataset_upload(
 async def put_dataset_part(
     id: str, upload_id: str, number: PartNumber, request: Request, scope: SenderDep, services: ServicesDep
 ) -> Response:
-    """Send a part. Only used if the part's URL points here: some services take parts at their object store."""
+    """Send one part of an upload. Always use the `url` of the part: it may lead to an object store instead."""
     upload, size = await run_in_threadpool(_expected, services, scope, id, upload_id, number)
     with services.limits.transfers.take(upload.tenant_id, size), tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
         received = 0
@@ -138,8 +138,8 @@ async def put_dataset_part(
 def complete_dataset_upload(
     id: str, upload_id: str, body: DatasetUploadComplete, request: Request, scope: WriterDep, services: ServicesDep
 ) -> DatasetOut:
-    """Create the data set from an upload whose parts have all been received. The checks are the same as for an upload
-    in one request; an unusable zip ends the upload. Completing it again returns the data set."""
+    """Create the data set from an upload whose parts have all been received. The zip is checked as in an upload with
+    one request; an unusable zip ends the upload. Completing a completed upload again returns its data set."""
     etags = {part.number: part.etag.strip('"') for part in body.parts}
     return DatasetOut.of(uploads.complete(services, scope, id, upload_id, etags), signer(request))
 
@@ -157,7 +157,8 @@ def abort_dataset_upload(id: str, upload_id: str, scope: WriterDep, services: Se
 
 
 def _expected(services: Services, scope: Scope, id: str, upload_id: str, number: int) -> tuple[DatasetUpload, int]:
-    """Returns an open upload and the size of the part. Raises NotFound, UploadEnded."""
+    """Returns an upload that is still open, and the size of its part with this number, in bytes. Raises NotFound,
+    UploadEnded."""
     with services.database.session(scope) as session:
         upload = uploads.get(session, id, upload_id)
     uploads.check_open(upload)
@@ -181,7 +182,7 @@ def _with_parts(request: Request, services: Services, upload: DatasetUpload) -> 
 
 
 def _url(request: Request, services: Services, upload: DatasetUpload, number: int, size: int) -> str:
-    """Returns the part's URL: at the object store if clients can reach it, else at this API."""
+    """Returns the URL to PUT a part to: at the object store if clients can reach it, or else at this API."""
     seconds = services.settings.upload_url_seconds
     direct = services.store.part_url(upload.object_key, upload.store_upload, number, size, seconds)
     path = f"/v1/domains/{upload.domain_id}/datasets/uploads/{upload.id}/parts/{number}"

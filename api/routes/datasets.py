@@ -1,4 +1,4 @@
-"""Data sets."""
+"""Routes of data sets: upload, list, report of rejected files, thumbnails."""
 
 from dataclasses import replace
 from functools import partial
@@ -47,7 +47,7 @@ def create_dataset(
     scope: WriterDep,
     services: ServicesDep,
 ) -> DatasetOut:
-    """Upload a data set. Its images are checked in the background; `report` lists every rejected file.
+    """Upload a data set. Its images are checked in the background; `/v1/datasets/{id}/report` lists the rejected files.
 
     An unusable zip fails immediately with the code `not_a_zip`, `no_class_folders`, `too_many_classes`,
     `too_many_files` or `too_few_images`.
@@ -68,7 +68,7 @@ def list_datasets(
     page: PageDep,
     status: Annotated[DatasetStatus | None, OF_STATUS] = None,
 ) -> Listing[DatasetOut]:
-    """List a domain's data sets, newest first, without their rejected files."""
+    """List a domain's data sets, newest first, without the list of rejected files."""
     with database.session(scope) as session:
         rows = datasets.page(session, id, replace(page, status=status))
         signed = signer(request)
@@ -77,7 +77,7 @@ def list_datasets(
 
 @router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
 def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> DatasetOut:
-    """Get a data set with its classes and first rejected files."""
+    """Get a data set with its classes and its first 100 rejected files."""
     with database.session(scope) as session:
         dataset = datasets.get(session, id)
         rendered = DatasetOut.of(dataset, signer(request))
@@ -87,7 +87,7 @@ def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderD
 
 @router.get("/datasets/{id}/report", operation_id="list_rejected_files", responses=problems(NotFound))
 def list_rejected_files(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[RejectedFile]:
-    """List the rejected files of a data set with reasons, in their order in the zip."""
+    """List the rejected files of a data set with the reasons, in the order of the files in the zip."""
     with database.session(scope) as session:
         return listing(datasets.rejected(session, id, page), RejectedFile.of)
 
@@ -107,7 +107,7 @@ def get_class_example(
     scope: ViewerDep,
     services: ServicesDep,
 ) -> Response:
-    """Get thumbnails of the first images of a class, with an API key or a signed URL."""
+    """Get one PNG with thumbnails of a class's first images. Needs an API key or a signed URL."""
     with services.database.session(scope) as session:
         key = datasets.example(session, id, class_id)
     return png(request, partial(services.store.get, key))

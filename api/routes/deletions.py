@@ -1,4 +1,4 @@
-"""Receipts of a tenant's deletions."""
+"""Routes of deletion receipts, which record what a tenant has deleted."""
 
 from fastapi import APIRouter
 
@@ -23,6 +23,6 @@ def list_deletions(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Li
 
 @router.get("/{id}", operation_id="get_deletion", responses=problems(NotFound))
 def get_deletion(id: str, database: DatabaseDep, scope: ReaderDep) -> DeletionReceiptOut:
-    """Get a receipt: what was deleted, and when the deletion was complete."""
+    """Get a deletion receipt: what was deleted, and when the deletion was complete."""
     with database.session(scope) as session:
         return DeletionReceiptOut.model_validate(deletions.get(session, id))

@@ -1,4 +1,4 @@
-"""Domains."""
+"""Routes of domains: create, list, get, change, delete."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/domains", tags=["domains"], route_class=Idempoten
 
 @router.post("", status_code=201, operation_id="create_domain", responses=problems(NameTaken))
 def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, services: ServicesDep) -> DomainOut:
-    """Create a domain: an image style that the base is taught."""
+    """Create a domain: an image style that the base model is fine-tuned for."""
     with database.session(scope) as session:
         base = services.settings.base_model
         return DomainOut.model_validate(domains.create(session, body.name, body.description, base))
@@ -61,7 +61,8 @@ def change_domain(
 
 @router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=deleted(NotFound))
 def delete_domain(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
-    """Delete a domain and its data sets, fine-tunes, adapters and images. `Location` points to the receipt."""
+    """Delete a domain with its data sets, fine-tunes, adapters and images. `Location` points to the receipt of the
+    deletion."""
     with database.session(scope) as session:
         deletion = domains.delete(session, id)
     response.headers["Location"] = f"/v1/deletions/{deletion.id}"

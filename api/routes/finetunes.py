@@ -1,4 +1,4 @@
-"""Fine-tunes, with their events as a stream."""
+"""Routes of fine-tunes: start, list, loss curve, cancel, event stream, sample images."""
 
 import json
 from collections.abc import AsyncIterator
@@ -65,7 +65,7 @@ EventId = Annotated[int, Path(ge=1, lt=2**53)]
 def create_finetune(
     id: str, body: FinetuneCreate, database: DatabaseDep, scope: WriterDep, services: ServicesDep, response: Response
 ) -> FinetuneOut | EstimateOut:
-    """Fine-tune the base on a data set with DiffFit."""
+    """Start a fine-tune of the base model on a data set, with DiffFit or BitFit."""
     with database.session(scope) as session:
         request = body.to_request()
         if body.dry_run:
@@ -97,7 +97,8 @@ def get_finetune(id: str, database: DatabaseDep, scope: ReaderDep) -> FinetuneOu
 
 @router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics", responses=problems(NotFound))
 def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> MetricsOut:
-    """Get the loss curve. Long curves are thinned to about 2,000 evenly spaced points, including first and last."""
+    """Get the loss curve of a fine-tune. A long curve is reduced to about 2,000 evenly spaced points, including its
+    first and last."""
     with database.session(scope) as session:
         return MetricsOut.model_validate({"data": finetunes.metrics(session, id)})
 
@@ -109,7 +110,7 @@ def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> Me
     responses=problems(NotFound, JobFinished),
 )
 def cancel_finetune(id: str, database: DatabaseDep, scope: WriterDep) -> FinetuneOut:
-    """Cancel a fine-tune: immediately if queued, after the current step if running."""
+    """Cancel a fine-tune. A queued fine-tune ends immediately, a running one after the current training step."""
     with database.session(scope) as session:
         return FinetuneOut.of(finetunes.cancel(session, id))
 
@@ -140,11 +141,11 @@ async def stream_finetune_events(
 
     - `status`: `{status}` and details, such as the `adapter_id` after success
     - `progress`: `{step, steps, loss, gradient_norm, seconds, eta_seconds}`
-    - `sample`: `{step, url}`, an image generated with the adapter so far; the URL is signed
+    - `sample`: `{step, url}`, the signed URL of an image generated with the adapter at that training step
     - `error`: `{code, detail}`
 
-    To resume, send the last `id` as `Last-Event-ID`; browsers do so automatically. The stream ends within seconds
-    when its key is revoked or expires.
+    To resume the stream, send the `id` of the last event as `Last-Event-ID`; browsers do so automatically. The stream
+    ends within seconds when the API key of the request is revoked or expires.
     """
     events, ended = await run_in_threadpool(_read, services, scope, id, last_event_id)
     if ended and not events:
@@ -165,7 +166,7 @@ async def stream_finetune_events(
 def get_finetune_sample(
     id: str, event_id: EventId, request: Request, scope: ViewerDep, services: ServicesDep
 ) -> Response:
-    """Get the image of a `sample` event, with an API key or a signed URL."""
+    """Get the image of a `sample` event. Needs an API key or a signed URL."""
     with services.database.session(scope) as session:
         following = finetunes.events_after(session, id, event_id - 1)
         event = following[0] if following else None
@@ -181,14 +182,14 @@ async def _stream(services: Services, scope: Scope, id: str, last_id: int, reque
                 yield KEEPALIVE_COMMENT
                 continue
             changed.clear()
-            while True:  # an ended one may have more than one page too
+            while True:  # reads all pages of events: an ended fine-tune may have several too
                 if services.notifier.has_ended(scope.key):
                     return
                 try:
                     events, ended = await services.notifier.shared(
                         (scope.tenant, id, last_id), partial(_read, services, scope, id, last_id)
                     )
-                except CoreError:  # deleted, or the database is away: whoever listens connects again and is told
+                except CoreError:  # deleted, or the database does not respond: the client reconnects and gets the error
                     return
                 for event in events:
                     last_id = event.id
@@ -200,9 +201,10 @@ async def _stream(services: Services, scope: Scope, id: str, last_id: int, reque
 
 
 def _read(services: Services, scope: Scope, id: str, last_id: int) -> tuple[list[FinetuneEvent], bool]:
-    """The next page of events, and whether the fine-tune has ended: none come then but those that are there."""
+    """Returns the next page of the fine-tune's events after `last_id`, and whether the fine-tune has ended, after which
+    no further events are created."""
     with services.database.session(scope) as session:
-        ended = finetunes.get(session, id).status in ENDED  # first: its last event is then visible
+        ended = finetunes.get(session, id).status in ENDED  # read before the events, so that the last one is included
         events = list(finetunes.events_after(session, id, last_id))
     return events, ended
 

@@ -1,4 +1,4 @@
-"""Generations and their images."""
+"""Routes of generations: create, list, get, cancel, images and previews."""
 
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -71,7 +71,7 @@ async def create_generation(
         ),
     ] = None,
 ) -> GenerationOut:
-    """Generate images of the domain."""
+    """Generate images of one of the domain's classes."""
     signed = signer(request)
     result = await run_in_threadpool(_create, services, scope, id, body, signed)
     if seconds := preferred_wait(prefer):
@@ -101,7 +101,7 @@ def list_generations(
 
 @router.get("/generations/{id}", operation_id="get_generation", responses=problems(NotFound))
 def get_generation(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> GenerationOut:
-    """Get a generation, with signed URLs of its images."""
+    """Get a generation, with its status and signed URLs of its images."""
     with database.session(scope) as session:
         return GenerationOut.of(generations.get(session, id), signer(request))
 
@@ -113,7 +113,7 @@ def get_generation(id: str, request: Request, database: DatabaseDep, scope: Read
     responses=problems(NotFound, JobFinished),
 )
 def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> GenerationOut:
-    """Cancel a generation: immediately if queued, after the current step if running."""
+    """Cancel a generation. A queued generation ends immediately, a running one after the current sampling step."""
     with database.session(scope) as session:
         return GenerationOut.of(generations.cancel(session, id), signer(request))
 
@@ -133,7 +133,7 @@ def get_image(
     scope: ViewerDep,
     services: ServicesDep,
 ) -> Response:
-    """Get an image, with an API key or a signed URL."""
+    """Get an image of a generation as PNG. Needs an API key or a signed URL."""
     with services.database.session(scope) as session:
         image = generations.image(session, id, index)
     return png(request, partial(services.store.get, image.object_key, image.sha256), image.sha256)
@@ -155,7 +155,7 @@ def get_preview(
     scope: ViewerDep,
     services: ServicesDep,
 ) -> Response:
-    """Get a preview of an unfinished image, with an API key or a signed URL."""
+    """Get a preview of an image as PNG, as predicted after a sampling step. Needs an API key or a signed URL."""
     with services.database.session(scope) as session:
         preview = generations.preview(session, id, index, step)
     return png(request, partial(services.store.get, preview.object_key, preview.sha256), preview.sha256)
@@ -169,7 +169,7 @@ def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, s
 async def _wait(
     services: Services, scope: Scope, result: GenerationOut, seconds: int, signed: SignedUrl
 ) -> GenerationOut:
-    """Waits until the generation has ended or the time is up, and returns its latest state."""
+    """Waits until the generation has ended, for at most `seconds`, and returns its latest state."""
     async with aclosing(services.notifier.changes(result.id, scope.key, seconds)) as changes:
         async for _ in changes:
             result = await run_in_threadpool(_read, services, scope, result.id, signed)

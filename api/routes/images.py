@@ -1,4 +1,4 @@
-"""Helpers of all routes that serve images."""
+"""Response, caching and OpenAPI parts that all routes of images share."""
 
 import hashlib
 import time
@@ -17,11 +17,12 @@ IMAGE: dict[str, Any] = {
 }
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The image matches `If-None-Match`."}}
 OPTIONAL_KEY: dict[str, Any] = {"security": [{"ApiKey": []}, {}]}
-"""Security requirement: a signed URL replaces the key."""
+"""OpenAPI security requirement of routes that accept an API key or a signed URL."""
 
 
 def png(request: Request, read: Callable[[], bytes], sha256: str | None = None) -> Response:
-    """Returns the image, or 304 if the client has it. If `sha256` is known, a 304 reads nothing from the store."""
+    """Returns a response with the image that `read` returns, or 304 if the client has cached it. If the caller passes
+    the image's `sha256`, a 304 needs no read from the object store."""
     data = None if sha256 else read()
     etag = f'"{sha256 or hashlib.sha256(data or b"").hexdigest()}"'
     headers = {"Cache-Control": _caching(request), "ETag": etag}
@@ -31,7 +32,8 @@ def png(request: Request, read: Callable[[], bytes], sha256: str | None = None) 
 
 
 def _caching(request: Request) -> str:
-    """Lets browsers cache an image until its signed URL expires; with an API key they must revalidate each time."""
+    """Returns the `Cache-Control` of an image. Browsers may cache it until its signed URL expires; with an API key,
+    they must revalidate it each time."""
     expires: int | None = getattr(request.state, "url_expires", None)
     return "private, no-cache" if expires is None else f"private, max-age={max(0, expires - int(time.time()))}"
 

@@ -1,4 +1,4 @@
-"""The API key of the request."""
+"""Route that describes the API key of the request."""
 
 from fastapi import APIRouter, Request
 
@@ -12,7 +12,7 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 
 @router.get("/key", operation_id="get_own_key")
 def get_own_key(request: Request, database: DatabaseDep, scope: ScopeDep) -> OwnKeyOut:
-    """Get the key of this request: its tenant, scopes and expiry. Any key may call this."""
+    """Get the tenant, scopes and expiry of the API key of this request. Any API key may call this."""
     with database.session(scope) as session:
         if getattr(request.state, "signs_in", False):
             keys.record_sign_in(session)

@@ -1,4 +1,4 @@
-"""A tenant's usage."""
+"""Route of a tenant's usage and quotas."""
 
 from fastapi import APIRouter
 
@@ -12,7 +12,8 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 
 @router.get("/usage", operation_id="get_usage")
 def get_usage(services: ServicesDep, scope: ReaderDep) -> UsageOut:
-    """Get total images, model evaluations, training seconds and stored bytes, quotas, and the usage of recent days."""
+    """Get your total images, model evaluations, training seconds and stored bytes, your quotas, and your usage per
+    day."""
     requests = services.limits.used(scope)
     with services.database.session(scope) as session:
         return UsageOut.model_validate(metering.usage(session, services.settings, requests=requests))

@@ -1,4 +1,4 @@
-"""Webhooks and their deliveries."""
+"""Routes of webhooks and of the deliveries of their events."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=Idempot
     "", status_code=201, operation_id="create_webhook", responses=problems(WebhookQuotaExceeded, WebhookUrlRefused)
 )
 def create_webhook(body: WebhookCreate, scope: WriterDep, services: ServicesDep) -> WebhookIssued:
-    """Create a webhook. Only this response contains the secret that verifies its events."""
+    """Create a webhook: events are sent to your URL. Only this response contains the secret that verifies them."""
     private = services.settings.webhooks_allow_private
     wanted = None if body.events is None else [str(event) for event in body.events]
     with services.database.session(scope) as session:
@@ -86,14 +86,15 @@ def delete_webhook(id: str, database: DatabaseDep, scope: WriterDep) -> None:
 
 @router.post("/{id}/rotate", operation_id="rotate_webhook", responses=problems(NotFound))
 def rotate_webhook(id: str, body: WebhookRotate, database: DatabaseDep, scope: WriterDep) -> WebhookIssued:
-    """Create a new secret, which only this response contains. The old secret also signs for the overlap."""
+    """Create a new secret for a webhook; only this response contains it. For `overlap_seconds`, events are signed with
+    the old secret too."""
     with database.session(scope) as session:
         return _issued(webhooks.rotate(session, id, body.overlap_seconds))
 
 
 @router.post("/{id}/test", status_code=202, operation_id="test_webhook", responses=problems(NotFound, WebhookDisabled))
 def test_webhook(id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
-    """Send a test event of type `webhook.test`, whatever events the webhook is for."""
+    """Send a test event of type `webhook.test` to a webhook, whatever its `events` are."""
     with database.session(scope) as session:
         return DeliveryDetailOut.of(webhooks.test(session, id))
 
@@ -106,7 +107,7 @@ def list_webhook_deliveries(
     page: PageDep,
     status: Annotated[DeliveryStatus | None, OF_STATUS] = None,
 ) -> Listing[DeliveryOut]:
-    """List the deliveries of the last 30 days, newest first, with every attempt."""
+    """List a webhook's deliveries of the last 30 days, newest first, with their last 20 attempts."""
     with database.session(scope) as session:
         rows = webhooks.deliveries(session, id, replace(page, status=status))
         return listing(rows, DeliveryOut.model_validate)
@@ -114,7 +115,7 @@ def list_webhook_deliveries(
 
 @router.get("/{id}/deliveries/{delivery_id}", operation_id="get_webhook_delivery", responses=problems(NotFound))
 def get_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: ReaderDep) -> DeliveryDetailOut:
-    """Get a delivery with its payload."""
+    """Get a delivery of a webhook, with the payload that is sent."""
     with database.session(scope) as session:
         return DeliveryDetailOut.of(webhooks.delivery(session, id, delivery_id))
 
@@ -126,7 +127,7 @@ def get_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope
     responses=problems(NotFound, WebhookDisabled),
 )
 def redeliver_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
-    """Send an event again with the same `webhook-id`."""
+    """Send the event of a delivery again, with the same `webhook-id`."""
     with database.session(scope) as session:
         return DeliveryDetailOut.of(webhooks.redeliver(session, id, delivery_id))
 

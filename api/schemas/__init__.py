@@ -1,1 +1,1 @@
-"""Request and response models, one file per noun."""
+"""Request and response models of the API, one file per kind of object."""

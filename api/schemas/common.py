@@ -1,4 +1,4 @@
-"""Types and helpers shared by all models."""
+"""Base classes, field types and helpers that the request and response models share."""
 
 import unicodedata
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from core.service.db.paging import Page
 
 
 def _storable(text: str) -> str:
-    """Raises ValueError for text that the databases or UTF-8 cannot store."""
+    """Returns the text. Raises ValueError if it has NUL characters or lone surrogates, which the databases cannot
+    store."""
     if "\0" in text:
         raise ValueError("must not contain NUL characters")
     text.encode()  # raises for a lone surrogate
@@ -31,7 +32,8 @@ def _one_line(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Documented:
-    """Pattern for the OpenAPI document only; a validator checks the value and explains what is wrong."""
+    """Annotation that adds a regular expression to a type's schema in the OpenAPI document. It does not check values: a
+    separate validator does, with an error message that explains what is wrong."""
 
     pattern: str
 
@@ -44,8 +46,8 @@ def _whole(value: object) -> object:
 
 
 WHOLE = BeforeValidator(_whole)
-"""Validator that accepts 3.0 as an integer, as JSON Schema does. Put it after a type's limits, or the document will
-lack them."""
+"""Validator that accepts 3.0 as an integer, as JSON Schema does. Put it after a type's limits, or the OpenAPI document
+will lack the limits."""
 Integer = Annotated[int, WHOLE]
 _SHOWN = r"[^\u0000-\u001f\u007f-\u009f]"
 _STORABLE = (AfterValidator(_storable), _Documented(r"^[^\u0000]*$"))
@@ -54,21 +56,24 @@ Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Product ico
 Description = Annotated[str, Field(max_length=2000, examples=["Flat icons with one accent colour"]), *_STORABLE]
 Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
 ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]
-"""Longer than the 100 characters of a data set's folder names: those are composed (NFC), input may be decomposed."""
+"""Name of a class. A data set's class names have at most 100 characters in composed form (NFC). The limit is higher
+here, since a request may have the name in decomposed form, which has more characters."""
 Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
 SignedUrl = Callable[[str], str]
-"""Returns the signed URL of a path."""
+"""Function that returns the signed URL of a path."""
 Digest = Annotated[str, Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])]
 
 
 class Input(BaseModel):
-    """A request body. Unknown fields and wrong types are errors, so that a typo does not silently become a default."""
+    """Base class of request bodies. Unknown fields and wrong types are errors, so that a misspelt field does not
+    silently keep its default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Output(BaseModel):
-    """A response, read from the attributes of a database row. Fields with defaults are always sent."""
+    """Base class of responses, which are read from the attributes of a database row. Fields with defaults are always
+    sent."""
 
     model_config = ConfigDict(
         from_attributes=True, protected_namespaces=(), json_schema_serialization_defaults_required=True
@@ -76,7 +81,8 @@ class Output(BaseModel):
 
 
 def optional(description: str | None = None) -> Any:
-    """Returns a field of a PATCH body. It may be omitted, which differs from null."""
+    """Returns a field of a PATCH body that clients may omit. An omitted field keeps its value, unlike one sent as
+    null."""
     return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
 
 
@@ -93,7 +99,8 @@ class Listing(BaseModel, Generic[Item]):
 
 
 def listing(page: Page[Row], render: Callable[[Row], Item], max_bytes: int = PAGE_BYTES) -> Listing[Item]:
-    """Renders a page, which ends with the item that reaches `max_bytes`. The next page continues after it."""
+    """Renders a page of database rows as a response. It ends early with the item that reaches `max_bytes`, and the next
+    page then continues after that item."""
     data: list[Item] = []
     size = 0
     for row in page.data:
@@ -106,12 +113,12 @@ def listing(page: Page[Row], render: Callable[[Row], Item], max_bytes: int = PAG
 
 
 def changes(body: Input) -> dict[str, object]:
-    """Returns the fields of a PATCH body that were sent."""
+    """Returns the fields that the client sent in a PATCH body, by name."""
     return body.model_dump(exclude_unset=True)
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details. `code` is stable; `detail` explains what to do."""
+    """Error in the form of problem details (RFC 9457). `code` is stable; `detail` explains what to do."""
 
     type: str = Field(examples=["https://difffit.dev/problems/not_found"])
     title: str = Field(examples=["Not found"])

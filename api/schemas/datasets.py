@@ -34,7 +34,7 @@ class RejectedFile(BaseModel):
 
 
 class DatasetWarning(BaseModel):
-    """Possible mistake in the zip. It does not reject any file."""
+    """Possible mistake in the zip. No file is rejected because of it."""
 
     file: str | None = Field(None, description="First file concerned.", examples=["labels.csv"])
     code: str = Field(examples=["labels_not_read", "captions_not_read", "splits_joined", "in_several_classes"])
@@ -42,7 +42,7 @@ class DatasetWarning(BaseModel):
 
 
 class ReportOut(BaseModel):
-    """Result of the checks. Accepted, ignored and rejected files add up to the files sent."""
+    """Result of checking a data set. Every file in the zip is accepted, ignored or rejected."""
 
     accepted: int = 0
     ignored: int = Field(0, description="Files that are not images, such as notes, labels or Thumbs.db.")
@@ -56,7 +56,7 @@ class ReportOut(BaseModel):
 
 
 class JobError(BaseModel):
-    """Reason for the failure."""
+    """Reason why a data set was rejected, or why a multipart upload, fine-tune or generation failed."""
 
     code: str = Field(description="Stable error code.", examples=["crashed_worker"])
     detail: str = Field(description="Explanation, and what to do next.")
@@ -88,7 +88,7 @@ class DatasetOut(Output):
 
 
 def first_rejected(page: Page[Rejection]) -> list[RejectedFile]:
-    """Returns the first rejected files, as many as fit into the response for their data set."""
+    """Returns the first rejected files of a data set, as many as fit into 64 KiB of its response."""
     return listing(page, RejectedFile.of, _REPORT_BYTES).data
 
 
@@ -140,6 +140,6 @@ class UploadPartOut(BaseModel):
 
 
 class DatasetUploadPartsOut(DatasetUploadOut):
-    """An upload with its parts in order. The list is empty once the upload has ended."""
+    """Multipart upload with its parts in order. The list of parts is empty once the upload has ended."""
 
     parts: list[UploadPartOut]

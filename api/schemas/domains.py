@@ -9,7 +9,7 @@ class DomainCreate(Input):
 
 
 class DomainChange(Input):
-    """Omitted fields do not change."""
+    """Changes of a domain. Omitted fields do not change."""
 
     name: Name = optional("Unique among your domains.")
     description: Description = optional()

@@ -13,7 +13,7 @@ from core.service.finetunes.service import FinetuneRequest
 
 _DEFAULTS = FinetuneRequest(dataset_id="")
 _TRAINING = {"steps", "batch_size", "learning_rate", "seed"}
-"""Fields of requests that are training settings."""
+"""Fields of `FinetuneCreate` that belong to the training settings (`TrainingSettings`)."""
 
 
 class FinetuneCreate(Input):
@@ -22,7 +22,7 @@ class FinetuneCreate(Input):
     )
     method: Identifier = Field(
         _DEFAULTS.method,
-        json_schema_extra={"enum": list(METHODS)},  # others get an error of their own
+        json_schema_extra={"enum": list(METHODS)},  # not a Literal, since other methods get an error of their own
         description="`difffit` trains biases, norms and scale factors; `bitfit` trains only biases. Adapters of the "
         "paper's other methods cannot share a batch with other domains: train them without a server, with "
         "`difffit train --method`.",
@@ -46,7 +46,7 @@ class FinetuneCreate(Input):
         lt=2**53,
         description="The same data, settings and seed give the same adapter on the same device.",
     )
-    # The limits are inside the union, or the document would lack them.
+    # The limits are inside the union, or the OpenAPI document would lack them.
     image_size: Annotated[int, Field(ge=1, lt=2**16), WHOLE] | None = Field(
         _DEFAULTS.image_size,
         description="Side in pixels of training and generated images: the base's size (the default) or twice that, "
@@ -125,7 +125,7 @@ class EstimateOut(Output):
 
 
 class MetricPoint(BaseModel):
-    """Means since the previous point."""
+    """Point of the loss curve: means over the training steps since the previous point."""
 
     step: int
     steps: int

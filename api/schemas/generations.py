@@ -13,7 +13,7 @@ from core.service.generations import GenerationRequest
 Timestep = Annotated[int, Field(ge=0, le=TIMESTEPS - 1), WHOLE]
 _DEFAULTS = GenerationRequest()
 _SAMPLING = {field.name for field in fields(SamplingSettings)}
-"""Fields of requests and answers that are sampling settings."""
+"""Fields of `GenerationCreate` and `GenerationOut` that belong to the sampling settings (`SamplingSettings`)."""
 
 _ONE_CLASS: list[JsonValue] = [
     {"required": [name], "properties": {name: {"not": {"type": "null"}}, other: {"type": "null"}}}
@@ -26,7 +26,7 @@ _NOISE_OF_DDIM: list[JsonValue] = [
 
 
 class GenerationCreate(Input):
-    """Give either `class_name` or `class_id`."""
+    """Settings of a generation. Give either `class_name` or `class_id`."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_CLASS, "anyOf": _NOISE_OF_DDIM})
 
@@ -98,7 +98,7 @@ class GenerationCreate(Input):
         return GenerationRequest(**self.model_dump(exclude=_SAMPLING), sampling=self._sampling())
 
     def _sampling(self) -> SamplingSettings:
-        """Raises ValueError."""
+        """Returns the sampling settings of this request. Raises ValueError if they are invalid."""
         return SamplingSettings(**self.model_dump(include=_SAMPLING))
 
 
@@ -115,7 +115,7 @@ class ImageOut(BaseModel):
 
 
 class PreviewOut(BaseModel):
-    """The final image as predicted at one of its steps."""
+    """Preview: the final image as predicted after one of its sampling steps."""
 
     index: int = Field(description="Index of the image.")
     step: int = Field(description="Number of completed steps.")
@@ -123,7 +123,7 @@ class PreviewOut(BaseModel):
 
 
 class Timings(BaseModel):
-    """Durations in seconds; null until the generation has succeeded."""
+    """Durations of a generation's phases, in seconds. They are null until the generation has succeeded."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -168,7 +168,7 @@ class GenerationOut(Output):
     def of(cls, row: Generation, signed: SignedUrl) -> "GenerationOut":
         facts = {name: getattr(row, name) for name in cls.model_fields.keys() - _SAMPLING - {"images", "previews"}}
         path = f"/v1/generations/{row.id}"
-        # Avoids queries that cannot return anything.
+        # These conditions avoid queries that cannot return any rows.
         images = row.images if row.status == "succeeded" and row.expired_at is None else []
         previews = row.previews if row.preview_count and row.expired_at is None else []
         return cls.model_validate(

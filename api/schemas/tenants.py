@@ -26,7 +26,7 @@ class TenantCreate(Input):
 
 
 class TenantChange(Input):
-    """Omitted fields do not change."""
+    """Changes of a tenant. Omitted fields do not change."""
 
     name: Name = optional("Unique among tenants.")
     weight: Weight = optional()
@@ -50,7 +50,7 @@ class KeyCreate(Input):
 
 
 class KeyChange(Input):
-    """Omitted fields do not change."""
+    """Changes of an API key. Omitted fields do not change."""
 
     name: Name = optional("Label of the key.")
     lifetime_seconds: Lifetime | None = optional("Seconds from now until the key expires. Null means never.")

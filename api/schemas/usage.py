@@ -27,7 +27,7 @@ class QuotaOut(Output):
 
 
 class UsageOut(Consumption):
-    """Total usage since the tenant was created."""
+    """Total usage since the tenant was created, with its quotas and its usage per day."""
 
     stored_bytes: int = Field(description="Current size of all stored objects, including images.")
     quotas: dict[QuotaName, QuotaOut] = Field(description="Quotas of the tenant and their use.")

@@ -22,7 +22,7 @@ class WebhookCreate(Input):
 
 
 class WebhookChange(Input):
-    """Omitted fields do not change."""
+    """Changes of a webhook. Omitted fields do not change."""
 
     url: Url = optional("Starts with https:// and resolves to a public address.")
     events: Events | None = optional("Event types to send; null means all.")

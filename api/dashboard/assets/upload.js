@@ -1,5 +1,5 @@
-// Drop area for a zip or a folder of class folders, with buttons to choose one. Everything is sent to the page's own
-// server in one request, with progress; the server passes it to the REST contract.
+// Drop area for a zip, or for a folder with one folder of images per class, with buttons to choose either. All files
+// are sent to the dashboard's server in one request, with a progress bar; the server passes them to the REST API.
 export default {
   template: `
     <div class="drop" :class="{ over }" @dragover.prevent="over = true" @dragleave="over = false" @drop.prevent="drop">

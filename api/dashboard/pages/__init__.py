@@ -1,1 +1,1 @@
-"""The pages, one file each. Importing a page registers its address."""
+"""Pages of the dashboard, one file each. Importing a file registers its page at a URL."""

@@ -1,4 +1,4 @@
-"""Administrators' page of all stored adapters."""
+"""Page for administrators that lists the stored adapters of all tenants, with filters."""
 
 from urllib.parse import urlencode
 

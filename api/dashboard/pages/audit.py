@@ -1,4 +1,4 @@
-"""Administrators' page of the audit log."""
+"""Page for administrators that lists the audit log."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Address of a domain: redirects to its next step."""
+"""Redirect from a domain's URL to its playground, or to its images if it has no active version yet."""
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse

@@ -1,4 +1,4 @@
-"""Page of a tenant's domains, each with its latest generated image."""
+"""Page that lists a tenant's domains, each with its latest generated image."""
 
 from nicegui import ui
 

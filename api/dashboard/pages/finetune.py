@@ -34,7 +34,7 @@ async def finetune(user: TenantUser, id: str) -> None:
 
 
 class _Watch:
-    """State of a fine-tune's page, built from its events as they come."""
+    """Content of a fine-tune's page, updated with each event that the API streams."""
 
     def __init__(self, user: User, finetune: Finetune) -> None:
         self.user, self.finetune = user, finetune
@@ -65,8 +65,9 @@ class _Watch:
             kit.facts(facts)
 
     async def follow(self) -> None:
-        """Shows events until the fine-tune ends, then reads its final state."""
-        with suppress(ConnectionFailed):  # the stream ended early: reading the fine-tune shows why
+        """Shows the fine-tune's events until it ends. If it ended while the page was open, reloads the page to show the
+        result."""
+        with suppress(ConnectionFailed):  # if the stream breaks, `get` below returns the status or raises the error
             async for event in self.user.api.finetunes.events(self.finetune.id):
                 with self.client:
                     self._show(event)

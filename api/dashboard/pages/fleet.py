@@ -1,4 +1,4 @@
-"""Administrators' page of workers and queues."""
+"""Page for administrators that shows the queues and the live workers."""
 
 from nicegui import ui
 

@@ -1,4 +1,4 @@
-"""Page of a domain's data sets: upload, and the results of the checks."""
+"""Page of a domain's data sets, to upload images and see the results of their checks."""
 
 from nicegui import ui
 
@@ -78,7 +78,7 @@ def _report(user: User, dataset: Dataset) -> None:
 
 
 def _rejected(user: User, dataset: Dataset) -> None:
-    """Lists the rejected files, loaded when the list is opened."""
+    """Adds a collapsed list of the rejected files, which is loaded when the user opens it."""
     count = dataset.report.rejected_count
 
     async def show() -> None:

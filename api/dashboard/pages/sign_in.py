@@ -1,4 +1,4 @@
-"""Signing in with an API key, and signing out. Both are plain forms, so that password managers work."""
+"""Pages to sign in with an API key and to sign out. Both use plain HTML forms, so that password managers work."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -50,7 +50,7 @@ async def begin(request: Request, key: Annotated[str, Form(max_length=200)] = ""
     if not _is_from_here(request):
         raise redirect(request, "/sign-in?problem=elsewhere")
     key = key.strip()
-    if not key or not key.isascii():  # not allowed in a header, nor in our keys
+    if not key or not key.isascii():  # cannot be an API key, and headers do not allow it
         raise redirect(request, "/sign-in?problem=unauthenticated")
     try:
         identity = await client_of(request, key, in_process(request, signs_in=True)).key()
@@ -75,7 +75,8 @@ def end(request: Request) -> RedirectResponse:
 
 
 def _is_from_here(request: Request) -> bool:
-    """Checks Sec-Fetch-Site, or the Origin's host on plain http, where browsers omit Sec-Fetch-Site."""
+    """Returns whether the form was sent from this site, according to the header Sec-Fetch-Site. Browsers omit it on
+    plain http, where the host of the header Origin is compared instead."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
         return site in {"same-origin", "none"}

@@ -1,4 +1,4 @@
-"""Administrators' pages of tenants and their keys."""
+"""Pages for administrators to manage tenants and their API keys."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Page of a domain's fine-tunes: a form with an estimate, and the list."""
+"""Page of a domain's fine-tunes: a form to start one, with an estimate of its cost, and a list of them."""
 
 from nicegui import ui
 
@@ -47,7 +47,7 @@ def _row(finetune: Finetune) -> list[kit.Cell]:
 
 
 class _Form:
-    """Form that starts a fine-tune, with a live cost estimate."""
+    """Form that starts a fine-tune. It shows an estimate of the cost, updated with each change of the settings."""
 
     def __init__(self, user: User, domain_id: str, datasets: list[Dataset], chosen: str) -> None:
         self.user, self.domain_id = user, domain_id

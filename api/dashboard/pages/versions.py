@@ -1,4 +1,4 @@
-"""Page of a domain's versions: compare them side by side, promote, roll back."""
+"""Page of a domain's versions, to compare their images side by side and to choose the active version."""
 
 import asyncio
 

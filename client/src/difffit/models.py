@@ -88,7 +88,7 @@ class Class(BaseModel):
 
 
 class DatasetWarning(BaseModel):
-    """Possible mistake in the zip. It does not reject any file."""
+    """Possible mistake in the zip. No file is rejected because of it."""
 
     file: str | None = None
     """First file concerned."""
@@ -226,7 +226,7 @@ class Image(BaseModel):
 
 
 class JobError(BaseModel):
-    """Reason for the failure."""
+    """Reason why a data set was rejected, or why a multipart upload, fine-tune or generation failed."""
 
     code: str
     """Stable error code."""
@@ -280,7 +280,7 @@ class Liveness(BaseModel):
 
 
 class MetricPoint(BaseModel):
-    """Means since the previous point."""
+    """Point of the loss curve: means over the training steps since the previous point."""
 
     step: int
     steps: int
@@ -310,7 +310,7 @@ class OwnKey(BaseModel):
 
 
 class Preview(BaseModel):
-    """The final image as predicted at one of its steps."""
+    """Preview: the final image as predicted after one of its sampling steps."""
 
     index: int
     """Index of the image."""
@@ -321,7 +321,7 @@ class Preview(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details. `code` is stable; `detail` explains what to do."""
+    """Error in the form of problem details (RFC 9457). `code` is stable; `detail` explains what to do."""
 
     type: str
     title: str
@@ -377,7 +377,7 @@ class RejectedFileList(BaseModel):
 
 
 class Report(BaseModel):
-    """Result of the checks. Accepted, ignored and rejected files add up to the files sent."""
+    """Result of checking a data set. Every file in the zip is accepted, ignored or rejected."""
 
     accepted: int = 0
     ignored: int = 0
@@ -410,7 +410,7 @@ class TenantUsageDay(BaseModel):
 
 
 class Timings(BaseModel):
-    """Durations in seconds; null until the generation has succeeded."""
+    """Durations of a generation's phases, in seconds. They are null until the generation has succeeded."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -455,7 +455,7 @@ class UsageDay(BaseModel):
 
 
 class Usage(BaseModel):
-    """Total usage since the tenant was created."""
+    """Total usage since the tenant was created, with its quotas and its usage per day."""
 
     images: int
     model_evaluations: int
@@ -580,7 +580,7 @@ class DatasetUpload(BaseModel):
 
 
 class DatasetUploadParts(BaseModel):
-    """An upload with its parts in order. The list is empty once the upload has ended."""
+    """Multipart upload with its parts in order. The list of parts is empty once the upload has ended."""
 
     id: str
     domain_id: str

@@ -23,7 +23,7 @@ class FinetuneSettings(TypedDict):
 
 
 class GenerationSettings(TypedDict):
-    """Give either `class_name` or `class_id`."""
+    """Settings of a generation. Give either `class_name` or `class_id`."""
 
     class_name: NotRequired[str | None]
     """Name of one of the adapter's classes."""
