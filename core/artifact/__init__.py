@@ -1,1 +1,2 @@
-"""Bases and adapters without torch: names, shapes, digests, checks."""
+"""Code about bases and adapters that needs no torch: tensor names and shapes, digests, the adapter file and its
+checks."""

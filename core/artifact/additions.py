@@ -1,7 +1,8 @@
-"""Tensors that LoRA, AdaptFormer and VPT add to a base, and the settings that define them.
+"""Names and shapes of the tensors that LoRA, AdaptFormer and VPT add to a base, and the settings that define them.
 
-The defaults are those with which the DiffFit paper (arXiv 2304.06648, sections 2.3 and 4.1, Table 1) compares. Each
-class raises ValueError from `shapes` when it does not fit the base.
+The defaults are the settings with which the DiffFit paper compares these methods (arXiv 2304.06648, sections 2.3 and
+4.1, Table 1). `shapes` of each class returns the shape of every added tensor by name. It raises ValueError for settings
+that do not fit the base's configuration.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,14 +21,15 @@ class _Addition:
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(_Addition):
-    """LoRA (arXiv 2106.09685): W x becomes W x + scale * up(down(x)) in the attention of every block."""
+    """Settings of LoRA (arXiv 2106.09685), which replaces W x by W x + scale * up(down(x)) in the attention of every
+    block."""
 
     rank: int = 8
     scale: float = 1.0
-    """alpha / rank in LoRA's paper."""
+    """Factor of the added product: alpha / rank in the LoRA paper."""
     matrices: Literal["query_value", "qkv"] = "query_value"
-    """Pairs (down, up): one on the query and one on the value, or one on the stacked query, key and value. Both have
-    the same number of parameters."""
+    """Matrices that get a pair (down, up): the query and the value one pair each, or the stacked query, key and value
+    one pair together. Both choices have the same number of parameters."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -47,10 +49,12 @@ class Lora(_Addition):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptFormer(_Addition):
-    """AdaptFormer (arXiv 2205.13535): scale * up(ReLU(down(u))) is added to the MLP's output in every block."""
+    """Settings of AdaptFormer (arXiv 2205.13535), which adds scale * up(ReLU(down(u))) to the MLP's output in every
+    block."""
 
     placement: Literal["parallel", "sequential"] = "parallel"
-    """Input u: the residual stream in front of the MLP's norm (parallel), or the MLP's output (sequential)."""
+    """Input u of the added bottleneck: the residual stream before the MLP's norm (parallel), or the MLP's output
+    (sequential)."""
     bottleneck: int = 64
     scale: float = 0.1
 
@@ -67,13 +71,13 @@ class AdaptFormer(_Addition):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts(_Addition):
-    """VPT-deep (arXiv 2203.12119): prompt tokens in front of the image's, new ones in each of the first blocks. The
-    final layer trains too."""
+    """Settings of VPT-deep (arXiv 2203.12119), which puts trained prompt tokens in front of the image's tokens, new
+    prompts in each of the first blocks. The final layer is trained too."""
 
     blocks: int = 5
-    """Number of blocks with separate prompts. Later blocks use the prompts of the last of these."""
+    """Number of blocks with new prompts. The prompt tokens of the last of these blocks stay until the final layer."""
     tokens: int = 1
-    """Number of prompts per block."""
+    """Number of prompt tokens per block."""
 
     def shapes(self, config: BaseConfig) -> Shapes:
         _require(

@@ -1,4 +1,4 @@
-"""The frozen base: its configuration, its description and its digest."""
+"""The frozen base model on which adapters are trained: its configuration, its description and its digest."""
 
 import hashlib
 import json
@@ -13,10 +13,11 @@ TimestepConvention = Literal["dit", "diffusers"]
 class BaseConfig:
     """Shape of a diffusion transformer (DiT, arXiv 2212.09748). The defaults are DiT-XL/2 at 256x256.
 
-    `timestep_convention` selects the frequencies of the sinusoidal timestep features: "dit" divides by half the
-    width, "diffusers" by half the width minus one. `position_scale` multiplies the grid coordinates: 0.5 maps a
-    64x64 latent onto the positions of a 32x32 one (DiffFit section 4.3). `mlp_norm_eps` belongs to the norm before
-    the MLP alone: diffusers' forward differs there from the original's.
+    `timestep_convention` selects the frequencies of the sinusoidal timestep features: the exponents are divided by half
+    the number of features in "dit", by half the number minus one in "diffusers". `position_scale` multiplies the grid
+    coordinates: 0.5 maps a 64x64 latent onto the positions of a 32x32 one (DiffFit section 4.3). `mlp_norm_eps` is the
+    epsilon of the norm before the MLP only, since diffusers' forward uses another value there than the original DiT.
+    `guidance_channels` is the number of leading latent channels to which classifier-free guidance applies.
     """
 
     input_size: int = 32
@@ -44,12 +45,12 @@ class BaseConfig:
 
     @property
     def patch_values(self) -> int:
-        """Numbers in one input patch."""
+        """Number of values in one input patch, over all channels."""
         return self.in_channels * self.patch_size**2
 
     @property
     def output_values(self) -> int:
-        """Numbers that the final layer makes for one token (32 for DiT-XL/2)."""
+        """Number of values that the final layer outputs for one token (32 for DiT-XL/2)."""
         return self.out_channels * self.patch_size**2
 
     @property
@@ -62,7 +63,8 @@ class BaseConfig:
 
     @property
     def null_class(self) -> int:
-        """Label of the unconditional branch: the row after the last class."""
+        """Class label of the unconditional branch of classifier-free guidance: the row of the class table after the
+        last class."""
         return self.num_classes
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class BaseConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Raises ValueError on a field that this version does not know."""
+        """Builds a configuration from its JSON object. Raises ValueError on a field that this version does not know."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"unknown fields in the base's configuration: {', '.join(unknown)}")
@@ -79,7 +81,7 @@ class BaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseDescription:
-    """Description of the base that the workers hold."""
+    """Facts about the base that the workers have loaded, for code that does not load its weights."""
 
     name: str
     digest: str
@@ -90,15 +92,16 @@ class BaseDescription:
     class_names: tuple[str, ...] = ()
 
     def scale_of(self, image_size: int | None) -> int:
-        """Returns the ratio of an image size to the base's own: 1 (also for None) or 2 (arXiv 2304.06648, section 4.3).
-        Raises ValueError for any other size."""
+        """Returns `image_size` divided by the base's own image size: 1 (also for None) or 2 (arXiv 2304.06648, section
+        4.3). Raises ValueError for any other size."""
         for scale in (1, 2):
             if image_size in (None, scale * self.image_size):
                 return scale
         raise ValueError(f"the base supports image sizes of {self.image_size} and {2 * self.image_size} pixels")
 
     def labels_of(self, class_names: Sequence[str]) -> dict[int, int]:
-        """Returns the base's labels of the classes that it knows by name, keyed by their index in `class_names`."""
+        """Returns the base's class labels for those names in `class_names` that the base has too, keyed by their index
+        in `class_names`."""
         own = {name: label for label, name in enumerate(self.class_names)}
         return {place: own[name] for place, name in enumerate(class_names) if name in own}
 
@@ -113,7 +116,8 @@ class BaseDescription:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as stored: `dtype` in safetensors' spelling ("F32", "BF16"), `data` its little-endian bytes."""
+    """One tensor as a checkpoint stores it: `dtype` in safetensors' spelling ("F32", "BF16"), `data` its little-endian
+    bytes."""
 
     name: str
     dtype: str
@@ -122,11 +126,11 @@ class StoredTensor:
 
 
 def base_digest(config: BaseConfig, transformer: Iterable[StoredTensor], autoencoder: str) -> str:
-    """Returns the SHA-256 over the canonical configuration, the tensors by name at stored type, and the autoencoder's
-    digest.
+    """Returns the SHA-256 that identifies a base: of its configuration as canonical JSON, of its tensors in the order
+    of their names and in their stored dtype, and of the autoencoder's digest.
 
-    The format that the weights came in does not count: the original checkpoint and diffusers' folder of the same
-    weights have one digest, since both are named the original's way before they get here.
+    The checkpoint's format does not count: the original checkpoint and diffusers' folder of the same weights have the
+    same digest, since callers rename all tensors to the original DiT's names first.
     """
     digest = hashlib.sha256(canonical_json(config.to_json()))
     _add_tensors(digest, transformer)
@@ -135,8 +139,8 @@ def base_digest(config: BaseConfig, transformer: Iterable[StoredTensor], autoenc
 
 
 def autoencoder_digest(config: dict[str, Any], tensors: Iterable[StoredTensor]) -> str:
-    """Returns the SHA-256 over an autoencoder's configuration (fields that begin with "_" are bookkeeping) and
-    tensors."""
+    """Returns the SHA-256 of an autoencoder's configuration and tensors. Ignores configuration fields that begin with
+    "_", which are diffusers' bookkeeping."""
     settings = {name: value for name, value in config.items() if not name.startswith("_")}
     digest = hashlib.sha256(canonical_json(settings))
     _add_tensors(digest, tensors)
@@ -144,7 +148,7 @@ def autoencoder_digest(config: dict[str, Any], tensors: Iterable[StoredTensor]) 
 
 
 def canonical_json(value: Any) -> bytes:
-    """Returns canonical JSON, one spelling for one value: sorted keys, no spaces, UTF-8."""
+    """Encodes a value as canonical JSON (sorted keys, no spaces, UTF-8), so that equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 

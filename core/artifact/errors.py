@@ -1,11 +1,12 @@
-"""Errors of both halves, and the root class. Each error has a stable `code`, an HTTP status, and a `detail` that
-explains what happened and what to do. The API renders errors as problem details; a job stores code and detail."""
+"""Errors that the service and the model code share, and the root class of all errors. Each class has a stable `code`
+and an HTTP status; each error has a `detail` that explains what happened and what to do. The API returns errors as
+problem details (RFC 9457); a failed job stores the code and the detail."""
 
 from typing import Any, ClassVar
 
 
 class CoreError(Exception):
-    """Root class. Subclasses take typed arguments and build `detail` from them."""
+    """Root class of the project's errors. Subclasses take typed arguments and build `detail` from them."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -19,8 +20,9 @@ class CoreError(Exception):
         retry_after: int | None = None,
         limit: tuple[str, int] | None = None,
     ) -> None:
-        """`retry_after` is the number of seconds after which the same may succeed. `limit` is the name and value of the
-        limit that was reached."""
+        """Creates an error with the text `detail`. `errors` lists the invalid fields of a request. `retry_after` is the
+        number of seconds after which the same request may succeed. `limit` is the name and value of the limit that was
+        reached."""
         super().__init__(detail)
         self.detail = detail
         self.errors = errors or []
@@ -97,7 +99,8 @@ class EngineStopped(CoreError):
 
 
 class DeviceLost(EngineStopped):
-    """The device of this process no longer computes. No job is at fault: all of them continue on other workers."""
+    """Raised when the GPU or CPU of a worker process cannot compute any more. No job has caused this, so all jobs of
+    the process continue on other workers."""
 
     code, title = "device_lost", "Device lost"
 

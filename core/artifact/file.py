@@ -1,6 +1,7 @@
-"""The adapter's file: safetensors in fp32 with the manifest as one JSON value. Never pickle.
+"""Encodes and decodes the adapter file: safetensors in fp32, with the manifest as a JSON string in the metadata. Never
+pickle.
 
-Everything is checked as if a stranger had sent it, since tenants may upload adapters.
+Every part is checked as untrusted input, since tenants may upload adapter files.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from core.artifact.errors import ArtifactInvalid, BaseMismatch
 from core.artifact.manifest import Manifest
 from core.artifact.sites import METHODS, trainable_shapes
 
-# The API imports this module at its start, and numpy with an adapter's first upload.
+# The API imports this module when it starts, but numpy only when the first adapter is uploaded.
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -34,7 +35,7 @@ class Artifact:
 
 
 def encode(manifest: Manifest, tensors: Mapping[str, Array]) -> bytes:
-    """Returns the file's bytes. Equal input gives equal bytes."""
+    """Returns the bytes of an adapter file with this manifest and these tensors. Equal input gives equal bytes."""
     import numpy as np
     from safetensors.numpy import save
 
@@ -43,7 +44,8 @@ def encode(manifest: Manifest, tensors: Mapping[str, Array]) -> bytes:
 
 
 def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
-    """Raises ArtifactInvalid, with a sentence, for anything that is not one of our files."""
+    """Parses an adapter file into its manifest and tensors. Raises ArtifactInvalid, with a sentence for the user, if
+    the bytes are not a valid adapter file."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -59,7 +61,7 @@ def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
     manifest = _manifest(metadata["manifest"])
     try:
         tensors = load(data)
-    except (SafetensorError, ValueError) as error:  # numpy takes fewer shapes than the format
+    except (SafetensorError, ValueError) as error:  # numpy rejects some shapes that the format allows
         raise ArtifactInvalid(f"The file is not valid safetensors: {error}.") from error
     for name, array in tensors.items():
         if not np.isfinite(array).all():
@@ -68,8 +70,8 @@ def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:
 
 
 def check_against(artifact: Artifact, base: BaseDescription) -> None:
-    """Checks that the engine can serve an artifact. Raises ArtifactInvalid when it cannot serve the method, and every
-    error of `check_fits`."""
+    """Checks that the engine can serve an adapter on `base`. Raises ArtifactInvalid if adapters of its method cannot be
+    served, and every error of `check_fits`."""
     method = artifact.manifest.method
     if method not in METHODS:
         raise ArtifactInvalid(
@@ -80,8 +82,8 @@ def check_against(artifact: Artifact, base: BaseDescription) -> None:
 
 
 def check_fits(artifact: Artifact, base: BaseDescription) -> None:
-    """Raises BaseMismatch when it was made for another base, ArtifactInvalid when names or shapes are not those that
-    its manifest promises."""
+    """Checks that an adapter belongs to `base`. Raises BaseMismatch if it was trained on another base, and
+    ArtifactInvalid if its tensors do not have the names and shapes that its manifest implies."""
     manifest = artifact.manifest
     if manifest.base_digest != base.digest:
         raise BaseMismatch(manifest.base_digest, base.digest)
@@ -109,7 +111,8 @@ def check_fits(artifact: Artifact, base: BaseDescription) -> None:
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    """Returns the safetensors header, parsed here too, since duplicate keys and odd metadata must not slip through."""
+    """Parses the safetensors header. The library parses the header again, but would not reject duplicate keys or
+    unexpected metadata. Raises ArtifactInvalid."""
     length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
     if not 2 <= length <= min(_HEADER_LIMIT, len(data) - 8):
         raise ArtifactInvalid("The file is not safetensors.")

@@ -1,6 +1,6 @@
-"""Memory and work of training, estimated from the base's shape alone.
+"""Estimates the memory and the work of training from the shape of the base alone.
 
-Letters: N tokens of an image, D hidden size, depth blocks.
+Letters: N tokens of an image, D hidden size, depth number of blocks.
 """
 
 from dataclasses import dataclass
@@ -10,33 +10,36 @@ from core.artifact.base import BaseConfig
 from core.artifact.sites import METHODS, Method
 
 PASSING = 20
-"""Number of activations [N, D] that an image's forward and backward pass hold temporarily, whatever the depth."""
+"""Number of activations [N, D] per image that the forward and backward pass hold temporarily, at any depth."""
 SLICE_OPERATIONS = {"cpu": 16e9, "cuda": 50e12}
-"""Operations that one slice of the device's time may take: about 0.3 s of one core, 0.4 s of an H100.
+"""Maximum number of floating-point operations in one slice of training, by device type: about 0.3 s on one CPU core,
+0.4 s on an H100. Between slices, the device is free for other work.
 
-A fixed number, not a measured time: the split determines how sums round, and equal settings must give equal adapters.
+The limit is a fixed number, not a measured time: the split into slices determines in which order gradients are summed,
+and so how they round, but equal settings must give equal adapters.
 """
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory and work of one image of a training batch."""
+    """Memory and work that one image of a training batch takes."""
 
     step_bytes: int
-    """Activations from the forward to the backward pass, for each image that passes at once."""
+    """Bytes of the activations that are kept from the forward to the backward pass, per image of a micro-batch."""
     batch_bytes: int
-    """Latents, targets and noise on the host, for each image of the whole batch."""
+    """Bytes of latents, targets and noise on the host, per image of the whole batch."""
     operations: float
-    """Floating-point operations of the forward pass and of the gradient of activations."""
+    """Floating-point operations of one image's forward pass and of the gradients of its activations."""
 
     @classmethod
     def of(cls, config: BaseConfig, method: Method, scale: int, device: str) -> Self:
-        """Estimates the footprint of one image. `scale` is the ratio of the image size to the base's. `device` is
-        "cpu", which trains in fp32, or "cuda" in bf16."""
+        """Estimates the footprint of one image. `scale` is the image size divided by the base's image size. `device` is
+        "cpu", which trains in fp32, or "cuda", which trains in bf16."""
         tokens, d = config.tokens * scale**2, config.hidden_size
-        # Kept of each block: 2 inputs of norms, 2 branches, 7 of attention with its copies, the MLP's hidden layer.
+        # Activations kept per block: 2 inputs of norms, 2 outputs of branches, 7 of attention including copies, and
+        # the MLP's hidden layer.
         kept = 11 + config.mlp_ratio
-        if method not in METHODS:  # their weights' gradients need the layers' inputs too
+        if method not in METHODS:  # gradients of weights need the layers' inputs too
             kept += 3 + config.mlp_ratio
         units = kept * config.depth + PASSING
         number = 4 if device == "cpu" else 2
@@ -45,8 +48,8 @@ class Footprint:
         return cls(int(tokens * d * units * number), 5 * 4 * latent, 2 * 2 * tokens * config.depth * products)
 
     def images_at_once(self, batch: int, device: str, memory_bytes: int | None) -> int:
-        """Returns how many images of a batch may pass at once, within a slice's time and `memory_bytes`. Returns 0 when
-        the memory does not suffice for one."""
+        """Returns the largest micro-batch of a batch of `batch` images that stays within a slice's operations and
+        within `memory_bytes`. Returns 0 if the memory does not suffice for one image."""
         by_time = self._images_in_time(device)
         if memory_bytes is None:
             return min(batch, by_time)
@@ -54,8 +57,8 @@ class Footprint:
         return min(batch, by_time, by_memory)
 
     def rows_together(self, device: str, memory_bytes: int | None) -> int:
-        """Returns how many images of several fine-tunes may pass at once. Assumes that their batches have no more
-        images than that."""
+        """Returns how many images of several fine-tunes fit into one joint forward and backward pass. Assumes that no
+        fine-tune's batch has more images than that."""
         by_time = self._images_in_time(device)
         return by_time if memory_bytes is None else min(by_time, memory_bytes // self.total_bytes(1, 1))
 

@@ -1,4 +1,5 @@
-"""Manifest of an adapter's file. It has no ids and no times, so that equal training gives equal bytes."""
+"""Manifest of an adapter file: the data, the base and the settings from which the adapter was trained. It has no ids
+and no times, so that equal training gives equal bytes."""
 
 import math
 import re
@@ -17,24 +18,26 @@ class Manifest:
     method: Method
     preset: str | None
     sites: MethodSites
-    """Sites of the method. With them and the tensors, an adapter can be loaded from its file alone."""
+    """Settings of the method that determine the names and shapes of the tensors, so that an adapter can be loaded from
+    its file alone."""
     class_names: tuple[str, ...]
     base_name: str
     base_digest: str
     base_licence: str
     dataset_digest: str
     training: dict[str, Any]
-    """The trainer's settings: numbers, switches and short texts."""
+    """Training settings as plain values: numbers, booleans and short texts."""
     format_version: int = FORMAT_VERSION
     image_size: int | None = None
-    """Side in pixels. None, which the file omits, means the base's own size."""
+    """Side of the images in pixels. None, which the file omits, means the base's own image size."""
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if (name, value) != ("image_size", None)}
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
-        """Raises ValueError with a sentence when the value is not a manifest."""
+        """Builds a manifest from its parsed JSON. Raises ValueError, with a sentence for the user, if the JSON is not a
+        valid manifest."""
         if not isinstance(values, dict) or {*values, "image_size"} != {field.name for field in fields(cls)}:
             raise ValueError("the manifest does not have the expected fields")
         version, preset, names = values["format_version"], values["preset"], values["class_names"]
@@ -58,9 +61,9 @@ class Manifest:
 
 
 def is_text(value: Any) -> bool:
-    """Returns whether a value is a short text without control characters or halves of surrogates, which databases and
-    terminals reject. The joiners of emoji and of Indic and Persian script, and the tags of flags, do not count as
-    control characters."""
+    """Returns whether a value is a short text without control characters and unpaired surrogates, which databases and
+    terminals reject. Allows the invisible joiners of emoji and of Indic and Persian script, and the tag characters of
+    flags."""
     return isinstance(value, str) and len(value) <= _TEXT_LENGTH and _JOINERS.sub("", value).isprintable()
 
 

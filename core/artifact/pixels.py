@@ -1,13 +1,13 @@
-"""Plain operations on images that training, examples and measurements share. Pillow alone, no torch."""
+"""Plain image operations that training, examples and measurements share. They need only Pillow, not torch."""
 
 from PIL import Image
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom."""
+"""Pixel coordinates of a rectangle in an image: left, top, right, bottom."""
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Returns an image of any 8-bit mode as RGB, its transparency laid on white."""
+    """Converts an image of any 8-bit mode to RGB, with transparent parts composited on white."""
     if image.mode == "RGB":
         return image
     rgba = image.convert("RGBA")
@@ -15,14 +15,15 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def center_square(size: tuple[int, int]) -> Box:
-    """Returns the largest centered square of an image of this width and height."""
+    """Returns the largest centered square of an image whose width and height are `size`."""
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return left, top, left + side, top + side
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resizes the largest centered square to `size` pixels per side, by area averaging when it at least halves."""
-    square = image.crop(center_square(image.size))  # `resize` with a box would look beyond it
+    """Crops the largest centered square of an image and resizes it to `size` pixels per side. Averages areas if the
+    side shrinks to half or less; otherwise interpolates bicubically."""
+    square = image.crop(center_square(image.size))  # `resize` with a box would also read pixels outside the box
     filtering = Image.Resampling.BOX if square.width >= 2 * size else Image.Resampling.BICUBIC
     return square.resize((size, size), filtering)

@@ -1,4 +1,4 @@
-"""PNGs as they are stored, with the settings of their image: equal pixels and settings give equal bytes."""
+"""PNG files of generated images, with the settings of the image inside: equal pixels and settings give equal bytes."""
 
 import io
 import json
@@ -13,14 +13,14 @@ from core.artifact.sampling import SamplingSettings
 def image_settings(
     sampling: SamplingSettings, *, adapter: str | None, base: str, class_name: str, seed: int
 ) -> dict[str, Any]:
-    """Returns the settings that decide an image, as its PNG stores them. `adapter` and `base` are digests; an adapter
-    of None is the base itself."""
+    """Returns the settings that determine a generated image, in the form that its PNG file stores. `adapter` and `base`
+    are digests; `adapter` None means the base without an adapter."""
     image = {"adapter": adapter or "base", "base": base, "class": class_name, "seed": seed}
     return image | sampling.to_json()
 
 
 def encode_png(image: Image.Image, settings: dict[str, Any] | None = None) -> bytes:
-    """Encodes an image, with its settings in a text chunk named `difffit`."""
+    """Encodes an image as PNG, with `settings` as JSON in a text chunk named `difffit`."""
     info = PngInfo()
     if settings is not None:
         info.add_itxt("difffit", json.dumps(settings, sort_keys=True))

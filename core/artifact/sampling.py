@@ -1,4 +1,5 @@
-"""Sampling settings, and the timesteps they visit. No torch here: the API and the engine's scheduler use them too."""
+"""Sampling settings, and the timesteps that a sampling run visits. No torch here: the API and the engine's scheduler
+use them too."""
 
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate, repeat
@@ -10,7 +11,8 @@ TIMESTEPS = 1000
 EVERY_TIMESTEP = (0, TIMESTEPS - 1)
 MAX_GUIDANCE_SCALE = 50.0
 SamplerName = Literal["ddim", "ddpm", "dpmpp_2m"]
-"""DDIM, ancestral sampling with the learned variance, and DPM-Solver++ of second order, multistep."""
+"""Names of the samplers: DDIM, ancestral sampling (DDPM) with the learned variance, and second-order multistep
+DPM-Solver++."""
 TimestepSpacing = Literal["trailing", "dit"]
 _ALWAYS_STORED = ("steps", "guidance_scale", "guidance_interval", "sampler", "eta")
 _FLOATS = ("guidance_scale", "guidance_adapter_scale", "eta")
@@ -18,24 +20,25 @@ _FLOATS = ("guidance_scale", "guidance_adapter_scale", "eta")
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """Settings of a sampling run: with a class and a seed they decide an image.
+    """Settings of a sampling run. Together with an adapter, a class and a seed they determine an image.
 
-    Raises ValueError with a sentence when a setting is out of its limits. A new setting must, by default, draw as
-    before it was there: database rows and PNGs of earlier releases lack it.
+    Raises ValueError, with a sentence for the user, for a setting outside its limits. The default of a new setting must
+    give the same images as before the setting existed, since database rows and PNG files of earlier releases lack it.
     """
 
     steps: int = 50
     guidance_scale: float = 4.0
-    """Extrapolation from the unconditional prediction; 1 switches guidance off, at half the cost."""
+    """Scale of the extrapolation away from the unconditional prediction. At 1 the model runs without guidance, at half
+    the cost."""
     guidance_adapter_scale: float = 1.0
-    """Scale of the adapter in the unconditional prediction. 1 is classifier-free guidance (arXiv 2207.12598), 0 guides
-    against the base (Domain Guidance, arXiv 2504.01521), values between against a weaker version of the adapter
-    (autoguidance, arXiv 2406.02507)."""
+    """Scale of the adapter in the unconditional prediction. 1 is classifier-free guidance (arXiv 2207.12598). 0 guides
+    away from the base's prediction (Domain Guidance, arXiv 2504.01521), and values between guide away from a weaker
+    version of the adapter (autoguidance, arXiv 2406.02507)."""
     guidance_interval: tuple[int, int] = EVERY_TIMESTEP
-    """Lowest and highest timestep that are guided (arXiv 2404.07724); given in any order."""
+    """Lowest and highest timestep at which guidance applies (arXiv 2404.07724), given in any order."""
     sampler: SamplerName = "ddim"
     eta: float = 0.0
-    """DDIM's eta: 0 is deterministic, 1 as noisy as DDPM."""
+    """Noise level of DDIM: 0 is deterministic, 1 adds as much noise as DDPM."""
     timestep_spacing: TimestepSpacing = "trailing"
 
     def __post_init__(self) -> None:
@@ -60,17 +63,18 @@ class SamplingSettings:
             raise ValueError(f"timestep_spacing must be one of {spacings}, not {self.timestep_spacing}")
 
     def check_size(self, scale: int) -> None:
-        """Raises InvalidRequest for settings that are not offered for images of `scale` times the base's size."""
+        """Raises InvalidRequest if a setting is not available for images of `scale` times the base's image size."""
         if scale > 1 and self.guidance_adapter_scale != 1:
             reason = "must be 1 for images of twice the base's size, where other values have not been measured"
             raise InvalidRequest("guidance_adapter_scale", reason)
 
     @property
     def timesteps(self) -> list[int]:
-        """`steps` evenly spaced timesteps from 999 down, so that sampling starts from the noise that training saw last.
+        """Timesteps that the run visits: `steps` evenly spaced ones, descending from 999, the noisiest timestep of
+        training.
 
         "trailing" counts from the end (arXiv 2305.08891): the last step is as long as the others. "dit" includes both
-        ends, as DiT's own respacing does; a single step is at 999.
+        999 and 0, as the original DiT's respacing does; with a single step it visits only 999.
         """
         if self.timestep_spacing == "dit" and self.steps > 1:
             stride = (TIMESTEPS - 1) / (self.steps - 1)
@@ -79,14 +83,15 @@ class SamplingSettings:
         return [round(TIMESTEPS - index * TIMESTEPS / self.steps) - 1 for index in range(self.steps)]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the settings as database rows and PNGs store them. A setting that came later than the first ones is
-        left out where it has its default, so that equal images keep equal bytes."""
+        """Returns the settings as database rows and PNG files store them. A setting that was added after the first
+        release is left out where it has its default, so that equal images keep equal bytes."""
         values = {**asdict(self), "guidance_interval": list(self.guidance_interval)}
         defaults = {field.name: field.default for field in fields(self) if field.name not in _ALWAYS_STORED}
         return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Raises ValueError or TypeError when the values are no sampling settings."""
+        """Builds settings from their stored form. Raises ValueError or TypeError if the values are not valid sampling
+        settings."""
         floats: dict[str, Any] = {name: float(values[name]) for name in _FLOATS if name in values}
         return cls(**values | floats)

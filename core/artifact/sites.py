@@ -1,8 +1,9 @@
-"""Tensors of an adapter: names and shapes for each method, computed without building a model.
+"""Names and shapes of an adapter's tensors for each fine-tuning method, computed without building a model.
 
-Names follow the original DiT. A factor is named after the module that it multiplies: `blocks.0.attn.qkv.factor`
-scales the output of `blocks.0.attn.qkv`, `blocks.0.attn.factor` the whole attention branch. What the other methods of
-the DiffFit paper (arXiv 2304.06648, Table 1) add is in `core.artifact.additions`.
+Names follow the original DiT code. A scale factor is named after the module whose output it multiplies:
+`blocks.0.attn.qkv.factor` scales the output of `blocks.0.attn.qkv`, `blocks.0.attn.factor` that of the whole attention
+branch. `core.artifact.additions` defines the tensors that the other methods of the DiffFit paper (arXiv 2304.06648,
+Table 1) add.
 """
 
 import math
@@ -15,39 +16,41 @@ from core.artifact.base import BaseConfig
 
 Method = Literal["difffit", "bitfit", "full", "lora", "adaptformer", "vpt"]
 METHODS: tuple[Method, ...] = ("difffit", "bitfit")
-"""The methods whose adapters fold into per-sample vectors, so that the engine can serve them."""
+"""Methods whose adapters fold into vectors, one row of vectors per image, so that the engine can serve many adapters in
+one batch."""
 
 CLASS_TABLE = "y_embedder.embedding_table.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sites:
-    """Placement of DiffFit's scale factors (arXiv 2304.06648, section 3.2), next to all biases and the class table.
+    """Placement of DiffFit's scale factors (arXiv 2304.06648, section 3.2). All biases and the class table are trained
+    in addition, wherever the factors are.
 
-    `first_block` and `last_block` count from 1, as the paper does; `last_block` None is the first half of the depth
-    ("1-14 of 28").
+    `first_block` and `last_block` count from 1, as in the paper; `last_block` None means the last block of the first
+    half ("1-14 of 28"). d is the hidden size.
     """
 
     branches: bool = True
-    """Factors of the attention and the MLP branch (d each)."""
+    """Scale factors of the outputs of the attention branch and of the MLP branch (d values each)."""
     qkv: bool = True
-    """Factor of the stacked query, key and value (3d)."""
+    """Scale factor of the stacked query, key and value (3d values)."""
     projection: bool = True
-    """Factor of the attention's output projection (d)."""
+    """Scale factor of the attention's output projection (d values)."""
     patch: bool = False
-    """Factor of the patch embedding (d)."""
+    """Scale factor of the patch embedding (d values)."""
     time: bool = False
-    """Factor of the timestep embedding (d)."""
+    """Scale factor of the timestep embedding (d values)."""
     final: bool = True
-    """Factor of the final linear layer (32 for DiT-XL/2)."""
+    """Scale factor of the final linear layer (32 values for DiT-XL/2)."""
     affine_norm: bool = True
-    """Affine layer norms: weight and bias for each norm of all blocks and the final one."""
+    """Trainable weight and bias of each layer norm, in all blocks and in the final layer."""
     first_block: int = 1
     last_block: int | None = None
 
     def factor_blocks(self, depth: int) -> range:
-        """Returns the blocks that carry factors, counted from 0. Raises ValueError when they are not within the
-        depth."""
+        """Returns the indices, from 0, of the blocks that have scale factors. Raises ValueError if `first_block` and
+        `last_block` are not within the depth."""
         last = math.ceil(depth / 2) if self.last_block is None else self.last_block
         if not 1 <= self.first_block <= last <= depth:
             raise ValueError(f"blocks {self.first_block} to {last} are not within the depth of {depth}")
@@ -65,24 +68,25 @@ PRESETS: dict[str, Sites] = {
     "paper": Sites(),
     "literal": Sites(affine_norm=False),
 }
-"""`paper` is the placement that gives the 0.83 M of the paper's Table 1; `literal` is its Algorithms 1 to 3 on the
-released DiT, whose norms have no affine parameters."""
+"""Named placements. `paper` gives the 0.83 M trainable parameters of the paper's Table 1; `literal` follows the paper's
+Algorithms 1 to 3 on the released DiT, whose norms have no affine parameters."""
 
 MethodSites = Sites | Lora | AdaptFormer | Prompts
-"""Placement and sizes of the tensors that a method adds."""
+"""Settings that determine which tensors a method adds to the base, and their sizes."""
 SITES: dict[Method, type[MethodSites]] = {
     "difffit": Sites,
-    "bitfit": Sites,  # BitFit and full fine-tuning have nothing to place
+    "bitfit": Sites,  # BitFit and full fine-tuning add no tensors, and ignore their sites
     "full": Sites,
     "lora": Lora,
     "adaptformer": AdaptFormer,
     "vpt": Prompts,
 }
-"""Class of each method's sites. Its defaults are the paper's."""
+"""Settings class for each method. Its defaults are the paper's settings."""
 
 
 def sites_of(method: Method, values: Any) -> MethodSites:
-    """Returns the sites of a method from their JSON. Raises ValueError with a sentence when the JSON does not fit."""
+    """Builds a method's sites from their JSON object. Raises ValueError, with a sentence for the user, if the names or
+    types do not fit."""
     kind = SITES[method]
     names = [field.name for field in fields(kind)]
     if not isinstance(values, dict) or set(values) != set(names):
@@ -94,11 +98,11 @@ def sites_of(method: Method, values: Any) -> MethodSites:
 
 
 def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num_classes: int | None) -> Shapes:
-    """Returns the name and shape of every trainable tensor, the class table last.
+    """Returns the name and shape of every tensor that a method trains, the class table last.
 
-    `num_classes` counts the domain's classes; the table has one row more, for the null class. None leaves the base's
-    classes and their frozen table, as the paper does where only the resolution changes (section 4.3). Raises
-    ValueError when the sites are another method's or do not fit the base.
+    `num_classes` is the number of the domain's classes; the class table has one row more, for the null class. None
+    keeps the base's classes and does not train a class table, as in the paper's fine-tunes that change only the
+    resolution (section 4.3). Raises ValueError if the sites belong to another method or do not fit the base.
     """
     if type(sites) is not SITES[method]:
         raise ValueError(f"{type(sites).__name__} is not a kind of sites for the method '{method}'")
@@ -107,14 +111,15 @@ def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num
 
 
 def folds(config: BaseConfig, names: Iterable[str]) -> bool:
-    """Returns whether tensors of these names fold into per-row vectors: whether DiffFit at all of its sites has
-    them."""
+    """Returns whether tensors of these names can be folded into vectors, one row per image: whether DiffFit, with all
+    of its sites in use, has tensors of all these names."""
     everywhere = Sites(patch=True, time=True, last_block=config.depth)
     return trainable_shapes(config, "difffit", everywhere, 1).keys() >= set(names)
 
 
 def base_shapes(config: BaseConfig) -> Shapes:
-    """Returns the name and shape of every tensor of a base. Positions are computed, never stored."""
+    """Returns the name and shape of every tensor of a base. The positional encoding is not among them, since it is
+    computed and never stored."""
     d = config.hidden_size
     shapes: Shapes = {
         "x_embedder.proj.weight": (d, config.in_channels, config.patch_size, config.patch_size),
@@ -135,16 +140,16 @@ def base_shapes(config: BaseConfig) -> Shapes:
 
 
 TIMESTEP_FEATURES = 256
-"""Width of the sinusoidal timestep features."""
+"""Number of sinusoidal features that the model computes from a timestep."""
 
 
 def count(shapes: Shapes) -> int:
-    """Returns the count of numbers in all tensors together."""
+    """Returns the total number of values in tensors of these shapes."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Returns whether a value read from JSON is of a field's type."""
+    """Returns whether a value read from JSON has the type of a dataclass field."""
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if kind is float:
@@ -153,7 +158,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _trained_of_base(config: BaseConfig, method: Method) -> Shapes:
-    """Returns the base's trainable tensors, without the class table."""
+    """Returns the names and shapes of the base's own tensors that a method trains, without the class table."""
     shapes = {name: shape for name, shape in base_shapes(config).items() if name != CLASS_TABLE}
     if method == "full":
         return shapes

@@ -1,43 +1,49 @@
-"""The recipe of a training run, as plain values."""
+"""Settings of a training run, as plain values."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 PRETRAINING_RATE = 1e-4
-"""The rate of DiT's pre-training and of full fine-tuning. The paper gives the others as ratios to it (Table 4d)."""
+"""Learning rate of DiT's pre-training and of full fine-tuning. The DiffFit paper gives the learning rates of the other
+methods as multiples of this one (Table 4d)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """The paper's recipe by default, with fewer steps and a smaller batch.
+    """Settings of a training run. The defaults follow the DiffFit paper's recipe, but with a smaller batch.
 
-    A new setting must, by default, train as before it was there: rows and checkpoints of earlier releases lack it.
+    The default of a new setting must train as before the setting existed, since database rows and checkpoints of
+    earlier releases lack it.
     """
 
     steps: int
     batch_size: int = 32
     learning_rate: float = 10 * PRETRAINING_RATE
-    """Constant after `warmup_steps`: the paper's for parameter-efficient methods."""
+    """Learning rate between `warmup_steps` and `decay_steps`. The default is the paper's for parameter-efficient
+    methods."""
     warmup_steps: int = 0
     decay_steps: int = 0
-    """The rate falls linearly to zero over this many last steps."""
+    """Number of training steps at the end over which the learning rate falls linearly to zero."""
     label_dropout: float = 0.1
     ema_decay: float = 0.9999
     gradient_clip: float | None = None
-    """Largest norm of the gradient of all trainables together."""
+    """Maximum norm of the gradient of all trained tensors together. None does not clip."""
     minimum_snr_gamma: float | None = None
-    """Weights the squared error by min(SNR, gamma) / SNR (arXiv 2303.09556); None is the paper's plain mean."""
+    """Gamma of min-SNR weighting, which multiplies an image's squared error by min(SNR, gamma) / SNR (arXiv
+    2303.09556). None takes the plain mean, as the paper does."""
     timesteps: Literal["independent", "stratified", "focused"] = "independent"
-    """"stratified" draws one timestep from each of `batch_size` equal parts: the same distribution, less noise in the
-    gradient (arXiv 2107.00630, appendix I.1). "focused" gives 85 % of these parts to the timesteps below 600, in
-    which an image takes shape: above, where noise is nearly all, a model soon learns what there is (arXiv 2405.17403).
-    """
+    """Distribution of the training timesteps. "independent" draws each image's timestep uniformly. "stratified" draws
+    one timestep from each of `batch_size` equal parts: the same distribution, with less noise in the gradient (arXiv
+    2107.00630, appendix I.1). "focused" also draws one from each part, but gives 85 % of the parts to the timesteps
+    below 600, at which an image takes shape. Above 600 a noisy image is almost pure noise, and a model soon learns what
+    can be learned there (arXiv 2405.17403)."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
-    """"shuffled" goes through the data again and again in new orders; "balanced" draws a class, then an image."""
+    """Choice of the training images. "shuffled" goes through all images again and again, each time in a new order;
+    "balanced" draws a class, then an image of the class."""
     held_out_fraction: float = 0.1
     micro_batch_size: int | None = None
-    """Images of a batch that pass at once, at most: a smaller number needs less memory, and gradients are summed. The
-    sums' rounding is all that it changes."""
+    """Maximum number of a batch's images in one forward and backward pass. A smaller number needs less memory.
+    Gradients of the parts are summed, so the rounding of the sums is all that changes."""
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -49,4 +55,5 @@ class TrainingSettings:
 
 
 DEFAULT_TRAINING = TrainingSettings(steps=400, gradient_clip=1.0)
-"""Recipe of a fine-tune, on a server and in a folder, where a request does not change it."""
+"""Training settings of a fine-tune, on a server and on the user's own machine, where the request does not change
+them."""

@@ -1,1 +1,1 @@
-"""Model half: everything that needs torch. Knows `core.artifact` alone."""
+"""Model code: everything that needs torch. Of the project's other packages it imports only `core.artifact`."""

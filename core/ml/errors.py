@@ -1,4 +1,4 @@
-"""Errors of the model half."""
+"""Errors that the model code raises when it loads a base, generates images or trains."""
 
 from core.artifact.errors import CoreError
 

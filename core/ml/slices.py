@@ -1,4 +1,5 @@
-"""Work in slices: a generator that yields between slices, so that other work can run, and returns its result."""
+"""Work in slices: a generator that yields between slices, so that other work can use the device, and returns its
+result."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
@@ -10,23 +11,26 @@ Arguments = ParamSpec("Arguments")
 
 
 class Joint(ABC):
-    """A slice that can be computed together with those of other work.
+    """A slice of work that can be computed together with slices of other work.
 
-    Work yields it in front of the slice. Whoever runs the work may compute it with others, and resumes the work in any
-    case; work whose slice is not computed by then computes it alone.
+    The generator of the work yields its Joint before it computes the slice. The code that runs the generator may
+    compute the slice together with others, and then resumes the generator in any case. If the slice is not computed by
+    then, the generator computes it alone.
     """
 
     @abstractmethod
     def joins(self, group: Sequence["Joint"]) -> bool:
-        """Whether it can be computed together with all of these, which can be computed together."""
+        """Returns whether this slice can be computed together with the slices of `group`, all of which can be computed
+        together."""
 
     @abstractmethod
     def compute_with(self, others: Sequence["Joint"]) -> None:
-        """Computes them all. If the device raises an error, none is computed."""
+        """Computes this slice and all of `others` together. If the device raises an error, none of the slices is
+        computed."""
 
 
 def run(work: Generator[Any, None, Result]) -> Result:
-    """Runs all slices in a row and returns the result."""
+    """Runs a generator to its end, slice after slice, and returns its result."""
     while True:
         try:
             next(work)
@@ -36,7 +40,8 @@ def run(work: Generator[Any, None, Result]) -> Result:
 
 
 def whole(work: Callable[Arguments, Generator[Any, None, Result]]) -> Callable[Arguments, Result]:
-    """The same work as a plain function."""
+    """Converts a function that returns a generator of slices into a plain function, which runs all slices and returns
+    the result."""
 
     @wraps(work)
     def run_all(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:

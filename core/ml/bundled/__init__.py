@@ -1,4 +1,4 @@
-"""Bundled files: the mini base with its card, and a sample domain to fine-tune it on."""
+"""Files that the package includes: the mini base with its model card, and a sample domain to fine-tune the base on."""
 
 from pathlib import Path
 
@@ -11,6 +11,6 @@ def mini_base_folder() -> Path:
 
 
 def sample_domain_folder() -> Path:
-    """Returns the folder of OpenMoji images (CC BY-SA 4.0, see LICENSE.md there): 8 class folders of 20 PNGs each,
-    128x128."""
+    """Returns the folder of the sample domain's OpenMoji images (CC BY-SA 4.0, see LICENSE.md there): 8 class folders
+    of 20 PNGs each, 128x128."""
     return _HERE / "openmoji"
