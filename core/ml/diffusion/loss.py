@@ -1,7 +1,8 @@
 """The training loss of DiT: mean squared error of the noise, plus the variational bound for the learned variance.
 
-The bound follows improved DDPM (arXiv 2102.09672): a mean over dimensions, in bits, with the predicted mean detached.
-The DiffFit paper's weight of 0.001 multiplies a bound summed over 1,000 steps: the same coefficient of 1 here.
+The bound follows improved DDPM (arXiv 2102.09672): it is averaged over dimensions, in bits per dimension, and the
+predicted mean is detached, so that the bound trains only the variance. The bound's coefficient here is 1. The DiffFit
+paper's 0.001 is the same weight, since it multiplies a bound that is summed over 1,000 timesteps.
 """
 
 import math
@@ -15,7 +16,7 @@ from core.ml.diffusion.schedule import Schedule, rows
 
 @dataclass(frozen=True)
 class Loss:
-    """Each [B], in fp32, one value an image."""
+    """The two terms of the training loss, each [B] in fp32: one value per image."""
 
     mse: Tensor
     bound: Tensor
@@ -26,7 +27,8 @@ class Loss:
 
 
 def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Loss:
-    """output [B, 2C, H, W] of the model at x_t = add_noise(x0, noise, t); x0 and noise [B, C, H, W]; t [B]."""
+    """Returns the training loss of each image, from the model's `output` [B, 2C, H, W] at x_t = add_noise(x0, noise,
+    t). x0 and noise [B, C, H, W]; t [B]."""
     output, x0, noise = output.float(), x0.float(), noise.float()
     epsilon, interpolation = output.chunk(2, dim=1)
     mse = (epsilon - noise).square().flatten(1).mean(1)
@@ -36,7 +38,8 @@ def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, t: Tensor, schedul
 
 
 def model_log_variance(interpolation: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """The learned variance: `interpolation` in [-1, 1] moves between the posterior's log variance and log beta."""
+    """Returns the log variance that the model predicts: `interpolation` in [-1, 1] moves it from the posterior's log
+    variance to log beta."""
     smallest = rows(schedule.posterior_log_variance, t, interpolation)
     largest = rows(schedule.log_betas, t, interpolation)
     share = (interpolation + 1) / 2
@@ -44,7 +47,7 @@ def model_log_variance(interpolation: Tensor, t: Tensor, schedule: Schedule) -> 
 
 
 def posterior_mean(x0: Tensor, xt: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """Mean of q(x_{t-1} | x_t, x_0)."""
+    """Returns the mean of q(x_{t-1} | x_t, x_0)."""
     coefficient_x0, coefficient_xt = schedule.posterior_coefficients
     return rows(coefficient_x0, t, x0) * x0 + rows(coefficient_xt, t, xt) * xt
 
@@ -68,13 +71,14 @@ def _bound_in_bits(
 
 
 def _gaussian_divergence(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
-    """KL divergence between two diagonal Gaussians, in nats, elementwise."""
+    """Returns the KL divergence between two diagonal Gaussians, in nats, elementwise."""
     difference = log_variance1 - log_variance2
     return 0.5 * (-1 - difference + difference.exp() + (mean1 - mean2).square() * (-log_variance2).exp())
 
 
 def _discretized_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Log likelihood of x in [-1, 1], rescaled from 256 levels, under a Gaussian integrated over each level."""
+    """Returns the log likelihood, elementwise, of x in [-1, 1], rescaled from 256 levels, under a Gaussian that is
+    integrated over each level."""
     centered, inverse_deviation = x - mean, (-0.5 * log_variance).exp()
     above = _normal_cdf(inverse_deviation * (centered + 1 / 255))
     below = _normal_cdf(inverse_deviation * (centered - 1 / 255))
@@ -83,5 +87,5 @@ def _discretized_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    """The tanh approximation that DiT was trained with."""
+    """Returns the standard normal CDF in the tanh approximation that DiT was trained with."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

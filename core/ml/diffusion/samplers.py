@@ -1,8 +1,9 @@
-"""Samplers whose rows may stand at different timesteps, with different samplers, step counts and guidance scales.
+"""Samplers for batches whose rows may be at different timesteps, with different samplers, step counts and guidance
+scales.
 
-Every sampler here is linear in the latent x, the predicted x0, the x0 predicted one step earlier, and fresh noise. So a
-sampler is a table of coefficients with one line per step, and one function steps a batch in which each row has its own
-line.
+Every sampler here computes the next latent as a linear combination of the latent x, the predicted x0, the x0 predicted
+at the previous step, and fresh noise. So a sampler is a table with one line of coefficients per sampling step, and the
+function `step` advances a whole batch, in which each row has its own line.
 """
 
 import math
@@ -19,10 +20,11 @@ SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
 def coefficients(sampling: SamplingSettings) -> Tensor:
-    """[steps, 8] in fp32 on the CPU: what `step` needs of each step.
+    """Returns the coefficients that `step` needs for each sampling step, [steps, 8] in fp32 on the CPU.
 
-    x0 = c0 x + c1 noise, and the next x is c2 x + c3 x0 + c4 x0_before + c7 exp(c5 + c6 v) z, where v in [-1, 1] is
-    the model's interpolation of the variance.
+    From the latent x and the predicted noise, x0 = c0 x + c1 noise. The next x is c2 x + c3 x0 + c4 x0_before + c7
+    exp(c5 + c6 v) z, where x0_before is the x0 of the previous step, v in [-1, 1] the model's interpolation of the
+    variance, and z standard normal noise.
     """
     return _coefficients(sampling.sampler, sampling.eta, tuple(sampling.timesteps))
 
@@ -46,11 +48,12 @@ def _coefficients(sampler: SamplerName, eta: float, timesteps: tuple[int, ...]) 
 def step(
     x: Tensor, noise: Tensor, interpolation: Tensor, x0_before: Tensor, fresh: Tensor, lines: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One step of every row -> the next x and this step's x0, both [B, C, H, W].
+    """Computes one sampling step of every row. Returns the next x and the x0 predicted at this step, both [B, C, H, W].
 
-    x, the predicted noise, the model's interpolation of the variance, the x0 of the step before (anything finite at
-    the first) and fresh standard normal noise (anything finite where the line has none): all [B, C, H, W] in fp32.
-    lines [B, 8]: each row's line of its sampler's coefficients.
+    x is the latent, `noise` the predicted noise, `interpolation` the model's interpolation of the variance, `x0_before`
+    the x0 predicted at the previous step (anything finite at the first) and `fresh` standard normal noise (anything
+    finite where the line adds none): all [B, C, H, W] in fp32. lines [B, 8]: each row's line of its sampler's
+    coefficients.
     """
     c = lines[:, :, None, None, None].unbind(1)
     x0 = c[0] * x + c[1] * noise
@@ -59,7 +62,8 @@ def step(
 
 
 def guided_noise(conditional: Tensor, unconditional: Tensor, scale: Tensor, channels: int) -> Tensor:
-    """Classifier-free guidance (arXiv 2207.12598) on the first `channels` channels; the others stay conditional.
+    """Applies classifier-free guidance (arXiv 2207.12598) to the first `channels` channels of the predicted noise; the
+    other channels stay conditional.
 
     conditional and unconditional [B, C, H, W], scale [B] -> [B, C, H, W]. The original DiT guides 3 of 4 channels,
     diffusers all of them.
@@ -71,7 +75,8 @@ def guided_noise(conditional: Tensor, unconditional: Tensor, scale: Tensor, chan
 
 
 def _ddim(now: float, after: float, eta: float) -> list[float]:
-    """arXiv 2010.02502, equations 12 and 16."""
+    """Returns c2 to c7 of a DDIM step (arXiv 2010.02502, equations 12 and 16). `now` and `after` are alpha_bar before
+    and after the step."""
     deviation = eta * math.sqrt((1 - after) / (1 - now) * (1 - now / after))
     direction = math.sqrt(max(1 - after - deviation**2, 0.0)) / math.sqrt(1 - now)
     noise = [math.log(deviation), 0.0, 1.0] if deviation else [0.0, 0.0, 0.0]
@@ -79,19 +84,23 @@ def _ddim(now: float, after: float, eta: float) -> list[float]:
 
 
 def _ddpm(now: float, after: float) -> list[float]:
-    """arXiv 2006.11239, equation 7, over the visited timesteps alone, with the learned variance of arXiv 2102.09672,
-    equation 15. The last step adds no noise."""
+    """Returns c2 to c7 of a DDPM step (arXiv 2006.11239, equation 7) between visited timesteps, with the learned
+    variance of arXiv 2102.09672, equation 15. `now` and `after` are alpha_bar before and after the step. The last step
+    adds no noise."""
     alpha = now / after
     of_x, of_x0 = math.sqrt(alpha) * (1 - after) / (1 - now), math.sqrt(after) * (1 - alpha) / (1 - now)
     if after == 1.0:
         return [of_x, of_x0, 0.0, 0.0, 0.0, 0.0]
     smallest, largest = math.log((1 - alpha) * (1 - after) / (1 - now)), math.log(1 - alpha)
-    # share = (v + 1) / 2 of the largest log variance; half of it, since this is a deviation.
+    # The log variance is (v + 1) / 2 * largest + (1 - v) / 2 * smallest; c5 + c6 v is half of it, since `step` needs
+    # the log of the standard deviation.
     return [of_x, of_x0, 0.0, (largest + smallest) / 4, (largest - smallest) / 4, 1.0]
 
 
 def _dpm_solver(now: float, after: float, before: float | None) -> list[float]:
-    """DPM-Solver++(2M) with the midpoint rule (arXiv 2211.01095, algorithm 2), first order at both ends."""
+    """Returns c2 to c7 of a DPM-Solver++(2M) step with the midpoint rule (arXiv 2211.01095, algorithm 2). `before`,
+    `now` and `after` are alpha_bar at the previous timestep, at this one and at the next. The first and the last step
+    are of first order."""
     if after == 1.0:
         return [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     size = _half_log_snr(after) - _half_log_snr(now)

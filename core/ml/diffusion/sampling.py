@@ -1,4 +1,5 @@
-"""A whole sampling run of one batch in step: for previews and evaluation. Serving goes through `core.ml.serving`."""
+"""Sampling of a batch whose rows all take the same steps, for previews and evaluation. The server samples with
+`core.ml.serving` instead."""
 
 from collections.abc import Callable, Generator, Sequence
 
@@ -10,7 +11,8 @@ from core.ml import slices
 from core.ml.diffusion.samplers import coefficients, guided_noise, step
 
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""x [B, C, H, W], t [B], y [B] -> [B, 2C, H, W]"""
+"""Model as a function of noisy latents x [B, C, H, W], timesteps t [B] and class labels y [B], which returns [B, 2C, H,
+W]."""
 
 
 @torch.no_grad()
@@ -24,10 +26,10 @@ def sample_steps(
     channels: int,
     fresh: Callable[[], Tensor] | None = None,
 ) -> Generator[None, None, Tensor]:
-    """From noise [B, C, H, W] for class ids [B] to latents [B, C, H, W]; yields after each step. Guides the first
-    `channels` channels, at every timestep.
+    """Samples latents [B, C, H, W] from noise [B, C, H, W] for class labels [B], and yields after each sampling step.
+    Guides the first `channels` channels, at every timestep.
 
-    `fresh` brings the noise [B, C, H, W] of each step that adds some; ddpm and an eta above 0 need it.
+    `fresh` returns noise [B, C, H, W] for each step that adds noise; only ddpm and an eta above 0 need it.
     """
     x, count = noise.float(), len(noise)
     scale = torch.full((count,), sampling.guidance_scale, device=x.device)
@@ -49,5 +51,6 @@ sample = slices.whole(sample_steps)
 
 
 def seeded_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise [len(seeds), *shape], each row from its own seed, drawn on the CPU: the same everywhere."""
+    """Returns standard normal noise [len(seeds), *shape], each row from its own seed. Draws it on the CPU, so that it
+    is the same for every device."""
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -1,4 +1,4 @@
-"""The linear noise schedule of DDPM (arXiv 2006.11239), 1,000 steps, with which DiT is trained."""
+"""The linear noise schedule of DDPM (arXiv 2006.11239) with 1,000 timesteps, with which DiT is trained."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,7 +11,7 @@ from core.artifact.sampling import TIMESTEPS
 
 @dataclass(frozen=True)
 class Schedule:
-    """Betas from `first` to `last`. All tables are fp64 [1000], on `device`."""
+    """Noise schedule whose betas rise linearly from `first` to `last`. All tables are fp64 [1000], on `device`."""
 
     first: float = 1e-4
     last: float = 0.02
@@ -27,12 +27,12 @@ class Schedule:
 
     @cached_property
     def alphas_cumprod(self) -> Tensor:
-        """Share of the signal's variance left at each timestep."""
+        """alpha_bar: the fraction of the signal's variance that is left at each timestep."""
         return torch.cumprod(1 - self.betas, dim=0)
 
     @cached_property
     def alphas_cumprod_before(self) -> Tensor:
-        """The same one timestep earlier; 1 before the first."""
+        """alpha_bar one timestep earlier; 1 before the first timestep."""
         return torch.cat([self.betas.new_ones(1), self.alphas_cumprod[:-1]])
 
     @cached_property
@@ -42,7 +42,7 @@ class Schedule:
 
     @cached_property
     def posterior_log_variance(self) -> Tensor:
-        """Its logarithm, with t = 0 given the value of t = 1 so that it stays finite."""
+        """Logarithm of the posterior variance. At t = 0 it has the value of t = 1, so that it stays finite."""
         return torch.log(torch.cat([self.posterior_variance[1:2], self.posterior_variance[1:]]))
 
     @cached_property
@@ -56,7 +56,7 @@ class Schedule:
         return self.alphas_cumprod / (1 - self.alphas_cumprod)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """q(x_t | x_0): x0 and noise [B, ...], t [B] -> [B, ...]"""
+        """Returns x_t for the given noise, as q(x_t | x_0) defines it: x0 and noise [B, ...], t [B] -> [B, ...]."""
         kept = rows(self.alphas_cumprod, t, x0)
         return kept.sqrt() * x0 + (1 - kept).sqrt() * noise
 
@@ -66,10 +66,12 @@ SCHEDULE = Schedule()
 
 @lru_cache
 def schedule_on(device: torch.device) -> Schedule:
-    """The schedule with its tables on `device`: nothing is copied there again, as a CUDA graph requires."""
+    """Returns the schedule with its tables on `device`. The schedule is cached, so that its tables are copied to the
+    device only once: a CUDA graph cannot contain the copy."""
     return Schedule(device=str(device))
 
 
 def rows(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """table [1000] at t [B], shaped to broadcast over `like` [B, ...] in its dtype and device."""
+    """Returns the values of `table` [1000] at t [B], in the dtype and on the device of `like` [B, ...], shaped to
+    broadcast over `like`."""
     return table.to(like.device)[t].to(like.dtype).view(-1, *[1] * (like.ndim - 1))

@@ -1,1 +1,1 @@
-"""Measures of generated images."""
+"""Measures of the quality of generated images."""

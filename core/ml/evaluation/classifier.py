@@ -1,10 +1,11 @@
-"""A small classifier of real drawings. Its features are used for the feature distance.
+"""A small classifier of real emoji drawings, whose features measure the distance between sets of images.
 
-It predicts the class of a drawing and which of four sets it is from, so that its features contain both. With classes
-only, the features would hardly distinguish a base from a domain with the same classes in another style.
+It predicts the class of a drawing and which of four emoji sets (each in its own style) it is from, so that its features
+contain both. With classes only, the features would hardly distinguish a base from a domain with the same classes in
+another style.
 
-It was trained only on real drawings, independently of the base (`recipes.classifier` makes it).
-Letters in shapes: B pictures, S side in pixels, D features.
+It was trained only on real drawings, independently of the base (`recipes.classifier` trains it).
+Letters in shapes: B images, S side in pixels, D features.
 """
 
 import json
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 IMAGE_SIZE = 64
 FEATURES = 64
-"""Few, so that some hundred pictures tell their covariance."""
+"""Number of features: few, so that some hundred images suffice to estimate their covariance."""
 WIDTHS = (16, 32, 64, 128)
 WEIGHTS, ABOUT = "classifier.safetensors", "classifier.json"
 
@@ -31,13 +32,14 @@ class Judgement:
     features: Tensor
     """[B, D], each feature with mean 0 and variance 1 over real drawings"""
     classes: Tensor
-    """[B] indices into the classifier's `class_names`"""
+    """[B] predicted classes, as indices into the classifier's `class_names`"""
     sets: Tensor
-    """[B] indices into the classifier's `set_names`"""
+    """[B] predicted emoji sets, as indices into the classifier's `set_names`"""
 
 
 class Classifier(nn.Module):
-    """A residual network from pixels to 64 features, and from those to classes and to sets of drawings."""
+    """Residual network that computes 64 features from pixels, and logits of classes and of emoji sets from the
+    features."""
 
     def __init__(self, class_names: tuple[str, ...], set_names: tuple[str, ...]) -> None:
         super().__init__()
@@ -46,31 +48,35 @@ class Classifier(nn.Module):
         for before, after in pairwise(WIDTHS):
             stages += [_convolution(before, after, stride=2), _Residual(after)]
         self.stages = nn.Sequential(*stages)  # [B, 128, 4, 4]
-        # Neither rectified nor scaled: the Fréchet distance assumes normal features of equal weight.
+        # No ReLU and no learned scale follow: the Fréchet distance assumes normally distributed features, and each
+        # feature should count equally.
         self.bottleneck = nn.Linear(WIDTHS[-1], FEATURES, bias=False)
         self.standard = nn.BatchNorm1d(FEATURES, affine=False)
         self.classes = nn.Linear(FEATURES, len(class_names))
         self.sets = nn.Linear(FEATURES, len(set_names))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Computes features [B, D] from images [B, 3, S, S] in [-1, 1]; `classes` and `sets` make logits of them."""
+        """Computes features [B, D] from images [B, 3, S, S] in [-1, 1]. The layers `classes` and `sets` compute logits
+        from the features."""
         features: Tensor = self.standard(self.bottleneck(self.stages(pictures).mean((2, 3))))
         return features
 
     @torch.inference_mode()
     def judge(self, pixels: Tensor, batch_size: int = 128) -> Judgement:
-        """Judges images [B, 3, S, S] uint8, as `core.ml.evaluation.drawings.to_bytes` makes them."""
+        """Returns the features and the predicted classes and emoji sets of images [B, 3, S, S] uint8, as
+        `core.ml.evaluation.drawings.to_bytes` makes them."""
         features = torch.cat([self(unit(batch)) for batch in pixels.split(batch_size)])
         return Judgement(features, self.classes(features).argmax(1), self.sets(features).argmax(1))
 
 
 def unit(pixels: Tensor) -> Tensor:
-    """Converts uint8 to [-1, 1]."""
+    """Converts uint8 pixels to floats in [-1, 1]."""
     return pixels.float() / 127.5 - 1
 
 
 def save_classifier(folder: Path, classifier: Classifier, figures: dict[str, Any]) -> None:
-    """Saves the weights in half precision, and the names with the measured figures."""
+    """Saves the weights in half precision, and a JSON file with the class names, the set names and the measured
+    `figures`."""
     state = {name: _halved(tensor) for name, tensor in classifier.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     description = {"class_names": list(classifier.class_names), "set_names": list(classifier.set_names), **figures}
@@ -78,9 +84,9 @@ def save_classifier(folder: Path, classifier: Classifier, figures: dict[str, Any
 
 
 def load_classifier(folder: Path | None = None) -> tuple[Classifier, dict[str, Any]]:
-    """Returns the bundled classifier, or the one in another folder, with its measured figures.
+    """Returns the bundled classifier, or the one in `folder`, with its measured figures.
 
-    Raises FileNotFoundError if there is none.
+    Raises FileNotFoundError if the folder contains no classifier.
     """
     folder = folder or Path(__file__).parent
     description = json.loads((folder / ABOUT).read_text())

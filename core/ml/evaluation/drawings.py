@@ -1,4 +1,4 @@
-"""Real drawings to judge by: read from class folders, split by emoji.
+"""Real emoji drawings, with which generated images are compared: read from class folders, split by emoji.
 
 Letters in shapes: K drawings, S side in pixels.
 """
@@ -16,20 +16,22 @@ from torch import Tensor
 from core.artifact.pixels import center_crop, on_white
 
 HELD_OUT_EVERY, HELD_OUT_REMAINDER = 5, 1
-"""Selects the held-out emoji: about one in five, the same in every set. With this remainder, each class has some."""
+"""Divisor and remainder that select the held-out emoji by a hash of their name: about one in five, the same in every
+set. With this remainder, each class has held-out emoji."""
 
 
 @dataclass(frozen=True)
 class Drawings:
-    """Drawings with their classes, the names of the emoji that they show, and the sets that they come from."""
+    """Real drawings with their classes, the names of the emoji that they show, and the emoji sets that they come
+    from."""
 
     pixels: Tensor
     """[K, 3, S, S] uint8"""
     labels: Tensor
-    """[K] indices into `class_names`"""
+    """[K] class labels, as indices into `class_names`"""
     emoji: tuple[str, ...]
     sets: tuple[str, ...]
-    """Emoji set of each drawing; "" where the file's name has none."""
+    """Emoji set of each drawing; "" if the file name contains none"""
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -40,22 +42,22 @@ class Drawings:
         return Drawings(self.pixels[indices], self.labels[indices], emoji, sets, self.class_names)
 
     def split(self) -> tuple["Drawings", "Drawings"]:
-        """Returns the drawings that the classifier may learn from, and the held-out ones that it never sees."""
+        """Returns the drawings that the classifier may train on, and the held-out drawings that it never sees."""
         held_out = torch.tensor([is_held_out(name) for name in self.emoji], dtype=torch.bool)
         return self.subset((~held_out).nonzero().flatten()), self.subset(held_out.nonzero().flatten())
 
 
 def is_held_out(emoji: str) -> bool:
-    """Returns whether an emoji is held out: by its name alone, so that all sets' drawings of it are on the same
-    side."""
+    """Returns whether an emoji is held out. Depends only on its name, so that its drawings in all sets are on the same
+    side of the split."""
     return zlib.crc32(emoji.encode()) % HELD_OUT_EVERY == HELD_OUT_REMAINDER
 
 
 def read_drawings(folder: Path, size: int = 64) -> Drawings:
-    """Reads `<class>/<set>--<emoji>.png` or `<class>/<emoji>.png` below a folder, classes and files in alphabetical
-    order.
+    """Reads all files `<class>/<set>--<emoji>.png` or `<class>/<emoji>.png` in a folder, classes and files in
+    alphabetical order.
 
-    Raises FileNotFoundError where there are none.
+    Raises FileNotFoundError if there are none.
     """
     paths = sorted(folder.glob("*/*.png"))
     if not paths:
@@ -71,7 +73,7 @@ def read_drawings(folder: Path, size: int = 64) -> Drawings:
 
 
 def joined(first: Drawings, second: Drawings) -> Drawings:
-    """Raises ValueError when the two have other classes."""
+    """Concatenates two collections of drawings. Raises ValueError if they have different classes."""
     if first.class_names != second.class_names:
         raise ValueError("the two sets of drawings have not the same classes")
     return Drawings(
@@ -84,6 +86,7 @@ def joined(first: Drawings, second: Drawings) -> Drawings:
 
 
 def to_bytes(images: Sequence[Image.Image], size: int) -> Tensor:
-    """Returns images on white, the largest centred square of each resized: [K, 3, size, size] uint8."""
+    """Returns images as a tensor [K, 3, size, size] uint8: composited on white, cropped to the largest centered square
+    and resized."""
     squares = [np.asarray(center_crop(on_white(image), size)) for image in images]
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()

