@@ -1,1 +1,2 @@
-"""The diffusion transformer, its adapters and its checkpoints. Knows nothing of the web, the database or settings."""
+"""The diffusion transformer, its adapters and its checkpoints. Imports nothing of the web service, the database or its
+settings."""

@@ -1,4 +1,4 @@
-"""Interface of an adapter: the changes to the base's forward that `core.ml.model.dit` asks for.
+"""Interface of an adapter: the changes to the base's forward pass for which `core.ml.model.dit` calls the adapter.
 
 Letters in shapes: B images, N tokens, D hidden size.
 """
@@ -13,31 +13,37 @@ from core.ml.model.functions import linear, scaled
 
 
 class Adapter:
-    """The base itself, without changes. A tuning method overrides the parts that it changes."""
+    """Adapter that changes nothing: the base itself. A fine-tuning method overrides the methods for the parts that it
+    changes."""
 
     def linear(self, name: str, x: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
-        """The output of the linear layer `name` for x [..., in] -> [..., out]. A patch convolution comes flattened."""
+        """Returns the output [..., out] of the linear layer `name` for x [..., in]. `layer` may also be the patch
+        embedding's convolution; x then contains flattened patches."""
         return linear(x, layer.weight.flatten(1), layer.bias)
 
     def modulation(self, norm: str, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and scale (1 + adaLN's), each [B, D], behind the norm `norm`."""
+        """Returns the shift and the scale, each [B, D], that follow the norm `norm`. The arguments are adaLN's shift,
+        and 1 plus adaLN's scale."""
         return shift, scale
 
     def gate(self, branch: str, gate: Tensor) -> Tensor:
-        """adaLN's gate [B, D] in front of the residual branch `branch` ("blocks.0.attn", "blocks.0.mlp")."""
+        """Returns the gate [B, D] that multiplies the output of the residual branch `branch` ("blocks.0.attn",
+        "blocks.0.mlp"). The argument `gate` is adaLN's."""
         return gate
 
     def mlp(self, name: str, hidden: Tensor, x: Tensor) -> Tensor:
-        """The output of the MLP `name` ("blocks.0.mlp"), [B, N, D], in front of its gate. x [B, N, D] is the residual
-        stream in front of its norm."""
+        """Returns the output [B, N, D] of the MLP `name` ("blocks.0.mlp"), before the gate. `hidden` [B, N, D] is the
+        output of its two layers, and x [B, N, D] the residual stream before the MLP's norm."""
         return hidden
 
     def tokens(self, name: str, x: Tensor) -> Tensor:
-        """The tokens that enter "blocks.0" ... and "final_layer", which must get the image's alone: [B, N, D]."""
+        """Returns the tokens [B, N, D] that enter `name` ("blocks.0", ... or "final_layer"). An adapter may add tokens
+        to a block's, but "final_layer" must get only the image's tokens."""
         return x
 
     def classes(self, table: Tensor, y: Tensor) -> Tensor:
-        """The class embedding: base table [classes + 1, D], y [B] -> [B, D]."""
+        """Returns the class embeddings [B, D] of class labels y [B]. `table` [classes + 1, D] is the base's class
+        table."""
         return F.embedding(y, table)
 
 
@@ -45,11 +51,11 @@ BASE = Adapter()
 
 
 class TensorAdapter(Adapter):
-    """An adapter made of named tensors, as DiffFit, BitFit and full fine-tuning have them (see
-    `core.artifact.sites`): a weight or bias replaces the base's, a factor multiplies after the bias, an affine norm is
-    merged into the modulation that follows it. Names without a tensor leave the base unchanged.
+    """An adapter made of named tensors, for DiffFit, BitFit and full fine-tuning (see `core.artifact.sites`): a weight
+    or bias replaces the base's, a factor multiplies a layer's output after the bias, an affine norm is merged into the
+    modulation that follows it. Parts of the base for which there is no tensor stay unchanged.
 
-    Tensors are used in the dtype of the activations; gradients reach them in their own.
+    Tensors are cast to the dtype of the activations; their gradients have the tensors' own dtype.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -60,7 +66,7 @@ class TensorAdapter(Adapter):
         bias = self.tensors.get(f"{name}.bias", layer.bias)
         y = linear(x, weight.flatten(1), None if bias is None else bias.to(x.dtype))
         factor = self.tensors.get(f"{name}.factor")
-        # The factor of attn.proj multiplies the same vector as its branch's: `gate` takes both at [B, D].
+        # The factors of attn.proj and of the attention branch scale the same output: `gate` applies both, at [B, D].
         return y if factor is None or name.endswith("attn.proj") else scaled(y, factor.to(y.dtype))
 
     def modulation(self, norm: str, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

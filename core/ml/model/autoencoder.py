@@ -1,6 +1,6 @@
 """The autoencoder between pixels and latents: diffusers' `AutoencoderKL`, frozen.
 
-The only file that needs diffusers.
+No other file imports diffusers.
 """
 
 import copy
@@ -32,29 +32,31 @@ _DIGESTED = (
     "use_post_quant_conv",
     "use_quant_conv",
 )
-"""The settings that decide what the autoencoder computes. Named one by one, since a later diffusers may add others,
-and every adapter is tied to the digest."""
+"""Settings that determine what the autoencoder computes. They are listed by name, so that settings which a later
+diffusers adds do not change the digest, to which every adapter is bound."""
 
 
 class Autoencoder:
-    """Latents leave and enter in the transformer's scale: z = (sample - shift) * scaling_factor."""
+    """Encodes pixels as latents and decodes latents to pixels. All latents are in the transformer's scale: z = (sample
+    - shift) * scaling_factor."""
 
     def __init__(self, network: Any) -> None:
-        """`network`: an AutoencoderKL in fp32, as `load` makes it."""
+        """Wraps `network`, an AutoencoderKL in fp32, as `load` makes it."""
         self.network = network.eval().requires_grad_(False)
         self.config: dict[str, Any] = json.loads(network.to_json_string())
         self.scale = float(self.config.get("scaling_factor") or 1.0)
         self.shift = float(self.config.get("shift_factor") or 0.0)
         self.digest = autoencoder_digest({name: self.config.get(name) for name in _DIGESTED}, self._stored())
-        network.to(memory_format=torch.channels_last)  # in which a CPU decodes a fifth faster
+        network.to(memory_format=torch.channels_last)  # makes a CPU decode a fifth faster
 
     @classmethod
     def load(
         cls, folder: str | Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
     ) -> Self:
-        """Loads from a folder or hub id in diffusers' format. Raises BaseMissing, CheckpointInvalid.
+        """Loads an autoencoder from a folder or hub id in diffusers' format. Raises BaseMissing if there is none,
+        CheckpointInvalid if its tensors do not fit.
 
-        The digest is taken in fp32, whatever the type in the file: the same values have the same digest.
+        The digest is computed in fp32, whatever the dtype in the file, so that equal values have equal digests.
         """
         from diffusers import AutoencoderKL
 
@@ -64,7 +66,7 @@ class Autoencoder:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise BaseMissing(str(folder), f"there is no autoencoder in diffusers' format ({error}).") from error
-        # diffusers would continue with random values.
+        # diffusers would only warn, and leave missing tensors at random values.
         if problems := [f"{kind}: {loading[kind]}" for kind in ("missing_keys", "unexpected_keys") if loading[kind]]:
             raise CheckpointInvalid(f"The autoencoder '{folder}' does not fit: {'; '.join(problems)}.")
         autoencoder = cls(network)
@@ -75,7 +77,7 @@ class Autoencoder:
 
     @property
     def factor(self) -> int:
-        """Pixels along one side of a latent position."""
+        """Number of pixels along one side of a latent position."""
         return int(2 ** (len(self.config["block_out_channels"]) - 1))
 
     @property
@@ -83,14 +85,15 @@ class Autoencoder:
         return int(self.config["latent_channels"])
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, S, S] in [-1, 1] -> the posterior's mean and deviation, scaled, [B, C, H, W] each, in fp32."""
+        """Encodes pixels [B, 3, S, S] in [-1, 1]. Returns the posterior's mean and standard deviation in the
+        transformer's scale, [B, C, H, W] each, in fp32."""
         with torch.no_grad():
             posterior = self.network.encode(self._as_network(pixels)).latent_dist
         mean = (posterior.mean.float() - self.shift) * self.scale
         return mean, posterior.std.float() * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 3, S, S], about [-1, 1], in fp32."""
+        """Decodes latents [B, C, H, W] to pixels [B, 3, S, S], in about [-1, 1], in fp32."""
         with torch.no_grad():
             pixels: Tensor = self.network.decode(self._as_network(latents / self.scale + self.shift)).sample
         return pixels.float()

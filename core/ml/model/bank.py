@@ -1,6 +1,6 @@
-"""The adapter bank: folded adapters in a table on the device, one row each.
+"""The adapter bank: a table on the device whose slots hold folded adapters.
 
-Slots are allocated once and written by index; activation is one copy. Slot 0 is the base itself.
+The table is allocated once; an adapter gets onto the device by one copy into a slot. Slot 0 is the base itself.
 """
 
 from collections import OrderedDict
@@ -20,33 +20,35 @@ BASE_SLOT = 0
 
 @dataclass(frozen=True, eq=False)
 class FoldedAdapter:
-    """An adapter on the host. Holding a reference keeps it usable after eviction from the caches."""
+    """A folded adapter in host memory. Holding a reference keeps it usable after it was evicted from the caches."""
 
     digest: str
     vectors: Tensor
-    """[P]"""
+    """[P] the vectors that `core.ml.model.folding.fold` computes"""
     classes: Tensor
-    """[classes + 1, D], the null class last"""
+    """[classes + 1, D] the class table, with the null class last"""
     scale: float = 1.0
-    """Position on the line from the base (0) to the adapter (1)."""
+    """Strength of the adapter: 0 is the base, 1 the adapter, and values between interpolate linearly."""
 
     def at(self, scale: float) -> "FoldedAdapter | None":
-        """Returns the adapter at another scale, with the same tensors; None is the base."""
+        """Returns this adapter at another scale, with the same tensors. Returns None, which stands for the base, at a
+        scale of 0."""
         return replace(self, scale=scale) if scale else None
 
     @property
     def key(self) -> tuple[str, float]:
-        """Key of its slot."""
+        """Key of the adapter's slot in the bank: each scale of an adapter has its own slot."""
         return self.digest, self.scale
 
     @property
     def size(self) -> int:
-        """Bytes"""
+        """Size in bytes."""
         return self.vectors.nbytes + self.classes.nbytes
 
 
 class AdapterBank:
-    """The device's table, [slots + 1, P] in the base's dtype. One thread activates; any may fold."""
+    """The table of folded adapters on the device, [slots + 1, P] in the base's dtype, with LRU eviction. Only one
+    thread may call `activate`; any thread may call `fold`."""
 
     def __init__(self, dit: DiT, slots: int) -> None:
         self.dit, self.slots = dit, slots
@@ -58,16 +60,18 @@ class AdapterBank:
         self._resident: OrderedDict[tuple[str, float], int] = OrderedDict()  # least recently used first
         self._free = list(range(slots, 0, -1))
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        """Stream for folding: on the steps' stream each of an adapter's hundreds of tensors would wait for a step.
-        Always the same: CUDA has few, and a new stream could be that on which a graph is captured."""
+        """CUDA stream for folding. On the stream of the sampling steps, each of an adapter's hundreds of tensors would
+        wait for a step. The bank creates its stream only once: CUDA has few streams, and a new one could be the stream
+        on which a graph is being captured."""
 
     @property
     def resident(self) -> list[str]:
-        """Digests in the device table, least recently used first."""
+        """Digests of the adapters in the device table, least recently used first."""
         return list(dict.fromkeys(digest for digest, _ in self._resident))
 
     def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
-        """Combines an adapter's tensors with the base's into vectors, on the device, and brings them to the host."""
+        """Combines an adapter's tensors with the base's into vectors, on the device, and copies the vectors to the
+        host."""
         with torch.no_grad(), torch.cuda.stream(self._stream):
             on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
             vectors = fold(self.dit, on_device).to(self.dtype).cpu()
@@ -75,10 +79,10 @@ class AdapterBank:
         return FoldedAdapter(digest, pinned(vectors, self.device), pinned(classes, self.device))
 
     def activate(self, adapters: Sequence[FoldedAdapter | None]) -> list[int]:
-        """The slots of one step's adapters; None is the base. The others make room, least recently used first, never
-        one of this step.
+        """Returns the table slots of the adapters in one step, after copying the missing adapters into the table; None
+        is the base. Evicts other adapters, least recently used first, never one that this step needs.
 
-        Raises ValueError when one step has more adapters than there are slots.
+        Raises ValueError if one step has more adapters than there are slots.
         """
         wanted = {adapter.key: adapter for adapter in adapters if adapter is not None}
         if len(wanted) > self.slots:
@@ -90,7 +94,7 @@ class AdapterBank:
             if key not in self._resident:
                 if not self._free:
                     self._free.append(self._resident.popitem(last=False)[1])
-                self._write(self._free[-1], adapter)  # a failed copy costs no slot
+                self._write(self._free[-1], adapter)  # a failed copy leaves the slot free
                 self._resident[key] = self._free.pop()
                 self.copies += 1
         return [BASE_SLOT if adapter is None else self._resident[adapter.key] for adapter in adapters]
@@ -101,10 +105,10 @@ class AdapterBank:
             row.copy_(_between(self.table[BASE_SLOT], row, adapter.scale))
 
     def classes(self, adapter: FoldedAdapter | None, class_id: int, null_scale: float = 1.0) -> Tensor:
-        """Returns the embeddings of a class and of the null class, [2, D] on the device. The null class lies between
-        the base's (at a `null_scale` of 0) and the adapter's.
+        """Returns the embeddings of a class and of the null class, [2, D] on the device. `null_scale` interpolates the
+        null class's embedding between the base's (0) and the adapter's (1). An adapter of None is the base.
 
-        Raises IndexError when the adapter has no such class.
+        Raises IndexError if the adapter has no such class.
         """
         table = self._base_classes if adapter is None else adapter.classes
         if not 0 <= class_id < len(table) - 1:
@@ -118,12 +122,12 @@ class AdapterBank:
         return rows
 
     def forget(self, digest: str) -> None:
-        """Frees the slot of an adapter that was deleted, and overwrites it."""
+        """Frees the slots of a deleted adapter, at all scales, and overwrites them with zeros."""
         for key in [key for key in self._resident if key[0] == digest]:
             self.table[self._resident[key]].zero_()
             self._free.append(self._resident.pop(key))
 
 
 def _between(base: Tensor, adapted: Tensor, scale: float) -> Tensor:
-    """Returns base + scale (adapted - base), in fp32."""
+    """Returns the linear interpolation base + scale (adapted - base), in fp32."""
     return torch.lerp(base.float(), adapted.float(), scale)

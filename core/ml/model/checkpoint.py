@@ -1,7 +1,8 @@
-"""Bases on disk: our own folder, diffusers' folder or hub id, and the original `.pt`.
+"""Reads and writes bases on disk: our own folder format, diffusers' folder or hub id, and the original DiT's `.pt`
+file.
 
-Whatever the format, tensors are named the original's way and checked by name and shape before anything is built, so
-that one set of weights has one digest. Files are mapped into memory, not read twice.
+Tensors of every format are renamed to the original DiT's names, and checked by name and shape before the model is
+built, so that equal weights have equal digests. Files are memory-mapped, so that they are not read twice.
 """
 
 import json
@@ -31,10 +32,10 @@ PUBLIC_LICENCE = "CC-BY-NC-4.0"
 """Licence of the DiT weights that Meta published."""
 _PUBLIC_AUTOENCODER = "stabilityai/sd-vae-ft-ema"
 _HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
-"""Number of heads by hidden size in the DiT family. The original checkpoint does not store it."""
+"""Number of attention heads by hidden size in the DiT family. The original checkpoint does not store the number."""
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _DIFFUSERS_MLP_NORM_EPS = 1e-5
-"""Epsilon of the norm in front of the MLP in diffusers' forward; the original uses 1e-6."""
+"""Epsilon of the norm before the MLP in diffusers' forward; the original DiT uses 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LoadedBase:
 
 @dataclass(frozen=True)
 class _Source:
-    """A base's parts before they are checked."""
+    """Parts of a base as read from disk, before they are checked."""
 
     name: str
     config: BaseConfig
@@ -66,17 +67,17 @@ def load_base(
 ) -> LoadedBase:
     """Loads a base: `mini`, a folder (ours or diffusers'), an original `.pt`, or a hub id.
 
-    `autoencoder` names one for a base that comes without; `timestep_convention` overrides the base's, which only a
-    comparison with diffusers' forward needs.
+    `autoencoder` is the folder or hub id of the autoencoder for a base that comes without one; `timestep_convention`
+    overrides the base's own, which only a comparison with diffusers' forward needs.
 
-    Raises BaseMissing when it is not there, CheckpointInvalid when it cannot be used.
+    Raises BaseMissing if the base does not exist, CheckpointInvalid if it cannot be used.
     """
     source = _find(str(reference), autoencoder)
     if timestep_convention is not None:
         eps = _DIFFUSERS_MLP_NORM_EPS if timestep_convention == "diffusers" else source.config.norm_eps
         config = replace(source.config, timestep_convention=timestep_convention, mlp_norm_eps=eps)
         source = replace(source, config=config)
-    if not (is_text(source.name) and is_text(source.licence)):  # every adapter's manifest will hold them
+    if not (is_text(source.name) and is_text(source.licence)):  # every adapter's manifest will contain both
         raise CheckpointInvalid(f"The name or the licence of the base '{reference}' is not one line of text.")
     check_tensors(source.name, source.state, base_shapes(source.config))
     coder = Autoencoder.load(source.autoencoder, device=device)
@@ -99,7 +100,8 @@ def load_base(
 
 
 def check_tensors(name: str, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises CheckpointInvalid with the names of missing, extra and misshaped tensors."""
+    """Checks the tensors of the base `name`. Raises CheckpointInvalid with the names of missing, unexpected and
+    misshaped tensors, and of tensors with an unsupported dtype."""
     problems = [f"missing: {name}" for name in shapes if name not in state]
     problems += [f"not expected: {name}" for name in state if name not in shapes]
     problems += [
@@ -125,7 +127,7 @@ def save_base(
     class_names: Sequence[str],
     dtype: torch.dtype,
 ) -> None:
-    """Writes a base in our own format: `base.json`, `transformer.safetensors`, `vae/`."""
+    """Writes a base as a folder in our own format: `base.json`, `transformer.safetensors`, `vae/`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in dit.state_dict().items()}
     save_file(state, folder / "transformer.safetensors")
@@ -135,8 +137,8 @@ def save_base(
 
 
 def assemble(config: BaseConfig, state: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> DiT:
-    """Returns a frozen DiT that takes over the tensors, one by one out of `state`, so that it never holds both
-    copies."""
+    """Returns a frozen DiT with the tensors in `state`. Takes the tensors out of `state` one by one, so that memory
+    never holds two copies of all weights."""
     with torch.device("meta"):
         dit = DiT(config)
     owned = {name: state.pop(name).to(device, dtype) for name in list(state)}
@@ -155,7 +157,7 @@ _UNREADABLE = (
     LookupError,
     AttributeError,
 )
-"""Errors that damaged or foreign files raise while their tensors and configuration are read."""
+"""Errors that damaged files and files of other formats raise while their tensors and configuration are read."""
 
 
 def _find(reference: str, autoencoder: str | Path | None) -> _Source:
@@ -215,7 +217,8 @@ def _original(path: Path, autoencoder: str | Path | None) -> _Source:
 
 
 def _licence(name: str, config: BaseConfig) -> str:
-    """The public weights' when the name or the shape is theirs: better one warning too many."""
+    """Returns the licence of Meta's DiT weights if the base has their name or shape, and "unknown" otherwise. Other
+    weights of this shape get the licence too, since a licence warning too many is better than one too few."""
     return PUBLIC_LICENCE if "DiT-XL-2" in name or replace(config, input_size=32) == BaseConfig() else "unknown"
 
 
@@ -241,7 +244,7 @@ def _infer_config(state: Mapping[str, Tensor]) -> BaseConfig:
 
 _PARTS = ("transformer", "vae")
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
-"""diffusers' names: one file, or several; not its variants in other types."""
+"""Patterns of diffusers' file names: one file, or several shards. diffusers' variants in other dtypes do not match."""
 
 
 def _download(reference: str) -> Path:
@@ -261,7 +264,8 @@ def _download(reference: str) -> Path:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """diffusers' weights: safetensors, in one file or several, or its older `.bin`."""
+    """Returns diffusers' weights in a folder: from safetensors, in one file or several, or from the older `.bin`.
+    Raises BaseMissing."""
     if files := _weight_files(folder):
         return {name: tensor for file in files for name, tensor in _read(file).items()}
     binary = folder / "diffusion_pytorch_model.bin"
@@ -283,7 +287,8 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
-    """From diffusers' pipeline index, where it has them: the first name of each class."""
+    """Returns the class names in diffusers' pipeline index, the first of each class's names. Returns none if the index
+    does not name every class."""
     index = folder / "model_index.json"
     labels: dict[str, Any] = json.loads(index.read_text()).get("id2label", {}) if index.is_file() else {}
     if len(labels) != num_classes:

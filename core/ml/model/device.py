@@ -1,7 +1,8 @@
-"""Errors of the device, classified in one place: memory that ran out, and a device that is lost.
+"""Classifies errors of the device in one place: out of memory, and a lost device.
 
-Memory that ran out is a matter of one computation: a smaller one, or a later one, may fit. A lost device answers every
-later call with an error too (a CUDA context does not survive an illegal access), so that no work may be blamed for it.
+Out of memory concerns one computation: a smaller one may fit, or the same one later. A lost device answers every later
+call with an error too (a CUDA context does not survive an illegal access), so the error must not be blamed on the job
+that was running.
 """
 
 import gc
@@ -18,10 +19,10 @@ from core.artifact.errors import DeviceLost
 Result = TypeVar("Result")
 
 memory_lock = threading.Lock()
-"""Held while a CUDA graph is captured, when memory cannot be returned to the device."""
+"""Lock held while a CUDA graph is captured, since memory cannot be returned to the device meanwhile."""
 MEMORY_TRIES = 3
 MEMORY_PAUSE_SECONDS = 0.5
-"""Between two tries: other threads of the process give memory back when their computations end."""
+"""Pause between two tries, in which other threads of the process may end their computations and free memory."""
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_ALLOC_FAILED", "Unable to allocate")
 _LOST = (
@@ -44,22 +45,25 @@ _LOST = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the computation did not fit into memory, the device's or the host's."""
+    """Returns whether an error means that a computation did not fit into the memory of the device or of the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def is_lost(error: BaseException) -> bool:
-    """Returns whether the device, not the computation, is at fault. Checks the causes of the error too.
+    """Returns whether an error means that the device, not the computation, is at fault. Checks the causes of the error
+    too.
 
-    Only texts of RuntimeError count, which torch raises, so that text from a tenant cannot end a worker.
+    Searches only the messages of RuntimeError, which torch raises, so that a tenant's text in another error cannot end
+    a worker.
     """
     return any(_is_lost(link) for link in causes(error))
 
 
 def release_memory() -> None:
-    """Returns cached memory to the device. Call it outside of `except`: a traceback holds its tensors."""
+    """Returns cached memory to the device. Call it outside of `except`: a traceback keeps the tensors of its frames
+    alive."""
     gc.collect()
     if torch.cuda.is_available():
         with memory_lock:
@@ -67,20 +71,23 @@ def release_memory() -> None:
 
 
 def use_device(device: torch.device) -> None:
-    """Makes `device` the current one of this thread. Triton's kernels run on it, whatever their tensors' device is."""
+    """Makes `device` the current one of this thread. Triton's kernels run on the current device, whatever device their
+    tensors are on."""
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """A host's tensor, in memory from which a copy to `device` does not keep the host waiting."""
+    """Returns a host tensor in pinned memory, from which a copy to `device` does not block the host. Returns the tensor
+    itself if `device` is not a GPU."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def with_memory(compute: Callable[[], Result]) -> Result:
-    """Runs `compute`, and again after a pause when memory ran out. It must leave nothing half done when it raises.
+    """Runs `compute`, and retries it after a pause if memory ran out. `compute` must leave nothing half done when it
+    raises.
 
-    Raises DeviceLost when memory ran out `MEMORY_TRIES` times, and whatever else `compute` raises.
+    Raises DeviceLost if memory ran out `MEMORY_TRIES` times, and any other error of `compute`.
     """
     reason = ""
     for tries_left in reversed(range(MEMORY_TRIES)):
@@ -97,7 +104,7 @@ def with_memory(compute: Callable[[], Result]) -> Result:
 
 
 def check_device(device: torch.device) -> None:
-    """Makes the device compute something small and compares the result. Raises DeviceLost when it cannot."""
+    """Checks that the device computes a small matrix product correctly. Raises DeviceLost if it does not."""
     try:
         ones = torch.ones(16, 16, device=device)
         total = (ones @ ones).sum().item()
@@ -116,7 +123,7 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that led to it, latest first."""
+    """Yields an error and the errors that led to it, latest first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

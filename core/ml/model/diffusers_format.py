@@ -1,7 +1,7 @@
-"""Mapping between the tensor names of diffusers' `DiTTransformer2DModel` and the original's.
+"""Mapping between the tensor names of diffusers' `DiTTransformer2DModel` and those of the original DiT.
 
-diffusers keeps one timestep and one class embedder in every block. They are copies of one; they are checked to be
-equal and collapsed on the way in, and repeated on the way out.
+diffusers stores a copy of the timestep embedder and of the class embedder in every block. `from_diffusers` checks that
+all copies are equal and keeps one; `to_diffusers` repeats it for every block.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,8 +39,8 @@ _STACKED = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 
 
 def config_from_diffusers(config: Mapping[str, Any]) -> BaseConfig:
-    """The configuration of public DiT weights in diffusers' format: the timestep features and norms are those that the
-    weights were trained with, not those of diffusers' forward."""
+    """Converts diffusers' configuration of public DiT weights to ours. The timestep features and norms are those that
+    the weights were trained with, not those of diffusers' forward. Raises CheckpointInvalid for an unsupported DiT."""
     for name, value in _FIXED.items():
         if config.get(name, value) != value:
             raise CheckpointInvalid(f"A DiT with {name} = {config[name]!r} is not supported; it must be {value!r}.")
@@ -58,7 +58,8 @@ def config_from_diffusers(config: Mapping[str, Any]) -> BaseConfig:
 
 
 def config_to_diffusers(config: BaseConfig) -> dict[str, Any]:
-    """Raises ValueError for a configuration that diffusers' class cannot express."""
+    """Converts a configuration to diffusers' format. Raises ValueError for a configuration that diffusers' DiT class
+    cannot express."""
     if (config.position_scale, config.mlp_ratio, config.norm_eps) != (1.0, 4.0, 1e-6):
         raise ValueError("diffusers' DiT has no position scale, an MLP ratio of 4 and a norm eps of 1e-6")
     return {
@@ -76,8 +77,9 @@ def config_to_diffusers(config: BaseConfig) -> dict[str, Any]:
 
 
 def from_diffusers(state: Mapping[str, Tensor], config: BaseConfig) -> dict[str, Tensor]:
-    """diffusers' tensors under the original's names. Raises CheckpointInvalid when copies of an embedder differ or a
-    block's query, key and value are not complete; other gaps are found when the tensors are loaded."""
+    """Returns diffusers' tensors under the original DiT's names. Raises CheckpointInvalid if copies of an embedder
+    differ or a block's query, key or value is missing; other missing tensors are reported when the tensors are
+    loaded."""
     rest = dict(state)
     rest.pop("pos_embed.pos_embed", None)
     named = dict(_collapse(rest, config.depth))
@@ -91,7 +93,7 @@ def from_diffusers(state: Mapping[str, Tensor], config: BaseConfig) -> dict[str,
 
 
 def to_diffusers(state: Mapping[str, Tensor], config: BaseConfig) -> dict[str, Tensor]:
-    """The original's tensors under diffusers' names, embedders repeated for every block."""
+    """Returns the original DiT's tensors under diffusers' names, with the embedders repeated for every block."""
     renamed: dict[str, Tensor] = {}
     blocks = {ours: theirs for theirs, ours in _BLOCK.items()}
     outer = {ours: theirs for theirs, ours in _OUTER.items()}
@@ -115,7 +117,8 @@ def to_diffusers(state: Mapping[str, Tensor], config: BaseConfig) -> dict[str, T
 
 
 def _collapse(rest: dict[str, Tensor], depth: int) -> Iterator[tuple[str, Tensor]]:
-    """Takes the embedders' copies out of `rest`, checks that they are equal, and yields one of each."""
+    """Removes all copies of the embedders from `rest`, checks that they are equal, and yields one copy of each under
+    the original's name. Raises CheckpointInvalid."""
     for theirs, ours in _EMBEDDERS.items():
         for kind in ("weight",) if theirs.startswith("class") else ("weight", "bias"):
             names = [f"transformer_blocks.{i}.norm1.emb.{theirs}.{kind}" for i in range(depth)]

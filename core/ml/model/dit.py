@@ -1,7 +1,7 @@
 """The diffusion transformer (DiT, arXiv 2212.09748) with the adapter as an argument.
 
-No module is ever patched: `dit(x, t, y, adapter)` asks the adapter at each site, so that training and serving, and
-many tenants, share the same frozen weights. Tensor names are the original's.
+No module is ever patched: `dit(x, t, y, adapter)` calls the adapter at each part that an adapter may change, so that
+training and serving, and many tenants, share the same frozen weights. Tensor names are those of the original DiT.
 
 Letters in shapes: B images, N tokens, D hidden size, C latent channels, H and W latent height and width, p patch size.
 """
@@ -39,23 +39,25 @@ class DiT(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor, adapter: Adapter = BASE) -> Tensor:
-        """x [B, C, H, W] noisy latents, t [B] timesteps in 0..999, y [B] class ids -> [B, 2C, H, W].
+        """Returns the output [B, 2C, H, W] for noisy latents x [B, C, H, W], timesteps t [B] in 0..999 and class labels
+        y [B].
 
-        H = W is the base's input size, or another multiple of the patch size (see `positions_for`).
-        The first C channels predict the noise, the others interpolate the variance (when the config learns sigma).
-        Class ids index the adapter's class table where it has one.
+        H = W is the base's input size, or another multiple of the patch size (see `positions_for`). The first C output
+        channels predict the noise, the others interpolate the variance (if the configuration learns the variance).
+        Class labels index the adapter's class table if it has one, and the base's otherwise.
         """
         positions = self.positions_for(x.shape[-1])
         x = self.x_embedder(x.to(positions.dtype), adapter) + positions  # [B, N, D]
         c = self.t_embedder(t, adapter) + adapter.classes(self.y_embedder.embedding_table.weight, y)  # [B, D]
-        c = F.silu(c.to(x.dtype))  # every use of c begins with it
+        c = F.silu(c.to(x.dtype))  # every use of c begins with the SiLU
         for index, block in enumerate(self.blocks):
             x = block(adapter.tokens(f"blocks.{index}", x), c, adapter)
         return unpatchify(self.final_layer(adapter.tokens("final_layer", x), c, adapter), self.config)
 
     def positions_for(self, size: int) -> Tensor:
-        """[1, N, D] for latents of `size` rows and columns. Other sizes than the base's stretch its grid: at twice the
-        size (i, j) becomes (i/2, j/2), the positional encoding trick of arXiv 2304.06648."""
+        """Returns the positional encoding [1, N, D] for latents of `size` rows and columns. For other sizes than the
+        base's, the base's grid is stretched: at twice the size (i, j) becomes (i/2, j/2), the positional encoding trick
+        of arXiv 2304.06648."""
         if size == self.config.input_size:
             return self.positions
         if size not in self._stretched:
@@ -72,7 +74,8 @@ class PatchEmbedder(nn.Module):
         self.proj = nn.Conv2d(config.in_channels, config.hidden_size, kernel_size=p, stride=p)
 
     def forward(self, x: Tensor, adapter: Adapter) -> Tensor:
-        """[B, C, H, W] -> [B, N, D]. A convolution with stride p is one matrix product over patches."""
+        """Embeds latents [B, C, H, W] as tokens [B, N, D]. The convolution with stride p is computed as one matrix
+        product over patches."""
         return adapter.linear("x_embedder.proj", patchify(x, self.proj.kernel_size[0]), self.proj)
 
 
@@ -84,7 +87,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(self, t: Tensor, adapter: Adapter) -> Tensor:
-        """[B] -> [B, D]"""
+        """Embeds timesteps [B] as vectors [B, D]."""
         first, second = linear_in(self.mlp, 0), linear_in(self.mlp, 2)
         features = timestep_features(t, self.convention).to(first.weight.dtype)  # [B, 256]
         hidden = F.silu(adapter.linear("t_embedder.mlp.0", features, first))
@@ -112,7 +115,8 @@ class Block(nn.Module):
         self.mlp = Mlp(d, config.mlp_size, f"{self.name}.mlp")
 
     def forward(self, x: Tensor, c: Tensor, adapter: Adapter) -> Tensor:
-        """x [B, N, D] tokens, c [B, D] condition after SiLU -> [B, N, D]"""
+        """Returns the tokens [B, N, D] after this block. x [B, N, D] are the tokens before it, c [B, D] is the sum of
+        the timestep and class embeddings after SiLU."""
         layer = linear_in(self.adaLN_modulation, 1)
         modulation = adapter.linear(f"{self.name}.adaLN_modulation.1", c, layer)  # [B, 6D]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)  # each [B, D]
@@ -134,7 +138,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, adapter: Adapter) -> Tensor:
-        """[B, N, D] -> [B, N, D]"""
+        """Applies self-attention to normalized tokens: [B, N, D] -> [B, N, D]."""
         qkv = adapter.linear(f"{self.name}.qkv", x, self.qkv)  # [B, N, 3D]
         q, k, v = heads(qkv, self.num_heads)  # each [B, heads, N, D/heads]
         x = F.scaled_dot_product_attention(q, k, v)
@@ -149,7 +153,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(mlp_size, hidden_size)
 
     def forward(self, x: Tensor, adapter: Adapter) -> Tensor:
-        """[B, N, D] -> [B, N, D]"""
+        """Applies the MLP to normalized tokens: [B, N, D] -> [B, N, D]."""
         hidden = gelu(adapter.linear(f"{self.name}.fc1", x, self.fc1))
         return adapter.linear(f"{self.name}.fc2", hidden, self.fc2)
 
@@ -163,7 +167,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 2 * d))
 
     def forward(self, x: Tensor, c: Tensor, adapter: Adapter) -> Tensor:
-        """[B, N, D] -> [B, N, p*p*2C]"""
+        """Computes the output patches [B, N, p*p*2C] from tokens x [B, N, D] and the condition c [B, D]."""
         modulation = adapter.linear("final_layer.adaLN_modulation.1", c, linear_in(self.adaLN_modulation, 1))  # [B, 2D]
         shift, scale = modulation.chunk(2, dim=-1)
         shift, scale = adapter.modulation("final_layer.norm_final", shift, 1 + scale)
@@ -171,12 +175,14 @@ class FinalLayer(nn.Module):
 
 
 def linear_in(layers: nn.Sequential, index: int) -> nn.Linear:
-    """A linear layer among others, as the original's names place it."""
+    """Returns the linear layer at `index` of a sequence of layers. The index is part of the original DiT's tensor
+    names."""
     return cast(nn.Linear, layers[index])
 
 
 def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """[B, C, H, W] -> [B, N, C*p*p], tokens in raster order, values of a patch as a convolution's weight has them."""
+    """Splits latents [B, C, H, W] into patches [B, N, C*p*p]: tokens in raster order, the values of a patch in the
+    order of a convolution's weight."""
     batch, channels, height, width = x.shape
     p = patch_size
     x = x.reshape(batch, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
@@ -184,14 +190,15 @@ def patchify(x: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(x: Tensor, config: BaseConfig) -> Tensor:
-    """[B, N, p*p*2C] -> [B, 2C, H, W]"""
+    """Joins output patches into latents: [B, N, p*p*2C] -> [B, 2C, H, W]."""
     p, side = config.patch_size, math.isqrt(x.shape[1])
     x = x.reshape(x.shape[0], side, side, p, p, config.out_channels).permute(0, 5, 1, 3, 2, 4)
     return x.reshape(x.shape[0], config.out_channels, side * p, side * p)
 
 
 def timestep_features(t: Tensor, convention: TimestepConvention) -> Tensor:
-    """[B] -> [B, 256] in fp32: cosines, then sines, of t at geometric frequencies from 1 to 1/10,000."""
+    """Returns sinusoidal features [B, 256] of timesteps [B], in fp32: cosines, then sines, of t at geometric
+    frequencies from 1 to 1/10,000."""
     half = TIMESTEP_FEATURES // 2
     span = half if convention == "dit" else half - 1
     steps = torch.arange(half, dtype=torch.float32, device=t.device)
@@ -200,7 +207,8 @@ def timestep_features(t: Tensor, convention: TimestepConvention) -> Tensor:
 
 
 def position_table(config: BaseConfig) -> Tensor:
-    """[1, N, D] in fp32: two-dimensional sine-cosine positions; the column's half first, then the row's."""
+    """Returns the two-dimensional sine-cosine positional encoding [1, N, D], in fp32. The first half of the D features
+    encodes the column, the second half the row."""
     side = config.input_size // config.patch_size
     coordinates = torch.arange(side, dtype=torch.float64) * config.position_scale
     frequencies = 10000.0 ** -(torch.arange(config.hidden_size // 4, dtype=torch.float64) / (config.hidden_size // 4))
@@ -212,8 +220,8 @@ def position_table(config: BaseConfig) -> Tensor:
 
 
 def initialize(dit: DiT, generator: torch.Generator) -> None:
-    """The original's start: Xavier for linear layers, N(0, 0.02) for embedders, zeros where a branch must begin as
-    the identity (adaLN and the final layer)."""
+    """Initializes weights for training from scratch, as the original DiT does: Xavier for linear layers, N(0, 0.02) for
+    embedders, zeros for biases, adaLN and the final layer, so that every block begins as the identity."""
     for name, parameter in dit.named_parameters():
         if name.endswith("bias") or "adaLN_modulation" in name or name == "final_layer.linear.weight":
             nn.init.zeros_(parameter)

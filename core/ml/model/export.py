@@ -1,4 +1,5 @@
-"""One domain as plain DiT weights: the adapter disappears into them, so that any DiT runs it at no cost."""
+"""Exports one domain as plain DiT weights: the adapter is folded into the weights, so that any DiT code can run the
+domain at no extra cost."""
 
 import dataclasses
 import json
@@ -19,31 +20,33 @@ from core.ml.model.dit import DiT
 
 @torch.no_grad()
 def fold_into_weights(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a plain DiT that computes what `dit` does with the adapter `tensors`, under the original's names.
+    """Returns the weights of a plain DiT that computes what `dit` does with the adapter `tensors`, under the original
+    DiT's names.
 
-    The class table is the domain's, with its N + 1 rows. In fp32 (fp64 for a base in fp64), on the base's device.
-    Raises ValueError for tensors of a method that adds modules.
+    The class table is the domain's, with N + 1 rows for N classes. The weights are in fp32 (fp64 for a base in fp64),
+    on the base's device. Raises ValueError for tensors of a method that adds modules.
     """
     return _Weights(dit, tensors).folded()
 
 
 def domain_dit(dit: DiT, tensors: Mapping[str, Tensor]) -> DiT:
-    """Returns a separate frozen model with the adapter merged in, for `save_base` and `export_diffusers`."""
+    """Returns a separate frozen model with the adapter folded into its weights, for `save_base` and
+    `export_diffusers`."""
     config = dataclasses.replace(dit.config, num_classes=tensors[CLASS_TABLE].shape[0] - 1)
     return assemble(config, fold_into_weights(dit, tensors), dit.positions.device, dit.positions.dtype)
 
 
 def export_diffusers(dit: DiT, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes a folder for `DiTTransformer2DModel.from_pretrained`.
+    """Writes a DiT as a folder for `DiTTransformer2DModel.from_pretrained`.
 
-    diffusers always uses its own timestep features: for a base trained with the "dit" convention, its images differ
-    slightly from ours.
+    diffusers always uses its own timestep features: for a base trained with the "dit" convention, diffusers generates
+    images that differ slightly from ours.
 
-    Raises ValueError for a configuration that diffusers' class cannot express.
+    Raises ValueError for a configuration that diffusers' DiT class cannot express.
     """
     config = {"_class_name": "DiTTransformer2DModel", **config_to_diffusers(dit.config)}
     state = to_diffusers({name: tensor.to("cpu", dtype) for name, tensor in dit.state_dict().items()}, dit.config)
-    # Every block writes the embedders as its own; safetensors refuses tensors that share memory.
+    # All blocks share the embedders' tensors, but safetensors refuses tensors that share memory.
     owned = {name: tensor.clone() if ".norm1.emb." in name else tensor for name, tensor in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(owned, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
@@ -54,7 +57,8 @@ _FOLDS = re.compile(r"\.factor$|\.norm(1|2|_final)\.(weight|bias)$")
 
 
 class _Weights:
-    """The base's weights, or the adapter's in their place, and the adapter's factors and norms folded into them."""
+    """Folds an adapter into plain weights. Starts from the adapter's tensors and, where it has none, the base's; then
+    multiplies the adapter's factors and norms into them."""
 
     def __init__(self, dit: DiT, tensors: Mapping[str, Tensor]) -> None:
         self.dit, self.tensors = dit, tensors
@@ -80,7 +84,7 @@ class _Weights:
         return self.state
 
     def _scale(self, layer: str, *sites: str) -> None:
-        """g * (W x + b) = (diag(g) W) x + g b, for the product g of the factors at `sites`."""
+        """Folds the product g of the factors at `sites` into `layer`: g * (W x + b) = (diag(g) W) x + g b."""
         factors = [self.tensors[f"{site}.factor"].to(self.one) for site in sites if f"{site}.factor" in self.tensors]
         if not factors:
             return
@@ -90,7 +94,9 @@ class _Weights:
         self.state[f"{layer}.bias"] = self.state[f"{layer}.bias"] * factor
 
     def _norm(self, norm: str, modulation: str, first: int) -> None:
-        """(LN*w + b)*(1 + scale) + shift; part `first` of adaLN's linear layer is the shift, the next the scale."""
+        """Folds the affine norm `norm` (weight w, bias b) into adaLN's linear layer `modulation`, which then gives the
+        shift and scale of (LN*w + b)*(1 + scale) + shift. Part `first` of the layer's output is the shift, the next
+        part the scale."""
         if f"{norm}.weight" not in self.tensors:
             return
         w, b = self.tensors[f"{norm}.weight"].to(self.one), self.tensors[f"{norm}.bias"].to(self.one)

@@ -1,14 +1,16 @@
-"""An adapter folded into vectors, and the forward that takes one row of vectors an image. It serves and trains.
+"""Folds an adapter into vectors, and computes the forward pass with one row of vectors per image, for serving and
+training.
 
-Everything that DiffFit trains is linear in the channels, so it moves into scales and shifts around the base's matrix
-products, which then run once for all images of a batch, whatever their adapters:
+All parameters that DiffFit trains act linearly on channels, so they move into scales and shifts around the base's
+matrix products, which then run once for all images of a batch, whatever their adapters:
 
 - An affine norm and adaLN's bias and factors combine with adaLN's own product into one scale and shift per channel.
-- Softmax ignores what is constant over the keys: the key's bias drops out and its factor moves onto the query. The
-  value's factor and bias move behind the attention, whose weights sum to 1.
-- The factors of a branch and of its projection multiply the branch's gate.
+- Softmax ignores terms that are constant over the keys, so the key's bias drops out; the key's factor moves onto the
+  query. The value's factor and bias move behind the attention, whose weights sum to 1.
+- The factors of a branch and of its output projection multiply the branch's gate.
 
-Each step is element-wise, so that a gradient of the vectors becomes one of the adapter's tensors at almost no cost.
+Every step of the folding is element-wise, so that gradients of the vectors become gradients of the adapter's tensors at
+almost no cost.
 
 Letters in shapes: B images, N tokens, D hidden size, L blocks, P vector length of an adapter.
 """
@@ -27,11 +29,12 @@ from core.ml.model.kernels import attention, linear_gated_norm, linear_gelu, mod
 from core.ml.model.kernels.plain import wide
 
 Norm = tuple[Tensor, Tensor, float]
-"""Shift and scale [B, D] behind a LayerNorm, and its eps"""
+"""Shift and scale [B, D] that follow a LayerNorm, and the norm's epsilon"""
 
 
 class VectorLayout:
-    """Layout of an adapter's vectors within P numbers. The vectors of one kind are adjacent over all blocks."""
+    """Layout of an adapter's vectors within one vector of P values. Vectors of the same kind are adjacent over all
+    blocks."""
 
     def __init__(self, config: BaseConfig) -> None:
         d = config.hidden_size
@@ -47,7 +50,7 @@ class VectorLayout:
             "final.scale": config.output_values,
             "final.shift": config.output_values,
         }
-        """Sizes of the vectors outside of the blocks."""
+        """Sizes of the vectors that exist once, outside of the blocks."""
         self.depth = config.depth
         self.blocks: dict[str, int] = {
             "modulation.scale": 6 * d,
@@ -76,10 +79,10 @@ class VectorLayout:
 
 
 def fold(dit: DiT, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Returns the vectors [P] of an adapter, in fp32 on the base's device. Empty `tensors` give those of the base
+    """Returns the vectors [P] of an adapter, in fp32 on the base's device. Empty `tensors` give the vectors of the base
     itself.
 
-    Differentiable: gradients reach `tensors`. The class table is not among the vectors: its rows are looked up.
+    Differentiable: gradients reach `tensors`. The class table is not folded; `folded_forward` takes class embeddings.
     """
     vectors, layout = _Folder(dit, tensors).vectors(), VectorLayout(dit.config)
     single = [vectors[name].expand(size) for name, size in layout.single.items()]
@@ -87,9 +90,11 @@ def fold(dit: DiT, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Tensor) -> Tensor:
-    """Computes the forward: x [B, C, H, W], t [B], classes [B, D] class embeddings, vectors [B, P] -> [B, 2C, H, W].
+    """Computes the model's output [B, 2C, H, W] with an adapter per image: x [B, C, H, W], t [B], classes [B, D] class
+    embeddings, vectors [B, P] the folded adapters.
 
-    Equals `dit(x, t, y, adapter)` row by row up to rounding, and so do the gradients of classes and vectors.
+    Each image's output equals that of `dit(x, t, y, adapter)` with its adapter, up to rounding; so do the gradients of
+    classes and vectors.
     """
     config, positions, layout = dit.config, dit.positions_for(x.shape[-1]), VectorLayout(dit.config)
     row = layout.split(vectors)
@@ -116,7 +121,7 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
 
 
 def _time(dit: DiT, t: Tensor, row: Mapping[str, Tensor]) -> Tensor:
-    """Returns the embedding of the timesteps, [B, D]"""
+    """Returns the embedding [B, D] of the timesteps."""
     first, second = linear_in(dit.t_embedder.mlp, 0), linear_in(dit.t_embedder.mlp, 2)
     features = timestep_features(t, dit.t_embedder.convention).to(first.weight.dtype)
     bias, scale, shift = (row[f"time.{name}"].to(features.dtype) for name in ("bias", "scale", "shift"))
@@ -125,10 +130,10 @@ def _time(dit: DiT, t: Tensor, row: Mapping[str, Tensor]) -> Tensor:
 
 
 def _modulation(dit: DiT, c: Tensor, row: Mapping[str, Tensor]) -> tuple[Iterator[Norm], Iterator[Tensor]]:
-    """Returns two iterators in the order of use: the shift, the scale (both [B, D]) and the eps of each norm, and the
-    gate [B, D] of each branch.
+    """Returns two iterators, both in the order in which the forward pass uses the values: the shift, the scale (both
+    [B, D]) and the epsilon of each norm, and the gate [B, D] of each branch.
 
-    A norm's own bias goes through the scale: (LN*w + b)*scale + shift has the shift scale*b + shift.
+    An affine norm's bias b is multiplied by adaLN's scale: (LN*w + b)*scale + shift has the shift scale*b + shift.
     """
     layers = [linear_in(block.adaLN_modulation, 1) for block in _blocks(dit)]
     products = torch.stack([batch_invariant_linear(c, layer.weight) for layer in layers], 1)  # [B, L, 6D]
@@ -155,7 +160,8 @@ def _blocks(dit: DiT) -> list[Block]:
 
 
 class _Folder:
-    """Reads an adapter's tensors, or the base's where it has none, and combines them in fp32."""
+    """Combines an adapter's tensors, or the base's where the adapter has none, into vectors. Computes in fp32, or in
+    fp64 for a base in fp64."""
 
     def __init__(self, dit: DiT, tensors: Mapping[str, Tensor]) -> None:
         self.config, self.tensors = dit.config, tensors
@@ -164,7 +170,8 @@ class _Folder:
         self.one = torch.ones(1, dtype=self.dtype, device=dit.positions.device)
 
     def vectors(self) -> dict[str, Tensor]:
-        """Returns the vectors by name: [size] or [1] outside of the blocks, [L, size] in them."""
+        """Returns all vectors by name: [size] or [1] for vectors outside of the blocks, [L, size] for the blocks'
+        vectors."""
         patch, time = self.factor("x_embedder.proj"), self.factor("t_embedder.mlp.2")
         final = self.factor("final_layer.linear")
         norm = "final_layer.norm_final"
@@ -184,8 +191,9 @@ class _Folder:
         }
 
     def blocks(self) -> dict[str, Tensor]:
-        """Returns the blocks' vectors by name, [L, size] each. A norm's constant parts are those of (LN*w + b)*(1 + s +
-        W_s c) + h + W_h c, where s and h are adaLN's biases and W c its products."""
+        """Returns the blocks' vectors by name, [L, size] each. A norm with its modulation is (LN*w + b)*(1 + s + W_s c)
+        + h + W_h c, where c is the condition, s and h are adaLN's biases, and W_s and W_h its weights. The vectors
+        contain the terms without c."""
         d = self.config.hidden_size
         shift1, scale1, gate1, shift2, scale2, gate2 = self.biases("adaLN_modulation.1").chunk(6, dim=1)
         weight1, weight2 = self.stacked("norm1.weight", d), self.stacked("norm2.weight", d)
@@ -226,11 +234,11 @@ class _Folder:
         return self.get(f"{name}.bias", self.base[f"{name}.bias"])
 
     def biases(self, name: str) -> Tensor:
-        """Returns the bias of the layer `name` in each block, [L, size]"""
+        """Returns the bias of the layer `name` in each block, [L, size]."""
         return torch.stack([self.bias(f"blocks.{i}.{name}") for i in range(self.config.depth)])
 
     def stacked(self, name: str, size: int, default: Tensor | None = None) -> Tensor:
-        """Returns the tensor `name` of each block, [L, size]; 1, or `default`, where the adapter has none"""
+        """Returns the adapter's tensor `name` of each block, [L, size]; 1, or `default`, where the adapter has none."""
         missing = (self.one if default is None else default).expand(size)
         return torch.stack([self.get(f"blocks.{i}.{name}", missing) for i in range(self.config.depth)])
 

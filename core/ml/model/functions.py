@@ -1,8 +1,8 @@
 """Memory-saving autograd functions: they save fewer tensors for the backward pass, and read memory fewer times.
 
-Values and gradients equal autograd's up to rounding. Each docstring lists the tensors that it saves. A factor's
-gradient is computed from the product, which the next step saves anyway. On a CPU a batch is processed in parts, so that
-the steps of a formula find their operands in the cache.
+Values and gradients equal autograd's up to rounding. Each docstring lists the tensors that the function saves. A scale
+factor's gradient is computed from the scaled product, which the next operation saves anyway. On a CPU a batch is
+processed image by image, so that intermediate results stay in the cache.
 
 Letters in shapes: B images, N tokens, D features.
 """
@@ -20,10 +20,10 @@ _ONEDNN = torch.backends.mkldnn.is_available()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x @ weight^T + bias: x [..., in], weight [out, in], bias [out], or [B, out] for x [B, N, in]: an image's own.
-    Keeps x only when the weight asks for a gradient.
+    """Returns x @ weight^T + bias: x [..., in], weight [out, in], bias [out], or [B, out] for x [B, N, in] (a bias per
+    image). Saves x only if the weight requires a gradient.
 
-    On a CPU in fp32 it is oneDNN's product: PyTorch's own choice, MKL, took twice as long on an AMD EPYC.
+    On a CPU in fp32 it calls oneDNN: MKL, which PyTorch would choose, took twice as long on an AMD EPYC.
     """
     if not _by_onednn(x):
         if bias is None or bias.ndim == 1:
@@ -36,9 +36,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def batch_invariant_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight^T: x [B, in], weight [out, in], frozen. A row's result does not depend on the other rows.
+    """Returns x @ weight^T: x [B, in], weight [out, in], frozen. A row's result does not depend on the other rows.
 
-    MKL computes 8 rows on an Intel Xeon with AVX-512 by another kernel than 16, with other sums; oneDNN does not.
+    On a CPU in fp32 it calls oneDNN for this reason. MKL on an Intel Xeon with AVX-512 uses different kernels for 8 and
+    16 rows, which round sums differently.
     """
     if not _ONEDNN or not x.is_cpu or x.dtype != torch.float32 or torch.compiler.is_compiling():
         return F.linear(x, weight)
@@ -49,35 +50,37 @@ def batch_invariant_linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
-    """x + gate * branch: x and branch [B, N, D], gate [B, D]. Saves the branch's output."""
+    """Returns x + gate * branch: x and branch [B, N, D], gate [B, D]. Saves gate and branch."""
     result: Tensor = _Gated.apply(x, gate.unsqueeze(1), branch)  # type: ignore[no-untyped-call]
     return result
 
 
 def scaled(y: Tensor, factor: Tensor) -> Tensor:
-    """y * factor: y [..., D], factor [D]. Saves the product, which the next step saves too, and not y.
+    """Returns y * factor: y [..., D], factor [D]. Saves factor and the product, which the next operation saves too, and
+    not y.
 
-    The factor's gradient is product * grad / factor; where the factor is 0, the gradient is 0.
+    The factor's gradient is the sum of product * grad over all rows, divided by factor; where the factor is 0, the
+    gradient is 0.
     """
     result: Tensor = _Scaled.apply(y, factor)  # type: ignore[no-untyped-call]
     return result
 
 
 def heads(qkv: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, each [B, count, N, D / count], of [B, N, 3 D]. Their gradients are written next to each
-    other."""
+    """Splits qkv [B, N, 3 D] into query, key and value, each [B, count, N, D / count]. The backward pass writes their
+    gradients straight into one tensor."""
     query, key, value = _Heads.apply(qkv, count)  # type: ignore[no-untyped-call]
     return query, key, value
 
 
 def records(*tensors: Tensor | None) -> bool:
-    """Returns whether autograd will ask for a gradient of one of the tensors."""
+    """Returns whether autograd will ask for the gradient of one of the tensors."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def image_parts(x: Tensor) -> Iterator[slice]:
-    """Splits a batch into single images on a CPU. Elsewhere it stays whole, since each step costs a launch there, and
-    Inductor fuses the steps."""
+    """Returns the slices in which a batch is processed: single images on a CPU; elsewhere the whole batch, since each
+    operation costs a kernel launch on a GPU, and Inductor fuses the operations."""
     by_one = x.is_cpu and not torch.compiler.is_compiling()
     return (slice(b, b + 1) for b in range(len(x))) if by_one else iter((slice(None),))
 
@@ -149,15 +152,15 @@ class _Heads(Function):
 
 
 def _by_onednn(x: Tensor) -> bool:
-    """Returns whether oneDNN computes the product. For few rows, such as a batch's conditions, MKL's weight gradient is
-    faster."""
+    """Returns whether `linear` calls oneDNN. It does not for fewer than 64 rows, such as the conditions of a batch,
+    since MKL computes the weight's gradient faster there."""
     if torch.compiler.is_compiling():
         return False  # Inductor makes its own choice
     return _ONEDNN and x.is_cpu and x.dtype == torch.float32 and x.numel() >= 64 * x.shape[-1]
 
 
 def _biased_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes a product with a bias. A bias shared by all images is added inside the product, at no cost and with the
+    """Returns x @ weight^T + bias. A bias that all images share is added inside the product, at no cost and with the
     same bits."""
     if bias is None or bias.ndim == 1:
         return _product(x, weight, bias)
@@ -167,6 +170,7 @@ def _biased_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes a linear layer with Inductor's own operator, for which PyTorch has no public name."""
+    """Returns x @ weight^T + bias, computed by oneDNN through Inductor's own operator, since PyTorch has no public
+    one."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result

@@ -1,4 +1,4 @@
-"""Batch sizes in use: smaller ones after memory ran out, larger ones again after a while."""
+"""Batch sizes in use: only smaller ones after memory ran out, larger ones again after a while."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,11 @@ MAX_GROWTH_FORWARDS = 64 * GROWTH_FORWARDS
 
 
 class BatchSizes:
-    """Sizes to which batches are padded, ascending. Those above the limit are out of use.
+    """Allowed batch sizes, ascending. After memory ran out, sizes above a limit are not used.
 
-    The limit rises by one size after a number of forwards that fitted. That number doubles each time memory runs out,
-    so that a device with lastingly less memory is tried seldom, and falls back once the largest size has proved itself.
+    The limit rises by one size after a number of forwards that fitted into memory. This number doubles each time memory
+    runs out, so that a device with permanently less memory rarely tries larger sizes. It falls back to its first value
+    after as many forwards at the largest size.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -24,7 +25,7 @@ class BatchSizes:
         return self.all[: self._in_use]
 
     def count_fit(self) -> None:
-        """Counts a forward that fitted into memory."""
+        """Counts a forward that fitted into memory, and raises the limit by one size after enough of them."""
         self._fitted += 1
         if self._fitted < self._growth_forwards:
             return
@@ -35,7 +36,7 @@ class BatchSizes:
             self._growth_forwards = GROWTH_FORWARDS
 
     def shrink_to(self, count: int) -> None:
-        """Leaves the `count` smallest sizes in use."""
+        """Keeps only the `count` smallest sizes in use, after memory ran out."""
         self._in_use = count
         self._fitted = 0
         self._growth_forwards = min(2 * self._growth_forwards, MAX_GROWTH_FORWARDS)

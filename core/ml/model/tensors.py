@@ -1,4 +1,4 @@
-"""Tensors as they are stored."""
+"""Converts torch tensors to the form in which they are stored and hashed."""
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ _DTYPES = {
 
 
 def stored_tensor(name: str, tensor: Tensor) -> StoredTensor:
-    """Returns a view of a tensor's bytes on the host, for digests. Copies only if it is elsewhere."""
+    """Returns a tensor's name, dtype, shape and bytes for a digest. The bytes are a view of the tensor, copied only if
+    it is on another device than the CPU or not contiguous."""
     flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
     return StoredTensor(name, _DTYPES[tensor.dtype], tuple(tensor.shape), flat.numpy().data)

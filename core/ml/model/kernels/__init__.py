@@ -1,4 +1,4 @@
-"""Fused operations of the transformer with a vector for each image: forward and backward, on a GPU and on a CPU."""
+"""Fused operations of the transformer with separate vectors per image: forward and backward, on a GPU and on a CPU."""
 
 from core.ml.model.kernels.operations import attention, gelu, linear_gated_norm, linear_gelu, modulated_norm
 

@@ -1,6 +1,7 @@
-"""Triton's device code of the fused operations; `triton_kernels` launches it.
+"""Triton kernels of the fused operations; `triton_kernels` launches them.
 
-All arithmetic is fp32. Triton reads these functions as source: constants are in capitals, and there are no types.
+All arithmetic is fp32. Triton compiles these functions from their source: compile-time constants are in capitals, and
+other parameters have no types. A parameter that ends in `_at` is a pointer.
 
 Letters in comments: B images, N tokens, D features.
 """
@@ -11,7 +12,8 @@ import triton.language as tl
 
 @triton.jit
 def _normalized(x, inside, D, eps):
-    """Rows [ROWS, BLOCK], zero outside of D features, and 1 / deviation [ROWS]"""
+    """Returns the normalized rows of x [ROWS, BLOCK], zero in columns beyond the D features, and 1 / deviation
+    [ROWS]."""
     mean = tl.sum(x, 1) / D
     centered = tl.where(inside, x - mean[:, None], 0.0)
     inverse = 1 / tl.sqrt(tl.sum(centered * centered, 1) / D + eps)
@@ -82,7 +84,7 @@ def gated_norm_backward(
         sum_shift += grad
         sum_scale += grad * normal
         grad *= scale[None, :]
-        # d LayerNorm: what is left of the gradient without its mean and its part along the normalized x
+        # Gradient of LayerNorm: `grad` minus its mean and minus its projection onto the normalized x
         along = tl.sum(grad * normal, 1) / D
         grad = (grad - (tl.sum(grad, 1) / D)[:, None] - normal * along[:, None]) * inverse[:, None]
         if HAS_RESIDUAL:
@@ -103,7 +105,8 @@ def gated_norm_backward(
 
 @triton.jit
 def _logistic(x):
-    """0.5 (1 + tanh z) of the GELU's z = sqrt(2 / pi) (x + 0.044715 x^3), as the logistic function of 2 z"""
+    """Returns the factor 0.5 (1 + tanh z) of the GELU, where z = sqrt(2 / pi) (x + 0.044715 x^3). Computes it as the
+    logistic function of 2 z."""
     return tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
 
 

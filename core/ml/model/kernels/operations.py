@@ -1,8 +1,9 @@
-"""The fused operations of `folded_forward`, with gradients: Triton's where the tensors are on a GPU, the plain ones
+"""The fused operations of `folded_forward`, with gradients: in Triton if the tensors are on a GPU, in plain PyTorch
 elsewhere.
 
-A linear layer's weight is frozen; every vector is an image's own, [B, D], and takes its gradient in fp32. What is cheap
-to compute again (a normalized activation, a GELU) is computed again in the backward pass.
+Weights of linear layers are frozen. Every vector (bias, gate, shift, scale) is [B, D], with a row per image, and gets
+its gradient in fp32. Results that are cheap to compute (a normalized activation, a GELU) are not saved but computed
+again in the backward pass.
 
 Letters in shapes: B images, N tokens, D features.
 """
@@ -22,8 +23,8 @@ from core.ml.model.kernels import plain
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]. Saves x."""
-    x = x.contiguous()  # as kernels read it: it may be a part of the tokens
+    """Returns LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]. Saves x and scale."""
+    x = x.contiguous()  # kernels need it contiguous, but it may be a slice of the tokens
     if records(x, shift, scale):
         result: Tensor = _ModulatedNorm.apply(x, shift, scale, eps)  # type: ignore[no-untyped-call]
         return result
@@ -42,12 +43,12 @@ def linear_gated_norm(
     *,
     save_input: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The end of a residual branch and the norm after it: x + gate * (branch @ weight^T + bias), and LayerNorm of that
-    * scale + shift.
+    """Computes the end of a residual branch and the norm that follows: returns `moved` = x + gate * (branch @ weight^T
+    + bias), and LayerNorm(moved) * scale + shift, both [B, N, D].
 
-    branch [B, N, in], weight [D, in], x [B, N, D], the others [B, D] -> two of [B, N, D]. Saves the product, and the
-    first result or, with `save_input`, x: of a chain of these, every second one may save what the one before saves too.
-    Without gradients it writes into x.
+    branch [B, N, in], weight [D, in], x [B, N, D], the others [B, D]. Saves bias, gate, scale, the product, and `moved`
+    or, with `save_input`, x. In a chain of these operations, every second one can use `save_input`, since its x is the
+    `moved` that the operation before saves anyway. Without gradients it writes `moved` into x.
     """
     y, rest = _product(branch, weight, bias)
     if records(x, y, bias, gate, shift, scale):
@@ -57,14 +58,14 @@ def linear_gated_norm(
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """GELU(x @ weight^T + bias): x [B, N, in], weight [D, in], bias [B, D] -> [B, N, D]. Saves the product."""
+    """Returns GELU(x @ weight^T + bias): x [B, N, in], weight [D, in], bias [B, D] -> [B, N, D]. Saves the product."""
     return gelu(*_product(x, weight, bias))
 
 
 def gelu(y: Tensor, bias: Tensor | None = None) -> Tensor:
-    """GELU(y + bias) with the hyperbolic tangent's approximation (arXiv 1606.08415): y [B, N, D], bias [B, D]. Saves y.
+    """Returns GELU(y + bias) in the tanh approximation (arXiv 1606.08415): y [B, N, D], bias [B, D]. Saves y and bias.
 
-    Without gradients it writes into y.
+    Without gradients it writes the result into y.
     """
     if records(y, bias):
         result: Tensor = _Gelu.apply(y, bias)  # type: ignore[no-untyped-call]
@@ -75,11 +76,12 @@ def gelu(y: Tensor, bias: Tensor | None = None) -> Tensor:
 def attention(
     qkv: Tensor, query_scale: Tensor, query_shift: Tensor, value_scale: Tensor, value_shift: Tensor, heads: int
 ) -> Tensor:
-    """softmax((q * query_scale + query_shift) k^T / sqrt(d)) v * value_scale + value_shift for each head of d features.
+    """Returns softmax((q * query_scale + query_shift) k^T / sqrt(d)) v * value_scale + value_shift, with d features per
+    head.
 
     qkv [B, N, 3 D], the others [B, D] -> [B, N, D]. Saves qkv, the queries and the result before the last affine step;
-    without gradients it writes into qkv. PyTorch's own attention with the two affine steps around it was as fast on an
-    H200 as one kernel for all (150 and 153 us for 64 images of DiT-XL/2).
+    without gradients it writes into qkv. It calls PyTorch's own attention between two affine steps, which was as fast
+    on an H200 as a single kernel for everything (150 and 153 us for 64 images of DiT-XL/2).
     """
     kernels, is_recorded = _kernels(qkv), records(qkv, query_scale, query_shift, value_scale, value_shift)
     if is_recorded:
@@ -152,7 +154,8 @@ class _Gelu(Function):
 
 
 class _QueryKeyValue(Function):
-    """The parts of qkv [B, N, 3 D], the queries scaled and shifted. Their gradients are written side by side."""
+    """Splits qkv [B, N, 3 D] into query, key and value, with the query scaled and shifted. The backward pass writes all
+    gradients into one tensor."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,9 +188,10 @@ class _Affine(Function):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
-    """x @ weight^T, and the bias [B, out] that is still to be added.
+    """Returns x @ weight^T and the bias [B, out] that is still to be added, or None if the product contains it.
 
-    A CPU's product with a bias for all adds to copies of the bias, so that there a bias for each image costs no more.
+    On a CPU the bias is copied to every token, and the product is added to the copies. PyTorch does the same for a bias
+    that all images share, so a bias per image costs no more.
     """
     if not x.is_cpu:
         return F.linear(x, weight), bias
@@ -199,12 +203,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | 
 
 
 def _kernels(x: Tensor) -> Any:
-    """The module whose functions compute on the device of x."""
+    """Returns the module whose functions compute on the device of x: `triton_kernels` or `plain`."""
     return _triton() if x.is_cuda and _has_triton() else plain
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Any:
-    """Alone, PyTorch's own GELU is one kernel."""
+    """Returns the module that computes the GELU of y + bias. Without a bias it is `plain`, since PyTorch's own GELU is
+    a single kernel."""
     return plain if bias is None else _kernels(y)
 
 

@@ -1,6 +1,7 @@
-"""The fused operations in PyTorch: the same functions as `triton_kernels`, for a CPU and as its reference.
+"""The fused operations in plain PyTorch, with the same functions as `triton_kernels`: for CPUs, and as the reference
+for the Triton kernels.
 
-On a CPU a batch passes in parts, so that the steps of a formula find their operands in the cache.
+On a CPU a batch is processed in parts, so that intermediate results stay in the cache.
 
 Letters in shapes: B images, N tokens, D features.
 """
@@ -16,16 +17,16 @@ from core.ml.model.functions import image_parts
 _SLOPE = 2 * math.sqrt(2 / math.pi)
 _CUBE = 0.044715
 _PART = 2**16
-"""Numbers of a part."""
+"""Number of values in one part."""
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]"""
+    """Returns LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]."""
     return torch.addcmul(wide(shift, x), F.layer_norm(x, x.shape[-1:], eps=eps), wide(scale, x))
 
 
 def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x [B, N, D], shift and scale [B, D]"""
+    """Returns the gradients of x [B, N, D], shift and scale [B, D]."""
     grad_x, grad_shift, grad_scale = torch.empty_like(x), [], []
     wide_scale = wide(scale, x)
     for part in image_parts(x):
@@ -39,7 +40,8 @@ def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) 
 def gated_norm(
     x: Tensor, y: Tensor, bias: Tensor | None, gate: Tensor, shift: Tensor, scale: Tensor, eps: float, *, in_place: bool
 ) -> tuple[Tensor, Tensor]:
-    """x + gate * (y + bias), and its `modulated_norm`: x and y [B, N, D], the others [B, D] -> two of [B, N, D]"""
+    """Returns x + gate * (y + bias), and the `modulated_norm` of that sum: x and y [B, N, D], the others [B, D] -> two
+    of [B, N, D]."""
     y = y if bias is None else y + wide(bias, y)
     moved = x.addcmul_(wide(gate, x), y) if in_place else torch.addcmul(x, wide(gate, x), y)
     return moved, modulated_norm(moved, shift, scale, eps)
@@ -57,9 +59,10 @@ def gated_norm_backward(
     *,
     saved_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-    """Gradients of x and y [B, N, D], and of bias, gate, shift and scale [B, D].
+    """Returns the gradients of x and y [B, N, D], and of bias, gate, shift and scale [B, D].
 
-    `saved` is x, or else the first result of `gated_norm`; `grad_moved` is that result's gradient where it has one.
+    `saved` is x if `saved_input`, or else the first result of `gated_norm`. `grad_moved` is the gradient of that
+    result, or None if it has none.
     """
     grad_x, grad_y, sums = torch.empty_like(y), torch.empty_like(y), []
     wide_gate, wide_scale = wide(gate, y), wide(scale, y)
@@ -81,10 +84,10 @@ def gated_norm_backward(
 
 
 def gelu(y: Tensor, bias: Tensor | None, *, in_place: bool) -> Tensor:
-    """GELU(y + bias), with the hyperbolic tangent's approximation: y [B, N, D], bias [B, D] -> [B, N, D]
+    """Returns GELU(y + bias) in the tanh approximation: y [B, N, D], bias [B, D] -> [B, N, D].
 
-    0.5 (1 + tanh z) is the logistic function of 2 z, which a CPU computes more than twice as fast. In bf16 its steps
-    would round.
+    On a CPU it computes 0.5 (1 + tanh z) as the logistic function of 2 z, which is more than twice as fast; not in
+    bf16, in which the intermediate results would be rounded.
     """
     y = y if bias is None else y + wide(bias, y)
     if not _by_logistic(y):
@@ -98,7 +101,7 @@ def gelu(y: Tensor, bias: Tensor | None, *, in_place: bool) -> Tensor:
 
 
 def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Gradients of y [B, N, D] and bias [B, D]"""
+    """Returns the gradients of y [B, N, D] and bias [B, D]."""
     x = y if bias is None else y + wide(bias, y)
     if _by_logistic(x):
         grad_y = torch.empty_like(x)
@@ -114,14 +117,16 @@ def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor | None) -> tuple[Tensor,
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -> Tensor:
-    """x * scale + shift: x [B, N, D], perhaps a part of a wider tensor, the others [B, D] -> [B, N, D]"""
-    if in_place and not torch.compiler.is_compiling():  # a pass over memory that is new costs twice one over old
+    """Returns x * scale + shift: x [B, N, D], which may be a slice of a wider tensor, the others [B, D] -> [B, N,
+    D]."""
+    if in_place and not torch.compiler.is_compiling():  # writing to new memory takes twice as long
         return torch.addcmul(wide(shift, x), x, wide(scale, x), out=x)
     return torch.addcmul(wide(shift, x), x, wide(scale, x))
 
 
 def affine_backward(grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Gradients of x [B, N, D], scale and shift [B, D]. x may be a part of a wider tensor, and so may `out`."""
+    """Returns the gradients of x [B, N, D], scale and shift [B, D]. x may be a slice of a wider tensor, and so may
+    `out`, into which the gradient of x is written."""
     grad_x, sums = torch.empty_like(grad) if out is None else out, []
     wide_scale = wide(scale, x)
     for part in image_parts(x):
@@ -132,7 +137,7 @@ def affine_backward(grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | Non
 
 
 def _norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x [b, N, D], shift and scale [b, D], for scale [b, 1, D]"""
+    """Returns the gradients of x [b, N, D], shift and scale [b, D], for scale [b, 1, D] and a part of b images."""
     shape = x.shape[-1:]
     normal, mean, inverse = torch.native_layer_norm(x, shape, None, None, eps)
     needed = [True, False, False]
@@ -145,19 +150,20 @@ def _by_logistic(x: Tensor) -> bool:
 
 
 def _logistic(x: Tensor) -> Tensor:
-    """0.5 (1 + tanh z)"""
+    """Returns the factor 0.5 (1 + tanh z) of the GELU, where z = sqrt(2 / pi) (x + 0.044715 x^3). Computes it as the
+    logistic function of 2 z."""
     return torch.addcmul(x.new_tensor(_SLOPE), x, x, value=_CUBE * _SLOPE).mul_(x).sigmoid_()
 
 
 def _lines(x: Tensor) -> tuple[Tensor, ...]:
-    """[..., D] as parts [n, D]"""
+    """Splits a tensor [..., D] into parts [n, D] of about `_PART` values."""
     lines = x.reshape(-1, x.shape[-1])
     if torch.compiler.is_compiling():
-        return (lines,)  # Inductor fuses it anyway
+        return (lines,)  # Inductor fuses the operations anyway
     parts: tuple[Tensor, ...] = lines.split(max(1, _PART // x.shape[-1]))
     return parts
 
 
 def wide(vector: Tensor, like: Tensor) -> Tensor:
-    """Reshapes [B, D] to [B, 1, D], in the type of `like`."""
+    """Reshapes vectors [B, D] to [B, 1, D], which broadcasts over tokens, in the dtype of `like`."""
     return vector.to(like.dtype).unsqueeze(1)

@@ -1,8 +1,8 @@
-"""The fused operations in Triton: each reads and writes its token-wide tensors once.
+"""The fused operations in Triton. Each kernel reads and writes every tensor of tokens only once.
 
 Tensors of tokens are contiguous, [B, N, D]. Vectors are [B, D] with any stride over images, 0 included, and stride 1
-over features. All arithmetic is fp32; a gradient that is summed over tokens is summed in fp32, in a fixed order: each
-program writes the sums of its tokens, [B, parts, kinds, D], and PyTorch adds the parts.
+over features. All arithmetic is fp32. Gradients that are summed over tokens are summed in a fixed order: each program
+writes the sums over its own tokens, [B, parts, kinds, D], and PyTorch adds the parts.
 
 Letters in shapes: B images, N tokens, D features.
 """
@@ -16,17 +16,18 @@ from torch import Tensor
 from core.ml.model.kernels import device_code
 
 SUMMED_TOKENS = 32
-"""Tokens whose gradients one program sums where features are independent."""
+"""Number of tokens over which one program sums gradients, in kernels that compute each feature independently."""
 
-# Tokens that a program holds at once, and its warps: the fastest on an H200 at DiT-XL/2's shapes.
+# ROWS: tokens that a program holds at once; TOKENS: tokens that it processes. The fastest on an H200 for DiT-XL/2.
 _NORM = {"ROWS": 4, "num_warps": 8}
 _NORM_BACKWARD = {"ROWS": 2, "TOKENS": 16, "num_warps": 4}
 _TILE = 4096
-"""Numbers that a program holds at once where features are independent; half as many in the backward pass."""
+"""Number of values that one program holds at once in kernels that compute each feature independently; half as many in
+the backward pass."""
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]"""
+    """Returns LayerNorm(x) * scale + shift: x [B, N, D], shift and scale [B, D] -> [B, N, D]."""
     normal = torch.empty_like(x)
     device_code.gated_norm[_grid(x, _NORM["ROWS"])](
         x, x, shift, shift, shift, scale, x, normal, x.shape[1], 0, 0, *_strides(shift, scale), eps,
@@ -36,7 +37,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
 
 
 def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x [B, N, D], shift and scale [B, D]"""
+    """Returns the gradients of x [B, N, D], shift and scale [B, D]."""
     grad_x, sums = torch.empty_like(x), _sums(x, 4, _NORM_BACKWARD["TOKENS"])
     device_code.gated_norm_backward[_grid(x, _NORM_BACKWARD["TOKENS"])](
         grad, grad, x, x, scale, scale, scale, grad_x, grad_x, sums, x.shape[1], 0, 0, *_strides(scale), eps,
@@ -49,7 +50,8 @@ def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) 
 def gated_norm(
     x: Tensor, y: Tensor, bias: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, eps: float, *, in_place: bool
 ) -> tuple[Tensor, Tensor]:
-    """x + gate * (y + bias), and its `modulated_norm`: x and y [B, N, D], the others [B, D] -> two of [B, N, D]"""
+    """Returns x + gate * (y + bias), and the `modulated_norm` of that sum: x and y [B, N, D], the others [B, D] -> two
+    of [B, N, D]."""
     moved, normal = x if in_place else torch.empty_like(x), torch.empty_like(x)
     device_code.gated_norm[_grid(x, _NORM["ROWS"])](
         x, y, bias, gate, shift, scale, moved, normal, x.shape[1], *_strides(bias, gate, shift, scale), eps,
@@ -70,9 +72,10 @@ def gated_norm_backward(
     *,
     saved_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x and y [B, N, D], and of bias, gate, shift and scale [B, D].
+    """Returns the gradients of x and y [B, N, D], and of bias, gate, shift and scale [B, D].
 
-    `saved` is x, or else the first result of `gated_norm`; `grad_moved` is that result's gradient where it has one.
+    `saved` is x if `saved_input`, or else the first result of `gated_norm`. `grad_moved` is the gradient of that
+    result, or None if it has none.
     """
     grad_x, grad_y, sums = torch.empty_like(y), torch.empty_like(y), _sums(y, 4, _NORM_BACKWARD["TOKENS"])
     device_code.gated_norm_backward[_grid(y, _NORM_BACKWARD["TOKENS"])](
@@ -86,7 +89,7 @@ def gated_norm_backward(
 
 
 def gelu(y: Tensor, bias: Tensor, *, in_place: bool) -> Tensor:
-    """GELU(y + bias), with the hyperbolic tangent's approximation: y [B, N, D], bias [B, D] -> [B, N, D]"""
+    """Returns GELU(y + bias) in the tanh approximation: y [B, N, D], bias [B, D] -> [B, N, D]."""
     result = y if in_place else torch.empty_like(y)
     grid, tile = _columns(y, _TILE)
     device_code.gelu[grid](y, bias, result, y.shape[1], *_strides(bias), **tile)
@@ -94,7 +97,7 @@ def gelu(y: Tensor, bias: Tensor, *, in_place: bool) -> Tensor:
 
 
 def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of y [B, N, D] and bias [B, D]"""
+    """Returns the gradients of y [B, N, D] and bias [B, D]."""
     grad_y, sums = torch.empty_like(y), _sums(y, 1)
     grid, tile = _columns(y, _TILE // 2, SUMMED_TOKENS)
     device_code.gelu_backward[grid](
@@ -105,7 +108,8 @@ def gelu_backward(grad: Tensor, y: Tensor, bias: Tensor) -> tuple[Tensor, Tensor
 
 
 def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -> Tensor:
-    """x * scale + shift: x [B, N, D], perhaps the first D features of a wider tensor, the others [B, D] -> [B, N, D]"""
+    """Returns x * scale + shift: x [B, N, D], which may be the first D features of a wider tensor, the others [B, D] ->
+    [B, N, D]."""
     result = x if in_place else torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grid, tile = _columns(x, _TILE)
     device_code.affine[grid](
@@ -116,7 +120,8 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -
 
 
 def affine_backward(grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Gradients of x [B, N, D], scale and shift [B, D]. x may be a part of a wider tensor, and so may `out`."""
+    """Returns the gradients of x [B, N, D], scale and shift [B, D]. x may be a slice of a wider tensor, and so may
+    `out`, into which the gradient of x is written."""
     grad_x, sums = torch.empty_like(grad) if out is None else out, _sums(grad, 2)
     grid, tile = _columns(x, _TILE // 2, SUMMED_TOKENS)
     device_code.affine_backward[grid](
@@ -133,13 +138,14 @@ def _block(x: Tensor) -> int:
 
 
 def _grid(x: Tensor, tokens: int) -> tuple[int, int]:
-    """Programs that pass over `tokens` of an image each, for every image"""
+    """Returns the launch grid (parts, images): each program processes `tokens` tokens of one image."""
     return triton.cdiv(x.shape[1], tokens), x.shape[0]
 
 
 def _columns(x: Tensor, numbers: int, tokens: int | None = None) -> tuple[tuple[int, int, int], dict[str, int]]:
-    """Grid and tile of a program that holds `numbers` at once, of a power of two of features that divides D if one does
-    so, and passes over `tokens`, those of one tile when there are none."""
+    """Returns the launch grid and the tile of a kernel that computes each feature independently. A program holds
+    `numbers` values at once. The tile's number of features is a power of two from 64 to 512, which divides D if
+    possible. A program processes `tokens` tokens, or as many as one tile holds if `tokens` is None."""
     d = x.shape[2]
     block = min(512, max(64, d & -d))
     rows = numbers // block
@@ -148,7 +154,7 @@ def _columns(x: Tensor, numbers: int, tokens: int | None = None) -> tuple[tuple[
 
 
 def _sums(x: Tensor, kinds: int, tokens: int = SUMMED_TOKENS) -> Tensor:
-    """[B, parts, kinds, D] for the sums of each program, which passes over `tokens`"""
+    """Allocates [B, parts, kinds, D] in fp32 for the sums of the programs, each of which processes `tokens` tokens."""
     shape = x.shape[0], triton.cdiv(x.shape[1], tokens), kinds, x.shape[2]
     return torch.empty(shape, dtype=torch.float32, device=x.device)
 
