@@ -1,1 +1,2 @@
-"""Service half: database, storage, jobs and the nouns of the API, without torch. Knows `core.artifact` alone."""
+"""Service half of the server, without torch: database, object store, jobs, and the API's resources, such as domains and
+adapters. Of the other packages it imports only `core.artifact`."""

@@ -1,4 +1,4 @@
-"""Stored adapters: published by fine-tunes, uploaded by tenants, promoted to be a domain's active one."""
+"""Stored adapters: the versions of a domain, published by fine-tunes or uploaded by tenants. One version is active."""
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -26,12 +26,13 @@ Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
 
 
 def get(session: Session, id: str) -> Adapter:
-    """Raises NotFound."""
+    """Returns the adapter with this id. Raises NotFound."""
     return require(session, Adapter, "adapter", id)
 
 
 def download(session: Session, id: str) -> Adapter:
-    """Returns an adapter whose file is about to be sent. Raises NotFound."""
+    """Returns the adapter whose file the caller is about to send, and records the download in the audit log. Raises
+    NotFound."""
     adapter = get(session, id)
     audit.record(session, "adapter.download", id)
     return adapter
@@ -45,7 +46,7 @@ def page(session: Session, domain_id: str, request: PageRequest) -> Page[Adapter
 
 @dataclass(frozen=True)
 class Filters:
-    """Conditions on all stored adapters; None means any value."""
+    """Conditions by which an administrator filters the list of all adapters; None means any value."""
 
     tenant_id: str | None = None
     domain_id: str | None = None
@@ -73,7 +74,7 @@ class Totals:
 
 
 def totals(session: Session, filters: Filters) -> Totals:
-    """Returns the totals of every stored adapter that passes the filters, for an administrator."""
+    """Returns the totals of all tenants' adapters that pass the filters, for an administrator."""
     columns = (
         func.count(),
         func.count(Adapter.tenant_id.distinct()),
@@ -85,8 +86,9 @@ def totals(session: Session, filters: Filters) -> Totals:
 
 
 def upload(resources: Resources, scope: Scope, domain_id: str, file: IO[bytes], size_bytes: int) -> Adapter:
-    """Checks an uploaded file like an adapter trained here, stores it, and adds it as the domain's next version. Raises
-    NotFound, BaseNotLoaded, StorageQuotaExceeded, ArtifactInvalid, BaseMismatch, StorageUnavailable."""
+    """Checks an uploaded adapter file against the base model that the workers have loaded, stores it, and adds it as
+    the domain's next version. Raises NotFound, BaseNotLoaded, StorageQuotaExceeded, ArtifactInvalid, BaseMismatch,
+    StorageUnavailable."""
     settings = resources.settings
     with resources.database.session(scope) as session:
         domains.get(session, domain_id)
@@ -111,8 +113,11 @@ def publish(
     finetune_id: str | None,
     promote: bool = False,
 ) -> Adapter:
-    """Adds the next version of a locked domain. It becomes active automatically if it is the first version, or if
-    the active one was trained on another base and so can no longer be used."""
+    """Adds a stored adapter as the domain's next version, and returns its row. The domain's row must be locked.
+
+    The new version becomes the active one if `promote` is set, if the domain has no active version, or if the active
+    version was trained on another base model and so may no longer be usable.
+    """
     manifest = artifact.manifest
     adapter = Adapter(
         id=new_id("adp"),
@@ -148,7 +153,7 @@ def publish(
 
 
 def promote(session: Session, domain_id: str, adapter_id: str) -> Domain:
-    """Makes a version the domain's active one. To roll back, promote an older version.
+    """Makes an adapter the active version of its domain. To roll back, promote an older version.
 
     Raises NotFound, AdapterQuarantined.
     """
@@ -167,7 +172,8 @@ def promote(session: Session, domain_id: str, adapter_id: str) -> Domain:
 
 
 def quarantine(session: Session, adapter_id: str) -> None:
-    """Takes an adapter whose stored file is broken out of service, in a worker's session."""
+    """Marks an adapter as quarantined, so that no generation uses it, because its stored file is broken. Does nothing
+    if the adapter is gone. The session must be a worker's, which sees every tenant's rows."""
     adapter = find(session, Adapter, adapter_id)
     if adapter is not None and adapter.status != "quarantined":
         adapter.status = "quarantined"
@@ -176,13 +182,15 @@ def quarantine(session: Session, adapter_id: str) -> None:
 
 
 def used(session: Session, adapter_id: str) -> None:
-    """Notes when an adapter was last used, in a worker's session."""
+    """Sets the time of an adapter's last use to now. Does nothing if the adapter is gone. The session must be a
+    worker's, which sees every tenant's rows."""
     adapter = find(session, Adapter, adapter_id)
     if adapter is not None:
         adapter.last_used_at = database_now(session)
 
 
 def deleted(session: Session, digests: Collection[str]) -> set[str]:
-    """Returns those digests that no adapter of any tenant has any more, in a worker's session."""
+    """Returns the digests, out of `digests` (SHA-256 of adapter files), that no adapter of any tenant has any more.
+    The session must be a worker's, which sees every tenant's rows."""
     stored = select(Adapter.sha256).where(Adapter.sha256.in_(digests)).distinct()
     return set(digests) - set(session.scalars(stored))

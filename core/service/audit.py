@@ -1,6 +1,7 @@
-"""The audit log: actor, action and address. Entries are only added, in the transaction of the action.
+"""Audit log: which API key did what, from which address. An entry is added in the transaction of its action, and is
+never changed.
 
-Reads of generated images are not recorded: browsers read them by signed URLs.
+Downloads of generated images are not recorded: browsers load them by signed URLs, without an API key.
 """
 
 from typing import Any
@@ -24,9 +25,12 @@ def record(
     address: str | None = None,
     request_id: str | None = None,
 ) -> None:
-    """Adds an entry, whose actor is the session's key. The defaults of `address` and `request_id` are those of the
-    request that is being answered; in a worker, of the request that caused the job. `tenant_id` is the target's owner,
-    where the session's scope is not that tenant's."""
+    """Adds an entry to the audit log, with the session's API key as the actor.
+
+    `address` and `request_id` default to those of the current HTTP request; in a worker, `request_id` defaults to that
+    of the request that caused the job, and `address` to None. `tenant_id` defaults to the session's tenant: give it
+    where the session is an administrator's or a worker's and the target belongs to a tenant.
+    """
     scope = scope_of(session)
     session.add(
         AuditEntry(
@@ -42,7 +46,8 @@ def record(
 
 
 def page(session: Session, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
-    """Returns a page of entries, newest first: of every tenant, unless `tenant_id` names one. Raises InvalidCursor."""
+    """Returns a page of audit log entries, newest first, of one tenant or, without `tenant_id`, of all tenants. Raises
+    InvalidCursor."""
     statement = select(AuditEntry)
     if tenant_id is not None:
         statement = statement.where(AuditEntry.tenant_id == tenant_id)

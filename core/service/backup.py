@@ -1,9 +1,10 @@
-"""`python -m core.service.backup save FOLDER` and `restore FOLDER`: the database and all objects, each checked by its
-SHA-256.
+"""Saves and restores the database and all stored objects, each checked by its SHA-256:
+`python -m core.service.backup save FOLDER` and `python -m core.service.backup restore FOLDER`.
 
-The database is saved before the objects, so that every object that a saved row names is included. Later objects become
-orphans after a restore, which workers delete. PostgreSQL needs its own `pg_dump` and `pg_restore`, of the server's
-version or later. Restoring needs an empty database with the service's roles, and an empty store.
+The database is saved before the objects, so that the backup includes every object that a saved database row references.
+Objects stored after that have no row in the backup; after a restore, workers delete them as orphans. PostgreSQL needs
+its programs `pg_dump` and `pg_restore`, of the server's version or later. Restoring needs an empty database with the
+service's roles, and an empty object store.
 """
 
 import argparse
@@ -38,7 +39,7 @@ _NAMED = (
     select(GenerationImage.object_key, GenerationImage.sha256),
     select(GenerationPreview.object_key, GenerationPreview.sha256),
 )
-"""Objects that rows name."""
+"""Queries for the storage keys and SHA-256 of the objects that database rows reference: a backup must contain them."""
 
 
 class BackupFailed(CoreError):
@@ -46,7 +47,7 @@ class BackupFailed(CoreError):
 
 
 def save(settings: Settings, folder: Path) -> dict[str, str]:
-    """Writes a backup into a new folder. Returns the SHA-256 of its objects by key.
+    """Writes a backup into a new folder. Returns the SHA-256 of each saved object by its storage key.
 
     Raises BackupFailed, StorageUnavailable, DatabaseUnavailable.
     """
@@ -60,7 +61,7 @@ def save(settings: Settings, folder: Path) -> dict[str, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             store.download(key, path, before.get(key))
-        except NotFound:  # deleted in the meantime, with its row
+        except NotFound:  # deleted since it was listed, with its row
             continue
         objects[key] = _digest(path)
     still = before.items() & _named(database).items()
@@ -73,7 +74,8 @@ def save(settings: Settings, folder: Path) -> dict[str, str]:
 
 
 def restore(settings: Settings, folder: Path) -> dict[str, str]:
-    """Restores into an empty database and store. Objects come first, since rows must not reference missing objects.
+    """Restores a backup into an empty database and an empty object store. Returns the SHA-256 of each restored object
+    by its storage key. Restores objects before the database, since rows must not reference missing objects.
 
     Raises BackupFailed, ChecksumMismatch, StorageUnavailable, DatabaseUnavailable.
     """
@@ -128,19 +130,20 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 
 def _save_postgresql(url: str, folder: Path) -> None:
-    # Row level security applies to the owner too, so request every tenant's rows.
+    # Row-level security applies to the tables' owner too: `_run` sets `difffit.tenant` so that all rows are dumped.
     _run(url, "pg_dump", "--format=custom", "--enable-row-security", f"--file={folder / 'database.dump'}")
 
 
 def _restore_postgresql(url: str, folder: Path) -> None:
-    """Restores the dump. Rows are restored before the policies, which a dump creates last. Owners and grants come from
-    the roles of the target database."""
+    """Restores the dump of the database. Row-level security does not hinder this: a dump creates its policies after the
+    rows. Owners and privileges come from the target database, not from the dump."""
     options = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
     _run(url, "pg_restore", *options, str(folder / "database.dump"))
 
 
 def _run(url: str, program: str, *options: str) -> None:
-    """Runs one of PostgreSQL's programs. Raises BackupFailed."""
+    """Runs `pg_dump` or `pg_restore` on the database at `url`. Raises BackupFailed when the program is not installed or
+    fails."""
     path = shutil.which(program)
     if path is None:
         raise BackupFailed(f"{program} is not installed. Install PostgreSQL's client programs.")
@@ -159,7 +162,7 @@ def main() -> None:
     parser.add_argument("what", choices=("save", "restore"))
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
-    os.umask(0o077)  # a backup has every tenant's data
+    os.umask(0o077)  # only the current user may read the backup: it has every tenant's data
     try:
         objects = (save if options.what == "save" else restore)(get_settings(), options.folder)
     except (CoreError, FileExistsError) as error:

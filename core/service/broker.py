@@ -1,4 +1,4 @@
-"""The message broker: one configuration for those who send and those who work."""
+"""Message broker: one Celery configuration for the API, which sends messages, and the workers, which receive them."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 
 
 def make_celery(settings: Settings) -> "Celery":
-    """A Celery application. Results are rows of the database, so there is no result backend."""
+    """Returns a Celery application for the configured broker. Results of jobs are database rows, so it has no result
+    backend."""
     from celery import Celery
 
     in_folder = settings.broker_url.startswith("filesystem")
@@ -23,7 +24,7 @@ def make_celery(settings: Settings) -> "Celery":
         broker_connection_timeout=1,
         broker_connection_retry_on_startup=True,
         task_ignore_result=True,
-        task_acks_late=False,  # the row is the truth: a worker looks for rows without a message too
+        task_acks_late=False,  # a lost message loses no job: workers also look for database rows
         task_default_queue="datasets",
         task_create_missing_queues=True,
         task_publish_retry=False,
@@ -45,27 +46,28 @@ def make_celery(settings: Settings) -> "Celery":
 
 
 class CeleryDispatcher:
-    """Sends wake-ups from processes that do no work themselves."""
+    """Wakes workers for jobs by Celery messages."""
 
     def __init__(self, app: "Celery") -> None:
         self.app = app
 
     def send(self, task: str, queue: str, id: str) -> None:
-        """Takes at most about a second and never raises: the row is there, and workers look for rows by themselves."""
+        """Sends a message with the job's id, in at most about a second. Never raises: the job's row is in the database,
+        and workers also look for rows by themselves."""
         try:
             self.app.send_task(task, args=[id], queue=queue, retry=False, ignore_result=True)
-        except Exception as error:  # whatever a transport raises, the work is not lost
+        except Exception as error:  # whatever the transport raises: no job is lost
             logger.warning("the broker did not take %s for %s (%s); a worker will find it", task, id, error)
 
     def check(self) -> None:
-        """Raises whatever the transport raises when the broker cannot be reached."""
+        """Connects to the broker. Raises the Celery transport's own exception when the broker cannot be reached."""
         with self.app.connection_for_write(connect_timeout=1) as connection:
             connection.ensure_connection(max_retries=1, timeout=1)
 
 
 def _transport_options(settings: Settings) -> dict[str, object]:
     if not settings.broker_url.startswith("filesystem"):
-        # A sender gives up at once: kombu would wait for two seconds and try again, and a worker finds the row anyhow.
+        # Gives up sending at once: by default kombu waits two seconds and retries. A worker finds the job's row anyhow.
         sender = {"max_retries": 1, "interval_start": 0}
         return {"socket_connect_timeout": 1, "socket_timeout": 5, "visibility_timeout": 3600, **sender}
     folder = _folder(settings.data_dir / "broker" / "messages")

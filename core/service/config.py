@@ -1,4 +1,5 @@
-"""Settings: environment variables with the prefix DIFFFIT_, or a `.env` file. Nothing else reads the environment."""
+"""Settings, read from environment variables with the prefix DIFFFIT_ or from a `.env` file. No other module reads the
+environment."""
 
 import ipaddress
 import logging
@@ -16,13 +17,14 @@ logger = logging.getLogger(__name__)
 _PREFIX = "DIFFFIT_"
 _SECRET_CHARACTERS = 32
 UPLOAD_FORM_BYTES = 2**20
-"""Bytes that an upload's form may have on top of the file that it sends."""
+"""Max bytes of an upload's multipart form in addition to the uploaded file."""
 
 
 class Settings(BaseSettings):
-    """The defaults run the service on one machine: SQLite, a folder, a broker in a folder, the bundled base.
+    """Settings of the API and the workers. With the defaults, the service runs on one machine, with SQLite, folders for
+    objects and broker messages, and the bundled base model.
 
-    An empty variable counts as one that is not set.
+    An empty environment variable counts as not set.
     """
 
     model_config = SettingsConfigDict(
@@ -35,88 +37,98 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("difffit-data")
-    """Folder of the embedded default: database, objects, broker, signing secret."""
+    """Folder for what the default settings keep on this machine: database, objects, broker messages, signing secret."""
     database_url: str = ""
     worker_database_url: str = ""
-    """URL of the workers' own role on PostgreSQL. Empty means `database_url`."""
+    """Database URL with the workers' own role on PostgreSQL. Empty means `database_url`."""
     owner_database_url: str = ""
-    """URL of the role that owns the tables on PostgreSQL, for migrations. Empty means `database_url`."""
+    """Database URL with the role that owns the tables on PostgreSQL, for migrations and backups. Empty means
+    `database_url`."""
     broker_url: str = ""
     storage_url: str = ""
     s3_endpoint_url: str | None = None
     s3_region: str = "us-east-1"
     s3_public_endpoint_url: str | None = None
-    """URL at which clients reach the store, to put the parts of large uploads there. Without it, and with an endpoint
-    of our own, parts go through the API."""
+    """URL at which clients reach the S3 store, to upload the parts of large files directly. If it is not set but
+    `s3_endpoint_url` is, clients send the parts to the API."""
 
     base_model: str = "mini"
-    """`mini`, a local folder, an original `.pt` file, or a hub id such as `facebook/DiT-XL-2-256`."""
+    """Base model: `mini`, a local folder, an original DiT `.pt` file, or a Hugging Face hub id such as
+    `facebook/DiT-XL-2-256`."""
     autoencoder: str | None = None
-    """Folder or hub id of the autoencoder, for a base that comes without one (`.pt`)."""
+    """Folder or hub id of the autoencoder, for a base model that comes without one (a `.pt` file)."""
     device: str = "auto"
     torch_threads: int = 0
-    """Threads of the CPU device; 0 leaves torch's choice."""
+    """Number of torch's CPU threads; 0 leaves torch's default."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     public_url: str | None = None
-    """URL at which clients reach the API, for absolute image URLs. None takes it from the request."""
+    """URL at which clients reach the API, for absolute image URLs. None means the URL of each request."""
     dashboard: bool = True
-    """Pages for people at `/dashboard`, served by the API's process."""
+    """Whether the API process also serves the dashboard's web pages at `/dashboard`."""
     admin_key: SecretStr | None = None
-    """Key of the first administrator, at least 32 characters. Without it one is made and printed at the first start."""
+    """API key of the first administrator, at least 32 characters. If it is not set, the first start creates and prints
+    one."""
     url_secret: SecretStr | None = None
-    """Secret that signs image URLs, at least 32 characters. Without it one is made and kept in `data_dir`, which suits
-    only a single API process."""
+    """Secret that signs image URLs, at least 32 characters. If it is not set, one is created and stored in `data_dir`,
+    which suffices only for a single API process."""
     image_url_seconds: int = 3600
 
     keep_image_days: int | None = Field(default=None, ge=1)
-    """Days to store images of a generation, counted from its end. `none`, here and in the following settings, means
-    forever. Tenants rely on their images, so none is deleted unless an operator chooses so."""
+    """Days to keep the images of a generation, from the generation's end on. `none` means forever, here and in the
+    other `keep_…` settings; it is the default here, since tenants rely on their images."""
     keep_generation_days: int | None = Field(default=None, ge=1)
-    """Rows of ended generations, with their images."""
+    """Days to keep the database rows of ended generations; their images are deleted with them."""
     keep_preview_days: int | None = Field(default=7, ge=1)
     keep_sample_days: int | None = Field(default=90, ge=1)
-    """Sample images of a fine-tune, from its end on."""
+    """Days to keep the sample images of a fine-tune, from the fine-tune's end on."""
     keep_event_days: int | None = Field(default=30, ge=1)
-    """Every progress event of a fine-tune, from its end on. Afterwards about 200 points of its loss curve stay."""
+    """Days to keep all progress events of a fine-tune, from the fine-tune's end on. Later, about 200 points of the loss
+    curve are kept."""
     keep_checkpoint_days: int | None = Field(default=1, ge=1)
-    """The last checkpoint of a fine-tune that has ended. One that a newer one replaced goes an hour later."""
+    """Days to keep the last two checkpoints of a fine-tune, from the fine-tune's end on. Any earlier checkpoint is
+    deleted an hour after two newer ones exist."""
     keep_rejected_days: int | None = Field(default=7, ge=1)
-    """Archives of data sets that were rejected; their reports stay."""
+    """Days to keep the archives of rejected data sets; their reports are kept longer."""
     keep_delivery_days: int | None = Field(default=30, ge=1)
-    """Deliveries of webhooks."""
+    """Days to keep the rows of webhook deliveries."""
     keep_audit_days: int | None = Field(default=365, ge=30)
     keep_receipt_days: int | None = Field(default=365, ge=1)
-    """Receipts of deletions, from the day on which the deletion was complete."""
+    """Days to keep the receipts of domain and tenant deletions, from the completion of the deletion on."""
     keep_usage_days: int | None = Field(default=None, ge=31)
-    """Daily usage, one row per tenant and day. Bills rely on it, and totals count it from the beginning."""
+    """Days to keep the rows of daily usage per tenant. The default is forever, since bills rely on these rows, and a
+    tenant's total usage is their sum."""
     trusted_proxies: str = ""
-    """Addresses and networks of the proxies in front of the API, separated by commas. Only their `X-Forwarded-For` and
-    `X-Forwarded-Proto` are believed, and only the last hop that is not one of them counts as the client."""
+    """Addresses and networks of the proxies in front of the API, separated by commas. `X-Forwarded-For` and
+    `X-Forwarded-Proto` are trusted only from these proxies. The last address in `X-Forwarded-For` that is not one of
+    these proxies counts as the client's."""
     max_connections: int = Field(default=1000, ge=10)
-    """Max connections of one API process. At the limit, the connection that has waited longest without a request is
-    closed."""
+    """Max connections of one API process. At the limit, the connection that has been idle longest is closed."""
     max_address_connections: int = Field(default=250, ge=1)
-    """Max connections of one address that is not a trusted proxy. Further ones are closed at once."""
+    """Max connections of one client address to one API process; trusted proxies have no such limit. Further connections
+    are closed at once."""
     request_head_seconds: float = Field(default=10, gt=0)
-    """Time that a client may take from its connection, or the last answer, to the end of a request's headers."""
+    """Max time from the start of a connection, or from the previous response on it, to the end of a request's headers.
+    A slower client is disconnected."""
     request_body_seconds: float = Field(default=30, gt=0)
-    """Time that a body may take, and one second more for each 16 KiB that have come."""
+    """Max time for receiving a request's body, plus one second for each 16 KiB already received."""
     response_stall_seconds: float = Field(default=60, gt=0)
-    """Time after which a client that takes nothing of its response is cut off."""
+    """Time after which a client that reads nothing of its response is disconnected."""
     max_transfers: int = Field(default=16, ge=1)
     """Max concurrent uploads and adapter downloads of one API process. Further ones are answered with 503."""
     max_tenant_transfers: int = Field(default=8, ge=1)
-    """Max concurrent transfers, as above, of one tenant, per API process. Further ones are answered with 429."""
+    """Max concurrent uploads and adapter downloads of one tenant, per API process. Further ones are answered with
+    429."""
     max_spooled_bytes: int = 1792 * 2**20
-    """Max bytes of uploads and downloads that one API process keeps on its disk, half of them for one tenant."""
+    """Max bytes of uploads and downloads that one API process buffers on its disk. One tenant may use half of them."""
     max_waits: int = Field(default=400, ge=0)
-    """Max requests with `Prefer: wait` that one API process lets wait. Further ones are answered at once."""
+    """Max requests with `Prefer: wait` that wait in one API process. Further ones are answered at once, without
+    waiting."""
     max_tenant_waits: int = Field(default=100, ge=0)
-    """Max waiting requests of one tenant, per API process. Further ones are answered at once."""
+    """Max waiting requests of one tenant, per API process. Further ones are answered at once, without waiting."""
     max_event_streams: int = Field(default=200, ge=1)
-    """Max event streams that one API process holds open. Further ones are answered with 503."""
+    """Max open event streams of one API process. Further ones are answered with 503."""
     max_tenant_event_streams: int = Field(default=20, ge=1)
     """Max open event streams of one tenant, per API process. Further ones are answered with 429."""
 
@@ -125,93 +137,99 @@ class Settings(BaseSettings):
     reaper_seconds: float = 15
     max_attempts: int = 3
     device_seconds: float = 60
-    """A worker whose device computes nothing for longer reports that it is not healthy, and ends after five times in a
-    row."""
+    """Time limit for the device's answer to a worker's check. If the device does not answer in time, the worker reports
+    itself as unhealthy; after five such checks in a row it ends."""
     orphan_seconds: float = 86_400
-    """Min age of an object without a database row, before it is removed. Must be longer than any object waits for its
-    row."""
+    """Min age at which an object without a database row is deleted. It must be longer than any object may be stored
+    before its row is written."""
 
     max_upload_bytes: int = 512 * 2**20
     """Max size of an upload in one request."""
     max_multipart_bytes: int = 4 * 2**30
     """Max size of an upload in parts."""
     upload_part_bytes: int = Field(default=16 * 2**20, ge=5 * 2**20)
-    """Size of every part but the last; S3 accepts none smaller than 5 MiB. Very large uploads get larger parts."""
+    """Size of every part of an upload but the last, which may be smaller. At least 5 MiB, which S3 requires. Very large
+    uploads get larger parts."""
     upload_seconds: int = 86_400
-    """Lifetime of an upload. One that is not completed by then is removed with its parts."""
+    """Lifetime of an upload in parts. If the upload is not completed in this time, its parts are deleted."""
     upload_url_seconds: int = 3600
-    """Lifetime of a part's URL."""
+    """Lifetime of the signed URL for uploading one part."""
     max_archive_members: int = 20_000
     max_image_bytes: int = 32 * 2**20
     max_inflated_bytes: int = 4 * 2**30
     max_image_pixels: int = 50_000_000
     max_archive_pixels: int = 20 * 10**9
-    """Max pixels of all images of one zip. A small zip may have fewer, see docs/operations.md."""
+    """Max pixels of all images of one zip together. A small zip has a lower limit: see docs/operations.md."""
     max_classes: int = 1000
     max_adapter_bytes: int = 32 * 2**20
 
     max_batch_rows: int | None = Field(default=None, ge=2)
-    """Max rows of one forward; a guided image takes two. None follows the device: 32, 64 or 128 by a GPU's memory, and
-    8 on a CPU, where more rows gain nothing and are never taken."""
+    """Max batch rows of one forward pass; an image with classifier-free guidance takes two rows. None means 32, 64 or
+    128 by the GPU's memory, or 8 on a CPU. A CPU never takes more than 8, since larger batches are no faster there."""
     max_waiting_images: int = 2_000
-    """Max images that a worker takes in before it leaves further rows to other workers."""
+    """Max waiting and running images of one worker. A worker at this limit requeues further generations."""
     max_queued_generations: int = 500
-    """Max queued generations of one tenant. Requests above this limit, or one of the next three, are answered with 429;
-    above `max_stored_bytes` with 403. An administrator can give a tenant its own limits."""
+    """Max queued generations of one tenant. A request that would exceed this limit or one of the next three is answered
+    with 429. An administrator can give a tenant its own limits instead of this and the following settings."""
     max_active_finetunes: int = 100
     """Max queued and running fine-tunes of one tenant."""
     max_validating_datasets: int = 100
     max_images_per_day: int | None = 100_000
-    """Max images of one tenant per day in UTC; `none` for no limit."""
+    """Max images of one tenant per day in UTC. `none` means unlimited."""
     max_stored_bytes: int | None = 100 * 2**30
-    """Max bytes of one tenant: archives, adapters, checkpoints, images, previews and samples; `none` for no limit."""
+    """Max stored bytes of one tenant: archives, adapters, checkpoints, images, previews and samples. `none` means
+    unlimited. A request that would exceed this limit is answered with 403."""
     max_requests_per_minute: int | None = 12_000
-    """Max requests of one tenant, counted in Redis for all API processes, or in each process alone without Redis;
-    `none` for no limit."""
+    """Rate limit of one tenant, counted in Redis for all API processes, or per process without Redis. `none` means
+    unlimited."""
     max_wrong_keys_per_minute: int = 100
-    """Max requests with a wrong key from one address."""
+    """Rate limit of requests with a wrong API key from one client address."""
     max_webhooks: int | None = 20
     """Max webhooks of one tenant. Another one is answered with 403."""
     webhooks_allow_private: bool = False
-    """Allows webhooks by http, and to addresses of the service's own network. For development and tests only."""
+    """Allows webhook URLs with http, and with addresses in private networks. For development and tests only."""
     webhook_threads: int = Field(default=8, ge=0)
-    """Max concurrent deliveries of a worker; 0 in a worker that may not reach the internet."""
+    """Max concurrent webhook deliveries of one worker. 0 means that the worker delivers none; set it for workers
+    without access to the internet."""
     adapter_slots: int = Field(default=1024, ge=2)
-    """Max adapters on the device at once; at least `max_batch_rows`."""
+    """Max adapters in device memory at the same time; at least `max_batch_rows`."""
     compile: str | None = None
-    """Removed; named here so that a value is reported, not ignored in silence."""
+    """Removed setting. It is still declared so that a value logs a warning instead of being ignored silently."""
     exact: bool = False
-    """Computes every batch at one size, so that on a GPU too an image is the same bit for bit whatever its
-    neighbours."""
+    """Pads every batch to one fixed size, so that on a GPU, too, an image is bit-identical whichever other images share
+    its batch."""
     host_cache_bytes: int = 2 * 2**30
     training_share: float = Field(default=0.2, ge=0, le=1)
-    """Min fraction of the device's time that fine-tunes get while images are waiting."""
+    """Min fraction of the device's time that fine-tunes get while generations also need the device."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Max images of a fine-tune's batch that pass at once. Fewer need less memory, and their sums round differently."""
+    """Max images of a fine-tune's batch in one forward and backward pass; gradients are accumulated over the passes. A
+    smaller number needs less memory, and only changes the rounding of the gradients."""
     training_memory_bytes: int | None = Field(default=None, ge=1)
-    """Memory limit of a training step; a batch passes in parts that fit. None takes half of what is free: of the
-    device, or of the machine and the process' control group."""
+    """Memory limit of a training step. A batch that needs more is split into several forward and backward passes. None
+    means half of the free memory: of the GPU, or on a CPU of the machine or the process' control group."""
     concurrent_finetunes: int = Field(default=8, ge=1)
-    """Max concurrent fine-tunes of one worker; the next two settings count per worker too. One tenant gets all of a
-    queue's slots but one, if there are several. Concurrent fine-tunes share their steps and the memory of a step; each
-    keeps the latents of its own images."""
+    """Max concurrent fine-tunes of one worker. If the number is above 1, one tenant may have all but one of them, so
+    that other tenants need not wait; the same holds for data sets and generations. Concurrent fine-tunes train in
+    common batches, within the memory limit of one training step; each also keeps its images' latents in memory."""
     concurrent_datasets: int = Field(default=4, ge=1)
     worker_threads: int | None = Field(default=None, ge=1)
-    """Max concurrent jobs of all kinds: generations get what data sets and fine-tunes leave, at least two. None lets
-    generations follow the device's batch: one for each of its rows, and at least 16."""
+    """Max concurrent jobs of all kinds in one worker. Generations get what `concurrent_datasets` and
+    `concurrent_finetunes` leave of it, at least 2. None allows as many generations as the device's largest batch has
+    rows, at least 16."""
     worker_queues: str = "datasets,finetune,generate"
     metrics_port: int = 0
-    """Port on `host` where a worker answers Prometheus, without a key; 0 for none."""
+    """Port on `host` at which a worker serves Prometheus metrics, without an API key. 0 means none."""
     api_metrics_port: int = 0
-    """Port where the API answers Prometheus, likewise. Its `/metrics` answers only administrators' keys."""
+    """Port on `host` at which the API serves Prometheus metrics, without an API key. 0 means none. The API's own route
+    `/metrics` requires an administrator's API key."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = False
     traces_endpoint: str = ""
-    """URL of an OpenTelemetry collector that takes traces by OTLP over HTTP, such as `http://collector:4318/v1/traces`.
-    Empty sends no traces."""
+    """URL at which an OpenTelemetry collector accepts traces by OTLP over HTTP, such as
+    `http://collector:4318/v1/traces`. Empty means that no traces are sent."""
     traces_share: float = Field(default=1.0, ge=0, le=1)
-    """Fraction of requests that are traced, among those without a trace of their own."""
+    """Fraction of requests that are traced, among requests that do not already belong to a trace of their client."""
 
     @field_validator("admin_key", "url_secret")
     @classmethod
@@ -232,7 +250,8 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, proxies: str) -> str:
-        """Returns each address as a network, since uvicorn takes what it cannot parse for a host's name."""
+        """Returns the proxies' addresses as networks, separated by commas. Raises ValueError for a malformed address,
+        which uvicorn would silently take for a host name."""
         networks = (ipaddress.ip_network(proxy.strip(), strict=False) for proxy in proxies.split(",") if proxy.strip())
         return ",".join(map(str, networks))
 
@@ -268,7 +287,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_database(self) -> "Settings":
-        """Runs after the defaults are filled in."""
+        """Checks that the three database URLs are all SQLite or all PostgreSQL. Validators run in the order of their
+        definition, so `_embedded_defaults` has already filled in empty URLs."""
         urls = (self.database_url, self.worker_database_url, self.owner_database_url)
         if len({url.startswith("sqlite") for url in urls}) > 1:
             raise ValueError("database_url, worker_database_url and owner_database_url must lead to one database")
@@ -276,15 +296,16 @@ class Settings(BaseSettings):
 
     @property
     def embedded(self) -> bool:
-        """True on SQLite, where the service makes its own tables."""
+        """Whether the database is SQLite, in which the service creates its tables by itself."""
         return self.database_url.startswith("sqlite")
 
 
 @lru_cache
 def get_settings() -> Settings:
-    """For the edges: the API, the worker, migrations, command lines. Everything else is given what it needs.
+    """Returns the settings of this process, read from the environment at the first call. Only entry points call this:
+    the API, the worker, migrations and command lines. All other code gets its settings as arguments.
 
-    Raises ValueError with a sentence for each variable that cannot be used; values are not repeated.
+    Raises ValueError with one sentence per invalid variable. The message never contains values, which may be secret.
     """
     try:
         return Settings()

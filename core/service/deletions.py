@@ -1,5 +1,9 @@
-"""Deletion of a domain or a tenant. Its rows go in one commit, which leaves a receipt, or step by step where there are
-very many. Its objects follow, and the adapters that workers hold; then the receipt states when all of it was gone."""
+"""Deletes a domain or a tenant with all it owns, and keeps a receipt of the deletion.
+
+The request's transaction writes the receipt and removes the database rows; where there are very many rows, it hides the
+domain or tenant, and workers remove the rows in steps. Workers then delete the stored objects and evict the adapters
+from memory. In the end the receipt has the time when all of this was gone.
+"""
 
 import datetime
 import logging
@@ -41,14 +45,15 @@ _PAGE = 500
 _ROWS = 500
 """Max rows of each large table that one transaction removes: about 0.1 s."""
 _SECONDS = 2.0
-"""Time limit of one call. The next call continues, so that a worker's other chores have their turn."""
+"""Time limit of one call of `_advance`, so that the worker's other chores have their turn; the next call continues."""
 _AT_ONCE = 20
 _CLAIM = datetime.timedelta(minutes=5)
-"""Time in which a page of objects must be removed, before another worker takes the deletion up."""
+"""Time that a worker has to delete a page of objects; then another worker may continue the deletion."""
 
 
 def record(session: Session, row: Domain | Tenant, prefix: str) -> Deletion:
-    """Creates the receipt of a row that is about to be deleted with all it owns."""
+    """Creates the receipt of the deletion of a domain or tenant, which the caller is about to delete. `prefix` is the
+    storage key prefix of the objects that the domain or tenant owns."""
     kind: Literal["domain", "tenant"] = "domain" if isinstance(row, Domain) else "tenant"
     column = Adapter.domain_id if kind == "domain" else Adapter.tenant_id
     adapters = session.scalars(select(Adapter.sha256).where(column == row.id).distinct().order_by(Adapter.sha256))
@@ -70,14 +75,17 @@ def record(session: Session, row: Domain | Tenant, prefix: str) -> Deletion:
 
 
 def remove(session: Session, deletion: Deletion, row: Domain | Tenant) -> None:
-    """Removes a row with all it owns, or hides it and leaves the rest to the workers where that would take long."""
+    """Deletes the row of a domain or tenant with all rows that the domain or tenant owns. If there are too many for one
+    transaction, hides the domain or tenant and deletes its unfinished jobs and API keys; workers delete the rest."""
     if not _remove_rows(session, deletion, row):
         _note(deletion, _end_work(session, deletion))
-        row.name, row.deleted_at = row.id, database_now(session)  # its name may be taken again
+        row.name, row.deleted_at = row.id, database_now(session)  # frees its name for another domain or tenant
 
 
 def _remove_rows(session: Session, deletion: Deletion, row: Domain | Tenant) -> bool:
-    """Removes some of the rows, and with the last of them the row itself. Returns False as long as there are more."""
+    """Deletes some of the rows that a domain or tenant owns: at most `_ROWS` rows of each large table. If no others are
+    left in the large tables, also deletes the row of the domain or tenant, with its rows in all other tables, and
+    returns True. Otherwise returns False."""
     removed, is_all = _remove_some(session, deletion)
     if is_all:  # only a few rows are left
         removed.update(_count_owned(session, type(row).__table__, row.id))  # type: ignore[arg-type]  # both are tables
@@ -87,18 +95,18 @@ def _remove_rows(session: Session, deletion: Deletion, row: Domain | Tenant) -> 
 
 
 def _note(deletion: Deletion, removed: Counter[str]) -> None:
-    counts = removed + Counter(deletion.rows)  # without those that are 0
+    counts = removed + Counter(deletion.rows)  # `+` drops counts of 0
     deletion.rows = dict(sorted(counts.items()))
 
 
 def get(session: Session, id: str) -> Deletion:
-    """Raises NotFound."""
+    """Returns the receipt of a deletion by the receipt's id. Raises NotFound."""
     return require(session, Deletion, "deletion", id)
 
 
 def page(session: Session, request: PageRequest, tenant_id: str | None = None) -> Page[Deletion]:
-    """Returns a page of receipts, newest first; an administrator may ask for those of one tenant. Raises
-    InvalidCursor."""
+    """Returns a page of receipts of deletions, newest first; with `tenant_id`, only that tenant's, for an
+    administrator. Raises InvalidCursor."""
     statement = select(Deletion)
     if tenant_id is not None:
         statement = statement.where(Deletion.tenant_id == tenant_id)
@@ -106,11 +114,11 @@ def page(session: Session, request: PageRequest, tenant_id: str | None = None) -
 
 
 def advance(database: Database, store: ObjectStore) -> None:
-    """Continues unfinished deletions, in a worker. Any number of workers may call it at any time.
+    """Continues unfinished deletions. Workers call it again and again; any number of workers may call it concurrently.
 
-    A deletion is done when nothing is left under its prefix, and every live worker has since evicted the deleted
-    adapters. The next call removes what work in progress has stored meanwhile. Raises StorageUnavailable,
-    DatabaseUnavailable.
+    Each call also deletes the objects that jobs in progress have stored since the previous call. A deletion is done
+    when no object is left under its storage key prefix, and every live worker has since evicted the deleted adapters.
+    Raises StorageUnavailable, DatabaseUnavailable.
     """
     with database.session(SYSTEM) as session:
         now = database_now(session)
@@ -154,7 +162,7 @@ def _advance(database: Database, store: ObjectStore, id: str, prefix: str, *, is
 
 
 def _step(database: Database, id: str) -> bool:
-    """Removes some of the rows of a deletion. Returns True when none are left."""
+    """Removes some of a deletion's database rows in one transaction. Returns True when no rows are left."""
     with database.session(SYSTEM) as session:
         deletion = find(session, Deletion, id, lock=True)
         row = None if deletion is None else _owner(session, deletion)
@@ -171,7 +179,7 @@ def _let_go(database: Database, id: str) -> None:
 
 
 def _unfinished(session: Session, now: datetime.datetime) -> Sequence[Deletion]:
-    """Returns deletions of every tenant that are not done and that no worker has claimed, locked."""
+    """Returns, locked, up to `_AT_ONCE` deletions of any tenant that are not done and that no worker has claimed."""
     statement = select(Deletion).where(
         Deletion.done_at.is_(None), or_(Deletion.claimed_until.is_(None), Deletion.claimed_until < now)
     )
@@ -180,15 +188,15 @@ def _unfinished(session: Session, now: datetime.datetime) -> Sequence[Deletion]:
 
 
 def _owner(session: Session, deletion: Deletion) -> Domain | Tenant | None:
-    """Returns the row that is being deleted, locked; None when it is gone."""
+    """Returns the row of the domain or tenant that is being deleted, locked, or None when the row is gone."""
     if deletion.kind == "domain":
         return session.get(Domain, deletion.target, with_for_update=True)
     return session.get(Tenant, deletion.target, with_for_update=True)
 
 
 def _remove_some(session: Session, deletion: Deletion) -> tuple[Counter[str], bool]:
-    """Removes at most `_ROWS` rows of each of the tables that may hold very many of one owner. Returns how many went,
-    by table, and whether those were all."""
+    """Deletes at most `_ROWS` generations (with images and previews), fine-tune events and webhook deliveries each: an
+    owner may have very many of them. Returns the count of deleted rows by table, and whether none of them are left."""
     column = "domain_id" if deletion.kind == "domain" else "tenant_id"
     generations = select(Generation.id).where(getattr(Generation, column) == deletion.target)
     finetunes = select(Finetune.id).where(getattr(Finetune, column) == deletion.target)
@@ -218,12 +226,13 @@ def _remove_some(session: Session, deletion: Deletion) -> tuple[Counter[str], bo
 
 
 def _end_work(session: Session, deletion: Deletion) -> Counter[str]:
-    """Deletes jobs, which a worker would start or continue, and keys. Returns the number of deleted rows by table."""
+    """Deletes unfinished jobs, which a worker would otherwise start or continue; of a tenant also deletes the API keys
+    and disables the webhooks. Returns the number of deleted rows by table."""
     column = "domain_id" if deletion.kind == "domain" else "tenant_id"
     unfinished = select(Finetune.id).where(getattr(Finetune, column) == deletion.target, Finetune.finished_at.is_(None))
     doomed: list[tuple[type[Any], ColumnElement[bool]]] = [(FinetuneEvent, FinetuneEvent.finetune_id.in_(unfinished))]
     for model in (Generation, Finetune, Dataset):
-        waits = model.status.in_(("queued", "running", "validating"))  # an index knows them
+        waits = model.status.in_(("queued", "running", "validating"))  # `status` is indexed
         doomed.append((model, and_(getattr(model, column) == deletion.target, waits)))
     if deletion.kind == "tenant":
         doomed.append((ApiKey, ApiKey.tenant_id == deletion.target))
@@ -233,18 +242,18 @@ def _end_work(session: Session, deletion: Deletion) -> Counter[str]:
 
 
 def _removed(session: Session, model: type[Any], condition: ColumnElement[bool]) -> int:
-    """Removes rows of one table, and returns how many they were."""
+    """Deletes the rows of one table that satisfy `condition`, and returns their number."""
     return len(session.scalars(delete(model).where(condition).returning(model.tenant_id)).all())
 
 
 def _count_owned(session: Session, table: Table, id: str) -> dict[str, int]:
-    """Counts the rows that are deleted with one row of a table, by table: those with a cascading foreign key to it,
-    those with one to them, and so on."""
+    """Counts, per table, the rows that deleting the row `id` of `table` would delete, by following cascading foreign
+    keys recursively. The row itself counts too."""
     counts = {}
     for name, conditions in _owned(table, table.c.id == id).items():
         owned = Base.metadata.tables[name]
         if name == StoredBytes.__tablename__:
-            continue  # our own count, not a thing that the tenant owned
+            continue  # bookkeeping of this service, not something that the tenant owned
         counts[name] = session.execute(select(func.count()).select_from(owned).where(or_(*conditions))).scalar_one()
     return {name: count for name, count in sorted(counts.items()) if count}
 

@@ -1,7 +1,8 @@
-"""Objects whose rows are gone: recorded in the transaction that removes the row, deleted from the store afterwards.
+"""Deletes stored objects whose database rows are gone. An object is recorded as discarded in the transaction that
+removes its row, and deleted from the object store afterwards.
 
-If a worker is lost between the two, another one continues from the record; a missing object is not an error. So no
-object is deleted while its row may exist, and none stays after its row is gone.
+So no object is deleted while its row may exist, and none stays after its row is gone: if a worker is lost after the
+transaction, another worker finds the record and deletes the object. Deleting a missing object is not an error.
 """
 
 import datetime
@@ -19,22 +20,24 @@ from core.service.tenancy import SYSTEM
 logger = logging.getLogger(__name__)
 _PAGE = 500
 _CLAIM = datetime.timedelta(minutes=5)
-"""Time in which a page must be deleted, before another worker takes it up."""
+"""Time that a worker has to delete a page of objects; then another worker may delete the same page."""
 
 
 def record(
     session: Session, objects: Iterable[tuple[str, str]], after: datetime.timedelta = datetime.timedelta()
 ) -> None:
-    """Records objects, each a tenant's id and a key, to be deleted `after` a while."""
-    due = {"due_at": database_now(session) + after} if after else {}  # the database's default is its own time
+    """Records objects, each given by its tenant's id and its storage key, for deletion once the time `after` has
+    passed."""
+    due = {"due_at": database_now(session) + after} if after else {}  # the database's default is its current time
     rows = [{"tenant_id": tenant, "object_key": key, **due} for tenant, key in objects]
     if rows:
         session.execute(insert(DiscardedObject), rows)
 
 
 def remove_page(database: Database, store: ObjectStore) -> int:
-    """Deletes some of the due objects, and returns how many. No row is locked during calls to the store, and any number
-    of workers may run this concurrently. Raises StorageUnavailable, DatabaseUnavailable."""
+    """Deletes up to `_PAGE` recorded objects that are due, and returns their number. Locks no database row during calls
+    to the object store. Any number of workers may call it concurrently. Raises StorageUnavailable,
+    DatabaseUnavailable."""
     with database.session(SYSTEM) as session:
         now = database_now(session)
         due = (

@@ -1,4 +1,4 @@
-"""A tenant's domains: the image styles that it teaches."""
+"""Domains of a tenant. A domain is an image style, with the data sets, fine-tunes, adapters and generations for it."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from core.service.errors import NameTaken
 
 
 def create(session: Session, name: str, description: str, base_model: str) -> Domain:
-    """Raises NameTaken."""
+    """Creates a domain of the session's tenant. Raises NameTaken."""
     _check_free(session, name)
     tenant_id = scope_of(session).tenant
     domain = Domain(id=new_id("dom"), tenant_id=tenant_id, name=name, description=description, base_model=base_model)
@@ -29,20 +29,20 @@ def create(session: Session, name: str, description: str, base_model: str) -> Do
 
 
 def get(session: Session, id: str, *, lock: bool = False) -> Domain:
-    """Raises NotFound, for another tenant's domain too."""
+    """Returns the domain with this id. Raises NotFound, also for another tenant's domain."""
     return require(session, Domain, "domain", id, lock=lock)
 
 
 def page(session: Session, request: PageRequest) -> Page[Domain]:
-    """Returns a page of domains, newest first. Raises InvalidCursor."""
+    """Returns a page of the session's tenant's domains, newest first. Raises InvalidCursor."""
     return fetch_page(session, select(Domain).where(Domain.deleted_at.is_(None)), Domain.id, request)
 
 
 def covers(session: Session, ids: Sequence[str]) -> dict[str, str]:
-    """Returns the id of each domain's newest successful generation by an adapter, whose first image is the domain's
-    cover. Leaves out domains without one."""
-    # Uses a range of the index instead of `domain_id = …`: with equality PostgreSQL may scan all generations by
-    # their id until it meets one of this domain.
+    """Returns, by domain id, the id of the domain's newest successful generation with an adapter; the first image of
+    this generation is the domain's cover. Leaves out domains without such a generation."""
+    # Compares with a range of the index (domain_id, id) instead of `domain_id = …`: with equality PostgreSQL may scan
+    # the generations of all domains by their id until it meets one of this domain.
     position = tuple_(Generation.domain_id, Generation.id)
     newest = (
         select(Generation.id)
@@ -57,8 +57,8 @@ def covers(session: Session, ids: Sequence[str]) -> dict[str, str]:
 
 
 def change(session: Session, id: str, changes: dict[str, object], seen: str | None = None) -> Domain:
-    """Changes name or description. `seen` is the request's If-Match header. Raises NotFound, NameTaken,
-    ChangedMeanwhile."""
+    """Changes a domain's columns to the values in `changes`, such as `name` and `description`. `seen` is the request's
+    If-Match header. Raises NotFound, NameTaken, ChangedMeanwhile."""
     domain = get(session, id, lock=True)
     etags.require_match(domain, seen)
     name = changes.get("name")
@@ -75,9 +75,9 @@ def change(session: Session, id: str, changes: dict[str, object], seen: str | No
 
 
 def delete(session: Session, id: str) -> Deletion:
-    """Deletes a domain with all it owns. Running jobs lose their rows and stop; its objects are removed later, and so
-    are its rows where there are very many. Stored answers to repeated requests that contain the domain are removed
-    too. Raises NotFound."""
+    """Deletes a domain with all it owns, and returns the receipt of the deletion. Also deletes the responses stored for
+    idempotency keys that contain the domain. Workers delete the domain's stored objects later, and its rows too if
+    there are very many. Running jobs stop, since their rows are gone. Raises NotFound."""
     domain = get(session, id, lock=True)
     deletion = deletions.record(session, domain, folder(domain.tenant_id, id))
     idempotency.forget(session, domain.tenant_id, id)
@@ -87,7 +87,7 @@ def delete(session: Session, id: str) -> Deletion:
 
 
 def folder(tenant_id: str, domain_id: str) -> str:
-    """Returns the prefix of every object that belongs to a domain."""
+    """Returns the storage key prefix of all objects that belong to a domain."""
     return f"tenants/{tenant_id}/domains/{domain_id}/"
 
 

@@ -1,4 +1,4 @@
-"""Errors of the service half: callers, nouns, quotas and the database."""
+"""Exceptions of the service half: authentication, resources of the API, jobs, quotas, webhooks and the database."""
 
 import datetime
 from collections.abc import Sequence
@@ -74,14 +74,14 @@ class IdempotencyConflict(CoreError):
 
 
 class ArchiveInvalid(CoreError):
-    """A zip that cannot be a data set, whatever its images. `code` gives the reason."""
+    """Raised for a zip that cannot be used as a data set, even if its images are valid. `code` gives the reason."""
 
     status, title = 422, "The archive cannot be used"
     code = "archive_invalid"
 
     def __init__(self, code: str, detail: str, *, rejected: list[dict[str, Any]] | None = None) -> None:
         super().__init__(detail, errors=rejected)
-        self.code = code  # type: ignore[misc]  # one class for the ways in which a zip can be wrong
+        self.code = code  # type: ignore[misc]  # per instance: one exception class covers all reasons
 
 
 class PartsMissing(CoreError):
@@ -142,7 +142,8 @@ class BaseNotLoaded(CoreError):
     code, status, title = "base_not_loaded", 503, "Base not loaded yet"
 
     def __init__(self, name: str, held: Sequence[str] = ()) -> None:
-        """`held` names the bases that the live workers hold instead."""
+        """`name` is the configured base model, and `held` names the base models that the live workers have loaded
+        instead."""
         if held:
             others = " and ".join(f"'{other}'" for other in held)
             detail = f"The API is set to the base '{name}', but its workers have {others}. Ask the operator to fix it."
@@ -160,7 +161,7 @@ class JobFinished(CoreError):
 
 
 class ImageExpired(CoreError):
-    """The image has expired; its generation still exists."""
+    """Raised when retention has deleted an image; the row of the image's generation still exists."""
 
     code, status, title = "image_expired", 410, "Image expired"
 
@@ -192,7 +193,7 @@ class DeviceCrashed(CoreError):
 
 
 class QuotaExceeded(CoreError):
-    """A quota is used up. `name` names it; a retry may succeed after `retry_after` seconds."""
+    """Raised when a request would exceed the quota `name`. A retry may succeed after `retry_after` seconds."""
 
     code, status, title = "quota_exceeded", 429, "Quota exceeded"
 
@@ -206,7 +207,8 @@ class QuotaExceeded(CoreError):
 
 
 class StorageQuotaExceeded(CoreError):
-    """No time will help, so this is no 429."""
+    """Raised when stored objects would exceed the tenant's quota of bytes. The status is 403, not 429, since a retry
+    does not succeed until something is deleted."""
 
     code, status, title = "storage_quota_exceeded", 403, "Storage quota exceeded"
 
@@ -218,7 +220,8 @@ class StorageQuotaExceeded(CoreError):
 
 
 class WebhookQuotaExceeded(CoreError):
-    """No time will help here either."""
+    """Raised when a tenant would have too many webhooks. The status is 403, not 429, since a retry does not succeed
+    until a webhook is deleted."""
 
     code, status, title = "webhook_quota_exceeded", 403, "Too many webhooks"
 
@@ -248,7 +251,7 @@ class DatabaseUnavailable(CoreError):
 
 
 class ResultRefused(CoreError):
-    """The database responds, but keeps rejecting an attempt's result."""
+    """Raised when the database is available, but repeatedly rejects the result of a job's attempt."""
 
     code, status, title = "result_refused", 503, "Result not stored"
 

@@ -9,8 +9,8 @@ def tag(row: Domain | Webhook) -> str:
 
 
 def require_match(row: Domain | Webhook, if_match: str | None) -> None:
-    """Checks the `If-Match` header (None without it) against the row, which must be locked. Raises
-    ChangedMeanwhile."""
+    """Checks that the `If-Match` header (None if the request has none) names the row's current ETag. The row must be
+    locked. Raises ChangedMeanwhile."""
     tags = [entry.strip() for entry in (if_match or "*").split(",")]
     if "*" not in tags and tag(row) not in tags:
         raise ChangedMeanwhile(row.id)

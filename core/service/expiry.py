@@ -1,7 +1,9 @@
-"""The steps of retention, one for each kind of row: find the oldest by an index, remove them, record their objects.
+"""Steps of retention, one function for each kind of row. A step finds the oldest rows by an index, deletes them, and
+records their stored objects for deletion.
 
-Each step gets the time before which rows are too old, and the maximum number of rows to touch. It returns how many it
-found, and runs in a separate transaction that sees every tenant.
+Each step takes `before`, the time before which rows are too old, and `limit`, the max number of rows to touch. It
+returns the number of rows that it found; fewer than `limit` means that no more are due. It runs in a transaction of its
+own that sees every tenant's rows.
 """
 
 import datetime
@@ -32,11 +34,12 @@ from core.service.db.session import database_now
 
 Time = datetime.datetime
 _POINTS = 200
-"""Points of a loss curve that stay when its events are thinned."""
+"""Approximate number of points of a loss curve that stay when a fine-tune's progress events are thinned."""
 
 
 def images(session: Session, before: Time, limit: int) -> int:
-    """Removes images and previews of generations that ended before. The generations stay, marked as expired."""
+    """Deletes the images and previews of generations that ended before `before`. The rows of the generations stay,
+    marked as expired."""
     due = select(Generation.id, Generation.domain_id).where(
         Generation.expired_at.is_(None), Generation.finished_at < before
     )
@@ -48,7 +51,7 @@ def images(session: Session, before: Time, limit: int) -> int:
 
 
 def generations(session: Session, before: Time, limit: int) -> int:
-    """Removes generations that ended before, with their images and previews."""
+    """Deletes generations that ended before `before`, with their images and previews."""
     due = select(Generation.id, Generation.domain_id).where(Generation.finished_at < before)
     rows = _oldest(session, due, Generation.finished_at, limit, Generation)
     _remove_pictures(session, {row.id: row.domain_id for row in rows})
@@ -57,7 +60,7 @@ def generations(session: Session, before: Time, limit: int) -> int:
 
 
 def previews(session: Session, before: Time, limit: int) -> int:
-    """Removes previews that were made before."""
+    """Deletes image previews that were created before `before`."""
     model = GenerationPreview
     due = select(model, Generation.domain_id).join(Generation, Generation.id == model.generation_id)
     rows = _oldest(session, due.where(model.created_at < before), model.created_at, limit, model)
@@ -68,7 +71,8 @@ def previews(session: Session, before: Time, limit: int) -> int:
 
 
 def samples(session: Session, before: Time, limit: int) -> int:
-    """Removes the samples of one fine-tune that ended before, with their events."""
+    """Deletes the sample images of one fine-tune that ended before `before`, with their events. Returns `limit`, since
+    there may be more such fine-tunes, or 0 if there is none."""
     finetune = _oldest_finetune(session, Finetune.samples_removed_at.is_(None), before)
     if finetune is None:
         return 0
@@ -84,8 +88,9 @@ def samples(session: Session, before: Time, limit: int) -> int:
 
 
 def finetune_events(session: Session, before: Time, limit: int) -> int:
-    """Removes progress events of one fine-tune that ended before. Some points of its loss curve stay, both ends among
-    them."""
+    """Deletes up to `limit` progress events of one fine-tune that ended before `before`. About `_POINTS` points of the
+    loss curve stay, the first and the last among them. Returns `limit`, since there may be more events or fine-tunes,
+    or 0 if there is no such fine-tune."""
     finetune = _oldest_finetune(session, Finetune.events_thinned_at.is_(None), before)
     if finetune is None:
         return 0
@@ -94,7 +99,7 @@ def finetune_events(session: Session, before: Time, limit: int) -> int:
         event.finetune_id == finetune.id, event.type == "progress"
     )
     points = session.execute(progress.order_by(event.id)).all()
-    # Keeps the first event of each stretch of steps. The next call, which sees what is left, keeps the same ones.
+    # Keeps the first event of each of `_POINTS` ranges of steps. The next call keeps the same events of those left.
     kept = set({step * _POINTS // finetune.training.steps: id for id, step in reversed(points)}.values())
     doomed = [id for id, _ in points[:-1] if id not in kept][:limit]
     session.execute(delete(event).where(event.finetune_id == finetune.id, event.id.in_(doomed)))
@@ -104,7 +109,8 @@ def finetune_events(session: Session, before: Time, limit: int) -> int:
 
 
 def checkpoints(session: Session, before: Time, limit: int) -> int:
-    """Removes the last checkpoints of a fine-tune that ended before; nothing continues from them."""
+    """Deletes the last two checkpoints of one fine-tune that ended before `before`, since no attempt will continue from
+    them. Returns `limit`, since there may be more such fine-tunes, or 0 if there is none."""
     finetune = _oldest_finetune(session, Finetune.checkpoint_key.is_not(None), before)
     if finetune is None or finetune.checkpoint_key is None:
         return 0
@@ -119,7 +125,8 @@ def checkpoints(session: Session, before: Time, limit: int) -> int:
 
 
 def rejected_archives(session: Session, before: Time, limit: int) -> int:
-    """Removes archives of data sets that were rejected before. The database rows stay, with their reports."""
+    """Deletes the archives of data sets that were rejected before `before`. The rows of the data sets stay, with the
+    reports of what was wrong."""
     due = select(Dataset).where(Dataset.status == "rejected", Dataset.archive_key != "", Dataset.finished_at < before)
     rows = [row for (row,) in _oldest(session, due, Dataset.finished_at, limit, Dataset)]
     gone = [(row.domain_id, row.tenant_id, row.archive_key, row.size_bytes) for row in rows]
@@ -130,15 +137,15 @@ def rejected_archives(session: Session, before: Time, limit: int) -> int:
 
 
 def deliveries(session: Session, before: Time, limit: int) -> int:
-    """Removes webhook deliveries that were made before, however they ended."""
+    """Deletes webhook deliveries that were created before `before`, whether they succeeded or not."""
     return _remove(
         session, WebhookDelivery, (WebhookDelivery.id,), WebhookDelivery.created_at, before=before, limit=limit
     )
 
 
 def audit_entries(session: Session, before: Time, limit: int) -> int:
-    """Removes the oldest entries of the audit log that were made before. Finds them by their ids, which grow with
-    time."""
+    """Deletes entries of the audit log that were created before `before`. Finds the oldest entries by their ids, which
+    grow with time, so that no index on the time is needed."""
     oldest = session.execute(select(AuditEntry.id, AuditEntry.created_at).order_by(AuditEntry.id).limit(limit))
     ids = [id for id, created_at in oldest if created_at < before]
     session.execute(delete(AuditEntry).where(AuditEntry.id.in_(ids)))
@@ -146,29 +153,31 @@ def audit_entries(session: Session, before: Time, limit: int) -> int:
 
 
 def receipts(session: Session, before: Time, limit: int) -> int:
-    """Removes receipts of deletions that were done before."""
+    """Deletes the receipts of domain and tenant deletions that were complete before `before`."""
     return _remove(session, Deletion, (Deletion.id,), Deletion.done_at, before=before, limit=limit)
 
 
 def usage_days(session: Session, before: Time, limit: int) -> int:
-    """Removes the usage of days before."""
+    """Deletes rows of daily usage for days before the date of `before`."""
     key = (UsageDay.tenant_id, UsageDay.day)
     return _remove(session, UsageDay, key, UsageDay.day, before=before.date(), limit=limit)
 
 
 def idempotency_keys(session: Session, before: Time, limit: int) -> int:
-    """Removes stored answers to requests that were made before."""
+    """Deletes idempotency keys, with their stored responses, that were first used before `before`."""
     key = (IdempotencyKey.scope, IdempotencyKey.key)
     return _remove(session, IdempotencyKey, key, IdempotencyKey.created_at, before=before, limit=limit)
 
 
 def lost_workers(session: Session, before: Time, limit: int) -> int:
-    """Removes workers that were last alive before. Those that ended by themselves have removed their own rows."""
+    """Deletes the rows of workers whose last heartbeat was before `before`. A worker that shuts down cleanly
+    deletes its own row."""
     return _remove(session, Worker, (Worker.id,), Worker.heartbeat_at, before=before, limit=limit)
 
 
 def _oldest(session: Session, due: Select[*tuple[Any, ...]], age: Any, limit: int, model: type[Any]) -> Sequence[Any]:
-    """Returns the oldest rows, locked; leaves out rows that others have locked."""
+    """Returns up to `limit` rows of the query `due`, ordered by the column `age`, and locks the rows of `model`. Skips
+    rows that another transaction has locked."""
     locked = due.order_by(age).limit(limit).with_for_update(of=model, skip_locked=True)
     return session.execute(locked).all()
 
@@ -181,14 +190,15 @@ def _oldest_finetune(session: Session, condition: ColumnElement[bool], before: T
 def _remove(
     session: Session, model: type[Any], key: tuple[Any, ...], age: Any, *, before: datetime.date, limit: int
 ) -> int:
-    """Removes the oldest rows whose `age` is before; returns how many there were."""
+    """Deletes up to `limit` rows of `model` whose column `age` is before `before`, the oldest first. `key` has the
+    columns of the primary key. Returns the number of deleted rows."""
     rows = _oldest(session, select(*key).where(age < before), age, limit, model)
     session.execute(delete(model).where(tuple_(*key).in_([tuple(row) for row in rows])))
     return len(rows)
 
 
 def _remove_pictures(session: Session, domains: Mapping[str, str]) -> None:
-    """Removes all images and previews of generations, given with their domains."""
+    """Deletes all images and previews of generations. `domains` maps each generation's id to the id of its domain."""
     gone: list[tuple[str, str, str, int]] = []
     for model in (GenerationImage, GenerationPreview):
         removed = delete(model).where(model.generation_id.in_(domains))
@@ -199,10 +209,11 @@ def _remove_pictures(session: Session, domains: Mapping[str, str]) -> None:
 
 
 def _discard(session: Session, objects: Sequence[tuple[str, str, str, int]]) -> None:
-    """Records objects (domain, tenant, key, size) for deletion, and subtracts their bytes."""
+    """Records stored objects, as (domain id, tenant id, storage key, size in bytes), for deletion, and subtracts their
+    sizes from the domains' stored bytes."""
     discards.record(session, [(tenant, key) for _, tenant, key, _ in objects])
     sizes: Counter[str] = Counter()
     for domain, _, _, size in objects:
         sizes[domain] += size
-    for domain, size in sorted(sizes.items()):  # in one order, or two workers could wait for each other
+    for domain, size in sorted(sizes.items()):  # always in the same order: otherwise two workers could deadlock
         metering.add_stored_bytes(session, domain, -size)

@@ -1,4 +1,4 @@
-"""Optional dependencies: `pip install 'difffit-server[dashboard]'` and the like."""
+"""Optional dependencies (extras) of the package, such as `pip install 'difffit-server[dashboard]'`."""
 
 import logging
 from functools import cache
@@ -23,7 +23,8 @@ def how_to_install(*extras: str) -> str:
 
 
 def log_missing(*extras: str) -> None:
-    """Logs in one line which of these extras are not installed, and are therefore off."""
+    """Logs one warning that names those of `extras` that are not installed, whose features are therefore off. Logs
+    nothing if all are installed."""
     if missing := [extra for extra in extras if not is_installed(extra)]:
         logger.warning("Off, because not installed: %s. To have them: %s", ", ".join(missing), how_to_install(*missing))
 
@@ -31,5 +32,5 @@ def log_missing(*extras: str) -> None:
 def _exists(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that holds it
+    except ModuleNotFoundError:  # the parent package is not installed
         return False

@@ -1,4 +1,4 @@
-"""The fleet: live workers, the adapters that they hold, and the bases that they have loaded."""
+"""The fleet: live workers, the adapters in their memory, and the base models that they have loaded."""
 
 import datetime
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ from core.service.db.session import database_now
 from core.service.errors import BaseNotLoaded
 
 WORKER_SILENCE = datetime.timedelta(seconds=60)
-"""Time without a heartbeat after which a worker counts as gone."""
+"""Time without a heartbeat after which a worker no longer counts as live."""
 
 
 def workers(session: Session) -> Sequence[Worker]:
@@ -24,17 +24,17 @@ def workers(session: Session) -> Sequence[Worker]:
 
 
 def workers_page(session: Session, request: PageRequest) -> Page[Worker]:
-    """Returns a page of live workers, the latest first. Raises InvalidCursor."""
+    """Returns a page of live workers, the most recently started first. Raises InvalidCursor."""
     return fetch_page(session, select(Worker).where(is_alive(session)), Worker.id, request)
 
 
 def is_alive(session: Session) -> ColumnElement[bool]:
-    """Returns the condition for a worker that still sends heartbeats."""
+    """Returns the SQL condition that a row of `workers` belongs to a live worker, which still sends heartbeats."""
     return Worker.heartbeat_at >= database_now(session) - WORKER_SILENCE
 
 
 def residency(session: Session) -> dict[str, list[str]]:
-    """Maps an adapter's SHA-256 to the live workers that hold it in their device table."""
+    """Returns the ids of the live workers that have an adapter in device memory, by the adapter's SHA-256."""
     holders: dict[str, list[str]] = {}
     for worker in workers(session):
         for sha256 in worker.resident:
@@ -43,13 +43,15 @@ def residency(session: Session) -> dict[str, list[str]]:
 
 
 def some_worker_may_hold(session: Session, since: datetime.datetime) -> bool:
-    """Returns whether a live worker may still hold adapters that were deleted before `since`."""
+    """Returns whether any live worker has not evicted deleted adapters since the time `since`, and so may still have
+    adapters in memory that were deleted before this time."""
     is_late = or_(Worker.evicted_at.is_(None), Worker.evicted_at <= since)
     return bool(session.scalar(select(exists().where(is_alive(session), is_late))))
 
 
 def report_worker(session: Session, id: str, hostname: str, pid: int, state: dict[str, Any]) -> None:
-    """Records a worker's heartbeat; `state` has its device, base_digest, queues and resident adapters."""
+    """Records a worker's heartbeat, and creates the worker's row at the first one. `state` has the values of the row's
+    other columns, such as `device`, `base_digest`, `queues` and `resident` (SHA-256 of adapters in device memory)."""
     worker = session.get(Worker, id)
     if worker is None:
         worker = Worker(id=id, hostname=hostname, pid=pid)
@@ -60,24 +62,24 @@ def report_worker(session: Session, id: str, hostname: str, pid: int, state: dic
 
 
 def forget_worker(session: Session, id: str) -> None:
-    """Removes a worker that ends in good order."""
+    """Deletes the row of a worker that shuts down cleanly."""
     session.execute(delete(Worker).where(Worker.id == id))
 
 
 def register_base(session: Session, reference: str, description: BaseDescription) -> None:
-    """Records that a worker has loaded the base that the setting `reference` names."""
+    """Records that a worker has loaded a base model. `reference` is the value of its setting `base_model`."""
     digest, values = description.digest, description.to_json()
     try:
         with session.begin_nested():
             session.add(BaseModelRow(name=reference, digest=digest, description=values))
-    except IntegrityError:  # the base is recorded already, perhaps by another worker just now
+    except IntegrityError:  # the base model is recorded already, perhaps by another worker just now
         row = session.get_one(BaseModelRow, reference, with_for_update=True)
         row.digest, row.description = digest, values
 
 
 def served_base(session: Session, reference: str) -> BaseDescription:
-    """Returns the base that the setting `reference` names. Raises BaseNotLoaded until a worker has loaded it, and while
-    all live workers hold other bases."""
+    """Returns the description of the base model that `reference`, the value of the setting `base_model`, names. Raises
+    BaseNotLoaded if no worker has loaded this base model yet, or if all live workers have loaded other ones."""
     row, held = session.get(BaseModelRow, reference), _held_bases(session)
     if row is None or (held and row.digest not in held):
         raise BaseNotLoaded(reference, _base_names(session, held))
@@ -85,7 +87,8 @@ def served_base(session: Session, reference: str) -> BaseDescription:
 
 
 def all_hold(session: Session, reference: str) -> bool:
-    """Returns whether every live worker that has a base has this one."""
+    """Returns whether all live workers that have loaded a base model have loaded the same one as `reference`, the value
+    of the setting `base_model`, names."""
     row = session.get(BaseModelRow, reference)
     return _held_bases(session) <= ({row.digest} if row else set())
 
@@ -95,7 +98,8 @@ def _held_bases(session: Session) -> set[str]:
 
 
 def _base_names(session: Session, digests: Collection[str]) -> list[str]:
-    """Returns the names of bases in order; for a base without a name, the beginning of its digest."""
+    """Returns the sorted names of the base models with these digests. A base model without a recorded name gets the
+    first 12 characters of its digest."""
     rows = session.scalars(select(BaseModelRow).where(BaseModelRow.digest.in_(digests)))
     names = {row.digest: row.name for row in rows}
     return sorted(names.get(digest, digest[:12]) for digest in digests)

@@ -1,4 +1,4 @@
-"""The embedded broker: kombu's transport in a folder, made safe for readers and writers that are several processes."""
+"""Embedded broker: kombu's transport with messages in a folder, made safe for several reading and writing processes."""
 
 import logging
 import os
@@ -16,19 +16,21 @@ logger = logging.getLogger(__name__)
 
 
 class FolderChannel(filesystem.Channel):
-    """Kombu's broker in a folder, whose messages appear whole: a reader that met one half written would end with it."""
+    """Kombu's channel with messages in a folder, changed so that each message appears at once and complete. A reader
+    that met a partly written message would stop."""
 
-    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]  # the name as in its parent
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]  # kombu calls it `payload`; the stubs do not
         folder, name = Path(self.data_folder_out), f"{time.monotonic_ns() // 10**6}_{uuid.uuid4()}.{queue}.msg"
         partial = folder / f".{name}.partial"
         with partial.open("w") as file:
             file.write(dumps(payload))
             file.flush()
-            os.fsync(file.fileno())  # after a power failure the name must not exist without its content
+            os.fsync(file.fileno())  # after a power failure, the file must not exist without its content
         partial.replace(folder / name)
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:  # noqa: ARG002  # the stubs' signature
-        """The next message that can be read; others are dropped, as kombu takes a file away before it reads it."""
+        """Returns the next readable message. Drops unreadable messages with a warning: kombu has already removed their
+        files from the folder before it parses them."""
         while True:
             try:
                 return super()._get(queue)

@@ -1,4 +1,4 @@
-"""Generations: requested by tenants, run by workers."""
+"""Generations: jobs that generate images with an adapter. Tenants create and cancel them; workers record results."""
 
 import datetime
 import unicodedata
@@ -25,12 +25,12 @@ from core.service.resources import Resources
 from core.service.storage import StoredObject
 
 BASE = "base"
-"""Value in place of an adapter's id: generates with the base itself, to compare."""
+"""Value of `adapter_id` that generates with the base model alone, for comparison with an adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """Request of a tenant for generated images. The API checks the limits."""
+    """A tenant's request for generated images. The API has already validated the ranges of the values."""
 
     class_name: str | None = None
     class_id: int | None = None
@@ -45,7 +45,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class DrawnImage:
-    """One finished image of a generation, already stored."""
+    """One generated image of a generation, already in the object store."""
 
     index: int
     seed: int
@@ -55,10 +55,10 @@ class DrawnImage:
 
 
 def submit(session: Session, resources: Resources, domain_id: str, request: GenerationRequest) -> Generation:
-    """Creates a generation within the tenant's quotas. Raises BaseNotLoaded, QuotaExceeded, and the errors of
+    """Creates a generation if the tenant's quotas allow it. Raises BaseNotLoaded, QuotaExceeded, and the errors of
     `create`."""
     settings = resources.settings
-    domains.get(session, domain_id)  # first: another tenant's domain is not found, whichever base the workers hold
+    domains.get(session, domain_id)  # first, so that another tenant's domain raises NotFound, never BaseNotLoaded
     base = fleet.served_base(session, settings.base_model)
     most_waiting = quotas.Quotas(session, settings).admit_generation(request.count)
     return create(session, resources.dispatcher, domain_id, request, base, most_waiting=most_waiting)
@@ -73,7 +73,12 @@ def create(
     *,
     most_waiting: int,
 ) -> Generation:
-    """Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, QueueFull, InvalidRequest."""
+    """Creates a generation with the requested adapter, by default the domain's active one, which must have been trained
+    on the model `base`. A worker can start the generation after the commit.
+
+    Raises NotFound, NoActiveAdapter, AdapterQuarantined, BaseMismatch, UnknownClass, InvalidRequest, and QueueFull when
+    the tenant already has `most_waiting` queued generations.
+    """
     domain = domains.get(session, domain_id)
     waiting = quotas.queued_generations(session)
     if waiting >= most_waiting:
@@ -110,7 +115,7 @@ def create(
 
 
 def get(session: Session, id: str) -> Generation:
-    """Raises NotFound."""
+    """Returns the generation with this id. Raises NotFound."""
     return require(session, Generation, "generation", id)
 
 
@@ -123,7 +128,7 @@ def page(session: Session, domain_id: str, request: PageRequest) -> Page[Generat
 
 
 def image(session: Session, id: str, index: int) -> GenerationImage:
-    """Raises NotFound, ImageExpired."""
+    """Returns the row of a generation's image. Raises NotFound, or ImageExpired if retention has deleted the image."""
     row = session.get(GenerationImage, (id, index))
     if row is None:
         _check_expired(session, id)
@@ -132,7 +137,8 @@ def image(session: Session, id: str, index: int) -> GenerationImage:
 
 
 def preview(session: Session, id: str, index: int, step: int) -> GenerationPreview:
-    """Raises NotFound, ImageExpired."""
+    """Returns the row of the preview of image `index` at a sampling step. Raises NotFound, or ImageExpired if retention
+    has deleted the generation's images."""
     row = session.get(GenerationPreview, (id, index, step))
     if row is None:
         _check_expired(session, id)
@@ -141,7 +147,8 @@ def preview(session: Session, id: str, index: int, step: int) -> GenerationPrevi
 
 
 def cancel(session: Session, id: str) -> Generation:
-    """Cancels a generation: a waiting one at once, a running one at its next step. Raises NotFound, JobFinished."""
+    """Cancels a generation: at once if it is queued, at its next sampling step if it is running. Raises NotFound,
+    JobFinished."""
     generation = get(session, id)
     if generation.status in ENDED:
         raise JobFinished("generation", id, generation.status)
@@ -157,7 +164,8 @@ def succeed(
     model_evaluations: int,
     timings: dict[str, Any],
 ) -> bool:
-    """Stores the images and meters them. Returns False when the claim was lost."""
+    """Records the stored images of a generation, ends it as succeeded, and meters its usage. Returns False, and changes
+    nothing, when the worker's claim on the generation was lost."""
     generation = jobs.guarded(session, Generation, claim)
     if generation is None:
         return False
@@ -185,7 +193,8 @@ def succeed(
 
 
 def progress(session: Session, claim: Claim, share: float) -> bool:
-    """Stores a generation's progress. Returns False when the claim was lost."""
+    """Records a generation's progress, from 0 to 1. Returns False, and changes nothing, when the worker's claim on the
+    generation was lost."""
     generation = jobs.guarded(session, Generation, claim)
     if generation is not None:
         generation.progress = share
@@ -193,8 +202,8 @@ def progress(session: Session, claim: Claim, share: float) -> bool:
 
 
 def add_preview(session: Session, claim: Claim, index: int, step: int, stored: StoredObject) -> bool:
-    """Stores a preview of an image. Returns False when the claim was lost. Replaces another attempt's preview of the
-    step."""
+    """Records a stored preview of the image `index` at a sampling step, and replaces an earlier attempt's preview of
+    the same step. Returns False, and changes nothing, when the worker's claim on the generation was lost."""
     generation = jobs.guarded(session, Generation, claim)
     if generation is None:
         return False
@@ -219,7 +228,7 @@ def add_preview(session: Session, claim: Claim, index: int, step: int, stored: S
 
 
 def _check_expired(session: Session, id: str) -> None:
-    """Raises ImageExpired for a generation whose images were removed."""
+    """Raises ImageExpired if the generation exists, but retention has deleted its images."""
     generation = find(session, Generation, id)
     if generation is not None and generation.expired_at is not None:
         raise ImageExpired(id, generation.expired_at)
@@ -243,7 +252,7 @@ def _adapter(session: Session, domain: Domain, adapter_id: str | None, base: Bas
 
 def _class_id(request: GenerationRequest, known: list[str]) -> int:
     if request.class_name is not None:
-        name = unicodedata.normalize("NFC", request.class_name)  # as the folders' names are
+        name = unicodedata.normalize("NFC", request.class_name)  # the names of a data set's class folders are NFC too
         if name not in known:
             raise UnknownClass(request.class_name, known)
         return known.index(name)

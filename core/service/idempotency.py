@@ -1,4 +1,5 @@
-"""Idempotency keys of the session's API key: the same POST twice gives the first response twice."""
+"""Idempotency keys of POST requests: a repeated request gets the stored response of the first one. Each API key has its
+own idempotency keys."""
 
 import datetime
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ class Answer:
 
 
 def begin(session: Session, key: str, digest: str) -> Answer | None:
-    """Reserves an idempotency key for this request. Returns the first answer when there is one already.
+    """Reserves an idempotency key for a request with this digest, and returns None. If the same request was answered
+    before, returns the stored response instead.
 
-    Raises IdempotencyMismatch when the key came with another request, IdempotencyConflict while the first one runs.
+    Raises IdempotencyMismatch when the idempotency key was used with a different request, and IdempotencyConflict while
+    the first request is still running.
     """
     try:
         with session.begin_nested():
@@ -48,7 +51,7 @@ def begin(session: Session, key: str, digest: str) -> Answer | None:
     now = database_now(session)
     if now - row.created_at < _ABANDONED_AFTER:
         raise IdempotencyConflict()
-    row.created_at = now  # its process was lost before it could answer
+    row.created_at = now  # the first request's process was lost before its response: this request runs instead
     return None
 
 
@@ -59,12 +62,13 @@ def complete(session: Session, key: str, answer: Answer) -> None:
 
 
 def abandon(session: Session, key: str) -> None:
-    """Frees the key of a request that failed: it may be used again."""
+    """Deletes the idempotency key of a failed request, so that a retry with the same key runs the request again."""
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.scope == _actor(session), IdempotencyKey.key == key))
 
 
 def forget(session: Session, tenant_id: str, domain_id: str) -> None:
-    """Removes the stored answers that contain a domain which is deleted."""
+    """Deletes the idempotency keys of a tenant whose stored responses contain the given domain, which is being
+    deleted."""
     body = IdempotencyKey.body
     contains_it = or_(body["id"].as_string() == domain_id, body["domain_id"].as_string() == domain_id)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.tenant_id == tenant_id, contains_it))

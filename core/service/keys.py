@@ -1,4 +1,4 @@
-"""API keys: issued, changed and revoked by administrators, and presented by every caller."""
+"""API keys: administrators issue, change and revoke them; every request is authenticated by one."""
 
 import datetime
 import hashlib
@@ -31,7 +31,7 @@ _FIRST_ADMIN_KEY = "key_00000000000000000000000000"
 
 @dataclass(frozen=True)
 class IssuedKey:
-    """A new key with its secret, which is shown this once."""
+    """A new API key: its row, and the full key with the secret, which cannot be shown again later."""
 
     row: ApiKey
     key: str
@@ -44,20 +44,20 @@ def issue(
     scopes: Sequence[str] | None = None,
     lifetime_seconds: int | None = None,
 ) -> IssuedKey:
-    """Issues a new key of a tenant; without a lifetime it is valid until it is revoked. Raises NotFound."""
+    """Creates a tenant's API key. Without `lifetime_seconds` it is valid until it is revoked. Raises NotFound."""
     tenants.get(session, tenant_id)
     expires_at = _after(session, lifetime_seconds)
     return _issue(session, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes), expires_at)
 
 
 def page(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]:
-    """Returns a page of a tenant's keys, newest first. Raises NotFound, InvalidCursor."""
+    """Returns a page of a tenant's API keys, newest first. Raises NotFound, InvalidCursor."""
     tenants.get(session, tenant_id)
     return fetch_page(session, select(ApiKey).where(ApiKey.tenant_id == tenant_id), ApiKey.id, request)
 
 
 def change(session: Session, id: str, changes: dict[str, Any]) -> ApiKey:
-    """Changes a key's `name`, or its end: `lifetime_seconds` from now on, None for no end. Raises NotFound,
+    """Changes an API key's `name`, or makes it expire `lifetime_seconds` from now (None: never). Raises NotFound,
     KeyRevoked."""
     key = _living_key(session, id)
     if "name" in changes:
@@ -69,7 +69,8 @@ def change(session: Session, id: str, changes: dict[str, Any]) -> ApiKey:
 
 
 def rotate(session: Session, id: str, overlap_seconds: int, lifetime_seconds: int | None = None) -> IssuedKey:
-    """Issues a key that replaces another, which stays valid for the overlap. Raises NotFound, KeyRevoked."""
+    """Creates an API key that replaces the key `id`. The old key stays valid for at most `overlap_seconds`. Raises
+    NotFound, KeyRevoked."""
     old = _living_key(session, id)
     overlap_ends = database_now(session) + datetime.timedelta(seconds=overlap_seconds)
     old.expires_at = min(old.expires_at or overlap_ends, overlap_ends)
@@ -80,7 +81,7 @@ def rotate(session: Session, id: str, overlap_seconds: int, lifetime_seconds: in
 
 
 def revoke(session: Session, id: str) -> None:
-    """Revokes a key for good. Raises NotFound, LastAdminKey."""
+    """Revokes an API key permanently. Raises NotFound, or LastAdminKey for the last valid administrator's key."""
     key = require(session, ApiKey, "key", id)
     if key.tenant_id is None and list(_lock_working_admin_keys(session)) == [id]:
         raise LastAdminKey(id)
@@ -90,8 +91,8 @@ def revoke(session: Session, id: str) -> None:
 
 
 def authenticate(session: Session, token: str) -> Scope:
-    """Returns the scope of a key's owner, in a session without a scope. Raises Unauthenticated, with the same error
-    whether or not the key exists."""
+    """Returns the scope of the caller who presents the API key `token`. The session has no scope yet. Raises
+    Unauthenticated, with the same message whether or not the API key exists."""
     key_id, secret = _parse(token)
     key = _presented_key(session, key_id)
     known = hmac.compare_digest(_hash(secret), key.secret_hash if key else _hash(""))
@@ -105,39 +106,43 @@ def authenticate(session: Session, token: str) -> Scope:
 
 
 def working(session: Session, ids: Collection[str]) -> Sequence[str]:
-    """Returns those keys that are neither revoked nor expired."""
+    """Returns the ids, out of `ids`, of API keys that are neither revoked nor expired."""
     return session.scalars(select(ApiKey.id).where(ApiKey.id.in_(ids), *_works())).all()
 
 
 def id_of(token: str) -> str:
-    """Returns the id under which a key is looked up; there may be no key of that id."""
+    """Returns the row id that the API key `token` contains. Does not check that such a row exists."""
     return _parse(token)[0]
 
 
 def record_sign_in(session: Session) -> None:
-    """Records that somebody began to use the pages with the session's key."""
+    """Records in the audit log that somebody signed in to the dashboard with the session's API key."""
     audit.record(session, "session.create", scope_of(session).key)
 
 
 def record_refused(session: Session, key_id: str, address: str | None, request_id: str, count: int) -> None:
-    """Records `count` rejected keys of an address. The first was `key_id` in this request."""
+    """Records in the audit log that `count` requests from an address had invalid API keys. `key_id` and `request_id`
+    belong to the first of these requests."""
     detail = {"count": count}
     audit.record(session, "key.refuse", key_id, detail=detail, address=address, request_id=request_id)
 
 
 def identity(session: Session) -> tuple[Row[Any], Tenant | None]:
-    """Returns the caller's key, as an ApiKey's columns, and its tenant; None for an administrator's."""
+    """Returns the caller's API key, as a row with the columns of ApiKey, and the caller's tenant (None for an
+    administrator). Raises Unauthenticated when the API key has been deleted since the request was authenticated."""
     scope = scope_of(session)
     key = _presented_key(session, scope.key_id or "")
     if key is None:
-        raise Unauthenticated  # deleted since it was shown
+        raise Unauthenticated  # deleted since the request was authenticated
     return key, None if scope.tenant_id is None else tenants.get(session, scope.tenant_id)
 
 
 def ensure_admin_key(session: Session, configured: str | None) -> str | None:
-    """Creates the first administrator's key. Returns it if it is new, to be printed once.
+    """Ensures that there is an administrator's API key. `configured` is the key from the settings, if there is one.
 
-    A newly configured key works, whatever was configured before; a revoked key stays revoked.
+    Without a configured key, creates one if no administrator has any, and returns it, to be printed once; otherwise
+    returns None. A configured key that differs from the one configured before replaces it; an unchanged configured key
+    that was revoked stays revoked.
     """
     if configured is None:
         if _any_admin_key(session):
@@ -181,8 +186,8 @@ def _after(session: Session, seconds: int | None) -> datetime.datetime | None:
 
 
 def _parse(token: str) -> tuple[str, str]:
-    """Splits a key into its id and its secret. A key that is not in our form can only be the configured
-    administrator's."""
+    """Splits an API key into the id of its row and its secret. An API key without the form `dfk_<id>_<secret>` can only
+    be the administrator's key from the settings, whose row has the id `_FIRST_ADMIN_KEY`."""
     prefix, _, rest = token.partition("_")
     id, _, secret = rest.partition("_")
     if prefix == "dfk" and _ID.fullmatch(id) and secret:
@@ -191,24 +196,26 @@ def _parse(token: str) -> tuple[str, str]:
 
 
 def _hash(secret: str) -> str:
-    """Hashes a secret. Secrets are long and random, so that a plain digest cannot be reversed by guessing."""
+    """Returns the SHA-256 of an API key's secret. Secrets are long and random, so an unsalted hash is safe."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
 def _presented_key(session: Session, id: str) -> Row[Any] | None:
-    """Returns the key that a caller presents, before its owner is known: an ApiKey's columns, its tenant's `quotas`,
-    and the time `now`.
+    """Returns the API key with this id, whichever tenant owns it: a row with the columns of ApiKey, the tenant's
+    `quotas`, and the time `now`; None if there is no such API key.
 
-    On PostgreSQL functions find them, since the policies hide them from a transaction without a tenant.
+    On PostgreSQL, SQL functions of the migrations read both tables, since row-level security hides all rows from a
+    transaction whose tenant is not known yet.
     """
-    session.flush()  # as queries on objects do by themselves
+    session.flush()  # unlike ORM queries, statements on the connection do not flush by themselves
     connection = session.connection()
     return connection.execute(_presented_key_statement(connection.dialect.name), {"presented": id}).one_or_none()
 
 
 @cache
 def _presented_key_statement(dialect: str) -> Select[*tuple[Any, ...]]:
-    """Builds the query once, and without the mapping to objects: every request runs it."""
+    """Returns the query of `_presented_key` for a database dialect. Since every request runs this query, it is built
+    once per process, and selects columns instead of ORM objects."""
     id, now = bindparam("presented", type_=String()), Now().label("now")
     keys, owners = ApiKey.__table__, Tenant.__table__
     if dialect != "postgresql":
@@ -222,13 +229,13 @@ def _note_use(session: Session, id: str, now: datetime.datetime) -> None:
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.note_api_key_use(id)))
     else:
-        # By the connection: no tenant is known yet, so that the session's filter would hide the key.
+        # Executes on the connection: the session's filter hides every API key as long as the tenant is not known.
         session.connection().execute(update(ApiKey).where(ApiKey.id == id).values(last_used_at=now))
 
 
 def _lock_working_admin_keys(session: Session) -> Sequence[str]:
-    """Locks all valid administrators' keys, in one order: two administrators cannot revoke each other's key at the same
-    time."""
+    """Locks all valid API keys of administrators, and returns their ids. So two administrators cannot revoke each
+    other's key at the same time; the fixed order of the locks avoids deadlocks."""
     statement = select(ApiKey.id).where(ApiKey.tenant_id.is_(None), *_works()).order_by(ApiKey.id)
     return session.scalars(statement.with_for_update()).all()
 

@@ -1,4 +1,4 @@
-"""Logs: structured, as text for people or as JSON for machines."""
+"""Structured logs, as text or as JSON."""
 
 import logging
 import re
@@ -9,7 +9,8 @@ import structlog
 from core.service.config import Settings
 
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-"""Characters that move a terminal's cursor, hide text or turn its direction; lines and tabs stay, for tracebacks."""
+"""Characters that move a terminal's cursor, hide text or change its direction. Line feeds and tabs are not among them,
+since tracebacks need both."""
 
 
 def configure_logs(settings: Settings) -> None:
@@ -45,5 +46,5 @@ def configure_logs(settings: Settings) -> None:
 
 
 def _harmless(_logger: Any, _method: str, line: Any) -> str:
-    """The line with characters that could deceive its reader written as escapes."""
+    """Returns a log line in which the characters of `_HARMFUL`, which could deceive a reader, are escaped."""
     return _HARMFUL.sub(lambda match: ascii(match.group())[1:-1], str(line))

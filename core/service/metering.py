@@ -1,4 +1,4 @@
-"""Metering: images, model evaluations and training seconds for each tenant and day, and the bytes of each domain."""
+"""Metering: images, model evaluations and training seconds per tenant and day, and stored bytes per domain."""
 
 import datetime
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Usage:
 
     images: int
     model_evaluations: int
-    """Forward rows: one for each image and step, two where it is guided."""
+    """Count of model evaluations (NFE): one per image and sampling step, two with classifier-free guidance."""
     training_seconds: float
     stored_bytes: int
     quotas: dict[QuotaName, Quota]
@@ -34,7 +34,7 @@ class Usage:
 def meter(
     session: Session, tenant_id: str, *, images: int = 0, model_evaluations: int = 0, training_seconds: float = 0.0
 ) -> None:
-    """Adds to the usage of the tenant's day."""
+    """Adds images, model evaluations and training seconds to a tenant's usage of the current day."""
     today = database_now(session).date()
     row = _day(session, tenant_id, today)
     if row is None:
@@ -44,7 +44,7 @@ def meter(
                     UsageDay(tenant_id=tenant_id, day=today, images=0, model_evaluations=0, training_seconds=0.0)
                 )
         except IntegrityError:
-            pass  # another worker has just begun the day
+            pass  # another transaction has just inserted the day's row
         row = _day(session, tenant_id, today)
         assert row is not None
     row.images += images
@@ -53,15 +53,16 @@ def meter(
 
 
 def add_stored_bytes(session: Session, domain_id: str, size_bytes: int) -> None:
-    """Adds to the bytes of a domain's objects; negative ones when objects go. Call it last in a transaction: others
-    that count for the domain wait until it ends."""
+    """Adds `size_bytes` to the stored bytes of a domain; the number is negative when objects are deleted. Call it last
+    in a transaction: other transactions that count bytes of the same domain wait until this one ends."""
     session.execute(
         update(StoredBytes).where(StoredBytes.domain_id == domain_id).values(bytes=StoredBytes.bytes + size_bytes)
     )
 
 
 def usage(session: Session, settings: Settings, *, requests: int = 0) -> Usage:
-    """Returns the usage of the session's tenant. `requests` is this minute's count."""
+    """Returns the usage and the quotas of the session's tenant. `requests` is the tenant's number of requests in
+    the current minute, which is not in the database."""
     columns = (func.sum(UsageDay.images), func.sum(UsageDay.model_evaluations), func.sum(UsageDay.training_seconds))
     images, model_evaluations, seconds = session.execute(select(*columns)).one()
     quotas = Quotas(session, settings).read(requests)

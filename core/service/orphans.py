@@ -1,6 +1,6 @@
-"""Deletes objects that no database row references: results of lost attempts, uploads that were cut off before their row
-was written, replaced checkpoints, parts of forgotten uploads. Finds them by walking through the store, a page at a
-time."""
+"""Deletes orphans: stored objects that no database row references. Examples are results of lost attempts, uploads that
+were cut off before their row was written, replaced checkpoints, and parts of abandoned uploads. Finds orphans by
+listing the object store, page by page."""
 
 import logging
 import re
@@ -27,11 +27,11 @@ _GENERATION = re.compile(r"/generations/([^/]+)/")
 
 
 def remove_page(database: Database, store: ObjectStore, after: str, older_than_seconds: float) -> str:
-    """Looks at the objects after the key `after`, and removes those that are old enough and have no database row;
-    younger ones may still get their row. Returns the last key that it saw, or "" at the end of the store, where it also
-    removes the parts of old uploads.
+    """Lists the page of objects after the storage key `after`, and deletes the orphans among them that are older than
+    `older_than_seconds`; a younger object may still get its database row. Returns the last key of the page, for the
+    next call. At the end of the store, also deletes the parts of abandoned uploads, and returns "".
 
-    Objects that were not put there by this service stay. Raises StorageUnavailable, DatabaseUnavailable.
+    Leaves alone objects whose keys are not of this service's form. Raises StorageUnavailable, DatabaseUnavailable.
     """
     page = store.page("tenants/", after, PAGE)
     old = [stored.key for stored in page if stored.age_seconds > older_than_seconds and _DOMAIN.match(stored.key)]
@@ -49,7 +49,8 @@ def remove_page(database: Database, store: ObjectStore, after: str, older_than_s
 
 
 def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
-    """Returns the keys that database rows reference. Looks the rows up by the owners' ids in the keys."""
+    """Returns the storage keys, out of `keys`, that must stay: database rows reference them, or their owner still
+    exists. Looks the rows up by the ids of domains, fine-tunes and generations in the keys."""
     domains, finetunes, generations = (_ids(pattern, keys) for pattern in (_DOMAIN, _FINETUNE, _GENERATION))
     columns: list[tuple[InstrumentedAttribute[Any], InstrumentedAttribute[str], set[str]]] = [
         (Adapter.object_key, Adapter.domain_id, domains),
@@ -59,15 +60,15 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
         (GenerationImage.object_key, GenerationImage.generation_id, generations),
         (GenerationPreview.object_key, GenerationPreview.generation_id, generations),
     ]
-    with database.session(SYSTEM) as session:  # without every tenant's rows, all objects would look orphaned
+    with database.session(SYSTEM) as session:  # must see every tenant's rows, or their objects would look orphaned
         referenced = {
             key for key, owner, ids in columns if ids for key in session.scalars(select(key).where(owner.in_(ids)))
         }
         uploads = select(DatasetUpload.object_key).where(DatasetUpload.domain_id.in_(domains))
         coming = set(session.scalars(uploads.where(DatasetUpload.status == "open")))
-        # Samples are named in the events of their fine-tune, and are kept as long as the fine-tune.
+        # Only events reference sample images, so all samples are kept as long as their fine-tune's row exists.
         alive = set(session.scalars(select(Finetune.id).where(Finetune.id.in_(_ids(_SAMPLE, keys)))))
-        # Example strips are kept as long as their data set.
+        # No row references the example images of a data set: they are kept as long as the data set's row exists.
         alive |= set(session.scalars(select(Dataset.id).where(Dataset.id.in_(_ids(_EXAMPLE, keys)))))
     patterns = (_SAMPLE, _EXAMPLE)
     samples = {key for key in keys for each in patterns if (match := each.search(key)) and match.group(1) in alive}

@@ -1,4 +1,5 @@
-"""Transports that drop unreadable messages: somebody else's, or cut short. Without them a consumer would end."""
+"""Drops unreadable messages (foreign or truncated ones) in kombu transports. A worker that consumed one would otherwise
+stop."""
 
 import logging
 from typing import Any
@@ -7,11 +8,12 @@ from kombu.transport import virtual
 
 logger = logging.getLogger(__name__)
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
-"""Errors that invalid JSON raises, and JSON that is no message."""
+"""Exceptions that kombu raises for invalid JSON, and for JSON that is not a message."""
 
 
 class PoisonTolerant(virtual.Transport):
-    """Drops a message that its channel cannot parse. The database row is the truth, so nothing is lost."""
+    """Mixin for kombu transports that drops messages which cannot be parsed. No job is lost, since workers also find
+    jobs in the database."""
 
     def _deliver(self, message: Any, queue: str | None) -> None:
         try:

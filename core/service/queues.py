@@ -1,4 +1,4 @@
-"""Queues of all tenants, for administrators and Prometheus: waiting, running and failed jobs."""
+"""Counts of waiting, running and failed jobs of all tenants by queue, for administrators and Prometheus."""
 
 import datetime
 from collections.abc import Iterator
@@ -26,17 +26,17 @@ class Queue:
     oldest_waiting_at: datetime.datetime | None
 
     def waited_seconds(self, now: datetime.datetime) -> float:
-        """Returns the age of the oldest job that no worker has claimed; 0 without one."""
+        """Returns the age in seconds of the oldest waiting job, or 0 if no job waits."""
         return max(0.0, (now - self.oldest_waiting_at).total_seconds()) if self.oldest_waiting_at else 0.0
 
 
 def read(session: Session) -> list[Queue]:
-    """Returns every queue, in a session that sees every tenant's rows."""
+    """Returns the job counts of every queue. The session must see every tenant's rows."""
     return [_queue(session, model, kind) for model, kind in KINDS.items()]
 
 
 def recent_failures(session: Session) -> Iterator[tuple[str, str, int]]:
-    """Yields (queue, error code, count) of the jobs that failed within the last hour."""
+    """Yields (queue, error code, number of jobs) for the jobs that failed within the last hour."""
     since = database_now(session) - _RECENTLY
     for model, kind in KINDS.items():
         failed = (
@@ -49,8 +49,8 @@ def recent_failures(session: Session) -> Iterator[tuple[str, str, int]]:
 
 
 def unkept_seconds(session: Session) -> float:
-    """Returns the longest time that a running fine-tune has gone without a checkpoint, in seconds: the work that is
-    lost with its worker."""
+    """Returns the longest time in seconds, over all running fine-tunes, since the last checkpoint or else the start.
+    This much training would be repeated if the fine-tune's worker crashed now."""
     since = func.coalesce(Finetune.checkpoint_at, Finetune.started_at)
     oldest, now = session.execute(select(func.min(since), Now()).where(Finetune.lease_expires_at.is_not(None))).one()
     return max(0.0, (now - oldest).total_seconds()) if oldest else 0.0

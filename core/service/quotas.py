@@ -1,8 +1,8 @@
-"""Quotas of a tenant: limits on what it may have at once, and use in a day. Each is a setting for all, unless the
-tenant has its own limit.
+"""Quotas of tenants: limits on what a tenant may have at one time, or use per day. Each limit is a setting, unless an
+administrator has set another one for the tenant.
 
-A request that adds something locks the tenant's quotas until it is committed, so that parallel requests cannot pass
-together.
+A request that uses a quota locks the tenant's quotas until the request's transaction ends, so that concurrent requests
+cannot exceed a limit together.
 """
 
 import datetime
@@ -23,11 +23,11 @@ from core.service.errors import QuotaExceeded, StorageQuotaExceeded, WebhookQuot
 RowQuotaName = Literal[
     "queued_generations", "active_finetunes", "validating_datasets", "images_per_day", "stored_bytes", "webhooks"
 ]
-"""Quotas whose use is counted from database rows."""
+"""Names of the quotas whose usage is counted from database rows."""
 QuotaName = Literal[RowQuotaName, "requests_per_minute"]
 _DAY = datetime.timedelta(days=1)
 _BUSY_SECONDS = 30
-"""Seconds after which a running job may have ended, for Retry-After."""
+"""Seconds in the Retry-After header when a quota of unfinished jobs is used up: by then a job may have ended."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Quota:
 
 
 class Quotas:
-    """Quotas of the session's tenant, in one transaction."""
+    """Quotas of the session's tenant. The `admit_…` methods raise if a request would exceed a quota, and keep the
+    tenant's quotas locked until the transaction ends."""
 
     def __init__(self, session: Session, settings: Settings) -> None:
         self.session, self.tenant_id = session, scope_of(session).tenant_id
@@ -56,55 +57,61 @@ class Quotas:
         self.limits: dict[QuotaName, int | None] = {name: own.get(name, limit) for name, limit in defaults.items()}
 
     def read(self, requests: int) -> dict[QuotaName, Quota]:
-        """Returns every quota with its use. `requests` is this minute's count, which no database row has."""
+        """Returns the limit and usage of every quota. `requests` is the tenant's number of requests in the current
+        minute, which is not in the database."""
         rows: dict[QuotaName, Quota] = {name: Quota(self.limits[name], self._used(name)) for name in _USED}
         return rows | {"requests_per_minute": Quota(self.limits["requests_per_minute"], requests)}
 
     def hold(self) -> None:
-        """Locks the tenant's quotas: its other requests wait here until this transaction ends. SQLite has one writer
-        anyhow; on PostgreSQL a tenant may not lock its own row, so this is an advisory lock."""
+        """Locks the tenant's quotas until the transaction ends; the tenant's other requests wait here for the lock.
+
+        On PostgreSQL it is an advisory lock, since the API's role may not lock the tenant's row. On SQLite nothing is
+        locked, since SQLite allows only one writer at a time anyhow.
+        """
         if self.session.get_bind().dialect.name == "postgresql":
             key = func.hashtextextended(self.tenant_id, 0)
             self.session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def admit_generation(self, images: int) -> int:
-        """Checks the quota of images per day, those of unfinished generations included, and returns how many
-        generations may wait. Raises QuotaExceeded."""
+        """Checks that a generation of `images` images fits into the quota of images per day, which includes the images
+        of unfinished generations. Returns the max number of queued generations, for the caller to check. Raises
+        QuotaExceeded."""
         self.hold()
         now = database_now(self.session)
         midnight = datetime.datetime.combine(now.date() + _DAY, datetime.time(), now.tzinfo)
         self._admit("images_per_day", images, int((midnight - now).total_seconds()) + 1)
         limit = self.limits["queued_generations"]
-        assert limit is not None  # the setting is a number
+        assert limit is not None  # unlike other limits, this setting cannot be None
         return limit
 
     def admit_finetune(self) -> None:
-        """Raises QuotaExceeded."""
+        """Checks that the tenant may have another queued or running fine-tune. Raises QuotaExceeded."""
         self.hold()
         self._admit("active_finetunes", 1, _BUSY_SECONDS)
 
     def admit_dataset(self, size_bytes: int) -> None:
-        """Raises QuotaExceeded, StorageQuotaExceeded."""
+        """Checks that the tenant may validate another data set, and store its archive of `size_bytes`. Raises
+        QuotaExceeded, StorageQuotaExceeded."""
         self.hold()
         self._admit("validating_datasets", 1, _BUSY_SECONDS)
         self._admit_bytes(size_bytes)
 
     def admit_received_dataset(self) -> None:
-        """Re-checks quotas for an upload whose bytes are already reserved; limits may have changed since. Raises
-        QuotaExceeded, StorageQuotaExceeded."""
+        """Re-checks the quotas of data sets and bytes for a completed upload in parts, which already counts towards
+        both: the limits may have changed since its start. Raises QuotaExceeded, StorageQuotaExceeded."""
         self.hold()
         self._admit("validating_datasets", 0, _BUSY_SECONDS)
         self._admit_bytes(0)
 
     def admit_webhook(self) -> None:
-        """Raises WebhookQuotaExceeded."""
+        """Checks that the tenant may have another webhook. Raises WebhookQuotaExceeded."""
         self.hold()
         limit = self.limits["webhooks"]
         if limit is not None and self._used("webhooks") >= limit:
             raise WebhookQuotaExceeded(limit)
 
     def admit_bytes(self, size_bytes: int) -> None:
-        """Raises StorageQuotaExceeded."""
+        """Checks that the tenant may store `size_bytes` more. Raises StorageQuotaExceeded."""
         self.hold()
         self._admit_bytes(size_bytes)
 
@@ -134,13 +141,13 @@ def queued_generations(session: Session) -> int:
 
 
 def active_finetunes(session: Session) -> int:
-    """Counts queued and running fine-tunes."""
+    """Counts the tenant's queued and running fine-tunes."""
     statement = select(func.count()).select_from(Finetune)
     return session.execute(statement.where(Finetune.status.in_(("queued", "running")))).scalar_one()
 
 
 def validating_datasets(session: Session) -> int:
-    """Counts data sets in validation, open uploads in parts included."""
+    """Counts the tenant's data sets in validation, and its open uploads in parts."""
     checked = select(func.count()).select_from(Dataset).where(Dataset.status == "validating")
     coming = select(func.count()).select_from(DatasetUpload)
     coming = coming.where(DatasetUpload.status == "open")
@@ -148,7 +155,7 @@ def validating_datasets(session: Session) -> int:
 
 
 def images_today(session: Session) -> int:
-    """Counts the images generated today, and those of queued and running generations."""
+    """Counts the tenant's images generated today (UTC), and the images of its queued and running generations."""
     today = database_now(session).date()
     drawn = select(func.sum(UsageDay.images)).where(UsageDay.day == today)
     coming = select(func.sum(Generation.count))
@@ -157,7 +164,7 @@ def images_today(session: Session) -> int:
 
 
 def stored_bytes(session: Session) -> int:
-    """Returns the bytes of all objects that database rows name, and the announced bytes of open uploads in parts."""
+    """Returns the tenant's stored bytes, plus the announced bytes of its open uploads in parts."""
     uploads = select(func.sum(DatasetUpload.size_bytes))
     uploads = uploads.where(DatasetUpload.status == "open")
     stored = select(func.sum(StoredBytes.bytes))

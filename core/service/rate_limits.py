@@ -1,5 +1,8 @@
-"""Rate limits on requests per minute: counted in Redis for all API processes, or in this process alone without Redis.
-When Redis does not answer, one request waits briefly for it, and then none for a while."""
+"""Rate limits on requests per minute, counted in Redis for all API processes, or per process without Redis.
+
+When Redis does not respond, one request waits for the time-out of 0.2 s. All requests are then counted per process, and
+every 5 s one request tries Redis again.
+"""
 
 import logging
 import math
@@ -18,37 +21,38 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 _PATIENCE_SECONDS = 0.2
 _AWAY_SECONDS = 5.0
-"""Pause before a Redis that did not answer is asked again, by one request."""
+"""Time after which one request tries Redis again when Redis did not respond."""
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """Requests left to a caller in the current minute."""
+    """State of a caller's rate limit: whether the request is admitted, and the number of requests left."""
 
     admitted: bool
     limit: int
     left: int
     seconds: int
-    """Seconds until there is more; 1 to 60."""
+    """Seconds until further requests are allowed; 1 to 60."""
 
 
 class RequestCounter:
-    """Sliding window of a minute for each name. Safe to share between threads."""
+    """Counts requests by name (of a tenant, for example) in a sliding window of one minute. Thread-safe."""
 
     def __init__(self, broker_url: str) -> None:
         self._here = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = _shared(broker_url)
         self._lock = threading.Lock()
         self._ask_again_at: float | None = None
-        """Time from which Redis is asked again; None while it answers."""
+        """Monotonic time from which a request tries Redis again; None while Redis responds."""
 
     def take(self, name: str, limit: int) -> Allowance:
-        """Counts one request, unless the limit is reached."""
+        """Counts one request under `name`, unless `limit` requests were already counted within the last minute. Returns
+        whether the request is admitted, and how many requests are left."""
         item = RateLimitItemPerMinute(limit)
         return self._ask(lambda limiter: _allowance(limiter, item, name, admitted=limiter.hit(item, name)))
 
     def look(self, name: str, limit: int) -> Allowance:
-        """Returns the allowance without counting a request."""
+        """Returns how many requests are left under `name`, without counting one."""
         item = RateLimitItemPerMinute(limit)
         return self._ask(lambda limiter: _allowance(limiter, item, name, admitted=limiter.test(item, name)))
 
@@ -91,5 +95,5 @@ def _allowance(
     limiter: SlidingWindowCounterRateLimiter, item: RateLimitItemPerMinute, name: str, *, admitted: bool
 ) -> Allowance:
     stats = limiter.get_window_stats(item, name)
-    seconds = math.ceil(stats.reset_time - time.time())  # of a clock that may be set back
+    seconds = math.ceil(stats.reset_time - time.time())  # clamped below, since the wall clock may be set back
     return Allowance(admitted, item.amount, stats.remaining, min(60, max(1, seconds)))

@@ -1,4 +1,4 @@
-"""The broker on Redis: kombu's transport, made safe for messages that nobody can read."""
+"""Broker on Redis: kombu's transport, changed so that it drops unreadable messages instead of stopping the worker."""
 
 import logging
 from typing import Any
@@ -12,7 +12,8 @@ logger = logging.getLogger(__name__)
 
 class RedisChannel(redis.Channel):
     def _brpop_read(self, **options: Any) -> Any:
-        """Reads a message as its parent does, and drops one that cannot be parsed: by then it is no longer in Redis."""
+        """Reads and delivers a message as kombu does, but drops a message that cannot be parsed; kombu has already
+        removed the message from Redis."""
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # the stubs leave it out
         except UNREADABLE:

@@ -1,4 +1,4 @@
-"""Resources of a process, as the services that use several of them take them."""
+"""Protocol for the resources of a process, for functions that need several of them."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from core.service.storage import ObjectStore
 
 
 class Resources(Protocol):
-    """Settings, database, object store and broker of an API process or a worker."""
+    """Settings, database, object store and job dispatcher of an API process or a worker."""
 
     @property
     def settings(self) -> Settings: ...

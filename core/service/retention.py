@@ -1,9 +1,11 @@
-"""Retention: removes rows older than their setting, in steps so small that nobody waits for one.
+"""Retention: deletes database rows that are older than a setting, with their stored objects. Works in small steps, so
+that no request waits for long.
 
-Each rule looks its oldest rows up by an index, removes some of them in one transaction, and records their objects for
-`core.service.discards`. A step that takes long makes the next ones smaller. A rule's first step touches no row:
-SQLAlchemy compiles a process's first statements for up to 0.4 s on a busy machine, which locks must not wait for. Rows
-that another worker is at are skipped, so that any number of workers may sweep.
+There is one rule per kind of row. A step of a rule finds the oldest rows by an index, deletes some of them in one
+transaction, and records their objects for deletion by `core.service.discards`. A slow step makes the rule's next step
+smaller. The first step of each rule has a limit of 0 rows: SQLAlchemy compiles a process's first statements for up to
+0.4 s on a busy machine, and rows must not stay locked for that time. Rows that another transaction has locked are
+skipped, so that any number of workers may sweep concurrently.
 """
 
 import datetime
@@ -22,13 +24,14 @@ from core.service.tenancy import SYSTEM
 
 logger = logging.getLogger(__name__)
 Step = Callable[[Session, datetime.datetime, int], int]
-"""Removes what is older than a time, at most so many rows. Returns the count of rows that it found."""
+"""Function of `core.service.expiry`: takes a session, the time before which rows are too old, and the max number of
+rows; returns the number of rows that it found."""
 
 _FEWEST_ROWS, _MOST_ROWS = 10, 500
 _STEP_SECONDS = 0.015
-"""Target duration of a step, so that none takes 0.1 s even on a busy database."""
+"""Target duration of a step, so that no step takes more than 0.1 s even on a busy database."""
 _REST_SECONDS = 60.0
-"""Pause before a rule that found nothing more looks again."""
+"""Time after which a rule looks for due rows again when its last step found fewer than its limit."""
 
 
 @dataclass
@@ -41,15 +44,16 @@ class _Rule:
 
 
 class Retention:
-    """The sweeps of one worker."""
+    """Runs the retention rules in one worker."""
 
     def __init__(self, database: Database, store: ObjectStore, settings: Settings) -> None:
         self.database, self.store = database, store
         self._rules = _rules(settings)
 
     def sweep(self, seconds: float = 1.0) -> int:
-        """Sweeps for about `seconds`, and returns how many rows it removed. Rests half of the time, so that others can
-        use the database. Raises StorageUnavailable, DatabaseUnavailable."""
+        """Runs all rules that are due, and deletes discarded objects, for about `seconds`. Returns the number of rows
+        that the rules handled. Sleeps as long after each step as the step took, so that it uses the database half of
+        the time at most. Raises StorageUnavailable, DatabaseUnavailable."""
         until, removed = time.monotonic() + seconds, 0
         for rule in self._rules:
             while rule.due_at <= time.monotonic() < until:
@@ -73,7 +77,7 @@ class Retention:
 
 
 def _rules(settings: Settings) -> list[_Rule]:
-    """Returns the rules whose setting is not None, and the rules without a setting."""
+    """Returns the retention rules, except those that are turned off because their setting is None."""
     days: list[tuple[str, Step, float | None]] = [
         ("images", expiry.images, settings.keep_image_days),
         ("generations", expiry.generations, settings.keep_generation_days),

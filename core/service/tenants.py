@@ -1,4 +1,4 @@
-"""Tenants, for administrators."""
+"""Tenants, which administrators create, change and delete."""
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,7 +13,7 @@ from core.service.errors import NameTaken
 
 
 def create(session: Session, name: str) -> Tenant:
-    """Raises NameTaken."""
+    """Creates a tenant with default quotas. Raises NameTaken."""
     _check_free(session, name)
     tenant = Tenant(id=new_id("ten"), name=name, weight=1.0, quotas={})
     session.add(tenant)
@@ -24,7 +24,7 @@ def create(session: Session, name: str) -> Tenant:
 
 
 def get(session: Session, id: str) -> Tenant:
-    """Raises NotFound."""
+    """Returns the tenant with this id. Raises NotFound."""
     return require(session, Tenant, "tenant", id)
 
 
@@ -34,7 +34,7 @@ def page(session: Session, request: PageRequest) -> Page[Tenant]:
 
 
 def change(session: Session, id: str, changes: dict[str, object]) -> Tenant:
-    """Changes name, weight or quotas. Raises NotFound, NameTaken."""
+    """Changes a tenant's columns to the values in `changes`: name, weight or quotas. Raises NotFound, NameTaken."""
     tenant = get(session, id)
     name = changes.get("name")
     if isinstance(name, str) and name != tenant.name:
@@ -48,8 +48,8 @@ def change(session: Session, id: str, changes: dict[str, object]) -> Tenant:
 
 
 def delete(session: Session, id: str) -> Deletion:
-    """Deletes a tenant with all it owns; its objects are removed later, and so are its rows where there are very many.
-    Raises NotFound."""
+    """Deletes a tenant with all it owns, and returns the receipt of the deletion. Workers delete the tenant's stored
+    objects later, and its rows too if there are very many. Raises NotFound."""
     tenant = get(session, id)
     deletion = deletions.record(session, tenant, f"tenants/{id}/")
     deletions.remove(session, deletion, tenant)

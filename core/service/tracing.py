@@ -1,5 +1,5 @@
-"""Traces of jobs back to the request that caused them, in logs and in OpenTelemetry spans. Spans go to the collector
-that `traces_endpoint` names; without one, or without the extra `traces`, they go nowhere."""
+"""Tracing: connects jobs with the HTTP request that caused them, in logs and in OpenTelemetry spans. Spans are sent to
+the collector at the setting `traces_endpoint`; without this setting, or without the extra `traces`, none are sent."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,8 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def configure_traces(settings: Settings, service: str, engine: Engine) -> None:
-    """Sets up, once per process, spans of requests or jobs and of `engine`'s statements."""
+    """Sets up the export of OpenTelemetry spans under the service name `service`, and spans of the SQL statements of
+    `engine`. Does nothing if no collector is configured. Call it once per process."""
     if not settings.traces_endpoint:
         return
     if not is_installed("traces"):
@@ -37,23 +38,24 @@ def configure_traces(settings: Settings, service: str, engine: Engine) -> None:
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.traces_endpoint)))
     trace.set_tracer_provider(provider)  # sends the remaining spans when the process ends
-    SQLAlchemyInstrumentor().instrument(engine=engine, skip_dep_check=True)  # it declares SQLAlchemy up to 2.0
+    SQLAlchemyInstrumentor().instrument(engine=engine, skip_dep_check=True)  # it declares support only up to 2.0
 
 
 def current_request_id() -> str | None:
-    """Returns the id of the request that is being answered; None outside of requests."""
+    """Returns the id of the current HTTP request, or of the request that caused the current job; None outside of
+    both."""
     request_id: str | None = structlog.contextvars.get_contextvars().get("request_id")
     return request_id
 
 
 def current_address() -> str | None:
-    """Returns the address that the request which is being answered came from."""
+    """Returns the client address of the current HTTP request; None outside of requests."""
     address: str | None = structlog.contextvars.get_contextvars().get("address")
     return address
 
 
 def current_traceparent() -> str | None:
-    """Returns the open span as a `traceparent` of W3C Trace Context; None without one."""
+    """Returns the current span as a `traceparent` header of W3C Trace Context; None if there is no span."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return carrier.get(_TRACEPARENT)
@@ -61,7 +63,8 @@ def current_traceparent() -> str | None:
 
 @contextmanager
 def caused_by(request_id: str | None, traceparent: str | None, work: str, **details: Any) -> Iterator[None]:
-    """Runs a job's work: its log lines carry `request_id` and `about`, its span continues the request's trace."""
+    """Adds `request_id` and `details` to all log lines inside the `with` block, and opens a span named `work` there. If
+    `traceparent` is given, the span continues the trace of the request that caused the job."""
     context = _PROPAGATOR.extract({_TRACEPARENT: traceparent} if traceparent else {})
     cause = {"request_id": request_id} if request_id else {}
     spans = trace.get_tracer(__name__).start_as_current_span(work, context, attributes=details)

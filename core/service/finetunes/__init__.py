@@ -1,1 +1,1 @@
-"""Fine-tunes: from a data set to an adapter."""
+"""Fine-tunes: jobs that train an adapter on a data set."""

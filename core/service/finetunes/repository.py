@@ -20,7 +20,8 @@ def events_after(session: Session, finetune_id: str, last_id: int, limit: int = 
 
 
 def progress(session: Session, finetune_id: str, most: int) -> Sequence[dict[str, Any]]:
-    """Returns the data of the progress events: `most` of them at most, evenly spaced, and the last."""
+    """Returns the data of a fine-tune's progress events in order: at most `most` events at even spacing, plus the last
+    event."""
     number = func.row_number().over(order_by=FinetuneEvent.id).label("number")
     columns = (FinetuneEvent.id, FinetuneEvent.data, number, func.count().over().label("count"))
     statement = select(*columns)
@@ -31,7 +32,8 @@ def progress(session: Session, finetune_id: str, most: int) -> Sequence[dict[str
 
 
 def seconds_per_image(session: Session, method: str, image_size: int | None, base_digest: str) -> float | None:
-    """Device time of a training step by its images, as the last fine-tunes of a base went; None before the first."""
+    """Returns the device time per training image and step, in seconds, averaged over the last five fine-tunes that
+    published an adapter for the same method, image size and base. Returns None if there are none."""
     last = (
         select(Finetune.seconds, Finetune.training)
         .join(Adapter, Adapter.finetune_id == Finetune.id)

@@ -1,4 +1,4 @@
-"""Fine-tunes: asked for by tenants, reported by workers."""
+"""Fine-tunes: tenants create, estimate and cancel them; workers record their progress and results."""
 
 import datetime
 import math
@@ -32,27 +32,27 @@ from core.service.resources import Resources
 from core.service.storage import StoredObject
 
 _CURVE_POINTS = 2000
-"""Max points of a loss curve in one answer; the last point is added."""
+"""Max evenly spaced points of a loss curve in one response; the last point is added to them."""
 _REPLACED_FOR = datetime.timedelta(hours=1)
-"""Time that a replaced checkpoint is kept: an attempt that has just begun may still read it."""
+"""Time that a checkpoint is kept after two newer ones exist: an attempt that has just begun may still read it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRequest:
-    """Request of a tenant for a fine-tune. The API checks the limits."""
+    """A tenant's request for a fine-tune. The API has already validated the ranges of the values."""
 
     dataset_id: str
     method: Method = "difffit"
     preset: str = "paper"
     training: TrainingSettings = DEFAULT_TRAINING
     image_size: int | None = None
-    """Pixels a side: the base's size, as None is, or twice that."""
+    """Side length in pixels: the base model's image size, or twice that. None means the base model's."""
     auto_promote: bool = False
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimated cost of a fine-tune, without starting it."""
+    """Estimated cost of a fine-tune that has not been started."""
 
     trainable_parameters: int
     trainable_fraction: float
@@ -60,13 +60,14 @@ class Estimate:
     images_seen: int
     epochs: float
     tokens: int
-    """Tokens that a step puts through the transformer. An image of twice the size has four times as many."""
+    """Number of tokens of all images in one training step's batch. An image of twice the base's side length has four
+    times as many tokens."""
     seconds: float | None
     images_at_once: int
-    """Images of a batch that pass at once; the others follow in parts. 0 when one image does not fit into the workers'
-    memory."""
+    """Number of a batch's images in one forward and backward pass; a larger batch takes several passes. 0 when not even
+    one image fits into the workers' memory."""
     memory_bytes: int
-    """Memory that a step takes on the worker."""
+    """Memory that a training step takes on the worker."""
 
 
 def submit(session: Session, resources: Resources, domain_id: str, request: FinetuneRequest) -> Finetune:
@@ -80,8 +81,8 @@ def submit(session: Session, resources: Resources, domain_id: str, request: Fine
 
 
 def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest) -> Finetune:
-    """Creates a fine-tune, which starts after the commit. The image size must have been checked by `checked_size`.
-    Raises NotFound, DatasetNotReady, MethodNotServed."""
+    """Creates a fine-tune without checking quotas. A worker can start it after the commit. The request's image size
+    must have been checked by `checked_size`. Raises NotFound, DatasetNotReady, MethodNotServed."""
     _require_served(request.method)
     domain = domains.get(session, domain_id)
     dataset = _ready_dataset(session, domain_id, request.dataset_id)
@@ -107,9 +108,9 @@ def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: Fi
 
 
 def dry_run(session: Session, settings: Settings, domain_id: str, request: FinetuneRequest) -> Estimate:
-    """Estimates the cost of a fine-tune on the workers' base. Raises NotFound, BaseNotLoaded, ImageSizeUnsupported,
-    DatasetNotReady, MethodNotServed."""
-    domains.get(session, domain_id)  # first: another tenant's domain is not found, whichever base the workers hold
+    """Estimates the cost of a fine-tune of the base model that the workers have loaded, without creating the fine-tune.
+    Raises NotFound, BaseNotLoaded, ImageSizeUnsupported, DatasetNotReady, MethodNotServed."""
+    domains.get(session, domain_id)  # first, so that another tenant's domain raises NotFound, never BaseNotLoaded
     base = fleet.served_base(session, settings.base_model)
     return estimate(session, domain_id, checked_size(request, base), base, settings.training_memory_bytes)
 
@@ -117,8 +118,8 @@ def dry_run(session: Session, settings: Settings, domain_id: str, request: Finet
 def estimate(
     session: Session, domain_id: str, request: FinetuneRequest, base: BaseDescription, memory_bytes: int | None = None
 ) -> Estimate:
-    """Estimates a fine-tune's cost. `memory_bytes` is the workers' limit for a step, if one is set; `images_at_once` is
-    0 when not even one image fits. Raises NotFound, DatasetNotReady, MethodNotServed."""
+    """Estimates the cost of a fine-tune of the model `base`. `memory_bytes` is the workers' memory limit for a training
+    step, or None if no limit is set. Raises NotFound, DatasetNotReady, MethodNotServed."""
     _require_served(request.method)
     domains.get(session, domain_id)
     dataset = _ready_dataset(session, domain_id, request.dataset_id)
@@ -147,8 +148,8 @@ def estimate(
 
 
 def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneRequest:
-    """Returns the request, with None for the base's own image size. Raises ImageSizeUnsupported when the base cannot
-    generate that size."""
+    """Returns the request with its `image_size` set to None if that is the base model's own size. Raises
+    ImageSizeUnsupported when the base model cannot generate images of the requested size."""
     try:
         return replace(request, image_size=None) if base.scale_of(request.image_size) == 1 else request
     except ValueError as error:
@@ -156,7 +157,7 @@ def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneReq
 
 
 def get(session: Session, id: str) -> Finetune:
-    """Raises NotFound."""
+    """Returns the fine-tune with this id. Raises NotFound."""
     return require(session, Finetune, "finetune", id)
 
 
@@ -172,13 +173,15 @@ def events_after(session: Session, id: str, last_id: int) -> Sequence[FinetuneEv
 
 
 def metrics(session: Session, id: str) -> list[dict[str, Any]]:
-    """Returns the loss curve; a long one is thinned."""
+    """Returns a fine-tune's loss curve as the data of its progress events, thinned to about `_CURVE_POINTS` events.
+    Raises NotFound."""
     get(session, id)
     return list(repository.progress(session, id, _CURVE_POINTS))
 
 
 def cancel(session: Session, id: str) -> Finetune:
-    """Cancels a fine-tune: a waiting one at once, a running one at its next step. Raises NotFound, JobFinished."""
+    """Cancels a fine-tune: at once if it is queued, at its next training step if it is running. Raises NotFound,
+    JobFinished."""
     finetune = get(session, id)
     if finetune.status in ENDED:
         raise JobFinished("fine-tune", id, finetune.status)
@@ -188,7 +191,8 @@ def cancel(session: Session, id: str) -> Finetune:
 
 
 def record_claim(session: Session, row: Finetune) -> None:
-    """Reports an attempt, unless the fine-tune waits for a missing resource: listeners then learn when it continues."""
+    """Adds a status event for a new attempt, unless the last event reports that the fine-tune waits for a missing
+    resource: then the next event should be that of `record_start`, when training really continues."""
     if not jobs.is_told_to_wait(session, row):
         jobs.report(session, row, "status", {"status": "running", "attempt": row.attempt})
 
@@ -202,7 +206,8 @@ def record_start(session: Session, row: Finetune, held_out_loss_base: float, par
 def record_progress(
     session: Session, row: Finetune, step: int, *, loss: float, gradient_norm: float, seconds: float
 ) -> None:
-    """Reports progress of a fine-tune. `seconds` is the device time since the last event."""
+    """Adds a progress event to a fine-tune, and updates its step, loss, estimated remaining time and metered usage.
+    `seconds` is the device time since the previous progress event."""
     taken = step - row.step
     row.step, row.loss = step, loss
     row.seconds += seconds
@@ -213,7 +218,8 @@ def record_progress(
 
 
 def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
-    """Stores a checkpoint, from which another attempt continues."""
+    """Records a stored checkpoint as the fine-tune's latest, from which another attempt can continue. Keeps the
+    previous checkpoint as a fallback, and schedules the one before it for deletion."""
     replaced_bytes = row.checkpoint_bytes
     if row.checkpoint_key is not None and row.checkpoint_key != stored.key:
         if row.previous_checkpoint_key is not None:
@@ -229,7 +235,7 @@ def record_checkpoint(session: Session, row: Finetune, step: int, stored: Stored
 
 
 def checkpoints(row: Finetune) -> list[tuple[str, str]]:
-    """Returns key and SHA-256 of the checkpoints that a fine-tune can continue from, newest first."""
+    """Returns the storage key and SHA-256 of each checkpoint that a fine-tune can continue from, newest first."""
     pairs = (
         (row.checkpoint_key, row.checkpoint_sha256),
         (row.previous_checkpoint_key, row.previous_checkpoint_sha256),
@@ -238,8 +244,10 @@ def checkpoints(row: Finetune) -> list[tuple[str, str]]:
 
 
 def record_restart(session: Session, row: Finetune, step: int, kept: tuple[str, str] | None, reason: str) -> None:
-    """Reports that an attempt continues from an earlier step than the last checkpoint's, with the checkpoint `kept` or
-    from scratch. Unreadable checkpoints become orphans."""
+    """Records that an attempt continues from an earlier step than that of the latest checkpoint, because the latest
+    checkpoint cannot be read. `kept` is the storage key and SHA-256 of the checkpoint to continue from, or None to
+    start from scratch. The row then no longer references unreadable checkpoints, so the search for orphans deletes
+    them."""
     counted = {row.checkpoint_key: row.checkpoint_bytes, row.previous_checkpoint_key: row.previous_checkpoint_bytes}
     row.checkpoint_key, row.checkpoint_sha256 = kept or (None, None)
     row.previous_checkpoint_key = row.previous_checkpoint_sha256 = None
@@ -252,13 +260,14 @@ def record_restart(session: Session, row: Finetune, step: int, kept: tuple[str, 
 
 
 def add_sample(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
-    """Reports a sample image of the adapter so far."""
+    """Adds an event for a stored sample image, which was generated with the adapter as trained up to `step`."""
     jobs.report(session, row, "sample", {"step": step, "key": stored.key, "size_bytes": stored.size})
     metering.add_stored_bytes(session, row.domain_id, stored.size)
 
 
 def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredObject, losses: dict[str, float]) -> bool:
-    """Ends a fine-tune: its adapter's row is written last of all. Returns False when the claim was lost."""
+    """Adds a fine-tune's stored adapter to its domain, and ends the fine-tune as succeeded. Returns False, and changes
+    nothing, when the worker's claim on the fine-tune was lost."""
     finetune = jobs.guarded(session, Finetune, claim)
     if finetune is None:
         return False
@@ -290,5 +299,6 @@ def _ready_dataset(session: Session, domain_id: str, id: str) -> Dataset:
 
 
 def _finite(value: float) -> float | None:
-    """A data set without held-out images has no held-out loss."""
+    """Returns the loss, or None if it is NaN or infinite: the held-out loss of a data set without held-out images is
+    NaN."""
     return value if math.isfinite(value) else None

@@ -1,11 +1,12 @@
-"""Jobs. The row is the truth, the message is a hint.
+"""Jobs: validations of data sets, fine-tunes and generations, as database rows that workers run.
 
-The insert of a job's row is the outbox; its message is sent after the commit, and may be lost. A worker claims a row by
-compare-and-set and gets an attempt number: the fence. Every later write checks the fence, so that a worker that was
-assumed dead changes nothing when it comes back. All times come from the database.
+The database row alone decides which jobs there are; the broker's message about a job only wakes a worker. The message
+is sent after the commit and may be lost, since workers also look for rows by themselves. A worker claims a row by
+locking it and incrementing its attempt number. The attempt number is the fence: every later write of the worker checks
+it, so that a worker that was assumed dead changes nothing when it comes back. All times come from the database's clock.
 
-`rows` defines jobs and how they end, `claims` chooses the next row for a worker, `ladder` handles unsuccessful
-attempts.
+`rows` defines jobs and how they end, `claims` chooses the next job for a worker, and `ladder` decides what happens to
+a job after an unsuccessful attempt.
 """
 
 from core.service.jobs.claims import claim_next, should_drain

@@ -1,8 +1,9 @@
-"""Claims of database rows by workers: fairness between tenants, and quarantine after a crash.
+"""Chooses the next job for a worker: fair between tenants, and isolating jobs that may have crashed a worker.
 
-When a worker dies, the row that caused it is unknown. All its rows become suspects and run one at a time, each alone on
-a worker, so that the next death has one possible cause. A suspect that ends or stores progress is cleared. All of this
-is read from the rows, so that any number of workers agree. A worker must not claim from two threads at once.
+When a worker dies, nobody knows which of its jobs caused the crash. All jobs that it had claimed become suspects and
+run one at a time, each alone on a worker, so that the next crash has only one possible cause. A suspect that ends or
+stores progress is cleared. All of this state is in the jobs' database rows, so that any number of workers agree on it.
+A worker must not call `claim_next` from two threads at once.
 """
 
 import datetime
@@ -28,11 +29,13 @@ def claim_next(
     most: int | None = None,
     serves: Collection[type[Any]] = tuple(KINDS),
 ) -> Claim | None:
-    """Claims the next available row. Returns None if there is none.
+    """Claims the next available job of the table `model` for a worker. Returns None if it may claim none.
 
-    Suspects come first, each on a worker without other rows. Then comes the tenant with the fewest running rows
-    relative to its weight, whatever the order of arrival; within a tenant by priority, then age. This worker takes at
-    most `most` rows of this kind for one tenant, and drains when suspects wait in the queues that it `serves`.
+    Suspects come first, each on a worker without other jobs. Then comes the tenant with the fewest running jobs
+    relative to its weight, regardless of the order of arrival; within a tenant the highest priority, then the oldest
+    job. A worker holds at most `most` jobs of this table per tenant. `serves` lists the tables whose queues the worker
+    serves: while suspects wait in one of these queues, the worker may have to drain, that is, to claim nothing until
+    its own jobs have ended.
     """
     holds = _held_by(session, worker_id)
     if any(suspect for suspect, _ in holds):
@@ -59,13 +62,14 @@ def claim_next(
 
 
 def should_drain(session: Session, worker_id: str, serves: Collection[type[Any]] = tuple(KINDS)) -> bool:
-    """Returns whether suspects wait until this worker has no rows."""
+    """Returns whether this worker should requeue its jobs at their next checkpoint and claim no others, because a
+    suspect waits for a worker without jobs."""
     waiting = _waiting_suspects(session, serves)
     return bool(waiting) and _is_needed(session, worker_id, waiting)
 
 
 def _held_by(session: Session, worker_id: str) -> list[tuple[bool, bool]]:
-    """Returns `suspect` and `alone` of each row that a worker holds."""
+    """Returns the columns `suspect` and `alone` of each job that a worker has claimed, in all tables."""
     held = (
         select(model.suspect, model.alone).where(model.worker_id == worker_id, model.lease_expires_at.is_not(None))
         for model in KINDS
@@ -90,7 +94,7 @@ def _claimable(model: type[Any], *, suspect: bool) -> tuple[ColumnElement[bool],
 
 
 def _waiting_suspects(session: Session, serves: Collection[type[Any]]) -> dict[str, int]:
-    """Counts the suspects that may be claimed, for each queue that has some."""
+    """Counts the suspects that a worker may claim now, by queue; leaves out queues without any."""
     counts = (
         select(literal(KINDS[model].queue), func.count()).where(*_claimable(model, suspect=True)) for model in serves
     )
@@ -98,24 +102,26 @@ def _waiting_suspects(session: Session, serves: Collection[type[Any]]) -> dict[s
 
 
 def _is_needed(session: Session, worker_id: str, waiting: Mapping[str, int]) -> bool:
-    """Returns whether this is one of the queue's newest workers, of which as many drain as there are suspects. The
-    newest worker has usually just replaced the dead one, and so has the fewest rows. Queues are counted separately,
-    since a worker that does not serve a suspect's queue cannot run it."""
+    """Returns whether this worker has to drain for one of the suspects in `waiting` (their count by queue).
+
+    If n suspects wait in a queue, the n newest healthy workers that serve this queue drain. The newest worker has
+    usually just replaced the crashed one, and so has the fewest jobs to finish.
+    """
     living = (fleet.is_alive(session), Worker.healthy)
     newer = session.execute(select(Worker.queues).where(*living, Worker.id > worker_id)).scalars().all()
     return any(sum(queue in queues for queues in newer) < count for queue, count in waiting.items())
 
 
 def _suspects(model: type[Job]) -> Select[Job]:
-    """Selects suspects that may be claimed. Those that have not crashed alone come first: they are most likely
-    innocent."""
+    """Selects the suspects that a worker may claim now. Suspects with the fewest crashes while alone on a worker come
+    first: they are the least likely cause of the crash."""
     return select(model).where(*_claimable(model, suspect=True)).order_by(model.crashes, model.created_at, model.id)
 
 
 def _fairest(model: type[Job], worker_id: str, most: int | None) -> Select[Job]:
     running = aliased(model)
     is_held = running.lease_expires_at.is_not(None)
-    # Counted once for each tenant, not for each waiting row: a long queue must not slow the claims.
+    # Counts running jobs once per tenant, not once per waiting job: a long queue must not slow down claims.
     in_work = (
         select(running.tenant_id, func.count().label("rows")).where(is_held).group_by(running.tenant_id).subquery()
     )

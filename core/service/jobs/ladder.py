@@ -1,11 +1,12 @@
-"""Handling of failed attempts: one ladder decides for all queues what happens to the database row.
+"""Decides what happens to a job after a failed attempt, by one table (the ladder) for all queues.
 
-| what happened | the row |
+| what happened to the attempt | what happens to the job |
 | --- | --- |
 | the worker or its engine stops, or the job was cancelled | is requeued immediately, or ends as cancelled |
-| the store or the database does not respond | is requeued with growing delays, without a limit |
-| the store is full, or the database rejects only the result | the same, but fails after `max_attempts` of these |
-| its worker or device died | becomes a suspect; counts as a crash if it was alone, up to `max_attempts` or two |
+| the object store or the database does not respond | is requeued with growing delays, without a limit |
+| the object store is full, or the database rejects the result | the same, but fails after `max_attempts` of these |
+| the worker died | is requeued as a suspect; fails after `max_attempts` crashes while alone on a worker |
+| the device (GPU) died | the same, but fails after two crashes while alone on a worker |
 | anything else | fails with the error's code |
 """
 
@@ -35,7 +36,8 @@ _FIRST_SECONDS, _MOST_SECONDS, _JITTER = 1.0, 300.0, 0.25
 
 
 def settle(session: Session, dispatcher: Dispatcher, job: JobRow, error: Exception, max_attempts: int) -> Settled:
-    """Applies the ladder to a claimed row whose attempt ended with `error`. The row must be locked."""
+    """Requeues, fails or cancels a claimed job whose attempt ended with `error`, by the table of this module. Returns
+    which of them happened ("returned" means requeued). The job's row must be locked."""
     match error:
         case DeviceLost():
             _blame(session, dispatcher, job, DeviceCrashed(job.crashes + 1), _DEVICE_CRASHES)
@@ -61,16 +63,16 @@ def settle(session: Session, dispatcher: Dispatcher, job: JobRow, error: Excepti
 
 
 def requeue(session: Session, dispatcher: Dispatcher, job: JobRow) -> None:
-    """Requeues a claimed row, so that another worker can continue immediately. Ends it instead if it is to be
-    cancelled."""
+    """Requeues a claimed job, so that another worker can continue it immediately. Ends the job as cancelled instead if
+    its cancellation was requested."""
     if _unclaim(session, job):
         report(session, job, "status", {"status": job.status})
         dispatch(session, dispatcher, job)
 
 
 def requeue_later(session: Session, job: JobRow, error: CoreError) -> None:
-    """Requeues a claimed row after a delay, longer each time, and stores `error` as the reason for its tenant and the
-    operator. Ends it instead if it is to be cancelled."""
+    """Requeues a claimed job with a delay, which grows with each requeue, and stores `error` in the job's row as the
+    reason why it waits. Ends the job as cancelled instead if its cancellation was requested."""
     if not _unclaim(session, job):
         return
     job.requeues += 1
@@ -81,8 +83,8 @@ def requeue_later(session: Session, job: JobRow, error: CoreError) -> None:
 
 
 def requeue_counted(session: Session, job: JobRow, error: CoreError, max_attempts: int) -> None:
-    """Requeues the row like `requeue_later`. Fails the job after `max_attempts` of these without progress; the missing
-    resource may never return."""
+    """Requeues a claimed job like `requeue_later`, but fails it after `max_attempts` calls without progress between
+    them, since the missing resource may never return."""
     job.failures += 1
     if job.failures >= max_attempts and job.cancel_requested_at is None:
         fail(session, job, error)
@@ -93,8 +95,9 @@ def requeue_counted(session: Session, job: JobRow, error: CoreError, max_attempt
 def reap(
     session: Session, dispatcher: Dispatcher, model: type[Job], max_attempts: int, held: Collection[Claim] = ()
 ) -> list[Job]:
-    """Requeues the rows of lost workers. Returns those that ended instead, because they were cancelled or crashed alone
-    too often without progress. Skips the caller's own rows: it is only late with its heartbeat."""
+    """Requeues, as suspects, the jobs of table `model` whose lease has expired because their worker was lost. Returns
+    the jobs that ended instead: cancelled ones, and ones that crashed too often while alone on a worker. Skips the
+    claims in `held`, which the calling worker still works on: it is only late with its heartbeat."""
     ended = []
     for job in _expired(session, model):
         if Claim(job.id, job.attempt) in held:
@@ -108,16 +111,17 @@ def reap(
 
 
 def backoff_seconds(requeues: int, chance: Callable[[], float] = random.random) -> float:
-    """Returns the delay before a row's next attempt, in seconds, after this many requeues in a row: 1 s at first, twice
-    as long each time, 5 min at most, and up to a quarter more or less by `chance` (0 to 1), so that rows that failed
-    together return at different times."""
+    """Returns the delay before a job's next attempt, in seconds, after this many requeues in a row: exponential
+    backoff from 1 s to 5 min. `chance` returns a random number from 0 to 1 for a jitter of ±25 %, so that jobs that
+    failed together are retried at different times."""
     seconds = min(_MOST_SECONDS, _FIRST_SECONDS * 2.0 ** min(requeues - 1, 30))
     return seconds * (1 - _JITTER + 2 * _JITTER * chance())
 
 
 def is_told_to_wait(session: Session, job: JobRow, code: str | None = None) -> bool:
-    """Returns whether a fine-tune's last event already reports that it waits (for `code`): repeated attempts add no
-    other."""
+    """Returns whether a fine-tune's last event already reports that it waits (because of the error `code`, if given),
+    so that repeated attempts need not add the same event. Returns False for jobs of other kinds: they have no
+    events."""
     if not isinstance(job, Finetune):
         return False
     last = select(FinetuneEvent).where(FinetuneEvent.finetune_id == job.id).order_by(FinetuneEvent.id.desc()).limit(1)
@@ -126,8 +130,8 @@ def is_told_to_wait(session: Session, job: JobRow, code: str | None = None) -> b
 
 
 def _blame(session: Session, dispatcher: Dispatcher, job: JobRow, error: CoreError, most: int) -> None:
-    """Counts a crash of a row that was alone, and fails it with `error` at the maximum. Otherwise the row becomes a
-    suspect."""
+    """Requeues a job whose worker or device crashed, as a suspect. If the job was alone on the worker, also counts the
+    crash in the job's row; at `most` counted crashes, fails the job with `error` instead."""
     job.suspect = True
     if not job.alone:
         requeue(session, dispatcher, job)
@@ -140,14 +144,14 @@ def _blame(session: Session, dispatcher: Dispatcher, job: JobRow, error: CoreErr
 
 
 def _expired(session: Session, model: type[Job]) -> Sequence[Job]:
-    """Returns rows whose worker has not renewed its lease, locked."""
+    """Returns, locked, the jobs of table `model` whose lease has expired: their worker sent no heartbeat in time."""
     statement = select(model).where(model.lease_expires_at < database_now(session)).with_for_update(skip_locked=True)
     return session.execute(statement).scalars().all()
 
 
 def _unclaim(session: Session, job: JobRow) -> bool:
-    """Makes a claimed row wait again. A row that is to be cancelled would never be claimed, so it ends, and False is
-    returned."""
+    """Ends the worker's claim on a job, so that the job waits in its queue again. Returns False if the job ended as
+    cancelled instead: no worker claims a job whose cancellation was requested."""
     if job.cancel_requested_at is not None:
         finish(session, job, "cancelled")
         return False

@@ -1,4 +1,4 @@
-"""Rows that are jobs: their kinds, the fence, and how they end."""
+"""Database rows of jobs: names of their queues and statuses, claims by workers, and the ways in which jobs end."""
 
 import datetime
 import logging
@@ -21,7 +21,7 @@ Job = TypeVar("Job", Dataset, Finetune, Generation)
 
 @dataclass(frozen=True)
 class Kind:
-    """Queue, task and status names of one table's jobs."""
+    """Names of the queue, the Celery task and the statuses that the jobs of one table use."""
 
     queue: str
     task: str
@@ -47,7 +47,7 @@ KINDS: dict[type[Any], Kind] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """Right to write to one row, as long as its attempt is still ours."""
+    """A worker's right to write to one job's row, valid while the row still has this attempt number and a lease."""
 
     id: str
     attempt: int
@@ -56,13 +56,13 @@ class Claim:
 
 
 class Dispatcher(Protocol):
-    """Sends wake-ups. Never raises: workers also look for rows without one."""
+    """Wakes a worker for a job by a message. `send` never raises: workers also find jobs whose message was lost."""
 
     def send(self, task: str, queue: str, id: str) -> None: ...
 
 
 def dispatch(session: Session, dispatcher: Dispatcher, job: JobRow) -> None:
-    """Wakes a worker for this row once the transaction is committed; a rollback drops it."""
+    """Wakes a worker for this job once the transaction is committed; does nothing after a rollback."""
     kind, id = KINDS[type(job)], job.id
     after_commit(session, lambda: dispatcher.send(kind.task, kind.queue, id))
 
@@ -70,8 +70,8 @@ def dispatch(session: Session, dispatcher: Dispatcher, job: JobRow) -> None:
 def heartbeat(
     session: Session, model: type[Job], claim: Claim, lease_seconds: float
 ) -> Literal["alive", "cancel", "lost"]:
-    """Extends the lease. Returns "cancel" if the tenant cancelled the job, "lost" if the row is gone or claimed by
-    another worker."""
+    """Extends the lease of a claimed job to `lease_seconds` from now. Returns "cancel" if the job's cancellation was
+    requested, "lost" if the job's row is gone or no longer claimed by this claim, and "alive" otherwise."""
     until = database_now(session) + datetime.timedelta(seconds=lease_seconds)
     statement = update(model).where(*_ours(model, claim)).values(lease_expires_at=until)
     state = session.execute(statement.returning(model.cancel_requested_at)).one_or_none()
@@ -81,19 +81,21 @@ def heartbeat(
 
 
 def guarded(session: Session, model: type[Job], claim: Claim) -> Job | None:
-    """Returns the row, locked until the transaction ends, if it is still this claim's; None otherwise."""
+    """Returns the job's row, locked until the transaction ends, or None if the claim on the job was lost."""
     statement = select(model).where(*_ours(model, claim)).with_for_update(of=model)
     return session.execute(statement).scalar_one_or_none()
 
 
 def keep_progress(job: JobRow) -> None:
-    """Resets the job's failures and suspicion: it has made progress that another attempt continues from."""
+    """Resets the counts of failures, requeues and crashes, and the mark as a suspect, of a job that has just stored
+    progress from which another attempt can continue."""
     job.failures = job.requeues = job.crashes = 0
     job.suspect = False
 
 
 def finish(session: Session, job: JobRow, status: str, **details: Any) -> None:
-    """Ends a row for good, and reports it to webhooks and listeners; `about` goes to the listeners of a fine-tune."""
+    """Ends a job with a final status, and reports the end to webhooks and, for a fine-tune, in its events. `details`
+    are added to the data of this event."""
     job.status = status
     job.lease_expires_at = job.not_before = None
     job.finished_at = database_now(session)
@@ -104,16 +106,17 @@ def finish(session: Session, job: JobRow, status: str, **details: Any) -> None:
 
 
 def fail(session: Session, job: JobRow, error: CoreError) -> None:
-    """Ends a row with the error's code and sentence."""
+    """Ends a job as failed, and stores the code and the message of `error` in the job's row."""
     job.error_code, job.error_detail = error.code, error.detail
     report(session, job, "error", job.error or {})
     finish(session, job, KINDS[type(job)].failed)
 
 
 def report(session: Session, job: JobRow, type: str, data: dict[str, Any]) -> None:
-    """Adds an event to a fine-tune's; the other kinds have none.
+    """Adds an event to a fine-tune's events. Does nothing for jobs of other kinds, which have no events.
 
-    The count on the row locks it: ids become visible in their order, and no listener misses one that commits late.
+    Incrementing the event count in the fine-tune's row locks the row until the commit. So events become visible in the
+    order of their ids, and no listener misses an event that is committed late.
     """
     if not isinstance(job, Finetune):
         return
@@ -123,11 +126,12 @@ def report(session: Session, job: JobRow, type: str, data: dict[str, Any]) -> No
 
 
 def request_cancel(session: Session, job: JobRow) -> bool:
-    """Requests the cancellation of a row. Ends it at once, and returns True, when no worker holds it."""
+    """Requests the cancellation of a job. If no worker has claimed the job, ends it as cancelled at once and returns
+    True."""
     statement = update(type(job)).where(type(job).id == job.id, type(job).cancel_requested_at.is_(None))
     session.execute(statement.values(cancel_requested_at=database_now(session)))
     session.refresh(job, with_for_update=True)
-    # A worker may have ended it while this waited for the row's lock: finished rows do not change.
+    # A worker may have ended the job while this call waited for the row's lock: finished rows must not change.
     if job.lease_expires_at is not None or job.finished_at is not None:
         return False
     finish(session, job, "cancelled")
@@ -135,5 +139,6 @@ def request_cancel(session: Session, job: JobRow) -> bool:
 
 
 def _ours(model: type[Any], claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    """Returns the conditions of the fence: the claim's row, attempt and lease."""
+    """Returns the SQL conditions under which a claim is still valid: the row has the claim's id and attempt number, and
+    a lease."""
     return model.id == claim.id, model.attempt == claim.attempt, model.lease_expires_at.is_not(None)
