@@ -1,1 +1,1 @@
-"""Fine-tuning and drawing without a server, for the `difffit` command of the client."""
+"""Fine-tuning and image generation without a server: the `difffit train` and `difffit sample` commands."""

@@ -1,4 +1,4 @@
-"""Drawing with an adapter of a method that the engine does not serve: a batch of its own images, in step."""
+"""Generates images without the engine, for adapters of methods that the engine does not serve (LoRA, for example)."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,9 @@ _AT_ONCE = 8
 def draw_alone(
     base: LoadedBase, artifact: Artifact, class_id: int, sampling: SamplingSettings, seeds: Sequence[int]
 ) -> list[Tensor]:
-    """[S, S, 3] 8-bit pixels for each seed. Raises InvalidRequest, DrawingDiverged."""
+    """Generates one image of a class for each seed, and returns their 8-bit pixels, [S, S, 3] each. Raises
+    InvalidRequest for sampling settings that only the engine supports, such as a guidance interval, and DrawingDiverged
+    when an image is not finite."""
     method = artifact.manifest.method
     if sampling.guidance_interval != EVERY_TIMESTEP:
         raise InvalidRequest(
@@ -50,12 +52,13 @@ def draw_alone(
 
 
 def _noise(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
-    """Each image's from its own seed, as the engine draws it."""
+    """Returns noise for each image from its own generator, [B, *shape], as the engine draws it."""
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
 def _pixels(image: Tensor) -> Tensor:
-    """[3, S, S] in -1..1 -> 8-bit [S, S, 3] on the host"""
+    """Converts an image [3, S, S] in [-1, 1] into 8-bit pixels [S, S, 3] on the host. Raises DrawingDiverged when the
+    image is not finite."""
     if not image.isfinite().all():
         raise DrawingDiverged()
     return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu()

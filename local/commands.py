@@ -1,4 +1,4 @@
-"""`difffit train` and `difffit sample`. Their imports happen when they run, so that the command's help is fast."""
+"""The commands `difffit train` and `difffit sample`. They import torch only when they run, so that `--help` is fast."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,7 +157,8 @@ def sample(
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """The server's errors, and parts of it that are not installed, as the command shows errors."""
+    """Converts errors of the server's code, and missing packages, into errors that the client's command line
+    displays."""
     try:
         from core.artifact.errors import CoreError
     except ModuleNotFoundError as error:
@@ -171,7 +172,7 @@ def _explained() -> Iterator[None]:
 
 
 class LocalError(DiffFitError):
-    """An error of the server's code, met here."""
+    """Error of the server's code, raised as an error of the client."""
 
     def __init__(self, error: Any) -> None:
         super().__init__(error.detail)

@@ -1,5 +1,5 @@
-"""Generates images on this machine, with the serving engine, or with the readable forward for methods that the engine
-does not serve."""
+"""Generates images on this machine: with the serving engine or, for methods that the engine does not serve, with the
+model's reference forward pass."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ from local.alone import draw_alone
 from local.base import load
 
 _AT_ONCE = 64
-"""Images per request. A small number, so that finished images are written to disk early."""
+"""Images per request to the engine. The number is small, so that finished images are written to disk early."""
 
 
 @dataclass
 class Run:
     adapter: Path | None
     class_names: list[str]
-    """All of them when there are none."""
+    """Classes to generate; empty for all classes."""
     count: int
     seed: int
     sampling: SamplingSettings
@@ -41,7 +41,8 @@ class Run:
     device: str | None
 
     def sample(self, state: State) -> list[Path]:
-        """The images' paths, class by class. Raises ArtifactInvalid, BaseMismatch, UnknownClass, BaseMissing."""
+        """Generates the images that do not exist yet, and returns the paths of all images, class by class. Raises
+        ArtifactInvalid, BaseMismatch, UnknownClass, BaseMissing."""
         data = self.adapter.read_bytes() if self.adapter else b""
         artifact = decode(data, limit_bytes=len(data)) if self.adapter else None
         resident = self._resident()
@@ -64,7 +65,7 @@ class Run:
         settings = get_settings()
         return Resident(
             load(settings, self.base, self.device),
-            adapter_slots=settings.max_batch_rows or GPU_SIZES[-1],  # one is used
+            adapter_slots=settings.max_batch_rows or GPU_SIZES[-1],  # only one is used
             max_rows=settings.max_batch_rows,
             exact=settings.exact,
             host_cache_bytes=settings.host_cache_bytes,
@@ -73,7 +74,8 @@ class Run:
         )
 
     def _some(self, resident: Resident, artifact: Artifact | None, id: int, name: str, offsets: range) -> list[Path]:
-        """Generates the missing images of a class. Returns the paths of all of them."""
+        """Generates and writes the images of class `id` that do not exist yet, and returns the paths of all images.
+        Image k has the seed `self.seed` + k, for each k in `offsets`."""
         adapter, base = artifact.sha256 if artifact else None, resident.base.description.digest
         wanted = {
             seed: image_settings(self.sampling, adapter=adapter, base=base, class_name=name, seed=seed)
@@ -89,7 +91,7 @@ class Run:
     def _draw(
         self, resident: Resident, artifact: Artifact | None, id: int, seeds: tuple[int, ...]
     ) -> list[torch.Tensor]:
-        """[S, S, 3] 8-bit pixels for each seed."""
+        """Generates one image of class `id` for each seed, and returns their 8-bit pixels, [S, S, 3] each."""
         if not seeds:
             return []
         scale = resident.base.description.scale_of(artifact.manifest.image_size) if artifact else 1
@@ -114,7 +116,8 @@ class Run:
 
 
 def sampling_of(values: dict[str, Any]) -> SamplingSettings:
-    """Returns sampling settings; missing values take the server's defaults. Raises InvalidRequest."""
+    """Returns sampling settings with these values, and the server's defaults for missing values. Raises
+    InvalidRequest."""
     try:
         return SamplingSettings(**values)
     except ValueError as error:
@@ -129,7 +132,7 @@ def _class_id(name: str, known: tuple[str, ...]) -> int:
 
 
 def _is_drawn(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether the image was drawn with these settings already."""
+    """Returns whether the file `path` is an image that was generated with exactly these settings."""
     try:
         return read_settings(path.read_bytes()) == settings
     except (OSError, ValueError):

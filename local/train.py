@@ -1,4 +1,4 @@
-"""A fine-tune on this machine: the same steps as a worker's, with files in place of the database and the store."""
+"""Runs a fine-tune on this machine, as a worker would, with files in place of the database and the object store."""
 
 import hashlib
 import json
@@ -38,9 +38,9 @@ class Run:
     base: str | None
     device: str | None
     asked: dict[str, Any]
-    """Method, preset, and fields of TrainingSettings; missing ones take the server's defaults."""
+    """Method, preset, and fields of TrainingSettings, by name. Missing fields take the server's defaults."""
     site: list[str]
-    """NAME=VALUE pairs that override the preset or the method's defaults."""
+    """NAME=VALUE pairs that override settings of the preset, or the method's defaults."""
     checkpoint_every: int
     samples_every: int
     restart: bool
@@ -49,13 +49,13 @@ class Run:
     image_size: int | None = None
     keep_classes: bool = False
     started: int = 0
-    """The step that it began at."""
+    """Training step that the run started at: 0, or the step of a checkpoint."""
     parameters: int = 0
-    """Count of the numbers that train."""
+    """Number of trainable parameters."""
 
     def train(self, state: State) -> dict[str, Any]:
-        """Writes the adapter and returns a summary. Raises ArchiveInvalid, BaseMissing, CheckpointInvalid,
-        TrainingDiverged."""
+        """Trains, writes the adapter file, and returns a summary for the command's output. Raises ArchiveInvalid,
+        BaseMissing, CheckpointInvalid, InvalidRequest, TrainingDiverged."""
         settings, request = get_settings(), self._request()
         if request.preset not in PRESETS:
             raise InvalidRequest("--preset", f"must be one of {', '.join(PRESETS)}")
@@ -83,11 +83,12 @@ class Run:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes: only the first of several does, since all hold the same result."""
+        """Whether this process writes files. If several processes train together, only the first writes, since all have
+        the same result."""
         return self.processes.index == 0
 
     def _own_device(self, settings: Settings) -> str | None:
-        """Returns this process's GPU when several processes share the work, else None."""
+        """Returns the GPU of this process (`cuda:1`, for example) if several processes train together, else None."""
         several = self.processes.count > 1 and settings.device != "cpu" and torch.cuda.is_available()
         return f"cuda:{torch.cuda.current_device()}" if several else None
 
@@ -123,7 +124,8 @@ class Run:
         )
 
     def _state(self, plan: FinetunePlan, base: LoadedBase) -> Mapping[str, Tensor] | None:
-        """The state of an earlier run's checkpoint. Raises CheckpointInvalid."""
+        """Returns the trainer's state from the checkpoint of an interrupted run; None if there is no checkpoint, or
+        with `restart`. Raises CheckpointInvalid."""
         if self.restart or not self.checkpoint_path.is_file():
             return None
         try:
@@ -172,7 +174,8 @@ class Run:
 
 
 def _sites(request: FinetuneRequest, words: list[str]) -> MethodSites:
-    """Raises ValueError."""
+    """Returns the places and sizes that the method trains: the preset's or the method's defaults, changed by the
+    NAME=VALUE pairs in `words`. Raises ValueError."""
     kind = SITES[request.method]
     start = PRESETS[request.preset] if kind is Sites else kind()
     pairs = [word.partition("=") for word in words]

@@ -1,4 +1,4 @@
-"""`python -m worker`: a worker for the queues of DIFFFIT_WORKER_QUEUES. Exits with status 1 when it cannot continue."""
+"""`python -m worker` starts a worker for the queues in DIFFFIT_WORKER_QUEUES. Exits with status 1 on failure."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from core.service.logs import configure_logs
 
 
 def main() -> None:
-    os.umask(0o077)  # the objects, and an embedded database, are for this user alone
+    os.umask(0o077)  # only this user may read stored objects and an embedded database
     settings = get_settings()
     configure_logs(settings)
     try:
@@ -28,7 +28,7 @@ def _run(settings: Settings) -> str | None:
         upgrade(settings.database_url)
     else:
         _check(settings.worker_database_url)
-    from worker.app import run  # it loads torch, which takes a while
+    from worker.app import run  # imported late, since it loads torch, which takes seconds
 
     return run(settings)
 

@@ -1,4 +1,4 @@
-"""One worker process: Celery brings wake-ups, the runner's threads do the work; `python -m worker` starts it."""
+"""One worker process. Celery receives wake-up messages, and the runner's threads do the work."""
 
 import logging
 import threading
@@ -25,9 +25,10 @@ ATTEMPTS: dict[type[Any], type[Attempt[Any]]] = {Dataset: Validation, Finetune: 
 
 
 def run(settings: Settings) -> str | None:
-    """Works until it is told to stop, or until it cannot go on: then returns why, so that a supervisor starts another.
+    """Runs the worker until it is asked to stop, or until a problem prevents it from working. Returns the problem, with
+    which the process exits so that a supervisor starts a new worker, or None.
 
-    Raises BaseMissing, CheckpointInvalid, StorageUnavailable, DatabaseUnavailable before the first job is taken.
+    Raises BaseMissing, CheckpointInvalid, StorageUnavailable, DatabaseUnavailable before it claims the first job.
     """
     app = make_celery(settings)
     context = Context(settings, CeleryDispatcher(app))
@@ -36,7 +37,7 @@ def run(settings: Settings) -> str | None:
     for model in context.serves:
         app.task(name=KINDS[model].task)(_waker(runner, model))
     signals.setup_logging.connect(lambda **_: configure_logs(settings), weak=False)
-    # Runs inside the signal handler: it may only start a thread, which ends the engine.
+    # Celery calls this inside its signal handler, so it only starts a thread; the thread stops the engine.
     signals.worker_shutting_down.connect(lambda **_: threading.Thread(target=context.stop).start(), weak=False)
     Maintenance(context, runner).start()
     Webhooks(context).start()
@@ -56,7 +57,8 @@ def run(settings: Settings) -> str | None:
 
 def _waker(runner: Runner, model: type[Any]) -> Callable[[str], None]:
     def wake(_id: str) -> None:
-        """The id is only a hint: the thread that wakes takes the next row."""
+        """Handles a wake-up message: wakes a thread, which claims the queue's next row. The id in the message is not
+        used."""
         runner.wake(model)
 
     return wake

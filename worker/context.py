@@ -1,4 +1,4 @@
-"""One worker process's settings, database, store, leases, and its device when its queues need one."""
+"""Objects that all threads of a worker process share: settings, database, object store, leases, and the device."""
 
 import datetime
 import logging
@@ -31,19 +31,20 @@ from worker.leases import LeaseKeeper
 logger = logging.getLogger(__name__)
 DEVICE_QUEUES = {"generate", "finetune"}
 _STORE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between an attempt's tries to store its result."""
+"""Pauses in seconds between the tries to store a result, after which storing fails."""
 KERNEL_BYTES = 2**27
-"""Room for the kernels that a GPU's worker compiles. Nothing else of a worker needs temporary files."""
+"""Bytes of temporary files that a worker with a GPU needs, for the kernels that it compiles."""
 _MIN_GENERATIONS = 16
-"""Places for generations: a batch is shared by several tenants, also where it has few rows."""
+"""Min number of generations that run at once, so that several tenants share even a batch with few rows."""
 _MAX_UNANSWERED = 5
-"""Checks that a device may leave unanswered in a row."""
+"""Number of device checks that may time out in a row before the worker ends."""
 _STOP_SECONDS = 30.0
-"""Seconds that a failing worker waits for its threads, since one may hang in a dead device."""
+"""Seconds that a failing worker waits for its threads before it exits, since a thread may hang in a device call."""
 
 
 def _end_process() -> None:
-    """Asks this process to stop in good order, and makes sure that it does."""
+    """Sends SIGTERM to this process, so that it stops in an orderly way, and exits after `_STOP_SECONDS` at the
+    latest."""
     watchdog = threading.Timer(_STOP_SECONDS, os._exit, (1,))
     watchdog.daemon = True
     watchdog.start()
@@ -52,7 +53,8 @@ def _end_process() -> None:
 
 @dataclass
 class Context:
-    """Made once, when the worker starts; shared by its threads. `end_process` ends it for certain."""
+    """Shared state of one worker process, created when the worker starts. `end_process` makes the process end, even if
+    a thread hangs."""
 
     settings: Settings
     dispatcher: Dispatcher
@@ -60,14 +62,15 @@ class Context:
     id: str = field(default_factory=lambda: new_id("wrk"))
     stopping: threading.Event = field(default_factory=threading.Event)
     problem: str | None = None
-    """Why this worker cannot work, if it cannot."""
+    """Problem that prevents this worker from working, as a message; None if it is healthy."""
     outcomes: dict[str, Any] = field(default_factory=dict)
-    """Results of fine-tunes that ran here, by id: another attempt here publishes them without training again."""
+    """Results of fine-tunes that this process has trained but not yet published, by the fine-tune's id. If storing a
+    result failed, the next attempt in this process publishes the result without training again."""
     _evicted_at: datetime.datetime | None = None
     _ending: threading.Lock = field(default_factory=threading.Lock)
     _ended: bool = False
     _judging: threading.Lock = field(default_factory=threading.Lock)
-    """Held to change `problem`: that of a worker which ends is not taken back."""
+    """Lock for changes of `problem`, so that a later device check does not clear the problem of a worker that ends."""
     _unanswered: int = 0
     _end: threading.Thread | None = None
 
@@ -85,7 +88,8 @@ class Context:
 
     @cached_property
     def gpu(self) -> Gpu:
-        """Raises RuntimeError in a worker whose queues need no device."""
+        """The base model on the device, loaded at first access. Raises RuntimeError in a worker whose queues need no
+        device."""
         if not self.needs_device:
             raise RuntimeError("this worker has no device: its queues need none")
         return Gpu(self.settings, on_death=self._on_device_lost)
@@ -96,27 +100,29 @@ class Context:
 
     @cached_property
     def serves(self) -> tuple[type[Any], ...]:
-        """The kinds of jobs of its queues."""
+        """Database models of the jobs in this worker's queues: Dataset, Finetune or Generation."""
         return tuple(model for model, kind in KINDS.items() if kind.queue in self.queues)
 
     def places(self, model: type[Any]) -> int:
-        """Returns how many jobs of a kind run at once. Generations wait for the device together: they get what the
-        others leave of `worker_threads`, or without that setting enough to fill the device's batch while as many load
-        their adapters or store their images."""
+        """Returns how many jobs of a kind may run at once in this worker. Generations get the part of `worker_threads`
+        that the other kinds leave. Without that setting, their number is the number of rows of the device's batch, but
+        at least `_MIN_GENERATIONS`."""
         few = {Dataset: self.settings.concurrent_datasets, Finetune: self.settings.concurrent_finetunes}
         if model in few:
             return few[model]
         if self.settings.worker_threads is None:
             return max(_MIN_GENERATIONS, self.gpu.max_rows)
         left = self.settings.worker_threads - sum(few[other] for other in self.serves if other in few)
-        return max(2, left)  # with a single place one tenant's backlog would hold up all others
+        return max(2, left)  # with a single thread, one tenant's backlog would block all other tenants
 
     @property
     def needs_device(self) -> bool:
         return not self.queues.isdisjoint(DEVICE_QUEUES)
 
     def start(self) -> None:
-        """Loads the base and tells the database about it. Raises BaseMissing, CheckpointInvalid, ScratchTooSmall."""
+        """Checks the object store, loads the base model and registers it in the database, and starts the metrics and
+        the lease thread. Raises BaseMissing, CheckpointInvalid, ScratchTooSmall, StorageUnavailable,
+        DatabaseUnavailable."""
         configure_traces(self.settings, "difffit-worker", self.database.engine)
         self.store.check()
         if self.needs_device:
@@ -132,7 +138,8 @@ class Context:
         self.report()
 
     def evict(self) -> None:
-        """Lets go of the adapters that were deleted. Raises EngineStopped, DatabaseUnavailable."""
+        """Drops adapters that were deleted in the database from host and device memory. Raises EngineStopped,
+        DatabaseUnavailable."""
         with self.database.session() as session:
             now, gone = database_now(session), set[str]()
             if self.needs_device:
@@ -144,8 +151,8 @@ class Context:
         self._evicted_at = now
 
     def report(self) -> None:
-        """Reports that this worker is alive, the adapters in its device table, and its last eviction of deleted
-        ones."""
+        """Writes this worker's state to the database: that it is alive, its problem if any, its device, the adapters on
+        the device, and the time of the last `evict`."""
         state: dict[str, Any] = {"queues": sorted(self.queues), "device": "none", "base_digest": None, "resident": []}
         state |= {"evicted_at": self._evicted_at, "healthy": self.problem is None, "problem": self.problem}
         if self.needs_device:
@@ -159,14 +166,15 @@ class Context:
             fleet.report_worker(session, self.id, socket.gethostname(), os.getpid(), state)
 
     def put(self, key: str, data: bytes) -> StoredObject:
-        """Stores an attempt's result. Retries for some seconds while the store does not respond.
+        """Stores an object under the storage key `key`. Retries for about 15 seconds while the object store does not
+        respond.
 
         Raises StorageUnavailable, StorageFull.
         """
         return self._patiently(lambda: self.store.put(key, data))
 
     def put_checked(self, key: str, data: bytes) -> StoredObject:
-        """Stores like `put`, reads the object back, and stores it again when it is missing or damaged."""
+        """Stores an object like `put`, reads it back, and stores it again if it is missing or damaged."""
 
         def put() -> StoredObject:
             stored = self.store.put(key, data)
@@ -190,8 +198,8 @@ class Context:
         return put()
 
     def die(self, problem: str) -> None:
-        """Ends a worker that cannot continue, so that a supervisor starts another. It claims nothing more, reports the
-        problem and requeues its jobs. It ends even if a thread hangs."""
+        """Ends this worker because of `problem`, so that a supervisor starts a new worker. The worker claims no more
+        jobs, reports the problem to the database, and requeues its jobs. The process ends even if a thread hangs."""
         with self._judging:
             is_stopping = self.stopping.is_set()
             if not is_stopping or self.problem is None:
@@ -207,8 +215,9 @@ class Context:
         self.die(f"Its device or its engine failed ({error}).")
 
     def watch_device(self) -> None:
-        """Reports a device, or an engine's loop, that does not answer within `device_seconds`. It may come back: the
-        worker ends after `_MAX_UNANSWERED` checks in a row. Raises EngineStopped, DatabaseUnavailable."""
+        """Checks that the engine and its device answer within `device_seconds`, and reports a change to the database. A
+        device may recover, so the worker ends only after `_MAX_UNANSWERED` checks in a row without an answer. Raises
+        EngineStopped, DatabaseUnavailable."""
         if not self.needs_device:
             return
         seconds = self.settings.device_seconds
@@ -237,7 +246,7 @@ class Context:
             logger.warning("the problem was not reported: %s", error.detail)
 
     def stop(self) -> None:
-        """Ends the engine: unfinished work fails with EngineStopped and is requeued."""
+        """Stops the engine. Unfinished jobs fail with EngineStopped and are requeued."""
         self.stopping.set()
         with self._ending:
             if "gpu" in self.__dict__ and not self._ended:
@@ -245,8 +254,9 @@ class Context:
             self._ended = True
 
     def close(self) -> None:
-        """After the last attempt: nothing holds a row any more. Waits for the report of a problem, which stays until it
-        is old."""
+        """Stops the lease thread, removes this worker from the database, and closes the database. Call it after the
+        last attempt has been settled. A worker with a problem stays in the database, so that operators can see the
+        problem until the entry is too old."""
         self.leases.stop()
         if self._end is not None:
             self._end.join()

@@ -1,4 +1,4 @@
-"""The device of this process, as its settings describe it."""
+"""The base model on the device of this process, configured by the settings."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,8 @@ from worker.memory import training_memory
 
 
 class Gpu(Resident):
-    """One base on one device, and the one thread that owns it. `on_death` is the engine's."""
+    """Base model on the worker's device, with a running engine. `on_death` is called once if the engine or its device
+    fails (see `Engine`)."""
 
     def __init__(self, settings: Settings, on_death: Callable[[BaseException], None] = lambda _: None) -> None:
         self.settings = settings
@@ -30,5 +31,5 @@ class Gpu(Resident):
 
     @property
     def training_memory_bytes(self) -> int:
-        """Bytes that a fine-tune's step may take now."""
+        """Bytes of device memory that a training step of a fine-tune that starts now may take."""
         return training_memory(self.device, self.settings.training_memory_bytes)

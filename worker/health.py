@@ -1,5 +1,5 @@
-"""`python -m worker.health`: exits with 0 if a worker on this machine recently reported that its engine runs
-and its device computes."""
+"""Health check, `python -m worker.health`: exits with status 0 if a worker on this machine has recently reported to the
+database that it is healthy, else with status 1 and the problem."""
 
 import socket
 import sys

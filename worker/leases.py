@@ -1,4 +1,4 @@
-"""Keeps the leases of everything that this process works on, and passes cancellations on."""
+"""Renews the leases of all database rows that this process works on, and notices when a row was cancelled or lost."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ from core.service.tracing import caused_by
 
 logger = logging.getLogger(__name__)
 _CANCEL_SECONDS = 2.0
-"""Interval between two looks for cancellations: a tenant should not wait for a heartbeat."""
+"""Max seconds between two checks for cancellations, so that a cancellation does not wait for the next heartbeat."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class _Held:
 
 
 class LeaseKeeper:
-    """One thread for all rows of the process. `on_death` is called when the thread ends unexpectedly: other workers
-    will then take over the process's rows."""
+    """Thread that renews the leases of all rows of this process. `on_death` is called with a message if the thread ends
+    unexpectedly, since the leases then expire and other workers take over the rows."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class LeaseKeeper:
             self._thread.join()
 
     def held(self) -> frozenset[Claim]:
-        """Claims that this process works on."""
+        """Returns the claims of all jobs that this process works on."""
         with self._lock:
             return frozenset(self._held)
 
     @contextmanager
     def hold(self, model: type[Any], claim: Claim, on_end: Callable[[], None]) -> Iterator[None]:
-        """Keeps the lease of a claim, and adds it to logs and traces. `on_end` is called when the row is cancelled or
-        lost; it may be called again."""
+        """Context manager that renews the lease of the claimed row while its body runs, and adds the job's id to logs
+        and traces. `on_end` is called, possibly several times, if the row is cancelled or its claim is lost."""
         with self._lock:
             self._held[claim] = _Held(model, claim, on_end)
         context = {"job_id": claim.id, "attempt": claim.attempt}
@@ -88,7 +88,7 @@ class LeaseKeeper:
             if state != "alive":
                 logger.info("%s: %s", row.claim.id, state)
                 row.on_end()
-        except CoreError as error:  # the lease lasts for several missed beats
+        except CoreError as error:  # the lease outlasts several missed heartbeats
             logger.warning("heartbeat of %s failed: %s", row.claim.id, error.detail)
-        except Exception:  # one row's defect must not cost the others their leases
+        except Exception:  # an error with one row must not cost the other rows their leases
             logger.exception("heartbeat of %s failed", row.claim.id)

@@ -1,5 +1,6 @@
-"""Chores of every worker: reports that it lives, requeues the rows of lost workers, looks for rows whose message was
-lost or whose delay is over, removes the objects of deleted rows. All of it may run in many workers at once."""
+"""Periodic chores of every worker: reports that the worker is alive, requeues the jobs of lost workers, wakes threads
+for jobs whose message was lost or whose retry is due, deletes the stored objects of deleted database rows, and more.
+Many workers may run the same chores at once."""
 
 import logging
 import threading
@@ -20,7 +21,7 @@ _CLOCK_SECONDS = 600.0
 
 
 class Maintenance:
-    """One thread per worker, and one that watches its device."""
+    """Thread that runs the chores of one worker, and a second thread that checks the device."""
 
     def __init__(self, context: Context, runner: Runner) -> None:
         self.context, self.runner = context, runner
@@ -34,7 +35,8 @@ class Maintenance:
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def _watch(self) -> None:
-        """Runs on a separate thread, so that a hanging device cannot keep the worker from reporting."""
+        """Checks the device periodically. Runs on its own thread, so that a hanging device does not keep the chores
+        from running."""
         while not self.context.stopping.wait(self.context.settings.heartbeat_seconds):
             self._try(self.context.watch_device)
 
@@ -62,12 +64,12 @@ class Maintenance:
             self._reaps_at = time.monotonic() + self.context.settings.lease_seconds
         except CoreError as error:
             logger.warning("%s failed: %s", chore.__name__, error.detail)
-        except Exception:  # one chore's error must not end the others
+        except Exception:  # an error in one chore must not stop the other chores
             logger.exception("%s failed", chore.__name__)
 
     def _reap(self) -> None:
-        """Waits for a lease's time after the database did not answer: every worker was late with its heartbeats then,
-        and none of them is lost for that."""
+        """Requeues the jobs of lost workers. Pauses for the duration of a lease after the database was unavailable,
+        since all workers missed heartbeats during that time, without being lost."""
         if time.monotonic() < self._reaps_at:
             return
         context = self.context
@@ -79,7 +81,8 @@ class Maintenance:
         deletions.advance(self.context.database, self.context.store)
 
     def _orphans(self) -> None:
-        """A page of the store at a time, from its beginning again in every half of the time that makes an orphan."""
+        """Deletes orphans, objects that no database row references, in the next page of the object store. Starts again
+        at the store's beginning `orphan_seconds` / 2 after reaching its end."""
         if time.monotonic() < self._orphans_at:
             return
         context, seconds = self.context, self.context.settings.orphan_seconds

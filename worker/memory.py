@@ -1,4 +1,4 @@
-"""Memory that this process may still take: the host's, or a GPU's."""
+"""Measures the memory that this process may still use, on the host or on a GPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,25 +6,29 @@ from pathlib import Path
 import torch
 
 TRAINING_FRACTION = 0.5
-"""Fraction of the free memory. The rest is serving's reserve: its batches, the decoder's, and adapters to come."""
+"""Fraction of the free memory that training may use. The rest is reserved for generating images: batches, the decoder,
+and more adapters."""
 
 
 def training_memory(device: torch.device, limit: int | None) -> int:
-    """Returns the bytes that a training step may use: `limit`, or a fraction of the free memory."""
+    """Returns the bytes that a training step may use: `limit` if it is set, else `TRAINING_FRACTION` of the memory that
+    is free now."""
     if limit is not None:
         return limit
     return int(TRAINING_FRACTION * (_free_on_gpu(device) if device.type == "cuda" else free_on_host()))
 
 
 def free_on_host(root: Path = Path("/")) -> int:
-    """Returns the bytes that the machine has available or a control group of this process leaves, whichever is less."""
+    """Returns the free bytes of host memory: what the machine has available, or less if a control group limits this
+    process. `root` replaces the file system's root in tests."""
     fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
     available = 1024 * int(fields["MemAvailable"].split()[0])
     return max(0, min([available, *_left_in_groups(root)]))
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """Each group's limit (cgroup v2) less its use, without the page cache that it would give up."""
+    """Yields the bytes that each control group (cgroup v2) of this process still allows: its limit minus its usage,
+    where page cache that the kernel can reclaim does not count as usage."""
     mounted = root / "sys/fs/cgroup"
     try:
         own = (root / "proc/self/cgroup").read_text().rpartition("::")[2].strip().strip("/")
@@ -37,7 +41,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             if limit != "max":
                 used = int((folder / "memory.current").read_text())
                 yield int(limit) - used + _cache(folder)
-        except (OSError, ValueError):  # no group here, or the kernel's first version of them
+        except (OSError, ValueError):  # no control group here, or cgroup v1
             pass
         if folder == mounted:
             return

@@ -1,6 +1,6 @@
-"""Prometheus metrics of a worker: counters of its engine, read on each scrape, and results of generations.
+"""Prometheus metrics of a worker: its engine's counters, results of generations, and counts of jobs from the database.
 
-Labels are few and fixed, without tenants or adapters. The usage of tenants is in the database.
+Labels have few, fixed values, and never name tenants or adapters. The database has the usage of each tenant.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,7 +43,8 @@ _COUNTERS = {
 
 
 def serve(settings: Settings, engine: Engine | None = None) -> tuple[WSGIServer, Thread]:
-    """On `host` and `metrics_port`, where anybody who reaches it may read. A worker without a device has no engine."""
+    """Starts the HTTP server for the metrics, on `host` and `metrics_port`, without authentication. `engine` is None in
+    a worker without a device. Returns the server and its thread."""
     if engine is not None:
         REGISTRY.register(EngineCollector(engine))
     return start_http_server(settings.metrics_port, settings.host)
@@ -54,7 +55,8 @@ def show_jobs(database: Database) -> None:
 
 
 def ended(result: str, timings: Mapping[str, float] | None = None) -> None:
-    """Counts a generation: succeeded, failed, cancelled or returned."""
+    """Counts a generation that ended with `result`: succeeded, failed, cancelled or returned (requeued). Adds
+    `timings`, the seconds to each stage, to the histograms."""
     GENERATIONS.labels(result).inc()
     for stage, seconds in (timings or {}).items():
         STAGES.labels(stage).observe(seconds)
@@ -87,14 +89,15 @@ class EngineCollector(Collector):
 
 
 class JobsCollector(Collector):
-    """Metrics that are read from the database when they are scraped. Every worker reports the same values: take the
-    maximum over them."""
+    """Metrics of the jobs, read from the database at each scrape. Every worker reports the same values, so dashboards
+    should take the maximum over the workers, not the sum."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing, so that it can be registered before the tables are there."""
+        """Describes no metrics, so that registering the collector does not read the database, whose tables may not
+        exist yet."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
@@ -113,7 +116,7 @@ class JobsCollector(Collector):
                 for name, code, count in queues.recent_failures(session):
                     failed.add_metric([name, code], count)
                 unkept.add_metric([], queues.unkept_seconds(session))
-        except CoreError:  # the metrics of the process itself are still reported
+        except CoreError:  # other collectors' metrics are still reported
             return
         yield from (waiting, running, oldest, failed, unkept)
 

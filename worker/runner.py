@@ -1,7 +1,7 @@
-"""Runs jobs: claims rows, makes attempts and settles them. No other module does.
+"""Runs jobs: claims database rows, makes an attempt at each, and settles the attempt. No other module does this.
 
-Every queue has its own threads, so that queues do not delay each other. A wake-up makes one idle thread look for a row;
-each row that is found wakes the next thread, until no rows are left.
+Every queue has its own threads, so that queues do not delay each other. A wake-up makes one idle thread look for a row.
+A thread that claims a row wakes the next thread, until no rows are left.
 """
 
 import logging
@@ -25,48 +25,53 @@ logger = logging.getLogger(__name__)
 Job = TypeVar("Job", Dataset, Finetune, Generation)
 Result = TypeVar("Result")
 _DATABASE_SECONDS = 1.0
-"""Seconds between two tries to store a result while the database does not answer."""
+"""Seconds between two tries of a transaction while the database does not answer."""
 _MAX_REFUSALS = 10
-"""Refusals of a result by a database that answers: it may be short of something for a while, or for good."""
+"""Number of times that a transaction may fail while the database answers other queries, before the attempt fails. The
+database may lack something, such as disk space, temporarily or for good."""
 
 
 class Attempt(ABC, Generic[Job]):
-    """One try at one job; each queue has its own. The calls come in this order, and on one thread but for `stop`."""
+    """One attempt at one job. Each queue has its own subclass. The runner calls the methods in the order in which they
+    are defined here, on one thread; only `stop` is called on another thread, at any time."""
 
     def __init__(self, context: Context, claim: Claim) -> None:
         self.context, self.claim = context, claim
 
     @abstractmethod
     def load(self, session: Session, row: Job) -> None:
-        """Reads plain values from the row, so that no session is held during the work."""
+        """Copies plain values from the database row, so that `work` needs no database session."""
 
     @abstractmethod
     def work(self) -> None:
-        """Does the work, and keeps its result for `publish`. After an error `core.service.jobs.ladder` decides."""
+        """Does the work, and keeps the result for `publish`. If it raises, `core.service.jobs.ladder` decides whether
+        the job is requeued or fails."""
 
     @abstractmethod
     def publish(self, session: Session) -> None:
-        """Writes the result, if the claim is still ours. It may be called again when the database did not answer."""
+        """Writes the job's result to the database, if this worker still holds the claim on the job. It is called again
+        after the database was unavailable."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Called on another thread, perhaps often, when the row is cancelled or lost: `work` should raise Cancelled."""
+        """Makes `work` end early with Cancelled. Called on another thread, possibly several times, when the job was
+        cancelled or this worker's claim on it is lost."""
 
     def on_failure(self, session: Session, row: Job, error: CoreError) -> None:
-        """Called in the transaction that fails the row."""
+        """Called with the job's row in the transaction that marks the job as failed, for further changes."""
 
     def on_end(self, how: Settled | Literal["succeeded"]) -> None:
-        """Called when the row is settled."""
+        """Called after the attempt was settled. `how` is "succeeded", or how the attempt ended otherwise."""
 
 
 class Runner:
-    """The threads of one worker for the queues that it serves."""
+    """Threads of one worker that run the jobs of its queues."""
 
     def __init__(self, context: Context, attempts: Mapping[type[Any], type[Attempt[Any]]]) -> None:
         self.context = context
         self.attempts = {model: attempts[model] for model in context.serves}
         self._claiming = threading.Lock()
-        self._bells = {model: threading.BoundedSemaphore(1) for model in self.attempts}  # rung: all look at the start
+        self._bells = {model: threading.BoundedSemaphore(1) for model in self.attempts}  # set, so threads look at first
         self._threads = [
             threading.Thread(target=self._serve, args=(model,), name=f"{KINDS[model].queue}-{place}", daemon=True)
             for model in self.attempts
@@ -78,8 +83,9 @@ class Runner:
             thread.start()
 
     def wake(self, model: type[Any]) -> None:
-        """Makes an idle thread of this queue look for rows; without one the next that is done looks."""
-        with suppress(ValueError):  # it is rung already
+        """Makes an idle thread of this queue look for a row. If all threads are busy, the next thread that becomes idle
+        looks."""
+        with suppress(ValueError):  # a wake-up is pending already
             self._bells[model].release()
 
     def wake_all(self) -> None:
@@ -87,21 +93,21 @@ class Runner:
             self.wake(model)
 
     def join(self) -> None:
-        """Waits until every attempt is settled, once the context is stopping."""
+        """Waits until all threads have settled their attempts and ended. Call it once `context.stopping` is set."""
         self.wake_all()
         for thread in self._threads:
             thread.join()
 
     def run_next(self, model: type[Any]) -> bool:
-        """Makes one attempt at the next row of a queue. Returns False if there is none for this worker. Raises
-        DatabaseUnavailable."""
+        """Claims the next row of a queue and makes one attempt at the job. Returns False if this worker may not claim
+        any row of the queue. Raises DatabaseUnavailable."""
         claim = self._claim(model)
         if claim is None:
             return False
         self.wake(model)
         self._attempt(model, claim)
         if not self.context.leases.held():
-            self.wake_all()  # a suspect may have waited for that, in whichever queue
+            self.wake_all()  # a suspect (see `core.service.jobs.claims`) may wait until this worker is idle
         return True
 
     def _serve(self, model: type[Any]) -> None:
@@ -109,14 +115,15 @@ class Runner:
             try:
                 while not self.context.stopping.is_set() and self.run_next(model):
                     pass
-            except CoreError as error:  # maintenance wakes it again
+            except CoreError as error:  # the maintenance thread wakes it again
                 logger.warning("%s waits: %s", KINDS[model].queue, error.detail)
-            except Exception:  # a defect in one attempt must not end the thread
+            except Exception:  # an unexpected error in one attempt must not end the thread
                 logger.exception("an attempt of %s was not settled", KINDS[model].queue)
-        self.wake(model)  # the next thread ends too
+        self.wake(model)  # so that the next thread ends too
 
     def _claim(self, model: type[Any]) -> Claim | None:
-        """Claims a row, one thread at a time: whether a worker may claim a row depends on the rows it has."""
+        """Claims the next row of a queue. Only one thread claims at a time, because a worker's right to claim a row
+        depends on the rows that it holds."""
         context, places = self.context, self.context.places(model)
         with self._claiming, context.database.session() as session:
             return jobs.claim_next(
@@ -149,7 +156,8 @@ class Runner:
         return row is not None
 
     def _settle(self, model: type[Any], attempt: Attempt[Any], error: Exception) -> Settled | None:
-        """None when the claim was lost."""
+        """Records in the database how an attempt that raised `error` ended. Returns how it ended, or None if this
+        worker has lost its claim on the job."""
         claim = attempt.claim
         if isinstance(error, CoreError):
             logger.info("%s did not succeed: %s", claim.id, error.detail)
@@ -168,9 +176,9 @@ class Runner:
         return self._committed(settle)
 
     def _committed(self, action: Callable[[Session], Result]) -> Result:
-        """One transaction, made again while the database does not answer: the work that it is about is done, and the
-        claim is still held. Raises DatabaseUnavailable when the worker stops, ResultRefused when the database answers
-        all others."""
+        """Runs `action` in a transaction, and returns its result. Retries while the database is unavailable, so that
+        finished work is not lost. Raises DatabaseUnavailable if the worker stops meanwhile, and ResultRefused if the
+        transaction has failed `_MAX_REFUSALS` times although the database answered other queries."""
         refusals = 0
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Sends deliveries to tenants' webhooks. Needs no broker: due rows are looked for twice a second."""
+"""Sends events to tenants' webhooks. Polls the database twice a second for deliveries that are due."""
 
 import logging
 import threading
@@ -21,7 +21,8 @@ _ANSWER_SECONDS = 10.0
 
 
 class Webhooks:
-    """Sends up to `webhook_threads` deliveries at once. While there are none, one thread polls for due deliveries."""
+    """Threads that send up to `webhook_threads` deliveries at once. Another thread polls for deliveries that are
+    due."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -46,18 +47,18 @@ class Webhooks:
                 self._pool.submit(self._work)
 
     def _work(self) -> None:
-        """Delivers until nothing is due."""
+        """Claims and sends deliveries until no delivery is due."""
         try:
             while not self.context.stopping.is_set():
                 attempt = self._claim()
                 if attempt is None:
                     return
-                self._more.set()  # where one is due there may be others
+                self._more.set()  # wakes another thread: more deliveries may be due
                 try:
                     self._deliver(attempt)
                 finally:
                     self._places.give_back(attempt.tenant_id)
-        except CoreError as error:  # its lease lasts a minute, and then it is tried again
+        except CoreError as error:  # the delivery is tried again when its lease expires, after a minute
             logger.warning("webhooks wait: %s", error.detail)
         except Exception:
             logger.exception("a webhook's delivery was not settled")
@@ -65,7 +66,8 @@ class Webhooks:
             self._idle.release()
 
     def _claim(self) -> Attempt | None:
-        """Claims one delivery at a time in this process, so that no tenant gets more than its part of the threads."""
+        """Claims the next delivery that is due, or returns None. Only one thread claims at a time, so that no tenant
+        gets more than its part of the threads."""
         with self._claiming:
             with self.context.database.session() as session:
                 attempt = deliveries.claim(session, self._places.full())
@@ -83,7 +85,7 @@ class Webhooks:
 
 
 def send(attempt: Attempt, *, allow_private: bool, seconds: float = _ANSWER_SECONDS) -> Outcome:
-    """Makes one attempt, without a session."""
+    """Sends one delivery by HTTP and returns the outcome, which includes all errors. Uses no database session."""
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "DiffFit-Webhooks/1",
@@ -96,7 +98,7 @@ def send(attempt: Attempt, *, allow_private: bool, seconds: float = _ANSWER_SECO
         status = sending.post(attempt.url, headers, body, tenant=tenant, allow_private=allow_private, seconds=seconds)
     except CoreError as error:
         return Outcome(time.monotonic() - started, None, error.code, error.detail)
-    except Exception:  # a defect here must not make it due again for ever
+    except Exception:  # a bug must not make the delivery due again forever
         logger.exception("%s failed", attempt.id)
         return Outcome(
             time.monotonic() - started,

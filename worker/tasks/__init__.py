@@ -1,1 +1,1 @@
-"""The tasks. A message is only a wake-up: a task claims the next row of its kind and works until none is left."""
+"""One kind of attempt for each queue: validating data sets, fine-tuning, and generating images."""

@@ -1,4 +1,4 @@
-"""Validation of uploaded data sets. Needs no device."""
+"""Jobs of the `datasets` queue: validating uploaded data sets, which needs no device."""
 
 import threading
 
@@ -15,7 +15,7 @@ from worker.runner import Attempt
 
 
 class Validation(Attempt[Dataset]):
-    """Validates the archive of one data set."""
+    """Attempt to validate the zip archive of one data set."""
 
     def __init__(self, context: Context, claim: Claim) -> None:
         super().__init__(context, claim)
@@ -40,5 +40,6 @@ class Validation(Attempt[Dataset]):
             validation.record_rejection(row, error)
 
     def _goes_on(self) -> bool:
-        """Returns False when the worker stops: it does not wait for thousands of images, another one reads them."""
+        """Returns whether validation should continue. It ends early when the worker stops or the job is cancelled,
+        since reading thousands of images takes long; another worker then starts again."""
         return not (self._stopped.is_set() or self.context.stopping.is_set())

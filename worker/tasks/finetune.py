@@ -1,4 +1,4 @@
-"""Fine-tunes: train while serving, then publish."""
+"""Jobs of the `finetune` queue: training an adapter while the engine also generates images, and publishing it."""
 
 import logging
 import queue
@@ -40,24 +40,24 @@ from worker.runner import Attempt
 
 logger = logging.getLogger(__name__)
 _MAX_OUTCOMES = 4
-"""Adapters of a few megabytes, which one worker keeps for another attempt to store."""
+"""Max trained adapters, of a few megabytes each, that a worker keeps in memory until an attempt has stored them."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A fine-tune's inputs as plain values: no session is held while it trains."""
+    """Inputs of a fine-tune, copied from the database as plain values, so that training needs no database session."""
 
     plan: FinetunePlan
     archive_key: str
     archive_sha256: str
     members: list[dict[str, Any]]
     checkpoints: list[tuple[str, str]]
-    """Keys and SHA-256, newest first."""
+    """Storage key and SHA-256 of each checkpoint, newest first."""
     folder: str
 
 
 class FinetuneRun(Attempt[Finetune]):
-    """Trains one adapter while serving, and stores it."""
+    """Attempt to train one adapter and to store it."""
 
     def __init__(self, context: Context, claim: Claim) -> None:
         super().__init__(context, claim)
@@ -72,7 +72,7 @@ class FinetuneRun(Attempt[Finetune]):
         outcomes = self.context.outcomes
         self.outcome: Outcome = outcomes.pop(self.claim.id, None) or self._train(self.job)
         outcomes[self.claim.id] = self.outcome
-        while len(outcomes) > _MAX_OUTCOMES:  # of attempts whose row went on elsewhere
+        while len(outcomes) > _MAX_OUTCOMES:  # drops the oldest: other workers may have run these jobs since
             del outcomes[next(iter(outcomes))]
         self.artifact, self.stored = self._store(self.job, self.outcome)
 
@@ -94,15 +94,17 @@ class FinetuneRun(Attempt[Finetune]):
         return self._follow(job, work)
 
     def _images(self, job: _Job) -> Iterator[tuple[int, Image.Image]]:
-        """Reads the archive in place, in ranges. Each image is the one that was accepted, by its SHA-256; data sets of
-        earlier releases have one of the whole archive only."""
+        """Yields (class id, image) pairs from the stored archive, without downloading the whole archive. Checks the
+        SHA-256 of each image. Data sets of earlier releases have only a SHA-256 of the archive, which is checked
+        instead."""
         with self.context.store.open(job.archive_key) as file:
             if not all(member.get("sha256") for member in job.members):
                 verify(job.archive_key, file_digest(file)[0], job.archive_sha256)
             yield from archive.read_images(file, job.members, datasets.limits(self.context.settings))
 
     def _state(self, job: _Job) -> Mapping[str, Tensor] | None:
-        """Returns the state to continue from, and reports checkpoints that cannot be read. None starts from scratch."""
+        """Returns the trainer's state from the newest usable checkpoint, or None to start from scratch. Records in the
+        database why newer checkpoints could not be used."""
         description = job.plan.about(self.context.gpu.base.description.digest)
         checkpoint = last_readable(self.context.store.get, job.checkpoints, description, ABOUT_DEFAULTS)
         if checkpoint.reasons:
@@ -114,7 +116,7 @@ class FinetuneRun(Attempt[Finetune]):
         return checkpoint.state
 
     def _follow(self, job: _Job, work: Any) -> Outcome:
-        """Writes events as they come, until the future is resolved."""
+        """Runs the fine-tune in the engine, writes its events to the database as they come, and returns its outcome."""
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.training = self.context.gpu.engine.train(work, events.put)
         if self.stopped:
@@ -125,14 +127,15 @@ class FinetuneRun(Attempt[Finetune]):
             while (event := events.get()) is not None:
                 if not self._write(job, event):
                     self.training.cancelled.set()
-        except BaseException:  # the device must not train on for a row that nobody writes
+        except BaseException:  # the device must not continue training if nobody writes the results
             self.training.cancelled.set()
             raise
         return future.result()
 
     def _write(self, job: _Job, event: Any) -> bool:
-        """False when the training should end: the row is another's, is to be cancelled, or gives way to suspects, which
-        run alone. It does that right behind a checkpoint, and so loses nothing."""
+        """Writes one event to the object store and the database. Returns False when the training should end: because
+        this worker has lost the claim on the job, because the job is to be cancelled, or, right after a checkpoint,
+        because the worker has to become idle for a suspect (see `core.service.jobs.claims`)."""
         stored = None
         if isinstance(event, Checkpoint):
             key = f"{job.folder}/attempts/{self.claim.attempt}/checkpoint-{event.step}.safetensors"
@@ -150,7 +153,8 @@ class FinetuneRun(Attempt[Finetune]):
             return row.cancel_requested_at is None
 
     def _store(self, job: _Job, outcome: Outcome) -> tuple[Artifact, StoredObject]:
-        """Checks the adapter, stores it under a key of this attempt and reads it back; its row comes last."""
+        """Encodes the adapter file, checks it, and stores it under a storage key that is unique to this attempt.
+        Returns the adapter and the stored object; `publish` adds the database row."""
         data = outcome.encoded(job.plan.manifest(self.context.gpu.base.description))
         key = f"{job.folder}/attempts/{self.claim.attempt}/adapter.safetensors"
         return decode(data), self.context.put_checked(key, data)

@@ -1,4 +1,4 @@
-"""Generations: draw, store, write."""
+"""Jobs of the `generate` queue: generating images, storing them, and writing the result to the database."""
 
 import logging
 import queue
@@ -29,13 +29,13 @@ from worker.runner import Attempt
 logger = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.5
 _PROGRESS_JOBS = 16
-"""Jobs up to which each writes its progress that often. Of more, each writes less often: together they would take the
-interpreter from the engine's thread, and the database from everybody."""
+"""Number of concurrent jobs up to which each job writes its progress every `_PROGRESS_SECONDS`. With more jobs, each
+writes less often, so that writing does not take too much of the interpreter's and the database's time."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A generation's inputs as plain values: no session is held while it is drawn."""
+    """Inputs of a generation, copied from the database as plain values, so that sampling needs no database session."""
 
     request: ImageRequest
     class_name: str
@@ -44,7 +44,7 @@ class _Job:
 
 
 class Drawing(Attempt[Generation]):
-    """Draws the images of one generation, and shows them on their way."""
+    """Attempt to generate the images of one generation, with previews."""
 
     drawn: Drawn | None = None
 
@@ -60,7 +60,7 @@ class Drawing(Attempt[Generation]):
         generations.succeed(session, self.claim, self.images, self.drawn.model_evaluations, self.drawn.timings)
 
     def stop(self) -> None:
-        with suppress(EngineStopped):  # it has ended everything
+        with suppress(EngineStopped):  # the engine has ended all requests already
             self.context.gpu.engine.cancel(_engine_id(self.claim))
 
     def on_failure(self, session: Session, row: Generation, error: CoreError) -> None:
@@ -71,8 +71,8 @@ class Drawing(Attempt[Generation]):
         metrics.ended(how, self.drawn.timings if self.drawn and how == "succeeded" else None)
 
     def _draw(self) -> Drawn:
-        """Submits and waits; writes progress and previews meanwhile, as long as the database takes them: the images go
-        on. Raises what the engine's future holds."""
+        """Submits the request to the engine, and waits for the images. Writes progress and previews to the database
+        meanwhile, and skips them while the database is unavailable. Raises the error of the engine's future."""
         share, written, written_at = [0.0], 0.0, time.monotonic()
         previews: queue.SimpleQueue[tuple[int, int, Tensor]] = queue.SimpleQueue()
         future = self.context.gpu.engine.submit(
@@ -94,7 +94,8 @@ class Drawing(Attempt[Generation]):
                 return future.result()
 
     def _show(self, previews: "queue.SimpleQueue[tuple[int, int, Tensor]]") -> None:
-        """Stores the previews that have come. One that cannot be stored is left out: it is a courtesy."""
+        """Stores the previews that have arrived. Skips a preview that cannot be stored, since it is not part of the
+        result."""
         while not previews.empty():
             index, step, pixels = previews.get()
             data = encode_png(Image.fromarray(pixels.numpy()))
@@ -123,12 +124,13 @@ class Drawing(Attempt[Generation]):
 
 
 def _progress_seconds(jobs: int) -> float:
-    """Returns the seconds between two writes of a job's progress when so many are at work."""
+    """Returns the seconds between two writes of a job's progress when `jobs` jobs run at once in this worker."""
     return _PROGRESS_SECONDS * max(1.0, jobs / _PROGRESS_JOBS)
 
 
 def _engine_id(claim: Claim) -> str:
-    """Includes the attempt, so that cancelling an earlier attempt cannot hit this one."""
+    """Returns the request id for the engine. It includes the attempt's number, so that cancelling an earlier attempt
+    cannot cancel this attempt."""
     return f"{claim.id}/{claim.attempt}"
 
 
@@ -154,7 +156,8 @@ def _load(context: Context, claim: Claim, session: Session, row: Generation) -> 
 
 
 def _scale(context: Context, adapter: Adapter | None) -> int:
-    """Returns the adapter's image size in units of the base's. Loading refuses an adapter of another base."""
+    """Returns the ratio of the adapter's image size to the base's image size. Returns 1 for an adapter of another base,
+    which is rejected when it is loaded."""
     base = context.gpu.base.description
     if adapter is None or adapter.base_digest != base.digest:
         return 1

@@ -1,1 +1,1 @@
-"""The serving engine: requests, the scheduler, the runner and the loop that joins them."""
+"""The serving engine: image requests, the scheduler, the runner that computes steps, and the loop that drives them."""

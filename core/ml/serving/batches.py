@@ -1,9 +1,10 @@
-"""A batch of fixed shape: its buffers on the device, and the one computation over them.
+"""Batches of fixed shape: the buffers on the device, and the computation of one sampling step over these buffers.
 
-All that changes from step to step is a table of numbers with a column for each row of the forward. So a step is one
-copy to the device and, on a GPU, one replay of a CUDA graph. A guided image takes two rows: its own, and an
-unconditional one that its own names as its partner. Every row moves by its sampler's step; the results of unconditional
-rows, and of rows that only fill the batch, are not used.
+A sampling step is described by a table of numbers with one column for each batch row. So a step needs one copy of that
+table to the device (two, if samplers add fresh noise) and, on a GPU, one replay of a CUDA graph. An image with
+classifier-free guidance takes two batch rows: a conditional row, and an unconditional row, which is the partner of the
+conditional row. The sampler's step is computed for every batch row. The results of unconditional rows, and of rows that
+only pad the batch, are not used.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +22,13 @@ from core.ml.model.folding import folded_forward
 from core.ml.serving.states import StateTable
 
 SLOT, CLASS, TIMESTEP, ADAPTER, PARTNER, GUIDANCE, COEFFICIENTS = range(7)
-"""Lines of a batch's inputs; the last is the first of 8. Integers are exact in fp32 up to 2^24."""
+"""Indices of the lines of `Batch.inputs`. The 8 lines from `COEFFICIENTS` on hold the sampler's coefficients. Slots and
+timesteps are stored in fp32 too, which holds integers exactly up to 2^24."""
 LINES = COEFFICIENTS + 8
 
 
 class Outcome(NamedTuple):
-    """Results of a step, [B, C, H, W] each in fp32."""
+    """Results of a sampling step: the next latents and the predicted x0, each [B, C, H, W] in fp32."""
 
     latents: Tensor
     x0: Tensor
@@ -36,30 +38,32 @@ Computation = Callable[[], Outcome]
 
 
 class Graphs(Protocol):
-    """Turns a computation over fixed buffers into a replay that writes the same results into fixed buffers."""
+    """Interface that captures computations as graphs: as CUDA graphs on a GPU, or as a fake in tests."""
 
     def capture(self, compute: Computation) -> Computation:
-        """Raises OutOfMemoryError, and RuntimeError when the computation cannot be captured."""
+        """Returns a function that replays `compute`: it reads the same buffers and overwrites the same results at every
+        call. Raises OutOfMemoryError, or RuntimeError when `compute` cannot be captured."""
         ...
 
     def reset(self) -> None:
-        """Called when all replays have been dropped."""
+        """Frees the memory of all graphs. Called once no captured function is used any more."""
         ...
 
 
 @dataclass(frozen=True)
 class Place:
-    """One image's place in a batch."""
+    """Inputs of one image for its next sampling step. `slot` is its index in the state table, `adapter` the index of
+    its adapter in the device's adapter table."""
 
     slot: int
     adapter: int
     guide: int
-    """Slot of the adapter that computes the unconditional row; not used by an image that is not guided."""
+    """Index of the adapter for the unconditional row, in the same table. Not used if this step is not guided."""
     timestep: int
     guidance: float | None
-    """None for an image that is not guided."""
+    """Guidance scale; None if this step is not guided."""
     coefficients: NDArray[np.float32]
-    """[8]: its sampler's coefficients for this step"""
+    """[8]: the sampler's coefficients for this step"""
 
     @property
     def rows(self) -> int:
@@ -68,26 +72,27 @@ class Place:
 
 @dataclass(eq=False)
 class Batch:
-    """Fixed buffers of a batch of B rows, and the computation over them."""
+    """Fixed buffers of a batch of B rows, and the computation that reads these buffers."""
 
     inputs: Tensor
-    """[LINES, B] in fp32"""
+    """[LINES, B] in fp32: the table of numbers that `pack` returns."""
     noise: Tensor
-    """[B, C, H, W]: fresh noise, anything finite where a row's step adds none"""
+    """[B, C, H, W]: fresh noise. Rows whose step adds no noise may hold any finite numbers."""
     compute: Computation
     replay: Computation | None = None
-    """Computes the same; its next call overwrites the outcome."""
+    """Replays `compute` as a captured graph, once there is one. Each call overwrites the outcome of the last call."""
     is_warm: bool = False
-    """Whether it has run once: kernels are loaded and chosen then, which a capture does not allow."""
+    """Whether `compute` has run once. The first run loads and selects kernels, which a capture does not allow."""
 
 
 def make_batch(size: int, states: StateTable, bank: AdapterBank) -> Batch:
-    """Returns a batch of `size` rows, which reads the tables at their present addresses."""
+    """Returns a batch of `size` rows. Its computation reads the state table and the adapter table at their current
+    addresses, so make a new batch after a table has grown."""
     device, shape, config = states.latents.device, states.shape, bank.dit.config
     inputs = torch.zeros(LINES, size, device=device)
     noise = torch.zeros(size, *shape, device=device)
     latents, x0, classes = states.latents, states.x0, states.classes.flatten(0, 1)
-    bank.dit.positions_for(shape[-1])  # made now: a capture allows no copy from the host
+    bank.dit.positions_for(shape[-1])  # cached now, since a capture allows no copy from the host
 
     def compute() -> Outcome:
         slots, class_rows, timesteps, adapters, partners = inputs[:GUIDANCE].long().unbind()
@@ -103,8 +108,9 @@ def make_batch(size: int, states: StateTable, bank: AdapterBank) -> Batch:
 
 
 def pack(places: Sequence[Place], size: int) -> NDArray[np.float32]:
-    """The inputs [LINES, size] of a batch: a column for each image, then the unconditional columns of guided images,
-    then copies of the first column. A row without a partner is its own, at a guidance of 1."""
+    """Returns the inputs [LINES, size] of a batch: one column for each image, then one unconditional column for each
+    guided image, then copies of the first column as padding. A row without an unconditional partner is its own partner
+    with a guidance scale of 1, which leaves its prediction unchanged."""
     count = len(places)
     guided = [index for index, place in enumerate(places) if place.guidance is not None]
     end = count + len(guided)
@@ -126,7 +132,8 @@ def pack(places: Sequence[Place], size: int) -> NDArray[np.float32]:
 
 
 def split(places: Sequence[Place], limit: int) -> list[slice]:
-    """Parts of at most `limit` rows, at least 2: an image's two rows are always in the same part."""
+    """Splits `places` into parts of at most `limit` batch rows each, and returns the parts' slices. The two rows of a
+    guided image are never separated, so `limit` must be at least 2."""
     parts, start, left = [], 0, limit
     for index, place in enumerate(places):
         if place.rows > left:

@@ -1,4 +1,5 @@
-"""Cache of folded adapters on the host, by digest, with threads that load missing ones."""
+"""Cache of adapters in host memory, by the adapter file's digest, with threads that load missing adapters. The adapters
+are folded: converted into vectors, as `core.ml.model.folding` describes."""
 
 import threading
 import time
@@ -13,17 +14,17 @@ from core.ml.model.bank import AdapterBank, FoldedAdapter
 from core.ml.model.device import with_memory
 
 Load = Callable[[], Mapping[str, Tensor]]
-"""Returns an adapter's tensors, checked. It may take long and may raise anything."""
+"""Function that fetches and checks one adapter and returns its tensors. It may be slow and may raise any exception."""
 
 BROKEN = (ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound)
-"""Errors that another attempt would not fix."""
+"""Errors of loading an adapter that a retry would not fix."""
 
 
 class AdapterCache:
-    """Cache of up to `host_bytes` of folded adapters. Evicts the least recently used first. Safe from any thread.
+    """Cache of up to `host_bytes` of folded adapters. Evicts the least recently used adapter first. Thread-safe.
 
-    An adapter that was found broken stays so for `quarantine_seconds`: a queue full of its requests must not fetch it
-    again for each.
+    An adapter that turned out to be broken is not loaded again for `quarantine_seconds`: its requests fail at once with
+    the same error, so that a long queue of requests does not fetch a broken file again and again.
     """
 
     def __init__(
@@ -35,20 +36,21 @@ class AdapterCache:
         self._lock = threading.Lock()
         self._folded: OrderedDict[str, FoldedAdapter] = OrderedDict()
         self.bytes = 0
-        """Memory of the folded adapters."""
+        """Bytes of host memory that the cached adapters take."""
         self._loading: dict[str, Future[FoldedAdapter]] = {}
         self._broken: dict[str, tuple[float, Exception]] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="adapters")
 
     @property
     def resident(self) -> list[str]:
-        """Digests on the host, least recently used first."""
+        """Digests of the cached adapters, least recently used first."""
         with self._lock:
             return list(self._folded)
 
     def get(self, digest: str, load: Load) -> "Future[FoldedAdapter]":
-        """Returns the adapter's future: resolved if it is cached, otherwise loaded once for all callers. The future
-        fails with what `load` raised."""
+        """Returns a future of the adapter with this digest. It is already resolved if the adapter is cached. Otherwise
+        `load` runs on a thread of the cache, once for all callers that wait for the same adapter. The future fails with
+        the exception that `load` raised."""
         resolved: Future[FoldedAdapter] = Future()
         with self._lock:
             if digest in self._folded:
@@ -68,13 +70,14 @@ class AdapterCache:
             return self._loading[digest]
 
     def forget(self, digest: str) -> None:
-        """Drops an adapter that was deleted. Batch rows in flight hold their own reference."""
+        """Removes a deleted adapter from the cache. Images that are being generated with it keep their own reference to
+        it."""
         with self._lock:
             gone = self._folded.pop(digest, None)
             self.bytes -= gone.size if gone else 0
 
     def close(self, *, wait: bool = True) -> None:
-        """Ends the threads, after current loads unless `wait` is False."""
+        """Ends the loading threads, and waits for loads in progress if `wait` is true."""
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _load(self, digest: str, load: Load) -> FoldedAdapter:
@@ -102,8 +105,8 @@ class AdapterCache:
 
 
 def own_copy(error: CoreError) -> CoreError:
-    """Returns a copy of the error for one of several requests that meet it. Each raises its own, since raising changes
-    an exception."""
+    """Returns a copy of `error`, so that each of several requests that fail with the same error raises its own object:
+    raising an exception changes its traceback."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
     copy.__cause__ = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Sums of an engine's work so far, for metrics."""
+"""Counters of the engine's work since its start, which the metrics report."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,19 +9,20 @@ from core.ml.serving.request import Row
 
 @dataclass
 class Counters:
-    """Sums since the start. Seconds are the loop's."""
+    """Sums since the engine's start. `steps` counts the sampling steps of batches. All seconds are wall-clock time of
+    the engine's thread."""
 
     steps: int = 0
     rows: int = 0
-    """Rows stepped: images, not the unconditional ones."""
+    """Images in each step, summed over the steps. Unconditional rows of guided images do not count."""
     model_evaluations: int = 0
-    """Forward rows, the unconditional ones included, without padding."""
+    """Batch rows that passed the model, unconditional rows included, padding excluded."""
     adapters: int = 0
-    """Distinct adapters of each step."""
+    """Distinct adapters in each step, summed over the steps."""
     images: int = 0
     waits: int = 0
     wait_seconds: float = 0.0
-    """From submission to the first step, for each of `waits` requests."""
+    """Seconds from submission to the first step, summed over `waits` requests."""
     step_seconds: float = 0.0
     training_seconds: float = 0.0
     failed_steps: int = 0
@@ -37,7 +38,7 @@ class Counters:
         self.wait_seconds += seconds
 
     def timed(self, name: str, action: Callable[[], None]) -> float:
-        """Adds the seconds that `action` takes to the sum `name`, and returns them."""
+        """Runs `action`, adds the seconds that it takes to the counter named `name`, and returns these seconds."""
         started = time.perf_counter()
         action()
         seconds = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Decodes finished latents into pixels on a separate thread, all waiting ones at once, while the steps continue."""
+"""Decodes finished latents into pixels on a separate thread, in batches, while the engine continues with its steps."""
 
 import logging
 import queue
@@ -10,12 +10,12 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 OnDecoded = Callable[[Tensor | Exception], None]
-"""Called with the pixels [S, S, 3] or the exception."""
+"""Function that is called with an image's pixels [S, S, 3], or with the exception that decoding raised."""
 
 
 class Decoder:
-    """A queue and the thread that empties it. `decode` turns up to `max_batch` latents [C, H, W] at once into 8-bit
-    pixels [S, S, 3]."""
+    """Queue of latents, and the thread that decodes all waiting latents together. `decode` is given up to `max_batch`
+    latents [C, H, W], and returns 8-bit pixels [S, S, 3] for each."""
 
     def __init__(self, decode: Callable[[Sequence[Tensor]], list[Tensor]], max_batch: int) -> None:
         self.decode, self.max_batch = decode, max_batch
@@ -37,14 +37,14 @@ class Decoder:
             batch = [first]
             while len(batch) < self.max_batch and not self._waiting.empty():
                 if (following := self._waiting.get()) is None:
-                    self._waiting.put(None)  # the end, for the loop
+                    self._waiting.put(None)  # puts the end marker back, for the outer loop
                     break
                 batch.append(following)
             self._decode(batch)
 
     def _decode(self, batch: Sequence[tuple[Tensor, OnDecoded]]) -> None:
-        """Decodes a batch. If that fails, each image is decoded separately, so that a failing image or a lack of memory
-        does not fail the others."""
+        """Decodes a batch and calls each latent's `on_decoded`. If the batch fails, decodes each latent separately, so
+        that one bad latent or a lack of memory does not fail the other images."""
         images: Sequence[Tensor | Exception]
         try:
             images = self.decode([latent for latent, _ in batch])
@@ -57,5 +57,5 @@ class Decoder:
         for (_, on_decoded), image in zip(batch, images, strict=True):
             try:
                 on_decoded(image)
-            except BaseException:  # a listener must not end the thread that decodes for all
+            except BaseException:  # an error in a callback must not end the thread that decodes for all
                 logger.exception("a listener of the decoder failed")

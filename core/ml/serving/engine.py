@@ -1,11 +1,12 @@
-"""The loop that owns the device: it serves images and runs fine-tunes on one resident base.
+"""The engine's loop: one thread that makes all sampling and training steps on one device, with one base model.
 
-Every step runs on this one thread. Others submit and wait on a future. Adapters come from the cache's threads, and
-finished latents go to the decoder's.
+Other threads submit requests and wait on a future. The threads of the adapter cache load adapters, and the decoder's
+thread turns finished latents into pixels.
 
-Errors have three ranks. A request's own error (its adapter, its listener, its numbers) fails that request. Memory that
-ran out makes batches smaller. An error of the device, or one that nobody foresaw in the loop itself, is the engine's
-death: every future fails with DeviceLost, and `on_death` is called so that the process ends and its jobs go elsewhere.
+Errors are handled on three levels. An error that belongs to one request (a broken adapter, a failing callback, latents
+that are not finite) fails that request. When memory runs out, batches become smaller. An error of the device, or an
+unexpected error of the loop itself, ends the engine: every future fails with DeviceLost, and `on_death` is called, so
+that the process ends and its jobs are requeued to other workers.
 """
 
 import logging
@@ -31,22 +32,24 @@ from core.ml.serving.trainings import Training, Trainings, Work
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
-"""Maximum seconds between two turns of the loop, so that `last_turn` shows whether it is alive."""
+"""Max seconds that the loop sleeps without work, so that an old `last_turn` shows that the loop hangs."""
 CAPTURE_PAUSE_SECONDS = 0.05
-"""Silence before a batch size is captured ahead: a request that comes with the start does not wait for a capture."""
+"""Idle seconds before the loop captures a CUDA graph in advance, so that a request that arrives right after the start
+does not wait for a capture."""
 DEAD_THREAD_SECONDS = 5.0
-"""Time that `stop` waits for a thread that may hang in a call to a lost device."""
+"""Seconds that `stop` waits for each thread after the device was lost, since a thread may hang in a device call."""
 
 
 class Engine:
-    """The thread of a device. Each turn is a step of images or a slice of a fine-tune, which other threads submit.
+    """Serves images and runs fine-tunes on one device, from one thread. Each turn of its loop makes one sampling step
+    of a batch of images, or one slice of a fine-tune.
 
-    `training_share` is the minimum fraction of device time for training while both have work. The engine accepts up to
-    `max_waiting` images, those in flight included. Raises ValueError when a step could hold more adapters than the bank
-    has slots.
+    `training_share` is the min fraction of device time for training while there are images to generate too. The engine
+    accepts up to `max_waiting` images, waiting or in progress. Raises ValueError when the adapter table has fewer slots
+    than a step has rows (`max_rows`), since every row may use a different adapter.
 
-    `on_death` is called once, on the loop's thread, with the error of a lost device or of the loop itself: before any
-    future fails, so that no new work is claimed for what fails. It must be quick, and must not call `stop`.
+    `on_death` is called once, on the loop's thread, with the error of a lost device or of the loop itself. It is called
+    before any future fails, so that the process claims no new jobs by then. It must be quick, and must not call `stop`.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Engine:
         self.runner, self.cache, self.bank, self.on_death = runner, cache, runner.bank, on_death
         self.counters = Counters()
         self.last_turn = time.monotonic()
-        """Time of the loop's last turn, on time.monotonic()'s clock."""
+        """Start of the loop's last turn, as time.monotonic() gives it."""
         self._inbox = Inbox()
         self.generations = Generations(
             runner, cache, self._inbox, self.counters, max_rows=max_rows, max_images=max_waiting
@@ -76,8 +79,8 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the loop after its current slice. Unfinished work fails with EngineStopped, to be requeued. After a lost
-        device it does not wait for hanging threads."""
+        """Ends the loop after its current step or slice. Unfinished requests and fine-tunes fail with EngineStopped, so
+        that the caller can requeue them. If the device was lost, waits only `DEAD_THREAD_SECONDS` for each thread."""
         self._inbox.end()
         timeout = None if self._inbox.ending is EngineStopped else DEAD_THREAD_SECONDS
         self._thread.join(timeout)
@@ -85,7 +88,8 @@ class Engine:
         self.cache.close(wait=timeout is None)
 
     def check(self, timeout: float) -> None:
-        """Makes the loop compute something small on the device. Raises DeviceLost, EngineStopped, TimeoutError."""
+        """Checks that loop and device work: waits until the loop has computed something small on the device. Raises
+        TimeoutError after `timeout` seconds, DeviceLost or EngineStopped."""
         self._inbox.run(self.runner.check, timeout)
 
     def submit(
@@ -96,12 +100,15 @@ class Engine:
         on_step: Callable[[float], None] = lambda _: None,
         on_preview: Callable[[int, int, Any], None] = lambda *_: None,
     ) -> "Future[Drawn]":
-        """Returns a future of the request's images. `load` returns its adapter when the host cache does not have it; it
-        runs on a thread of the cache while the request waits.
+        """Submits a request and returns a future of its images. `load` fetches the request's adapter if the host cache
+        does not have it; it runs on a thread of the cache while the request waits. `on_step` is called with the
+        fraction of steps that are done, `on_preview` with an image's index, the steps it has made, and its preview's
+        pixels.
 
-        The future fails with what `load` or a listener raised, QueueFull, DeadlineExceeded, IndexError (no such class),
-        DrawingDiverged, Cancelled, EngineStopped or DeviceLost. Raises EngineStopped or DeviceLost at once after the
-        engine's end, ValueError for a request with an adapter and without `load`.
+        The future fails with an exception that `load` or one of the callbacks raised, with QueueFull, DeadlineExceeded,
+        IndexError (the adapter has no such class), DrawingDiverged, Cancelled, EngineStopped or DeviceLost. `submit`
+        itself raises EngineStopped or DeviceLost after the engine's end, and ValueError for a request that names an
+        adapter but comes without `load`.
         """
         if request.adapter is not None and load is None:
             raise ValueError("a request with an adapter needs a way to load it")
@@ -110,12 +117,14 @@ class Engine:
         return ticket.future
 
     def cancel(self, request_id: str) -> None:
-        """Cancels a request. Its batch rows leave before the next step."""
+        """Cancels a request: its future fails with Cancelled, and its images leave the batch before the next step.
+        Raises EngineStopped or DeviceLost after the engine's end."""
         self._inbox.post(partial(self.generations.cancel, request_id))
 
     def forget(self, digests: Collection[str], timeout: float = 60.0) -> None:
-        """Drops adapters that were deleted from the host and the device, and returns when they are gone. A request in
-        flight with such an adapter brings it back: cancel it. Raises EngineStopped, TimeoutError."""
+        """Drops deleted adapters, given by digest, from host and device memory, and returns when they are gone. A
+        request that still uses such an adapter would copy it to the device again, so cancel these requests first.
+        Raises EngineStopped, DeviceLost, or TimeoutError after `timeout` seconds."""
 
         def forget() -> None:
             for digest in digests:
@@ -125,14 +134,15 @@ class Engine:
         self._inbox.run(forget, timeout)
 
     def train(self, work: Work, on_event: Callable[[Any], None]) -> Training:
-        """Runs `work` slice by slice; its return value resolves the future. Several take turns. Raises EngineStopped
-        or DeviceLost after the engine's end."""
+        """Starts a fine-tune: the loop runs `work` one slice at a time, in turn with other fine-tunes, and calls
+        `on_event` with each event that `work` yields. The returned object's future resolves to the return value of
+        `work`. Raises EngineStopped or DeviceLost after the engine's end."""
         training = Training(work, on_event)
         self._inbox.post(lambda: self.trainings.add(training), training.fail)
         return training
 
     def stats(self) -> dict[str, float]:
-        """Returns counters since the start, and current gauges."""
+        """Returns metrics by name: counters since the engine's start, and current values such as `waiting_images`."""
         forwards, cache = self.runner.forwards, self.cache
         return asdict(self.counters) | {
             "forward_seconds": forwards.seconds,
@@ -173,7 +183,8 @@ class Engine:
             self.runner.forwards.capture_next()
 
     def _wait_for_work(self) -> bool:
-        """Waits for work or the next deadline. Returns False when the engine ends."""
+        """Waits until there is work or a request's deadline has come, for at most `IDLE_SECONDS`. Returns False when
+        the engine ends."""
         self.last_turn = time.monotonic()
         if self.trainings.is_ready or not self.generations.scheduler.idle:
             return self._inbox.wait(0)

@@ -1,4 +1,5 @@
-"""Forward passes of batches of fixed sizes: padding, CUDA graphs, and smaller batches after memory ran out."""
+"""Runs sampling steps in batches of a few fixed sizes: pads them, replays them as CUDA graphs, and uses smaller batches
+after memory ran out."""
 
 import logging
 import time
@@ -18,19 +19,22 @@ from core.ml.serving.states import StateTable
 logger = logging.getLogger(__name__)
 
 BATCH_INVARIANT_ROWS = 8
-"""On a CPU, batches of at least this size give bit-identical rows."""
+"""On a CPU, the result of a batch row is bit-identical in all batches of at least this many rows."""
 GPU_SIZES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
-"""Few, since each is a CUDA graph, and close enough that padding stays below a third, in large batches a quarter."""
+"""Batch sizes on a GPU. There are few, since each is captured as its own CUDA graph, but enough to keep padding below a
+third of a batch, and below a quarter of a large batch."""
 GPU_ROWS = ((36 * 2**30, GPU_SIZES[-1]), (20 * 2**30, 64))
-"""Memory of a GPU, and the rows of a step from it on, if the setting leaves that open."""
+"""Pairs of a GPU's min memory in bytes and the max batch rows of a step on such a GPU, where no max is configured. A
+GPU with less memory gets `MIN_GPU_ROWS`."""
 MIN_GPU_ROWS = 32
 
 
 def buckets_for(device: torch.device, max_rows: int, *, exact: bool = False) -> tuple[int, ...]:
-    """Sizes to which a batch of forward rows is padded, ascending.
+    """Returns the sizes to which batches of up to `max_rows` rows are padded, ascending.
 
-    On a CPU a row's result does not depend on the batch from 8 rows on, so every size is a multiple of 8. A GPU picks
-    its kernels by the size: `exact` keeps a single one, for results that are equal bit for bit.
+    On a CPU a row's result does not depend on the batch if the batch has at least 8 rows, so all sizes are multiples of
+    8. On a GPU the result also depends on the batch size, since the size selects the kernels. `exact` therefore returns
+    a single size, which makes results bit-identical whatever else is in the batch.
     """
     if device.type == "cpu":
         top = -(-max_rows // BATCH_INVARIANT_ROWS) * BATCH_INVARIANT_ROWS
@@ -42,10 +46,11 @@ def buckets_for(device: torch.device, max_rows: int, *, exact: bool = False) -> 
 
 
 def step_rows(device: torch.device, max_rows: int | None = None) -> int:
-    """Returns how many forward rows one step may have, of the `max_rows` that are configured, if any are.
+    """Returns the max number of batch rows in one step. `max_rows` is the configured max; None without one.
 
-    A CPU computes a batch's rows one after another: beyond 8 a larger step gains no throughput, and each of its tenants
-    waits for the rows of all the others. A GPU with little memory has few processors too, which few rows keep busy.
+    A CPU computes a batch's rows one after another, so more than 8 rows gain no throughput, but make each tenant wait
+    for the rows of the others: a CPU's steps have at most 8 rows. A GPU's default depends on its memory, since GPUs
+    with less memory have fewer multiprocessors too, which fewer rows keep busy.
     """
     if device.type == "cpu":
         return min(max_rows or BATCH_INVARIANT_ROWS, BATCH_INVARIANT_ROWS)
@@ -56,11 +61,12 @@ def step_rows(device: torch.device, max_rows: int | None = None) -> int:
 
 
 class Forwards:
-    """Forward passes over the state tables, which `table` returns by scale. `buckets` are the batch sizes for images of
-    the base's size; with a single bucket, results do not depend on the batch. Raises ValueError when one is below 2.
+    """Computes sampling steps on the state tables. `table` returns the state table of a scale, which is the ratio of
+    the image size to the base's image size. `buckets` are the batch sizes for images of the base's size; with a single
+    bucket, an image does not depend on what else is in the batch. Raises ValueError when a bucket is below 2.
 
-    On a GPU a batch's second step is captured as a CUDA graph, and `capture_next` captures others ahead. `graphs`
-    replaces the device's own graphs, in tests.
+    On a GPU, the second step of a batch of each size is captured as a CUDA graph, and `capture_next` captures graphs in
+    advance. `graphs` replaces the CUDA graphs, for tests.
     """
 
     def __init__(
@@ -78,10 +84,12 @@ class Forwards:
     def compute(
         self, scale: int, places: Sequence[Place], noises: Sequence[Tensor | None]
     ) -> list[tuple[Tensor, Outcome]]:
-        """Computes a step of images of one size, in parts: slots [R] and their next latents and x0, [R, C, H, W]. The
-        tables stay as they are.
+        """Computes the next step of images of one size (`scale`), and returns one pair for each batch it took: the
+        images' slots [R] in the state table, and their next latents and x0, [R, C, H, W]. Does not write to the state
+        table.
 
-        Takes smaller batches when memory runs out. Raises an error of memory when the smallest does not fit.
+        `noises` are the images' fresh noise; None for a step that adds none. Uses smaller batches when memory runs out,
+        and raises the out-of-memory error when the smallest batch does not fit.
         """
         while True:
             limit = self._buckets(scale)[-1]
@@ -93,14 +101,15 @@ class Forwards:
                 if not self._shrink(scale, limit):
                     if self._graphs is None:
                         raise
-                    self._give_graphs_up(error)  # the smallest batch may fit without one
+                    self._give_graphs_up(error)  # the smallest batch may fit without a CUDA graph
             else:
                 self.sizes.count_fit()
                 return outcomes
             release_memory()
 
     def reset(self) -> None:
-        """Drops all batches and graphs, which share their memory. For tables that have other addresses now."""
+        """Drops all batches and their graphs. Must be called when a state table has grown: the batches still read its
+        old address."""
         self._batches.clear()
         if self._graphs is not None:
             self._graphs.reset()
@@ -109,10 +118,10 @@ class Forwards:
     def capture_next(self) -> None:
         """Captures the largest batch for images of the base's size that has no graph yet. Raises DeviceLost.
 
-        Batches of other sizes are captured when they are met: few requests ask for them, and each takes memory."""
+        Batches for larger images are not captured in advance: few requests need them, and each graph takes memory."""
         size = self.uncaptured[-1]
         try:
-            for _ in range(2):  # an ordinary run, then the one that is captured
+            for _ in range(2):  # the first run is not captured, the second is
                 self._run(self._batch(1, size))
             return
         except (RuntimeError, MemoryError) as error:
@@ -146,15 +155,16 @@ class Forwards:
         return slots, Outcome(outcome.latents[:count].clone(), outcome.x0[:count].clone())
 
     def _run(self, batch: Batch) -> Outcome:
-        """Runs a batch. Its first step is an ordinary one, which also loads and chooses kernels; the second is
-        captured. So no image waits for a capture before its first step."""
+        """Computes a step of a batch. The first step of a batch size runs without a graph, which also loads and selects
+        kernels; the second step is captured. So no image waits for a capture before its first step."""
         if batch.is_warm and batch.replay is None and self._graphs is not None:
             self._capture(batch, self._graphs)
         batch.is_warm = True
         return batch.compute() if batch.replay is None else batch.replay()
 
     def _capture(self, batch: Batch, graphs: Graphs) -> None:
-        """Captures a batch. Raises an error of memory; after any other error the steps continue without new graphs."""
+        """Captures a batch as a graph. Raises an out-of-memory error. After any other error, captures no more graphs
+        from then on, and raises DeviceLost if the device no longer computes."""
         try:
             batch.replay = graphs.capture(batch.compute)
         except RuntimeError as error:
@@ -173,7 +183,8 @@ class Forwards:
         return self._batches[scale, size]
 
     def _shrink(self, scale: int, limit: int) -> bool:
-        """Takes sizes out of use until a batch of this scale is smaller than `limit`. Returns False when none is."""
+        """Limits the batch sizes to those below `limit` rows, after a batch of `limit` rows ran out of memory. Returns
+        False if there is no smaller size."""
         self.out_of_memory += 1
         self.reset()
         smaller = [size for size in map(partial(self._scaled, scale=scale), self.sizes.in_use) if size < limit]
@@ -186,7 +197,8 @@ class Forwards:
         return sorted({self._scaled(size, scale) for size in self.sizes.in_use})
 
     def _scaled(self, size: int, scale: int) -> int:
-        """Returns the batch size for larger images: divided by scale**2, but enough that a row's result does not depend
-        on the batch, and for a guided image."""
+        """Returns the batch size for images of a scale that takes as much memory as `size` images of the base's size:
+        `size` divided by scale**2. The result has at least the two rows of a guided image, and on a CPU at least
+        `BATCH_INVARIANT_ROWS`."""
         min_rows = BATCH_INVARIANT_ROWS if self.device.type == "cpu" else 2
         return max(min(min_rows, size), size // scale**2)

@@ -1,4 +1,5 @@
-"""Image requests in the loop: each waits for its adapter, steps in batches with others, and ends with its images."""
+"""Image requests inside the engine's loop: loads each request's adapter, steps its images in batches with those of
+other requests, and delivers the decoded images."""
 
 import logging
 from collections.abc import Callable
@@ -24,9 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class Generations:
-    """Running image requests. Only the loop calls it; the threads of cache and decoder answer through `inbox`.
+    """Accepts image requests and steps them until they end. Only the engine's loop calls the public methods. The
+    threads of the cache and the decoder post their results to `inbox`, which the loop reads.
 
-    An error of a request ends that request alone. The error of a lost device is raised.
+    An error that belongs to one request fails only that request. DeviceLost is raised, and ends the engine.
     """
 
     def __init__(
@@ -38,11 +40,12 @@ class Generations:
         self.decoder = Decoder(runner.decode, runner.pixels.sizes[-1])
         self._inbox = inbox
         self._to_decode: list[tuple[Tensor, OnDecoded]] = []
-        """Latents of the step that the device makes, and where their pixels go."""
+        """Latents of the current step that are to be decoded once the device has computed them, each with the function
+        that receives its pixels."""
 
     def accept(self, ticket: Ticket, load: Load | None) -> None:
-        """Starts a request, or first the loading of its adapter. Raises ValueError for its id or its seeds, QueueFull,
-        and the error of an adapter that is known to be broken."""
+        """Accepts a request: queues it for sampling, or first starts loading its adapter. Raises ValueError when its id
+        is in use or it has no seeds, QueueFull, and the earlier error of an adapter that is known to be broken."""
         self.tickets.add(ticket)
         if ticket.request.adapter is None or load is None:
             self._enqueue(ticket)
@@ -62,19 +65,21 @@ class Generations:
             self.end(ticket, DeadlineExceeded())
 
     def end(self, ticket: Ticket, error: BaseException) -> None:
-        """Fails a request, accepted or not. Its batch rows leave before the next step."""
+        """Fails a request with `error`, accepted or not. Its images leave the batch before the next step."""
         self._forget(ticket)
         ticket.fail(error)
 
     def stop(self, ending: Callable[[], EngineStopped]) -> None:
-        """Fails all requests. Leaves the scheduler and the runner alone: the loop may have died in any state."""
+        """Fails each request with an error that `ending` makes. Does not touch the scheduler or the runner, which may
+        be in an inconsistent state if the loop has died of an error."""
         for ticket in list(self.tickets.by_id.values()):
             self.tickets.remove(ticket)
             self.counters.images += len(ticket.images)
             ticket.fail(ending())
 
     def step(self) -> None:
-        """Makes one step. The host works while the device computes; finished images go to the decoder."""
+        """Makes one sampling step of the images that the scheduler chooses. Reports progress while the device computes,
+        and then passes finished latents and previews to the decoder."""
         rows = self._step_rows(self._start_rows(self.scheduler.next_rows()))
         if not rows:
             return
@@ -82,7 +87,7 @@ class Generations:
         self.counters.stepped(rows, costs)
         finished = self.scheduler.advance(rows)
         for row, cost in zip(rows, costs, strict=True):
-            if ticket := self.tickets.by_id.get(row.request.id):  # a listener of its first row may have failed it
+            if ticket := self.tickets.by_id.get(row.request.id):  # a callback of another image may have failed it
                 run_guarded(partial(self._report_step, ticket, row, cost), partial(self.end, ticket))
         for row in finished:
             if ticket := self.tickets.by_id.get(row.request.id):
@@ -94,15 +99,16 @@ class Generations:
         self._to_decode.clear()
 
     def _start_rows(self, rows: list[Row]) -> list[Row]:
-        """Returns the batch rows that could start. The others' requests fail: no such class."""
+        """Prepares the images that make their first step. Returns the images whose requests are still running: a
+        request fails here if its adapter has no such class."""
         for row in rows:
             if (ticket := self.tickets.by_id.get(row.request.id)) and not self.runner.is_started(row):
                 run_guarded(partial(self.runner.start, row, ticket.adapter), partial(self.end, ticket))
         return [row for row in rows if row.request.id in self.tickets.by_id]
 
     def _step_rows(self, rows: list[Row]) -> list[Row]:
-        """Returns the batch rows that made a step. If the step fails, each request steps alone, so that only the faulty
-        request fails. Raises DeviceLost when the device has failed."""
+        """Makes one step of these images, and returns the images that made it. If the step fails, repeats it separately
+        for each request, so that only the request that causes the error fails. Raises DeviceLost."""
         if not rows:
             return []
         try:
@@ -134,7 +140,7 @@ class Generations:
             self._to_decode.append((self.runner.x0(row), partial(_on_preview, ticket, row.index, row.position)))
 
     def _on_loaded(self, ticket: Ticket, loading: "Future[FoldedAdapter]") -> None:
-        """Starts a request whose adapter was loaded. Raises the loading's error."""
+        """Queues a request whose adapter was loaded for sampling. Raises the error with which loading failed."""
         if ticket not in self.tickets:  # it has ended meanwhile
             return
         error = loading.exception()
@@ -148,18 +154,19 @@ class Generations:
         self.scheduler.add(ticket.request)
 
     def _on_decoded(self, ticket: Ticket, index: int, image: Tensor | Exception) -> None:
-        """Runs on the decoder's thread."""
+        """Adds a decoded image to its request, or fails the request. Runs on the decoder's thread."""
         if isinstance(image, Exception):
             self._post(ticket, partial(_raise, image))
         elif ticket.deliver(index, image):
             self._post(ticket, partial(self._forget, ticket))
 
     def _post(self, ticket: Ticket, action: Callable[[], None]) -> None:
-        """Leaves an action for the request to the loop. Runs on any thread."""
+        """Posts an action that concerns one request to the loop. If the action raises, the request fails with its
+        error. Runs on any thread."""
         self._inbox.post_unless_ended(action, partial(self.end, ticket))
 
     def _forget(self, ticket: Ticket) -> None:
-        """Drops a request that has ended, with its batch rows that are still in flight."""
+        """Removes a request that has ended, together with its images that are not finished."""
         if ticket in self.tickets:
             self.tickets.remove(ticket)
             self.counters.images += len(ticket.images)
@@ -168,7 +175,7 @@ class Generations:
 
 
 def _on_preview(ticket: Ticket, index: int, steps_made: int, image: Tensor | Exception) -> None:
-    """Runs on the decoder's thread. Preview failures are ignored."""
+    """Passes a decoded preview to `on_preview`; ignores decoding errors. Runs on the decoder's thread."""
     if not isinstance(image, Exception):
         ticket.on_preview(index, steps_made, image)
 

@@ -1,6 +1,7 @@
-"""Inbox of the engine's loop: actions from other threads, which wait for its next turn until the engine ends.
+"""Inbox of the engine's loop: a queue of actions that other threads post, and that the loop runs at its next turn.
 
-Every action comes with a function that fails its request, so that nobody waits for an action that will not run.
+Every action comes with a function that fails the request that the action belongs to, so that no caller waits for an
+action that will not run because the engine has ended.
 """
 
 import logging
@@ -16,12 +17,12 @@ from core.ml.model.device import is_lost
 logger = logging.getLogger(__name__)
 
 Fail = Callable[[BaseException], None]
-"""Fails the request of an action."""
+"""Function that fails the request that an action belongs to."""
 
 
 class Inbox:
-    """Queue of actions: any thread may post, only the loop reads. `ending` makes the error for unfinished work once the
-    engine ends."""
+    """Queue of actions. Any thread may post; only the loop reads. Once the engine ends, `ending` creates the error with
+    which unfinished work fails; before, it is None."""
 
     def __init__(self) -> None:
         self.ending: Callable[[], EngineStopped] | None = None
@@ -29,8 +30,8 @@ class Inbox:
         self._wake = threading.Condition()
 
     def post(self, action: Callable[[], None], fail: Fail = lambda _: None) -> None:
-        """Adds an action. `fail` is called instead of, or after, an action that could not be done. Raises EngineStopped
-        or DeviceLost after the engine's end."""
+        """Queues an action for the loop. `fail` is called with the error if the action raises, or if the engine ends
+        before it ran. Raises EngineStopped or DeviceLost after the engine's end."""
         with self._wake:
             if self.ending is not None:
                 raise self.ending()
@@ -38,35 +39,36 @@ class Inbox:
             self._wake.notify()
 
     def post_unless_ended(self, action: Callable[[], None], fail: Fail = lambda _: None) -> None:
-        """Adds an action that reports from another thread. Ignored after the engine's end, which has already
-        failed its request."""
+        """Queues an action like `post`, but does nothing after the engine's end, which has already failed the action's
+        request. For results that the cache's and decoder's threads report."""
         try:
             self.post(action, fail)
         except EngineStopped:
             logger.debug("the engine had ended")
 
     def run(self, action: Callable[[], object], timeout: float) -> None:
-        """Waits until the loop has run an action. Raises its error, EngineStopped, DeviceLost, TimeoutError."""
+        """Queues an action and waits until the loop has run it. Raises the action's error, EngineStopped, DeviceLost,
+        or TimeoutError after `timeout` seconds."""
         result: Future[object] = Future()
         self.post(lambda: result.set_result(action()), result.set_exception)
         result.result(timeout)
 
     def wait(self, seconds: float) -> bool:
-        """Waits up to `seconds` for an action. Returns False when the engine ends."""
+        """Waits up to `seconds` for an action to be posted. Returns False when the engine ends."""
         with self._wake:
             if seconds > 0:
                 self._wake.wait_for(lambda: self.ending or self._actions, seconds)
             return self.ending is None
 
     def read(self) -> None:
-        """Runs the waiting actions. An action's error fails what the action is for; the error of a lost device is
+        """Runs the waiting actions. An action's error fails the request that the action belongs to; DeviceLost is
         raised."""
         while self._actions:
             run_guarded(*self._actions[0])  # stays there for `fail_all` when the device is lost
             self._actions.popleft()
 
     def end(self, error: BaseException | None = None) -> None:
-        """Refuses further actions: the engine stops, or has died of `error`."""
+        """Refuses further actions, because the engine is being stopped or has failed with `error`."""
         with self._wake:
             if error is not None:
                 reason = error.detail if isinstance(error, CoreError) else f"{type(error).__name__}: {error}"
@@ -81,7 +83,7 @@ class Inbox:
 
 
 def run_guarded(action: Callable[[], None], fail: Fail) -> None:
-    """Runs one request's action; its error fails that request alone. Raises the error of a lost device."""
+    """Runs an action. If it raises, calls `fail` with the error. Raises the error instead if the device is lost."""
     try:
         action()
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Requests to the engine, their batch rows, and their results. No torch here."""
+"""Image requests to the engine, their images in progress, and their results. Does not import torch."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -9,30 +9,31 @@ from core.artifact.sampling import SamplingSettings
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
-    """Images of one class with one adapter: one for each seed."""
+    """Request for images of one class with one adapter: one image for each seed."""
 
     id: str
     tenant: str
     adapter: str | None
-    """Digest of an adapter; None draws with the base itself."""
+    """Digest of the adapter file; None generates with the base model itself."""
     class_id: int
     seeds: tuple[int, ...]
     sampling: SamplingSettings
     scale: int = 1
-    """Image size in multiples of the base's: 2 takes four times the tokens."""
+    """Ratio of the image size to the base's image size. A scale of 2 has four times the tokens."""
     weight: float = 1.0
-    """The tenant's weight against others'."""
+    """Weight of the tenant: a tenant with weight 2 gets twice the device time of a tenant with weight 1."""
     priority: int = 0
-    """Higher goes first within the tenant."""
+    """Order among the tenant's own requests: higher priorities go first."""
     deadline: float | None = None
-    """On time.monotonic()'s clock."""
+    """Time after which the request fails, on the clock of time.monotonic(); None for no deadline."""
     previews: int = 0
     """Number of evenly spaced previews per image."""
 
 
 @dataclass(eq=False)
 class Row:
-    """One image of a request, and its position in its own list of timesteps."""
+    """One image of a request that is being sampled. `index` is the image's index in the request. `position` is the
+    number of sampling steps made so far, which is also the index of the next step in `timesteps`."""
 
     request: ImageRequest
     index: int
@@ -48,13 +49,15 @@ class Row:
 
     @property
     def guided(self) -> bool:
-        """Whether this step takes an unconditional row too: not at a scale of 1, nor outside the interval."""
+        """Whether the next step needs an unconditional row too. It does unless the guidance scale is 1 or the timestep
+        is outside the guidance interval."""
         lowest, highest = self.request.sampling.guidance_interval
         return self.request.sampling.guidance_scale != 1.0 and lowest <= self.timestep <= highest
 
     @property
     def cost(self) -> int:
-        """Rows of the forward that this step takes, in rows of the base's size."""
+        """Batch rows that the next step takes, in units of rows of the base's image size: 2 if guided, times the square
+        of the scale."""
         return self.request.scale**2 * (2 if self.guided else 1)
 
     @property
@@ -67,13 +70,13 @@ class Row:
 
     @property
     def previewed(self) -> bool:
-        """Whether the step that was just made is to be shown."""
+        """Whether a preview of the image is due after the step that was just made."""
         parts, steps = self.request.previews + 1, len(self.timesteps)
         return not self.finished and self.position * parts // steps > (self.position - 1) * parts // steps
 
 
 def running_future() -> "Future[Any]":
-    """A future that its holder cannot cancel: only the engine resolves it."""
+    """Returns a future that callers cannot cancel, so that only the engine resolves it."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     return future
@@ -81,11 +84,13 @@ def running_future() -> "Future[Any]":
 
 @dataclass(frozen=True)
 class Drawn:
-    """Result of a request's future."""
+    """Result of an image request: the value of its future."""
 
     images: list[Any]
     """[S, S, 3] 8-bit pixels, in the order of the seeds."""
     model_evaluations: int
-    """Forward rows that the request took, the unconditional ones included."""
+    """Number of batch rows that passed the model for this request, unconditional rows included."""
     timings: dict[str, float]
-    """Seconds: `loading` until its adapter was in the host cache, `queued` until its first step, `total`."""
+    """Seconds from submission to each stage: `loading` (the adapter is in the host cache), `queued` (the first step is
+    made), `total` (all images are decoded). `activation` is the time that copying adapters to the device took in the
+    first step."""

@@ -1,4 +1,4 @@
-"""One base on one device, its engine, and the loading of adapters, for workers and local commands alike."""
+"""Base model on a device with a running engine, as workers and the local commands use it."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 def load_base_on(device: str, reference: str, *, autoencoder: str | None = None, threads: int = 0) -> LoadedBase:
-    """Loads a base onto `cpu`, `cuda`, `cuda:1` or, for `auto`, a GPU if there is one; in bf16 on a GPU. `threads` is
-    the number of CPU threads; 0 means torch's choice. Raises BaseMissing, CheckpointInvalid."""
+    """Loads the base model `reference` onto a device: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU if there is one. The
+    dtype is fp32 on a CPU and bf16 elsewhere. `threads` is torch's number of CPU threads; 0 leaves the choice to torch.
+    Raises BaseMissing, CheckpointInvalid."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)
@@ -33,9 +34,12 @@ def load_base_on(device: str, reference: str, *, autoencoder: str | None = None,
 
 
 class Resident:
-    """A base that serves: the engine's thread owns its device until `engine.stop`. `on_death` is the engine's.
+    """Base model that stays loaded on a device, with its adapter table and a running engine. Until `engine.stop` is
+    called, only the engine's threads use the device. `on_death`, `max_waiting` and `training_share` are passed to
+    `Engine`.
 
-    `max_rows` limits the forward rows of a step, of which the device may allow fewer. `max_waiting` images may wait.
+    `max_rows` limits the batch rows of a step; the device's own limit may be lower. `exact` makes an image on a GPU
+    independent of what else is in the batch. `adapter_slots` is the number of adapters in the device's table.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Resident:
         self.device = base.dit.positions.device
         self.bank = AdapterBank(base.dit, adapter_slots)
         self.max_rows = min(step_rows(self.device, max_rows), adapter_slots)
-        """Forward rows of one step."""
+        """Max batch rows in one sampling step."""
         buckets = buckets_for(self.device, self.max_rows, exact=exact)
         self.engine = Engine(
             Runner(self.bank, base.autoencoder, buckets),
@@ -68,9 +72,9 @@ class Resident:
         logger.info("base %s (%s) on %s", base.description.name, base.description.digest[:12], self.device)
 
     def tensors(self, digest: str, data: bytes) -> Mapping[str, Tensor]:
-        """Checks a stored adapter as if it came from a stranger.
+        """Decodes a stored adapter file and returns its tensors by name. Checks the file as thoroughly as an upload.
 
-        Raises ArtifactInvalid, BaseMismatch, or ChecksumMismatch when the file is not the one that was named.
+        Raises ArtifactInvalid, BaseMismatch, or ChecksumMismatch when the file's digest is not `digest`.
         """
         artifact = decode(data)
         if artifact.sha256 != digest:

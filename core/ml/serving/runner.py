@@ -1,4 +1,4 @@
-"""One step of the device for a list of rows. Holds each row's state from its first step to its last."""
+"""Makes sampling steps of images on the device, and keeps each image's state from its first step to its last."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -24,45 +24,49 @@ from core.ml.serving.states import StateTable
 
 @dataclass(eq=False)
 class RowState:
-    """State of a batch row in flight: its part of the state table, and what the host needs for its next step."""
+    """State of an image that is being sampled: its slot in the state table, and the values that the host keeps."""
 
     adapter: FoldedAdapter | None
     guide: FoldedAdapter | None
-    """Adapter of the unconditional prediction: the same, or weaker."""
+    """Adapter for the unconditional prediction: `adapter` itself, or a weaker version of it (see
+    `SamplingSettings.guidance_adapter_scale`); None for the base."""
     table: StateTable
     slot: int
     coefficients: NDArray[np.float32]
-    """[steps, 8]: its sampler's"""
+    """[steps, 8]: the sampler's coefficients, one line for each step."""
     generator: torch.Generator
-    """Its seed's noise, drawn on the host: the same on every device, whatever else is in the batch"""
+    """Generator of the image's noise, from its seed. It runs on the host, so that the noise is the same on every device
+    and in every batch."""
     noise: Tensor | None = None
-    """[C, H, W]: drawn for a step that is not made yet"""
+    """[C, H, W]: noise that was drawn in advance for the next step."""
 
     def draw_noise(self, position: int) -> Tensor | None:
-        """Returns the fresh noise of the step at `position`, drawn once; None when the step needs none."""
+        """Returns the fresh noise for the step at `position`, or None if the sampler adds no noise in this step. Draws
+        it once, so that a step that is repeated after an error gets the same noise."""
         if self.noise is None and self.coefficients[position, -1]:
             self.noise = torch.randn(self.table.shape, generator=self.generator)
         return self.noise
 
     def place(self, row: Row, adapter: int, guide: int) -> Place:
-        """Returns the inputs of the row's next step. `adapter` and `guide` are slots of the bank."""
+        """Returns the inputs of the image's next step. `adapter` and `guide` are the slots of its adapters in the
+        device's adapter table."""
         guidance = row.request.sampling.guidance_scale if row.guided else None
         return Place(self.slot, adapter, guide, row.timestep, guidance, self.coefficients[row.position])
 
 
 class Runner:
-    """Computes steps of rows in flight. `buckets` and `graphs` are those of its forwards."""
+    """Makes sampling steps of the images in progress. `buckets` and `graphs` are passed to `Forwards`."""
 
     def __init__(
         self, bank: AdapterBank, autoencoder: Autoencoder, buckets: Sequence[int], *, graphs: Graphs | None = None
     ) -> None:
         self.bank, self.device = bank, bank.device
         self.table: Callable[[int], StateTable] = cache(partial(StateTable, bank))
-        """Returns the state table of a scale, made at its first use."""
+        """Returns the state table for images of a scale (their size relative to the base's), created at first use."""
         self.forwards = Forwards(bank, self.table, buckets, graphs)
         self.pixels = PixelDecoder(autoencoder, self.device, exact=len(buckets) == 1)
         self.activation_seconds = 0.0
-        """Seconds in which the last step copied adapters to the device."""
+        """Seconds that the last step took to copy adapters to the device."""
         self._states: dict[Row, RowState] = {}
         self._stepping: list[Row] = []
 
@@ -71,7 +75,8 @@ class Runner:
         check_device(self.device)
 
     def start(self, row: Row, adapter: FoldedAdapter | None) -> None:
-        """Prepares a row. Raises IndexError when the adapter has no such class, DeviceLost."""
+        """Prepares an image for its first step: draws its initial noise, and stores its state on the device. Raises
+        IndexError when the adapter has no such class, DeviceLost."""
         self._states[row] = with_memory(lambda: self._state(row, adapter))
 
     @torch.inference_mode()
@@ -92,28 +97,29 @@ class Runner:
         return row in self._states
 
     def end(self, row: Row) -> None:
-        """Forgets a row; a row that was never started is no error."""
+        """Frees the state of an image. Does nothing for an image that was never started."""
         if state := self._states.pop(row, None):
             state.table.free(state.slot)
 
     def latent(self, row: Row) -> Tensor:
-        """Returns a copy [C, H, W] of the latents, complete once `wait` has returned. Raises DeviceLost."""
+        """Returns a copy [C, H, W] of the image's latents on the device. A GPU may still be computing it until `wait`
+        has returned. Raises DeviceLost."""
         state = self._states[row]
         return with_memory(state.table.latents[state.slot].clone)
 
     def x0(self, row: Row) -> Tensor:
-        """Returns a copy [C, H, W] of the x0 that the last step predicted, complete once `wait` has returned. Raises
-        DeviceLost."""
+        """Returns a copy [C, H, W] on the device of the x0 that the image's last step predicted. A GPU may still be
+        computing it until `wait` has returned. Raises DeviceLost."""
         state = self._states[row]
         return with_memory(state.table.x0[state.slot].clone)
 
     @torch.inference_mode()
     def step(self, rows: Sequence[Row]) -> None:
-        """Moves each row one step on; rows of one size share a forward. A GPU may still compute when it returns: see
-        `wait`.
+        """Makes one sampling step of each image; images of the same size share a forward pass. A GPU may still be
+        computing when `step` returns: see `wait`.
 
-        Nothing has changed when it raises, so that the same step can be made again. Memory that runs out makes the
-        batches smaller for a while; raises DeviceLost when the smallest does not fit, several times.
+        If it raises, no image's state has changed, so the step can be repeated. When memory runs out, batches are
+        smaller for a while; raises DeviceLost when the smallest batch does not fit in several attempts.
         """
         self.activation_seconds = 0.0
         groups: dict[int, list[Row]] = {}
@@ -139,8 +145,9 @@ class Runner:
         return self.forwards.compute(scale, places, noises)
 
     def wait(self) -> None:
-        """Returns when the device has made the steps; draws the noise of the next ones meanwhile. Rows must have been
-        moved on. Raises DeviceLost: an error that a device reports so late is its own."""
+        """Waits until the device has finished the current step. Draws the noise of the images' next steps meanwhile, so
+        `Row.position` must already point to the next step. Raises DeviceLost for any error that the device reports
+        here, since no request can be blamed for it."""
         started = time.perf_counter()
         for row in self._stepping:
             if not row.finished and (state := self._states.get(row)):
@@ -154,6 +161,7 @@ class Runner:
         self.forwards.seconds += time.perf_counter() - started
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Decodes latents, [C, H, W] each, to 8-bit pixels on the host, [S, S, 3] each. For a thread next to the steps;
-        the latents must be complete. Raises DrawingDiverged when one of them is not finite, DeviceLost."""
+        """Decodes latents [C, H, W] into 8-bit pixels [S, S, 3] on the host. May run on another thread than the steps.
+        The device must have finished computing the latents: see `wait`. Raises DrawingDiverged when an image's pixels
+        are not finite, DeviceLost."""
         return with_memory(lambda: self.pixels.decode(latents))

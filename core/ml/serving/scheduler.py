@@ -1,10 +1,12 @@
-"""Scheduler of batch rows: chooses the rows of the next step. It decides and counts, and holds no tensors.
+"""Scheduler: chooses the images that make the next sampling step, fairly between tenants. It holds no tensors.
 
-A row's state is small, so a row can pause at any step and go on later. That makes every step a free choice: tenants
-share the device by row-steps. Each has a virtual time, the row-steps it was given divided by its weight, and the
-tenant with the smallest one brings its next row (start-time fair queueing). Rows that ran in the last step keep their
-place until their tenant is `quantum` ahead, so that equal tenants finish one after the other instead of all at last.
-A quantum of a few full steps keeps the wait of a newcomer in proportion to the device.
+An image's state is small, so an image can pause after any step and continue later, and every step can take any images.
+Tenants share the device by model evaluations: one batch row in one step (a row of a larger image counts as several).
+Each tenant has a virtual time, the model evaluations it has received divided by its weight. The tenant with the
+smallest virtual time gets its next image into the step (start-time fair queueing). Images of the last step keep their
+place until their tenant is `quantum` model evaluations ahead of the others, so that equal tenants' images finish one
+after another, instead of all at the end. The quantum is a few full steps, so that a new tenant waits only for a few
+steps.
 """
 
 import heapq
@@ -15,13 +17,13 @@ from collections.abc import Iterable
 from core.ml.serving.request import ImageRequest, Row
 
 QUANTUM_STEPS = 4
-"""Full steps that a tenant may be ahead, unless a quantum is given."""
+"""Default quantum in full steps: how far a tenant may get ahead before its images lose their place."""
 
 
 class Scheduler:
-    """Queue of batch rows, fair between tenants. A tenant's rows go by priority, then by arrival, and leave after their
-    last step. A step has up to `max_rows` forward rows, which may change between steps; a larger row steps alone.
-    `quantum` is in row-steps."""
+    """Queue of images to sample, fair between tenants. Within a tenant, images go by priority, then by arrival. Images
+    leave the queue after their last step. A step takes images that need up to `max_rows` batch rows together; an image
+    that needs more makes its steps alone. `quantum` is in model evaluations: batch rows, summed over steps."""
 
     def __init__(self, max_rows: int, quantum: float | None = None) -> None:
         if max_rows < 2:
@@ -38,7 +40,7 @@ class Scheduler:
         return not self._queues
 
     def add(self, request: ImageRequest) -> None:
-        """Adds a request's rows. Raises ValueError for a request without images or steps, and then changes nothing."""
+        """Queues a request's images. Raises ValueError, without adding any, for a request without seeds or steps."""
         rows = [Row(request, index) for index in range(len(request.seeds))]
         if not rows:
             raise ValueError("a request needs at least one seed")
@@ -51,7 +53,7 @@ class Scheduler:
         queue[place:place] = rows
 
     def next_rows(self) -> list[Row]:
-        """Returns the rows of the next step, and charges them to their tenants."""
+        """Chooses and returns the images of the next step, and charges their batch rows to their tenants."""
         chosen: list[Row] = []
         passed_over: set[Row] = set()
         left = self.max_rows
@@ -61,7 +63,7 @@ class Scheduler:
             _, tenant, place = heapq.heappop(heap)
             queue = self._queues[tenant]
             row = queue[place]
-            if row.cost > left and chosen:  # another tenant's row may still fit; this one is first at the next step
+            if row.cost > left and chosen:  # another tenant's image may still fit; this one goes first in the next step
                 passed_over.add(row)
                 continue
             chosen.append(row)
@@ -73,7 +75,7 @@ class Scheduler:
         return chosen
 
     def advance(self, rows: Iterable[Row]) -> list[Row]:
-        """Counts one step for each row. Removes and returns the rows that are finished."""
+        """Counts one step of each image. Removes the finished images from the queue, and returns them."""
         finished = []
         for row in rows:
             row.position += 1
@@ -84,7 +86,7 @@ class Scheduler:
         return finished
 
     def remove(self, request: ImageRequest) -> list[Row]:
-        """Removes a request's rows and returns them."""
+        """Removes a request's images from the queue, and returns them."""
         gone = [row for row in self._queues.get(request.tenant, ()) if row.request is request]
         for row in gone:
             self._leave(row)
@@ -108,7 +110,8 @@ class Scheduler:
         return min((self._virtual_time[tenant] for tenant in self._queues), default=0.0)
 
     def _forget_absent(self) -> None:
-        """Forgets absent tenants, except those that owe time to the present ones."""
+        """Drops the virtual times of tenants without images in the queue. Keeps the virtual time of a tenant that is
+        ahead of the others, since it has to wait when it returns."""
         if len(self._virtual_time) > len(self._queues):
             floor = self._floor() if self._queues else math.inf
             times = self._virtual_time.items()

@@ -1,4 +1,4 @@
-"""Tables on the device that hold the state of every row in flight, by slot."""
+"""Tables on the device that hold the latents of all images in progress, one slot for each image."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ FIRST_SLOTS = 128
 
 
 class StateTable:
-    """States of the rows of one image size, `scale` times the base's. A row's slot is its place in each table, from
-    `add` to `free`.
+    """State of the images of one size, which is `scale` times the base's image size. An image occupies one slot, the
+    same index in each of the three tables, from `add` to `free`.
 
-    `latents` and `x0` are [S, C, H, W] in fp32, where `shape` is [C, H, W], and `classes` [S, 2, D]: a row's class and
-    the null class. x0 is the one predicted at the previous step, which multistep samplers need. `grow` doubles the
-    tables, which have other addresses then.
+    With S slots: `latents` [S, C, H, W] in fp32, where `shape` is [C, H, W]; `x0` [S, C, H, W] in fp32, predicted at
+    the previous step, which multistep samplers need; `classes` [S, 2, D], the embeddings of the image's class and of
+    the null class. `grow` doubles the tables and thereby changes their addresses.
     """
 
     def __init__(self, bank: AdapterBank, scale: int) -> None:
@@ -30,15 +30,15 @@ class StateTable:
         return not self._free
 
     def grow(self) -> None:
-        """Doubles the tables. Nothing has changed when it raises."""
+        """Doubles the number of slots. If it raises, the tables are unchanged. Call it only when no slot is free."""
         latents, x0, classes = (_doubled(table) for table in (self.latents, self.x0, self.classes))
         self._free = list(reversed(range(len(self.latents), len(latents))))
         self.latents, self.x0, self.classes = latents, x0, classes
 
     def add(self, latent: Tensor, classes: Tensor) -> int:
-        """Stores the start of a row, a latent [C, H, W] and its classes [2, D], and returns its slot.
+        """Stores a new image's latent [C, H, W] and class embeddings [2, D] in a free slot, and returns the slot.
 
-        Raises IndexError when the table is full. A failed copy does not use up a slot.
+        Raises IndexError when no slot is free. If copying fails, no slot is taken.
         """
         slot = self._free[-1]
         self.latents[slot].copy_(latent, non_blocking=True)
@@ -50,7 +50,7 @@ class StateTable:
         self._free.append(slot)
 
     def store(self, slots: Tensor, latents: Tensor, x0: Tensor) -> None:
-        """Writes the results of a step for slots [B]: latents and x0 [B, C, H, W]."""
+        """Writes the results of a step, latents and x0 [B, C, H, W], to the slots [B]."""
         self.latents.index_copy_(0, slots, latents)
         self.x0.index_copy_(0, slots, x0)
 

@@ -1,4 +1,4 @@
-"""Tickets: submitted requests on their way to their images, and the table of those that the engine has accepted."""
+"""Tickets: submitted image requests with their progress and results, and the table of all accepted tickets."""
 
 import threading
 import time
@@ -16,16 +16,17 @@ from core.ml.serving.request import Drawn, ImageRequest, running_future
 
 @dataclass(eq=False)
 class Ticket:
-    """A submitted request on its way to its future. Its listeners are called by the engine's threads, so they must be
-    quick."""
+    """Submitted image request, with its progress, its finished images and its future. The callbacks run on the engine's
+    threads, so they must be quick. `images` holds the pixels of finished images by index, and `timings` the seconds by
+    stage (see `Drawn.timings`)."""
 
     request: ImageRequest
     on_step: Callable[[float], None]
-    """Called with the fraction of the steps that is done."""
+    """Called after each step of an image, with the fraction of all the request's steps that is done."""
     on_preview: Callable[[int, int, Any], None]
-    """Called with an image's index, the steps it has made, and the pixels of its x0."""
+    """Called with an image's index, the number of steps it has made, and a preview: the decoded x0 prediction."""
     adapter: FoldedAdapter | None = None
-    """Set once it is loaded; None for the base."""
+    """The request's adapter, once it is loaded; None for requests to the base model."""
     future: "Future[Drawn]" = field(default_factory=running_future)
     images: dict[int, Any] = field(default_factory=dict)
     steps: int = 0
@@ -35,17 +36,18 @@ class Ticket:
     _ending: threading.Lock = field(default_factory=threading.Lock)
 
     def reached(self, stage: str) -> None:
-        """Records the seconds from submission to this stage, once."""
+        """Records the seconds from submission to this stage. Keeps the first value if called again."""
         self.timings.setdefault(stage, time.monotonic() - self.submitted)
 
     def stepped(self, cost: int) -> None:
-        """Counts a step of one image, and calls `on_step`."""
+        """Counts a step of one image, which took `cost` model evaluations, and calls `on_step`."""
         self.steps += 1
         self.model_evaluations += cost
         self.on_step(self.steps / (len(self.request.seeds) * self.request.sampling.steps))
 
     def deliver(self, index: int, image: Any) -> bool:
-        """Adds an image. Returns True when it was the last and has resolved the future."""
+        """Adds a finished image. If it is the request's last image, resolves the future and returns True; otherwise
+        returns False."""
         with self._ending:
             self.images[index] = image
             if len(self.images) < len(self.request.seeds) or self.future.done():
@@ -56,28 +58,29 @@ class Ticket:
             return True
 
     def fail(self, error: BaseException) -> None:
-        """Fails the future, unless it is resolved already."""
+        """Fails the future with `error`, unless the future is resolved already."""
         with self._ending:
             if not self.future.done():
                 self.future.set_exception(error)
 
 
 class Tickets:
-    """Table of accepted tickets by their requests' ids, with deadlines. They have at most `max_images` images."""
+    """Accepted tickets by request id and by deadline. All tickets together have at most `max_images` images."""
 
     def __init__(self, max_images: int) -> None:
         self.max_images = max_images
         self.images = 0
-        """Images of all tickets, finished images included."""
+        """Number of images of all tickets, including images that are finished."""
         self.by_id: dict[str, Ticket] = {}
         self._deadlines: list[tuple[float, str]] = []
-        """Deadlines of requests that have one, ascending."""
+        """(deadline, request id) of the requests that have a deadline, ascending."""
 
     def __contains__(self, ticket: Ticket) -> bool:
         return self.by_id.get(ticket.request.id) is ticket
 
     def add(self, ticket: Ticket) -> None:
-        """Adds a ticket. Raises ValueError when its request's id is in use, QueueFull."""
+        """Adds a ticket. Raises ValueError when its request's id is in use, QueueFull when there would be too many
+        images."""
         request = ticket.request
         if request.id in self.by_id:
             raise ValueError(f"there is a request '{request.id}' already")
@@ -97,7 +100,7 @@ class Tickets:
 
     @property
     def next_deadline(self) -> float:
-        """The first deadline, on time.monotonic()'s clock; infinity when there is none."""
+        """The earliest deadline, on the clock of time.monotonic(); infinity if no ticket has a deadline."""
         return self._deadlines[0][0] if self._deadlines else float("inf")
 
     def late(self) -> list[Ticket]:

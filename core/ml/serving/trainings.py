@@ -1,4 +1,5 @@
-"""Fine-tunes next to serving: they take turns, a slice at a time, and get a fraction of the device's time."""
+"""Runs fine-tunes in the engine's loop, in short slices between sampling steps. Fine-tunes take turns, and together get
+a configured fraction of the device's time."""
 
 import logging
 import threading
@@ -18,34 +19,36 @@ from core.ml.slices import Joint
 logger = logging.getLogger(__name__)
 
 MOST_TOGETHER = 64
-"""Fine-tunes in one joint slice."""
+"""Max fine-tunes whose slices are computed together as one batch."""
 
 Work = Generator[Any, None, Any]
-"""Long work in short slices: each `next` is one slice of the device's time, and what it yields goes to `on_event`. A
-yielded Future or Joint is not an event. Until a Future is resolved, the work has nothing to do. At a stop EngineStopped
-is thrown into the work, which may answer with one last event."""
+"""Fine-tune as a generator: each `next` runs one slice, which should keep the device busy only for a short time. It
+yields one of: None; an event for `on_event`; a Future that it waits for, before which it has nothing to do; or a Joint,
+which is its next slice, so that the slice can be computed together with those of other fine-tunes. When the engine
+stops, EngineStopped is thrown into the generator, which may yield one last event."""
 
 
 @dataclass(eq=False)
 class Training:
-    """One fine-tune."""
+    """Fine-tune that the engine runs. Setting `cancelled` makes it fail with Cancelled at its next turn."""
 
     work: Work
     on_event: Callable[[Any], None]
     future: "Future[Any]" = field(default_factory=running_future)
     cancelled: threading.Event = field(default_factory=threading.Event)
     awaited: "Future[Any] | None" = None
-    """Future that the work waits for; None when it waits for nothing."""
+    """Future that the work waits for before its next slice; None if it can continue."""
     joint: Joint | None = None
-    """The next slice of the work, if it can be computed with slices of others."""
+    """The next slice, if it can be computed together with slices of other fine-tunes."""
 
     @property
     def is_ready(self) -> bool:
-        """Returns whether the next slice has something to do."""
+        """Whether the fine-tune can run its next slice, or has to end because it is cancelled."""
         return self.awaited is None or self.awaited.done() or self.cancelled.is_set()
 
     def advance(self) -> None:
-        """Runs one slice; the last resolves the future. Raises Cancelled, and errors of the work or its listener."""
+        """Runs one slice. The last slice resolves the future. Raises Cancelled, or an error that the work or `on_event`
+        raised."""
         if self.cancelled.is_set():
             raise Cancelled()
         try:
@@ -66,7 +69,8 @@ class Training:
         self.future.set_exception(error)
 
     def stop(self, error: EngineStopped) -> None:
-        """Fails the work with `error`. Unless the device is lost, the work may yield one last event: how far it got."""
+        """Fails the fine-tune because the engine stops. Unless the device is lost, the work may yield one last event
+        first, such as a checkpoint."""
         try:
             if not self.cancelled.is_set() and not isinstance(error, DeviceLost):
                 event = self.work.throw(error)
@@ -79,41 +83,41 @@ class Training:
 
 
 class Trainings:
-    """Running fine-tunes. `share` is the min fraction of the device's time that they get while serving has work too.
-    `on_ready` is called, on any thread, when a waiting fine-tune has work again."""
+    """The fine-tunes that run in the engine. `share` is the min fraction of the device's time for fine-tunes while
+    there are images to generate too. `on_ready` is called, on any thread, when a fine-tune that waited can continue."""
 
     def __init__(self, share: float, on_ready: Callable[[], None] = lambda: None) -> None:
         self.share, self.on_ready = share, on_ready
         self._queue: deque[Training] = deque()
         self._serving_debt = self._training_debt = 0.0
         self._counts = BatchSizes(range(1, MOST_TOGETHER + 1))
-        """Max fine-tunes computed together: fewer for a while after memory ran out."""
+        """Max number of fine-tunes computed together. It is smaller for a while after memory ran out."""
 
     @property
     def is_ready(self) -> bool:
-        """Returns whether a fine-tune has something to do."""
+        """Whether any fine-tune can run a slice."""
         return any(training.is_ready for training in self._queue)
 
     def add(self, training: Training) -> None:
         self._queue.append(training)
 
     def due(self, *, serving: bool) -> bool:
-        """Returns whether the next slice is a fine-tune's. `serving` is whether serving has work; after idle time it
-        goes first."""
+        """Returns whether the loop should run a fine-tune's slice next, rather than a sampling step. `serving` is
+        whether there are images to generate. When only now both have work, sampling goes first."""
         ready = self.is_ready
         if not ready or not serving:
-            self._serving_debt = self._training_debt = 0.0  # a share is owed only while both have work
+            self._serving_debt = self._training_debt = 0.0  # the fraction applies only while both have work
             return ready
         return self._training_debt < self.share * (self._serving_debt + self._training_debt)
 
     def took(self, *, serving: float = 0.0, training: float = 0.0) -> None:
-        """Records the seconds that the last slice took."""
+        """Records the seconds that the loop just spent on a sampling step or on a fine-tune's slice."""
         self._serving_debt += serving
         self._training_debt += training
 
     def step(self) -> None:
-        """Runs one slice of the next ready training, together with those that can be computed with it. An error ends
-        only the training that it comes from; the error of a lost device is raised."""
+        """Runs one slice of the next fine-tune that is ready, together with all fine-tunes whose slices can be computed
+        with it. An error fails only the fine-tune that raised it; DeviceLost is raised."""
         while not self._queue[0].is_ready:
             self._queue.rotate(-1)
         for training in self._computed_together(self._group()):
@@ -125,7 +129,8 @@ class Trainings:
                     training.awaited.add_done_callback(lambda _: self.on_ready())
 
     def _group(self) -> list[Training]:
-        """Returns the next training, and after it those whose next slices can be computed with its own."""
+        """Returns the first fine-tune of the queue, followed by those whose next slices can be computed together with
+        its own."""
         first, *others = self._queue
         if first.joint is None or first.cancelled.is_set():
             return [first]
@@ -140,13 +145,15 @@ class Trainings:
         return together
 
     def _computed_together(self, trainings: list[Training]) -> list[Training]:
-        """Computes the trainings' joint slice, and returns those that go on now. If a joint slice fails, only the first
-        goes on, so that the training at fault fails alone. After memory ran out, fewer are computed together."""
+        """Computes the next slices of these fine-tunes together, and returns the fine-tunes that may advance now. If
+        that fails, returns only the first fine-tune, which then computes its slice alone, so that only a faulty
+        fine-tune fails. After memory ran out, fewer fine-tunes are computed together. Raises an error of a lost
+        device."""
         first, *others = (training.joint for training in trainings)
         if first is None:
             return trainings
         try:
-            if others:  # one alone counts too, so that more share again after memory ran out with two
+            if others:  # a single one counts as a fit too, so that the number can grow again from 1
                 first.compute_with([joint for joint in others if joint is not None])
         except Exception as error:
             if is_lost(error):
@@ -162,6 +169,6 @@ class Trainings:
         return trainings[:1]
 
     def stop(self, error: EngineStopped) -> None:
-        """Ends all fine-tunes with `error`."""
+        """Ends all fine-tunes with `error`, because the engine stops."""
         while self._queue:
             self._queue.popleft().stop(error)

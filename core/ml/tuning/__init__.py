@@ -1,1 +1,1 @@
-"""Fine-tuning: latents, where the trainables start, the trainer and its checkpoints."""
+"""Fine-tuning: the latents of the training images, start values of the trainable tensors, the trainer, checkpoints."""

@@ -1,4 +1,4 @@
-"""The batches of a training run: which images, labels, timesteps and noise each step sees."""
+"""Draws the training batches: the images, labels, timesteps and noise of each training step."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,30 +13,31 @@ from core.ml.tuning.latents import Latents
 
 
 class Rows(NamedTuple):
-    """Rows of a batch, on the host.
+    """Training batch, or a part of one. One row is one training image at one timestep.
 
     Letters in shapes: B rows, C latent channels, H and W latent height and width.
     """
 
     x0: Tensor
-    """[B, C, H, W] latents"""
+    """[B, C, H, W] latents of the training images"""
     labels: Tensor
-    """[B], some of them dropped"""
+    """[B] class labels, some of them replaced by the null class (label dropout)"""
     t: Tensor
     """[B] timesteps"""
     noise: Tensor
-    """[B, C, H, W]"""
+    """[B, C, H, W] noise that is added to the latents"""
     weights: Tensor
-    """[B] weight of the squared error"""
+    """[B] weight of each row's squared error in the loss"""
     fractions: Tensor
-    """[B] fraction of the whole batch that a row is"""
+    """[B] 1 / size of the whole batch, so that the losses of a batch's parts add up to the batch's mean loss"""
 
     def part(self, which: slice) -> "Rows":
         return Rows(*(tensor[which] for tensor in self))
 
 
 class Batches:
-    """Draws one batch after the other. `generator` decides all of it; `null_class` is the label that drops another."""
+    """Draws one training batch after another. All random choices come from `generator`, so the same generator state
+    gives the same batches. `null_class` is the label that replaces dropped labels."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Batches:
         *,
         pinned: bool = False,
     ) -> None:
-        """`pinned` uses page-locked memory, from which a GPU copies while the host continues."""
+        """`pinned` returns batches in page-locked memory, from which a GPU can copy asynchronously."""
         self.latents, self.settings, self.null_class, self.generator = latents, settings, null_class, generator
         self.pinned = pinned
         self._order = torch.empty(0, dtype=torch.long)
@@ -55,7 +56,8 @@ class Batches:
         self._snr = SCHEDULE.signal_to_noise.float()
 
     def state(self) -> dict[str, Tensor]:
-        """Decides every batch that follows. A batch that was drawn ahead is one of them."""
+        """Returns the state that determines all following batches, for a checkpoint. If a batch was drawn ahead, this
+        is the state from before that batch."""
         if self._ahead is not None:
             return {name: tensor.clone() for name, tensor in self._ahead[0].items()}
         return {"generator": self.generator.get_state(), "order": self._order.clone()}
@@ -66,12 +68,12 @@ class Batches:
         self._order = state["order"].clone()
 
     def draw_ahead(self) -> None:
-        """Draws the batch that the next `draw` returns: while a device computes, for example."""
+        """Draws the batch that the next `draw` will return, so that the host can do this while the device computes."""
         if self._ahead is None:
             state = self.state()
             try:
                 self._ahead = state, self._next()
-            except BaseException:  # memory that ran out, for one: the same batch is drawn again
+            except BaseException:  # for example when memory ran out: the next try draws the same batch
                 self.restore(state)
                 raise
 
@@ -84,7 +86,7 @@ class Batches:
         indices = self._next_indices()
         x0, labels = self._samples(indices)
         dropped = torch.rand(len(indices), generator=self.generator) < self.settings.label_dropout
-        labels = labels.masked_fill(dropped, self.null_class)  # one draw a sample
+        labels = labels.masked_fill(dropped, self.null_class)  # one random number per training image
         t = self._timesteps(len(indices))
         noise = torch.randn(x0.shape, generator=self.generator)
         weights, fractions = self._weights(t), torch.full((len(t),), 1 / len(t))
@@ -103,7 +105,7 @@ class Batches:
     def _timesteps(self, count: int) -> Tensor:
         if self.settings.timesteps == "independent":
             return torch.randint(0, TIMESTEPS, (count,), generator=self.generator)
-        # The images come in random order, so that the parts need not.
+        # Timestep k comes from the k-th of `count` equal parts. The images are shuffled, so the parts need not be.
         places = (torch.arange(count) + torch.rand(count, generator=self.generator)) / count
         if self.settings.timesteps == "focused":
             places = torch.where(places < 0.85, places / 0.85 * 0.6, 0.6 + (places - 0.85) / 0.15 * 0.4)
@@ -120,7 +122,8 @@ class Batches:
         return torch.multinomial(weights, self.settings.batch_size, replacement=True, generator=self.generator)
 
     def _samples(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """A fresh sample of the posterior of each image or, for half of them, of its mirror image."""
+        """Returns latents and labels of the images at `indices`. Each latent is a fresh sample of the autoencoder's
+        posterior of the image or, with probability 1/2, of its mirror image."""
         flipped = torch.randint(0, 2, (len(indices),), generator=self.generator)
         mean, deviation = self.latents.mean[flipped, indices], self.latents.deviation[flipped, indices]
         noise = torch.randn(mean.shape, generator=self.generator)

@@ -1,4 +1,4 @@
-"""A computation over fixed buffers, launched as one CUDA graph where the device has such."""
+"""Runs a computation over fixed buffers, on a GPU as one CUDA graph."""
 
 import logging
 from collections.abc import Callable
@@ -13,33 +13,36 @@ from core.ml.model.graphs import CudaGraphs
 logger = logging.getLogger(__name__)
 
 EAGER_CALLS = 3
-"""Number of calls before a capture. A computation that runs less often is not worth capturing."""
+"""Number of eager calls before a computation is captured, since capturing costs more than a few calls gain."""
 
 Result = TypeVar("Result")
 Capture = Callable[[Callable[[], Any]], Callable[[], Any]]
-"""Turns a computation into a replay that writes the same results into fixed tensors. Raises RuntimeError."""
+"""Function that captures a computation as a graph. Returns a function that replays the graph and writes its results
+into the same tensors at every call. Raises RuntimeError when the computation cannot be captured."""
 
 
 class Replayed(Generic[Result]):
-    """Runs `compute` eagerly a few times, which loads what it needs, and as one graph from then on.
+    """Runs `compute` eagerly for the first `EAGER_CALLS` calls, which also loads kernels, and as a captured graph
+    afterwards.
 
-    All tensors that `compute` reads must stay where they are, on the device. A result is good until any computation of
-    this process is replayed again: all of them share one memory pool, so that a graph more takes no activations more.
+    All tensors that `compute` reads must be on the device and keep their addresses. A result is valid only until any
+    graph of this process is replayed: all graphs share one memory pool, so that a further graph needs no memory for its
+    own activations.
     """
 
     def __init__(self, compute: Callable[[], Result], capture: Capture | None) -> None:
-        """`capture` None runs it eagerly every time."""
+        """With `capture` None, `compute` always runs eagerly."""
         self._run, self._capture = compute, capture
         self._calls = 0
 
     def __call__(self) -> Result:
-        """Raises what `compute` raises."""
+        """Returns the result of `compute`, and raises its errors. If capturing fails, runs eagerly from then on."""
         self._calls += 1
         if self._capture is not None and self._calls > EAGER_CALLS:
             try:
                 self._run = self._capture(self._run)
             except RuntimeError as error:
-                # A device that is lost shows in the eager call. One that is short of memory computed the same eagerly.
+                # If the device is lost, the eager call below raises. If memory ran out, it succeeds as before.
                 logger.warning("a step is not captured as a CUDA graph: %s", error)
                 is_short = is_out_of_memory(error)
             else:

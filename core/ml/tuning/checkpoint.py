@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: safetensors, never pickle, and never half-written."""
+"""Checkpoint files of a training run. They are safetensors files, without pickle, and are replaced atomically."""
 
 import json
 import os
@@ -15,19 +15,20 @@ from core.artifact.errors import ChecksumMismatch, NotFound
 from core.ml.errors import CheckpointInvalid
 
 VERSION = 2
-"""Version of the plan's format. Checkpoints of the first version have none. A release reads all earlier versions;
-fields that a checkpoint lacks get today's defaults, which equal the behaviour of its release."""
+"""Version of the format of the settings in a checkpoint. Checkpoints of version 1 do not store their version. A release
+reads all earlier versions: settings that a checkpoint lacks get defaults that equal the behaviour of its release."""
 
 
 def pack(state: Mapping[str, Tensor], plan: Mapping[str, Any]) -> bytes:
-    """Returns a trainer's state and the settings that it belongs to, as bytes."""
+    """Returns a checkpoint file with a trainer's `state`, and with the settings of its run (`plan`) as metadata."""
     return save(dict(state), metadata={"about": json.dumps(plan, sort_keys=True), "version": str(VERSION)})
 
 
 def unpack(data: bytes, plan: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-    """Returns the state of a checkpoint. `defaults` add the settings that the checkpoint's release did not have yet.
+    """Returns the trainer's state from a checkpoint file. `defaults` are the values of settings that the checkpoint's
+    release did not have yet.
 
-    Raises CheckpointInvalid when it is damaged or belongs to something else.
+    Raises CheckpointInvalid when the file is damaged, is of a later release, or has other settings than `plan`.
     """
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -45,14 +46,14 @@ def unpack(data: bytes, plan: Mapping[str, Any], defaults: Mapping[str, Any] | N
 
 @dataclass(frozen=True)
 class Resume:
-    """State that a run continues from, and the reasons against later checkpoints."""
+    """State that a training run continues from, and why later checkpoints could not be used."""
 
     state: dict[str, Tensor] | None
-    """None starts from scratch."""
+    """State of the trainer; None to start from scratch."""
     checkpoint: tuple[str, str] | None
-    """Key and SHA-256 of the checkpoint with this state."""
+    """Storage key and SHA-256 of the checkpoint that the state was read from."""
     reasons: list[str]
-    """Reason for each later checkpoint that cannot be used."""
+    """For each later checkpoint, the reason why it could not be used."""
 
     @property
     def step(self) -> int:
@@ -65,8 +66,9 @@ def last_readable(
     plan: Mapping[str, Any],
     defaults: Mapping[str, Any],
 ) -> Resume:
-    """Reads the first of these checkpoints, newest first, that is there, whole and this run's. Each is a key and a
-    SHA-256. Raises what `fetch` raises beyond NotFound and ChecksumMismatch."""
+    """Returns the state of the newest checkpoint that exists, is not damaged and has the settings of `plan`.
+    `checkpoints` are pairs of a storage key and a SHA-256, newest first. Raises any error of `fetch` other than
+    NotFound and ChecksumMismatch."""
     reasons: list[str] = []
     for key, sha256 in checkpoints:
         try:
@@ -90,7 +92,7 @@ def _completed(stored: Any, defaults: Mapping[str, Any]) -> Any:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replaces the file in one move, after its bytes are on the disk."""
+    """Writes a file atomically: writes a temporary file, syncs it to the disk, and renames it to `path`."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         file.write(data)

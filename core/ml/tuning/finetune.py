@@ -1,8 +1,8 @@
-"""A fine-tune as work in slices: a generator that the engine's loop runs between steps of serving.
+"""Fine-tune as a generator: the engine's loop runs it one slice at a time, between sampling steps of image requests.
 
-It yields events, which the caller stores. The device is never held longer than one slice: a micro-batch, a batch
-of held-out images, one step of its samples. A micro-batch is yielded before it passes the model, so that those of
-several fine-tunes can pass together.
+The generator yields events, which the caller stores. A slice keeps the device busy only for a short time: it is one
+micro-batch, one batch of held-out images, or one sampling step of the sample images. Each micro-batch is yielded before
+it passes the model, so that the engine can compute the micro-batches of several fine-tunes as one batch.
 """
 
 import time
@@ -46,7 +46,8 @@ from core.ml.tuning.start import start_tensors
 from core.ml.tuning.trainer import StepReport, Trainer
 
 Yielded = Event | Future[None] | MicroBatch | None
-"""Events to store. Slices without an event yield a Future to wait for, rows that may share a pass, or None."""
+"""Values that `finetune` yields: an event to store, a Future to wait for, a micro-batch that may be computed together
+with those of other fine-tunes, or None."""
 
 
 def finetune(
@@ -58,18 +59,20 @@ def finetune(
     *,
     read_ahead: bool = False,
 ) -> Generator[Yielded, None, Outcome]:
-    """Trains one adapter, continuing from the `state` of a checkpoint of the same plan if given. The same base, plan
-    and images give the same tensors, also across a resume. Classes that the base knows by name start from its
-    embeddings; in the paper, whose base knows none of them, all start from scratch.
+    """Trains one adapter and returns its tensors and losses. Continues from `state`, the state in a checkpoint of the
+    same plan, if it is given. The same base, plan and images give the same tensors, with or without such a resume.
+    Classes that the base knows by name start from the base's class embeddings; other classes start from random
+    embeddings, as all classes do in the DiffFit paper (arXiv 2304.06648).
 
-    With `read_ahead`, a separate thread reads the images. While none is ready, a Future is yielded instead of an event:
-    there is work again when it is resolved. Without `read_ahead`, a slice waits for its images.
+    `images` are pairs of a class id and an image. With `read_ahead`, a separate thread reads them, and a Future is
+    yielded while no image is ready: call `next` again once it is resolved. Without `read_ahead`, `next` blocks.
 
-    With several processes, each runs this with the same plan, images and state, and yields the same events.
+    With several processes, each process runs this with the same plan, images and state, and yields the same events.
 
-    Raises ValueError when the base does not support the plan's image size or lacks classes whose rows should stay,
-    TrainingDiverged when the loss is not finite, TrainingOutOfMemory when one image does not fit. After an
-    EngineStopped is thrown in, it yields one more checkpoint.
+    Raises ValueError when the base does not support the plan's image size, or when the plan keeps the base's class
+    table but the base lacks a class. Raises TrainingDiverged when the loss is not finite, and TrainingOutOfMemory when
+    a single image does not fit. When EngineStopped is thrown into the generator during training, it yields a last
+    checkpoint.
     """
     try:
         plan, max_rows = _divided(base, plan)
@@ -81,8 +84,8 @@ def finetune(
 
 
 def _divided(base: LoadedBase, plan: FinetunePlan) -> tuple[FinetunePlan, int]:
-    """Returns the plan with a micro-batch that fits into a slice's time and the plan's memory, and how many rows of
-    several fine-tunes fit together."""
+    """Returns the plan with a micro-batch size that respects a slice's time and the plan's memory limit, and the max
+    number of rows when micro-batches of several fine-tunes are computed together. Raises TrainingOutOfMemory."""
     device, batch = base.dit.positions.device.type, plan.training.batch_size
     scale = base.description.scale_of(plan.image_size)
     footprint = Footprint.of(base.dit.config, plan.method, scale, device)
@@ -114,7 +117,7 @@ def _finetune(
     trainer = Trainer(
         dit, start, latents, plan.training, make_adapter, processes=processes, frozen=frozen, max_rows=max_rows
     )
-    # Without gradients an image takes a fraction of the memory, and half of the time.
+    # Without gradients an image takes a fraction of the memory and half of the time, so batches can be larger.
     rows = min(32, 2 * (plan.training.micro_batch_size or 1))
     loss_base = yield from trainer.held_out_parts({}, dit.config.null_class, batch_size=rows)
     if state is not None:
@@ -123,7 +126,7 @@ def _finetune(
     try:
         yield from _steps(trainer, plan, base, description)
     except EngineStopped:
-        if not trainer.done:  # its last events come once more
+        if not trainer.done:  # if done: a resume repeats the last steps, and so yields their events
             yield Checkpoint(trainer.steps_done, pack(trainer.state(), description))
         raise
     losses = {"base": loss_base}
@@ -148,8 +151,8 @@ def _encoded(
 
 
 def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Returns the adapter's trainable tensors and its frozen ones, at their start values. Raises ValueError when the
-    class table is not trained and the base lacks one of the classes."""
+    """Returns the adapter's trainable tensors and its frozen tensors, at their start values. Raises ValueError when the
+    plan does not train the class table and the base lacks one of the classes."""
     shapes = trainable_shapes(base.dit.config, plan.method, plan.sites, len(plan.class_names))
     known = base.description.labels_of(plan.class_names)
     tensors = start_tensors(base.dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
@@ -179,7 +182,8 @@ def _steps(
 
 
 def _step(trainer: Trainer, seconds: float) -> Generator[MicroBatch, None, tuple[StepReport, float]]:
-    """Makes one optimizer step and sets `seconds` to its own time, without that of others between its parts."""
+    """Makes one optimizer step, and returns its report and `seconds` plus the device time that the step took. The time
+    that other work takes between the step's slices does not count."""
     with closing(trainer.parts()) as parts:
         while True:
             started = time.perf_counter()
@@ -193,7 +197,8 @@ def _step(trainer: Trainer, seconds: float) -> Generator[MicroBatch, None, tuple
 
 
 def _sampled(trainer: Trainer, base: LoadedBase) -> Generator[Sample | SampleSkipped | None, None, None]:
-    """Yields a sample, with fewer images at once when memory runs out: no training ends because of a preview."""
+    """Generates and yields one sample event. When memory runs out, generates fewer images at once, and finally skips
+    the sample, so that training does not fail because of it."""
     while True:
         try:
             yield Sample(trainer.steps_done, (yield from _samples(trainer, base)))
@@ -215,7 +220,7 @@ def _samples(trainer: Trainer, base: LoadedBase, most: int = 8) -> Generator[Non
     noise = seeded_noise(range(len(labels)), tuple(trainer.latents.mean.shape[2:]))
     model, device = trainer.route.model(trainer.tensors()), trainer.device
     images: list[Image.Image] = []
-    yield  # the slice of the step before ends here
+    yield  # ends the slice of the training step before
     for part in torch.arange(len(labels)).split(trainer.sizes.in_use[-1]):
         latents = yield from sample_steps(
             model,

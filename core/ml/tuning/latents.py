@@ -1,4 +1,4 @@
-"""Training images as latents: encoded once, sampled at every step.
+"""Latents of the training images. Images are encoded once; each training step samples from the encoded posterior.
 
 Letters in shapes: K images, C latent channels, H and W latent height and width.
 """
@@ -19,10 +19,11 @@ from core.ml.model.device import is_out_of_memory, release_memory
 
 @dataclass(frozen=True)
 class Latents:
-    """The autoencoder's posterior of each image and of its mirror image, already scaled for the transformer."""
+    """The autoencoder's posterior (mean and standard deviation) of each training image and of its mirror image, scaled
+    as the transformer expects it."""
 
     mean: Tensor
-    """[2, K, C, H, W]; index 0 as drawn, 1 mirrored."""
+    """[2, K, C, H, W]; index 0 is the image itself, 1 its mirror image."""
     deviation: Tensor
     """[2, K, C, H, W]"""
     labels: Tensor
@@ -35,8 +36,9 @@ class Latents:
         return Latents(self.mean[:, indices], self.deviation[:, indices], self.labels[indices])
 
     def split(self, held_out_fraction: float, generator: torch.Generator) -> tuple["Latents", "Latents"]:
-        """Training and held-out part. Each class gives up its share, rounded down, so a class of few images keeps
-        all of them; when every class is that small, one image is held out of the largest class that has two."""
+        """Splits the images into a training part and a held-out part. `held_out_fraction` of each class is held out,
+        rounded down, so that a class of few images keeps all of them. If that holds out nothing, one image of the
+        largest class is held out, unless that class has only one image."""
         held_out: list[int] = []
         for label in self.labels.unique().tolist():
             members = (self.labels == label).nonzero().flatten()
@@ -52,7 +54,8 @@ class Latents:
 
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images [B, 3, S, S] in [-1, 1] to the posterior's scaled mean and deviation, each [B, C, H, W]."""
+"""Function that encodes images [B, 3, S, S] in [-1, 1]. Returns the posterior's scaled mean and standard deviation,
+each [B, C, H, W]."""
 
 
 Prepared = tuple[Tensor, Tensor]
@@ -62,10 +65,10 @@ Prepared = tuple[Tensor, Tensor]
 def prepare_images(
     images: Iterable[tuple[int, Image.Image]], image_size: int, *, batch_size: int = 16
 ) -> Generator[Prepared, None, None]:
-    """Yields (class id, image) pairs as batches of pixels.
+    """Crops and resizes (class id, image) pairs, and yields them in batches.
 
-    Images arrive one at a time, and each is resized before the next one is read: a large data set never lies in memory
-    as pixels, nor do the images of a batch at their full size.
+    Each image is resized before the next image is read, so that memory holds at most one image at its full size and one
+    batch of resized images.
     """
     source = ((label, to_pixels(image, image_size)) for label, image in images)
     try:
@@ -73,14 +76,13 @@ def prepare_images(
             labels = torch.tensor([label for label, _ in batch], dtype=torch.long)
             yield labels, torch.stack([one for _, one in batch])
     finally:
-        if isinstance(
-            images, Generator
-        ):  # closes the file that it reads from, even if the generator is still referenced
+        if isinstance(images, Generator):  # closes the generator's file, even if the generator is still referenced
             images.close()
 
 
 def encode_batch(batch: Prepared, encode: Encode) -> Latents:
-    """Encodes a batch, in halves when memory runs out. Raises what `encode` raises, of a single image too."""
+    """Encodes a batch of images and their mirror images. When memory runs out, encodes each half of the batch
+    separately. Raises the errors of `encode`; an out-of-memory error only for a single image."""
     labels, pixels = batch
     try:
         mean, deviation = zip(encode(pixels), encode(pixels.flip(-1)), strict=True)
@@ -96,7 +98,7 @@ def encode_batch(batch: Prepared, encode: Encode) -> Latents:
 def encode_images(
     images: Iterable[tuple[int, Image.Image]], encode: Encode, image_size: int, *, batch_size: int = 16
 ) -> Iterator[Latents]:
-    """Encodes (class id, image) pairs, a batch at a time; `concatenate` joins the parts."""
+    """Encodes (class id, image) pairs, and yields the latents of each batch. `concatenate` joins the batches."""
     for batch in prepare_images(images, image_size, batch_size=batch_size):
         yield encode_batch(batch, encode)
 
@@ -110,19 +112,19 @@ def concatenate(parts: Sequence[Latents]) -> Latents:
 
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:
-    """Center crop and resize to [3, size, size] in [-1, 1]. Transparency is laid on white."""
+    """Returns a center crop of the image, resized to [3, size, size] in [-1, 1]. Transparent pixels become white."""
     array = np.asarray(center_crop(on_white(image), size), dtype=np.float32) / 127.5 - 1  # [S, S, 3]
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """[3, S, S] in [-1, 1] to an 8-bit image."""
+    """Converts pixels [3, S, S] in [-1, 1] into an 8-bit image."""
     array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())
 
 
 def image_grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
-    """Images of one size side by side on white, row by row."""
+    """Returns one image that shows `images`, all of the same size, in a grid on white, row by row."""
     width, height = images[0].size
     lines = -(-len(images) // columns)
     grid = Image.new("RGB", (columns * (width + gap) + gap, lines * (height + gap) + gap), "white")

@@ -1,9 +1,10 @@
-"""Forward and backward passes of training, of one trainer's rows or of several trainers' together.
+"""Forward and backward passes of training, for the rows of one trainer or of several trainers together.
 
-Rows of several adapters pass the frozen base as one batch; each keeps its own loss, so one backward pass gives all
-gradients. A row computes the same whatever its neighbors, and an adapter's gradient is a sum over its own rows in
-their order. On a CPU a shared pass equals a pass alone bit for bit, from two rows on, where the hidden size is a
-multiple of 32: one row is another kind of product, and the last few numbers of an odd size miss the vector units.
+Rows of several adapters can pass the frozen base as one batch. Each row has its own loss, and each adapter's gradient
+is a sum over its own rows, so one backward pass gives the gradients of all adapters. On a CPU, a gradient from such a
+shared pass is bit-identical to one from a separate pass, if every trainer has at least two rows and the hidden size is
+a multiple of 32. (For a single row, the CPU library uses a matrix-vector product, and the last numbers of other sizes
+are not computed by vector instructions; both round differently.)
 
 Letters in shapes: B rows, K trainers, C latent channels, H and W latent height and width.
 """
@@ -28,34 +29,37 @@ from core.ml.tuning.capture import Replayed, capture_for
 from core.ml.tuning.routes import Route
 
 KEPT_PASSES = 12
-"""Number of combinations of trainers and rows whose buffers, and graphs on a GPU, a trainer caches: all trainers
-together, and for some of them the combination without it, used while it generates samples."""
+"""Max passes (buffers, and CUDA graphs on a GPU) that a trainer caches. Each combination of trainers and row counts
+needs its own pass. The number leaves room for the pass of all trainers, and for passes without a trainer that is
+generating its sample images."""
 
 
 class Gradient(NamedTuple):
-    """The gradient of a batch's mean loss, or of a part of it."""
+    """Gradient of a batch's mean loss, or of the part of that loss that comes from a micro-batch."""
 
     flat: Tensor
-    """On the device. The next pass may overwrite it."""
+    """Gradient as a flat vector on the device. The next pass may overwrite it."""
     mse: float
     bound: float
     norm: float
-    """Norm of `flat`"""
+    """L2 norm of `flat`"""
 
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """Trainable tensors as one flat vector, and the functions that pass them to the model."""
+    """Trainable tensors of one adapter as a flat parameter vector, and the route by which the model uses them. `frozen`
+    are tensors of the adapter that do not train."""
 
     route: Route
     parameters: torch.nn.Parameter
     shapes: Shapes
     frozen: Mapping[str, Tensor]
     number: int = field(default_factory=itertools.count().__next__)
-    """Orders the trainers of a pass, so that equal combinations share one graph."""
+    """Creation order. Passes sort their trainers by it, so that the same trainers always share one CUDA graph."""
 
     def tensors(self, flat: Tensor | None = None) -> dict[str, Tensor]:
-        """Returns views of the parameters, or of another flat vector, by name, and the frozen tensors."""
+        """Returns the adapter's tensors by name: views of `flat` (by default the parameters), and the frozen
+        tensors."""
         vector = self.parameters if flat is None else flat
         parts = vector.split([math.prod(shape) for shape in self.shapes.values()])
         views = {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
@@ -64,19 +68,19 @@ class Learner:
 
 @dataclass(eq=False)
 class MicroBatch(Joint):
-    """Rows of one trainer that pass the model at once."""
+    """Rows of one trainer that pass the model at once, possibly together with micro-batches of other trainers."""
 
     learner: Learner
     rows: Rows
     max_rows: int
-    """Rows of all trainers that may pass together with these."""
+    """Max rows of a pass that this micro-batch is part of, counting the rows of all trainers."""
     passes: "PassCache"
     on_launched: Callable[[], None]
-    """Called while the device computes."""
+    """Called right after the pass was launched, while the device computes."""
     gradient: Gradient | None = None
     """The result, once it is computed."""
     seconds: float = 0.0
-    """Device time that the rows took in a pass with others'."""
+    """This micro-batch's part of the device time of a pass together with other trainers."""
 
     def joins(self, group: Sequence[Joint]) -> bool:
         others = [other for other in group if isinstance(other, MicroBatch) and self._matches(other)]
@@ -94,7 +98,8 @@ class MicroBatch(Joint):
             batch.gradient, batch.seconds = gradient, seconds * len(batch.rows.t)
 
     def compute(self) -> Gradient:
-        """Computes the rows alone, unless they were computed with others. Raises the device's errors."""
+        """Returns the gradient. Computes it now, unless a pass together with other micro-batches has computed it
+        already. Raises the device's errors."""
         if self.gradient is None:
             (self.gradient,) = _compute([self])
         return self.gradient
@@ -114,7 +119,7 @@ def _compute(batches: Sequence[MicroBatch]) -> list[Gradient]:
 
 
 class Pass:
-    """The pass of these trainers with these numbers of rows, over fixed buffers."""
+    """Forward and backward pass for a fixed combination of trainers and row counts, over fixed buffers."""
 
     def __init__(self, batches: Sequence[MicroBatch]) -> None:
         self.learners = [batch.learner for batch in batches]
@@ -125,7 +130,8 @@ class Pass:
         self._replayed = Replayed(self._gradients, capture_for(device))
 
     def __call__(self, batches: Sequence[MicroBatch]) -> tuple[Sequence[Tensor], Tensor]:
-        """Returns each trainer's gradient, and its mse, bound and gradient norm, [K, 3], both on the device."""
+        """Copies the rows into the buffers and computes the pass. Returns each trainer's gradient, and a tensor [K, 3]
+        with each trainer's mean squared error, variational bound and gradient norm, all on the device."""
         for buffer, parts in zip(self.buffers, zip(*(batch.rows for batch in batches), strict=True), strict=True):
             for place, part in zip(buffer.split(self.counts), parts, strict=True):
                 place.copy_(part, non_blocking=True)
@@ -145,7 +151,7 @@ class Pass:
 
 @dataclass
 class PassCache:
-    """The latest passes of a trainer, alone or as the first of several."""
+    """The most recently used passes that begin with one trainer, of that trainer alone or together with others."""
 
     _passes: dict[tuple[object, ...], Pass] = field(default_factory=dict)
 
@@ -163,7 +169,8 @@ class PassCache:
 
 
 def row_losses(model: Model, x0: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns squared error and bound of each row, [B] each: x0 and noise [B, C, H, W], labels and t [B]."""
+    """Returns each row's mean squared error of the predicted noise, and its variational bound, [B] each. x0 and noise
+    are [B, C, H, W], labels and t [B]."""
     schedule = schedule_on(x0.device)
     output = model(schedule.add_noise(x0, noise, t), t, labels)
     loss = diffusion_loss(output, x0, noise, t, schedule)

@@ -1,4 +1,4 @@
-"""Plan of a fine-tune, the events on its way, and its outcome."""
+"""Plan of a fine-tune, the events that it yields while it runs, and its outcome."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +15,13 @@ from core.artifact.training import TrainingSettings
 ABOUT_DEFAULTS = {
     "training": {name: value for name, value in TrainingSettings(steps=0).to_json().items() if name != "steps"}
 }
-"""Values of fields that checkpoints of earlier releases lack. A new field of TrainingSettings must therefore train by
-default as before it existed."""
+"""Values that are assumed for settings that checkpoints of earlier releases lack. The default of a new field of
+TrainingSettings must therefore train exactly as before the field existed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetunePlan:
-    """Everything that determines the result, in addition to the base and the images."""
+    """Settings of a fine-tune. Together with the base and the images they determine the trained adapter."""
 
     method: Method
     sites: MethodSites
@@ -29,20 +29,22 @@ class FinetunePlan:
     dataset_digest: str
     training: TrainingSettings
     image_size: int | None = None
-    """Pixels a side: the base's size, as None is, or twice that, with the positional encoding trick."""
+    """Side of the images in pixels: the base's size, which is also the default, or twice the base's size with DiffFit's
+    positional encoding trick."""
     train_class_table: bool = True
-    """False keeps the base's rows, for classes that it knows by name, as the paper does where only the image size
-    changes (section 4.3)."""
+    """False keeps the base's class embeddings instead of training them, which requires that the base knows all classes
+    by name. The DiffFit paper (arXiv 2304.06648) does so where only the image size changes (section 4.3)."""
     progress_every: int = 5
     checkpoint_every: int = 50
     samples_every: int = 100
     memory_bytes: int | None = None
-    """Memory limit of a step in bytes. A batch passes in parts that fit, which changes only the rounding."""
+    """Memory limit of a training step in bytes. Batches are split into micro-batches that fit, which changes only
+    rounding."""
     preset: str | None = None
-    """Name of the sites, where they have one."""
+    """Name of the preset that `sites` equals, if any."""
 
     def manifest(self, base: BaseDescription) -> Manifest:
-        """Returns the manifest of the adapter that it ends with."""
+        """Returns the manifest of the adapter that the fine-tune produces."""
         return Manifest(
             method=self.method,
             preset=self.preset,
@@ -57,12 +59,12 @@ class FinetunePlan:
         )
 
     def recipe(self) -> dict[str, Any]:
-        """Returns the training settings as a manifest stores them."""
+        """Returns the training settings in the form in which a manifest stores them."""
         return self.training.to_json() | ({} if self.train_class_table else {"train_class_table": False})
 
     def about(self, base_digest: str) -> dict[str, Any]:
-        """Returns the settings that a checkpoint must match for a run to continue from it. The micro-batch size is left
-        out, so that a machine with less memory can continue too."""
+        """Returns the settings that a checkpoint must have for this plan to continue from it. The micro-batch size is
+        left out, so that a machine with less memory can continue too."""
         return {
             "method": self.method,
             "sites": self.sites.to_json(),
@@ -76,7 +78,7 @@ class FinetunePlan:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Images that are encoded so far."""
+    """Event while the training images are being encoded. `done` is the number of images encoded so far."""
 
     done: int
 
@@ -86,17 +88,17 @@ class Started:
     held_out_loss_base: float
     trainable_parameters: int
     step: int
-    """Steps completed at the start: 0, or those of the checkpoint."""
+    """Training steps completed at the start: 0, or the step of the checkpoint that training continues from."""
 
 
 @dataclass(frozen=True)
 class Progress:
     step: int
     loss: float
-    """Mean since the last event."""
+    """Mean loss of the training steps since the last progress event."""
     gradient_norm: float
     seconds: float
-    """Device time of the steps since the last event."""
+    """Device time of the training steps since the last progress event."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,12 @@ class Checkpoint:
 class Sample:
     step: int
     image: Image.Image
-    """One generated image of each class, with the moving average."""
+    """Grid with one generated image for each of the first 8 classes, made with the moving average of the weights."""
 
 
 @dataclass(frozen=True)
 class SampleSkipped:
-    """The sample of this step is skipped: not even one image fits into memory."""
+    """Event that replaces a sample: no sample was generated, since not even one image fits into memory."""
 
     step: int
 
@@ -125,10 +127,10 @@ Event = Encoding | Started | Progress | Checkpoint | Sample | SampleSkipped
 @dataclass(frozen=True)
 class Outcome:
     tensors: dict[str, Tensor]
-    """The moving average of every trainable."""
+    """The adapter's tensors by name: moving averages of the trainable tensors, and the frozen tensors."""
     losses: dict[str, float]
-    """Held-out losses: base (null label), adapter (own label) and adapter_null (null label)."""
+    """Losses on the held-out images: `adapter` with their own labels, `base` and `adapter_null` with the null label."""
 
     def encoded(self, manifest: Manifest) -> bytes:
-        """Returns the adapter's file."""
+        """Returns the bytes of the adapter file."""
         return encode(manifest, {name: tensor.numpy() for name, tensor in self.tensors.items()})

@@ -1,4 +1,4 @@
-"""Items that a thread prepares ahead of the one that uses them, so that slow reading blocks nobody else."""
+"""Reads items ahead on a separate thread, so that slow reading does not block the engine's loop."""
 
 import threading
 from collections import deque
@@ -13,8 +13,8 @@ Item = TypeVar("Item")
 class ReadAhead(Generic[Item]):
     """Iterates `source` on a separate thread, at most `count` items ahead plus the one being read.
 
-    Iterating yields the items in order, and a Future instead while the next one is not ready: it resolves when asking
-    again is worthwhile. Raises what `source` raises.
+    Iterating yields the items in order. While the next item is not ready, iterating yields a Future instead, which is
+    resolved when the item is ready or `source` has ended. Raises the errors of `source`.
     """
 
     def __init__(self, source: Generator[Item, None, None], count: int = 1) -> None:
@@ -31,7 +31,7 @@ class ReadAhead(Generic[Item]):
             yield item
 
     def close(self) -> None:
-        """Ends the thread behind the item that it is at; it closes the source. Does not wait for that."""
+        """Makes the thread end after its current item and close `source`. Does not wait for the thread."""
         with self._changed:
             self._closed = True
             self._items.clear()
@@ -63,7 +63,7 @@ class ReadAhead(Generic[Item]):
         self._resolve()
 
     def _offer(self, item: Item) -> bool:
-        """False when nobody wants the item any more."""
+        """Queues an item for the consumer. Returns False, without queueing, when the iteration was closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._items) < self._count)
             if self._closed:
@@ -75,5 +75,5 @@ class ReadAhead(Generic[Item]):
     def _resolve(self) -> None:
         with self._changed:
             awaited, self._awaited = self._awaited, None
-        if awaited is not None:  # outside of the lock: its callbacks may take others
+        if awaited is not None:  # outside the lock, since the callbacks may take other locks
             awaited.set_result(None)

@@ -1,7 +1,7 @@
-"""The way from tensors that train to the model's output. `route_of` is the only place that chooses it.
+"""Routes: the two ways to compute the model's output with an adapter's tensors. `route_of` chooses one of them.
 
-Everything that DiffFit and BitFit train folds into vectors, so rows of several adapters pass the model together. The
-other methods (full, LoRA, AdaptFormer, VPT) go through `dit(x, t, y, adapter)`, one adapter at a time.
+The tensors of DiffFit and BitFit can be folded into one vector for each batch row, so rows of several adapters can pass
+the model together. The other methods (full, LoRA, AdaptFormer, VPT) call `dit(x, t, y, adapter)` with one adapter.
 """
 
 from abc import ABC, abstractmethod
@@ -19,29 +19,31 @@ from core.ml.model.folding import fold, folded_forward
 
 MakeAdapter = Callable[[Mapping[str, Tensor]], Adapter]
 AdapterRows = tuple[Mapping[str, Tensor], int | None]
-"""An adapter's tensors, and how many rows of the batch it has: None for all of them"""
+"""An adapter's tensors, and the number of batch rows that use the adapter; None for all rows."""
 
 
 class Route(ABC):
-    """Computes outputs of one base with tensors of one method."""
+    """Computes the outputs of one base model with adapters of one fine-tuning method."""
 
     shares: bool
-    """Whether rows of several adapters can pass together."""
+    """Whether rows of several adapters can pass the model together."""
 
     def __init__(self, dit: DiT) -> None:
         self.dit = dit
 
     def model(self, tensors: Mapping[str, Tensor]) -> Model:
-        """The base with one adapter; no tensors are the base itself. Gradients reach the tensors."""
+        """Returns the base with one adapter as a function of x, t and y. Empty `tensors` give the base itself.
+        Gradients flow to the tensors."""
         return self.joint_model([(tensors, None)])
 
     @abstractmethod
     def joint_model(self, adapters: Sequence[AdapterRows]) -> Model:
-        """The base with adapters that have the rows of a batch one after the other."""
+        """Returns the base with several adapters as a function of x, t and y. The first adapter applies to the first
+        rows of the batch, the second adapter to the rows that follow, and so forth."""
 
 
 class FoldedRoute(Route):
-    """Through the folded form: a row takes its adapter's vectors and its class embedding."""
+    """Route that folds each adapter into a vector, and passes each row's vector and class embedding to the model."""
 
     shares = True
 
@@ -60,7 +62,7 @@ class FoldedRoute(Route):
 
 
 class ReferenceRoute(Route):
-    """Through `dit(x, t, y, adapter)`."""
+    """Route that calls `dit(x, t, y, adapter)`, for methods that do not fold."""
 
     shares = False
 
@@ -75,7 +77,7 @@ class ReferenceRoute(Route):
 
 
 def route_of(dit: DiT, names: Iterable[str], make_adapter: MakeAdapter) -> Route:
-    """The route for tensors of these names."""
+    """Returns the route for an adapter whose tensors have these names."""
     if folds(dit.config, names):
         return FoldedRoute(dit)
     return ReferenceRoute(dit, make_adapter)

@@ -1,4 +1,4 @@
-"""Start values of the trainable tensors."""
+"""Start values of an adapter's trainable tensors."""
 
 import math
 from collections.abc import Mapping
@@ -19,15 +19,17 @@ def start_tensors(
     keep_classes: bool = False,
     known: Mapping[int, int] | None = None,
 ) -> dict[str, Tensor]:
-    """Returns the start values, in fp32 on the base's device.
+    """Returns the start values of all tensors in `shapes`, by name, in fp32 on the base's device.
 
-    Biases and weights start as in the base, factors at 1, affine norms at (1, 0). The down projections of LoRA and
-    AdaptFormer start as PyTorch starts a linear layer, their up projections at 0, and prompts as in VPT's paper.
+    Biases and weights of the base start at the base's values, factors at 1, and the scale and shift of norms at 1 and
+    0. The down projections of LoRA and AdaptFormer are initialized like PyTorch's linear layers, and their up
+    projections at 0. Prompts are initialized as in the VPT paper (arXiv 2203.12119).
 
-    The class table is new, N(0, 0.02), but its null row is the base's, so that the unconditional branch starts where
-    the base left it; so do the rows in `known`, which maps places in the new table to those in the base's.
-    `keep_classes` starts from the base's whole table instead: then a forward equals the base's. Raises ValueError when
-    the shapes are for another number of classes than the base's.
+    The embeddings in the class table are drawn from N(0, 0.02), except for two kinds, which are copied from the base's
+    table: the null class, so that the unconditional prediction starts as the base's, and the classes in `known`, which
+    maps indices of the new table to indices of the base's table. `keep_classes` copies the base's whole class table
+    instead, so that the model starts with exactly the base's output; raises ValueError when the number of classes
+    differs from the base's.
     """
     base = dict(dit.named_parameters())
     device = dit.positions.device
@@ -48,7 +50,7 @@ def _start(
         patch_values = base["x_embedder.proj.weight"][0].numel()
         return _uniform(shape, math.sqrt(6 / (patch_values + shape[1])), generator)  # Xavier's, of the patch embedding
     if name.endswith(".down.weight"):
-        return _uniform(shape, 1 / math.sqrt(shape[1]), generator)  # Kaiming's with a = sqrt(5)
+        return _uniform(shape, 1 / math.sqrt(shape[1]), generator)  # Kaiming's with a = sqrt(5), as in nn.Linear
     if name.endswith(".up.weight"):
         return torch.zeros(shape)
     return torch.ones(shape) if name.endswith((".factor", ".weight")) else torch.zeros(shape)

@@ -1,7 +1,7 @@
-"""The trainer. It makes one `step()` at a time, in parts, so that serving and training can share a device.
+"""The trainer of one adapter. It can make an optimizer step in parts, so that serving and training share a device.
 
-All trainables are in one flat vector, so that an optimizer step, the moving average, gradient clipping and a checkpoint
-are one operation each. The recipe is DiT's and DiffFit's (arXiv 2304.06648, section 4 and appendix).
+All trainable tensors are in one flat vector, so that an optimizer step, the moving average, gradient clipping and a
+checkpoint are one operation each. The recipe follows DiT and DiffFit (arXiv 2304.06648, section 4 and appendix).
 """
 
 import logging
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepReport:
-    """Measurements of one step, from before its update."""
+    """Measurements of one training step, taken before the step changes the weights."""
 
     step: int
-    """Steps done, this one included."""
+    """Number of training steps done, including this step."""
     loss: float
     mse: float
     bound: float
@@ -58,17 +58,18 @@ class Trainer:
         frozen: Mapping[str, Tensor] | None = None,
         max_rows: int | None = None,
     ) -> None:
-        """`tensors` are where it starts; `make_adapter` makes of them, as they become, and of those that are `frozen`
-        what the model asks, for methods that do not fold. Every one of the `processes` makes the same trainer.
-        `max_rows` bounds the rows of several trainers that pass together; without it a batch passes alone. Raises
-        ValueError when a batch has not an image for each process."""
+        """`tensors` are the start values of the trainable tensors, `frozen` the adapter's tensors that do not train.
+        For methods that do not fold, `make_adapter` makes an adapter object of both for each forward pass. Each of the
+        `processes` must make the same trainer. `max_rows` limits the rows when micro-batches of several trainers are
+        computed together; by default it is the trainer's own micro-batch size. Raises ValueError when a batch has fewer
+        images than there are processes."""
         if settings.batch_size < processes.count:
             raise ValueError(f"{settings.batch_size} images per batch are too few for {processes.count} processes")
         self.dit, self.settings, self.processes, self.device = dit, settings, processes, dit.positions.device
         self.route = route_of(dit, [*tensors, *(frozen or {})], make_adapter)
         generator = torch.Generator().manual_seed(settings.seed)
         self.latents, self.held_out = latents.split(settings.held_out_fraction, generator)
-        # Without a table the base's classes stay.
+        # An adapter without a class table uses the base's classes.
         table = {**(frozen or {}), **tensors}.get(CLASS_TABLE, dit.y_embedder.embedding_table.weight)
         self.null_class = len(table) - 1
         on_gpu = self.device.type == "cuda"
@@ -86,7 +87,7 @@ class Trainer:
         )
         self.steps_done = 0
         self.sizes = BatchSizes(_halves(settings.micro_batch_size or settings.batch_size))
-        """Images that pass at once: fewer for a while after memory ran out."""
+        """Micro-batch sizes: the max images that pass at once. Smaller for a while after memory ran out."""
         self.max_rows = max_rows or self.sizes.all[-1]
         self._passes = PassCache()
 
@@ -95,15 +96,15 @@ class Trainer:
         return self.steps_done >= self.settings.steps
 
     def step(self) -> StepReport:
-        """Makes one optimizer step. Raises TrainingDiverged when the loss or a gradient is not finite,
-        TrainingOutOfMemory when not even one image fits into memory. Such a step changes nothing, so the last
-        checkpoint stays good."""
+        """Makes one optimizer step. Raises TrainingDiverged when the loss or the gradient is not finite, and
+        TrainingOutOfMemory when not even one image fits into memory. If it raises, the trainer's state is unchanged."""
         return slices.run(self.parts())
 
     def parts(self) -> Generator[MicroBatch, None, StepReport]:
-        """Makes one optimizer step that yields each micro-batch before it passes the model. A micro-batch that has
-        passed with others' by then does not pass again. Raises as `step` does; closing it before its end changes
-        nothing either."""
+        """Makes one optimizer step, and yields each micro-batch before it passes the model, so that the caller may
+        compute it together with micro-batches of other trainers. Micro-batches that the caller did not compute are
+        computed here. Raises the errors of `step`. If the generator is closed early, the trainer's state is
+        unchanged."""
         drawn_before = self.batches.state()
         try:
             gradient = yield from self._gradient(self.batches.draw())
@@ -117,21 +118,23 @@ class Trainer:
         return StepReport(self.steps_done, loss, gradient.mse, gradient.bound, gradient.norm)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the moving average of every trainable, and the frozen tensors, by name: what an artifact holds."""
+        """Returns the tensors of the trained adapter by name: copies of the moving averages of the trainable tensors,
+        and of the frozen tensors."""
         return {name: view.clone() for name, view in self.averaged.items()}
 
     @property
     def averaged(self) -> dict[str, Tensor]:
-        """Views of the same tensors, which change with the next step."""
+        """The same tensors as `tensors()` returns, but as views, which change with the next training step."""
         return self.learner.tensors(self.average)
 
     def held_out_loss(
         self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
     ) -> float:
-        """Returns the loss of an adapter on the held-out images, with fixed timesteps and noise, so that values
-        compare. Without `tensors` it is the base's.
+        """Returns the mean loss of an adapter on the held-out images; NaN if there are none. Empty `tensors` give the
+        loss of the base. Timesteps and noise are fixed, so that losses of different adapters can be compared.
 
-        With `null_class` every image takes that label. Each image gets `repeats` stratified timesteps.
+        If `null_class` is given, every image has that label instead of its own. Each image is evaluated at `repeats`
+        stratified timesteps.
         """
         return slices.run(self.held_out_parts(tensors, null_class, repeats=repeats, batch_size=batch_size))
 
@@ -139,7 +142,7 @@ class Trainer:
     def held_out_parts(
         self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
     ) -> Generator[None, None, float]:
-        """Computes `held_out_loss` and yields after each batch. A batch is halved when memory runs out."""
+        """Computes `held_out_loss`, and yields after each batch. Halves the batch when memory runs out."""
         if not len(self.held_out):
             return math.nan
         generator = torch.Generator().manual_seed(0)
@@ -171,7 +174,8 @@ class Trainer:
         return total / len(indices)
 
     def state(self) -> dict[str, Tensor]:
-        """Returns everything that an exact resume needs, as tensors of its own: a checkpoint without pickle."""
+        """Returns copies of all tensors that an exact resume needs, for a checkpoint: parameters, moving average, the
+        optimizer's moments, the number of steps, and the state of the batches."""
         optimizer = self.optimizer.state.get(self.parameters, {})
         zeros = torch.zeros_like(self.average)
         on_device = {
@@ -187,21 +191,21 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `state()` returned: the same steps follow, bit for bit."""
+        """Restores a state that `state()` returned. The training steps that follow are then bit-identical."""
         self.parameters.data.copy_(state["parameters"])
         self.average.copy_(state["average"])
         self.steps_done = int(state["steps_done"])
         if self.steps_done:
             self.optimizer.state[self.parameters] = {
-                "step": torch.tensor(float(self.steps_done), device=self.device),  # where AdamW keeps it for a GPU
+                "step": torch.tensor(float(self.steps_done), device=self.device),  # fused AdamW wants it on the device
                 "exp_avg": state["first_moment"].to(self.device, copy=True),
                 "exp_avg_sq": state["second_moment"].to(self.device, copy=True),
             }
         self.batches.restore(state)
 
     def _gradient(self, batch: Rows) -> Generator[MicroBatch, None, Gradient]:
-        """Computes the gradient of the batch's mean loss over all processes. Yields each micro-batch before it is
-        computed."""
+        """Computes and returns the gradient of the batch's mean loss, summed over all processes. Yields each
+        micro-batch before it is computed."""
         own = batch.part(self.processes.share)
         total, mse, bound, done = torch.zeros((), device=self.device), 0.0, 0.0, 0
         while done < len(own.t):
@@ -215,7 +219,7 @@ class Trainer:
             else:
                 self.sizes.count_fit()
                 done += len(micro_batch.rows.t)
-                if done == len(batch.t) == len(micro_batch.rows.t):  # it was the whole batch
+                if done == len(batch.t) == len(micro_batch.rows.t):  # the micro-batch is the whole batch
                     return gradient
                 total = total + gradient.flat
                 mse, bound = mse + gradient.mse, bound + gradient.bound
@@ -233,7 +237,7 @@ class Trainer:
             self.batches.draw_ahead()
 
     def _shrink(self) -> None:
-        """Halves the micro-batch after memory ran out. Raises TrainingOutOfMemory when it is one image already."""
+        """Halves the micro-batch size after memory ran out. Raises TrainingOutOfMemory when it is one image already."""
         self._passes.clear()
         release_memory()
         sizes = self.sizes.in_use
@@ -251,7 +255,7 @@ class Trainer:
         self.optimizer.step()
         self.parameters.grad = None
         self.steps_done += 1
-        # A short warm-up: 0.9999 alone would keep 90 % of the start after 1,000 steps.
+        # The decay starts small: with a constant 0.9999, the start values would still weigh 90 % after 1,000 steps.
         decay = min(settings.ema_decay, (1 + self.steps_done) / (10 + self.steps_done))
         self.average.lerp_(self.parameters.detach(), 1 - decay)
 
@@ -263,7 +267,7 @@ class Trainer:
 
 
 def _halves(images: int) -> list[int]:
-    """Returns sizes from 1 to `images`, each about half of the next."""
+    """Returns `images` and its successive halves (rounded up) down to 1, in descending order."""
     sizes = [images]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))

@@ -1,8 +1,8 @@
-"""The tuning methods, as adapters that the model calls.
+"""The fine-tuning methods, as adapter objects that the model's forward pass calls.
 
-`core.artifact.sites` and `core.artifact.additions` define without torch what each of them trains. DiffFit, BitFit and
-full fine-tuning replace the base's tensors and add factors: all three are `TensorAdapter` and differ only in the names
-of their tensors. Each of the other methods has a file here."""
+`core.artifact.sites` and `core.artifact.additions` define which tensors each method trains; they do not import torch.
+DiffFit, BitFit and full fine-tuning replace tensors of the base and add factors: all three are a `TensorAdapter`, and
+differ only in the names of their tensors. LoRA, AdaptFormer and VPT each have a file here."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,8 @@ from core.ml.tuning.methods.vpt import PromptAdapter
 
 
 def adapter_of(sites: MethodSites, tensors: Mapping[str, Tensor]) -> TensorAdapter:
-    """The adapter made of `tensors`, as `trainable_shapes` names them, for `dit(x, t, y, adapter)`."""
+    """Returns the adapter to pass to `dit(x, t, y, adapter)`. `tensors` are the adapter's tensors, with the names that
+    `trainable_shapes` gives them."""
     match sites:
         case Lora():
             return LoraAdapter(sites, tensors)

@@ -1,6 +1,7 @@
 """AdaptFormer (arXiv 2205.13535): a bottleneck parallel to or after the MLP of each block, and a new class table.
 
-Its output joins the MLP's in front of adaLN's gate: the original has no gate, and adds the two in its MLP.
+The bottleneck's output is added to the MLP's output before adaLN's gate multiplies the sum. The paper's transformer has
+no such gate; there, too, the two outputs are added inside the MLP.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ class AdaptFormerAdapter(TensorAdapter):
         return torch.add(hidden, self._bottleneck(f"{name}.adapter", u), alpha=self.sites.scale)
 
     def _bottleneck(self, name: str, u: Tensor) -> Tensor:
-        """up(ReLU(down(u))): [B, N, D] -> [B, N, D]"""
+        """Returns up(ReLU(down(u))), [B, N, D], for u [B, N, D]."""
         down, up = f"{name}.down", f"{name}.up"
         return self._linear(up, F.relu(self._linear(down, u)))
 

@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685): low-rank updates of the attention's matrices, and a new class table."""
+"""LoRA (arXiv 2106.09685): low-rank updates of attention's query, key and value matrices, and a new class table."""
 
 from collections.abc import Mapping
 
@@ -26,6 +26,6 @@ class LoraAdapter(TensorAdapter):
         return torch.cat([q + self._update(f"{attention}.query", x), k, v + self._update(f"{attention}.value", x)], -1)
 
     def _update(self, name: str, x: Tensor) -> Tensor:
-        """scale * up(down(x)): [B, N, D] -> [B, N, out]"""
+        """Returns the low-rank update scale * up(down(x)), [B, N, out], for x [B, N, D]."""
         down, up = (self.tensors[f"{name}.{way}.weight"].to(x.dtype) for way in ("down", "up"))
         return self.sites.scale * F.linear(F.linear(x, down), up)

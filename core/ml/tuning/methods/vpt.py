@@ -1,4 +1,4 @@
-"""VPT-deep (arXiv 2203.12119): prompt tokens in front of the image's, the final layer, and a new class table."""
+"""VPT-deep (arXiv 2203.12119): prompt tokens in front of the image's tokens, the final layer, and a new class table."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,9 @@ from core.ml.model.adapter import TensorAdapter
 
 
 class PromptAdapter(TensorAdapter):
-    """Each of the first blocks puts its prompts in the place of those of the block before; the last of them stay until
-    the final layer, which gets the image's tokens alone. Prompts have no positions."""
+    """Adapter that adds prompt tokens. Each block that has prompts replaces the prompts of the block before with its
+    own. The prompts of the last such block stay until the final layer, which gets only the image's tokens. Prompts have
+    no positional encoding."""
 
     def tokens(self, name: str, x: Tensor) -> Tensor:
         prompts = self.tensors.get(f"{name}.prompts")
