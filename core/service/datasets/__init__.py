@@ -1,1 +1,1 @@
-"""Data sets: uploaded zips, one folder per class."""
+"""Data sets: uploaded zips of training images, with one folder per class label."""

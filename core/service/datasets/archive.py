@@ -1,5 +1,5 @@
-"""Zips of images from strangers, one folder per class. They are read by index, counted while inflating, never
-extracted."""
+"""Reader of zips that untrusted users upload, with one folder of images per class label. Files are read through the
+zip's index, their bytes are counted while inflating, and nothing is extracted to disk."""
 
 import hashlib
 import zipfile
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _ENTRIES_A_MEMBER, _ENTRY_BYTES = 3, 256
-"""Max index entries per image, and bytes per entry. An index also lists folders, and files that operating systems
-add."""
+"""Max entries of the zip's index per allowed file (`Limits.members`), and max bytes per entry. More entries than files
+are allowed, since the index also lists folders and the files that operating systems add."""
 _LOCAL_HEADER_BYTES = 30
+# Any zip may inflate to `_ALWAYS_BYTES`; a large zip may inflate to `_MOST_INFLATION` times its compressed size.
 _ALWAYS_BYTES, _MOST_INFLATION = 2**28, 20
 _ALWAYS_PIXELS, _PIXELS_PER_BYTE = 2 * 10**9, 1000
-"""Max pixels of any small zip, and per byte of a larger one. An image of few colours has some hundred pixels per byte;
-a file made to waste time has millions."""
+"""Max pixels in total: any zip may have `_ALWAYS_PIXELS`, a large zip `_PIXELS_PER_BYTE` per compressed byte. An image
+of few colours has some hundred pixels per byte; a file made to waste time has millions."""
 _REASONS = {"compression", "encrypted", "class_name", "class_name_too_long"}
-"""Codes about how a zip was made, not about its images."""
+"""Rejection codes that concern how the zip was made, not the images in it."""
 MINIMUM_IMAGES = 2
-"""Minimum number of images. With one image, nothing can be held out, and the domain would be a copy of it."""
+"""Minimum number of usable images in a zip. With a single image, none could be held out to measure the loss, and the
+fine-tuned model would only copy that image."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,15 @@ class Limits:
     pixels: int
     classes: int
     all_pixels: int = 20 * 10**9
-    """Max pixels of all images of a zip together."""
+    """Max pixels of all images of a zip in total."""
 
 
 def inspect(file: IO[bytes], limits: Limits) -> None:
-    """Checks what a zip's index shows, without inflating anything. Raises ArchiveInvalid."""
+    """Checks a zip by its index alone (number of files, declared sizes, class folders), without inflating any file.
+    Raises ArchiveInvalid if the zip cannot become a data set."""
     with _open(file, limits) as archive:
         candidates = _arrange(archive, limits).candidates
-    # A declared size above the limit is believed.
+    # Declared sizes may be too small, since the sender writes them, but a sum above the limit is reason to reject.
     if sum(candidate.info.file_size for candidate in candidates) > limits.inflated_bytes:
         raise _too_large(limits.inflated_bytes)
     names = {candidate.class_name for candidate in candidates if candidate.problem is None}
@@ -70,11 +73,11 @@ def inspect(file: IO[bytes], limits: Limits) -> None:
 
 
 def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = lambda: True) -> Report:
-    """Reads every image. Class ids are the indices of the folder names sorted after NFC normalization; a folder
-    without a usable image is no class.
+    """Reads every image of a zip, and returns the report: classes, accepted images, rejected files, warnings. Class ids
+    are indices into the sorted, NFC-normalized folder names; a folder without a usable image is not a class.
 
-    Raises ArchiveInvalid when no usable image is left, or the zip inflates or decodes beyond the limits; Cancelled when
-    validation is no longer wanted.
+    Raises ArchiveInvalid if fewer than `MINIMUM_IMAGES` images are usable, or if the zip inflates or decodes beyond the
+    limits; Cancelled if `is_wanted` returns False before an image.
     """
     with _open(file, limits) as archive:
         layout = _arrange(archive, limits)
@@ -97,16 +100,17 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
 
 
 def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, "Image.Image"]]:
-    """Yields (class id, image) for each accepted member, in an order that depends on their names alone.
+    """Yields (class id, image) for each accepted image of a validated zip (`members`, from the report), ordered by
+    class id, then path in the zip.
 
-    Raises ArchiveInvalid, which names the file, when a member is missing, has changed, or is rejected.
+    Raises ArchiveInvalid, which names the file, if a file is missing from the zip, has changed, or is rejected.
     """
     with _open(file, limits) as archive:
         infos: dict[str, zipfile.ZipInfo] = {}
         for entry in archive.infolist():
             infos.setdefault(entry_path(entry), entry)
         for member in sorted(members, key=lambda member: (member["class_id"], member["file"])):
-            # Data sets of earlier releases have the path as zipfile reads it, and no SHA-256.
+            # Data sets of earlier releases stored the path as zipfile decodes it, and no SHA-256.
             info = infos.get(member["file"]) or archive.NameToInfo.get(member["file"])
             try:
                 if info is None:
@@ -121,7 +125,8 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
 
 
 def _check_reason(good: int, rejected: list[Remark]) -> None:
-    """Raises ArchiveInvalid if the zip's structure is the reason for too few images."""
+    """Raises ArchiveInvalid if there would be enough usable images without the files that were rejected for how the zip
+    was made (`_REASONS`). Otherwise returns, and the caller reports too few images."""
     blamed = [entry for entry in rejected if entry.code in _REASONS]
     if blamed and good + len(blamed) >= MINIMUM_IMAGES:
         more = f" ({len(blamed)} files were rejected for this reason.)" if len(blamed) > 1 else ""
@@ -134,7 +139,7 @@ def _rejected(candidate: Candidate, refused: Refused) -> Remark:
 
 
 def _shared(members: list[Member]) -> list[Remark]:
-    """Warns about images that occur in several classes."""
+    """Returns a warning if identical images occur in several classes; otherwise an empty list."""
     classes: dict[str, set[int]] = {}
     for member in members:
         classes.setdefault(member.sha256, set()).add(member.class_id)
@@ -147,8 +152,9 @@ def _shared(members: list[Member]) -> list[Remark]:
 
 
 class _Guarded:
-    """File for zipfile with a limit on the index. zipfile reads the whole index and builds objects that take ten times
-    its memory. A too large index is rejected before that, by its actual size and not by its declared size."""
+    """File wrapper that limits the size of the index that zipfile reads. zipfile reads the whole index and builds
+    objects that take ten times its memory. The wrapper rejects a too large index before that, by its actual size and
+    not by its declared size."""
 
     def __init__(self, file: IO[bytes], entries: int) -> None:
         self._file, self._entries = file, entries
@@ -185,7 +191,8 @@ def _open(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
 
 
 def _check_overlaps(archive: zipfile.ZipFile) -> None:
-    """Rejects files that share bytes, which makes a small zip inflate to a large one. Raises ArchiveInvalid."""
+    """Raises ArchiveInvalid if entries of the zip share bytes. Overlapping entries let a small zip inflate to a huge
+    size."""
     ordered = sorted(archive.infolist(), key=lambda info: info.header_offset)
     for info, following in pairwise(ordered):
         if info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size > following.header_offset:
@@ -193,7 +200,8 @@ def _check_overlaps(archive: zipfile.ZipFile) -> None:
 
 
 def _arrange(archive: zipfile.ZipFile, limits: Limits) -> Layout:
-    """Raises ArchiveInvalid when there are too many files."""
+    """Returns the files of a zip, assigned to classes. Raises ArchiveInvalid if there are more than
+    `limits.members`."""
     layout = arrange(archive.infolist())
     if (count := len(layout.candidates)) > limits.members:
         raise ArchiveInvalid(
@@ -209,10 +217,12 @@ def _too_large(limit: int) -> ArchiveInvalid:
 
 
 class _Budget:
-    """Limits on the bytes and pixels of one zip's images, so that a small zip cannot keep a worker busy for long."""
+    """Bytes and pixels that the images of one zip may still take, so that a small zip cannot keep a worker busy for
+    long. `packed` is the sum of the files' compressed sizes."""
 
     def __init__(self, packed: int, limits: Limits) -> None:
-        # Images are compressed already: a file that inflates to many times its size is no image.
+        # Image formats are compressed already, so a file that inflates to many times its size is hardly an image: the
+        # limits grow with the compressed size.
         self._bytes = self.bytes_left = min(limits.inflated_bytes, max(_ALWAYS_BYTES, packed * _MOST_INFLATION))
         self._pixels = self._pixels_left = min(limits.all_pixels, max(_ALWAYS_PIXELS, packed * _PIXELS_PER_BYTE))
 
@@ -231,7 +241,7 @@ class _Budget:
 def _read_all(
     archive: zipfile.ZipFile, candidates: list[Candidate], limits: Limits, is_wanted: Callable[[], bool]
 ) -> tuple[list[tuple[str, str, str]], list[Remark]]:
-    """Returns (path, class name, SHA-256) for each usable image, and the refused files."""
+    """Returns (path, class name, SHA-256) for each usable image, and the rejected files with the reasons."""
     good: list[tuple[str, str, str]] = []
     rejected: list[Remark] = []
     seen: dict[tuple[str, str], str] = {}
@@ -259,13 +269,14 @@ def _read_all(
 
 
 def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tuple[bytes | None, int]:
-    """Returns the member's bytes, or None beyond the limit, and the count of inflated bytes. Ignores the size that the
-    zip claims."""
+    """Returns the inflated bytes of one file in the zip, or None if there are more than `limit`, and the number of
+    bytes that were inflated. The size that the zip's index declares is not trusted. Raises Refused for a file that is
+    not an image or is corrupt."""
     try:
         with archive.open(info) as member:
-            check_signature(member.peek(SIGNATURE_BYTES))  # type: ignore[attr-defined]  # its own kind of file
+            check_signature(member.peek(SIGNATURE_BYTES))  # type: ignore[attr-defined]  # ZipExtFile has it
             data = member.read(limit + 1)
-    except (Refused, CoreError):  # the store's error is not the file's
+    except (Refused, CoreError):  # an error of the object store is not the file's fault
         raise
     except Exception as error:  # zipfile raises nearly everything on hostile input
         raise Refused("corrupt", "It cannot be read from the zip. Create the zip again.") from error

@@ -1,4 +1,4 @@
-"""Composes the bands of an image, in any pixel format, into one 8-bit sRGB square on white."""
+"""Joins the horizontal bands of an image, in any pixel format, to one square 8-bit sRGB image on white."""
 
 import io
 from collections.abc import Iterable
@@ -11,22 +11,23 @@ from core.artifact.pixels import on_white
 PIXEL_FORMATS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr"))
 DEEP_GREYS = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
 _DEPTHS = (8, 10, 12, 14, 16)
-"""Bits of a sample that cameras and scanners store in 16."""
+"""Bit depths that cameras and scanners store in 16-bit samples."""
 _PROFILE_BYTES = 4 * 2**20
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 class Transparent(Exception):
-    """An image of which nothing can be seen."""
+    """Error for an image that is fully transparent."""
 
 
 def assemble(bands: Iterable[Image.Image], side: int, factor: int, whole: Image.Image) -> Image.Image:
-    """Returns the bands, `side` wide and in all as high, reduced by `factor` and one below another, as RGB.
+    """Returns one square RGB image, made from horizontal bands in order from top to bottom. Each band is `side` pixels
+    wide; together they are `side` pixels high. The result is reduced by `factor` through area averaging.
 
-    Every band but the last has a multiple of `factor` rows. Colours are converted from the profile of `whole`, the
-    image that they come from; a profile that is broken, or made for other channels, is ignored. Transparency is laid
-    on white. Raises Transparent.
+    The height of every band but the last is a multiple of `factor`. Colours are converted to sRGB from the ICC profile
+    of `whole`, the image that the bands were cut from; a profile that is broken, or made for other channels, is
+    ignored. Transparency is composited on white. Raises Transparent.
     """
     length = -(-side // factor)
     profile = whole.info.get("icc_profile")
@@ -45,12 +46,12 @@ def assemble(bands: Iterable[Image.Image], side: int, factor: int, whole: Image.
 
 
 def _opacity(band: Image.Image) -> int:
-    """Returns the largest alpha."""
+    """Returns the largest alpha value of a band, 0 to 255; 255 for a band without alpha."""
     return int(np.asarray(band.getchannel("A")).max()) if band.mode == "RGBA" else 255
 
 
 def _plain(band: Image.Image) -> Image.Image:
-    """Returns a band as L, RGB, RGBA or CMYK, which can be averaged."""
+    """Converts a band to mode L, RGB, RGBA or CMYK, whose values can be averaged, unlike palette indices."""
     if band.has_transparency_data:
         return band.convert("RGBA")
     if band.mode in ("L", "RGB", "CMYK"):
@@ -61,7 +62,8 @@ def _plain(band: Image.Image) -> Image.Image:
 def _in_srgb(
     band: Image.Image, profile: bytes | None, transforms: dict[str, ImageCms.ImageCmsTransform | None]
 ) -> Image.Image:
-    """Returns a band as RGB or RGBA if its profile fits, else unchanged. `transforms` is a cache."""
+    """Converts a band to sRGB, as RGB or RGBA, if the ICC `profile` fits the band's channels; otherwise returns the
+    band unchanged. `transforms` caches the profile's transform for each mode."""
     if profile is None:
         return band
     colours = band.convert("RGB") if band.mode == "RGBA" else band
@@ -90,7 +92,8 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 class _DeepGrey:
-    """Grey of more than 8 bits: scaled by the bits that the largest value needs, which only the whole image shows."""
+    """Converter of grey images with 16-bit samples to 8 bits. White is the maximum of the bit depth that the image's
+    largest value needs, so that values can be scaled only after all bands were read."""
 
     def __init__(self, whole: Image.Image) -> None:
         self._key = whole.info.get("transparency")
@@ -98,7 +101,8 @@ class _DeepGrey:
         self._highest = 0
 
     def read(self, band: Image.Image) -> Image.Image:
-        """Returns a band as mode F, and remembers its largest value. A colour key becomes white."""
+        """Returns a band in mode F, and remembers its largest value. Pixels of the image's transparent colour become
+        white."""
         values = np.asarray(band.convert("I"))
         if self._key is not None:
             values = np.where(values == self._key, 2**16 - 1, values)
@@ -106,7 +110,7 @@ class _DeepGrey:
         return Image.fromarray(values.astype(np.float32))
 
     def in_eight_bits(self, canvas: Image.Image) -> Image.Image:
-        """Returns a canvas of such bands as RGB."""
+        """Returns a canvas of bands from `read`, scaled to 8 bits, as RGB."""
         white = 2 ** next(bits for bits in _DEPTHS if self._highest < 2**bits) - 1
         shares = np.asarray(canvas) / white
         if self._white_is_zero:

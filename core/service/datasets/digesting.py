@@ -1,4 +1,4 @@
-"""A file whose SHA-256 is computed while it is read, so that a large object is fetched once."""
+"""File wrapper that computes the file's SHA-256 while the file is read, so that a large object is fetched only once."""
 
 import hashlib
 import io
@@ -7,19 +7,19 @@ from typing import IO, Any
 from core.service.storage.objects import CHUNK
 
 GAP_BYTES = 2**23
-"""Bytes that a reader may skip: they are read for the digest at once. After a longer jump, as to the index when a zip
-is opened, they are read at the end."""
+"""Max bytes by which a reader may jump ahead for the skipped bytes to be read and hashed at once. After a longer jump,
+such as to the zip's index, `digest` reads and hashes the skipped bytes at the end."""
 
 
 class DigestingFile(io.RawIOBase):
-    """Reads `file`, and hashes each byte when the reading first passes it in order."""
+    """Readable file that hashes each byte of `file` when reading first reaches that byte in order."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._sha256, self._hashed = hashlib.sha256(), 0
 
     def digest(self) -> str:
-        """Reads the parts that were not read in order, and returns the whole file's SHA-256 in hex."""
+        """Reads and hashes all bytes that are not hashed yet, and returns the whole file's SHA-256 in hex."""
         self._file.seek(self._hashed)
         while chunk := self._file.read(CHUNK):
             self._sha256.update(chunk)
@@ -43,7 +43,7 @@ class DigestingFile(io.RawIOBase):
         if 0 < start - self._hashed <= GAP_BYTES:
             self._file.seek(self._hashed)
             self._take(self._file.read(start - self._hashed), self._hashed)
-            self._file.seek(start)  # which may lie behind the end
+            self._file.seek(start)  # `start` may lie behind the end of the file
         data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         self._take(data, start)

@@ -1,4 +1,5 @@
-"""Strips of thumbnails, one for each class of a data set, so that people see what they uploaded."""
+"""Example strips: one PNG per class of a data set with thumbnails of its first images, so that users see what they
+uploaded."""
 
 import io
 from collections.abc import Iterator
@@ -11,14 +12,15 @@ from core.artifact.pixels import center_crop
 from core.service.datasets.archive import Limits, read_images
 
 CLASSES = 100
-"""Later classes have no strip."""
+"""Max classes with an example strip. Classes with higher ids have none."""
 IMAGES = 8
 SIDE = 96
-"""Pixels of each picture."""
+"""Width and height of each thumbnail, in pixels."""
 
 
 def strips(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, bytes]]:
-    """(class id, PNG) of the first classes of a validated archive: their first pictures side by side, on white."""
+    """Yields (class id, PNG) for the first `CLASSES` classes of a validated zip. Each PNG shows thumbnails of the
+    class's first `IMAGES` images side by side."""
     ordered = sorted(members, key=lambda member: (member["class_id"], member["file"]))
     chosen: list[dict[str, Any]] = []
     for class_id, of_class in groupby(ordered, key=lambda member: member["class_id"]):

@@ -1,9 +1,11 @@
-"""Reader of images: the accepted formats, sizes and pixels, all in the one function `read_image`.
+"""Decoding of untrusted images. The function `read_image` decides which file formats, sizes and pixel formats are
+accepted.
 
-Validation, examples and training all use it, on a server and in `difffit train`, so that what validates trains. Images
-come from strangers: each is decoded within bounds of pixels and memory, or refused with a reason.
+Validation, example strips and training all decode with `read_image`, on a server and in `difffit train`, so that an
+image that passes validation can be trained on. Each image is decoded within limits on pixels and memory, or refused
+with a reason.
 
-Pillow is imported by what decodes: the API looks only at a zip's index.
+Only functions that decode import Pillow: the API imports this module, but reads no more than a zip's index.
 """
 
 import io
@@ -20,21 +22,22 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SIGNATURE_BYTES = 16
 MIN_SIDE = 8
-"""Pixels of the shorter side."""
+"""Minimum length of an image's shorter side, in pixels."""
 MAX_ASPECT = 16
-"""Longer side by shorter side: beyond it the centered square shows next to nothing."""
+"""Max ratio of an image's longer side to its shorter side. Above this ratio, the centered square shows next to nothing
+of the image."""
 KEPT_SIDE = 1024
-"""Minimum side in pixels to which larger images are reduced: the largest size that a base trains at."""
+"""Min side in pixels after a larger image was reduced: the largest image size that a base model trains at."""
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"II", b"MM", b"GIF8")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DECODED_BYTES = 88_000_000
-"""Max bytes that decoding one image may take, where it is decoded whole."""
+"""Max bytes of memory for decoding an image as a whole. Only PNGs without interlacing are decoded in bands instead."""
 _LARGE_BYTES = 16_000_000
-"""Images beyond this are decoded one at a time in a process."""
+"""Images that need more bytes of memory than this are decoded one at a time in each process."""
 _COPIES = {"WEBP": 4, "TIFF": 2}
-"""Copies of the whole image that a decoder holds."""
+"""Number of copies of the whole image that a format's decoder holds in memory; 1 for all other formats."""
 _PIXEL_BYTES = 4
-"""Bytes of a colour pixel in Pillow's memory."""
+"""Bytes that a colour pixel takes in Pillow's memory."""
 _BAND_BYTES = 2**20
 _ORIENTATION = 0x0112
 _FORMAT_NAMES = {"I": "32-bit integers", "F": "floating point numbers"}
@@ -43,23 +46,25 @@ _large = threading.Lock()
 
 
 class Refused(Exception):
-    """A file that is not used, and why."""
+    """Error that rejects one file of a zip, with a stable code and a sentence that states the reason."""
 
     def __init__(self, code: str, detail: str) -> None:
         self.code, self.detail = code, detail
 
 
 def check_signature(start: bytes) -> None:
-    """Raises Refused for files that are not images, before they are inflated."""
+    """Raises Refused unless a file starts with the signature of an image format. Called before the rest of the file is
+    inflated."""
     if not start.startswith(_SIGNATURES):
         raise _not_an_image()
 
 
 def read_image(data: bytes, max_pixels: int, spend: Callable[[int], None] | None = None) -> "Image.Image":
-    """Returns the largest centered square of an image: upright, 8-bit sRGB, on white.
+    """Decodes an image, and returns its largest centered square: upright, 8-bit sRGB, on white.
 
-    One of more than twice `KEPT_SIDE` is reduced by area averaging to between once and twice that. `spend` is called
-    with the pixels that are about to be decoded; what it raises ends the reading. Raises Refused.
+    A square with a side of at least twice `KEPT_SIDE` is reduced by area averaging, to a side from `KEPT_SIDE` up to
+    twice `KEPT_SIDE`. Calls `spend` with the number of pixels before decoding them; an exception that `spend` raises
+    reaches the caller. Raises Refused.
     """
     from PIL import Image
 
@@ -75,7 +80,8 @@ def read_image(data: bytes, max_pixels: int, spend: Callable[[int], None] | None
 
 
 class _Stopped(Exception):
-    """Carries an exception of the caller's own through the handlers here."""
+    """Wrapper that carries an exception of the caller's `spend` through `_refusing`, which converts all others to
+    Refused."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -83,7 +89,7 @@ class _Stopped(Exception):
 
 @contextmanager
 def _refusing(data: bytes) -> Iterator[None]:
-    """Converts all errors inside to Refused."""
+    """Converts every exception of the `with` block to Refused, but unwraps an exception in `_Stopped`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -116,11 +122,9 @@ def _check_size(image: "Image.Image", max_pixels: int) -> None:
 
 
 def _check_kind(image: "Image.Image") -> None:
-    """Refuses animations, several pages, and pixel formats of unknown scale. Phones put a second image, for depth or
-    brightness, after a JPEG: the first one is the photo.
-
-    Phones put a second image, for depth or brightness, behind a JPEG: the first one is the photo.
-    """
+    """Raises Refused for animations, files of several pages, and pixel formats without a known range of values. Accepts
+    a JPEG that is followed by a second image for depth or brightness, as phones store (MPO): the first image is the
+    photo."""
     from core.service.datasets.colours import DEEP_GREYS, PIXEL_FORMATS
 
     if image.format != "MPO" and getattr(image, "is_animated", False):
@@ -164,7 +168,8 @@ def _decode(image: "ImageFile.ImageFile", data: bytes) -> "Image.Image":
 
 
 def _streamed(image: "ImageFile.ImageFile", data: bytes, box: "Box", rows: int) -> Iterator["Image.Image"]:
-    """Yields the bands of a box as they are decoded. The rows around it are decoded too: they may be broken."""
+    """Yields horizontal bands of the region `box` of a PNG while decoding it, each `rows` pixels high. Also decodes the
+    pixels above and below the box, which raises an error if they are broken."""
     from core.service.datasets import png
 
     left, top, right, bottom = box
@@ -175,42 +180,43 @@ def _streamed(image: "ImageFile.ImageFile", data: bytes, box: "Box", rows: int) 
 
 
 def _cropped(image: "Image.Image", box: "Box", rows: int) -> Iterator["Image.Image"]:
-    """Yields the bands of a box of a decoded image."""
+    """Yields horizontal bands of the region `box` of a decoded image, each `rows` pixels high."""
     left, top, right, bottom = box
     for start in range(top, bottom, rows):
         yield image.crop((left, start, right, min(start + rows, bottom)))
 
 
 def _orientation(image: "Image.Image", data: bytes) -> int:
-    """Returns only the Orientation tag. The rest of EXIF may be broken, and does not affect pixels."""
+    """Returns the value of an image's EXIF Orientation tag; 1 (upright) if there is none. No other tag is used, since
+    they do not affect pixels and may be broken. Returns 1 for every TIFF, since Pillow itself turns TIFFs upright."""
     from PIL import Image
 
     from core.service.datasets import png
 
-    if image.format == "PNG" and "exif" not in image.info:  # it may stand behind the pixels
+    if image.format == "PNG" and "exif" not in image.info:  # the EXIF chunk may follow the pixels
         late = next((bytes(content) for kind, content in png.chunks(data) if kind == b"eXIf"), None)
         if late is not None:
             image.info["exif"] = late
     try:
-        exif = Image.Image.getexif(image)  # a PNG's own would decode it
+        exif = Image.Image.getexif(image)  # a PNG's own method would decode the image
         orientation = exif.get(_ORIENTATION, 1)
     except Exception:  # Pillow raises nearly everything on broken metadata
         return 1
     if image.format != "TIFF":
         return orientation if isinstance(orientation, int) else 1
-    for tag in set(exif) - {_ORIENTATION}:  # Pillow turns TIFFs itself while it decodes, and would read the rest
+    for tag in set(exif) - {_ORIENTATION}:  # Pillow would read all tags to turn the TIFF upright
         del exif[tag]
     return 1
 
 
 def _room(image: "Image.Image") -> int:
-    """Returns the bytes that decoding takes. A large JPEG is set to be decoded at half its size or less, as its format
-    can be. Raises Refused beyond the limit."""
+    """Returns the bytes of memory that decoding an image takes. Sets a large JPEG to be decoded at half its size or
+    less, which the JPEG format allows. Raises Refused above `_DECODED_BYTES`."""
     passes = 0
     width, height = image.size
     if image.format in ("JPEG", "MPO"):
         layers = getattr(image, "layer", [])
-        if image.info.get("progressive") and layers:  # all coefficients, two bytes each, before the first pixel
+        if image.info.get("progressive") and layers:  # the decoder holds all coefficients, two bytes each
             whole = max(across for _, across, _, _ in layers) * max(down for _, _, down, _ in layers)
             passes = 2 * width * height * sum(across * down for _, across, down, _ in layers) // whole
         factor = max(1, min(width, height) // KEPT_SIDE)
@@ -226,7 +232,8 @@ def _room(image: "Image.Image") -> int:
 
 
 def _unidentified(data: bytes) -> Refused:
-    """Returns why Pillow knows no such image: for a TIFF it may be the pixel format alone."""
+    """Returns the Refused for a file that Pillow cannot identify: either a TIFF of an unsupported pixel format, or no
+    image."""
     from PIL import TiffImagePlugin
 
     if data.startswith(_TIFF_SIGNATURES):
@@ -235,7 +242,7 @@ def _unidentified(data: bytes) -> Refused:
         except SyntaxError as error:
             if "pixel mode" in str(error):
                 return _pixel_format("this kind of TIFF")
-        except Exception:  # noqa: S110  # it is refused anyway
+        except Exception:  # noqa: S110  # the file is refused anyway
             pass
     return _not_an_image()
 

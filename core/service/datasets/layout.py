@@ -1,4 +1,4 @@
-"""Paths of a zip as people mean them: which files are images of which class, and which are something else."""
+"""Meaning of the paths in a zip: which files are images, of which class, and which files are something else."""
 
 import contextlib
 import re
@@ -26,7 +26,7 @@ _AES = 99
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may be an image: of a class, or with the reason why it is not used."""
+    """File of a zip that may be an image, with either its class name or the reason why the file is rejected."""
 
     info: zipfile.ZipInfo
     path: str
@@ -37,15 +37,15 @@ class Candidate:
 @dataclass(frozen=True)
 class Layout:
     candidates: list[Candidate]
-    """In the zip's order."""
+    """Files that may be images, in the order of the zip's index."""
     ignored: int
-    """Files that are not images: notes, labels, and files of operating systems."""
+    """Number of files that are not images: notes, labels, and files of operating systems."""
     warnings: list[Remark]
 
 
 def entry_path(info: zipfile.ZipInfo) -> str:
-    """Returns the path of an entry, with slashes. Names without the flag for UTF-8 that are valid UTF-8 are read so, as
-    macOS writes them; others are in code page 437, the format's own."""
+    """Returns the path of a zip entry, with forward slashes. A name without the zip format's flag for UTF-8 is read as
+    UTF-8 if it is valid UTF-8, since macOS omits the flag; otherwise as code page 437, the zip format's default."""
     name = info.orig_filename
     if not info.flag_bits & _UTF8_FLAG:
         with contextlib.suppress(UnicodeError):
@@ -54,10 +54,11 @@ def entry_path(info: zipfile.ZipInfo) -> str:
 
 
 def arrange(infos: Iterable[zipfile.ZipInfo]) -> Layout:
-    """Sorts the files of a zip by class.
+    """Assigns each file of a zip to a class by its class folder, or rejects the file with a reason.
 
-    Folders around all class folders are skipped, and folders such as train and val are joined. Only the images
-    decide this, so that notes and loose images do not interfere.
+    Folders around all class folders are skipped, and split folders such as train and val are merged. Only the paths of
+    image files decide at which depth the class folders are, so that notes do not interfere; most images decide, so that
+    a few loose images do not either.
     """
     files = [(info, path) for info in infos if not (path := entry_path(info)).endswith("/")]
     kept = [(info, path) for info, path in files if _is_unsafe(path) or not _is_ignored(path)]
@@ -70,7 +71,7 @@ def arrange(infos: Iterable[zipfile.ZipInfo]) -> Layout:
         try:
             name = _class_of(info, path, depth, paths)
         except Refused as refused:
-            # PostgreSQL stores no NUL, and a refused path is only shown.
+            # PostgreSQL cannot store NUL, and the path of a rejected file is only displayed.
             candidates.append(Candidate(info, path.replace("\0", "\N{REPLACEMENT CHARACTER}"), problem=refused))
         else:
             candidates.append(Candidate(info, path, name))
@@ -93,7 +94,8 @@ def _is_ignored(path: str) -> bool:
 
 
 def _depth(paths: Sequence[tuple[str, ...]]) -> tuple[int, list[str]]:
-    """Returns how many folders lie around the class folders, and the names of the last ones when they are splits."""
+    """Returns the number of folder levels above the class folders. Also returns the names of the split folders (such as
+    train and val) if the level just above the class folders consists of split folders."""
     depth = 0
     while True:
         folders = {parts[depth] for parts in paths if len(parts) > depth + 1}
@@ -108,7 +110,9 @@ def _depth(paths: Sequence[tuple[str, ...]]) -> tuple[int, list[str]]:
 
 
 def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> str:
-    """Returns the class of a file whose entry can be read. Raises Refused."""
+    """Returns the name of the class that a file belongs to, from the folder at level `depth` of its path. Adds the path
+    to `paths`. Raises Refused for an unsafe or repeated path, a link, a file that is not directly in a class folder, an
+    encrypted file, and an unsupported compression."""
     if _is_unsafe(path):
         raise Refused("unsafe_path", "Its path leads outside the zip.")
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
@@ -122,7 +126,7 @@ def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> 
     if info.flag_bits & _ENCRYPTED_FLAG or info.compress_type == _AES:
         raise Refused("encrypted", "It is encrypted. Create the zip without a password.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # zipfile inflates these without a bound: under a kilobyte of bzip2 can fill the memory.
+        # zipfile inflates other methods without a bound: less than a kilobyte of bzip2 can fill the memory.
         method = _COMPRESSIONS.get(info.compress_type, f"method {info.compress_type}")
         raise Refused(
             "compression", f"It is compressed with {method}, which is not supported. Use deflate, the usual method."
@@ -134,7 +138,8 @@ def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> 
 
 
 def _class_name(folder: str) -> str:
-    """Returns a folder's name as a class's: composed (NFC), and with plain spaces. Raises Refused."""
+    """Returns the class name for a folder's name: NFC-normalized, with every kind of space replaced by a plain space.
+    Raises Refused for a name that is too long, blank, or contains control characters."""
     spaced = "".join(" " if unicodedata.category(character) == "Zs" else character for character in folder)
     name = unicodedata.normalize("NFC", spaced).strip()
     if len(name) > _NAME_LENGTH:

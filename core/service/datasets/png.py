@@ -1,4 +1,5 @@
-"""PNGs decoded a band of rows at a time: a file of some hundred bytes can claim pixels that fill the memory."""
+"""Decoder of PNGs that decodes one band of pixel rows at a time. A PNG of some hundred bytes can declare so many pixels
+that decoding it as a whole would fill the memory."""
 
 import struct
 import zlib
@@ -12,13 +13,15 @@ from PIL import Image, ImageFile
 Bytes = NDArray[np.uint8]
 
 _BYTE_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-"""8-bit mode by bytes per pixel: PNG's row filters look at bytes alone."""
+"""8-bit Pillow mode for each number of bytes per pixel. PNG's row filters work on bytes, so that pixels of any format
+can be unfiltered in the 8-bit mode of the same number of bytes."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Samples of a pixel by colour type."""
+"""Number of samples per pixel for each PNG colour type."""
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yields (type, content) up to the first chunk that is cut off. Checksums are not compared, as in Pillow."""
+    """Yields (type, content) for each chunk of a PNG. If a chunk is cut off, yields what there is of it and stops. Does
+    not check the chunks' checksums; Pillow does not check those of pixel data either."""
     view, place = memoryview(data), 8
     while place + 8 <= len(data):
         (length,) = struct.unpack_from(">I", data, place)
@@ -30,11 +33,12 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def bands(image: ImageFile.ImageFile, data: bytes, cuts: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
-    """Yields an opened PNG without interlacing in pieces of its full width: (first row, piece) between each two of
-    `cuts`, which begin with 0.
+    """Decodes an opened PNG without interlacing, whose bytes are `data`. Yields (first pixel row, band) for each two
+    successive row numbers in `cuts`, which starts with 0; a band has the image's full width.
 
-    Each piece has the mode, palette and transparency of the whole. Channels of 16 bits are cut to 8, except those of
-    grey without alpha (mode I;16). Raises ValueError or zlib.error when the pixels are incomplete or malformed.
+    Each band has the mode, palette and transparent colour of the whole image. Channels of 16 bits are reduced to their
+    high 8 bits, except in grey images without alpha (mode I;16). Raises ValueError or zlib.error if the pixels are
+    incomplete or malformed.
     """
     depth, colour = data[24], data[25]
     channels = _CHANNELS[colour]
@@ -47,7 +51,7 @@ def bands(image: ImageFile.ImageFile, data: bytes, cuts: Sequence[int]) -> Itera
     for top, bottom in pairwise(cuts):
         count = bottom - top
         packed = np.frombuffer(stream.read(count * (row_bytes + 1)), np.uint8).reshape(count, row_bytes + 1)
-        if is_cut:  # filters never mix the high bytes of channels with the low ones
+        if is_cut:  # filters never mix high bytes with low bytes, so drop the low bytes first
             packed = np.concatenate([packed[:, :1], packed[:, 1::2]], axis=1)
         plain = _unfiltered(packed, previous, pixel_bytes // 2 if is_cut else pixel_bytes)
         previous = plain[-1]
@@ -57,11 +61,13 @@ def bands(image: ImageFile.ImageFile, data: bytes, cuts: Sequence[int]) -> Itera
 
 
 def _unfiltered(packed: Bytes, previous: Bytes | None, pixel_bytes: int) -> Bytes:
-    """Returns rows [K, B] from filtered rows [K, 1 + B]; the first may refer to the row before, `previous` [B]."""
+    """Undoes PNG's row filters. Returns pixel rows [K, B] from filtered rows [K, 1 + B], whose first byte is the filter
+    type. `previous` [B] is the pixel row above the first row; None at the top of the image."""
     above = np.zeros_like(packed[:1])
     if previous is not None:
         above[0, 1:] = previous
     size = ((packed.shape[1] - 1) // pixel_bytes, len(packed) + 1)
+    # Pillow's decoder of PNG pixels undoes the filters. It expects a zlib stream: level 0 does not compress.
     stream = zlib.compress(np.concatenate([above, packed]).tobytes(), 0)
     mode = _BYTE_MODES[pixel_bytes]
     plain = np.asarray(Image.frombytes(mode, size, stream, "zip", mode))
@@ -69,7 +75,8 @@ def _unfiltered(packed: Bytes, previous: Bytes | None, pixel_bytes: int) -> Byte
 
 
 def _with_palette(band: Image.Image, whole: Image.Image, depth: int) -> Image.Image:
-    """Gives a band the palette and transparency of its image, in the band's own units."""
+    """Returns a band with the palette and the transparent colour of the whole image. The colour is scaled to the sample
+    size of the band. Raises ValueError if the palette is missing."""
     if band.mode == "P":
         if whole.palette is None:
             raise ValueError("no palette")
@@ -86,14 +93,14 @@ def _with_palette(band: Image.Image, whole: Image.Image, depth: int) -> Image.Im
 
 
 class _Inflated:
-    """Pixels of a PNG as they inflate."""
+    """Stream of a PNG's filtered pixel rows, inflated from the IDAT chunks as they are read."""
 
     def __init__(self, data: bytes) -> None:
         self._pieces = (content for kind, content in chunks(data) if kind == b"IDAT")
         self._inflate = zlib.decompressobj()
 
     def read(self, size: int) -> bytes:
-        """Returns exactly `size` bytes. Raises ValueError when there are fewer."""
+        """Returns exactly `size` bytes. Raises ValueError if fewer are left."""
         data = bytearray()
         while len(data) < size:
             piece = self._inflate.unconsumed_tail or next(self._pieces, None)

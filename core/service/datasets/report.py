@@ -19,7 +19,8 @@ class Member:
 
 @dataclass(frozen=True)
 class Remark:
-    """A file that was not used, and why; or a warning about something that the zip's sender may not have meant."""
+    """Entry of the report: either a rejected file with the reason, or a warning about something that the user probably
+    did not intend. `code` is a stable code, `detail` a sentence."""
 
     file: str | None
     code: str
@@ -33,11 +34,11 @@ class Report:
     rejected: list[Remark] = field(default_factory=list)
     digest: str = ""
     ignored: int = 0
-    """Files that are not meant as images."""
+    """Number of files that are not images, such as notes and labels."""
     warnings: list[Remark] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the report as it is stored and answered."""
+        """Returns the report as JSON: counts, rejected files and warnings."""
         return {
             "accepted": len(self.members),
             "ignored": self.ignored,

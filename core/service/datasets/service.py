@@ -1,4 +1,4 @@
-"""Data sets: from an upload to images that a fine-tune can use."""
+"""Data sets: creates them from uploaded zips, and looks them up."""
 
 from dataclasses import dataclass
 from typing import IO, Any
@@ -22,7 +22,7 @@ from core.service.tenancy import Scope
 
 
 def limits(settings: Settings) -> Limits:
-    """Returns the limits of an archive."""
+    """Returns the limits for data sets' zips that the service's settings configure."""
     return Limits(
         members=settings.max_archive_members,
         image_bytes=settings.max_image_bytes,
@@ -34,14 +34,15 @@ def limits(settings: Settings) -> Limits:
 
 
 def receive(resources: Resources, scope: Scope, domain_id: str, file: IO[bytes], size_bytes: int) -> Dataset:
-    """Checks the structure of an uploaded archive, stores it without a transaction, and creates its data set. Raises
-    NotFound, QuotaExceeded, StorageQuotaExceeded, ArchiveInvalid, StorageUnavailable."""
+    """Checks the index of an uploaded zip, stores the zip in the object store while no transaction is open, and creates
+    the data set. Raises NotFound, QuotaExceeded, StorageQuotaExceeded, ArchiveInvalid, StorageUnavailable."""
     settings = resources.settings
     with resources.database.session(scope) as session:
         domains.get(session, domain_id)
         Quotas(session, settings).admit_dataset(size_bytes)  # before anything is stored
     inspect(file, limits(settings))
-    # Stored under the id that its data set will have, so that its key identifies an upload without a row.
+    # The storage key contains the id that the data set will have. If no row with this id follows, the object is
+    # recognized as an orphan.
     archive = resources.store.put_file(archive_key(scope, domain_id, new_id("ds")), file)
     with resources.database.session(scope) as session:
         Quotas(session, settings).admit_dataset(archive.size)
@@ -49,12 +50,13 @@ def receive(resources: Resources, scope: Scope, domain_id: str, file: IO[bytes],
 
 
 def archive_key(scope: Scope, domain_id: str, dataset_id: str) -> str:
-    """Returns the key of a data set's archive."""
+    """Returns the storage key of a data set's zip."""
     return f"{domains.folder(scope.tenant, domain_id)}datasets/{dataset_id}/archive.zip"
 
 
 def create(session: Session, dispatcher: Dispatcher, domain_id: str, archive: StoredObject) -> Dataset:
-    """Creates a data set for a stored archive. Its validation starts after the commit. Raises NotFound."""
+    """Creates a data set for a stored zip, and dispatches its validation after the commit. Raises NotFound if the
+    domain does not exist."""
     domain = domains.get(session, domain_id)
     dataset = Dataset(
         id=archive.key.split("/")[-2],
@@ -74,7 +76,7 @@ def create(session: Session, dispatcher: Dispatcher, domain_id: str, archive: St
 
 
 def get(session: Session, id: str) -> Dataset:
-    """Raises NotFound."""
+    """Returns a data set. Raises NotFound."""
     return require(session, Dataset, "dataset", id)
 
 
@@ -86,17 +88,17 @@ def page(session: Session, domain_id: str, request: PageRequest) -> Page[Dataset
 
 @dataclass(frozen=True)
 class Rejection:
-    """A file of a data set that was not used."""
+    """Rejected file of a data set."""
 
     position: int
-    """Number of the file among those that were not used, from 1."""
+    """Position of the file among the data set's rejected files, from 1."""
     file: dict[str, Any]
     """{file, code, detail}"""
 
 
 def rejected(session: Session, id: str, request: PageRequest) -> Page[Rejection]:
-    """Returns a page of the files that were not used, in their order. The database takes it out of the column, which
-    may hold megabytes. Raises NotFound, InvalidCursor."""
+    """Returns a page of a data set's rejected files, in the order of the zip. The database extracts the page from the
+    JSON column, so that the column, which may hold megabytes, is not loaded. Raises NotFound, InvalidCursor."""
     get(session, id)
     if session.get_bind().dialect.name == "postgresql":
         files = func.jsonb_array_elements(Dataset.rejected)
@@ -113,12 +115,13 @@ def rejected(session: Session, id: str, request: PageRequest) -> Page[Rejection]
 
 
 def example_key(tenant_id: str, domain_id: str, id: str, class_id: int) -> str:
-    """Returns the key of the strip that shows a class's first images."""
+    """Returns the storage key of a class's example strip, which shows the class's first images."""
     return f"{domains.folder(tenant_id, domain_id)}datasets/{id}/classes/{class_id}.png"
 
 
 def example(session: Session, id: str, class_id: int) -> str:
-    """Returns the key of a class's strip. Raises NotFound."""
+    """Returns the storage key of a class's example strip. Raises NotFound if the data set or the strip does not
+    exist."""
     dataset = get(session, id)
     if not any(label["id"] == class_id and label.get("has_example") for label in dataset.classes):
         raise NotFound("example", f"{id}/{class_id}")

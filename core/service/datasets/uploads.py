@@ -1,7 +1,8 @@
-"""Uploads of zips in parts, for data sets that are too large for one request. An upload can be resumed part by part.
+"""Multipart uploads of zips, for data sets that are too large for one request. A client can resume an upload part by
+part.
 
-Parts go to the store itself where clients reach it, and through the API elsewhere. The row decides: parts that no open
-upload references are removed.
+Clients send the parts directly to the object store where they can reach it, and through the API otherwise. The database
+row is authoritative: parts in the object store that belong to no open upload are deleted.
 """
 
 import datetime
@@ -39,7 +40,7 @@ class UploadRequest:
 
 
 def begin(resources: Resources, scope: Scope, domain_id: str, request: UploadRequest) -> DatasetUpload:
-    """Begins a new upload in the store, and adds it to the database. Raises NotFound, QuotaExceeded,
+    """Starts a multipart upload in the object store, and creates its database row. Raises NotFound, QuotaExceeded,
     StorageQuotaExceeded, StorageUnavailable."""
     settings = resources.settings
     with resources.database.session(scope) as session:
@@ -72,7 +73,7 @@ def begin(resources: Resources, scope: Scope, domain_id: str, request: UploadReq
 
 
 def get(session: Session, domain_id: str, id: str, *, lock: bool = False) -> DatasetUpload:
-    """Raises NotFound."""
+    """Returns an upload of a domain. Raises NotFound."""
     upload = find(session, DatasetUpload, id, lock=lock)
     if upload is None or upload.domain_id != domain_id:
         raise NotFound("upload", id)
@@ -87,32 +88,33 @@ def page(session: Session, domain_id: str, request: PageRequest) -> Page[Dataset
 
 
 def part_bytes(size_bytes: int, least: int) -> int:
-    """Returns the size of every part but the last: at least `least`, and large enough for no more than `MOST_PARTS`
-    parts."""
+    """Returns the part size in bytes for an upload of `size_bytes`; only the last part may be smaller. The part size is
+    at least `least`, and large enough that `MOST_PARTS` parts suffice."""
     needed = -(-size_bytes // MOST_PARTS)
     return max(least, -(-needed // _MEBIBYTE) * _MEBIBYTE)
 
 
 def sizes(upload: DatasetUpload) -> list[int]:
-    """Returns the sizes of an upload's parts, in bytes."""
+    """Returns the expected sizes of an upload's parts in bytes, in order."""
     whole, rest = divmod(upload.size_bytes, upload.part_bytes)
     return [upload.part_bytes] * whole + [rest] * bool(rest)
 
 
 def received(store: ObjectStore, upload: DatasetUpload) -> dict[int, Part]:
-    """Returns the parts that the store has in full, by number."""
+    """Returns the parts of an upload that are complete in the object store, by part number; none if the upload is not
+    open."""
     if upload.status != "open":
         return {}
     try:
         parts = store.parts(upload.object_key, upload.store_upload)
-    except NotFound:  # just completed, or its last request was cut off there
+    except NotFound:  # the store has joined the parts just now, or in a request that was cut off
         return {}
     expected = dict(enumerate(sizes(upload), 1))
     return {part.number: part for part in parts if part.size == expected.get(part.number)}
 
 
 def check_open(upload: DatasetUpload) -> None:
-    """Raises UploadEnded unless the upload is open; ArchiveInvalid when its zip was refused."""
+    """Raises UploadEnded unless the upload is open; ArchiveInvalid, with the stored reason, if its zip was rejected."""
     if upload.status == "failed":
         raise ArchiveInvalid(upload.error_code or "", upload.error_detail or "")
     if upload.status != "open":
@@ -120,8 +122,8 @@ def check_open(upload: DatasetUpload) -> None:
 
 
 def complete(resources: Resources, scope: Scope, domain_id: str, id: str, etags: dict[int, str]) -> Dataset:
-    """Joins the parts of an upload, given with their etags by number, and creates its data set. An archive that cannot
-    be one ends the upload. Returns the data set again when it is completed already.
+    """Completes an upload: joins its parts in the object store, and creates and returns its data set. `etags` maps part
+    numbers to ETags. If the zip is invalid, the upload is marked as failed. A repeated call returns the same data set.
 
     Raises NotFound, UploadEnded, PartsMissing, ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded, StorageUnavailable.
     """
@@ -147,8 +149,8 @@ def complete(resources: Resources, scope: Scope, domain_id: str, id: str, etags:
 
 
 def abort(resources: Resources, scope: Scope, domain_id: str, id: str) -> None:
-    """Deletes an upload and its parts. Raises NotFound, StorageUnavailable, and UploadEnded for one that is a data
-    set."""
+    """Deletes an upload and its parts. Raises NotFound, StorageUnavailable, and UploadEnded if the upload has already
+    become a data set."""
     with resources.database.session(scope) as session:
         upload = get(session, domain_id, id, lock=True)
         if upload.status == "completed":
@@ -159,7 +161,8 @@ def abort(resources: Resources, scope: Scope, domain_id: str, id: str) -> None:
 
 
 def expire(session: Session) -> Sequence[DatasetUpload]:
-    """Deletes some expired uploads of every tenant, for a worker. Returns those that were open."""
+    """Deletes the rows of up to 100 expired uploads, of all tenants. Returns the uploads that were still open; the
+    caller must delete their parts with `drop`."""
     expired = select(DatasetUpload).where(DatasetUpload.expires_at < database_now(session)).limit(100)
     uploads = session.scalars(expired.with_for_update(skip_locked=True)).all()
     for upload in uploads:
@@ -168,14 +171,15 @@ def expire(session: Session) -> Sequence[DatasetUpload]:
 
 
 def drop(store: ObjectStore, upload: DatasetUpload) -> None:
-    """Removes the stored parts and the object of an upload whose row was deleted."""
+    """Deletes the parts and the joined object of an upload from the object store. Call it after deleting the upload's
+    row."""
     store.drop_upload(upload.object_key, upload.store_upload)
     store.delete([upload.object_key])
 
 
 def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> None:
-    """Joins the parts to one object, unless an earlier call did. Raises PartsMissing, and NotFound when the store has
-    lost the upload."""
+    """Joins the parts of an upload to one object in the store, unless an earlier call did. Raises PartsMissing if parts
+    are missing or have other ETags; NotFound if the object store has lost the upload."""
     parts = received(store, upload)
     wanted = range(1, len(sizes(upload)) + 1)
     missing = [number for number in wanted if number not in parts or parts[number].etag != etags.get(number)]
@@ -186,14 +190,15 @@ def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> No
 
 
 def _fail(session: Session, domain_id: str, id: str, error: ArchiveInvalid) -> None:
-    """Marks an upload as failed: its zip cannot become a data set. Raises NotFound."""
+    """Marks an upload as failed, and stores the reason why its zip is invalid. Raises NotFound."""
     upload = get(session, domain_id, id, lock=True)
     upload.status, upload.error_code, upload.error_detail = "failed", error.code, error.detail
     audit.record(session, "dataset.upload.fail", id, detail={"code": error.code})
 
 
 def _create_dataset(session: Session, dispatcher: Dispatcher, domain_id: str, id: str) -> Dataset:
-    """Creates, once, the data set of an upload whose object is stored. Raises NotFound."""
+    """Creates the data set of an upload whose zip is stored, or returns the data set that an earlier call created.
+    Raises NotFound."""
     upload = get(session, domain_id, id, lock=True)
     if upload.status == "completed":
         return service.get(session, upload.dataset_id)

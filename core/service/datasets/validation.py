@@ -1,4 +1,5 @@
-"""Validation of a stored archive: reads every image, and stores examples of each class. Needs no device."""
+"""Validation of a data set's stored zip: reads every image, and stores an example strip for each class. Needs no
+GPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,14 +21,14 @@ from core.service.storage import ObjectStore
 
 @dataclass(frozen=True)
 class StoredArchive:
-    """Archive of a data set as plain values: no session is held while it is read."""
+    """Stored zip of a data set, as plain values, so that no database session is open while the zip is read."""
 
     tenant_id: str
     domain_id: str
     dataset_id: str
     key: str
     sha256: str
-    """SHA-256 that its sender stated; empty if it stated none."""
+    """Expected SHA-256 of the zip; empty if the client uploaded the zip in parts and stated none."""
 
     @classmethod
     def of(cls, row: Dataset) -> "StoredArchive":
@@ -36,34 +37,35 @@ class StoredArchive:
 
 @dataclass(frozen=True)
 class Validated:
-    """Result of a validation, which `succeed` writes."""
+    """Result of a successful validation, which `succeed` writes to the database."""
 
     report: Report
     sha256: str
     examples: frozenset[int]
-    """Ids of the classes that have a strip of examples."""
+    """Ids of the classes that have an example strip."""
 
 
 def validate_archive(
     store: ObjectStore, archive: StoredArchive, limits: Limits, goes_on: Callable[[], bool] = lambda: True
 ) -> Validated:
-    """Reads a stored archive, and stores a strip of each class's first images. It stops when `goes_on` returns False.
+    """Reads every image of a stored zip, checks the zip's SHA-256, and stores an example strip for each class.
 
-    Raises ArchiveInvalid, Cancelled, NotFound, StorageUnavailable.
+    Raises ArchiveInvalid, NotFound, StorageUnavailable, and Cancelled when `goes_on` returns False.
     """
     with store.open(archive.key) as file:
         digesting = DigestingFile(file)
         try:
             report = validate(cast(IO[bytes], digesting), limits, goes_on)
         except ArchiveInvalid:
-            _checked_digest(digesting, archive)  # damage in transit is not the sender's fault
+            _checked_digest(digesting, archive)  # reports damage in transit instead, if that is the cause
             raise
         sha256 = _checked_digest(digesting, archive)
         return Validated(report, sha256, _store_examples(store, archive, file, report, limits))
 
 
 def succeed(session: Session, claim: Claim, validated: Validated) -> bool:
-    """Stores the result of a validation. Returns False when the claim was lost."""
+    """Writes the result of a validation to the data set's row. Returns False if this worker has lost its claim on the
+    job."""
     dataset = jobs.guarded(session, Dataset, claim)
     if dataset is None:
         return False
@@ -79,12 +81,12 @@ def succeed(session: Session, claim: Claim, validated: Validated) -> bool:
 
 
 def record_rejection(dataset: Dataset, error: CoreError) -> None:
-    """Stores the files that made a data set unusable. Its job fails with the same error."""
+    """Writes the rejected files of an unusable data set to its row. Its validation job fails with the same error."""
     _write_report(dataset, {"accepted": 0, "rejected": error.errors})
 
 
 def _checked_digest(file: DigestingFile, archive: StoredArchive) -> str:
-    """Returns the archive's SHA-256. Raises ArchiveInvalid when its sender stated another one."""
+    """Returns the SHA-256 of the stored zip. Raises ArchiveInvalid if it differs from the expected SHA-256."""
     sha256 = file.digest()
     if archive.sha256 and sha256 != archive.sha256:
         detail = "The SHA-256 of the archive is not the one that was sent with it. Upload it again."
@@ -95,8 +97,8 @@ def _checked_digest(file: DigestingFile, archive: StoredArchive) -> str:
 def _store_examples(
     store: ObjectStore, archive: StoredArchive, file: IO[bytes], report: Report, limits: Limits
 ) -> frozenset[int]:
-    """Stores a strip of each class's first images. Returns the ids of the classes that have one."""
-    from core.service.datasets.examples import strips  # Pillow: workers decode images, the API does not
+    """Stores an example strip for each class, up to a maximum number. Returns the ids of the classes that have one."""
+    from core.service.datasets.examples import strips  # imports Pillow, which the API does not need
 
     shown = set()
     for class_id, strip in strips(file, [member.to_json() for member in report.members], limits):
@@ -106,6 +108,7 @@ def _store_examples(
 
 
 def _write_report(dataset: Dataset, report: dict[str, Any]) -> None:
-    """Stores the rejected files apart from the rest of the report, which every list reads."""
+    """Writes the report to the data set's row. The rejected files, which may take megabytes, go to their own column,
+    since every listing of data sets reads the rest of the report."""
     dataset.rejected = report.pop("rejected")
     dataset.report = {**report, "rejected_count": len(dataset.rejected)}
