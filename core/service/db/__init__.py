@@ -1,1 +1,1 @@
-"""The database: base classes, the session, the models."""
+"""Database: base classes and column types, sessions, look-ups, pagination, and the models of all tables."""

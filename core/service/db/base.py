@@ -1,4 +1,4 @@
-"""Base class of all tables: naming, types, ids."""
+"""Base class of all models, with the column types, naming convention and ids of the tables."""
 
 import datetime
 from typing import Annotated, Any, ClassVar, Protocol, Self
@@ -13,7 +13,7 @@ from ulid import ULID
 
 
 class UtcDateTime(TypeDecorator[datetime.datetime]):
-    """Aware times in UTC on both databases; SQLite stores them without a zone."""
+    """Column type for timezone-aware times. Values are converted to UTC; SQLite stores them without a time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -32,7 +32,8 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
 
 
 class Json(TypeDecorator[Any]):
-    """JSONB on PostgreSQL, whose dialect and its drivers are imported where it is in use."""
+    """Column type for JSON, which is JSONB on PostgreSQL. Imports SQLAlchemy's PostgreSQL dialect only if it is in
+    use."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True
@@ -46,7 +47,7 @@ class Json(TypeDecorator[Any]):
 
 
 class Jsonable(Protocol):
-    """A value that travels whole: it is stored as JSON, and made from it."""
+    """Protocol of classes whose instances a `JsonOf` column can hold: convertible to JSON and back."""
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -55,7 +56,7 @@ class Jsonable(Protocol):
 
 
 class JsonOf(Json):
-    """JSON column that holds values of one class."""
+    """Column type for JSON whose values are instances of the class `kind`."""
 
     cache_ok = True
 
@@ -84,11 +85,12 @@ class Base(DeclarativeBase):
         dict[str, Any]: Json,
         list[Any]: Json,
     }
-    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # what the database fills in comes with the statement's answer
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012  # RETURNING fetches server defaults
 
 
 class Now(FunctionElement[datetime.datetime]):
-    """Clock of the database, with fractions of a second: all workers' leases use this one clock."""
+    """SQL expression for the current time of the database's clock, with fractions of a second. Leases use this clock,
+    since the clocks of workers may differ."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -105,12 +107,12 @@ def _now_sqlite(element: Now, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def new_id(prefix: str) -> str:
-    """Returns a new sortable id, such as `dom_01jd…`."""
+    """Returns a new unique id that sorts by creation time, such as `dom_01jd…`."""
     return f"{prefix}_{str(ULID()).lower()}"
 
 
 def partial_index(name: str, condition: str, *columns: str) -> Index:
-    """Returns an index of only the rows that meet the condition: the few rows of a large table that are looked up."""
+    """Returns an index of only the rows that meet the SQL condition, for look-ups of few rows in a large table."""
     return Index(name, *columns, postgresql_where=text(condition), sqlite_where=text(condition))
 
 
@@ -120,6 +122,7 @@ DomainId = Annotated[str, mapped_column(String(40), ForeignKey("domains.id", ond
 
 
 class TenantOwned:
-    """Mixin of every table with `tenant_id`. `core.service.db.isolation` filters its rows by the session's tenant."""
+    """Mixin for tables whose rows belong to a tenant. `core.service.db.isolation` restricts statements to rows of the
+    session's tenant."""
 
     tenant_id: Mapped[str] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)

@@ -1,4 +1,4 @@
-"""Watches this host's clock against the database's, which leases and deadlines follow."""
+"""Comparison of this host's clock with the database's clock, which leases and deadlines follow."""
 
 import datetime
 import logging
@@ -11,16 +11,16 @@ from core.service.db.session import database_now
 logger = logging.getLogger(__name__)
 OFFSET = Gauge("difffit_clock_offset_seconds", "This host's clock minus the database's")
 MOST_SECONDS = 30.0
-"""A webhook's timestamp is refused after five minutes, a request to S3 after fifteen."""
+"""Max offset without a warning. It is far below the offset of fifteen minutes at which S3 rejects requests."""
 
 
 def check_clock(session: Session) -> float:
-    """Returns by how many seconds this host's clock is ahead of the database's, and warns when that is much: signed
-    URLs, webhooks' timestamps and requests to S3 go by it."""
+    """Returns the seconds by which this host's clock is ahead of the database's clock, and sets the metric. Logs a
+    warning above `MOST_SECONDS`, since signed URLs and requests to S3 depend on this host's clock."""
     before = datetime.datetime.now(datetime.UTC)
     database = database_now(session)
     after = datetime.datetime.now(datetime.UTC)
-    # The query took some time: only a larger difference is an offset.
+    # The query takes some time. If the database's time is between `before` and `after`, the offset counts as 0.
     offset = min((before - database).total_seconds(), (after - database).total_seconds(), key=abs)
     if before <= database <= after:
         offset = 0.0

@@ -1,10 +1,10 @@
-"""Tenant filter of sessions: each ORM statement reads, updates and deletes rows of the session's tenant alone.
+"""Tenant filter of sessions: restricts each ORM statement to rows of the session's tenant.
 
-It covers a select's entities, aliases, subqueries, CTEs, unions and joins, loads of relationships, `session.get`, and
-the rows that an update or delete changes. It does not see statements on Core tables or in text, the second table of
-UPDATE … FROM and DELETE … USING, updates by a list of primary keys, and selects of nothing but a window function:
-`tests/core/service/test_tenancy_lint.py` lists each place that has one. On PostgreSQL row-level security filters those
-too.
+The filter covers a select's entities, aliases, subqueries, CTEs, unions and joins, loads of relationships,
+`session.get`, and the rows that an update or delete changes. It does not cover statements on Core tables or in plain
+text, the second table of UPDATE … FROM and DELETE … USING, updates by a list of primary keys, or selects of only a
+window function. `tests/core/service/test_tenancy_lint.py` lists every place with such a statement. On PostgreSQL,
+row-level security filters these statements too.
 """
 
 from functools import lru_cache
@@ -17,16 +17,18 @@ from core.service.tenancy import Scope
 
 _SCOPE = "scope"
 _NO_TENANT = ""
-"""Tenant of a session without a scope: no row has it."""
+"""Tenant id that filters a session without a scope. No row has this tenant id, so the session sees no tenant's rows."""
 
 
 def set_scope(session: Session, scope: Scope | None) -> None:
-    """Makes the session filter by the tenant of `scope`: no filter for the system's scope, no rows for None."""
+    """Sets whose rows a session sees: those of the tenant in `scope`, every tenant's for a scope without a tenant
+    (`SYSTEM`), and no tenant's for None."""
     session.info[_SCOPE] = scope
 
 
 def scope_of(session: Session) -> Scope:
-    """Returns the scope that the session was opened for. Raises LookupError when it was opened without one."""
+    """Returns the scope that the session was opened with. Raises LookupError if the session was opened without a
+    scope."""
     scope: Scope | None = session.info[_SCOPE]
     if scope is None:
         raise LookupError("this session has no scope: open it with Database.session(scope)")
@@ -34,12 +36,12 @@ def scope_of(session: Session) -> Scope:
 
 
 def filter_statements(sessions: sessionmaker[Session]) -> None:
-    """Adds the filter to every session that `sessions` makes."""
+    """Adds the tenant filter to every session that the factory `sessions` makes."""
     event.listen(sessions, "do_orm_execute", _add_filter)
 
 
 def _add_filter(state: ORMExecuteState) -> None:
-    # Loads of relationships and of deferred columns inherit the filter of the statement that found their parent.
+    # Loads of relationships and of deferred columns inherit the filter of the statement that loaded their parent.
     if state.is_insert or state.is_relationship_load or state.is_column_load:
         return
     scope: Scope | None = state.session.info[_SCOPE]

@@ -1,4 +1,4 @@
-"""Look-ups of single rows by their id, in the scope of the session."""
+"""Look-ups of single rows by id, restricted to the tenant of the session's scope."""
 
 from functools import cache
 from typing import Any, TypeVar
@@ -12,15 +12,16 @@ Row = TypeVar("Row")
 
 
 def find(session: Session, model: type[Row], id: str, *, lock: bool = False) -> Row | None:
-    """Returns the row of this id. None when there is no such row, when it is another tenant's, and when it is being
-    deleted."""
+    """Returns the row with this id; None if it does not exist, belongs to another tenant, or is being deleted. `lock`
+    locks the row until the transaction ends (SELECT … FOR UPDATE)."""
     by_id: Select[Any] = _by_id(model, lock)  # type: ignore[arg-type]  # a class is hashable
     row: Row | None = session.execute(by_id, {"wanted": id}).scalar_one_or_none()
     return None if getattr(row, "deleted_at", None) is not None else row
 
 
 def require(session: Session, model: type[Row], kind: str, id: str, *, lock: bool = False) -> Row:
-    """Returns the row of this id. Raises NotFound, which names its `kind`, where `find` returns None."""
+    """Returns the row with this id. Raises NotFound, whose message contains `kind` and `id`, where `find` returns
+    None."""
     row = find(session, model, id, lock=lock)
     if row is None:
         raise NotFound(kind, id)
@@ -29,6 +30,7 @@ def require(session: Session, model: type[Row], kind: str, id: str, *, lock: boo
 
 @cache
 def _by_id(model: Any, lock: bool) -> Select[Any]:
-    """Builds the statement once: that takes as long as running it, and nearly every request has one."""
+    """Returns the SELECT for a row by its id. It is cached for each model, since building it takes as long as running
+    it, and nearly every request runs one."""
     statement = select(model).where(model.id == bindparam("wanted"))
     return statement.with_for_update() if lock else statement

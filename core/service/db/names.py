@@ -1,4 +1,5 @@
-"""Unique names. A check before the insert cannot guarantee them for concurrent requests."""
+"""Unique names, guaranteed by unique constraints of the database. A check before the insert would not suffice for
+concurrent requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from core.service.errors import NameTaken
 
 @contextmanager
 def named_once(session: Session, kind: str, name: str) -> Iterator[None]:
-    """Around a flush. Raises NameTaken when another request has just taken the name."""
+    """Wraps a flush in a savepoint. Raises NameTaken if the flush violates a constraint, since another row has the
+    name."""
     try:
         with session.begin_nested():
             yield

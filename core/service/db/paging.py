@@ -1,4 +1,5 @@
-"""Keyset pages, newest first: stable while rows come and go, and as fast at the end as at the start."""
+"""Keyset pagination, newest rows first. Pages stay stable while rows are added or deleted, and the last page is as fast
+as the first."""
 
 import re
 from collections.abc import Callable
@@ -26,7 +27,8 @@ _PREFIXES = {
     "webhooks": "wh",
     "workers": "wrk",
 }
-"""Id prefix of each table that is paged by its ids. A cursor is the id of a page's last row, or its number."""
+"""Id prefix of each table that is paged by id. A pagination cursor is the id of a page's last row, or the row's
+number."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Page(Generic[Row]):
     data: list[Row]
     next_cursor: str | None
     cursor_of: Callable[[Row], str]
-    """Returns the cursor of the page behind a row."""
+    """Function that returns the pagination cursor of the page after a given row."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,12 @@ class PageRequest:
     limit: int = 20
     cursor: str | None = None
     status: str | None = None
-    """None: rows of every status."""
+    """Status of the rows to return; None returns rows of every status."""
 
 
 def fetch_page(session: Session, statement: Select[Row], id_column: Any, request: PageRequest) -> Page[Row]:
-    """Returns one page of a statement, by an id column that sorts by age. Raises InvalidCursor."""
+    """Runs a SELECT for one page of rows, newest first by `id_column`, whose values increase with time. Raises
+    InvalidCursor."""
     if request.status is not None:
         statement = statement.where(id_column.class_.status == request.status)
     if request.cursor is not None:
@@ -56,25 +59,27 @@ def fetch_page(session: Session, statement: Select[Row], id_column: Any, request
 
 
 def page_of(rows: list[Row], request: PageRequest, cursor_of: Callable[[Row], str]) -> Page[Row]:
-    """Returns a page of rows of which one more than asked for was read, where there are more."""
+    """Returns a page made from up to `request.limit + 1` rows. The extra row only shows that there is a next page."""
     page = rows[: request.limit]
     return Page(page, cursor_of(page[-1]) if len(rows) > request.limit else None, cursor_of)
 
 
 def number_of(cursor: str | None) -> int:
-    """Returns the number that a cursor is; 0 for none. Raises InvalidCursor."""
+    """Decodes a pagination cursor into the number it stands for; 0 for no cursor. Raises InvalidCursor."""
     if cursor is not None and not re.fullmatch("[0-9]{1,18}", cursor):
         raise InvalidCursor
     return int(cursor or 0)
 
 
 def _after(cursor: str, id_column: Any) -> str | int:
-    """Returns the id or number that a cursor is. Its row need not exist any more. Raises InvalidCursor."""
+    """Decodes a pagination cursor into the id or number it stands for. The row with that id may have been deleted.
+    Raises InvalidCursor."""
     return number_of(cursor) if id_column.type.python_type is int else id_of(cursor, id_column.class_)
 
 
 def id_of(cursor: str, model: Any) -> str:
-    """Returns the id that a cursor is. Raises InvalidCursor for one that no row of the model could have."""
+    """Decodes a pagination cursor into the id it stands for. Raises InvalidCursor if no row of the model could have
+    such an id."""
     if not re.fullmatch(f"{_PREFIXES[model.__tablename__]}_[0-9a-z]{{26}}", cursor):
         raise InvalidCursor
     return cursor

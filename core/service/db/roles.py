@@ -1,4 +1,5 @@
-"""PostgreSQL's roles: the service works only as one that row level security binds."""
+"""Check of the PostgreSQL role that the service uses. The service only works with a role that is subject to row-level
+security."""
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -12,8 +13,9 @@ _ABOUT = text(
 
 
 def check_role(engine: Engine) -> None:
-    """Raises DatabaseRoleUnfit for a role that sees every tenant's rows whatever the policies say, or that may not use
-    the tables that are there; DatabaseUnavailable."""
+    """Raises DatabaseRoleUnfit if the role is not subject to row-level security, and so sees every tenant's rows, or
+    may not write to the existing tables; DatabaseUnavailable if the database cannot be reached. SQLite has no roles to
+    check."""
     if engine.dialect.name != "postgresql":
         return
     try:

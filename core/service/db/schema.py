@@ -1,4 +1,5 @@
-"""The tables' version: migrations are run by alembic, which is imported when a process starts, not with its modules."""
+"""Schema version of the database, which Alembic's migrations upgrade. Alembic is imported in the functions, not with
+the module, since only the start of a process needs it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +15,14 @@ _MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
 def upgrade(url: str) -> None:
-    """Brings the tables to this version. Processes that start together do it one after the other."""
+    """Migrates the tables to the newest schema version. Processes that start together migrate one after the other."""
     from alembic import command
 
     command.upgrade(config(url), "head")
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether the tables are at this version. Raises DatabaseUnavailable."""
+    """Returns whether the tables are at the newest schema version. Raises DatabaseUnavailable."""
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 

@@ -1,4 +1,4 @@
-"""Sessions. `Database.session()` holds the only commit of the project."""
+"""Database sessions. `Database.session()` contains the only commit of the project."""
 
 import datetime
 import time
@@ -19,20 +19,22 @@ from core.service.tenancy import Scope, admission
 
 _AFTER_COMMIT = "after_commit"
 _ALONE, _SCOPE = "difffit_alone", "difffit_scope"
-"""Execution options of a connection: whether each statement is its own transaction, and the scope of a transaction."""
+"""Execution options of a connection: `_ALONE` makes each statement its own transaction, and `_SCOPE` is the scope for
+row-level security in the transaction."""
 _LIMITS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
-"""Time-outs on PostgreSQL: a process that is stopped in a transaction must not keep its rows locked, since nobody could
-claim them."""
+"""Timeouts of PostgreSQL connections. A process that is stopped within a transaction must not keep rows locked, since
+no worker could claim the rows."""
 
 _TRUSTED_SECONDS = 1.0
-"""Age up to which a connection is used without a ping: pinging each time would cost a busy service as much as its
-queries."""
+"""Max seconds since a pooled connection was last used for it to be reused without a ping. A ping before every use would
+cost a busy service as much as its queries."""
 
 
 class Database:
-    """A connection pool and the transactions made from it. Safe to share between threads.
+    """Connection pool, and the sessions made from it. Safe to share between threads.
 
-    `scope` is that of sessions that name none: a worker's see every tenant's rows, the API's see no tenant's.
+    `scope` is the default for sessions that are opened without a scope: with `SYSTEM`, as in workers, such sessions see
+    every tenant's rows; with None, as in the API, they see no tenant's rows.
     """
 
     def __init__(self, url: str, scope: Scope | None = None) -> None:
@@ -43,8 +45,9 @@ class Database:
 
     @contextmanager
     def statements(self) -> Iterator[Session]:
-        """Opens a session without a scope, in which each statement is its own transaction: one round trip instead of
-        three. SQLite keeps its transactions: they are no round trips.
+        """Opens a session without a scope. On PostgreSQL, each statement is its own transaction, which takes one round
+        trip instead of three (BEGIN, statement, COMMIT). On SQLite, which has no round trips, the session is one
+        transaction.
 
         Raises DatabaseUnavailable.
         """
@@ -53,13 +56,13 @@ class Database:
 
     @contextmanager
     def session(self, scope: Scope | None = None) -> Iterator[Session]:
-        """Opens one transaction: committed at the end, rolled back on an error. Actions registered with `after_commit`
-        run after a commit and are dropped with a rollback.
+        """Opens a session with one transaction, which is committed at the end and rolled back on an error. Actions
+        registered with `after_commit` run after the commit, and are dropped after a rollback.
 
-        It reaches the rows of `scope` alone, by the filter of `core.service.db.isolation`, and on PostgreSQL by
-        row-level security too.
+        The session reads and changes only rows of `scope`, through the filter of `core.service.db.isolation` and, on
+        PostgreSQL, also through row-level security.
 
-        Raises DatabaseUnavailable when the database cannot be reached or drops the connection.
+        Raises DatabaseUnavailable if the database cannot be reached or drops the connection.
         """
         scope = scope or self.scope
         with self._begun(scope, {_SCOPE: scope}) as session:
@@ -89,12 +92,12 @@ class Database:
 
 
 def after_commit(session: Session, action: Callable[[], None]) -> None:
-    """Runs `action` once this transaction is committed, outside of it."""
+    """Registers `action`, which runs after the session's transaction is committed, outside of the transaction."""
     session.info.setdefault(_AFTER_COMMIT, []).append(action)
 
 
 def database_now(session: Session) -> datetime.datetime:
-    """Returns the time of the database's clock, which all workers' leases use."""
+    """Returns the current time of the database's clock, which the leases of all workers use."""
     return session.execute(select(Now())).scalar_one()
 
 
@@ -128,7 +131,7 @@ def _postgresql(url: str) -> Engine:
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
-            raise InvalidatePoolError from error  # the others are as old: the pool connects again
+            raise InvalidatePoolError from error  # the pool replaces all connections, as others are as old
 
     return engine
 
@@ -140,7 +143,7 @@ def _sqlite(url: str) -> Engine:
     engine = create_engine(url, connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")
-    def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]  # the driver's own connection
+    def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]  # the driver's connection
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -148,7 +151,7 @@ def _sqlite(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A busy timeout does not cover a read that becomes a write: take the write lock at once.
+        # SQLite's busy timeout does not cover a read transaction that becomes a write: take the write lock at once.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

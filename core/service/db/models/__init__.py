@@ -1,4 +1,4 @@
-"""The tables, a file a noun."""
+"""SQLAlchemy models of all tables, one module per subject."""
 
 from core.service.db.models.adapters import Adapter
 from core.service.db.models.datasets import Dataset, DatasetUpload

@@ -1,4 +1,4 @@
-"""Adapters: stored versions of a domain."""
+"""Table of adapters: the stored results of fine-tunes, numbered as versions of a domain."""
 
 import datetime
 from typing import Any

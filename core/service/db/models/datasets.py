@@ -1,4 +1,4 @@
-"""Data sets: an uploaded zip and what validation found in it; zips on their way, part by part."""
+"""Tables of data sets (an uploaded zip and the results of its validation), and of multipart uploads of zips."""
 
 import datetime
 from typing import Any
@@ -17,34 +17,34 @@ class Dataset(JobColumns, Base):
     domain_id: Mapped[DomainId]
     archive_key: Mapped[str] = mapped_column(String(500))
     archive_sha256: Mapped[str] = mapped_column(String(64))
-    """Empty until validation, if the archive came in parts and without its SHA-256; empty again when retention has
-    removed the archive."""
+    """SHA-256 of the zip. Empty until validation if the zip was uploaded in parts without a stated SHA-256, and empty
+    again after retention has deleted the zip."""
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    """Size of the archive."""
+    """Size of the zip, in bytes."""
     digest: Mapped[str | None] = mapped_column(String(64))
-    """Digest of the accepted images and their classes. The same content gives the same digest, whatever the zip's
-    layout."""
+    """Digest of the accepted images and their class names. The same content gives the same digest, whatever the order
+    of files or the folders around the class folders in the zip."""
     classes: Mapped[list[Any]] = mapped_column(default=list)
-    """[{id, name, images}]"""
+    """Classes of the data set: [{id, name, images, has_example}], where `images` is a count."""
     images: Mapped[int] = mapped_column(default=0)
     members: Mapped[list[Any]] = mapped_column(default=list, deferred=True)
-    """Accepted files of the zip: [{file, class_id, sha256}]; earlier releases stored no sha256. Up to megabytes, as is
-    `rejected`, so neither is loaded with the database row."""
+    """Accepted images of the zip: [{file, class_id, sha256}]; earlier releases stored no sha256. `members` and
+    `rejected` may take megabytes, so neither is loaded with the database row."""
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """{accepted, ignored, rejected_count, warnings: [{file, code, detail}]}"""
+    """Counts and warnings of the validation: {accepted, ignored, rejected_count, warnings: [{file, code, detail}]}."""
     rejected: Mapped[list[Any]] = mapped_column(default=list, deferred=True, server_default="[]")
-    """[{file, code, detail}]"""
+    """Rejected files of the zip, with the reasons: [{file, code, detail}]."""
 
 
 class DatasetUpload(TenantOwned, Base):
-    """A zip that comes in parts."""
+    """Multipart upload of a data set's zip."""
 
     __tablename__ = "dataset_uploads"
 
     id: Mapped[Id]
     domain_id: Mapped[DomainId]
     dataset_id: Mapped[str] = mapped_column(String(40))
-    """Id of the data set that it becomes. The object's key contains it from the beginning."""
+    """Id of the data set that the upload will become. The zip's storage key contains this id from the beginning."""
     status: Mapped[str] = mapped_column(String(20), default="open")
     """open, completed or failed"""
     filename: Mapped[str | None] = mapped_column(String(255))
@@ -52,10 +52,10 @@ class DatasetUpload(TenantOwned, Base):
     part_bytes: Mapped[int] = mapped_column(BigInteger)
     """Size of every part but the last."""
     sha256: Mapped[str | None] = mapped_column(String(64))
-    """SHA-256 that the client stated; None if it stated none."""
+    """SHA-256 of the zip that the client stated; None if it stated none."""
     object_key: Mapped[str] = mapped_column(String(500))
     store_upload: Mapped[str] = mapped_column(Text)
-    """Id of this upload in the object store."""
+    """Id that the object store gave this multipart upload."""
     error_code: Mapped[str | None] = mapped_column(String(60))
     error_detail: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[Created]
@@ -63,5 +63,6 @@ class DatasetUpload(TenantOwned, Base):
 
     @property
     def error(self) -> dict[str, str] | None:
-        """Reason why its zip cannot be a data set."""
+        """Reason why the upload's zip cannot become a data set: a stable code and a sentence. None unless the upload
+        failed."""
         return None if self.error_code is None else {"code": self.error_code, "detail": self.error_detail or ""}

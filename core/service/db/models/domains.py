@@ -1,4 +1,4 @@
-"""Domains: the image styles that tenants teach."""
+"""Tables of domains: the image styles that tenants fine-tune adapters for."""
 
 import datetime
 
@@ -17,18 +17,21 @@ class Domain(TenantOwned, Base):
     description: Mapped[str] = mapped_column(Text, default="")
     base_model: Mapped[str] = mapped_column(String(500))
     active_adapter_id: Mapped[str | None] = mapped_column(String(40))
-    """No foreign key: adapters point at their domain, and a circle helps nobody."""
+    """Id of the promoted adapter, which generations use by default. Not a foreign key, since adapters have a foreign
+    key to their domain, and a cycle of foreign keys would complicate inserts and deletions."""
     next_version: Mapped[int] = mapped_column(default=1)
     deleted_at: Mapped[datetime.datetime | None]
-    """Since then nobody sees it, and workers remove its rows step by step."""
+    """Time when the domain was deleted. Since then look-ups do not return it, and workers delete its rows step by
+    step."""
     created_at: Mapped[Created]
     updated_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), onupdate=Now())
 
 
 class StoredBytes(TenantOwned, Base):
-    """Bytes of a domain's objects, counted in the transactions that add and remove them: no request has to add them up.
+    """Total bytes of a domain's stored objects. Each transaction that adds or removes objects updates the total, so
+    that no request has to sum the objects' sizes.
 
-    A table of its own, so that counting neither locks a domain's row nor changes its entity tag.
+    The total has its own table, so that an update neither locks the domain's row nor changes the domain's ETag.
     """
 
     __tablename__ = "stored_bytes"

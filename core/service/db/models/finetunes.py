@@ -1,4 +1,4 @@
-"""Fine-tunes and what happened in them."""
+"""Tables of fine-tunes and of their events."""
 
 import datetime
 from typing import Any
@@ -27,7 +27,7 @@ class Finetune(JobColumns, Base):
     sites: Mapped[dict[str, Any]]
     training: Mapped[TrainingSettings] = mapped_column(JsonOf(TrainingSettings))
     image_size: Mapped[int | None]
-    """None is the base's own."""
+    """Width and height of the training images, in pixels; None means the image size of the base model."""
     auto_promote: Mapped[bool] = mapped_column(default=False)
     step: Mapped[int] = mapped_column(default=0)
     loss: Mapped[float | None]
@@ -40,22 +40,23 @@ class Finetune(JobColumns, Base):
     checkpoint_key: Mapped[str | None] = mapped_column(String(500))
     checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
     previous_checkpoint_key: Mapped[str | None] = mapped_column(String(500))
-    """The checkpoint before, for the day on which the last one cannot be read."""
+    """Storage key of the checkpoint before the last one, for use when the last one cannot be read."""
     previous_checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
     previous_checkpoint_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     checkpoint_step: Mapped[int] = mapped_column(default=0)
     checkpoint_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     checkpoint_at: Mapped[datetime.datetime | None]
     events_thinned_at: Mapped[datetime.datetime | None]
-    """When retention left a part of its progress."""
+    """Time when retention deleted most of the fine-tune's progress events, leaving some points of the loss curve."""
     samples_removed_at: Mapped[datetime.datetime | None]
     last_event_id: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    """Highest id of its events so far. Retention removes events, and no id may be used twice."""
+    """Highest id of the fine-tune's events so far. It is stored because retention deletes events, and no id may be
+    reused."""
 
 
 class FinetuneEvent(TenantOwned, Base):
-    """status, progress, sample or error. The id counts the events of one fine-tune, orders them, and is what
-    `Last-Event-ID` names."""
+    """Event of a fine-tune, of the type status, progress, sample or error. Ids count the events of one fine-tune, give
+    their order, and are the values of the `Last-Event-ID` header."""
 
     __tablename__ = "finetune_events"
 

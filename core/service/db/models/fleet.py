@@ -1,4 +1,5 @@
-"""Workers' reports of themselves, and the bases that they hold."""
+"""Tables of workers, with the state that each reports in its heartbeats, and of the base models that workers have
+loaded."""
 
 import datetime
 from typing import Any
@@ -10,7 +11,8 @@ from core.service.db.base import Base, Id, Now
 
 
 class BaseModelRow(Base):
-    """Base that workers hold under a name; written when one has loaded it."""
+    """Base model that workers have loaded, by the name that the service's settings give it. A worker writes the row
+    after loading the base model."""
 
     __tablename__ = "base_models"
 
@@ -30,11 +32,12 @@ class Worker(Base):
     base_digest: Mapped[str | None] = mapped_column(String(64))
     queues: Mapped[list[Any]]
     resident: Mapped[list[Any]] = mapped_column(default=list)
-    """SHA-256 of the adapters in the device table."""
+    """SHA-256 of each adapter in the worker's table of adapters in device memory."""
     evicted_at: Mapped[datetime.datetime | None]
-    """Time of the last eviction: adapters deleted before it have left the worker's memory."""
+    """Time of the worker's last eviction of deleted adapters. Adapters deleted before this time have left the worker's
+    memory."""
     healthy: Mapped[bool] = mapped_column(default=True, server_default=true())
     problem: Mapped[str | None] = mapped_column(Text)
-    """Reason why the worker cannot work; set when it is not healthy."""
+    """Reason why the worker cannot run jobs; set if it is not healthy."""
     started_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())
     heartbeat_at: Mapped[datetime.datetime] = mapped_column(server_default=Now())

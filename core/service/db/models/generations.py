@@ -1,4 +1,4 @@
-"""Generations and their images."""
+"""Tables of generations, their images and their previews."""
 
 import datetime
 from typing import Any
@@ -23,20 +23,20 @@ class Generation(JobColumns, Base):
 
     domain_id: Mapped[str] = mapped_column(String(40), ForeignKey("domains.id", ondelete="CASCADE"))
     adapter_id: Mapped[str | None] = mapped_column(String(40), index=True)
-    """None: drawn with the base itself."""
+    """Id of the adapter that generates the images; None means the base model without an adapter."""
     class_id: Mapped[int]
     class_name: Mapped[str] = mapped_column(String(200))
     count: Mapped[int]
     seed: Mapped[int] = mapped_column(BigInteger)
     sampling: Mapped[SamplingSettings] = mapped_column(JsonOf(SamplingSettings))
     preview_count: Mapped[int] = mapped_column(default=0)
-    """Asked for, of each image."""
+    """Number of previews requested for each image."""
     deadline_at: Mapped[datetime.datetime | None]
     progress: Mapped[float] = mapped_column(default=0.0)
     model_evaluations: Mapped[int] = mapped_column(default=0)
     timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     expired_at: Mapped[datetime.datetime | None]
-    """When retention removed its images and previews."""
+    """Time when retention deleted the generation's images and previews."""
     images: Mapped[list["GenerationImage"]] = relationship(order_by="GenerationImage.index", passive_deletes=True)
     previews: Mapped[list["GenerationPreview"]] = relationship(order_by="GenerationPreview.step", passive_deletes=True)
 
@@ -57,7 +57,7 @@ class GenerationImage(TenantOwned, Base):
 
 
 class GenerationPreview(TenantOwned, Base):
-    """The final image as predicted at one of its steps."""
+    """Preview of one generated image: the final image as predicted at one of the sampling steps."""
 
     __tablename__ = "generation_previews"
 

@@ -1,4 +1,4 @@
-"""Book-keeping: idempotency, usage, audit, objects to remove."""
+"""Tables for bookkeeping: idempotency keys, usage, the audit log, deletions, and objects to delete."""
 
 import datetime
 from typing import Any
@@ -10,12 +10,13 @@ from core.service.db.base import Base, Created, Id, Now, TenantOwned
 
 
 class IdempotencyKey(TenantOwned, Base):
-    """First answer to a POST with this key. `status_code` is null while that request still runs."""
+    """Response to the first POST request with an idempotency key. `status_code` is null while that request is
+    running."""
 
     __tablename__ = "idempotency_keys"
 
     scope: Mapped[str] = mapped_column(String(80), primary_key=True)
-    """Id of the API key that sent it."""
+    """Id of the API key that sent the request."""
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     tenant_id: Mapped[str | None] = mapped_column(  # type: ignore[assignment]  # None: an administrator's
         String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True
@@ -37,8 +38,8 @@ class UsageDay(TenantOwned, Base):
 
 
 class AuditEntry(TenantOwned, Base):
-    """Entry of the audit log: append-only, until retention removes the oldest. It has no foreign keys, since it
-    outlives what it refers to."""
+    """Entry of the audit log, which is append-only until retention deletes the oldest entries. It has no foreign keys,
+    since an entry outlives the rows that it refers to."""
 
     __tablename__ = "audit_log"
     __table_args__ = (Index(None, "tenant_id", "id"),)
@@ -55,44 +56,47 @@ class AuditEntry(TenantOwned, Base):
 
 
 class Deletion(TenantOwned, Base):
-    """Receipt of a deleted domain or tenant. It is written in the commit that removed its rows; its objects follow. It
-    has no foreign keys, since it outlives what it refers to."""
+    """Record of the deletion of a domain or tenant, created in the transaction that deletes or hides the domain or
+    tenant. Workers then delete remaining rows and the stored objects. It has no foreign keys, since it outlives the
+    rows that it refers to."""
 
     __tablename__ = "deletions"
 
     id: Mapped[Id]
     tenant_id: Mapped[str] = mapped_column(String(40), index=True)
     kind: Mapped[str] = mapped_column(String(20))
-    """domain or tenant"""
+    """Kind of the deleted row: `domain` or `tenant`."""
     target: Mapped[str] = mapped_column(String(40))
     actor_key_id: Mapped[str | None] = mapped_column(String(40))
     prefix: Mapped[str] = mapped_column(String(500))
-    """Key prefix of the deleted objects."""
+    """Prefix of the storage keys of the objects to delete."""
     rows: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """Counts of removed database rows, by table."""
+    """Number of deleted database rows, by table."""
     adapters: Mapped[list[Any]] = mapped_column(default=list)
-    """SHA-256 of each removed adapter."""
+    """SHA-256 of each deleted adapter."""
     objects: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Count of objects removed so far."""
+    """Number of objects deleted so far."""
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[Created]
     claimed_until: Mapped[datetime.datetime | None]
-    """End of the claim of the worker that works on the deletion."""
+    """Time until which a worker has claimed the deletion."""
     emptied_at: Mapped[datetime.datetime | None]
-    """Time when an object was last removed under the prefix."""
+    """Time of the last pass that deleted objects under the prefix, or of the first pass if there were no objects."""
     done_at: Mapped[datetime.datetime | None] = mapped_column(index=True)
-    """Time when nothing was left under the prefix, and no worker held its adapters."""
+    """Time when the deletion was complete: no object was left under the prefix, and no worker held the deleted
+    adapters."""
 
 
 class DiscardedObject(TenantOwned, Base):
-    """An object whose row is gone: recorded in the transaction that removed the row, then deleted from the store."""
+    """Stored object whose database row was deleted. It is recorded in the transaction that deletes the row, and deleted
+    from the object store afterwards."""
 
     __tablename__ = "discarded_objects"
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
     tenant_id: Mapped[str] = mapped_column(String(40))
-    """Not a foreign key: the object may outlive its tenant."""
+    """Id of the object's tenant. Not a foreign key, since the object may outlive its tenant."""
     object_key: Mapped[str] = mapped_column(String(500))
     due_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), index=True)
-    """Time from which it may be deleted. A worker that deletes it moves this time on, so that no other worker does
-    too."""
+    """Time from which the object may be deleted. A worker that deletes the object first moves this time forward, so
+    that no other worker deletes it too."""

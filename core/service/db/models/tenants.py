@@ -16,15 +16,16 @@ class Tenant(TenantOwned, Base):
     tenant_id: Mapped[str] = synonym("id")
     name: Mapped[str] = mapped_column(String(200), unique=True)
     weight: Mapped[float] = mapped_column(default=1.0)
-    """Weight of the tenant's share of the device, relative to other tenants."""
+    """Weight of the tenant's share of device time, relative to other tenants."""
     quotas: Mapped[dict[str, Any]] = mapped_column(default=dict)
     deleted_at: Mapped[datetime.datetime | None]
-    """Since then nobody sees it, and workers remove its rows step by step."""
+    """Time when the tenant was deleted. Since then look-ups do not return it, and workers delete its rows step by
+    step."""
     created_at: Mapped[Created]
 
 
 class ApiKey(TenantOwned, Base):
-    """A key is `dfk_<id part>_<secret>`; only the SHA-256 of the secret is kept."""
+    """API key, which has the form `dfk_<id part>_<secret>`. Only the SHA-256 of the secret is stored."""
 
     __tablename__ = "api_keys"
 

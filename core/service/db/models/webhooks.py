@@ -1,4 +1,4 @@
-"""Webhooks of tenants, and the deliveries of events to them."""
+"""Tables of tenants' webhooks, and of the deliveries of events to them."""
 
 import datetime
 from typing import Any
@@ -16,12 +16,13 @@ class Webhook(TenantOwned, Base):
     url: Mapped[str] = mapped_column(String(2000))
     description: Mapped[str] = mapped_column(Text, default="")
     events: Mapped[list[Any] | None] = mapped_column(Json)
-    """Event types to deliver. None means every type, future ones included."""
+    """Event types to deliver. None means every type, including those added in future."""
     secret: Mapped[str] = mapped_column(String(100))
-    """Secret in plain text, since it must sign. Database roles and row-level security protect it, and no answer shows
-    it except the one to its creation."""
+    """Signing secret, in plain text, since the service signs with it. Database roles and row-level security protect it.
+    Only the responses that create the webhook or rotate its secret contain it."""
     previous_secrets: Mapped[list[Any]] = mapped_column(default=list)
-    """[{secret, expires_at}]: earlier secrets, which also sign until they expire."""
+    """Earlier signing secrets: [{secret, expires_at}]. Deliveries are also signed with each of them until it
+    expires."""
     status: Mapped[str] = mapped_column(String(20), default="enabled")
     """enabled or disabled"""
     disabled_code: Mapped[str | None] = mapped_column(String(60))
@@ -32,32 +33,35 @@ class Webhook(TenantOwned, Base):
 
     @property
     def disabled_reason(self) -> dict[str, str] | None:
-        """Reason why the service disabled it: a stable code and a sentence."""
+        """Reason why the service disabled the webhook: a stable code and a sentence. None if the service did not
+        disable it."""
         return (
             None if self.disabled_code is None else {"code": self.disabled_code, "detail": self.disabled_detail or ""}
         )
 
 
 class WebhookDelivery(TenantOwned, Base):
-    """Delivery of one event to one webhook. It is inserted in the commit of the event itself: the row is the outbox."""
+    """Delivery of one event to one webhook. The row is inserted in the same transaction as the event's own change
+    (transactional outbox), so that no event is lost."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (Index("ix_webhook_deliveries_due", "status", "next_attempt_at"), Index(None, "webhook_id", "id"))
 
     id: Mapped[Id]
-    """Id of the delivery, and `webhook-id` of every attempt."""
+    """Id of the delivery, sent in the `webhook-id` header of every attempt."""
     webhook_id: Mapped[str] = mapped_column(String(40), ForeignKey("webhooks.id", ondelete="CASCADE"))
     type: Mapped[str] = mapped_column(String(60))
     body: Mapped[str] = mapped_column(Text)
-    """Exact bytes that are sent and signed."""
+    """JSON text that is signed and sent, unchanged."""
     status: Mapped[str] = mapped_column(String(20), default="pending")
     """pending, succeeded or failed"""
     attempt: Mapped[int] = mapped_column(default=0)
-    """Number of the attempt, and the fence: a worker with another number can change nothing."""
+    """Number of the current attempt, which is also the fencing token: a worker whose attempt has another number can no
+    longer change the row."""
     failures: Mapped[int] = mapped_column(default=0)
-    """Count of failures in a row, since it was created or requested again."""
+    """Count of consecutive failed attempts since the delivery was created or requested again."""
     attempts: Mapped[list[Any]] = mapped_column(default=list)
-    """[{at, response_status, code, detail, seconds}], the latest last"""
+    """Log of the attempts, oldest first: [{at, response_status, code, detail, seconds}]."""
     next_attempt_at: Mapped[datetime.datetime | None]
     lease_expires_at: Mapped[datetime.datetime | None] = mapped_column(index=True)
     created_at: Mapped[Created] = mapped_column(index=True)
