@@ -1,1 +1,1 @@
-"""The tables' history."""
+"""Alembic migrations of the service's tables."""

@@ -1,4 +1,4 @@
-"""Alembic's environment."""
+"""Alembic's environment, which runs all migrations in one transaction."""
 
 from alembic import context
 from sqlalchemy import event, text
@@ -11,9 +11,10 @@ from core.service.tenancy import SYSTEM
 
 def run() -> None:
     url = context.config.attributes.get("url") or get_settings().owner_database_url
-    database = Database(url, SYSTEM)  # the policies bind the tables' owner too, and a migration may change rows
+    database = Database(url, SYSTEM)  # row-level security binds the owner too, and migrations change rows
     if database.engine.dialect.name == "sqlite":
-        # A table that is made anew takes the old one's place: dropping that would delete what refers to its rows.
+        # Alembic changes a SQLite table by replacing it with a changed copy. With foreign keys on, dropping the old
+        # table would delete the rows that refer to its rows.
         event.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=OFF"))
     with database.session() as session:
         connection = session.connection()
@@ -24,7 +25,7 @@ def run() -> None:
             target_metadata=Tenant.metadata,
             render_as_batch=connection.dialect.name == "sqlite",
             compare_type=True,
-            # One transaction for all of it; on SQLite too, where it begins with the write lock.
+            # One transaction for all migrations; on SQLite too, where the transaction begins with the write lock.
             transactional_ddl=True,
         )
         with context.begin_transaction():

@@ -1,5 +1,5 @@
-"""Columns that become one column of JSON, and back. Rows move in steps, so that no statement of a large table comes
-near the time-out of statements."""
+"""Helpers for migrations that replace several columns by one JSON column, or the reverse. Rows are changed in batches,
+so that no statement on a large table comes near the statement timeout."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,12 +10,13 @@ from alembic import op
 from core.service.db.base import Json
 
 ROWS = 2000
-"""Rows of one statement."""
+"""Number of rows that one statement changes."""
 Values = dict[str, Any]
 
 
 def gather(name: str, target: str, columns: Sequence[sa.Column[Any]], to_json: Callable[[Values], Values]) -> None:
-    """Replaces columns of the table `name` by the column `target`: `to_json` makes its value of theirs."""
+    """Replaces `columns` of the table `name` by the JSON column `target`. `to_json` computes a row's JSON value from
+    the values of its columns."""
     op.add_column(name, sa.Column(target, Json(), nullable=True))
     _move(name, [*columns, sa.Column(target, Json())], lambda row: {target: to_json(row)})
     with op.batch_alter_table(name, schema=None) as batch_op:
@@ -25,7 +26,8 @@ def gather(name: str, target: str, columns: Sequence[sa.Column[Any]], to_json: C
 
 
 def scatter(name: str, source: str, columns: Sequence[sa.Column[Any]], to_columns: Callable[[Values], Values]) -> None:
-    """Replaces the column `source` of the table `name` by columns: `to_columns` makes their values of its value."""
+    """Replaces the JSON column `source` of the table `name` by `columns`. `to_columns` computes the values of a row's
+    columns from its JSON value."""
     for column in columns:
         op.add_column(name, sa.Column(column.name, column.type, server_default=column.server_default, nullable=True))
     _move(name, [*columns, sa.Column(source, Json())], lambda row: to_columns(row[source]))

@@ -1,6 +1,6 @@
-"""Tables of the first release. Databases at an earlier revision were never released and cannot be upgraded.
+"""Creates the tables of the first release. Databases at an earlier revision were never released and cannot be upgraded.
 
-Keys and indexes without a name get theirs from the naming convention of the models.
+Keys and indexes without an explicit name are named by the naming convention of the models.
 """
 
 from typing import Any
@@ -98,7 +98,8 @@ def _created(name: str = "created_at") -> sa.Column[Any]:
 
 
 def _owner(name: str, table: str, *, nullable: bool = False, index: bool = True, **options: Any) -> sa.Column[Any]:
-    """Returns a column with the id of a row of another table. Deleting that row deletes the rows it owns."""
+    """Returns a foreign-key column to the id of another table. Deleting the referenced row deletes the rows that refer
+    to it."""
     key = sa.ForeignKey(f"{table}.id", ondelete="CASCADE")
     return sa.Column(name, ID, key, nullable=nullable, index=index, **options)
 
@@ -419,7 +420,7 @@ def _protect() -> None:
         protect(table)
     # A tenant may read its own row, but not change its weight and quotas.
     protect("tenants", tenant=f"FOR SELECT USING (id = {TENANT})", system=f"USING ({EVERY})")
-    # The functions identify the caller before there is a tenant.
+    # Tenants cannot read API keys. FUNCTIONS look up the caller's key, before the caller's tenant is known.
     protect("api_keys", tenant=None, system=f"USING ({EVERY})")
     protect("deletions", tenant=f"USING ({EVERY} OR (tenant_id = {TENANT} AND {OF_PREFIX}))")
     schema = op.get_bind().execute(sa.text("SELECT quote_ident(current_schema())")).scalar_one()

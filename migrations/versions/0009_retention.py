@@ -1,4 +1,5 @@
-"""Retention: objects to delete, bytes that are stored, what was removed by age, and the indexes by which it is found."""
+"""Adds what retention needs: tables of objects to delete and of stored bytes, columns for what was removed by age, and
+indexes to find old rows."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,7 +17,8 @@ KEYSETS = {
     "generations": "domain_id", "finetune_events": "finetune_id", "webhook_deliveries": "webhook_id",
     "audit_log": "tenant_id",
 }
-"""Lists are pages by id of one owner: an index of both, in the place of the owner's alone."""
+"""Owner column of each table that is listed in pages by id. An index of owner and id replaces the index of the owner
+alone."""
 INDEXES = (
     ("ix_generations_finished_at", "generations", ["finished_at"], None),
     ("ix_generations_pictured", "generations", ["domain_id", "id"], "expired_at IS NULL"),
@@ -107,7 +109,8 @@ def downgrade() -> None:
 
 
 def _count_bytes() -> None:
-    """Previews, samples and checkpoints of before this version have no size, and count as nothing."""
+    """Fills `stored_bytes` with the total size of each domain's objects. Previews, samples and checkpoints from before
+    this version have no recorded size, and count as 0 bytes."""
     op.execute(
         f"INSERT INTO stored_bytes (domain_id, tenant_id, bytes) SELECT id, tenant_id, coalesce(size, 0) FROM domains "
         f"LEFT JOIN (SELECT domain_id, sum(size_bytes) AS size FROM ({OBJECTS}) AS objects GROUP BY domain_id) AS sums "
@@ -118,7 +121,7 @@ def _count_bytes() -> None:
 def _protect() -> None:
     for table in ("discarded_objects", "stored_bytes"):
         protect(table)
-    # Retention removes old entries of the audit log; whatever a role is made to do, nobody removes young ones.
+    # Retention deletes old entries of the audit log. The trigger prevents every role from deleting recent entries.
     op.execute("DROP TRIGGER append_only ON audit_log")
     op.execute(
         "CREATE TRIGGER append_only BEFORE UPDATE OR TRUNCATE ON audit_log "

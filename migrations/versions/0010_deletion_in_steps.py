@@ -1,4 +1,5 @@
-"""Domains and tenants with more rows than one request removes."""
+"""Adds `deleted_at` to domains and tenants, so that those with too many rows for one request can be deleted in
+steps."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,5 +1,5 @@
-"""Delays and blame of jobs: when a row may be claimed again, and what its worker's death says about it;
-whether a worker is healthy."""
+"""Adds to jobs the delay before they may be claimed again, and the blame for crashes of their workers; adds to workers
+whether they are healthy."""
 
 import sqlalchemy as sa
 from alembic import op

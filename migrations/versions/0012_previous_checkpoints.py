@@ -1,4 +1,4 @@
-"""The checkpoint before the last one of a fine-tune."""
+"""Adds the storage key and SHA-256 of each fine-tune's checkpoint before the last one."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The files of a data set that were rejected, apart from the rest of its report, which every list reads."""
+"""Moves a data set's rejected files from its report to a column of their own, since every listing reads the report."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,6 +1,7 @@
-"""Ids of events that count the events of one fine-tune, where one counter of all tenants showed how busy others were.
+"""Numbers the events of each fine-tune separately. One counter for all tenants showed each tenant how busy the others
+were.
 
-Events keep their ids, so that `Last-Event-ID` and signed URLs of samples hold on.
+Existing events keep their ids, so that `Last-Event-ID` and signed URLs of samples stay valid.
 """
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ NUMBER = """
         SELECT finetune_id, id, -row_number() OVER (ORDER BY finetune_id, id) AS number FROM finetune_events
     ) AS numbered WHERE numbered.finetune_id = finetune_events.finetune_id AND numbered.id = finetune_events.id
 """
-"""Negative at first: no new id meets an old one."""
+"""SQL that numbers all events. The new ids are negative at first, so that no new id equals an old one."""
 SEQUENCE = (
     "CREATE SEQUENCE finetune_events_id_seq OWNED BY finetune_events.id",
     "ALTER TABLE finetune_events ALTER id SET DEFAULT nextval('finetune_events_id_seq')",
@@ -40,7 +41,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Events get other ids, since those of two fine-tunes may be the same."""
+    """Numbers all events with one counter again. Events get new ids, since events of two fine-tunes may have the same
+    id."""
     op.execute(NUMBER)
     op.execute("UPDATE finetune_events SET id = -id")
     _key_by("id")

@@ -1,4 +1,5 @@
-"""Bytes of the checkpoint before the last one. Of those that are there by now they were never counted: zero."""
+"""Adds the size in bytes of each fine-tune's checkpoint before the last one: 0 for existing checkpoints, since their
+sizes were not recorded."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,5 @@
-"""Tables that the API's role only reads, and the workers' one: default privileges let both write every new table."""
+"""Revokes write access to tables that the API's role or the workers' role only reads. By default privileges, both roles
+could write every new table."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +10,8 @@ branch_labels = None
 depends_on = None
 
 READ_ONLY = {"difffit_api": "alembic_version, base_models, workers", "difffit_worker": "alembic_version"}
-"""By the roles of deploy/postgres/roles.sql. Where one role does everything it owns the tables, and may."""
+"""Tables that each role of deploy/postgres/roles.sql only reads. If the service has a single role, it owns the tables,
+and keeps write access."""
 
 
 def upgrade() -> None:

@@ -1,4 +1,5 @@
-"""One column for all sampling settings, where each had its own: a later setting needs no migration."""
+"""Moves the sampling settings of generations from a column each to one JSON column, so that a new setting needs no
+migration."""
 
 from typing import Any
 
@@ -27,7 +28,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Settings that came later are lost."""
+    """Moves the sampling settings back to a column each. Settings that had no such column are lost."""
     scatter("generations", "sampling", COLUMNS, _columns)
 
 

@@ -1,4 +1,4 @@
-"""One column for a fine-tune's training settings, where each had its own."""
+"""Moves the training settings of fine-tunes from a column each to one JSON column."""
 
 from typing import Any
 
@@ -20,7 +20,8 @@ COLUMNS: tuple[sa.Column[Any], ...] = (
 
 
 def upgrade() -> None:
-    """Workers clipped gradients at 1.0, which no column said."""
+    """Moves the training settings to one JSON column. Adds `gradient_clip` as 1.0, the value that workers had used
+    without a column for it."""
     gather("finetunes", "training", COLUMNS, lambda row: _shared(row) | {"gradient_clip": 1.0})
 
 

@@ -1,4 +1,5 @@
-"""Renames the columns that count the work of generations and days to model evaluations."""
+"""Renames the columns that count the model evaluations of generations and usage days from `row_steps` to
+`model_evaluations`."""
 
 from alembic import op
 

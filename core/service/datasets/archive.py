@@ -77,7 +77,7 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
     are indices into the sorted, NFC-normalized folder names; a folder without a usable image is not a class.
 
     Raises ArchiveInvalid if fewer than `MINIMUM_IMAGES` images are usable, or if the zip inflates or decodes beyond the
-    limits; Cancelled if `is_wanted` returns False before an image.
+    limits. Calls `is_wanted` before each file, and raises Cancelled if it returns False.
     """
     with _open(file, limits) as archive:
         layout = _arrange(archive, limits)
@@ -125,8 +125,8 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
 
 
 def _check_reason(good: int, rejected: list[Remark]) -> None:
-    """Raises ArchiveInvalid if there would be enough usable images without the files that were rejected for how the zip
-    was made (`_REASONS`). Otherwise returns, and the caller reports too few images."""
+    """Raises ArchiveInvalid, with the reason of the first file that was rejected for how the zip was made (`_REASONS`),
+    if the zip would have enough usable images with all such files."""
     blamed = [entry for entry in rejected if entry.code in _REASONS]
     if blamed and good + len(blamed) >= MINIMUM_IMAGES:
         more = f" ({len(blamed)} files were rejected for this reason.)" if len(blamed) > 1 else ""

@@ -27,7 +27,7 @@ def assemble(bands: Iterable[Image.Image], side: int, factor: int, whole: Image.
 
     The height of every band but the last is a multiple of `factor`. Colours are converted to sRGB from the ICC profile
     of `whole`, the image that the bands were cut from; a profile that is broken, or made for other channels, is
-    ignored. Transparency is composited on white. Raises Transparent.
+    ignored. Transparency is composited on white. Raises Transparent if every pixel is fully transparent.
     """
     length = -(-side // factor)
     profile = whole.info.get("icc_profile")

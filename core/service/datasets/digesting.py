@@ -7,12 +7,12 @@ from typing import IO, Any
 from core.service.storage.objects import CHUNK
 
 GAP_BYTES = 2**23
-"""Max bytes by which a reader may jump ahead for the skipped bytes to be read and hashed at once. After a longer jump,
-such as to the zip's index, `digest` reads and hashes the skipped bytes at the end."""
+"""Max bytes that a reader may skip for the skipped bytes to be read and hashed at once. Bytes that a longer jump skips,
+such as the jump to a zip's index, are read and hashed at the end, by `digest`."""
 
 
 class DigestingFile(io.RawIOBase):
-    """Readable file that hashes each byte of `file` when reading first reaches that byte in order."""
+    """Readable file that hashes the bytes of `file` in order, each when reading first reaches it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

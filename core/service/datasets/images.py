@@ -27,7 +27,8 @@ MAX_ASPECT = 16
 """Max ratio of an image's longer side to its shorter side. Above this ratio, the centered square shows next to nothing
 of the image."""
 KEPT_SIDE = 1024
-"""Min side in pixels after a larger image was reduced: the largest image size that a base model trains at."""
+"""Min side, in pixels, to which `read_image` reduces a larger image: the largest image size that a base model trains
+at."""
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"II", b"MM", b"GIF8")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DECODED_BYTES = 88_000_000
@@ -187,8 +188,8 @@ def _cropped(image: "Image.Image", box: "Box", rows: int) -> Iterator["Image.Ima
 
 
 def _orientation(image: "Image.Image", data: bytes) -> int:
-    """Returns the value of an image's EXIF Orientation tag; 1 (upright) if there is none. No other tag is used, since
-    they do not affect pixels and may be broken. Returns 1 for every TIFF, since Pillow itself turns TIFFs upright."""
+    """Returns the value of an image's EXIF Orientation tag; 1 (upright) if there is none. Ignores all other tags, which
+    do not affect pixels and may be broken. Returns 1 for every TIFF, since Pillow itself turns TIFFs upright."""
     from PIL import Image
 
     from core.service.datasets import png

@@ -56,9 +56,9 @@ def entry_path(info: zipfile.ZipInfo) -> str:
 def arrange(infos: Iterable[zipfile.ZipInfo]) -> Layout:
     """Assigns each file of a zip to a class by its class folder, or rejects the file with a reason.
 
-    Folders around all class folders are skipped, and split folders such as train and val are merged. Only the paths of
-    image files decide at which depth the class folders are, so that notes do not interfere; most images decide, so that
-    a few loose images do not either.
+    Folders around all class folders are skipped, and split folders such as train and val are merged. The paths of image
+    files decide, by majority, at which level the class folders are, so that notes and a few misplaced images do not
+    interfere.
     """
     files = [(info, path) for info in infos if not (path := entry_path(info)).endswith("/")]
     kept = [(info, path) for info, path in files if _is_unsafe(path) or not _is_ignored(path)]

@@ -33,8 +33,9 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def bands(image: ImageFile.ImageFile, data: bytes, cuts: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
-    """Decodes an opened PNG without interlacing, whose bytes are `data`. Yields (first pixel row, band) for each two
-    successive row numbers in `cuts`, which starts with 0; a band has the image's full width.
+    """Decodes an opened PNG without interlacing, whose bytes are `data`, in bands of the image's full width. Yields
+    (first row, band) for each pair of successive row numbers in `cuts`: the band's first row, and the row after its
+    last. `cuts` starts with 0.
 
     Each band has the mode, palette and transparent colour of the whole image. Channels of 16 bits are reduced to their
     high 8 bits, except in grey images without alpha (mode I;16). Raises ValueError or zlib.error if the pixels are

@@ -22,7 +22,7 @@ from core.service.tenancy import Scope
 
 
 def limits(settings: Settings) -> Limits:
-    """Returns the limits for data sets' zips that the service's settings configure."""
+    """Returns the limits for a data set's zip, from the service's settings."""
     return Limits(
         members=settings.max_archive_members,
         image_bytes=settings.max_image_bytes,

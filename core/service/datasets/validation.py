@@ -97,7 +97,7 @@ def _checked_digest(file: DigestingFile, archive: StoredArchive) -> str:
 def _store_examples(
     store: ObjectStore, archive: StoredArchive, file: IO[bytes], report: Report, limits: Limits
 ) -> frozenset[int]:
-    """Stores an example strip for each class, up to a maximum number. Returns the ids of the classes that have one."""
+    """Stores an example strip for each of the first classes. Returns the ids of the classes that have one."""
     from core.service.datasets.examples import strips  # imports Pillow, which the API does not need
 
     shown = set()

@@ -1,4 +1,5 @@
-"""Objects: adapters, archives, checkpoints, images. On S3 or in a folder, our own SHA-256 checked on every read."""
+"""Object store for adapters, zips of data sets, checkpoints and images, in an S3 bucket or in a folder. `get` and
+`download` check an object's bytes against the SHA-256 that the caller expects."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -22,7 +23,8 @@ __all__ = [
 
 
 def open_store(settings: Settings) -> ObjectStore:
-    """`file:///folder` or `s3://bucket/prefix`. Raises ValueError for another kind of URL."""
+    """Returns the object store that the settings configure: a folder for `file:///folder`, or a bucket for
+    `s3://bucket/prefix`. Raises ValueError for another kind of URL."""
     url = urlparse(settings.storage_url)
     if url.scheme == "file":
         return FolderStore(Path(unquote(url.path)))

@@ -1,4 +1,5 @@
-"""`python -m core.service.storage`: makes the bucket or folder of DIFFFIT_STORAGE_URL when it is not there."""
+"""`python -m core.service.storage`: creates the bucket or folder of DIFFFIT_STORAGE_URL unless it exists, and checks
+that the service can use it."""
 
 from core.service.config import get_settings
 from core.service.storage import S3Store, open_store

@@ -6,7 +6,8 @@ from core.artifact.errors import CoreError, NotFound
 
 
 class ObjectNotFound(NotFound):
-    """An object of the store that a row names. Its key is the operator's matter, and in the log."""
+    """Error for an object that a database row refers to, but the object store does not have. The storage key is not
+    part of the message, but is logged for the operator."""
 
     def __init__(self) -> None:
         CoreError.__init__(self, "The stored file is missing. Send the id of this request or job to the operator.")
@@ -26,13 +27,14 @@ class StorageFull(StorageUnavailable):
 
 
 class StorageRefused(StorageUnavailable):
-    """The store responds, but rejects calls until its operator or ours changes something."""
+    """Error for an object store that responds, but rejects calls until an operator changes the store or the service's
+    configuration."""
 
     sentence = "The object store rejects this service ({reason}). The operator must fix this; jobs then continue."
 
 
 class ScratchFull(StorageUnavailable):
-    """Our own disk, not the store."""
+    """Error for a full disk of temporary files on this host, as opposed to a full object store."""
 
     code, title = "scratch_full", "No room for temporary files"
     sentence = "The disk of {reason} is full. Try again when the operator has made room."

@@ -1,4 +1,4 @@
-"""Objects in a folder."""
+"""Object store in a folder of the file system."""
 
 import errno
 import hashlib
@@ -27,11 +27,12 @@ from core.service.storage.scratch import FULL
 
 _PARTIAL, _PARTS = ".partial", ".parts/"
 _RACES = 100
-"""Max retries when a deletion removes the folder of a file that is about to be written."""
+"""Max retries when a concurrent deletion removes the folder in which a file is about to be created."""
 
 
 class FolderStore:
-    """A folder. An object appears in one move, when all of it is on the disk."""
+    """Object store in a folder. An object is written to a temporary file, which is renamed when it is complete, so that
+    readers never see a part of an object."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -88,7 +89,8 @@ class FolderStore:
         ]
 
     def _now(self) -> float:
-        """Returns the time of the file system's clock, which dates its files: another host may serve it."""
+        """Returns the current time of the file system's clock, which sets the modification times of files. Another
+        host, with another clock, may serve the file system."""
         self.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.root) as probe:
             return os.fstat(probe.fileno()).st_mtime
@@ -163,7 +165,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 class _GuardedFile(io.FileIO):
-    """File whose read errors are raised as the store's."""
+    """File that raises StorageUnavailable for read errors of the operating system."""
 
     def readinto(self, buffer: Any) -> int | None:
         with _Guard():
@@ -175,20 +177,22 @@ class _GuardedFile(io.FileIO):
 
 
 class _Partial:
-    """A file next to its target that replaces it atomically, or is deleted on an error."""
+    """Temporary file next to a target file. At the end of the `with` block it replaces the target atomically; on an
+    error it is deleted."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
         self.partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}{_PARTIAL}")
 
     def __enter__(self) -> IO[bytes]:
-        """Raises OSError. A deletion may remove the empty folder, or one above it, at any moment in between."""
+        """Creates the temporary file and its folder. Tries again when a concurrent deletion removes the empty folder,
+        or a folder above it, before the file is created. Raises OSError."""
         for is_last in [False] * _RACES + [True]:
             try:
                 self.target.parent.mkdir(parents=True, exist_ok=True)
                 self.file = self.partial.open("wb")
                 break
-            except (FileNotFoundError, FileExistsError):  # the latter when mkdir met the folder before it went
+            except (FileNotFoundError, FileExistsError):  # FileExistsError: mkdir saw the folder before its removal
                 if is_last:
                     raise
         return self.file
@@ -201,13 +205,14 @@ class _Partial:
             if kind is None:
                 self.partial.replace(self.target)
         finally:
-            with suppress(OSError):  # on a full disk it would flush once more
+            with suppress(OSError):  # on a full disk, `close` flushes and fails again
                 self.file.close()
             self.partial.unlink(missing_ok=True)
 
 
 class _Guard:
-    """Turns the operating system's errors into StorageUnavailable, or NotFound where `reading` names the object."""
+    """Context manager that converts errors of the operating system to StorageUnavailable. When the block reads the
+    object with the key `reading`, a missing file raises NotFound."""
 
     def __init__(self, reading: str | None = None) -> None:
         self.reading = reading

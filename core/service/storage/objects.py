@@ -1,4 +1,4 @@
-"""Interface of object stores, and the digest of stored objects."""
+"""Interface of object stores, and functions that compute and check the SHA-256 of objects."""
 
 import hashlib
 import logging
@@ -30,26 +30,27 @@ class StoredObject:
 class ListedObject:
     key: str
     age_seconds: float
-    """Age by the store's own clock: a host's clock may be wrong."""
+    """Age of the object in seconds, by the store's own clock, since this host's clock may be wrong."""
     size: int
 
 
 @dataclass(frozen=True)
 class Part:
-    """Part of an object that comes in parts."""
+    """Stored part of a multipart upload."""
 
     number: int
     """Number of the part, from 1."""
     size: int
     etag: str
-    """ETag of this part's bytes, returned by the store when the part is put."""
+    """ETag of this part's bytes, which the store returns when the part is uploaded."""
 
 
 _KINDS = {"away": StorageUnavailable, "full": StorageFull, "refused": StorageRefused}
 
 
 def unusable(reason: str, *, kind: Literal["away", "full", "refused"] = "away") -> StorageUnavailable:
-    """Counts the error and returns it. Problems that an operator must fix are logged as errors."""
+    """Returns StorageUnavailable, or its subclass for `kind`, for the caller to raise, and counts the error in the
+    metrics. Errors that an operator must fix (`refused`) are logged."""
     error = _KINDS[kind](reason)
     ERRORS.labels(error.code).inc()
     if kind == "refused":
@@ -58,18 +59,20 @@ def unusable(reason: str, *, kind: Literal["away", "full", "refused"] = "away") 
 
 
 def missing(key: str) -> ObjectNotFound:
-    """Returns the error to raise. The key is logged, but never sent in a response."""
+    """Returns the error for a missing object, for the caller to raise. The storage key is logged, but never sent in a
+    response."""
     logger.info("there is no object %s", key)
     return ObjectNotFound()
 
 
 class ObjectStore(Protocol):
-    """Keys are paths with forward slashes. Every method raises StorageUnavailable when the store does not respond."""
+    """Interface of object stores. Storage keys are paths with forward slashes. Every method raises StorageUnavailable
+    if the store does not respond."""
 
     def put(self, key: str, data: bytes) -> StoredObject: ...
 
     def put_file(self, key: str, file: IO[bytes]) -> StoredObject:
-        """Stores an open file from its beginning."""
+        """Stores the whole content of an open file, whatever its current position."""
         ...
 
     def get(self, key: str, sha256: str | None = None) -> bytes:
@@ -77,7 +80,8 @@ class ObjectStore(Protocol):
         ...
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
-        """Writes the object's bytes into a file. Raises as `get`, and ScratchFull."""
+        """Writes the object's bytes to the file `path`. Raises NotFound, ScratchFull, or ChecksumMismatch when the
+        bytes do not match `sha256`."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -87,33 +91,38 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> list[str]: ...
 
     def page(self, prefix: str, after: str, limit: int) -> Sequence[ListedObject]:
-        """Returns the first objects after the key `after`, in the order of their keys, at most 1,000. Includes what a
-        broken write left."""
+        """Returns the first objects whose keys start with `prefix` and sort after the key `after`, in the order of
+        their keys: at most `limit`, which is at most 1,000. Includes files left by interrupted writes."""
         ...
 
     def open(self, key: str) -> IO[bytes]:
-        """Opens an object for reading and seeking, without a copy of it; few requests when it is read in order. Raises
-        NotFound; reading raises StorageUnavailable."""
+        """Opens an object for reading and seeking, without downloading all of it. Reading in order takes few requests.
+        Raises NotFound; reading raises StorageUnavailable."""
         ...
 
     def begin_parts(self, key: str) -> str:
-        """Starts a multipart upload. Returns the store's id of the upload, to be used with the key."""
+        """Starts a multipart upload. Returns the store's id of the upload, which the methods below take as `upload`,
+        together with the storage key."""
         ...
 
     def part_url(self, key: str, upload: str, number: int, size: int, seconds: int) -> str | None:
-        """Returns a URL where a client can put a part directly, valid for `seconds`; None when the store has none."""
+        """Returns a URL to which a client can upload one part directly, valid for `seconds`; None if clients cannot
+        reach the store."""
         ...
 
     def put_part(self, key: str, upload: str, number: int, file: IO[bytes]) -> Part:
-        """Stores a part, and replaces an earlier one with its number. Raises NotFound."""
+        """Stores a part of an upload, and replaces an earlier part with the same number. Raises NotFound if the store
+        does not know the upload."""
         ...
 
     def parts(self, key: str, upload: str) -> Sequence[Part]:
-        """Returns the stored parts, by number. Raises NotFound when the store does not know the upload."""
+        """Returns the stored parts of an upload, ordered by number. Raises NotFound if the store does not know the
+        upload."""
         ...
 
     def join_parts(self, key: str, upload: str, parts: Sequence[Part]) -> None:
-        """Joins the parts to an object, in their order. Raises NotFound."""
+        """Joins the parts of an upload to an object, in the given order. Raises NotFound if the store does not know the
+        upload."""
         ...
 
     def drop_upload(self, key: str, upload: str) -> None:
@@ -121,8 +130,9 @@ class ObjectStore(Protocol):
         ...
 
     def drop_parts(self, prefix: str, older_than_seconds: float, held: Container[str] = ()) -> int:
-        """Removes the parts of abandoned uploads, except those whose key is in `held`. Returns how many uploads there
-        were. Where parts are objects, which `page` lists, there are none."""
+        """Deletes the parts of uploads that began more than `older_than_seconds` ago, except uploads of the storage
+        keys in `held`. Returns the number of these uploads; always 0 for a store whose parts are ordinary objects,
+        which `page` lists."""
         ...
 
     def check(self) -> None:
@@ -131,7 +141,7 @@ class ObjectStore(Protocol):
 
 
 def file_digest(file: IO[bytes]) -> tuple[str, int]:
-    """Returns SHA-256 and size of an open file; leaves it at its beginning."""
+    """Returns the SHA-256 in hex and the size in bytes of an open file, and rewinds the file to its beginning."""
     file.seek(0)
     digest, size = hashlib.sha256(), 0
     while chunk := file.read(CHUNK):
@@ -142,7 +152,8 @@ def file_digest(file: IO[bytes]) -> tuple[str, int]:
 
 
 def copy_out(key: str, source: IO[bytes], path: Path, sha256: str | None) -> None:
-    """Writes an open object into a file. Raises ChecksumMismatch, ScratchFull."""
+    """Copies the open object `source` to the file `path`. Raises ScratchFull, or ChecksumMismatch when the bytes do not
+    match `sha256`."""
     digest = hashlib.sha256()
     with source, writing_scratch(), path.open("wb") as target:
         while chunk := source.read(CHUNK):
@@ -152,7 +163,8 @@ def copy_out(key: str, source: IO[bytes], path: Path, sha256: str | None) -> Non
 
 
 def verify(key: str, actual: str, expected: str | None) -> None:
-    """Raises ChecksumMismatch when the digests differ."""
+    """Raises ChecksumMismatch, and logs the storage key, if an object's actual SHA-256 differs from the expected
+    one."""
     if expected is not None and actual != expected:
         logger.error("the object %s is not what was written: restore it from a backup", key)
         raise ChecksumMismatch

@@ -1,4 +1,5 @@
-"""Files whose bytes are fetched in ranges, so that a large object is read without a copy of it."""
+"""File objects that fetch the bytes of a stored object in ranges, so that a large object is read without downloading
+all of it."""
 
 import io
 import os
@@ -6,19 +7,20 @@ from collections.abc import Callable
 from typing import IO, Any
 
 FIRST_BYTES, MOST_BYTES = 2**18, 2**23
-"""Sizes of a fetch: minimum after a jump, and maximum for sequential reading. The maximum bounds a file's memory."""
+"""Min and max bytes of one fetch. A fetch after a jump has the minimum size; sequential reading grows it up to the
+maximum, which bounds the memory of an open file."""
 _BUFFER_BYTES = 2**16
 
 
 def ranged_file(fetch: Callable[[int, int], bytes], size: int, tail: bytes = b"") -> IO[bytes]:
-    """Opens an object of `size` bytes for reading. `fetch(start, end)` returns its bytes from `start` up to `end`;
-    `tail` holds its last bytes, if they are known."""
+    """Opens an object of `size` bytes for reading. `fetch(start, end)` returns the object's bytes from `start` up to
+    `end`, exclusive; `tail` holds the object's last bytes, if the caller has them already."""
     return io.BufferedReader(_Ranged(fetch, size, tail), _BUFFER_BYTES)
 
 
 class _Ranged(io.RawIOBase):
-    """Caches the latest fetch. In sequential reading, as of a zip with many images, each fetch is twice as large as the
-    one before; after a jump it is small again."""
+    """Raw file that caches the bytes of the latest fetch. In sequential reading, for example of a zip with many images,
+    each fetch is twice as large as the previous one; after a jump, the size starts at the minimum again."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int, tail: bytes) -> None:
         self._fetch, self._size = fetch, size
@@ -56,6 +58,6 @@ class _Ranged(io.RawIOBase):
         skipped = self._position - (self._start + len(self._data))
         in_order = 0 <= skipped <= self._ahead
         self._ahead = min(2 * self._ahead, MOST_BYTES) if in_order else FIRST_BYTES
-        self._data = b""  # not both at once
+        self._data = b""  # frees the old bytes before the fetch
         end = min(self._position + self._ahead, self._size)
         self._start, self._data = self._position, self._fetch(self._position, end)

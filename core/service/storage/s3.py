@@ -1,4 +1,4 @@
-"""Objects in a bucket of an S3-compatible store."""
+"""Object store in a bucket of an S3-compatible service."""
 
 import datetime
 import hashlib
@@ -16,7 +16,8 @@ from core.service.storage.s3_reading import S3Reader
 
 
 class S3Store:
-    """An S3-compatible bucket. Our SHA-256 is stored as metadata, since not all servers check their own checksums."""
+    """Object store in an S3-compatible bucket. The service's own SHA-256 is stored as metadata of each object, since
+    not all S3 servers check their own checksums."""
 
     def __init__(
         self, bucket: str, prefix: str, endpoint_url: str | None, region: str, public_endpoint_url: str | None = None
@@ -27,7 +28,8 @@ class S3Store:
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         config = Config(
             connect_timeout=5,
-            # A frozen store is reported as unavailable after a minute: three tries of a part, and three to abort it.
+            # A store that hangs is reported as unavailable after a minute: three attempts to upload a part, and three
+            # to abort the upload.
             read_timeout=10,
             retries={"max_attempts": 3, "mode": "standard"},
             s3={"addressing_style": "path"} if endpoint_url else {},
@@ -38,11 +40,11 @@ class S3Store:
         self.client: Any = boto3.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
         self.client.meta.events.register("before-parse.s3", require_length)
         self.reader = S3Reader(self.client, bucket, self.prefix)
-        # Only with this version are the part's size and the time of expiry signed.
+        # Only this version of signatures covers the part's size and the URL's expiry time.
         signing = config.merge(Config(signature_version="s3v4"))
         public = public_endpoint_url or endpoint_url
         self.signer: Any = boto3.client("s3", endpoint_url=public, region_name=region, config=signing)
-        # Clients can reach Amazon's endpoint, but not one in our own network.
+        # Clients can reach Amazon's endpoint and a public endpoint; any other may be in a private network.
         self.is_public = public_endpoint_url is not None or endpoint_url is None
 
     def put(self, key: str, data: bytes) -> StoredObject:
@@ -54,7 +56,7 @@ class S3Store:
     def put_file(self, key: str, file: IO[bytes]) -> StoredObject:
         sha256, size = file_digest(file)
         extra = {"Metadata": {"sha256": sha256}}
-        # A transfer closes its file, but the caller's must stay open.
+        # `upload_fileobj` closes the file it is given, but the caller's file must stay open.
         with S3Guard(key), os.fdopen(os.dup(file.fileno()), "rb") as copy:
             self.client.upload_fileobj(copy, self.bucket, self.prefix + key, ExtraArgs=extra)
         return StoredObject(key, sha256, size)
@@ -172,6 +174,7 @@ class S3Store:
 
 
 def _now(answer: dict[str, Any]) -> datetime.datetime:
-    """Returns the store's time, which dates its objects, from the response; our own time if it has none."""
+    """Returns the store's current time from the response's Date header, to compute the age of objects, whose dates the
+    store sets. Without the header, returns this host's time."""
     told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     return parsedate_to_datetime(told) if told else datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""Converts errors of an S3 client to the service's own."""
+"""Conversion of an S3 client's errors to the service's own errors."""
 
 from http.client import HTTPException
 from typing import Any
@@ -20,12 +20,12 @@ _OPERATOR_CODES = {
     "RequestTimeTooSkewed": "this host's clock is wrong",
     "SignatureDoesNotMatch": "the secret key is wrong",
 }
-"""Rejections that last until an operator changes something, with the required change."""
+"""Causes of rejections by S3 error code. Each lasts until an operator changes something."""
 
 
 def require_length(operation_model: Any, response_dict: dict[str, Any], **_: object) -> None:
-    """Rejects a response with interrupted headers before the client parses it, which would read a missing body as an
-    empty list. Raises StorageUnavailable."""
+    """Raises StorageUnavailable for a response that was cut off within its headers. boto3 calls this before it parses a
+    response; it would parse the missing body as an empty list."""
     headers = response_dict["headers"]
     needs_none = operation_model.http["method"] == "HEAD" or response_dict["status_code"] == _NO_CONTENT
     if not (needs_none or "Content-Length" in headers or "Transfer-Encoding" in headers):
@@ -33,7 +33,8 @@ def require_length(operation_model: Any, response_dict: dict[str, Any], **_: obj
 
 
 class S3Guard:
-    """Converts all errors of a call to NotFound or StorageUnavailable. Not every connection error is one of boto3's."""
+    """Context manager that converts all errors of an S3 call to NotFound or StorageUnavailable. Besides boto3's errors
+    it converts those of urllib3, http.client and sockets, which boto3 does not always wrap."""
 
     def __init__(self, key: str) -> None:
         self.key = key

@@ -1,4 +1,4 @@
-"""Reading objects of a bucket: whole, or in ranges."""
+"""Reader of objects in an S3 bucket, whole or in ranges."""
 
 import io
 from typing import IO, Any
@@ -9,17 +9,20 @@ from core.service.storage.ranged import FIRST_BYTES, ranged_file
 from core.service.storage.s3_errors import S3Guard
 
 _TRIES = 3
-"""Max attempts to read a body that breaks off. The client itself retries whole requests, but not bodies."""
+"""Max attempts to read a response body that is cut off. boto3 itself retries requests, but not the reading of
+bodies."""
 
 
 class S3Reader:
-    """Raises NotFound, or StorageUnavailable when the store does not answer in full."""
+    """Reader of the objects in one bucket. Methods raise NotFound, or StorageUnavailable if a response is missing or
+    incomplete."""
 
     def __init__(self, client: Any, bucket: str, prefix: str) -> None:
         self.client, self.bucket, self.prefix = client, bucket, prefix
 
     def read(self, key: str, **options: str) -> tuple[dict[str, Any], bytes]:
-        """Returns the answer and the body of one request; nothing of an empty object of which a range is asked for."""
+        """Returns the response and the body of one request for an object; `options` are further arguments, such as
+        Range. The body is empty if the range is outside the object, such as any range of an empty object."""
         for tries_left in reversed(range(_TRIES)):
             answer = self._ask(key, options)
             try:
@@ -30,7 +33,7 @@ class S3Reader:
         raise AssertionError("the last try returns or raises")
 
     def open(self, key: str) -> IO[bytes]:
-        # The end first: it shows the size, and holds the index of a zip.
+        # Reads the end first: the response contains the object's size, and the end of a zip is its index.
         answer, tail = self.read(key, Range=f"bytes=-{FIRST_BYTES}")
         size = int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(tail)
 

@@ -1,4 +1,4 @@
-"""Temporary files on our own disk. Its errors are different from those of the object store."""
+"""Temporary files on this host's disk. Their errors are different from those of the object store."""
 
 import errno
 import shutil
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from core.service.storage.errors import ScratchFull, ScratchTooSmall
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors of a file system or a file that takes no more bytes."""
+"""Error numbers (errno) that mean that a disk, a quota or a file cannot take more bytes."""
 
 
 @contextmanager
 def writing_scratch() -> Iterator[None]:
-    """Wraps writes of temporary files. Raises ScratchFull when their disk is full."""
+    """Wraps code that writes temporary files. Raises ScratchFull if the disk of temporary files is full."""
     try:
         yield
     except OSError as error:
@@ -24,8 +24,8 @@ def writing_scratch() -> Iterator[None]:
 
 
 def check_scratch(setting: str, needed_bytes: int) -> None:
-    """Checks at the start that the folder for temporary files can hold what `setting` needs. Raises
-    ScratchTooSmall."""
+    """Raises ScratchTooSmall if the disk of temporary files is smaller than the `needed_bytes` that the setting named
+    `setting` requires. Called when a process starts."""
     folder = tempfile.gettempdir()
     total = shutil.disk_usage(folder).total
     if total < needed_bytes:

@@ -1,1 +1,1 @@
-"""Webhooks: events are sent to URLs of tenants, according to Standard Webhooks."""
+"""Webhooks: sends events to tenants' URLs, as Standard Webhooks specifies."""

@@ -1,5 +1,5 @@
-"""Webhook addresses: only public ones are allowed, so that nobody reaches the service's own network through
-webhooks."""
+"""Checks of webhook URLs and IP addresses. Only public addresses are allowed, so that nobody can reach the service's
+own network through webhooks."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from core.service.errors import WebhookUrlRefused
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _SPECIAL = (ipaddress.IPv4Network("168.63.129.16/32"), ipaddress.IPv4Network("192.0.0.0/24"))
-"""Networks of clouds' host agents, which look public to the standard library. Other metadata services do not."""
+"""Networks of cloud providers' host agents, which `ipaddress` counts as public. The addresses of other metadata
+services are not public and need no entry."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """URL of a webhook, in parts."""
+    """Parsed URL of a webhook."""
 
     is_https: bool
     host: str
@@ -23,11 +24,11 @@ class Target:
     authority: str
     """Value of the Host header."""
     path: str
-    """Path with its query."""
+    """Path and query of the URL."""
 
 
 def parse(url: str, *, allow_private: bool) -> Target:
-    """Parses a URL, and checks what needs no look-up. Raises WebhookUrlRefused."""
+    """Parses a webhook's URL, and checks all that can be checked without a DNS look-up. Raises WebhookUrlRefused."""
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
         raise WebhookUrlRefused("must be plain ASCII: percent-encode the path, and write the host as xn--…")
     try:
@@ -49,8 +50,8 @@ def parse(url: str, *, allow_private: bool) -> Target:
 
 
 def is_public(address: Address) -> bool:
-    """Returns whether an address is one host's on the internet: not loopback, private, link-local, shared, multicast,
-    reserved or unspecified, nor one of these written in IPv6."""
+    """Returns whether an IP address belongs to a single host on the public internet: not loopback, private, link-local,
+    shared, multicast, reserved or unspecified, nor an IPv6 form of such an IPv4 address."""
     if isinstance(address, ipaddress.IPv4Address):
         special = address.is_multicast or address.is_reserved or any(address in network for network in _SPECIAL)
         return address.is_global and not special

@@ -1,6 +1,8 @@
-"""Webhook deliveries of every tenant: claimed with a lease and a fence as jobs are, and tried for about a day.
+"""Webhook deliveries of all tenants. A worker claims a delivery with a lease and a fence, as it claims jobs. A delivery
+that fails is retried for about a day.
 
-No session is held while an answer is waited for: `claim` gives plain values, `settle` writes what became of them.
+No database session is open while a worker waits for the receiver's response: `claim` returns plain values for sending,
+and `settle` writes the outcome.
 """
 
 import datetime
@@ -23,7 +25,7 @@ MOST_ATTEMPTS = 10
 _FIRST_SECONDS, _FACTOR, _MOST_SECONDS = 5.0, 4.0, 8 * 3600.0
 _JITTER = 0.25
 _LEASE = datetime.timedelta(seconds=60)
-"""Lease of an attempt; longer than any attempt can take."""
+"""Duration of the lease on an attempt, which is longer than any attempt can take."""
 _MOST_OF_A_TENANT = 4
 """Max concurrent attempts for one tenant, so that its slow receivers do not delay other tenants."""
 _GONE = 410
@@ -31,7 +33,8 @@ _GONE = 410
 
 @dataclass(frozen=True)
 class Attempt:
-    """Claimed attempt at a delivery: all that it needs to send, and the right to settle the delivery."""
+    """Claimed attempt to deliver an event: all values that are needed to send it. `number` is the fencing token with
+    which `settle` writes the outcome."""
 
     id: str
     webhook_id: str
@@ -41,12 +44,13 @@ class Attempt:
     secrets: tuple[str, ...]
     tenant_id: str
     claimed_at: datetime.datetime
-    """Time by the database's clock, used in the signature: receivers refuse the time of a host whose clock is wrong."""
+    """Time of the claim by the database's clock, which is sent and signed as the timestamp. This host's clock is not
+    used, since receivers reject a wrong time."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of an attempt. `code` and `detail` are the reason for a failure."""
+    """Result of an attempt. `code` and `detail` are the reason for a failure; None for a success."""
 
     seconds: float
     response_status: int | None = None
@@ -59,9 +63,9 @@ class Outcome:
 
 
 def pause_seconds(failures: int, chance: Callable[[], float] = random.random) -> float | None:
-    """Returns the seconds until the next attempt, after so many failures in a row; None when there is none. 5 s at
-    first, four times as long each time, 8 h at most, and up to a quarter more or less by `chance` (0 to 1): 24 h in
-    all."""
+    """Returns the seconds to wait before the next attempt, after this many consecutive failures; None if there is no
+    further attempt. The pause is 5 s at first, four times as long each time, and at most 8 h. `chance` (a random number
+    from 0 to 1) changes it by up to a quarter. All pauses together take about 24 h."""
     if failures >= MOST_ATTEMPTS:
         return None
     seconds = min(_MOST_SECONDS, _FIRST_SECONDS * _FACTOR ** (failures - 1))
@@ -69,10 +73,10 @@ def pause_seconds(failures: int, chance: Callable[[], float] = random.random) ->
 
 
 def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
-    """Claims the next delivery that is due, or returns None. The tenant with the fewest attempts in flight goes first.
-    Leaves out tenants that are `full`.
+    """Claims the next due delivery and returns the attempt to make; None if no delivery is due. Deliveries of the
+    tenant with the fewest attempts in flight go first. Tenants in `full` are skipped.
 
-    One whose worker was lost is due again when its lease has run out.
+    If a worker dies, its delivery is due again when the lease expires.
     """
     now = database_now(session)
     leased = aliased(WebhookDelivery)
@@ -119,9 +123,11 @@ def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
 
 
 def settle(session: Session, attempt: Attempt, outcome: Outcome, *, is_ours: bool = False) -> bool:
-    """Stores how an attempt ended. Returns False when another attempt has replaced it. A failure that `is_ours`, since
-    hardly any receiver can be reached, is not counted: it is tried again after the same pause, and disables nothing."""
-    # Lock the webhook first, as its deletion does. The lock still admits new deliveries for it.
+    """Writes the outcome of an attempt, and schedules the next attempt after a failure. Returns False if another
+    attempt has replaced this one, or the webhook was deleted. `is_ours` means that the service's own network likely
+    caused the failure: the failure is not counted, so that the pause does not grow and the webhook is not disabled."""
+    # Lock the webhook before its delivery, as deleting the webhook does, since another order could deadlock. The lock
+    # still allows inserts of new deliveries for the webhook.
     webhook = session.get(Webhook, attempt.webhook_id, with_for_update={"key_share": True})
     statement = select(WebhookDelivery).where(
         WebhookDelivery.id == attempt.id,
@@ -165,7 +171,7 @@ def _finish(row: WebhookDelivery, status: str, now: datetime.datetime) -> None:
 
 
 def _disable(session: Session, webhook: Webhook, code: str, detail: str) -> None:
-    """Disables a webhook. Its waiting deliveries stay, and go out when its tenant enables it again."""
+    """Disables a webhook. Its pending deliveries stay, and are sent when the tenant enables the webhook again."""
     if webhook.status != "enabled":
         return
     webhook.status, webhook.disabled_code, webhook.disabled_detail = "disabled", code, detail

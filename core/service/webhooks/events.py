@@ -1,4 +1,4 @@
-"""Events that webhooks deliver. A delivery is inserted in the transaction of its event, and so is never lost."""
+"""Events that webhooks deliver. A delivery is inserted in the transaction of its event, so that no event is lost."""
 
 import datetime
 import json
@@ -29,7 +29,8 @@ _SUBSCRIBED = frozenset(get_args(EventType))
 
 
 def job_ended(session: Session, job: Dataset | Finetune | Generation) -> None:
-    """Emits the event of a job that has ended, by the status of its row."""
+    """Emits the event that a job has ended. The event type, such as `finetune.failed`, follows from the row's
+    status."""
     kind: str
     details: dict[str, Any]
     match job:
@@ -49,7 +50,7 @@ def adapter(session: Session, row: Adapter, what: Literal["created", "promoted",
 
 
 def deliver(session: Session, webhook: Webhook, type: str, data: dict[str, Any]) -> WebhookDelivery:
-    """Adds a delivery that is due at once."""
+    """Adds and returns a delivery of one event to one webhook, due at once."""
     now = database_now(session)
     body = json.dumps({"type": type, "timestamp": _rfc3339(now), "data": data}, separators=(",", ":"))
     row = WebhookDelivery(
@@ -70,7 +71,8 @@ def _emit(session: Session, tenant_id: str, type: str, data: dict[str, Any]) -> 
     if type not in _SUBSCRIBED:
         return
     enabled = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.status == "enabled").order_by(Webhook.id)
-    # Locked until the transaction ends: a deletion meanwhile would make the insert of their deliveries fail.
+    # Locks the webhooks until the transaction ends: if one were deleted meanwhile, the insert of its delivery would
+    # fail.
     for webhook in session.scalars(enabled.with_for_update(read=True, key_share=True)).all():
         if webhook.events is None or type in webhook.events:
             deliver(session, webhook, type, data)

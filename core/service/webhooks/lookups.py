@@ -1,10 +1,10 @@
-"""Host look-ups with a deadline.
+"""DNS look-ups of hosts with a deadline.
 
 `getaddrinfo` honours the operator's configuration (/etc/hosts, search domains, names of a container platform), but has
 no timeout: with unresponsive name servers it takes half a minute or more. A resolver in Python has timeouts but ignores
-that configuration. So each look-up runs in a separate thread, which is abandoned at the deadline and ends when the
-system gives up. Abandoned threads are counted per tenant: a tenant whose name servers never respond gets no further
-look-ups, and others are not affected.
+that configuration. So each look-up runs `getaddrinfo` in a separate thread, which is abandoned at the deadline and ends
+when `getaddrinfo` gives up. Abandoned threads are counted per tenant: a tenant whose name servers never respond gets no
+further look-ups, and other tenants are not affected.
 """
 
 import socket
@@ -15,7 +15,7 @@ from typing import Any
 from core.service.webhooks.places import Places
 
 _AT_ONCE = 32
-"""Look-ups that run or are abandoned, in this process."""
+"""Max look-ups that are running in this process, including abandoned ones."""
 _places = Places(_AT_ONCE)
 
 
@@ -24,8 +24,8 @@ class TooManyLookups(Exception):
 
 
 def addresses(tenant: str, host: str, port: int, seconds: float) -> list[str]:
-    """Returns all addresses of a host, in the system's order. Raises TooManyLookups, TimeoutError after `seconds`,
-    OSError and UnicodeError for a host that does not exist."""
+    """Returns all IP addresses of a host, in the order of `getaddrinfo`. Raises TooManyLookups, TimeoutError after
+    `seconds`, and OSError or UnicodeError for a host that does not exist."""
     if not _places.take(tenant):
         raise TooManyLookups
     future: Future[list[Any]] = Future()
@@ -44,7 +44,7 @@ def _look_up(future: "Future[list[Any]]", tenant: str, host: str, port: int) -> 
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except Exception as error:
         failure = error
-    _places.give_back(tenant)  # first, since the waiting caller may start another look-up
+    _places.give_back(tenant)  # before the result, since the caller may then start another look-up
     if failure is None:
         future.set_result(infos)
     else:

@@ -1,4 +1,5 @@
-"""Division of a few places between tenants: however many slow ones there are, another finds room."""
+"""Fair division of a limited number of places, such as threads, among tenants. Tenants that hold places for long cannot
+take all of them."""
 
 import threading
 from collections import Counter
@@ -8,9 +9,9 @@ from collections.abc import Collection
 class Places:
     """Counted places that tenants take and give back. Safe to share between threads.
 
-    A tenant takes another place while it holds fewer than half of the free ones. Of 8 places a tenant that gives none
-    back gets 3, a second one 2, and two more get 1 each, which leaves one for the fifth. A fixed maximum for each
-    tenant would either waste places on a quiet service, or let two slow tenants fill a busy one.
+    A tenant may take another place if it holds none, or fewer than half as many as are free. Of 8 places, a tenant that
+    gives none back gets 3, a second such tenant 2, and two more 1 each, which leaves one place for a fifth tenant. A
+    fixed maximum for each tenant would either waste places on a quiet service, or let two slow tenants fill a busy one.
     """
 
     def __init__(self, count: int) -> None:
@@ -19,7 +20,8 @@ class Places:
         self._lock = threading.Lock()
 
     def take(self, tenant: str) -> bool:
-        """Takes a place, unless the tenant holds its part of them."""
+        """Takes a place for a tenant. Returns False if no place is free, or the tenant already holds its part of the
+        places."""
         with self._lock:
             if not self._may_take(tenant):
                 return False
@@ -32,7 +34,7 @@ class Places:
             self._held += Counter()  # forgets tenants that hold none
 
     def full(self) -> Collection[str]:
-        """Tenants that hold places and get no other at the moment."""
+        """Returns the tenants that hold places and may not take another place now."""
         with self._lock:
             return {tenant for tenant in self._held if not self._may_take(tenant)}
 

@@ -1,8 +1,8 @@
-"""One POST to a URL that a stranger chose.
+"""Sending of one POST request to a URL that a tenant chose, and that may try to reach private addresses.
 
-The host is looked up here, every address is checked, and the connection is made to a checked address, so that a later
-change of the DNS record has no effect. The standard library's client is sufficient: it follows no redirects, uses no
-proxy, and accepts a connection made here. The response's body is not read.
+This module looks up the host, checks every address, and connects to a checked address, so that a later change of the
+DNS record has no effect. The standard library's client is sufficient: it follows no redirects, uses no proxy, and
+accepts a socket that is already connected. The response's body is not read.
 """
 
 import http.client
@@ -20,22 +20,22 @@ from core.service.webhooks import lookups
 from core.service.webhooks.addresses import Target, is_public, parse
 
 _MOST_ADDRESSES = 4
-"""Max addresses that are tried; all are checked."""
+"""Max addresses of a host to which connections are tried. All addresses are checked."""
 
 
 class DeliveryFailed(CoreError):
-    """Failure of a delivery. `code` is its kind; the sentence is for the tenant."""
+    """Failure of a webhook delivery. `code` is the kind of failure, and the message is shown to the tenant."""
 
     code, status, title = "delivery_failed", 502, "Webhook not delivered"
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
-        self.code = code  # type: ignore[misc]  # one class for all the ways
+        self.code = code  # type: ignore[misc]  # one class for all kinds of failure
 
 
 def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allow_private: bool, seconds: float) -> int:
-    """Returns the response's status within `seconds`. Look-ups count for the `tenant`. Raises
-    DeliveryFailed, WebhookUrlRefused."""
+    """Sends a POST request, and returns the response's status code. Takes at most `seconds`. DNS look-ups count towards
+    the limit of `tenant`. Raises DeliveryFailed, WebhookUrlRefused."""
     target = parse(url, allow_private=allow_private)
     deadline = time.monotonic() + seconds
     addresses = _checked(target, tenant, allow_private, deadline)
@@ -44,7 +44,7 @@ def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allo
             connection.request("POST", target.path, body, {"Host": target.authority, **headers})
             status = connection.getresponse().status
             if time.monotonic() >= deadline:
-                raise TimeoutError  # it was cut off among its headers
+                raise TimeoutError  # the response was cut off at the deadline
             return status
     except ssl.SSLCertVerificationError as error:
         raise DeliveryFailed("tls_failed", f"The certificate is not valid: {error.verify_message}.") from error
@@ -57,7 +57,8 @@ def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allo
 
 
 def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) -> list[str]:
-    """Returns the host's addresses. None may be private: a host with both kinds is not trusted."""
+    """Returns the IP addresses of the target's host to connect to. Raises DeliveryFailed if the look-up fails, or if
+    any of the host's addresses is private, even if others are public (unless `allow_private`)."""
     try:
         addresses = lookups.addresses(tenant, target.host, target.port, deadline - time.monotonic())
     except lookups.TooManyLookups as error:
@@ -73,8 +74,8 @@ def _checked(target: Target, tenant: str, allow_private: bool, deadline: float) 
 
 @contextmanager
 def _connected(target: Target, addresses: list[str], deadline: float) -> Iterator[http.client.HTTPConnection]:
-    """Opens a connection that is closed at the deadline. Socket timeouts would not stop a response that arrives byte by
-    byte."""
+    """Opens an HTTP connection that a timer closes at the deadline. Timeouts of the socket would not stop a response
+    that arrives byte by byte."""
     plain = _socket(addresses, target.port, deadline)
     stream = plain
     if target.is_https:
@@ -94,8 +95,8 @@ def _connected(target: Target, addresses: list[str], deadline: float) -> Iterato
 
 
 def _socket(addresses: list[str], port: int, deadline: float) -> socket.socket:
-    """Connects to the first address that answers. Each gets an equal part of the time that is left. Raises the last
-    one's OSError."""
+    """Connects to the first address that accepts, and returns the socket. Each address gets an equal part of the time
+    that is left. Raises the OSError of the last address if none accepts."""
     for left in range(len(addresses), 0, -1):
         share = max(0.001, (deadline - time.monotonic()) / left)
         try:
@@ -110,12 +111,14 @@ def _socket(addresses: list[str], port: int, deadline: float) -> socket.socket:
 
 
 def _cut(stream: socket.socket) -> None:
-    """Closes the socket to wake the reader, without TLS's closing handshake, which would wait too."""
+    """Shuts down a socket, which wakes the thread that reads from it. Skips TLS's closing handshake, which could wait
+    too."""
     with suppress(OSError):
         socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Returns a TLS context that trusts the system's certificates, or those in SSL_CERT_FILE."""
+    """Returns a TLS context that trusts the system's certificates, or the certificates in the file that SSL_CERT_FILE
+    names."""
     return ssl.create_default_context()

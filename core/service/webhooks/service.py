@@ -1,4 +1,4 @@
-"""A tenant's webhooks."""
+"""Webhooks of a tenant: creates, changes, tests and deletes them, and lists and repeats their deliveries."""
 
 import datetime
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from core.service.webhooks.addresses import parse
 from core.service.webhooks.signing import new_secret
 
 _MOST_SECRETS = 5
-"""Max count of earlier secrets that still sign."""
+"""Max number of earlier secrets of a webhook that still sign."""
 
 
 @dataclass(frozen=True)
 class IssuedSecret:
-    """A webhook with its new secret, which is shown this once."""
+    """Webhook with its new secret, which the tenant is shown only once."""
 
     row: Webhook
     secret: str
@@ -35,7 +35,8 @@ class IssuedSecret:
 def create(
     session: Session, url: str, wanted: list[str] | None, description: str, *, allow_private: bool
 ) -> IssuedSecret:
-    """Raises WebhookUrlRefused for a URL that leads nowhere or to a private address."""
+    """Creates a webhook with a new secret, for the event types in `wanted`; None means all types. Raises
+    WebhookUrlRefused for an invalid URL, or one with a private IP address."""
     parse(url, allow_private=allow_private)
     webhook = Webhook(
         id=new_id("wh"),
@@ -54,20 +55,20 @@ def create(
 
 
 def get(session: Session, id: str, *, lock: bool = False) -> Webhook:
-    """Raises NotFound, for another tenant's webhook too."""
+    """Returns a webhook. Raises NotFound, also for another tenant's webhook."""
     return require(session, Webhook, "webhook", id, lock=lock)
 
 
 def page(session: Session, request: PageRequest) -> Page[Webhook]:
-    """Returns a page of webhooks, newest first. Raises InvalidCursor."""
+    """Returns a page of the tenant's webhooks, newest first. Raises InvalidCursor."""
     return fetch_page(session, select(Webhook), Webhook.id, request)
 
 
 def change(
     session: Session, id: str, changes: dict[str, Any], seen: str | None = None, *, allow_private: bool
 ) -> Webhook:
-    """Changes `url`, `events`, `description` or `enabled`. `seen` is the request's If-Match header. Raises NotFound,
-    WebhookUrlRefused, ChangedMeanwhile."""
+    """Changes `url`, `events`, `description` or `enabled` of a webhook. `seen` is the request's If-Match header, which
+    must match the webhook's ETag. Raises NotFound, WebhookUrlRefused, ChangedMeanwhile."""
     webhook = get(session, id, lock=True)
     etags.require_match(webhook, seen)
     if "url" in changes:
@@ -90,7 +91,8 @@ def delete(session: Session, id: str) -> None:
 
 
 def rotate(session: Session, id: str, overlap_seconds: int) -> IssuedSecret:
-    """Gives a webhook a new secret. The secret before also signs until the overlap ends. Raises NotFound."""
+    """Gives a webhook a new secret, and returns both. The previous secret also signs for `overlap_seconds`. Raises
+    NotFound."""
     webhook = get(session, id, lock=True)
     now = database_now(session)
     previous = living(webhook, now)
@@ -105,12 +107,13 @@ def rotate(session: Session, id: str, overlap_seconds: int) -> IssuedSecret:
 
 
 def living(webhook: Webhook, now: datetime.datetime) -> list[dict[str, str]]:
-    """Returns the previous secrets of a webhook that still sign, the oldest first."""
+    """Returns the previous secrets of a webhook that have not expired, and so still sign, the oldest first."""
     return [old for old in webhook.previous_secrets if datetime.datetime.fromisoformat(old["expires_at"]) > now]
 
 
 def test(session: Session, id: str) -> WebhookDelivery:
-    """Sends an event that means nothing, to try the webhook. Raises NotFound, WebhookDisabled."""
+    """Adds a delivery of the event `webhook.test`, due at once, so that the tenant can try the webhook. Raises
+    NotFound, WebhookDisabled."""
     webhook = _enabled(session, id)
     delivery = events.deliver(session, webhook, events.TEST, {"webhook_id": id})
     session.flush()
@@ -127,7 +130,7 @@ def deliveries(session: Session, id: str, request: PageRequest) -> Page[WebhookD
 
 
 def delivery(session: Session, id: str, delivery_id: str, *, lock: bool = False) -> WebhookDelivery:
-    """Raises NotFound."""
+    """Returns one delivery of a webhook. Raises NotFound."""
     row = find(session, WebhookDelivery, delivery_id, lock=lock)
     if row is None or row.webhook_id != id:
         raise NotFound("delivery", delivery_id)
@@ -135,8 +138,8 @@ def delivery(session: Session, id: str, delivery_id: str, *, lock: bool = False)
 
 
 def redeliver(session: Session, id: str, delivery_id: str) -> WebhookDelivery:
-    """Sends an event again at once, however its delivery ended, with as many attempts as at first. Raises NotFound,
-    WebhookDisabled."""
+    """Makes a delivery due again at once, whatever its status, with as many attempts as a new delivery has. Raises
+    NotFound, WebhookDisabled."""
     _enabled(session, id)
     row = delivery(session, id, delivery_id, lock=True)
     row.status, row.failures = "pending", 0

@@ -13,6 +13,7 @@ def new_secret() -> str:
 
 
 def headers(id: str, timestamp: int, body: str, keys: Sequence[str]) -> dict[str, str]:
-    """Returns the headers of one attempt, signed with every valid secret. `timestamp`: seconds since 1970."""
+    """Returns the HTTP headers of one attempt: the delivery's id, the timestamp in seconds since 1970, and a signature
+    of the body with each secret in `keys`."""
     signatures = " ".join(Webhook(key).sign(id, datetime.fromtimestamp(timestamp, UTC), body) for key in keys)
     return {"webhook-id": id, "webhook-timestamp": str(timestamp), "webhook-signature": signatures}

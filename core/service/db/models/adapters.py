@@ -18,7 +18,7 @@ class Adapter(TenantOwned, Base):
     finetune_id: Mapped[str | None] = mapped_column(String(40), index=True)
     version: Mapped[int]
     status: Mapped[str] = mapped_column(String(20), default="ready")
-    """ready or quarantined"""
+    """Status of the adapter: ready or quarantined."""
     object_key: Mapped[str] = mapped_column(String(500))
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)

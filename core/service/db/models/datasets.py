@@ -46,7 +46,7 @@ class DatasetUpload(TenantOwned, Base):
     dataset_id: Mapped[str] = mapped_column(String(40))
     """Id of the data set that the upload will become. The zip's storage key contains this id from the beginning."""
     status: Mapped[str] = mapped_column(String(20), default="open")
-    """open, completed or failed"""
+    """Status of the upload: open, completed or failed."""
     filename: Mapped[str | None] = mapped_column(String(255))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     part_bytes: Mapped[int] = mapped_column(BigInteger)

@@ -30,7 +30,7 @@ class ApiKey(TenantOwned, Base):
     __tablename__ = "api_keys"
 
     id: Mapped[Id]
-    tenant_id: Mapped[str | None] = mapped_column(  # type: ignore[assignment]  # None: an administrator's
+    tenant_id: Mapped[str | None] = mapped_column(  # type: ignore[assignment]  # None for administrators
         String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True
     )
     name: Mapped[str] = mapped_column(String(200))

@@ -24,7 +24,7 @@ class Webhook(TenantOwned, Base):
     """Earlier signing secrets: [{secret, expires_at}]. Deliveries are also signed with each of them until it
     expires."""
     status: Mapped[str] = mapped_column(String(20), default="enabled")
-    """enabled or disabled"""
+    """Status of the webhook: enabled or disabled."""
     disabled_code: Mapped[str | None] = mapped_column(String(60))
     disabled_detail: Mapped[str | None] = mapped_column(Text)
     last_success_at: Mapped[datetime.datetime | None]
@@ -54,7 +54,7 @@ class WebhookDelivery(TenantOwned, Base):
     body: Mapped[str] = mapped_column(Text)
     """JSON text that is signed and sent, unchanged."""
     status: Mapped[str] = mapped_column(String(20), default="pending")
-    """pending, succeeded or failed"""
+    """Status of the delivery: pending, succeeded or failed."""
     attempt: Mapped[int] = mapped_column(default=0)
     """Number of the current attempt, which is also the fencing token: a worker whose attempt has another number can no
     longer change the row."""
