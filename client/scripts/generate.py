@@ -110,7 +110,7 @@ def _requests(schemas: Schemas) -> str:
             name: field for name, field in schema["properties"].items() if name not in ("dataset_id", "dry_run")
         }
     text = _generated(
-        '"""Settings of the two calls that have many."""',
+        '"""Settings of `finetunes.start` and `generations.create`."""',
         asked,
         "--output-model-type",
         "typing.TypedDict",

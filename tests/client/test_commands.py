@@ -222,6 +222,14 @@ def test_login_file_is_private_and_its_key_stays_with_its_address(server: Server
     assert "There is no profile" in stored.text("logout")
 
 
+def test_login_to_a_new_profile_asks_for_the_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFFIT_PROFILE", "new")
+    shell = Shell(server.url, None)
+    done = shell.run("login", typed=f"{server.url}\n{server.key}\n")
+    assert done.exit_code == 0, done.output
+    assert shell.json("usage")["images"] >= 0
+
+
 def test_wrong_key_or_address_is_not_stored(server: Server, tmp_path: Path) -> None:
     shell = Shell(server.url, None)
     assert shell.run("login", "--url", server.url, typed="dfk_wrong\n").exit_code == 3

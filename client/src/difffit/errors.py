@@ -50,7 +50,7 @@ class ConnectionFailed(DiffFitError):
     title = "No connection"
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"{url} does not respond ({reason}).")
+        super().__init__(f"{url} does not respond ({reason}). Check the address, and that the server runs.")
         self.url = url
 
 
@@ -83,7 +83,10 @@ class UnexpectedAnswer(DiffFitError):
     title = "Unexpected response"
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"The response of {url} does not match this version of the API: {reason}")
+        super().__init__(
+            f"The response of {url} does not match this version of the API: {reason} "
+            "Check the address, or update the package."
+        )
 
 
 class ApiError(DiffFitError):

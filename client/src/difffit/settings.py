@@ -42,6 +42,11 @@ def resolve(url: str | None = None, api_key: str | None = None, profile: str | N
     return Settings(address, key)
 
 
+def profile_name(profile: str | None) -> str:
+    """Returns the name of the profile to store or delete: `profile`, else `DIFFFIT_PROFILE`, else the default."""
+    return profile or os.environ.get("DIFFFIT_PROFILE") or DEFAULT_PROFILE
+
+
 def config_file() -> Path:
     """Returns the path of the file with the profiles: `DIFFFIT_CONFIG`, or a default in the user's configuration
     folder."""

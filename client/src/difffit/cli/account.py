@@ -8,7 +8,7 @@ import typer
 
 from difffit.cli.base import State
 from difffit.cli.views import record
-from difffit.settings import DEFAULT_PROFILE, Settings, config_file, forget_profile, resolve, save_profile
+from difffit.settings import DEFAULT_URL, Settings, config_file, forget_profile, profile_name, resolve, save_profile
 
 
 def login(
@@ -22,7 +22,7 @@ def login(
     --profile NAME login` stores address and key under a name, for example to keep an administrator's key next to a
     tenant's.
     """
-    name = state.profile or DEFAULT_PROFILE
+    name = profile_name(state.profile)
     address = (url or typer.prompt("Server", default=_known_url(), err=True)).rstrip("/")
     key = typer.prompt("API key", hide_input=True, err=True).strip()
     if check:
@@ -33,7 +33,7 @@ def login(
 
 def logout(state: State) -> None:
     """Delete the server address and API key that `difffit login` stored."""
-    name = state.profile or DEFAULT_PROFILE
+    name = profile_name(state.profile)
     forgotten = forget_profile(name)
     text = f"Deleted the profile '{name}'." if forgotten else f"There is no profile '{name}' in {config_file()}."
     state.show({"profile": name, "forgotten": forgotten}, text)
@@ -62,7 +62,10 @@ def usage(state: State) -> None:
 def inspect(
     state: State,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A PNG or a `.safetensors`.")
+        Path,
+        typer.Argument(
+            metavar="FILE", exists=True, dir_okay=False, help="Generated PNG, or adapter file (`.safetensors`)."
+        ),
     ],
 ) -> None:
     """Show the settings stored in a generated image, or the metadata of an adapter file. Needs no server."""
@@ -75,7 +78,7 @@ def _known_url() -> str:
     try:
         return resolve().url
     except ValueError:
-        return resolve("").url
+        return DEFAULT_URL
 
 
 def _check(url: str, key: str) -> None:

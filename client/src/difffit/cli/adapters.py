@@ -9,7 +9,7 @@ from difffit.cli.arguments import DomainArgument, LimitOption, domain_id
 from difffit.cli.base import State, command
 from difffit.cli.views import record, short, size, table
 
-app = typer.Typer(help="Manage the versions of a domain.", no_args_is_help=True)
+app = typer.Typer(help="Manage adapters, the versions of a domain.", no_args_is_help=True)
 AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Id of the adapter.")]
 _FIELDS = ("id", "version", "status", "method", "preset", "parameters", "sha256", "base_digest", "created_at")
 
@@ -18,7 +18,9 @@ _FIELDS = ("id", "version", "status", "method", "preset", "parameters", "sha256"
 def list_adapters(
     state: State,
     domain: DomainArgument,
-    status: Annotated[Literal["ready", "quarantined"] | None, typer.Option(help="List only this status.")] = None,
+    status: Annotated[
+        Literal["ready", "quarantined"] | None, typer.Option(help="List only adapters with this status.")
+    ] = None,
     limit: LimitOption = None,
 ) -> None:
     """List the adapters (versions) of a domain, newest first. An asterisk marks the active version."""
@@ -68,7 +70,9 @@ def download(
 def upload(
     state: State,
     domain: DomainArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A `.safetensors`.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Adapter file (`.safetensors`).")
+    ],
 ) -> None:
     """Upload an adapter that was trained on the server's base model."""
     version = state.client.adapters.upload(domain_id(state.client, domain), file)

@@ -127,11 +127,12 @@ def update_key(
 def rotate_key(
     state: State,
     key: KeyArgument,
-    overlap: Annotated[int | None, typer.Option(min=0, help="Seconds for which the old key keeps working.")] = None,
+    overlap: Annotated[int | None, typer.Option(min=0, help="Hours for which the old key keeps working.")] = None,
     days: LifetimeOption = None,
 ) -> None:
     """Replace an API key with a new one. The new key is shown only now."""
-    issued = state.client.admin.keys.rotate(key, overlap_seconds=overlap, lifetime_seconds=_seconds(days))
+    seconds = None if overlap is None else overlap * 3600
+    issued = state.client.admin.keys.rotate(key, overlap_seconds=seconds, lifetime_seconds=_seconds(days))
     state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
 
 
@@ -150,7 +151,9 @@ def adapters(
     tenant: TenantOption = None,
     domain: Annotated[str | None, typer.Option(help="List only this domain, by id.")] = None,
     base: Annotated[str | None, typer.Option(help="List only adapters for this base, by digest.")] = None,
-    status: Annotated[Literal["ready", "quarantined"] | None, typer.Option(help="List only this status.")] = None,
+    status: Annotated[
+        Literal["ready", "quarantined"] | None, typer.Option(help="List only adapters with this status.")
+    ] = None,
 ) -> None:
     """List the adapters of all tenants, newest first, each with the workers that have it in memory."""
     filters: dict[str, Any] = {"tenant_id": tenant, "domain_id": domain, "base_digest": base, "status": status}
@@ -167,7 +170,7 @@ def adapters(
     }
     state.show(rows, table(rows, columns))
     total = size(sum(adapter.size_bytes for adapter in rows))
-    state.note(f"Stored: {len(rows)}, {total}.")
+    state.note(f"Adapters listed: {len(rows)}, {total} in total.")
 
 
 @command(app)
@@ -208,7 +211,11 @@ def deletions(state: State, tenant: TenantOption = None, limit: LimitOption = No
 
 
 @command(app)
-def audit(state: State, limit: LimitOption = 50, tenant: TenantOption = None) -> None:
+def audit(
+    state: State,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries.")] = 50,
+    tenant: TenantOption = None,
+) -> None:
     """Show the audit log: what was changed, when and with which API key, newest first."""
     entries = list(state.client.admin.audit(limit, tenant_id=tenant))
     columns = {
@@ -228,5 +235,7 @@ def _seconds(days: int | None) -> int | None:
 def _quota(text: str) -> tuple[str, int]:
     name, separator, value = text.partition("=")
     if not separator or not value.isdecimal():
-        raise typer.BadParameter(f"'{text}' is not NAME=NUMBER", param_hint="--quota")
+        raise typer.BadParameter(
+            f"'{text}' is not a quota. Write NAME=NUMBER, such as images_per_day=1000.", param_hint="--quota"
+        )
     return name, int(value)

@@ -11,11 +11,13 @@ DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Name or i
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of rows. All by default.")]
 JobStatusOption = Annotated[
     Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
-    typer.Option("--status", help="List only this status."),
+    typer.Option("--status", help="List only jobs with this status."),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps.")]
 BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per step.")]
-LearningRateOption = Annotated[float | None, typer.Option("--learning-rate", help="Constant over all steps.")]
+LearningRateOption = Annotated[
+    float | None, typer.Option("--learning-rate", help="Learning rate, the same for all steps.")
+]
 ImageSizeOption = Annotated[
     int | None, typer.Option("--image-size", help="Image side in pixels: the base's size, or twice that.")
 ]

@@ -53,7 +53,7 @@ def list_datasets(
     state: State,
     domain: DomainArgument,
     status: Annotated[
-        Literal["validating", "ready", "rejected"] | None, typer.Option(help="List only this status.")
+        Literal["validating", "ready", "rejected"] | None, typer.Option(help="List only data sets with this status.")
     ] = None,
     limit: LimitOption = None,
 ) -> None:

@@ -8,7 +8,7 @@ from difffit.cli.arguments import DomainArgument, LimitOption, YesOption, confir
 from difffit.cli.base import State, command
 from difffit.cli.views import record, table
 
-app = typer.Typer(help="Manage domains: image styles that the base is taught.", no_args_is_help=True)
+app = typer.Typer(help="Manage domains: image styles on which the base is fine-tuned.", no_args_is_help=True)
 _FIELDS = ("id", "name", "description", "base_model", "active_adapter_id", "created_at")
 
 
@@ -63,5 +63,5 @@ def delete(state: State, domain: DomainArgument, yes: YesOption = False) -> None
     receipt = state.client.domains.delete(details.id)
     state.show(
         {"deleted": details.id, "receipt": receipt},
-        f"Deleted {details.id}. Its files are being removed: see {receipt}.",
+        f"Deleted {details.id}. Its files are being removed{f': see {receipt}' if receipt else ''}.",
     )

@@ -16,7 +16,7 @@ EXIT_CODES = (
 _HINTS = {
     "unauthenticated": "Sign in with `difffit login`, or set DIFFFIT_API_KEY.",
     "forbidden": "Use another key with `difffit --profile NAME`. The admin commands need an administrator's key.",
-    "no_active_adapter": "Train one with `difffit finetunes start DOMAIN --watch`.",
+    "no_active_adapter": "Train an adapter with `difffit finetunes start DOMAIN --watch`.",
     "base_mismatch": "Train the domain again with `difffit finetunes start DOMAIN --watch`. Its data set is stored.",
     "dataset_not_ready": "See the progress of its checks with `difffit datasets get ID`.",
     "adapter_quarantined": "Choose another version from `difffit adapters list DOMAIN`.",

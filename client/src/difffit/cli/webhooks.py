@@ -101,7 +101,7 @@ def deliveries(
     state: State,
     webhook: WebhookArgument,
     status: Annotated[
-        Literal["pending", "succeeded", "failed"] | None, typer.Option(help="List only this status.")
+        Literal["pending", "succeeded", "failed"] | None, typer.Option(help="List only deliveries with this status.")
     ] = None,
     limit: LimitOption = None,
 ) -> None:
