@@ -108,7 +108,7 @@ def _add_dashboard(app: FastAPI) -> None:
         return
 
     def explain(_request: Request) -> PlainTextResponse:
-        text = f"The pages are not installed on this server. To have them: {how_to_install('dashboard')}\n"
+        text = f"The pages are not installed on this server. Install them: {how_to_install('dashboard')}\n"
         return PlainTextResponse(text, status.HTTP_501_NOT_IMPLEMENTED)
 
     app.add_route("/dashboard{path:path}", explain, include_in_schema=False)

@@ -32,7 +32,7 @@ class TooManyTransfers(CoreError):
 
     def __init__(self, what: str, limit: int) -> None:
         super().__init__(
-            f"At most {limit:,} {what} may run at once. Try again when one has ended.",
+            f"Your limit is {limit:,} {what} at once. Try again when one has ended.",
             retry_after=5,
         )
 
@@ -50,7 +50,7 @@ class ServiceBusy(CoreError):
     code, status, title = "service_busy", 503, "Service busy"
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"The service cannot take more {what} now. Try again.", retry_after=5)
+        super().__init__(f"The service has reached its limit of {what}. Try again in some seconds.", retry_after=5)
 
 
 class UploadSpaceFull(StorageUnavailable):

@@ -32,7 +32,7 @@ from core.service.extras import is_installed
 DESCRIPTION = """
 Fine-tune and serve image domains on one resident diffusion transformer.
 
-1. Create a **domain**: an image style that the base is taught.
+1. Create a **domain**: an image style on which the base is fine-tuned.
 2. Upload a **data set** to it, a zip with one folder of images per class, and wait until it is `ready`.
 3. Start a **fine-tune** and follow its events. It ends with an **adapter**, the domain's next version.
 4. Create a **generation**: images of a class, made with the domain's active version.
@@ -43,7 +43,7 @@ parameters and fields are rejected with 422. Times are RFC 3339 in UTC. Too many
 """
 
 TAGS = [
-    {"name": "domains", "description": "Image styles that the base is taught."},
+    {"name": "domains", "description": "Image styles on which the base is fine-tuned."},
     {"name": "datasets", "description": "Zips of training images, one folder per class."},
     {"name": "finetunes", "description": "Train adapters from data sets, with live events."},
     {"name": "adapters", "description": "The versions of a domain: list, upload, download, promote."},

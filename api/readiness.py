@@ -18,7 +18,7 @@ logger = structlog.get_logger()
 Answer = TypeVar("Answer")
 
 NO_WORKER = "No worker is alive: jobs wait."
-OTHER_BASE = "The live workers have another base than DIFFFIT_BASE_MODEL names here. Set the same base for both."
+OTHER_BASE = "The live workers serve another base than the API's DIFFFIT_BASE_MODEL. Set the same base for both."
 _WITHOUT = {
     "storage": "The object store does not respond: uploads and images fail, jobs wait.",
     "broker": "The broker does not respond: workers find their jobs in the database, with a short delay.",

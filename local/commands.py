@@ -34,7 +34,7 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Adapter to write.")] = Path("adapter.safetensors"),
     base: BaseOption = None,
     method: Annotated[Method | None, typer.Option(help="Training method.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Places that DiffFit trains: `paper` or `literal`.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Parameters that DiffFit trains: `paper` or `literal`.")] = None,
     site: Annotated[
         list[str] | None,
         typer.Option(

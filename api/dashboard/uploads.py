@@ -125,7 +125,7 @@ class _Packer:
         self._name, self._value, self._disposition = b"", b"", b""
         self._files += 1
         if self._files > _FILES:
-            raise FormParserError("too many files")
+            raise FormParserError(f"The form contains more than {_FILES:,} files. Send a zip instead.")
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -137,7 +137,7 @@ class _Packer:
 
     def _bound(self) -> None:
         if len(self._name) + len(self._value) > _HEADER_BYTES:
-            raise FormParserError("a header is too long")
+            raise FormParserError(f"The path of a file is longer than {_HEADER_BYTES:,} bytes. Shorten it.")
 
     def _header_end(self) -> None:
         if self._name.lower() == b"content-disposition":

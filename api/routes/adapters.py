@@ -59,7 +59,7 @@ def list_adapters(
 @runs_in(ADAPTERS)
 def upload_adapter(
     id: str,
-    file: Annotated[UploadFile, File(description="A `.safetensors` from a service with the same base.")],
+    file: Annotated[UploadFile, File(description="Adapter file (`.safetensors`) that was trained on the same base.")],
     scope: WriterDep,
     services: ServicesDep,
 ) -> AdapterOut:

@@ -119,7 +119,7 @@ async def put_dataset_part(
                 break
             await run_in_threadpool(file.write, piece)
         if received != size:
-            raise InvalidRequest("body", f"part {number} has {size:,} bytes")
+            raise InvalidRequest("body", f"part {number} must have {size:,} bytes")
         file.seek(0)
         key, name = upload.object_key, upload.store_upload
         part = await run_in(UPLOADS, services.store.put_part, key, name, number, file)

@@ -29,7 +29,7 @@ class FinetuneCreate(Input):
     )
     preset: Literal["paper", "literal"] = Field(
         "paper",
-        description="Places that DiffFit (arXiv 2304.06648) trains. `paper`: those of Table 1, with affine norms; "
+        description="Parameters that DiffFit (arXiv 2304.06648) trains. `paper`: those of Table 1, with affine norms; "
         "`literal`: those of Algorithms 1 to 3 on the released DiT, without affine norms.",
     )
     steps: Integer = Field(_DEFAULTS.training.steps, ge=1, le=100_000, description="Optimizer steps.")
@@ -125,7 +125,7 @@ class EstimateOut(Output):
 
 
 class MetricPoint(BaseModel):
-    """Point of the loss curve: means over the training steps since the previous point."""
+    """Point of the loss curve: mean loss since the previous point, latest gradient norm, seconds since the previous point."""
 
     step: int
     steps: int

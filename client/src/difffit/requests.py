@@ -8,7 +8,7 @@ class FinetuneSettings(TypedDict):
     method: NotRequired[Literal["difffit", "bitfit"]]
     """`difffit` trains biases, norms and scale factors; `bitfit` trains only biases. Adapters of the paper's other methods cannot share a batch with other domains: train them without a server, with `difffit train --method`."""
     preset: NotRequired[Literal["paper", "literal"]]
-    """Places that DiffFit (arXiv 2304.06648) trains. `paper`: those of Table 1, with affine norms; `literal`: those of Algorithms 1 to 3 on the released DiT, without affine norms."""
+    """Parameters that DiffFit (arXiv 2304.06648) trains. `paper`: those of Table 1, with affine norms; `literal`: those of Algorithms 1 to 3 on the released DiT, without affine norms."""
     steps: NotRequired[int]
     """Optimizer steps."""
     batch_size: NotRequired[int]
