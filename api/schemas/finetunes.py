@@ -125,7 +125,7 @@ class EstimateOut(Output):
 
 
 class MetricPoint(BaseModel):
-    """Point of the loss curve: mean loss since the previous point, latest gradient norm, seconds since the previous point."""
+    """Point of the loss curve: mean loss and seconds since the previous point, and the latest gradient norm."""
 
     step: int
     steps: int

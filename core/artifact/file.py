@@ -90,7 +90,7 @@ def check_fits(artifact: Artifact, base: BaseDescription) -> None:
     try:
         base.scale_of(manifest.image_size)
     except ValueError as error:
-        raise ArtifactInvalid(f"It is for images of {manifest.image_size} pixels, but {error}.") from error
+        raise ArtifactInvalid(f"The adapter is for images of {manifest.image_size} pixels, but {error}.") from error
     try:
         expected = trainable_shapes(base.config, manifest.method, manifest.sites, len(manifest.class_names))
     except ValueError as error:

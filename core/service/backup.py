@@ -166,7 +166,7 @@ def main() -> None:
     try:
         objects = (save if options.what == "save" else restore)(get_settings(), options.folder)
     except (CoreError, FileExistsError) as error:
-        sys.exit(f"Not done: {error}")
+        sys.exit(f"Failed: {error}")
     print(f"Done: the database and {len(objects)} objects.")
 
 

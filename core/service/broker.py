@@ -57,7 +57,12 @@ class CeleryDispatcher:
         try:
             self.app.send_task(task, args=[id], queue=queue, retry=False, ignore_result=True)
         except Exception as error:  # whatever the transport raises: no job is lost
-            logger.warning("the broker did not take %s for %s (%s); a worker will find it", task, id, error)
+            logger.warning(
+                "could not send %s for %s to the broker (%s); a worker will find the job in the database",
+                task,
+                id,
+                error,
+            )
 
     def check(self) -> None:
         """Connects to the broker. Raises the Celery transport's own exception when the broker cannot be reached."""

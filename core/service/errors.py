@@ -67,7 +67,7 @@ class IdempotencyMismatch(CoreError):
 
 
 class IdempotencyConflict(CoreError):
-    code, status, title = "idempotency_conflict", 409, "Request with this key still running"
+    code, status, title = "idempotency_conflict", 409, "Request with this idempotency key still running"
 
     def __init__(self) -> None:
         super().__init__("A request with this Idempotency-Key is still running. Try again in a moment.")
@@ -146,7 +146,9 @@ class BaseNotLoaded(CoreError):
         instead."""
         if held:
             others = " and ".join(f"'{other}'" for other in held)
-            detail = f"The API is set to the base '{name}', but its workers have {others}. Ask the operator to fix it."
+            detail = (
+                f"The workers serve the base {others}, not the API's '{name}'. Ask the operator to set one for both."
+            )
             super().__init__(detail, retry_after=60)
         else:
             detail = f"No worker has loaded the base '{name}' yet. Try again shortly."

@@ -26,7 +26,7 @@ def log_missing(*extras: str) -> None:
     """Logs one warning that names those of `extras` that are not installed, whose features are therefore off. Logs
     nothing if all are installed."""
     if missing := [extra for extra in extras if not is_installed(extra)]:
-        logger.warning("Off, because not installed: %s. To have them: %s", ", ".join(missing), how_to_install(*missing))
+        logger.warning("Off, because not installed: %s. Install them: %s", ", ".join(missing), how_to_install(*missing))
 
 
 def _exists(module: str) -> bool:

@@ -19,4 +19,4 @@ class PoisonTolerant(virtual.Transport):
         try:
             super()._deliver(message, queue)
         except UNREADABLE:
-            logger.warning("dropped a message of %s that is none", queue, exc_info=True)
+            logger.warning("dropped an unreadable message from the queue %s", queue, exc_info=True)

@@ -20,7 +20,7 @@ def document_holds(stack: Stack, examples: int, phases: str) -> Outcome:
     until(lambda: ended(stack, "generations", generation))
     adapter = caller.get(f"/v1/finetunes/{finetune}")["adapter_id"]
     # Read before the requests, because one of them may delete the domain.
-    tenants = [row["id"] for row in stack.rows("SELECT tenant_id AS value FROM domains WHERE value = %s", domain)]
+    tenants = [row["id"] for row in stack.rows("SELECT tenant_id AS id FROM domains WHERE id = %s", domain)]
     nouns = ("domains", "datasets", "finetunes", "adapters", "generations")
     ids = {noun: [value] for noun, value in zip(nouns, (domain, dataset, finetune, adapter, generation), strict=True)}
     runs = [fuzz(stack.url, caller.key, stack.folder, examples, ids, phases=phases)]

@@ -280,7 +280,7 @@ class Liveness(BaseModel):
 
 
 class MetricPoint(BaseModel):
-    """Point of the loss curve: means over the training steps since the previous point."""
+    """Point of the loss curve: mean loss and seconds since the previous point, and the latest gradient norm."""
 
     step: int
     steps: int

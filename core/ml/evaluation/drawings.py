@@ -75,7 +75,7 @@ def read_drawings(folder: Path, size: int = 64) -> Drawings:
 def joined(first: Drawings, second: Drawings) -> Drawings:
     """Concatenates two collections of drawings. Raises ValueError if they have different classes."""
     if first.class_names != second.class_names:
-        raise ValueError("the two sets of drawings have not the same classes")
+        raise ValueError("the two sets of drawings must have the same classes")
     return Drawings(
         torch.cat([first.pixels, second.pixels]),
         torch.cat([first.labels, second.labels]),

@@ -259,7 +259,7 @@ def _download(reference: str) -> Path:
         if older:
             snapshot_download(reference, allow_patterns=[f"{part}/diffusion_pytorch_model.bin" for part in older])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BaseMissing(reference, f"the hub does not give it ({type(error).__name__}).") from error
+        raise BaseMissing(reference, f"the hub did not return it ({type(error).__name__}).") from error
     return folder
 
 

@@ -59,7 +59,7 @@ def test_image_size_must_be_the_bases_or_twice_that() -> None:
     assert large.manifest.image_size == 64
     check_against(large, BASE)
     with pytest.raises(
-        ArtifactInvalid, match="It is for images of 48 pixels, but the base supports image sizes of 32 and 64"
+        ArtifactInvalid, match="The adapter is for images of 48 pixels, but the base supports image sizes of 32 and 64"
     ):
         check_against(artifact({"image_size": 48}), BASE)
 

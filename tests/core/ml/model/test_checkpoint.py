@@ -171,7 +171,7 @@ def test_hub_id_is_loaded_from_the_cache(bases: Path, hub_cache: Path) -> None:
 
 def test_unreachable_hub_is_reported(hub_cache: Path) -> None:
     with pytest.raises(
-        BaseMissing, match=r"'someone/elses' cannot be loaded: the hub does not give it .* DIFFFIT_BASE_MODEL"
+        BaseMissing, match=r"'someone/elses' cannot be loaded: the hub did not return it .* DIFFFIT_BASE_MODEL"
     ):
         load_base("someone/elses", device=CPU, dtype=torch.float32)
 
