@@ -65,7 +65,7 @@ class Run:
         settings = get_settings()
         return Resident(
             load(settings, self.base, self.device),
-            adapter_slots=settings.max_batch_rows or GPU_SIZES[-1],  # only one is used
+            adapter_slots=settings.max_batch_rows or GPU_SIZES[-1],  # fewer would lower `max_rows`
             max_rows=settings.max_batch_rows,
             exact=settings.exact,
             host_cache_bytes=settings.host_cache_bytes,

@@ -61,7 +61,8 @@ class Attempt(ABC, Generic[Job]):
         """Called with the job's row in the transaction that marks the job as failed, for further changes."""
 
     def on_end(self, how: Settled | Literal["succeeded"]) -> None:
-        """Called after the attempt was settled. `how` is "succeeded", or how the attempt ended otherwise."""
+        """Called after the attempt was settled. `how` is "succeeded", "failed", "cancelled" or "returned"
+        (requeued)."""
 
 
 class Runner:
@@ -71,7 +72,7 @@ class Runner:
         self.context = context
         self.attempts = {model: attempts[model] for model in context.serves}
         self._claiming = threading.Lock()
-        self._bells = {model: threading.BoundedSemaphore(1) for model in self.attempts}  # set, so threads look at first
+        self._bells = {model: threading.BoundedSemaphore(1) for model in self.attempts}  # 1: look for rows at the start
         self._threads = [
             threading.Thread(target=self._serve, args=(model,), name=f"{KINDS[model].queue}-{place}", daemon=True)
             for model in self.attempts

@@ -21,8 +21,8 @@ _ANSWER_SECONDS = 10.0
 
 
 class Webhooks:
-    """Threads that send up to `webhook_threads` deliveries at once. Another thread polls for deliveries that are
-    due."""
+    """Threads that send up to `webhook_threads` deliveries at once. Twice a second, an idle thread looks for deliveries
+    that are due."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -1,10 +1,10 @@
 """Batches of fixed shape: the buffers on the device, and the computation of one sampling step over these buffers.
 
 A sampling step is described by a table of numbers with one column for each batch row. So a step needs one copy of that
-table to the device (two, if samplers add fresh noise) and, on a GPU, one replay of a CUDA graph. An image with
-classifier-free guidance takes two batch rows: a conditional row, and an unconditional row, which is the partner of the
-conditional row. The sampler's step is computed for every batch row. The results of unconditional rows, and of rows that
-only pad the batch, are not used.
+table to the device (two, if samplers add fresh noise) and, on a GPU, one replay of a CUDA graph. A guided image takes
+two batch rows: a conditional row, and an unconditional row, which is the partner of the conditional row. The sampler's
+step is computed for every batch row. The results of unconditional rows, and of rows that only pad the batch, are not
+used.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ Computation = Callable[[], Outcome]
 
 
 class Graphs(Protocol):
-    """Interface that captures computations as graphs: as CUDA graphs on a GPU, or as a fake in tests."""
+    """Interface for capturing computations as graphs: CUDA graphs on a GPU, or a fake in tests."""
 
     def capture(self, compute: Computation) -> Computation:
         """Returns a function that replays `compute`: it reads the same buffers and overwrites the same results at every
@@ -58,7 +58,8 @@ class Place:
     slot: int
     adapter: int
     guide: int
-    """Index of the adapter for the unconditional row, in the same table. Not used if this step is not guided."""
+    """Index of the adapter for the unconditional row, in the device's adapter table. Not used if this step is not
+    guided."""
     timestep: int
     guidance: float | None
     """Guidance scale; None if this step is not guided."""

@@ -134,7 +134,8 @@ class Forwards:
 
     @property
     def uncaptured(self) -> list[int]:
-        """Sizes of batches for images of the base's size that `capture_next` has yet to capture, ascending."""
+        """Batch sizes for images of the base's size of which no graph has been captured yet, ascending; empty without
+        graphs."""
         captured = {size for (scale, size), batch in self._batches.items() if scale == 1 and batch.replay}
         return [] if self._graphs is None else [size for size in self._buckets(1) if size not in captured]
 

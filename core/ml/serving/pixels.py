@@ -34,7 +34,7 @@ class PixelDecoder:
         computed the latents must have finished on the device, since this stream does not wait for the engine's stream.
         Raises DrawingDiverged when an image's pixels are not finite."""
         images: dict[int, Tensor] = {}
-        with torch.cuda.stream(self._stream):  # no change for None
+        with torch.cuda.stream(self._stream):  # None keeps the current stream
             for size in {latent.shape[-1] for latent in latents}:
                 same = [index for index, latent in enumerate(latents) if latent.shape[-1] == size]
                 for start in range(0, len(same), self.sizes[-1]):

@@ -56,8 +56,8 @@ class Row:
 
     @property
     def cost(self) -> int:
-        """Batch rows that the next step takes, in units of rows of the base's image size: 2 if guided, times the square
-        of the scale."""
+        """Cost of the next step, in batch rows of the base's image size: 1 row, or 2 if guided, times the square of the
+        scale."""
         return self.request.scale**2 * (2 if self.guided else 1)
 
     @property

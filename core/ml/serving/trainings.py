@@ -153,7 +153,7 @@ class Trainings:
         if first is None:
             return trainings
         try:
-            if others:  # a single one counts as a fit too, so that the number can grow again from 1
+            if others:  # counting a single one as a fit too lets the number grow again from 1
                 first.compute_with([joint for joint in others if joint is not None])
         except Exception as error:
             if is_lost(error):

@@ -126,7 +126,7 @@ def _finetune(
     try:
         yield from _steps(trainer, plan, base, description)
     except EngineStopped:
-        if not trainer.done:  # if done: a resume repeats the last steps, and so yields their events
+        if not trainer.done:  # when it is done, a resume has to yield the last events again
             yield Checkpoint(trainer.steps_done, pack(trainer.state(), description))
         raise
     losses = {"base": loss_base}
