@@ -1,4 +1,4 @@
-"""The main job through the REST API, as a user's script would do it: `make demo`."""
+"""Runs the main use case through the REST API, as a user's script would: `make demo`."""
 
 import io
 import json
@@ -28,8 +28,9 @@ console = Console()
 
 
 def main(steps: int = 300, batch_size: int = 32, count: int = 4, sampling_steps: int = 50) -> None:
-    """Starts a server (SQLite, a folder, a Celery worker on a filesystem broker, the bundled base on the CPU), teaches
-    it the OpenMoji style from 160 images, and draws `count` images of every class with the base and with the domain."""
+    """Starts a server (SQLite, a folder, a Celery worker on a filesystem broker, the bundled base on the CPU),
+    fine-tunes a domain on 160 images in OpenMoji's style, and generates `count` images of every class with the base and
+    with the domain."""
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
     started = time.monotonic()
@@ -46,7 +47,8 @@ def main(steps: int = 300, batch_size: int = 32, count: int = 4, sampling_steps:
 
 
 def main_job(client: Client, operator: Client, training: Any, drawing: Any) -> dict[str, Any]:
-    """Creates a domain from a folder of images and draws every class before and after. Returns the report."""
+    """Creates a domain from a folder of images, fine-tunes it, and generates images of every class before and after.
+    Returns the report."""
     domain = client.domains.create("OpenMoji", "Black outlines, flat fills")
     dataset = client.datasets.wait(client.datasets.upload(domain.id, sample_domain_folder()).id)
     console.print(f"Data set: {dataset.images} images in {len(dataset.classes)} classes")
@@ -70,14 +72,15 @@ def main_job(client: Client, operator: Client, training: Any, drawing: Any) -> d
 
 
 def draw(client: Client, dataset: models.Dataset, **settings: Any) -> list[models.Generation]:
-    """Draws every class with the same seeds, all at once: the engine steps them in one batch."""
+    """Generates images of every class with the same seeds. All requests are sent at once, so that the engine steps them
+    in one batch."""
     jobs = [client.generations.create(dataset.domain_id, class_name=row.name, **settings) for row in dataset.classes]
     with console.status("Drawing"):
         return [client.generations.wait(job.id) for job in jobs]
 
 
 def follow(client: Client, id: str) -> models.Finetune:
-    """Shows a fine-tune's progress until it ends."""
+    """Shows a fine-tune's progress until it ends, and returns the fine-tune."""
     with Progress(console=console) as bar:
         task = bar.add_task("Fine-tuning", total=None)
         for event in client.finetunes.events(id):
@@ -87,7 +90,8 @@ def follow(client: Client, id: str) -> models.Finetune:
 
 
 def side_by_side(client: Client, *sides: list[models.Generation]) -> Image.Image:
-    """One row for each class: its name, the base's images, the domain's with the same seeds."""
+    """Returns a sheet with one row for each class: the class name, the base's images, and the domain's images with the
+    same seeds."""
     size, pitch, label, gap = 96, 102, 110, 24
     width = sides[0][0].count * pitch + gap
     sheet = Image.new("RGB", (label + 2 * width - gap, 30 + len(sides[0]) * pitch), "white")
@@ -104,7 +108,7 @@ def side_by_side(client: Client, *sides: list[models.Generation]) -> Image.Image
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Runs API and worker as `make serve` does; yields their URL once both are ready."""
+    """Runs the API and a worker as `make serve` does; yields the API's URL once both are ready."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     settings = {"DIFFFIT_DATA_DIR": f"{OUTPUT}/server", "DIFFFIT_PORT": f"{port}", "DIFFFIT_ADMIN_KEY": ADMIN_KEY}

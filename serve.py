@@ -1,7 +1,7 @@
-"""`make serve`: runs the API and a worker on one machine, and restarts each alone when it ends.
+"""`make serve`: runs the API and a worker on one machine, and restarts either of them when it ends.
 
-Ctrl-C, SIGTERM and a closed terminal stop both; a second signal kills them.
-docs/decisions/0006-supervision.md compares this with the libraries.
+Ctrl-C, SIGTERM and a closed terminal stop both; a second signal kills them. docs/decisions/0006-supervision.md compares
+this script with libraries for supervision.
 """
 
 import asyncio
@@ -12,9 +12,10 @@ from contextlib import suppress
 
 MODULES = ("api", "worker")
 STOP_SECONDS = 120
-"""A worker that is asked to stop stores a checkpoint of each fine-tune first."""
+"""Seconds that a process may take to stop before it is killed: a worker first stores a checkpoint of each fine-tune."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 1, 60
-"""Seconds before a restart: doubled each time, and the shortest again after a process ran for the longest."""
+"""Minimum and maximum seconds before a restart. The pause doubles with each restart; it is the minimum again after a
+process ran for longer than the maximum."""
 
 
 async def serve() -> None:
@@ -25,7 +26,7 @@ async def serve() -> None:
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores SIGHUP
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup, SIGHUP stays ignored
             loop.add_signal_handler(number, handle_signal)
     async with asyncio.TaskGroup() as tasks:
         for module in MODULES:
@@ -33,14 +34,14 @@ async def serve() -> None:
 
 
 async def keep_running(module: str, stop: asyncio.Event, kill: asyncio.Event) -> None:
-    """Runs `python -m module` again and again until `stop` is set."""
+    """Runs `python -m module`, and restarts it whenever it ends, until `stop` is set."""
     loop = asyncio.get_running_loop()
     pause = SHORTEST_PAUSE
     while not stop.is_set():
         started = loop.time()
         try:
             end = f"ended with status {await run(module, stop, kill)}"
-        except OSError as error:  # no memory or no process left for it
+        except OSError as error:  # the system is out of memory or processes
             end = f"did not start ({error})"
         if loop.time() - started > LONGEST_PAUSE:
             pause = SHORTEST_PAUSE
@@ -51,7 +52,8 @@ async def keep_running(module: str, stop: asyncio.Event, kill: asyncio.Event) ->
 
 
 async def run(module: str, stop: asyncio.Event, kill: asyncio.Event) -> int:
-    """Runs one process to its end and returns its exit status, which is negative for a signal."""
+    """Runs `python -m module` until it ends; terminates it when `stop` is set, and kills it when `kill` is. Returns its
+    exit status, which is negative for a signal."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module),
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -71,7 +73,7 @@ async def run(module: str, stop: asyncio.Event, kill: asyncio.Event) -> int:
         killing = asyncio.create_task(kill.wait())
         await asyncio.wait({end, killing}, timeout=STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         killing.cancel()
-    with suppress(ProcessLookupError):  # what is left of it: itself after its grace, or processes that it started
+    with suppress(ProcessLookupError):  # kills what is left: the process after its time to stop, or its children
         os.killpg(process.pid, signal.SIGKILL)
     await asyncio.wait({output}, timeout=1)
     output.cancel()
@@ -84,7 +86,7 @@ async def wait(event: asyncio.Event, seconds: float) -> None:
 
 
 async def forward(module: str, output: asyncio.StreamReader) -> None:
-    """Copies a process's output to this one's, line by line."""
+    """Copies the output of a module's process to this process's output, line by line."""
     rest = b""
     while chunk := await output.read(2**16):
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,1 +1,1 @@
-"""Measurements. Each file answers one question, prints a table and can write JSON."""
+"""Measures speed, memory and quality of the project. Each benchmark prints a table and can write JSON."""

@@ -1,9 +1,9 @@
-"""Measures the cost of starting the API: `python -m benchmarks.api_import`.
+"""Measures the cost of importing the API, which every start pays: `python -m benchmarks.api_import`.
 
-Imports `api.app` in fresh processes, and in as many others fastapi, sqlalchemy and boto3 alone, in turn: seconds that
-passed, seconds of the processor, resident memory. Imports do not wait, so that on a busy machine the processor's are
-the steadier figure, and the ratio is theirs. `make check-api-image` measures it in the API's own environment, where
-nothing is that a worker or a developer has installed beside it. All modules are compiled before, as in the images.
+Fresh processes import `api.app`, in turn with processes that import only fastapi, sqlalchemy and boto3. Each reports
+elapsed time, processor time and peak resident memory. The limit is on the ratio of processor times, since they vary
+less on a busy machine. `make check-api-image` runs this benchmark in an environment with the API's dependencies only. A
+first run, which does not count, compiles all modules, as the container images do.
 """
 
 import argparse
@@ -23,10 +23,10 @@ MAX_MEBIBYTES = 150.0
 
 class Cost(NamedTuple):
     passed: float
-    """Elapsed seconds; the next field is in seconds too."""
+    """Elapsed seconds. `processor` is processor time in seconds."""
     processor: float
     mebibytes: float
-    """Peak resident memory."""
+    """Peak resident memory in MiB."""
 
 
 _PROGRAM = """
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(python: str, runs: int) -> dict[tuple[str, ...], Cost]:
-    """Returns medians over `runs`, after one run that is not counted."""
+    """Returns the median cost of each set of imports over `runs` processes, after one run that does not count."""
     taken: dict[tuple[str, ...], list[Cost]] = {LIBRARIES: [], API: []}
     for _ in range(runs + 1):
         for names, samples in taken.items():

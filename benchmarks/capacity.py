@@ -1,7 +1,7 @@
-"""Tables of docs/capacity.md: `python -m benchmarks.capacity` writes them again.
+"""Recomputes the tables of docs/capacity.md in place: `python -m benchmarks.capacity`.
 
-Sizes are counted from the code that makes them. Rates of the bundled base are those of its card. Those of DiT-XL/2 are
-what `python -m benchmarks.gpu` measured, or `RECORDED` until docs/results/gpu.json exists.
+Sizes are counted from parameter shapes. Rates of the bundled base come from its model card. Rates of DiT-XL/2 come from
+docs/results/gpu.json, which `python -m benchmarks.gpu` writes, or from `RECORDED` if that file does not exist.
 """
 
 import json
@@ -27,11 +27,13 @@ CARD = mini_base_folder() / "MODEL_CARD.md"
 XL = BaseConfig()
 CLASSES = 10
 BUSY = 0.5
-"""Busy fraction of a day: a device that serves requests without waiting cannot be full."""
+"""Fraction of the day in which a device computes. It is below 1, since requests wait for a device that is always
+busy."""
 IMAGES_A_DAY, FINETUNES_A_MONTH, IMAGES_A_REQUEST, PEAK_OVER_MEAN = 20, 1, 4, 3
-"""Assumptions for one domain."""
+"""Assumed load of one domain: images per day, fine-tunes per month, images per request, and peak over mean request
+rate."""
 DATASET_BYTES, PNG_BYTES = 20e6, 100e3
-"""Assumptions: 100 photos of 200 kB; 256x256 pixels."""
+"""Assumed sizes in bytes: a data set of 100 photos of 200 kB, and a PNG of 256x256 pixels."""
 DOMAINS = (1_000, 10_000, 100_000, 1_000_000)
 DAY = 86_400
 _GAP = "\n\n"
@@ -44,7 +46,8 @@ def main() -> None:
 
 
 def filled(page: str) -> str:
-    """Returns the page with each table, from its mark to an empty line, computed again."""
+    """Returns the Markdown page with each table recomputed. A table begins after its mark `<!-- name -->` and ends at
+    the next empty line."""
     for name, table in tables().items():
         before, _, rest = page.partition(f"<!-- {name} -->\n\n")
         page = f"{before}<!-- {name} -->\n\n{table}{rest[rest.index(_GAP) :]}"
@@ -61,19 +64,19 @@ def tables() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class GpuRates:
-    """Rates of one GPU with DiT-XL/2, and their source."""
+    """Speed of one GPU with DiT-XL/2, and the source of the figures."""
 
     gpu: str
     source: str
     images_a_second: float
-    """Images per second with the default number of guided steps."""
+    """Generated images per second, with guidance and the default number of sampling steps."""
     step_seconds: float
-    """Seconds of a DiffFit step of the default batch."""
+    """Seconds of a DiffFit training step with the default batch size."""
 
     @classmethod
     def measured(cls, values: dict[str, Any]) -> Self:
-        """Builds rates from the figures of `python -m benchmarks.gpu`. Raises ValueError where one that the page needs
-        is missing."""
+        """Builds the rates from the JSON that `python -m benchmarks.gpu` writes. Raises ValueError if a figure that the
+        capacity page needs is missing."""
         try:
             runs = [run for run in values["phases"]["engine"]["runs"] if run["steps"] == IMAGES.sampling.steps]
             methods = {row["method"]: row for row in values["phases"]["training"]["methods"]}
@@ -88,8 +91,8 @@ class GpuRates:
 
 
 RECORDED = GpuRates("H200", "recorded by hand through REST, torch 2.11, 2026-11-26", 11.1, 0.096)
-"""Rates of the whole service, measured before `benchmarks.gpu` existed: 128 images of 50 guided steps, and a
-fine-tune."""
+"""Rates of the whole service, measured by hand before `benchmarks.gpu` existed: 128 images of 50 guided sampling steps,
+and a fine-tune."""
 
 
 @cache
@@ -185,7 +188,7 @@ def _requests(domains: int) -> float:
 
 
 def _round(number: float) -> str:
-    """Rounds to two digits."""
+    """Formats a number, rounded to two significant digits."""
     return f"{float(f'{number:.2g}'):,.0f}"
 
 

@@ -1,7 +1,9 @@
-"""Guidance of a fine-tuned domain: which weaker version of the adapter to guide against, how far, and at which steps.
+"""Compares settings of guidance for fine-tuned domains: the adapter's scale in the unconditional prediction, the
+guidance scale, and the guided timesteps.
 
-Fine-tunes the bundled base on real domains with several seeds, draws with each setting through the serving engine, and
-scores the images against drawings that no fine-tune has seen. A repeated run continues after the last cell.
+It fine-tunes the bundled base on real domains with several seeds, generates images with each setting through the
+serving engine, and scores the images against held-out images, which no fine-tune has seen. A repeated run continues
+after the last cell.
 """
 
 import argparse
@@ -36,14 +38,15 @@ ADAPTER_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0)
 MIDDLE = (200, 800)
 TODAY = (1.0, 4.0)
-"""Adapter scale and guidance scale of classifier-free guidance as it was the default."""
+"""Adapter scale and guidance scale of classifier-free guidance with the former default settings."""
 
 Cell = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Studio:
-    """Base, judges and folder for the trained adapters."""
+    """Setup that all cells share: base, scoring networks, folder for the trained adapters, and the numbers of training
+    steps and images."""
 
     base: LoadedBase
     judges: Judges
@@ -52,7 +55,8 @@ class Studio:
     pictures: int
 
     def adapter(self, domain: Domain, seed: int) -> dict[str, Tensor]:
-        """Returns the tensors of the domain's fine-tune with this seed, which is trained only once."""
+        """Returns the adapter tensors of a domain's fine-tune with a seed. The fine-tune runs only if the folder does
+        not contain its adapter yet."""
         digest = self.base.description.digest[:12]
         path = self.folder / f"{digest}-{domain.name.replace(' ', '-')}-{self.steps}-{seed}.safetensors"
         if not path.is_file():
@@ -73,7 +77,9 @@ class Studio:
         return load_file(path)
 
     def score(self, resident: Resident, domain: Domain, seed: int, sampling: SamplingSettings) -> Cell:
-        """Draws the domain's classes with the settings. Returns the distances, the agreement and the cost."""
+        """Generates images of the domain's classes with the sampling settings. Returns the distances to held-out
+        images, the fraction of images that the classifier assigns to their class, and the model evaluations per
+        image."""
         labels = alike(domain.held_out.labels, self.pictures)
         key, load = f"{domain.name}-{seed}", partial(self.adapter, domain, seed)
         futures = [
@@ -103,7 +109,8 @@ class Studio:
 
 
 def settings_of(steps: int) -> Iterator[SamplingSettings]:
-    """Yields the compared settings: none, each scale against each adapter scale, and the middle interval."""
+    """Yields the sampling settings to compare: no guidance, then each guidance scale with each adapter scale, at all
+    timesteps and at the middle ones."""
     yield SamplingSettings(steps=steps, guidance_scale=1.0)
     for interval, adapter_scale, scale in product((EVERY_TIMESTEP, MIDDLE), ADAPTER_SCALES, GUIDANCE_SCALES):
         yield SamplingSettings(
@@ -146,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def page(cells: Sequence[Cell], budget: dict[str, int]) -> list[str]:
-    """Returns the paragraphs and tables of the result."""
+    """Returns the paragraphs and tables of the result page."""
     names = list(dict.fromkeys(cell["domain"] for cell in cells))
     yardsticks = [name for name in ("feature distance", "ImageNet distance", "FID") if name in cells[0]]
     groups: dict[str, list[Cell]] = {}

@@ -22,7 +22,7 @@ TITLE = "How many parameters train on DiT-XL/2 with 101 classes"
 HEAD = ("system", "trains", "method", "rate", "of full", "paper", "fits when")
 MADE = "`python -m benchmarks.parameters`. Counted, not measured: no hardware, date or seed changes it."
 LITERAL = System(name="DiffFit, literal", method="difffit", sites=PRESETS["literal"], fid=None)
-"""DiffFit by Algorithms 1 to 3, on the released DiT."""
+"""DiffFit exactly by the paper's Algorithms 1 to 3, on the released DiT, whose layer norms have no weight and bias."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,12 +42,13 @@ def all_tables() -> dict[str, tuple[System, ...]]:
 
 
 def parameters(system: System, classes: int = CLASSES) -> int:
-    """Returns the number of trainable parameters on DiT-XL/2."""
+    """Returns the number of parameters that a system trains on DiT-XL/2."""
     return count(trainable_shapes(XL, system.method, system.sites, classes))
 
 
 def agreement(exact: Decimal, printed: str) -> str:
-    """Returns the relation of a printed figure to the exact one: "rounded", "truncated", "both" or "neither"."""
+    """Compares a figure that the paper prints with the exact one. Returns "rounded" or "truncated" if the printed
+    figure is the exact one rounded or truncated, "both" if both give it, otherwise "neither"."""
     figure = Decimal(printed)
     rounded = exact.quantize(figure, ROUND_HALF_UP) == figure
     truncated = exact.quantize(figure, ROUND_DOWN) == figure
@@ -57,7 +58,7 @@ def agreement(exact: Decimal, printed: str) -> str:
 
 
 def open_questions(controlnet: ControlNetCounts) -> list[str]:
-    """Returns questions that the paper's numbers leave open or get wrong, each with the counts that show it."""
+    """Returns sentences about what the paper's numbers leave open or get wrong, each with the counts that show it."""
     return [*_questions_of_table_1(), *_questions_of_table_4(), *_questions_of_section_6(controlnet)]
 
 
@@ -173,7 +174,7 @@ def _tables(controlnet: ControlNetCounts) -> dict[str, Table]:
 
 
 def _cells(system: System) -> tuple[str, ...]:
-    """Returns a system's cells in the order of HEAD."""
+    """Returns the table cells of a system, in the order of `HEAD`."""
     own, full = parameters(system), parameters(TABLE_1[0])
     way = agreement(_millions(own), system.parameters) if system.parameters else ""
     paper = f"{system.parameters} M" if system.parameters else ""

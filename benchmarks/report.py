@@ -1,6 +1,8 @@
-"""Report of every benchmark: the machine, measures with limits, tables for terminal and Markdown, JSON and curves.
+"""Writes the results of all benchmarks: hardware facts, measures with limits, tables for terminal and Markdown, JSON
+and plots.
 
-Imports rich and matplotlib on use alone: `benchmarks.gpu` runs where they are missing.
+rich and matplotlib are imported only inside the functions that use them, since `benchmarks.gpu` runs where they are not
+installed.
 """
 
 import json
@@ -19,9 +21,9 @@ import torch
 
 FOLDER = Path("docs/results")
 WIDTH = 160
-"""Characters of a line where there is no terminal."""
+"""Width of printed tables in characters, if the output is not a terminal."""
 Samples = dict[str, list[float]]
-"""Samples of each side by its name, one per repetition."""
+"""Measured values of each side of a comparison, by the side's name, one value per repetition."""
 _FORMS = {"x": "{:.3f}", "ms": "{:.2f} ms", "of all": "{:.2%}", "difference": "{:.1e}", "distance": "{:.2f}",
           "rows/s": "{:.1f}", "": "{:g}"}  # fmt: skip
 _STYLES = {"pass": "green", "below": "bold red", "measured": "", "not measured": "dim"}
@@ -29,13 +31,13 @@ _STYLES = {"pass": "green", "below": "bold red", "measured": "", "not measured":
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """Figure with its limit, and its samples."""
+    """Measured figure, with its limit and the samples that it was computed from."""
 
     name: str
     subject: str = ""
-    """Model and device that it was measured on, where there are several."""
+    """Model and device that the figure was measured on; empty if the benchmark has only one."""
     value: float | None
-    """None when it was not measured."""
+    """None if the figure was not measured."""
     limit: float | None = None
     best: Literal["highest", "lowest"] = "highest"
     unit: Literal["x", "ms", "s", "%", "of all", "difference", "distance", "rows/s", "MB", "of 255", ""] = "x"
@@ -75,11 +77,11 @@ class Table:
     rows: Sequence[Sequence[str]]
     title: str | None = None
     styles: Sequence[str] = ()
-    """Style of each row in the terminal."""
+    """rich style of each row in the terminal."""
 
     @classmethod
     def of_measures(cls, measures: Sequence[Measure], title: str | None = None) -> "Table":
-        """Lists the measures without columns that are empty in all rows."""
+        """Builds a table with one row per measure, and leaves out columns that are empty in all rows."""
         head = ("measure", "on", "found", "limit", "verdict", "note")
         cells = [(row.name, row.subject, row.value_text, row.limit_text, row.verdict, row.note) for row in measures]
         used = [column for column in zip(head, *cells, strict=True) if any(column[1:])]
@@ -95,7 +97,7 @@ Part = str | Table
 
 
 def show(*parts: Part) -> None:
-    """Prints the parts for people."""
+    """Prints paragraphs and tables to the terminal."""
     from rich.console import Console
     from rich.table import Table as Grid
 
@@ -112,7 +114,7 @@ def show(*parts: Part) -> None:
 
 
 def facts(command: str, seeds: str, **more: Any) -> dict[str, Any]:
-    """Returns the metadata that every result has."""
+    """Returns the metadata that every result file contains: command, date, seeds, `more` and hardware."""
     date = datetime.now(UTC).date().isoformat()
     return {"command": command, "date": date, "seeds": seeds, **more, "hardware": hardware()}
 
@@ -137,20 +139,21 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_markdown(path: Path, title: str, header: Mapping[str, Any], parts: Iterable[Part]) -> None:
-    """Writes the page. `header` is what `facts` returned."""
+    """Writes a result page in Markdown. `header` is the metadata that `facts` returned."""
     made = f"`{header['command']}`, {header['date']}, {hardware_line(header['hardware'])}. Seeds: {header['seeds']}."
     path.write_text("\n\n".join([f"# {title}", *map(str, parts), made]) + "\n")
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns the table with the first column aligned left and the others right."""
+    """Returns a Markdown table with the first column aligned left and the others right."""
     marks = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *rows])
 
 
 @contextmanager
 def plot(path: Path, columns: int = 1, *, width: float = 5, height: float = 4, **options: Any) -> Iterator[Any]:
-    """Yields axes side by side, `width` and `height` inches each, and writes them as a PNG."""
+    """Yields `columns` axes side by side, `width` and `height` inches each, and saves the figure as PNG to `path`
+    afterwards."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,7 +1,9 @@
-"""Checks the real size, DiT-XL/2, with random weights on the CPU: `python -m benchmarks.xl_smoke`.
+"""Runs a full-size DiT-XL/2 with random weights on the CPU once, to check that it works:
+`python -m benchmarks.xl_smoke`.
 
-Another process writes a random DiT-XL/2 with its autoencoder in diffusers' format and runs diffusers' own forward. This
-one loads the folder as a user's would be loaded, compares, makes one DiffFit step, and draws one image in two steps.
+A child process writes a random DiT-XL/2 and an autoencoder in diffusers' format, and the output of diffusers' own
+forward. This process loads that folder as it loads a user's base, compares its forward with diffusers', makes one
+DiffFit training step, and generates one image in two sampling steps.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from core.ml.tuning.start import start_tensors
 from core.ml.tuning.trainer import Trainer
 
 TOLERANCE = 1e-4
-"""Maximum difference from diffusers' output, relative to its standard deviation."""
+"""Maximum difference from diffusers' output, relative to the standard deviation of that output."""
 MEMORY_LIMIT = 12 * 2**30
 CLASSES = 101
 Result = TypeVar("Result")
@@ -80,7 +82,8 @@ def _in_another_process(folder: Path) -> None:
 
 
 def write_random_base(folder: Path) -> None:
-    """Writes a random DiT-XL/2 and Stable Diffusion's autoencoder shape in diffusers' format, and diffusers' output."""
+    """Writes a random DiT-XL/2, and a random autoencoder of Stable Diffusion's shape, in diffusers' format, and the
+    output of diffusers' forward as the file `expected`."""
     from diffusers import AutoencoderKL, DiTTransformer2DModel
 
     torch.manual_seed(0)
@@ -88,7 +91,7 @@ def write_random_base(folder: Path) -> None:
     network.eval()
     first = network.transformer_blocks[0].norm1.emb
     for block in network.transformer_blocks[1:]:
-        block.norm1.emb.load_state_dict(first.state_dict())  # the public weights hold 28 copies of one embedder
+        block.norm1.emb.load_state_dict(first.state_dict())  # as in the public weights: 28 equal embedders
     network.save_pretrained(folder / "transformer")
     x, t, y = batch()
     with torch.inference_mode():
@@ -118,7 +121,8 @@ def compare(base: LoadedBase, folder: Path) -> float:
 
 
 def finetune_step(base: LoadedBase) -> dict[str, Any]:
-    """Makes one step of DiffFit `paper` on random latents of 101 classes."""
+    """Makes one DiffFit training step with the preset `paper` and 101 classes on random latents. Returns the adapter's
+    tensors, the loss, and the number of trainable parameters."""
     generator = torch.Generator().manual_seed(2)
     mean = torch.randn(2, 4, 4, 32, 32, generator=generator)
     latents = Latents(mean, torch.full_like(mean, 0.1), torch.tensor([0, 1, 2, 3]))

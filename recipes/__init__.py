@@ -1,1 +1,2 @@
-"""Recipe of the bundled mini base: emoji images, autoencoder, transformer. Read README.md in this folder."""
+"""Builds the bundled mini base: renders emoji, trains the autoencoder and then the transformer. README.md in this
+folder describes it."""

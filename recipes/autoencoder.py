@@ -1,8 +1,8 @@
-"""Trains the mini base's autoencoder, 64x64 RGB <-> 16x16x8 latents.
+"""Trains the mini base's autoencoder, 64x64 RGB <-> 16x16x8 latents: `python -m recipes.autoencoder`.
 
-Run as `python -m recipes.autoencoder`. Resumes from `<output>/training.pt` where that exists.
-Ends with an AutoencoderKL in diffusers' format in `<output>`, with `figures.json` and `reconstructions.png`
-(drawings above, reconstructions below). With `--ship`, a copy in half precision goes to the folder given.
+Resumes from `<output>/training.pt` if that file exists. Writes an AutoencoderKL in diffusers' format to `<output>`,
+with `figures.json` and `reconstructions.png` (each row of drawings above a row of their reconstructions). With
+`--ship`, it writes a copy in half precision to the given folder.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-HELD_OUT_EVERY = 50  # one emoji in fifty is kept from training, in all sets
+HELD_OUT_EVERY = 50  # one emoji in fifty is held out from training, in all sets
 LATENT_CHANNELS = 8
-LATENT_NOISE = 0.1  # standard deviation, in units of the latents' own
+LATENT_NOISE = 0.1  # standard deviation, relative to that of the latents
 KL_WEIGHT = 1e-6
 SQUARED_WEIGHT = 2.0
 EDGE_WEIGHT = 1.0
 AVERAGE_DECAY = 0.995
-FLIPPED, RESIZED, RECOLOURED, OUTLINED = 0.5, 0.5, 0.3, 0.3  # shares of the training pictures
-SCALES = (1.0, 1.0, 0.75, 0.5)  # of latents and pictures alike, one a batch
+FLIPPED, RESIZED, RECOLOURED, OUTLINED = 0.5, 0.5, 0.3, 0.3  # fractions of the training images
+SCALES = (1.0, 1.0, 0.75, 0.5)  # each batch's latents and images are resized by one of these
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -71,19 +71,20 @@ def new_autoencoder() -> AutoencoderKL:
         block_out_channels=channels,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=1,  # over all channels: groups of three would wash out colours
+        norm_num_groups=1,  # one group: groups of three channels would wash out colours
         sample_size=64,
         mid_block_add_attention=False,
     )
-    # The posterior starts narrow: at unit variance the decoder would first learn to ignore a channel or two.
+    # The posterior starts narrow: at unit variance the decoder would first learn to ignore some latent channels.
     torch.nn.init.constant_(model.get_parameter("quant_conv.bias")[LATENT_CHANNELS:], -4.0)
     return model
 
 
 def read_drawings(folder: Path) -> tuple[Tensor, Tensor]:
-    """The PNGs below a folder by their paths, to learn from and held out: (count, 3, 64, 64) uint8.
+    """Returns the training images and the held-out images of a folder, sorted by path, each as (count, 3, 64, 64)
+    uint8.
 
-    Raises FileNotFoundError where there are none.
+    Raises FileNotFoundError if the folder has no PNGs.
     """
     paths = sorted(folder.glob("*/*.png"))
     if not paths:
@@ -104,19 +105,19 @@ def read_pictures(paths: list[Path]) -> Tensor:
 
 
 class Training:
-    """Model, moving average and optimizer, with the steps and seconds that went into them over all runs."""
+    """Training state: model, moving average and optimizer, with the number of steps and seconds over all runs."""
 
     def __init__(self, learning_rate: float) -> None:
         self.model = new_autoencoder().train()
         for parameter in self.model.parameters():
-            if parameter.ndim == 4:  # convolutions on a CPU are quicker so
+            if parameter.ndim == 4:  # with this layout, convolutions are faster on a CPU
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), learning_rate, (0.9, 0.99))
         self.step, self.seconds = 0, 0.0
 
     def save(self, path: Path) -> None:
-        """Replaces the checkpoint in one move, so that a run cut short leaves the last one whole."""
+        """Replaces the checkpoint atomically, so that an interrupted run leaves the previous checkpoint complete."""
         parts = {name: getattr(self, name).state_dict() for name in ("model", "averaged", "optimizer")}
         torch.save({**parts, "step": self.step, "seconds": self.seconds}, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)
@@ -129,7 +130,7 @@ class Training:
 
 
 def train(drawings: Tensor, checkpoint: Path, steps: int, batch_size: int, learning_rate: float) -> Training:
-    """Trains up to `steps`, from the checkpoint on where there is one."""
+    """Trains until step `steps`, from the checkpoint if it exists, otherwise from scratch."""
     torch.manual_seed(0)
     training = Training(learning_rate)
     if checkpoint.exists():
@@ -172,9 +173,10 @@ def warm_cosine(step: int, steps: int) -> float:
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """uint8 (batch, 3, 64, 64) to [-1, 1], flipped, shifted, scaled, tinted and outlined at random, on white.
+    """Augments images, uint8 (batch, 3, 64, 64), and returns them in [-1, 1]: flipped, shifted, scaled, tinted and
+    outlined at random, on white.
 
-    Black outlines prepare for line art, which no set of the base has.
+    Black outlines prepare the autoencoder for line art, which none of the base's training sets has.
     """
     count = len(pictures)
 
@@ -200,12 +202,12 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def reconstruction_loss(model: AutoencoderKL, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The loss, and the mean squared error in [-1, 1] units.
+    """Returns the loss, and the mean squared error of the pixels in [-1, 1] units.
 
-    Absolute and squared errors of the pixels, absolute errors of their differences to right and lower neighbours,
-    which keeps edges sharp, and the divergence from the unit normal. Latents get a little noise, so that the decoder
-    forgives the transformer's errors. Latents made smaller must decode to the picture made smaller: such latents are
-    smoother and quicker to learn for a transformer (EQ-VAE, arXiv 2502.09509).
+    The loss is the sum of absolute and squared errors of the pixels, absolute errors of their differences to right and
+    lower neighbours, which keep edges sharp, and the KL divergence of the posterior from the unit normal. Latents get a
+    little noise, so that the decoder tolerates the transformer's errors. Downscaled latents must decode to the
+    downscaled image: such latents are smoother, and a transformer learns them faster (EQ-VAE, arXiv 2502.09509).
     """
     posterior = model.encode(pictures).latent_dist
     latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
@@ -232,13 +234,14 @@ def follow(averaged: AutoencoderKL, model: AutoencoderKL, decay: float) -> None:
 
 
 def psnr(error: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of a mean squared error in [-1, 1] units."""
+    """Returns the peak signal-to-noise ratio in dB for a mean squared error in [-1, 1] units."""
     return 10 * math.log10(4 / max(error.item(), 1e-12))
 
 
 @torch.no_grad()
 def scale_latents(model: AutoencoderKL, pictures: Tensor) -> None:
-    """Stores the factor that brings the latents of the pictures to a standard deviation of one."""
+    """Stores in the model's config the `scaling_factor` that brings the latents of the images to a standard deviation
+    of one."""
     latents = torch.cat([model.encode(unit(batch)).latent_dist.mean for batch in pictures.split(64)])
     model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
 
@@ -275,7 +278,7 @@ def reconstruct(model: AutoencoderKL, pictures: Tensor, noise: float = 0.0) -> T
 
 
 def mean_psnr(model: AutoencoderKL, pictures: Tensor, noise: float = 0.0) -> float:
-    """The mean over pictures of each picture's PSNR in dB."""
+    """Returns the mean of the PSNRs of the images, in dB."""
     errors = torch.cat(
         [(reconstruct(model, batch, noise) - unit(batch)).square().mean((1, 2, 3)) for batch in pictures.split(64)]
     )

@@ -1,7 +1,7 @@
 """Trains the bundled base from scratch: `python -m recipes.base`.
 
-Full training is the tuning method "full" on a fresh transformer, by the same trainer that fine-tunes domains. Run it
-again after an interruption: it continues from its last checkpoint.
+It runs the tuning method "full" on a freshly initialized transformer, with the same trainer that fine-tunes domains.
+Run it again after an interruption: it continues from its last checkpoint.
 """
 
 import argparse
@@ -125,7 +125,8 @@ def _train(trainer: Trainer, autoencoder: Autoencoder, output: Path, minutes: fl
 
 
 def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
-    """One drawing of each class with the moving average, guidance 4."""
+    """Generates one image of each class with the moving average of the weights and guidance 4, and returns them as a
+    grid."""
     config = trainer.dit.config
     labels = torch.arange(config.num_classes)
     noise = seeded_noise(range(config.num_classes), (config.in_channels, config.input_size, config.input_size))
@@ -141,7 +142,7 @@ def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
 
 
 def _finish(trainer: Trainer, autoencoder: Autoencoder, class_names: list[str], output: Path) -> None:
-    """Writes the moving average as a separate base, in bf16."""
+    """Writes the moving average of the weights as a complete base folder, in bf16."""
     trainer.dit.load_state_dict(trainer.tensors())
     save_base(
         output / "mini",

@@ -1,8 +1,9 @@
-"""Trains the yardstick on real drawings: `python -m recipes.classifier`.
+"""Trains the classifier whose features give the feature distance, on real drawings: `python -m recipes.classifier`.
 
-Needs what `python -m recipes.drawings` makes. Learns from the base's three sets and from OpenMoji, so that
-it can judge both styles; one emoji in five is held out of all four. Writes `classifier.safetensors` and
-`classifier.json`, with the held-out accuracy, into `<output>`. Seeded; about 15 minutes on one core.
+Run `python -m recipes.drawings` first. The classifier learns from the base's three training sets and from OpenMoji, so
+that it can judge both styles; one emoji in five is held out of all four sets. Writes `classifier.safetensors` and
+`classifier.json`, with the held-out accuracy, into `<output>`. The run is seeded and takes about 15 minutes on one
+core.
 """
 
 import argparse
@@ -21,11 +22,13 @@ from core.ml.evaluation.classifier import IMAGE_SIZE, Classifier, load_classifie
 from core.ml.evaluation.drawings import HELD_OUT_EVERY, HELD_OUT_REMAINDER, Drawings, joined, read_drawings
 
 TURN, SHIFT, SCALES = math.radians(20), 0.15, (0.75, 1.3)
-"""Largest turn, largest shift as a fraction of half the side, smallest and largest scale."""
+"""Limits of the augmentation: largest rotation in radians, largest shift as a fraction of half the side, smallest and
+largest scale."""
 HOLE, DROPOUT = 24, 0.2
-"""Side in pixels of the square that half of the images lack, and fraction of features dropped in training."""
+"""Side in pixels of the square that is erased from half of the training images, and fraction of features that dropout
+sets to zero."""
 WARM_UP = 0.1
-"""Fraction of the steps over which the learning rate rises."""
+"""Fraction of the training steps over which the learning rate rises."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     set_weight: float = 0.25
-    """Weight of the loss on sets, relative to the loss on classes."""
+    """Weight of the loss on emoji sets, relative to the loss on classes."""
     seed: int = 0
 
 
@@ -44,7 +47,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     drawings, openmoji = (read_drawings(folder, IMAGE_SIZE) for folder in (options.drawings, options.openmoji))
-    openmoji = replace(openmoji, sets=("openmoji",) * len(openmoji))  # its files' names do not tell
+    openmoji = replace(openmoji, sets=("openmoji",) * len(openmoji))  # OpenMoji's file names do not contain the set
     seen, _ = joined(drawings, openmoji).split()
     recipe = Recipe(epochs=options.epochs, seed=options.seed)
     started = time.monotonic()
@@ -52,7 +55,7 @@ def main() -> None:
     seconds = round(time.monotonic() - started)
     options.output.mkdir(parents=True, exist_ok=True)
     save_classifier(options.output, classifier, {})
-    stored, _ = load_classifier(options.output)  # measured as it ships, in half precision
+    stored, _ = load_classifier(options.output)  # reloaded as it ships, in half precision
     figures = {
         "held_out": f"emoji whose name's CRC-32 is {HELD_OUT_REMAINDER} modulo {HELD_OUT_EVERY}, in all sets",
         "held_out_accuracy": {"drawings": accuracy(stored, drawings), "openmoji": accuracy(stored, openmoji)},
@@ -66,20 +69,20 @@ def main() -> None:
 
 
 def accuracy(classifier: Classifier, drawings: Drawings) -> float:
-    """Returns the fraction of held-out drawings whose class it finds."""
+    """Returns the fraction of held-out drawings that the classifier assigns to the right class."""
     _, unseen = drawings.split()
     return round((classifier.judge(unseen.pixels).classes == unseen.labels).double().mean().item(), 4)
 
 
 def set_accuracy(classifier: Classifier, drawings: Drawings) -> float:
-    """Returns the fraction of held-out drawings whose set it finds."""
+    """Returns the fraction of held-out drawings that the classifier assigns to the right emoji set."""
     _, unseen = drawings.split()
     sets = torch.tensor([classifier.set_names.index(name) for name in unseen.sets])
     return round((classifier.judge(unseen.pixels).sets == sets).double().mean().item(), 4)
 
 
 def train(drawings: Drawings, recipe: Recipe) -> Classifier:
-    """Trains with cross-entropy and AdamW; the learning rate rises, then falls along a cosine."""
+    """Trains a classifier with cross-entropy and AdamW; the learning rate rises, then falls along a cosine."""
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     set_names = tuple(sorted(set(drawings.sets)))
@@ -106,25 +109,25 @@ def train(drawings: Drawings, recipe: Recipe) -> Classifier:
 
 
 def _batches(count: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yields batches of indices of drawings, in a new order each epoch. Drawings that do not fill a batch are left for
-    another epoch."""
+    """Yields batches of indices of drawings, in a new random order each epoch. Drawings that do not fill the last batch
+    of an epoch are skipped in that epoch."""
     for _ in range(recipe.epochs):
         order = torch.randperm(count, generator=generator)
         yield from order[: count // recipe.batch_size * recipe.batch_size].split(recipe.batch_size)
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Augments uint8 [B, 3, S, S] to [-1, 1]: mirrored, turned, shifted, scaled, tinted and pierced at random, on
-    white.
+    """Augments images, uint8 [B, 3, S, S], and returns them in [-1, 1]: mirrored, rotated, shifted, scaled, tinted, and
+    with a square erased, at random, on white.
 
-    No class tells left from right, so that each picture may be mirrored.
+    Images may be mirrored, since no class distinguishes left from right.
     """
     count = len(pixels)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
 
-    ink = (1 - unit(pixels)) / 2  # 0 on white, so that what comes in from outside is white
+    ink = (1 - unit(pixels)) / 2  # white is 0, so that a shift fills the uncovered area with white
     flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
     width, height, angle = uniform(*SCALES), uniform(*SCALES), uniform(-TURN, TURN)
     rows = [

@@ -1,7 +1,7 @@
 """Renders the emoji sets that the mini base learns from: `python -m recipes.drawings`.
 
-Writes `<output>/<class>/<set>--<name>.png` for the training sets, and `<openmoji>/<class>/<name>.png` for
-OpenMoji, whose style the base never sees. Neither folder may exist before.
+Writes `<output>/<class>/<set>--<name>.png` for the training sets, and `<openmoji>/<class>/<name>.png` for OpenMoji,
+whose style the base never sees. Fails if one of the two folders exists already.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from PIL import Image
 from recipes.packages import EMOJI_NAMES, OPENMOJI, TRAINING_SETS, Package, read_json
 
 CLASS_TABLE = Path(__file__).with_name("classes.toml")
-RENDERED = 384  # pixels along the longer side, before the drawing is cropped and made smaller
-MARGIN = 1 / 16  # of the picture's side, left white around the drawing
+RENDERED = 384  # pixels along the longer side, before the image is cropped and scaled down
+MARGIN = 1 / 16  # white border around the emoji, as a fraction of the image's side
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def main() -> None:
 
     classes = read_classes(CLASS_TABLE, arguments.cache)
     for folder in (arguments.output, arguments.openmoji):
-        folder.mkdir(parents=True)  # never over older drawings, whose classes may have been others
+        folder.mkdir(parents=True)  # fails if older images exist, whose classes may differ
         for label in classes:
             (folder / label).mkdir()
     for set_name, package in TRAINING_SETS.items():
@@ -54,9 +54,10 @@ def main() -> None:
 
 
 def read_folder(folder: Path) -> tuple[list[str], list[tuple[int, Image.Image]]]:
-    """Returns class names in alphabetical order, and (class id, image) pairs by class and file name.
+    """Reads the images of a folder. Returns class names in alphabetical order, and (class id, image) pairs sorted by
+    class and file name.
 
-    Raises FileNotFoundError where the folder has no drawings.
+    Raises FileNotFoundError if the folder has no images.
     """
     labels = sorted(path.name for path in folder.glob("*/") if any(path.glob("*.png")))
     if not labels:
@@ -70,7 +71,7 @@ def read_folder(folder: Path) -> tuple[list[str], list[tuple[int, Image.Image]]]
 
 
 def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
-    """Returns the classes of a table with their emoji, in the table's and in Unicode's order.
+    """Returns the classes of a TOML table with their emoji: classes in the table's order, emoji in Unicode's order.
 
     Raises ValueError for a subgroup or emoji that Unicode does not have, and for an emoji in two classes.
     """
@@ -95,9 +96,9 @@ def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
 
 
 def read_emoji(cache: Path) -> Iterator[Emoji]:
-    """Yields every emoji in Unicode's order, without those that repeat a drawing.
+    """Yields all emoji in Unicode's order, without variants that repeat a drawing.
 
-    Skin tones are listed below their emoji and so left out; so are drawings that only face the other way.
+    Variants are skin tones, which the data lists under their emoji, and emoji that only face right.
     """
     subgroups = read_json(EMOJI_NAMES, cache, "meta/groups.json")["subgroups"]
     for entry in read_json(EMOJI_NAMES, cache, "en/data.json"):
@@ -118,8 +119,8 @@ def plain_code(code: str) -> str:
 def render_set(
     package: Package, classes: dict[str, list[Emoji]], cache: Path, size: int
 ) -> Iterator[tuple[str, str, Image.Image]]:
-    """Yields class, emoji name and image for each emoji of the classes that the set has. A set without characters is
-    searched by name."""
+    """Yields (class, emoji name, image) for each emoji of the classes that the set contains. An emoji is looked up in
+    the set by its code points, or by its name if the set does not list them."""
     icons = read_json(package, cache, "icons.json")
     names = {plain_code(code): name for code, name in read_json(package, cache, "chars.json").items()}
     for label, members in classes.items():
@@ -130,7 +131,8 @@ def render_set(
 
 
 def svg(icons: dict[str, Any], name: str) -> str:
-    """Returns an icon of an Iconify set as a whole SVG file. Raises KeyError for a name that the set does not have."""
+    """Returns an icon of an Iconify set as a complete SVG document. Raises KeyError for a name that the set does not
+    have."""
     alias = icons.get("aliases", {}).get(name, {})
     icon = icons["icons"][alias.get("parent", name)]
     left, top = icon.get("left", 0), icon.get("top", 0)
@@ -143,7 +145,8 @@ def svg(icons: dict[str, Any], name: str) -> str:
 
 
 def render(markup: str, size: int) -> Image.Image:
-    """Returns an SVG as a square RGB image on white: cropped to what is drawn, centred, aspect ratio kept."""
+    """Renders an SVG as a square RGB image on white: cropped to its visible part, centred, with its aspect ratio
+    kept."""
     png = resvg_py.svg_to_bytes(svg_string=markup, width=RENDERED, height=RENDERED, skip_system_fonts=True)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     drawing = drawing.crop(drawing.getchannel("A").getbbox())

@@ -1,4 +1,4 @@
-"""The npm packages that the drawings come from: pinned, fetched once, read without unpacking."""
+"""npm packages with the emoji sets and names: pinned by version and digest, fetched once, read without unpacking."""
 
 import hashlib
 import json
@@ -39,9 +39,9 @@ OPENMOJI = Package(
 
 
 def read_json(package: Package, cache: Path, member: str) -> Any:
-    """One JSON file of a package, which is fetched into `cache` where it is not there yet.
+    """Returns the content of one JSON file of a package, and fetches the package into `cache` if it is missing there.
 
-    Raises ValueError when the archive's digest is not the pinned one.
+    Raises ValueError if the archive's digest is not the pinned one, KeyError if the archive does not contain the file.
     """
     archive = cache / package.archive
     if not archive.exists():

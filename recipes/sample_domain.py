@@ -10,7 +10,7 @@ from recipes.drawings import read_classes, render_set
 from recipes.packages import OPENMOJI
 
 TABLE = Path(__file__).with_name("sample_domain.toml")
-COLOURS = 32  # of the palette: OpenMoji has few colours, the others are for smooth edges
+COLOURS = 32  # size of the palette: OpenMoji has few colours, the rest is for smooth edges
 
 
 def main() -> None:

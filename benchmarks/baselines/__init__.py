@@ -1,1 +1,2 @@
-"""Alternatives for serving many domains, each made as fast as possible: the engine is compared with them."""
+"""Alternatives to the engine for serving many domains, each made as fast as possible, with which the engine is
+compared."""

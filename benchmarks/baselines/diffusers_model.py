@@ -1,4 +1,5 @@
-"""diffusers' transformer, scheduler and autoencoder with the weights of our base, for both competitors."""
+"""Builds diffusers' transformer, scheduler and autoencoder with the weights of a base, for the alternatives to the
+engine."""
 
 import copy
 from collections.abc import Mapping
@@ -15,10 +16,11 @@ from core.ml.model.dit import DiT
 
 
 def transformer(dit: DiT, config: BaseConfig | None = None, state: Mapping[str, Tensor] | None = None) -> Any:
-    """The same weights in diffusers' class; `config` and `state` for those of a domain of its own.
+    """Returns diffusers' transformer with the weights of `dit`, or with the weights of a domain, given as `state` and
+    `config`.
 
-    All blocks share one embedder of timestep and class, as the public weights hold 28 copies of one: to change a domain
-    then means to write it once.
+    All blocks share one embedder of timestep and class, since the public weights hold 28 equal copies of it. Changing
+    the domain then writes the embedder only once.
     """
     config = config or dit.config
     network: Any = DiTTransformer2DModel(**config_to_diffusers(config))
@@ -30,17 +32,18 @@ def transformer(dit: DiT, config: BaseConfig | None = None, state: Mapping[str, 
 
 
 def ddim() -> Any:
-    """The sampler that the engine runs, step by step."""
+    """Returns diffusers' DDIM scheduler with the noise schedule and the timesteps of the engine."""
     return DDIMScheduler(
         beta_start=1e-4, beta_end=0.02, beta_schedule="linear", timestep_spacing="trailing", clip_sample=False
     )
 
 
 def autoencoder(coder: Autoencoder, dtype: torch.dtype) -> Any:
-    """A copy in the transformer's dtype, as diffusers' pipelines want it."""
+    """Returns a copy of the autoencoder's network in the transformer's dtype, which diffusers' pipelines require."""
     return copy.deepcopy(coder.network).to(dtype)
 
 
 def pixels(images: Tensor) -> Tensor:
-    """[B, 3, S, S] in 0..1 -> 8-bit [B, S, S, 3] on the host: what the engine delivers."""
+    """Converts images [B, 3, S, S] in 0..1 to 8-bit images [B, S, S, 3] on the host, the format that the engine
+    returns."""
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()

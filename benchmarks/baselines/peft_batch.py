@@ -1,9 +1,10 @@
-"""PEFT's mixed batch: LoRA adapters of different domains in one forward, named row by row.
+"""Generates images with PEFT's mixed batch: LoRA adapters of different domains in one forward, one adapter name per
+batch row.
 
-The public library that mixes adapters within a forward of such a model. Rank 8 on the linear layers of the blocks, all
-of which DiffFit changes too; embedders and the final layer are left out, in its favour, and every domain draws the
-base's classes. It has no engine: requests that came together are drawn in batches that stay together from the first
-step to the last.
+PEFT is the public library that mixes adapters within a forward of such a model. Its adapters have rank 8 on the linear
+layers of the blocks, all of which DiffFit changes too. In PEFT's favour, embedders and the final layer have no
+adapters, and every domain generates the base's classes. PEFT has no engine: requests that arrive together stay in one
+batch from the first sampling step to the last.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ LAYERS = ["norm1.linear", "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_ou
 
 
 class PeftBatch:
-    """One model with an adapter for each of `domains`, all random, none zero."""
+    """Model with one LoRA adapter for each of `domains`, all with random, non-zero weights."""
 
     def __init__(self, dit: DiT, coder: Autoencoder, domains: Sequence[str]) -> None:
         self.config, self.device, self.dtype = dit.config, dit.positions.device, dit.positions.dtype
@@ -39,7 +40,7 @@ class PeftBatch:
     def draw(
         self, domains: list[str], classes: list[int], seeds: list[int], *, steps: int, guidance_scale: float
     ) -> Tensor:
-        """One guided image for each entry, 8-bit [B, S, S, 3]."""
+        """Generates one guided image for each entry of the lists. Returns 8-bit images [B, S, S, 3]."""
         config, scheduler, count = self.config, ddim(), len(domains)
         scheduler.set_timesteps(steps, device=self.device)
         x = torch.stack([self._noise(seed) for seed in seeds])  # [B, C, H, W]

@@ -1,7 +1,7 @@
-"""A plain DiT of PyTorch modules, used if diffusers is missing: the reference for full fine-tuning.
+"""Plain PyTorch DiT, the reference for full fine-tuning if diffusers is missing.
 
-It computes what diffusers' class computes, in as many products (query, key and value apart), from the original's
-tensors.
+It computes what diffusers' transformer computes, in as many matrix products (query, key and value separately), from the
+tensors of the project's DiT.
 """
 
 from types import SimpleNamespace
@@ -13,7 +13,8 @@ from core.ml.model.dit import DiT, patchify, timestep_features, unpatchify
 
 
 class PlainDiT(nn.Module):
-    """Trains all tensors of `dit`, copied to fp32. Its call and its result have diffusers' names."""
+    """Transformer that trains fp32 copies of all tensors of `dit`. Its arguments and its result are named as in
+    diffusers."""
 
     def __init__(self, dit: DiT) -> None:
         super().__init__()
@@ -26,7 +27,7 @@ class PlainDiT(nn.Module):
         })  # fmt: skip
 
     def forward(self, x: Tensor, timestep: Tensor, class_labels: Tensor) -> SimpleNamespace:
-        """x [B, C, H, W], timestep and class_labels [B] -> `sample` [B, 2C, H, W]"""
+        """Returns `sample` [B, 2C, H, W] for x [B, C, H, W], timestep [B] and class_labels [B]."""
         patches = patchify(x, self.config.patch_size)
         weight = self.tensors["x_embedder_proj_weight"].flatten(1)
         x = F.linear(patches, weight, self.tensors["x_embedder_proj_bias"]) + self.positions

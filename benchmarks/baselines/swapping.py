@@ -1,6 +1,7 @@
-"""diffusers' own pipeline, which swaps weights for each request, like one GPU without an engine.
+"""Serves many domains with diffusers' own pipeline, which swaps weights for each request, as on one GPU without an
+engine.
 
-Done as well as it can be: every domain's tensors lie ready on the device with all factors folded in, only tensors that
+It is made as fast as possible: every domain's tensors are on the device with all factors folded in, only tensors that
 differ from the base's are written, each once, and the images of a request share a batch.
 """
 
@@ -19,12 +20,13 @@ from core.ml.model.diffusers_format import to_diffusers
 from core.ml.model.dit import DiT
 from core.ml.model.export import fold_into_weights
 
-"""Label that `DiTPipeline` passes for unconditional batch rows, whatever the number of classes."""
+"""`DiTPipeline` labels unconditional batch rows 1000, whatever the number of classes; `_with_own_null_label` corrects
+that label."""
 
 
 class SwappingPipeline(DiTPipeline):
-    """Pipeline that serves requests one after the other; `domains` holds the tensors that each writes into the
-    transformer."""
+    """Pipeline that serves requests one after the other. `domains` holds, for each domain, the tensors to write into
+    the transformer before a request."""
 
     transformer: Any
     set_progress_bar_config: Any
@@ -32,8 +34,8 @@ class SwappingPipeline(DiTPipeline):
 
     @classmethod
     def of(cls, dit: DiT, coder: Autoencoder, adapters: Mapping[str, Mapping[str, Tensor]]) -> "SwappingPipeline":
-        """Builds the pipeline. `adapters` are each domain's tensors by its name; all domains have the same number of
-        classes."""
+        """Builds the pipeline. `adapters` maps each domain's name to its adapter's tensors; all domains have the same
+        number of classes."""
         weights = {name: fold_into_weights(dit, _on(tensors, dit)) for name, tensors in adapters.items()}
         first = next(iter(weights.values()))
         config = replace(dit.config, num_classes=len(first[CLASS_TABLE]) - 1)
@@ -52,7 +54,7 @@ class SwappingPipeline(DiTPipeline):
 
     @torch.inference_mode()
     def draw(self, domain: str, classes: list[int], seeds: list[int], *, steps: int, guidance_scale: float) -> Tensor:
-        """Returns the images of one request, 8-bit [B, S, S, 3]."""
+        """Generates the images of one request. Returns 8-bit images [B, S, S, 3]."""
         parameters = dict(self.transformer.named_parameters())
         for name, tensor in self.domains[domain].items():
             parameters[name].copy_(tensor, non_blocking=True)
@@ -68,7 +70,8 @@ class SwappingPipeline(DiTPipeline):
 
 
 def _with_own_null_label(network: Any, args: tuple[Any, ...], values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Replaces label 1000 by this transformer's null label; its class ids are below both."""
+    """Replaces `DiTPipeline`'s null label 1000 by this transformer's null label. Class ids are below both, so they do
+    not change."""
     values["class_labels"] = values["class_labels"].clamp(max=network.config.num_embeds_ada_norm)
     return args, values
 
@@ -78,7 +81,8 @@ def _differs(state: Mapping[str, Tensor], base: Mapping[str, Tensor], name: str)
 
 
 def _changed(state: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
-    """Returns the tensors in the network's dtype, without the embedders' copies."""
+    """Returns the tensors of `state` on the network's device and in its dtype, without duplicates of the shared
+    embedder."""
     return {name: state[name].to(parameter) for name, parameter in network.named_parameters() if name in state}
 
 

@@ -1,2 +1,2 @@
-"""Measures the quality of the bundled base, and how far the demo's fine-tune takes it: `python -m
-benchmarks.bundled_base`."""
+"""Measures the quality of the bundled base, and how close the demo's fine-tune brings it to the sample domain:
+`python -m benchmarks.bundled_base`."""

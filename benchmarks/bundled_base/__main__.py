@@ -1,6 +1,6 @@
-"""`python -m benchmarks.bundled_base`: measures, prints the table, writes JSON and the pictures to look at.
+"""`python -m benchmarks.bundled_base`: measures the bundled base, prints a table, and writes JSON and sheets of images.
 
-Needs what `python -m recipes.drawings` makes. Drawing takes most of the time: minutes on a CPU.
+Run `python -m recipes.drawings` first. Generating images takes most of the time: minutes on a CPU.
 """
 
 import argparse

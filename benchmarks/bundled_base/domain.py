@@ -1,8 +1,8 @@
-"""The demo's fine-tune: how far does it take the base towards OpenMoji?
+"""Measures how close the demo's fine-tune brings the bundled base to OpenMoji's style.
 
-One emoji in five is kept from the fine-tune, by the same rule as from the classifier: neither has seen its drawing.
-OpenMoji's further emoji of the same classes, which the sample domain leaves out, join them: the fine-tune has not seen
-those either, though the classifier has.
+Generated images are compared with OpenMoji images that the fine-tune does not see. One group is a fifth of the sample
+domain's emoji, which are held out from the classifier's training too. The other is OpenMoji's further emoji of the same
+classes, which the sample domain leaves out; the classifier was trained on most of them.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from core.ml.tuning.latents import image_grid, to_image
 from core.ml.tuning.plan import Event, Outcome, Progress
 
 FALL = 0.4
-"""Fraction by which the distance must fall."""
+"""Minimum fraction by which the fine-tune must reduce the distance to held-out images."""
 GRID = 64
 
 
@@ -76,9 +76,9 @@ class Domain:
 
 
 def unseen_openmoji(folder: Path) -> Drawings:
-    """Returns OpenMoji images of the sample domain's classes that the fine-tune does not see.
+    """Returns the OpenMoji images of the sample domain's classes that the fine-tune does not see.
 
-    Raises FileNotFoundError where the recipe's drawings are missing.
+    Raises FileNotFoundError if `folder`, which `python -m recipes.drawings` writes, has no images.
     """
     sample = read_drawings(sample_domain_folder(), IMAGE_SIZE)
     _, held_out = sample.split()
@@ -97,13 +97,13 @@ def unseen_openmoji(folder: Path) -> Drawings:
 
 
 def of_classes(drawings: Drawings, wanted: list[bool]) -> Drawings:
-    """Returns the images of the wanted classes; `wanted` has a flag for each entry of `class_names`. Base and domain
-    are compared on the classes that both know."""
+    """Returns the images of the wanted classes; `wanted` has a flag for each entry of `class_names`. It restricts the
+    comparison to classes that the base knows too."""
     return drawings.subset(torch.tensor(wanted)[drawings.labels].nonzero().flatten())
 
 
 def train(base: LoadedBase, drawings: Drawings, steps: int) -> tuple[Outcome, float]:
-    """Fine-tunes with the demo's settings, as the worker completes them. Returns the outcome and the seconds of its
+    """Fine-tunes with the demo's settings and a worker's defaults. Returns the outcome and the seconds of the training
     steps."""
     training = TrainingSettings(steps=steps, batch_size=32, learning_rate=1e-3, seed=0, gradient_clip=1.0)
     seconds = 0.0

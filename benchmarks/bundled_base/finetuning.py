@@ -1,4 +1,4 @@
-"""A fine-tune of a whole base in one go, as a worker runs it slice by slice."""
+"""Runs a whole fine-tune at once, with the code that a worker runs in slices between its sampling steps."""
 
 from collections.abc import Callable, Iterable
 
@@ -22,8 +22,8 @@ def fine_tuned(
     training: TrainingSettings,
     on_event: Callable[[Event | None], None],
 ) -> Outcome:
-    """Fine-tunes on (class id, image) pairs. Writes no checkpoints, and one grid of samples at the end, as every
-    fine-tune does."""
+    """Fine-tunes `base` on (class id, image) pairs and returns the outcome. Passes all events to `on_event`; there are
+    no checkpoints, and only one grid of sample images, at the end."""
     plan = FinetunePlan(
         method=method,
         sites=sites,
@@ -45,6 +45,6 @@ def fine_tuned(
 
 
 def labelled(drawings: Drawings) -> list[tuple[int, Image.Image]]:
-    """Returns (class id, image) pairs, as a fine-tune takes them."""
+    """Returns the drawings as (class id, image) pairs, the form that a fine-tune takes."""
     images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawings.pixels]
     return list(zip(drawings.labels.tolist(), images, strict=True))

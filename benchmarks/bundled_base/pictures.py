@@ -1,4 +1,4 @@
-"""Draws many pictures in batches, with a bar: on a CPU some hundred take minutes."""
+"""Generates many images in batches, with a progress bar, since some hundred images take minutes on a CPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Artist:
-    """A base, or a domain on it, with the settings that everything is drawn with."""
+    """Base, alone or with a domain's adapter, and the sampling settings for all images that it generates."""
 
     base: LoadedBase
     steps: int
@@ -34,7 +34,8 @@ class Artist:
         return Artist(self.base, self.steps, self.guidance_scale, TensorAdapter(tensors), classes)
 
     def draw(self, labels: Tensor, what: str) -> Tensor:
-        """One picture for each class id [K], seeds 0 to K - 1 -> [K, 3, S, S] uint8, as a PNG would hold it."""
+        """Generates one image for each class id in `labels` [K], with seeds 0 to K - 1. Returns [K, 3, S, S] uint8, the
+        values that a PNG would contain."""
         seeds = torch.arange(len(labels))
         batches = list(zip(labels.split(BATCH), seeds.split(BATCH), strict=True))
         bar = track(batches, f"{what}: {len(labels)} pictures, {self.steps} steps", console=Console(stderr=True))
@@ -56,6 +57,6 @@ class Artist:
 
 
 def alike(labels: Tensor, count: int) -> Tensor:
-    """`count` class ids, each class with the share that it has among the `labels`."""
+    """Returns `count` class ids, in which each class has the same fraction as in `labels`."""
     places = (torch.arange(count) + 0.5) * len(labels) / count
     return labels.sort().values[places.long()]

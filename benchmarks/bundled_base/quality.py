@@ -1,4 +1,4 @@
-"""Quality of the base by itself: size, times, and whether its images show the requested class."""
+"""Measures the base by itself: size, times, and whether its images show the requested class."""
 
 import json
 import time
@@ -23,7 +23,7 @@ from core.ml.tuning.latents import image_grid, to_image
 SIZE_LIMIT_MB, DRAWING_LIMIT_SECONDS, AGREEMENT_SHARE = 28, 30, 0.8
 GRID, NEIGHBOURS, SHOWN = 64, 3, 16
 FIRST = Path(__file__).with_name("first.json")
-"""File with this benchmark's figures of the first version of the base."""
+"""File with this benchmark's figures for the first version of the bundled base."""
 
 
 def size(base_folder: Path) -> Measure:
@@ -62,13 +62,13 @@ def drawing(base: LoadedBase) -> Measure:
 
 @dataclass(frozen=True)
 class Quality:
-    """Measurement of generated images. Their classes are as frequent as those of the held-out images, so that only the
-    images differ."""
+    """Measures generated images against held-out images. Both sets have the same class frequencies, so that distances
+    depend only on the images."""
 
     artist: Artist
     judges: Judges
     drawings: Drawings
-    """Images of the base's own sets."""
+    """Images of the emoji sets that the base was trained on, the held-out ones included."""
     count: int
     output: Path
 
@@ -115,8 +115,8 @@ class Quality:
         return image_grid([to_image(picture) for picture in unit(pictures)], columns=8)
 
     def _of_base(self, labels: Tensor) -> Tensor:
-        """Returns the base's class ids for `labels` of the drawings. Raises ValueError for a class that the base does
-        not have."""
+        """Maps class ids of the drawings to the base's class ids. Raises ValueError for a class that the base does not
+        have."""
         names = self.artist.base.description.class_names
         return torch.tensor([names.index(name) for name in self.drawings.class_names])[labels]
 
@@ -131,14 +131,15 @@ class Quality:
 
 
 def reconstructed(base: LoadedBase, pixels: Tensor) -> Tensor:
-    """Returns the images after the autoencoder's encoding and decoding, [K, 3, S, S] uint8."""
+    """Returns the images after encoding and decoding by the autoencoder, [K, 3, S, S] uint8."""
     decoded = [base.autoencoder.decode(base.autoencoder.encode(unit(part))[0]) for part in pixels.split(64)]
     return ((torch.cat(decoded).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def copies(pictures: Tensor, drawings: Tensor, judges: Judges, path: Path, what: str) -> Measure:
-    """Writes some generated images next to their nearest training images, by pixels and then by features. Training
-    mirrors images, so both orientations count."""
+    """Measures whether generated images copy training images. Returns the median distance to the nearest training
+    image, and writes a sheet of generated images next to their nearest training images, by pixels and by features.
+    Mirrored training images count too, since training mirrors images."""
     shown = pictures[:: max(1, len(pictures) // SHOWN)][:SHOWN]
     references = torch.cat([drawings, drawings.flip(-1)])
     by_pixels = nearest(shown, references, NEIGHBOURS)

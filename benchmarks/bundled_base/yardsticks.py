@@ -1,5 +1,5 @@
-"""Distances between sets of images: by the classifier's features, and by those of networks that were trained on
-ImageNet, where they are available."""
+"""Measures distances between sets of images: by the classifier's features, and by the features of networks that were
+trained on ImageNet, if these networks are available."""
 
 import hashlib
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SHUFFLES = 8
 @dataclass(frozen=True)
 class Yardstick:
     name: str
-    """"feature distance", "ImageNet distance", or "FID" with Inception's features."""
+    """Name of the distance: "feature distance", "ImageNet distance", or "FID" with Inception's features."""
     features: Callable[[Tensor], Tensor]
     """Feature extractor: images [B, 3, S, S] uint8 -> [B, D]"""
     digest: str
@@ -35,8 +35,8 @@ class Yardstick:
         return frechet_distance(Statistics.of(self.features(pictures)), self.of_real(real))
 
     def of_real(self, real: Tensor) -> Statistics:
-        """Returns the statistics of a set of real images. They are cached by the digests of the images and of the
-        network."""
+        """Returns the feature statistics of a set of real images. They are cached in files by the digests of the images
+        and of the network."""
         shape = str(tuple(real.shape)).encode()
         digest = hashlib.sha256(self.digest.encode() + shape + real.contiguous().numpy().tobytes()).hexdigest()
         path = self.cache / f"{digest}.safetensors"
@@ -47,8 +47,8 @@ class Yardstick:
         return statistics
 
     def between_halves(self, real: Tensor) -> float:
-        """Returns the distance between random halves of the real images: the level that chance alone gives for sets
-        this small."""
+        """Returns the distance between random halves of the real images, which shows how large a distance chance alone
+        causes in sets this small."""
         features, generator = self.features(real), torch.Generator().manual_seed(0)
         distances = []
         for _ in range(SHUFFLES):
@@ -59,13 +59,14 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Judges:
-    """Classifier with its metadata, the ImageNet network if installed, and Inception if its weights are given."""
+    """Networks that score images: the classifier with its metadata, the ImageNet network if it is installed, and
+    Inception if its weights are given."""
 
     folder: Path | None = None
-    """Folder of another classifier than the one that ships."""
+    """Folder of the classifier; None takes the classifier that ships with the project."""
     inception: Path | None = None
     device: torch.device | None = None
-    """Device of Inception, the CPU by default. The classifier is small and does not use it."""
+    """Device of Inception, the CPU by default. The classifier is small and always runs on the CPU."""
 
     @cached_property
     def loaded(self) -> tuple[Classifier, dict[str, Any]]:
@@ -94,7 +95,7 @@ class Judges:
 
     @cached_property
     def imagenet(self) -> ImageNet | None:
-        """None where its packages are not installed."""
+        """Returns the ImageNet network, or None if its packages are not installed."""
         try:
             return ImageNet()
         except ModuleNotFoundError:
@@ -106,8 +107,8 @@ class Judges:
 
 
 def small(pictures: Tensor) -> Tensor:
-    """Returns the images at the size that the classifier was trained on, by area averaging; `pictures` is [B, 3, S, S]
-    uint8."""
+    """Returns the images at the size that the classifier was trained on, resized by area averaging; `pictures` is
+    [B, 3, S, S] uint8."""
     if pictures.shape[-1] == IMAGE_SIZE:
         return pictures
     return F.interpolate(pictures.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="area").round().to(torch.uint8)

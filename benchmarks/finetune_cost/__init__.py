@@ -1,1 +1,1 @@
-"""Cost of a step of each method next to full fine-tuning: time and memory."""
+"""Measures time and memory of a training step of each fine-tuning method, next to full fine-tuning."""

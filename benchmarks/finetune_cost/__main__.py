@@ -1,8 +1,8 @@
-"""`python -m benchmarks.finetune_cost`: time and peak memory of a fine-tuning step, for each method.
+"""`python -m benchmarks.finetune_cost`: measures time and peak memory of a training step, for each fine-tuning method.
 
-Every method has a process of its own, and they take their steps in turns, so that whatever else the machine does meets
-all alike. On a CPU: four blocks of DiT-XL/2's width, since all 28 would take minutes a step. With a GPU, the whole
-model too.
+Each method runs in a separate process, and the processes step in turns, so that other load on the machine affects all
+methods alike. On a CPU the model has four blocks of DiT-XL/2's width, since all 28 would take minutes per training
+step. With a GPU, the whole model is measured too.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from benchmarks.finetune_cost.subjects import NAMES, Seconds, Setting
 from benchmarks.report import FOLDER, Measure, Part, Table, facts, show, write_json, write_markdown
 
 BY_OPERATIONS = 0.68
-"""Fraction of full fine-tuning's time by operations alone: a frozen layer needs its output and `grad_x`, but no
-`grad_weight`."""
+"""Time of a DiffFit training step as a fraction of full fine-tuning's, as expected from the number of operations alone:
+a frozen layer computes its output and `grad_x`, but no `grad_weight`."""
 LIMITS = {"cpu": {"step": 0.62, "gradients": 0.70, "memory": 0.45}, "cuda": {"step": 0.49, "memory": 0.45}}
-"""Maximum ratios of DiffFit to our own full fine-tuning."""
+"""Maximum ratios of DiffFit's figures to full fine-tuning's, per device."""
 Row = dict[str, Any]
 
 
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
-    """Returns one row per method: medians over `rounds`, after one step that does not count."""
+    """Times all methods and returns one row per method: medians over `rounds` training steps, after one step that does
+    not count."""
     rows: list[Row] = []
     with ExitStack() as stack:
         subjects = {}
@@ -82,14 +83,14 @@ def measure(setting: Setting, rounds: int, console: Console) -> list[Row]:
 
 
 def _median(steps: Sequence[Seconds], setting: Setting) -> float:
-    """Returns seconds per image: the processor's on a CPU, which may be busy with other things, the clock's on a
-    GPU."""
+    """Returns the median of the seconds per image: processor time on a CPU, which may be busy with other work, and
+    clock time on a GPU."""
     values = [step.processor if setting.device == "cpu" else step.clock for step in steps]
     return statistics.median(values) / setting.batch
 
 
 def verdicts(rows: Sequence[Row], device: str) -> list[Measure]:
-    """Compares DiffFit with our own full fine-tuning, and with that of diffusers."""
+    """Compares DiffFit with full fine-tuning: the project's own, and full fine-tuning by diffusers and PyTorch."""
     of = {row["method"]: row for row in rows}
     return [
         Measure(

@@ -1,4 +1,4 @@
-"""A subject in a separate process, so that its memory is measured separately."""
+"""Runs a fine-tuning method in a separate process, so that its memory is measured separately."""
 
 import multiprocessing
 import traceback
@@ -15,10 +15,12 @@ _FAILED = "failed"
 
 
 class Subject:
-    """`seconds` may be asked again and again; `peak_gibibytes` tells of all steps so far."""
+    """Fine-tuning method in a separate process. `seconds` runs one more training step; `peak_gibibytes` covers all
+    training steps so far."""
 
     def __init__(self, name: str, setting: Setting) -> None:
-        """Raises RuntimeError with the other process's report when the subject cannot be made."""
+        """Starts the process. Raises RuntimeError with the process's traceback if the model or its training step cannot
+        be built."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, name, setting), daemon=True)
@@ -26,7 +28,7 @@ class Subject:
         self.trainable = int(self._answer())
 
     def seconds(self) -> tuple[Seconds, Seconds]:
-        """One more step's, and the optimizer's part of it."""
+        """Runs one training step. Returns its time, and the optimizer's part of that time."""
         measured: tuple[Seconds, Seconds] = self._ask("seconds")
         return measured
 
@@ -65,13 +67,13 @@ def _serve(pipe: Connection, name: str, setting: Setting) -> None:
             pipe.send(step.seconds() if pipe.recv() == "seconds" else memory.peak())
     except EOFError:
         return
-    except Exception:  # told to whoever asks
+    except Exception:  # reported to the parent process, which raises it
         pipe.send(_FAILED)
         pipe.send(traceback.format_exc())
 
 
 def _warm_up() -> None:
-    """Threads and their buffers are not a method's memory."""
+    """Imports the libraries and starts torch's threads, so that their memory is not counted as a method's."""
     import diffusers  # noqa: F401
     import peft  # noqa: F401
 
@@ -79,14 +81,16 @@ def _warm_up() -> None:
 
 
 class _Memory:
-    """On a GPU what torch has allocated there; on a CPU what the process holds beyond its start."""
+    """Peak memory: on a GPU the memory that torch has allocated, on a CPU the resident memory of the process beyond
+    that at its start."""
 
     def __init__(self, device: str) -> None:
         self.on_gpu = device != "cpu"
         self._start = _of_status("VmRSS")
 
     def forget_peak(self) -> None:
-        """Whatever was needed to make the model is not a step's."""
+        """Resets the peak, so that memory that was only needed to build the model does not count as a training
+        step's."""
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
@@ -99,6 +103,6 @@ class _Memory:
 
 
 def _of_status(name: str) -> int:
-    """Bytes."""
+    """Returns a field of `/proc/self/status`, such as VmRSS, in bytes."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(status[name].split()[0])

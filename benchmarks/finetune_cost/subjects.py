@@ -1,7 +1,8 @@
-"""One training step of each method, on random weights, since no figure depends on the images.
+"""Builds the training step that is timed, for each fine-tuning method, on random weights and images, since time and
+memory do not depend on their values.
 
-Ours run through `Trainer`, as in a worker. The others are what a researcher would write with diffusers, PEFT and
-PyTorch; they keep no moving average and clip no gradient, in their favour.
+The project's own methods run through `Trainer`, as in a worker. The competitors are what a researcher would write with
+diffusers, PEFT and PyTorch; they keep no moving average and clip no gradients, which is in their favour.
 """
 
 import time
@@ -41,7 +42,7 @@ NAMES = (*OURS, *OTHERS)
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     depth: int
-    """Number of blocks of DiT-XL/2's width; the model has 28."""
+    """Number of transformer blocks of DiT-XL/2's width; DiT-XL/2 has 28."""
     batch: int
     device: str
     threads: int
@@ -58,7 +59,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Clock time and processor time; on a busy machine the latter describes a method better."""
+    """Clock time and processor time in seconds. On a busy machine, processor time describes a method better."""
 
     clock: float
     processor: float
@@ -76,14 +77,14 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Step:
-    """Training step that is timed, with the optimizer's part of its time."""
+    """Training step to time, with its optimizer and its number of trainable parameters."""
 
     run: Callable[[], object]
     optimizer: torch.optim.Optimizer
     trainable: int
 
     def seconds(self) -> tuple[Seconds, Seconds]:
-        """Runs a step and returns its time and the optimizer's part of it."""
+        """Runs the training step once. Returns its time, and the optimizer's part of that time."""
         step, spent = self.optimizer.step, Seconds(0.0, 0.0)
 
         def timed(*arguments: Any) -> None:
@@ -112,8 +113,8 @@ def make(name: str, setting: Setting) -> Step:
 def trainer_of(
     dit: DiT, method: Method, sites: MethodSites, batch: int, seed: int = 0, *, max_rows: int | None = None
 ) -> Trainer:
-    """Returns our trainer of one method over random latents. Several trainers share a pass of the model of up to
-    `max_rows` batch rows."""
+    """Returns the project's trainer of one method, on random latents. Several trainers can share a pass through the
+    model of up to `max_rows` batch rows."""
     classes = min(CLASSES, dit.config.num_classes)
     shapes = trainable_shapes(dit.config, method, sites, classes)
     start = start_tensors(dit, shapes, torch.Generator().manual_seed(seed))
@@ -128,7 +129,7 @@ def trainer_of(
 def full_by_diffusers(dit: DiT) -> Any:
     from benchmarks.baselines.diffusers_model import transformer
 
-    with dit.positions.device:  # where its first, random weights are drawn: a CPU takes a minute for DiT-XL/2
+    with dit.positions.device:  # initializes weights on the device: a CPU takes a minute for DiT-XL/2
         network = transformer(dit)
     return network.float().requires_grad_(True).train()
 
@@ -141,12 +142,13 @@ def _lora_by_peft(dit: DiT) -> Any:
     network = transformer(dit)
     model: Any = get_peft_model(network, LoraConfig(r=8, lora_alpha=8, target_modules=["to_q", "to_v"]))
     embedder = network.transformer_blocks[0].norm1.emb.class_embedder
-    embedder.embedding_table.requires_grad_(True)  # the new domain's classes, as in all methods
+    embedder.embedding_table.requires_grad_(True)  # the class embeddings train in all methods
     return model.train()
 
 
 def plain_step(network: Any, dit: DiT, batch: int) -> Step:
-    """Returns a step as a researcher writes it: fp32 weights under autocast to the base's dtype, and AdamW."""
+    """Returns a training step as a researcher would write it: fp32 weights under autocast to the base's dtype, and
+    AdamW."""
     device, dtype = dit.positions.device.type, dit.positions.dtype
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
@@ -166,7 +168,8 @@ def plain_step(network: Any, dit: DiT, batch: int) -> Step:
 
 
 def _batches(dit: DiT, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yields latents and noise [B, C, H, W], timesteps [B] and class ids [B], drawn on the host as the trainer does."""
+    """Yields random batches (latents [B, C, H, W], timesteps [B], class ids [B], noise [B, C, H, W]), generated on the
+    host as `Trainer` does."""
     config, device = dit.config, dit.positions.device
     shape = (count, config.in_channels, config.input_size, config.input_size)
     classes = min(CLASSES, config.num_classes)

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.gpu`: measures, prints the tables, writes JSON. With --page it writes docs/results/gpu.md."""
+"""`python -m benchmarks.gpu`: measures the service on one GPU, prints tables, and writes JSON. With --page it measures
+nothing, and writes docs/results/gpu.md from the JSON."""
 
 import argparse
 import faulthandler
@@ -20,9 +21,10 @@ from core.artifact.errors import DeviceLost
 
 SECONDS = 230.0
 BASIS = "ceilings"
-"""The phase that others express their rates in: it always runs."""
+"""Name of the phase that measures the device's maximum rates. It always runs, since other phases express their rates as
+fractions of them."""
 GRACE_SECONDS = 20.0
-"""A call that no signal interrupts ends the process so long after the time is up."""
+"""Seconds after the time limit at which the process is ended, in case it hangs in a call that no signal interrupts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     header = facts("python -m benchmarks.gpu", "0, weights and data are random", mini=options.mini)
     lab = Lab(device, MINI if options.mini else FULL, session.read(options.json) if options.resume else {})
     phases = {name: PHASES[name] for name in PHASES if name in {BASIS, *options.phases}}
-    if options.mini:  # a busy CPU breaks no phase
+    if options.mini:  # no time limits, so that a busy CPU fails no phase
         phases = {name: replace(phase, seconds=math.inf) for name, phase in phases.items()}
         torch.set_num_threads(1)
     try:
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except DeviceLost:
         left = options.seconds - (time.monotonic() - started)
         sys.stdout.flush()
-        if left > 0:  # a new process has a new device; the phase that lost this one is not tried again
+        if left > 0:  # a new process can use the device again; it skips the phase that lost it
             again = [*(arguments or sys.argv[1:]), "--resume", "--seconds", str(left)]
             os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu", *again])
     print("\n\n".join(page.parts({**header, "phases": lab.results})))

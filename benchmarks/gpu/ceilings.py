@@ -1,4 +1,4 @@
-"""Upper limits of the device: the rates of matrix products and of a copy."""
+"""Measures upper limits of the device: the rates of matrix products and of a memory copy."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from benchmarks.gpu.operations import forward_operations, layer_products
 
 @torch.inference_mode()
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """Measures a large product, those of a block at the main batch, and a copy, all on random data: zeros are
-    faster."""
+    """Measures one large matrix product, the matrix products of a block at the main batch size, and a memory copy, all
+    on random data, since products of zeros are faster."""
     n = lab.size.product
     result["product_tflops"] = _product(lab, n, n, n)["tflops"]
     rows = lab.size.main_rows

@@ -1,4 +1,4 @@
-"""Time and memory of a device; on a CPU the clock's, so that every phase runs there too."""
+"""Measures time and memory on a GPU. On a CPU it measures elapsed time, so that every phase can run there too."""
 
 import statistics
 import time
@@ -10,11 +10,12 @@ import torch
 
 WARM_UP = 2
 LEAST, MOST = 3, 50
-"""Repetitions that count."""
+"""Minimum and maximum number of repetitions that count."""
 
 
 def milliseconds(action: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """Median of as many repetitions as fit into `seconds`, on the device's own clock."""
+    """Returns the median time of `action` over as many repetitions as fit into `seconds`: on a GPU by CUDA events, on a
+    CPU elapsed time."""
     for _ in range(WARM_UP):
         action()
     once = clock_seconds(action, device)
@@ -31,14 +32,15 @@ def milliseconds(action: Callable[[], Any], device: torch.device, seconds: float
 
 
 def clock_milliseconds(action: Callable[[], Any], device: torch.device, count: int) -> list[float]:
-    """Each of `count` repetitions by the clock, its work on the host included, after a warm-up."""
+    """Returns the elapsed time of each of `count` repetitions of `action`, including its work on the host, after a
+    warm-up."""
     for _ in range(WARM_UP):
         action()
     return [1000 * clock_seconds(action, device) for _ in range(count)]
 
 
 def clock_seconds(action: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until the device has done `action`."""
+    """Runs `action`, and returns the elapsed seconds until the device has finished it."""
     synchronize(device)
     started = time.perf_counter()
     action()
@@ -52,7 +54,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def graphed(action: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """`action` captured as a CUDA graph over its tensors where they lie; on a CPU `action` itself."""
+    """Captures `action` as a CUDA graph, which reads the same tensors in place, and returns a function that replays the
+    graph. On a CPU it returns `action` itself."""
     if device.type != "cuda":
         return action
     side = torch.cuda.Stream(device)
@@ -73,8 +76,8 @@ def graphed(action: Callable[[], Any], device: torch.device) -> Callable[[], Any
 
 
 class PeakMemory:
-    """Bytes on the device from now on, at most. Replays of a graph allocate nothing: let it see the steps before one.
-    On a CPU it counts none."""
+    """Peak of the bytes allocated on the GPU since this object was created. Replaying a CUDA graph allocates nothing,
+    so create it before the eager steps that precede the capture. On a CPU the peak is 0."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -94,13 +97,13 @@ class PeakMemory:
 
 
 def relative_error(result: torch.Tensor, reference: torch.Tensor) -> float:
-    """Norm of the difference over the reference's norm, in float64."""
+    """Returns the norm of the difference divided by the reference's norm, in float64."""
     result, reference = result.double(), reference.double()
     return float((result - reference).norm() / reference.norm())
 
 
 def largest_difference(result: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest difference in units of the reference's root mean square."""
+    """Returns the largest absolute difference divided by the reference's root mean square, in float64."""
     result, reference = result.double(), reference.double()
     return float((result - reference).abs().max() / reference.square().mean().sqrt())
 

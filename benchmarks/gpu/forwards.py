@@ -1,7 +1,9 @@
-"""One forward: the base alone, and as many adapters as rows, launched one by one, captured and compiled.
+"""Measures a forward of the base alone and a forward with one adapter per batch row: launched kernel by kernel,
+captured as a CUDA graph, and compiled.
 
-"plain" is the readable reference, "base" the same vectors for all rows, and "mixed" an adapter for each row.
-The base alone at its best is the faster of the first two.
+There are three sides: "plain" is the readable reference implementation of the base alone, "base" the fused operations
+with the same vectors for all rows, and "mixed" the fused operations with an adapter for each row. For the base alone,
+the faster one of "plain" and "base" counts.
 """
 
 from collections.abc import Callable
@@ -24,7 +26,8 @@ EQUAL_ROWS = 8
 
 @torch.inference_mode()
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """Forwards of every batch size, eager and as a CUDA graph: the main size first."""
+    """Measures forwards of every batch size, launched kernel by kernel and as a CUDA graph, the main batch size
+    first."""
     result["rows"] = []
     for rows in lab.size.rows:
         row: dict[str, Any] = {"rows": rows}
@@ -38,7 +41,8 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
 
 @torch.inference_mode()
 def measure_equality(lab: Lab, result: dict[str, Any]) -> None:
-    """Compares a mixed batch with its rows alone and with the readable reference, in both dtypes."""
+    """Compares a mixed batch with each of its rows computed alone, and with the readable reference, in the base's dtype
+    and in fp32."""
     for dtype in dict.fromkeys((lab.dtype, torch.float32)):
         part: dict[str, Any] = {}
         result[str(dtype).removeprefix("torch.")] = part
@@ -48,7 +52,8 @@ def measure_equality(lab: Lab, result: dict[str, Any]) -> None:
 
 @torch.inference_mode()
 def measure_compiled(lab: Lab, result: dict[str, Any]) -> None:
-    """Forwards of the main size by Inductor, alone and captured as a graph. A side's best is that of all launches."""
+    """Measures forwards of the main batch size compiled by Inductor, launched directly and as a CUDA graph. A side's
+    best time is its least time in this phase and in the phase `forwards`."""
     earlier = lab.results.get("forwards", {}).get("rows", [])
     result |= next((row for row in earlier if row["rows"] == lab.size.main_rows), {"rows": lab.size.main_rows})
     sides = forwards(lab, lab.size.main_rows)
@@ -59,7 +64,8 @@ def measure_compiled(lab: Lab, result: dict[str, Any]) -> None:
 
 
 def forwards(lab: Lab, rows: int) -> dict[str, Callable[[], Tensor]]:
-    """The forwards of each side; vectors are gathered from a table, as the engine does."""
+    """Returns the forward of each side by the side's name. Vectors are gathered from a table by slot, as in the
+    engine."""
     dit = lab.dit
     x, t, y = lab.batch(rows)
     classes, table = lab.classes(y), lab.table(rows)
@@ -84,7 +90,8 @@ def _compiled(lab: Lab, name: str, forward: Callable[[], Tensor]) -> dict[str, f
 
 
 def best_of(lab: Lab, row: dict[str, Any]) -> dict[str, Any]:
-    """Each side at its best: rates, the fraction of the ceiling, and the throughput of mixed over plain."""
+    """Returns, for the base alone and for mixed, the best time, its rate, and the fraction of the device's rate; and
+    the throughput of mixed relative to the base alone."""
     launched = {name: ms for name, ms in row.items() if name.endswith(("_eager_ms", "_graphed_ms", "_compiled_ms"))}
     best = {
         side: min(ms for name, ms in launched.items() if name.startswith(names))

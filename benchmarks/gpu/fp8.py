@@ -1,4 +1,4 @@
-"""Products of the frozen layers in fp8: per-channel weights, per-token activations."""
+"""Measures the matrix products of the frozen layers in fp8, with a scale per weight channel and a scale per token."""
 
 from typing import Any
 
@@ -17,7 +17,8 @@ MAX = torch.finfo(FP8).max
 
 @torch.inference_mode()
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """The four products of a block at the main batch, beside bf16's, both against float64."""
+    """Measures the four matrix products of a block at the main batch size in fp8 and in bf16, and the error of each
+    relative to float64."""
     result["layers"] = []
     rows = lab.size.main_rows * lab.config.tokens
     for name, (inputs, outputs) in layer_products(lab.config).items():
@@ -30,13 +31,14 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
 
 
 def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """[M, K] -> fp8 [M, K], and each row's scale [M, 1] in fp32."""
+    """Quantizes [M, K] to fp8, and returns the result [M, K] and the scale of each row [M, 1] in fp32."""
     scale = x.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / MAX
     return (x / scale).to(FP8), scale
 
 
 def product(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
-    """x [M, K] @ weight [N, K]^T -> [M, N] in bf16, from fp8 with a scale a row of each. A CPU has the sums in fp32."""
+    """Returns x [M, K] @ weight [N, K]^T as bf16 [M, N]. Both operands are fp8 with one scale per row. On a CPU the
+    product is computed in fp32."""
     if not x.is_cuda:
         return ((x.float() @ weight.float().t()) * x_scale * weight_scale.t()).bfloat16()
     scales = {"scale_a": x_scale, "scale_b": weight_scale.t()}

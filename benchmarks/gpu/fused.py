@@ -1,4 +1,5 @@
-"""The fused operations, each next to its plain twin: forward and backward, on the tensors of the main batch."""
+"""Measures the fused operations, forward and backward, each next to its equivalent in plain PyTorch, on tensors of the
+main batch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,22 +17,25 @@ from core.ml.model.kernels import plain
 
 EPS = 1e-6
 COMPARED_IMAGES = 2
-"""Images of the comparison with float64."""
+"""Number of images in the comparison with float64."""
 Operands = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One operation of a module with kernels, or of their twins."""
+    """Operation to measure. `run` calls it in a given module: the one with fused kernels, or the one with their plain
+    equivalents."""
 
     name: str
     run: Callable[[Any, Operands], Any]
     passes: tuple[str, ...]
-    """Operands that are read or written once, by the names of tensors of the same size."""
+    """Operands that have the sizes of the tensors that the operation reads or writes once; their bytes are the bytes it
+    has to move."""
 
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """Times, the bandwidth over bytes that have to move, and errors relative to float64."""
+    """Measures the time of each operation, its bandwidth over the bytes that it has to move, and its error relative to
+    float64."""
     kernels = import_module("core.ml.model.kernels.triton_kernels") if lab.device.type == "cuda" else plain
     operands = _operands(lab, lab.size.main_rows)
     compared = {name: tensor[:COMPARED_IMAGES] for name, tensor in operands.items()}
@@ -57,7 +61,8 @@ def _times(lab: Lab, case: Case, kernels: Any, operands: Operands) -> dict[str, 
 
 
 def cases() -> Iterator[Case]:
-    """x, y and the gradients are [B, N, D], hidden [B, N, 4 D], qkv [B, N, 3 D], the vectors [B, D]."""
+    """Yields all operations to measure. x, y and the gradients are [B, N, D], hidden [B, N, 4 D], qkv [B, N, 3 D], the
+    vectors [B, D]."""
     yield Case("norm, scale, shift", lambda k, o: k.modulated_norm(o["x"], o["shift"], o["scale"], EPS), ("x", "x"))
     yield Case(
         "bias, gate, residual, norm, scale, shift",
@@ -95,7 +100,7 @@ def _named(operands: Operands, names: str) -> Operands:
 
 
 def _operands(lab: Lab, rows: int) -> Operands:
-    """Random tensors: those of tokens in the base's dtype, vectors in fp32."""
+    """Returns random operands by name: tensors of tokens in the base's dtype, vectors in fp32."""
     config, generator = lab.config, torch.Generator(lab.device).manual_seed(3)
     wide = {"x": 1, "y": 1, "grad": 1, "hidden": config.mlp_ratio, "grad_hidden": config.mlp_ratio, "qkv": 3}
     vectors = {"shift": 1, "scale": 1, "bias": 1, "gate": 1, "hidden_bias": config.mlp_ratio}

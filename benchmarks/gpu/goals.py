@@ -1,4 +1,4 @@
-"""Goals for the measured figures."""
+"""Goals for the figures that `benchmarks.gpu` measures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ Phases = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Goal:
-    """Limit on one figure. `read` raises KeyError or IndexError where the figure is missing."""
+    """Limit on one figure. `read` takes the figure from the results of all phases, and raises KeyError or IndexError if
+    it is missing."""
 
     name: str
     limit: float
@@ -30,7 +31,7 @@ class Goal:
 
 
 def _rows(phases: Phases, rows: int) -> Mapping[str, Any]:
-    """Returns the forwards of a batch, the compiled ones if there are any."""
+    """Returns the results of the forwards with `rows` batch rows, including compiled forwards if there are any."""
     rows_found: list[Mapping[str, Any]] = [*phases["forwards"]["rows"], phases.get("compiled", {})]
     return [row for row in rows_found if row.get("rows") == rows and "mixed_over_plain" in row][-1]
 
@@ -41,7 +42,8 @@ def _method(phases: Phases, method: str) -> Mapping[str, Any]:
 
 
 def _over_full(phases: Phases, by: str) -> float:
-    """Returns the ratio to full fine-tuning. Raises KeyError where `by` was not measured in the same run."""
+    """Returns the ratio of DiffFit's step time to full fine-tuning's. Raises KeyError if full fine-tuning by `by`
+    ("diffusers" or "plain PyTorch") was not measured in the same run."""
     return float(_method(phases, "difffit")["ms"] / {phases["full"]["by"]: phases["full"]}[by]["ms"])
 
 

@@ -1,4 +1,4 @@
-"""Whether an image depends on its neighbours in the batch, at full size."""
+"""Measures at full size whether an image depends on the other images in its batch."""
 
 from typing import Any
 
@@ -12,7 +12,8 @@ from benchmarks.serving.solitude import latents_of
 
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """Guided images with an adapter each, alone and together: with any batch size in both dtypes, and with one."""
+    """Compares guided images with separate adapters, generated together in one batch, with the same images generated
+    alone: with any batch size in the base's dtype and in fp32, and with one batch size ("exact")."""
     result["images"], result["steps"] = lab.size.neighbours, lab.size.neighbour_steps
     modes = {"exact": lab.dtype} | {str(dtype).removeprefix("torch."): dtype for dtype in (lab.dtype, torch.float32)}
     for name, dtype in modes.items():

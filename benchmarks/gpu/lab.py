@@ -1,4 +1,5 @@
-"""Subject of all phases: one base, its adapters and batches, at full size on a GPU or at mini size on a CPU."""
+"""Setup that all phases of the GPU benchmark share: one base, its adapters and batches, at full size on a GPU or at
+mini size on a CPU."""
 
 import copy
 from collections.abc import Mapping
@@ -22,24 +23,24 @@ class Size:
 
     config: BaseConfig
     rows: tuple[int, ...]
-    """Batch rows of the forwards."""
+    """Batch sizes of the measured forwards."""
     main_rows: int
-    """Batch rows of the batch that the goals are about."""
+    """Main batch size, which the goals are about."""
     product: int
     copy_bytes: int
     batch: int
-    """Images of a training step."""
+    """Number of images per training step."""
     together: int
-    """Number of fine-tunes that share a step, with a batch of `together_batch` each."""
+    """Number of fine-tunes that share a training step, with a batch of `together_batch` images each."""
     together_batch: int
     training_steps: int
     images: int
-    """Number of images and of adapters for the engine."""
+    """Number of images that the engine generates, each with a separate adapter."""
     steps: tuple[int, ...]
     neighbours: int
     neighbour_steps: int
     seconds: float
-    """Seconds for the repetitions of one figure."""
+    """Seconds that the repetitions of one figure may take."""
 
 
 FULL = Size(
@@ -78,7 +79,7 @@ MINI = Size(
 
 @dataclass
 class Lab:
-    """Subject of all phases. `results` holds the results of earlier phases by name."""
+    """Setup that all phases share. `results` holds the results of earlier phases by the phase's name."""
 
     device: torch.device
     size: Size
@@ -93,16 +94,16 @@ class Lab:
         return self.size.config
 
     @cached_property
-    @torch.inference_mode(mode=False)  # a phase trains what another only reads
+    @torch.inference_mode(mode=False)  # normal tensors: some phases train on this base, others only read it
     def dit(self) -> DiT:
         return random_dit(self.config, self.device, self.dtype)
 
     def dit_in(self, dtype: torch.dtype) -> DiT:
-        """Returns a copy of the base in `dtype`, or the base itself."""
+        """Returns a copy of the base in `dtype`, or the base itself if that is its dtype."""
         return self.dit if dtype == self.dtype else copy.deepcopy(self.dit).to(dtype)
 
     def subject(self, dtype: torch.dtype | None = None) -> Subject:
-        """Returns the base with an autoencoder, as the engine takes them."""
+        """Returns the base with an autoencoder, in the form that the serving benchmarks take."""
         dit = self.dit if dtype is None else self.dit_in(dtype)
         return Subject("full", "DiT-XL/2", dit, self.autoencoder, steps=self.size.steps[0])
 
@@ -123,7 +124,8 @@ class Lab:
         return True
 
     def batch(self, rows: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns latents [rows, C, H, W], in fp32 by default, timesteps [rows] and class ids [rows]."""
+        """Returns a random batch: latents [rows, C, H, W], in fp32 by default, timesteps [rows] and class ids
+        [rows]."""
         config, generator = self.config, torch.Generator(self.device).manual_seed(rows)
         shape = (rows, config.in_channels, config.input_size, config.input_size)
         x = torch.randn(shape, generator=generator, device=self.device, dtype=dtype or torch.float32)
@@ -133,23 +135,25 @@ class Lab:
 
     @torch.no_grad()
     def table(self, rows: int) -> Tensor:
-        """Returns the vectors of `rows` adapters, [rows, P] in the base's dtype: the base's own with noise."""
+        """Returns the vectors of `rows` adapters, [rows, P] in the base's dtype: the base's own vectors plus noise. P
+        is the number of values in an adapter's vectors."""
         vectors = fold(self.dit, {})
         generator = torch.Generator(self.device).manual_seed(1)
         noise = torch.randn(rows, len(vectors), generator=generator, device=self.device)
         return (vectors + 0.02 * noise * (1 + vectors.abs())).to(self.dtype)
 
     def classes(self, y: Tensor) -> Tensor:
-        """Returns the class embeddings, [rows, D]."""
+        """Returns the base's embeddings of the class ids `y`, [rows, D]."""
         return self.dit.y_embedder.embedding_table.weight[y]
 
     def share(self, tflops: float) -> float | None:
-        """Returns `tflops` as a fraction of the product rate that was measured in this run, if it was."""
+        """Returns `tflops` as a fraction of the rate of a large matrix product that this run measured, or None if it
+        was not measured."""
         ceiling = self.results.get("ceilings", {}).get("product_tflops")
         return tflops / ceiling if ceiling else None
 
     def domains(self, count: int) -> Mapping[str, Mapping[str, Tensor]]:
-        """Returns different adapters by name, on the host."""
+        """Returns `count` different adapters by name, in host memory."""
         start = self.subject().adapter(0)
         generator = torch.Generator().manual_seed(2)
         noise = {name: 0.02 * torch.randn(tensor.shape, generator=generator) for name, tensor in start.items()}
@@ -160,10 +164,11 @@ class Lab:
 
 
 class StandIn:
-    """Decoder that replaces the autoencoder where diffusers is missing: the first channels, eight times as large."""
+    """Decoder that replaces the autoencoder if diffusers is missing: scales the first three latent channels up
+    eightfold."""
 
     factor = 8
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Returns pixels in fp32: [B, C, H, W] -> [B, 3, 8H, 8W]."""
+        """Returns pixels [B, 3, 8H, 8W] in fp32 for latents [B, C, H, W]."""
         return torch.nn.functional.interpolate(latents[:, :3].float().tanh(), scale_factor=self.factor)

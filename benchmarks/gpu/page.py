@@ -1,4 +1,5 @@
-"""Figures as tables: printed at the end of a run, and docs/results/gpu.md."""
+"""Formats the results of `benchmarks.gpu` as Markdown tables, which are printed at the end of a run and written to
+docs/results/gpu.md."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,13 +12,13 @@ from benchmarks.report import FOLDER, markdown_table, write_markdown
 JSON = FOLDER / "gpu.json"
 Result = Mapping[str, Any]
 Column = tuple[str, str | Callable[[Result], Any]]
-"""Head, and the key or the function that reads a cell."""
+"""Column of a table: its head, and the key or the function that reads a cell from a result."""
 _FRACTIONS = ("share", "mixed_share", "copy_share", "over_bare")
 _RATES: tuple[Column, ...] = (("ms", "ms"), ("TFLOP/s", "tflops"), ("of the ceiling", "share"))
 
 
 def write(path: Path) -> None:
-    """Writes the page next to the JSON. Raises SystemExit for figures of mini size."""
+    """Writes the Markdown page next to the JSON. Raises SystemExit if the figures were measured at mini size."""
     values = json.loads(path.read_text())
     if values["mini"]:
         raise SystemExit(f"{path} has figures of mini size. Measure at full size first.")
@@ -25,7 +26,7 @@ def write(path: Path) -> None:
 
 
 def parts(values: Mapping[str, Any]) -> list[str]:
-    """Returns paragraphs and tables; those of missing phases are left out."""
+    """Returns the paragraphs and tables of the page, without those of missing phases."""
     phases: Mapping[str, Result] = values["phases"]
     tables: dict[str, Callable[[Result], str]] = {
         "ceilings": _ceilings,
@@ -51,7 +52,7 @@ def parts(values: Mapping[str, Any]) -> list[str]:
 
 
 def _text(table: Callable[[Result], str], result: Result) -> str:
-    """Returns the table, or an empty text where the phase ended before it had the table's figures."""
+    """Returns the table of a phase, or an empty text if the phase ended before it had all figures of the table."""
     try:
         return table(result)
     except (KeyError, IndexError):
@@ -65,7 +66,7 @@ def _errors(phases: Mapping[str, Result]) -> Iterator[str]:
 
 
 def _errors_in(value: Any) -> Iterator[str]:
-    """Yields the errors of a phase and of its parts."""
+    """Yields the error texts in a phase's result and in the results of its parts."""
     if isinstance(value, Mapping):
         if "error" in value:
             yield value["error"]
@@ -236,7 +237,7 @@ def _profile(result: Result) -> str:
 
 
 def _table(rows: Iterable[Result], *columns: Column) -> str:
-    """Returns a table of the parts that ended without an error."""
+    """Returns a Markdown table of the rows that ended without an error."""
     cells = [[_cell(row, read) for _, read in columns] for row in rows if "error" not in row]
     return markdown_table([head for head, _ in columns], cells)
 

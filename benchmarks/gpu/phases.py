@@ -1,4 +1,5 @@
-"""All phases, the most important first: a run that is cut short keeps the best. Limits are those of an H100."""
+"""All phases of the GPU benchmark, with time limits in seconds that suit an H100. The most important come first, so
+that an interrupted run has measured them."""
 
 from benchmarks.gpu import ceilings, forwards, fp8, fused, independence, profiling, serving, together, training
 from benchmarks.gpu.session import Phase

@@ -1,4 +1,4 @@
-"""Profiles of the device: kernels by kind, for one mixed forward and one training step."""
+"""Profiles one mixed forward and one training step: the time of the device's kernels by kind."""
 
 import re
 from collections import defaultdict
@@ -23,13 +23,14 @@ KINDS = {
     "layer norm": r"layer_?norm",
     "element-wise and sums": r"elementwise|vectorized|reduce|foreach|multi_tensor|softmax|index|cat_?array",
 }
-"""Patterns of PyTorch's kernel names by kind; the first match counts. Triton generated all other kernels."""
+"""Patterns of kernel names by kind of kernel; the first match counts. A kernel that matches none is a fused one, which
+Triton generated."""
 TOP = 15
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Piece of work on the device: its start and length in microseconds."""
+    """Kernel or copy that ran on the device, with its start and length in microseconds."""
 
     name: str
     start: float
@@ -37,7 +38,7 @@ class Kernel:
 
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """Profiles a captured forward of the main batch, and a DiffFit step."""
+    """Profiles a forward of the main batch, captured as a CUDA graph, and a DiffFit training step."""
     forward_part: dict[str, Any] = {}
     step_part: dict[str, Any] = {}
     result |= {"forward": forward_part, "training step": step_part}
@@ -52,7 +53,8 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
 
 
 def profiled(action: Callable[[], Any], device: torch.device) -> list[Kernel]:
-    """Returns the device's work during `action`; on a CPU its operators, which replace kernels."""
+    """Runs `action` and returns the kernels that ran on the device; on a CPU, PyTorch's operators instead of
+    kernels."""
     activity = torch.profiler.ProfilerActivity
     activities = [activity.CUDA if device.type == "cuda" else activity.CPU]
     synchronize(device)
@@ -64,7 +66,7 @@ def profiled(action: Callable[[], Any], device: torch.device) -> list[Kernel]:
 
 
 def summary(kernels: Sequence[Kernel]) -> dict[str, Any]:
-    """Returns milliseconds by kind, and those of the slowest kernels."""
+    """Returns the milliseconds per kind of kernel, and the slowest kernels with their counts and milliseconds."""
     kinds: dict[str, float] = defaultdict(float)
     names: dict[str, tuple[int, float]] = {}
     for kernel in kernels:

@@ -1,4 +1,5 @@
-"""The engine without REST: guided images with as many adapters, compared with the bare forward of its batch."""
+"""Measures the engine without the REST API: guided images, each with a separate adapter, compared with the bare forward
+of the same batch size."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from core.ml.serving.request import ImageRequest
 
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """Images of the main batch and of twice as many rows, 20 steps first."""
+    """Measures the generation of images with the main batch size and with twice that size, for each number of sampling
+    steps."""
     result["decodes"] = lab.has_diffusers
     result["images"] = lab.size.images
     result["runs"] = []
@@ -30,7 +32,7 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
 
 
 class NoGraphs:
-    """Leaves every batch to be launched kernel by kernel."""
+    """Replacement for the capture of CUDA graphs, with which every batch is launched kernel by kernel."""
 
     def capture(self, compute: Computation) -> Computation:
         return compute
@@ -40,7 +42,8 @@ class NoGraphs:
 
 
 def measure_start(lab: Lab, result: dict[str, Any]) -> None:
-    """Seconds of a new engine's first image, with graphs and without, and of capturing all batch sizes."""
+    """Measures the seconds until a new engine's first image, with CUDA graphs and without, and the seconds to capture
+    all batch sizes."""
     rows, steps = lab.size.main_rows, lab.size.steps[0]
     result["steps"] = steps
     for name, graphs in (("with graphs", None), ("without", NoGraphs())):
@@ -59,7 +62,7 @@ def measure_start(lab: Lab, result: dict[str, Any]) -> None:
 
 
 def measure_idle(lab: Lab, result: dict[str, Any]) -> None:
-    """Fraction of a run in which the device has nothing to do, by its own record of its kernels."""
+    """Measures the fraction of a run in which the device is idle, from a profile of its kernels."""
     rows, steps = lab.size.main_rows, lab.size.steps[0]
     with _serving(lab, rows) as serving:
         serving.seconds(_requests(lab, 2))

@@ -1,4 +1,4 @@
-"""Runs phases one after another, each within a limit of its own, and writes the JSON after each."""
+"""Runs phases one after another, each within a time limit, and writes the JSON after each."""
 
 import gc
 import json
@@ -19,19 +19,19 @@ from benchmarks.gpu.lab import Lab
 from core.ml.model.device import check_device, is_lost, release_memory
 
 LEAST_SECONDS = 2.0
-"""Minimum time for a phase; with less than this left it is not begun."""
+"""Minimum seconds for a phase; with less time left, the phase is not begun."""
 REPEAT_SECONDS = 5.0
-"""Interval at which an overrun is raised again, in case something swallowed it."""
+"""Interval in seconds at which Overrun is raised again, in case the phase's code swallowed it."""
 
 
 class Overrun(Exception):
-    """A phase took longer than its limit."""
+    """Raised when a phase takes longer than its time limit."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Phase of the run. `measure` fills the given dictionary as it goes, so that an overrun keeps the figures so
-    far."""
+    """Phase of the benchmark. `measure` fills the given dictionary as it goes, so that a phase that overruns keeps the
+    figures so far."""
 
     measure: Callable[[Lab, dict[str, Any]], None]
     seconds: float
@@ -39,8 +39,9 @@ class Phase:
 
 
 def run(phases: Mapping[str, Phase], lab: Lab, path: Path, header: Mapping[str, Any], seconds: float) -> None:
-    """Runs all phases within `seconds`. A phase that raises or overruns leaves its error, and the next one runs; those
-    in the lab's results already are kept. Raises DeviceLost when the device computes no more."""
+    """Runs all phases within `seconds` in total, except phases that `lab.results` contains already. A phase that raises
+    or overruns stores its error in its result, and the next phase runs. Raises DeviceLost when the device computes no
+    more."""
     ends = time.monotonic() + seconds
     results = lab.results
     for name, phase in phases.items():
@@ -61,8 +62,8 @@ def run(phases: Mapping[str, Phase], lab: Lab, path: Path, header: Mapping[str, 
 
 @contextmanager
 def recorded(part: dict[str, Any]) -> Iterator[None]:
-    """Leaves an error of the block in `part`, so that the phase goes on with its next part. Raises Overrun, and the
-    errors of a lost device."""
+    """Stores an error of the block in `part`, so that the phase continues with its next part. Overrun and the errors of
+    a lost device are raised again."""
     try:
         yield
     except Exception as error:
@@ -79,13 +80,13 @@ def described(error: Exception) -> str:
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Returns the phases of an earlier run, without those that had no time left."""
+    """Returns the results of an earlier run by phase, without phases that had no time left."""
     phases: dict[str, dict[str, Any]] = json.loads(path.read_text())["phases"] if path.is_file() else {}
     return {name: result for name, result in phases.items() if "seconds" in result}
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
-    """Replaces the file in one move."""
+    """Writes the values as JSON, and replaces the file atomically, so that it is complete at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
@@ -102,13 +103,13 @@ def _run_phase(phase: Phase, lab: Lab, result: dict[str, Any], limit: float) -> 
         traceback.print_exc()
     result["seconds"] = time.monotonic() - started
     if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()  # compiled functions hold the tensors of their phase
+        torch.compiler.reset()  # compiled functions keep the tensors of their phase alive
     gc.collect()
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises Overrun in the main thread after `seconds`, again and again until the block is left."""
+    """Raises Overrun in the main thread after `seconds`, and again every `REPEAT_SECONDS` until the block is left."""
 
     def overrun(_signal: int, _frame: FrameType | None) -> None:
         raise Overrun(f"longer than {seconds:.0f} s")

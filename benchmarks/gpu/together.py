@@ -1,4 +1,4 @@
-"""Fine-tunes of small batches that share a step, next to the same ones one after another."""
+"""Measures fine-tunes with small batches that share a training step, next to the same fine-tunes one after another."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,8 @@ from core.ml.tuning.trainer import Trainer
 
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """A step of every fine-tune, alone and together, from equal starts."""
+    """Times one training step of each fine-tune, first one after another, then all in one pass of the model, from the
+    same initial weights."""
     count, batch = lab.size.together, lab.size.together_batch
     alone, together = _trainers(lab), _trainers(lab)
     sides: dict[str, Callable[[], None]] = {
@@ -34,7 +35,7 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
 
 
 def step_together(trainers: Sequence[Trainer]) -> None:
-    """One step of each, in one pass of the model, as the engine's loop makes it."""
+    """Makes one training step of each trainer, all in one pass of the model, as the engine's loop does."""
     steps = [trainer.parts() for trainer in trainers]
     first, *others = [next(step) for step in steps]
     assert all(learner.joins([first, *others[:index]]) for index, learner in enumerate(others))

@@ -1,4 +1,4 @@
-"""One training step of each method, compared with full fine-tuning in plain PyTorch."""
+"""Measures a training step of each fine-tuning method, and of full fine-tuning outside of the project's trainer."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,15 +18,16 @@ from core.ml.model.dit import DiT
 from core.ml.tuning.trainer import Trainer
 
 RECORDED_FULL_MS = 178.0
-"""Full fine-tuning by diffusers and PyTorch under autocast, 32 images: one H200, torch 2.11, 2026-11-26."""
+"""Milliseconds of a training step of full fine-tuning by diffusers and PyTorch under autocast, for 32 images, as
+recorded on one H200 with torch 2.11 on 2026-11-26."""
 WARM_STEPS = 4
-"""Steps before a trainer captures one as a graph."""
+"""Number of training steps before the measurement: enough that the trainer has captured its step as a CUDA graph."""
 ORDER = ("difffit", "full", "bitfit", "lora, rank 8")
-"""The most important first."""
+"""Methods in the order of measurement, the most important first."""
 
 
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """Steps of the main batch through `Trainer`, as a worker makes them."""
+    """Measures training steps of each method through `Trainer`, as a worker makes them."""
     result["batch"] = lab.size.batch
     result["methods"] = []
     for name in ORDER:
@@ -42,7 +43,8 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
 
 
 def measure_full(lab: Lab, result: dict[str, Any]) -> None:
-    """Full fine-tuning by diffusers under autocast; where that is missing, by plain PyTorch on the same tensors."""
+    """Measures full fine-tuning by diffusers under autocast; if diffusers is missing, by a plain PyTorch DiT with the
+    same tensors."""
     result["batch"], result["by"] = lab.size.batch, "diffusers" if lab.has_diffusers else "plain PyTorch"
     result["recorded_ms"] = RECORDED_FULL_MS
     dit = _as_diffusers_computes(lab.dit)
@@ -70,7 +72,7 @@ def _steps(lab: Lab, make: Callable[[], Callable[[], Any]], method: Method) -> d
 
 
 def _as_diffusers_computes(dit: DiT) -> DiT:
-    """The same tensors with diffusers' features of the timestep."""
+    """Returns a DiT with the tensors of `dit` that computes timestep features as diffusers does."""
     with torch.device("meta"):
         other = DiT(replace(dit.config, timestep_convention="diffusers", guidance_channels=4))
     other.load_state_dict(dit.state_dict(), assign=True)

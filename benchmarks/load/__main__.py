@@ -1,4 +1,5 @@
-"""`python -m benchmarks.load`: status reads and small writes to the API, in turns with a bare route of one query."""
+"""`python -m benchmarks.load`: measures requests per second of the API (reads of a generation's state and small
+writes), in turns with a bare FastAPI route of one query."""
 
 import argparse
 import itertools
@@ -18,7 +19,7 @@ from benchmarks.report import Part, Table, facts, show, write_json, write_markdo
 TURN_SECONDS = 15.0
 CLIENTS = 8
 WRITES = 10
-"""One request in so many is a write."""
+"""One in this many requests is a write."""
 LIMIT = 0.5
 HEAD = ("measure", "found", "limit")
 
@@ -37,12 +38,12 @@ def main() -> None:
             number = next(numbers)
             if number % WRITES == 0:
                 body = json.dumps({"description": f"number {number}"})
-                domain = domains[number // WRITES % len(domains)]  # no two clients wait for one row
+                domain = domains[number // WRITES % len(domains)]  # so that no two writes wait for one row's lock
                 return generator.request("PATCH", f"/v1/domains/{domain}", key, body)
             return generator.request("GET", f"/v1/generations/{generation}", key)
 
         plain = generator.request("GET", "/items/1")
-        for server, requests in ((service, mixed), (yardstick, lambda: plain)):  # caches, pools and memory fill up
+        for server, requests in ((service, mixed), (yardstick, lambda: plain)):  # warm-up: fills caches and pools
             generator.send(server.port, min(5.0, seconds), CLIENTS, requests)
         memory = [service.memory]
         for turn in range(turns):

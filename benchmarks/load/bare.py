@@ -1,4 +1,5 @@
-"""The yardstick: one route, one query, nothing else. `uvicorn benchmarks.load.bare:app`."""
+"""FastAPI application with one route that runs one query, which the API is compared with:
+`uvicorn benchmarks.load.bare:app`."""
 
 import os
 from typing import Annotated

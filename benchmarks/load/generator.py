@@ -1,5 +1,5 @@
-"""Clients that send one request after another over persistent connections. They use as little of HTTP as possible,
-since they share the cores with the measured server."""
+"""Generates load: clients that each send one request after another over a persistent connection. They parse only the
+status and length of responses, since they share the CPU cores with the measured server."""
 
 import asyncio
 import re
@@ -13,7 +13,8 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 @dataclass
 class Load:
-    """Responses by status, and the latency of each in seconds."""
+    """Result of a load: its duration in seconds, the number of responses by HTTP status, and the latency of each
+    response in seconds."""
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -21,7 +22,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Responses per second."""
+        """Number of responses per second, over all clients."""
         return len(self.latencies) / self.seconds
 
 
@@ -33,7 +34,8 @@ def request(method: str, path: str, key: str = "", body: str = "") -> bytes:
 
 
 def send(port: int, seconds: float, clients: int, next_request: Callable[[], bytes], pause: float = 0.0) -> Load:
-    """Sends requests for `seconds`; each client waits for `pause` seconds after a response."""
+    """Sends requests from `clients` concurrent clients for `seconds`; each client waits for `pause` seconds after a
+    response."""
     return asyncio.run(_send(port, seconds, clients, next_request, pause))
 
 

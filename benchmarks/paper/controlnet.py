@@ -1,7 +1,8 @@
-"""DiffFit on ControlNet, counted (section 6 of arXiv 2304.06648): what would train at Stable Diffusion's size.
+"""Counts the parameters that DiffFit would train on a ControlNet of Stable Diffusion's size (section 6 of arXiv
+2304.06648).
 
-The copy of the encoder is frozen; its factors, all biases and the zero convolutions train. Built on the meta device:
-shapes alone, no memory and no weights.
+ControlNet's copy of the encoder is frozen; the copy's scale factors, all biases and the zero convolutions train. The
+network is built on the meta device, so that it needs neither memory nor weights.
 """
 
 from dataclasses import dataclass
@@ -19,24 +20,24 @@ HINT_ZERO = f"{HINT}.conv_out"
 @dataclass(frozen=True)
 class ControlNetCounts:
     total: int
-    """Parameters of the whole ControlNet, which train without DiffFit."""
+    """Number of parameters of the whole ControlNet, which all train without DiffFit."""
     zero_convolutions: int
-    """Parameters of the 13 zero convolutions, with their biases."""
+    """Number of parameters of the 13 zero convolutions, with their biases."""
     hint_zero_convolution: int
-    """Parameters of the last convolution of the hint network."""
+    """Number of parameters of the last convolution of the hint network."""
     biases: int
-    """Number of all other biases."""
+    """Number of biases outside of the zero convolutions and the hint network's last convolution."""
     branch_factors: int
-    """Factors on the output of each ResNet block, attention and feed-forward, as DiffFit has them in DiT."""
+    """Number of factors on the output of each ResNet block, attention and feed-forward, as DiffFit has them in DiT."""
     attention_factors: int
-    """Factors on query, key, value and the projection of each attention."""
+    """Number of factors on query, key, value and the projection of each attention."""
     layer_factors: int
-    """Factors on every linear layer and convolution of the copy ("a scale factor in each layer"), instead of the two
-    above."""
+    """Number of factors if every output of every linear layer and convolution of the copy has one ("a scale factor in
+    each layer"), instead of `branch_factors` and `attention_factors`."""
 
     @property
     def trainable(self) -> int:
-        """Trainable parameters with DiffFit's own sites."""
+        """Number of trainable parameters with factors on branches and attention, where DiffFit has them in DiT."""
         return self._without_factors + self.branch_factors + self.attention_factors
 
     @property
@@ -49,7 +50,8 @@ class ControlNetCounts:
 
 
 def controlnet_counts() -> ControlNetCounts:
-    """Counts the ControlNet of Stable Diffusion 1.x: diffusers' defaults, with text features of 768."""
+    """Counts the parameters of Stable Diffusion 1.x's ControlNet: diffusers' defaults, with text features of width
+    768."""
     with torch.device("meta"):
         network: Any = ControlNetModel(cross_attention_dim=768)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}

@@ -1,7 +1,8 @@
-"""Curves over training: a trainer is stopped at some steps, generates images, and these are scored.
+"""Measures curves of image quality over training: trains up to given steps, and at each generates images and scores
+them.
 
-Figure 5 (`highres`) and Figure 6 (`figure6`) of the DiffFit paper (arXiv 2304.06648) share this code. A line that was
-not finished is run again from its beginning.
+Figure 5 (`highres`) and Figure 6 (`figure6`) of the DiffFit paper (arXiv 2304.06648) share this code. A curve that was
+interrupted is measured again from its first step.
 """
 
 import argparse
@@ -23,15 +24,16 @@ from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.trainer import Trainer
 
 Point = dict[str, Any]
-"""Step, and the scores at it."""
+"""Point of a curve: the curve's key, the training step, and the scores at that step."""
 Started = tuple[Trainer, Callable[[Mapping[str, Tensor]], Mapping[str, float]]]
-"""Trainer, and a function that scores the tensors of its adapter."""
+"""Trainer, and a function that returns the scores of an adapter, given its tensors."""
 
 
 @dataclass(frozen=True)
 class Line:
     key: Mapping[str, Any]
-    """Identity of the line: "line", and where there are several, "domain" and "seed"."""
+    """Identity of the curve: "line" is its label; "seed" and "domain" or "classes" tell apart several curves with that
+    label."""
     start: Callable[[], Started]
 
     def points(self, steps: Sequence[int]) -> Iterator[Point]:
@@ -46,15 +48,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Figure:
-    """Result with several lines, as JSON, Markdown and PNG."""
+    """Figure with several curves, written as JSON, Markdown and PNG."""
 
     name: str
     title: str
     text: str
     scores: Sequence[str]
-    """Scores that are plotted, one axis each."""
+    """Names of the scores that are plotted, each on separate axes."""
     panel: Callable[[Point], str]
-    """Title of the axes that a point belongs to."""
+    """Function that returns the title of the axes to which a point belongs."""
 
     def run(self, lines: Sequence[Line], identity: Mapping[str, Any], options: argparse.Namespace) -> None:
         record = Record(options.output / f"{self.name}.json", identity, "points", options.command)
@@ -110,14 +112,14 @@ class Figure:
 
 
 def options_of(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Returns the parser of the options that all figures share."""
+    """Returns a parser with the options that all figures share."""
     parser = parser_of(name, description, seeds=1, pictures=96)
     parser.add_argument("--at", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400], help="steps to draw at")
     return parser
 
 
 def identity_of(base: LoadedBase, judges: Judges, options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the identity of a figure; points of another one are not comparable."""
+    """Returns the digests and settings that identify a figure. Points with different identities are not comparable."""
     names = ("at", "batch_size", "pictures", "sampling_steps", "guidance_scale")
     budget = {name: getattr(options, name) for name in names}
     digests = {"classifier": judges.digest, "inception": judges.inception_digest}
@@ -125,7 +127,7 @@ def identity_of(base: LoadedBase, judges: Judges, options: argparse.Namespace) -
 
 
 def _values(points: Sequence[Point], line: str, step: int, score: str) -> list[float]:
-    """Returns the values of all seeds."""
+    """Returns the values of one score of a curve at one training step, one value per seed."""
     return [point[score] for point in points if point["line"] == line and point["step"] == step]
 
 

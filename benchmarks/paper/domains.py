@@ -1,10 +1,11 @@
-"""Real domains for comparisons: on the bundled base sets of emoji in classes it knows, on any base folders of images.
+"""Loads real domains to compare systems on: sets of emoji in classes that the bundled base knows, or folders of images.
 
-The sets are fetched by pinned version from npm and rendered here; none of these drawings is part of the project but
-OpenMoji's sample. The base has never seen their styles, but for the last, an older Noto. A fine-tune gets the emoji of
-the sample domain without one in five; scores are against those and the further emoji of the same classes, which no
-fine-tune has seen. (The classifier has learned from OpenMoji, without one in five.) Of a folder's images one in five is
-held out, by its file's name.
+The emoji sets are fetched from npm in pinned versions and rendered here; only a sample of OpenMoji ships with the
+project. The bundled base was not trained on their styles, except that `Noto 1` is an older version of a set that it was
+trained on. A fine-tune trains on four in five emoji of the sample domain. Its images are scored against the other emoji
+of the same classes, which no fine-tune sees: the held-out fifth, and the emoji that the sample domain leaves out. (The
+classifier that scores them was trained on OpenMoji, also without one emoji in five.) Of a folder's images, one in five
+is held out, chosen by its file name.
 """
 
 import argparse
@@ -41,7 +42,7 @@ SETS = {
 }
 """Emoji sets by name. Their licences, in order: CC BY-SA 4.0, CC BY 4.0, MIT, CC BY-SA 4.0 and Apache-2.0."""
 ON_CPU = 3
-"""Default number of sets compared on a CPU."""
+"""Number of emoji sets that are compared on a CPU by default."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Domain:
     name: str
     class_names: tuple[str, ...]
     seen: Iterable[tuple[int, Image.Image]]
-    """Class ids and images; can be iterated again and again."""
+    """Training images as (class id, image) pairs, which can be iterated several times."""
     held_out: Drawings
 
 
@@ -59,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def asked_for(options: argparse.Namespace, size: int) -> list[Domain]:
-    """Returns the domains of the options, at `size` pixels per side."""
+    """Loads the domains that the options select. Held-out images of a folder are resized to `size` x `size` pixels."""
     if options.data:
         return [load_folder(folder, size) for folder in options.data]
     some = list(SETS)[: ON_CPU if options.device == "cpu" else None]
@@ -67,7 +68,8 @@ def asked_for(options: argparse.Namespace, size: int) -> list[Domain]:
 
 
 def load(name: str, cache: Path) -> Domain:
-    """Fetches a set into `cache` where it is not there yet. Raises ValueError when its digest is not the pinned one."""
+    """Loads an emoji set as a domain; fetches the set into `cache` if it is missing there. Raises ValueError if its
+    digest is not the pinned one."""
     sample = read_classes(sample_domain.TABLE, cache)
     chosen = {entry.name for members in sample.values() for entry in members}
     labels = sorted(sample)
@@ -80,8 +82,8 @@ def load(name: str, cache: Path) -> Domain:
 
 
 def load_folder(folder: Path, size: int) -> Domain:
-    """Returns the domain of a folder. Raises FileNotFoundError where no folder in it has images, ValueError where none
-    of them is held out."""
+    """Loads a folder that contains one folder of images per class. Raises FileNotFoundError if there are no images,
+    ValueError if fewer than two of them are held out."""
     readable = Image.registered_extensions()
     paths = [path for path in sorted(folder.glob("*/*")) if path.suffix.lower() in readable]
     if not paths:
@@ -102,7 +104,8 @@ def load_folder(folder: Path, size: int) -> Domain:
 
 @dataclass(frozen=True)
 class Files:
-    """Images of class folders, read one at a time: a large set does not fit into memory."""
+    """Iterable of the (class id, image) pairs of class folders. It reads one image at a time, since a large data set
+    does not fit into memory."""
 
     paths: Sequence[Path]
     class_names: tuple[str, ...]

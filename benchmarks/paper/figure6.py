@@ -1,4 +1,5 @@
-"""Figure 6 of the paper: how soon five methods reach a domain, on the bundled base."""
+"""Reruns Figure 6 of the DiffFit paper on the bundled base: the distance to a domain over training, for five
+methods."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ from core.ml.tuning.start import start_tensors
 from core.ml.tuning.trainer import Trainer
 
 METHODS = ("Full Fine-tuning", "Adapt-Parallel", "BitFit", "VPT-Deep", "DiffFit")
-"""Methods that the paper compares. It does not say which of its two kinds of AdaptFormer it shows."""
+"""Methods that the paper's Figure 6 compares. The paper does not say which of its two kinds of AdaptFormer it shows;
+the parallel one is taken here."""
 FIGURE = Figure(
     name="figure6",
     title="Figure 6: distance to a domain over training",
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """Setup that all lines share."""
+    """Setup that all curves share."""
 
     artist: Artist
     judges: Judges
@@ -76,7 +78,8 @@ class Bench:
         return trainer, score
 
     def _trainer(self, system: System, domain: Domain, seed: int) -> Trainer:
-        """Returns the trainer that a cell of Table 1 has: classes that the base knows start from its embeddings."""
+        """Returns a trainer with the settings of Table 1. Classes that the base knows by name start from the base's
+        embeddings."""
         base, names = self.artist.base, domain.class_names
         latents = encode_images(domain.seen, base.autoencoder.encode, base.description.image_size)
         shapes = trainable_shapes(base.dit.config, system.method, system.sites, len(names))

@@ -1,9 +1,11 @@
-"""Figure 5 of the paper: the bundled base at twice its resolution, with and without the positional encoding trick.
+"""Reruns Figure 5 of the DiffFit paper: the bundled base at twice its resolution, with and without the positional
+encoding trick.
 
-DiffFit on the drawings that the base has learned from, at 128 pixels where it knew 64, the class table frozen (section
-4.3). With the trick, the position (i, j) of the larger grid becomes (i/2, j/2), where the base knows it; without, three
-quarters of the positions are new to it. Held-out emoji judge: by the diffusion loss on their latents, and by the
-feature distance of pictures to them, both brought to the classifier's 64 pixels.
+DiffFit trains on the base's own training images at 128 pixels instead of 64, with the class table frozen (section 4.3
+of the paper). With the trick, the position (i, j) of the larger grid is encoded as (i/2, j/2), which is in the range
+that the base knows; without it, three quarters of the positions are new to the base. Held-out emoji give two scores:
+the diffusion loss on their latents, and the feature distance of generated images to them, with all images resized to
+the classifier's 64 pixels.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from recipes.drawings import CLASS_TABLE, read_classes, render_set
 from recipes.packages import TRAINING_SETS
 
 LINES = {"with the trick": 0.5, "without": 1.0}
-"""Factors by which the coordinates of the larger grid are multiplied."""
+"""Factor by which the coordinates of the larger grid are multiplied, for each curve."""
 FIGURE = Figure(
     name="highres",
     title="Figure 5: twice the resolution, with and without the positional encoding trick",
@@ -60,14 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """Setup that both lines share."""
+    """Setup that both curves share."""
 
     base: LoadedBase
     judges: Judges
     seen: Latents
     unseen: Latents
     real: Tensor
-    """Images of `unseen`, [K, 3, S, S] uint8."""
+    """Held-out images, whose latents are `unseen`, [K, 3, S, S] uint8."""
     options: argparse.Namespace
 
     @classmethod
@@ -111,7 +113,8 @@ class Bench:
 
 
 def enlarged(dit: DiT, position_scale: float) -> DiT:
-    """Returns the same weights for latents of twice the size, whose coordinates are multiplied by `position_scale`."""
+    """Returns a DiT with the weights of `dit` for latents of twice the side, whose grid coordinates are multiplied by
+    `position_scale`."""
     larger = DiT(replace(dit.config, input_size=2 * dit.config.input_size, position_scale=position_scale))
     larger.load_state_dict(dit.state_dict(), assign=True)
     return larger.to(dit.positions.device).requires_grad_(False)
@@ -120,7 +123,7 @@ def enlarged(dit: DiT, position_scale: float) -> DiT:
 def _drawings(
     base: LoadedBase, size: int, options: argparse.Namespace
 ) -> Iterator[tuple[bool, tuple[int, Image.Image]]]:
-    """Yields whether the image is held out, class id and image, of all sets that the base has learned from."""
+    """Yields (is held out, (class id, image)) for the images of all emoji sets that the base was trained on."""
     names = base.description.class_names
     classes = read_classes(CLASS_TABLE, options.cache)
     for package in TRAINING_SETS.values():

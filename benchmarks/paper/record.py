@@ -1,4 +1,4 @@
-"""Rows of a result that grows: a repeated run continues after the last row."""
+"""Stores the rows of a long measurement one by one, so that a repeated run continues after the last row."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,11 +9,13 @@ from benchmarks.report import facts, write_json
 
 
 class Record:
-    """Rows of a result, in a JSON file that grows: a repeated run continues after the last row."""
+    """JSON file to which the rows of a long measurement are added, so that a repeated run continues after the last
+    row."""
 
     def __init__(self, path: Path, identity: Mapping[str, Any], name: str, command: str) -> None:
-        """Opens the file; `name` is the key of its rows. Raises SystemExit where the file has another `identity`, whose
-        rows are not comparable with new ones. Hours of work are not overwritten."""
+        """Opens the file and reads its rows, which are under the key `name`. Raises SystemExit if the file was written
+        with another `identity` (digests and settings): its rows are not comparable with new ones, and hours of work
+        must not be overwritten."""
         stored = json.loads(path.read_text()) if path.is_file() else {}
         if other := [key for key, value in identity.items() if stored and stored.get(key) != value]:
             raise SystemExit(
@@ -33,7 +35,7 @@ class Record:
         self._measured = {} if new else self._measured
 
     def write(self) -> dict[str, Any]:
-        """Writes the file and returns the metadata; date and hardware are those of the last measured row."""
+        """Writes the file and returns its metadata. Date and hardware are from the run that measured the last row."""
         seeds = sorted({row["seed"] for row in self.rows})
         header = facts(self.command, ", ".join(map(str, seeds)), **self.identity) | self._measured
         write_json(self.path, {**header, self.name: self.rows})

@@ -1,12 +1,14 @@
-"""One run of Theorem 2's setting (section 9 of DiffFit, arXiv 2304.06648): how well least squares finds the factors.
+"""Simulates Theorem 2 of the DiffFit paper (section 9 of arXiv 2304.06648): how well least squares recovers scale
+factors.
 
-With A = f(E W^T + b), E standard normal [m, D], and y = (A + Z) g*, least squares of A g = y gives an estimate of g*.
-The theorem bounds its error by 4 sqrt(2) eta / sqrt(V_min) * |g*|, where V_min is the least variance of a column of A
-and eta the sub-Gaussian norm of Z's entries.
+Inputs E [m, D], which are standard normal, pass a layer with weight W [D, D], bias b and activation f: A =
+f(E W^T + b). With true factors g* [D] and noise Z, the targets are y = (A + Z) g*. Least squares of A g = y gives an
+estimate g of g*. The theorem bounds |g - g*| by 4 sqrt(2) eta / sqrt(V_min) * |g*|, where V_min is the least variance
+of a column of A and eta is the sub-Gaussian norm of Z's entries.
 
-Its proof takes the columns of A for independent: equation 12 writes E[f(X_i) f(X_j)] as a product of means. That holds
-when W's rows are orthogonal. Otherwise the least eigenvalue of E[a a^T] can be far below V_min, and with it Lemma 7's
-bound on |A g|, on which the theorem stands.
+The theorem's proof assumes that the columns of A are independent: equation 12 writes E[f(X_i) f(X_j)] as a product of
+means. This holds when W's rows are orthogonal. Otherwise the least eigenvalue of E[a a^T], where a is a row of A, can
+be far below V_min. Then Lemma 7's lower bound on |A g|, on which the theorem depends, fails.
 """
 
 import math
@@ -32,10 +34,10 @@ class Setting:
     activation: Activation
     dimension: int
     multiple: float = 1.0
-    """m is this many times D^2 log D, rounded up."""
+    """Number of samples m as a multiple of D^2 log D, rounded up."""
     spread: float | None = None
-    """None takes orthogonal rows of W. Otherwise each row is one unit vector that all share, and `spread` times a unit
-    vector of its own, scaled to length 1."""
+    """Deviation of W's rows from being parallel; None makes them orthogonal. Otherwise each row is the sum of a unit
+    vector that all rows share and of `spread` times a separate unit vector, scaled to length 1."""
 
     @property
     def samples(self) -> int:
@@ -44,15 +46,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Result for one eta."""
+    """Result of one simulated run for one eta, the sub-Gaussian norm of the noise."""
 
     eta: float
     error: float
     """Relative error |g - g*| / |g*|."""
     bound: float
-    """Bound of the theorem for the same ratio."""
+    """Bound of Theorem 2 on the relative error."""
     eigenvalue_ratio: float
-    """Least eigenvalue of A^T A / m over V_min; Lemma 7 demands more than 1/2."""
+    """Least eigenvalue of A^T A / m, divided by V_min. Lemma 7 of the paper claims that it is above 1/2."""
 
     @property
     def holds(self) -> bool:
@@ -60,13 +62,14 @@ class Recovery:
 
     @property
     def corrected_bound(self) -> float:
-        """Bound with the least eigenvalue in the place of V_min / 2, for which Lemma 7 takes it."""
+        """Bound of Theorem 2 with the least eigenvalue of A^T A / m in place of V_min / 2, which is Lemma 7's lower
+        bound on that eigenvalue."""
         return self.bound / math.sqrt(2 * self.eigenvalue_ratio) if self.eigenvalue_ratio else math.inf
 
 
 def recover(setting: Setting, etas: Sequence[float], generator: np.random.Generator) -> list[Recovery]:
-    """Draws one W, b, g* and E, and noise for each eta, and estimates the factors. W's rows have length 1, b is uniform
-    in -1..1, g* is standard normal."""
+    """Draws one W, b, g* and E, and noise for each eta, and estimates g* by least squares. Returns one result per eta.
+    W's rows have length 1, b is uniform in -1..1, g* is standard normal."""
     d, m, f = setting.dimension, setting.samples, ACTIVATIONS[setting.activation]
     weight, offset = _rows(setting, generator), generator.uniform(-1, 1, d)
     true = generator.standard_normal(d)
@@ -74,7 +77,7 @@ def recover(setting: Setting, etas: Sequence[float], generator: np.random.Genera
     deviations = [eta / sub_gaussian_norm(1.0) for eta in etas]
     noise = np.stack([s * (generator.standard_normal((m, d)) @ true) for s in deviations], axis=1)  # [m, etas]
     q, r = np.linalg.qr(a)
-    # A column of ReLU's that is zero in all samples leaves its factor open: then the smallest solution is taken.
+    # A ReLU column that is zero in all samples does not determine its factor: lstsq takes the least-norm solution.
     solution = np.linalg.lstsq(r, q.T @ ((a @ true)[:, None] + noise))[0]  # [D, etas]
     errors = np.linalg.norm(solution - true[:, None], axis=0) / np.linalg.norm(true)
     least_variance = smallest_variance(f, offset, np.linalg.norm(weight, axis=1))
@@ -84,14 +87,14 @@ def recover(setting: Setting, etas: Sequence[float], generator: np.random.Genera
 
 
 def sub_gaussian_norm(deviation: float) -> float:
-    """Returns the norm of a centred normal variable, by section 9.2: the supremum over p >= 1 of E[|X|^p]^(1/p) /
-    sqrt(p), which p = 1 attains."""
+    """Returns the sub-Gaussian norm of a centred normal variable, as section 9.2 of the paper defines it: the supremum
+    over p >= 1 of E[|X|^p]^(1/p) / sqrt(p), which is at p = 1."""
     return deviation * math.sqrt(2 / math.pi)
 
 
 def smallest_variance(f: Callable[[Array], Array], means: Array, deviations: Array) -> float:
-    """Returns V_min: the least Var[f(X_i)] for X_i normal with these means and deviations [D], by the trapezoidal
-    rule."""
+    """Returns V_min, the least Var[f(X_i)], where X_i is normal with the given means and standard deviations [D], by
+    the trapezoidal rule."""
     z = np.linspace(-9, 9, 6001)
     density = np.exp(-(z**2) / 2)
     density /= density.sum()
@@ -101,7 +104,7 @@ def smallest_variance(f: Callable[[Array], Array], means: Array, deviations: Arr
 
 
 def _rows(setting: Setting, generator: np.random.Generator) -> Array:
-    """Returns W, [D, D]."""
+    """Draws the weight W [D, D], with orthogonal or nearly parallel rows."""
     d = setting.dimension
     if setting.spread is None:
         q, r = np.linalg.qr(generator.standard_normal((d, d)))

@@ -1,4 +1,4 @@
-"""Options of every experiment on a base, and the base that it loads."""
+"""Parses the options that the paper's experiments share, and loads the base that the options name."""
 
 import argparse
 import shlex
@@ -14,7 +14,8 @@ from core.ml.serving.resident import load_base_on
 
 
 def parser_of(name: str, description: str | None, *, seeds: int, pictures: int) -> argparse.ArgumentParser:
-    """Returns the parser with an experiment's defaults; the experiment adds its own options."""
+    """Returns a parser with the shared options and an experiment's defaults, to which the experiment adds its own
+    options."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.paper {name}",
         description=description,
@@ -34,7 +35,8 @@ def parser_of(name: str, description: str | None, *, seeds: int, pictures: int) 
 
 
 def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Returns the options. Their `command` reproduces the result, without options for local folders."""
+    """Returns the parsed options, with an added `command` that reproduces the result, without the options for local
+    folders."""
     options = parser.parse_args(arguments)
     places = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     places.add_argument("--cache")
@@ -49,5 +51,5 @@ def judges_of(options: argparse.Namespace) -> Judges:
 
 
 def loaded_base(options: argparse.Namespace, reference: str = "mini") -> LoadedBase:
-    """Loads the base on the device and with the threads of the options; in bf16 on a GPU."""
+    """Loads the base on the device and with the number of threads that the options give; on a GPU in bf16."""
     return load_base_on(options.device, reference, threads=options.threads or 0)

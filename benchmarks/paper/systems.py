@@ -1,4 +1,5 @@
-"""The systems that the DiffFit paper (arXiv 2304.06648) compares, as settings: Table 1 and Tables 4a to 4d.
+"""Settings of the systems (fine-tuning methods and variants) that the DiffFit paper (arXiv 2304.06648) compares in
+Table 1 and Tables 4a to 4d.
 
 Block numbers are those of DiT-XL/2's 28 blocks, counted from 1.
 """
@@ -17,13 +18,13 @@ class System:
     method: Method
     sites: MethodSites
     rate_ratio: float = 10
-    """Ratio of the learning rate to the pre-training's."""
+    """Learning rate as a multiple of the pre-training learning rate."""
     fid: float | None
-    """FID in the paper: the mean of eight data sets in Table 1, Food-101 in Tables 4."""
+    """FID that the paper reports: the mean over eight data sets in Table 1, Food-101's in Tables 4a to 4d."""
     parameters: str | None = None
-    """Parameters in the paper, in millions, with its digits."""
+    """Number of trainable parameters that the paper prints, in millions, with the paper's digits."""
     percent: str | None = None
-    """Percentage of full fine-tuning's parameters in the paper."""
+    """Percentage of full fine-tuning's parameters that the paper prints."""
 
     @property
     def learning_rate(self) -> float:
@@ -52,7 +53,8 @@ TABLE_1 = (
 
 
 def _branches(first: int, last: int) -> Sites:
-    """Returns factors of the two branches of these blocks alone, which fits the counts of Tables 4a and 4b."""
+    """Returns sites with factors on the two branches of blocks `first` to `last`, but no factors on query, key, value
+    and projection. This fits the parameter counts of Tables 4a and 4b."""
     return Sites(qkv=False, projection=False, first_block=first, last_block=last)
 
 
@@ -64,7 +66,7 @@ TABLE_4A = (
     _depth("28→25", 25, 28, "0.747", 10.04),
     _depth("28→22", 22, 28, "0.754", 10.03),
     _depth("28→18", 18, 28, "0.763", 10.33),
-    _depth("28→14", 15, 28, "0.770", 10.51),  # its count is that of 14 blocks, not of 15
+    _depth("28→14", 15, 28, "0.770", 10.51),  # the paper's count is that of 14 blocks, not of 15
     _depth("28→11", 11, 28, "0.779", 9.92),
     _depth("28→8", 8, 28, "0.786", 9.28),
     _depth("28→4", 4, 28, "0.796", 8.87),
@@ -84,8 +86,8 @@ TABLE_4B = (
 
 def _location(name: str, fid: float, *, last: int = 28, qkv: bool = False, final: bool = False,
               patch: bool = False, time: bool = False) -> System:  # fmt: skip
-    """Returns a system with the blocks' factors and the additions of a table row. The attention's own factors come
-    together, as in Algorithm 3."""
+    """Returns a system of Table 4c: factors in the blocks, with the additions of one table row. Factors on query, key,
+    value and projection come together, as in the paper's Algorithm 3."""
     sites = Sites(qkv=qkv, projection=qkv, final=final, patch=patch, time=time, first_block=1, last_block=last)
     return System(name=name, method="difffit", sites=sites, fid=fid)
 
@@ -100,8 +102,8 @@ TABLE_4C = (
     _location("+ID 1, 2, 5, 6", 7.17, qkv=True, final=True),
     _location("+(1→14 Layers)", 6.96, qkv=True, final=True, last=14),
 )
-"""Rows 3 to 6 each add to row 2: the text calls row 5 that of blocks and QKV, and rows 3 and 4, whose FID is below row
-1's but not row 2's, no improvement."""
+"""Systems of Table 4c. Rows 3 to 6 are each taken to add to row 2: the paper's text describes row 5 as blocks and QKV,
+and calls rows 3 and 4 no improvement, whose FID is better than row 1's but worse than row 2's."""
 
 TABLE_4D = tuple(
     System(name=f"{ratio}×", method="difffit", sites=_branches(1, 28), rate_ratio=ratio, fid=fid)
@@ -109,7 +111,8 @@ TABLE_4D = tuple(
         (0.1, 25.85), (0.2, 21.42), (0.5, 17.16), (1, 15.68), (2, 13.84), (5, 10.97), (10, 8.19), (20, 8.30),
     )
 )  # fmt: skip
-"""At 10× it has the FID of "28→1" and "1→28": the same system."""
+"""Systems of Table 4d. The system at 10× has the FID of "28→1" in Table 4a and of "1→28" in Table 4b, since all three
+are the same."""
 
 TABLES: dict[str, tuple[System, ...]] = {
     "1": TABLE_1, "4a": TABLE_4A, "4b": TABLE_4B, "4c": TABLE_4C, "4d": TABLE_4D,

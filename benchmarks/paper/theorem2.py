@@ -1,8 +1,8 @@
-"""Theorem 2 as an experiment: `python -m benchmarks.paper theorem2`.
+"""Tests Theorem 2 of the DiffFit paper by simulation: `python -m benchmarks.paper theorem2`.
 
-Does the error of the recovered factors stay below the theorem's bound? With orthogonal rows of W, which make the
-columns of A independent as its Lemma 5 needs, over D, m, eta and three activations; and with rows that are nearly
-parallel, where they are not. See `benchmarks.paper.recovery`.
+Does the error of the recovered factors stay below the theorem's bound? It is measured for several D, m, eta and three
+activations with orthogonal rows of W, for which the columns of A are independent, as the paper's Lemma 5 needs; and
+with nearly parallel rows, for which they are not. `benchmarks.paper.recovery` defines the symbols.
 """
 
 import argparse
@@ -27,23 +27,23 @@ TITLE = "Theorem 2: least squares against its bound"
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """All runs of one setting with one eta."""
+    """Summary of all runs of one setting with one eta."""
 
     setting: Setting
     eta: float
     runs: int
     holds: int
-    """Runs whose error is below the theorem's bound."""
+    """Number of runs whose error is below the theorem's bound."""
     holds_corrected: int
-    """The same with the least eigenvalue of A^T A / m in the place of V_min / 2."""
+    """Number of runs whose error is below the bound with the least eigenvalue of A^T A / m in place of V_min / 2."""
     lemma_7: int
-    """Runs in which that eigenvalue is above V_min / 2, as Lemma 7 says."""
+    """Number of runs in which the least eigenvalue of A^T A / m is above V_min / 2, as Lemma 7 claims."""
     error: float
-    """Median of |g - g*| / |g*|"""
+    """Median of the relative error |g - g*| / |g*|."""
     bound: float
-    """Median of the theorem's bound on it."""
+    """Median of the theorem's bound on the relative error."""
     ratio: float
-    """Median of error / bound."""
+    """Median over the runs of error / bound."""
     largest_ratio: float
 
     def to_json(self) -> dict[str, Any]:
@@ -72,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def orthogonal_settings(dimensions: Sequence[int]) -> list[Setting]:
-    """Returns settings with m from D^2 log D to four times as much; the largest D has only the least m, to save
-    time."""
+    """Returns settings with orthogonal rows of W and m from D^2 log D to four times as much; the largest D has only the
+    least m, to save time."""
     return [
         Setting(activation=activation, dimension=d, multiple=multiple)
         for activation in NONLINEAR
@@ -83,8 +83,8 @@ def orthogonal_settings(dimensions: Sequence[int]) -> list[Setting]:
 
 
 def parallel_settings(dimensions: Sequence[int]) -> list[Setting]:
-    """Returns settings with m = D^2 log D, without the largest D. They include the linear map, with which the
-    counterexample needs nothing but W."""
+    """Returns settings with nearly parallel rows of W and m = D^2 log D, without the largest D. They include the linear
+    activation, to show that the counterexample depends only on W."""
     activations: tuple[Activation, ...] = ("linear", *NONLINEAR)
     return [
         Setting(activation=activation, dimension=d, spread=spread)
@@ -95,14 +95,15 @@ def parallel_settings(dimensions: Sequence[int]) -> list[Setting]:
 
 
 def measure(setting: Setting, index: int, runs: int, seed: int) -> Iterator[Cell]:
-    """Yields one cell for each eta; every run has its own W, b, factors, data and noise."""
+    """Runs a setting `runs` times and yields one cell for each eta. Every run has its own W, b, factors, data and
+    noise."""
     results_of_runs = [recover(setting, ETAS, np.random.default_rng((seed, index, run))) for run in range(runs)]
     for eta, recoveries in zip(ETAS, zip(*results_of_runs, strict=True), strict=True):
         yield _cell(setting, eta, recoveries)
 
 
 def verdict(orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> list[str]:
-    """Returns the findings in sentences."""
+    """Returns the findings as sentences: in how many runs the bound held."""
     held, all_runs = sum(cell.holds for cell in orthogonal), sum(cell.runs for cell in orthogonal)
     failed = sum(cell.runs - cell.holds for cell in parallel)
     corrected = sum(cell.holds_corrected for cell in parallel)
@@ -118,7 +119,7 @@ def verdict(orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> list[str]:
 
 
 def _first_failures(parallel: Sequence[Cell]) -> Iterator[str]:
-    """Yields for each activation a sentence with the widest spread at which a run failed."""
+    """Yields, for each activation, a sentence with the widest spread at which the bound failed in some run."""
     for activation in dict.fromkeys(cell.setting.activation for cell in parallel):
         cells = [cell for cell in parallel if cell.setting.activation == activation]
         failing = [cell for cell in cells if cell.holds < cell.runs]
@@ -182,8 +183,8 @@ def _orthogonal_table(cells: Sequence[Cell]) -> str:
 
 
 def _parallel_table(cells: Sequence[Cell], value: Callable[[Sequence[Cell]], str]) -> str:
-    """Returns a row for each activation and D, a column for each spread; `value` formats the cells of a setting, one
-    per eta."""
+    """Returns a Markdown table with a row for each activation and D, and a column for each spread. `value` formats the
+    cells of a setting, of which there is one per eta."""
     rows: dict[tuple[str, int], list[str]] = {}
     for setting, group in _by_setting(cells).items():
         rows.setdefault((setting.activation, setting.dimension), []).append(value(group))
@@ -207,8 +208,8 @@ def _spread(cell: Cell) -> float:
 
 
 def _draw(path: Path, orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> None:
-    """Draws the largest error of all runs over the bound: over D with orthogonal rows, over the spread with parallel
-    ones."""
+    """Plots the largest ratio of error to bound over all runs: against D for orthogonal rows, against the spread for
+    nearly parallel rows."""
     with report.plot(path, 2, width=5.5, height=4.5, sharey=True) as (left, right):
         eta = ETAS[1]
         _lines(left, [cell for cell in orthogonal if cell.eta == eta], lambda cell: cell.setting.dimension, "multiple")
@@ -226,7 +227,7 @@ def _draw(path: Path, orthogonal: Sequence[Cell], parallel: Sequence[Cell]) -> N
 
 
 def _lines(axes: Any, cells: Sequence[Cell], place: Callable[[Cell], float], other: str) -> None:
-    """Draws a line for each activation (colour) and each value of `other` (style)."""
+    """Plots a line for each activation (colour) and each value of the setting's field `other` (line style)."""
     values = sorted({getattr(cell.setting, other) for cell in cells})
     styles = dict(zip(values, ("-", "--", ":", "-."), strict=False))
     colours = {"linear": "tab:gray", "relu": "tab:blue", "tanh": "tab:orange", "sigmoid": "tab:green"}

@@ -1,1 +1,1 @@
-"""Retention over a million generations while the API is busy."""
+"""Measures how much the deletion of a million old generations (retention) slows the API down."""

@@ -1,5 +1,5 @@
-"""`python -m benchmarks.retention`: retention over a million generations while the API is busy, alternating with no
-retention."""
+"""`python -m benchmarks.retention`: measures API latencies while retention deletes a million old generations, in turns
+with no retention."""
 
 import argparse
 import itertools
@@ -34,7 +34,8 @@ HEAD = ("measure", "found", "limit")
 
 @dataclass
 class Arm:
-    """Latencies in seconds, of all turns with retention or without."""
+    """Latencies in seconds, and the number of failed requests, over all turns with retention or over all turns
+    without."""
 
     reads: list[float] = field(default_factory=list)
     writes: list[float] = field(default_factory=list)
@@ -85,7 +86,7 @@ def _turns(
     exits.callback(sweeper.terminate)
     assert sweeper.stdin is not None
     assert sweeper.stdout is not None
-    _beside(server, requests, 3.0)  # caches and pools fill up
+    _beside(server, requests, 3.0)  # warm-up: fills caches and pools
     without, beside, sweeps = Arm(), Arm(), []
     turns = max(1, round(options.seconds / TURN_SECONDS / 2))
     seconds = options.seconds / turns / 2
@@ -115,7 +116,8 @@ def _turns(
 
 
 def _requests(url: str, generations: int) -> tuple[Any, Any]:
-    """Returns makers of reads and of writes by the old rows' tenant."""
+    """Returns two functions that build the next read request and the next write request, as the tenant with the old
+    rows."""
     key = servers.post(url, f"/v1/admin/tenants/{rows.TENANT}/keys", servers.ADMIN_KEY, {"name": "load"})["key"]
     ids = [servers.post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(CLIENTS)]
     numbers, changes = itertools.count(1), itertools.count()
@@ -135,7 +137,8 @@ def _requests(url: str, generations: int) -> tuple[Any, Any]:
 
 
 def _beside(server: servers.Server, requests: tuple[Any, Any], seconds: float) -> tuple[Load, Load]:
-    """Sends reads and writes at once, each with half of the clients."""
+    """Sends reads and writes at the same time, each with half of the clients. Returns the load of the reads and the
+    load of the writes."""
     loads: list[Load] = [Load(), Load()]
 
     def send(index: int) -> None:
@@ -159,7 +162,7 @@ def _ratio(result: dict[str, Any], name: str) -> float:
 
 
 def _growth(result: dict[str, Any]) -> float:
-    """Returns the growth of memory from the first turn to the last, in MiB."""
+    """Returns the growth of the retention process's memory from the first turn to the last, in MiB."""
     return float(result["memory_mib"][-1] - result["memory_mib"][0])
 
 

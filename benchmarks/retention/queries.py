@@ -1,4 +1,5 @@
-"""The queries that meet the large tables, each explained on a million rows: none may read a whole one."""
+"""Runs every query of the service that touches a large table, on a million rows, and finds by EXPLAIN which large
+tables it scans whole. There should be none."""
 
 import datetime
 import time
@@ -28,7 +29,7 @@ _DAYS = datetime.timedelta(days=30)
 
 class _Quiet:
     def send(self, task: str, queue: str, id: str) -> None:
-        """Nobody works here."""
+        """Sends nothing, since no worker runs in this benchmark."""
 
 
 def _step(step: Callable[[Session, datetime.datetime, int], int]) -> Callable[[Session], object]:
@@ -67,7 +68,8 @@ QUERIES: Mapping[str, Callable[[Session], object]] = {
 
 @dataclass
 class Measured:
-    """The time of a query's second run, its statements, and the large tables that they read whole."""
+    """Measurement of one query: the seconds of its second run, its SQL statements, and the large tables that the
+    statements scan whole."""
 
     seconds: float = 0.0
     statements: list[tuple[str, Any]] = field(default_factory=list)
@@ -75,7 +77,7 @@ class Measured:
 
 
 def measure(database: Database) -> dict[str, Measured]:
-    """Runs every query twice and takes it back."""
+    """Runs every query twice, rolls it back, and returns the measurements by the query's name."""
     scopes = {name: _OWNER if name in OF_A_TENANT else SYSTEM for name in QUERIES}
     return {name: _measure(database, scopes[name], query) for name, query in QUERIES.items()}
 

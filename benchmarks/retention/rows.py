@@ -1,4 +1,5 @@
-"""A tenant with a million old generations, and as much of the rest as comes with them; made by SQL."""
+"""Fills the database by SQL with one tenant's old rows: generations, and the images, previews, audit entries and
+webhook deliveries that go with so many generations."""
 
 from collections.abc import Mapping
 
@@ -15,7 +16,8 @@ _STATEMENTS: Mapping[str, str] = {
     ),
     "stored_bytes": f"INSERT INTO stored_bytes VALUES ('{DOMAIN}', '{TENANT}', 100000 * $generations::bigint), "
     f"('{OTHER}', '{TENANT}', 0)",
-    # Every thousandth is another domain's and has failed: both are looked for among the others.
+    # Every thousandth generation has failed and belongs to another domain, so that queries must find a few such rows
+    # among many others.
     "generations": (
         "INSERT INTO generations (id, tenant_id, domain_id, class_id, class_name, count, seed, sampling, "
         "preview_count, progress, model_evaluations, timings, status, priority, attempt, failures, seconds, "
@@ -52,7 +54,7 @@ _STATEMENTS: Mapping[str, str] = {
     ),
 }
 SWEPT = ("generation_images", "generation_previews", "audit_log", "webhook_deliveries")
-"""Tables of which retention leaves nothing."""
+"""Tables in which all of the tenant's rows are old enough for retention to delete them."""
 
 
 def make(url: str, generations: int) -> None:
@@ -64,7 +66,7 @@ def make(url: str, generations: int) -> None:
 
 
 def count(url: str) -> dict[str, int]:
-    """Old rows that are left, by table."""
+    """Counts the tenant's rows that retention has not deleted yet, per table in `SWEPT`."""
     with psycopg.connect(url) as connection:
         connection.execute("SELECT set_config('difffit.tenant', '*', true)")
         counts = {}

@@ -1,6 +1,7 @@
-"""`python -m benchmarks.retention.sweeper URL FOLDER`: runs retention in a separate process, on command.
+"""Runs retention in a separate process, on command: `python -m benchmarks.retention.sweeper URL FOLDER`.
 
-Each line of its input is a number of seconds; each line of its output, in JSON, what it did in them.
+Each line of its input is a number of seconds for which it deletes old rows. It answers with a line of JSON: the number
+of deleted rows, the seconds of each transaction, and its resident memory in bytes.
 """
 
 import json
@@ -23,8 +24,8 @@ from core.service.tenancy import SYSTEM, Scope
 
 
 class Timed(Database):
-    """Notes how long each transaction holds locks of rows: from the start of the statement that takes the first one to
-    the end of the commit."""
+    """Database that records in `seconds` how long each transaction holds row locks: from the start of the statement
+    that takes the first lock to the end of the commit."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, SYSTEM)
@@ -55,14 +56,14 @@ def main() -> None:
     database = Timed(sys.argv[1])
     retention = Retention(database, FolderStore(Path(sys.argv[2])), Settings(keep_image_days=30))
     process = psutil.Process()
-    while not retention.sweep(0.1):  # a process's first statements are compiled, as the API's are before its first turn
+    while not retention.sweep(0.1):  # warm-up: SQLAlchemy compiles each statement on its first use
         pass
     for line in sys.stdin:
         database.seconds.clear()
         ends, removed = time.monotonic() + float(line), 0
         while (left := ends - time.monotonic()) > 0:
             removed += retention.sweep(min(1.0, left))
-            time.sleep(0.01)  # as long as a worker's other chores, at least
+            time.sleep(0.01)  # a worker's other periodic tasks take at least this long
         report = {"removed": removed, "transactions": database.seconds, "memory": process.memory_info().rss}
         print(json.dumps(report), flush=True)
 

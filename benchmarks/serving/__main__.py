@@ -1,4 +1,5 @@
-"""`python -m benchmarks.serving`: measures, prints the table, writes JSON and the throughput's curve."""
+"""`python -m benchmarks.serving`: measures the serving engine, prints a table, and writes JSON and plots of the
+throughput."""
 
 import argparse
 import re
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _draw_curves(json: Path, measures: Sequence[Measure]) -> None:
-    """Beside the JSON, one for each model."""
+    """Plots throughput over the number of batch rows in flight, as one PNG per model next to the JSON."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for measure in measures:
         if measure.unit == "rows/s" and measure.value is not None:

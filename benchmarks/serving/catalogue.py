@@ -1,4 +1,5 @@
-"""All questions, with their subjects and the reasons for skipping them."""
+"""Catalogue of the serving benchmarks: the function that measures each, the models it runs on, and the reasons for
+skipping it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,20 +21,20 @@ class Question:
     title: str
     kinds: tuple[Kind, ...] = ("mini", "wide", "full")
     needs: str | None = None
-    """A package of the `benchmarks` extra."""
+    """Package of the `benchmarks` extra, without which the measurement is skipped."""
 
 
 QUESTIONS = {
     "mixed": Question(forward.mixed_adapters, "32 rows with 32 adapters / with none"),
     "residency": Question(forward.residency, "1,000 and 10,000 adapters resident / 10"),
     "cliff": Question(slots.cliff, "4 times more adapters than slots / all resident"),
-    # The adapter has XL's size whatever the base: once on the CPU says it.
+    # The adapter always has XL's size, so one measurement on the CPU and one on the GPU are enough.
     "activation": Question(forward.activation, "activating an adapter of XL size", kinds=("mini", "full")),
     "swapping": Question(competitors.swapping, "16 domains mixed / diffusers' pipeline that swaps weights"),
     "peft": Question(competitors.peft, "16 domains mixed / PEFT's mixed batch", needs="peft"),
     "overhead": Question(steps.overhead, "time outside the forward"),
-    # A step of wide blocks takes seconds on a CPU: what the scheduler and the numbers do, the mini base tells.
     "joining": Question(fairness.joining, "a request that joins one of 250 steps"),
+    # A sampling step of the wide blocks takes seconds on a CPU; for scheduling and equality the mini base is enough.
     "flood": Question(fairness.flood, "a request in another tenant's flood", kinds=("mini", "full")),
     "solo": Question(solitude.solo, "rows against their solo run", kinds=("mini", "full")),
     "throughput": Question(steps.throughput, "row-steps a second"),
@@ -43,7 +44,8 @@ QUESTIONS = {
 def measure_all(
     names: Sequence[str], kinds: Sequence[Kind], subject: Callable[[Kind], Subject], repetitions: Repetitions
 ) -> Iterator[Measure]:
-    """In the catalogue's order, each as soon as it is there."""
+    """Runs the chosen benchmarks in the catalogue's order and yields each measure as soon as it is done. A skipped
+    benchmark yields a measure without a value, with the reason as its note."""
     for name, question in QUESTIONS.items():
         if name not in names:
             continue

@@ -1,4 +1,4 @@
-"""The engine compared with alternatives on the same load: 16 domains that all want images at once."""
+"""Compares the engine with its alternatives on the same load: 16 domains that all request images at once."""
 
 import random
 from collections.abc import Callable
@@ -24,13 +24,15 @@ class Wish:
 
 
 def wishes() -> list[Wish]:
-    """One a domain, in no order; every second one is for two images of its class."""
+    """Returns one request per domain, in random order: for one image if the domain's number is even, for two images of
+    one class if it is odd."""
     order = random.Random(0).sample(range(DOMAINS), DOMAINS)
     return [_wish(index) for index in order]
 
 
 def swapping(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Compares with diffusers' pipeline, which runs requests in turn and swaps in each domain's weights."""
+    """Compares the engine with diffusers' pipeline, which runs requests one after another and swaps in each domain's
+    weights."""
     from benchmarks.baselines.swapping import SwappingPipeline
 
     domains = {str(index): subject.adapter(index) for index in range(DOMAINS)}
@@ -55,7 +57,7 @@ def swapping(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 def peft(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Compares with PEFT's mixed batch of LoRA adapters of rank 8, with the engine's batch size."""
+    """Compares the engine with PEFT's mixed batch of LoRA adapters of rank 8, at the engine's batch size."""
     from benchmarks.baselines.peft_batch import PeftBatch
 
     batch = PeftBatch(subject.dit, subject.autoencoder, [str(index) for index in range(DOMAINS)])
@@ -79,7 +81,7 @@ def peft(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 def _beside_the_engine(subject: Subject, repetitions: Repetitions, name: str, draw_all: Callable[[], None]) -> Samples:
-    """Seconds for the whole load, of the other and of the engine."""
+    """Returns samples of the seconds that the whole load takes, for the alternative (`draw_all`) and for the engine."""
     domains = {str(index): subject.adapter(index) for index in range(DOMAINS)}
 
     def requests() -> float:

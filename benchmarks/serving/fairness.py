@@ -1,4 +1,4 @@
-"""Fairness of the scheduler: the time that a request waits for other tenants."""
+"""Measures the scheduler's fairness: how long other tenants' requests delay a request."""
 
 import threading
 import time
@@ -20,8 +20,8 @@ EQUALS = MAX_ROWS // 2
 
 
 def joining(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """A short request that arrives while a request of 250 steps runs, beside the same one that arrives while a request
-    about as short as itself does: two batches of one size."""
+    """Compares the time of a short request that arrives while a request of 250 sampling steps runs with its time when
+    it arrives while another short request runs. The batch has the same size in both cases."""
     left: list[float] = []
 
     def beside(steps: int) -> float:
@@ -50,14 +50,14 @@ def joining(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 def flood(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """One tenant sends 200 requests; when they run, another sends one like them. Its time, from submission to image,
-    beside its time alone among equals, in two meanings:
+    """Measures the time from submission to image of a request that arrives while another tenant's 200 requests run and
+    wait, and compares it with two cases without a flood:
 
-    - in a full batch of equals: as many tenants as fill the batch have one such request each, itself among them. A step
-      takes as long as in the flood, so this is what the scheduler answers for. The limit holds here.
-    - beside one equal: one other tenant has one such request, and the batch is otherwise empty. A step of few rows is
-      shorter than one of many wherever the device is busy with few, and no scheduler that fills its batch can give that
-      time back; so this is told without a limit.
+    - in a full batch: as many tenants as fill the batch have one equal request each. A sampling step then takes as long
+      as in the flood, so that the ratio depends on the scheduler alone. The limit applies to this case.
+    - beside one request: one other tenant has one equal request, and the batch is otherwise empty. On a device that few
+      batch rows keep busy, a sampling step of few rows is shorter than one of many, which no scheduler that fills its
+      batch can make up for. This case therefore has no limit.
     """
     steps = 2 * subject.steps
 
@@ -90,8 +90,9 @@ def flood(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 def _time_of(engine: Serving, short: ImageRequest, others: list[ImageRequest]) -> tuple[float, float]:
-    """Seconds from submission to image of a request that arrives when the first of the others has made a step, and how
-    far that one has got by then. What is left of the others is cancelled."""
+    """Submits `short` when the first of `others` has made a sampling step. Returns the seconds from its submission to
+    its image, and the fraction of its sampling steps that the first of `others` has made by then. Then cancels
+    `others`."""
     stepping = threading.Event()
     progress = [0.0]
 

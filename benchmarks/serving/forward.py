@@ -1,4 +1,4 @@
-"""Cost of adapters in one forward, and in the table that holds them."""
+"""Measures the cost of adapters in one forward, and of the table that holds them."""
 
 import statistics
 from collections.abc import Callable
@@ -20,8 +20,8 @@ FEW = 10
 
 
 def mixed_adapters(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Measures 32 batch rows with 32 adapters, gathered from the bank's table, next to the same rows through the base
-    alone."""
+    """Measures a forward of 32 batch rows with 32 adapters, whose vectors are gathered from the bank's table, next to a
+    forward of the same rows through the base alone."""
     dit, bank = subject.dit, AdapterBank(subject.dit, ROWS)
     adapters = [bank.fold(str(index), subject.adapter(index)) for index in range(ROWS)]
     slots = torch.tensor(bank.activate(adapters), device=subject.device)
@@ -45,10 +45,11 @@ def mixed_adapters(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 def residency(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Measures forwards of 32 batch rows whose adapters are drawn by Zipf from 10, 1,000 and 10,000 in the table.
+    """Measures forwards of 32 batch rows with 10, 1,000 and 10,000 adapters in the table, from which each row takes one
+    by a Zipf distribution.
 
-    A forward counts with its activation and its gather. The adapters have one content but a slot each, since nothing
-    here depends on their values. The largest table takes 1.5 GB with the mini base.
+    The time of a forward includes activating its adapters and gathering their vectors. All adapters have equal values
+    but separate slots, since times do not depend on the values. The largest table takes 1.5 GB with the mini base.
     """
     name = "{:,} resident".format
     sides = {name(count): _forwards(subject, count) for count in (FEW, *RESIDENT)}
@@ -87,10 +88,11 @@ ACTIVATION_LIMIT = 1.0
 
 
 def activation(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Measures copying an adapter of XL size from host memory to a device slot, whatever the subject's own size.
+    """Measures the time to copy an adapter of XL size from host memory to a device slot, whatever the size of the
+    subject's model.
 
-    64 adapters take turns in 8 slots, so that every activation copies and none finds its source in a cache that the
-    time before left.
+    64 adapters take turns in 8 slots, so that every activation copies, and from memory that has left the processor's
+    cache since its last copy.
     """
     dit = repeated_dit(BaseConfig(), subject.device, subject.dit.positions.dtype)
     bank = AdapterBank(dit, slots=8)

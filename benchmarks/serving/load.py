@@ -1,4 +1,4 @@
-"""An engine with domains to draw from, and requests for it."""
+"""Builds a serving engine with domains, and requests for it."""
 
 import itertools
 import time
@@ -26,8 +26,8 @@ _ids = itertools.count()
 
 
 class Serving(AbstractContextManager["Serving"]):
-    """The engine as a worker has it, with `domains` in its host cache. `slots` on the device, or enough for all;
-    `graphs` takes the place of the device's own."""
+    """Serving engine set up as in a worker, with the adapters of `domains` in its host cache. The device has `slots`
+    adapter slots, by default enough for all domains. `graphs` replaces the device's own capture of CUDA graphs."""
 
     def __init__(
         self,
@@ -63,14 +63,15 @@ class Serving(AbstractContextManager["Serving"]):
         return self.engine.submit(request, load, on_step=on_step)
 
     def seconds(self, requests: Sequence[ImageRequest]) -> float:
-        """Until all of them, submitted together, are images."""
+        """Submits the requests together, and returns the seconds until all have their images."""
         started = time.perf_counter()
         for drawn in [self.submit(request) for request in requests]:
             drawn.result()
         return time.perf_counter() - started
 
     def closed_loop(self, requests: Sequence[ImageRequest], clients: int) -> tuple[float, list[float]]:
-        """Clients that each send their next request when the one before is done -> seconds for all, and of each."""
+        """Sends the requests from several clients, each of which sends its next request when its previous one is done.
+        Returns the seconds for all requests, and the seconds of each."""
         with ThreadPoolExecutor(clients) as pool:
             started = time.perf_counter()
             latencies = list(pool.map(lambda request: self.seconds([request]), requests))
@@ -80,7 +81,8 @@ class Serving(AbstractContextManager["Serving"]):
 def request(
     domain: str | None, *, steps: int, guidance_scale: float = GUIDANCE, seeds: tuple[int, ...] = (0,), **others: Any
 ) -> ImageRequest:
-    """One image, guided, of a tenant that is called like its domain, unless `others` say otherwise."""
+    """Returns a request for one guided image. Its tenant is named like the domain, unless `others` contains another
+    tenant."""
     number = next(_ids)
     values = {"tenant": str(domain), "class_id": number % CLASSES, **others}
     sampling = SamplingSettings(steps=steps, guidance_scale=guidance_scale)

@@ -1,4 +1,4 @@
-"""Timing of the sides of a measure."""
+"""Times the sides of a comparison in turns."""
 
 import math
 import statistics
@@ -14,7 +14,7 @@ Figure = TypeVar("Figure")
 
 @dataclass(frozen=True)
 class Repetitions:
-    """Repetitions of each side, after one run that does not count."""
+    """Number of repetitions of each side of a comparison, after one run that does not count."""
 
     forward: int = 15
     engine: int = 5
@@ -29,8 +29,8 @@ QUICK = Repetitions(forward=3, engine=2, mixes=10)
 
 
 def in_turns(sides: Mapping[str, Callable[[], Figure]], repetitions: int) -> dict[str, list[Figure]]:
-    """Runs the sides A B A B ..., so that other load on the machine affects all of them alike. The first run of each is
-    a warm-up and does not count."""
+    """Runs the sides A B A B ..., so that other load on the machine affects all of them alike, and returns each side's
+    samples. The first run of each is a warm-up and does not count."""
     samples: dict[str, list[Figure]] = {name: [] for name in sides}
     for repetition in range(repetitions + 1):
         for name, side in sides.items():
@@ -51,5 +51,5 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Returns the smallest value that at least a fraction `share` of all values do not exceed."""
+    """Returns the `share` quantile: the smallest value such that at least this fraction of all values is not larger."""
     return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -1,4 +1,4 @@
-"""Popularity of domains: few are requested often, most of them rarely."""
+"""Popularity of domains: few domains are requested often, most of them rarely."""
 
 import random
 from itertools import accumulate

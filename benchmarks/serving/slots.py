@@ -1,4 +1,4 @@
-"""More adapters than the device has slots for."""
+"""Measures serving when there are more adapters than slots on the device."""
 
 from benchmarks.report import Measure
 from benchmarks.serving.load import MAX_ROWS, Serving, request
@@ -12,10 +12,11 @@ THROUGHPUT_LIMIT, LATENCY_LIMIT = 0.85, 2.0
 
 
 def cliff(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """128 domains, drawn by Zipf, with 32 slots and with 128.
+    """Measures 128 domains, requested by a Zipf distribution, with 32 adapter slots and with 128.
 
-    32 clients, each of which sends its next request when its last is done, keep 32 rows in flight: every one of 32
-    slots may be needed at every step. Images are not guided, so that each row may have an adapter of its own.
+    32 clients, each of which sends its next request when its previous one is done, keep 32 batch rows in flight, so
+    that each sampling step may need all 32 slots. Images are not guided, so that each batch row may have a separate
+    adapter.
     """
     tensors = subject.adapter(0)
     domains = {str(index): tensors for index in range(ADAPTERS)}
@@ -52,7 +53,7 @@ def cliff(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 class _Load:
-    """The same requests for each side, others at each repetition."""
+    """Load of random requests: the same for each side of the comparison, and different in each repetition."""
 
     def __init__(self, subject: Subject, engine: Serving) -> None:
         self.steps, self.engine, self.popularity = subject.steps, engine, Zipf(ADAPTERS)

@@ -1,4 +1,4 @@
-"""Whether an image depends on its neighbours in the batch."""
+"""Measures whether an image depends on the other images in its batch."""
 
 import random
 from collections.abc import Sequence
@@ -21,9 +21,10 @@ LATENT_LIMIT = 1e-4
 
 
 def solo(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Requests with random samplers, steps, guidance, adapters and seeds, drawn alone, then in random mixes of 2 to 12
-    that join one another's batch. On the CPU the images must be equal bit for bit. On a GPU, in fp32, latents may
-    differ by 1e-4 when the batch's size may choose the kernel, and by nothing in the mode of one batch size."""
+    """Generates images for requests with random samplers, steps, guidance, adapters and seeds: first each alone, then
+    in random mixes of 2 to 12 requests that share batches. On the CPU the images must be equal bit for bit. On a GPU,
+    in fp32, latents may differ by 1e-4 if the batch size may choose the kernel; in exact mode, with one batch size,
+    they must be equal."""
     if subject.device.type == "cpu":
         return [_equal_images(subject, repetitions)]
     fp32 = subject.in_fp32()
@@ -71,7 +72,8 @@ def _latents(subject: Subject, repetitions: Repetitions, *, exact: bool) -> Meas
 
 
 def latents_of(engine: Serving, requests: Sequence[ImageRequest]) -> list[Tensor]:
-    """Latents [C, H, W] of requests that step in one batch, from which each leaves after its own steps."""
+    """Returns the final latents [C, H, W] of requests that step in one batch, which each request leaves after its last
+    sampling step."""
     rows = [Row(request, 0) for request in requests]
     for row in rows:
         engine.runner.start(row, engine.folded(str(row.request.adapter)))

@@ -1,4 +1,5 @@
-"""Overhead of the engine over its forwards, and its model evaluations (forwards of one batch row) per second."""
+"""Measures the engine's overhead over its forwards, and its model evaluations (forwards of one batch row) per
+second."""
 
 import statistics
 
@@ -12,7 +13,8 @@ ROWS_IN_FLIGHT = (1, 2, 4, 8, 16, 32)
 
 
 def overhead(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Measures the part of a step's time that is not the forward, with 16 guided images of 16 domains in flight."""
+    """Measures the percentage of a sampling step's time that is not spent in the forward, with 16 guided images of 16
+    domains in flight."""
     tensors = subject.adapter(0)
     domains = {str(index): tensors for index in range(MAX_ROWS // 2)}
 
@@ -39,8 +41,8 @@ def overhead(subject: Subject, repetitions: Repetitions) -> list[Measure]:
 
 
 def throughput(subject: Subject, repetitions: Repetitions) -> list[Measure]:
-    """Measures model evaluations per second, decoding included, with 1 to 32 batch rows in flight: images without
-    guidance, one domain each."""
+    """Measures model evaluations per second, including the decoding of images, with 1 to 32 batch rows in flight. Each
+    row belongs to an image without guidance, of a separate domain."""
     tensors = subject.adapter(0)
     domains = {str(index): tensors for index in range(MAX_ROWS)}
     steps = 2 * subject.steps

@@ -1,6 +1,6 @@
-"""Models that are measured, and adapters for them.
+"""Builds the models that the serving benchmarks measure, and adapters for them.
 
-Weights are random, since no figure depends on the content of images.
+Weights are random, except the mini base's, since no figure depends on the content of images.
 """
 
 import copy
@@ -27,14 +27,15 @@ CLASSES = 8
 
 @dataclass(frozen=True)
 class Subject:
-    """Base on a device, with the sizes that a measure can afford."""
+    """Model to measure on its device, with a number of sampling steps for which its benchmarks end in reasonable
+    time."""
 
     kind: Kind
     name: str
     dit: DiT
     autoencoder: Autoencoder
     steps: int
-    """Sampling steps of a request."""
+    """Sampling steps of a request, from which the benchmarks derive theirs."""
     compile: bool = False
 
     @property
@@ -42,14 +43,14 @@ class Subject:
         return self.dit.positions.device
 
     def adapter(self, seed: int) -> dict[str, Tensor]:
-        """Returns a DiffFit adapter some way from where training begins."""
+        """Returns the tensors of a DiffFit adapter on the host: the values with which training starts, plus noise."""
         generator = torch.Generator().manual_seed(seed)
         shapes = trainable_shapes(self.dit.config, "difffit", PRESETS["paper"], CLASSES)
         start = start_tensors(self.dit, shapes, generator)
         return {name: tensor.cpu() + 0.02 * _noise(tensor.shape, generator) for name, tensor in start.items()}
 
     def batch(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns latents [rows, C, H, W], timesteps [rows] and class ids [rows]."""
+        """Returns a random batch: latents [rows, C, H, W], timesteps [rows] and class ids [rows]."""
         config, generator = self.dit.config, torch.Generator().manual_seed(0)
         x = _noise((rows, config.in_channels, config.input_size, config.input_size), generator)
         t = torch.randint(0, 1000, (rows,), generator=generator)
@@ -60,7 +61,7 @@ class Subject:
         return torch.compile(function, dynamic=False) if self.compile else function
 
     def seconds(self, action: Callable[[], object]) -> float:
-        """Returns the seconds until the device has finished `action`."""
+        """Runs `action`, and returns the seconds until the device has finished it."""
         with torch.inference_mode():
             self._wait()
             started = time.perf_counter()
@@ -82,7 +83,8 @@ def mini() -> Subject:
 
 
 def wide(depth: int = 2) -> Subject:
-    """Returns a subject with blocks as wide as XL/2's, but few: a CPU could not run all 28 often enough."""
+    """Returns a model with blocks as wide as DiT-XL/2's, but only a few, since a CPU could not run all 28 often
+    enough."""
     dit = random_dit(BaseConfig(depth=depth), torch.device("cpu"), torch.float32)
     coder = random_autoencoder((32, 32, 64, 64), torch.device("cpu"))
     return Subject("wide", f"{depth} blocks of XL width, CPU", dit, coder, steps=2)
@@ -96,8 +98,8 @@ def full(*, compile: bool = False) -> Subject:
 
 
 def random_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -> DiT:
-    """Returns a model whose parameters are random and not zero, small enough that activations stay finite. They are
-    drawn on the device: a CPU takes a minute for DiT-XL/2."""
+    """Returns a DiT whose parameters are random and not zero, small enough that activations stay finite. They are
+    generated on the device, since a CPU takes a minute for DiT-XL/2."""
     generator = torch.Generator(device).manual_seed(0)
     state = {
         name: (_noise(shape, generator) * (shape[-1] ** -0.5 if len(shape) > 1 else 0.1)).to(dtype)
@@ -107,7 +109,8 @@ def random_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -> 
 
 
 def repeated_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -> DiT:
-    """Returns a model whose blocks are all the same object: of full size for counts, and a 28th of it in memory."""
+    """Returns a DiT whose blocks all share the tensors of one block: its parameter count is that of the full model, its
+    blocks take the memory of one."""
     single = random_dit(replace(config, depth=1), device, dtype).state_dict()
     state: dict[str, Tensor] = {}
     for name in base_shapes(config):
@@ -117,8 +120,8 @@ def repeated_dit(config: BaseConfig, device: torch.device, dtype: torch.dtype) -
 
 
 def random_autoencoder(channels: tuple[int, ...], device: torch.device) -> Autoencoder:
-    """Returns an autoencoder with four channels, and a latent position for every 8 x 8 pixels when `channels` has four
-    entries."""
+    """Returns a random autoencoder with four latent channels. With four entries in `channels`, each latent position
+    stands for 8 x 8 pixels."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
@@ -144,5 +147,5 @@ def subject(kind: Kind, *, compile: bool = False) -> Subject:
 
 
 def _noise(shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
-    """Returns noise on the generator's device."""
+    """Returns standard normal noise on the generator's device."""
     return torch.randn(tuple(shape), generator=generator, device=generator.device)
