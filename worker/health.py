@@ -15,7 +15,7 @@ def main() -> None:
     if any(worker.healthy for worker in here):
         sys.exit(0)
     problems = [worker.problem for worker in here if worker.problem]
-    sys.exit(" ".join(problems) or "no worker on this machine has been heard of lately")
+    sys.exit(" ".join(problems) or "no worker on this machine has reported recently")
 
 
 if __name__ == "__main__":

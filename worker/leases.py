@@ -79,7 +79,7 @@ class LeaseKeeper:
                     self._beat(row)
         finally:
             if not self._stop.is_set():
-                self.on_death("The thread that keeps the leases ended.")
+                self.on_death("The thread that renews the leases ended.")
 
     def _beat(self, row: _Held) -> None:
         try:

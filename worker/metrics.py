@@ -18,27 +18,29 @@ from core.service import queues
 from core.service.config import Settings
 from core.service.db.session import Database, database_now
 
-GENERATIONS = Counter("difffit_generations", "Generations that ended here, or were handed back", ["result"])
+GENERATIONS = Counter(
+    "difffit_generations", "Generations that ended in this worker, by result; `returned` means requeued", ["result"]
+)
 STAGES = Histogram(
     "difffit_generation_stage_seconds",
-    "Seconds from the engine's taking a generation to each stage of it",
+    "Seconds from the engine's acceptance of a generation to each of its stages",
     ["stage"],
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
 )
 
 _COUNTERS = {
-    "steps": "Batched steps of the device",
-    "rows": "Images that stepped, summed over the steps: by steps, how full a batch is",
+    "steps": "Batched sampling steps",
+    "rows": "Batch rows, summed over the steps; divided by the steps, images per step",
     "model_evaluations": "Model evaluations: forward rows, two for a guided image",
     "padded_rows": "Forward rows that only filled a batch up to its size",
-    "adapters": "Distinct adapters, summed over the steps: by steps, how mixed a batch is",
-    "images": "Images drawn",
+    "adapters": "Distinct adapters, summed over the steps; divided by the steps, adapters per step",
+    "images": "Generated images",
     "activations": "Adapters copied from the host into a slot of the device",
-    "step_seconds": "Time of the loop in steps",
-    "forward_seconds": "Time of these in the model's forward",
-    "training_seconds": "Time of the loop in fine-tunes",
-    "out_of_memory": "Times the device's memory ran out, after each of which batches are smaller for a while",
-    "failed_steps": "Steps that failed, after each of which every request of it stepped by itself",
+    "step_seconds": "Seconds that the engine's loop spent in sampling steps",
+    "forward_seconds": "Seconds of the sampling steps spent in the model's forward pass",
+    "training_seconds": "Seconds that the engine's loop spent in fine-tunes",
+    "out_of_memory": "Times the device ran out of memory; after each, batches are smaller for a while",
+    "failed_steps": "Failed steps; after each, the step is repeated separately for every request",
 }
 
 
@@ -70,14 +72,20 @@ class EngineCollector(Collector):
         stats = self.engine.stats()
         for name, meaning in _COUNTERS.items():
             yield CounterMetricFamily(f"difffit_engine_{name}", meaning, value=stats[name])
-        yield GaugeMetricFamily("difffit_engine_waiting_images", "Images taken in", value=stats["waiting_images"])
-        age = "Seconds since the loop last came round: while it lives, one at most beside its longest slice"
+        yield GaugeMetricFamily(
+            "difffit_engine_waiting_images",
+            "Images that the engine has accepted and not yet delivered",
+            value=stats["waiting_images"],
+        )
+        age = "Seconds since the engine's last turn; more than 1 s plus its longest slice means that it hangs"
         yield GaugeMetricFamily("difffit_engine_turn_age_seconds", age, value=stats["turn_age_seconds"])
-        wait = "Seconds from taking a request to its first step"
+        wait = "Seconds from the acceptance of a request to its first step"
         yield _summary("difffit_engine_queue_wait_seconds", wait, stats["waits"], stats["wait_seconds"])
         load = "Seconds to fetch, check and fold an adapter"
         yield _summary("difffit_adapter_load_seconds", load, stats["cache_misses"], stats["load_seconds"])
-        requests = CounterMetricFamily("difffit_adapter_cache_requests", "Of the host's cache", labels=["result"])
+        requests = CounterMetricFamily(
+            "difffit_adapter_cache_requests", "Requests to the host's adapter cache, by result", labels=["result"]
+        )
         requests.add_metric(["hit"], stats["cache_hits"])
         requests.add_metric(["miss"], stats["cache_misses"])
         yield requests
@@ -101,11 +109,15 @@ class JobsCollector(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily("difffit_jobs_waiting", "Jobs that nobody has taken", labels=["queue"])
+        waiting = GaugeMetricFamily("difffit_jobs_waiting", "Jobs that no worker has claimed", labels=["queue"])
         running = GaugeMetricFamily("difffit_jobs_running", "Jobs that a worker holds", labels=["queue"])
-        oldest = GaugeMetricFamily("difffit_jobs_oldest_seconds", "How long the first one has waited", labels=["queue"])
+        oldest = GaugeMetricFamily(
+            "difffit_jobs_oldest_seconds", "Seconds that the oldest waiting job has waited", labels=["queue"]
+        )
         failed = GaugeMetricFamily("difffit_jobs_failed", "Jobs that failed in the last hour", labels=["queue", "code"])
-        unkept = GaugeMetricFamily("difffit_finetunes_unkept_seconds", "The longest that one runs without a checkpoint")
+        unkept = GaugeMetricFamily(
+            "difffit_finetunes_unkept_seconds", "Longest time that a running fine-tune has gone without a checkpoint"
+        )
         try:
             with self.database.session() as session:
                 now = database_now(session)

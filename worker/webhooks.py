@@ -15,7 +15,9 @@ from core.service.webhooks.reachability import Reachability
 from worker.context import Context
 
 logger = logging.getLogger(__name__)
-DELIVERIES = Counter("difffit_webhook_deliveries", "Attempts to tell a tenant's webhook, by how they ended", ["result"])
+DELIVERIES = Counter(
+    "difffit_webhook_deliveries", "Attempts to deliver an event to a tenant's webhook, by result", ["result"]
+)
 _LOOK_SECONDS = 0.5
 _ANSWER_SECONDS = 10.0
 

@@ -318,7 +318,7 @@ def test_worker_ends_with_the_thread_that_keeps_its_leases(context: Context, mon
         context.leases.start()
         assert ended.wait(60)
     assert context.stopping.is_set()
-    assert context.problem == "The thread that keeps the leases ended."
+    assert context.problem == "The thread that renews the leases ended."
 
 
 def test_worker_whose_device_is_lost_ends_and_reports_why(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

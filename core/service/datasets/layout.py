@@ -114,7 +114,7 @@ def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> 
     to `paths`. Raises Refused for an unsafe or repeated path, a link, a file that is not directly in a class folder, an
     encrypted file, and an unsupported compression."""
     if _is_unsafe(path):
-        raise Refused("unsafe_path", "Its path leads outside the zip.")
+        raise Refused("unsafe_path", "Its path leads outside the zip. Create the zip again with relative paths.")
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         raise Refused("link", "It is a link or a device, not a regular file.")
     parts = PurePosixPath(path).parts

@@ -75,7 +75,7 @@ class S3Store:
             with S3Guard(keys[start]):
                 answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
             if answer.get("Errors"):  # reported in the response's body, with status 200
-                raise unusable(f"it kept {len(answer['Errors'])} objects")
+                raise unusable(f"it failed to delete {len(answer['Errors'])} objects")
 
     def list(self, prefix: str) -> list[str]:
         with S3Guard(prefix):
