@@ -31,7 +31,8 @@ class EventStream(_Holding, StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[bytes], place: Place, headers: dict[str, str]) -> None:
-        """Enters `place`, which raises its budget's error if the limit on event streams is reached."""
+        """Takes `place` among the open event streams for as long as the response lasts. Raises TooManyStreams or
+        ServiceBusy if there is none."""
         super().__init__(events, headers=headers)
         self.held = ExitStack()
         self.held.enter_context(place)

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ratio = measured[API].processor / measured[LIBRARIES].processor
     print(f"ratio: {ratio:.2f} (at most {MAX_RATIO}); memory at most {MAX_MEBIBYTES:.0f} MiB")
     if ratio > MAX_RATIO or measured[API].mebibytes > MAX_MEBIBYTES:
-        sys.exit("more than it may cost")
+        sys.exit("The import costs more than its limits; see the figures above.")
 
 
 def measure(python: str, runs: int) -> dict[tuple[str, ...], Cost]:

@@ -37,8 +37,6 @@ from core.ml.serving.resident import Resident, load_base_on
 ADAPTER_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0)
 MIDDLE = (200, 800)
-TODAY = (1.0, 4.0)
-"""Adapter scale and guidance scale of classifier-free guidance with the former default settings."""
 
 Cell = dict[str, Any]
 

@@ -70,7 +70,7 @@ def main() -> None:
     if options.json:
         write_json(options.json, {"seconds": rows, **facts})
     if difference > TOLERANCE or max(peak, writer_peak) > MEMORY_LIMIT:
-        raise SystemExit("a limit does not hold")
+        raise SystemExit("A limit does not hold; see the figures above.")
 
 
 def _in_another_process(folder: Path) -> None:
@@ -78,7 +78,7 @@ def _in_another_process(folder: Path) -> None:
     writer.start()
     writer.join()
     if writer.exitcode:
-        raise SystemExit("the random base could not be written")
+        raise SystemExit(f"The process that writes the random base ended with {writer.exitcode}.")
 
 
 def write_random_base(folder: Path) -> None:

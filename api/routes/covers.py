@@ -12,7 +12,7 @@ from core.service.db.models import Domain
 
 
 def with_covers(session: Session, request: Request, rows: Sequence[Domain]) -> dict[str, DomainOut]:
-    """Returns the domains as response models by id, with signed URLs of their cover images."""
+    """Returns a dict from each domain's id to its response model, with a signed URL of its cover image."""
     covers = domains.covers(session, [row.id for row in rows])
     rendered = {row.id: DomainOut.model_validate(row) for row in rows}
     for id, generation in covers.items():

@@ -20,9 +20,6 @@ from core.ml.model.diffusers_format import to_diffusers
 from core.ml.model.dit import DiT
 from core.ml.model.export import fold_into_weights
 
-"""`DiTPipeline` labels unconditional batch rows 1000, whatever the number of classes; `_with_own_null_label` corrects
-that label."""
-
 
 class SwappingPipeline(DiTPipeline):
     """Pipeline that serves requests one after the other. `domains` holds, for each domain, the tensors to write into

@@ -49,7 +49,7 @@ class Subject:
             answer = self._pipe.recv()
         except EOFError:
             self._process.join()
-            raise RuntimeError(f"its process ended with {self._process.exitcode}") from None
+            raise RuntimeError(f"The process of the measurement ended with {self._process.exitcode}") from None
         if answer == _FAILED:
             raise RuntimeError(self._pipe.recv())
         return answer

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     faulthandler.dump_traceback_later(options.seconds + GRACE_SECONDS, exit=True)
     device = torch.device("cpu" if options.mini or not torch.cuda.is_available() else "cuda")
     if device.type == "cpu" and not options.mini:
-        raise SystemExit("There is no GPU. Run it at mini size with --mini, which measures nothing of use.")
+        raise SystemExit("There is no GPU. --mini checks that the phases run; its figures mean nothing.")
     header = facts("python -m benchmarks.gpu", "0, weights and data are random", mini=options.mini)
     lab = Lab(device, MINI if options.mini else FULL, session.read(options.json) if options.resume else {})
     phases = {name: PHASES[name] for name in PHASES if name in {BASIS, *options.phases}}
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _phases(text: str) -> list[str]:
     names = text.split(",")
     if unknown := [name for name in names if name not in PHASES]:
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(PHASES)}")
+        raise argparse.ArgumentTypeError(f"unknown phases: {', '.join(unknown)}; choose from {', '.join(PHASES)}")
     return names
 
 

@@ -55,7 +55,7 @@ class Comparison:
         cells = [(domain, seed, system) for seed in range(options.seeds) for domain in loaded.values()
                  for system in self.systems]  # fmt: skip
         wanted = [cell for cell in cells if not record.has(_key(*cell))]
-        console.print(f"{len(cells) - len(wanted)} of {len(cells)} cells are there.")
+        console.print(f"{len(cells) - len(wanted)} of {len(cells)} cells are measured already.")
         record.add(_before(bench, loaded, record))
         self._write(record, bench.budget, len(cells))
         for place, (domain, seed, system) in enumerate(wanted, 1):
@@ -92,7 +92,7 @@ class Comparison:
         }  # fmt: skip
         whole = {name: means for name, means in distances.items() if len(means) == len(names)}
         if not whole:
-            return "No system has been on all domains yet."
+            return "No system has been measured on all domains yet."
         systems, columns = list(whole), zip(*whole.values(), strict=True)
         nearest = [f"{systems[means.index(min(means))]} to {name}" for name, means in zip(names, columns, strict=True)]
         ranks = sorted(whole, key=lambda system: statistics.mean(whole[system]))

@@ -62,7 +62,7 @@ class Figure:
         record = Record(options.output / f"{self.name}.json", identity, "points", options.command)
         console = Console(stderr=True)
         wanted = [line for line in lines if not record.has(line.key)]
-        console.print(f"{len(lines) - len(wanted)} of {len(lines)} lines are there.")
+        console.print(f"{len(lines) - len(wanted)} of {len(lines)} lines are measured already.")
         if not wanted:
             self.write(record, options)
         for line in wanted:

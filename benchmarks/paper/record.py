@@ -19,8 +19,8 @@ class Record:
         stored = json.loads(path.read_text()) if path.is_file() else {}
         if other := [key for key, value in identity.items() if stored and stored.get(key) != value]:
             raise SystemExit(
-                f"{path} was made with another {' and '.join(other)}: {stored['command']}. Give the same options to go "
-                "on, or another --output to begin anew."
+                f"{path} was made with another {' and '.join(other)}: {stored['command']}. Pass the same options to "
+                "continue, or another --output to start again."
             )
         self.path, self.identity, self.name, self.command = path, identity, name, command
         self.rows: list[dict[str, Any]] = stored.get(name, [])

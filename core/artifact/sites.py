@@ -105,7 +105,7 @@ def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num
     resolution (section 4.3). Raises ValueError if the sites belong to another method or do not fit the base.
     """
     if type(sites) is not SITES[method]:
-        raise ValueError(f"{type(sites).__name__} is not a kind of sites for the method '{method}'")
+        raise ValueError(f"{type(sites).__name__} does not describe what is trained by the method '{method}'")
     table = {} if num_classes is None else {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
     return _trained_of_base(config, method) | _added(config, method, sites) | table
 

@@ -1,4 +1,4 @@
-"""Features of EfficientNet-Lite0, which others trained on ImageNet, so that they do not depend on this project's data.
+"""Feature extractor that does not depend on this project's data: EfficientNet-Lite0, which others trained on ImageNet.
 
 The published weights come from packages of the extra `benchmarks`. The pooled features take the place of Inception's in
 the Fréchet distance.

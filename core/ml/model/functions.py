@@ -160,8 +160,8 @@ def _by_onednn(x: Tensor) -> bool:
 
 
 def _biased_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns x @ weight^T + bias. A bias that all images share is added inside the product, at no cost and with the
-    same bits."""
+    """Returns x @ weight^T + bias. A bias that all images share is added inside the product, at no cost and with
+    bitwise the same result as an addition of its own."""
     if bias is None or bias.ndim == 1:
         return _product(x, weight, bias)
     if bias.stride(0) == 0:

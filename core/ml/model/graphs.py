@@ -41,7 +41,7 @@ class CudaGraphs:
                 outcome = compute()
         except RuntimeError as error:
             if any(is_out_of_memory(cause) for cause in causes(error)):  # ending the capture may hide the cause
-                raise torch.OutOfMemoryError(f"out of memory while a graph was captured: {error}") from error
+                raise torch.OutOfMemoryError(f"out of GPU memory while capturing a CUDA graph: {error}") from error
             raise
         self._alive.add(graph)
 

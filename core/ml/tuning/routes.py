@@ -62,7 +62,7 @@ class FoldedRoute(Route):
 
 
 class ReferenceRoute(Route):
-    """Route that calls `dit(x, t, y, adapter)`, for methods that do not fold."""
+    """Forward pass by `dit(x, t, y, adapter)`, for fine-tuning methods whose adapters cannot be folded into vectors."""
 
     shares = False
 

@@ -76,8 +76,8 @@ def _unfiltered(packed: Bytes, previous: Bytes | None, pixel_bytes: int) -> Byte
 
 
 def _with_palette(band: Image.Image, whole: Image.Image, depth: int) -> Image.Image:
-    """Returns a band with the palette and the transparent colour of the whole image. The colour is scaled to the sample
-    size of the band. Raises ValueError if the palette is missing."""
+    """Returns a band (a strip of rows, decoded separately) with the whole image's palette and transparent colour. The
+    colour is scaled to the band's bits per sample. Raises ValueError if the palette is missing."""
     if band.mode == "P":
         if whole.palette is None:
             raise ValueError("no palette")

@@ -45,8 +45,8 @@ def test_only_vpt_trains_the_final_layer_of_the_base(method: Method, sites: Meth
         ("vpt", Prompts(blocks=0), "0 blocks with prompts"),
         ("vpt", Prompts(blocks=29), "29 blocks with prompts, but the depth is 28"),
         ("vpt", Prompts(tokens=0), "0 prompts per block"),
-        ("lora", PRESETS["paper"], "Sites is not a kind of sites for the method 'lora'"),
-        ("difffit", Lora(), "Lora is not a kind of sites for the method 'difffit'"),
+        ("lora", PRESETS["paper"], "Sites does not describe what is trained by the method 'lora'"),
+        ("difffit", Lora(), "Lora does not describe what is trained by the method 'difffit'"),
     ],
 )
 def test_sites_that_do_not_fit_are_rejected(method: Method, sites: MethodSites, problem: str) -> None:
