@@ -1,8 +1,10 @@
 """One worker process. Celery receives wake-up messages, and the runner's threads do the work."""
 
 import logging
+import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from celery import signals
@@ -39,13 +41,20 @@ def run(settings: Settings) -> str | None:
     signals.setup_logging.connect(lambda **_: configure_logs(settings), weak=False)
     # Celery calls this inside its signal handler, so it only starts a thread; the thread stops the engine.
     signals.worker_shutting_down.connect(lambda **_: threading.Thread(target=context.stop).start(), weak=False)
-    Maintenance(context, runner).start()
-    Webhooks(context).start()
-    runner.start()
     options = ["worker", "--pool", "threads", "--concurrency", "1", "--queues", settings.worker_queues]
     options += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.log_level]
+
+    def exit(*_: object) -> None:
+        context.stopping.set()
+        raise SystemExit
+
+    signal.signal(signal.SIGTERM, exit)  # until Celery sets its handler: a first job may lose the device before that
     try:
-        app.worker_main(options)
+        with suppress(SystemExit):
+            Maintenance(context, runner).start()
+            Webhooks(context).start()
+            runner.start()
+            app.worker_main(options)
     finally:
         if not context.stopping.is_set():
             context.problem = "The broker's consumer ended."

@@ -1,4 +1,4 @@
-"""A worker that cannot start reports the reason and exits."""
+"""A worker that cannot start reports the reason and exits; one that is asked to stop while it starts stops well."""
 
 import subprocess
 import sys
@@ -25,3 +25,28 @@ def test_startup_failure_is_reported_in_one_sentence(
     run = subprocess.run([sys.executable, "-m", "worker"], capture_output=True, text=True, check=False, timeout=120)
     assert run.returncode == 1
     assert sentence in run.stderr.splitlines()[-1]
+
+
+STOPPED_EARLY = """
+import os, signal, time
+from unittest.mock import patch
+from core.service.config import get_settings
+from core.service.db.schema import upgrade
+from worker.app import run
+
+def stopped(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+upgrade(get_settings().database_url)
+with patch("celery.Celery.worker_main", stopped):
+    print("problem:", run(get_settings()))
+"""
+
+
+def test_stop_before_celery_has_started_settles_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFFIT_DATA_DIR", str(tmp_path))
+    run = subprocess.run(
+        [sys.executable, "-c", STOPPED_EARLY], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (run.returncode, run.stdout.splitlines()[-1:]) == (0, ["problem: None"]), run.stderr
