@@ -59,7 +59,7 @@ test-browser: install ## Drive the pages in Chromium through the main job; scree
 pictures: test-browser ## Make the documents' pictures of the pages anew, in docs/images
 	$(BIN)/python -m tests.browser.pictures
 
-faults: install ## Break whatever can break, and show what held (about an hour)
+faults: install ## Break whatever can break, and show what held (about two hours)
 	$(BIN)/python -m tests.faults
 
 serve: install ## Start the API and a worker on this machine (SQLite, a folder, the bundled base)
