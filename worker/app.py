@@ -1,13 +1,14 @@
 """One worker process. Celery receives wake-up messages, and the runner's threads do the work."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from celery import signals
+from celery.worker import state
 
 from core.service.broker import CeleryDispatcher, make_celery
 from core.service.config import Settings
@@ -39,22 +40,23 @@ def run(settings: Settings) -> str | None:
     for model in context.serves:
         app.task(name=KINDS[model].task)(_waker(runner, model))
     signals.setup_logging.connect(lambda **_: configure_logs(settings), weak=False)
-    # Celery calls this inside its signal handler, so it only starts a thread; the thread stops the engine.
-    signals.worker_shutting_down.connect(lambda **_: threading.Thread(target=context.stop).start(), weak=False)
+
+    def stop_engine(*_: object, **__: object) -> None:  # called in a signal handler, so it only starts a thread
+        threading.Thread(target=context.stop).start()
+
+    def stop(*_: object) -> None:
+        state.should_stop = os.EX_OK
+        stop_engine()
+
+    signals.worker_shutting_down.connect(stop_engine, weak=False)
+    signal.signal(signal.SIGTERM, stop)  # until Celery sets its handler: a first job may lose the device before that
+    Maintenance(context, runner).start()
+    Webhooks(context).start()
+    runner.start()
     options = ["worker", "--pool", "threads", "--concurrency", "1", "--queues", settings.worker_queues]
     options += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", settings.log_level]
-
-    def exit(*_: object) -> None:
-        context.stopping.set()
-        raise SystemExit
-
-    signal.signal(signal.SIGTERM, exit)  # until Celery sets its handler: a first job may lose the device before that
     try:
-        with suppress(SystemExit):
-            Maintenance(context, runner).start()
-            Webhooks(context).start()
-            runner.start()
-            app.worker_main(options)
+        app.worker_main(options)
     finally:
         if not context.stopping.is_set():
             context.problem = "The broker's consumer ended."

@@ -30,13 +30,15 @@ def test_startup_failure_is_reported_in_one_sentence(
 STOPPED_EARLY = """
 import os, signal, time
 from unittest.mock import patch
+from celery.worker import state
 from core.service.config import get_settings
 from core.service.db.schema import upgrade
 from worker.app import run
 
 def stopped(*_):
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
+    while state.should_stop is None:
+        time.sleep(0.01)
 
 upgrade(get_settings().database_url)
 with patch("celery.Celery.worker_main", stopped):

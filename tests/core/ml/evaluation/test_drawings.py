@@ -51,7 +51,7 @@ def test_only_sets_with_equal_classes_are_joined(tmp_path: Path) -> None:
     assert both.labels.tolist() == [0, 1, 0, 1]
     assert (both.emoji, both.sets) == (("x", "y") * 2, ("",) * 4)
     other = read_drawings(write(tmp_path / "three", ["a/x"]), 8)
-    with pytest.raises(ValueError, match="not the same classes"):
+    with pytest.raises(ValueError, match="must have the same classes"):
         joined(first, other)
 
 
