@@ -45,7 +45,7 @@ def run(settings: Settings) -> str | None:
         threading.Thread(target=context.stop).start()
 
     def stop(*_: object) -> None:
-        state.should_stop = os.EX_OK
+        state.should_stop = os.EX_OK  # type: ignore[assignment]  # the types know only the value at the start
         stop_engine()
 
     signals.worker_shutting_down.connect(stop_engine, weak=False)
