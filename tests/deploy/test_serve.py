@@ -171,7 +171,8 @@ def served(command: list[str], environment: dict[str, str], output: int, termina
 
 
 ON_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); "
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
-"""Program that makes standard output the session's terminal, as in a shell."""
+"""Program that makes standard output the session's terminal, as in a shell, also where the tests run with nohup."""

@@ -39,7 +39,8 @@ def read_facts() -> dict[str, Any]:
 def unpack(folder: Path) -> Path:
     """Writes the release's files into a new folder, which it returns."""
     with tarfile.open(HERE / "release.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has no filters
+        archive.extractall(folder)
     return folder
 
 
