@@ -26,13 +26,14 @@ from benchmarks.bundled_base.yardsticks import Judges, small
 from benchmarks.paper import domains
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.record import Record
-from benchmarks.report import FOLDER, markdown_table, write_markdown
+from benchmarks.paper.settings import loaded_base
+from benchmarks.report import FOLDER, markdown_table, mean_text, write_markdown
 from core.artifact.sampling import EVERY_TIMESTEP, SamplingSettings
 from core.artifact.sites import PRESETS
 from core.artifact.training import TrainingSettings
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.request import ImageRequest
-from core.ml.serving.resident import Resident, load_base_on
+from core.ml.serving.resident import Resident
 
 ADAPTER_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0)
@@ -118,11 +119,12 @@ def settings_of(steps: int) -> Iterator[SamplingSettings]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    base = load_base_on(options.device, "mini", threads=options.threads or 0)
+    base = loaded_base(options)
     judges = Judges(device=torch.device(options.device))
     studio = Studio(base, judges, options.cache.parent / "guidance", options.training_steps, options.pictures)
     budget = {name: getattr(options, name) for name in ("training_steps", "pictures", "steps")}
-    identity = {"base": base.description.digest, "classifier": judges.digest, "budget": budget}
+    imagenet = judges.imagenet.digest if judges.imagenet else None
+    identity = {"base": base.description.digest, "classifier": judges.digest, "imagenet": imagenet, "budget": budget}
     record = Record(options.output / "guidance.json", identity, "cells", "python -m benchmarks.guidance")
     loaded = [domains.load(name, options.cache) for name in options.domains]
     console = Console(stderr=True)
@@ -160,7 +162,10 @@ def page(cells: Sequence[Cell], budget: dict[str, int]) -> list[str]:
     rows = [
         (
             name,
-            *(_mean(group, domain, yardstick) for yardstick, domain in product(yardsticks, names)),
+            *(
+                mean_text([cell[yardstick] for cell in group if cell["domain"] == domain])
+                for yardstick, domain in product(yardsticks, names)
+            ),
             f"{100 * statistics.mean(cell['agreement'] for cell in group):.0f} %",
             f"{statistics.mean(cell['evaluations'] for cell in group):.0f}",
         )
@@ -187,14 +192,6 @@ def _name(cell: Cell) -> str:
         else ", timesteps {}-{}".format(*cell["guidance_interval"])
     )
     return f"{cell['guidance_adapter_scale']:g}, {cell['guidance_scale']:g}{interval}"
-
-
-def _mean(cells: Sequence[Cell], domain: str, yardstick: str) -> str:
-    values = [cell[yardstick] for cell in cells if cell["domain"] == domain]
-    if not values:
-        return "not yet"
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

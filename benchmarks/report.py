@@ -150,6 +150,14 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *rows])
 
 
+def mean_text(values: Sequence[float]) -> str:
+    """Returns the mean ± the standard deviation, without the deviation for a single value; "not yet" for none."""
+    if not values:
+        return "not yet"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
 @contextmanager
 def plot(path: Path, columns: int = 1, *, width: float = 5, height: float = 4, **options: Any) -> Iterator[Any]:
     """Yields `columns` axes side by side, `width` and `height` inches each, and saves the figure as PNG to `path`

@@ -25,7 +25,7 @@ from benchmarks.paper.domains import Domain
 from benchmarks.paper.record import Record
 from benchmarks.paper.settings import judges_of, loaded_base, parsed, parser_of
 from benchmarks.paper.systems import TABLES, System
-from benchmarks.report import markdown_table, write_markdown
+from benchmarks.report import markdown_table, mean_text, write_markdown
 
 Cell = dict[str, Any]
 FULL = TABLES["1"][0].name
@@ -103,7 +103,7 @@ class Comparison:
         untrained = [_values(cells, "the base", name, yardstick) for name in names]
         timed = any(cell["system"] == FULL for cell in cells)
         no_time = ("",) if timed else ()
-        rows = [("the base", "0", *(_mean(values) for values in untrained), _over(untrained), *no_time, "")]
+        rows = [("the base", "0", *(mean_text(values) for values in untrained), _over(untrained), *no_time, "")]
         rows = rows if any(untrained) else []
         for system in self.systems:
             values = [_values(cells, system.name, name, yardstick) for name in names]
@@ -111,7 +111,7 @@ class Comparison:
             rows.append((
                 system.name,
                 f"{counts[0]:,}" if counts else "",
-                *(_mean(some) for some in values),
+                *(mean_text(some) for some in values),
                 _over(values),
                 *((_relative_time(cells, system.name),) if timed else ()),
                 "" if system.fid is None else f"{system.fid:.2f}",
@@ -140,13 +140,6 @@ def _before(bench: Bench, loaded: Mapping[str, Domain], record: Record) -> Itera
 
 def _values(cells: Sequence[Cell], system: str, domain: str, yardstick: str) -> list[float]:
     return [cell[yardstick] for cell in cells if cell["system"] == system and cell["domain"] == domain]
-
-
-def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return "not yet"
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def _over(domains: Sequence[Sequence[float]]) -> str:
