@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from difffit.cli.arguments import LimitOption, YesOption, confirm
+from difffit.cli.arguments import DAY, HOUR, LimitOption, YesOption, confirm, in_seconds
 from difffit.cli.base import State, command
 from difffit.cli.deletions import view as deletions_view
 from difffit.cli.views import record, short, size, table
@@ -91,7 +91,7 @@ def create_key(
     days: LifetimeOption = None,
 ) -> None:
     """Create an API key for a tenant. The key is shown only now."""
-    issued = state.client.admin.keys.create(tenant, name, ["read"] if read_only else None, _seconds(days))
+    issued = state.client.admin.keys.create(tenant, name, ["read"] if read_only else None, in_seconds(days, DAY))
     state.show(issued, record(issued, "id", "name", "scopes", "key"))
 
 
@@ -119,7 +119,9 @@ def update_key(
     endless: Annotated[bool, typer.Option("--never-expires", "--endless", help="Remove the expiry date.")] = False,
 ) -> None:
     """Change an API key's name or expiry date."""
-    changed = state.client.admin.keys.update(key, name=name, lifetime_seconds="endless" if endless else _seconds(days))
+    changed = state.client.admin.keys.update(
+        key, name=name, lifetime_seconds="endless" if endless else in_seconds(days, DAY)
+    )
     state.show(changed, record(changed, "id", "name", "scopes", "expires_at"))
 
 
@@ -131,8 +133,9 @@ def rotate_key(
     days: LifetimeOption = None,
 ) -> None:
     """Replace an API key with a new one. The new key is shown only now."""
-    seconds = None if overlap is None else overlap * 3600
-    issued = state.client.admin.keys.rotate(key, overlap_seconds=seconds, lifetime_seconds=_seconds(days))
+    issued = state.client.admin.keys.rotate(
+        key, overlap_seconds=in_seconds(overlap, HOUR), lifetime_seconds=in_seconds(days, DAY)
+    )
     state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
 
 
@@ -226,10 +229,6 @@ def audit(
         "tenant": lambda entry: entry.tenant_id,
     }
     state.show(entries, table(entries, columns))
-
-
-def _seconds(days: int | None) -> int | None:
-    return None if days is None else days * 86_400
 
 
 def _quota(text: str) -> tuple[str, int]:

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from difffit import Client
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Name or id of the domain.")]
+HOUR, DAY = 3600, 86_400
+"""Seconds."""
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of rows. All by default.")]
 JobStatusOption = Annotated[
     Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
@@ -36,6 +38,11 @@ def domain_id(client: "Client", name_or_id: str) -> str:
         if domain.name == name_or_id:
             return domain.id
     return client.domains.get(name_or_id).id
+
+
+def in_seconds(amount: int | None, unit: int) -> int | None:
+    """Returns an option's value, given in `HOUR` or `DAY`, in seconds; None for an option that was not given."""
+    return None if amount is None else amount * unit
 
 
 def confirm(question: str, *, yes: bool) -> None:

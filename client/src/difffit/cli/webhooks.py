@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from difffit.cli.arguments import LimitOption, YesOption, confirm
+from difffit.cli.arguments import HOUR, LimitOption, YesOption, confirm, in_seconds
 from difffit.cli.base import State, command
 from difffit.cli.views import record, table
 
@@ -84,8 +84,7 @@ def rotate(
     overlap: Annotated[int | None, typer.Option(min=0, help="Hours for which the old secret also signs.")] = None,
 ) -> None:
     """Give a webhook a new signing secret. The secret is shown only now."""
-    seconds = None if overlap is None else overlap * 3600
-    issued = state.client.webhooks.rotate(webhook, overlap_seconds=seconds)
+    issued = state.client.webhooks.rotate(webhook, overlap_seconds=in_seconds(overlap, HOUR))
     state.show(issued, record(issued, "id", "url", "secret"))
 
 
