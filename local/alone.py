@@ -27,8 +27,10 @@ def draw_alone(
         raise InvalidRequest(
             "--guidance-interval", f"adapters of the method '{method}' need guidance at every timestep"
         )
-    if sampling.guidance_adapter_scale != 1:
-        raise InvalidRequest("--guidance-adapter-scale", f"adapters of the method '{method}' have no other scale")
+    for name in ("adapter_scale", "guidance_adapter_scale"):
+        if getattr(sampling, name) != 1:
+            option = "--" + name.replace("_", "-")
+            raise InvalidRequest(option, f"adapters of the method '{method}' have no other scale")
     device = base.dit.positions.device
     tensors = {name: torch.from_numpy(array).to(device) for name, array in artifact.tensors.items()}
     adapter = adapter_of(artifact.manifest.sites, tensors)

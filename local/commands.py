@@ -105,6 +105,9 @@ def sample(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per class.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Image k uses seed + k.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
+    adapter_scale: Annotated[
+        float | None, typer.Option(help="Strength of the adapter, from 0 (the base) over 1 to 1.5.")
+    ] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Guidance. 1 switches it off and halves the cost.")
     ] = None,
@@ -131,6 +134,7 @@ def sample(
     """
     asked = {
         "steps": steps,
+        "adapter_scale": adapter_scale,
         "guidance_scale": guidance_scale,
         "guidance_adapter_scale": guidance_adapter_scale,
         "guidance_interval": guidance_interval,

@@ -104,6 +104,7 @@ class Run:
             tenant="local",
             adapter=artifact.sha256 if artifact else None,
             class_id=id,
+            base_class=resident.base.description.labels_of(artifact.manifest.class_names if artifact else ()).get(id),
             seeds=seeds,
             sampling=self.sampling,
             scale=scale,

@@ -6,7 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, Output, SignedUrl, Time
 from api.schemas.datasets import JobError
 from core.artifact.jobs import JobStatus
-from core.artifact.sampling import MAX_GUIDANCE_SCALE, TIMESTEPS, SamplerName, SamplingSettings, TimestepSpacing
+from core.artifact.sampling import (
+    MAX_ADAPTER_SCALE,
+    MAX_GUIDANCE_SCALE,
+    TIMESTEPS,
+    SamplerName,
+    SamplingSettings,
+    TimestepSpacing,
+)
 from core.service.db.models import Generation, GenerationImage
 from core.service.generations import GenerationRequest
 
@@ -37,6 +44,13 @@ class GenerationCreate(Input):
     count: Integer = Field(_DEFAULTS.count, ge=1, le=64, description="Number of images.")
     seed: Integer = Field(_DEFAULTS.seed, ge=0, lt=2**53, description="Image k uses seed + k.")
     steps: Integer = Field(_DEFAULTS.sampling.steps, ge=1, le=TIMESTEPS, description="Sampling steps.")
+    adapter_scale: float = Field(
+        _DEFAULTS.sampling.adapter_scale,
+        ge=0,
+        le=MAX_ADAPTER_SCALE,
+        description="Strength of the adapter: 0 is the base, 1 the adapter; values between are weaker, values above 1 "
+        "exaggerate. Costs the same.",
+    )
     guidance_scale: float = Field(
         _DEFAULTS.sampling.guidance_scale,
         ge=0,
@@ -49,7 +63,8 @@ class GenerationCreate(Input):
         ge=0,
         le=1,
         description="Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free "
-        "guidance), 0 for the base, values between for a weaker version of the adapter. Costs the same.",
+        "guidance), 0 for the base, values between for a weaker version of the adapter. Multiplies `adapter_scale`. "
+        "Costs the same.",
     )
     guidance_interval: tuple[Timestep, Timestep] = Field(
         _DEFAULTS.sampling.guidance_interval,
@@ -143,6 +158,7 @@ class GenerationOut(Output):
     count: int
     seed: int
     steps: int
+    adapter_scale: float
     guidance_scale: float
     guidance_adapter_scale: float
     guidance_interval: tuple[int, int]

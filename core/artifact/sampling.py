@@ -10,12 +10,13 @@ from core.artifact.errors import InvalidRequest
 TIMESTEPS = 1000
 EVERY_TIMESTEP = (0, TIMESTEPS - 1)
 MAX_GUIDANCE_SCALE = 50.0
+MAX_ADAPTER_SCALE = 1.5
 SamplerName = Literal["ddim", "ddpm", "dpmpp_2m"]
 """Names of the samplers: DDIM, ancestral sampling (DDPM) with the learned variance, and second-order multistep
 DPM-Solver++."""
 TimestepSpacing = Literal["trailing", "dit"]
 _ALWAYS_STORED = ("steps", "guidance_scale", "guidance_interval", "sampler", "eta")
-_FLOATS = ("guidance_scale", "guidance_adapter_scale", "eta")
+_FLOATS = ("adapter_scale", "guidance_scale", "guidance_adapter_scale", "eta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +28,15 @@ class SamplingSettings:
     """
 
     steps: int = 50
+    adapter_scale: float = 1.0
+    """Strength of the adapter: 0 is the base, 1 the adapter. Values between interpolate, values above 1 extrapolate."""
     guidance_scale: float = 4.0
     """Scale of the extrapolation away from the unconditional prediction. At 1 the model runs without guidance, at half
     the cost."""
     guidance_adapter_scale: float = 1.0
-    """Scale of the adapter in the unconditional prediction. 1 is classifier-free guidance (arXiv 2207.12598). 0 guides
-    away from the base's prediction (Domain Guidance, arXiv 2504.01521), and values between guide away from a weaker
-    version of the adapter (autoguidance, arXiv 2406.02507)."""
+    """Scale of the adapter in the unconditional prediction, as a multiple of `adapter_scale`. 1 is classifier-free
+    guidance (arXiv 2207.12598). 0 guides away from the base's prediction (Domain Guidance, arXiv 2504.01521), and
+    values between guide away from a weaker version of the adapter (autoguidance, arXiv 2406.02507)."""
     guidance_interval: tuple[int, int] = EVERY_TIMESTEP
     """Lowest and highest timestep at which guidance applies (arXiv 2404.07724), given in any order."""
     sampler: SamplerName = "ddim"
@@ -46,6 +49,8 @@ class SamplingSettings:
         object.__setattr__(self, "guidance_interval", (lowest, highest))
         if not 1 <= self.steps <= TIMESTEPS:
             raise ValueError(f"steps must be within 1..{TIMESTEPS}, not {self.steps}")
+        if not 0 <= self.adapter_scale <= MAX_ADAPTER_SCALE:
+            raise ValueError(f"adapter_scale must be within 0..{MAX_ADAPTER_SCALE:g}, not {self.adapter_scale}")
         if not 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
             raise ValueError(f"guidance_scale must be within 0..{MAX_GUIDANCE_SCALE:g}, not {self.guidance_scale}")
         if not 0 <= self.guidance_adapter_scale <= 1:
@@ -64,9 +69,10 @@ class SamplingSettings:
 
     def check_size(self, scale: int) -> None:
         """Raises InvalidRequest if a setting is not available for images of `scale` times the base's image size."""
-        if scale > 1 and self.guidance_adapter_scale != 1:
-            reason = "must be 1 for images of twice the base's size, where other values have not been measured"
-            raise InvalidRequest("guidance_adapter_scale", reason)
+        for name in ("adapter_scale", "guidance_adapter_scale"):
+            if scale > 1 and getattr(self, name) != 1:
+                reason = "must be 1 for images of twice the base's size, where other values have not been measured"
+                raise InvalidRequest(name, reason)
 
     @property
     def timesteps(self) -> list[int]:

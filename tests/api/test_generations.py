@@ -55,16 +55,18 @@ def test_sampler_settings_are_stored_and_returned(
     tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
     body = {"class_id": 0, "sampler": "ddim", "eta": 0.5, "guidance_interval": [800, 200], "previews": 3.0}
-    body |= {"timestep_spacing": "dit", "guidance_adapter_scale": 0.5}
+    body |= {"timestep_spacing": "dit", "guidance_adapter_scale": 0.5, "adapter_scale": 0.8}
     generation = tenant.made(f"/v1/domains/{domain}/generations", body)
     assert (generation["sampler"], generation["eta"], generation["guidance_interval"]) == ("ddim", 0.5, [200, 800])
     stored = tenant.get(f"/v1/generations/{generation['id']}").json()
     assert (stored["timestep_spacing"], stored["guidance_adapter_scale"]) == ("dit", 0.5)
+    assert stored["adapter_scale"] == 0.8
     assert generation["previews"] == []
     plain = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "sampler": "dpmpp_2m"})
     draw_generations(services)
     assert (plain["sampler"], plain["eta"], plain["guidance_interval"]) == ("dpmpp_2m", 0.0, [0, 999])
     assert (plain["timestep_spacing"], plain["guidance_adapter_scale"]) == ("trailing", 1.0)
+    assert plain["adapter_scale"] == 1.0
 
 
 def test_previews_are_served_while_the_generation_runs(
@@ -189,6 +191,8 @@ def test_class_names_are_compared_composed(tenant: Client, domain: str, services
      ({"class_id": 2**31}, "invalid_request"), ({"class_id": 0, "count": 65}, "invalid_request"),
      ({"class_id": 0, "seed": 2**53}, "invalid_request"), ({"class_id": 0, "guidance_scale": 51}, "invalid_request"),
      ({"class_id": 0, "guidance_adapter_scale": 1.5}, "invalid_request"),
+     ({"class_id": 0, "adapter_scale": 1.6}, "invalid_request"),
+     ({"class_id": 0, "adapter_scale": -0.1}, "invalid_request"),
      ({"class_id": 0, "sampler": "magic"}, "invalid_request"),
      ({"class_id": 0, "sampler": "ddpm", "eta": 0.5}, "invalid_request"),
      ({"class_id": 0, "guidance_interval": [0, 1000]}, "invalid_request"),

@@ -140,9 +140,9 @@ def test_adapter_is_downloaded_uploaded_and_promoted(shell: Shell, drawable: Dra
 
 
 def test_generation_is_saved_listed_and_downloaded_again(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
-    options = ("--class-id", 1, "--steps", 2, "--guidance-adapter-scale", 0.5, "--output", tmp_path / "a")
-    drawn = shell.json("generate", drawable.id, *options)
-    assert drawn["guidance_adapter_scale"] == 0.5
+    options = ("--class-id", 1, "--steps", 2, "--guidance-adapter-scale", 0.5, "--adapter-scale", 0.8)
+    drawn = shell.json("generate", drawable.id, *options, "--output", tmp_path / "a")
+    assert (drawn["guidance_adapter_scale"], drawn["adapter_scale"]) == (0.5, 0.8)
     (image,) = drawn["images"]
     assert Path(image["path"]).name == "smiling-face-0.png"
     assert drawn["id"] in shell.text("generations", "list", drawable.id)

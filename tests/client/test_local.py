@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -90,13 +92,23 @@ def test_local_sampling_gives_the_servers_images(
     adapter: Path, client: Client, drawable: Drawable, tmp_path: Path
 ) -> None:
     words = ("sample", adapter, "--class", "smiling-face", "-n", 2, "--seed", 3, "--steps", 2, "--sampler", "dpmpp_2m")
-    words += ("--timestep-spacing", "dit", "--guidance-adapter-scale", 0.5)
+    words += ("--timestep-spacing", "dit", "--guidance-adapter-scale", 0.5, "--adapter-scale", 0.75)
     drawn = run(*words, folder=tmp_path)
     settings: GenerationSettings = {"steps": 2, "sampler": "dpmpp_2m", "timestep_spacing": "dit"}
-    settings |= {"guidance_adapter_scale": 0.5}
+    settings |= {"guidance_adapter_scale": 0.5, "adapter_scale": 0.75}
     pictures = client.generate(drawable.id, class_name="smiling-face", count=2, seed=3, **settings)
     assert drawn["images"] == ["samples/001-smiling-face-3.png", "samples/001-smiling-face-4.png"]
     assert [(tmp_path / path).read_bytes() for path in drawn["images"]] == [picture.data for picture in pictures]
+
+
+def test_adapter_scale_of_zero_gives_the_bases_images(client: Client, drawable: Drawable) -> None:
+    asked: GenerationSettings = {"class_name": "smiling-face", "steps": 3, "seed": 3}
+    (nothing,) = client.generate(drawable.id, **asked, adapter_scale=0)
+    (base,) = client.generate(drawable.id, **asked, adapter_id="base")
+    pixels = [Image.open(io.BytesIO(picture.data)).tobytes() for picture in (nothing, base)]
+    assert pixels[0] == pixels[1]
+    settings = [read_settings(picture.data) for picture in (nothing, base)]
+    assert [stored.get("adapter_scale") for stored in settings] == [0.0, None]
 
 
 def test_both_image_sizes_match_the_server_in_one_batch(
@@ -119,11 +131,16 @@ def test_both_image_sizes_match_the_server_in_one_batch(
     words = ("sample", trained["adapter"], "--class", "smiling-face", "-n", 1, "--seed", 3, "--steps", 4)
     (path,) = run(*words, folder=tmp_path)["images"]
     assert hashlib.sha256((tmp_path / path).read_bytes()).hexdigest() == large.sha256
-    refused = run_here(*words, "--guidance-adapter-scale", 0.5, folder=tmp_path, code=1)
-    with pytest.raises(errors.InvalidRequest) as refusal:
-        client.generations.create(drawable.id, adapter_id=adapter_id, guidance_adapter_scale=0.5, **asked)
-    assert refusal.value.errors[0]["field"] == "guidance_adapter_scale"
-    assert refusal.value.errors[0]["detail"] in refused["detail"]
+    scales: list[tuple[str, GenerationSettings]] = [
+        ("--guidance-adapter-scale", {"guidance_adapter_scale": 0.5}),
+        ("--adapter-scale", {"adapter_scale": 0.5}),
+    ]
+    for option, scale in scales:
+        refused = run_here(*words, option, 0.5, folder=tmp_path, code=1)
+        with pytest.raises(errors.InvalidRequest) as refusal:
+            client.generations.create(drawable.id, adapter_id=adapter_id, **asked | scale)
+        assert refusal.value.errors[0]["field"] == next(iter(scale))
+        assert refusal.value.errors[0]["detail"] in refused["detail"]
 
 
 def test_keep_classes_leaves_the_bases_class_table_frozen(adapter: Path, drawings: Path, tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def _load(context: Context, claim: Claim, session: Session, row: Generation) -> 
         tenant=row.tenant_id,
         adapter=adapter.sha256 if adapter else None,
         class_id=row.class_id,
+        base_class=_base_class(context, adapter, row.class_id),
         seeds=tuple(row.seed + index for index in range(row.count)),
         sampling=row.sampling,
         scale=_scale(context, adapter),
@@ -153,6 +154,12 @@ def _load(context: Context, claim: Claim, session: Session, row: Generation) -> 
     )
     folder = f"{domains.folder(row.tenant_id, row.domain_id)}generations/{row.id}/{claim.attempt}"
     return _Job(request, row.class_name, adapter.object_key if adapter else "", folder)
+
+
+def _base_class(context: Context, adapter: Adapter | None, class_id: int) -> int | None:
+    """Returns the index of the base's class that has the same name as a class of the adapter, or None."""
+    names = [] if adapter is None else adapter.manifest["class_names"]
+    return context.gpu.base.description.labels_of(names).get(class_id)
 
 
 def _scale(context: Context, adapter: Adapter | None) -> int:

@@ -670,6 +670,7 @@ class Generation(BaseModel):
     count: int
     seed: int
     steps: int
+    adapter_scale: float
     guidance_scale: float
     guidance_adapter_scale: float
     guidance_interval: tuple[int, int]

@@ -35,10 +35,12 @@ class GenerationSettings(TypedDict):
     """Image k uses seed + k."""
     steps: NotRequired[int]
     """Sampling steps."""
+    adapter_scale: NotRequired[float]
+    """Strength of the adapter: 0 is the base, 1 the adapter; values between are weaker, values above 1 exaggerate. Costs the same."""
     guidance_scale: NotRequired[float]
     """Guidance: how far images move away from what the adapter draws without a class. 1 switches it off and halves the cost."""
     guidance_adapter_scale: NotRequired[float]
-    """Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free guidance), 0 for the base, values between for a weaker version of the adapter. Costs the same."""
+    """Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free guidance), 0 for the base, values between for a weaker version of the adapter. Multiplies `adapter_scale`. Costs the same."""
     guidance_interval: NotRequired[tuple[int, int]]
     """Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs less and gives more varied images."""
     sampler: NotRequired[Literal["ddim", "ddpm", "dpmpp_2m"]]

@@ -28,7 +28,7 @@ class FoldedAdapter:
     classes: Tensor
     """[classes + 1, D] the class table, with the null class last"""
     scale: float = 1.0
-    """Strength of the adapter: 0 is the base, 1 the adapter, and values between interpolate linearly."""
+    """Strength of the adapter: 0 is the base, 1 the adapter, and other values interpolate or extrapolate linearly."""
 
     def at(self, scale: float) -> "FoldedAdapter | None":
         """Returns this adapter at another scale, with the same tensors. Returns None, which stands for the base, at a
@@ -104,21 +104,34 @@ class AdapterBank:
         if adapter.scale != 1.0:
             row.copy_(_between(self.table[BASE_SLOT], row, adapter.scale))
 
-    def classes(self, adapter: FoldedAdapter | None, class_id: int, null_scale: float = 1.0) -> Tensor:
-        """Returns the embeddings of a class and of the null class, [2, D] on the device. `null_scale` interpolates the
-        null class's embedding between the base's (0) and the adapter's (1). An adapter of None is the base.
+    def classes(
+        self,
+        adapter: FoldedAdapter | None,
+        class_id: int,
+        *,
+        scale: float = 1.0,
+        null_scale: float = 1.0,
+        base_class: int | None = None,
+    ) -> Tensor:
+        """Returns the embeddings of a class and of the null class, [2, D] on the device. An adapter of None is the
+        base.
 
+        `scale` interpolates the class's embedding between the base's (0) and the adapter's (1), `null_scale` that of
+        the null class. `base_class` is the base's class of the same name; None takes the base's null class instead.
         Raises IndexError if the adapter has no such class.
         """
-        table = self._base_classes if adapter is None else adapter.classes
+        base = self._base_classes
+        table = base if adapter is None else adapter.classes
         if not 0 <= class_id < len(table) - 1:
             raise IndexError(f"class {class_id} of {len(table) - 1}")
         rows = table[[class_id, len(table) - 1]]
         if adapter is None:
             return rows
         rows = pinned(rows, self.device).to(self.device, non_blocking=True)
+        if scale != 1.0:
+            rows[0] = _between(base[-1 if base_class is None else base_class], rows[0], scale)
         if null_scale != 1.0:
-            rows[1] = _between(self._base_classes[-1], rows[1], null_scale)
+            rows[1] = _between(base[-1], rows[1], null_scale)
         return rows
 
     def forget(self, digest: str) -> None:
@@ -129,5 +142,5 @@ class AdapterBank:
 
 
 def _between(base: Tensor, adapted: Tensor, scale: float) -> Tensor:
-    """Returns the linear interpolation base + scale (adapted - base), in fp32."""
+    """Returns base + scale (adapted - base) in fp32: `base` at a scale of 0, `adapted` at 1, both exactly."""
     return torch.lerp(base.float(), adapted.float(), scale)

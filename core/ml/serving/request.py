@@ -16,6 +16,8 @@ class ImageRequest:
     adapter: str | None
     """Digest of the adapter file; None generates with the base model itself."""
     class_id: int
+    base_class: int | None = None
+    """Index of the base's class of the same name, from which `adapter_scale` starts; None if the base has none."""
     seeds: tuple[int, ...]
     sampling: SamplingSettings
     scale: int = 1

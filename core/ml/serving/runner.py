@@ -27,6 +27,7 @@ class RowState:
     """State of an image that is being sampled: its slot in the state table, and the values that the host keeps."""
 
     adapter: FoldedAdapter | None
+    """Adapter at the request's scale; None for the base."""
     guide: FoldedAdapter | None
     """Adapter for the unconditional prediction: `adapter` itself, or a weaker version of it (see
     `SamplingSettings.guidance_adapter_scale`); None for the base."""
@@ -82,16 +83,19 @@ class Runner:
     @torch.inference_mode()
     def _state(self, row: Row, adapter: FoldedAdapter | None) -> RowState:
         request, table = row.request, self.table(row.request.scale)
-        scale = request.sampling.guidance_adapter_scale
-        guide = None if adapter is None else adapter.at(scale)
-        classes = self.bank.classes(adapter, request.class_id, scale)
+        scale = request.sampling.adapter_scale
+        guide_scale = scale * request.sampling.guidance_adapter_scale
+        classes = self.bank.classes(
+            adapter, request.class_id, scale=scale, null_scale=guide_scale, base_class=request.base_class
+        )
         generator = torch.Generator().manual_seed(row.seed)
         noise = torch.randn(table.shape, generator=generator)
         if table.is_full:
             table.grow()
             self.forwards.reset()
         slot = table.add(pinned(noise, self.device), classes)
-        return RowState(adapter, guide, table, slot, coefficients(request.sampling).numpy(), generator)
+        scaled, guide = (adapter and adapter.at(scale) for scale in (scale, guide_scale))
+        return RowState(scaled, guide, table, slot, coefficients(request.sampling).numpy(), generator)
 
     def is_started(self, row: Row) -> bool:
         return row in self._states

@@ -19,6 +19,7 @@ from difffit.pictures import read_settings
         ({"steps": 1001}, "steps must be within 1..1000, not 1001"),
         ({"guidance_scale": -1.0}, "guidance_scale must be within 0..50, not -1.0"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be within 0..50, not nan"),
+        ({"adapter_scale": 1.6}, "adapter_scale must be within 0..1.5, not 1.6"),
         ({"guidance_adapter_scale": 1.5}, "guidance_adapter_scale must be within 0..1, not 1.5"),
         ({"guidance_interval": (0, 1000)}, "guidance_interval must be within 0..999, not 0..1000"),
         ({"sampler": "euler"}, "sampler must be one of ddim, ddpm, dpmpp_2m, not euler"),
@@ -65,6 +66,7 @@ def test_settings_survive_json() -> None:
         eta=1 / 3,
         timestep_spacing="dit",
         guidance_adapter_scale=0.7,
+        adapter_scale=1.1,
     )
     restored = SamplingSettings.from_json(json.loads(json.dumps(settings.to_json())))
     assert restored == settings

@@ -28,6 +28,9 @@ def generate(
     count: Annotated[int | None, typer.Option("--count", "-n", help="Number of images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Image k uses seed + k.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    adapter_scale: Annotated[
+        float | None, typer.Option(help="Strength of the adapter, from 0 (the base) over 1 to 1.5.")
+    ] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Guidance. 1 switches it off and halves the cost.")
     ] = None,
@@ -59,6 +62,7 @@ def generate(
         "count": count,
         "seed": seed,
         "steps": steps,
+        "adapter_scale": adapter_scale,
         "guidance_scale": guidance_scale,
         "guidance_adapter_scale": guidance_adapter_scale,
         "guidance_interval": guidance_interval,

@@ -104,4 +104,16 @@ def test_null_class_lies_between_the_base_and_the_adapter(dit: DiT, adapters: di
     bank, adapter = AdapterBank(dit, 1), adapters["a"]
     base = dit.y_embedder.embedding_table.weight[-1]
     for scale, null in ((0.0, base), (0.5, (base + adapter.classes[-1]) / 2), (1.0, adapter.classes[-1])):
-        torch.testing.assert_close(bank.classes(adapter, 1, scale), torch.stack([adapter.classes[1], null]))
+        expected = torch.stack([adapter.classes[1], null])
+        torch.testing.assert_close(bank.classes(adapter, 1, null_scale=scale), expected)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.25, 1.0, 1.5])
+def test_scaled_class_starts_from_the_bases_class_of_the_same_name(
+    dit: DiT, adapters: dict[str, FoldedAdapter], scale: float
+) -> None:
+    bank, adapter, base = AdapterBank(dit, 1), adapters["a"], dit.y_embedder.embedding_table.weight
+    for base_class, origin in ((0, base[0]), (None, base[-1])):
+        scaled, null = bank.classes(adapter, 1, scale=scale, base_class=base_class)
+        torch.testing.assert_close(scaled, origin + scale * (adapter.classes[1] - origin))
+        assert torch.equal(null, adapter.classes[-1])

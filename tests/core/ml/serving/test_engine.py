@@ -68,10 +68,41 @@ def test_base_is_guided_by_itself_at_every_adapter_scale(engine: Engine) -> None
     assert all(torch.equal(image, images[-1]) for image in images)
 
 
+@pytest.mark.parametrize("settings", [{}, {"sampler": "ddpm", "guidance_adapter_scale": 0.5}])
+def test_adapter_scale_of_zero_is_the_base_and_of_one_the_adapter(engine: Engine, settings: dict[str, Any]) -> None:
+    nothing = result(engine, request("nothing", adapter_scale=0.0, base_class=2, **settings)).images
+    base = result(engine, request("base", adapter=None, class_id=2, **settings)).images
+    whole = result(engine, request("whole", adapter_scale=1.0, base_class=2, **settings)).images
+    adapter = result(engine, request("adapter", **settings)).images
+    assert all(torch.equal(first, second) for first, second in zip(nothing, base, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(whole, adapter, strict=True))
+    assert not torch.equal(base[0], adapter[0])
+
+
+@pytest.mark.parametrize(("scale", "weaker"), [(0.5, 1.0), (1.5, 1.0), (0.5, 0.5)])
+def test_image_of_a_scaled_adapter_equals_a_plain_sampling_run(engine: Engine, scale: float, weaker: float) -> None:
+    dit = engine.bank.dit
+    adapter, base = tensors(0)[CLASS_TABLE], dit.y_embedder.embedding_table.weight
+    vectors = [torch.lerp(fold(dit, {}), fold(dit, tensors(0)), at) for at in (scale, scale * weaker)]
+    classes = [torch.lerp(base[2], adapter[1], scale), torch.lerp(base[-1], adapter[-1], scale * weaker)]
+
+    def both(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return folded_forward(dit, x, t, torch.stack(classes), torch.stack(vectors))
+
+    settings = SamplingSettings(steps=4, guidance_scale=3.0)
+    shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
+    latents = sample(both, seeded_noise([5], shape), torch.tensor([1]), 3, settings, channels=CONFIG.guidance_channels)
+    expected = engine.runner.decode([latents[0]])[0]
+    scaled = request("scaled", adapter_scale=scale, guidance_adapter_scale=weaker, base_class=2)
+    (image, _) = draw(engine, scaled).result().images
+    assert (image.int() - expected.int()).abs().max() <= 1
+
+
 def test_images_do_not_depend_on_their_neighbours(engine: Engine) -> None:
     """Mixes tenants, adapters, samplers, step counts, guidance scales, intervals and seeds at different timesteps."""
     samplers: list[dict[str, Any]] = [{}, {"eta": 0.7}, {"sampler": "ddpm"}, {"sampler": "dpmpp_2m"}]
     samplers += [settings | {"timestep_spacing": "dit", "guidance_adapter_scale": 0.5} for settings in samplers[1:]]
+    samplers += [{"adapter_scale": 0.5}, {"adapter_scale": 1.5, "guidance_adapter_scale": 0.5, "sampler": "ddpm"}]
     for number, settings in enumerate(samplers):
         alone = result(engine, request(f"alone-{number}", **settings)).images
         crowd = [
