@@ -1,4 +1,4 @@
-"""Routes of adapters, which are the versions of a domain: list, upload, download, promote."""
+"""Routes of adapters, which are the versions of a domain: list, upload, download, promote, delete."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -10,7 +10,7 @@ from api.auth import ReaderDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
 from api.idempotency import IdempotentRoute
-from api.openapi import problems
+from api.openapi import deleted, problems
 from api.routes.covers import with_cover
 from api.schemas.adapters import AdapterOut, AdapterStatus
 from api.schemas.common import Listing, listing
@@ -20,7 +20,7 @@ from api.threads import ADAPTERS, runs_in
 from core.artifact.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound
 from core.service import adapters
 from core.service.db.models import Adapter
-from core.service.errors import AdapterQuarantined, BaseNotLoaded, StorageQuotaExceeded
+from core.service.errors import AdapterActive, AdapterInUse, AdapterQuarantined, BaseNotLoaded, StorageQuotaExceeded
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 
@@ -75,6 +75,20 @@ def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
     """Get an adapter."""
     with database.session(scope) as session:
         return AdapterOut.model_validate(adapters.get(session, id))
+
+
+@router.delete(
+    "/adapters/{id}",
+    status_code=204,
+    operation_id="delete_adapter",
+    responses=deleted(NotFound, AdapterActive, AdapterInUse),
+)
+def delete_adapter(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
+    """Delete an adapter that is not the active version and that no unfinished generation or fine-tune needs. Its images
+    stay. `Location` points to the receipt of the deletion."""
+    with database.session(scope) as session:
+        deletion = adapters.delete(session, id)
+    response.headers["Location"] = f"/v1/deletions/{deletion.id}"
 
 
 @router.get(

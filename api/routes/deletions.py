@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/deletions", tags=["deletions"], route_class=Idemp
 
 @router.get("", operation_id="list_deletions")
 def list_deletions(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DeletionOut]:
-    """List the receipts of your deleted domains, newest first."""
+    """List the receipts of your deletions, newest first."""
     with database.session(scope) as session:
         return listing(deletions.page(session, page), DeletionOut.model_validate)
 

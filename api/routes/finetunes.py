@@ -1,4 +1,4 @@
-"""Routes of fine-tunes: start, list, loss curve, cancel, event stream, sample images."""
+"""Routes of fine-tunes: start, list, loss curve, cancel, delete, event stream, sample images."""
 
 import json
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import ServiceBusy, TooManyStreams
 from api.idempotency import IdempotentRoute
-from api.openapi import problems
+from api.openapi import deleted, problems
 from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
 from api.schemas.common import Listing, listing
 from api.schemas.finetunes import EstimateOut, FinetuneCreate, FinetuneOut, MetricsOut
@@ -29,9 +29,11 @@ from core.service.db.models import FinetuneEvent
 from core.service.errors import (
     BaseNotLoaded,
     DatasetNotReady,
+    FinetuneInUse,
     ImageSizeUnsupported,
     JobFinished,
     MethodNotServed,
+    NotEnded,
     QuotaExceeded,
 )
 from core.service.finetunes import service as finetunes
@@ -110,9 +112,24 @@ def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> Me
     responses=problems(NotFound, JobFinished),
 )
 def cancel_finetune(id: str, database: DatabaseDep, scope: WriterDep) -> FinetuneOut:
-    """Cancel a fine-tune. A queued fine-tune ends immediately, a running one after the current training step."""
+    """Cancel a fine-tune. A queued fine-tune ends immediately, a running one after the current training step; until
+    then it has `cancel_requested_at`."""
     with database.session(scope) as session:
         return FinetuneOut.of(finetunes.cancel(session, id))
+
+
+@router.delete(
+    "/finetunes/{id}",
+    status_code=204,
+    operation_id="delete_finetune",
+    responses=deleted(NotFound, NotEnded, FinetuneInUse),
+)
+def delete_finetune(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
+    """Delete a fine-tune that has ended, with its events and sample images, once the version that it trained is
+    deleted. `Location` points to the receipt of the deletion."""
+    with database.session(scope) as session:
+        deletion = finetunes.delete(session, id)
+    response.headers["Location"] = f"/v1/deletions/{deletion.id}"
 
 
 @router.get(

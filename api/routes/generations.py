@@ -113,7 +113,8 @@ def get_generation(id: str, request: Request, database: DatabaseDep, scope: Read
     responses=problems(NotFound, JobFinished),
 )
 def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: WriterDep) -> GenerationOut:
-    """Cancel a generation. A queued generation ends immediately, a running one after the current sampling step."""
+    """Cancel a generation. A queued generation ends immediately, a running one after the current sampling step; until
+    then it has `cancel_requested_at`."""
     with database.session(scope) as session:
         return GenerationOut.of(generations.cancel(session, id), signer(request))
 

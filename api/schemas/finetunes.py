@@ -90,9 +90,12 @@ class FinetuneOut(Output):
     seconds: float = Field(description="Device time of the training steps.")
     eta_seconds: float | None = Field(description="Estimated remaining device time, from the latest steps.")
     trainable_parameters: int | None = Field(description="Null until the fine-tune runs.")
-    adapter_id: str | None = Field(description="The new version, once the fine-tune has succeeded.")
+    adapter_id: str | None = Field(
+        description="The new version, once the fine-tune has succeeded, and until the version is deleted."
+    )
     error: JobError | None
     created_at: Time
+    cancel_requested_at: Time | None = Field(description="Time of the first request to cancel it.")
     started_at: Time | None
     finished_at: Time | None
 

@@ -166,7 +166,9 @@ class GenerationOut(Output):
     eta: float
     timestep_spacing: str
     priority: int
-    adapter_id: str | None = Field(description="Version used; null for the base itself.")
+    adapter_id: str | None = Field(
+        description="Version used, which may have been deleted since; null for the base itself."
+    )
     images: list[ImageOut] = Field(description="Empty until the generation succeeds, and after the images expire.")
     previews: list[PreviewOut] = Field(
         description="Previews so far, ordered by step. Stored for some days after the end."
@@ -175,6 +177,7 @@ class GenerationOut(Output):
     model_evaluations: int = Field(description="Model evaluations (NFE): one per image and step, two with guidance.")
     error: JobError | None
     created_at: Time
+    cancel_requested_at: Time | None = Field(description="Time of the first request to cancel it.")
     finished_at: Time | None
     expired_at: Time | None = Field(
         description="Time when images and previews expired. Since then their URLs return 410 `image_expired`."

@@ -4,24 +4,27 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import IO, Any, TypeVar
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import NotFound
 from core.artifact.file import Artifact, check_against, decode
-from core.service import audit, domains, fleet, metering
+from core.service import audit, deletions, domains, fleet, idempotency, metering
 from core.service.db.base import new_id
 from core.service.db.lookup import find, require
-from core.service.db.models import Adapter, Domain
+from core.service.db.models import Adapter, Deletion, Domain, Finetune, Generation
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
-from core.service.errors import AdapterQuarantined
+from core.service.errors import AdapterActive, AdapterInUse, AdapterQuarantined
 from core.service.quotas import Quotas
 from core.service.resources import Resources
 from core.service.storage import StoredObject
 from core.service.tenancy import Scope
 from core.service.webhooks import events
 
+_UNFINISHED = ("queued", "running")
+_NAMED_JOBS = 5
+"""Max jobs that the error of an adapter in use names."""
 Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
 
 
@@ -171,6 +174,26 @@ def promote(session: Session, domain_id: str, adapter_id: str) -> Domain:
     return domain
 
 
+def delete(session: Session, id: str) -> Deletion:
+    """Deletes an adapter, and returns the receipt of the deletion. Its generated images stay. Workers delete the stored
+    file later, and evict the adapter from memory. Raises NotFound, AdapterActive, and AdapterInUse while an unfinished
+    job needs it."""
+    adapter = get(session, id)
+    domain = domains.get(session, adapter.domain_id, lock=True)
+    if domain.active_adapter_id == id:
+        raise AdapterActive(id)
+    if jobs := _unfinished_jobs(session, id):
+        raise AdapterInUse(id, jobs)
+    files = {"rows": {Adapter.__tablename__: 1}, "adapters": [adapter.sha256]}
+    deletion = deletions.receipt(session, "adapter", id, adapter.tenant_id, adapter.object_key, **files)
+    idempotency.forget(session, adapter.tenant_id, id)
+    session.execute(update(Finetune).where(Finetune.adapter_id == id).values(adapter_id=None))
+    session.delete(adapter)
+    audit.record(session, "adapter.delete", id, detail={"deletion": deletion.id})
+    metering.add_stored_bytes(session, domain.id, -adapter.size_bytes)
+    return deletion
+
+
 def quarantine(session: Session, adapter_id: str) -> None:
     """Marks an adapter as quarantined, so that no generation uses it, because its stored file is broken. Does nothing
     if the adapter is gone. The session must be a worker's, which sees every tenant's rows."""
@@ -194,3 +217,9 @@ def deleted(session: Session, digests: Collection[str]) -> set[str]:
     The session must be a worker's, which sees every tenant's rows."""
     stored = select(Adapter.sha256).where(Adapter.sha256.in_(digests)).distinct()
     return set(digests) - set(session.scalars(stored))
+
+
+def _unfinished_jobs(session: Session, id: str) -> list[str]:
+    """Returns the ids of up to `_NAMED_JOBS` unfinished jobs that need an adapter."""
+    generations = select(Generation.id).where(Generation.adapter_id == id, Generation.status.in_(_UNFINISHED))
+    return list(session.scalars(generations.order_by(Generation.id).limit(_NAMED_JOBS)))

@@ -1,4 +1,4 @@
-"""Deletes a domain or a tenant with all it owns, and keeps a receipt of the deletion.
+"""Deletes a domain or a tenant with all it owns, and keeps receipts of deletions.
 
 The request's transaction writes the receipt and removes the database rows; where there are very many rows, it hides the
 domain or tenant, and workers remove the rows in steps. Workers then delete the stored objects and evict the adapters
@@ -9,7 +9,7 @@ import datetime
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, Table, Tuple, and_, delete, func, or_, select, tuple_, update
@@ -41,6 +41,8 @@ from core.service.storage import ObjectStore
 from core.service.tenancy import SYSTEM
 
 logger = logging.getLogger(__name__)
+DeletionKind = Literal["domain", "tenant", "finetune", "adapter"]
+"""Kind of the object that a receipt is for."""
 _PAGE = 500
 _ROWS = 500
 """Max rows of each large table that one transaction removes: about 0.1 s."""
@@ -54,17 +56,34 @@ _CLAIM = datetime.timedelta(minutes=5)
 def record(session: Session, row: Domain | Tenant, prefix: str) -> Deletion:
     """Creates the receipt of the deletion of a domain or tenant, which the caller is about to delete. `prefix` is the
     storage key prefix of the objects that the domain or tenant owns."""
-    kind: Literal["domain", "tenant"] = "domain" if isinstance(row, Domain) else "tenant"
+    kind: DeletionKind = "domain" if isinstance(row, Domain) else "tenant"
     column = Adapter.domain_id if kind == "domain" else Adapter.tenant_id
     adapters = session.scalars(select(Adapter.sha256).where(column == row.id).distinct().order_by(Adapter.sha256))
+    tenant_id = row.tenant_id if isinstance(row, Domain) else row.id
+    return receipt(session, kind, row.id, tenant_id, prefix, adapters=adapters.all())
+
+
+def receipt(
+    session: Session,
+    kind: DeletionKind,
+    target: str,
+    tenant_id: str,
+    prefix: str,
+    *,
+    rows: Mapping[str, int] | None = None,
+    adapters: Sequence[str] = (),
+) -> Deletion:
+    """Creates the receipt of the deletion of the object with the id `target`. The caller deletes its database rows in
+    the same transaction: `rows` counts them by table. Workers then delete all objects under the storage key prefix, and
+    evict the adapters with these SHA-256."""
     deletion = Deletion(
         id=new_id("del"),
-        tenant_id=row.tenant_id if isinstance(row, Domain) else row.id,
+        tenant_id=tenant_id,
         kind=kind,
-        target=row.id,
+        target=target,
         actor_key_id=scope_of(session).key_id,
         prefix=prefix,
-        rows={},
+        rows=dict(rows or {}),
         adapters=list(adapters),
         objects=0,
         bytes=0,
@@ -188,10 +207,13 @@ def _unfinished(session: Session, now: datetime.datetime) -> Sequence[Deletion]:
 
 
 def _owner(session: Session, deletion: Deletion) -> Domain | Tenant | None:
-    """Returns the row of the domain or tenant that is being deleted, locked, or None when the row is gone."""
+    """Returns the row of the domain or tenant that is being deleted, locked, or None when the row is gone. Other kinds
+    of rows are gone since the request."""
     if deletion.kind == "domain":
         return session.get(Domain, deletion.target, with_for_update=True)
-    return session.get(Tenant, deletion.target, with_for_update=True)
+    if deletion.kind == "tenant":
+        return session.get(Tenant, deletion.target, with_for_update=True)
+    return None
 
 
 def _remove_some(session: Session, deletion: Deletion) -> tuple[Counter[str], bool]:

@@ -122,6 +122,30 @@ class AdapterQuarantined(CoreError):
         super().__init__(f"Adapter '{id}' failed its checks and is not served. Promote another version or retrain.")
 
 
+class AdapterActive(CoreError):
+    code, status, title = "adapter_active", 409, "Active version"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(
+            f"'{id}' is the active version of its domain. Promote another version first, or delete the domain."
+        )
+
+
+class AdapterInUse(CoreError):
+    code, status, title = "adapter_in_use", 409, "Version in use"
+
+    def __init__(self, id: str, jobs: Sequence[str]) -> None:
+        """`jobs` has the ids of some of the unfinished jobs that need the adapter."""
+        super().__init__(f"'{id}' is needed by {', '.join(jobs)}. Wait until they end or cancel them, then delete it.")
+
+
+class FinetuneInUse(CoreError):
+    code, status, title = "finetune_in_use", 409, "Fine-tune in use"
+
+    def __init__(self, id: str, adapter_id: str) -> None:
+        super().__init__(f"'{id}' trained the version '{adapter_id}', which still exists. Delete the version first.")
+
+
 class MethodNotServed(CoreError):
     code, status, title = "method_not_served", 422, "Method not served"
 
@@ -160,6 +184,13 @@ class JobFinished(CoreError):
 
     def __init__(self, kind: str, id: str, status: str) -> None:
         super().__init__(f"The {kind} '{id}' is {status}, so it cannot be cancelled.")
+
+
+class NotEnded(CoreError):
+    code, status, title = "not_ended", 409, "Not ended yet"
+
+    def __init__(self, kind: str, id: str, status: str) -> None:
+        super().__init__(f"The {kind} '{id}' is {status}. Wait until it ends or cancel it, then delete it.")
 
 
 class ImageExpired(CoreError):

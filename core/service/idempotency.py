@@ -66,11 +66,11 @@ def abandon(session: Session, key: str) -> None:
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.scope == _actor(session), IdempotencyKey.key == key))
 
 
-def forget(session: Session, tenant_id: str, domain_id: str) -> None:
-    """Deletes the idempotency keys of a tenant whose stored responses contain the given domain, which is being
-    deleted."""
+def forget(session: Session, tenant_id: str, id: str) -> None:
+    """Deletes the idempotency keys of a tenant whose stored responses contain the object with this id, such as a
+    domain, which is being deleted."""
     body = IdempotencyKey.body
-    contains_it = or_(body["id"].as_string() == domain_id, body["domain_id"].as_string() == domain_id)
+    contains_it = or_(body["id"].as_string() == id, body["domain_id"].as_string() == id)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.tenant_id == tenant_id, contains_it))
 
 

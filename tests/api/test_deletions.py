@@ -1,8 +1,11 @@
 """Receipts of deletions by tenants and administrators."""
 
 from api.deps import Services
-from core.service import deletions
-from tests.api.client import Client, problem
+from core.service import deletions, jobs
+from core.service.db.models import Adapter, Finetune
+from core.service.finetunes import service as finetunes
+from tests.api.client import Client, adapter_file, claims, draw_generations, problem
+from tests.api.conftest import finetuned
 
 
 def test_tenant_reads_the_receipts_of_its_domains(
@@ -38,3 +41,77 @@ def test_administrator_reads_the_receipts_of_tenants(admin: Client, tenant: Clie
     assert [row["id"] for row in receipts] == [receipt["id"]]
     problem(tenant.get("/v1/deletions"), 401, "unauthenticated")
     problem(admin.get("/v1/admin/deletions/del_nothing"), 404, "not_found")
+
+
+def test_deleted_version_leaves_its_images_and_gives_its_bytes_back(
+    tenant: Client, other: Client, domain: str, adapter: str, services: Services
+) -> None:
+    before = tenant.read("/v1/usage")["stored_bytes"]
+    version = tenant.made(f"/v1/domains/{domain}/adapters", files={"file": ("a", adapter_file(seed=1))})
+    generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": version["id"]})["id"]
+    problem(tenant.delete(f"/v1/adapters/{adapter}"), 409, "adapter_active")
+    used = problem(tenant.delete(f"/v1/adapters/{version['id']}"), 409, "adapter_in_use")
+    assert generation in used["detail"]
+    problem(other.delete(f"/v1/adapters/{version['id']}"), 404, "not_found")
+    draw_generations(services)
+    drawn = tenant.read("/v1/usage")["stored_bytes"] - before - version["size_bytes"]
+    with services.database.session() as session:
+        key = session.get_one(Adapter, version["id"]).object_key
+    response = tenant.delete(f"/v1/adapters/{version['id']}")
+    assert response.status_code == 204
+    receipt = tenant.read(response.headers["location"])
+    assert (receipt["kind"], receipt["target"]) == ("adapter", version["id"])
+    assert (receipt["adapters"], receipt["rows"]) == ([version["sha256"]], {"adapters": 1})
+    problem(tenant.get(f"/v1/adapters/{version['id']}"), 404, "not_found")
+    assert [row["id"] for row in tenant.read(f"/v1/domains/{domain}/adapters")["data"]] == [adapter]
+    assert tenant.read(f"/v1/generations/{generation}")["images"]
+    assert tenant.read("/v1/usage")["stored_bytes"] == before + drawn
+    for _ in range(2):
+        deletions.advance(services.database, services.store)
+    done = tenant.read(response.headers["location"])
+    assert (done["objects"], done["bytes"]) == (1, version["size_bytes"])
+    assert done["done_at"] is not None
+    assert services.store.page(key, "", 10) == []
+    assert tenant.get(f"/v1/adapters/{adapter}/download").status_code == 200
+
+
+def test_fine_tune_is_deleted_after_it_ended_and_its_version_is_gone(
+    tenant: Client, other: Client, domain: str, dataset: str, adapter: str, services: Services
+) -> None:
+    finetune = tenant.read(f"/v1/adapters/{adapter}")["finetune_id"]
+    used = problem(tenant.delete(f"/v1/finetunes/{finetune}"), 409, "finetune_in_use")
+    assert adapter in used["detail"]
+    tenant.made(f"/v1/domains/{domain}/adapters/{finetuned(tenant, domain, dataset, services)}/promote")
+    assert tenant.delete(f"/v1/adapters/{adapter}").status_code == 204
+    assert tenant.read(f"/v1/finetunes/{finetune}")["adapter_id"] is None
+    problem(other.delete(f"/v1/finetunes/{finetune}"), 404, "not_found")
+    receipt = tenant.read(tenant.delete(f"/v1/finetunes/{finetune}").headers["location"])
+    assert (receipt["kind"], receipt["target"], receipt["rows"]["finetunes"]) == ("finetune", finetune, 1)
+    assert receipt["rows"]["finetune_events"] > 3
+    problem(tenant.get(f"/v1/finetunes/{finetune}/metrics"), 404, "not_found")
+
+
+def test_cancelled_fine_tunes_objects_are_removed_and_no_longer_counted(
+    tenant: Client, domain: str, dataset: str, services: Services
+) -> None:
+    before = tenant.read("/v1/usage")["stored_bytes"]
+    id = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset})["id"]
+    (claim,) = claims(services, Finetune)
+    with services.database.session() as session:
+        row = session.get_one(Finetune, id)
+        prefix = f"{finetunes.folder(row)}/"
+        for step in (50, 100):
+            key = f"{prefix}attempts/1/checkpoint-{step}"
+            finetunes.record_checkpoint(session, row, step, services.store.put(key, b"state"))
+        finetunes.add_sample(session, row, 100, services.store.put(f"{prefix}samples/100.png", b"sample"))
+    problem(tenant.delete(f"/v1/finetunes/{id}"), 409, "not_ended")
+    asked = tenant.made(f"/v1/finetunes/{id}/cancel")
+    assert (asked["status"], asked["cancel_requested_at"] is None) == ("running", False)
+    with services.database.session() as session:
+        jobs.finish(session, session.get_one(Finetune, claim.id), "cancelled")
+    location = tenant.delete(f"/v1/finetunes/{id}").headers["location"]
+    assert tenant.read("/v1/usage")["stored_bytes"] == before
+    for _ in range(2):
+        deletions.advance(services.database, services.store)
+    assert tenant.read(location)["objects"] == 3
+    assert services.store.page(prefix, "", 10) == []

@@ -135,8 +135,13 @@ def test_adapter_is_downloaded_uploaded_and_promoted(shell: Shell, drawable: Dra
     lines = shell.text("adapters", "list", drawable.name).splitlines()
     marked = [line for line in lines if line.lstrip().startswith("*")]
     assert [uploaded["id"] in line for line in marked] == [True]
+    refused = shell.run("adapters", "delete", uploaded["id"], "--yes")
+    assert (refused.exit_code, "is the active version" in refused.output) == (5, True)
     assert drawable.adapter_id in shell.text("adapters", "promote", drawable.adapter_id)
     assert len(shell.json("adapters", "list", drawable.name)) >= 2
+    receipt = shell.json("adapters", "delete", uploaded["id"], "--yes")["receipt"]
+    assert uploaded["id"] in shell.text("deletions", "get", receipt)
+    assert uploaded["id"] not in shell.text("adapters", "list", drawable.name)
 
 
 def test_generation_is_saved_listed_and_downloaded_again(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from core.ml.tuning.plan import (
     SampleSkipped,
     Started,
 )
-from core.service import domains, jobs
+from core.service import jobs
 from core.service.datasets import archive
 from core.service.datasets import service as datasets
 from core.service.db.models import Dataset, Finetune
@@ -194,5 +194,5 @@ def _load(context: Context, session: Session, row: Finetune) -> _Job:
         archive_sha256=dataset.archive_sha256,
         members=dataset.members,
         checkpoints=service.checkpoints(row),
-        folder=f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}",
+        folder=service.folder(row),
     )

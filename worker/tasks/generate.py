@@ -16,6 +16,7 @@ from core.artifact.errors import ArtifactInvalid, ChecksumMismatch, CoreError, E
 from core.artifact.png import encode_png, image_settings
 from core.ml.serving.request import Drawn, ImageRequest
 from core.service import adapters, domains, generations
+from core.service.db.lookup import require
 from core.service.db.models import Adapter, Generation, Tenant
 from core.service.db.session import database_now
 from core.service.errors import DatabaseUnavailable
@@ -135,7 +136,7 @@ def _engine_id(claim: Claim) -> str:
 
 
 def _load(context: Context, claim: Claim, session: Session, row: Generation) -> _Job:
-    adapter = session.get(Adapter, row.adapter_id) if row.adapter_id else None
+    adapter = require(session, Adapter, "adapter", row.adapter_id) if row.adapter_id else None
     tenant = session.get_one(Tenant, row.tenant_id)
     left = None if row.deadline_at is None else (row.deadline_at - database_now(session)).total_seconds()
     request = ImageRequest(

@@ -99,9 +99,9 @@ class DatasetWarning(BaseModel):
 class Deletion(BaseModel):
     id: str
     tenant_id: str
-    kind: Literal["domain", "tenant"]
+    kind: Literal["domain", "tenant", "finetune", "adapter"]
     target: str
-    """Id of the deleted domain or tenant."""
+    """Id of the deleted object."""
     actor_key_id: str | None
     """Key that requested the deletion."""
     rows: dict[str, int]
@@ -119,9 +119,9 @@ class Deletion(BaseModel):
 class DeletionReceipt(BaseModel):
     id: str
     tenant_id: str
-    kind: Literal["domain", "tenant"]
+    kind: Literal["domain", "tenant", "finetune", "adapter"]
     target: str
-    """Id of the deleted domain or tenant."""
+    """Id of the deleted object."""
     actor_key_id: str | None
     """Key that requested the deletion."""
     rows: dict[str, int]
@@ -652,9 +652,11 @@ class Finetune(BaseModel):
     trainable_parameters: int | None
     """Null until the fine-tune runs."""
     adapter_id: str | None
-    """The new version, once the fine-tune has succeeded."""
+    """The new version, once the fine-tune has succeeded, and until the version is deleted."""
     error: JobError | None
     created_at: AwareDatetime
+    cancel_requested_at: AwareDatetime | None
+    """Time of the first request to cancel it."""
     started_at: AwareDatetime | None
     finished_at: AwareDatetime | None
 
@@ -679,7 +681,7 @@ class Generation(BaseModel):
     timestep_spacing: str
     priority: int
     adapter_id: str | None
-    """Version used; null for the base itself."""
+    """Version used, which may have been deleted since; null for the base itself."""
     images: list[Image]
     """Empty until the generation succeeds, and after the images expire."""
     previews: list[Preview]
@@ -689,6 +691,8 @@ class Generation(BaseModel):
     """Model evaluations (NFE): one per image and step, two with guidance."""
     error: JobError | None
     created_at: AwareDatetime
+    cancel_requested_at: AwareDatetime | None
+    """Time of the first request to cancel it."""
     finished_at: AwareDatetime | None
     expired_at: AwareDatetime | None
     """Time when images and previews expired. Since then their URLs return 410 `image_expired`."""

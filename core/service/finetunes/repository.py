@@ -45,3 +45,16 @@ def seconds_per_image(session: Session, method: str, image_size: int | None, bas
     runs = session.execute(last).all()
     images = sum(training.steps * training.batch_size for _, training in runs)
     return sum(seconds for seconds, _ in runs) / images if images else None
+
+
+def adapter_of(session: Session, finetune_id: str) -> str | None:
+    """Returns the id of the adapter that a fine-tune trained, or None if there is none (any more)."""
+    return session.scalar(select(Adapter.id).where(Adapter.finetune_id == finetune_id))
+
+
+def events_and_bytes(session: Session, finetune_id: str) -> tuple[int, int]:
+    """Returns the number of a fine-tune's events, and the total size of its sample images in bytes."""
+    owned = FinetuneEvent.finetune_id == finetune_id
+    count = session.scalar(select(func.count()).select_from(FinetuneEvent).where(owned)) or 0
+    samples = session.scalars(select(FinetuneEvent.data).where(owned, FinetuneEvent.type == "sample"))
+    return count, sum(sample.get("size_bytes", 0) for sample in samples)

@@ -16,15 +16,22 @@ from core.artifact.footprint import Footprint
 from core.artifact.jobs import ENDED
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
 from core.artifact.training import DEFAULT_TRAINING, TrainingSettings
-from core.service import adapters, audit, discards, domains, fleet, jobs, metering
+from core.service import adapters, audit, deletions, discards, domains, fleet, idempotency, jobs, metering
 from core.service.config import Settings
 from core.service.datasets import service as datasets
 from core.service.db.base import new_id
 from core.service.db.lookup import require
-from core.service.db.models import Dataset, Finetune, FinetuneEvent
+from core.service.db.models import Dataset, Deletion, Finetune, FinetuneEvent
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
-from core.service.errors import DatasetNotReady, ImageSizeUnsupported, JobFinished, MethodNotServed
+from core.service.errors import (
+    DatasetNotReady,
+    FinetuneInUse,
+    ImageSizeUnsupported,
+    JobFinished,
+    MethodNotServed,
+    NotEnded,
+)
 from core.service.finetunes import repository
 from core.service.jobs import Claim, Dispatcher
 from core.service.quotas import Quotas
@@ -188,6 +195,32 @@ def cancel(session: Session, id: str) -> Finetune:
     jobs.request_cancel(session, finetune)
     audit.record(session, "finetune.cancel", id)
     return finetune
+
+
+def delete(session: Session, id: str) -> Deletion:
+    """Deletes a fine-tune that has ended, with its events and sample images, and returns the receipt of the deletion.
+    Workers delete its stored objects later. Raises NotFound, NotEnded, and FinetuneInUse while the version that it
+    trained exists."""
+    finetune = require(session, Finetune, "finetune", id, lock=True)
+    if finetune.status not in ENDED:
+        raise NotEnded("fine-tune", id, finetune.status)
+    if (adapter_id := repository.adapter_of(session, id)) is not None:
+        raise FinetuneInUse(id, adapter_id)
+    events, sample_bytes = repository.events_and_bytes(session, id)
+    rows = {FinetuneEvent.__tablename__: events, Finetune.__tablename__: 1}
+    prefix = f"{folder(finetune)}/"
+    deletion = deletions.receipt(session, "finetune", id, finetune.tenant_id, prefix, rows=rows)
+    idempotency.forget(session, finetune.tenant_id, id)
+    session.delete(finetune)
+    audit.record(session, "finetune.delete", id, detail={"deletion": deletion.id})
+    stored_bytes = sample_bytes + finetune.checkpoint_bytes + finetune.previous_checkpoint_bytes
+    metering.add_stored_bytes(session, finetune.domain_id, -stored_bytes)
+    return deletion
+
+
+def folder(row: Finetune) -> str:
+    """Returns the storage key prefix of a fine-tune's objects, without a slash at the end."""
+    return f"{domains.folder(row.tenant_id, row.domain_id)}finetunes/{row.id}"
 
 
 def record_claim(session: Session, row: Finetune) -> None:

@@ -54,6 +54,8 @@ def test_rows_of_another_tenant_are_not_found(database: Database) -> None:
         (adapters.get, adapter),
         (finetunes.get, finetune),
         (finetunes.cancel, finetune),
+        (finetunes.delete, finetune),
+        (adapters.delete, adapter),
         (finetunes.metrics, finetune),
         (domains.delete, domain_id),
     )

@@ -4,7 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from difffit._async.backend import opened
-from difffit._async.session import AsyncPages, AsyncSession
+from difffit._async.session import AsyncPages, AsyncSession, receipt
 from difffit.archives import open_archive
 from difffit.errors import BadDownload
 from difffit.models import Adapter, AdapterList, Domain
@@ -45,3 +45,12 @@ class AsyncAdapters:
         older version."""
         path = "/v1/domains/{id}/adapters/{adapter_id}/promote"
         return await self._session.call("POST", path, Domain, id=domain_id, adapter_id=adapter_id)
+
+    async def delete(self, id: str) -> str | None:
+        """Deletes an adapter. Its images stay. Raises Conflict while it is the active version, or while an unfinished
+        job needs it.
+
+        Returns the id of the deletion receipt, which `client.deletions.get` reads; None if the response was lost and a
+        retry found the adapter already deleted.
+        """
+        return receipt(await self._session.send("DELETE", "/v1/adapters/{id}", id=id))

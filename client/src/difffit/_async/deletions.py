@@ -9,7 +9,7 @@ class AsyncDeletions:
         self._session = session
 
     def list(self, limit: int | None = None) -> AsyncPages[Deletion]:
-        """Yields the receipts of your deleted domains, newest first."""
+        """Yields the receipts of your deletions, newest first."""
         return self._session.pages("/v1/deletions", DeletionList, limit)
 
     async def get(self, id: str) -> DeletionReceipt:

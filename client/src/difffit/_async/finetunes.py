@@ -7,7 +7,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from difffit._async.backend import sleep
-from difffit._async.session import AsyncPages, AsyncSession
+from difffit._async.session import AsyncPages, AsyncSession, receipt
 from difffit._async.waiting import ended
 from difffit.errors import ApiError, UnexpectedAnswer
 from difffit.events import Event, EventStream
@@ -47,6 +47,15 @@ class AsyncFinetunes:
         """Cancels a fine-tune: immediately if it is queued, after the current training step if it is running. Raises
         Conflict if it has already ended."""
         return await self._session.call("POST", "/v1/finetunes/{id}/cancel", Finetune, id=id)
+
+    async def delete(self, id: str) -> str | None:
+        """Deletes a fine-tune that has ended, with its events and sample images. Raises Conflict while it runs, or
+        while the version that it trained exists.
+
+        Returns the id of the deletion receipt, which `client.deletions.get` reads; None if the response was lost and a
+        retry found the fine-tune already deleted.
+        """
+        return receipt(await self._session.send("DELETE", "/v1/finetunes/{id}", id=id))
 
     async def wait(self, id: str, timeout: float | None = None) -> Finetune:
         """Waits until the fine-tune has succeeded, and returns it. Raises JobFailed if it failed or was cancelled, and

@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from difffit._sync.backend import opened
-from difffit._sync.session import Pages, Session
+from difffit._sync.session import Pages, Session, receipt
 from difffit.archives import open_archive
 from difffit.errors import BadDownload
 from difffit.models import Adapter, AdapterList, Domain
@@ -46,3 +46,12 @@ class Adapters:
         older version."""
         path = "/v1/domains/{id}/adapters/{adapter_id}/promote"
         return self._session.call("POST", path, Domain, id=domain_id, adapter_id=adapter_id)
+
+    def delete(self, id: str) -> str | None:
+        """Deletes an adapter. Its images stay. Raises Conflict while it is the active version, or while an unfinished
+        job needs it.
+
+        Returns the id of the deletion receipt, which `client.deletions.get` reads; None if the response was lost and a
+        retry found the adapter already deleted.
+        """
+        return receipt(self._session.send("DELETE", "/v1/adapters/{id}", id=id))

@@ -10,7 +10,7 @@ class Deletions:
         self._session = session
 
     def list(self, limit: int | None = None) -> Pages[Deletion]:
-        """Yields the receipts of your deleted domains, newest first."""
+        """Yields the receipts of your deletions, newest first."""
         return self._session.pages("/v1/deletions", DeletionList, limit)
 
     def get(self, id: str) -> DeletionReceipt:

@@ -8,7 +8,7 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from difffit._sync.backend import sleep
-from difffit._sync.session import Pages, Session
+from difffit._sync.session import Pages, Session, receipt
 from difffit._sync.waiting import ended
 from difffit.errors import ApiError, UnexpectedAnswer
 from difffit.events import Event, EventStream
@@ -48,6 +48,15 @@ class Finetunes:
         """Cancels a fine-tune: immediately if it is queued, after the current training step if it is running. Raises
         Conflict if it has already ended."""
         return self._session.call("POST", "/v1/finetunes/{id}/cancel", Finetune, id=id)
+
+    def delete(self, id: str) -> str | None:
+        """Deletes a fine-tune that has ended, with its events and sample images. Raises Conflict while it runs, or
+        while the version that it trained exists.
+
+        Returns the id of the deletion receipt, which `client.deletions.get` reads; None if the response was lost and a
+        retry found the fine-tune already deleted.
+        """
+        return receipt(self._session.send("DELETE", "/v1/finetunes/{id}", id=id))
 
     def wait(self, id: str, timeout: float | None = None) -> Finetune:
         """Waits until the fine-tune has succeeded, and returns it. Raises JobFailed if it failed or was cancelled, and

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from difffit.cli.arguments import DomainArgument, LimitOption, domain_id
+from difffit.cli.arguments import DomainArgument, LimitOption, YesOption, confirm, domain_id
 from difffit.cli.base import State, command
-from difffit.cli.views import record, short, size, table
+from difffit.cli.views import record, short, show_deleted, size, table
 
 app = typer.Typer(help="Manage adapters, the versions of a domain.", no_args_is_help=True)
 AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Id of the adapter.")]
@@ -77,3 +77,11 @@ def upload(
     """Upload an adapter that was trained on the server's base model."""
     version = state.client.adapters.upload(domain_id(state.client, domain), file)
     state.show(version, record(version, *_FIELDS))
+
+
+@command(app)
+def delete(state: State, adapter: AdapterArgument, yes: YesOption = False) -> None:
+    """Delete an adapter that is not the active version. Its images stay."""
+    version = state.client.adapters.get(adapter)
+    confirm(f"Delete version {version.version} ({adapter})?", yes=yes)
+    show_deleted(state, adapter, state.client.adapters.delete(adapter))

@@ -1,4 +1,4 @@
-"""Commands of `difffit deletions`, for the receipts of deleted domains."""
+"""Commands of `difffit deletions`, for the receipts of deletions."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,7 @@ app = typer.Typer(help="Show receipts of deletions.", no_args_is_help=True)
 
 @command(app, "list")
 def list_deletions(state: State, limit: LimitOption = None) -> None:
-    """List the receipts of your deleted domains, newest first."""
+    """List the receipts of your deletions, newest first."""
     deletions = list(state.client.deletions.list(limit))
     state.show(deletions, view(deletions))
 
@@ -33,6 +33,7 @@ def get(state: State, deletion: Annotated[str, typer.Argument(metavar="DELETION"
 def view(deletions: "list[Deletion]") -> RenderableType:
     columns = {
         "id": lambda deletion: deletion.id,
+        "kind": lambda deletion: deletion.kind,
         "target": lambda deletion: deletion.target,
         "files removed": lambda deletion: deletion.objects,
         "size": lambda deletion: size(deletion.bytes),

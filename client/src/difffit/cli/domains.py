@@ -6,7 +6,7 @@ import typer
 
 from difffit.cli.arguments import DomainArgument, LimitOption, YesOption, confirm, domain_id
 from difffit.cli.base import State, command
-from difffit.cli.views import record, table
+from difffit.cli.views import record, show_deleted, table
 
 app = typer.Typer(help="Manage domains: image styles on which the base is fine-tuned.", no_args_is_help=True)
 _FIELDS = ("id", "name", "description", "base_model", "active_adapter_id", "created_at")
@@ -60,8 +60,4 @@ def delete(state: State, domain: DomainArgument, yes: YesOption = False) -> None
     """Delete a domain and its data sets, fine-tunes, adapters and images."""
     details = state.client.domains.get(domain_id(state.client, domain))
     confirm(f"Delete '{details.name}' and all its data sets, adapters and images?", yes=yes)
-    receipt = state.client.domains.delete(details.id)
-    state.show(
-        {"deleted": details.id, "receipt": receipt},
-        f"Deleted {details.id}. Its files are being removed{f': see {receipt}' if receipt else ''}.",
-    )
+    show_deleted(state, details.id, state.client.domains.delete(details.id))

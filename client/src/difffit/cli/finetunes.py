@@ -15,10 +15,12 @@ from difffit.cli.arguments import (
     LimitOption,
     SeedOption,
     StepsOption,
+    YesOption,
+    confirm,
     domain_id,
 )
 from difffit.cli.base import State, command
-from difffit.cli.views import record, steps_bar, table
+from difffit.cli.views import record, show_deleted, steps_bar, table
 from difffit.requests import FinetuneSettings, Method, Preset
 
 if TYPE_CHECKING:
@@ -138,6 +140,13 @@ def cancel(state: State, finetune: FinetuneArgument) -> None:
     """Cancel a fine-tune: immediately if queued, after the current training step if running."""
     details = state.client.finetunes.cancel(finetune)
     state.show(details, _view(details))
+
+
+@command(app)
+def delete(state: State, finetune: FinetuneArgument, yes: YesOption = False) -> None:
+    """Delete a fine-tune that has ended, with its events and sample images, once its version is deleted."""
+    confirm(f"Delete {finetune} with its events and sample images?", yes=yes)
+    show_deleted(state, finetune, state.client.finetunes.delete(finetune))
 
 
 def _newest_dataset(state: State, owner: str) -> str:

@@ -44,6 +44,12 @@ def size(count: float) -> str:
     return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
 
 
+def show_deleted(state: State, id: str, receipt: str | None) -> None:
+    """Shows that the object with this id was deleted, and the id of the deletion receipt, if it is available."""
+    hint = f": see {receipt}" if receipt else ""
+    state.show({"deleted": id, "receipt": receipt}, f"Deleted {id}. Its files are being removed{hint}.")
+
+
 def short(digest: str | None) -> str:
     return (digest or "")[:12]
 

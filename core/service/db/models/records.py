@@ -56,8 +56,8 @@ class AuditEntry(TenantOwned, Base):
 
 
 class Deletion(TenantOwned, Base):
-    """Record of the deletion of a domain or tenant, created in the transaction that deletes or hides the domain or
-    tenant. Workers then delete remaining rows and the stored objects. It has no foreign keys, since it outlives the
+    """Record of the deletion of a domain, tenant or other object, created in the transaction that deletes or hides it.
+    Workers then delete remaining rows and the stored objects. It has no foreign keys, since it outlives the
     rows that it refers to."""
 
     __tablename__ = "deletions"
@@ -65,7 +65,7 @@ class Deletion(TenantOwned, Base):
     id: Mapped[Id]
     tenant_id: Mapped[str] = mapped_column(String(40), index=True)
     kind: Mapped[str] = mapped_column(String(20))
-    """Kind of the deleted row: `domain` or `tenant`."""
+    """Kind of the deleted row, such as `domain`."""
     target: Mapped[str] = mapped_column(String(40))
     actor_key_id: Mapped[str | None] = mapped_column(String(40))
     prefix: Mapped[str] = mapped_column(String(500))
