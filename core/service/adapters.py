@@ -184,8 +184,10 @@ def delete(session: Session, id: str) -> Deletion:
         raise AdapterActive(id)
     if jobs := _unfinished_jobs(session, id):
         raise AdapterInUse(id, jobs)
-    files = {"rows": {Adapter.__tablename__: 1}, "adapters": [adapter.sha256]}
-    deletion = deletions.receipt(session, "adapter", id, adapter.tenant_id, adapter.object_key, **files)
+    rows, digests = {Adapter.__tablename__: 1}, [adapter.sha256]
+    deletion = deletions.receipt(
+        session, "adapter", id, adapter.tenant_id, adapter.object_key, rows=rows, adapters=digests
+    )
     idempotency.forget(session, adapter.tenant_id, id)
     session.execute(update(Finetune).where(Finetune.adapter_id == id).values(adapter_id=None))
     session.delete(adapter)
