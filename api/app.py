@@ -28,6 +28,7 @@ from api.routes import (
     finetunes,
     generations,
     health,
+    images,
     keys,
     usage,
     webhooks,
@@ -66,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, settings=settings)
     app.add_middleware(RequestMiddleware)
     app.add_middleware(SecurityHeadersMiddleware, settings=settings)
-    tenant_routes = (domains, datasets, dataset_uploads, finetunes, generations, adapters, webhooks)
+    tenant_routes = (domains, datasets, dataset_uploads, finetunes, generations, images, adapters, webhooks)
     for module in (*tenant_routes, usage, keys, deletions, admin, health):
         app.include_router(module.router)
     add_openapi(app)

@@ -47,7 +47,8 @@ TAGS = [
     {"name": "datasets", "description": "Zips of training images, one folder per class."},
     {"name": "finetunes", "description": "Train adapters from data sets, with live events."},
     {"name": "adapters", "description": "The versions of a domain: list, upload, download, promote."},
-    {"name": "generations", "description": "Images made with a domain's adapter."},
+    {"name": "generations", "description": "Requests for images, made with a domain's adapter."},
+    {"name": "images", "description": "Generated images: find, mark, label, delete, download."},
     {
         "name": "webhooks",
         "description": "Events sent to a URL of yours, signed according to https://www.standardwebhooks.com, so that "

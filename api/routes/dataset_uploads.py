@@ -12,7 +12,7 @@ from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
-from api.routes.images import OPTIONAL_KEY
+from api.pngs import OPTIONAL_KEY
 from api.schemas.common import Listing, listing
 from api.schemas.datasets import (
     DatasetOut,

@@ -11,7 +11,7 @@ from api.deps import OF_STATUS, DatabaseDep, PageDep, ServicesDep
 from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
-from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
+from api.pngs import IMAGE, OPTIONAL_KEY, UNCHANGED, png
 from api.schemas.common import Listing, listing
 from api.schemas.datasets import DatasetOut, DatasetStatus, RejectedFile, first_rejected
 from api.signing import signer

@@ -16,7 +16,7 @@ from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import ServiceBusy, TooManyStreams
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
-from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
+from api.pngs import IMAGE, OPTIONAL_KEY, UNCHANGED, png
 from api.schemas.common import Listing, listing
 from api.schemas.finetunes import EstimateOut, FinetuneCreate, FinetuneOut, MetricsOut
 from api.signing import signed_url

@@ -1,36 +1,33 @@
-"""Routes of generations: create, list, get, cancel, images and previews."""
+"""Routes of generations: create, list, get, cancel, delete."""
 
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api.auth import ReaderDep, ViewerDep, WriterDep
+from api.auth import ReaderDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import ServiceBusy, TooManyStreams
+from api.filters import GenerationFilterDep, OwnedGenerationFilterDep
 from api.idempotency import IdempotentRoute
-from api.openapi import problems
-from api.routes.images import IMAGE, OPTIONAL_KEY, UNCHANGED, png
+from api.openapi import deleted, problems
 from api.schemas.common import Listing, SignedUrl, listing
 from api.schemas.generations import GenerationCreate, GenerationOut
 from api.signing import signer
-from api.threads import STORE, runs_in
 from api.waiting import LONGEST_WAIT, preferred_wait
-from core.artifact.errors import BaseMismatch, ChecksumMismatch, NotFound, QueueFull, UnknownClass
+from core.artifact.errors import BaseMismatch, NotFound, QueueFull, UnknownClass
 from core.artifact.jobs import ENDED, JobStatus
-from core.service import generations
+from core.service import generations, images
 from core.service.errors import (
     AdapterQuarantined,
     BaseNotLoaded,
-    ImageExpired,
     JobFinished,
     NoActiveAdapter,
+    NotEnded,
     QuotaExceeded,
 )
-from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 
 router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRoute)
@@ -83,6 +80,22 @@ async def create_generation(
     return result
 
 
+@router.get("/generations", operation_id="list_all_generations", responses=problems(NotFound))
+def list_all_generations(
+    request: Request,
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    wanted: OwnedGenerationFilterDep,
+    status: Annotated[JobStatus | None, OF_STATUS] = None,
+) -> Listing[GenerationOut]:
+    """List the generations of all your domains, newest first."""
+    with database.session(scope) as session:
+        rows = generations.page(session, wanted, replace(page, status=status))
+        signed = signer(request)
+        return listing(rows, lambda row: GenerationOut.of(row, signed))
+
+
 @router.get("/domains/{id}/generations", operation_id="list_generations", responses=problems(NotFound))
 def list_generations(
     id: str,
@@ -90,11 +103,12 @@ def list_generations(
     database: DatabaseDep,
     scope: ReaderDep,
     page: PageDep,
+    wanted: GenerationFilterDep,
     status: Annotated[JobStatus | None, OF_STATUS] = None,
 ) -> Listing[GenerationOut]:
     """List a domain's generations, newest first."""
     with database.session(scope) as session:
-        rows = generations.page(session, id, replace(page, status=status))
+        rows = generations.page(session, replace(wanted, domain_id=id), replace(page, status=status))
         signed = signer(request)
         return listing(rows, lambda row: GenerationOut.of(row, signed))
 
@@ -119,47 +133,14 @@ def cancel_generation(id: str, request: Request, database: DatabaseDep, scope: W
         return GenerationOut.of(generations.cancel(session, id), signer(request))
 
 
-@router.get(
-    "/generations/{id}/images/{index}",
-    operation_id="get_image",
-    response_class=Response,
-    responses={200: IMAGE, **UNCHANGED, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
-    openapi_extra=OPTIONAL_KEY,
+@router.delete(
+    "/generations/{id}", status_code=204, operation_id="delete_generation", responses=deleted(NotFound, NotEnded)
 )
-@runs_in(STORE)
-def get_image(
-    id: str,
-    index: Annotated[int, Path(ge=0, lt=2**31)],
-    request: Request,
-    scope: ViewerDep,
-    services: ServicesDep,
-) -> Response:
-    """Get an image of a generation as PNG. Needs an API key or a signed URL."""
-    with services.database.session(scope) as session:
-        image = generations.image(session, id, index)
-    return png(request, partial(services.store.get, image.object_key, image.sha256), image.sha256)
-
-
-@router.get(
-    "/generations/{id}/previews/{index}/{step}",
-    operation_id="get_preview",
-    response_class=Response,
-    responses={200: IMAGE, **UNCHANGED, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
-    openapi_extra=OPTIONAL_KEY,
-)
-@runs_in(STORE)
-def get_preview(
-    id: str,
-    index: Annotated[int, Path(ge=0, lt=2**31)],
-    step: Annotated[int, Path(ge=0, lt=2**31)],
-    request: Request,
-    scope: ViewerDep,
-    services: ServicesDep,
-) -> Response:
-    """Get a preview of an image as PNG, as predicted after a sampling step. Needs an API key or a signed URL."""
-    with services.database.session(scope) as session:
-        preview = generations.preview(session, id, index, step)
-    return png(request, partial(services.store.get, preview.object_key, preview.sha256), preview.sha256)
+def delete_generation(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
+    """Delete a generation that has ended, with its images. `Location` points to the receipt of the deletion."""
+    with database.session(scope) as session:
+        deletion = images.delete_generation(session, id)
+    response.headers["Location"] = f"/v1/deletions/{deletion.id}"
 
 
 def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, signed: SignedUrl) -> GenerationOut:

@@ -1,43 +1,109 @@
-"""Response, caching and OpenAPI parts that all routes of images share."""
+"""Routes of generated images: list, get, change, delete."""
 
-import hashlib
-import time
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Annotated
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
-IMAGE: dict[str, Any] = {
-    "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-    "description": "The image, with its settings in PNG text chunks.",
-    "headers": {
-        "ETag": {"description": "Digest of the image, for `If-None-Match`.", "schema": {"type": "string"}},
-        "Cache-Control": {"description": "At most until the signed URL expires.", "schema": {"type": "string"}},
-    },
-}
-UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The image matches `If-None-Match`."}}
-OPTIONAL_KEY: dict[str, Any] = {"security": [{"ApiKey": []}, {}]}
-"""OpenAPI security requirement of routes that accept an API key or a signed URL."""
+from api.auth import ReaderDep, ViewerDep, WriterDep
+from api.deps import DatabaseDep, PageDep, ServicesDep
+from api.filters import ImageFilterDep, OwnedImageFilterDep
+from api.idempotency import IdempotentRoute
+from api.openapi import problems
+from api.pngs import IMAGE, OPTIONAL_KEY, UNCHANGED, png
+from api.schemas.common import Listing, changes, listing
+from api.schemas.images import ImageChange, ImagesDeletedOut, ImageSelection, StoredImageOut
+from api.signing import signer
+from api.threads import STORE, runs_in
+from core.artifact.errors import ChecksumMismatch, NotFound
+from core.service import generations, images
+from core.service.errors import ImageExpired
+from core.service.storage.errors import StorageUnavailable
 
-
-def png(request: Request, read: Callable[[], bytes], sha256: str | None = None) -> Response:
-    """Returns a response with the image that `read` returns, or 304 if the client has cached it. If the caller passes
-    the image's `sha256`, a 304 needs no read from the object store."""
-    data = None if sha256 else read()
-    etag = f'"{sha256 or hashlib.sha256(data or b"").hexdigest()}"'
-    headers = {"Cache-Control": _caching(request), "ETag": etag}
-    if _knows(request, etag):
-        return Response(status_code=304, headers=headers)
-    return Response(read() if data is None else data, media_type="image/png", headers=headers)
+router = APIRouter(prefix="/v1", tags=["images"], route_class=IdempotentRoute)
+Index = Annotated[int, Path(ge=0, lt=2**31)]
 
 
-def _caching(request: Request) -> str:
-    """Returns the `Cache-Control` of an image. Browsers may cache it until its signed URL expires; with an API key,
-    they must revalidate it each time."""
-    expires: int | None = getattr(request.state, "url_expires", None)
-    return "private, no-cache" if expires is None else f"private, max-age={max(0, expires - int(time.time()))}"
+@router.get("/images", operation_id="list_images", responses=problems(NotFound))
+def list_images(
+    request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep, wanted: OwnedImageFilterDep
+) -> Listing[StoredImageOut]:
+    """List the images of all your domains, newest first."""
+    with database.session(scope) as session:
+        signed = signer(request)
+        return listing(images.page(session, wanted, page), lambda row: StoredImageOut.of(row, signed))
 
 
-def _knows(request: Request, etag: str) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    return etag in tags or "*" in tags
+@router.get("/domains/{id}/images", operation_id="list_domain_images", responses=problems(NotFound))
+def list_domain_images(
+    id: str, request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep, wanted: ImageFilterDep
+) -> Listing[StoredImageOut]:
+    """List a domain's images, newest first."""
+    with database.session(scope) as session:
+        signed = signer(request)
+        rows = images.page(session, replace(wanted, domain_id=id), page)
+        return listing(rows, lambda row: StoredImageOut.of(row, signed))
+
+
+@router.post("/images/delete", operation_id="delete_images")
+def delete_images(body: ImageSelection, database: DatabaseDep, scope: WriterDep) -> ImagesDeletedOut:
+    """Delete images by their ids. Ids of images that do not exist are skipped. The files are removed in the
+    background."""
+    with database.session(scope) as session:
+        return ImagesDeletedOut(deleted=images.delete_many(session, body.ids))
+
+
+@router.get(
+    "/generations/{id}/images/{index}",
+    operation_id="get_image",
+    response_class=Response,
+    responses={200: IMAGE, **UNCHANGED, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
+    openapi_extra=OPTIONAL_KEY,
+)
+@runs_in(STORE)
+def get_image(id: str, index: Index, request: Request, scope: ViewerDep, services: ServicesDep) -> Response:
+    """Get an image of a generation as PNG. Needs an API key or a signed URL."""
+    with services.database.session(scope) as session:
+        image = generations.image(session, id, index)
+    return png(request, partial(services.store.get, image.object_key, image.sha256), image.sha256)
+
+
+@router.get(
+    "/generations/{id}/previews/{index}/{step}",
+    operation_id="get_preview",
+    response_class=Response,
+    responses={200: IMAGE, **UNCHANGED, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
+    openapi_extra=OPTIONAL_KEY,
+)
+@runs_in(STORE)
+def get_preview(
+    id: str, index: Index, step: Index, request: Request, scope: ViewerDep, services: ServicesDep
+) -> Response:
+    """Get a preview of an image as PNG, as predicted after a sampling step. Needs an API key or a signed URL."""
+    with services.database.session(scope) as session:
+        preview = generations.preview(session, id, index, step)
+    return png(request, partial(services.store.get, preview.object_key, preview.sha256), preview.sha256)
+
+
+@router.patch(
+    "/generations/{id}/images/{index}", operation_id="change_image", responses=problems(NotFound, ImageExpired)
+)
+def change_image(
+    id: str, index: Index, body: ImageChange, request: Request, database: DatabaseDep, scope: WriterDep
+) -> StoredImageOut:
+    """Mark an image as a favourite, or label it."""
+    with database.session(scope) as session:
+        return StoredImageOut.of(images.change(session, id, index, changes(body)), signer(request))
+
+
+@router.delete(
+    "/generations/{id}/images/{index}",
+    status_code=204,
+    operation_id="delete_image",
+    responses=problems(NotFound, ImageExpired),
+)
+def delete_image(id: str, index: Index, database: DatabaseDep, scope: WriterDep) -> None:
+    """Delete an image. Its file is removed in the background."""
+    with database.session(scope) as session:
+        images.delete(session, id, index)

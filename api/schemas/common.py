@@ -54,6 +54,7 @@ _STORABLE = (AfterValidator(_storable), _Documented(r"^[^\u0000]*$"))
 _ONE_LINE = (AfterValidator(_one_line), _Documented(rf"^{_SHOWN}*[^\s\u0000-\u001f\u007f-\u009f]{_SHOWN}*$"))
 Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Product icons"]), *_ONE_LINE]
 Description = Annotated[str, Field(max_length=2000, examples=["Flat icons with one accent colour"]), *_STORABLE]
+Label = Annotated[str, Field(min_length=1, max_length=200, examples=["cover, second try"]), *_ONE_LINE]
 Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
 ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]
 """Name of a class. A data set's class names have at most 100 characters in composed form (NFC). The limit is higher

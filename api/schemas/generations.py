@@ -118,6 +118,7 @@ class GenerationCreate(Input):
 
 
 class ImageOut(BaseModel):
+    id: str = Field(description="Id for requests about several images.", examples=["gen_01m84b6j5r0q4d8n8c6t8y9k2p/0"])
     index: int
     url: str = Field(
         description="Absolute, signed and expiring URL. It works in an `<img>` without a key.",
@@ -127,6 +128,8 @@ class ImageOut(BaseModel):
     sha256: Digest = Field(description="SHA-256 of the bytes that the URL returns.")
     width: int
     height: int
+    favourite: bool
+    label: str | None = Field(description="Your text on the image.")
 
 
 class PreviewOut(BaseModel):
@@ -194,7 +197,7 @@ class GenerationOut(Output):
             {
                 **facts,
                 **asdict(row.sampling),
-                "images": [_image(image, signed(f"{path}/images/{image.index}")) for image in images],
+                "images": [rendered_image(image, signed) for image in images],
                 "previews": [
                     {
                         "index": preview.index,
@@ -207,5 +210,7 @@ class GenerationOut(Output):
         )
 
 
-def _image(image: GenerationImage, url: str) -> dict[str, object]:
+def rendered_image(image: GenerationImage, signed: SignedUrl) -> dict[str, object]:
+    """Returns the fields of an `ImageOut`, with the image's signed URL."""
+    url = signed(f"/v1/generations/{image.generation_id}/images/{image.index}")
     return {**{name: getattr(image, name) for name in ImageOut.model_fields if name != "url"}, "url": url}

@@ -6,17 +6,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session
 
 from benchmarks.retention.rows import DOMAIN, OTHER, TENANT
-from core.service import audit, domains, expiry, generations, jobs, metering, queues
+from core.service import audit, domains, expiry, generations, images, jobs, metering, queues
 from core.service.config import Settings
 from core.service.db.models import Dataset, Finetune, Generation
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
+from core.service.generations import GenerationFilter
+from core.service.images import ImageFilter
 from core.service.tenancy import SYSTEM, Scope
 from core.service.webhooks import deliveries
 from core.service.webhooks import service as webhooks
@@ -36,18 +39,35 @@ def _step(step: Callable[[Session, datetime.datetime, int], int]) -> Callable[[S
     return lambda session: step(session, database_now(session) - _DAYS, 100)
 
 
+IMAGES = {
+    "images of a tenant": ImageFilter(),
+    "images of a domain": ImageFilter(domain_id=DOMAIN),
+    "images of a rare class": ImageFilter(domain_id=DOMAIN, class_name="dog"),
+    "images of an adapter": ImageFilter(adapter_id="adp_old"),
+    "favourites": ImageFilter(domain_id=DOMAIN, favourite=True),
+    "images with a label": ImageFilter(label="over"),
+    "images with a seed": ImageFilter(seed=4),
+}
 OF_A_TENANT = {
     "a page of generations",
     "the last page of another domain",
+    "generations of a rare class",
+    "all generations of a tenant",
+    *IMAGES,
     "covers of domains",
     "a tenant's usage and quotas",
     "a page of deliveries",
 }
 QUERIES: Mapping[str, Callable[[Session], object]] = {
-    "a page of generations": lambda s: generations.page(s, DOMAIN, PageRequest()),
+    "a page of generations": lambda s: generations.page(s, GenerationFilter(domain_id=DOMAIN), PageRequest()),
     "the last page of another domain": lambda s: generations.page(
-        s, OTHER, PageRequest(cursor="gen_00000000000000000000009000")
+        s, GenerationFilter(domain_id=OTHER), PageRequest(cursor="gen_00000000000000000000009000")
     ),
+    "generations of a rare class": lambda s: generations.page(
+        s, GenerationFilter(domain_id=DOMAIN, class_name="dog"), PageRequest()
+    ),
+    "all generations of a tenant": lambda s: generations.page(s, GenerationFilter(), PageRequest()),
+    **{name: partial(images.page, wanted=wanted, request=PageRequest()) for name, wanted in IMAGES.items()},
     "covers of domains": lambda s: domains.covers(s, [DOMAIN, OTHER]),
     "a tenant's usage and quotas": lambda s: metering.usage(s, Settings()),
     "usage of all tenants": lambda s: metering.days_page(s, PageRequest()),

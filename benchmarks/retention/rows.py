@@ -23,15 +23,17 @@ _STATEMENTS: Mapping[str, str] = {
         "preview_count, progress, model_evaluations, timings, status, priority, attempt, failures, seconds, "
         "adapter_id, created_at, finished_at) "
         f"SELECT 'gen_' || lpad(number::text, 26, '0'), '{TENANT}', "
-        f"CASE WHEN number % 1000 = 0 THEN '{OTHER}' ELSE '{DOMAIN}' END, 0, 'cat', 1, number, '{{}}', "
+        f"CASE WHEN number % 1000 = 0 THEN '{OTHER}' ELSE '{DOMAIN}' END, 0, "
+        "CASE WHEN number % 1000 = 500 THEN 'dog' ELSE 'cat' END, 1, number, '{}', "
         "1, 1, 100, '{}', CASE WHEN number % 1000 = 0 THEN 'failed' ELSE 'succeeded' END, 0, 1, 0, 1, 'adp_old', "
         f"{_AGE}, {_AGE} FROM generate_series(1, $generations) AS number"
     ),
     "generation_images": (
-        'INSERT INTO generation_images (generation_id, "index", tenant_id, object_key, seed, sha256, size_bytes, '
-        f"width, height) SELECT id, 0, '{TENANT}', '{_PREFIX}/generations/' || id || '/1/0.png', seed, "
-        "repeat('0', 64), "
-        "100000, 256, 256 FROM generations WHERE status = 'succeeded'"
+        'INSERT INTO generation_images (generation_id, "index", domain_id, tenant_id, object_key, seed, sha256, '
+        "size_bytes, width, height, favourite_since, label) "
+        f"SELECT id, 0, domain_id, '{TENANT}', '{_PREFIX}/generations/' || id || '/1/0.png', seed, repeat('0', 64), "
+        "100000, 256, 256, CASE WHEN seed % 1000 = 1 THEN created_at END, CASE WHEN seed % 1000 = 2 THEN 'cover' END "
+        "FROM generations WHERE status = 'succeeded'"
     ),
     "generation_previews": (
         'INSERT INTO generation_previews (generation_id, "index", step, tenant_id, object_key, sha256, size_bytes, '

@@ -7,11 +7,13 @@ transaction, another worker finds the record and deletes the object. Deleting a 
 
 import datetime
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
+from core.service import metering
 from core.service.db.models import DiscardedObject
 from core.service.db.session import Database, database_now
 from core.service.storage import ObjectStore
@@ -32,6 +34,17 @@ def record(
     rows = [{"tenant_id": tenant, "object_key": key, **due} for tenant, key in objects]
     if rows:
         session.execute(insert(DiscardedObject), rows)
+
+
+def discard(session: Session, objects: Sequence[tuple[str, str, str, int]]) -> None:
+    """Records stored objects, as (domain id, tenant id, storage key, size in bytes), for deletion, and subtracts their
+    sizes from the domains' stored bytes."""
+    record(session, [(tenant, key) for _, tenant, key, _ in objects])
+    sizes: Counter[str] = Counter()
+    for domain, _, _, size in objects:
+        sizes[domain] += size
+    for domain, size in sorted(sizes.items()):  # always in the same order: otherwise two workers could deadlock
+        metering.add_stored_bytes(session, domain, -size)
 
 
 def remove_page(database: Database, store: ObjectStore) -> int:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import exists, select, tuple_
 from sqlalchemy.orm import Session
 
 from core.service import audit, deletions, etags, idempotency
 from core.service.db.base import new_id
 from core.service.db.isolation import scope_of
 from core.service.db.lookup import require
-from core.service.db.models import Deletion, Domain, Generation, StoredBytes
+from core.service.db.models import Deletion, Domain, Generation, GenerationImage, StoredBytes
 from core.service.db.names import named_once
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.errors import NameTaken
@@ -39,8 +39,8 @@ def page(session: Session, request: PageRequest) -> Page[Domain]:
 
 
 def covers(session: Session, ids: Sequence[str]) -> dict[str, str]:
-    """Returns, by domain id, the id of the domain's newest successful generation with an adapter; the first image of
-    this generation is the domain's cover. Leaves out domains without such a generation."""
+    """Returns, by domain id, the id of the domain's newest successful generation with an adapter and its first image,
+    which is the domain's cover. Leaves out domains without such a generation."""
     # Compares with a range of the index (domain_id, id) instead of `domain_id = …`: with equality PostgreSQL may scan
     # the generations of all domains by their id until it meets one of this domain.
     position = tuple_(Generation.domain_id, Generation.id)
@@ -48,6 +48,7 @@ def covers(session: Session, ids: Sequence[str]) -> dict[str, str]:
         select(Generation.id)
         .where(position > tuple_(Domain.id, ""), position < tuple_(Domain.id, "h"), Generation.expired_at.is_(None))
         .where(Generation.status == "succeeded", Generation.adapter_id.is_not(None))
+        .where(exists().where(GenerationImage.generation_id == Generation.id, GenerationImage.index == 0))
         .order_by(Generation.domain_id.desc(), Generation.id.desc())
         .limit(1)
         .scalar_subquery()

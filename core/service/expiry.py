@@ -7,14 +7,13 @@ own that sees every tenant's rows.
 """
 
 import datetime
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from core.service import discards, metering
+from core.service import discards
 from core.service.db.base import Now
 from core.service.db.models import (
     AuditEntry,
@@ -66,7 +65,7 @@ def previews(session: Session, before: Time, limit: int) -> int:
     rows = _oldest(session, due.where(model.created_at < before), model.created_at, limit, model)
     keys = [(row.generation_id, row.index, row.step) for row, _ in rows]
     session.execute(delete(model).where(tuple_(model.generation_id, model.index, model.step).in_(keys)))
-    _discard(session, [(domain, row.tenant_id, row.object_key, row.size_bytes) for row, domain in rows])
+    discards.discard(session, [(domain, row.tenant_id, row.object_key, row.size_bytes) for row, domain in rows])
     return len(rows)
 
 
@@ -80,7 +79,7 @@ def samples(session: Session, before: Time, limit: int) -> int:
     shown = delete(event).where(event.finetune_id == finetune.id, event.type == "sample").returning(event.data)
     data = session.execute(shown).scalars().all()
     finetune.samples_removed_at = database_now(session)
-    _discard(
+    discards.discard(
         session,
         [(finetune.domain_id, finetune.tenant_id, sample["key"], sample.get("size_bytes", 0)) for sample in data],
     )
@@ -120,7 +119,7 @@ def checkpoints(session: Session, before: Time, limit: int) -> int:
     finetune.checkpoint_key = finetune.checkpoint_sha256 = None
     finetune.previous_checkpoint_key = finetune.previous_checkpoint_sha256 = None
     finetune.checkpoint_bytes = finetune.previous_checkpoint_bytes = 0
-    _discard(session, gone)
+    discards.discard(session, gone)
     return limit
 
 
@@ -132,7 +131,7 @@ def rejected_archives(session: Session, before: Time, limit: int) -> int:
     gone = [(row.domain_id, row.tenant_id, row.archive_key, row.size_bytes) for row in rows]
     for row in rows:
         row.archive_key, row.archive_sha256 = "", ""
-    _discard(session, gone)
+    discards.discard(session, gone)
     return len(rows)
 
 
@@ -205,15 +204,4 @@ def _remove_pictures(session: Session, domains: Mapping[str, str]) -> None:
         columns = (model.generation_id, model.tenant_id, model.object_key, model.size_bytes)
         rows = session.execute(removed.returning(*columns))
         gone += [(domains[id], tenant, key, size) for id, tenant, key, size in rows]
-    _discard(session, gone)
-
-
-def _discard(session: Session, objects: Sequence[tuple[str, str, str, int]]) -> None:
-    """Records stored objects, as (domain id, tenant id, storage key, size in bytes), for deletion, and subtracts their
-    sizes from the domains' stored bytes."""
-    discards.record(session, [(tenant, key) for _, tenant, key, _ in objects])
-    sizes: Counter[str] = Counter()
-    for domain, _, _, size in objects:
-        sizes[domain] += size
-    for domain, size in sorted(sizes.items()):  # always in the same order: otherwise two workers could deadlock
-        metering.add_stored_bytes(session, domain, -size)
+    discards.discard(session, gone)

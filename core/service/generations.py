@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, selectinload
 
 from core.artifact.base import BaseDescription
@@ -17,7 +17,7 @@ from core.service import adapters, audit, discards, domains, fleet, jobs, meteri
 from core.service.db.base import new_id
 from core.service.db.lookup import find, require
 from core.service.db.models import Adapter, Domain, Generation, GenerationImage, GenerationPreview
-from core.service.db.paging import Page, PageRequest, fetch_page
+from core.service.db.paging import Page, PageRequest, created_between, fetch_page
 from core.service.db.session import database_now
 from core.service.errors import AdapterQuarantined, ImageExpired, JobFinished, NoActiveAdapter
 from core.service.jobs import Claim, Dispatcher
@@ -41,6 +41,30 @@ class GenerationRequest:
     priority: int = 0
     deadline_seconds: float | None = None
     previews: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationFilter:
+    """Selection of generations, or of their images. None selects all."""
+
+    domain_id: str | None = None
+    class_name: str | None = None
+    adapter_id: str | None = None
+    """Id of an adapter, or BASE."""
+    created_after: datetime.datetime | None = None
+    created_before: datetime.datetime | None = None
+
+    def conditions(self, domain_id: Any, generation_id: Any) -> list[ColumnElement[bool]]:
+        """Returns the SQL conditions of this selection, for a statement with the table of generations. The arguments
+        are the columns with the ids of domain and generation, in the table whose index gives the order."""
+        conditions = created_between(Generation, generation_id, self.created_after, self.created_before)
+        if self.domain_id is not None:
+            conditions.append(domain_id == self.domain_id)
+        if self.class_name is not None:
+            conditions.append(Generation.class_name == unicodedata.normalize("NFC", self.class_name))
+        if self.adapter_id is not None:
+            conditions.append(Generation.adapter_id == (None if self.adapter_id == BASE else self.adapter_id))
+        return conditions
 
 
 @dataclass(frozen=True)
@@ -119,17 +143,20 @@ def get(session: Session, id: str) -> Generation:
     return require(session, Generation, "generation", id)
 
 
-def page(session: Session, domain_id: str, request: PageRequest) -> Page[Generation]:
-    """Returns a page of a domain's generations, newest first. Raises NotFound, InvalidCursor."""
-    domains.get(session, domain_id)
-    statement = select(Generation).where(Generation.domain_id == domain_id)
+def page(session: Session, wanted: GenerationFilter, request: PageRequest) -> Page[Generation]:
+    """Returns a page of the tenant's generations that `wanted` selects, newest first. Raises NotFound for a domain that
+    does not exist, InvalidCursor."""
+    if wanted.domain_id is not None:
+        domains.get(session, wanted.domain_id)
+    statement = select(Generation).where(*wanted.conditions(Generation.domain_id, Generation.id))
     at_once = (selectinload(Generation.images), selectinload(Generation.previews))
     return fetch_page(session, statement.options(*at_once), Generation.id, request)
 
 
-def image(session: Session, id: str, index: int) -> GenerationImage:
-    """Returns the row of a generation's image. Raises NotFound, or ImageExpired if retention has deleted the image."""
-    row = session.get(GenerationImage, (id, index))
+def image(session: Session, id: str, index: int, *, lock: bool = False) -> GenerationImage:
+    """Returns the row of a generation's image, and locks it with `lock`. Raises NotFound, or ImageExpired if retention
+    has deleted the image."""
+    row = session.get(GenerationImage, (id, index), with_for_update=lock)
     if row is None:
         _check_expired(session, id)
         raise NotFound("image", f"{id}/{index}")
@@ -175,6 +202,7 @@ def succeed(
                 generation_id=generation.id,
                 index=drawn.index,
                 tenant_id=generation.tenant_id,
+                domain_id=generation.domain_id,
                 object_key=drawn.stored.key,
                 seed=drawn.seed,
                 sha256=drawn.stored.sha256,

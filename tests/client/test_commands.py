@@ -161,6 +161,24 @@ def test_generation_is_saved_listed_and_downloaded_again(shell: Shell, drawable:
     assert base["adapter_id"] is None
 
 
+def test_images_are_found_marked_and_deleted(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
+    drawn = shell.json("generate", drawable.id, "fruit", "-n", 2, "--seed", 5, "--steps", 1, "-o", tmp_path)
+    first, second = (image["id"] for image in drawn["images"])
+    marked = shell.json("images", "update", first, "--favourite", "--label", "the cover")
+    assert (marked["favourite"], marked["label"]) == (True, "the cover")
+    assert first in shell.text("images", "list", drawable.name, "--favourites", "--class", "fruit")
+    assert [row["id"] for row in shell.json("images", "list", "--label", "COVER", "--after", "2020-01-01")] == [first]
+    assert second in {row["id"] for row in shell.json("images", "list", drawable.id, "--seed", 6, "--no-favourites")}
+    assert shell.json("images", "update", first, "--no-favourite", "--label", "")["label"] is None
+    assert shell.run("images", "update", "gen_1").exit_code == shell.run("adapters", "get", "a/b").exit_code
+    assert shell.json("images", "delete", first, "--yes") == {"deleted": [first]}
+    assert shell.text("images", "delete", first, "--yes").strip() == "No such image."
+    deleted = shell.json("generations", "delete", drawn["id"], "--yes")
+    assert shell.json("deletions", "get", deleted["receipt"])["kind"] == "generation"
+    assert shell.json("generations", "list", "--class", "fruit", "--before", "2020-01-01") == []
+    assert drawn["id"] not in shell.text("generations", "list", drawable.id)
+
+
 def test_status_and_usage_are_shown(shell: Shell) -> None:
     assert shell.json("status")["workers"] == 1
     assert "ready" in shell.text("status")

@@ -99,7 +99,7 @@ class DatasetWarning(BaseModel):
 class Deletion(BaseModel):
     id: str
     tenant_id: str
-    kind: Literal["domain", "tenant", "finetune", "adapter"]
+    kind: Literal["domain", "tenant", "finetune", "adapter", "generation"]
     target: str
     """Id of the deleted object."""
     actor_key_id: str | None
@@ -119,7 +119,7 @@ class Deletion(BaseModel):
 class DeletionReceipt(BaseModel):
     id: str
     tenant_id: str
-    kind: Literal["domain", "tenant", "finetune", "adapter"]
+    kind: Literal["domain", "tenant", "finetune", "adapter", "generation"]
     target: str
     """Id of the deleted object."""
     actor_key_id: str | None
@@ -214,6 +214,8 @@ class Estimate(BaseModel):
 
 
 class Image(BaseModel):
+    id: str
+    """Id for requests about several images."""
     index: int
     url: str
     """Absolute, signed and expiring URL. It works in an `<img>` without a key."""
@@ -223,6 +225,26 @@ class Image(BaseModel):
     """SHA-256 of the bytes that the URL returns."""
     width: int
     height: int
+    favourite: bool
+    label: str | None
+    """Your text on the image."""
+
+
+class Id(RootModel[str]):
+    root: Annotated[str, Field(max_length=100, pattern="^[^\\u0000]*$")]
+
+
+class ImageSelection(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    ids: Annotated[list[Id], Field(max_length=500, min_length=1)]
+    """Ids of the images."""
+
+
+class ImagesDeleted(BaseModel):
+    deleted: list[str]
+    """Ids of the deleted images. Ids of no image are left out."""
 
 
 class JobError(BaseModel):
@@ -387,6 +409,34 @@ class Report(BaseModel):
     rejected: list[RejectedFile] | None = None
     """The first 100 rejected files; `/v1/datasets/{id}/report` lists all. Null in lists and in the response to an upload."""
     warnings: Annotated[list[DatasetWarning], Field(validate_default=True)] = []
+
+
+class StoredImage(BaseModel):
+    """Generated image, with what is needed to find it and to generate it again."""
+
+    id: str
+    """Id for requests about several images."""
+    index: int
+    url: str
+    """Absolute, signed and expiring URL. It works in an `<img>` without a key."""
+    seed: int
+    """Regenerates this image alone, with a count of 1."""
+    sha256: str
+    """SHA-256 of the bytes that the URL returns."""
+    width: int
+    height: int
+    favourite: bool
+    label: str | None
+    """Your text on the image."""
+    generation_id: str
+    """Its generation, which has all settings."""
+    domain_id: str
+    class_name: str
+    adapter_id: str | None
+    """Version used; null for the base itself."""
+    size_bytes: int
+    created_at: AwareDatetime
+    """Time when the generation was created."""
 
 
 class Tenant(BaseModel):
@@ -707,6 +757,13 @@ class KeyList(BaseModel):
 
 class QueueList(BaseModel):
     data: list[Queue]
+    """Up to `limit` items and about 1 MiB."""
+    next_cursor: str | None
+    """Pass it as `cursor` to get the next page. Null on the last page."""
+
+
+class StoredImageList(BaseModel):
+    data: list[StoredImage]
     """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` to get the next page. Null on the last page."""

@@ -1,13 +1,15 @@
 """Keyset pagination, newest rows first. Pages stay stable while rows are added or deleted, and the last page is as fast
 as the first."""
 
+import datetime
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement, Select
 from sqlalchemy.orm import Session
+from ulid import ULID
 
 from core.service.errors import InvalidCursor
 
@@ -45,6 +47,33 @@ class PageRequest:
     cursor: str | None = None
     status: str | None = None
     """Status of the rows to return; None returns rows of every status."""
+
+
+_SLACK = datetime.timedelta(hours=1)
+"""Max difference between the time in a row's id, from the clock of the API's host, and the row's `created_at`, from the
+database's clock."""
+_FIRST, _LAST = (datetime.datetime(year, 1, 2, tzinfo=datetime.UTC) for year in (1970, 9000))
+
+
+def created_between(
+    model: Any, id_column: Any, after: datetime.datetime | None, before: datetime.datetime | None
+) -> list[ColumnElement[bool]]:
+    """Returns the SQL conditions that a row of `model` was created after `after` and before `before`. They also limit
+    `id_column`, which has the ids of these rows and which sorts by creation time, so that an index of ids skips the
+    other rows."""
+    conditions = []
+    if after is not None:
+        after = min(max(after, _FIRST), _LAST)
+        conditions += [model.created_at > after, id_column > _first_id(model, after - _SLACK)]
+    if before is not None:
+        before = min(max(before, _FIRST), _LAST)
+        conditions += [model.created_at < before, id_column < _first_id(model, before + _SLACK)]
+    return conditions
+
+
+def _first_id(model: Any, time: datetime.datetime) -> str:
+    """Returns the smallest id that a row of `model`, created at this time, could have."""
+    return f"{_PREFIXES[model.__tablename__]}_{str(ULID.from_datetime(time)).lower()[:10]}"
 
 
 def fetch_page(session: Session, statement: Select[Row], id_column: Any, request: PageRequest) -> Page[Row]:

@@ -54,7 +54,7 @@ def tenant_with_everything(database: Database, name: str) -> Scope:
         add_finetune(session, scope, domain)
         add_adapter(session, scope, domain, 1)
         generation = add_generation(session, scope, domain).id
-        session.add(GenerationImage(generation_id=generation, seed=0, **common, **size))
+        session.add(GenerationImage(generation_id=generation, domain_id=domain, seed=0, **common, **size))
         session.add(GenerationPreview(generation_id=generation, step=1, **common))
         metering.meter(session, scope.tenant, images=1)
         key = keys.issue(acting(session, SYSTEM), scope.tenant, "key")

@@ -195,7 +195,10 @@ def test_very_many_rows_are_deleted_in_steps(
         for number in range(7):
             generation = add_generation(session, scope, domain, status="succeeded", finished_at=database_now(session))
             common = {"tenant_id": scope.tenant, "object_key": "k", "sha256": "0" * 64, "size_bytes": 1}
-            session.add(GenerationImage(generation_id=generation.id, index=0, seed=0, width=8, height=8, **common))
+            size = {"width": 8, "height": 8}
+            session.add(
+                GenerationImage(generation_id=generation.id, index=0, domain_id=domain, seed=0, **size, **common)
+            )
             session.add(GenerationPreview(generation_id=generation.id, index=0, step=number, **common))
         add_generation(session, scope, domain)
         add_finetune(session, scope, domain)

@@ -114,7 +114,9 @@ def two(database: Database) -> Two:
     with database.session() as session:
         generation = session.scalars(select(Generation.id).where(Generation.tenant_id == own.tenant)).one()
         size = {"size_bytes": 1, "width": 8, "height": 8, "sha256": "0" * 64, "object_key": "k", "seed": 0}
-        session.add(GenerationImage(generation_id=generation, tenant_id=other.tenant, index=1, **size))
+        session.add(
+            GenerationImage(generation_id=generation, domain_id="dom_other", tenant_id=other.tenant, index=1, **size)
+        )
     return Two(database, own, other)
 
 

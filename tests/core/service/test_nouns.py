@@ -25,7 +25,7 @@ from core.service.errors import (
 )
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
-from core.service.generations import GenerationRequest
+from core.service.generations import GenerationFilter, GenerationRequest
 from tests.core.service.rows import (
     BASE,
     Sent,
@@ -65,7 +65,7 @@ def test_rows_of_another_tenant_are_not_found(database: Database) -> None:
     with database.session(stranger) as session:
         assert [row.name for row in domains.page(session, PageRequest()).data] == ["domain"]
         with pytest.raises(NotFound):
-            generations.page(session, domain_id, PageRequest())
+            generations.page(session, GenerationFilter(domain_id=domain_id), PageRequest())
     with database.session() as session:
         assert domains.get(session, domain_id).id == domain_id
 

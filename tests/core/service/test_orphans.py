@@ -35,7 +35,8 @@ def test_only_objects_without_a_row_are_deleted(database: Database, store: Objec
         drawn = f"{folder}generations/{generation.id}"
         size = {"size_bytes": 1, "width": 8, "height": 8}
         image = GenerationImage(
-            generation_id=generation.id, index=0, tenant_id=scope.tenant, object_key=f"{drawn}/2/0.png", seed=0,
+            generation_id=generation.id, index=0, domain_id=domain, tenant_id=scope.tenant,
+            object_key=f"{drawn}/2/0.png", seed=0,
             sha256="0" * 64, **size,
         )  # fmt: skip
         preview = GenerationPreview(

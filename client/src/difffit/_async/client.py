@@ -12,6 +12,7 @@ from difffit._async.deletions import AsyncDeletions
 from difffit._async.domains import AsyncDomains
 from difffit._async.finetunes import AsyncFinetunes
 from difffit._async.generations import AsyncGenerations
+from difffit._async.images import AsyncImages
 from difffit._async.session import AsyncSession, parsed
 from difffit._async.webhooks import AsyncWebhooks
 from difffit.errors import NotConfigured
@@ -60,6 +61,7 @@ class AsyncClient:
         self.finetunes = AsyncFinetunes(session)
         self.adapters = AsyncAdapters(session)
         self.generations = AsyncGenerations(session)
+        self.images = AsyncImages(session)
         self.deletions = AsyncDeletions(session)
         self.webhooks = AsyncWebhooks(session)
         self.admin = AsyncAdmin(session)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Unpack
 
-from difffit._async.session import AsyncPages, AsyncSession
+from difffit._async.session import AsyncPages, AsyncSession, receipt
 from difffit._async.waiting import MAX_SECONDS, ended
 from difffit.errors import BadDownload
+from difffit.filters import GenerationFilters, query
 from difffit.models import Generation, GenerationList, Image
 from difffit.pictures import Picture
 from difffit.requests import GenerationSettings
@@ -34,10 +35,20 @@ class AsyncGenerations:
             "POST", path, Generation, body=settings, headers=headers, timeout=timeout, id=domain_id
         )
 
-    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Generation]:
-        """Yields the domain's generations, newest first. With `status`, yields only generations with this status."""
-        path = "/v1/domains/{id}/generations"
-        return self._session.pages(path, GenerationList, limit, {"status": status}, id=domain_id)
+    def list(
+        self,
+        domain_id: str | None = None,
+        limit: int | None = None,
+        *,
+        status: str | None = None,
+        **filters: Unpack[GenerationFilters],
+    ) -> AsyncPages[Generation]:
+        """Yields the generations of a domain, or of all your domains, newest first. With a status or filters, yields
+        only the generations that match all of them."""
+        asked = {"status": status, **query(filters)}
+        if domain_id is None:
+            return self._session.pages("/v1/generations", GenerationList, limit, asked)
+        return self._session.pages("/v1/domains/{id}/generations", GenerationList, limit, asked, id=domain_id)
 
     async def get(self, id: str) -> Generation:
         return await self._session.call("GET", "/v1/generations/{id}", Generation, id=id)
@@ -46,6 +57,14 @@ class AsyncGenerations:
         """Cancels a generation: immediately if it is queued, after the current sampling step if it is running. Raises
         Conflict if it has already ended."""
         return await self._session.call("POST", "/v1/generations/{id}/cancel", Generation, id=id)
+
+    async def delete(self, id: str) -> str | None:
+        """Deletes a generation that has ended, with its images. Raises Conflict if it has not ended.
+
+        Returns the id of the deletion receipt, which `client.deletions.get` reads; None if the response was lost and a
+        retry found the generation already deleted.
+        """
+        return receipt(await self._session.send("DELETE", "/v1/generations/{id}", id=id))
 
     async def wait(
         self,

@@ -13,6 +13,7 @@ from difffit._sync.deletions import Deletions
 from difffit._sync.domains import Domains
 from difffit._sync.finetunes import Finetunes
 from difffit._sync.generations import Generations
+from difffit._sync.images import Images
 from difffit._sync.session import Session, parsed
 from difffit._sync.webhooks import Webhooks
 from difffit.errors import NotConfigured
@@ -61,6 +62,7 @@ class Client:
         self.finetunes = Finetunes(session)
         self.adapters = Adapters(session)
         self.generations = Generations(session)
+        self.images = Images(session)
         self.deletions = Deletions(session)
         self.webhooks = Webhooks(session)
         self.admin = Admin(session)

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from difffit import __version__
-from difffit.cli import account, adapters, admin, datasets, deletions, domains, finetunes, generations, webhooks
+from difffit.cli import account, adapters, admin, datasets, deletions, domains, finetunes, generations, images, webhooks
 from difffit.cli.base import State, command
 from difffit.cli.failures import EXIT_CODES
 
@@ -62,6 +62,7 @@ app.add_typer(finetunes.app, name="finetunes")
 app.add_typer(adapters.app, name="adapters")
 command(app)(generations.generate)
 app.add_typer(generations.app, name="generations")
+app.add_typer(images.app, name="images")
 app.add_typer(deletions.app, name="deletions")
 app.add_typer(webhooks.app, name="webhooks")
 command(app)(account.usage)

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -8,12 +9,26 @@ if TYPE_CHECKING:
     from difffit import Client
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Name or id of the domain.")]
+OptionalDomainArgument = Annotated[
+    str | None, typer.Argument(metavar="[DOMAIN]", help="Name or id of the domain. All domains by default.")
+]
 HOUR, DAY = 3600, 86_400
 """Seconds."""
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of rows. All by default.")]
 JobStatusOption = Annotated[
     Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
     typer.Option("--status", help="List only jobs with this status."),
+]
+ClassOption = Annotated[str | None, typer.Option("--class", help="List only images of this class.")]
+AdapterOption = Annotated[
+    str | None, typer.Option("--adapter", help="List only images of this version, or of the `base`.")
+]
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+AfterOption = Annotated[
+    datetime | None, typer.Option("--after", formats=_TIMES, help="List only those created after this local time.")
+]
+BeforeOption = Annotated[
+    datetime | None, typer.Option("--before", formats=_TIMES, help="List only those created before this local time.")
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps.")]
 BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per step.")]

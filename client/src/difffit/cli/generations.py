@@ -6,9 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Group
 
-from difffit.cli.arguments import DomainArgument, JobStatusOption, LimitOption, domain_id
+from difffit.cli.arguments import (
+    AdapterOption,
+    AfterOption,
+    BeforeOption,
+    ClassOption,
+    DomainArgument,
+    JobStatusOption,
+    LimitOption,
+    OptionalDomainArgument,
+    YesOption,
+    confirm,
+    domain_id,
+)
 from difffit.cli.base import State, command
 from difffit.cli.views import record, steps_bar, table
+from difffit.filters import GenerationFilters
 from difffit.requests import GenerationSettings, Sampler, TimestepSpacing
 
 if TYPE_CHECKING:
@@ -81,10 +94,20 @@ def generate(
 
 @command(app, "list")
 def list_generations(
-    state: State, domain: DomainArgument, status: JobStatusOption = None, limit: LimitOption = None
+    state: State,
+    domain: OptionalDomainArgument = None,
+    status: JobStatusOption = None,
+    class_name: ClassOption = None,
+    adapter_id: AdapterOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
+    limit: LimitOption = None,
 ) -> None:
-    """List a domain's generations, newest first."""
-    generations = list(state.client.generations.list(domain_id(state.client, domain), limit, status=status))
+    """List the generations of a domain, or of all your domains, newest first."""
+    owner = None if domain is None else domain_id(state.client, domain)
+    filters: GenerationFilters = {"class_name": class_name, "adapter_id": adapter_id}
+    filters |= {"created_after": after, "created_before": before}
+    generations = list(state.client.generations.list(owner, limit, status=status, **filters))
     columns = {
         "id": lambda generation: generation.id,
         "status": lambda generation: generation.status,
@@ -115,6 +138,17 @@ def cancel(state: State, generation: GenerationArgument) -> None:
 def download(state: State, generation: GenerationArgument, output: OutputOption = Path()) -> None:
     """Save a generation's images as PNGs. Waits until they are finished."""
     _save(state, _wait(state, generation), output)
+
+
+@command(app)
+def delete(state: State, generation: GenerationArgument, yes: YesOption = False) -> None:
+    """Delete a generation that has ended, with its images."""
+    confirm(f"Delete {generation} and its images?", yes=yes)
+    receipt = state.client.generations.delete(generation)
+    state.show(
+        {"deleted": generation, "receipt": receipt},
+        f"Deleted {generation}. Its files are being removed{f': see {receipt}' if receipt else ''}.",
+    )
 
 
 def _wait(state: State, id: str) -> "Generation":

@@ -1,0 +1,80 @@
+"""Filters of lists of generations and images, as FastAPI dependencies."""
+
+import re
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import Depends, Query
+from pydantic import AwareDatetime, BeforeValidator
+
+from api.schemas.common import WHOLE, ClassName, Identifier, Label
+from core.service.generations import GenerationFilter
+from core.service.images import ImageFilter
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
+def _rfc_3339(value: object) -> object:
+    """Returns the text of a time. Raises ValueError for other forms that pydantic would accept, such as numbers."""
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError("must be a time with a zone, such as 2026-11-23T13:58:16Z")
+    return value
+
+
+def _true_or_false(value: object) -> object:
+    """Returns the text of a flag. Raises ValueError for other forms that pydantic would accept, such as `on`."""
+    if value not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
+Flag = Annotated[bool, BeforeValidator(_true_or_false)]
+
+
+async def get_generation_filter(
+    class_name: Annotated[ClassName | None, Query(description="Only images of this class.")] = None,
+    adapter_id: Annotated[
+        Identifier | None, Query(description="Only images of this version, or `base` for those of the base itself.")
+    ] = None,
+    created_after: Annotated[Moment | None, Query(description="Only generations created after this time.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Only generations created before this time.")] = None,
+) -> GenerationFilter:
+    return GenerationFilter(
+        class_name=class_name, adapter_id=adapter_id, created_after=created_after, created_before=created_before
+    )
+
+
+GenerationFilterDep = Annotated[GenerationFilter, Depends(get_generation_filter)]
+
+
+async def get_image_filter(
+    shared: GenerationFilterDep,
+    seed: Annotated[
+        Annotated[int, Query(ge=0, lt=2**54), WHOLE] | None, Query(description="Only images with this seed.")
+    ] = None,
+    favourite: Annotated[Flag | None, Query(description="Only favourites, or only others.")] = None,
+    label: Annotated[Label | None, Query(description="Only images whose label contains this text.")] = None,
+) -> ImageFilter:
+    return ImageFilter(**vars(shared), seed=seed, favourite=favourite, label=label)
+
+
+ImageFilterDep = Annotated[ImageFilter, Depends(get_image_filter)]
+
+
+async def get_owned_generation_filter(
+    shared: GenerationFilterDep,
+    domain_id: Annotated[Identifier | None, Query(description="Only generations of this domain.")] = None,
+) -> GenerationFilter:
+    return replace(shared, domain_id=domain_id)
+
+
+async def get_owned_image_filter(
+    wanted: ImageFilterDep,
+    domain_id: Annotated[Identifier | None, Query(description="Only images of this domain.")] = None,
+) -> ImageFilter:
+    return replace(wanted, domain_id=domain_id)
+
+
+OwnedGenerationFilterDep = Annotated[GenerationFilter, Depends(get_owned_generation_filter)]
+OwnedImageFilterDep = Annotated[ImageFilter, Depends(get_owned_image_filter)]

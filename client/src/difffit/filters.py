@@ -1,0 +1,29 @@
+"""Filters of `generations.list` and `images.list`, which images and generations they return."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypedDict
+
+
+class GenerationFilters(TypedDict, total=False):
+    class_name: str | None
+    adapter_id: str | None
+    """Id of a version, or `base` for the base itself."""
+    created_after: datetime | None
+    """A time without a zone is local."""
+    created_before: datetime | None
+
+
+class ImageFilters(GenerationFilters, total=False):
+    seed: int | None
+    favourite: bool | None
+    label: str | None
+    """Text that the label must contain, in upper or lower case."""
+
+
+def query(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the filters as query parameters."""
+    return {
+        name: value.astimezone().isoformat() if isinstance(value, datetime) else value
+        for name, value in filters.items()
+    }
