@@ -9,7 +9,17 @@ import typer
 
 from core.artifact.sampling import SamplerName, TimestepSpacing
 from core.artifact.sites import Method
-from difffit.cli.arguments import BatchSizeOption, ImageSizeOption, LearningRateOption, SeedOption, StepsOption
+from difffit.cli.arguments import (
+    BatchSizeOption,
+    EarlyStoppingOption,
+    EvaluateEveryOption,
+    ImageSizeOption,
+    KeepOption,
+    LearningRateOption,
+    SamplingOption,
+    SeedOption,
+    StepsOption,
+)
 from difffit.cli.base import State, command
 from difffit.cli.views import record
 from difffit.errors import DiffFitError, NotConfigured
@@ -46,6 +56,10 @@ def train(
     learning_rate: LearningRateOption = None,
     seed: SeedOption = None,
     image_size: ImageSizeOption = None,
+    sampling: SamplingOption = None,
+    evaluate_every: EvaluateEveryOption = None,
+    keep: KeepOption = None,
+    early_stopping: EarlyStoppingOption = None,
     keep_classes: Annotated[
         bool,
         typer.Option("--keep-classes", help="Freeze the base's class table. Class names must be known to the base."),
@@ -76,6 +90,10 @@ def train(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
+        "sampling": sampling,
+        "evaluate_every": evaluate_every,
+        "keep": keep,
+        "early_stopping": early_stopping,
     }
     with _explained():
         from core.ml.tuning.parallel import ALONE, started_processes

@@ -19,7 +19,17 @@ from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.checkpoint import unpack, write_file
 from core.ml.tuning.finetune import finetune
 from core.ml.tuning.parallel import ALONE, Processes
-from core.ml.tuning.plan import ABOUT_DEFAULTS, Checkpoint, Encoding, FinetunePlan, Outcome, Progress, Sample, Started
+from core.ml.tuning.plan import (
+    ABOUT_DEFAULTS,
+    Checkpoint,
+    Encoding,
+    Evaluation,
+    FinetunePlan,
+    Outcome,
+    Progress,
+    Sample,
+    Started,
+)
 from core.service.config import Settings, get_settings
 from core.service.datasets import archive
 from core.service.datasets import service as datasets
@@ -136,6 +146,7 @@ class Run:
 
     def _follow(self, work: Generator[Any, None, Outcome], bar: Bar, steps: int, images: int) -> Outcome:
         task = bar.add_task("", total=steps, note="loading")
+        held_out = ""
         self.output.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
@@ -150,7 +161,9 @@ class Run:
                     self.started, self.parameters = step, event.trainable_parameters
                     bar.update(task, completed=step, note="")
                 case Progress():
-                    bar.update(task, completed=event.step, note=f"loss {event.loss:.4f}")
+                    bar.update(task, completed=event.step, note=f"loss {event.loss:.4f}{held_out}")
+                case Evaluation():
+                    held_out = f", held out {event.held_out_loss:.4f} (best: step {event.best_step:,})"
                 case Checkpoint() if self.writes:
                     write_file(self.checkpoint_path, event.data)
                 case Sample() if self.writes:
@@ -169,6 +182,8 @@ class Run:
             "classes": list(plan.class_names),
             "steps": plan.training.steps,
             "started_at_step": self.started,
+            "adapter_step": outcome.adapter_step,
+            "stop_reason": outcome.stop_reason,
             **{f"held_out_loss_{name}": loss for name, loss in outcome.losses.items()},
         }
 

@@ -47,7 +47,7 @@ _EVENT = {
     "type": "object",
     "properties": {
         "id": {"type": "string", "description": "Increases within each fine-tune."},
-        "event": {"type": "string", "enum": ["status", "progress", "sample", "error"]},
+        "event": {"type": "string", "enum": ["status", "progress", "evaluation", "sample", "error"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }
@@ -99,10 +99,11 @@ def get_finetune(id: str, database: DatabaseDep, scope: ReaderDep) -> FinetuneOu
 
 @router.get("/finetunes/{id}/metrics", operation_id="get_finetune_metrics", responses=problems(NotFound))
 def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> MetricsOut:
-    """Get the loss curve of a fine-tune. A long curve is reduced to about 2,000 evenly spaced points, including its
-    first and last."""
+    """Get the loss curve of a fine-tune, and its held-out losses. A long curve is reduced to about 2,000 evenly spaced
+    points, including its first and last."""
     with database.session(scope) as session:
-        return MetricsOut.model_validate({"data": finetunes.metrics(session, id)})
+        points = {"data": finetunes.metrics(session, id), "evaluations": finetunes.evaluations(session, id)}
+        return MetricsOut.model_validate(points)
 
 
 @router.post(
@@ -158,6 +159,7 @@ async def stream_finetune_events(
 
     - `status`: `{status}` and details, such as the `adapter_id` after success
     - `progress`: `{step, steps, loss, gradient_norm, seconds, eta_seconds}`
+    - `evaluation`: `{step, held_out_loss, best_step}`
     - `sample`: `{step, url}`, the signed URL of an image generated with the adapter at that training step
     - `error`: `{code, detail}`
 

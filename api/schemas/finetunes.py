@@ -12,7 +12,10 @@ from core.service.db.models import Finetune
 from core.service.finetunes.service import FinetuneRequest
 
 _DEFAULTS = FinetuneRequest(dataset_id="")
-_TRAINING = {"steps", "batch_size", "learning_rate", "seed"}
+_TRAINING = {
+    *("steps", "batch_size", "learning_rate", "seed", "sampling"),
+    *("evaluate_every", "keep", "early_stopping"),
+}
 """Fields of `FinetuneCreate` that belong to the training settings (`TrainingSettings`)."""
 
 
@@ -46,6 +49,28 @@ class FinetuneCreate(Input):
         lt=2**53,
         description="The same data, settings and seed give the same adapter on the same device.",
     )
+    sampling: Literal["shuffled", "balanced"] = Field(
+        _DEFAULTS.training.sampling,
+        description="Choice of the training images. `shuffled` shows every image equally often; `balanced` shows every "
+        "class equally often, for data sets with classes of very different size.",
+    )
+    evaluate_every: Integer = Field(
+        _DEFAULTS.training.evaluate_every,
+        ge=1,
+        le=100_000,
+        description="Steps between two evaluations of the adapter on held-out images. They add at most 5 % to the time "
+        "of training. A data set too small for held-out images has no evaluations.",
+    )
+    keep: Literal["last", "best"] = Field(
+        _DEFAULTS.training.keep,
+        description="Adapter that becomes the new version: that of the last step, or that of the evaluation with the "
+        "lowest held-out loss.",
+    )
+    early_stopping: Annotated[int, Field(ge=1, le=1000), WHOLE] | None = Field(
+        _DEFAULTS.training.early_stopping,
+        description="Number of evaluations without a lower held-out loss after which training ends early, and "
+        "succeeds. The new version is then the best, whatever `keep` is. By default all steps are trained.",
+    )
     # The limits are inside the union, or the OpenAPI document would lack them.
     image_size: Annotated[int, Field(ge=1, lt=2**16), WHOLE] | None = Field(
         _DEFAULTS.image_size,
@@ -76,6 +101,10 @@ class FinetuneOut(Output):
     batch_size: int
     learning_rate: float
     seed: int
+    sampling: str
+    evaluate_every: int = Field(description="0 for fine-tunes of earlier releases, which were not evaluated.")
+    keep: str
+    early_stopping: int | None
     image_size: int | None = Field(description="Side in pixels; null means the base's size.")
     auto_promote: bool
     step: int = Field(description="Number of completed steps.")
@@ -92,6 +121,10 @@ class FinetuneOut(Output):
     trainable_parameters: int | None = Field(description="Null until the fine-tune runs.")
     adapter_id: str | None = Field(
         description="The new version, once the fine-tune has succeeded, and until the version is deleted."
+    )
+    adapter_step: int | None = Field(description="Step that the new version is of. The best can be before the last.")
+    stop_reason: str | None = Field(
+        description="Reason why training ended: `all_steps`, or `early_stopping` before the last step. Null until then."
     )
     error: JobError | None
     created_at: Time
@@ -138,5 +171,14 @@ class MetricPoint(BaseModel):
     eta_seconds: float | None
 
 
+class EvaluationPoint(BaseModel):
+    """Loss of the adapter on the held-out images after a training step. Timesteps and noise are the same each time."""
+
+    step: int
+    held_out_loss: float
+    best_step: int = Field(description="Step with the lowest loss so far.")
+
+
 class MetricsOut(Output):
     data: list[MetricPoint] = Field(description="The loss curve, from the first step.")
+    evaluations: list[EvaluationPoint] = Field(description="The held-out losses during training.")

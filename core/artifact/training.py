@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
+StopReason = Literal["all_steps", "early_stopping"]
+"""Reason why a training run ended: all steps are done, or `early_stopping` ended it before the last step."""
+
 PRETRAINING_RATE = 1e-4
 """Learning rate of DiT's pre-training and of full fine-tuning. The DiffFit paper gives the learning rates of the other
 methods as multiples of this one (Table 4d)."""
@@ -45,6 +48,19 @@ class TrainingSettings:
     """Maximum number of a batch's images in one forward and backward pass. A smaller number needs less memory.
     Gradients of the parts are summed, so the rounding of the sums is all that changes."""
     seed: int = 0
+    evaluate_every: int = 0
+    """Number of training steps between two evaluations of the moving average on the held-out images; 0 never evaluates.
+    The evaluations do not change the training."""
+    keep: Literal["last", "best"] = "last"
+    """Moving average that becomes the adapter: that of the last step, or the one with the lowest held-out loss."""
+    early_stopping: int | None = None
+    """Number of consecutive evaluations without a lower held-out loss after which training ends. The best moving
+    average then becomes the adapter, whatever `keep` is. None trains all steps."""
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the moving average with the lowest held-out loss becomes the adapter."""
+        return self.keep == "best" or self.early_stopping is not None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,6 +70,6 @@ class TrainingSettings:
         return cls(**values)
 
 
-DEFAULT_TRAINING = TrainingSettings(steps=400, gradient_clip=1.0)
+DEFAULT_TRAINING = TrainingSettings(steps=400, gradient_clip=1.0, evaluate_every=25, keep="best")
 """Training settings of a fine-tune, on a server and on the user's own machine, where the request does not change
 them."""

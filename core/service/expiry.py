@@ -87,20 +87,22 @@ def samples(session: Session, before: Time, limit: int) -> int:
 
 
 def finetune_events(session: Session, before: Time, limit: int) -> int:
-    """Deletes up to `limit` progress events of one fine-tune that ended before `before`. About `_POINTS` points of the
-    loss curve stay, the first and the last among them. Returns `limit`, since there may be more events or fine-tunes,
-    or 0 if there is no such fine-tune."""
+    """Deletes up to `limit` progress and evaluation events of one fine-tune that ended before `before`. Of each type
+    about `_POINTS` stay, the first and the last among them. Returns `limit`, since there may be more events or
+    fine-tunes, or 0 if there is no such fine-tune."""
     finetune = _oldest_finetune(session, Finetune.events_thinned_at.is_(None), before)
     if finetune is None:
         return 0
     event = FinetuneEvent
-    progress = select(event.id, event.data["step"].as_integer()).where(
-        event.finetune_id == finetune.id, event.type == "progress"
+    curves = select(event.type, event.id, event.data["step"].as_integer()).where(
+        event.finetune_id == finetune.id, event.type.in_(("progress", "evaluation"))
     )
-    points = session.execute(progress.order_by(event.id)).all()
-    # Keeps the first event of each of `_POINTS` ranges of steps. The next call keeps the same events of those left.
-    kept = set({step * _POINTS // finetune.training.steps: id for id, step in reversed(points)}.values())
-    doomed = [id for id, _ in points[:-1] if id not in kept][:limit]
+    points = session.execute(curves.order_by(event.id)).all()
+    # Keeps each curve's first event in each of `_POINTS` ranges of steps. The next call keeps the same events.
+    first = {(type, step * _POINTS // finetune.training.steps): id for type, id, step in reversed(points)}
+    last = {type: id for type, id, _ in points}
+    kept = {*first.values(), *last.values()}
+    doomed = [id for _, id, _ in points if id not in kept][:limit]
     session.execute(delete(event).where(event.finetune_id == finetune.id, event.id.in_(doomed)))
     if len(doomed) < limit:
         finetune.events_thinned_at = database_now(session)

@@ -220,6 +220,7 @@ def start_finetunes(services: Services) -> list[Claim]:
             row = session.get_one(Finetune, claim.id)
             finetunes.record_start(session, row, 0.5, 1234, 0)
             finetunes.record_progress(session, row, 5, loss=0.4, gradient_norm=0.2, seconds=1.5)
+            finetunes.record_evaluation(session, row, 5, 0.25, 5)
             stored = services.store.put(f"tenants/{row.tenant_id}/samples/{row.id}.png", png(9))
             jobs.report(session, row, "sample", {"step": 5, "key": stored.key})
             finetunes.record_progress(session, row, 10, loss=0.3, gradient_norm=0.1, seconds=1.5)
@@ -235,8 +236,9 @@ def finish_finetune(services: Services, claim: Claim, seed: int = 0) -> None:
     data = adapter_file(names, seed, digest)
     stored = services.store.put(f"tenants/{row.tenant_id}/domains/{row.domain_id}/{claim.id}.safetensors", data)
     losses = {"base": 0.5, "adapter": 0.2, "adapter_null": float("nan")}
+    result = finetunes.Result(losses=losses, adapter_step=5, stop_reason="early_stopping")
     with services.database.session() as session:
-        assert finetunes.publish(session, claim, decode(data), stored, losses)
+        assert finetunes.publish(session, claim, decode(data), stored, result)
 
 
 def draw_generations(services: Services) -> None:

@@ -31,7 +31,7 @@ def test_finetune_runs_from_queued_to_an_adapter(tenant: Client, domain: str, da
     path = f"/v1/finetunes/{finetune['id']}"
     assert (finetune["status"], finetune["step"], finetune["steps"]) == ("queued", 0, 10)
     assert (finetune["method"], finetune["preset"], finetune["batch_size"]) == ("difffit", "paper", 32)
-    assert tenant.read(f"{path}/metrics") == {"data": []}
+    assert tenant.read(f"{path}/metrics") == {"data": [], "evaluations": []}
 
     (claim,) = start_finetunes(services)
     running = tenant.read(path)
@@ -45,7 +45,10 @@ def test_finetune_runs_from_queued_to_an_adapter(tenant: Client, domain: str, da
     assert done["error"] is None
     assert tenant.read(f"/v1/domains/{domain}")["active_adapter_id"] == done["adapter_id"]
     assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == [done]
-    points = tenant.read(f"{path}/metrics")["data"]
+    assert (done["adapter_step"], done["stop_reason"]) == (5, "early_stopping")
+    curve = tenant.read(f"{path}/metrics")
+    assert curve["evaluations"] == [{"step": 5, "held_out_loss": 0.25, "best_step": 5}]
+    points = curve["data"]
     assert [(point["step"], point["loss"], point["gradient_norm"]) for point in points] == [
         (5, 0.4, 0.2),
         (10, 0.3, 0.1),
@@ -64,7 +67,7 @@ def test_long_stream_of_an_ended_finetune_is_complete(
             jobs.report(session, row, "progress", {"step": step})
     finish_finetune(services, claim)
     received = events(tenant, id)
-    assert len(received) == 1100 + 6
+    assert len(received) == 1100 + 7
     assert received[-1][2]["status"] == "succeeded"
 
 
@@ -74,7 +77,15 @@ def test_events_are_replayed_and_resumed(
     (finetune,) = tenant.read(f"/v1/domains/{domain}/finetunes")["data"]
     id = finetune["id"]
     received = events(tenant, id)
-    assert [type for _, type, _ in received] == ["status", "status", "progress", "sample", "progress", "status"]
+    assert [type for _, type, _ in received] == [
+        "status",
+        "status",
+        "progress",
+        "evaluation",
+        "sample",
+        "progress",
+        "status",
+    ]
     assert [data["status"] for _, type, data in received if type == "status"] == ["queued", "running", "succeeded"]
     ids = [number for number, _, _ in received]
     assert ids == sorted(set(ids))
@@ -85,7 +96,7 @@ def test_events_are_replayed_and_resumed(
     problem(tenant.get(f"/v1/finetunes/{id}/events", headers={"Last-Event-ID": "x"}), 422, "invalid_request")
     problem(tenant.get(f"/v1/finetunes/{id}/events", headers={"Last-Event-ID": "9" * 30}), 422, "invalid_request")
 
-    number, _, sample = received[3]
+    number, _, sample = received[4]
     assert sample.keys() == {"step", "url"}
     image = api_client.get(sample["url"])
     assert image.headers["content-type"] == "image/png"
@@ -95,6 +106,29 @@ def test_events_are_replayed_and_resumed(
     problem(api_client.get(path), 401, "unauthenticated")
     problem(tenant.get(f"/v1/finetunes/{id}/samples/{number - 1}"), 404, "not_found")
     problem(tenant.get(f"/v1/finetunes/{id}/samples/{2**53 - 1}"), 404, "not_found")
+
+
+def test_training_settings_reach_the_worker_and_come_back(
+    tenant: Client, domain: str, dataset: str, services: Services
+) -> None:
+    settings = {"sampling": "balanced", "evaluate_every": 10, "keep": "last", "early_stopping": 3}
+    sent = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, **settings})
+    plain = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset})
+    assert {name: sent[name] for name in settings} == settings
+    defaults = {"sampling": "shuffled", "evaluate_every": 25, "keep": "best", "early_stopping": None}
+    assert {name: plain[name] for name in settings} == defaults
+    with services.database.session() as session:
+        training = session.get_one(Finetune, sent["id"]).training
+    assert (training.sampling, training.evaluate_every, training.early_stopping) == ("balanced", 10, 3)
+    assert training.keeps_best
+
+
+@pytest.mark.parametrize("invalid", [{"evaluate_every": 0}, {"early_stopping": 0}, {"keep": "first"}, {"sampling": ""}])
+def test_invalid_training_settings_are_rejected(
+    tenant: Client, domain: str, dataset: str, invalid: dict[str, Any]
+) -> None:
+    answer = tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, **invalid})
+    problem(answer, 422, "invalid_request")
 
 
 def test_queued_finetune_is_cancelled_immediately(tenant: Client, domain: str, dataset: str) -> None:

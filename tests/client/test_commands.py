@@ -117,7 +117,7 @@ def test_finetune_is_estimated_started_cancelled_and_watched(shell: Shell, drawa
     assert {drawable.finetune_id, started["id"]} <= {row["id"] for row in listed}
     assert drawable.finetune_id in shell.text("finetunes", "list", drawable.id)
     events = [json.loads(line) for line in shell.text("finetunes", "events", drawable.finetune_id).splitlines()]
-    assert {event["event"] for event in events} == {"status", "progress", "sample"}
+    assert {event["event"] for event in events} == {"status", "progress", "evaluation", "sample"}
     last = shell.json("finetunes", "events", drawable.finetune_id, "--after", events[-2]["id"])
     assert last == events[-1]
 

@@ -79,7 +79,8 @@ async def main(client: AsyncClient) -> None:
     )
     output, _, _ = mypy.api.run(["--strict", "--cache-dir", str(ROOT / ".mypy_cache"), str(tmp_path / "script.py")])
     messages = [re.sub(r"^.*?script\.py:\d+: ", "", line) for line in output.splitlines()]
-    events = "difffit.events.Status | difffit.events.Progress | difffit.events.Sample | difffit.events.Failure"
+    kinds = ("Status", "Progress", "Evaluation", "Sample", "Failure")
+    events = " | ".join(f"difffit.events.{kind}" for kind in kinds)
     for expected in (
         'note: Revealed type is "str | None"',
         f'note: Revealed type is "list[{events}]"',

@@ -21,6 +21,7 @@ from core.ml.tuning.plan import (
     ABOUT_DEFAULTS,
     Checkpoint,
     Encoding,
+    Evaluation,
     FinetunePlan,
     Outcome,
     Progress,
@@ -77,7 +78,11 @@ class FinetuneRun(Attempt[Finetune]):
         self.artifact, self.stored = self._store(self.job, self.outcome)
 
     def publish(self, session: Session) -> None:
-        service.publish(session, self.claim, self.artifact, self.stored, self.outcome.losses)
+        outcome = self.outcome
+        result = service.Result(
+            losses=outcome.losses, adapter_step=outcome.adapter_step, stop_reason=outcome.stop_reason
+        )
+        service.publish(session, self.claim, self.artifact, self.stored, result)
 
     def on_end(self, how: str) -> None:
         if how != "returned":
@@ -168,6 +173,8 @@ def _record(session: Session, row: Finetune, event: Any, stored: StoredObject | 
             service.record_start(session, row, event.held_out_loss_base, event.trainable_parameters, event.step)
         case Progress(step=step, loss=loss, gradient_norm=norm, seconds=seconds):
             service.record_progress(session, row, step=step, loss=loss, gradient_norm=norm, seconds=seconds)
+        case Evaluation():
+            service.record_evaluation(session, row, event.step, event.held_out_loss, event.best_step)
         case Checkpoint(step=step) if stored is not None:
             service.record_checkpoint(session, row, step, stored)
         case Sample(step=step) if stored is not None:

@@ -11,7 +11,7 @@ from api.dashboard.frame import frame, show_problem
 from api.dashboard.user import TenantUser, User
 from difffit import DiffFitError
 from difffit.errors import ConnectionFailed
-from difffit.events import ACTIVE, Event, Failure, Progress, Sample, Status
+from difffit.events import ACTIVE, Evaluation, Event, Failure, Progress, Sample, Status
 from difffit.models import Finetune
 
 
@@ -62,6 +62,8 @@ class _Watch:
             if finetune.held_out_loss_base and finetune.held_out_loss_adapter:
                 better = 1 - finetune.held_out_loss_adapter / finetune.held_out_loss_base
                 facts["Loss on held-out images"] = f"{better:.0%} below the base's"
+            if finetune.adapter_step is not None:
+                facts["Version of step"] = f"{finetune.adapter_step:,}"
             kit.facts(facts)
 
     async def follow(self) -> None:
@@ -86,6 +88,8 @@ class _Watch:
                 left = "" if event.eta_seconds is None else f", {words.duration(event.eta_seconds)} left"
                 if is_active:
                     self.status_line.text = f"Step {event.step:,} of {event.steps:,}, loss {event.loss:.4f}{left}"
+            case Evaluation():
+                self.curve.add_held_out(event.step, event.held_out_loss)
             case Sample():
                 self.none_yet.visible = False
                 with self.samples, kit.box("shot"):
@@ -117,4 +121,7 @@ def _progress(finetune: Finetune) -> str:
         return finetune.error.detail
     if finetune.status == "queued":
         return "Waiting for a worker."
-    return f"{finetune.step:,} of {finetune.steps:,} steps in {words.duration(finetune.seconds)} of device time"
+    text = f"{finetune.step:,} of {finetune.steps:,} steps in {words.duration(finetune.seconds)} of device time"
+    if finetune.stop_reason == "early_stopping":
+        text += f". Stopped early: the held-out loss was lowest at step {finetune.adapter_step:,}"
+    return text

@@ -5,7 +5,7 @@ from typing import Any
 from httpx_sse import ServerSentEvent
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from difffit.models import MetricPoint
+from difffit.models import EvaluationPoint, MetricPoint
 
 ACTIVE = {"validating", "queued", "running"}
 """Statuses of jobs that have not ended yet."""
@@ -23,11 +23,19 @@ class Status(_Event):
     adapter_id: str | None = None
     """Id of the new adapter, once the fine-tune has succeeded."""
     encoded_images: int | None = None
+    adapter_step: int | None = None
+    """Training step that the new adapter is of, once the fine-tune has succeeded."""
+    stop_reason: str | None = None
+    """Reason why training ended, once the fine-tune has succeeded: `all_steps` or `early_stopping`."""
 
 
 class Progress(_Event, MetricPoint):
     """Training progress: the mean loss and the device seconds since the previous progress event, and the gradient norm
     of the latest training step."""
+
+
+class Evaluation(_Event, EvaluationPoint):
+    """Loss of the adapter on held-out images after training step `step`, and the step with the lowest loss so far."""
 
 
 class Sample(_Event):
@@ -43,10 +51,11 @@ class Failure(_Event):
     detail: str
 
 
-Event = Status | Progress | Sample | Failure
+Event = Status | Progress | Evaluation | Sample | Failure
 _KINDS: dict[str, TypeAdapter[Any]] = {
     "status": TypeAdapter(Status),
     "progress": TypeAdapter(Progress),
+    "evaluation": TypeAdapter(Evaluation),
     "sample": TypeAdapter(Sample),
     "error": TypeAdapter(Failure),
 }

@@ -213,6 +213,15 @@ class Estimate(BaseModel):
     """Memory of a training step on the worker. It depends on `image_size`, and little on `batch_size`."""
 
 
+class EvaluationPoint(BaseModel):
+    """Loss of the adapter on the held-out images after a training step. Timesteps and noise are the same each time."""
+
+    step: int
+    held_out_loss: float
+    best_step: int
+    """Step with the lowest loss so far."""
+
+
 class Image(BaseModel):
     id: str
     """Id for requests about several images."""
@@ -315,6 +324,8 @@ class MetricPoint(BaseModel):
 class Metrics(BaseModel):
     data: list[MetricPoint]
     """The loss curve, from the first step."""
+    evaluations: list[EvaluationPoint]
+    """The held-out losses during training."""
 
 
 class OwnKey(BaseModel):
@@ -682,6 +693,11 @@ class Finetune(BaseModel):
     batch_size: int
     learning_rate: float
     seed: int
+    sampling: str
+    evaluate_every: int
+    """0 for fine-tunes of earlier releases, which were not evaluated."""
+    keep: str
+    early_stopping: int | None
     image_size: int | None
     """Side in pixels; null means the base's size."""
     auto_promote: bool
@@ -703,6 +719,10 @@ class Finetune(BaseModel):
     """Null until the fine-tune runs."""
     adapter_id: str | None
     """The new version, once the fine-tune has succeeded, and until the version is deleted."""
+    adapter_step: int | None
+    """Step that the new version is of. The best can be before the last."""
+    stop_reason: str | None
+    """Reason why training ended: `all_steps`, or `early_stopping` before the last step. Null until then."""
     error: JobError | None
     created_at: AwareDatetime
     cancel_requested_at: AwareDatetime | None

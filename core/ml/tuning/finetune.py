@@ -33,6 +33,7 @@ from core.ml.tuning.passes import MicroBatch
 from core.ml.tuning.plan import (
     Checkpoint,
     Encoding,
+    Evaluation,
     Event,
     FinetunePlan,
     Outcome,
@@ -124,15 +125,17 @@ def _finetune(
         trainer.restore(state)
     yield Started(loss_base, trainer.parameters.numel(), trainer.steps_done)
     try:
-        yield from _steps(trainer, plan, base, description)
+        yield from _steps(trainer, plan, base, description, rows)
     except EngineStopped:
         if not trainer.done:  # when it is done, a resume has to yield the last events again
             yield Checkpoint(trainer.steps_done, pack(trainer.state(), description))
         raise
     losses = {"base": loss_base}
+    adapter_step, tensors = trainer.result()
     for name, label in (("adapter", None), ("adapter_null", trainer.null_class)):
-        losses[name] = yield from trainer.held_out_parts(trainer.averaged, label, batch_size=rows)
-    return Outcome({name: tensor.cpu() for name, tensor in trainer.tensors().items()}, losses)
+        losses[name] = yield from trainer.held_out_parts(tensors, label, batch_size=rows)
+    copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+    return Outcome(copies, losses, adapter_step, "early_stopping" if trainer.stopped_early else "all_steps")
 
 
 def _encoded(
@@ -164,14 +167,16 @@ def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dic
 
 
 def _steps(
-    trainer: Trainer, plan: FinetunePlan, base: LoadedBase, description: dict[str, Any]
+    trainer: Trainer, plan: FinetunePlan, base: LoadedBase, description: dict[str, Any], rows: int
 ) -> Generator[Event | MicroBatch | None, None, None]:
     losses: list[float] = []
     seconds = 0.0
+    yield from _evaluated(trainer, rows)  # a stop during an evaluation leaves a checkpoint from before it
     while not trainer.done:
         report, seconds = yield from _step(trainer, seconds)
         losses.append(report.loss)
         step = report.step
+        yield from _evaluated(trainer, rows)
         if step % plan.progress_every == 0 or trainer.done:
             yield Progress(step, sum(losses) / len(losses), report.gradient_norm, seconds)
             losses, seconds = [], 0.0
@@ -194,6 +199,14 @@ def _step(trainer: Trainer, seconds: float) -> Generator[MicroBatch, None, tuple
             seconds += time.perf_counter() - started
             yield micro_batch
             seconds += micro_batch.seconds
+
+
+def _evaluated(trainer: Trainer, rows: int) -> Generator[Evaluation | None, None, None]:
+    """Evaluates the moving average in batches of `rows` and yields the result, if an evaluation is due."""
+    if trainer.is_evaluation_due:
+        yield None  # ends the slice of the training step before
+        loss = yield from trainer.evaluation_parts(rows)
+        yield Evaluation(trainer.steps_done, loss, trainer.best.step)
 
 
 def _sampled(trainer: Trainer, base: LoadedBase) -> Generator[Sample | SampleSkipped | None, None, None]:

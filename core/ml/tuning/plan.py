@@ -1,6 +1,6 @@
 """Plan of a fine-tune, the events that it yields while it runs, and its outcome."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -10,7 +10,7 @@ from core.artifact.base import BaseDescription
 from core.artifact.file import encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import Method, MethodSites
-from core.artifact.training import TrainingSettings
+from core.artifact.training import StopReason, TrainingSettings
 
 ABOUT_DEFAULTS = {
     "training": {name: value for name, value in TrainingSettings(steps=0).to_json().items() if name != "steps"}
@@ -102,6 +102,16 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """Event after an evaluation of the moving average on the held-out images."""
+
+    step: int
+    held_out_loss: float
+    best_step: int
+    """Step of the evaluation with the lowest loss so far."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     step: int
     data: bytes
@@ -121,7 +131,7 @@ class SampleSkipped:
     step: int
 
 
-Event = Encoding | Started | Progress | Checkpoint | Sample | SampleSkipped
+Event = Encoding | Started | Progress | Evaluation | Checkpoint | Sample | SampleSkipped
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,12 @@ class Outcome:
     """The adapter's tensors by name: moving averages of the trainable tensors, and the frozen tensors."""
     losses: dict[str, float]
     """Losses on the held-out images: `adapter` with their own labels, `base` and `adapter_null` with the null label."""
+    adapter_step: int
+    """Training step that the adapter is of: an earlier one than the last if the best moving average was kept."""
+    stop_reason: StopReason
 
     def encoded(self, manifest: Manifest) -> bytes:
-        """Returns the bytes of the adapter file."""
+        """Returns the bytes of the adapter file. Its manifest states the adapter's step if that is not the last."""
+        if self.adapter_step != manifest.training["steps"]:
+            manifest = replace(manifest, training=manifest.training | {"adapter_step": self.adapter_step})
         return encode(manifest, {name: tensor.numpy() for name, tensor in self.tensors.items()})

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from core.artifact.additions import Shapes
-from core.artifact.sampling import TIMESTEPS
 from core.artifact.sites import CLASS_TABLE
 from core.artifact.training import TrainingSettings
 from core.ml import slices
@@ -22,8 +21,8 @@ from core.ml.model.adapter import TensorAdapter
 from core.ml.model.device import is_out_of_memory, release_memory
 from core.ml.model.dit import DiT
 from core.ml.model.sizes import BatchSizes
-from core.ml.tuning import passes
 from core.ml.tuning.batches import Batches, Rows
+from core.ml.tuning.held_out import Best, evaluation_sample, held_out_parts
 from core.ml.tuning.latents import Latents
 from core.ml.tuning.parallel import ALONE, Processes
 from core.ml.tuning.passes import Gradient, Learner, MicroBatch, PassCache
@@ -85,7 +84,7 @@ class Trainer:
             weight_decay=0.0,
             **({"fused": True} if on_gpu else {"foreach": True}),
         )
-        self.steps_done = 0
+        self.steps_done, self.best = 0, Best()
         self.sizes = BatchSizes(_halves(settings.micro_batch_size or settings.batch_size))
         """Micro-batch sizes: the max images that pass at once. Smaller for a while after memory ran out."""
         self.max_rows = max_rows or self.sizes.all[-1]
@@ -93,7 +92,15 @@ class Trainer:
 
     @property
     def done(self) -> bool:
-        return self.steps_done >= self.settings.steps
+        return self.steps_done >= self.settings.steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether `early_stopping` ended the training before its last step."""
+        patience, best = self.settings.early_stopping, self.best
+        waited = best.evaluated_step - best.step
+        exhausted = patience is not None and best.step > 0 and waited >= patience * self.settings.evaluate_every
+        return exhausted and self.steps_done < self.settings.steps
 
     def step(self) -> StepReport:
         """Makes one optimizer step. Raises TrainingDiverged when the loss or the gradient is not finite, and
@@ -118,14 +125,21 @@ class Trainer:
         return StepReport(self.steps_done, loss, gradient.mse, gradient.bound, gradient.norm)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the tensors of the trained adapter by name: copies of the moving averages of the trainable tensors,
-        and of the frozen tensors."""
+        """Returns the tensors of the trained adapter by name: copies of the latest moving averages of the trainable
+        tensors, and of the frozen tensors."""
         return {name: view.clone() for name, view in self.averaged.items()}
 
     @property
     def averaged(self) -> dict[str, Tensor]:
         """The same tensors as `tensors()` returns, but as views, which change with the next training step."""
         return self.learner.tensors(self.average)
+
+    def result(self) -> tuple[int, dict[str, Tensor]]:
+        """Returns the training step that the adapter is of, and the adapter's tensors by name: those of the best moving
+        average, if the settings ask for it and there was an evaluation, else those of the last."""
+        if self.best.average is None:
+            return self.steps_done, self.averaged
+        return self.best.step, self.learner.tensors(self.best.average)
 
     def held_out_loss(
         self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
@@ -138,44 +152,36 @@ class Trainer:
         """
         return slices.run(self.held_out_parts(tensors, null_class, repeats=repeats, batch_size=batch_size))
 
-    @torch.no_grad()
     def held_out_parts(
         self, tensors: Mapping[str, Tensor], null_class: int | None = None, *, repeats: int = 8, batch_size: int = 32
     ) -> Generator[None, None, float]:
         """Computes `held_out_loss`, and yields after each batch. Halves the batch when memory runs out."""
-        if not len(self.held_out):
-            return math.nan
-        generator = torch.Generator().manual_seed(0)
-        indices = torch.arange(len(self.held_out)).repeat_interleave(repeats)
-        strata = torch.arange(len(indices)) % repeats
-        t = ((strata + torch.rand(len(indices), generator=generator)) * (TIMESTEPS / repeats)).long()
-        flipped = torch.zeros(len(indices), dtype=torch.long)
-        x0, labels = self.held_out.mean[flipped, indices], self.held_out.labels[indices]
-        noise = torch.randn(x0.shape, generator=generator)
-        if null_class is not None:
-            labels = torch.full_like(labels, null_class)
-        total, model = 0.0, self.route.model(tensors)
-        rows = torch.arange(len(indices))
-        while len(rows):
-            part = rows[:batch_size]
-            try:
-                on_device = (tensor[part].to(self.device) for tensor in (x0, labels, t, noise))
-                mse, bound = passes.row_losses(model, *on_device)
-            except (RuntimeError, MemoryError) as error:
-                if len(part) == 1 or not is_out_of_memory(error):
-                    raise
-                batch_size = len(part) // 2
-            else:
-                total += (mse + bound).sum().item()
-                rows = rows[len(part) :]
-                yield
-                continue
-            release_memory()
-        return total / len(indices)
+        model = self.route.model(tensors)
+        sizes = {"repeats": repeats, "batch_size": batch_size}
+        return held_out_parts(model, self.held_out, self.device, null_class, **sizes)
+
+    @property
+    def is_evaluation_due(self) -> bool:
+        """Whether the moving average has to be evaluated before the next training step."""
+        every, step = self.settings.evaluate_every, self.steps_done
+        due = bool(every) and (step % every == 0 or step >= self.settings.steps)
+        return due and step > self.best.evaluated_step and len(self.held_out) > 0
+
+    def evaluation_parts(self, batch_size: int = 32) -> Generator[None, None, float]:
+        """Computes and returns the held-out loss of the moving average, and keeps the moving average if it is the best.
+        Yields after each batch."""
+        images, repeats = evaluation_sample(self.held_out, self.settings)
+        sizes = {"repeats": repeats, "batch_size": batch_size}
+        loss = yield from held_out_parts(self.route.model(self.averaged), images, self.device, **sizes)
+        # Processes may round differently, but all must decide alike whether to stop.
+        total = self.processes.summed(torch.tensor(loss, dtype=torch.float64, device=self.device))
+        loss = total.item() / self.processes.count
+        self.best.add(self.steps_done, loss, self.average if self.settings.keeps_best else None)
+        return loss
 
     def state(self) -> dict[str, Tensor]:
         """Returns copies of all tensors that an exact resume needs, for a checkpoint: parameters, moving average, the
-        optimizer's moments, the number of steps, and the state of the batches."""
+        optimizer's moments, the number of steps, the state of the batches, and the best moving average."""
         optimizer = self.optimizer.state.get(self.parameters, {})
         zeros = torch.zeros_like(self.average)
         on_device = {
@@ -188,6 +194,7 @@ class Trainer:
             **{name: tensor.to("cpu", copy=True) for name, tensor in on_device.items()},
             "steps_done": torch.tensor(self.steps_done),
             **self.batches.state(),
+            **self.best.state(),
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -202,6 +209,7 @@ class Trainer:
                 "exp_avg_sq": state["second_moment"].to(self.device, copy=True),
             }
         self.batches.restore(state)
+        self.best = Best.of(state, self.device)
 
     def _gradient(self, batch: Rows) -> Generator[MicroBatch, None, Gradient]:
         """Computes and returns the gradient of the batch's mean loss, summed over all processes. Yields each

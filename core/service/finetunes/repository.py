@@ -19,13 +19,13 @@ def events_after(session: Session, finetune_id: str, last_id: int, limit: int = 
     return session.execute(statement).scalars().all()
 
 
-def progress(session: Session, finetune_id: str, most: int) -> Sequence[dict[str, Any]]:
-    """Returns the data of a fine-tune's progress events in order: at most `most` events at even spacing, plus the last
-    event."""
+def points(session: Session, finetune_id: str, type: str, most: int) -> Sequence[dict[str, Any]]:
+    """Returns the data of a fine-tune's events of one type in order: at most `most` events at even spacing, plus the
+    last event."""
     number = func.row_number().over(order_by=FinetuneEvent.id).label("number")
     columns = (FinetuneEvent.id, FinetuneEvent.data, number, func.count().over().label("count"))
     statement = select(*columns)
-    points = statement.where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == "progress").subquery()
+    points = statement.where(FinetuneEvent.finetune_id == finetune_id, FinetuneEvent.type == type).subquery()
     stride = (points.c.count + most - 1) // most
     is_kept = ((points.c.number - 1) % stride == 0) | (points.c.number == points.c.count)
     return session.scalars(select(points.c.data).where(is_kept).order_by(points.c.id)).all()
@@ -35,7 +35,7 @@ def seconds_per_image(session: Session, method: str, image_size: int | None, bas
     """Returns the device time per training image and step, in seconds, averaged over the last five fine-tunes that
     published an adapter for the same method, image size and base. Returns None if there are none."""
     last = (
-        select(Finetune.seconds, Finetune.training)
+        select(Finetune.seconds, Finetune.step, Finetune.training)
         .join(Adapter, Adapter.finetune_id == Finetune.id)
         .where(Finetune.method == method, Adapter.base_digest == base_digest)
         .where(Finetune.image_size.is_not_distinct_from(image_size))
@@ -43,8 +43,8 @@ def seconds_per_image(session: Session, method: str, image_size: int | None, bas
         .limit(5)
     )
     runs = session.execute(last).all()
-    images = sum(training.steps * training.batch_size for _, training in runs)
-    return sum(seconds for seconds, _ in runs) / images if images else None
+    images = sum(step * training.batch_size for _, step, training in runs)
+    return sum(seconds for seconds, _, _ in runs) / images if images else None
 
 
 def adapter_of(session: Session, finetune_id: str) -> str | None:

@@ -15,7 +15,7 @@ from core.artifact.file import Artifact
 from core.artifact.footprint import Footprint
 from core.artifact.jobs import ENDED
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
-from core.artifact.training import DEFAULT_TRAINING, TrainingSettings
+from core.artifact.training import DEFAULT_TRAINING, StopReason, TrainingSettings
 from core.service import adapters, audit, deletions, discards, domains, fleet, idempotency, jobs, metering
 from core.service.config import Settings
 from core.service.datasets import service as datasets
@@ -55,6 +55,17 @@ class FinetuneRequest:
     image_size: int | None = None
     """Side length in pixels: the base model's image size, or twice that. None means the base model's."""
     auto_promote: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Figures of a fine-tune that has succeeded."""
+
+    losses: dict[str, float]
+    """Losses on the held-out images: `adapter` with their own labels, `base` and `adapter_null` with the null label."""
+    adapter_step: int
+    """Training step that the adapter is of."""
+    stop_reason: StopReason
 
 
 @dataclass(frozen=True)
@@ -183,7 +194,14 @@ def metrics(session: Session, id: str) -> list[dict[str, Any]]:
     """Returns a fine-tune's loss curve as the data of its progress events, thinned to about `_CURVE_POINTS` events.
     Raises NotFound."""
     get(session, id)
-    return list(repository.progress(session, id, _CURVE_POINTS))
+    return list(repository.points(session, id, "progress", _CURVE_POINTS))
+
+
+def evaluations(session: Session, id: str) -> list[dict[str, Any]]:
+    """Returns the held-out losses during a fine-tune as the data of its evaluation events, thinned like the loss curve.
+    Raises NotFound."""
+    get(session, id)
+    return list(repository.points(session, id, "evaluation", _CURVE_POINTS))
 
 
 def cancel(session: Session, id: str) -> Finetune:
@@ -250,6 +268,11 @@ def record_progress(
     metering.meter(session, row.tenant_id, training_seconds=seconds)
 
 
+def record_evaluation(session: Session, row: Finetune, step: int, held_out_loss: float, best_step: int) -> None:
+    """Adds an evaluation event to a fine-tune: the held-out loss after `step`, and the step with the lowest so far."""
+    jobs.report(session, row, "evaluation", {"step": step, "held_out_loss": held_out_loss, "best_step": best_step})
+
+
 def record_checkpoint(session: Session, row: Finetune, step: int, stored: StoredObject) -> None:
     """Records a stored checkpoint as the fine-tune's latest, from which another attempt can continue. Keeps the
     previous checkpoint as a fallback, and schedules the one before it for deletion."""
@@ -298,7 +321,7 @@ def add_sample(session: Session, row: Finetune, step: int, stored: StoredObject)
     metering.add_stored_bytes(session, row.domain_id, stored.size)
 
 
-def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredObject, losses: dict[str, float]) -> bool:
+def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredObject, result: Result) -> bool:
     """Adds a fine-tune's stored adapter to its domain, and ends the fine-tune as succeeded. Returns False, and changes
     nothing, when the worker's claim on the fine-tune was lost."""
     finetune = jobs.guarded(session, Finetune, claim)
@@ -309,11 +332,13 @@ def publish(session: Session, claim: Claim, artifact: Artifact, stored: StoredOb
         session, domain, artifact, stored, finetune_id=finetune.id, promote=finetune.auto_promote
     )
     finetune.adapter_id = adapter.id
-    finetune.held_out_loss_base = _finite(losses["base"])
-    finetune.held_out_loss_adapter = _finite(losses["adapter"])
-    finetune.held_out_loss_adapter_null = _finite(losses["adapter_null"])
+    finetune.held_out_loss_base = _finite(result.losses["base"])
+    finetune.held_out_loss_adapter = _finite(result.losses["adapter"])
+    finetune.held_out_loss_adapter_null = _finite(result.losses["adapter_null"])
     finetune.eta_seconds = 0.0
-    jobs.finish(session, finetune, "succeeded", adapter_id=adapter.id)
+    details = {"adapter_step": result.adapter_step, "stop_reason": result.stop_reason}
+    finetune.adapter_step, finetune.stop_reason = result.adapter_step, result.stop_reason
+    jobs.finish(session, finetune, "succeeded", adapter_id=adapter.id, **details)
     return True
 
 

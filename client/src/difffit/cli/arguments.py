@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from difffit.requests import Keep, Sampling
+
 if TYPE_CHECKING:
     from difffit import Client
 
@@ -40,6 +42,20 @@ ImageSizeOption = Annotated[
 ]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="The same data, settings and seed give the same adapter.")
+]
+SamplingOption = Annotated[
+    Sampling | None,
+    typer.Option("--sampling", help="`balanced` shows all classes equally often, `shuffled` all images."),
+]
+EvaluateEveryOption = Annotated[
+    int | None, typer.Option("--evaluate-every", min=1, help="Steps between evaluations on held-out images.")
+]
+KeepOption = Annotated[
+    Keep | None, typer.Option("--keep", help="Adapter to keep: of the last step, or with the lowest held-out loss.")
+]
+EarlyStoppingOption = Annotated[
+    int | None,
+    typer.Option("--early-stopping", min=1, help="Stop after this many evaluations without a lower held-out loss."),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job has ended.")]

@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group
 
 from difffit.cli.arguments import (
     BatchSizeOption,
     DomainArgument,
+    EarlyStoppingOption,
+    EvaluateEveryOption,
     ImageSizeOption,
     JobStatusOption,
+    KeepOption,
     LearningRateOption,
     LimitOption,
+    SamplingOption,
     SeedOption,
     StepsOption,
     YesOption,
@@ -32,7 +37,7 @@ SamplesOption = Annotated[
     Path | None, typer.Option("--samples", help="Folder for sample images generated during training.")
 ]
 _FIELDS = ("id", "status", "method", "preset", "step", "steps", "loss", "held_out_loss_base", "held_out_loss_adapter")
-_MORE = ("seconds", "trainable_parameters", "adapter_id", "created_at")
+_MORE = ("seconds", "trainable_parameters", "adapter_id", "adapter_step", "stop_reason", "created_at")
 
 
 @command(app)
@@ -47,6 +52,10 @@ def start(
     learning_rate: LearningRateOption = None,
     seed: SeedOption = None,
     image_size: ImageSizeOption = None,
+    sampling: SamplingOption = None,
+    evaluate_every: EvaluateEveryOption = None,
+    keep: KeepOption = None,
+    early_stopping: EarlyStoppingOption = None,
     auto_promote: Annotated[bool | None, typer.Option(help="Make the new version active at once.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only the estimated cost.")] = False,
     watch: Annotated[
@@ -65,6 +74,10 @@ def start(
         "learning_rate": learning_rate,
         "seed": seed,
         "image_size": image_size,
+        "sampling": sampling,
+        "evaluate_every": evaluate_every,
+        "keep": keep,
+        "early_stopping": early_stopping,
         "auto_promote": auto_promote,
     }
     settings: FinetuneSettings = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
@@ -124,7 +137,7 @@ def get(state: State, finetune: FinetuneArgument) -> None:
 
 @command(app)
 def metrics(state: State, finetune: FinetuneArgument) -> None:
-    """Show the loss curve of a fine-tune."""
+    """Show the loss curve of a fine-tune, and its losses on held-out images."""
     curve = state.client.finetunes.metrics(finetune)
     columns = {
         "step": lambda point: point.step,
@@ -132,7 +145,12 @@ def metrics(state: State, finetune: FinetuneArgument) -> None:
         "gradient norm": lambda point: point.gradient_norm,
         "seconds": lambda point: point.seconds,
     }
-    state.show(curve, table(curve.data, columns))
+    evaluated = {
+        "step": lambda point: point.step,
+        "held-out loss": lambda point: point.held_out_loss,
+        "best step": lambda point: point.best_step,
+    }
+    state.show(curve, Group(table(curve.data, columns), table(curve.evaluations, evaluated)))
 
 
 @command(app)
@@ -175,14 +193,17 @@ def _watch(state: State, id: str, samples: Path | None) -> "Finetune":
 def _follow(state: State, id: str, samples: Path | None) -> None:
     """Shows a progress bar until the fine-tune has ended, and saves its sample images to the folder `samples`, if
     given."""
-    from difffit.events import Progress, Sample, Status
+    from difffit.events import Evaluation, Progress, Sample, Status
 
     with steps_bar(state, "Fine-tuning") as bar:
         task = bar.add_task("", total=None, note="waiting for a worker")
+        held_out = ""
         for event in state.client.finetunes.events(id):
             match event:
                 case Progress():
-                    bar.update(task, completed=event.step, total=event.steps, note=f"loss {event.loss:.4f}")
+                    bar.update(task, completed=event.step, total=event.steps, note=f"loss {event.loss:.4f}{held_out}")
+                case Evaluation():
+                    held_out = f", held out {event.held_out_loss:.4f} (best: step {event.best_step:,})"
                 case Status(encoded_images=int(count)):
                     bar.update(task, note=f"{count} images encoded")
                 case Sample() if samples is not None:

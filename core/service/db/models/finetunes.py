@@ -37,6 +37,10 @@ class Finetune(JobColumns, Base):
     eta_seconds: Mapped[float | None]
     trainable_parameters: Mapped[int | None]
     adapter_id: Mapped[str | None] = mapped_column(String(40))
+    adapter_step: Mapped[int | None]
+    """Training step that the adapter is of: an earlier one than `step` if the best moving average was kept."""
+    stop_reason: Mapped[str | None] = mapped_column(String(20))
+    """Reason why the training of a successful fine-tune ended: all_steps or early_stopping."""
     checkpoint_key: Mapped[str | None] = mapped_column(String(500))
     checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
     previous_checkpoint_key: Mapped[str | None] = mapped_column(String(500))
@@ -55,8 +59,8 @@ class Finetune(JobColumns, Base):
 
 
 class FinetuneEvent(TenantOwned, Base):
-    """Event of a fine-tune, of the type status, progress, sample or error. Ids count the events of one fine-tune, give
-    their order, and are the values of the `Last-Event-ID` header."""
+    """Event of a fine-tune, of the type status, progress, evaluation, sample or error. Ids count the events of one
+    fine-tune, give their order, and are the values of the `Last-Event-ID` header."""
 
     __tablename__ = "finetune_events"
 
