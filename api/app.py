@@ -21,6 +21,7 @@ from api.refused_keys import RefusedKeys
 from api.routes import (
     adapters,
     admin,
+    dataset_images,
     dataset_uploads,
     datasets,
     deletions,
@@ -67,7 +68,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, settings=settings)
     app.add_middleware(RequestMiddleware)
     app.add_middleware(SecurityHeadersMiddleware, settings=settings)
-    tenant_routes = (domains, datasets, dataset_uploads, finetunes, generations, images, adapters, webhooks)
+    tenant_routes = (
+        domains,
+        datasets,
+        dataset_images,
+        dataset_uploads,
+        finetunes,
+        generations,
+        images,
+        adapters,
+        webhooks,
+    )
     for module in (*tenant_routes, usage, keys, deletions, admin, health):
         app.include_router(module.router)
     add_openapi(app)

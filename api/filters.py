@@ -1,4 +1,4 @@
-"""Filters of lists of generations and images, as FastAPI dependencies."""
+"""Filters of lists of data sets, generations and images, as FastAPI dependencies."""
 
 import re
 from dataclasses import replace
@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import Depends, Query
 from pydantic import AwareDatetime, BeforeValidator
 
-from api.schemas.common import WHOLE, ClassName, Identifier, Label
+from api.schemas.common import WHOLE, ClassName, Identifier, Label, Name
+from core.service.datasets.service import DatasetFilter
 from core.service.generations import GenerationFilter
 from core.service.images import ImageFilter
 
@@ -30,6 +31,18 @@ def _true_or_false(value: object) -> object:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
 Flag = Annotated[bool, BeforeValidator(_true_or_false)]
+
+
+async def get_dataset_filter(
+    name: Annotated[
+        Name | None, Query(description="Only data sets whose name contains this text, in any case.")
+    ] = None,
+    created_after: Annotated[Moment | None, Query(description="Only data sets created after this time.")] = None,
+) -> DatasetFilter:
+    return DatasetFilter(name=name, created_after=created_after)
+
+
+DatasetFilterDep = Annotated[DatasetFilter, Depends(get_dataset_filter)]
 
 
 async def get_generation_filter(

@@ -20,7 +20,9 @@ OPTIONAL_KEY: dict[str, Any] = {"security": [{"ApiKey": []}, {}]}
 """OpenAPI security requirement of routes that accept an API key or a signed URL."""
 
 
-def png(request: Request, read: Callable[[], bytes], sha256: str | None = None) -> Response:
+def png(
+    request: Request, read: Callable[[], bytes], sha256: str | None = None, media_type: str = "image/png"
+) -> Response:
     """Returns a response with the image that `read` returns, or 304 if the client has cached it. If the caller passes
     the image's `sha256`, a 304 needs no read from the object store."""
     data = None if sha256 else read()
@@ -28,7 +30,7 @@ def png(request: Request, read: Callable[[], bytes], sha256: str | None = None) 
     headers = {"Cache-Control": _caching(request), "ETag": etag}
     if _knows(request, etag):
         return Response(status_code=304, headers=headers)
-    return Response(read() if data is None else data, media_type="image/png", headers=headers)
+    return Response(read() if data is None else data, media_type=media_type, headers=headers)
 
 
 def _caching(request: Request) -> str:

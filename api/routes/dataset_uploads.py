@@ -141,7 +141,7 @@ def complete_dataset_upload(
     """Create the data set from an upload whose parts have all been received. The zip is checked as in an upload with
     one request; an unusable zip ends the upload. Completing a completed upload again returns its data set."""
     etags = {part.number: part.etag.strip('"') for part in body.parts}
-    return DatasetOut.of(uploads.complete(services, scope, id, upload_id, etags), signer(request))
+    return DatasetOut.of(uploads.complete(services, scope, id, upload_id, etags, body.name), signer(request))
 
 
 @router.delete(

@@ -1,24 +1,27 @@
-"""Routes of data sets: upload, list, report of rejected files, thumbnails."""
+"""Routes of data sets: upload, list, rename, report of rejected files, examples of classes."""
 
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, File, Path, Request, Response, UploadFile
+from fastapi import APIRouter, File, Form, Path, Request, Response, UploadFile
 
 from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, ServicesDep
 from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
+from api.filters import DatasetFilterDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
 from api.pngs import IMAGE, OPTIONAL_KEY, UNCHANGED, png
-from api.schemas.common import Listing, listing
-from api.schemas.datasets import DatasetOut, DatasetStatus, RejectedFile, first_rejected
+from api.schemas.common import Listing, Name, changes, listing
+from api.schemas.datasets import DatasetChange, DatasetOut, DatasetStatus, RejectedFile, first_rejected
 from api.signing import signer
 from api.threads import STORE, UPLOADS, runs_in
 from core.artifact.errors import NotFound
+from core.service.datasets import contents
 from core.service.datasets import service as datasets
-from core.service.db.paging import PageRequest
+from core.service.db.models import Dataset
+from core.service.db.paging import Page, PageRequest
 from core.service.errors import ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded
 from core.service.storage.errors import StorageUnavailable
 
@@ -46,6 +49,7 @@ def create_dataset(
     request: Request,
     scope: WriterDep,
     services: ServicesDep,
+    name: Annotated[Name | None, Form(description="Free text.")] = None,
 ) -> DatasetOut:
     """Upload a data set. Its images are checked in the background; `/v1/datasets/{id}/report` lists the rejected files.
 
@@ -55,7 +59,7 @@ def create_dataset(
     limit = services.settings.max_upload_bytes
     if (file.size or 0) > limit:
         raise PayloadTooLarge(limit)
-    dataset = datasets.receive(services, scope, id, file.file, file.size or 0)
+    dataset = datasets.receive(services, scope, id, file.file, file.size or 0, name)
     return DatasetOut.of(dataset, signer(request))
 
 
@@ -66,13 +70,27 @@ def list_datasets(
     database: DatabaseDep,
     scope: ReaderDep,
     page: PageDep,
+    wanted: DatasetFilterDep,
     status: Annotated[DatasetStatus | None, OF_STATUS] = None,
 ) -> Listing[DatasetOut]:
     """List a domain's data sets, newest first, without the list of rejected files."""
     with database.session(scope) as session:
-        rows = datasets.page(session, id, replace(page, status=status))
-        signed = signer(request)
-        return listing(rows, lambda row: DatasetOut.of(row, signed))
+        wanted = replace(wanted, domain_id=id)
+        return _listed(request, datasets.page(session, replace(page, status=status), wanted))
+
+
+@router.get("/datasets", operation_id="list_all_datasets")
+def list_all_datasets(
+    request: Request,
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    wanted: DatasetFilterDep,
+    status: Annotated[DatasetStatus | None, OF_STATUS] = None,
+) -> Listing[DatasetOut]:
+    """List the data sets of all your domains, newest first, without the list of rejected files."""
+    with database.session(scope) as session:
+        return _listed(request, datasets.page(session, replace(page, status=status), wanted))
 
 
 @router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
@@ -81,15 +99,24 @@ def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderD
     with database.session(scope) as session:
         dataset = datasets.get(session, id)
         rendered = DatasetOut.of(dataset, signer(request))
-        rendered.report.rejected = first_rejected(datasets.rejected(session, id, PageRequest(limit=100)))
+        rendered.report.rejected = first_rejected(contents.rejected(session, id, PageRequest(limit=100)))
         return rendered
+
+
+@router.patch("/datasets/{id}", operation_id="change_dataset", responses=problems(NotFound))
+def change_dataset(
+    id: str, body: DatasetChange, request: Request, database: DatabaseDep, scope: WriterDep
+) -> DatasetOut:
+    """Change a data set's name. To change its images or classes, create a new version of it."""
+    with database.session(scope) as session:
+        return DatasetOut.of(datasets.change(session, id, changes(body)), signer(request))
 
 
 @router.get("/datasets/{id}/report", operation_id="list_rejected_files", responses=problems(NotFound))
 def list_rejected_files(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[RejectedFile]:
     """List the rejected files of a data set with the reasons, in the order of the files in the zip."""
     with database.session(scope) as session:
-        return listing(datasets.rejected(session, id, page), RejectedFile.of)
+        return listing(contents.rejected(session, id, page), RejectedFile.of)
 
 
 @router.get(
@@ -111,3 +138,8 @@ def get_class_example(
     with services.database.session(scope) as session:
         key = datasets.example(session, id, class_id)
     return png(request, partial(services.store.get, key))
+
+
+def _listed(request: Request, page: Page[Dataset]) -> Listing[DatasetOut]:
+    signed = signer(request)
+    return listing(page, lambda row: DatasetOut.of(row, signed))

@@ -2,14 +2,16 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Digest, Identifier, Input, Integer, Name, Output, SignedUrl, Time, listing
-from core.service.datasets.service import Rejection
+from api.schemas.common import Digest, Identifier, Input, Integer, Name, Output, SignedUrl, Time, listing, optional
+from core.service.datasets.contents import Entry
+from core.service.datasets.report import Member
 from core.service.datasets.uploads import MOST_PARTS
 from core.service.db.models import Dataset
 from core.service.db.paging import Page
 
 DatasetStatus = Literal["validating", "ready", "rejected"]
 UploadStatus = Literal["open", "completed", "failed"]
+ImageWarningCode = Literal["near_duplicate", "tiny", "blank", "extreme_aspect", "colours_converted"]
 _REPORT_BYTES = 2**16
 
 
@@ -29,16 +31,59 @@ class RejectedFile(BaseModel):
     detail: str
 
     @classmethod
-    def of(cls, row: Rejection) -> "RejectedFile":
-        return cls.model_validate(row.file)
+    def of(cls, row: Entry) -> "RejectedFile":
+        return cls.model_validate(row.value)
 
 
 class DatasetWarning(BaseModel):
-    """Possible mistake in the zip. No file is rejected because of it."""
+    """Possible mistake in the data set. No file is rejected because of it."""
 
     file: str | None = Field(None, description="First file concerned.", examples=["labels.csv"])
-    code: str = Field(examples=["labels_not_read", "captions_not_read", "splits_joined", "in_several_classes"])
+    code: str = Field(examples=["few_images", "unbalanced_classes", "in_several_classes", "labels_not_read"])
     detail: str
+
+
+class ImageWarning(BaseModel):
+    """Possible reason why an image spoils the fine-tune. The image is used nevertheless."""
+
+    code: ImageWarningCode
+    detail: str
+    image: int | None = Field(description="Number of the earlier image that a near-duplicate looks like.")
+
+
+class DatasetImageOut(BaseModel):
+    number: int = Field(description="Number of the image in the data set, from 1.")
+    class_id: int
+    class_name: str = Field(examples=["fruit"])
+    file: str = Field(description="Path in the zip.", examples=["fruit/apple.png"])
+    sha256: Digest | None = Field(description="Null for data sets of earlier releases.")
+    size_bytes: int | None = Field(description="Size of the file. Null for data sets of earlier releases.")
+    width: int | None = Field(description="Width in pixels, upright. Null for data sets of earlier releases.")
+    height: int | None = Field(description="Height in pixels, upright. Null for data sets of earlier releases.")
+    thumbnail_url: str | None = Field(
+        description="A JPEG of what training sees. The URL is absolute, signed and expires. Null for data sets of "
+        "earlier releases."
+    )
+    warnings: list[ImageWarning]
+
+    @classmethod
+    def of(cls, dataset: Dataset, entry: Entry, signed: SignedUrl) -> "DatasetImageOut":
+        member = Member.from_json(entry.value)
+        path = f"/v1/datasets/{dataset.id}/images/{entry.number}/thumbnail"
+        return cls(
+            number=entry.number,
+            class_id=member.class_id,
+            class_name=dataset.classes[member.class_id]["name"],
+            file=member.file,
+            sha256=member.sha256 or None,
+            size_bytes=member.size_bytes or None,
+            width=member.width or None,
+            height=member.height or None,
+            thumbnail_url=None if member.thumbnail is None else signed(path),
+            warnings=[
+                ImageWarning.model_validate({"code": code, **warning}) for code, warning in member.warnings.items()
+            ],
+        )
 
 
 class ReportOut(BaseModel):
@@ -65,6 +110,7 @@ class JobError(BaseModel):
 class DatasetOut(Output):
     id: str = Field(examples=["ds_01m84b6j3wmxg6fxz5yqv3ce5r"])
     domain_id: str
+    name: str | None = Field(examples=["Icons, first batch"])
     status: DatasetStatus
     classes: list[ClassOut] = Field(description="Empty until the data set is ready.")
     images: int = Field(description="Number of accepted images.")
@@ -87,7 +133,13 @@ class DatasetOut(Output):
         return dataset
 
 
-def first_rejected(page: Page[Rejection]) -> list[RejectedFile]:
+class DatasetChange(Input):
+    """Changes of a data set. Omitted fields do not change."""
+
+    name: Name | None = optional("Free text. Null removes the name.")
+
+
+def first_rejected(page: Page[Entry]) -> list[RejectedFile]:
     """Returns the first rejected files of a data set, as many as fit into 64 KiB of its response."""
     return listing(page, RejectedFile.of, _REPORT_BYTES).data
 
@@ -114,6 +166,7 @@ class UploadedPart(Input):
 
 class DatasetUploadComplete(Input):
     parts: list[UploadedPart] = Field(fail_fast=True, max_length=MOST_PARTS, description="All parts.")
+    name: Name | None = Field(None, description="Name of the data set.")
 
 
 class DatasetUploadOut(Output):

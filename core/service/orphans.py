@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute
 
+from core.service.datasets import thumbnails
 from core.service.db.models import Adapter, Dataset, DatasetUpload, Finetune, GenerationImage, GenerationPreview
 from core.service.db.session import Database
 from core.service.storage import ObjectStore
@@ -73,7 +74,7 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
     patterns = (_SAMPLE, _EXAMPLE)
     samples = {key for key in keys for each in patterns if (match := each.search(key)) and match.group(1) in alive}
     parts = {key for key in keys if (match := _UPLOAD.match(key)) and match.group(1) in coming}
-    return referenced | samples | parts | coming
+    return referenced | samples | parts | coming | {thumbnails.key_of(key) for key in referenced}
 
 
 def _ids(pattern: re.Pattern[str], keys: Sequence[str]) -> set[str]:

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from api.deps import Services
-from core.service.datasets.examples import SIDE
+from core.service.datasets.thumbnails import SIDE
 from tests.api.client import Api, Client, images_zip, png, problem, running, validate_datasets, zip_of
 from tests.api.conftest import make_settings
 

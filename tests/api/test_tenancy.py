@@ -21,6 +21,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_generation": {"json": {"class_id": 0}},
     "change_image": {"json": {"favourite": True}},
     "change_domain": {"json": {"name": "Mine now"}},
+    "change_dataset": {"json": {"name": "Mine now"}},
     "change_webhook": {"json": {"enabled": False}},
     "rotate_webhook": {"json": {}},
 }

@@ -99,6 +99,15 @@ def test_dataset_with_a_broken_file_is_uploaded(shell: Shell, name: str, drawing
     assert dataset["id"] in shell.text("datasets", "list", name)
     without_files = {**dataset, "report": {**dataset["report"], "rejected": None}}
     assert shell.json("datasets", "list", name) == [without_files]
+    images = shell.json("datasets", "images", dataset["id"], "--class", "fruit")
+    assert [image["class_name"] for image in images] == ["fruit"] * 4
+    assert images[0]["file"] in shell.text("datasets", "images", dataset["id"])
+    assert shell.json("datasets", "images", dataset["id"], "--warning", "blank") == []
+    assert shell.run("datasets", "images", dataset["id"], "--class", "tree").exit_code == 6
+    renamed = f"{name}, renamed"
+    assert shell.json("datasets", "update", dataset["id"], "--name", renamed)["name"] == renamed
+    assert [row["id"] for row in shell.json("datasets", "list", "--name", renamed)] == [dataset["id"]]
+    assert shell.json("datasets", "list", "--created-after", "2999-01-01") == []
     assert shell.json("datasets", "upload", name, drawings, "--no-wait")["status"] in {"validating", "ready"}
 
 

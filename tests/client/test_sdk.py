@@ -41,6 +41,19 @@ def test_folder_becomes_a_dataset_without_hidden_and_other_files(client: Client,
     dataset = client.datasets.get(drawable.dataset_id)
     assert [(class_.name, class_.images) for class_ in dataset.classes] == [(name, 4) for name in CLASSES]
     assert dataset.report.rejected == []  # neither the hidden file nor the text was sent
+    images = list(client.datasets.images(dataset.id, class_id=0))
+    assert [image.class_name for image in images] == ["fruit"] * 4
+    assert client.datasets.thumbnail(dataset.id, images[0].number).startswith(b"\xff\xd8")
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_dataset_gets_its_name_with_the_upload(
+    client: Client, drawable: Drawable, drawings: Path, in_parts: bool
+) -> None:
+    name = f"Fruit, {in_parts}"
+    made = client.datasets.upload(drawable.id, drawings, name=name, in_parts=in_parts)
+    assert [row.id for row in client.datasets.list(name=name)] == [made.id]
+    assert client.datasets.update(made.id, name=None).name is None
 
 
 def test_zip_is_sent_unchanged(client: Client, drawings: Path, name: str, tmp_path: Path) -> None:

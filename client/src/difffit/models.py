@@ -87,8 +87,20 @@ class Class(BaseModel):
     """Thumbnails of its first images. The URL is absolute, signed and expires. Null if there are none."""
 
 
+class Name(RootModel[str]):
+    root: Annotated[
+        str,
+        Field(
+            max_length=200,
+            min_length=1,
+            pattern="^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$",
+        ),
+    ]
+    """Name of the data set."""
+
+
 class DatasetWarning(BaseModel):
-    """Possible mistake in the zip. No file is rejected because of it."""
+    """Possible mistake in the data set. No file is rejected because of it."""
 
     file: str | None = None
     """First file concerned."""
@@ -249,6 +261,15 @@ class ImageSelection(BaseModel):
     )
     ids: Annotated[list[Id], Field(max_length=500, min_length=1)]
     """Ids of the images."""
+
+
+class ImageWarning(BaseModel):
+    """Possible reason why an image spoils the fine-tune. The image is used nevertheless."""
+
+    code: Literal["near_duplicate", "tiny", "blank", "extreme_aspect", "colours_converted"]
+    detail: str
+    image: int | None
+    """Number of the earlier image that a near-duplicate looks like."""
 
 
 class ImagesDeleted(BaseModel):
@@ -594,9 +615,30 @@ class AuditList(BaseModel):
     """Pass it as `cursor` to get the next page. Null on the last page."""
 
 
+class DatasetImage(BaseModel):
+    number: int
+    """Number of the image in the data set, from 1."""
+    class_id: int
+    class_name: str
+    file: str
+    """Path in the zip."""
+    sha256: str | None
+    """Null for data sets of earlier releases."""
+    size_bytes: int | None
+    """Size of the file. Null for data sets of earlier releases."""
+    width: int | None
+    """Width in pixels, upright. Null for data sets of earlier releases."""
+    height: int | None
+    """Height in pixels, upright. Null for data sets of earlier releases."""
+    thumbnail_url: str | None
+    """A JPEG of what training sees. The URL is absolute, signed and expires. Null for data sets of earlier releases."""
+    warnings: list[ImageWarning]
+
+
 class Dataset(BaseModel):
     id: str
     domain_id: str
+    name: str | None
     status: Literal["validating", "ready", "rejected"]
     classes: list[Class]
     """Empty until the data set is ready."""
@@ -620,6 +662,8 @@ class DatasetUploadComplete(BaseModel):
     )
     parts: Annotated[list[UploadedPart], Field(max_length=1000)]
     """All parts."""
+    name: Name | None = None
+    """Name of the data set."""
 
 
 class DatasetUpload(BaseModel):
@@ -835,6 +879,13 @@ class Webhook(BaseModel):
 
 class WorkerList(BaseModel):
     data: list[Worker]
+    """Up to `limit` items and about 1 MiB."""
+    next_cursor: str | None
+    """Pass it as `cursor` to get the next page. Null on the last page."""
+
+
+class DatasetImageList(BaseModel):
+    data: list[DatasetImage]
     """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` to get the next page. Null on the last page."""

@@ -4,23 +4,20 @@ zip's index, their bytes are counted while inflating, and nothing is extracted t
 import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
-from core.artifact.errors import Cancelled, CoreError
-from core.service.datasets.images import SIGNATURE_BYTES, Refused, check_signature, read_image
+from core.artifact.errors import Cancelled
+from core.service.datasets.images import Picture, Refused, read_image, read_picture
 from core.service.datasets.layout import Candidate, Layout, arrange, entry_path
+from core.service.datasets.opening import inflate, open_zip
 from core.service.datasets.report import Member, Remark, Report
+from core.service.datasets.thumbnails import Thumbnails
 from core.service.errors import ArchiveInvalid
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_ENTRIES_A_MEMBER, _ENTRY_BYTES = 3, 256
-"""Max entries of the zip's index per allowed file (`Limits.members`), and max bytes per entry. More entries than files
-are allowed, since the index also lists folders and the files that operating systems add."""
-_LOCAL_HEADER_BYTES = 30
 # Any zip may inflate to `_ALWAYS_BYTES`; a large zip may inflate to `_MOST_INFLATION` times its compressed size.
 _ALWAYS_BYTES, _MOST_INFLATION = 2**28, 20
 _ALWAYS_PIXELS, _PIXELS_PER_BYTE = 2 * 10**9, 1000
@@ -47,7 +44,7 @@ class Limits:
 def inspect(file: IO[bytes], limits: Limits) -> None:
     """Checks a zip by its index alone (number of files, declared sizes, class folders), without inflating any file.
     Raises ArchiveInvalid if the zip cannot become a data set."""
-    with _open(file, limits) as archive:
+    with open_zip(file, limits.members) as archive:
         candidates = _arrange(archive, limits).candidates
     # Declared sizes may be too small, since the sender writes them, but a sum above the limit is reason to reject.
     if sum(candidate.info.file_size for candidate in candidates) > limits.inflated_bytes:
@@ -72,16 +69,24 @@ def inspect(file: IO[bytes], limits: Limits) -> None:
         )
 
 
-def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = lambda: True) -> Report:
+def validate(
+    file: IO[bytes],
+    limits: Limits,
+    is_wanted: Callable[[], bool] = lambda: True,
+    thumbnails: Thumbnails | None = None,
+) -> Report:
     """Reads every image of a zip, and returns the report: classes, accepted images, rejected files, warnings. Class ids
-    are indices into the sorted, NFC-normalized folder names; a folder without a usable image is not a class.
+    are indices into the sorted, NFC-normalized folder names; a folder without a usable image is not a class. Adds a
+    thumbnail of each accepted image to `thumbnails`.
 
     Raises ArchiveInvalid if fewer than `MINIMUM_IMAGES` images are usable, or if the zip inflates or decodes beyond the
     limits. Calls `is_wanted` before each file, and raises Cancelled if it returns False.
     """
-    with _open(file, limits) as archive:
+    from core.service.datasets import checks
+
+    with open_zip(file, limits.members) as archive:
         layout = _arrange(archive, limits)
-        good, rejected = _read_all(archive, layout.candidates, limits, is_wanted)
+        good, rejected = _read_all(archive, layout.candidates, limits, is_wanted, thumbnails)
     if len(good) < MINIMUM_IMAGES:
         _check_reason(len(good), rejected)
         raise ArchiveInvalid(
@@ -90,13 +95,11 @@ def validate(file: IO[bytes], limits: Limits, is_wanted: Callable[[], bool] = la
             "rejected files.",
             rejected=[asdict(remark) for remark in rejected],
         )
-    class_names = sorted({name for _, name, _ in good})
+    class_names = sorted({name for name, _ in good})
     ids = {name: id for id, name in enumerate(class_names)}
-    members = [Member(path, ids[name], sha256) for path, name, sha256 in good]
-    content = sorted((name, sha256) for _, name, sha256 in good)
-    digest = hashlib.sha256("\n".join(f"{name}\0{sha256}" for name, sha256 in content).encode()).hexdigest()
-    warnings = layout.warnings + _shared(members)
-    return Report(class_names, members, rejected, digest, ignored=layout.ignored, warnings=warnings)
+    members = [replace(member, class_id=ids[name]) for name, member in good]
+    report = Report(class_names, members, rejected, ignored=layout.ignored, warnings=layout.warnings)
+    return checks.completed(report)
 
 
 def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, "Image.Image"]]:
@@ -105,7 +108,7 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
 
     Raises ArchiveInvalid, which names the file, if a file is missing from the zip, has changed, or is rejected.
     """
-    with _open(file, limits) as archive:
+    with open_zip(file, limits.members) as archive:
         infos: dict[str, zipfile.ZipInfo] = {}
         for entry in archive.infolist():
             infos.setdefault(entry_path(entry), entry)
@@ -115,7 +118,7 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
             try:
                 if info is None:
                     raise Refused("missing", "It is no longer in the zip.")
-                data, _ = _inflate(archive, info, limits.image_bytes)
+                data, _ = inflate(archive, info, limits.image_bytes)
                 if data is None or member.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
                     raise Refused("changed", "It differs from the file that was accepted.")
                 image = read_image(data, limits.pixels)
@@ -136,67 +139,6 @@ def _check_reason(good: int, rejected: list[Remark]) -> None:
 
 def _rejected(candidate: Candidate, refused: Refused) -> Remark:
     return Remark(candidate.path[:500], refused.code, refused.detail)
-
-
-def _shared(members: list[Member]) -> list[Remark]:
-    """Returns a warning if identical images occur in several classes; otherwise an empty list."""
-    classes: dict[str, set[int]] = {}
-    for member in members:
-        classes.setdefault(member.sha256, set()).add(member.class_id)
-    first = next((member for member in members if len(classes[member.sha256]) > 1), None)
-    if first is None:
-        return []
-    count = sum(len(ids) > 1 for ids in classes.values())
-    detail = f"{count} images occur in several classes, and each class is trained on them. This is the first."
-    return [Remark(first.file[:500], "in_several_classes", detail)]
-
-
-class _Guarded:
-    """File wrapper that limits the size of the index that zipfile reads. zipfile reads the whole index and builds
-    objects that take ten times its memory. The wrapper rejects a too large index before that, by its actual size and
-    not by its declared size."""
-
-    def __init__(self, file: IO[bytes], entries: int) -> None:
-        self._file, self._entries = file, entries
-        self.is_index = True
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
-
-    def read(self, size: int = -1) -> bytes:
-        if not self.is_index:
-            return self._file.read(size)
-        if size > self._entries * _ENTRY_BYTES:
-            self._refuse()
-        data = self._file.read(size)
-        if data.count(b"PK\x01\x02") > self._entries:
-            self._refuse()
-        return data
-
-    def _refuse(self) -> None:
-        raise ArchiveInvalid(
-            "too_many_files", "The zip's index is too large: it has too many entries. Send fewer files."
-        )
-
-
-def _open(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
-    file.seek(0)
-    guarded = _Guarded(file, limits.members * _ENTRIES_A_MEMBER)
-    try:
-        archive = zipfile.ZipFile(guarded)
-    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError, OSError) as error:
-        detail = "The file is not a zip archive. Upload a .zip with one folder per class."
-        raise ArchiveInvalid("not_a_zip", detail) from error
-    guarded.is_index = False
-    _check_overlaps(archive)
-    return archive
-
-
-def _check_overlaps(archive: zipfile.ZipFile) -> None:
-    """Raises ArchiveInvalid if entries of the zip share bytes. Overlapping entries let a small zip inflate to a huge
-    size."""
-    ordered = sorted(archive.infolist(), key=lambda info: info.header_offset)
-    for info, following in pairwise(ordered):
-        if info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size > following.header_offset:
-            raise ArchiveInvalid("overlapping_files", "The zip contains overlapping entries. Create it again.")
 
 
 def _arrange(archive: zipfile.ZipFile, limits: Limits) -> Layout:
@@ -239,10 +181,15 @@ class _Budget:
 
 
 def _read_all(
-    archive: zipfile.ZipFile, candidates: list[Candidate], limits: Limits, is_wanted: Callable[[], bool]
-) -> tuple[list[tuple[str, str, str]], list[Remark]]:
-    """Returns (path, class name, SHA-256) for each usable image, and the rejected files with the reasons."""
-    good: list[tuple[str, str, str]] = []
+    archive: zipfile.ZipFile,
+    candidates: list[Candidate],
+    limits: Limits,
+    is_wanted: Callable[[], bool],
+    thumbnails: Thumbnails | None,
+) -> tuple[list[tuple[str, Member]], list[Remark]]:
+    """Returns the class name and the member of each usable image, and the rejected files with the reasons. The members
+    have no class id yet."""
+    good: list[tuple[str, Member]] = []
     rejected: list[Remark] = []
     seen: dict[tuple[str, str], str] = {}
     budget = _Budget(sum(info.compress_size for info in archive.infolist()), limits)
@@ -252,34 +199,33 @@ def _read_all(
         try:
             if candidate.problem is not None:
                 raise candidate.problem
-            data, inflated = _inflate(archive, candidate.info, min(limits.image_bytes, budget.bytes_left))
+            data, inflated = inflate(archive, candidate.info, min(limits.image_bytes, budget.bytes_left))
             budget.inflate(inflated)
             if data is None:
                 raise Refused("too_large", f"It inflates to more than {limits.image_bytes:,} bytes. Resize the image.")
             sha256 = hashlib.sha256(data).hexdigest()
             if (first := seen.get((candidate.class_name, sha256))) is not None:
                 raise Refused("duplicate", f"It is a copy of {first}.")
-            read_image(data, limits.pixels, budget.decode)
+            picture = read_picture(data, limits.pixels, budget.decode)
         except Refused as refused:
             rejected.append(_rejected(candidate, refused))
         else:
             seen[candidate.class_name, sha256] = candidate.path
-            good.append((candidate.path, candidate.class_name, sha256))
+            good.append((candidate.class_name, _member(candidate.path, sha256, len(data), picture, thumbnails)))
     return good, rejected
 
 
-def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tuple[bytes | None, int]:
-    """Returns the inflated bytes of one file in the zip, or None if there are more than `limit`, and the number of
-    bytes that were inflated. The size that the zip's index declares is not trusted. Raises Refused for a file that is
-    not an image or is corrupt."""
-    try:
-        with archive.open(info) as member:
-            check_signature(member.peek(SIGNATURE_BYTES))  # type: ignore[attr-defined]  # ZipExtFile has it
-            data = member.read(limit + 1)
-    except (Refused, CoreError):  # an error of the object store is not the file's fault
-        raise
-    except Exception as error:  # zipfile raises nearly everything on hostile input
-        raise Refused("corrupt", "It cannot be read from the zip. Create the zip again.") from error
-    if len(data) <= limit and len(data) != info.file_size:
-        raise Refused("corrupt", "Its size differs from the zip's index. Create the zip again.")
-    return (None if len(data) > limit else data), len(data)
+def _member(path: str, sha256: str, size: int, picture: Picture, thumbnails: Thumbnails | None) -> Member:
+    from core.service.datasets import checks
+
+    return Member(
+        path,
+        0,
+        sha256,
+        size_bytes=size,
+        width=picture.width,
+        height=picture.height,
+        look=checks.look(picture.square),
+        warnings=checks.of_image(picture),
+        thumbnail=None if thumbnails is None else thumbnails.add(picture.square),
+    )

@@ -21,6 +21,30 @@ class Transparent(Exception):
     """Error for an image that is fully transparent."""
 
 
+def converted(whole: Image.Image) -> str | None:
+    """Returns the name of the colour space from which `assemble` converts an image to sRGB, such as CMYK or the name of
+    an ICC profile. Returns None for sRGB, and for an image without a profile, which is taken as sRGB."""
+    if whole.mode in DEEP_GREYS:
+        return "16-bit grey"
+    if whole.mode == "CMYK":
+        return "CMYK"
+    profile = _profile(whole.info.get("icc_profile"))
+    if profile is None or whole.mode == "L" or profile.profile.xcolor_space.strip() != "RGB":
+        return None
+    name: str = ImageCms.getProfileDescription(profile).strip()
+    return None if "sRGB" in name else name[:100] or "RGB"
+
+
+def _profile(data: bytes | None) -> ImageCms.ImageCmsProfile | None:
+    """Parses an ICC profile. Returns None if there is none, or if it is too large or broken."""
+    if not data or len(data) > _PROFILE_BYTES:
+        return None
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(data))
+    except (OSError, ValueError, ImageCms.PyCMSError):
+        return None
+
+
 def assemble(bands: Iterable[Image.Image], side: int, factor: int, whole: Image.Image) -> Image.Image:
     """Returns one square RGB image, made from horizontal bands in order from top to bottom. Each band is `side` pixels
     wide; together they are `side` pixels high. The result is reduced by `factor` through area averaging.
@@ -80,12 +104,10 @@ def _in_srgb(
 
 
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    if len(profile) > _PROFILE_BYTES:
+    source = _profile(profile)
+    if source is None or source.profile.xcolor_space.strip() != _SPACES[mode]:
         return None
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != _SPACES[mode]:
-            return None
         return ImageCms.buildTransform(source, ImageCms.ImageCmsProfile(io.BytesIO(_SRGB)), mode, "RGB")
     except (OSError, ValueError, ImageCms.PyCMSError):
         return None

@@ -10,12 +10,11 @@ from PIL import Image
 
 from core.artifact.pixels import center_crop
 from core.service.datasets.archive import Limits, read_images
+from core.service.datasets.thumbnails import SIDE
 
 CLASSES = 100
 """Max classes with an example strip. Classes with higher ids have none."""
 IMAGES = 8
-SIDE = 96
-"""Width and height of each thumbnail, in pixels."""
 
 
 def strips(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[int, bytes]]:

@@ -12,6 +12,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ _PIXEL_BYTES = 4
 """Bytes that a colour pixel takes in Pillow's memory."""
 _BAND_BYTES = 2**20
 _ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+"""Values of the EXIF Orientation tag that swap an image's width and height."""
 _FORMAT_NAMES = {"I": "32-bit integers", "F": "floating point numbers"}
 
 _large = threading.Lock()
@@ -51,6 +54,19 @@ class Refused(Exception):
 
     def __init__(self, code: str, detail: str) -> None:
         self.code, self.detail = code, detail
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Decoded image, with the facts about its file that the report mentions."""
+
+    square: "Image.Image"
+    """Largest centered square of the image: see `read_image`."""
+    width: int
+    """Width in pixels of the whole image, upright."""
+    height: int
+    colours: str | None
+    """Name of the colour space that was converted to sRGB; None if nothing was converted."""
 
 
 def check_signature(start: bytes) -> None:
@@ -67,17 +83,31 @@ def read_image(data: bytes, max_pixels: int, spend: Callable[[int], None] | None
     twice `KEPT_SIDE`. Calls `spend` with the number of pixels before decoding them; an exception that `spend` raises
     reaches the caller. Raises Refused.
     """
+    return read_picture(data, max_pixels, spend).square
+
+
+def read_picture(data: bytes, max_pixels: int, spend: Callable[[int], None] | None = None) -> Picture:
+    """Decodes an image as `read_image` does, and also returns its size and colour space. Raises Refused."""
     from PIL import Image
+
+    from core.service.datasets import colours
 
     with _refusing(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_size(image, max_pixels)
         _check_kind(image)
+        width, height = image.size
         if spend is not None:
             try:
-                spend(image.width * image.height)
+                spend(width * height)
             except Exception as error:
                 raise _Stopped(error) from error
-        return _decode(image, data)
+        orientation, converted = _orientation(image, data), colours.converted(image)
+        square = _decode(image, data, orientation)
+        if image.format == "TIFF":  # Pillow itself has turned it upright
+            width, height = image.size
+        elif orientation in _SIDEWAYS:
+            width, height = height, width
+        return Picture(square, width, height, converted)
 
 
 class _Stopped(Exception):
@@ -134,13 +164,12 @@ def _check_kind(image: "Image.Image") -> None:
         raise _pixel_format(_FORMAT_NAMES.get(image.mode, image.mode))
 
 
-def _decode(image: "ImageFile.ImageFile", data: bytes) -> "Image.Image":
+def _decode(image: "ImageFile.ImageFile", data: bytes, orientation: int) -> "Image.Image":
     from PIL import Image
 
     from core.artifact.pixels import center_square
     from core.service.datasets import colours
 
-    orientation = _orientation(image, data)
     is_streamed = image.format == "PNG" and not image.info.get("interlace")
     with nullcontext() if is_streamed or _room(image) <= _LARGE_BYTES else _large:
         if not is_streamed:

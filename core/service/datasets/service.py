@@ -1,19 +1,20 @@
 """Data sets: creates them from uploaded zips, and looks them up."""
 
+import datetime
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
-from sqlalchemy import ColumnElement, Integer, column, func, select, true
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import NotFound
 from core.service import audit, domains, jobs, metering
 from core.service.config import Settings
 from core.service.datasets.archive import Limits, inspect
-from core.service.db.base import Json, new_id
+from core.service.db.base import new_id
 from core.service.db.lookup import require
 from core.service.db.models import Dataset
-from core.service.db.paging import Page, PageRequest, fetch_page, number_of, page_of
+from core.service.db.paging import Page, PageRequest, created_between, fetch_page
 from core.service.jobs import Dispatcher
 from core.service.quotas import Quotas
 from core.service.resources import Resources
@@ -33,7 +34,9 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def receive(resources: Resources, scope: Scope, domain_id: str, file: IO[bytes], size_bytes: int) -> Dataset:
+def receive(
+    resources: Resources, scope: Scope, domain_id: str, file: IO[bytes], size_bytes: int, name: str | None = None
+) -> Dataset:
     """Checks the index of an uploaded zip, stores the zip in the object store while no transaction is open, and creates
     the data set. Raises NotFound, QuotaExceeded, StorageQuotaExceeded, ArchiveInvalid, StorageUnavailable."""
     settings = resources.settings
@@ -46,7 +49,7 @@ def receive(resources: Resources, scope: Scope, domain_id: str, file: IO[bytes],
     archive = resources.store.put_file(archive_key(scope, domain_id, new_id("ds")), file)
     with resources.database.session(scope) as session:
         Quotas(session, settings).admit_dataset(archive.size)
-        return create(session, resources.dispatcher, domain_id, archive)
+        return create(session, resources.dispatcher, domain_id, archive, name)
 
 
 def archive_key(scope: Scope, domain_id: str, dataset_id: str) -> str:
@@ -54,7 +57,9 @@ def archive_key(scope: Scope, domain_id: str, dataset_id: str) -> str:
     return f"{domains.folder(scope.tenant, domain_id)}datasets/{dataset_id}/archive.zip"
 
 
-def create(session: Session, dispatcher: Dispatcher, domain_id: str, archive: StoredObject) -> Dataset:
+def create(
+    session: Session, dispatcher: Dispatcher, domain_id: str, archive: StoredObject, name: str | None = None
+) -> Dataset:
     """Creates a data set for a stored zip, and dispatches its validation after the commit. Raises NotFound if the
     domain does not exist."""
     domain = domains.get(session, domain_id)
@@ -62,6 +67,7 @@ def create(session: Session, dispatcher: Dispatcher, domain_id: str, archive: St
         id=archive.key.split("/")[-2],
         tenant_id=domain.tenant_id,
         domain_id=domain.id,
+        name=name,
         status="validating",
         archive_key=archive.key,
         archive_sha256=archive.sha256,
@@ -80,38 +86,37 @@ def get(session: Session, id: str) -> Dataset:
     return require(session, Dataset, "dataset", id)
 
 
-def page(session: Session, domain_id: str, request: PageRequest) -> Page[Dataset]:
-    """Returns a page of a domain's data sets, newest first. Raises NotFound, InvalidCursor."""
-    domains.get(session, domain_id)
-    return fetch_page(session, select(Dataset).where(Dataset.domain_id == domain_id), Dataset.id, request)
+def change(session: Session, id: str, changes: dict[str, object]) -> Dataset:
+    """Changes a data set's columns to the values in `changes`, such as `name`. Raises NotFound."""
+    dataset = require(session, Dataset, "dataset", id, lock=True)
+    for field, value in changes.items():
+        setattr(dataset, field, value)
+    session.flush()
+    audit.record(session, "dataset.change", id, detail=changes)
+    return dataset
 
 
 @dataclass(frozen=True)
-class Rejection:
-    """Rejected file of a data set."""
+class DatasetFilter:
+    """Conditions on the data sets of a list. None means any."""
 
-    position: int
-    """Position of the file among the data set's rejected files, from 1."""
-    file: dict[str, Any]
-    """{file, code, detail}"""
+    domain_id: str | None = None
+    name: str | None = None
+    """Text that the name contains, in any case."""
+    created_after: datetime.datetime | None = None
 
 
-def rejected(session: Session, id: str, request: PageRequest) -> Page[Rejection]:
-    """Returns a page of a data set's rejected files, in the order of the zip. The database extracts the page from the
-    JSON column, so that the column, which may hold megabytes, is not loaded. Raises NotFound, InvalidCursor."""
-    get(session, id)
-    if session.get_bind().dialect.name == "postgresql":
-        files = func.jsonb_array_elements(Dataset.rejected)
-        entries = files.table_valued(column("value", Json), with_ordinality="position").render_derived()
-        position: ColumnElement[int] = entries.c.position
-    else:
-        files = func.json_each(Dataset.rejected)
-        entries = files.table_valued(column("key", Integer), column("value", Json))
-        position = entries.c.key + 1
-    statement = select(position, entries.c.value).select_from(Dataset).join(entries, true())
-    statement = statement.where(Dataset.id == id, position > number_of(request.cursor))
-    rows = session.execute(statement.order_by(position).limit(request.limit + 1)).all()
-    return page_of([Rejection(*row) for row in rows], request, lambda row: str(row.position))
+def page(session: Session, request: PageRequest, only: DatasetFilter) -> Page[Dataset]:
+    """Returns a page of the session's tenant's data sets, newest first. Raises InvalidCursor, and NotFound if the
+    filter's domain does not exist."""
+    statement = select(Dataset)
+    if only.domain_id is not None:
+        domains.get(session, only.domain_id)
+        statement = statement.where(Dataset.domain_id == only.domain_id)
+    if only.name is not None:
+        statement = statement.where(Dataset.name.icontains(only.name, autoescape=True))
+    statement = statement.where(*created_between(Dataset, Dataset.id, only.created_after, None))
+    return fetch_page(session, statement, Dataset.id, request)
 
 
 def example_key(tenant_id: str, domain_id: str, id: str, class_id: int) -> str:

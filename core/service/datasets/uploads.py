@@ -121,9 +121,12 @@ def check_open(upload: DatasetUpload) -> None:
         raise UploadEnded(upload.id, upload.status)
 
 
-def complete(resources: Resources, scope: Scope, domain_id: str, id: str, etags: dict[int, str]) -> Dataset:
-    """Completes an upload: joins its parts in the object store, and creates and returns its data set. `etags` maps part
-    numbers to ETags. If the zip is invalid, the upload is marked as failed. A repeated call returns the same data set.
+def complete(
+    resources: Resources, scope: Scope, domain_id: str, id: str, etags: dict[int, str], name: str | None = None
+) -> Dataset:
+    """Completes an upload: joins its parts in the object store, and creates and returns its data set, which gets the
+    name `name`. `etags` maps part numbers to ETags. If the zip is invalid, the upload is marked as failed. A repeated
+    call returns the same data set.
 
     Raises NotFound, UploadEnded, PartsMissing, ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded, StorageUnavailable.
     """
@@ -145,7 +148,7 @@ def complete(resources: Resources, scope: Scope, domain_id: str, id: str, etags:
         raise
     with database.session(scope) as session:
         Quotas(session, settings).hold()
-        return _create_dataset(session, resources.dispatcher, domain_id, id)
+        return _create_dataset(session, resources.dispatcher, domain_id, id, name)
 
 
 def abort(resources: Resources, scope: Scope, domain_id: str, id: str) -> None:
@@ -196,7 +199,7 @@ def _fail(session: Session, domain_id: str, id: str, error: ArchiveInvalid) -> N
     audit.record(session, "dataset.upload.fail", id, detail={"code": error.code})
 
 
-def _create_dataset(session: Session, dispatcher: Dispatcher, domain_id: str, id: str) -> Dataset:
+def _create_dataset(session: Session, dispatcher: Dispatcher, domain_id: str, id: str, name: str | None) -> Dataset:
     """Creates the data set of an upload whose zip is stored, or returns the data set that an earlier call created.
     Raises NotFound."""
     upload = get(session, domain_id, id, lock=True)
@@ -204,7 +207,7 @@ def _create_dataset(session: Session, dispatcher: Dispatcher, domain_id: str, id
         return service.get(session, upload.dataset_id)
     upload.status = "completed"
     archive = StoredObject(upload.object_key, upload.sha256 or "", upload.size_bytes)
-    return service.create(session, dispatcher, domain_id, archive)
+    return service.create(session, dispatcher, domain_id, archive, name)
 
 
 def _is_joined(store: ObjectStore, upload: DatasetUpload) -> bool:

@@ -1,6 +1,7 @@
 """Validation of a data set's stored zip: reads every image, and stores an example strip for each class. Needs no
 GPU."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -9,14 +10,19 @@ from sqlalchemy.orm import Session
 
 from core.artifact.errors import CoreError
 from core.service import jobs
+from core.service.datasets import thumbnails
 from core.service.datasets.archive import Limits, validate
 from core.service.datasets.digesting import DigestingFile
 from core.service.datasets.report import Report
 from core.service.datasets.service import example_key
+from core.service.datasets.thumbnails import Thumbnails
 from core.service.db.models import Dataset
 from core.service.errors import ArchiveInvalid
 from core.service.jobs import Claim
 from core.service.storage import ObjectStore
+
+_IN_MEMORY = 2**24
+"""Max bytes of a data set's thumbnails that a worker keeps in memory; more are written to a temporary file."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +54,20 @@ class Validated:
 def validate_archive(
     store: ObjectStore, archive: StoredArchive, limits: Limits, goes_on: Callable[[], bool] = lambda: True
 ) -> Validated:
-    """Reads every image of a stored zip, checks the zip's SHA-256, and stores an example strip for each class.
+    """Reads every image of a stored zip, checks the zip's SHA-256, and stores a thumbnail of each image and an example
+    strip for each class.
 
     Raises ArchiveInvalid, NotFound, StorageUnavailable, and Cancelled when `goes_on` returns False.
     """
-    with store.open(archive.key) as file:
+    with store.open(archive.key) as file, tempfile.SpooledTemporaryFile(_IN_MEMORY) as shown:
         digesting = DigestingFile(file)
         try:
-            report = validate(cast(IO[bytes], digesting), limits, goes_on)
+            report = validate(cast(IO[bytes], digesting), limits, goes_on, Thumbnails(cast(IO[bytes], shown)))
         except ArchiveInvalid:
             _checked_digest(digesting, archive)  # reports damage in transit instead, if that is the cause
             raise
         sha256 = _checked_digest(digesting, archive)
+        store.put_file(thumbnails.key_of(archive.key), cast(IO[bytes], shown))
         return Validated(report, sha256, _store_examples(store, archive, file, report, limits))
 
 

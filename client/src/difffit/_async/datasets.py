@@ -1,5 +1,6 @@
 """Client calls for data sets: training images in one folder per class."""
 
+from datetime import datetime
 from pathlib import Path
 
 from difffit._async.backend import opened
@@ -7,7 +8,7 @@ from difffit._async.session import AsyncPages, AsyncSession
 from difffit._async.uploads import AsyncUploads
 from difffit._async.waiting import ended
 from difffit.archives import LARGE_BYTES, OnProgress, open_archive
-from difffit.models import Dataset, DatasetList, RejectedFile, RejectedFileList
+from difffit.models import Dataset, DatasetImage, DatasetImageList, DatasetList, RejectedFile, RejectedFileList
 
 
 class AsyncDatasets:
@@ -21,6 +22,7 @@ class AsyncDatasets:
         source: str | Path,
         on_progress: OnProgress | None = None,
         *,
+        name: str | None = None,
         in_parts: bool | None = None,
     ) -> Dataset:
         """Uploads a zip, or a folder, which must contain one folder of images per class. The server checks the images
@@ -32,20 +34,47 @@ class AsyncDatasets:
         """
         async with opened(open_archive(Path(source))) as archive:
             if archive.size > LARGE_BYTES if in_parts is None else in_parts:
-                return await self.uploads.send(domain_id, archive, on_progress)
+                return await self.uploads.send(domain_id, archive, on_progress, name)
             path = "/v1/domains/{id}/datasets"
             return await self._session.call(
-                "POST", path, Dataset, upload=archive, on_progress=on_progress, id=domain_id
+                "POST", path, Dataset, upload=archive, form={"name": name}, on_progress=on_progress, id=domain_id
             )
 
-    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Dataset]:
-        """Yields the domain's data sets, newest first, without their lists of rejected files. With `status`, yields
-        only data sets with this status."""
-        path = "/v1/domains/{id}/datasets"
-        return self._session.pages(path, DatasetList, limit, {"status": status}, id=domain_id)
+    def list(
+        self,
+        domain_id: str | None = None,
+        limit: int | None = None,
+        *,
+        status: str | None = None,
+        name: str | None = None,
+        created_after: datetime | None = None,
+    ) -> AsyncPages[Dataset]:
+        """Yields data sets, newest first, without their lists of rejected files: of one domain, or of all your domains
+        if `domain_id` is None. The other arguments filter by status, by text in the name, and by time."""
+        query = {"status": status, "name": name, "created_after": created_after and created_after.isoformat()}
+        if domain_id is None:
+            return self._session.pages("/v1/datasets", DatasetList, limit, query)
+        return self._session.pages("/v1/domains/{id}/datasets", DatasetList, limit, query, id=domain_id)
 
     async def get(self, id: str) -> Dataset:
         return await self._session.call("GET", "/v1/datasets/{id}", Dataset, id=id)
+
+    async def update(self, id: str, *, name: str | None) -> Dataset:
+        """Renames a data set. None removes the name."""
+        return await self._session.call("PATCH", "/v1/datasets/{id}", Dataset, body={"name": name}, id=id)
+
+    def images(
+        self, id: str, limit: int | None = None, *, class_id: int | None = None, warning: str | None = None
+    ) -> AsyncPages[DatasetImage]:
+        """Yields the accepted images of a data set, in their order in the zip: those of one class, or those with one
+        warning, such as `near_duplicate`."""
+        query = {"class_id": class_id, "warning": warning}
+        return self._session.pages("/v1/datasets/{id}/images", DatasetImageList, limit, query, id=id)
+
+    async def thumbnail(self, id: str, number: int) -> bytes:
+        """Returns a JPEG of an image's centered square, which is what training sees."""
+        path = "/v1/datasets/{id}/images/{number}/thumbnail"
+        return (await self._session.send("GET", path, id=id, number=number)).content
 
     def rejected(self, id: str, limit: int | None = None) -> AsyncPages[RejectedFile]:
         """Yields the files of a data set that the server rejected, with reasons, in their order in the zip."""

@@ -65,12 +65,13 @@ class Session:
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         upload: Archive | None = None,
+        form: Mapping[str, Any] | None = None,
         on_progress: OnProgress | None = None,
         timeout: float | None = None,
         **ids: str | int,
     ) -> httpx.Response:
         """Sends a request, with retries, and returns the successful response, fully read. Omits query parameters that
-        are None.
+        are None, and fields of the `form` that goes with an upload that are None.
 
         Raises ApiError, ConnectionFailed, NotConfigured.
         """
@@ -85,7 +86,7 @@ class Session:
             options["timeout"] = httpx.Timeout(timeout or UPLOAD_SECONDS, connect=10.0)
         while True:
             if upload is not None:
-                options["files"] = {"file": _form_file(upload, on_progress)}
+                options |= {"files": {"file": _form_file(upload, on_progress)}, "data": given(form or {})}
             try:
                 response = self.http.request(method, filled(path, ids), **options)
             except httpx.TransportError as error:

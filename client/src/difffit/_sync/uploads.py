@@ -39,9 +39,11 @@ class Uploads:
         set."""
         self._session.send("DELETE", _UPLOAD, id=domain_id, upload_id=id)
 
-    def send(self, domain_id: str, archive: Archive, on_progress: OnProgress | None) -> Dataset:
-        """Uploads an archive in parts and returns the new data set. Resumes an open upload with the same size and
-        SHA-256, if there is one. Raises InvalidRequest, ConnectionFailed."""
+    def send(
+        self, domain_id: str, archive: Archive, on_progress: OnProgress | None, name: str | None = None
+    ) -> Dataset:
+        """Uploads an archive in parts and returns the new data set, which gets the name `name`. Resumes an open upload
+        with the same size and SHA-256, if there is one. Raises InvalidRequest, ConnectionFailed."""
         upload = self._resume_or_start(domain_id, archive, away(digest, archive.file))
         report = on_progress or (lambda *_: None)
         sent = sum(part.size_bytes for part in upload.parts if part.etag is not None)
@@ -51,8 +53,9 @@ class Uploads:
             etags[number] = self._send_part(upload, number, archive, _Progress(report, sent, archive.size))
             sent += upload.parts[number - 1].size_bytes
         parts = [{"number": number, "etag": etag} for number, etag in etags.items()]
+        body = given({"parts": parts, "name": name})
         return self._session.call(
-            "POST", _COMPLETE, Dataset, body={"parts": parts}, timeout=UPLOAD_SECONDS, id=domain_id, upload_id=upload.id
+            "POST", _COMPLETE, Dataset, body=body, timeout=UPLOAD_SECONDS, id=domain_id, upload_id=upload.id
         )
 
     def _resume_or_start(self, domain_id: str, archive: Archive, sha256: str) -> DatasetUploadParts:

@@ -1,5 +1,6 @@
 """Commands of `difffit datasets`, for training images."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,6 +27,7 @@ def upload(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", exists=True, help="Folder with one folder of images per class, or a zip.")
     ],
+    name: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
     wait: WaitOption = True,
 ) -> None:
     """Upload training images, as a folder or a zip, and show the result of the server's checks.
@@ -40,7 +42,7 @@ def upload(
     with bytes_bar(state, "Uploading") as progress:
         task = progress.add_task("")
         dataset = state.client.datasets.upload(
-            owner, path, lambda sent, total: progress.update(task, completed=sent, total=total)
+            owner, path, lambda sent, total: progress.update(task, completed=sent, total=total), name=name
         )
     if wait:
         with state.err.status("Checking the images"):
@@ -51,16 +53,25 @@ def upload(
 @command(app, "list")
 def list_datasets(
     state: State,
-    domain: DomainArgument,
+    domain: Annotated[
+        str | None, typer.Argument(metavar="[DOMAIN]", help="Name or id of a domain; all domains by default.")
+    ] = None,
     status: Annotated[
         Literal["validating", "ready", "rejected"] | None, typer.Option(help="List only data sets with this status.")
     ] = None,
+    name: Annotated[str | None, typer.Option(help="List only data sets whose name contains this text.")] = None,
+    created_after: Annotated[
+        datetime | None, typer.Option(help="List only data sets created after this time, UTC.")
+    ] = None,
     limit: LimitOption = None,
 ) -> None:
-    """List a domain's data sets, newest first."""
-    datasets = list(state.client.datasets.list(domain_id(state.client, domain), limit, status=status))
+    """List data sets, newest first."""
+    owner = None if domain is None else domain_id(state.client, domain)
+    after = created_after and created_after.replace(tzinfo=UTC)
+    datasets = list(state.client.datasets.list(owner, limit, status=status, name=name, created_after=after))
     columns = {
         "id": lambda dataset: dataset.id,
+        "name": lambda dataset: dataset.name,
         "status": lambda dataset: dataset.status,
         "images": lambda dataset: dataset.images,
         "classes": lambda dataset: len(dataset.classes),
@@ -103,10 +114,52 @@ def get(state: State, dataset: DatasetArgument) -> None:
 
 
 @command(app)
+def images(
+    state: State,
+    dataset: DatasetArgument,
+    class_name: Annotated[str | None, typer.Option("--class", help="List only images of this class.")] = None,
+    warning: Annotated[
+        str | None, typer.Option(help="List only images with this warning, such as near_duplicate.")
+    ] = None,
+    limit: LimitOption = None,
+) -> None:
+    """List the accepted images of a data set, with their warnings."""
+    wanted = None if class_name is None else _class_id(state.client.datasets.get(dataset), class_name)
+    rows = list(state.client.datasets.images(dataset, limit, class_id=wanted, warning=warning))
+    columns = {
+        "number": lambda image: str(image.number),
+        "class": lambda image: image.class_name,
+        "file": lambda image: image.file,
+        "pixels": lambda image: f"{image.width}x{image.height}" if image.width else "",
+        "warnings": lambda image: ", ".join(warning.code for warning in image.warnings),
+    }
+    state.show(rows, table(rows, columns))
+
+
+@command(app)
+def update(
+    state: State, dataset: DatasetArgument, name: Annotated[str, typer.Option(help="New name; empty for none.")]
+) -> None:
+    """Rename a data set."""
+    changed = state.client.datasets.update(dataset, name=name or None)
+    state.show(changed, _view(changed))
+
+
+@command(app)
 def report(state: State, dataset: DatasetArgument, limit: LimitOption = None) -> None:
     """List the rejected files of a data set, with the reasons."""
     files = list(state.client.datasets.rejected(dataset, limit))
     state.show(files, table(files, _REFUSED))
+
+
+def _class_id(dataset: "Dataset", name: str) -> int:
+    """Returns the id of a class of a data set by its name. Raises InvalidInput."""
+    from difffit.errors import InvalidInput
+
+    ids = {label.name: label.id for label in dataset.classes}
+    if name not in ids:
+        raise InvalidInput(f"The data set has no class '{name}'. Its classes: {', '.join(ids)}.")
+    return ids[name]
 
 
 def _checked(state: State, id: str) -> "Dataset":
@@ -122,7 +175,7 @@ def _checked(state: State, id: str) -> "Dataset":
 
 
 def _view(dataset: "Dataset") -> RenderableType:
-    parts: list[RenderableType] = [record(dataset, "id", "status", "images", size=size(dataset.size_bytes))]
+    parts: list[RenderableType] = [record(dataset, "id", "name", "status", "images", size=size(dataset.size_bytes))]
     if dataset.classes:
         columns = {
             "class": lambda label: str(label.id),

@@ -15,6 +15,7 @@ class Dataset(JobColumns, Base):
     __table_args__ = (lease_index("datasets"),)
 
     domain_id: Mapped[DomainId]
+    name: Mapped[str | None] = mapped_column(String(200))
     archive_key: Mapped[str] = mapped_column(String(500))
     archive_sha256: Mapped[str] = mapped_column(String(64))
     """SHA-256 of the zip. Empty until validation if the zip was uploaded in parts without a stated SHA-256, and empty
@@ -28,8 +29,9 @@ class Dataset(JobColumns, Base):
     """Classes of the data set: [{id, name, images, has_example}], where `images` is a count."""
     images: Mapped[int] = mapped_column(default=0)
     members: Mapped[list[Any]] = mapped_column(default=list, deferred=True)
-    """Accepted images of the zip: [{file, class_id, sha256}]; earlier releases stored no sha256. `members` and
-    `rejected` may take megabytes, so neither is loaded with the database row."""
+    """Accepted images, as JSON of `core.service.datasets.report.Member`; earlier releases stored only {file, class_id}
+    or {file, class_id, sha256}. `members` and `rejected` may take megabytes, so neither is loaded with the database
+    row."""
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Counts and warnings of the validation: {accepted, ignored, rejected_count, warnings: [{file, code, detail}]}."""
     rejected: Mapped[list[Any]] = mapped_column(default=list, deferred=True, server_default="[]")
