@@ -8,6 +8,7 @@ from fastapi import Depends, Header, Query, Request
 from api.limits import RequestLimits
 from api.notifier import Notifier
 from api.refused_keys import RefusedKeys
+from api.schemas.common import Name
 from core.service.broker import CeleryDispatcher
 from core.service.config import Settings
 from core.service.db.paging import PageRequest
@@ -56,6 +57,7 @@ async def get_page(
 
 
 OF_STATUS = Query(description="Only items with this status.")
+OF_NAME = Annotated[Name | None, Query(description="Only the item with this name.")]
 IfMatch = Annotated[
     str | None,
     Header(

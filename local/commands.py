@@ -198,7 +198,7 @@ class LocalError(DiffFitError):
 
     def __init__(self, error: Any) -> None:
         super().__init__(error.detail)
-        self.title, self.code, self.errors = error.title, error.code, error.errors
+        self.title, self.code, self.errors, self.status = error.title, error.code, error.errors, error.status
 
 
 def _incomplete(error: ModuleNotFoundError) -> NotConfigured:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from api.auth import AdminDep, get_admin
-from api.deps import OF_STATUS, DatabaseDep, PageDep
+from api.deps import OF_NAME, OF_STATUS, DatabaseDep, PageDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
 from api.schemas.adapters import AdapterStatus, AdapterTotals, AdminAdapterOut
@@ -41,10 +41,10 @@ def create_tenant(body: TenantCreate, database: DatabaseDep, admin: AdminDep) ->
 
 
 @router.get("/tenants", operation_id="list_tenants")
-def list_tenants(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantOut]:
+def list_tenants(database: DatabaseDep, admin: AdminDep, page: PageDep, name: OF_NAME = None) -> Listing[TenantOut]:
     """List all tenants, newest first."""
     with database.session(admin) as session:
-        return listing(tenants.page(session, page), TenantOut.model_validate)
+        return listing(tenants.page(session, page, name), TenantOut.model_validate)
 
 
 @router.get("/tenants/{id}", operation_id="get_tenant", responses=problems(NotFound))

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from api.auth import ReaderDep, WriterDep
-from api.deps import DatabaseDep, IfMatch, PageDep, ServicesDep
+from api.deps import OF_NAME, DatabaseDep, IfMatch, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems, tagged
 from api.routes.covers import with_cover, with_covers
@@ -25,10 +25,12 @@ def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, s
 
 
 @router.get("", operation_id="list_domains")
-def list_domains(request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DomainOut]:
+def list_domains(
+    request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep, name: OF_NAME = None
+) -> Listing[DomainOut]:
     """List your domains, newest first."""
     with database.session(scope) as session:
-        rows = domains.page(session, page)
+        rows = domains.page(session, page, name)
         covers = with_covers(session, request, rows.data)
         return listing(rows, lambda row: covers[row.id])
 

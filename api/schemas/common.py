@@ -23,11 +23,13 @@ def _storable(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
+    """Returns the text in composed form (NFC), in which names that look alike are equal. Raises ValueError for control
+    characters and blank text."""
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise ValueError("must not contain control characters")
     if not text.strip():
         raise ValueError("must not be blank")
-    return _storable(text).strip()
+    return unicodedata.normalize("NFC", _storable(text)).strip()
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,13 @@ def get(session: Session, id: str, *, lock: bool = False) -> Domain:
     return require(session, Domain, "domain", id, lock=lock)
 
 
-def page(session: Session, request: PageRequest) -> Page[Domain]:
-    """Returns a page of the session's tenant's domains, newest first. Raises InvalidCursor."""
-    return fetch_page(session, select(Domain).where(Domain.deleted_at.is_(None)), Domain.id, request)
+def page(session: Session, request: PageRequest, name: str | None = None) -> Page[Domain]:
+    """Returns a page of the session's tenant's domains, newest first; with `name`, only the domain with this
+    name. Raises InvalidCursor."""
+    statement = select(Domain).where(Domain.deleted_at.is_(None))
+    if name is not None:
+        statement = statement.where(Domain.name == name)
+    return fetch_page(session, statement, Domain.id, request)
 
 
 def covers(session: Session, ids: Sequence[str]) -> dict[str, str]:

@@ -28,9 +28,12 @@ def get(session: Session, id: str) -> Tenant:
     return require(session, Tenant, "tenant", id)
 
 
-def page(session: Session, request: PageRequest) -> Page[Tenant]:
-    """Returns a page of tenants, newest first. Raises InvalidCursor."""
-    return fetch_page(session, select(Tenant).where(Tenant.deleted_at.is_(None)), Tenant.id, request)
+def page(session: Session, request: PageRequest, name: str | None = None) -> Page[Tenant]:
+    """Returns a page of tenants, newest first; with `name`, only the tenant with this name. Raises InvalidCursor."""
+    statement = select(Tenant).where(Tenant.deleted_at.is_(None))
+    if name is not None:
+        statement = statement.where(Tenant.name == name)
+    return fetch_page(session, statement, Tenant.id, request)
 
 
 def change(session: Session, id: str, changes: dict[str, object]) -> Tenant:

@@ -7,6 +7,8 @@ import signal
 import stat
 import subprocess
 import sys
+import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def test_domain_is_created_listed_updated_and_deleted(shell: Shell, name: str) -
     assert "[bold]Flat[/bold]" in shell.text("domains", "get", name)
     assert shell.json("domains", "update", name, "--name", f"{name}, again")["name"] == f"{name}, again"
     declined = shell.run("domains", "delete", domain["id"], typed="n\n")
-    assert (declined.exit_code, shell.json("domains", "get", domain["id"])["id"]) == (1, domain["id"])
+    assert (declined.exit_code, shell.json("domains", "get", domain["id"])["id"]) == (130, domain["id"])
     deleted = shell.json("domains", "delete", domain["id"], "--yes")
     assert deleted["deleted"] == domain["id"]
     assert shell.json("deletions", "get", deleted["receipt"])["rows"] == {"domains": 1}
@@ -190,9 +192,74 @@ def test_images_are_found_marked_and_deleted(shell: Shell, drawable: Drawable, t
 
 def test_status_and_usage_are_shown(shell: Shell) -> None:
     assert shell.json("status")["workers"] == 1
+    assert shell.json("status")["api_key"] == "accepted"
     assert "ready" in shell.text("status")
+    assert shell.json("whoami")["tenant_name"] == "Client"
+    assert "Client" in shell.text("whoami")
     assert shell.json("usage")["images"] >= 0
     assert "model evaluations" in shell.text("usage")
+
+
+def test_status_shows_a_rejected_or_missing_key(server: Server) -> None:
+    wrong = Shell(server.url, "dfk_wrong").run("status", "--json")
+    assert (wrong.exit_code, json.loads(wrong.stdout)["api_key"]) == (3, "rejected")
+    assert Shell(server.url, None).json("status")["api_key"] == "none"
+
+
+def test_generate_writes_one_file_or_starts_without_waiting(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
+    options = ("fruit", "--steps", 1, "--seed", 9)
+    path = tmp_path / "new" / "apple.png"
+    assert shell.text("generate", drawable.name, *options, "-o", path).strip() == str(path)
+    several = shell.run("generate", drawable.name, *options, "-n", 2, "-o", path)
+    assert (several.exit_code, "Name a folder" in several.stderr) == (6, True)
+    (tmp_path / "file").write_text("not a folder")
+    before = {row["id"] for row in shell.json("generations", "list", drawable.id)}
+    assert shell.run("generate", drawable.name, *options, "-o", tmp_path / "file" / "folder").exit_code == 1
+    assert {row["id"] for row in shell.json("generations", "list", drawable.id)} == before
+    started = shell.json("generate", drawable.name, *options, "--no-wait", "--previews", 1)
+    saved = shell.json("generations", "download", started["id"], "-o", tmp_path / "later")
+    assert Path(saved["images"][0]["path"]).read_bytes() == path.read_bytes()
+
+
+def test_interrupted_generate_names_the_generation(server: Server, drawable: Drawable, client: Client) -> None:
+    environment = os.environ | {"DIFFFIT_URL": server.url, "DIFFFIT_API_KEY": server.key}
+    command = [sys.executable, "-m", "difffit", "generate", drawable.id, "fruit", "-n", "64", "--steps", "1000"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not (waiting := [row for row in client.generations.list(drawable.id, 20) if row.steps == 1000]):
+            time.sleep(0.1)
+        time.sleep(1.5)  # the command waits for up to a second in the request that starts the generation
+        process.send_signal(signal.SIGINT)
+        _, notes = process.communicate(timeout=60)
+    client.generations.cancel(waiting[0].id)
+    assert process.returncode == 130
+    assert f"difffit generations cancel {waiting[0].id}" in notes
+
+
+def test_domain_is_found_by_any_name(shell: Shell, name: str) -> None:
+    for own in (f"dom_{name}", f"{name}/a?b", f"Bäume {name}"):
+        domain = shell.json("domains", "create", own)
+        assert shell.json("domains", "get", own)["id"] == domain["id"]
+    assert shell.json("domains", "get", unicodedata.normalize("NFD", own))["id"] == domain["id"]
+    assert shell.run("domains", "create", unicodedata.normalize("NFD", own)).exit_code == 5
+
+
+def test_watch_prints_lines_where_there_is_no_terminal(shell: Shell, drawable: Drawable) -> None:
+    done = shell.run("finetunes", "watch", drawable.finetune_id)
+    assert "of 3, loss" in done.stderr
+
+
+def test_address_without_http_is_explained(tmp_path: Path) -> None:
+    done = Shell("localhost:8000", "dfk_x").run("status")
+    assert (done.exit_code, "Write http:// or https://" in " ".join(done.stderr.split())) == (3, True)
+
+
+def test_command_of_the_server_package_is_explained_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("difffit.cli.app.entry_points", lambda group: [])
+    done = CliRunner().invoke(app, ["train", "folder"])
+    assert (done.exit_code, "needs the server's packages" in " ".join(done.stderr.replace("│", "").split())) == (
+        2,
+        True,
+    )
 
 
 def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> None:
@@ -223,10 +290,12 @@ def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> N
     assert admin_shell.json("admin", "keys", "revoke", rotated["id"], "--yes") == {"revoked": rotated["id"]}
     assert tenant["id"] in admin_shell.text("admin", "tenants", "list")
     assert len(admin_shell.json("admin", "tenants", "list")) >= 2
-    assert admin_shell.json("admin", "tenants", "delete", tenant["id"], "--yes") == {"deleted": tenant["id"]}
+    deleted = admin_shell.json("admin", "tenants", "delete", tenant["id"], "--yes")
+    assert deleted["deleted"] == tenant["id"]
+    assert deleted["receipt"] in {row["id"] for row in admin_shell.json("admin", "deletions")}
 
 
-@pytest.mark.parametrize("what", ["adapters", "workers", "usage", "audit"])
+@pytest.mark.parametrize("what", ["adapters", "queues", "workers", "usage", "audit"])
 def test_admin_lists_are_not_empty(admin_shell: Shell, drawable: Drawable, what: str) -> None:
     assert admin_shell.json("admin", what)
     assert len(admin_shell.text("admin", what).splitlines()) >= 3
@@ -295,7 +364,7 @@ def test_failed_command_explains_itself_and_sets_the_exit_code(
 
 
 def test_json_option_prints_errors_as_json(shell: Shell, drawable: Drawable) -> None:
-    done = shell.run("domains", "get", "dom_nothing", "--json")
+    done = shell.run("generations", "get", "gen_nothing", "--json")
     assert (done.exit_code, done.stdout) == (4, "")
     error = json.loads(done.stderr)
     assert (error["code"], error["status"], bool(error["request_id"])) == ("not_found", 404, True)
@@ -372,3 +441,5 @@ def test_every_command_takes_json_and_has_help() -> None:
     walk(get_command(app), ())
     assert CliRunner().invoke(app, ["--version"]).stdout == "0.1.0\n"
     assert "domains" in CliRunner().invoke(app, []).stdout
+    assert "domains" in CliRunner().invoke(app, ["-h"]).stdout
+    assert "--limit" in CliRunner().invoke(app, ["domains", "list", "-h"]).stdout

@@ -136,7 +136,7 @@ def test_both_image_sizes_match_the_server_in_one_batch(
         ("--adapter-scale", {"adapter_scale": 0.5}),
     ]
     for option, scale in scales:
-        refused = run_here(*words, option, 0.5, folder=tmp_path, code=1)
+        refused = run_here(*words, option, 0.5, folder=tmp_path, code=6)
         with pytest.raises(errors.InvalidRequest) as refusal:
             client.generations.create(drawable.id, adapter_id=adapter_id, **asked | scale)
         assert refusal.value.errors[0]["field"] == next(iter(scale))
@@ -157,7 +157,7 @@ def test_keep_classes_leaves_the_bases_class_table_frozen(adapter: Path, drawing
     assert result["parameters"] == sum(tensor.size for tensor in load_file(path).values()) - kept.size
     shutil.copytree(drawings, tmp_path / "strange")
     (tmp_path / "strange" / CLASSES[0]).rename(tmp_path / "strange" / "unheard-of")
-    refused = run_here("train", "strange", *STEPS, "--keep-classes", folder=tmp_path, code=1)
+    refused = run_here("train", "strange", *STEPS, "--keep-classes", folder=tmp_path, code=6)
     assert "--keep-classes: the base has no class unheard-of" in refused["detail"]
 
 
@@ -184,7 +184,7 @@ def test_interrupted_training_resumes_from_its_checkpoint(drawings: Path, tmp_pa
         process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     assert not (tmp_path / "adapter.safetensors").exists()
-    refused = run_here(*words, "--seed", 1, folder=tmp_path, code=1)
+    refused = run_here(*words, "--seed", 1, folder=tmp_path, code=6)
     assert (refused["code"], "--restart" in refused["detail"]) == ("checkpoint_invalid", True)
     result = run_here(*words, folder=tmp_path)
     assert 1 <= result["started_at_step"] < result["steps"] == 60
@@ -219,7 +219,7 @@ def test_invalid_input_is_reported_with_its_error_code(
     adapter: Path, drawings: Path, tmp_path: Path, words: list[str], code: str
 ) -> None:
     filled = [word.format(adapter=adapter, drawings=drawings) for word in words]
-    assert run_here(*filled, folder=tmp_path, code=1)["code"] == code
+    assert run_here(*filled, folder=tmp_path, code=6)["code"] == code
 
 
 def test_local_commands_are_listed_without_importing_torch(tmp_path: Path) -> None:

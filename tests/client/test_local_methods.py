@@ -48,7 +48,7 @@ def test_each_method_trains_stores_and_generates(
     ],
 )
 def test_invalid_sites_are_reported(drawings: Path, tmp_path: Path, words: list[str], problem: str) -> None:
-    refused = run_here("train", drawings, *STEPS, *words, folder=tmp_path, code=1)
+    refused = run_here("train", drawings, *STEPS, *words, folder=tmp_path, code=6)
     assert refused["code"] == "invalid_request"
     assert problem in refused["detail"]
 
@@ -56,7 +56,7 @@ def test_invalid_sites_are_reported(drawings: Path, tmp_path: Path, words: list[
 def test_guidance_of_the_engine_is_rejected_for_methods_outside_it(drawings: Path, tmp_path: Path) -> None:
     run_here("train", drawings, *STEPS, "--method", "lora", folder=tmp_path)
     words = ("sample", "adapter.safetensors", "-n", 1, "--steps", 1)
-    refused = run_here(*words, "--guidance-interval", 0, 500, folder=tmp_path, code=1)
+    refused = run_here(*words, "--guidance-interval", 0, 500, folder=tmp_path, code=6)
     assert "adapters of the method 'lora' need guidance at every timestep" in refused["detail"]
-    refused = run_here(*words, "--guidance-adapter-scale", 0.5, folder=tmp_path, code=1)
+    refused = run_here(*words, "--guidance-adapter-scale", 0.5, folder=tmp_path, code=6)
     assert "adapters of the method 'lora' have no other scale" in refused["detail"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def test_zip_is_sent_unchanged(client: Client, drawings: Path, name: str, tmp_pa
     assert [(file.file, file.code) for file in dataset.report.rejected] == [("fruit/broken.png", "not_an_image")]
 
 
+def test_zip_is_sent_from_memory_and_from_an_open_file(client: Client, drawings: Path, name: str) -> None:
+    packed = io.BytesIO()
+    pack(drawings, packed)
+    domain = client.domains.create(name)
+    for source in (packed, packed.getvalue()):
+        dataset = client.datasets.wait(client.datasets.upload(domain.id, source).id)
+        assert dataset.images == 8
+    hasty = Client(client.url, client._session.settings.api_key, timeout=0.001, max_retries=0)
+    with hasty, pytest.raises(errors.ConnectionFailed):
+        hasty.usage()
+
+
 def test_equal_folders_are_packed_to_equal_bytes(drawings: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     for path in drawings.rglob("*.png"):
@@ -87,8 +100,13 @@ def test_unusable_folders_raise_with_their_error_codes(client: Client, drawable:
     flat = tmp_path / "flat"
     flat.mkdir()
     (flat / "one.png").write_bytes(b"not in a class folder")
-    with pytest.raises(errors.InvalidRequest) as refused:
+    with pytest.raises(errors.InvalidInput, match="contains images itself"):
         client.datasets.upload(drawable.id, flat)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(flat / "one.png", "one.png")
+    with pytest.raises(errors.InvalidRequest) as refused:
+        client.datasets.upload(drawable.id, packed)
     assert refused.value.code == "no_class_folders"
     (flat / "class").mkdir()
     for number in range(2):
@@ -159,6 +177,8 @@ def test_pictures_contain_their_settings_and_overwrite_no_other(
 ) -> None:
     first, second = client.generate(drawable.id, class_id=0, count=2, seed=7, steps=2, guidance_interval=(200, 800))
     assert (first.seed, second.seed) == (7, 8)
+    assert len(repr(first)) < 300
+    assert first._repr_png_() == first.data
     assert first.settings | {"adapter": "", "base": ""} == {
         "adapter": "",
         "base": "",

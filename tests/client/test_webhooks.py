@@ -1,12 +1,14 @@
 """Webhooks by command and SDK, from a real worker to a real receiver."""
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 from standardwebhooks import Webhook as Verifier
 
-from difffit import Client, errors
+from difffit import Client, errors, verify_webhook
+from difffit.signatures import InvalidSignature
 from tests.client.conftest import Drawable, Server
 from tests.client.proxy import proxied
 from tests.client.test_commands import Shell
@@ -27,6 +29,7 @@ def test_generation_is_delivered_to_its_webhook(shell: Shell, drawable: Drawable
         headers, body = receiver.received[0]
         event = Verifier(webhook["secret"]).verify(body, headers)
         assert (event["type"], event["data"]["id"]) == ("generation.succeeded", generation["id"])
+        _check_verification(webhook["secret"], dict(headers), body)
         while not (deliveries := shell.json("webhooks", "deliveries", webhook["id"], "--status", "succeeded")):
             time.sleep(0.05)
         assert (deliveries[0]["id"], deliveries[0]["attempts"][0]["response_status"]) == (headers["webhook-id"], 204)
@@ -35,6 +38,19 @@ def test_generation_is_delivered_to_its_webhook(shell: Shell, drawable: Drawable
             time.sleep(0.05)
         assert receiver.received[1][0]["webhook-id"] == deliveries[0]["id"]
     shell.json("webhooks", "delete", webhook["id"], "--yes")
+
+
+def _check_verification(secret: str, headers: dict[str, str], body: bytes) -> None:
+    """Checks that the SDK accepts a delivered event, and no other secret, body or time."""
+    titled = {name.title(): value for name, value in headers.items()}
+    assert verify_webhook(secret, titled, body) == json.loads(body)
+    for wrong, wrong_body in ((secret[:-4] + "AAA=", body), (secret, body + b" ")):
+        with pytest.raises(InvalidSignature, match="signature"):
+            verify_webhook(wrong, headers, wrong_body)
+    with pytest.raises(InvalidSignature, match="signed"):
+        verify_webhook(secret, headers, body, tolerance_seconds=-1)
+    with pytest.raises(InvalidSignature, match="headers"):
+        verify_webhook(secret, {}, body)
 
 
 def test_webhook_is_created_updated_rotated_and_deleted(shell: Shell) -> None:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from difffit.errors import DiffFitError as DiffFitError
     from difffit.pictures import Picture as Picture
     from difffit.pictures import read_settings as read_settings
+    from difffit.signatures import verify_webhook as verify_webhook
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "DiffFitError", "Picture", "errors", "models", "read_settings"]
+__all__ = ["AsyncClient", "Client", "DiffFitError", "Picture", "errors", "models", "read_settings", "verify_webhook"]
 
 _HOMES = {
     "AsyncClient": "difffit._async.client",
@@ -25,6 +26,7 @@ _HOMES = {
     "DiffFitError": "difffit.errors",
     "Picture": "difffit.pictures",
     "read_settings": "difffit.pictures",
+    "verify_webhook": "difffit.signatures",
 }
 
 

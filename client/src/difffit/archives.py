@@ -1,6 +1,7 @@
 """Packs folders into temporary zips for upload. Reads files in chunks, so that no file is in memory as a whole."""
 
 import hashlib
+import io
 import os
 import tempfile
 import zipfile
@@ -12,12 +13,16 @@ from typing import IO
 
 from difffit.errors import InvalidInput
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 OnProgress = Callable[[int, int], None]
 """Callback, called with the number of bytes sent so far and the total. The first number decreases when lost bytes are
 sent again."""
+Source = str | Path | bytes | IO[bytes]
+"""Training images: the path of a zip or of a folder, the bytes of a zip, or a binary file with a zip."""
 LARGE_BYTES = 64 * 2**20
 """Size in bytes above which a zip is sent in parts, so that a lost connection costs only one part."""
+_SHOWN = 20
+"""Maximum number of skipped files that are named."""
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
@@ -51,8 +56,15 @@ class Counted:
 
 
 @contextmanager
-def open_archive(source: Path) -> Iterator[Archive]:
-    """Opens a zip, or packs a folder into a temporary zip. Raises InvalidInput, FileNotFoundError."""
+def open_archive(source: Source) -> Iterator[Archive]:
+    """Opens a zip, or packs a folder into a temporary zip. A binary file that is open already, or bytes, must contain a
+    zip. Raises InvalidInput, FileNotFoundError."""
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    if not isinstance(source, (str, Path)):
+        yield Archive(source, "images.zip", source.seek(0, os.SEEK_END))
+        return
+    source = Path(source)
     if source.is_dir():
         with tempfile.TemporaryFile(prefix="difffit-", suffix=".zip") as file:
             pack(source, file)
@@ -65,9 +77,18 @@ def open_archive(source: Path) -> Iterator[Archive]:
 def pack(folder: Path, file: IO[bytes]) -> None:
     """Writes all images of a folder to a zip, under their relative paths. The same images and names give the same
     bytes, because an interrupted upload is resumed by the zip's SHA-256. Raises InvalidInput."""
-    images = sorted(path for path in folder.rglob("*") if _is_image(path.relative_to(folder)) and path.is_file())
+    images = sorted(path for path in _files(folder) if _is_image(path.relative_to(folder)))
     if not images:
-        raise InvalidInput(f"There are no images in {folder}. It must contain one folder of images for each class.")
+        others = left_out(folder)
+        unread = f" Files such as {others[0]} cannot be read: convert them to JPEG or PNG." if others else ""
+        raise InvalidInput(
+            f"There are no images in {folder}. It must contain one folder of images for each class.{unread}"
+        )
+    if all(path.parent == folder for path in images):
+        raise InvalidInput(
+            f"{folder} contains images itself, so they have no class. Move them into a folder in it that is named "
+            f"after their class, or pass the folder above it."
+        )
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # images are compressed already
         for path in images:
             info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _LONG_AGO)
@@ -80,8 +101,20 @@ def pack(folder: Path, file: IO[bytes]) -> None:
 def left_out(source: Path) -> list[Path]:
     """Returns the relative paths of a folder's files that `pack` skips, without hidden files. Returns an empty list for
     a zip."""
-    paths = (path.relative_to(source) for path in source.rglob("*") if path.is_file()) if source.is_dir() else ()
+    paths = (path.relative_to(source) for path in _files(source)) if source.is_dir() else ()
     return sorted(path for path in paths if not _is_image(path) and not any(part[0] == "." for part in path.parts))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yields all files in a folder and its subfolders. Follows links to folders, but enters no folder twice."""
+    entered: set[Path] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        if here.resolve() in entered:
+            folders.clear()
+            continue
+        entered.add(here.resolve())
+        yield from (here / name for name in names if (here / name).is_file())
 
 
 def left_out_note(source: Path) -> str | None:
@@ -89,8 +122,10 @@ def left_out_note(source: Path) -> str | None:
     files = left_out(source)
     if not files:
         return None
-    named = f"{files[0]} is" if len(files) == 1 else f"{files[0]} and {len(files) - 1} more files are"
-    return f"{named} not used. Only images are read, and the names of their folders become the classes."
+    shown = "".join(f"\n  {path}" for path in files[:_SHOWN])
+    more = f"\n  and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+    kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+    return f"Not used, because only images ({kinds}) are sent:{shown}{more}"
 
 
 def digest(file: IO[bytes]) -> str:

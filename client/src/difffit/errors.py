@@ -3,6 +3,7 @@
 DiffFitError
 ├── NotConfigured         there is no API key, or the settings cannot be read
 ├── InvalidInput          the input cannot be used: a folder without images, an empty id, a PNG without settings
+├── Missing               nothing has the name that was given
 ├── ConnectionFailed      the server could not be reached, or did not answer in time
 ├── WaitTimeout           the job has not ended within the timeout
 ├── JobFailed             a data set was rejected; a fine-tune or a generation failed or was cancelled
@@ -19,12 +20,12 @@ DiffFitError
     └── ServerError       500 and above
 """
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import httpx
-from pydantic import ValidationError
+if TYPE_CHECKING:  # imported when needed, since the command's help would wait for them
+    import httpx
 
-from difffit.models import Dataset, Finetune, Generation, Problem
+    from difffit.models import Dataset, Finetune, Generation, Problem
 
 
 class DiffFitError(Exception):
@@ -46,6 +47,10 @@ class InvalidInput(DiffFitError, ValueError):
     title = "Invalid input"
 
 
+class Missing(DiffFitError):
+    title, code, status = "Not found", "not_found", 404
+
+
 class ConnectionFailed(DiffFitError):
     title = "No connection"
 
@@ -65,7 +70,7 @@ class JobFailed(DiffFitError):
     """Raised when a job ended without success. `job` is the job's final state; `code` is a stable identifier of the
     reason."""
 
-    def __init__(self, kind: str, job: Dataset | Finetune | Generation) -> None:
+    def __init__(self, kind: str, job: "Dataset | Finetune | Generation") -> None:
         super().__init__(job.error.detail if job.error else f"{job.id} was {job.status}.")
         self.title = f"{kind} {job.status}"
         self.job = job
@@ -92,7 +97,7 @@ class UnexpectedAnswer(DiffFitError):
 class ApiError(DiffFitError):
     """Raised when the server rejected the request, with the fields of its problem document (RFC 9457)."""
 
-    def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
+    def __init__(self, problem: "Problem", retry_after: float | None = None) -> None:
         super().__init__(problem.detail)
         self.problem = problem
         self.retry_after = retry_after
@@ -155,7 +160,7 @@ _BY_CODE: dict[str, type[ApiError]] = {
 _BY_STATUS = (InvalidRequest, Unauthenticated, Forbidden, NotFound, Conflict, TooManyRequests, ServerError)
 
 
-def error_of(response: httpx.Response, retry_after: float | None) -> ApiError:
+def error_of(response: "httpx.Response", retry_after: float | None) -> ApiError:
     """Returns the exception for an unsuccessful response, chosen by the problem document's `code`, else by its HTTP
     status."""
     problem = _problem(response)
@@ -163,9 +168,14 @@ def error_of(response: httpx.Response, retry_after: float | None) -> ApiError:
     return _BY_CODE.get(problem.code, next(kinds, ApiError))(problem, retry_after)
 
 
-def _problem(response: httpx.Response) -> Problem:
+def _problem(response: "httpx.Response") -> "Problem":
     """Returns the problem document (RFC 9457) in the response's body. If another program responded, such as a proxy,
     builds one from the HTTP status."""
+    import httpx
+    from pydantic import ValidationError
+
+    from difffit.models import Problem
+
     try:
         return Problem.model_validate_json(response.content)
     except ValidationError:

@@ -5,7 +5,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _KEYWORD = b"difffit"
 class Picture:
     """Generated image, as downloaded from the server."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     """Bytes of the PNG file."""
     index: int
     seed: int
@@ -33,6 +33,10 @@ class Picture:
         """Adapter, base model, class label, seed, sampling steps, sampler and guidance, read from the PNG's text
         chunk."""
         return read_settings(self.data)
+
+    def _repr_png_(self) -> bytes:
+        """Returns the image for notebooks, which show it instead of its description."""
+        return self.data
 
     def save(self, path: str | Path) -> Path:
         """Writes the PNG, which contains its settings, and returns the file's path. A path without a suffix is a

@@ -31,12 +31,15 @@ class Retries:
         """Whether an earlier try may have succeeded on the server although its response did not arrive."""
         self._started = time.monotonic()
 
-    def after_error(self, error: httpx.TransportError) -> float:
+    def after_error(self, error: httpx.TransportError, *, reached: bool = True) -> float:
         """Returns the seconds to wait before the next try after a connection error. Raises ConnectionFailed if no tries
-        are left or trying again is useless."""
+        are left or trying again is useless: because the address is wrong, or nothing accepts connections there and the
+        server has not been `reached` before."""
         request = error.request
         reason = str(error) or type(error).__name__
-        if self.count == self.limit or isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
+        useless = isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError))
+        useless = useless or (not reached and isinstance(error, httpx.ConnectError))
+        if useless or self.count == self.limit:
             raise ConnectionFailed(f"{request.url.scheme}://{request.url.netloc.decode()}", reason) from error
         self.lost_answer |= not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
         return self._next(reason, None)

@@ -23,10 +23,10 @@ def resolve(url: str | None = None, api_key: str | None = None, profile: str | N
     given), else from the stored profile. A stored API key is only used with the URL that it was stored with. If both
     `url` and `api_key` are given and no profile, neither environment nor file is read.
 
-    Raises ValueError for an unknown profile or an unreadable file.
+    Raises ValueError for an unknown profile, an unreadable file, or an address without `http://` or `https://`.
     """
     if url is not None and api_key is not None and profile is None:
-        return Settings(url.rstrip("/"), api_key)
+        return Settings(checked_url(url), api_key)
     wanted = profile or os.environ.get("DIFFFIT_PROFILE")
     stored = _profiles().get(wanted or DEFAULT_PROFILE)
     if stored is None and wanted:
@@ -35,11 +35,21 @@ def resolve(url: str | None = None, api_key: str | None = None, profile: str | N
         )
     stored = stored or {}
     named = url or (None if profile else os.environ.get("DIFFFIT_URL"))
-    address = (named or stored.get("url") or DEFAULT_URL).rstrip("/")
+    address = checked_url(named or stored.get("url") or DEFAULT_URL)
     key = api_key or (None if profile else os.environ.get("DIFFFIT_API_KEY"))
     if key is None and stored.get("url") == address:
         key = stored.get("api_key")
     return Settings(address, key)
+
+
+def checked_url(url: str) -> str:
+    """Returns a server's address without a slash at its end. Raises ValueError if it does not begin with `http://` or
+    `https://`."""
+    if not url.lower().startswith(("http://", "https://")):
+        raise ValueError(
+            f"'{url}' is not a complete address. Write http:// or https:// before it, as in {DEFAULT_URL}."
+        )
+    return url.rstrip("/")
 
 
 def profile_name(profile: str | None) -> str:

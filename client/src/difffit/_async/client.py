@@ -32,7 +32,8 @@ class AsyncClient:
 
     Omitted arguments come from the environment (`DIFFFIT_URL`, `DIFFFIT_API_KEY`, `DIFFFIT_PROFILE`) or from the file
     that `difffit login` writes. A request is retried up to `max_retries` times when the connection fails or the server
-    asks for a retry; an idempotency key prevents the server from carrying it out twice. Pass your own httpx client as
+    asks for a retry; an idempotency key prevents the server from carrying it out twice. `timeout` is the maximum number
+    of seconds without receiving data, 60 by default. Pass your own httpx client as
     `http` to set proxies or certificates, or to call an application in this process; `close` closes it too.
 
     Raises NotConfigured when the settings cannot be read. All exceptions are in `difffit.errors`.
@@ -45,13 +46,14 @@ class AsyncClient:
         *,
         profile: str | None = None,
         max_retries: int = 5,
+        timeout: float | None = None,
         http: httpx.AsyncClient | None = None,
     ) -> None:
         try:
             settings = resolve(url, api_key, profile)
         except ValueError as error:
             raise NotConfigured(str(error)) from error
-        self._http = http or httpx.AsyncClient(timeout=TIMEOUT)
+        self._http = http or httpx.AsyncClient(timeout=TIMEOUT if timeout is None else timeout)
         self._http.base_url = settings.url
         self._http.headers["User-Agent"] = f"difffit-python/{__version__}"
         session = AsyncSession(settings, self._http, max_retries)

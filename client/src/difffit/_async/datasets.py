@@ -1,13 +1,12 @@
 """Client calls for data sets: training images in one folder per class."""
 
 from datetime import datetime
-from pathlib import Path
 
 from difffit._async.backend import opened
 from difffit._async.session import AsyncPages, AsyncSession
 from difffit._async.uploads import AsyncUploads
 from difffit._async.waiting import ended
-from difffit.archives import LARGE_BYTES, OnProgress, open_archive
+from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive
 from difffit.models import Dataset, DatasetImage, DatasetImageList, DatasetList, RejectedFile, RejectedFileList
 
 
@@ -19,20 +18,21 @@ class AsyncDatasets:
     async def upload(
         self,
         domain_id: str,
-        source: str | Path,
+        source: Source,
         on_progress: OnProgress | None = None,
         *,
         name: str | None = None,
         in_parts: bool | None = None,
     ) -> Dataset:
-        """Uploads a zip, or a folder, which must contain one folder of images per class. The server checks the images
-        after this call has returned; call `wait` for the result.
+        """Uploads a zip, or a folder, which must contain one folder of images per class. `source` is a path, the bytes
+        of a zip, or a binary file. The server checks the images after this call has returned; call `wait` for the
+        result.
 
         Large archives are sent in parts: after an interruption, the same call sends only the missing parts, in any
         process. `in_parts` forces or forbids sending in parts, whatever the size. Raises InvalidInput,
         FileNotFoundError, InvalidRequest.
         """
-        async with opened(open_archive(Path(source))) as archive:
+        async with opened(open_archive(source)) as archive:
             if archive.size > LARGE_BYTES if in_parts is None else in_parts:
                 return await self.uploads.send(domain_id, archive, on_progress, name)
             path = "/v1/domains/{id}/datasets"

@@ -34,6 +34,8 @@ class AsyncSession:
 
     def __init__(self, settings: Settings, http: httpx.AsyncClient, max_retries: int) -> None:
         self.settings, self.http, self.max_retries = settings, http, max_retries
+        self.reached = False
+        """Whether the server has responded to a request of this session."""
 
     async def call(self, method: str, path: str, model: type[Model], **options: Any) -> Model:
         """Sends a request and returns the response's JSON as a model. Accepts the options of `send`."""
@@ -89,8 +91,9 @@ class AsyncSession:
             try:
                 response = await self.http.request(method, filled(path, ids), **options)
             except httpx.TransportError as error:
-                await sleep(retries.after_error(error))
+                await sleep(retries.after_error(error, reached=self.reached))
                 continue
+            self.reached = True
             delay = retries.after_answer(response)
             if delay is None:
                 break

@@ -2,13 +2,12 @@
 """Client calls for data sets: training images in one folder per class."""
 
 from datetime import datetime
-from pathlib import Path
 
 from difffit._sync.backend import opened
 from difffit._sync.session import Pages, Session
 from difffit._sync.uploads import Uploads
 from difffit._sync.waiting import ended
-from difffit.archives import LARGE_BYTES, OnProgress, open_archive
+from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive
 from difffit.models import Dataset, DatasetImage, DatasetImageList, DatasetList, RejectedFile, RejectedFileList
 
 
@@ -20,20 +19,21 @@ class Datasets:
     def upload(
         self,
         domain_id: str,
-        source: str | Path,
+        source: Source,
         on_progress: OnProgress | None = None,
         *,
         name: str | None = None,
         in_parts: bool | None = None,
     ) -> Dataset:
-        """Uploads a zip, or a folder, which must contain one folder of images per class. The server checks the images
-        after this call has returned; call `wait` for the result.
+        """Uploads a zip, or a folder, which must contain one folder of images per class. `source` is a path, the bytes
+        of a zip, or a binary file. The server checks the images after this call has returned; call `wait` for the
+        result.
 
         Large archives are sent in parts: after an interruption, the same call sends only the missing parts, in any
         process. `in_parts` forces or forbids sending in parts, whatever the size. Raises InvalidInput,
         FileNotFoundError, InvalidRequest.
         """
-        with opened(open_archive(Path(source))) as archive:
+        with opened(open_archive(source)) as archive:
             if archive.size > LARGE_BYTES if in_parts is None else in_parts:
                 return self.uploads.send(domain_id, archive, on_progress, name)
             path = "/v1/domains/{id}/datasets"

@@ -14,9 +14,10 @@ class Domains:
         body = given({"name": name, "description": description})
         return self._session.call("POST", "/v1/domains", Domain, body=body)
 
-    def list(self, limit: int | None = None) -> Pages[Domain]:
-        """Yields your domains, newest first: at most `limit`, or all if it is None."""
-        return self._session.pages("/v1/domains", DomainList, limit)
+    def list(self, limit: int | None = None, *, name: str | None = None) -> Pages[Domain]:
+        """Yields your domains, newest first: at most `limit`, or all if it is None. With `name`, yields only the domain
+        with this name."""
+        return self._session.pages("/v1/domains", DomainList, limit, {"name": name})
 
     def get(self, id: str) -> Domain:
         return self._session.call("GET", "/v1/domains/{id}", Domain, id=id)

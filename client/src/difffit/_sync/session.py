@@ -35,6 +35,8 @@ class Session:
 
     def __init__(self, settings: Settings, http: httpx.Client, max_retries: int) -> None:
         self.settings, self.http, self.max_retries = settings, http, max_retries
+        self.reached = False
+        """Whether the server has responded to a request of this session."""
 
     def call(self, method: str, path: str, model: type[Model], **options: Any) -> Model:
         """Sends a request and returns the response's JSON as a model. Accepts the options of `send`."""
@@ -90,8 +92,9 @@ class Session:
             try:
                 response = self.http.request(method, filled(path, ids), **options)
             except httpx.TransportError as error:
-                sleep(retries.after_error(error))
+                sleep(retries.after_error(error, reached=self.reached))
                 continue
+            self.reached = True
             delay = retries.after_answer(response)
             if delay is None:
                 break

@@ -1,14 +1,24 @@
 """Commands `difffit login`, `logout`, `status`, `usage` and `inspect`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from difffit.cli.base import State
-from difffit.cli.views import record
-from difffit.settings import DEFAULT_URL, Settings, config_file, forget_profile, profile_name, resolve, save_profile
+from difffit.cli.views import record, size
+from difffit.settings import (
+    DEFAULT_URL,
+    Settings,
+    checked_url,
+    config_file,
+    forget_profile,
+    profile_name,
+    resolve,
+    save_profile,
+)
 
 
 def login(
@@ -23,8 +33,9 @@ def login(
     tenant's.
     """
     name = profile_name(state.profile)
-    address = (url or typer.prompt("Server", default=_known_url(), err=True)).rstrip("/")
-    key = typer.prompt("API key", hide_input=True, err=True).strip()
+    address = checked_url(url or typer.prompt("Server", default=_known_url(), err=True))
+    piped = not sys.stdin.isatty()
+    key = (sys.stdin.readline() if piped else typer.prompt("API key", hide_input=True, err=True)).strip()
     if check:
         _check(address, key)
     path = save_profile(name, Settings(address, key))
@@ -40,23 +51,39 @@ def logout(state: State) -> None:
 
 
 def status(state: State) -> None:
-    """Show which server is used, whether an API key is set, and whether the server is ready."""
+    """Show which server is used, whether it is ready, and whether it accepts the API key."""
+    from difffit.cli.failures import LATER, SIGN_IN
+    from difffit.errors import Unauthenticated
+
     client = state.client
     ready = client.ready()
-    key = "none" if resolve(profile=state.profile).api_key is None else "set"
+    key = "none" if resolve(profile=state.profile).api_key is None else "accepted"
+    if key != "none" and not ready.problems:
+        try:
+            client.key()
+        except Unauthenticated:
+            key = "rejected"
     trouble = {**ready.problems, **ready.warnings}
     report = {"url": client.url, "api_key": key, **ready.model_dump(mode="json")}
     state.show(report, record(ready, "status", "workers", url=client.url, api_key=key, **trouble))
     if ready.problems:
-        from difffit.cli.failures import LATER
-
         raise typer.Exit(LATER)
+    if key == "rejected":
+        state.note("Sign in with `difffit login`, or set DIFFFIT_API_KEY.")
+        raise typer.Exit(SIGN_IN)
+
+
+def whoami(state: State) -> None:
+    """Show the tenant, scopes and expiry date of your API key."""
+    key = state.client.key()
+    state.show(key, record(key, "id", "name", "tenant_name", "scopes", "expires_at", url=state.client.url))
 
 
 def usage(state: State) -> None:
     """Show your tenant's usage: generated images, model evaluations, training seconds, stored bytes."""
     totals = state.client.usage()
-    state.show(totals, record(totals, "images", "model_evaluations", "training_seconds", "stored_bytes"))
+    stored = size(totals.stored_bytes)
+    state.show(totals, record(totals, "images", "model_evaluations", "training_seconds", stored=stored))
 
 
 def inspect(

@@ -78,8 +78,11 @@ def delete_tenant(state: State, tenant: TenantArgument, yes: YesOption = False) 
     """Delete a tenant and everything it owns."""
     details = state.client.admin.tenants.get(tenant)
     confirm(f"Delete the tenant '{details.name}' and everything it owns?", yes=yes)
-    state.client.admin.tenants.delete(tenant)
-    state.show({"deleted": tenant}, f"Deleted {tenant}.")
+    receipt = state.client.admin.tenants.delete(tenant)
+    state.show(
+        {"deleted": tenant, "receipt": receipt},
+        f"Deleted {tenant}. Its files are being removed{f': see {receipt}' if receipt else ''}.",
+    )
 
 
 @command(keys, "create")
@@ -174,6 +177,19 @@ def adapters(
     state.show(rows, table(rows, columns))
     total = size(sum(adapter.size_bytes for adapter in rows))
     state.note(f"Adapters listed: {len(rows)}, {total} in total.")
+
+
+@command(app)
+def queues(state: State) -> None:
+    """Show how many jobs of each kind wait and run."""
+    rows = list(state.client.admin.queues())
+    columns = {
+        "queue": lambda queue: queue.queue,
+        "waiting": lambda queue: queue.waiting,
+        "running": lambda queue: queue.running,
+        "oldest waiting since": lambda queue: queue.oldest_waiting_at,
+    }
+    state.show(rows, table(rows, columns))
 
 
 @command(app)

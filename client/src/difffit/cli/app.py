@@ -16,6 +16,10 @@ GROUP = "difffit.commands"
 imported only when the command is run or listed."""
 
 
+WITH_SERVER = ("train", "sample")
+"""Commands that the server's package adds."""
+
+
 class Root(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *sorted(_added())]
@@ -23,8 +27,14 @@ class Root(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Returns the command with this name. Looks for entry points only if no built-in command has the name."""
         own = super().get_command(ctx, cmd_name)
-        if own is not None or cmd_name not in _added():
+        if own is not None:
             return own
+        if cmd_name not in _added():
+            if cmd_name in WITH_SERVER:
+                raise typer.BadParameter(
+                    f"'{cmd_name}' needs the server's packages: pip install '.[worker]' ./client in its source folder."
+                )
+            return None
         return typer.main.get_command(_added()[cmd_name].load())
 
 
@@ -32,7 +42,13 @@ def _added() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
-app = typer.Typer(cls=Root, invoke_without_command=True, epilog=EXIT_CODES, pretty_exceptions_show_locals=False)
+app = typer.Typer(
+    cls=Root,
+    invoke_without_command=True,
+    epilog=EXIT_CODES,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.callback()
@@ -56,6 +72,7 @@ def root(
 command(app)(account.login)
 command(app)(account.logout)
 command(app)(account.status)
+command(app)(account.whoami)
 app.add_typer(domains.app, name="domains")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(finetunes.app, name="finetunes")

@@ -1,10 +1,12 @@
 """Arguments and options that several commands share."""
 
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from difffit.cli.failures import INTERRUPTED
 from difffit.requests import Keep, Sampling
 
 if TYPE_CHECKING:
@@ -63,12 +65,14 @@ WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until t
 
 def domain_id(client: "Client", name_or_id: str) -> str:
     """Returns the id of the domain with this name or id. Raises NotFound."""
+    from difffit.errors import Missing, NotFound
+
     if name_or_id.startswith("dom_"):
-        return name_or_id
-    for domain in client.domains.list():
-        if domain.name == name_or_id:
-            return domain.id
-    return client.domains.get(name_or_id).id
+        with suppress(NotFound):
+            return client.domains.get(name_or_id).id
+    for domain in client.domains.list(name=name_or_id):
+        return domain.id
+    raise Missing(f"There is no domain with the name or id '{name_or_id}'.")
 
 
 def in_seconds(amount: int | None, unit: int) -> int | None:
@@ -77,6 +81,12 @@ def in_seconds(amount: int | None, unit: int) -> int | None:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Asks the user to confirm an irreversible action, unless `yes` is set. Aborts the command if the user declines."""
-    if not yes:
-        typer.confirm(question, abort=True, err=True)
+    """Asks the user to confirm an irreversible action, unless `yes` is set. Ends the command with the exit code for
+    interruptions if the user declines."""
+    try:
+        confirmed = yes or typer.confirm(question, err=True)
+    except typer.Abort:
+        confirmed = False
+    if not confirmed:
+        typer.echo("Nothing was changed.", err=True)
+        raise typer.Exit(INTERRUPTED)

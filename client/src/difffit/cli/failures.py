@@ -6,11 +6,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-FAILED, SIGN_IN, NOT_FOUND, CONFLICT, INVALID, LATER = 1, 3, 4, 5, 6, 7
+FAILED, SIGN_IN, NOT_FOUND, CONFLICT, INVALID, LATER, INTERRUPTED = 1, 3, 4, 5, 6, 7, 130
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the job failed; 2 wrong usage; 3 not signed in or not allowed; 4 not found; 5 conflict "
     "with the current state; 6 invalid input; 7 server not reachable, overloaded or too slow: try again later; 130 "
-    "interrupted."
+    "interrupted or declined."
 )
 
 _HINTS = {
@@ -28,8 +28,9 @@ def exit_code(error: Exception) -> int | None:
     its traceback."""
     from difffit import errors
 
-    if isinstance(error, errors.ApiError):
-        return _status_code(error.status)
+    status = getattr(error, "status", 0) if isinstance(error, errors.DiffFitError) else 0
+    if status:  # an error of the API, or of a command that runs without a server
+        return _status_code(status)
     if isinstance(error, errors.NotConfigured):
         return SIGN_IN
     if isinstance(error, (errors.ConnectionFailed, errors.WaitTimeout)):

@@ -29,6 +29,7 @@ from difffit.cli.views import record, show_deleted, steps_bar, table
 from difffit.requests import FinetuneSettings, Method, Preset
 
 if TYPE_CHECKING:
+    from difffit.events import Progress
     from difffit.models import Estimate, Finetune
 
 app = typer.Typer(help="Train adapters from data sets.", no_args_is_help=True)
@@ -195,6 +196,7 @@ def _follow(state: State, id: str, samples: Path | None) -> None:
     given."""
     from difffit.events import Evaluation, Progress, Sample, Status
 
+    lines = _Lines(state)
     with steps_bar(state, "Fine-tuning") as bar:
         task = bar.add_task("", total=None, note="waiting for a worker")
         held_out = ""
@@ -202,6 +204,7 @@ def _follow(state: State, id: str, samples: Path | None) -> None:
             match event:
                 case Progress():
                     bar.update(task, completed=event.step, total=event.steps, note=f"loss {event.loss:.4f}{held_out}")
+                    lines.add(event)
                 case Evaluation():
                     held_out = f", held out {event.held_out_loss:.4f} (best: step {event.best_step:,})"
                 case Status(encoded_images=int(count)):
@@ -209,6 +212,19 @@ def _follow(state: State, id: str, samples: Path | None) -> None:
                 case Sample() if samples is not None:
                     samples.mkdir(parents=True, exist_ok=True)
                     (samples / f"{id}-{event.step:06}.png").write_bytes(state.client.finetunes.sample(id, event.id))
+
+
+class _Lines:
+    """Prints progress as lines where the output is not a terminal, such as in the log of a build: about twenty lines
+    for a fine-tune."""
+
+    def __init__(self, state: State) -> None:
+        self.state, self.next = state, 0
+
+    def add(self, event: "Progress") -> None:
+        if not self.state.err.is_terminal and event.step >= self.next:
+            self.next = event.step + -(-event.steps // 20)
+            self.state.note(f"step {event.step} of {event.steps}, loss {event.loss:.4f}")
 
 
 def _view(finetune: "Finetune") -> Any:
@@ -219,4 +235,5 @@ def _view(finetune: "Finetune") -> Any:
 def _estimate(estimate: "Estimate") -> Any:
     percentage = f"{100 * estimate.trainable_fraction:.2f} % of the base"
     fields = ("trainable_parameters", "adapter_bytes", "images_seen", "epochs", "images_at_once", "memory_bytes")
-    return record(estimate, *fields, trainable_fraction=percentage)
+    seconds = "unknown before your first fine-tune" if estimate.seconds is None else f"{estimate.seconds:.0f} s"
+    return record(estimate, *fields, trainable_fraction=percentage, device_time=seconds)

@@ -15,6 +15,7 @@ from difffit.cli.arguments import (
     JobStatusOption,
     LimitOption,
     OptionalDomainArgument,
+    WaitOption,
     YesOption,
     confirm,
     domain_id,
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Manage images generated with a domain's adapter.", no_args_is_help=True)
 GenerationArgument = Annotated[str, typer.Argument(metavar="GENERATION", help="Id of the generation.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for the images; for one image also its file, `.png`.")
+]
 _FIELDS = ("id", "status", "class_name", "count", "seed", "steps", "guidance_scale", "sampler", "adapter_id")
 
 
@@ -66,6 +69,8 @@ def generate(
     deadline_seconds: Annotated[
         float | None, typer.Option("--deadline", help="Seconds until the request expires.")
     ] = None,
+    previews: Annotated[int | None, typer.Option(min=0, max=10, help="Previews to store per image.")] = None,
+    wait: WaitOption = True,
     output: OutputOption = Path(),
 ) -> None:
     """Generate images of one class and save them as PNGs, which contain the settings used."""
@@ -85,11 +90,18 @@ def generate(
         "adapter_id": adapter_id,
         "priority": priority,
         "deadline_seconds": deadline_seconds,
+        "previews": previews,
     }
     settings: GenerationSettings = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
+    if wait:
+        _check_output(output, count or 1)
     owner = domain_id(state.client, domain)
-    started = state.client.generations.create(owner, prefer_wait=1, **settings)
-    _save(state, _wait(state, started.id), output)
+    started = state.client.generations.create(owner, prefer_wait=1 if wait else 0, **settings)
+    if wait:
+        _save(state, _wait(state, started.id), output)
+    else:
+        state.show(started, record(started, *_FIELDS))
+        state.note(f"Save its images with `difffit generations download {started.id}`.")
 
 
 @command(app, "list")
@@ -137,6 +149,7 @@ def cancel(state: State, generation: GenerationArgument) -> None:
 @command(app)
 def download(state: State, generation: GenerationArgument, output: OutputOption = Path()) -> None:
     """Save a generation's images as PNGs. Waits until they are finished."""
+    _check_output(output, state.client.generations.get(generation).count)
     _save(state, _wait(state, generation), output)
 
 
@@ -153,15 +166,36 @@ def delete(state: State, generation: GenerationArgument, yes: YesOption = False)
 
 def _wait(state: State, id: str) -> "Generation":
     """Shows a progress bar and returns the generation once it has succeeded. Raises JobFailed."""
-    with steps_bar(state, "Generating") as bar:
-        task = bar.add_task("", total=100, note="%")
-        return state.client.generations.wait(
-            id, on_change=lambda generation: bar.update(task, completed=round(100 * generation.progress))
+    try:
+        with steps_bar(state, "Generating") as bar:
+            task = bar.add_task("", total=100, note="%")
+            return state.client.generations.wait(
+                id, on_change=lambda generation: bar.update(task, completed=round(100 * generation.progress))
+            )
+    except KeyboardInterrupt:
+        state.note(
+            f"{id} continues. Save its images with `difffit generations download {id}`, or end it with "
+            f"`difffit generations cancel {id}`."
         )
+        raise
+
+
+def _check_output(output: Path, count: int) -> None:
+    """Creates the folder for the images before any are generated. Raises InvalidInput if `output` names one file for
+    several images, OSError if the folder cannot be created."""
+    from difffit.errors import InvalidInput
+
+    if _is_file(output) and count > 1:
+        raise InvalidInput(f"{output} is one file, but there are {count} images. Name a folder with --output.")
+    (output.parent if _is_file(output) else output).mkdir(parents=True, exist_ok=True)
+
+
+def _is_file(output: Path) -> bool:
+    return output.suffix.lower() == ".png" and not output.is_dir()
 
 
 def _save(state: State, generation: "Generation", output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
+    _check_output(output, generation.count)
     paths = [picture.save(output) for picture in state.client.generations.pictures(generation)]
     shown: dict[str, Any] = generation.model_dump(mode="json")
     for image, path in zip(shown["images"], paths, strict=True):
