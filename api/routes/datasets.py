@@ -1,4 +1,4 @@
-"""Routes of data sets: upload, list, rename, report of rejected files, examples of classes."""
+"""Routes of data sets: upload, list, rename, delete, report of rejected files, examples of classes."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,18 +11,18 @@ from api.deps import OF_STATUS, DatabaseDep, PageDep, ServicesDep
 from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
 from api.filters import DatasetFilterDep
 from api.idempotency import IdempotentRoute
-from api.openapi import problems
+from api.openapi import deleted, problems
 from api.pngs import IMAGE, OPTIONAL_KEY, UNCHANGED, png
 from api.schemas.common import Listing, Name, changes, listing
 from api.schemas.datasets import DatasetChange, DatasetOut, DatasetStatus, RejectedFile, first_rejected
 from api.signing import signer
 from api.threads import STORE, UPLOADS, runs_in
 from core.artifact.errors import NotFound
-from core.service.datasets import contents
+from core.service.datasets import contents, removal
 from core.service.datasets import service as datasets
 from core.service.db.models import Dataset
 from core.service.db.paging import Page, PageRequest
-from core.service.errors import ArchiveInvalid, QuotaExceeded, StorageQuotaExceeded
+from core.service.errors import ArchiveInvalid, DatasetInUse, QuotaExceeded, StorageQuotaExceeded
 from core.service.storage.errors import StorageUnavailable
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
@@ -110,6 +110,17 @@ def change_dataset(
     """Change a data set's name. To change its images or classes, create a new version of it."""
     with database.session(scope) as session:
         return DatasetOut.of(datasets.change(session, id, changes(body)), signer(request))
+
+
+@router.delete(
+    "/datasets/{id}", status_code=204, operation_id="delete_dataset", responses=deleted(NotFound, DatasetInUse)
+)
+def delete_dataset(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
+    """Delete a data set with its images, unless an unfinished fine-tune needs it. Adapters that were trained on it
+    stay. `Location` points to the receipt of the deletion."""
+    with database.session(scope) as session:
+        deletion = removal.delete(session, id)
+    response.headers["Location"] = f"/v1/deletions/{deletion.id}"
 
 
 @router.get("/datasets/{id}/report", operation_id="list_rejected_files", responses=problems(NotFound))

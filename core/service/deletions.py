@@ -41,7 +41,7 @@ from core.service.storage import ObjectStore
 from core.service.tenancy import SYSTEM
 
 logger = logging.getLogger(__name__)
-DeletionKind = Literal["domain", "tenant", "finetune", "adapter", "generation"]
+DeletionKind = Literal["domain", "tenant", "dataset", "finetune", "adapter", "generation"]
 """Kind of the object that a receipt is for."""
 _PAGE = 500
 _ROWS = 500

@@ -139,6 +139,16 @@ class AdapterInUse(CoreError):
         super().__init__(f"'{id}' is needed by {', '.join(jobs)}. Wait until they end or cancel them, then delete it.")
 
 
+class DatasetInUse(CoreError):
+    code, status, title = "dataset_in_use", 409, "Data set in use"
+
+    def __init__(self, id: str, finetunes: Sequence[str]) -> None:
+        """`finetunes` has the ids of some of the unfinished fine-tunes that need the data set."""
+        super().__init__(
+            f"'{id}' is needed by {', '.join(finetunes)}. Wait until they end or cancel them, then delete it."
+        )
+
+
 class FinetuneInUse(CoreError):
     code, status, title = "finetune_in_use", 409, "Fine-tune in use"
 

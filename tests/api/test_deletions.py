@@ -2,9 +2,10 @@
 
 from api.deps import Services
 from core.service import deletions, jobs
-from core.service.db.models import Adapter, Finetune
+from core.service.datasets import service as datasets
+from core.service.db.models import Adapter, Dataset, Finetune
 from core.service.finetunes import service as finetunes
-from tests.api.client import Client, adapter_file, claims, draw_generations, problem
+from tests.api.client import Client, adapter_file, claims, draw_generations, problem, validate_datasets, zip_of
 from tests.api.conftest import finetuned
 
 
@@ -115,3 +116,44 @@ def test_cancelled_fine_tunes_objects_are_removed_and_no_longer_counted(
         deletions.advance(services.database, services.store)
     assert tenant.read(location)["objects"] == 3
     assert services.store.page(prefix, "", 10) == []
+
+
+def test_deleted_dataset_gives_its_bytes_back_and_leaves_its_versions(
+    tenant: Client, other: Client, domain: str, adapter: str, dataset: str, services: Services
+) -> None:
+    before = tenant.read("/v1/usage")["stored_bytes"]
+    finetune = tenant.made(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset})["id"]
+    used = problem(tenant.delete(f"/v1/datasets/{dataset}"), 409, "dataset_in_use")
+    assert finetune in used["detail"]
+    problem(other.delete(f"/v1/datasets/{dataset}"), 404, "not_found")
+    tenant.made(f"/v1/finetunes/{finetune}/cancel")
+    with services.database.session() as session:
+        row = session.get_one(Dataset, dataset)
+        prefix = datasets.folder(row.tenant_id, domain, dataset)
+    stored = services.store.list(prefix)
+    assert {key.removeprefix(prefix) for key in stored} == {
+        "archive.zip", "archive.thumbnails", "classes/0.png", "classes/1.png"
+    }  # fmt: skip
+    size = tenant.read(f"/v1/datasets/{dataset}")["size_bytes"]
+    response = tenant.delete(f"/v1/datasets/{dataset}")
+    assert response.status_code == 204
+    problem(tenant.get(f"/v1/datasets/{dataset}"), 404, "not_found")
+    assert tenant.read("/v1/datasets")["data"] == []
+    assert tenant.read("/v1/usage")["stored_bytes"] == before - size
+    for _ in range(2):
+        deletions.advance(services.database, services.store)
+    receipt = tenant.read(response.headers["location"])
+    assert (receipt["kind"], receipt["target"], receipt["rows"]) == ("dataset", dataset, {"datasets": 1})
+    assert (receipt["objects"], receipt["done_at"] is None) == (4, False)
+    assert services.store.list(prefix) == []
+    assert tenant.read(f"/v1/finetunes/{finetune}")["dataset_id"] == dataset
+    assert tenant.get(f"/v1/adapters/{adapter}/download").status_code == 200
+    problem(tenant.post(f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset}), 404, "not_found")
+
+
+def test_rejected_dataset_can_be_deleted(tenant: Client, domain: str, services: Services) -> None:
+    files = {"a/1.png": b"x", "a/2.png": b"y"}
+    id = tenant.upload(f"/v1/domains/{domain}/datasets", zip_of(files)).json()["id"]
+    validate_datasets(services)
+    assert tenant.delete(f"/v1/datasets/{id}").status_code == 204
+    assert tenant.read("/v1/usage")["stored_bytes"] == 0

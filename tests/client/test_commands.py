@@ -110,6 +110,8 @@ def test_dataset_with_a_broken_file_is_uploaded(shell: Shell, name: str, drawing
     assert shell.json("datasets", "update", dataset["id"], "--name", renamed)["name"] == renamed
     assert [row["id"] for row in shell.json("datasets", "list", "--name", renamed)] == [dataset["id"]]
     assert shell.json("datasets", "list", "--created-after", "2999-01-01") == []
+    assert shell.json("datasets", "delete", dataset["id"], "--yes")["deleted"] == dataset["id"]
+    assert shell.run("datasets", "get", dataset["id"]).exit_code == 4
     assert shell.json("datasets", "upload", name, drawings, "--no-wait")["status"] in {"validating", "ready"}
 
 

@@ -111,7 +111,7 @@ class DatasetWarning(BaseModel):
 class Deletion(BaseModel):
     id: str
     tenant_id: str
-    kind: Literal["domain", "tenant", "finetune", "adapter", "generation"]
+    kind: Literal["domain", "tenant", "dataset", "finetune", "adapter", "generation"]
     target: str
     """Id of the deleted object."""
     actor_key_id: str | None
@@ -131,7 +131,7 @@ class Deletion(BaseModel):
 class DeletionReceipt(BaseModel):
     id: str
     tenant_id: str
-    kind: Literal["domain", "tenant", "finetune", "adapter", "generation"]
+    kind: Literal["domain", "tenant", "dataset", "finetune", "adapter", "generation"]
     target: str
     """Id of the deleted object."""
     actor_key_id: str | None

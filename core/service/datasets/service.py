@@ -54,7 +54,12 @@ def receive(
 
 def archive_key(scope: Scope, domain_id: str, dataset_id: str) -> str:
     """Returns the storage key of a data set's zip."""
-    return f"{domains.folder(scope.tenant, domain_id)}datasets/{dataset_id}/archive.zip"
+    return f"{folder(scope.tenant, domain_id, dataset_id)}archive.zip"
+
+
+def folder(tenant_id: str, domain_id: str, id: str) -> str:
+    """Returns the storage key prefix of a data set's objects."""
+    return f"{domains.folder(tenant_id, domain_id)}datasets/{id}/"
 
 
 def create(
@@ -81,14 +86,14 @@ def create(
     return dataset
 
 
-def get(session: Session, id: str) -> Dataset:
+def get(session: Session, id: str, *, lock: bool = False) -> Dataset:
     """Returns a data set. Raises NotFound."""
-    return require(session, Dataset, "dataset", id)
+    return require(session, Dataset, "dataset", id, lock=lock)
 
 
 def change(session: Session, id: str, changes: dict[str, object]) -> Dataset:
     """Changes a data set's columns to the values in `changes`, such as `name`. Raises NotFound."""
-    dataset = require(session, Dataset, "dataset", id, lock=True)
+    dataset = get(session, id, lock=True)
     for field, value in changes.items():
         setattr(dataset, field, value)
     session.flush()
@@ -121,7 +126,7 @@ def page(session: Session, request: PageRequest, only: DatasetFilter) -> Page[Da
 
 def example_key(tenant_id: str, domain_id: str, id: str, class_id: int) -> str:
     """Returns the storage key of a class's example strip, which shows the class's first images."""
-    return f"{domains.folder(tenant_id, domain_id)}datasets/{id}/classes/{class_id}.png"
+    return f"{folder(tenant_id, domain_id, id)}classes/{class_id}.png"
 
 
 def example(session: Session, id: str, class_id: int) -> str:

@@ -103,7 +103,7 @@ def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: Fi
     must have been checked by `checked_size`. Raises NotFound, DatasetNotReady, MethodNotServed."""
     _require_served(request.method)
     domain = domains.get(session, domain_id)
-    dataset = _ready_dataset(session, domain_id, request.dataset_id)
+    dataset = _ready_dataset(session, domain_id, request.dataset_id, lock=True)  # against its deletion meanwhile
     finetune = Finetune(
         id=new_id("ft"),
         tenant_id=domain.tenant_id,
@@ -347,8 +347,8 @@ def _require_served(method: Method) -> None:
         raise MethodNotServed(method, METHODS, [name for name in SITES if name not in METHODS])
 
 
-def _ready_dataset(session: Session, domain_id: str, id: str) -> Dataset:
-    dataset = datasets.get(session, id)
+def _ready_dataset(session: Session, domain_id: str, id: str, *, lock: bool = False) -> Dataset:
+    dataset = datasets.get(session, id, lock=lock)
     if dataset.domain_id != domain_id:
         raise NotFound("dataset", id)
     if dataset.status != "ready":

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from difffit._async.backend import opened
-from difffit._async.session import AsyncPages, AsyncSession
+from difffit._async.session import AsyncPages, AsyncSession, receipt
 from difffit._async.uploads import AsyncUploads
 from difffit._async.waiting import ended
 from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive
@@ -62,6 +62,14 @@ class AsyncDatasets:
     async def update(self, id: str, *, name: str | None) -> Dataset:
         """Renames a data set. None removes the name."""
         return await self._session.call("PATCH", "/v1/datasets/{id}", Dataset, body={"name": name}, id=id)
+
+    async def delete(self, id: str) -> str | None:
+        """Deletes a data set with its images. Raises Conflict while an unfinished fine-tune needs it.
+
+        Returns the id of the deletion receipt, which `client.deletions.get` reads; None if the response was lost and a
+        retry found the data set already deleted.
+        """
+        return receipt(await self._session.send("DELETE", "/v1/datasets/{id}", id=id))
 
     def images(
         self, id: str, limit: int | None = None, *, class_id: int | None = None, warning: str | None = None

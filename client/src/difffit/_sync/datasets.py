@@ -4,7 +4,7 @@
 from datetime import datetime
 
 from difffit._sync.backend import opened
-from difffit._sync.session import Pages, Session
+from difffit._sync.session import Pages, Session, receipt
 from difffit._sync.uploads import Uploads
 from difffit._sync.waiting import ended
 from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive
@@ -63,6 +63,14 @@ class Datasets:
     def update(self, id: str, *, name: str | None) -> Dataset:
         """Renames a data set. None removes the name."""
         return self._session.call("PATCH", "/v1/datasets/{id}", Dataset, body={"name": name}, id=id)
+
+    def delete(self, id: str) -> str | None:
+        """Deletes a data set with its images. Raises Conflict while an unfinished fine-tune needs it.
+
+        Returns the id of the deletion receipt, which `client.deletions.get` reads; None if the response was lost and a
+        retry found the data set already deleted.
+        """
+        return receipt(self._session.send("DELETE", "/v1/datasets/{id}", id=id))
 
     def images(
         self, id: str, limit: int | None = None, *, class_id: int | None = None, warning: str | None = None

@@ -8,9 +8,9 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from difffit.cli.arguments import DomainArgument, LimitOption, WaitOption, domain_id
+from difffit.cli.arguments import DomainArgument, LimitOption, WaitOption, YesOption, confirm, domain_id
 from difffit.cli.base import State, command
-from difffit.cli.views import bytes_bar, record, size, table
+from difffit.cli.views import bytes_bar, record, show_deleted, size, table
 
 if TYPE_CHECKING:
     from difffit.models import Dataset
@@ -143,6 +143,13 @@ def update(
     """Rename a data set."""
     changed = state.client.datasets.update(dataset, name=name or None)
     state.show(changed, _view(changed))
+
+
+@command(app)
+def delete(state: State, dataset: DatasetArgument, yes: YesOption = False) -> None:
+    """Delete a data set with its images. Versions that were trained on it stay."""
+    confirm(f"Delete {dataset} with its images?", yes=yes)
+    show_deleted(state, dataset, state.client.datasets.delete(dataset))
 
 
 @command(app)

@@ -21,7 +21,8 @@ class Finetune(JobColumns, Base):
     )
 
     domain_id: Mapped[DomainId]
-    dataset_id: Mapped[str] = mapped_column(String(40), ForeignKey("datasets.id", ondelete="CASCADE"), index=True)
+    dataset_id: Mapped[str] = mapped_column(String(40), index=True)
+    """Id of the data set. Not a foreign key, since the data set may be deleted once the fine-tune has ended."""
     method: Mapped[str] = mapped_column(String(20))
     preset: Mapped[str | None] = mapped_column(String(20))
     sites: Mapped[dict[str, Any]]
