@@ -1,4 +1,4 @@
-"""Routes of adapters, which are the versions of a domain: list, upload, download, promote, delete."""
+"""Routes of adapters, which are the versions of a domain: list, upload, change, download, promote, delete."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -12,12 +12,12 @@ from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
 from api.routes.covers import with_cover
-from api.schemas.adapters import AdapterOut, AdapterStatus
-from api.schemas.common import Listing, listing
+from api.schemas.adapters import AdapterChange, AdapterOut, AdapterStatus
+from api.schemas.common import Listing, changes, listing
 from api.schemas.domains import DomainOut
 from api.streams import Download
 from api.threads import ADAPTERS, runs_in
-from core.artifact.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound
+from core.artifact.errors import ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound, UnknownClass
 from core.service import adapters
 from core.service.db.models import Adapter
 from core.service.errors import AdapterActive, AdapterInUse, AdapterQuarantined, BaseNotLoaded, StorageQuotaExceeded
@@ -75,6 +75,13 @@ def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
     """Get an adapter."""
     with database.session(scope) as session:
         return AdapterOut.model_validate(adapters.get(session, id))
+
+
+@router.patch("/adapters/{id}", operation_id="change_adapter", responses=problems(NotFound, UnknownClass))
+def change_adapter(id: str, body: AdapterChange, database: DatabaseDep, scope: WriterDep) -> AdapterOut:
+    """Change an adapter's name or note, or rename its classes. Generations and fine-tunes then use the new names."""
+    with database.session(scope) as session:
+        return AdapterOut.model_validate(adapters.change(session, id, changes(body)))
 
 
 @router.delete(

@@ -23,10 +23,11 @@ from api.signing import signed_url
 from api.streams import EventStream
 from api.threads import STORE, runs_in
 from api.waiting import wait_for
-from core.artifact.errors import CoreError, NotFound
+from core.artifact.errors import BaseMismatch, CoreError, NotFound
 from core.artifact.jobs import ENDED, JobStatus
 from core.service.db.models import FinetuneEvent
 from core.service.errors import (
+    AdapterQuarantined,
     BaseNotLoaded,
     DatasetNotReady,
     FinetuneInUse,
@@ -61,13 +62,22 @@ EventId = Annotated[int, Path(ge=1, lt=2**53)]
     responses={
         200: {"model": EstimateOut, "description": "With `dry_run`: the estimated cost."},
         202: {"model": FinetuneOut},
-        **problems(NotFound, DatasetNotReady, BaseNotLoaded, QuotaExceeded, MethodNotServed, ImageSizeUnsupported),
+        **problems(
+            NotFound,
+            DatasetNotReady,
+            BaseNotLoaded,
+            BaseMismatch,
+            AdapterQuarantined,
+            QuotaExceeded,
+            MethodNotServed,
+            ImageSizeUnsupported,
+        ),
     },
 )
 def create_finetune(
     id: str, body: FinetuneCreate, database: DatabaseDep, scope: WriterDep, services: ServicesDep, response: Response
 ) -> FinetuneOut | EstimateOut:
-    """Start a fine-tune of the base model on a data set, with DiffFit or BitFit."""
+    """Start a fine-tune on a data set, with DiffFit or BitFit: of the base model, or from a version on."""
     with database.session(scope) as session:
         request = body.to_request()
         if body.dry_run:

@@ -2,10 +2,20 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from api.schemas.common import Digest, Output, Time
+from api.schemas.common import ClassName, Description, Digest, Input, Name, NewClassName, Output, Time, optional
 from core.service.db.models import Adapter
 
 AdapterStatus = Literal["ready", "quarantined"]
+
+
+class AdapterChange(Input):
+    """Changes of an adapter. Omitted fields do not change."""
+
+    name: Name | None = optional("Your name for this version; null removes it.")
+    note: Description = optional("Free text.")
+    class_names: dict[ClassName, NewClassName] = optional(
+        "New names of classes, by their current names. The adapter's file keeps the names of its training."
+    )
 
 
 class AdapterOut(Output):
@@ -13,6 +23,9 @@ class AdapterOut(Output):
     domain_id: str
     finetune_id: str | None = Field(description="Null for an uploaded adapter.")
     version: int = Field(description="Version number within the domain, from 1.")
+    name: str | None
+    note: str
+    class_names: list[str] = Field(description="Names of the classes, by class id.", examples=[["fruit", "heart"]])
     status: AdapterStatus = Field(description="`quarantined`: the stored file failed a check.")
     method: str
     preset: str | None

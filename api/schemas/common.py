@@ -61,6 +61,7 @@ Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
 ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]
 """Name of a class. A data set's class names have at most 100 characters in composed form (NFC). The limit is higher
 here, since a request may have the name in decomposed form, which has more characters."""
+NewClassName = Annotated[str, Field(min_length=1, max_length=100, examples=["apple"]), *_ONE_LINE]
 Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
 SignedUrl = Callable[[str], str]
 """Function that returns the signed URL of a path."""

@@ -77,6 +77,11 @@ class FinetuneCreate(Input):
         description="Side in pixels of training and generated images: the base's size (the default) or twice that, "
         "which costs four times as much. Both sizes are served at the same time.",
     )
+    from_adapter_id: Identifier | None = Field(
+        _DEFAULTS.from_adapter_id,
+        description="Version to continue from, of any of your domains and of the same base. `method`, `preset` and "
+        "`image_size` are those of the version. Classes are matched by name; new classes start as without a version.",
+    )
     auto_promote: bool = Field(
         _DEFAULTS.auto_promote,
         description="Make the new version active when it succeeds. A domain's first version always becomes active.",
@@ -87,7 +92,8 @@ class FinetuneCreate(Input):
 
     def to_request(self) -> FinetuneRequest:
         training = replace(DEFAULT_TRAINING, **self.model_dump(include=_TRAINING))
-        return FinetuneRequest(**self.model_dump(exclude={"dry_run", *_TRAINING}), training=training)
+        own, stated = self.model_dump(exclude={"dry_run", *_TRAINING}), frozenset(self.model_fields_set)
+        return FinetuneRequest(**own, training=training, stated=stated)
 
 
 class FinetuneOut(Output):
@@ -106,6 +112,9 @@ class FinetuneOut(Output):
     keep: str
     early_stopping: int | None
     image_size: int | None = Field(description="Side in pixels; null means the base's size.")
+    from_adapter_id: str | None = Field(
+        description="Version that it continues from, which may have been deleted since; null for the base."
+    )
     auto_promote: bool
     step: int = Field(description="Number of completed steps.")
     loss: float | None = Field(description="Mean training loss of the latest steps.")

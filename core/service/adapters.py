@@ -1,5 +1,6 @@
 """Stored adapters: the versions of a domain, published by fine-tunes or uploaded by tenants. One version is active."""
 
+import unicodedata
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import IO, Any, TypeVar
@@ -7,7 +8,8 @@ from typing import IO, Any, TypeVar
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import NotFound
+from core.artifact.base import BaseDescription
+from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, UnknownClass
 from core.artifact.file import Artifact, check_against, decode
 from core.service import audit, deletions, domains, fleet, idempotency, metering
 from core.service.db.base import new_id
@@ -24,13 +26,24 @@ from core.service.webhooks import events
 
 _UNFINISHED = ("queued", "running")
 _NAMED_JOBS = 5
-"""Max jobs that the error of an adapter in use names."""
+"""Max jobs of each kind that the error of an adapter in use names."""
 Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
 
 
 def get(session: Session, id: str) -> Adapter:
     """Returns the adapter with this id. Raises NotFound."""
     return require(session, Adapter, "adapter", id)
+
+
+def usable(session: Session, id: str, base: BaseDescription) -> Adapter:
+    """Returns the adapter with this id, which jobs on the model `base` can use. Raises NotFound, BaseMismatch,
+    AdapterQuarantined."""
+    adapter = get(session, id)
+    if adapter.base_digest != base.digest:
+        raise BaseMismatch(adapter.base_digest, base.digest)
+    if adapter.status != "ready":
+        raise AdapterQuarantined(id)
+    return adapter
 
 
 def download(session: Session, id: str) -> Adapter:
@@ -137,6 +150,7 @@ def publish(
         method=manifest.method,
         preset=manifest.preset,
         manifest=manifest.to_json(),
+        class_names=list(manifest.class_names),
     )
     active = domain.active_adapter_id and find(session, Adapter, domain.active_adapter_id)
     session.add(adapter)
@@ -152,6 +166,25 @@ def publish(
         events.adapter(session, adapter, "promoted")
         audit.record(session, "adapter.promote", adapter.id, tenant_id=domain.tenant_id, detail=detail)
     metering.add_stored_bytes(session, domain.id, stored.size)
+    return adapter
+
+
+def change(session: Session, id: str, changes: dict[str, Any]) -> Adapter:
+    """Changes the name and note of an adapter, and renames classes: `class_names` in `changes` maps current names to
+    new ones. The stored file keeps its names. Raises NotFound, UnknownClass, InvalidRequest if two classes would have
+    the same name."""
+    adapter = require(session, Adapter, "adapter", id, lock=True)
+    renamed = {_composed(old): _composed(new) for old, new in (changes.get("class_names") or {}).items()}
+    for old in renamed:
+        if old not in adapter.class_names:
+            raise UnknownClass(old, adapter.class_names)
+    names = [renamed.get(name, name) for name in adapter.class_names]
+    if len(set(names)) != len(names):
+        raise InvalidRequest("body.class_names", "two classes would have the same name")
+    for field, value in (changes | {"class_names": names}).items():
+        setattr(adapter, field, value)
+    session.flush()
+    audit.record(session, "adapter.change", id, detail=changes)
     return adapter
 
 
@@ -222,6 +255,12 @@ def deleted(session: Session, digests: Collection[str]) -> set[str]:
 
 
 def _unfinished_jobs(session: Session, id: str) -> list[str]:
-    """Returns the ids of up to `_NAMED_JOBS` unfinished jobs that need an adapter."""
+    """Returns the ids of unfinished generations and fine-tunes that need an adapter, up to `_NAMED_JOBS` of each."""
     generations = select(Generation.id).where(Generation.adapter_id == id, Generation.status.in_(_UNFINISHED))
-    return list(session.scalars(generations.order_by(Generation.id).limit(_NAMED_JOBS)))
+    finetunes = select(Finetune.id).where(Finetune.from_adapter_id == id, Finetune.status.in_(_UNFINISHED))
+    return [job for jobs in (generations, finetunes) for job in session.scalars(jobs.limit(_NAMED_JOBS))]
+
+
+def _composed(name: str) -> str:
+    """Returns a class name in composed form (NFC), as data sets have their names."""
+    return unicodedata.normalize("NFC", name)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, selectinload
 
 from core.artifact.base import BaseDescription
-from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, QueueFull, UnknownClass
+from core.artifact.errors import InvalidRequest, NotFound, QueueFull, UnknownClass
 from core.artifact.jobs import ENDED
 from core.artifact.sampling import SamplingSettings
 from core.service import adapters, audit, discards, domains, fleet, jobs, metering, quotas
@@ -19,7 +19,7 @@ from core.service.db.lookup import find, require
 from core.service.db.models import Adapter, Domain, Generation, GenerationImage, GenerationPreview
 from core.service.db.paging import Page, PageRequest, created_between, fetch_page
 from core.service.db.session import database_now
-from core.service.errors import AdapterQuarantined, ImageExpired, JobFinished, NoActiveAdapter
+from core.service.errors import ImageExpired, JobFinished, NoActiveAdapter
 from core.service.jobs import Claim, Dispatcher
 from core.service.resources import Resources
 from core.service.storage import StoredObject
@@ -109,7 +109,7 @@ def create(
         raise QueueFull(waiting, most_waiting)
     adapter = _adapter(session, domain, request.adapter_id, base)
     request.sampling.check_size(1 if adapter is None else base.scale_of(adapter.manifest.get("image_size")))
-    known = list(base.class_names) if adapter is None else list(adapter.manifest["class_names"])
+    known = list(base.class_names if adapter is None else adapter.class_names)
     class_id = _class_id(request, known)
     deadline = request.deadline_seconds
     generation = Generation(
@@ -268,14 +268,9 @@ def _adapter(session: Session, domain: Domain, adapter_id: str | None, base: Bas
     id = adapter_id or domain.active_adapter_id
     if id is None:
         raise NoActiveAdapter(domain.id)
-    adapter = adapters.get(session, id)
-    if adapter.domain_id != domain.id:
+    if adapters.get(session, id).domain_id != domain.id:
         raise NotFound("adapter", id)
-    if adapter.base_digest != base.digest:
-        raise BaseMismatch(adapter.base_digest, base.digest)
-    if adapter.status != "ready":
-        raise AdapterQuarantined(id)
-    return adapter
+    return adapters.usable(session, id, base)
 
 
 def _class_id(request: GenerationRequest, known: list[str]) -> int:

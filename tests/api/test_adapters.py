@@ -83,3 +83,25 @@ def test_requests_that_need_a_base_are_rejected_without_one(bare: Api) -> None:
         assert int(sent.headers["retry-after"]) > 0
     problem(tenant.upload(f"/v1/domains/{domain}/adapters", bytes(1001)), 413, "payload_too_large")
     problem(tenant.post("/v1/domains/dom_x/generations", {"class_id": 0}), 404, "not_found")
+
+
+def test_version_is_named_noted_and_its_classes_are_renamed(
+    tenant: Client, other: Client, domain: str, adapter: str, services: Services
+) -> None:
+    path = f"/v1/adapters/{adapter}"
+    before = tenant.read(path)
+    assert (before["name"], before["note"], before["class_names"]) == (None, "", ["apple", "pear"])
+    body = {"name": "Flat", "note": "100 steps", "class_names": {"apple": "pear", "pear": "quince"}}
+    changed = tenant.patch(path, body).json()
+    assert (changed["name"], changed["note"], changed["class_names"]) == ("Flat", "100 steps", ["pear", "quince"])
+    assert changed["sha256"] == before["sha256"]
+    assert changed["manifest"]["class_names"] == ["apple", "pear"]
+    generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_name": "pear"})
+    assert (generation["class_id"], generation["class_name"]) == (0, "pear")
+    problem(tenant.post(f"/v1/domains/{domain}/generations", {"class_name": "apple"}), 422, "unknown_class")
+    assert tenant.patch(path, {"name": None}).json()["name"] is None
+    assert tenant.read(path)["note"] == "100 steps"
+    problem(tenant.patch(path, {"class_names": {"apple": "fig"}}), 422, "unknown_class")
+    for names in ({"pear": "quince"}, {"pear": " "}, {"pear": "x" * 101}):
+        problem(tenant.patch(path, {"class_names": names}), 422, "invalid_request")
+    problem(other.patch(path, body), 404, "not_found")

@@ -6,8 +6,17 @@ import pytest
 from api.deps import Services
 from core.artifact.sites import METHODS
 from core.service import jobs
-from core.service.db.models import Finetune
-from tests.api.client import PNG_START, Client, finish_finetune, images_zip, problem, start_finetunes
+from core.service.db.models import Adapter, Finetune
+from tests.api.client import (
+    BASE,
+    PNG_START,
+    Client,
+    adapter_file,
+    finish_finetune,
+    images_zip,
+    problem,
+    start_finetunes,
+)
 from tests.api.conftest import finetuned
 
 
@@ -248,3 +257,37 @@ def test_estimate_has_a_time_after_the_first_finetune(
     assert took["seconds"] == 3.0
     images = took["steps"] * took["batch_size"]
     assert tenant.made(path, {**body, "steps": 40})["seconds"] == pytest.approx(3.0 / images * 40 * 8)
+
+
+def test_fine_tune_continues_from_a_version_with_its_method_and_size(
+    tenant: Client, domain: str, dataset: str, adapter: str, services: Services
+) -> None:
+    path = f"/v1/domains/{domain}/finetunes"
+    body = {"dataset_id": dataset, "steps": 10, "from_adapter_id": adapter}
+    started = tenant.made(path, body)
+    assert (started["from_adapter_id"], started["method"], started["preset"]) == (adapter, "difffit", "paper")
+    assert tenant.read(f"{path}")["data"][1]["from_adapter_id"] is None
+    assert tenant.made(path, body | {"method": "difffit", "preset": "paper", "image_size": None})["id"]
+    assert tenant.made(path, body | {"dry_run": True})["trainable_parameters"] > 0
+    for stated in ({"method": "bitfit"}, {"preset": "literal"}, {"image_size": 2 * BASE.image_size}):
+        refused = problem(tenant.post(path, body | stated), 422, "invalid_request")
+        assert refused["errors"][0]["field"] == f"body.{next(iter(stated))}"
+    problem(tenant.post(path, body | {"from_adapter_id": "adp_nothing"}), 404, "not_found")
+    version = finetuned(tenant, domain, dataset, services)
+    tenant.made(f"/v1/domains/{domain}/adapters/{version}/promote")
+    unfinished = tenant.made(path, body)["id"]
+    used = problem(tenant.delete(f"/v1/adapters/{adapter}"), 409, "adapter_in_use")
+    assert unfinished in used["detail"]
+
+
+def test_version_of_another_tenant_or_base_is_not_continued(
+    tenant: Client, other: Client, domain: str, dataset: str, adapter: str, services: Services
+) -> None:
+    theirs = other.made("/v1/domains", {"name": "theirs"})["id"]
+    uploaded = other.made(f"/v1/domains/{theirs}/adapters", files={"file": ("a", adapter_file())})["id"]
+    body = {"dataset_id": dataset, "from_adapter_id": uploaded}
+    problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 404, "not_found")
+    with services.database.session() as session:
+        session.get_one(Adapter, adapter).base_digest = "c" * 64
+    body = {"dataset_id": dataset, "from_adapter_id": adapter}
+    problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 409, "base_mismatch")

@@ -20,6 +20,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "put_dataset_part": {"content": b"12345"},
     "create_generation": {"json": {"class_id": 0}},
     "change_image": {"json": {"favourite": True}},
+    "change_adapter": {"json": {"note": "mine"}},
     "change_domain": {"json": {"name": "Mine now"}},
     "change_dataset": {"json": {"name": "Mine now"}},
     "change_webhook": {"json": {"enabled": False}},

@@ -157,6 +157,21 @@ def test_adapter_is_downloaded_uploaded_and_promoted(shell: Shell, drawable: Dra
     assert uploaded["id"] not in shell.text("adapters", "list", drawable.name)
 
 
+def test_version_is_continued_named_and_its_class_renamed(shell: Shell, drawable: Drawable) -> None:
+    options = ("--from", drawable.adapter_id, "--steps", 2, "--batch-size", 2, "--watch")
+    finetune = shell.json("finetunes", "start", drawable.name, "--dataset", drawable.dataset_id, *options)
+    id = finetune["adapter_id"]
+    sha256 = shell.json("adapters", "get", drawable.adapter_id)["sha256"]
+    assert shell.json("adapters", "get", id)["manifest"]["training"]["continues"] == sha256
+    changed = shell.json("adapters", "update", id, "--name", "Second", "--note", "more", "--rename", "fruit=food")
+    assert (changed["name"], changed["note"], changed["class_names"]) == ("Second", "more", ["food", "smiling-face"])
+    assert "Second" in shell.text("adapters", "list", drawable.name)
+    assert "is not of the form OLD=NEW" in shell.run("adapters", "update", id, "--rename", "fruit").output
+    drawn = shell.json("generate", drawable.id, "food", "--adapter", id, "--steps", 1)
+    assert drawn["class_name"] == "food"
+    assert shell.json("adapters", "update", id, "--name", "")["name"] is None
+
+
 def test_generation_is_saved_listed_and_downloaded_again(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
     options = ("--class-id", 1, "--steps", 2, "--guidance-adapter-scale", 0.5, "--adapter-scale", 0.8)
     drawn = shell.json("generate", drawable.id, *options, "--output", tmp_path / "a")

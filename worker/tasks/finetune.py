@@ -28,11 +28,13 @@ from core.ml.tuning.plan import (
     Sample,
     SampleSkipped,
     Started,
+    StartingPoint,
 )
 from core.service import jobs
 from core.service.datasets import archive
 from core.service.datasets import service as datasets
-from core.service.db.models import Dataset, Finetune
+from core.service.db.lookup import require
+from core.service.db.models import Adapter, Dataset, Finetune
 from core.service.finetunes import service
 from core.service.jobs import Claim
 from core.service.storage import StoredObject, file_digest, verify
@@ -45,6 +47,15 @@ _MAX_OUTCOMES = 4
 
 
 @dataclass(frozen=True)
+class _Start:
+    """Adapter that a fine-tune continues from."""
+
+    key: str
+    sha256: str
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Job:
     """Inputs of a fine-tune, copied from the database as plain values, so that training needs no database session."""
 
@@ -54,6 +65,7 @@ class _Job:
     members: list[dict[str, Any]]
     checkpoints: list[tuple[str, str]]
     """Storage key and SHA-256 of each checkpoint, newest first."""
+    start: _Start | None
     folder: str
 
 
@@ -70,6 +82,10 @@ class FinetuneRun(Attempt[Finetune]):
         service.record_claim(session, row)
 
     def work(self) -> None:
+        if (start := self.job.start) is not None:
+            tensors = self.context.gpu.tensors(start.sha256, self.context.store.get(start.key, start.sha256))
+            point = StartingPoint(start.sha256, tensors, start.class_names)
+            self.job = replace(self.job, plan=replace(self.job.plan, start=point))
         outcomes = self.context.outcomes
         self.outcome: Outcome = outcomes.pop(self.claim.id, None) or self._train(self.job)
         outcomes[self.claim.id] = self.outcome
@@ -201,5 +217,13 @@ def _load(context: Context, session: Session, row: Finetune) -> _Job:
         archive_sha256=dataset.archive_sha256,
         members=dataset.members,
         checkpoints=service.checkpoints(row),
+        start=_start(session, row.from_adapter_id),
         folder=service.folder(row),
     )
+
+
+def _start(session: Session, adapter_id: str | None) -> _Start | None:
+    if adapter_id is None:
+        return None
+    adapter = require(session, Adapter, "adapter", adapter_id)
+    return _Start(adapter.object_key, adapter.sha256, tuple(adapter.class_names))

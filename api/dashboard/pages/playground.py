@@ -42,7 +42,7 @@ class _Playground:
         active_id = self.domain.active_adapter_id
         active = next((version for version in self.versions if version.id == active_id), self.versions[0])
         with kit.card("Draw"):
-            classes = list(active.manifest["class_names"])
+            classes = list(active.class_names)
             self.class_name = kit.choice("Class", classes, classes[0])
             with kit.box("fields two"):
                 self.count = kit.number("Images", 4, least=1, most=64)

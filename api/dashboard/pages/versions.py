@@ -36,7 +36,7 @@ class _Comparison:
         self.places: dict[str, ui.element] = {}
 
     def build(self) -> None:
-        classes = list(self.adapters[0].manifest["class_names"])
+        classes = list(self.adapters[0].class_names)
         with kit.card("Side by side", "The same class and seeds with every version."):
             if self.user.may_write:
                 with kit.box("fields"):

@@ -14,6 +14,10 @@ class Adapter(BaseModel):
     """Null for an uploaded adapter."""
     version: int
     """Version number within the domain, from 1."""
+    name: str | None
+    note: str
+    class_names: list[str]
+    """Names of the classes, by class id."""
     status: Literal["ready", "quarantined"]
     """`quarantined`: the stored file failed a check."""
     method: str
@@ -44,6 +48,10 @@ class AdminAdapter(BaseModel):
     """Null for an uploaded adapter."""
     version: int
     """Version number within the domain, from 1."""
+    name: str | None
+    note: str
+    class_names: list[str]
+    """Names of the classes, by class id."""
     status: Literal["ready", "quarantined"]
     """`quarantined`: the stored file failed a check."""
     method: str
@@ -744,6 +752,8 @@ class Finetune(BaseModel):
     early_stopping: int | None
     image_size: int | None
     """Side in pixels; null means the base's size."""
+    from_adapter_id: str | None
+    """Version that it continues from, which may have been deleted since; null for the base."""
     auto_promote: bool
     step: int
     """Number of completed steps."""

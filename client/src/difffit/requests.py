@@ -26,6 +26,8 @@ class FinetuneSettings(TypedDict):
     """Number of evaluations without a lower held-out loss after which training ends early, and succeeds. The new version is then the best, whatever `keep` is. By default all steps are trained."""
     image_size: NotRequired[int | None]
     """Side in pixels of training and generated images: the base's size (the default) or twice that, which costs four times as much. Both sizes are served at the same time."""
+    from_adapter_id: NotRequired[str | None]
+    """Version to continue from, of any of your domains and of the same base. `method`, `preset` and `image_size` are those of the version. Classes are matched by name; new classes start as without a version."""
     auto_promote: NotRequired[bool]
     """Make the new version active when it succeeds. A domain's first version always becomes active."""
 

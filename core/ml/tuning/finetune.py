@@ -43,7 +43,7 @@ from core.ml.tuning.plan import (
     Started,
 )
 from core.ml.tuning.reading import ReadAhead
-from core.ml.tuning.start import start_tensors
+from core.ml.tuning.start import continue_from, start_tensors
 from core.ml.tuning.trainer import StepReport, Trainer
 
 Yielded = Event | Future[None] | MicroBatch | None
@@ -63,7 +63,8 @@ def finetune(
     """Trains one adapter and returns its tensors and losses. Continues from `state`, the state in a checkpoint of the
     same plan, if it is given. The same base, plan and images give the same tensors, with or without such a resume.
     Classes that the base knows by name start from the base's class embeddings; other classes start from random
-    embeddings, as all classes do in the DiffFit paper (arXiv 2304.06648).
+    embeddings, as all classes do in the DiffFit paper (arXiv 2304.06648). A plan that continues from an adapter starts
+    with the adapter's tensors instead, and with its embeddings of the classes that it knows by name.
 
     `images` are pairs of a class id and an image. With `read_ahead`, a separate thread reads them, and a Future is
     yielded while no image is ready: call `next` again once it is resolved. Without `read_ahead`, `next` blocks.
@@ -159,6 +160,8 @@ def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dic
     shapes = trainable_shapes(base.dit.config, plan.method, plan.sites, len(plan.class_names))
     known = base.description.labels_of(plan.class_names)
     tensors = start_tensors(base.dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
+    if plan.start is not None:
+        continue_from(tensors, plan.start, plan.class_names)
     if plan.train_class_table:
         return tensors, {}
     if unknown := [name for place, name in enumerate(plan.class_names) if place not in known]:

@@ -1,5 +1,6 @@
 """Plan of a fine-tune, the events that it yields while it runs, and its outcome."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,17 @@ ABOUT_DEFAULTS = {
 }
 """Values that are assumed for settings that checkpoints of earlier releases lack. The default of a new field of
 TrainingSettings must therefore train exactly as before the field existed."""
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """Adapter whose training a fine-tune continues. It has the method, sites and image size of the fine-tune."""
+
+    sha256: str
+    """Digest of the adapter file."""
+    tensors: Mapping[str, Tensor]
+    class_names: tuple[str, ...]
+    """Names of the adapter's classes, by which they are matched to the classes of the fine-tune."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +54,8 @@ class FinetunePlan:
     rounding."""
     preset: str | None = None
     """Name of the preset that `sites` equals, if any."""
+    start: StartingPoint | None = None
+    """Adapter to continue from; None starts from the base."""
 
     def manifest(self, base: BaseDescription) -> Manifest:
         """Returns the manifest of the adapter that the fine-tune produces."""
@@ -59,8 +73,10 @@ class FinetunePlan:
         )
 
     def recipe(self) -> dict[str, Any]:
-        """Returns the training settings in the form in which a manifest stores them."""
-        return self.training.to_json() | ({} if self.train_class_table else {"train_class_table": False})
+        """Returns the training settings in the form in which a manifest stores them. They include the digest of the
+        adapter that the fine-tune continues, if any."""
+        changes: dict[str, Any] = {} if self.train_class_table else {"train_class_table": False}
+        return self.training.to_json() | changes | ({"continues": self.start.sha256} if self.start else {})
 
     def about(self, base_digest: str) -> dict[str, Any]:
         """Returns the settings that a checkpoint must have for this plan to continue from it. The micro-batch size is

@@ -1,7 +1,7 @@
 """Start values of an adapter's trainable tensors."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from core.artifact.additions import Shapes
 from core.artifact.sites import CLASS_TABLE
 from core.ml.model.dit import DiT
+from core.ml.tuning.plan import StartingPoint
 
 
 def start_tensors(
@@ -37,6 +38,18 @@ def start_tensors(
     for place, of_base in (known or {}).items():
         tensors[CLASS_TABLE][place] = base[CLASS_TABLE][of_base].detach().float()
     return tensors
+
+
+def continue_from(tensors: dict[str, Tensor], start: StartingPoint, class_names: Sequence[str]) -> None:
+    """Replaces the start values in `tensors` by those of the adapter to continue from: all tensors except for the class
+    table, and the embeddings of the null class and of those classes in `class_names` that the adapter has too."""
+    for name in tensors.keys() - {CLASS_TABLE}:
+        tensors[name] = start.tensors[name].to(tensors[name])
+    table, own = tensors[CLASS_TABLE], start.tensors[CLASS_TABLE].to(tensors[CLASS_TABLE])
+    table[-1] = own[-1]
+    for place, name in enumerate(class_names):
+        if name in start.class_names:
+            table[place] = own[start.class_names.index(name)]
 
 
 def _start(

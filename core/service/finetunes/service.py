@@ -10,11 +10,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
-from core.artifact.errors import NotFound
+from core.artifact.errors import InvalidRequest, NotFound
 from core.artifact.file import Artifact
 from core.artifact.footprint import Footprint
 from core.artifact.jobs import ENDED
-from core.artifact.sites import METHODS, PRESETS, SITES, Method, count, trainable_shapes
+from core.artifact.sites import METHODS, PRESETS, SITES, Method, MethodSites, count, sites_of, trainable_shapes
 from core.artifact.training import DEFAULT_TRAINING, StopReason, TrainingSettings
 from core.service import adapters, audit, deletions, discards, domains, fleet, idempotency, jobs, metering
 from core.service.config import Settings
@@ -51,10 +51,20 @@ class FinetuneRequest:
     dataset_id: str
     method: Method = "difffit"
     preset: str = "paper"
+    sites: MethodSites | None = None
+    """Sites that are trained; None means those of the preset."""
     training: TrainingSettings = DEFAULT_TRAINING
     image_size: int | None = None
     """Side length in pixels: the base model's image size, or twice that. None means the base model's."""
+    from_adapter_id: str | None = None
+    """Adapter to continue from. It determines method, sites and image size, so a request may only repeat them."""
+    stated: frozenset[str] = frozenset()
+    """Names of the fields that the tenant's request states."""
     auto_promote: bool = False
+
+    @property
+    def trained_sites(self) -> MethodSites:
+        return self.sites or PRESETS[self.preset]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +100,18 @@ class Estimate:
 
 def submit(session: Session, resources: Resources, domain_id: str, request: FinetuneRequest) -> Finetune:
     """Creates a fine-tune within the tenant's quota. Raises NotFound, BaseNotLoaded, ImageSizeUnsupported,
-    QuotaExceeded, DatasetNotReady, MethodNotServed."""
-    if request.image_size is not None:
+    QuotaExceeded, DatasetNotReady, MethodNotServed, and the errors of `continued`."""
+    if request.image_size is not None or request.from_adapter_id is not None:
         domains.get(session, domain_id)
-        request = checked_size(request, fleet.served_base(session, resources.settings.base_model))
+        base = fleet.served_base(session, resources.settings.base_model)
+        request = continued(session, checked_size(request, base), base)
     Quotas(session, resources.settings).admit_finetune()
     return create(session, resources.dispatcher, domain_id, request)
 
 
 def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: FinetuneRequest) -> Finetune:
-    """Creates a fine-tune without checking quotas. A worker can start it after the commit. The request's image size
-    must have been checked by `checked_size`. Raises NotFound, DatasetNotReady, MethodNotServed."""
+    """Creates a fine-tune without checking quotas. A worker can start it after the commit. The request must have been
+    checked by `continued` and `checked_size`. Raises NotFound, DatasetNotReady, MethodNotServed."""
     _require_served(request.method)
     domain = domains.get(session, domain_id)
     dataset = _ready_dataset(session, domain_id, request.dataset_id, lock=True)  # against its deletion meanwhile
@@ -111,9 +122,10 @@ def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: Fi
         dataset_id=dataset.id,
         status="queued",
         method=request.method,
-        preset=request.preset,
-        sites=PRESETS[request.preset].to_json(),
+        preset=next((name for name, sites in PRESETS.items() if sites == request.trained_sites), None),
+        sites=request.trained_sites.to_json(),
         training=request.training,
+        from_adapter_id=request.from_adapter_id,
         image_size=request.image_size,
         auto_promote=request.auto_promote,
     )
@@ -127,10 +139,12 @@ def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: Fi
 
 def dry_run(session: Session, settings: Settings, domain_id: str, request: FinetuneRequest) -> Estimate:
     """Estimates the cost of a fine-tune of the base model that the workers have loaded, without creating the fine-tune.
-    Raises NotFound, BaseNotLoaded, ImageSizeUnsupported, DatasetNotReady, MethodNotServed."""
+    Raises NotFound, BaseNotLoaded, ImageSizeUnsupported, DatasetNotReady, MethodNotServed, and the errors of
+    `continued`."""
     domains.get(session, domain_id)  # first, so that another tenant's domain raises NotFound, never BaseNotLoaded
     base = fleet.served_base(session, settings.base_model)
-    return estimate(session, domain_id, checked_size(request, base), base, settings.training_memory_bytes)
+    request = continued(session, checked_size(request, base), base)
+    return estimate(session, domain_id, request, base, settings.training_memory_bytes)
 
 
 def estimate(
@@ -141,7 +155,7 @@ def estimate(
     _require_served(request.method)
     domains.get(session, domain_id)
     dataset = _ready_dataset(session, domain_id, request.dataset_id)
-    shapes = trainable_shapes(base.config, request.method, PRESETS[request.preset], len(dataset.classes))
+    shapes = trainable_shapes(base.config, request.method, request.trained_sites, len(dataset.classes))
     parameters = count(shapes)
     batch_size = request.training.batch_size
     seen = request.training.steps * batch_size
@@ -163,6 +177,20 @@ def estimate(
         images_at_once=at_once,
         memory_bytes=footprint.total_bytes(batch_size, max(1, at_once)),
     )
+
+
+def continued(session: Session, request: FinetuneRequest, base: BaseDescription) -> FinetuneRequest:
+    """Returns the request with the method, sites and image size of the adapter that it continues from; unchanged if it
+    starts from the base. `checked_size` must have checked the request before. Raises NotFound, AdapterQuarantined,
+    BaseMismatch, and InvalidRequest if the request states another method, preset or image size."""
+    if request.from_adapter_id is None:
+        return request
+    adapter = adapters.usable(session, request.from_adapter_id, base)
+    own: dict[str, Any] = {"method": adapter.method, "image_size": adapter.manifest.get("image_size")}
+    for name, value in {**own, "preset": adapter.preset}.items():
+        if name in request.stated and getattr(request, name) != value:
+            raise InvalidRequest(f"body.{name}", "differs from the version to continue from. Leave it out")
+    return replace(request, **own, sites=sites_of(own["method"], adapter.manifest["sites"]))
 
 
 def checked_size(request: FinetuneRequest, base: BaseDescription) -> FinetuneRequest:

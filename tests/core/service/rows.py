@@ -110,7 +110,7 @@ def add_upload(session: Session, scope: Scope, domain_id: str, **values: Any) ->
 def add_adapter(session: Session, scope: Scope, domain_id: str, version: int, **values: Any) -> Adapter:
     columns: dict[str, Any] = {"object_key": "k", "sha256": "a" * 64, "size_bytes": 50, "parameters": 10}
     columns |= {"base_digest": BASE.digest, "method": "difffit", "preset": "paper", "status": "ready"}
-    columns |= {"manifest": {"class_names": ["café", "dog"]}}
+    columns |= {"manifest": {"class_names": ["café", "dog"]}, "class_names": ["café", "dog"]}
     adapter = Adapter(
         id=new_id("adp"), tenant_id=scope.tenant, domain_id=domain_id, version=version, **columns | values
     )

@@ -1,10 +1,12 @@
 """Client calls for adapters. Each adapter is one version of its domain."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from difffit._async.backend import opened
-from difffit._async.session import AsyncPages, AsyncSession, receipt
+from difffit._async.session import AsyncPages, AsyncSession, given, receipt
 from difffit.archives import open_archive
 from difffit.errors import BadDownload
 from difffit.models import Adapter, AdapterList, Domain
@@ -21,6 +23,21 @@ class AsyncAdapters:
 
     async def get(self, id: str) -> Adapter:
         return await self._session.call("GET", "/v1/adapters/{id}", Adapter, id=id)
+
+    async def update(
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        note: str | None = None,
+        class_names: Mapping[str, str] | None = None,
+    ) -> Adapter:
+        """Changes the adapter's name or note, or renames classes: `class_names` maps current names to new ones. None
+        changes nothing, and an empty name removes the name. Raises InvalidRequest."""
+        body: dict[str, Any] = given({"note": note, "class_names": class_names})
+        if name is not None:
+            body["name"] = name or None
+        return await self._session.call("PATCH", "/v1/adapters/{id}", Adapter, body=body, id=id)
 
     async def upload(self, domain_id: str, file: str | Path) -> Adapter:
         """Uploads a `.safetensors` file as a new adapter of the domain. The adapter must have been trained on the

@@ -1,7 +1,7 @@
 """Commands of `difffit adapters`, for the adapters of a domain, which are its versions."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -9,9 +9,24 @@ from difffit.cli.arguments import DomainArgument, LimitOption, YesOption, confir
 from difffit.cli.base import State, command
 from difffit.cli.views import record, short, show_deleted, size, table
 
+if TYPE_CHECKING:
+    from difffit.models import Adapter
+
 app = typer.Typer(help="Manage adapters, the versions of a domain.", no_args_is_help=True)
 AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Id of the adapter.")]
-_FIELDS = ("id", "version", "status", "method", "preset", "parameters", "sha256", "base_digest", "created_at")
+_FIELDS = (
+    "id",
+    "version",
+    "name",
+    "note",
+    "status",
+    "method",
+    "preset",
+    "parameters",
+    "sha256",
+    "base_digest",
+    "created_at",
+)
 
 
 @command(app, "list")
@@ -29,6 +44,7 @@ def list_adapters(
     columns = {
         "": lambda adapter: "*" if adapter.id == owner.active_adapter_id else "",
         "version": lambda adapter: adapter.version,
+        "name": lambda adapter: adapter.name,
         "id": lambda adapter: adapter.id,
         "status": lambda adapter: adapter.status,
         "method": lambda adapter: adapter.method,
@@ -43,8 +59,23 @@ def list_adapters(
 def get(state: State, adapter: AdapterArgument) -> None:
     """Show one adapter and its classes."""
     version = state.client.adapters.get(adapter)
-    view = record(version, *_FIELDS, size=size(version.size_bytes), classes=version.manifest.get("class_names", []))
-    state.show(version, view)
+    state.show(version, _view(version))
+
+
+@command(app)
+def update(
+    state: State,
+    adapter: AdapterArgument,
+    name: Annotated[str | None, typer.Option(help="New name. An empty name removes it.")] = None,
+    note: Annotated[str | None, typer.Option(help="New note.")] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="New name of a class. Repeatable.")
+    ] = None,
+) -> None:
+    """Change an adapter's name or note, or rename its classes."""
+    class_names = dict(_renaming(pair) for pair in rename) if rename else None
+    version = state.client.adapters.update(adapter, name=name, note=note, class_names=class_names)
+    state.show(version, _view(version))
 
 
 @command(app)
@@ -85,3 +116,15 @@ def delete(state: State, adapter: AdapterArgument, yes: YesOption = False) -> No
     version = state.client.adapters.get(adapter)
     confirm(f"Delete version {version.version} ({adapter})?", yes=yes)
     show_deleted(state, adapter, state.client.adapters.delete(adapter))
+
+
+def _renaming(pair: str) -> tuple[str, str]:
+    """Returns the old and the new name of a pair OLD=NEW."""
+    old, separator, new = pair.partition("=")
+    if not separator:
+        raise typer.BadParameter(f"'{pair}' is not of the form OLD=NEW.", param_hint="--rename")
+    return old, new
+
+
+def _view(version: "Adapter") -> Any:
+    return record(version, *_FIELDS, "class_names", size=size(version.size_bytes))

@@ -57,6 +57,9 @@ def start(
     evaluate_every: EvaluateEveryOption = None,
     keep: KeepOption = None,
     early_stopping: EarlyStoppingOption = None,
+    from_adapter_id: Annotated[
+        str | None, typer.Option("--from", help="Id of a version to continue from. The base by default.")
+    ] = None,
     auto_promote: Annotated[bool | None, typer.Option(help="Make the new version active at once.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only the estimated cost.")] = False,
     watch: Annotated[
@@ -79,6 +82,7 @@ def start(
         "evaluate_every": evaluate_every,
         "keep": keep,
         "early_stopping": early_stopping,
+        "from_adapter_id": from_adapter_id,
         "auto_promote": auto_promote,
     }
     settings: FinetuneSettings = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]

@@ -3,7 +3,7 @@
 import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, String, UniqueConstraint
+from sqlalchemy import BigInteger, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.service.db.base import Base, Created, DomainId, Id, TenantOwned
@@ -27,5 +27,10 @@ class Adapter(TenantOwned, Base):
     method: Mapped[str] = mapped_column(String(20))
     preset: Mapped[str | None] = mapped_column(String(20))
     manifest: Mapped[dict[str, Any]]
+    """Manifest of the stored file, which never changes."""
+    class_names: Mapped[list[Any]]
+    """Current names of the classes, by class id: those of the manifest until the tenant renames them."""
+    name: Mapped[str | None] = mapped_column(String(200))
+    note: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[Created]
     last_used_at: Mapped[datetime.datetime | None]

@@ -27,6 +27,9 @@ class Finetune(JobColumns, Base):
     preset: Mapped[str | None] = mapped_column(String(20))
     sites: Mapped[dict[str, Any]]
     training: Mapped[TrainingSettings] = mapped_column(JsonOf(TrainingSettings))
+    from_adapter_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    """Id of the adapter that the fine-tune continues from, which may have been deleted since; None starts from the
+    base."""
     image_size: Mapped[int | None]
     """Width and height of the training images, in pixels; None means the image size of the base model."""
     auto_promote: Mapped[bool] = mapped_column(default=False)

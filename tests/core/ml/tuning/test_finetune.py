@@ -28,6 +28,7 @@ from core.ml.tuning.plan import (
     Progress,
     Sample,
     Started,
+    StartingPoint,
 )
 from tests.core.ml.model.small import CONFIG, autoencoder_folder, random_dit
 
@@ -219,3 +220,47 @@ def test_finetune_can_be_closed_in_the_middle(base: LoadedBase) -> None:
     work.close()
     with pytest.raises(StopIteration):
         next(work)
+
+
+def continuing(outcome: Outcome, *class_names: str) -> StartingPoint:
+    return StartingPoint("a" * 64, outcome.tensors, class_names)
+
+
+def test_continued_finetune_starts_with_the_adapter_and_matches_classes_by_name(base: LoadedBase) -> None:
+    _, first = run(base)
+    start = continuing(first, *PLAN.class_names)
+    still = replace(PLAN.training, steps=1, learning_rate=1e-12)
+    _, same = run(base, replace(PLAN, start=start, training=still))
+    for name, tensor in first.tensors.items():
+        torch.testing.assert_close(same.tensors[name], tensor, rtol=0, atol=1e-9)
+    other = replace(PLAN, class_names=("bright", "strange"), start=start, training=still)
+    _, renamed = run(base, other)
+    _, fresh = run(base, replace(other, start=None))
+    rows = torch.stack([first.tensors[CLASS_TABLE][1], fresh.tensors[CLASS_TABLE][1], first.tensors[CLASS_TABLE][2]])
+    torch.testing.assert_close(renamed.tensors[CLASS_TABLE], rows, rtol=0, atol=1e-9)
+
+
+def test_continued_finetune_is_recorded_and_resumes_only_its_own_checkpoints(base: LoadedBase) -> None:
+    _, first = run(base)
+    plan = replace(PLAN, start=continuing(first, *PLAN.class_names))
+    events, whole = run(base, plan)
+    assert plan.manifest(base.description).training["continues"] == "a" * 64
+    assert "continues" not in PLAN.manifest(base.description).training
+    checkpoint = of_kind(events, Checkpoint)[1].data
+    _, resumed = run(base, plan, checkpoint)
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    with pytest.raises(CheckpointInvalid, match="other settings"):
+        run(base, PLAN, checkpoint)
+
+
+def test_continued_training_loses_nothing_against_training_at_once(base: LoadedBase) -> None:
+    def loss(steps: int, seed: int, start: StartingPoint | None = None) -> tuple[float, Outcome]:
+        training = TrainingSettings(steps=steps, batch_size=8, held_out_fraction=0.2, seed=seed, ema_decay=0.9)
+        _, outcome = run(base, replace(PLAN, training=training, start=start, samples_every=1000))
+        return outcome.losses["adapter"], outcome
+
+    at_once = [loss(40, seed)[0] for seed in range(3)]
+    halves = [loss(20, seed) for seed in range(3)]
+    continued = [loss(20, seed, continuing(half, *PLAN.class_names))[0] for seed, (_, half) in enumerate(halves)]
+    assert max(continued) <= max(at_once)
+    assert max(continued) < min(half for half, _ in halves)
