@@ -73,3 +73,9 @@ class TrainingSettings:
 DEFAULT_TRAINING = TrainingSettings(steps=400, gradient_clip=1.0, evaluate_every=25, keep="best")
 """Training settings of a fine-tune, on a server and on the user's own machine, where the request does not change
 them."""
+
+
+def suggested_steps(images: int, batch_size: int) -> int:
+    """Returns a number of training steps that suits a data set of `images` images: about 80 epochs, within 100 and
+    2,000 steps."""
+    return min(2000, max(100, round(80 * images / batch_size)))

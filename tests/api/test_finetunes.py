@@ -153,6 +153,7 @@ def test_dry_run_estimates_and_stores_nothing(tenant: Client, domain: str, datas
     assert estimate.status_code == 200
     costs = estimate.json()
     assert (costs["images_seen"], costs["epochs"]) == (80, 20.0)
+    assert costs["suggested_steps"] == 100
     assert costs["adapter_bytes"] == 4 * costs["trainable_parameters"]
     assert costs["trainable_fraction"] == pytest.approx(costs["trainable_parameters"] / 100_000)
     assert tenant.read(f"/v1/domains/{domain}/finetunes")["data"] == []

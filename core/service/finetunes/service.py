@@ -15,7 +15,7 @@ from core.artifact.file import Artifact
 from core.artifact.footprint import Footprint
 from core.artifact.jobs import ENDED
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, MethodSites, count, sites_of, trainable_shapes
-from core.artifact.training import DEFAULT_TRAINING, StopReason, TrainingSettings
+from core.artifact.training import DEFAULT_TRAINING, StopReason, TrainingSettings, suggested_steps
 from core.service import adapters, audit, deletions, discards, domains, fleet, idempotency, jobs, metering
 from core.service.config import Settings
 from core.service.datasets import service as datasets
@@ -87,6 +87,8 @@ class Estimate:
     adapter_bytes: int
     images_seen: int
     epochs: float
+    suggested_steps: int
+    """Number of training steps that suits the data set and the batch size."""
     tokens: int
     """Number of tokens of all images in one training step's batch. An image of twice the base's side length has four
     times as many tokens."""
@@ -172,6 +174,7 @@ def estimate(
         adapter_bytes=4 * parameters,
         images_seen=seen,
         epochs=seen / dataset.images,
+        suggested_steps=suggested_steps(dataset.images, batch_size),
         tokens=tokens,
         seconds=seconds,
         images_at_once=at_once,

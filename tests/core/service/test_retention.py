@@ -193,6 +193,8 @@ def test_old_loss_curve_is_thinned_to_evenly_spaced_points(
             row = session.get_one(Finetune, id)
             for step in range(10, 10_001, 10):
                 jobs.report(session, row, "progress", {"step": step, "loss": 1 / step})
+                if step % 20 == 0:
+                    jobs.report(session, row, "evaluation", {"step": step, "held_out_loss": 1 / step})
             row.status, row.finished_at = "succeeded", ago(session, days)
     sweep(database, objects, keep_event_days=30)
     with database.session(scope) as session:
@@ -202,6 +204,10 @@ def test_old_loss_curve_is_thinned_to_evenly_spaced_points(
         assert (old[0]["step"], old[-1]["step"]) == (10, 10_000)
         steps = [point["step"] for point in old]
         assert max(after - before for before, after in itertools.pairwise(steps)) <= 60
+        evaluations = [[point["step"] for point in finetunes.evaluations(session, id)] for id in ids]
+        assert len(evaluations[1]) == 500
+        assert 200 <= len(evaluations[0]) <= 202
+        assert (evaluations[0][0], evaluations[0][-1]) == (20, 10_000)
         kinds = select(FinetuneEvent.type).where(FinetuneEvent.finetune_id == ids[0], FinetuneEvent.type == "status")
         assert session.execute(kinds).scalars().all() == ["status"]
 

@@ -238,6 +238,7 @@ def _view(finetune: "Finetune") -> Any:
 
 def _estimate(estimate: "Estimate") -> Any:
     percentage = f"{100 * estimate.trainable_fraction:.2f} % of the base"
-    fields = ("trainable_parameters", "adapter_bytes", "images_seen", "epochs", "images_at_once", "memory_bytes")
+    fields = ("trainable_parameters", "adapter_bytes", "images_seen", "epochs", "suggested_steps", "images_at_once")
     seconds = "unknown before your first fine-tune" if estimate.seconds is None else f"{estimate.seconds:.0f} s"
-    return record(estimate, *fields, trainable_fraction=percentage, device_time=seconds)
+    more = {"trainable_fraction": percentage, "device_time": seconds}
+    return record(estimate, *fields, "memory_bytes", **more)
