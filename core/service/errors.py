@@ -236,14 +236,17 @@ class DeviceCrashed(CoreError):
 
 
 class QuotaExceeded(CoreError):
-    """Raised when a request would exceed the quota `name`. A retry may succeed after `retry_after` seconds."""
+    """Raised when a request for `added` more would exceed the quota `name`. A retry may succeed after `retry_after`
+    seconds, but not if `added` is more than the quota itself."""
 
     code, status, title = "quota_exceeded", 429, "Quota exceeded"
 
-    def __init__(self, name: str, limit: int, used: int, retry_after: int) -> None:
+    def __init__(self, name: str, limit: int, used: int, added: int, retry_after: int) -> None:
+        wait = f"{retry_after} s" if retry_after < 120 else f"{-(-retry_after // 60):,} min"
+        advice = f"Try again in {wait}" if added <= limit else "Ask for less at once"
         super().__init__(
-            f"The quota '{name}' is {limit}, and {used} are used. Try again in {retry_after} s, or ask the operator "
-            "for more.",
+            f"The quota '{name}' is {limit:,}, {used:,} are used, and this needs {added:,}. {advice}, or ask the "
+            "operator for more.",
             retry_after=retry_after,
             limit=(name, limit),
         )

@@ -121,7 +121,7 @@ class Quotas:
             return
         used = self._used(name)
         if used + added > limit:
-            raise QuotaExceeded(name, limit, used, retry_after)
+            raise QuotaExceeded(name, limit, used, added, retry_after)
 
     def _admit_bytes(self, size_bytes: int) -> None:
         limit = self.limits["stored_bytes"]

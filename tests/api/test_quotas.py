@@ -63,6 +63,10 @@ def test_images_per_day_are_limited(tenant: Client, domain: str, give: Any) -> N
     answer = tenant.post(path, body)
     problem(answer, 429, "quota_exceeded")
     assert 0 < int(answer.headers["retry-after"]) <= 86_400
+    assert "Try again in" in answer.json()["detail"]
+    more_than_a_day = tenant.post(path, {**body, "count": 6})
+    problem(more_than_a_day, 429, "quota_exceeded")
+    assert "is 5, 3 are used, and this needs 6. Ask for less" in more_than_a_day.json()["detail"]
     tenant.made(path, {**body, "count": 2})
     assert used(tenant, "images_per_day") == (5, 5)
 
