@@ -5,6 +5,19 @@ from typing import Any
 from nicegui import ui
 
 _QUIET = {"color": "var(--muted)"}
+_FORMATTER = (
+    "points => `Step ${points[0].value[0].toLocaleString('en')}`"
+    " + points.map(point => `<br>${point.seriesName}: ${point.value[1].toFixed(4)}`).join('')"
+)
+"""JavaScript that renders the tooltip from the points under the mouse."""
+_TOOLTIP = {
+    "trigger": "axis",
+    "backgroundColor": "var(--surface)",
+    "borderColor": "var(--line)",
+    "textStyle": {"color": "var(--ink)"},
+    "axisPointer": {"lineStyle": _QUIET},
+    ":formatter": _FORMATTER,
+}
 
 
 class LossCurve:
@@ -16,7 +29,8 @@ class LossCurve:
 
     def add(self, step: int, loss: float) -> None:
         self.points.append([step, round(loss, 5)])
-        self.chart.options["series"][0]["data"] = self.points
+        series = self.chart.options["series"][0]
+        series["data"], series["showSymbol"] = self.points, len(self.points) == 1  # a single point has no line
         self._describe(step)
 
     def add_held_out(self, step: int, loss: float) -> None:
@@ -36,7 +50,7 @@ def _options() -> dict[str, Any]:
     return {
         "animation": False,
         "grid": {"left": 56, "right": 20, "top": 28, "bottom": 40},
-        "tooltip": {"trigger": "axis"},
+        "tooltip": _TOOLTIP,
         "legend": {"data": ["training", "held-out"], "top": 0, "right": 20, "textStyle": _QUIET},
         "xAxis": {**axis, "name": "step", "nameLocation": "middle", "nameGap": 26, "splitLine": {"show": False}},
         "yAxis": {**axis, "name": "loss", "scale": True},
@@ -49,4 +63,5 @@ def _options() -> dict[str, Any]:
 
 def _series(name: str, color: str) -> dict[str, Any]:
     style = {"lineStyle": {"color": color, "width": 2}, "itemStyle": {"color": color}}
-    return {"name": name, "type": "line", "data": [], **style}
+    # For the emphasis ECharts would derive colours, which it cannot from a CSS variable: the line would vanish.
+    return {"name": name, "type": "line", "data": [], "emphasis": {"disabled": True}, **style}

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from nicegui import ui
 
 from api.dashboard import kit
+from api.dashboard.forms import Form
 from api.dashboard.frame import frame, show_problem
 from api.dashboard.user import User
 from difffit import DiffFitError
 from difffit.models import Domain
 
+_NAME_LENGTH, _DESCRIPTION_LENGTH = 200, 2000
 STEPS = {"Images": "images", "Training": "training", "Versions": "versions", "Playground": "playground"}
 
 
@@ -28,7 +30,8 @@ async def find(user: User, id: str) -> Domain | None:
 
 @contextmanager
 def domain_frame(user: User, domain: Domain, step: str) -> Iterator[None]:
-    with frame(user, domain.name, section="Domains", crumbs={"Domains": "/domains"}, hint=domain.description):
+    crumbs, tab = {"Domains": "/domains"}, f"{step} · {domain.name}"
+    with frame(user, domain.name, section="Domains", crumbs=crumbs, hint=domain.description, tab=tab):
         with kit.box("row spread"):
             with kit.box("steps", "nav") as navigation:
                 navigation.props('aria-label="Steps of the domain"')
@@ -45,16 +48,23 @@ def domain_frame(user: User, domain: Domain, step: str) -> Iterator[None]:
 
 def _edit(user: User, domain: Domain) -> None:
     async def change() -> None:
-        await user.api.domains.update(domain.id, name=name.value, description=description.value or "")
-        ui.navigate.reload()
+        form = Form(name=name, description=description)
+        if not form.is_valid():
+            return
+        with form.showing_problems():
+            await user.api.domains.update(domain.id, name=name.value, description=description.value or "")
+            kit.reload()
 
-    with kit.dialog("Edit the domain") as asked:
-        name = kit.field("Name", domain.name)
-        description = kit.field("Description", domain.description, lines=2)
-        with kit.box("row end"):
-            kit.button("Cancel", asked.close)
-            kit.button("Save", change, kind="primary")
-    asked.open()
+    with kit.form_dialog("Edit the domain", "Save", change):
+        name, description = name_fields(domain.name, domain.description)
+
+
+def name_fields(name: str = "", description: str = "") -> tuple[ui.input | ui.textarea, ui.input | ui.textarea]:
+    """Adds the fields for a domain's name and description."""
+    named = kit.field("Name", name, placeholder="Line drawings", needed="Enter a name.", most=_NAME_LENGTH)
+    hint = "A note for people; it does not affect the images."
+    described = kit.field("Description", description, lines=2, hint=hint, most=_DESCRIPTION_LENGTH)
+    return named.props("autofocus"), described
 
 
 def _delete(user: User, domain: Domain) -> None:

@@ -1,40 +1,122 @@
 """View of a generation: its images as they arrive, a dialog with the settings of an image, and the request as code."""
 
+import asyncio
 import json
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated
 
-from nicegui import ui
+from fastapi import Depends, Request
+from fastapi.responses import RedirectResponse
+from nicegui import app, ui
 
 from api.dashboard import kit, words
-from api.dashboard.user import User
+from api.dashboard.frame import show_problem
+from api.dashboard.user import MOST, User, get_tenant
+from difffit import DiffFitError
+from difffit.errors import Conflict, NotFound, TooManyRequests
+from difffit.events import ACTIVE
 from difffit.models import Generation, Image
 from difffit.requests import GenerationSettings
 
 Render = Callable[[str, str, GenerationSettings], str]
 """Function that renders the request for a generation as code, from the service's address, the domain's id and the
 settings."""
-_ASK_SECONDS = 0.5
+_ASK_SECONDS, _MAX_ASK_SECONDS, _ASK_GROWTH = 0.5, 2.0, 1.1
+"""Seconds between the first two polls of a generation, their maximum, and the factor by which they grow."""
 
 
 class Drawing:
-    """Placeholders for a generation's images in the current container of the page. `show` fills them."""
+    """A generation's images, its progress and its end, in the current container of the page. `follow` keeps them up to
+    date; `grid` is the style of the grid of images."""
 
-    def __init__(self, user: User, generation: Generation) -> None:
+    def __init__(self, user: User, generation: Generation, grid: str = "pictures") -> None:
         self.user, self.generation = user, generation
-        self.places = [self._place(index) for index in range(generation.count)]
+        self.client = ui.context.client
+        self.running_since: tuple[float, float] | None = None
+        with kit.box(grid) as self.grid:
+            self.places = [self._place(index) for index in range(generation.count)]
+        with kit.box("row") as self.state:
+            self.line = kit.muted("").props("role=status")
+            if user.may_write:
+                self.cancel_button = kit.button("Cancel", self._cancel)
+        self.problem = ui.element("div")
         self.show(generation)
 
-    async def follow(self) -> None:
-        """Polls the generation and shows its previews and images until it has succeeded. Raises JobFailed if it
-        fails."""
-        await self.user.api.generations.wait(self.generation.id, on_change=self.show, max_pause=_ASK_SECONDS)
+    @property
+    def is_active(self) -> bool:
+        return self.generation.status in ACTIVE
 
-    def show(self, generation: Generation) -> None:
+    async def follow(self) -> None:
+        """Polls the generation, and shows its queue, previews and images until it ends."""
+        pause = _ASK_SECONDS
+        while self.is_active and not self.grid.is_deleted:
+            await asyncio.sleep(pause)
+            pause = min(pause * _ASK_GROWTH, _MAX_ASK_SECONDS)
+            try:
+                generation = await self.user.api.generations.get(self.generation.id)
+                queue = await self._queue(pause) if generation.status == "queued" else ""
+            except TooManyRequests as error:
+                pause = max(pause, error.retry_after or 0)
+                continue
+            except DiffFitError as error:
+                with self.problem:
+                    show_problem(error)
+                return
+            self.show(generation, queue)
+            if not self.is_active:
+                with self.client:
+                    kit.ended(f"{generation.class_name}: {generation.status}")
+
+    def show(self, generation: Generation, queue: str = "") -> None:
         self.generation = generation
         for preview in generation.previews:  # ordered by step, so that the latest replaces earlier ones
             self._fill(preview.index, preview.url, f"{generation.class_name} at step {preview.step}")
         for image in generation.images:
             self._fill(image.index, image.url, f"{generation.class_name}, seed {image.seed}")
+        self.state.visible = self.is_active
+        if self.is_active:
+            is_cancelling = generation.cancel_requested_at is not None
+            self.line.text = "Cancelling after the current step." if is_cancelling else queue or self._progress()
+            return
+        self.grid.visible = bool(generation.images or generation.previews)
+        self.problem.clear()
+        with self.problem:
+            if generation.error:
+                with kit.box("problem") as problem:
+                    problem.props("role=alert")
+                    kit.write(generation.error.detail)
+            elif generation.expired_at:
+                kit.muted(f"The images were kept until {words.moment(generation.expired_at)}.")
+            elif generation.status != "succeeded":
+                kit.muted(f"{generation.status.capitalize()}.")
+
+    def _progress(self) -> str:
+        """Returns the finished percentage, with an estimate of the remaining time from the progress since the first
+        poll of the running generation."""
+        progress = self.generation.progress
+        if self.generation.status == "queued":
+            return "In the queue."
+        now = time.monotonic()
+        since, at_first = self.running_since = self.running_since or (now, progress)
+        if progress <= at_first:
+            return f"{progress:.0%} done"
+        left = (1 - progress) * (now - since) / (progress - at_first)
+        return f"{progress:.0%} done, about {words.duration(left)} left"
+
+    async def _queue(self, pause: float) -> str:
+        """Returns the place in the domain's queue. If the generation has been waiting for long, also whether a worker
+        runs at all."""
+        if pause == _MAX_ASK_SECONDS and (await self.user.api.ready()).workers == 0:
+            return kit.NO_WORKER
+        queued = self.user.api.generations.list(self.generation.domain_id, MOST, status="queued")
+        ahead = sum([other.created_at < self.generation.created_at async for other in queued])
+        return f"In the queue: {words.several(ahead, 'request')} of this domain ahead." if ahead else "In the queue."
+
+    async def _cancel(self) -> None:
+        with suppress(Conflict):  # it has ended meanwhile, which the next poll shows
+            self.show(await self.user.api.generations.cancel(self.generation.id))
 
     def _place(self, index: int) -> ui.element:
         with ui.element("button").classes("shot") as button:
@@ -53,23 +135,46 @@ class Drawing:
         with place:
             kit.picture(url, description).props(remove="loading")
 
-    def _show_settings(self, index: int) -> None:
+    async def _show_settings(self, index: int) -> None:
         image = next((candidate for candidate in self.generation.images if candidate.index == index), None)
         if image is not None:
-            show_settings(self.generation, image)
+            version = await version_name(self.user, self.generation.adapter_id)
+            show_settings(self.generation, image, version)
 
 
-def show_settings(generation: Generation, image: Image) -> None:
-    with kit.dialog("Settings of this image") as shown:
+async def version_name(user: User, adapter_id: str | None) -> str:
+    """Returns the name of the version that a generation used. A deleted version is named by its id."""
+    if adapter_id is None:
+        return "Base model"
+    try:
+        return f"Version {(await user.api.adapters.get(adapter_id)).version}"
+    except NotFound:
+        return adapter_id
+
+
+def show_settings(generation: Generation, image: Image, version: str) -> None:
+    with kit.dialog("Image details") as shown:
         kit.picture(image.url, generation.class_name, "picture large")
         facts = {"Class": generation.class_name, "Seed": str(image.seed), "Steps": str(generation.steps)}
         facts |= {"Guidance": f"{generation.guidance_scale:g}", "Sampler": generation.sampler}
         facts |= {"Size": f"{image.width} × {image.height}", "Generated": words.moment(generation.finished_at)}
-        kit.facts(facts | {"Version": generation.adapter_id or "the base itself", "SHA-256": image.sha256})
+        kit.facts(facts | {"Version": version, "SHA-256": image.sha256})
         with kit.box("row end"):
-            ui.link("Open the PNG", image.url, new_tab=True).classes("button link-button", remove="nicegui-link")
+            address = f"/images/{generation.id}/{image.index}"
+            ui.link("Open the PNG", address, new_tab=True).classes("button link-button", remove="nicegui-link")
             kit.button("Close", shown.close, kind="primary")
     shown.open()
+
+
+@app.get("/images/{id}/{index}", include_in_schema=False)
+async def image(request: Request, id: str, index: int, user: Annotated[User, Depends(get_tenant)]) -> RedirectResponse:
+    """Redirects to a signed URL of an image. Signed URLs expire, while a page with links may stay open for longer."""
+    try:
+        images = (await user.api.generations.get(id)).images
+    except NotFound:
+        images = []
+    url = next((image.url for image in images if image.index == index), None)
+    return RedirectResponse(url or f"{request.scope['root_path']}/missing-image", 303)
 
 
 def as_curl(base: str, domain_id: str, body: GenerationSettings) -> str:

@@ -1,17 +1,20 @@
 """Frame of every page: header, navigation, error messages."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nicegui import ui
 
-from api.dashboard import kit
+from api.dashboard import kit, words
 from api.dashboard.user import User
 from difffit import DiffFitError
 from difffit.errors import ApiError, Unauthenticated
 
 TENANT_PAGES = {"Domains": "/domains", "Usage": "/usage"}
 ADMIN_PAGES = {"Tenants": "/tenants", "Adapters": "/adapters", "Fleet": "/fleet", "Audit": "/audit"}
+_RECONNECT_SECONDS = 600
+"""Seconds for which the server keeps an open page whose browser is out of reach, such as a laptop with a closed lid."""
 _THEMES = {"system": None, "light": False, "dark": True}
 _NEXT = {"system": "light", "light": "dark", "dark": "system"}
 _SHOWN = {
@@ -21,13 +24,20 @@ _SHOWN = {
 }
 
 
+def page(path: str) -> ui.page:
+    """Decorator for the function of a page at this path. A page keeps what the user has entered while its browser is
+    out of reach for some minutes."""
+    return ui.page(path, reconnect_timeout=_RECONNECT_SECONDS)
+
+
 @contextmanager
 def frame(
-    user: User, title: str, *, section: str, crumbs: dict[str, str] | None = None, hint: str = ""
+    user: User, title: str, *, section: str, crumbs: dict[str, str] | None = None, hint: str = "", tab: str = ""
 ) -> Iterator[None]:
     """Adds header, navigation and title of a page for signed-in users; the page adds its content inside the context. If
-    the API responds with an error there, the page shows the error instead of the remaining content."""
-    look(title, user.theme)
+    the API responds with an error there, the page shows the error instead of the remaining content. `tab` is the title
+    of the browser's tab, if it is not `title`."""
+    look(tab or title, user.theme)
     with kit.box("top", "header"), kit.box("top-row"):
         ui.link("", "/").classes("brand", remove="nicegui-link").props('aria-label="DiffFit, start page"')
         _navigation(ADMIN_PAGES if user.is_admin else TENANT_PAGES, section)
@@ -37,7 +47,7 @@ def frame(
             with ui.element("form").props("method=post") as form:
                 form.props["action"] = _address("/sign-out")
                 kit.button("Sign out", kind="quiet").props("type=submit")
-    with kit.box("content", "main") as main:
+    with kit.box("content") as main:  # NiceGUI's layout has the page's only <main>
         with kit.box("title"):
             for name, target in (crumbs or {}).items():
                 ui.link(name, target).classes("crumb", remove="nicegui-link")
@@ -46,7 +56,7 @@ def frame(
                 kit.muted(hint)
         with showing_problems():
             yield
-        kit.write("Times are in UTC.", "p", "foot")
+        kit.write(f"Times are in {words.zone()}.", "p", "foot")
     ui.skip_link("Skip to the content", target=main)
 
 
@@ -55,6 +65,8 @@ def look(title: str, theme: str) -> None:
     has no frame, calls it too."""
     ui.page_title(f"{title} · DiffFit")
     ui.add_head_html(f'<link rel="stylesheet" href="{_address("/assets/theme.css")}">')
+    nonce = ui.context.client.request.state.nonce
+    ui.add_head_html(f'<script nonce="{nonce}" src="{_address("/assets/page.js")}"></script>')
     ui.dark_mode(_THEMES[theme])
     ui.on_exception(_notify)
 
@@ -75,19 +87,26 @@ def show_problem(error: DiffFitError) -> None:
         kit.write(error.detail)
         if isinstance(error, ApiError):
             for wrong in error.errors:
-                kit.write(f"{wrong.get('field', wrong.get('file', ''))}: {wrong.get('detail', '')}", "p", "muted")
+                line = f"{wrong.get('field', wrong.get('file', ''))}: {wrong.get('detail', '')}"
+                if line != error.detail:
+                    kit.write(line, "p", "muted")
             if isinstance(error, Unauthenticated):
-                ui.link("Sign in again", "/sign-in")
+                kit.button("Sign in again", _sign_in_again)
             if error.request_id:
                 kit.write(f"Request {error.request_id}", "p", "small")
 
 
 def _notify(error: Exception) -> None:
-    """Shows an error of the API, raised in an event handler, as a notification."""
-    if isinstance(error, DiffFitError):
-        ui.notify(
-            error.title, caption=error.detail, type="negative", position="bottom", close_button="Close", timeout=0
-        )
+    """Shows an error of the API, raised in an event handler, as a notification. If the session has ended, leads to the
+    sign-in page and from there back to this page."""
+    if isinstance(error, Unauthenticated):
+        _sign_in_again()
+    elif isinstance(error, DiffFitError):
+        kit.refused(error.title, error.detail)
+
+
+def _sign_in_again() -> None:
+    ui.run_javascript(f"difffit.signIn({json.dumps(_address('/sign-in'))})")
 
 
 def _navigation(pages: dict[str, str], current: str) -> None:

@@ -1,12 +1,15 @@
 """Building blocks of the dashboard's pages, such as cards, buttons and tables, so that all pages look and behave
 alike."""
 
+import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 from nicegui.elements.mixins.text_element import TextElement
+from nicegui.elements.mixins.value_element import ValueElement
 
 Control = TypeVar("Control", bound=ui.element)
 Handler = Callable[[], object]
@@ -64,15 +67,44 @@ def link_button(label: str, target: str, *, kind: str = "plain") -> ui.link:
 
 
 def field(
-    label: str, value: str = "", *, placeholder: str = "", hint: str = "", password: bool = False, lines: int = 1
+    label: str,
+    value: str = "",
+    *,
+    placeholder: str = "",
+    hint: str = "",
+    password: bool = False,
+    lines: int = 1,
+    needed: str = "",
+    most: int = 0,
 ) -> ui.input | ui.textarea:
-    element = ui.input(label, value=value, password=password) if lines == 1 else ui.textarea(label, value=value)
+    """Adds a text field. `needed` is the message for an empty field, if it must not be empty; `most` is the maximum
+    number of characters."""
+
+    def problem(text: str | None) -> str | None:
+        if needed and not (text or "").strip():
+            return needed
+        return f"At most {most:,} characters." if most and len(text or "") > most else None
+
+    if lines == 1:
+        element: ui.input | ui.textarea = ui.input(label, value=value, password=password, validation=problem)
+    else:
+        element = ui.textarea(label, value=value, validation=problem)
     return _as_field(element.props(f'placeholder="{placeholder}"'), hint)
 
 
-def number(label: str, value: float, *, least: float, most: float, step: float = 1, hint: str = "") -> ui.number:
-    element = ui.number(label, value=value, min=least, max=most, step=step)
-    return _as_field(element, hint)
+def number(
+    label: str, value: float, *, least: float, most: float, step: float = 1, whole: bool = True, hint: str = ""
+) -> ui.number:
+    """Adds a field for a number, which must be from `least` to `most`, and without a fraction if `whole`."""
+
+    def problem(entered: float | None) -> str | None:
+        if entered is None or not least <= entered <= most:
+            return f"Enter a number from {least:,} to {most:,}."
+        return "Enter a whole number." if whole and entered != int(entered) else None
+
+    # The limits are only told to the browser: NiceGUI's own limits would silently change what the user enters.
+    element = ui.number(label, value=value, step=step, format="%.15g", validation=problem)
+    return _as_field(element.props(f":min={least} :max={most}"), hint)
 
 
 def choice(label: str, options: dict[Any, str] | list[str], value: Any, *, hint: str = "") -> ui.select:
@@ -80,8 +112,8 @@ def choice(label: str, options: dict[Any, str] | list[str], value: Any, *, hint:
 
 
 def _as_field(element: Control, hint: str) -> Control:
-    hinted = f' hint="{hint}"' if hint else " hide-bottom-space"
-    return element.props(f"outlined stack-label{hinted}").classes("field")
+    hinted = f' hint="{hint}"' if hint else ""
+    return element.props(f"outlined stack-label hide-bottom-space no-error-icon{hinted}").classes("field")
 
 
 def badge(word: str) -> TextElement:
@@ -145,11 +177,24 @@ def _cell(column: str, cell: Cell) -> None:
             cell()
 
 
-def bar(label: str, fraction: float) -> ui.element:
-    """Adds a progress bar that shows a fraction from 0 to 1."""
+def pager(noun: str, path: str, cursor: str, next_cursor: str | None, **filters: str) -> None:
+    """Adds links to the next page of a list that is ordered from newest to oldest, and back to its first page."""
+    with box("row"):
+        if cursor:
+            link_button(f"Newest {noun}", with_query(path, filters))
+        if next_cursor:
+            link_button(f"Older {noun}", with_query(path, {**filters, "cursor": next_cursor}))
+
+
+def with_query(path: str, query: dict[str, str]) -> str:
+    return f"{path}?{urlencode({name: value for name, value in query.items() if value})}".removesuffix("?")
+
+
+def bar(label: str, fraction: float, *, may_be_full: bool = False) -> ui.element:
+    """Adds a progress bar that shows a fraction from 0 to 1. `may_be_full` says that 1 is a limit, not a success."""
     element = ui.element("progress").classes("bar")
     element.props["aria-label"], element.props["max"], element.props["value"] = label, 1, min(fraction, 1)
-    return element
+    return element.classes("full" if fraction >= 1 and may_be_full else "")
 
 
 @contextmanager
@@ -157,6 +202,28 @@ def dialog(title: str) -> Iterator[ui.dialog]:
     with ui.dialog().props(f'aria-label="{title}"') as element, box("dialog"):
         write(title, "h2")
         yield element
+
+
+@contextmanager
+def form_dialog(title: str, verb: str, submit: Handler) -> Iterator[ui.dialog]:
+    """Opens a dialog with fields, which the caller adds inside the context. `verb` labels the button that submits them;
+    Enter does the same. After a change, the dialog closes only by its buttons, so that no typed text is lost."""
+    with dialog(title) as asked:
+        yield asked
+        with box("row end"):
+            button("Cancel", asked.close)
+            submitter = button(verb, submit, kind="primary")
+    for control in asked.descendants():
+        if isinstance(control, ValueElement):
+            control.on_value_change(lambda: asked.props("persistent"))
+        if isinstance(control, ui.input):
+            press_on_enter(control, submitter)
+    asked.open()
+
+
+def press_on_enter(control: ui.input, submitter: ui.button) -> None:
+    """Lets the Enter key in a field press a button."""
+    control.on("keydown.enter", js_handler=f"() => getHtmlElement({submitter.id}).click()")
 
 
 def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
@@ -176,7 +243,38 @@ def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
 
 def said(message: str) -> None:
     """Shows a notification that an action has succeeded."""
-    ui.notify(message, position="bottom", classes="said")
+    ui.notify(message, position="bottom")
+
+
+def refused(title: str, detail: str) -> None:
+    """Shows a notification that an action has failed, in place of the previous such notification. It stays until it is
+    closed."""
+    ui.notify(
+        title, caption=detail, position="bottom", classes="refused", group="refused", close_button="Close", timeout=0
+    )
+
+
+def reload() -> None:
+    """Reloads the page, unless the user is leaving it at this moment."""
+    ui.run_javascript("difffit.reload()")
+
+
+def ended(message: str) -> None:
+    """Tells a user who looks at another tab that a job has ended: by the tab's title and icon, and by a notification if
+    the user has allowed them."""
+    ui.run_javascript(f"difffit.ended({json.dumps(message)})")
+
+
+def notifications_button() -> None:
+    """Adds a button that asks the browser for notifications. It is hidden if the user has already decided."""
+    element = button("Notify me when it ends", kind="quiet", icon="notifications").classes("allow-notifications")
+    element.on("click", js_handler="() => difffit.allowNotifications()")
+
+
+def in_background(work: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine until it ends or its page is closed."""
+    task = background_tasks.create(work)
+    ui.context.client.on_delete(lambda: task.cancel() and None)
 
 
 async def _done(handler: Handler) -> None:
@@ -185,10 +283,11 @@ async def _done(handler: Handler) -> None:
         await result
 
 
+NO_WORKER = "In the queue. No worker is running; ask your administrator to start one."
 _LONG = 24
 """Number of characters from which `facts` shows a value without spaces, such as an id or a digest, on its own line."""
 _TONES = {
     **dict.fromkeys(("ready", "succeeded", "active", "alive"), "good"),
-    **dict.fromkeys(("running", "validating", "queued"), "busy"),
-    **dict.fromkeys(("failed", "rejected", "quarantined", "revoked"), "bad"),
+    **dict.fromkeys(("running", "validating", "queued", "cancelling"), "busy"),
+    **dict.fromkeys(("failed", "rejected", "quarantined", "revoked", "expired"), "bad"),
 }

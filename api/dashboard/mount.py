@@ -5,14 +5,18 @@ import hmac
 from importlib import import_module
 from pathlib import Path
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import RedirectResponse
 from jinja2 import ChoiceLoader, DictLoader
+from nicegui import Client, ui
 from nicegui import app as pages
-from nicegui import ui
 from nicegui.client import templates
 
+from api.dashboard import kit
+from api.dashboard.frame import look
 from api.dashboard.sessions import COOKIE, COOKIE_SECONDS
+from api.dashboard.user import theme_of
 from api.deps import Services
 
 PATH = "/dashboard"
@@ -27,6 +31,7 @@ def mount(app: FastAPI) -> None:
         import_module(f"api.dashboard.pages.{module.stem}")
     pages.state.main = app
     _allow_scripts()
+    _replace_missing_page()
     pages.add_static_files("/assets", HERE / "assets")
     public = services.settings.public_url or ""
     ui.run_with(
@@ -50,6 +55,22 @@ def mount(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     def home(request: Request) -> RedirectResponse:
         return RedirectResponse(f"{request.scope.get('root_path', '')}{PATH}/")
+
+
+def _replace_missing_page() -> None:
+    """Replaces NiceGUI's page for unknown addresses, which ignores the theme and leads nowhere."""
+
+    @pages.exception_handler(404)
+    async def missing(request: Request, error: HTTPException) -> Response:
+        if request.scope.get("endpoint") not in (None, pages):  # an endpoint that is not a page
+            return await http_exception_handler(request, error)
+        with Client(ui.page(""), request=request) as client:
+            look("Not found", theme_of(request))
+            with kit.box("gate"):
+                kit.write("Page not found", "h1")
+                kit.muted("There is no page at this address. It may have been deleted, or the link is incomplete.")
+                kit.link_button("To the start page", "/", kind="primary")
+        return client.build_response(request, 404)
 
 
 def _allow_scripts() -> None:

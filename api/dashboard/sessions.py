@@ -16,7 +16,7 @@ class Session:
 
     key: str
     name: str
-    """Name of the tenant, or of the API key if it is an administrator's."""
+    """Name of the tenant, or `Administrator`."""
     is_admin: bool
     may_write: bool
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))

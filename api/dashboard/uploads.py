@@ -4,17 +4,16 @@ memory or on disk."""
 import secrets
 import zipfile
 from collections.abc import AsyncIterator
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 from urllib.parse import quote
 
 from fastapi import Depends, Request, Response
-from nicegui import app, ui
+from nicegui import app
 from nicegui.element import Element
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.dashboard.user import User, get_tenant, in_process
-from difffit import DiffFitError
 
 _FILES = 50_000
 """Maximum number of files in a form. It is above the API's limit for the files in a zip, so that users get the API's
@@ -24,19 +23,12 @@ _HEADER_BYTES = 2**13
 
 
 class Upload(Element, component="assets/upload.js"):
-    """Area of a page where users drop the files of a data set. Reloads the page after the upload."""
+    """Area of a page where users drop the files of a data set. It shows problems of the upload itself, and reloads the
+    page after the upload."""
 
     def __init__(self, domain_id: str) -> None:
         super().__init__()
         self._props["url"] = f"/upload/{domain_id}"
-        self.on("uploaded", ui.navigate.reload)
-        self.on("refused", lambda event: _raise(event.args))
-
-
-def _raise(problem: dict[str, Any]) -> None:
-    error = DiffFitError(str(problem.get("detail", "Try again.")))
-    error.title = str(problem.get("title", "Upload rejected"))
-    raise error
 
 
 @app.post("/upload/{id}", include_in_schema=False)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import httpx
 from fastapi import Depends, HTTPException, Request
@@ -36,10 +37,12 @@ class User:
 
 
 def get_user(request: Request) -> User:
-    """Returns the signed-in user, or redirects to the sign-in page."""
+    """Returns the signed-in user, or redirects to the sign-in page and from there back to the requested page."""
     session = sessions.find(request.session.get(TOKEN))
     if session is None:
-        raise redirect(request, "/sign-in")
+        path = request.url.path.removeprefix(request.scope["root_path"])
+        query = f"?{request.url.query}" if request.url.query else ""
+        raise redirect(request, f"/sign-in?{urlencode({'next': path + query})}")
     token = session.token
 
     async def check_session(sent: httpx.Request) -> None:

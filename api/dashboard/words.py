@@ -1,6 +1,12 @@
 """Functions that format numbers, times and ids for the dashboard."""
 
 import datetime
+from zoneinfo import ZoneInfo
+
+from nicegui import ui
+
+ZONE_COOKIE = "difffit_zone"
+"""Cookie with the name of the browser's time zone. A script of every page sets it."""
 
 
 def count(number: float) -> str:
@@ -26,7 +32,15 @@ def duration(seconds: float) -> str:
 
 
 def moment(time: datetime.datetime | None, never: str = "never") -> str:
-    return time.strftime("%d %b %Y, %H:%M") if time else never
+    return time.astimezone(zone()).strftime("%d %b %Y, %H:%M") if time else never
+
+
+def zone() -> datetime.tzinfo:
+    """Returns the time zone of the page's browser, or UTC if it is unknown."""
+    try:
+        return ZoneInfo(ui.context.client.request.cookies.get(ZONE_COOKIE, ""))
+    except (KeyError, ValueError, OSError):
+        return datetime.UTC
 
 
 def several(number: int, word: str, words: str = "") -> str:

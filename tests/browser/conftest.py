@@ -18,6 +18,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 SCREENSHOTS = Path("build") / "screenshots"
 DESK = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
+ZONE = "Asia/Tokyo"
 LONG = 300_000
 """Timeout in milliseconds for a worker's computation on two busy cores."""
 _SERIOUS = {"serious", "critical"}
@@ -142,7 +143,9 @@ def window(chromium: Browser, server: Server) -> Iterator[Callable[[str], Dashbo
     opened: list[tuple[BrowserContext, Dashboard]] = []
 
     def open_window(key: str) -> Dashboard:
-        context = chromium.new_context(viewport=DESK, color_scheme="light", reduced_motion="reduce")
+        context = chromium.new_context(
+            viewport=DESK, color_scheme="light", reduced_motion="reduce", timezone_id=ZONE, locale="en-US"
+        )
         context.set_default_timeout(30_000)
         dashboard = Dashboard(f"{server.url}/dashboard", key, context.new_page())
         opened.append((context, dashboard))

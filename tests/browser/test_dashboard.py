@@ -40,8 +40,11 @@ def test_visitor_signs_in_and_out(dashboard: Dashboard, server: Server) -> None:
     expect(page.get_by_role("heading", name="Domains")).to_be_visible()
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/sign-in")
-    page.goto(f"{server.url}/dashboard/domains")
-    page.wait_for_url("**/sign-in")
+    page.goto(f"{server.url}/dashboard/usage")
+    page.wait_for_url("**/sign-in?next=%2Fusage")
+    page.get_by_label("API key").fill(dashboard.key)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/usage")
 
 
 def test_folder_becomes_a_domain_that_generates_images(dashboard: Dashboard, folder: Path) -> None:
@@ -62,11 +65,11 @@ def test_folder_becomes_a_domain_that_generates_images(dashboard: Dashboard, fol
     dashboard.keep("images")
 
     page.get_by_role("link", name="Train on it").click()
-    expect(page.get_by_text("sees each image")).to_be_visible()
+    expect(page.get_by_text("shows it each image")).to_be_visible()
     page.get_by_text("More settings").click()
     page.get_by_label("Steps (overrides the length)").fill("160")
     page.get_by_label("Batch size").fill("8")
-    expect(page.get_by_text("sees each image 21 times")).to_be_visible()
+    expect(page.get_by_text("each image about 21 times")).to_be_visible()
     dashboard.keep("training")
     page.get_by_role("button", name="Start training").click()
     page.wait_for_url("**/finetunes/**")
@@ -78,15 +81,16 @@ def test_folder_becomes_a_domain_that_generates_images(dashboard: Dashboard, fol
     expect(page.locator(".sample").first).to_be_visible()
     dashboard.keep("fine-tune")
 
-    page.get_by_role("link", name="Draw with it").click()
+    page.get_by_role("link", name="Generate with it").click()
+    expect(page.get_by_label("Version")).to_have_value("Version 1")
     page.get_by_label("Class").click()
     page.get_by_role("option", name="heart").click()
     page.get_by_label("Steps", exact=True).fill("20")
-    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_role("button", name="Generate", exact=True).click()
     drawn = page.locator("[data-generation] img[src*='/images/']")
     expect(drawn).to_have_count(4, timeout=LONG)
     page.mouse.move(8, 400)
-    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
+    expect(page.get_by_role("button", name="Generate", exact=True)).to_be_enabled()
     dashboard.keep("playground")
     dialog = page.get_by_role("dialog")
     page.get_by_role("button", name="Settings of image 2").click()
@@ -119,6 +123,7 @@ def test_training_can_be_cancelled(dashboard: Dashboard, visitor: Visitor) -> No
     page.get_by_role("button", name="Start training").click()
     page.wait_for_url("**/finetunes/**")
     page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("cancelling", exact=True).or_(page.get_by_text("cancelled", exact=True))).to_be_visible()
     expect(page.get_by_text("cancelled", exact=True)).to_be_visible(timeout=LONG)
 
 
@@ -131,11 +136,12 @@ def test_versions_are_compared_and_promoted(dashboard: Dashboard, visitor: Visit
 
     page = dashboard.sign_in()
     page.goto(f"{dashboard.url}/domains/{domain}/versions")
-    page.get_by_role("button", name="Draw all").click()
+    page.get_by_role("button", name="Generate all").click()
     expect(page.locator("[data-version] img[src*='/images/']")).to_have_count(8, timeout=LONG)
     dashboard.keep("versions")
     page.get_by_role("button", name="Make version 2 active").click()
     expect(page.locator("[data-version='2']")).to_contain_text("active")
+    expect(page.locator("[data-version] img[src*='/images/']")).to_have_count(8)  # the comparison stays
     page.get_by_role("button", name="Make version 1 active").click()
     expect(page.locator("[data-version='1']").get_by_text("active", exact=True)).to_be_visible()
     first = next(row for row in visitor.caller.get(f"/v1/domains/{domain}/adapters")["data"] if row["version"] == 1)
@@ -147,9 +153,16 @@ def test_problems_are_shown_in_the_page(dashboard: Dashboard, visitor: Visitor, 
     page.goto(f"{dashboard.url}/domains/{visitor.domain()}/images")
     no_zip = tmp_path / "drawings.zip"
     no_zip.write_bytes(b"no zip at all")
+    picture = tmp_path / "heart.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+    page.get_by_label("A zip of images").set_input_files(picture)
+    expect(page.get_by_role("alert")).to_contain_text("Drop a folder that contains one folder per class")
     dashboard.expects_failures = True  # the browser itself logs the rejected upload
     page.get_by_label("A zip of images").set_input_files(no_zip)
     expect(page.get_by_role("alert")).to_contain_text("Upload a .zip with one folder per class.")
+    page.goto(f"{dashboard.url}/nothing/here")
+    expect(page.get_by_role("heading", name="Page not found")).to_be_visible()
+    dashboard.keep("missing")
     page.goto(f"{dashboard.url}/domains/dom_none/images")
     expect(page.get_by_role("alert")).to_contain_text("There is no domain 'dom_none'")
     dashboard.keep("problem")
@@ -164,7 +177,7 @@ def test_playground_works_by_keyboard(dashboard: Dashboard, visitor: Visitor) ->
     page.get_by_label("Steps", exact=True).focus()
     page.keyboard.press("Control+A")
     page.keyboard.type("2")
-    page.get_by_role("button", name="Draw", exact=True).focus()
+    page.get_by_role("button", name="Generate", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.locator("[data-generation]")).to_have_count(count + 1)
     page.get_by_role("button", name="Settings of image 1").first.focus()

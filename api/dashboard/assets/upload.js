@@ -1,5 +1,6 @@
 // Drop area for a zip, or for a folder with one folder of images per class, with buttons to choose either. All files
 // are sent to the dashboard's server in one request, with a progress bar; the server passes them to the REST API.
+// Problems are shown here, since the page may have lost its connection to the server together with the upload.
 export default {
   template: `
     <div class="drop" :class="{ over }" @dragover.prevent="over = true" @dragleave="over = false" @drop.prevent="drop">
@@ -14,11 +15,26 @@ export default {
       <template v-if="busy">
         <progress class="bar" max="1" :value="fraction" aria-label="Upload"></progress>
         <p class="small" role="status">{{ note }}</p>
+        <button type="button" class="button" @click="request.abort()">Cancel the upload</button>
       </template>
+      <div v-if="problem" class="problem" role="alert">
+        <p class="problem-title">{{ problem.title }}</p>
+        <p>{{ problem.detail }}</p>
+        <button v-if="problem.again" type="button" class="button" @click="send(files)">Try again</button>
+      </div>
     </div>`,
   props: { url: String },
-  data: () => ({ over: false, busy: false, fraction: 0, note: "" }),
+  data: () => ({ over: false, busy: false, fraction: 0, note: "", problem: null, files: [] }),
+  mounted() {
+    addEventListener("beforeunload", this.warn);
+  },
+  unmounted() {
+    removeEventListener("beforeunload", this.warn);
+  },
   methods: {
+    warn(event) {
+      if (this.busy) event.preventDefault();
+    },
     chosen(event) {
       this.send([...event.target.files].map((file) => [file.webkitRelativePath || file.name, file]));
       event.target.value = "";
@@ -45,6 +61,12 @@ export default {
     },
     send(files) {
       if (!files.length || this.busy) return;
+      const isZip = files.length === 1 && /\.zip$/i.test(files[0][0]);
+      if (!isZip && !files.some(([path]) => path.includes("/"))) {
+        const detail = "Drop a folder that contains one folder per class, or one zip of such a folder.";
+        this.problem = { title: "Not a folder and not a zip", detail };
+        return;
+      }
       const form = new FormData();
       for (const [path, file] of files) form.append("files", file, path);
       const request = new XMLHttpRequest();
@@ -52,18 +74,27 @@ export default {
         this.fraction = event.loaded / event.total;
         this.note = this.fraction < 1 ? `${Math.round(100 * this.fraction)} % sent` : "Sent; checking";
       };
-      request.onloadend = () => {
+      request.onload = () => {
         this.busy = false;
-        let problem = { title: "Upload interrupted", detail: "Check the connection, then try again." };
+        if (request.status === 200) {
+          difffit.reload();
+          return;
+        }
+        this.problem = { title: "Upload rejected", detail: "The server did not accept the upload.", again: true };
         try {
-          problem = JSON.parse(request.responseText);
+          this.problem = JSON.parse(request.responseText);
         } catch {}
-        if (request.status === 200) this.$emit("uploaded");
-        else this.$emit("refused", problem);
       };
-      this.busy = true;
-      this.fraction = 0;
-      this.note = "Sending";
+      request.onerror = () => {
+        this.busy = false;
+        const detail = "The connection broke before all files were sent. Check it, then try again.";
+        this.problem = { title: "Upload interrupted", detail, again: true };
+      };
+      request.onabort = () => {
+        this.busy = false;
+        this.problem = { title: "Upload cancelled", detail: "Nothing was stored.", again: true };
+      };
+      Object.assign(this, { files, request, problem: null, busy: true, fraction: 0, note: "Sending" });
       request.open("POST", window.path_prefix + this.url);
       request.send(form);
     },

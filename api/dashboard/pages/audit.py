@@ -5,30 +5,28 @@ import json
 from nicegui import ui
 
 from api.dashboard import kit, words
-from api.dashboard.frame import frame
+from api.dashboard.frame import frame, page
 from api.dashboard.user import AdminUser
 from difffit.models import Audit
 
 _PAGE = 50
 
 
-@ui.page("/audit")
+@page("/audit")
 async def audit(user: AdminUser, tenant_id: str = "", cursor: str = "") -> None:
     with frame(user, "Audit", section="Audit"):
-        page = await user.api.admin.audit(_PAGE, tenant_id=tenant_id or None).page(cursor or None)
+        listed = await user.api.admin.audit(_PAGE, tenant_id=tenant_id or None).page(cursor or None)
         if tenant_id:
             with kit.box("row"):
                 kit.muted(f"Only tenant {tenant_id}.")
                 ui.link("Show all", "/audit")
         with kit.card():
             columns = ("Time", "Action", "Target", "Key", "Address", "Details")
-            if page.data:
-                kit.table("Changes, newest first", columns, [_row(entry) for entry in page.data])
+            if listed.data:
+                kit.table("Changes, newest first", columns, [_row(entry) for entry in listed.data])
             else:
                 kit.muted("No entries yet.")
-        if page.next_cursor:
-            of_tenant = f"tenant_id={tenant_id}&" if tenant_id else ""
-            kit.link_button("Older entries", f"/audit?{of_tenant}cursor={page.next_cursor}")
+        kit.pager("entries", "/audit", cursor, listed.next_cursor, tenant_id=tenant_id)
 
 
 def _row(entry: Audit) -> list[kit.Cell]:

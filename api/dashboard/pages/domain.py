@@ -2,13 +2,13 @@
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse
-from nicegui import ui
 
 from api.dashboard.domain import find
+from api.dashboard.frame import page
 from api.dashboard.user import TenantUser
 
 
-@ui.page("/domains/{id}")
+@page("/domains/{id}")
 async def domain(request: Request, user: TenantUser, id: str) -> RedirectResponse | None:
     details = await find(user, id)
     if details is None:

@@ -3,26 +3,27 @@
 from nicegui import ui
 
 from api.dashboard import kit, words
-from api.dashboard.frame import frame
+from api.dashboard.domain import name_fields
+from api.dashboard.forms import Form
+from api.dashboard.frame import frame, page
 from api.dashboard.user import TenantUser, User
 from difffit.models import Domain
 
 
-@ui.page("/domains")
+@page("/domains")
 async def domains(user: TenantUser, cursor: str = "") -> None:
     hint = "A domain is one image style, with its training images, versions and generated images."
     with frame(user, "Domains", section="Domains", hint=hint):
-        page = await user.api.domains.list(24).page(cursor or None)
+        listed = await user.api.domains.list(24).page(cursor or None)
         if user.may_write:
             with kit.box("row"):
                 kit.button("New domain", lambda: _ask_for_domain(user), kind="primary")
-        if not page.data and not cursor:
+        if not listed.data and not cursor:
             kit.empty("No domains yet", "Create one, then upload a folder of images for each class.")
         with kit.box("tiles", "ul"):
-            for domain in page.data:
+            for domain in listed.data:
                 _tile(domain)
-        if page.next_cursor:
-            kit.link_button("Older domains", f"/domains?cursor={page.next_cursor}")
+        kit.pager("domains", "/domains", cursor, listed.next_cursor)
 
 
 def _tile(domain: Domain) -> None:
@@ -38,14 +39,12 @@ def _tile(domain: Domain) -> None:
 
 def _ask_for_domain(user: User) -> None:
     async def make() -> None:
-        domain = await user.api.domains.create(name.value, description.value)
-        ui.navigate.to(f"/domains/{domain.id}")
+        form = Form(name=name, description=description)
+        if not form.is_valid():
+            return
+        with form.showing_problems():
+            domain = await user.api.domains.create(name.value, description.value)
+            ui.navigate.to(f"/domains/{domain.id}")
 
-    with kit.dialog("New domain") as asked:
-        name = kit.field("Name", placeholder="Line drawings")
-        name.props("autofocus")
-        description = kit.field("Description", lines=2, hint="Free text. It does not affect the images.")
-        with kit.box("row end"):
-            kit.button("Cancel", asked.close)
-            kit.button("Create", make, kind="primary")
-    asked.open()
+    with kit.form_dialog("New domain", "Create", make):
+        name, description = name_fields()

@@ -2,12 +2,12 @@
 
 from contextlib import suppress
 
-from nicegui import background_tasks, ui
+from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.chart import LossCurve
 from api.dashboard.domain import domain_frame, find
-from api.dashboard.frame import frame, show_problem
+from api.dashboard.frame import frame, page, show_problem
 from api.dashboard.user import TenantUser, User
 from difffit import DiffFitError
 from difffit.errors import ConnectionFailed
@@ -15,7 +15,7 @@ from difffit.events import ACTIVE, Evaluation, Event, Failure, Progress, Sample,
 from difffit.models import Finetune
 
 
-@ui.page("/finetunes/{id}")
+@page("/finetunes/{id}")
 async def finetune(user: TenantUser, id: str) -> None:
     try:
         details = await user.api.finetunes.get(id)
@@ -27,17 +27,17 @@ async def finetune(user: TenantUser, id: str) -> None:
     if domain is None:
         return
     with domain_frame(user, domain, "Training"):
-        watch = _Watch(user, details)
+        watch = _Watch(user, details, domain.name)
         watch.build()
-    task = background_tasks.create(watch.follow())
-    ui.context.client.on_delete(lambda: task.cancel() and None)
+    kit.in_background(watch.follow())
 
 
 class _Watch:
     """Content of a fine-tune's page, updated with each event that the API streams."""
 
-    def __init__(self, user: User, finetune: Finetune) -> None:
-        self.user, self.finetune = user, finetune
+    def __init__(self, user: User, finetune: Finetune, domain_name: str) -> None:
+        self.user, self.finetune, self.domain_name = user, finetune, domain_name
+        self.is_cancelling = finetune.status in ACTIVE and finetune.cancel_requested_at is not None
         self.client = ui.context.client
 
     def build(self) -> None:
@@ -69,6 +69,8 @@ class _Watch:
     async def follow(self) -> None:
         """Shows the fine-tune's events until it ends. If it ended while the page was open, reloads the page to show the
         result."""
+        if self.finetune.status == "queued" and (await self.user.api.ready()).workers == 0:
+            self.status_line.text = kit.NO_WORKER
         with suppress(ConnectionFailed):  # if the stream breaks, `get` below returns the status or raises the error
             async for event in self.user.api.finetunes.events(self.finetune.id):
                 with self.client:
@@ -77,7 +79,8 @@ class _Watch:
         self.finetune = await self.user.api.finetunes.get(self.finetune.id)
         with self.client:
             if was_running:
-                ui.navigate.reload()  # the settings now include the result
+                kit.ended(f"Training of {self.domain_name} {self.finetune.status}")
+                kit.reload()  # the settings now include the result
 
     def _show(self, event: Event) -> None:
         is_active = self.finetune.status in ACTIVE
@@ -85,9 +88,9 @@ class _Watch:
             case Progress():
                 self.curve.add(event.step, event.loss)
                 self.bar.props["value"] = event.step / event.steps
-                left = "" if event.eta_seconds is None else f", {words.duration(event.eta_seconds)} left"
                 if is_active:
-                    self.status_line.text = f"Step {event.step:,} of {event.steps:,}, loss {event.loss:.4f}{left}"
+                    self.status_line.text = self._step(event)
+                    ui.page_title(f"{event.step / event.steps:.0%} · Training · {self.domain_name} · DiffFit")
             case Evaluation():
                 self.curve.add_held_out(event.step, event.held_out_loss)
             case Sample():
@@ -97,30 +100,45 @@ class _Watch:
                     kit.write(f"Step {event.step:,}", "span", "small")
             case Status(status="running") if self.finetune.status == "queued":
                 self.finetune.status = "running"
-                self.actions.clear()
-                with self.actions:
-                    self._actions()
+                self._show_actions()
             case Failure() if is_active:
                 self.status_line.text = event.detail
 
+    def _step(self, event: Progress) -> str:
+        if self.is_cancelling:
+            return "Cancelling after the current step."
+        done = f"Step {event.step:,} of {event.steps:,}, loss {event.loss:.4f}"
+        if event.step == event.steps:
+            return f"{done}. Evaluating, and saving the new version."
+        return done if event.eta_seconds is None else f"{done}, {words.duration(event.eta_seconds)} left"
+
+    def _show_actions(self) -> None:
+        self.actions.clear()
+        with self.actions:
+            self._actions()
+
     def _actions(self) -> None:
-        kit.badge(self.finetune.status)
-        if self.finetune.status in ACTIVE and self.user.may_write:
+        kit.badge("cancelling" if self.is_cancelling else self.finetune.status)
+        if self.finetune.status in ACTIVE and self.user.may_write and not self.is_cancelling:
+            kit.notifications_button()
             kit.button("Cancel", self._cancel, kind="danger")
         if self.finetune.status == "succeeded":
             kit.link_button("Compare versions", f"/domains/{self.finetune.domain_id}/versions")
-            kit.link_button("Draw with it", f"/domains/{self.finetune.domain_id}/playground", kind="primary")
+            playground = f"/domains/{self.finetune.domain_id}/playground?adapter_id={self.finetune.adapter_id}"
+            kit.link_button("Generate with it", playground, kind="primary")
 
     async def _cancel(self) -> None:
         await self.user.api.finetunes.cancel(self.finetune.id)
-        kit.said("Cancelled. It stops after the current step.")
+        self.is_cancelling = True
+        self.status_line.text = "Cancelling after the current step."
+        self._show_actions()
 
 
 def _progress(finetune: Finetune) -> str:
     if finetune.error:
         return finetune.error.detail
     if finetune.status == "queued":
-        return "Waiting for a worker."
+        return "In the queue: waiting for a free worker."
     text = f"{finetune.step:,} of {finetune.steps:,} steps in {words.duration(finetune.seconds)} of device time"
     if finetune.stop_reason == "early_stopping":
         text += f". Stopped early: the held-out loss was lowest at step {finetune.adapter_step:,}"

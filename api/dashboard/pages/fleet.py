@@ -3,14 +3,14 @@
 from nicegui import ui
 
 from api.dashboard import kit, words
-from api.dashboard.frame import frame
+from api.dashboard.frame import frame, page
 from api.dashboard.user import AdminUser
 from difffit.models import Queue, Worker
 
 _QUEUES = {"datasets": "Data sets", "finetune": "Fine-tunes", "generate": "Generations"}
 
 
-@ui.page("/fleet")
+@page("/fleet")
 async def fleet(user: AdminUser) -> None:
     with frame(user, "Fleet", section="Fleet"):
         queues = [queue async for queue in user.api.admin.queues()]

@@ -1,15 +1,17 @@
 """Page of a domain's data sets, to upload images and see the results of their checks."""
 
 from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
 
 from api.dashboard import kit, words
 from api.dashboard.domain import domain_frame, find
+from api.dashboard.frame import page
 from api.dashboard.uploads import Upload
 from api.dashboard.user import MOST, TenantUser, User
 from difffit.models import Dataset, Domain
 
 
-@ui.page("/domains/{id}/images")
+@page("/domains/{id}/images")
 async def images(user: TenantUser, id: str) -> None:
     domain = await find(user, id)
     if domain is None:
@@ -31,23 +33,27 @@ def _dataset(user: User, domain: Domain, dataset: Dataset) -> None:
             with kit.box("row"):
                 kit.write(f"Data set of {words.moment(dataset.created_at)}", "h2")
                 kit.badge(dataset.status)
-            if dataset.status == "ready":
+            if dataset.status == "ready" and user.may_write:
                 kit.link_button("Train on it", f"/domains/{domain.id}/training?dataset_id={dataset.id}", kind="primary")
         if dataset.status == "validating":
-            kit.muted("Checking every image.").props("role=status")
-            _reload_when_done(user, dataset.id)
+            status_line = kit.muted("Checking your images…").props("role=status")
+            _reload_when_done(user, dataset.id, status_line)
         else:
             _report(user, dataset)
     card.props(f'data-status="{dataset.status}"')
 
 
-def _reload_when_done(user: User, id: str) -> None:
+def _reload_when_done(user: User, id: str, status_line: TextElement) -> None:
     async def look() -> None:
-        if (await user.api.datasets.get(id)).status != "validating":
+        status = (await user.api.datasets.get(id)).status
+        if status != "validating":
             waiting.cancel()
-            ui.navigate.reload()
+            kit.ended(f"Data set {status}")
+            kit.reload()
+        elif (await user.api.ready()).workers == 0:
+            status_line.text = kit.NO_WORKER
 
-    waiting = ui.timer(1.0, look)
+    waiting = ui.timer(2.0, look)
 
 
 def _report(user: User, dataset: Dataset) -> None:
@@ -84,7 +90,7 @@ def _rejected(user: User, dataset: Dataset) -> None:
     async def show() -> None:
         files = [file async for file in user.api.datasets.rejected(dataset.id, MOST)]
         with details:
-            rows = [(rejected.file, _reason(rejected.detail)) for rejected in files]
+            rows = [(_long(rejected.file), _long(rejected.detail)) for rejected in files]
             kit.table("Rejected files", ("File", "Reason"), rows)
             if len(files) < count:
                 kit.muted(f"The first {len(files)} of {count:,}. The API lists all.")
@@ -94,5 +100,5 @@ def _rejected(user: User, dataset: Dataset) -> None:
     summary.on("click.once", show)
 
 
-def _reason(detail: str) -> kit.Cell:
-    return lambda: kit.write(detail, "span", "long")
+def _long(text: str) -> kit.Cell:
+    return lambda: kit.write(text, "span", "long")

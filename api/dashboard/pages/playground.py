@@ -7,9 +7,10 @@ from nicegui import ui
 from api.dashboard import drawing, kit
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.drawing import Drawing
-from api.dashboard.frame import show_problem
+from api.dashboard.forms import Form
+from api.dashboard.frame import page
 from api.dashboard.user import MOST, TenantUser, User
-from difffit.errors import JobFailed
+from difffit.errors import NotFound
 from difffit.models import Adapter, Domain, Generation
 from difffit.requests import GenerationSettings, Sampler, TimestepSpacing
 
@@ -19,14 +20,14 @@ _GUIDES = {1.0: "The version itself", 0.75: "Weaker: 75 %", 0.5: "Weaker: 50 %",
 """Scales of the adapter in the unconditional prediction, with their labels."""
 
 
-@ui.page("/domains/{id}/playground")
-async def playground(user: TenantUser, id: str) -> None:
+@page("/domains/{id}/playground")
+async def playground(user: TenantUser, id: str, adapter_id: str = "") -> None:
     domain = await find(user, id)
     if domain is None:
         return
     with domain_frame(user, domain, "Playground"):
-        versions = [version async for version in user.api.adapters.list(id, MOST)]
-        if domain.active_adapter_id is None or not versions:
+        versions = await _versions(user, domain, adapter_id)
+        if not versions:
             kit.empty("No version yet", "Upload images, then train on them.")
             return
         earlier = [generation async for generation in user.api.generations.list(id, _EARLIER)]
@@ -34,82 +35,127 @@ async def playground(user: TenantUser, id: str) -> None:
             _Playground(user, domain, versions).build(earlier)
 
 
+async def _versions(user: User, domain: Domain, chosen_id: str) -> dict[str, Adapter]:
+    """Returns the domain's newest versions that can be used, by id, with the active one and the chosen one even if they
+    are older."""
+    newest = [version async for version in user.api.adapters.list(domain.id, MOST, status="ready")]
+    versions = {version.id: version for version in newest}
+    for id in filter(None, (domain.active_adapter_id, chosen_id)):
+        if id not in versions:
+            try:
+                version = await user.api.adapters.get(id)
+            except NotFound:
+                continue
+            if version.domain_id == domain.id and version.status == "ready":
+                versions[id] = version
+    return versions
+
+
 class _Playground:
-    def __init__(self, user: User, domain: Domain, versions: list[Adapter]) -> None:
+    def __init__(self, user: User, domain: Domain, versions: dict[str, Adapter]) -> None:
         self.user, self.domain, self.versions = user, domain, versions
 
     def build(self, earlier: list[Generation]) -> None:
-        active_id = self.domain.active_adapter_id
-        active = next((version for version in self.versions if version.id == active_id), self.versions[0])
-        with kit.card("Draw"):
-            classes = list(active.class_names)
-            self.class_name = kit.choice("Class", classes, classes[0])
-            with kit.box("fields two"):
-                self.count = kit.number("Images", 4, least=1, most=64)
-                self.seed = kit.number("First seed", 1, least=0, most=2**31)
-                self.steps = kit.number("Steps", 50, least=1, most=1000)
-                self.guidance = kit.number("Guidance", 4.0, least=0, most=50, step=0.5)
-                self.guide = kit.choice("Guide against", _GUIDES, 1.0)
-            samplers = list(get_args(Sampler))
-            self.sampler = kit.choice("Sampler", samplers, "ddim")
-            spacings = list(get_args(TimestepSpacing))
-            self.spacing = kit.choice("Timesteps", spacings, "trailing")
-            names = {each.id: f"Version {each.version}" for each in self.versions if each.status == "ready"}
-            self.adapter = kit.choice("Version", {"": f"Active ({active.version})", **names}, "")
+        with kit.card("Generate"):
+            self._form()
             if self.user.may_write:
-                kit.button("Draw", self.draw, kind="primary")
+                kit.button("Generate", self.generate, kind="primary")
+            else:
+                kit.muted("Your API key is read-only: it shows images, but cannot generate any.")
             with kit.box("row"):
                 kit.button("As curl", lambda: self.show_code("curl", drawing.as_curl), kind="quiet")
                 kit.button("As Python", lambda: self.show_code("Python", drawing.as_python), kind="quiet")
+                kit.notifications_button()
         with kit.box("stack"):
             self.results = ui.element("div").classes("stack").props('aria-live="polite"')
             with self.results:
                 for generation in earlier:
                     self._card(generation)
+            self.hint = ui.element("div")
             if not earlier:
-                self.hint = ui.element("div")
                 with self.hint:
-                    kit.empty("Your images appear here", "Choose a class, then press Draw.")
+                    kit.empty("Your images appear here", "Choose a class, then press Generate.")
+
+    def _form(self) -> None:
+        active = self.versions.get(self.domain.active_adapter_id or "")
+        names = {version.id: f"Version {version.version}" for version in self.versions.values()}
+        if active is not None:
+            names = {"": f"Active (version {active.version})", **names}
+        self.adapter = kit.choice("Version", names, next(iter(names)))
+        self.class_name = kit.choice("Class", [], None)
+        with kit.box("fields two"):
+            self.count = kit.number("Images", 4, least=1, most=64)
+            self.seed = kit.number("First seed", 1, least=0, most=2**31)
+            self.steps = kit.number("Steps", 50, least=1, most=1000)
+            self.guidance = kit.number("Guidance", 4.0, least=0, most=50, step=0.5, whole=False)
+            self.guide = kit.choice("Guide against", _GUIDES, 1.0)
+        self.sampler = kit.choice("Sampler", list(get_args(Sampler)), "ddim")
+        self.spacing = kit.choice("Timesteps", list(get_args(TimestepSpacing)), "trailing")
+        Form(adapter_id=self.adapter).keep()
+        self._offer_classes()
+        self.adapter.on_value_change(self._offer_classes)
+        self.form = Form(
+            class_name=self.class_name,
+            count=self.count,
+            seed=self.seed,
+            steps=self.steps,
+            guidance_scale=self.guidance,
+            guidance_adapter_scale=self.guide,
+            sampler=self.sampler,
+            timestep_spacing=self.spacing,
+        )
+        self.form.keep()
+
+    def _offer_classes(self) -> None:
+        """Offers the classes of the chosen version, since versions may have different ones."""
+        version = self.versions[self.adapter.value or self.domain.active_adapter_id or ""]
+        classes = list(version.class_names)
+        chosen = self.class_name.value
+        self.class_name.set_options(classes, value=chosen if chosen in classes else classes[0])
 
     def body(self) -> GenerationSettings:
         body: GenerationSettings = {
             "class_name": self.class_name.value,
-            "count": int(self.count.value or 1),
-            "seed": int(self.seed.value or 0),
-            "steps": int(self.steps.value or 1),
-            "guidance_scale": float(self.guidance.value or 0),
+            "count": int(self.count.value),
+            "seed": int(self.seed.value),
+            "steps": int(self.steps.value),
+            "guidance_scale": float(self.guidance.value),
             "guidance_adapter_scale": self.guide.value,
             "sampler": self.sampler.value,
             "timestep_spacing": self.spacing.value,
         }
         return {**body, "adapter_id": self.adapter.value} if self.adapter.value else body
 
-    async def draw(self) -> None:
+    async def generate(self) -> None:
+        if not self.form.is_valid():
+            return
         settings: GenerationSettings = {**self.body(), "previews": _PREVIEWS}
-        started = await self.user.api.generations.create(self.domain.id, **settings)
-        if hasattr(self, "hint"):
+        with self.form.showing_problems():
+            started = await self.user.api.generations.create(self.domain.id, **settings)
             self.hint.visible = False
-        with self.results:
-            card, drawn = self._card(started)
-        card.move(target_index=0)
-        try:
-            await drawn.follow()
-        except JobFailed as error:
-            with card:
-                show_problem(error)
+            with self.results:
+                card = self._card(started)
+            card.move(target_index=0)
+            ui.run_javascript(f"getHtmlElement({card.id}).scrollIntoView({{block: 'nearest'}})")  # below on a phone
 
-    def _card(self, generation: Generation) -> tuple[ui.element, Drawing]:
+    def _card(self, generation: Generation) -> ui.element:
         with kit.card() as card:
             card.props(f'data-generation="{generation.id}"')
             with kit.box("row spread"):
                 kit.write(generation.class_name, "h2")
-                settings = f"seed {generation.seed}, {generation.steps} steps, guidance {generation.guidance_scale:g}"
-                kit.write(f"{settings}, {generation.sampler}", "span", "small")
-            with kit.box("pictures"):
-                drawn = Drawing(self.user, generation)
-        return card, drawn
+                version = self.versions.get(generation.adapter_id or "")
+                settings = [f"version {version.version}"] if version else []
+                settings += [f"seed {generation.seed}", f"{generation.steps} steps"]
+                settings += [f"guidance {generation.guidance_scale:g}", generation.sampler]
+                kit.write(", ".join(settings), "span", "small")
+            drawn = Drawing(self.user, generation)
+        if drawn.is_active:
+            kit.in_background(drawn.follow())
+        return card
 
     def show_code(self, name: str, render: drawing.Render) -> None:
+        if not self.form.is_valid():
+            return
         with kit.dialog(f"The same request as {name}") as shown:
             kit.code(render(self.user.api.url, self.domain.id, self.body()))
             with kit.box("row end"):

@@ -1,34 +1,40 @@
 """Pages to sign in with an API key and to sign out. Both use plain HTML forms, so that password managers work."""
 
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
-from fastapi import Form, Request
+from fastapi import Form, HTTPException, Request
 from fastapi.responses import RedirectResponse
 from nicegui import app, ui
 
-from api.dashboard import frame, kit
+from api.dashboard import kit
+from api.dashboard.frame import look, page
 from api.dashboard.sessions import Session
 from api.dashboard.user import TOKEN, client_of, in_process, redirect, sessions, theme_of
 from difffit.errors import ApiError
 
+_KEY_LENGTH = 200
 _WRONG = {
+    "ended": "You have been signed out. Sign in again.",
     "unauthenticated": "The key is unknown, expired or revoked. Ask for a new one.",
     "rate_limited": "Too many wrong keys from your address. Wait a minute, then try again.",
     "elsewhere": "The form was sent from another site. Use this page.",
 }
 
 
-@ui.page("/")
+@page("/")
 def start(request: Request) -> RedirectResponse:
     session = sessions.find(request.session.get(TOKEN))
     path = "/sign-in" if session is None else "/tenants" if session.is_admin else "/domains"
     return RedirectResponse(f"{request.scope['root_path']}{path}", 303)
 
 
-@ui.page("/sign-in")
-def sign_in(request: Request, problem: str = "") -> None:
-    frame.look("Sign in", theme_of(request))
+@page("/sign-in")
+def sign_in(request: Request, problem: str = "", next: str = "") -> RedirectResponse | None:
+    """Page with the form. `next` is the path of the page to show after signing in."""
+    if not problem and sessions.find(request.session.get(TOKEN)) is not None:
+        return RedirectResponse(f"{request.scope['root_path']}/", 303)
+    look("Sign in", theme_of(request))
     with kit.box("gate", "main"):
         kit.picture(f"{request.scope['root_path']}/assets/icon.svg", "", "mark")
         kit.write("DiffFit", "h1")
@@ -39,33 +45,44 @@ def sign_in(request: Request, problem: str = "") -> None:
         with ui.element("form").props("method=post") as form:
             form.props["action"] = f"{request.scope['root_path']}/session"
             kit.field("API key", password=True, placeholder="dfk_…").props(
-                'name=key autocomplete="current-password" autofocus'
+                'name=key autocomplete="current-password" autofocus required'
             )
+            hidden = ui.element("input").props("type=hidden name=next")
+            hidden.props["value"] = next
             kit.button("Sign in", kind="primary").props("type=submit")
         kit.write("The key is only kept in the server's memory. Administrators issue keys.", "p", "small")
+    return None
 
 
 @app.post("/session", include_in_schema=False)
-async def begin(request: Request, key: Annotated[str, Form(max_length=200)] = "") -> RedirectResponse:
+async def begin(
+    request: Request, key: Annotated[str, Form()] = "", next: Annotated[str, Form()] = ""
+) -> RedirectResponse:
+    """Begins a session with a key, and shows the page at the path `next`."""
+
+    def refused(problem: str) -> HTTPException:
+        return redirect(request, f"/sign-in?{urlencode({'problem': problem} | ({'next': next} if next else {}))}")
+
     if not _is_from_here(request):
-        raise redirect(request, "/sign-in?problem=elsewhere")
+        raise refused("elsewhere")
     key = key.strip()
-    if not key or not key.isascii():  # cannot be an API key, and headers do not allow it
-        raise redirect(request, "/sign-in?problem=unauthenticated")
+    if not key or len(key) > _KEY_LENGTH or not key.isascii():  # cannot be an API key, and headers do not allow it
+        raise refused("unauthenticated")
     try:
         identity = await client_of(request, key, in_process(request, signs_in=True)).key()
     except ApiError as error:
-        raise redirect(request, f"/sign-in?problem={error.code}") from error
+        raise refused(error.code) from error
     sessions.end(request.session.get(TOKEN))
     request.session[TOKEN] = sessions.begin(
         Session(
             key=key,
-            name=identity.tenant_name or identity.name,
+            name=identity.tenant_name or "Administrator",
             is_admin=identity.tenant_id is None,
             may_write="write" in identity.scopes,
         )
     )
-    return RedirectResponse(f"{request.scope['root_path']}/", 303)
+    # The prefix makes it a path of this site, whatever `next` is.
+    return RedirectResponse(f"{request.scope['root_path']}/{next.lstrip('/')}", 303)
 
 
 @app.post("/sign-out", include_in_schema=False)

@@ -4,6 +4,8 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.domain import domain_frame, find
+from api.dashboard.forms import Form
+from api.dashboard.frame import page
 from api.dashboard.user import MOST, TenantUser, User
 from difffit.events import ACTIVE
 from difffit.models import Dataset, Finetune
@@ -16,7 +18,7 @@ _SITES = {
 }
 
 
-@ui.page("/domains/{id}/training")
+@page("/domains/{id}/training")
 async def training(user: TenantUser, id: str, dataset_id: str = "") -> None:
     domain = await find(user, id)
     if domain is None:
@@ -58,7 +60,7 @@ class _Form:
         self.chosen = chosen if chosen in self.datasets else datasets[0].id
 
     def build(self) -> None:
-        with kit.card("Start a fine-tune", "The base learns your images. You can generate images meanwhile."):
+        with kit.card("Start a fine-tune", "The base model learns your images. You can keep generating meanwhile."):
             with kit.box("fields"):
                 self.dataset = kit.choice("Images", self.datasets, self.chosen)
                 self.length = kit.choice("Length", _LENGTHS, 400)
@@ -68,12 +70,23 @@ class _Form:
                 with kit.box("fields"):
                     self.preset = kit.choice("Preset", _SITES, "paper")
                     self.steps = kit.number("Steps (overrides the length)", 0, least=0, most=100_000)
-                    self.rate = kit.number("Learning rate", 0.001, least=0.000001, most=1, step=0.0001)
+                    self.rate = kit.number("Learning rate", 0.001, least=0.000001, most=1, step=0.0001, whole=False)
                     self.seed = kit.number("Seed", 0, least=0, most=2**31)
                 self.promote = ui.checkbox("Make the new version active")
             self.estimate = kit.muted("").props("role=status")
             with kit.box("row"):
                 kit.button("Start training", self.start, kind="primary")
+        self.form = Form(
+            dataset_id=self.dataset,
+            length=self.length,
+            batch_size=self.batch,
+            preset=self.preset,
+            steps=self.steps,
+            learning_rate=self.rate,
+            seed=self.seed,
+            auto_promote=self.promote,
+        )
+        self.form.keep()
         for control in (self.dataset, self.length, self.batch, self.preset, self.steps):
             control.on_value_change(self.show_estimate)
         ui.timer(0.1, self.show_estimate, once=True)
@@ -82,25 +95,30 @@ class _Form:
         return {
             "preset": self.preset.value,
             "steps": int(self.steps.value or self.length.value),
-            "batch_size": int(self.batch.value or 1),
-            "learning_rate": float(self.rate.value or 0),
-            "seed": int(self.seed.value or 0),
+            "batch_size": int(self.batch.value),
+            "learning_rate": float(self.rate.value),
+            "seed": int(self.seed.value),
             "auto_promote": bool(self.promote.value),
         }
 
     async def show_estimate(self) -> None:
-        estimate = await self.user.api.finetunes.estimate(self.domain_id, self.dataset.value, **self.settings())
-        time = (
-            "known after your first fine-tune"
-            if estimate.seconds is None
-            else f"about {words.duration(estimate.seconds)}"
-        )
-        self.estimate.text = (
-            f"Device time: {time}. It trains {estimate.trainable_parameters:,} parameters, "
-            f"{estimate.trainable_fraction:.2%} of the base, sees each image {estimate.epochs:.0f} times, "
-            f"and stores {words.size(estimate.adapter_bytes)}."
-        )
+        self.estimate.text = ""
+        if not self.form.is_valid():
+            return
+        with self.form.showing_problems():
+            estimate = await self.user.api.finetunes.estimate(self.domain_id, self.dataset.value, **self.settings())
+            seconds = estimate.seconds
+            time = "unknown until your first training here" if seconds is None else f"about {words.duration(seconds)}"
+            self.estimate.text = (
+                f"Time: {time}. Trains {estimate.trainable_parameters:,} parameters "
+                f"({estimate.trainable_fraction:.2%} of the base model) and shows it each image about "
+                f"{words.several(round(estimate.epochs), 'time')}. "
+                f"The version takes about {words.size(estimate.adapter_bytes)}."
+            )
 
     async def start(self) -> None:
-        finetune = await self.user.api.finetunes.start(self.domain_id, self.dataset.value, **self.settings())
-        ui.navigate.to(f"/finetunes/{finetune.id}")
+        if not self.form.is_valid():
+            return
+        with self.form.showing_problems():
+            finetune = await self.user.api.finetunes.start(self.domain_id, self.dataset.value, **self.settings())
+            ui.navigate.to(f"/finetunes/{finetune.id}")

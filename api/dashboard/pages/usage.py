@@ -1,9 +1,7 @@
 """Page of a tenant's usage and quotas."""
 
-from nicegui import ui
-
 from api.dashboard import kit, words
-from api.dashboard.frame import frame
+from api.dashboard.frame import frame, page
 from api.dashboard.user import TenantUser
 from difffit.models import Quota
 
@@ -18,7 +16,7 @@ _QUOTAS = {
 }
 
 
-@ui.page("/usage")
+@page("/usage")
 async def usage(user: TenantUser) -> None:
     with frame(user, "Usage", section="Usage"):
         totals = await user.api.usage()
@@ -53,4 +51,4 @@ def _quota(name: str, quota: Quota, *, is_size: bool) -> None:
             limit = ", no limit" if quota.limit is None else f" of {shown(quota.limit)}"
             kit.write(f"{shown(quota.used)}{limit}", "span", "small")
         if quota.limit:
-            kit.bar(f"{name} used", quota.used / quota.limit)
+            kit.bar(f"{name} used", quota.used / quota.limit, may_be_full=True)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -23,6 +24,10 @@ TENANT_PAGES = ("/domains", "/usage", "/finetunes/ft_none", *(f"/domains/dom_non
 ADMIN_PAGES = ("/tenants", "/tenants/ten_none", "/adapters", "/fleet", "/audit")
 
 
+def sign_in_path(path: str) -> str:
+    return f"/dashboard/sign-in?{urlencode({'next': path})}"
+
+
 def key_of(client: Client) -> str:
     return client.headers["Authorization"].removeprefix("Bearer ")
 
@@ -35,7 +40,31 @@ def tenant(pages: Api) -> Client:
 @pytest.mark.parametrize("path", [*TENANT_PAGES, *ADMIN_PAGES])
 def test_visitor_without_a_session_is_redirected_to_sign_in(browser: Browser, path: str) -> None:
     answer = browser.get(f"/dashboard{path}")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in")
+    assert (answer.status_code, answer.headers["location"]) == (303, sign_in_path(path))
+
+
+def test_signing_in_leads_to_the_requested_page(browser: Browser, tenant: Client) -> None:
+    form = {"key": "wrong", "next": "/usage?a=b"}
+    refused = browser.post("/dashboard/session", form).headers["location"]
+    assert refused == f"/dashboard/sign-in?problem=unauthenticated&{urlencode({'next': form['next']})}"
+    assert "/usage?a=b" in browser.get(refused).text
+    answer = browser.post("/dashboard/session", {**form, "key": key_of(tenant)})
+    assert answer.headers["location"] == "/dashboard/usage?a=b"
+    assert browser.get("/dashboard/sign-in").headers["location"] == "/dashboard/"
+
+
+@pytest.mark.parametrize("next", ["//evil.example", "https://evil.example", "/\\evil.example"])
+def test_signing_in_never_leads_to_another_site(browser: Browser, tenant: Client, next: str) -> None:
+    answer = browser.post("/dashboard/session", {"key": key_of(tenant), "next": next})
+    assert answer.headers["location"].startswith("/dashboard/")
+
+
+def test_unknown_address_shows_a_page_with_a_way_out(browser: Browser) -> None:
+    answer = browser.get("/dashboard/nothing/here")
+    assert answer.status_code == 404
+    assert "Page not found" in answer.text
+    assert "To the start page" in answer.text
+    assert "HTTPException" not in answer.text
 
 
 def test_tenant_signs_in_and_out(browser: Browser, tenant: Client) -> None:
@@ -81,7 +110,7 @@ def test_administrator_sees_the_administrators_pages(browser: Browser) -> None:
     assert browser.get("/dashboard/domains").headers["location"] == "/dashboard/tenants"
 
 
-@pytest.mark.parametrize("key", ["", "wrong", "dfk_00000000000000000000000000_wrong", "schlüssel"])
+@pytest.mark.parametrize("key", ["", "wrong", "x" * 5000, "dfk_00000000000000000000000000_wrong", "schlüssel"])
 def test_wrong_key_is_rejected(browser: Browser, key: str) -> None:
     answer = browser.sign_in(key)
     assert answer.headers["location"] == "/dashboard/sign-in?problem=unauthenticated"

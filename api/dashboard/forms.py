@@ -1,0 +1,81 @@
+"""Forms whose values are checked next to their fields, and kept in the page's address so that they survive a reload."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nicegui import ui
+from nicegui.elements.mixins.validation_element import ValidationElement
+from nicegui.elements.mixins.value_element import ValueElement
+
+from difffit.errors import InvalidRequest, NameTaken
+
+
+class Form:
+    """Controls of a form, by the names that their values have in the API."""
+
+    def __init__(self, **controls: ValueElement[Any]) -> None:
+        self.controls = controls
+
+    def is_valid(self) -> bool:
+        """Returns whether all values are valid. Otherwise, moves the focus to the first invalid control; each invalid
+        control shows its error."""
+        checked = [control for control in self.controls.values() if isinstance(control, ValidationElement)]
+        wrong = [control for control in checked if not control.validate()]
+        if wrong:
+            wrong[0].run_method("focus")
+        return not wrong
+
+    @contextmanager
+    def showing_problems(self) -> Iterator[None]:
+        """Shows the API's errors of single fields next to these fields. Other errors pass through."""
+        try:
+            yield
+        except (InvalidRequest, NameTaken) as error:
+            entries = error.errors or [{"field": "name", "detail": error.detail}]
+            named = {str(entry.get("field", "")).rpartition(".")[2]: str(entry.get("detail", "")) for entry in entries}
+            controls = {name: self.controls.get(name) for name in named}
+            if not all(isinstance(control, ValidationElement) for control in controls.values()):
+                raise
+            for name, control in controls.items():
+                assert isinstance(control, ValidationElement)
+                control.error = named[name]
+
+    def keep(self) -> None:
+        """Fills the controls with the values in the page's address, and from now on writes each change there."""
+        query = ui.context.client.request.query_params
+        for name, control in self.controls.items():
+            if (value := _parsed(control, query.get(name))) is not None:
+                control.value = value
+            control.on_value_change(lambda event, name=name: keep({name: event.value}))
+
+
+def keep(values: dict[str, Any]) -> None:
+    """Writes values into the page's address. None and an empty text remove the value."""
+    texts = {name: _text(value) for name, value in values.items()}
+    ui.run_javascript(f"difffit.keep({json.dumps(texts)})")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.15g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _parsed(control: ValueElement[Any], text: str | None) -> Any:
+    """Returns the value that a control has if the page's address contains `text`, or None if it has no such value."""
+    if text is None:
+        return None
+    if isinstance(control, ui.select):
+        return next((option for option in control.options if _text(option) == text), None)
+    if isinstance(control, ui.checkbox):
+        return text == "true"
+    if isinstance(control, ui.number):
+        try:
+            number = float(text)
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None
+    return text
