@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.params import Form
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -162,7 +162,7 @@ async def _add_form(digest: "hashlib._Hash", form: FormData) -> None:
 def _storable(response: Response) -> Answer | None:
     """Returns a successful response with its secrets removed, as it is stored for replays. Returns None for other
     responses, which are not replayed."""
-    if response.status_code >= 300:
+    if response.status_code >= 300 or isinstance(response, StreamingResponse):
         return None
     body = json.loads(bytes(response.body)) if response.body else None
     for name, prefix in _SECRETS.items():

@@ -21,15 +21,22 @@ OPTIONAL_KEY: dict[str, Any] = {"security": [{"ApiKey": []}, {}]}
 
 
 def png(
-    request: Request, read: Callable[[], bytes], sha256: str | None = None, media_type: str = "image/png"
+    request: Request,
+    read: Callable[[], bytes],
+    sha256: str | None = None,
+    size_bytes: int = 0,
+    media_type: str = "image/png",
 ) -> Response:
     """Returns a response with the image that `read` returns, or 304 if the client has cached it. If the caller passes
-    the image's `sha256`, a 304 needs no read from the object store."""
+    the image's `sha256`, a 304 needs no read from the object store, and with `size_bytes` neither does a HEAD
+    request."""
     data = None if sha256 else read()
     etag = f'"{sha256 or hashlib.sha256(data or b"").hexdigest()}"'
     headers = {"Cache-Control": _caching(request), "ETag": etag}
     if _knows(request, etag):
         return Response(status_code=304, headers=headers)
+    if request.method == "HEAD" and sha256 and size_bytes:
+        return Response(media_type=media_type, headers=headers | {"Content-Length": str(size_bytes)})
     return Response(read() if data is None else data, media_type=media_type, headers=headers)
 
 

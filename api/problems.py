@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DataError, IntegrityError
@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
 from api.errors import Conflict, InvalidFields, Refused, UnsupportedMediaType
+from api.link_pages import page_of, wants_page
 from core.artifact.errors import CoreError, InvalidRequest
 
 logger = structlog.get_logger()
@@ -72,11 +73,11 @@ def _headers(error: CoreError) -> dict[str, str]:
     return headers
 
 
-async def _core_error(request: Request, error: Exception) -> ProblemResponse:
+async def _core_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, CoreError)
     if error.status >= 500:
         logger.warning("request failed", code=error.code, detail=error.detail)
-    return render(request, error)
+    return page_of(error, _headers(error)) if wants_page(request) else render(request, error)
 
 
 async def _validation_error(request: Request, error: Exception) -> ProblemResponse:
@@ -97,7 +98,7 @@ async def _validation_error(request: Request, error: Exception) -> ProblemRespon
     return render(request, InvalidFields(fields))
 
 
-async def _http_error(request: Request, error: Exception) -> ProblemResponse:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, CoreError):  # FastAPI wraps errors raised while it reads the body
         return await _core_error(request, error.__cause__)

@@ -38,6 +38,23 @@ class EventStream(_Holding, StreamingResponse):
         self.held.enter_context(place)
 
 
+class ArchiveStream(_Holding, StreamingResponse):
+    """Response with a zip that is written while it is sent."""
+
+    media_type = "application/zip"
+
+    @classmethod
+    async def of(cls, pieces: AsyncIterator[bytes], place: Place, name: str) -> "ArchiveStream":
+        """Returns the response with the pieces of the zip file `name`. Awaits the first piece, whose errors still give
+        an error response. Raises the error of `place`'s budget, and those of the first piece."""
+        with ExitStack() as held:
+            held.enter_context(place)
+            stream = cls(_chained(await anext(pieces), pieces))
+            stream.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+            stream.held = held.pop_all()
+            return stream
+
+
 class Download(_Holding, FileResponse):
     """Response with an object of the object store. The object is first stored in a temporary file, so that its digest
     is checked before the first byte is sent."""
@@ -53,3 +70,9 @@ class Download(_Holding, FileResponse):
             download = cls(file.name, headers=headers, media_type="application/octet-stream")
             download.held = held.pop_all()
             return download
+
+
+async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in others:
+        yield piece

@@ -121,7 +121,7 @@ def sample(
         list[str] | None, typer.Option("--class", help="Class to generate. Repeatable. All classes by default.")
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per class.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Image k uses seed + k.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Image k uses seed + k. Random by default.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
     adapter_scale: Annotated[
         float | None, typer.Option(help="Strength of the adapter, from 0 (the base) over 1 to 1.5.")
@@ -161,13 +161,14 @@ def sample(
         "timestep_spacing": timestep_spacing,
     }
     with _explained():
+        from core.artifact.seeds import random_seed
         from local.sample import Run, sampling_of
 
         run = Run(
             adapter=adapter,
             class_names=class_name or [],
             count=count,
-            seed=seed,
+            seed=random_seed() if seed is None else seed,
             sampling=sampling_of(_given(asked)),
             output=output,
             base=base,

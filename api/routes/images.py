@@ -1,13 +1,16 @@
-"""Routes of generated images: list, get, change, delete."""
+"""Routes of generated images: list, get, download, change, delete."""
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
+from api.archives import zipped
 from api.auth import ReaderDep, ViewerDep, WriterDep
-from api.deps import DatabaseDep, PageDep, ServicesDep
+from api.deps import DatabaseDep, PageDep, Services, ServicesDep
+from api.errors import ServiceBusy, TooManyTransfers
 from api.filters import ImageFilterDep, OwnedImageFilterDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
@@ -15,13 +18,22 @@ from api.pngs import IMAGE, OPTIONAL_KEY, UNCHANGED, png
 from api.schemas.common import Listing, changes, listing
 from api.schemas.images import ImageChange, ImagesDeletedOut, ImageSelection, StoredImageOut
 from api.signing import signer
+from api.streams import ArchiveStream
 from api.threads import STORE, runs_in
 from core.artifact.errors import ChecksumMismatch, NotFound
 from core.service import generations, images
+from core.service.db.models import GenerationImage
 from core.service.errors import ImageExpired
 from core.service.storage.errors import StorageUnavailable
+from core.service.tenancy import Scope
 
 router = APIRouter(prefix="/v1", tags=["images"], route_class=IdempotentRoute)
+IMAGE_PATH = "/generations/{id}/images/{index}"
+PREVIEW_PATH = "/generations/{id}/previews/{index}/{step}"
+ZIP: dict[str, Any] = {
+    "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+    "description": "PNG files, and `metadata.jsonl` with a line of JSON for each.",
+}
 Index = Annotated[int, Path(ge=0, lt=2**31)]
 
 
@@ -54,8 +66,36 @@ def delete_images(body: ImageSelection, database: DatabaseDep, scope: WriterDep)
         return ImagesDeletedOut(deleted=images.delete_many(session, body.ids))
 
 
+@router.post(
+    "/images/download",
+    operation_id="download_images",
+    response_class=Response,
+    responses={200: ZIP, **problems(NotFound, StorageUnavailable, ChecksumMismatch, TooManyTransfers, ServiceBusy)},
+)
+async def download_images(body: ImageSelection, scope: ReaderDep, services: ServicesDep) -> Response:
+    """Download images by their ids as a zip."""
+    rows = await run_in_threadpool(_select, services, scope, body.ids)
+    return await _zip(services, scope, rows, "images")
+
+
 @router.get(
-    "/generations/{id}/images/{index}",
+    "/generations/{id}/download",
+    operation_id="download_generation",
+    response_class=Response,
+    responses={
+        200: ZIP,
+        **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch, TooManyTransfers, ServiceBusy),
+    },
+)
+async def download_generation(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
+    """Download the images of a generation as a zip."""
+    rows = await run_in_threadpool(_of_generation, services, scope, id)
+    return await _zip(services, scope, rows, id)
+
+
+@router.head(IMAGE_PATH, include_in_schema=False)
+@router.get(
+    IMAGE_PATH,
     operation_id="get_image",
     response_class=Response,
     responses={200: IMAGE, **UNCHANGED, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
@@ -66,11 +106,12 @@ def get_image(id: str, index: Index, request: Request, scope: ViewerDep, service
     """Get an image of a generation as PNG. Needs an API key or a signed URL."""
     with services.database.session(scope) as session:
         image = generations.image(session, id, index)
-    return png(request, partial(services.store.get, image.object_key, image.sha256), image.sha256)
+    return png(request, partial(services.store.get, image.object_key, image.sha256), image.sha256, image.size_bytes)
 
 
+@router.head(PREVIEW_PATH, include_in_schema=False)
 @router.get(
-    "/generations/{id}/previews/{index}/{step}",
+    PREVIEW_PATH,
     operation_id="get_preview",
     response_class=Response,
     responses={200: IMAGE, **UNCHANGED, **problems(NotFound, ImageExpired, StorageUnavailable, ChecksumMismatch)},
@@ -83,12 +124,12 @@ def get_preview(
     """Get a preview of an image as PNG, as predicted after a sampling step. Needs an API key or a signed URL."""
     with services.database.session(scope) as session:
         preview = generations.preview(session, id, index, step)
-    return png(request, partial(services.store.get, preview.object_key, preview.sha256), preview.sha256)
+    return png(
+        request, partial(services.store.get, preview.object_key, preview.sha256), preview.sha256, preview.size_bytes
+    )
 
 
-@router.patch(
-    "/generations/{id}/images/{index}", operation_id="change_image", responses=problems(NotFound, ImageExpired)
-)
+@router.patch(IMAGE_PATH, operation_id="change_image", responses=problems(NotFound, ImageExpired))
 def change_image(
     id: str, index: Index, body: ImageChange, request: Request, database: DatabaseDep, scope: WriterDep
 ) -> StoredImageOut:
@@ -98,7 +139,7 @@ def change_image(
 
 
 @router.delete(
-    "/generations/{id}/images/{index}",
+    IMAGE_PATH,
     status_code=204,
     operation_id="delete_image",
     responses=problems(NotFound, ImageExpired),
@@ -107,3 +148,20 @@ def delete_image(id: str, index: Index, database: DatabaseDep, scope: WriterDep)
     """Delete an image. Its file is removed in the background."""
     with database.session(scope) as session:
         images.delete(session, id, index)
+
+
+def _select(services: Services, scope: Scope, ids: list[str]) -> list[GenerationImage]:
+    with services.database.session(scope) as session:
+        return images.select_many(session, ids)
+
+
+def _of_generation(services: Services, scope: Scope, id: str) -> list[GenerationImage]:
+    with services.database.session(scope) as session:
+        return images.of_generation(session, id)
+
+
+async def _zip(services: Services, scope: Scope, rows: list[GenerationImage], name: str) -> Response:
+    """Returns a response with the images as a zip. Reads the first image before the response starts, so that an object
+    store that does not respond gives an error response."""
+    place = services.limits.transfers.count.take(scope.tenant)
+    return await ArchiveStream.of(zipped(services.store, rows), place, f"{name}.zip")

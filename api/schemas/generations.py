@@ -14,6 +14,7 @@ from core.artifact.sampling import (
     SamplingSettings,
     TimestepSpacing,
 )
+from core.artifact.seeds import MAX_SEED
 from core.service.db.models import Generation, GenerationImage
 from core.service.generations import GenerationRequest
 
@@ -42,7 +43,9 @@ class GenerationCreate(Input):
         None, description="Index of the class, instead of its name."
     )
     count: Integer = Field(_DEFAULTS.count, ge=1, le=64, description="Number of images.")
-    seed: Integer = Field(_DEFAULTS.seed, ge=0, lt=2**53, description="Image k uses seed + k.")
+    seed: Annotated[int, Field(ge=0, lt=MAX_SEED), WHOLE] | None = Field(
+        None, description="Image k uses seed + k. Random by default; the response has the seed."
+    )
     steps: Integer = Field(_DEFAULTS.sampling.steps, ge=1, le=TIMESTEPS, description="Sampling steps.")
     adapter_scale: float = Field(
         _DEFAULTS.sampling.adapter_scale,
@@ -159,7 +162,7 @@ class GenerationOut(Output):
     class_id: int
     class_name: str
     count: int
-    seed: int
+    seed: int = Field(description="Seed of the first image, random if the request had none.")
     steps: int
     adapter_scale: float
     guidance_scale: float

@@ -13,6 +13,7 @@ from core.artifact.base import BaseDescription
 from core.artifact.errors import InvalidRequest, NotFound, QueueFull, UnknownClass
 from core.artifact.jobs import ENDED
 from core.artifact.sampling import SamplingSettings
+from core.artifact.seeds import random_seed
 from core.service import adapters, audit, discards, domains, fleet, jobs, metering, quotas
 from core.service.db.base import new_id
 from core.service.db.lookup import find, require
@@ -35,7 +36,8 @@ class GenerationRequest:
     class_name: str | None = None
     class_id: int | None = None
     count: int = 1
-    seed: int = 0
+    seed: int | None = None
+    """Seed of the first image; None chooses a random one."""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     adapter_id: str | None = None
     priority: int = 0
@@ -121,7 +123,7 @@ def create(
         class_id=class_id,
         class_name=known[class_id],
         count=request.count,
-        seed=request.seed,
+        seed=random_seed() if request.seed is None else request.seed,
         sampling=request.sampling,
         preview_count=request.previews,
         priority=request.priority,

@@ -5,11 +5,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session, contains_eager
 
-from core.artifact.errors import InvalidRequest
+from core.artifact.errors import InvalidRequest, NotFound
 from core.artifact.jobs import ENDED
 from core.service import audit, deletions, discards, domains, generations, idempotency, metering
 from core.service.db.lookup import require
@@ -53,6 +53,24 @@ def page(session: Session, wanted: ImageFilter, request: PageRequest) -> Page[Ge
     statement = select(image).join(image.generation).options(contains_eager(image.generation)).where(*conditions)
     newest = statement.order_by(image.generation_id.desc(), image.index.desc()).limit(request.limit + 1)
     return page_of(list(session.scalars(newest)), request, lambda row: row.id)
+
+
+def select_many(session: Session, ids: Sequence[str]) -> list[GenerationImage]:
+    """Returns images by their ids, with their generations, ordered by generation and index. Raises InvalidRequest for a
+    malformed id, and NotFound for one without an image."""
+    keys = sorted({key_of(id) for id in ids})
+    rows = _with_generations(session, tuple_(*_POSITION).in_(keys))
+    if missing := set(keys) - {(row.generation_id, row.index) for row in rows}:
+        generation_id, index = min(missing)
+        raise NotFound("image", f"{generation_id}/{index}")
+    return rows
+
+
+def of_generation(session: Session, id: str) -> list[GenerationImage]:
+    """Returns the images of a generation, by their index. Raises NotFound if it has none, ImageExpired if retention has
+    deleted them."""
+    rows = _with_generations(session, GenerationImage.generation_id == id)
+    return rows or [generations.image(session, id, 0)]
 
 
 def change(session: Session, generation_id: str, index: int, changes: dict[str, object]) -> GenerationImage:
@@ -122,6 +140,13 @@ def delete_generation(session: Session, id: str) -> Deletion:
     session.flush()
     metering.add_stored_bytes(session, generation.domain_id, -size_bytes)
     return deletion
+
+
+def _with_generations(session: Session, condition: ColumnElement[bool]) -> list[GenerationImage]:
+    joined = (
+        select(GenerationImage).join(GenerationImage.generation).options(contains_eager(GenerationImage.generation))
+    )
+    return list(session.scalars(joined.where(condition).order_by(*_POSITION)))
 
 
 def key_of(id: str) -> tuple[str, int]:

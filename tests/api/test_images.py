@@ -1,12 +1,20 @@
 """Lists of images by filters, favourites and labels, and deletion of images and generations."""
 
+import datetime
+import io
+import json
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from api import archives
 from api.deps import Services
+from core.artifact.seeds import MAX_SEED
 from core.service import deletions, discards
+from core.service.db.models import Generation, GenerationImage
+from core.service.db.session import database_now
 from tests.api.client import Client, draw_generations, problem
 
 
@@ -180,3 +188,111 @@ def test_deleted_generation_leaves_a_receipt(
     assert tenant.read(response.headers["location"])["done_at"] is not None
     assert tenant.made(path, body, headers=key)["id"] != id, "the stored response is forgotten"
     tenant.post(f"/v1/generations/{tenant.read(path)['data'][0]['id']}/cancel")
+
+
+def test_request_without_a_seed_gets_a_random_seed(
+    tenant: Client, domain: str, adapter: str, services: Services
+) -> None:
+    path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "count": 2}
+    first, again = (tenant.made(path, body, headers={"Idempotency-Key": "once"}) for _ in range(2))
+    other = tenant.made(path, {**body, "seed": None})
+    assert again == first
+    assert 0 < first["seed"] != other["seed"] < MAX_SEED
+    draw_generations(services)
+    images = tenant.read(f"/v1/generations/{first['id']}")["images"]
+    assert [image["seed"] for image in images] == [first["seed"], first["seed"] + 1]
+    assert tenant.made(path, {**body, "seed": 0})["seed"] == 0
+    draw_generations(services)
+
+
+def test_zip_has_the_chosen_images_and_their_facts(
+    tenant: Client, other: Client, two_domains: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_first, fruit), (_second, stars) = two_domains.items()
+    mark(tenant, fruit[0], label="größer", favourite=True)
+    chosen = sorted([fruit[0], stars[0]])
+    response = tenant.post("/v1/images/download", {"ids": [*chosen, fruit[0]]}, headers={"Idempotency-Key": "zip"})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/zip"
+    assert response.headers["content-disposition"] == 'attachment; filename="images.zip"'
+    with zipfile.ZipFile(io.BytesIO(response.content)) as packed:
+        assert packed.testzip() is None
+        names = [f"{id.replace('/', '-')}.png" for id in chosen]
+        assert packed.namelist() == [*names, archives.METADATA]
+        for name, id in zip(names, chosen, strict=True):
+            assert packed.read(name) == tenant.get(f"/v1/generations/{id.replace('/', '/images/')}").content
+        lines = [json.loads(line) for line in packed.read(archives.METADATA).decode().splitlines()]
+    assert [line["file_name"] for line in lines] == names
+    labelled = next(line for line in lines if line["id"] == fruit[0])
+    assert (labelled["label"], labelled["favourite"], labelled["class_name"]) == ("größer", True, "pear")
+    again = tenant.post("/v1/images/download", {"ids": chosen}, headers={"Idempotency-Key": "zip 2"})
+    assert again.content == response.content
+    problem(other.post("/v1/images/download", {"ids": chosen}), 404, "not_found")
+    problem(tenant.post("/v1/images/download", {"ids": [chosen[0], f"{chosen[0]}9"]}), 404, "not_found")
+    generation = fruit[0].split("/")[0]
+    whole = tenant.get(f"/v1/generations/{generation}/download")
+    with zipfile.ZipFile(io.BytesIO(whole.content)) as packed:
+        assert packed.namelist() == [f"{generation}-0.png", f"{generation}-1.png", archives.METADATA]
+    problem(other.get(f"/v1/generations/{generation}/download"), 404, "not_found")
+    tenant.made("/v1/images/delete", {"ids": fruit})
+    problem(tenant.get(f"/v1/generations/{generation}/download"), 404, "not_found")
+
+
+@pytest.mark.anyio
+async def test_zip_holds_one_image_in_memory_at_a_time() -> None:
+    class Store:
+        reads = 0
+
+        def get(self, key: str, sha256: str) -> bytes:
+            self.reads += 1
+            return bytes(1000)
+
+    store, reads, sizes = Store(), [], []
+    source = Generation(class_name="apple", adapter_id=None, created_at=datetime.datetime.now(datetime.UTC))
+    images = [
+        GenerationImage(generation_id="gen_1", index=index, object_key="k", sha256="", seed=index, generation=source)
+        for index in range(20)
+    ]
+    async for piece in archives.zipped(store, images):  # type: ignore[arg-type]  # a store that only reads
+        reads.append(store.reads)
+        sizes.append(len(piece))
+    assert reads == [*range(1, 21), 20]
+    assert max(sizes[:20]) < 1200
+
+
+def test_head_of_an_image_has_the_headers_of_get(tenant: Client, two_domains: dict[str, list[str]]) -> None:
+    image = tenant.read("/v1/images")["data"][0]
+    for url in (image["url"], f"/v1/generations/{image['id'].replace('/', '/images/')}"):
+        full, head = tenant.get(url), tenant.request("HEAD", url)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-type", "content-length", "etag", "cache-control"):
+            assert head.headers[name] == full.headers[name]
+        tag = {"If-None-Match": full.headers["etag"]}
+        assert tenant.request("HEAD", url, headers=tag).status_code == 304
+        assert tenant.get(url, headers=tag).status_code == 304
+
+
+def test_expired_url_shows_a_page_in_a_browser_and_a_problem_elsewhere(
+    tenant: Client, two_domains: dict[str, list[str]], api_client: Client, services: Services
+) -> None:
+    image = tenant.read("/v1/images")["data"][0]
+    path = image["url"].split("?")[0]
+    browser = {"Accept": "text/html,application/xhtml+xml,image/avif,*/*;q=0.8"}
+    for url, status, words in (
+        (f"{path}?expires=1&signature=00", 401, "This link has expired"),
+        (image["url"].replace("expires=1", "expires=2"), 401, "This link has expired"),
+        (image["url"], 410, "Image expired"),
+    ):
+        if status == 410:
+            with services.database.session() as session:
+                row = session.get_one(Generation, image["generation_id"])
+                row.expired_at = database_now(session)
+            tenant.made("/v1/images/delete", {"ids": [image["id"]]})
+        page = api_client.get(url, headers=browser)
+        assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8")
+        assert words in page.text
+        assert page.headers["cache-control"] == "no-store"
+        code = "unauthenticated" if status == 401 else "image_expired"
+        problem(api_client.get(url), status, code)
+        problem(api_client.get(url, headers={"Accept": "image/avif,image/webp,*/*"}), status, code)
+    problem(api_client.get(path, headers=browser), 401, "unauthenticated")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_version_is_continued_named_and_its_class_renamed(shell: Shell, drawable
 
 
 def test_generation_is_saved_listed_and_downloaded_again(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
-    options = ("--class-id", 1, "--steps", 2, "--guidance-adapter-scale", 0.5, "--adapter-scale", 0.8)
+    options = ("--class-id", 1, "--seed", 0, "--steps", 2, "--guidance-adapter-scale", 0.5, "--adapter-scale", 0.8)
     drawn = shell.json("generate", drawable.id, *options, "--output", tmp_path / "a")
     assert (drawn["guidance_adapter_scale"], drawn["adapter_scale"]) == (0.5, 0.8)
     (image,) = drawn["images"]
@@ -200,6 +201,10 @@ def test_images_are_found_marked_and_deleted(shell: Shell, drawable: Drawable, t
     assert second in {row["id"] for row in shell.json("images", "list", drawable.id, "--seed", 6, "--no-favourites")}
     assert shell.json("images", "update", first, "--no-favourite", "--label", "")["label"] is None
     assert shell.run("images", "update", "gen_1").exit_code == shell.run("adapters", "get", "a/b").exit_code
+    packed = shell.text("images", "download", first, second, "-o", tmp_path).strip()
+    assert Path(packed) == tmp_path / "images.zip"
+    names = [f"{id.replace('/', '-')}.png" for id in (first, second)]
+    assert zipfile.ZipFile(packed).namelist() == [*names, "metadata.jsonl"]
     assert shell.json("images", "delete", first, "--yes") == {"deleted": [first]}
     assert shell.text("images", "delete", first, "--yes").strip() == "No such image."
     deleted = shell.json("generations", "delete", drawn["id"], "--yes")

@@ -191,6 +191,10 @@ def test_pictures_contain_their_settings_and_overwrite_no_other(
         "eta": 0.0,
     }
     assert first.save(tmp_path) == first.save(tmp_path) == tmp_path / "fruit-7.png"
+    archive = client.generations.download(first.generation_id, tmp_path)
+    assert archive == tmp_path / f"{first.generation_id}.zip"
+    with zipfile.ZipFile(archive) as packed:
+        assert [packed.read(f"{first.generation_id}-{index}.png") for index in (0, 1)] == [first.data, second.data]
     (other,) = client.generate(drawable.id, class_name="fruit", seed=7, steps=3)
     assert other.save(tmp_path) == tmp_path / "fruit-7-2.png"
     assert second.save(tmp_path / "named.png").read_bytes() == second.data

@@ -139,3 +139,10 @@ def digest(file: IO[bytes]) -> str:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def save_file(data: bytes, path: Path, name: str) -> Path:
+    """Writes a downloaded file and returns its path: `path`, or the file `name` in the folder `path`."""
+    target = path / name if path.is_dir() else path
+    target.write_bytes(data)
+    return target

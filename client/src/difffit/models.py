@@ -797,6 +797,7 @@ class Generation(BaseModel):
     class_name: str
     count: int
     seed: int
+    """Seed of the first image, random if the request had none."""
     steps: int
     adapter_scale: float
     guidance_scale: float

@@ -41,8 +41,8 @@ class GenerationSettings(TypedDict):
     """Index of the class, instead of its name."""
     count: NotRequired[int]
     """Number of images."""
-    seed: NotRequired[int]
-    """Image k uses seed + k."""
+    seed: NotRequired[int | None]
+    """Image k uses seed + k. Random by default; the response has the seed."""
     steps: NotRequired[int]
     """Sampling steps."""
     adapter_scale: NotRequired[float]

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from hashlib import sha256
+from pathlib import Path
 from typing import Unpack
 
+from difffit._async.backend import away
 from difffit._async.session import AsyncPages, AsyncSession, receipt
 from difffit._async.waiting import MAX_SECONDS, ended
+from difffit.archives import save_file
 from difffit.errors import BadDownload
 from difffit.filters import GenerationFilters, query
 from difffit.models import Generation, GenerationList, Image
@@ -82,6 +85,12 @@ class AsyncGenerations:
         """Downloads the images of a generation that has succeeded. Raises BadDownload if the bytes of an image do not
         match its SHA-256."""
         return tuple([await self._picture(generation, image) for image in generation.images])
+
+    async def download(self, id: str, path: str | Path) -> Path:
+        """Downloads the images of a generation as a zip file, and returns the file's path. In a folder it is named
+        after the generation's id. Raises NotFound if there are no images, as before the generation has succeeded."""
+        response = await self._session.send("GET", "/v1/generations/{id}/download", id=id)
+        return await away(save_file, response.content, Path(path), f"{id}.zip")
 
     async def preview(self, id: str, index: int, step: int) -> bytes:
         """Returns a preview of an unfinished image, as a PNG: the image with this index, as predicted after `step`

@@ -1,9 +1,12 @@
 """Client calls for generated images: find, mark, label, delete."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Unpack
 
+from difffit._async.backend import away
 from difffit._async.session import AsyncPages, AsyncSession, given
+from difffit.archives import save_file
 from difffit.errors import InvalidInput
 from difffit.filters import ImageFilters, query
 from difffit.models import ImagesDeleted, StoredImage, StoredImageList
@@ -31,6 +34,12 @@ class AsyncImages:
         body = given({"favourite": favourite}) | ({} if label is None else {"label": label or None})
         path = "/v1/generations/{id}/images/{index}"
         return await self._session.call("PATCH", path, StoredImage, body=body, id=generation_id, index=index)
+
+    async def download(self, ids: Sequence[str], path: str | Path) -> Path:
+        """Downloads up to 500 images as a zip file, and returns the file's path. In a folder it is named `images.zip`.
+        Raises NotFound if one of the images does not exist."""
+        response = await self._session.send("POST", "/v1/images/download", body={"ids": list(ids)})
+        return await away(save_file, response.content, Path(path), "images.zip")
 
     async def delete(self, ids: Sequence[str]) -> tuple[str, ...]:
         """Deletes images, and returns the ids of those that were there."""

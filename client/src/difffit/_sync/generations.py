@@ -3,10 +3,13 @@
 
 from collections.abc import Callable
 from hashlib import sha256
+from pathlib import Path
 from typing import Unpack
 
+from difffit._sync.backend import away
 from difffit._sync.session import Pages, Session, receipt
 from difffit._sync.waiting import MAX_SECONDS, ended
+from difffit.archives import save_file
 from difffit.errors import BadDownload
 from difffit.filters import GenerationFilters, query
 from difffit.models import Generation, GenerationList, Image
@@ -81,6 +84,12 @@ class Generations:
         """Downloads the images of a generation that has succeeded. Raises BadDownload if the bytes of an image do not
         match its SHA-256."""
         return tuple([self._picture(generation, image) for image in generation.images])
+
+    def download(self, id: str, path: str | Path) -> Path:
+        """Downloads the images of a generation as a zip file, and returns the file's path. In a folder it is named
+        after the generation's id. Raises NotFound if there are no images, as before the generation has succeeded."""
+        response = self._session.send("GET", "/v1/generations/{id}/download", id=id)
+        return away(save_file, response.content, Path(path), f"{id}.zip")
 
     def preview(self, id: str, index: int, step: int) -> bytes:
         """Returns a preview of an unfinished image, as a PNG: the image with this index, as predicted after `step`

@@ -21,7 +21,7 @@ from difffit.cli.arguments import (
     domain_id,
 )
 from difffit.cli.base import State, command
-from difffit.cli.views import record, steps_bar, table
+from difffit.cli.views import record, show_deleted, steps_bar, table
 from difffit.filters import GenerationFilters
 from difffit.requests import GenerationSettings, Sampler, TimestepSpacing
 
@@ -42,7 +42,7 @@ def generate(
     class_name: Annotated[str | None, typer.Argument(metavar="CLASS", help="One of the adapter's classes.")] = None,
     class_id: Annotated[int | None, typer.Option(help="Index of the class, instead of its name.")] = None,
     count: Annotated[int | None, typer.Option("--count", "-n", help="Number of images.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Image k uses seed + k.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Image k uses seed + k. Random by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     adapter_scale: Annotated[
         float | None, typer.Option(help="Strength of the adapter, from 0 (the base) over 1 to 1.5.")
@@ -157,11 +157,7 @@ def download(state: State, generation: GenerationArgument, output: OutputOption 
 def delete(state: State, generation: GenerationArgument, yes: YesOption = False) -> None:
     """Delete a generation that has ended, with its images."""
     confirm(f"Delete {generation} and its images?", yes=yes)
-    receipt = state.client.generations.delete(generation)
-    state.show(
-        {"deleted": generation, "receipt": receipt},
-        f"Deleted {generation}. Its files are being removed{f': see {receipt}' if receipt else ''}.",
-    )
+    show_deleted(state, generation, state.client.generations.delete(generation))
 
 
 def _wait(state: State, id: str) -> "Generation":

@@ -1,5 +1,6 @@
 """Commands of `difffit images`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,6 +64,17 @@ def update(
     """Mark an image as a favourite, or label it."""
     changed = state.client.images.update(image, favourite=favourite, label=label)
     state.show(changed, _view([changed]))
+
+
+@command(app)
+def download(
+    state: State,
+    images: ImagesArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Zip file, or folder for it.")] = Path(),
+) -> None:
+    """Save up to 500 images as a zip, with their classes, seeds and labels in `metadata.jsonl`."""
+    path = state.client.images.download(images, output)
+    state.show({"path": str(path)}, str(path))
 
 
 @command(app)
