@@ -1,11 +1,16 @@
+from typing import Annotated
+
 from pydantic import Field
 
-from api.schemas.common import Identifier, Input, Label, Output, SignedUrl, Time, optional
+from api.schemas.common import Input, Label, Output, SignedUrl, Time, optional
 from api.schemas.generations import ImageOut, rendered_image
 from core.service.db.models import GenerationImage
 
 MAX_IMAGES = 500
 """Maximum number of images that one request may name."""
+
+
+ImageId = Annotated[str, Field(pattern=r"^gen_[0-9a-z]{26}/[0-9]{1,9}$")]
 
 
 class StoredImageOut(ImageOut):
@@ -34,7 +39,7 @@ class ImageChange(Input):
 
 
 class ImageSelection(Input):
-    ids: list[Identifier] = Field(
+    ids: list[ImageId] = Field(
         min_length=1,
         max_length=MAX_IMAGES,
         description="Ids of the images.",

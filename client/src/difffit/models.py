@@ -262,7 +262,7 @@ class Image(BaseModel):
 
 
 class Id(RootModel[str]):
-    root: Annotated[str, Field(max_length=100, pattern="^[^\\u0000]*$")]
+    root: Annotated[str, Field(pattern="^gen_[0-9a-z]{26}/[0-9]{1,9}$")]
 
 
 class ImageSelection(BaseModel):
