@@ -76,6 +76,11 @@ them."""
 
 
 def suggested_steps(images: int, batch_size: int) -> int:
-    """Returns a number of training steps that suits a data set of `images` images: about 80 epochs, within 100 and
-    2,000 steps."""
+    """Returns a number of training steps that suits a data set of `images` images: 80 epochs, within 100 and 2,000
+    steps.
+
+    On the sample domain with batches of 32, 80 epochs lower the loss on unseen images by about nine tenths of what
+    longer training does: 400 steps for all 160 images, compared with 825 steps, and 100 steps for 40 of the images,
+    compared with 325. The upper limit, for large data sets, is not measured: it keeps the cost of a first try small.
+    """
     return min(2000, max(100, round(80 * images / batch_size)))

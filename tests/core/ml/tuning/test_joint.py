@@ -20,7 +20,7 @@ from core.ml.model.dit import DiT
 from core.ml.serving.trainings import Training, Trainings
 from core.ml.tuning import passes
 from core.ml.tuning.finetune import finetune
-from core.ml.tuning.plan import Checkpoint, FinetunePlan, Outcome, Progress, Sample
+from core.ml.tuning.plan import Checkpoint, Evaluation, FinetunePlan, Outcome, Progress, Sample
 from core.ml.tuning.trainer import StepReport, Trainer
 from tests.core.ml.model.small import random_dit
 from tests.core.ml.tuning.test_finetune import PLAN, base, images, run
@@ -130,24 +130,27 @@ def test_finetunes_that_cannot_share_take_turns(dit: DiT, monkeypatch: pytest.Mo
     assert [len(labels) for labels in rows] == [8, 4, 8, 4, 8, 4]
 
 
-def plans(count: int) -> list[FinetunePlan]:
+def plans(count: int, **settings: Any) -> list[FinetunePlan]:
     return [
         replace(
             PLAN,
             sites=PRESETS[("paper", "literal")[seed % 2]],
-            training=replace(PLAN.training, seed=seed, batch_size=8 + 2 * seed, steps=5 + seed),
+            training=replace(PLAN.training, seed=seed, batch_size=8 + 2 * seed, steps=5 + seed, **settings),
         )
         for seed in range(count)
     ]
 
 
-def test_shared_finetunes_emit_the_same_events_and_adapters_as_single_ones(base: LoadedBase) -> None:
+@pytest.mark.parametrize("settings", [{}, {"evaluate_every": 2, "keep": "best"}], ids=["plain", "evaluated"])
+def test_shared_finetunes_emit_the_same_events_and_adapters_as_single_ones(
+    base: LoadedBase, settings: dict[str, Any]
+) -> None:
     """Compares events, samples, held-out losses and adapters."""
-    alone = [run(base, plan) for plan in plans(3)]
+    alone = [run(base, plan) for plan in plans(3, **settings)]
     events = [list[Any]() for _ in alone]
     trainings = Trainings(share=1.0)
     gathered = []
-    for plan, into in zip(plans(3), events, strict=True):
+    for plan, into in zip(plans(3, **settings), events, strict=True):
         gathered.append(Training(finetune(base, plan, images()), into.append))
         trainings.add(gathered[-1])
     while trainings.is_ready:
@@ -161,6 +164,8 @@ def test_shared_finetunes_emit_the_same_events_and_adapters_as_single_ones(base:
             if isinstance(event, Progress):
                 assert replace(event, seconds=0) == replace(single, seconds=0)
                 assert event.seconds > 0
+            if isinstance(event, Evaluation):
+                assert event == single
             if isinstance(event, Checkpoint):
                 assert_equal_states(load(event.data), load(single.data))
             if isinstance(event, Sample):
