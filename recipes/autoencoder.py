@@ -11,6 +11,7 @@ import json
 import math
 import time
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,25 @@ KL_WEIGHT = 1e-6
 SQUARED_WEIGHT = 2.0
 EDGE_WEIGHT = 1.0
 AVERAGE_DECAY = 0.995
-FLIPPED, RESIZED, RECOLOURED, OUTLINED = 0.5, 0.5, 0.3, 0.3  # fractions of the training images
 SCALES = (1.0, 1.0, 0.75, 0.5)  # each batch's latents and images are resized by one of these
 CHECKPOINT_SECONDS = 60.0
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images: fractions of the images that are changed, and ranges of the changes."""
+
+    flipped: float = 0.5
+    resized: float = 0.5
+    sizes: tuple[float, float] = (0.85, 1.3)
+    """Range of the factors by which the visible part grows"""
+    shift: float = 0.1
+    """Max shift in both directions, as a fraction of half the image's side"""
+    recoloured: float = 0.3
+    outlined: float = 0.3
+    tints: tuple[float, float] = (0.7, 1.2)
+    """Range of the factors for the ink of each colour channel"""
 
 
 def main() -> None:
@@ -39,9 +56,11 @@ def main() -> None:
     parser.add_argument("--openmoji", type=Path, default=Path("build/openmoji"))
     parser.add_argument("--output", type=Path, default=Path("build/vae"))
     parser.add_argument("--ship", type=Path, help="folder for a copy in half precision")
-    parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="of convolutions while training")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
 
@@ -50,8 +69,11 @@ def main() -> None:
     seen, unseen = read_drawings(arguments.drawings)
     openmoji = torch.cat(read_drawings(arguments.openmoji))
     checkpoint = arguments.output / "training.pt"
-    training = train(seen, checkpoint, arguments.steps, arguments.batch_size, arguments.learning_rate)
-    model = training.averaged.eval()
+    device, precision = torch.device(arguments.device), PRECISIONS[arguments.precision]
+    training = train(
+        seen, checkpoint, arguments.steps, arguments.batch_size, arguments.learning_rate, device, precision
+    )
+    model = training.averaged.eval().to("cpu")
     scale_latents(model, seen)
     model.save_pretrained(arguments.output)
     figures = measure(model, unseen, openmoji) | {"steps": training.step, "seconds": round(training.seconds)}
@@ -107,8 +129,8 @@ def read_pictures(paths: list[Path]) -> Tensor:
 class Training:
     """Training state: model, moving average and optimizer, with the number of steps and seconds over all runs."""
 
-    def __init__(self, learning_rate: float) -> None:
-        self.model = new_autoencoder().train()
+    def __init__(self, learning_rate: float, device: torch.device) -> None:
+        self.model = new_autoencoder().train().to(device)
         for parameter in self.model.parameters():
             if parameter.ndim == 4:  # with this layout, convolutions are faster on a CPU
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -123,16 +145,24 @@ class Training:
         path.with_suffix(".new").replace(path)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location=next(self.model.parameters()).device, weights_only=True)
         for name in ("model", "averaged", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-def train(drawings: Tensor, checkpoint: Path, steps: int, batch_size: int, learning_rate: float) -> Training:
+def train(
+    drawings: Tensor,
+    checkpoint: Path,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    device: torch.device,
+    precision: torch.dtype,
+) -> Training:
     """Trains until step `steps`, from the checkpoint if it exists, otherwise from scratch."""
     torch.manual_seed(0)
-    training = Training(learning_rate)
+    training = Training(learning_rate, device)
     if checkpoint.exists():
         training.load(checkpoint)
     generator = torch.Generator().manual_seed(training.step)
@@ -140,7 +170,8 @@ def train(drawings: Tensor, checkpoint: Path, steps: int, batch_size: int, learn
     while training.step < steps:
         chosen = torch.randint(len(drawings), (batch_size,), generator=generator)
         rate = learning_rate * warm_cosine(training.step, steps)
-        loss, error = train_step(training, augment(drawings[chosen], generator), rate, generator)
+        pictures = augment(drawings[chosen], generator, Augmentation()).to(device)
+        loss, error = train_step(training, pictures, rate, generator, precision)
         now = time.monotonic()
         training.seconds += now - last
         last = now
@@ -154,11 +185,12 @@ def train(drawings: Tensor, checkpoint: Path, steps: int, batch_size: int, learn
 
 
 def train_step(
-    training: Training, pictures: Tensor, learning_rate: float, generator: torch.Generator
+    training: Training, pictures: Tensor, learning_rate: float, generator: torch.Generator, precision: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate
-    loss, error = reconstruction_loss(training.model, pictures, generator)
+    with torch.autocast(pictures.device.type, precision, enabled=precision != torch.float32):
+        loss, error = reconstruction_loss(training.model, pictures, generator)
     training.optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(training.model.parameters(), 1.0)
@@ -172,11 +204,11 @@ def warm_cosine(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def augment(pictures: Tensor, generator: torch.Generator, changes: Augmentation) -> Tensor:
     """Augments images, uint8 (batch, 3, 64, 64), and returns them in [-1, 1]: flipped, shifted, scaled, tinted and
     outlined at random, on white.
 
-    Black outlines prepare the autoencoder for line art, which none of the base's training sets has.
+    Black outlines prepare for line art, which only one of the base's training sets has.
     """
     count = len(pictures)
 
@@ -184,20 +216,21 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator)
 
     ink = 1 - pictures.float() / 255
-    flip = torch.where(uniform(0, 1) < FLIPPED, -1.0, 1.0)
-    scale = torch.where(uniform(0, 1) < RESIZED, uniform(0.85, 1.3), 1.0)
+    flip = torch.where(uniform(0, 1) < changes.flipped, -1.0, 1.0)
+    scale = torch.where(uniform(0, 1) < changes.resized, uniform(*changes.sizes), 1.0)
     zero = torch.zeros(count)
-    rows = [flip * scale, zero, uniform(-0.1, 0.1), zero, scale, uniform(-0.1, 0.1)]
+    shift = changes.shift
+    rows = [flip * scale, zero, uniform(-shift, shift), zero, scale, uniform(-shift, shift)]
     grid = functional.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(ink.shape), align_corners=False)
     ink = functional.grid_sample(ink, grid, mode="bilinear", align_corners=False)
 
     order = torch.argsort(uniform(0, 1, 3), dim=1)
     shuffled = ink.gather(1, order[:, :, None, None].expand_as(ink))
-    ink = torch.where((uniform(0, 1) < RECOLOURED)[:, None, None, None], shuffled, ink)
-    ink = ink * uniform(0.7, 1.2, 3, 1, 1)
+    ink = torch.where((uniform(0, 1) < changes.recoloured)[:, None, None, None], shuffled, ink)
+    ink = ink * uniform(*changes.tints, 3, 1, 1)
     edges = (functional.max_pool2d(ink, 3, 1, 1) + functional.max_pool2d(-ink, 3, 1, 1)).amax(1, keepdim=True)
     outlined = torch.maximum(ink, (edges * uniform(1, 3, 1, 1, 1)).clamp(max=1))
-    ink = torch.where((uniform(0, 1) < OUTLINED)[:, None, None, None], outlined, ink)
+    ink = torch.where((uniform(0, 1) < changes.outlined)[:, None, None, None], outlined, ink)
     return (1 - 2 * ink).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -210,8 +243,11 @@ def reconstruction_loss(model: AutoencoderKL, pictures: Tensor, generator: torch
     downscaled image: such latents are smoother, and a transformer learns them faster (EQ-VAE, arXiv 2502.09509).
     """
     posterior = model.encode(pictures).latent_dist
-    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
-    noise = torch.randn(latents.shape, generator=generator) * LATENT_NOISE * posterior.mean.detach().std()
+    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(
+        pictures.device
+    )
+    noise = torch.randn(latents.shape, generator=generator).to(pictures.device)
+    noise = noise * LATENT_NOISE * posterior.mean.detach().std()
     scale = SCALES[int(torch.randint(len(SCALES), (), generator=generator))]
     if scale != 1:
         latents, pictures, noise = (resized(part, scale) for part in (latents, pictures, noise))

@@ -1,7 +1,8 @@
 """Trains the bundled base from scratch: `python -m recipes.base`.
 
-It runs the tuning method "full" on a freshly initialized transformer, with the same trainer that fine-tunes domains.
-Run it again after an interruption: it continues from its last checkpoint.
+It runs the tuning method "full" on a freshly initialized transformer, with the trainer that fine-tunes domains, made
+faster by `recipes.fast`. Run it again after an interruption: it continues from its last checkpoint. The learning rate
+is constant until the last `--decay-steps`: a run with more `--steps` can continue from a checkpoint before them.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from core.artifact.base import BaseConfig
@@ -22,13 +24,22 @@ from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.checkpoint import save_base
 from core.ml.model.dit import DiT, initialize
 from core.ml.tuning.checkpoint import pack, unpack, write_file
-from core.ml.tuning.latents import Latents, concatenate, encode_images, image_grid, to_image
+from core.ml.tuning.latents import Latents, concatenate, encode_batch, image_grid, to_image
 from core.ml.tuning.start import start_tensors
 from core.ml.tuning.trainer import Trainer
-from recipes.drawings import read_folder
+from recipes.autoencoder import Augmentation, augment, is_held_out, read_pictures, unit
+from recipes.drawings import read_paths
+from recipes.fast import fast_trainer
 
 IMAGE_SIZE = 64
-LICENCE = "Apache-2.0 (weights; trained on Noto Emoji Apache-2.0, Fluent Emoji MIT, Twemoji CC BY 4.0)"
+LICENCE = (
+    "Apache-2.0 (weights; trained on Noto Emoji and FxEmojis Apache-2.0, Fluent Emoji MIT, Twemoji and Streamline "
+    "Emojis CC BY 4.0)"
+)
+CHANGES = Augmentation(
+    flipped=0, resized=1, sizes=(0.9, 1.15), shift=0.06, recoloured=0.15, outlined=0.25, tints=(1, 1)
+)
+"""Changes of the copies that the transformer learns beside the drawings themselves. The trainer adds mirror images."""
 
 
 def main() -> None:
@@ -36,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     autoencoder = Autoencoder.load(options.autoencoder)
-    class_names, latents = _latents(options.drawings, autoencoder, options.output / "latents.safetensors")
+    class_names, latents, held_out = _latents(options, autoencoder)
     channels = latents.mean.shape[2]
     config = BaseConfig(
         input_size=IMAGE_SIZE // autoencoder.factor,
@@ -49,7 +60,9 @@ def main() -> None:
     )
     dit = DiT(config)
     initialize(dit, torch.Generator().manual_seed(options.seed))
-    trainer = Trainer(dit, _start(dit), latents, _settings(options))
+    dit.to(options.device)
+    trainer = fast_trainer(dit, _start(dit), latents, _settings(options))
+    trainer.held_out = held_out
     print(f"{count(trainer.learner.shapes):,} parameters, {len(trainer.latents)} drawings, {len(class_names)} classes")
     _train(trainer, autoencoder, options.output, options.minutes)
     _finish(trainer, autoencoder, class_names, options.output)
@@ -60,11 +73,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--drawings", type=Path, default=Path("build/drawings"))
     parser.add_argument("--autoencoder", type=Path, default=Path("core/ml/bundled/mini/vae"))
     parser.add_argument("--output", type=Path, default=Path("build/base"))
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--decay-steps", type=int, default=2_000, help="last steps over which the rate falls to zero")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--copies", type=int, default=3, help="changed copies of each drawing")
+    parser.add_argument("--steps", type=int, default=40_000)
+    parser.add_argument("--decay-steps", type=int, default=6_000, help="last steps over which the rate falls to zero")
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, help="stop after this long; the next run continues")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -81,25 +96,41 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
         minimum_snr_gamma=5.0,
         timesteps="focused",
         sampling="balanced",
-        held_out_fraction=0.03,
+        held_out_fraction=0,
         seed=options.seed,
     )
 
 
-def _latents(drawings: Path, autoencoder: Autoencoder, cache: Path) -> tuple[list[str], Latents]:
-    class_names, images = read_folder(drawings)
+def _latents(options: argparse.Namespace, autoencoder: Autoencoder) -> tuple[list[str], Latents, Latents]:
+    """Returns the class names, the latents of the training drawings and of their changed copies, and the latents of the
+    drawings that the autoencoder has not seen either."""
+    class_names, paths = read_paths(options.drawings)
+    cache = options.output / "latents.safetensors"
     if not cache.exists():
-        bar = tqdm(
-            encode_images(images, autoencoder.encode, IMAGE_SIZE),
-            total=-(-len(images) // 16),
-            desc="encoding",
+        generator = torch.Generator().manual_seed(options.seed)
+        parts: dict[str, list[Latents]] = {"seen": [], "unseen": []}
+        for label, path in tqdm(paths, desc="encoding"):
+            drawing = read_pictures([path])
+            if is_held_out(path):
+                parts["unseen"].append(_encoded(autoencoder, label, unit(drawing)))
+            else:
+                copies = augment(drawing.expand(options.copies, -1, -1, -1), generator, CHANGES)
+                parts["seen"].append(_encoded(autoencoder, label, torch.cat([unit(drawing), copies])))
+        joined = {name: concatenate(latents) for name, latents in parts.items()}
+        save_file(
+            {f"{name}.{field}": tensor for name, each in joined.items() for field, tensor in vars(each).items()}, cache
         )
-        encoded = concatenate(list(bar))
-        save_file({"mean": encoded.mean, "deviation": encoded.deviation, "labels": encoded.labels}, cache)
-    return class_names, Latents(**load_file(cache))
+    tensors = load_file(cache)
+    fields = ("mean", "deviation", "labels")
+    seen, unseen = (Latents(*(tensors[f"{name}.{field}"] for field in fields)) for name in ("seen", "unseen"))
+    return class_names, seen, unseen
 
 
-def _start(dit: DiT) -> dict[str, torch.Tensor]:
+def _encoded(autoencoder: Autoencoder, label: int, pixels: Tensor) -> Latents:
+    return encode_batch((torch.full((len(pixels),), label), pixels), autoencoder.encode)
+
+
+def _start(dit: DiT) -> dict[str, Tensor]:
     shapes = trainable_shapes(dit.config, "full", Sites(), dit.config.num_classes)
     return start_tensors(dit, shapes, torch.Generator(), keep_classes=True)
 
@@ -130,15 +161,16 @@ def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
     config = trainer.dit.config
     labels = torch.arange(config.num_classes)
     noise = seeded_noise(range(config.num_classes), (config.in_channels, config.input_size, config.input_size))
+    device = trainer.device
     latents = sample(
         trainer.route.model(trainer.averaged),
-        noise,
-        labels,
+        noise.to(device),
+        labels.to(device),
         config.null_class,
-        SamplingSettings(steps=25),
+        SamplingSettings(steps=20, sampler="dpmpp_2m"),
         channels=config.guidance_channels,
     )
-    return image_grid([to_image(pixels) for pixels in autoencoder.decode(latents)], columns=12)
+    return image_grid([to_image(pixels) for pixels in autoencoder.decode(latents.cpu())], columns=12)
 
 
 def _finish(trainer: Trainer, autoencoder: Autoencoder, class_names: list[str], output: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import resvg_py
 from PIL import Image
 
-from recipes.packages import EMOJI_NAMES, OPENMOJI, TRAINING_SETS, Package, read_json
+from recipes.packages import EMOJI_NAMES, OPENMOJI, TRAINING_SETS, Package, read_images, read_json
 
 CLASS_TABLE = Path(__file__).with_name("classes.toml")
 RENDERED = 384  # pixels along the longer side, before the image is cropped and scaled down
@@ -53,21 +53,18 @@ def main() -> None:
         print(f"{label:20} {len(list((arguments.output / label).glob('*.png'))):4}")
 
 
-def read_folder(folder: Path) -> tuple[list[str], list[tuple[int, Image.Image]]]:
-    """Reads the images of a folder. Returns class names in alphabetical order, and (class id, image) pairs sorted by
-    class and file name.
+def read_paths(folder: Path) -> tuple[list[str], list[tuple[int, Path]]]:
+    """Returns the class names of a folder of images in alphabetical order, and (class id, file) pairs sorted by class
+    and file name.
 
     Raises FileNotFoundError if the folder has no images.
     """
     labels = sorted(path.name for path in folder.glob("*/") if any(path.glob("*.png")))
     if not labels:
         raise FileNotFoundError(f"no drawings in {folder}: run recipes.drawings first")
-    pictures = [
-        (number, Image.open(path).convert("RGB"))
-        for number, label in enumerate(labels)
-        for path in sorted((folder / label).glob("*.png"))
+    return labels, [
+        (number, path) for number, label in enumerate(labels) for path in sorted((folder / label).glob("*.png"))
     ]
-    return labels, pictures
 
 
 def read_classes(table: Path, cache: Path) -> dict[str, list[Emoji]]:
@@ -120,13 +117,21 @@ def render_set(
     package: Package, classes: dict[str, list[Emoji]], cache: Path, size: int
 ) -> Iterator[tuple[str, str, Image.Image]]:
     """Yields (class, emoji name, image) for each emoji of the classes that the set contains. An emoji is looked up in
-    the set by its code points, or by its name if the set does not list them."""
+    the set by its code points, or by its name, with or without hyphens, if the set does not list them."""
+    if package.images:
+        files = {plain_code(code): data for code, data in read_images(package, cache).items()}
+        for label, members in classes.items():
+            for emoji in members:
+                if emoji.code in files:
+                    yield label, emoji.name, framed(Image.open(io.BytesIO(files[emoji.code])), size)
+        return
     icons = read_json(package, cache, "icons.json")
-    names = {plain_code(code): name for code, name in read_json(package, cache, "chars.json").items()}
+    codes = {plain_code(code): name for code, name in read_json(package, cache, "chars.json").items()}
+    names = {name.replace("-", ""): name for name in (*icons.get("aliases", {}), *icons["icons"])}
     for label, members in classes.items():
         for emoji in members:
-            name = names.get(emoji.code, emoji.name)
-            if name in icons["icons"] or name in icons.get("aliases", {}):
+            name = codes.get(emoji.code) or names.get(emoji.name.replace("-", ""))
+            if name is not None:
                 yield label, emoji.name, render(svg(icons, name), size)
 
 
@@ -145,10 +150,14 @@ def svg(icons: dict[str, Any], name: str) -> str:
 
 
 def render(markup: str, size: int) -> Image.Image:
-    """Renders an SVG as a square RGB image on white: cropped to its visible part, centred, with its aspect ratio
-    kept."""
+    """Renders an SVG as `framed` returns it."""
     png = resvg_py.svg_to_bytes(svg_string=markup, width=RENDERED, height=RENDERED, skip_system_fonts=True)
-    drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    return framed(Image.open(io.BytesIO(bytes(png))), size)
+
+
+def framed(picture: Image.Image, size: int) -> Image.Image:
+    """Returns a square RGB image on white: cropped to its visible part, centred, with its aspect ratio kept."""
+    drawing = picture.convert("RGBA")
     drawing = drawing.crop(drawing.getchannel("A").getbbox())
     side = round(max(drawing.size) / (1 - 2 * MARGIN))
     picture = Image.new("RGBA", (side, side), "white")
