@@ -15,12 +15,12 @@ from typing import Any, Self
 from benchmarks.gpu.page import JSON
 from benchmarks.report import markdown_table
 from core.artifact.base import BaseConfig
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import PRESETS, base_shapes, count, trainable_shapes
 from core.ml.bundled import mini_base_folder
 from core.ml.model.folding import VectorLayout
 from core.service.config import Settings
 from core.service.finetunes.service import FinetuneRequest
-from core.service.generations import GenerationRequest
 
 PAGE = Path("docs/capacity.md")
 CARD = mini_base_folder() / "MODEL_CARD.md"
@@ -37,7 +37,8 @@ DATASET_BYTES, PNG_BYTES = 20e6, 100e3
 DOMAINS = (1_000, 10_000, 100_000, 1_000_000)
 DAY = 86_400
 _GAP = "\n\n"
-IMAGES = GenerationRequest()
+IMAGE_STEPS = SamplingSettings().steps
+"""Sampling steps per image of these figures. A service that leaves the steps at their default needs fewer."""
 FINETUNE = FinetuneRequest(dataset_id="")
 
 
@@ -78,7 +79,7 @@ class GpuRates:
         """Builds the rates from the JSON that `python -m benchmarks.gpu` writes. Raises ValueError if a figure that the
         capacity page needs is missing."""
         try:
-            runs = [run for run in values["phases"]["engine"]["runs"] if run["steps"] == IMAGES.sampling.steps]
+            runs = [run for run in values["phases"]["engine"]["runs"] if run["steps"] == IMAGE_STEPS]
             methods = {row["method"]: row for row in values["phases"]["training"]["methods"]}
             step, batch = methods["difffit"]["ms"] / 1000, values["phases"]["training"]["batch"]
             images = max(run["images_a_second"] for run in runs)

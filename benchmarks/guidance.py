@@ -1,5 +1,5 @@
-"""Compares settings of guidance for fine-tuned domains: the adapter's scale in the unconditional prediction, the
-guidance scale, and the guided timesteps.
+"""Compares sampling settings for fine-tuned domains: the adapter's scale in the unconditional prediction, the guidance
+scale, the guided timesteps, and samplers with their numbers of steps.
 
 It fine-tunes the bundled base on real domains with several seeds, generates images with each setting through the
 serving engine, and scores the images against held-out images, which no fine-tune has seen. A repeated run continues
@@ -22,13 +22,13 @@ from torch import Tensor
 
 from benchmarks.bundled_base.finetuning import fine_tuned
 from benchmarks.bundled_base.pictures import alike
-from benchmarks.bundled_base.yardsticks import Judges, small
+from benchmarks.bundled_base.yardsticks import DISTANCES, Judges, small
 from benchmarks.paper import domains
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.record import Record
 from benchmarks.paper.settings import loaded_base
 from benchmarks.report import FOLDER, markdown_table, mean_text, write_markdown
-from core.artifact.sampling import EVERY_TIMESTEP, SamplingSettings
+from core.artifact.sampling import EVERY_TIMESTEP, SamplerName, SamplingSettings
 from core.artifact.sites import PRESETS
 from core.artifact.training import TrainingSettings
 from core.ml.model.checkpoint import LoadedBase
@@ -38,6 +38,16 @@ from core.ml.serving.resident import Resident
 ADAPTER_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0)
 MIDDLE = (200, 800)
+AUTOGUIDANCE = {"guidance_scale": 3.0, "guidance_adapter_scale": 0.75}
+SAMPLERS: tuple[tuple[SamplerName, int], ...] = (
+    ("ddim", 50),
+    ("ddim", 25),
+    ("dpmpp_2m", 25),
+    ("dpmpp_2m", 20),
+    ("dpmpp_2m", 15),
+    ("dpmpp_2m", 10),
+)
+PARTS = ("guidance", "samplers")
 
 Cell = dict[str, Any]
 
@@ -107,13 +117,20 @@ class Studio:
         }
 
 
-def settings_of(steps: int) -> Iterator[SamplingSettings]:
-    """Yields the sampling settings to compare: no guidance, then each guidance scale with each adapter scale, at all
-    timesteps and at the middle ones."""
-    yield SamplingSettings(steps=steps, guidance_scale=1.0)
+def settings_of(part: str) -> Iterator[SamplingSettings]:
+    """Yields the sampling settings that a part of the benchmark compares.
+
+    "guidance": no guidance, then each guidance scale with each adapter scale, at all timesteps and at the middle ones.
+    "samplers": each sampler and number of steps, with classifier-free guidance and against a weaker version.
+    """
+    if part == "samplers":
+        for (sampler, steps), guidance in product(SAMPLERS, ({}, AUTOGUIDANCE)):
+            yield SamplingSettings(sampler=sampler, steps=steps, **guidance)
+        return
+    yield SamplingSettings.completed({"guidance_scale": 1.0})
     for interval, adapter_scale, scale in product((EVERY_TIMESTEP, MIDDLE), ADAPTER_SCALES, GUIDANCE_SCALES):
-        yield SamplingSettings(
-            steps=steps, guidance_scale=scale, guidance_adapter_scale=adapter_scale, guidance_interval=interval
+        yield SamplingSettings.completed(
+            {"guidance_scale": scale, "guidance_adapter_scale": adapter_scale, "guidance_interval": interval}
         )
 
 
@@ -122,9 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base = loaded_base(options)
     judges = Judges(device=torch.device(options.device))
     studio = Studio(base, judges, options.cache.parent / "guidance", options.training_steps, options.pictures)
-    budget = {name: getattr(options, name) for name in ("training_steps", "pictures", "steps")}
-    imagenet = judges.imagenet.digest if judges.imagenet else None
-    identity = {"base": base.description.digest, "classifier": judges.digest, "imagenet": imagenet, "budget": budget}
+    budget = {name: getattr(options, name) for name in ("training_steps", "pictures")}
+    identity = {"base": base.description.digest, **judges.digests, "budget": budget}
     record = Record(options.output / "guidance.json", identity, "cells", "python -m benchmarks.guidance")
     loaded = [domains.load(name, options.cache) for name in options.domains]
     console = Console(stderr=True)
@@ -138,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         training_share=0.0,
     )
     try:
-        cells = list(product(range(options.seeds), loaded, settings_of(options.steps)))
+        settings = [sampling for part in options.parts for sampling in settings_of(part)]
+        cells = list(product(range(options.seeds), loaded, settings))
         for index, (seed, domain, sampling) in enumerate(cells, 1):
             key = {"domain": domain.name, "seed": seed, **asdict(sampling)}
             key["guidance_interval"] = list(sampling.guidance_interval)
@@ -155,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def page(cells: Sequence[Cell], budget: dict[str, int]) -> list[str]:
     """Returns the paragraphs and tables of the result page."""
     names = list(dict.fromkeys(cell["domain"] for cell in cells))
-    yardsticks = [name for name in ("feature distance", "ImageNet distance", "FID") if name in cells[0]]
+    yardsticks = [name for name in DISTANCES if name in cells[0]]
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(_name(cell), []).append(cell)
@@ -173,25 +190,26 @@ def page(cells: Sequence[Cell], budget: dict[str, int]) -> list[str]:
     ]
     head = ("guided against, scale", *(f"{yardstick}, {domain}" for yardstick, domain in product(yardsticks, names)))
     text = (
-        f"Fine-tunes of {budget['training_steps']} steps on 32 images, then {budget['pictures']} images of "
-        f"{budget['steps']} DDIM steps for each cell. Distances are to drawings that no fine-tune has seen: means over "
+        f"Fine-tunes of {budget['training_steps']} steps on 32 images, then {budget['pictures']} images for "
+        "each cell. Distances are to drawings that no fine-tune has seen: means over "
         "the seeds, ± their standard deviation. Agreement is the fraction of images that the classifier assigns to "
         "their class; evaluations are model evaluations per image. The first column gives the scale of the adapter "
-        "in the unconditional prediction (1 is classifier-free guidance, 0 the base), the guidance scale, and the "
-        "guided timesteps where they are not all."
+        "in the unconditional prediction (1 is classifier-free guidance, 0 the base), the guidance scale, the guided "
+        "timesteps where they are not all, and the sampler with its steps."
     )
     return [text, markdown_table((*head, "agreement", "evaluations"), rows)]
 
 
 def _name(cell: Cell) -> str:
+    sampler = f"{cell['sampler']} {cell['steps']}"
     if cell["guidance_scale"] == 1:
-        return "no guidance"
+        return f"no guidance, {sampler}"
     interval = (
         ""
         if list(cell["guidance_interval"]) == list(EVERY_TIMESTEP)
         else ", timesteps {}-{}".format(*cell["guidance_interval"])
     )
-    return f"{cell['guidance_adapter_scale']:g}, {cell['guidance_scale']:g}{interval}"
+    return f"{cell['guidance_adapter_scale']:g}, {cell['guidance_scale']:g}{interval}, {sampler}"
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -201,10 +219,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--domains", nargs="+", choices=domains.SETS, default=["OpenMoji", "Fluent high contrast"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--training-steps", type=int, default=300)
     parser.add_argument("--pictures", type=int, default=192)
-    parser.add_argument("--steps", type=int, default=25, help="sampling steps")
     parser.add_argument("--cache", type=Path, default=Path("build/packages"), help="for the fetched sets")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)

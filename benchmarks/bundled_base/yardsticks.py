@@ -21,10 +21,14 @@ SHUFFLES = 8
 """Number of random splits into halves, whose distances are averaged."""
 
 
+DISTANCES = ("feature distance", "ImageNet distance", "FID")
+"""Names of the distances: by the features of the classifier, of the ImageNet network, and of Inception."""
+
+
 @dataclass(frozen=True)
 class Yardstick:
     name: str
-    """Name of the distance: "feature distance", "ImageNet distance", or "FID" with Inception's features."""
+    """One of `DISTANCES`."""
     features: Callable[[Tensor], Tensor]
     """Feature extractor: images [B, 3, S, S] uint8 -> [B, D]"""
     digest: str
@@ -85,12 +89,13 @@ class Judges:
 
     @cached_property
     def yardsticks(self) -> list[Yardstick]:
-        result = [Yardstick("feature distance", lambda pictures: self.classifier.judge(small(pictures)).features,
+        classifier, imagenet, inception = DISTANCES
+        result = [Yardstick(classifier, lambda pictures: self.classifier.judge(small(pictures)).features,
                            self.digest)]  # fmt: skip
         if self.imagenet is not None:
-            result.append(Yardstick("ImageNet distance", self.imagenet.features, self.imagenet.digest))
+            result.append(Yardstick(imagenet, self.imagenet.features, self.imagenet.digest))
         if self.inception is not None and self.inception_digest is not None:
-            result.append(Yardstick("FID", Inception(self.inception, self.device).features, self.inception_digest))
+            result.append(Yardstick(inception, Inception(self.inception, self.device).features, self.inception_digest))
         return result
 
     @cached_property
@@ -100,6 +105,12 @@ class Judges:
             return ImageNet()
         except ModuleNotFoundError:
             return None
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """Digests of the networks, which a record of measurements stores; None for a network that is missing."""
+        imagenet = self.imagenet.digest if self.imagenet else None
+        return {"classifier": self.digest, "imagenet": imagenet, "inception": self.inception_digest}
 
     @cached_property
     def inception_digest(self) -> str | None:

@@ -45,12 +45,7 @@ class Bench:
     def identity(self) -> dict[str, Any]:
         """Returns the digests and settings that identify the setup. Cells with different identities are not
         comparable."""
-        return {
-            "base": self.base.description.digest,
-            "classifier": self.judges.digest,
-            "inception": self.judges.inception_digest,
-            "budget": asdict(self.budget),
-        }
+        return {"base": self.base.description.digest, **self.judges.digests, "budget": asdict(self.budget)}
 
     def run(self, system: System, domain: Domain, seed: int) -> dict[str, Any]:
         """Runs one cell. Returns the distances of generated images to the domain's held-out images, the number of

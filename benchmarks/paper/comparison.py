@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.bundled_base.pictures import Artist, alike
+from benchmarks.bundled_base.yardsticks import DISTANCES
 from benchmarks.paper import domains
 from benchmarks.paper.cells import Bench, Budget
 from benchmarks.paper.domains import Domain
@@ -72,11 +73,11 @@ class Comparison:
             f"steps with guidance {budget.guidance_scale}, for every cell; {done} of {max(done, wanted)} cells are "
             "done. Scores are distances to images of the domain that no fine-tune has seen: means over the seeds, ± "
             "their standard deviation where there are several. All systems of a seed see the same images, timesteps "
-            "and noise: chance is less between them than between seeds. A feature distance is no FID, and does not "
-            "compare with the paper's."
+            "and noise: chance is less between them than between seeds. The distances by the features of "
+            "the classifier and of the ImageNet network are no FIDs, and do not compare with the paper's."
         )
         names = list(dict.fromkeys(cell["domain"] for cell in cells))
-        yardsticks = [name for name in ("feature distance", "FID") if any(name in cell for cell in cells)]
+        yardsticks = [name for name in DISTANCES if any(name in cell for cell in cells)]
         tables = [
             f"{yardstick}:\n\n{self._table(cells, names, yardstick)}\n\n{self._nearest(cells, names, yardstick)}"
             for yardstick in yardsticks

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.bundled_base.yardsticks import Judges
+from benchmarks.bundled_base.yardsticks import DISTANCES, Judges
 from benchmarks.paper.record import Record
 from benchmarks.paper.settings import parser_of
 from benchmarks.report import markdown_table, plot, write_markdown
@@ -107,7 +107,8 @@ class Figure:
                 axes.legend()
 
     def _axes(self, points: Sequence[Point]) -> list[tuple[str, str]]:
-        scores = [score for score in (*self.scores, "FID") if any(score in point for point in points)]
+        every = dict.fromkeys((*self.scores, *DISTANCES))
+        scores = [score for score in every if any(score in point for point in points)]
         return [(panel, score) for panel in dict.fromkeys(map(self.panel, points)) for score in scores]
 
 
@@ -122,8 +123,7 @@ def identity_of(base: LoadedBase, judges: Judges, options: argparse.Namespace) -
     """Returns the digests and settings that identify a figure. Points with different identities are not comparable."""
     names = ("at", "batch_size", "pictures", "sampling_steps", "guidance_scale")
     budget = {name: getattr(options, name) for name in names}
-    digests = {"classifier": judges.digest, "inception": judges.inception_digest}
-    return {"base": base.description.digest, **digests, "budget": budget}
+    return {"base": base.description.digest, **judges.digests, "budget": budget}
 
 
 def _values(points: Sequence[Point], line: str, step: int, score: str) -> list[float]:
