@@ -27,7 +27,7 @@ FIGURES = {"trainable_parameters", "held_out_loss_base", "held_out_loss_adapter"
 console = Console()
 
 
-def main(steps: int = 300, batch_size: int = 32, count: int = 4, sampling_steps: int = 50) -> None:
+def main(steps: int = 300, batch_size: int = 32, count: int = 4) -> None:
     """Starts a server (SQLite, a folder, a Celery worker on a filesystem broker, the bundled base on the CPU),
     fine-tunes a domain on 160 images in OpenMoji's style, and generates `count` images of every class with the base and
     with the domain."""
@@ -35,7 +35,7 @@ def main(steps: int = 300, batch_size: int = 32, count: int = 4, sampling_steps:
     OUTPUT.mkdir()
     started = time.monotonic()
     training = {"steps": steps, "batch_size": batch_size, "seed": 0}
-    drawing = {"steps": sampling_steps, "count": count, "seed": 1}
+    drawing = {"count": count, "seed": 1}
     with server() as url, Client(url, ADMIN_KEY) as operator:
         key = operator.admin.keys.create(operator.admin.tenants.create("Demo").id, "demo").key
         report = main_job(Client(url, key), operator, training, drawing)

@@ -162,14 +162,14 @@ def sample(
     }
     with _explained():
         from core.artifact.seeds import random_seed
-        from local.sample import Run, sampling_of
+        from local.sample import Run
 
         run = Run(
             adapter=adapter,
             class_names=class_name or [],
             count=count,
             seed=random_seed() if seed is None else seed,
-            sampling=sampling_of(_given(asked)),
+            chosen=_given(asked),
             output=output,
             base=base,
             device=device,

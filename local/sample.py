@@ -2,6 +2,7 @@
 model's reference forward pass."""
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class Run:
     """Classes to generate; empty for all classes."""
     count: int
     seed: int
-    sampling: SamplingSettings
+    chosen: Mapping[str, Any]
+    """The chosen sampling settings. The others get the defaults of `SamplingSettings.completed`."""
     output: Path
     base: str | None
     device: str | None
@@ -49,13 +51,15 @@ class Run:
         try:
             known = artifact.manifest.class_names if artifact else resident.base.description.class_names
             classes = [_class_id(name, known) for name in self.class_names] or list(range(len(known)))
+            scale = resident.base.description.scale_of(artifact.manifest.image_size) if artifact else 1
+            sampling = _sampling(self.chosen, scale)
             with steps_bar(state, "Generating") as bar:
                 task = bar.add_task("", total=self.count * len(classes), note="images")
                 paths = []
                 for id in classes:
                     for first in range(0, self.count, _AT_ONCE):
                         offsets = range(first, min(first + _AT_ONCE, self.count))
-                        paths += self._some(resident, artifact, id, known[id], offsets)
+                        paths += self._some(resident, artifact, sampling, id, known[id], offsets)
                         bar.update(task, advance=len(offsets))
             return paths
         finally:
@@ -73,32 +77,43 @@ class Run:
             training_share=0.0,
         )
 
-    def _some(self, resident: Resident, artifact: Artifact | None, id: int, name: str, offsets: range) -> list[Path]:
+    def _some(
+        self,
+        resident: Resident,
+        artifact: Artifact | None,
+        sampling: SamplingSettings,
+        id: int,
+        name: str,
+        offsets: range,
+    ) -> list[Path]:
         """Generates and writes the images of class `id` that do not exist yet, and returns the paths of all images.
         Image k has the seed `self.seed` + k, for each k in `offsets`."""
         adapter, base = artifact.sha256 if artifact else None, resident.base.description.digest
         wanted = {
-            seed: image_settings(self.sampling, adapter=adapter, base=base, class_name=name, seed=seed)
+            seed: image_settings(sampling, adapter=adapter, base=base, class_name=name, seed=seed)
             for seed in (self.seed + offset for offset in offsets)
         }
         paths = {seed: self.output / f"{id:03}-{file_name(name, seed)}" for seed in wanted}
         missing = tuple(seed for seed in wanted if not _is_drawn(paths[seed], wanted[seed]))
-        for seed, pixels in zip(missing, self._draw(resident, artifact, id, missing), strict=True):
+        for seed, pixels in zip(missing, self._draw(resident, artifact, sampling, id, missing), strict=True):
             self.output.mkdir(parents=True, exist_ok=True)
             paths[seed].write_bytes(encode_png(Image.fromarray(pixels.numpy()), wanted[seed]))
         return list(paths.values())
 
     def _draw(
-        self, resident: Resident, artifact: Artifact | None, id: int, seeds: tuple[int, ...]
+        self,
+        resident: Resident,
+        artifact: Artifact | None,
+        sampling: SamplingSettings,
+        id: int,
+        seeds: tuple[int, ...],
     ) -> list[torch.Tensor]:
         """Generates one image of class `id` for each seed, and returns their 8-bit pixels, [S, S, 3] each."""
         if not seeds:
             return []
-        scale = resident.base.description.scale_of(artifact.manifest.image_size) if artifact else 1
-        self.sampling.check_size(scale)
         if artifact is not None and artifact.manifest.method not in METHODS:
             check_fits(artifact, resident.base.description)
-            return draw_alone(resident.base, artifact, id, self.sampling, seeds)
+            return draw_alone(resident.base, artifact, id, sampling, seeds)
         request = ImageRequest(
             id="local",
             tenant="local",
@@ -106,8 +121,8 @@ class Run:
             class_id=id,
             base_class=resident.base.description.labels_of(artifact.manifest.class_names if artifact else ()).get(id),
             seeds=seeds,
-            sampling=self.sampling,
-            scale=scale,
+            sampling=sampling,
+            scale=resident.base.description.scale_of(artifact.manifest.image_size) if artifact else 1,
         )
         file = self.adapter
         load = (
@@ -116,13 +131,15 @@ class Run:
         return resident.engine.submit(request, load).result().images
 
 
-def sampling_of(values: dict[str, Any]) -> SamplingSettings:
-    """Returns sampling settings with these values, and the server's defaults for missing values. Raises
-    InvalidRequest."""
+def _sampling(chosen: Mapping[str, Any], scale: int) -> SamplingSettings:
+    """Returns the chosen sampling settings for images of `scale` times the base's size, completed as the server
+    completes them. Raises InvalidRequest."""
     try:
-        return SamplingSettings(**values)
+        sampling = SamplingSettings.completed(chosen)
     except ValueError as error:
         raise InvalidRequest("sampling", str(error)) from error
+    sampling.check_size(scale)
+    return sampling
 
 
 def _class_id(name: str, known: tuple[str, ...]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 DEMO = Path(__file__).parents[1] / "demo.py"
-SMALL = ("--steps", "2", "--batch-size", "2", "--count", "1", "--sampling-steps", "2")
+SMALL = ("--steps", "2", "--batch-size", "2", "--count", "1")
 
 
 def test_demo_writes_picture_and_report(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 from dataclasses import asdict, fields
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -9,6 +9,8 @@ from core.artifact.jobs import JobStatus
 from core.artifact.sampling import (
     MAX_ADAPTER_SCALE,
     MAX_GUIDANCE_SCALE,
+    RECOMMENDED_SAMPLER,
+    RECOMMENDED_STEPS,
     TIMESTEPS,
     SamplerName,
     SamplingSettings,
@@ -19,7 +21,7 @@ from core.service.db.models import Generation, GenerationImage
 from core.service.generations import GenerationRequest
 
 Timestep = Annotated[int, Field(ge=0, le=TIMESTEPS - 1), WHOLE]
-_DEFAULTS = GenerationRequest()
+_DEFAULTS, _STORED = GenerationRequest(), SamplingSettings()
 _SAMPLING = {field.name for field in fields(SamplingSettings)}
 """Fields of `GenerationCreate` and `GenerationOut` that belong to the sampling settings (`SamplingSettings`)."""
 
@@ -28,7 +30,7 @@ _ONE_CLASS: list[JsonValue] = [
     for name, other in (("class_name", "class_id"), ("class_id", "class_name"))
 ]
 _NOISE_OF_DDIM: list[JsonValue] = [
-    {"properties": {"sampler": {"const": "ddim"}}},
+    {"properties": {"sampler": {"enum": ["ddim", None]}}},
     {"properties": {"eta": {"const": 0}}},
 ]
 
@@ -46,23 +48,29 @@ class GenerationCreate(Input):
     seed: Annotated[int, Field(ge=0, lt=MAX_SEED), WHOLE] | None = Field(
         None, description="Image k uses seed + k. Random by default; the response has the seed."
     )
-    steps: Integer = Field(_DEFAULTS.sampling.steps, ge=1, le=TIMESTEPS, description="Sampling steps.")
+    steps: Integer | None = Field(
+        None,
+        ge=1,
+        le=TIMESTEPS,
+        description=f"Sampling steps. Default: {RECOMMENDED_STEPS['dpmpp_2m']} with `dpmpp_2m`, "
+        f"{RECOMMENDED_STEPS['ddim']} with the other samplers.",
+    )
     adapter_scale: float = Field(
-        _DEFAULTS.sampling.adapter_scale,
+        _STORED.adapter_scale,
         ge=0,
         le=MAX_ADAPTER_SCALE,
         description="Strength of the adapter: 0 is the base, 1 the adapter; values between are weaker, values above 1 "
         "exaggerate. Costs the same.",
     )
     guidance_scale: float = Field(
-        _DEFAULTS.sampling.guidance_scale,
+        _STORED.guidance_scale,
         ge=0,
         le=MAX_GUIDANCE_SCALE,
         description="Guidance: how far images move away from what the adapter draws without a class. 1 switches it off "
         "and halves the cost.",
     )
     guidance_adapter_scale: float = Field(
-        _DEFAULTS.sampling.guidance_adapter_scale,
+        _STORED.guidance_adapter_scale,
         ge=0,
         le=1,
         description="Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free "
@@ -70,21 +78,22 @@ class GenerationCreate(Input):
         "Costs the same.",
     )
     guidance_interval: tuple[Timestep, Timestep] = Field(
-        _DEFAULTS.sampling.guidance_interval,
+        _STORED.guidance_interval,
         strict=False,  # JSON has no tuples
         description="Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs "
         "less and gives more varied images.",
         examples=[[200, 800]],
     )
-    sampler: SamplerName = Field(
-        _DEFAULTS.sampling.sampler,
-        description="`ddim`; `ddpm` adds fresh noise at every step; `dpmpp_2m` needs the fewest steps.",
+    sampler: SamplerName | None = Field(
+        None,
+        description="`dpmpp_2m` needs the fewest steps; `ddpm` adds fresh noise at every step, and so does `ddim` with "
+        f"`eta`. Default: `{RECOMMENDED_SAMPLER}`, or `ddim` if `eta` is given.",
     )
     eta: float = Field(
-        _DEFAULTS.sampling.eta, ge=0, le=1, description="Noise added by `ddim`: 0 for none, 1 for as much as `ddpm`."
+        _STORED.eta, ge=0, le=1, description="Noise added by `ddim`: 0 for none, 1 for as much as `ddpm`."
     )
     timestep_spacing: TimestepSpacing = Field(
-        _DEFAULTS.sampling.timestep_spacing,
+        _STORED.timestep_spacing,
         description="Noise levels of the steps: `trailing` starts at the highest and spaces the rest evenly; `dit` "
         "includes the lowest too, as DiT's own sampling does.",
     )
@@ -109,15 +118,14 @@ class GenerationCreate(Input):
 
     @model_validator(mode="after")
     def _settings_that_fit(self) -> Self:
-        self._sampling()
+        SamplingSettings.completed(self._sampling())
         return self
 
     def to_request(self) -> GenerationRequest:
         return GenerationRequest(**self.model_dump(exclude=_SAMPLING), sampling=self._sampling())
 
-    def _sampling(self) -> SamplingSettings:
-        """Returns the sampling settings of this request. Raises ValueError if they are invalid."""
-        return SamplingSettings(**self.model_dump(include=_SAMPLING))
+    def _sampling(self) -> dict[str, Any]:
+        return self.model_dump(include=_SAMPLING, exclude_none=True)
 
 
 class ImageOut(BaseModel):

@@ -118,7 +118,8 @@ def _requests(schemas: Schemas) -> str:
     choices = "".join(
         f"{field.title().replace('_', '')} = Literal[{', '.join(json.dumps(word) for word in schema['enum'])}]\n"
         for call in asked.values()
-        for field, schema in call["properties"].items()
+        for field, described in call["properties"].items()
+        for schema in (described, *described.get("anyOf", ()))  # a setting that may be null describes its values there
         if "enum" in schema
     )
     return f"{text}\n\n{choices}"

@@ -1,6 +1,7 @@
 """Sampling settings, and the timesteps that a sampling run visits. No torch here: the API and the engine's scheduler
 use them too."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate, repeat
 from typing import Any, Literal, Self, get_args
@@ -14,6 +15,9 @@ MAX_ADAPTER_SCALE = 1.5
 SamplerName = Literal["ddim", "ddpm", "dpmpp_2m"]
 """Names of the samplers: DDIM, ancestral sampling (DDPM) with the learned variance, and second-order multistep
 DPM-Solver++."""
+RECOMMENDED_SAMPLER: SamplerName = "dpmpp_2m"
+RECOMMENDED_STEPS: dict[SamplerName, int] = {"ddim": 50, "ddpm": 50, "dpmpp_2m": 20}
+"""Defaults for requests that leave these settings out. `python -m benchmarks.guidance` compares them with others."""
 TimestepSpacing = Literal["trailing", "dit"]
 _ALWAYS_STORED = ("steps", "guidance_scale", "guidance_interval", "sampler", "eta")
 _FLOATS = ("adapter_scale", "guidance_scale", "guidance_adapter_scale", "eta")
@@ -94,6 +98,16 @@ class SamplingSettings:
         values = {**asdict(self), "guidance_interval": list(self.guidance_interval)}
         defaults = {field.name: field.default for field in fields(self) if field.name not in _ALWAYS_STORED}
         return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+
+    @classmethod
+    def completed(cls, chosen: Mapping[str, Any]) -> Self:
+        """Returns the settings of a request that chooses only some of them. Without a sampler, the request gets the
+        recommended one (DDIM if it chooses an eta), and without a number of steps, what the sampler needs.
+
+        Raises ValueError if the chosen values are not valid sampling settings.
+        """
+        sampler = chosen.get("sampler", "ddim" if chosen.get("eta") else RECOMMENDED_SAMPLER)
+        return cls(**{"sampler": sampler, "steps": RECOMMENDED_STEPS.get(sampler, cls.steps), **chosen})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -2,7 +2,7 @@
 
 import datetime
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,8 @@ class GenerationRequest:
     count: int = 1
     seed: int | None = None
     """Seed of the first image; None chooses a random one."""
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """The sampling settings that the request chooses. The others get the defaults of `SamplingSettings.completed`."""
     adapter_id: str | None = None
     priority: int = 0
     deadline_seconds: float | None = None
@@ -110,7 +111,8 @@ def create(
     if waiting >= most_waiting:
         raise QueueFull(waiting, most_waiting)
     adapter = _adapter(session, domain, request.adapter_id, base)
-    request.sampling.check_size(1 if adapter is None else base.scale_of(adapter.manifest.get("image_size")))
+    sampling = SamplingSettings.completed(request.sampling)
+    sampling.check_size(1 if adapter is None else base.scale_of(adapter.manifest.get("image_size")))
     known = list(base.class_names if adapter is None else adapter.class_names)
     class_id = _class_id(request, known)
     deadline = request.deadline_seconds
@@ -124,7 +126,7 @@ def create(
         class_name=known[class_id],
         count=request.count,
         seed=random_seed() if request.seed is None else request.seed,
-        sampling=request.sampling,
+        sampling=sampling,
         preview_count=request.previews,
         priority=request.priority,
         deadline_at=None if deadline is None else database_now(session) + datetime.timedelta(seconds=deadline),

@@ -51,6 +51,16 @@ def test_images_are_generated_and_served(
     assert usage["days"][0]["images"] == 2
 
 
+def test_sampler_and_steps_that_are_left_out_get_defaults(tenant: Client, domain: str, adapter: str) -> None:
+    def settings(**body: object) -> tuple[object, object]:
+        made = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, **body})
+        return made["sampler"], made["steps"]
+
+    assert settings() == settings(adapter_id="base") == ("dpmpp_2m", 20)
+    assert settings(sampler="ddim", steps=None) == ("ddim", 50)
+    assert settings(eta=0.5, steps=30) == ("ddim", 30)
+
+
 def test_sampler_settings_are_stored_and_returned(
     tenant: Client, domain: str, adapter: str, services: Services
 ) -> None:
@@ -65,8 +75,7 @@ def test_sampler_settings_are_stored_and_returned(
     plain = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "sampler": "dpmpp_2m"})
     draw_generations(services)
     assert (plain["sampler"], plain["eta"], plain["guidance_interval"]) == ("dpmpp_2m", 0.0, [0, 999])
-    assert (plain["timestep_spacing"], plain["guidance_adapter_scale"]) == ("trailing", 1.0)
-    assert plain["adapter_scale"] == 1.0
+    assert (plain["timestep_spacing"], plain["adapter_scale"]) == ("trailing", 1.0)
 
 
 def test_previews_are_served_while_the_generation_runs(

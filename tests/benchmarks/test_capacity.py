@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.capacity import CARD, FINETUNE, IMAGES, PAGE, GpuRates, filled, tables
+from benchmarks.capacity import CARD, FINETUNE, IMAGE_STEPS, PAGE, GpuRates, filled, tables
 from benchmarks.gpu.operations import forward_operations
 from core.artifact.base import BaseConfig
 
@@ -24,7 +24,7 @@ def test_model_card_has_the_measured_rate() -> None:
 
 @pytest.mark.parametrize(("decodes", "note"), [(True, ""), (False, ", without decoding")])
 def test_gpu_rates_are_those_of_the_best_batch_at_the_default_steps(decodes: bool, note: str) -> None:
-    rates = ((20, 40.0), (IMAGES.sampling.steps, 13.0), (50, 14.0))
+    rates = ((20, 40.0), (IMAGE_STEPS, 13.0), (50, 14.0))
     runs = [{"steps": steps, "images_a_second": rate} for steps, rate in rates]
     training = {"batch": FINETUNE.training.batch_size // 2, "methods": [{"method": "difffit", "ms": 20.0}]}
     phases = {"engine": {"runs": runs, "decodes": decodes}, "training": training}

@@ -187,7 +187,7 @@ def test_pictures_contain_their_settings_and_overwrite_no_other(
         "steps": 2,
         "guidance_scale": 4.0,
         "guidance_interval": [200, 800],
-        "sampler": "ddim",
+        "sampler": "dpmpp_2m",
         "eta": 0.0,
     }
     assert first.save(tmp_path) == first.save(tmp_path) == tmp_path / "fruit-7.png"

@@ -43,8 +43,8 @@ class GenerationSettings(TypedDict):
     """Number of images."""
     seed: NotRequired[int | None]
     """Image k uses seed + k. Random by default; the response has the seed."""
-    steps: NotRequired[int]
-    """Sampling steps."""
+    steps: NotRequired[int | None]
+    """Sampling steps. Default: 20 with `dpmpp_2m`, 50 with the other samplers."""
     adapter_scale: NotRequired[float]
     """Strength of the adapter: 0 is the base, 1 the adapter; values between are weaker, values above 1 exaggerate. Costs the same."""
     guidance_scale: NotRequired[float]
@@ -53,8 +53,8 @@ class GenerationSettings(TypedDict):
     """Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free guidance), 0 for the base, values between for a weaker version of the adapter. Multiplies `adapter_scale`. Costs the same."""
     guidance_interval: NotRequired[tuple[int, int]]
     """Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs less and gives more varied images."""
-    sampler: NotRequired[Literal["ddim", "ddpm", "dpmpp_2m"]]
-    """`ddim`; `ddpm` adds fresh noise at every step; `dpmpp_2m` needs the fewest steps."""
+    sampler: NotRequired[Literal["ddim", "ddpm", "dpmpp_2m"] | None]
+    """`dpmpp_2m` needs the fewest steps; `ddpm` adds fresh noise at every step, and so does `ddim` with `eta`. Default: `dpmpp_2m`, or `ddim` if `eta` is given."""
     eta: NotRequired[float]
     """Noise added by `ddim`: 0 for none, 1 for as much as `ddpm`."""
     timestep_spacing: NotRequired[Literal["trailing", "dit"]]

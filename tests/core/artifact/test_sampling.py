@@ -89,3 +89,13 @@ def test_png_text_is_byte_identical_to_that_of_earlier_releases() -> None:
     assert b"iTXtdifffit\0\0\0\0\0" + text in data
     assert read_settings(data) == settings
     assert data == encode_png(Image.new("RGB", (2, 2)), settings)
+
+
+def test_chosen_settings_stay_and_the_others_get_defaults() -> None:
+    assert SamplingSettings.completed({}) == SamplingSettings(steps=20, sampler="dpmpp_2m")
+    assert SamplingSettings.completed({"sampler": "ddim"}) == SamplingSettings()
+    assert SamplingSettings.completed({"eta": 1.0}) == SamplingSettings(eta=1.0)
+    chosen = SamplingSettings(steps=7, sampler="ddpm", guidance_scale=1.0, guidance_interval=(1, 2))
+    assert SamplingSettings.completed(vars(chosen)) == chosen
+    with pytest.raises(ValueError, match="eta belongs to the sampler ddim"):
+        SamplingSettings.completed({"eta": 1.0, "sampler": "ddpm"})
