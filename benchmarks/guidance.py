@@ -38,7 +38,7 @@ from core.ml.serving.resident import Resident
 ADAPTER_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0)
 MIDDLE = (200, 800)
-AUTOGUIDANCE = {"guidance_scale": 3.0, "guidance_adapter_scale": 0.75}
+AUTOGUIDANCE: dict[str, Any] = {"guidance_scale": 3.0, "guidance_adapter_scale": 0.75}
 SAMPLERS: tuple[tuple[SamplerName, int], ...] = (
     ("ddim", 50),
     ("ddim", 25),

@@ -73,7 +73,8 @@ def main() -> None:
     training = train(
         seen, checkpoint, arguments.steps, arguments.batch_size, arguments.learning_rate, device, precision
     )
-    model = training.averaged.eval().to("cpu")
+    model = training.averaged.eval()
+    torch.nn.Module.to(model, "cpu")
     scale_latents(model, seen)
     model.save_pretrained(arguments.output)
     figures = measure(model, unseen, openmoji) | {"steps": training.step, "seconds": round(training.seconds)}
@@ -130,7 +131,8 @@ class Training:
     """Training state: model, moving average and optimizer, with the number of steps and seconds over all runs."""
 
     def __init__(self, learning_rate: float, device: torch.device) -> None:
-        self.model = new_autoencoder().train().to(device)
+        with device:
+            self.model = new_autoencoder().train()
         for parameter in self.model.parameters():
             if parameter.ndim == 4:  # with this layout, convolutions are faster on a CPU
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -39,12 +39,14 @@ class CompiledRoute(ReferenceRoute):
 
         def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             with torch.autocast(x.device.type, torch.bfloat16), sdpa_kernel(self._backends(x)):
-                return self._forward(tensors, x, t, y).float()
+                output: Tensor = self._forward(tensors, x, t, y)
+            return output.float()
 
         return model
 
     def _output(self, tensors: Mapping[str, Tensor], x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return self.dit(x, t, y, TensorAdapter(tensors))
+        output: Tensor = self.dit(x, t, y, TensorAdapter(tensors))
+        return output
 
     @staticmethod
     def _backends(x: Tensor) -> list[SDPBackend]:
@@ -117,4 +119,5 @@ def _orthogonal(matrices: Tensor) -> Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).float()
+    result: Tensor = x.mT if tall else x
+    return result.float()

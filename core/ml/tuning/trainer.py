@@ -77,7 +77,7 @@ class Trainer:
         shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.learner = Learner(self.route, torch.nn.Parameter(flat), shapes, dict(frozen or {}))
         self.parameters, self.average = self.learner.parameters, flat.clone()
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             [self.parameters],
             lr=settings.learning_rate,
             betas=(0.9, 0.999),
