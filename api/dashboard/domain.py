@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from nicegui import ui
 
 from api.dashboard import kit
-from api.dashboard.forms import Form
+from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, show_problem
 from api.dashboard.user import User
 from difffit import DiffFitError
@@ -42,7 +42,7 @@ def domain_frame(user: User, domain: Domain, step: str) -> Iterator[None]:
             if user.may_write:
                 with kit.box("row"):
                     kit.button("Edit", lambda: _edit(user, domain), kind="quiet")
-                    kit.button("Delete", lambda: _delete(user, domain), kind="quiet")
+                    _delete_button(user, domain)
         yield
 
 
@@ -55,7 +55,7 @@ def _edit(user: User, domain: Domain) -> None:
             await user.api.domains.update(domain.id, name=name.value, description=description.value or "")
             kit.reload()
 
-    with kit.form_dialog("Edit the domain", "Save", change):
+    with form_dialog("Edit the domain", "Save", change):
         name, description = name_fields(domain.name, domain.description)
 
 
@@ -67,10 +67,10 @@ def name_fields(name: str = "", description: str = "") -> tuple[ui.input | ui.te
     return named.props("autofocus"), described
 
 
-def _delete(user: User, domain: Domain) -> None:
+def _delete_button(user: User, domain: Domain) -> None:
     async def delete() -> None:
         await user.api.domains.delete(domain.id)
         ui.navigate.to("/domains")
 
-    detail = "Its training images, versions and generated images are deleted too. This cannot be undone."
-    kit.confirm(f"Delete {domain.name}?", detail, "Delete the domain", delete)
+    detail = "Its training images, versions and generated images are deleted too."
+    kit.delete_button(domain.name, "Delete the domain", detail, delete)

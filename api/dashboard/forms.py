@@ -10,6 +10,7 @@ from nicegui import ui
 from nicegui.elements.mixins.validation_element import ValidationElement
 from nicegui.elements.mixins.value_element import ValueElement
 
+from api.dashboard import kit
 from difffit.errors import InvalidRequest, NameTaken
 
 
@@ -56,6 +57,32 @@ def keep(values: dict[str, Any]) -> None:
     """Writes values into the page's address. None and an empty text remove the value."""
     texts = {name: _text(value) for name, value in values.items()}
     ui.run_javascript(f"difffit.keep({json.dumps(texts)})")
+
+
+@contextmanager
+def form_dialog(title: str, verb: str, submit: kit.Handler) -> Iterator[ui.dialog]:
+    """Opens a dialog with fields, which the caller adds inside the context. `verb` labels the button that submits them;
+    Enter does the same. After a change, the dialog closes only by its buttons, so that no typed text is lost."""
+    changed = set[int]()
+    with kit.dialog(title) as asked, kit.box("form") as form:
+        yield asked
+        with kit.box("row end"):
+            kit.button("Cancel", asked.close)
+            submitter = kit.button(verb, submit, kind="primary")
+    for control in form.descendants():
+        if isinstance(control, ValueElement):
+            control.on_value_change(lambda event: changed.add(event.sender.id))
+        if isinstance(control, ui.input):
+            press_on_enter(control, submitter)
+    # Quasar closes a dialog in the browser, before the server knows of a change, so Escape is handled here instead.
+    asked.props("persistent")
+    form.on("keydown.escape", lambda: None if changed else asked.close())
+    asked.open()
+
+
+def press_on_enter(control: ui.input, submitter: ui.button) -> None:
+    """Lets the Enter key in a field press a button."""
+    control.on("keydown.enter", js_handler=f"() => getHtmlElement({submitter.id}).click()")
 
 
 def _text(value: Any) -> str:

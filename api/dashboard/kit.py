@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 
 from nicegui import background_tasks, ui
 from nicegui.elements.mixins.text_element import TextElement
-from nicegui.elements.mixins.value_element import ValueElement
 
 Control = TypeVar("Control", bound=ui.element)
 Handler = Callable[[], object]
@@ -160,7 +159,8 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) 
         write(caption, "caption", "visually-hidden")
         with ui.element("thead"), ui.element("tr"):
             for column in columns:
-                write(column, "th").props("scope=col")
+                with ui.element("th").props("scope=col"):
+                    write(column or "Actions", "span", "" if column else "visually-hidden")
         with ui.element("tbody"):
             for row in rows:
                 with ui.element("tr"):
@@ -204,26 +204,13 @@ def dialog(title: str) -> Iterator[ui.dialog]:
         yield element
 
 
-@contextmanager
-def form_dialog(title: str, verb: str, submit: Handler) -> Iterator[ui.dialog]:
-    """Opens a dialog with fields, which the caller adds inside the context. `verb` labels the button that submits them;
-    Enter does the same. After a change, the dialog closes only by its buttons, so that no typed text is lost."""
-    with dialog(title) as asked:
-        yield asked
-        with box("row end"):
-            button("Cancel", asked.close)
-            submitter = button(verb, submit, kind="primary")
-    for control in asked.descendants():
-        if isinstance(control, ValueElement):
-            control.on_value_change(lambda: asked.props("persistent"))
-        if isinstance(control, ui.input):
-            press_on_enter(control, submitter)
-    asked.open()
-
-
-def press_on_enter(control: ui.input, submitter: ui.button) -> None:
-    """Lets the Enter key in a field press a button."""
-    control.on("keydown.enter", js_handler=f"() => getHtmlElement({submitter.id}).click()")
+def delete_button(name: str, verb: str, detail: str, delete: Handler) -> ui.button:
+    """Adds a button that deletes something after the user has confirmed it. `name` says what, such as `version 2`,
+    `detail` what else is affected, and `verb` labels the button that confirms."""
+    detail = f"{detail} This cannot be undone."
+    element = button("Delete", lambda: confirm(f"Delete {name}?", detail, verb, delete), kind="quiet")
+    element.props["aria-label"] = f"Delete {name}"
+    return element
 
 
 def confirm(title: str, detail: str, verb: str, action: Handler) -> None:

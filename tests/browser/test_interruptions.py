@@ -65,6 +65,10 @@ def test_generation_is_followed_after_a_reload(playground: Page) -> None:
     expect(card.get_by_text("Cancelled.")).to_be_visible(timeout=LONG)
     playground.reload()
     expect(card.get_by_text("Cancelled.")).to_be_visible()
+    count = playground.locator("[data-generation]").count()
+    card.get_by_role("button", name="Delete the images of").click()
+    playground.get_by_role("button", name="Delete the images", exact=True).click()
+    expect(playground.locator("[data-generation]")).to_have_count(count - 1)
     field(playground, "Steps").fill("3")
     press_generate(playground)
     playground.wait_for_timeout(200)
@@ -80,7 +84,7 @@ def test_form_survives_a_lost_connection(dashboard: Dashboard, playground: Page)
     field(playground, "Steps").fill("33")
     playground.wait_for_timeout(8000)
     playground.context.set_offline(False)
-    expect(playground.locator("#popup")).to_have_attribute("aria-hidden", "true")
+    expect(playground.locator("#popup")).to_have_attribute("aria-hidden", "true", timeout=LONG)
     press_generate(playground)
     card = playground.locator("[data-generation]").first
     expect(card).to_contain_text("seed 777, 33 steps")
@@ -108,10 +112,12 @@ def test_wrong_numbers_are_explained_at_their_fields(dashboard: Dashboard, playg
 
 
 def test_each_version_offers_its_own_classes(playground: Page) -> None:
+    field(playground, "Version").click()
+    playground.get_by_role("option", name="Version 1", exact=True).click()
     field(playground, "Class").click()
     playground.get_by_role("option", name="heart").click()
     field(playground, "Version").click()
-    playground.get_by_role("option", name="Version 2").click()
+    playground.get_by_role("option", name="Version 2", exact=True).click()
     expect(field(playground, "Class")).to_have_value("fruit")
     field(playground, "Class").click()
     expect(playground.get_by_role("option")).to_have_count(1)
@@ -168,9 +174,13 @@ def test_dialog_keeps_typed_text_and_enter_submits(dashboard: Dashboard, visitor
     expect(page.get_by_label("Name")).to_be_focused()
     page.keyboard.press("Enter")
     expect(dialog.get_by_text("Enter a name.")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    page.get_by_role("button", name="New domain").click()
     page.get_by_label("Name").fill("Typed")
     page.keyboard.press("Escape")
     page.mouse.click(8, 400)
+    page.wait_for_timeout(1000)
     page.get_by_label("Name").press("Enter")
     page.wait_for_url("**/domains/**")
     visitor.caller.send("DELETE", f"/v1/domains/{visitor.domain()}").raise_for_status()
@@ -211,3 +221,19 @@ def test_loss_curve_stays_under_the_mouse(dashboard: Dashboard, domain: str, vis
     expect(chart).to_contain_text(re.compile(r"Step \d+training: \d\.\d{4}"))
     strokes = chart.evaluate("e => [...e.querySelectorAll('path')].map((path) => path.getAttribute('stroke'))")
     assert "var(--accent)" in strokes
+
+
+def test_data_set_and_fine_tune_are_deleted(dashboard: Dashboard, domain: str, visitor: Visitor) -> None:
+    page = dashboard.sign_in()
+    page.goto(f"{dashboard.url}/domains/{domain}/images")
+    ready = page.locator("[data-status=ready]")
+    expect(ready).to_have_count(2)
+    ready.first.get_by_role("button", name="Delete Data set of").click()
+    page.get_by_role("button", name="Delete the data set").click()
+    expect(ready).to_have_count(1)
+    finetunes = visitor.caller.get(f"/v1/domains/{domain}/finetunes")["data"]
+    page.goto(f"{dashboard.url}/finetunes/{finetunes[0]['id']}")
+    page.get_by_role("button", name="Delete this fine-tune").click()
+    page.get_by_role("button", name="Delete the fine-tune").click()
+    expect(page.locator(".q-notification")).to_be_visible()
+    assert len(visitor.caller.get(f"/v1/domains/{domain}/finetunes")["data"]) == len(finetunes)

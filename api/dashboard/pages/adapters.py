@@ -3,6 +3,7 @@
 from nicegui import ui
 
 from api.dashboard import kit, words
+from api.dashboard.forms import press_on_enter
 from api.dashboard.frame import frame, page
 from api.dashboard.user import AdminUser
 from difffit.models import AdminAdapter
@@ -63,7 +64,7 @@ def _filters(filters: dict[str, str]) -> None:
         submitter = kit.button("Show", show, kind="primary")
         kit.link_button("All", "/adapters")
     for field in (tenant, domain, base):
-        kit.press_on_enter(field, submitter)
+        press_on_enter(field, submitter)
 
 
 def _row(adapter: AdminAdapter) -> list[kit.Cell]:

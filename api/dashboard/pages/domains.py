@@ -4,7 +4,7 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.domain import name_fields
-from api.dashboard.forms import Form
+from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, page
 from api.dashboard.user import TenantUser, User
 from difffit.models import Domain
@@ -46,5 +46,5 @@ def _ask_for_domain(user: User) -> None:
             domain = await user.api.domains.create(name.value, description.value)
             ui.navigate.to(f"/domains/{domain.id}")
 
-    with kit.form_dialog("New domain", "Create", make):
+    with form_dialog("New domain", "Create", make):
         name, description = name_fields()

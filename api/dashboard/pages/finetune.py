@@ -122,10 +122,17 @@ class _Watch:
         if self.finetune.status in ACTIVE and self.user.may_write and not self.is_cancelling:
             kit.notifications_button()
             kit.button("Cancel", self._cancel, kind="danger")
+        if self.finetune.status not in ACTIVE and self.user.may_write:
+            detail = "Its curve and sample images are deleted too. The version that it trained must be deleted first."
+            kit.delete_button("this fine-tune", "Delete the fine-tune", detail, self._delete)
         if self.finetune.status == "succeeded":
             kit.link_button("Compare versions", f"/domains/{self.finetune.domain_id}/versions")
             playground = f"/domains/{self.finetune.domain_id}/playground?adapter_id={self.finetune.adapter_id}"
             kit.link_button("Generate with it", playground, kind="primary")
+
+    async def _delete(self) -> None:
+        await self.user.api.finetunes.delete(self.finetune.id)
+        ui.navigate.to(f"/domains/{self.finetune.domain_id}/training")
 
     async def _cancel(self) -> None:
         await self.user.api.finetunes.cancel(self.finetune.id)

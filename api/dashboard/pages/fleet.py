@@ -1,5 +1,7 @@
 """Page for administrators that shows the queues and the live workers."""
 
+import datetime
+
 from nicegui import ui
 
 from api.dashboard import kit, words
@@ -59,5 +61,9 @@ def _worker(worker: Worker) -> list[kit.Cell]:
         lambda: kit.write(words.short(worker.base_digest or "none"), "span", "mono"),
         held,
         words.moment(worker.started_at),
-        words.moment(worker.heartbeat_at),
+        f"{words.duration(_seconds_since(worker.heartbeat_at))} ago",
     ]
+
+
+def _seconds_since(time: datetime.datetime) -> float:
+    return max(0.0, (datetime.datetime.now(datetime.UTC) - time).total_seconds())

@@ -31,16 +31,32 @@ def _dataset(user: User, domain: Domain, dataset: Dataset) -> None:
     with kit.card() as card:
         with kit.box("row spread"):
             with kit.box("row"):
-                kit.write(f"Data set of {words.moment(dataset.created_at)}", "h2")
+                kit.write(_name(dataset), "h2")
                 kit.badge(dataset.status)
-            if dataset.status == "ready" and user.may_write:
-                kit.link_button("Train on it", f"/domains/{domain.id}/training?dataset_id={dataset.id}", kind="primary")
+            if dataset.status != "validating" and user.may_write:
+                with kit.box("row"):
+                    _delete_button(user, dataset)
+                    if dataset.status == "ready":
+                        target = f"/domains/{domain.id}/training?dataset_id={dataset.id}"
+                        kit.link_button("Train on it", target, kind="primary")
         if dataset.status == "validating":
             status_line = kit.muted("Checking your images…").props("role=status")
             _reload_when_done(user, dataset.id, status_line)
         else:
             _report(user, dataset)
     card.props(f'data-status="{dataset.status}"')
+
+
+def _name(dataset: Dataset) -> str:
+    return dataset.name or f"Data set of {words.moment(dataset.created_at)}"
+
+
+def _delete_button(user: User, dataset: Dataset) -> None:
+    async def delete() -> None:
+        await user.api.datasets.delete(dataset.id)
+        kit.reload()
+
+    kit.delete_button(_name(dataset), "Delete the data set", "Versions that were trained on it stay.", delete)
 
 
 def _reload_when_done(user: User, id: str, status_line: TextElement) -> None:

@@ -151,9 +151,21 @@ class _Playground:
                 settings += [f"guidance {generation.guidance_scale:g}", generation.sampler]
                 kit.write(", ".join(settings), "span", "small")
             drawn = Drawing(self.user, generation)
+            if self.user.may_write:
+                with kit.box("row end") as ended:
+                    self._delete_button(generation, card)
+                ended.bind_visibility_from(drawn.state, "visible", backward=lambda is_active: not is_active)
         if drawn.is_active:
             kit.in_background(drawn.follow())
         return card
+
+    def _delete_button(self, generation: Generation, card: ui.element) -> None:
+        async def delete() -> None:
+            await self.user.api.generations.delete(generation.id)
+            card.delete()
+
+        name = f"the images of {generation.class_name}, seed {generation.seed}"
+        kit.delete_button(name, "Delete the images", "Links to them stop working.", delete)
 
     def show_code(self, name: str, render: drawing.Render) -> None:
         if not self.form.is_valid():

@@ -6,7 +6,7 @@ from typing import Literal
 from nicegui import ui
 
 from api.dashboard import kit, words
-from api.dashboard.forms import Form
+from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, page, show_problem
 from api.dashboard.user import MOST, AdminUser, User
 from difffit import DiffFitError
@@ -52,7 +52,7 @@ def _ask_for_tenant(user: User) -> None:
             tenant = await user.api.admin.tenants.create(name.value)
             ui.navigate.to(f"/tenants/{tenant.id}")
 
-    with kit.form_dialog("New tenant", "Create", make):
+    with form_dialog("New tenant", "Create", make):
         name = _name_field("Acme Studio")
 
 
@@ -123,7 +123,7 @@ def _ask_for_key(user: User, tenant: Tenant) -> None:
             asked.close()
             _show_key(issued)
 
-    with kit.form_dialog("Issue a key", "Issue", issue) as asked:
+    with form_dialog("Issue a key", "Issue", issue) as asked:
         name = _name_field("Web shop", "Label of the key.")
         lifetime = kit.choice("Expires in", _LIFETIMES, 0)
         only_reading = ui.checkbox("Read-only")
@@ -135,7 +135,7 @@ def _ask_to_rotate(user: User, key: Key) -> None:
         asked.close()
         _show_key(issued)
 
-    with kit.form_dialog(f"Rotate {key.name}", "Rotate", rotate) as asked:
+    with form_dialog(f"Rotate {key.name}", "Rotate", rotate) as asked:
         kit.write("A new key with the same name and scopes replaces it.")
         overlap = kit.choice("The old key", _OVERLAPS, 86_400)
 

@@ -54,7 +54,7 @@ class _Form:
     def __init__(self, user: User, domain_id: str, datasets: list[Dataset], chosen: str) -> None:
         self.user, self.domain_id = user, domain_id
         self.datasets = {
-            dataset.id: f"{words.moment(dataset.created_at)}, {words.several(dataset.images, 'image')}"
+            dataset.id: f"{dataset.name or words.moment(dataset.created_at)}, {words.several(dataset.images, 'image')}"
             for dataset in datasets
         }
         self.chosen = chosen if chosen in self.datasets else datasets[0].id

@@ -137,13 +137,8 @@ def _delete_button(user: User, adapter: Adapter) -> None:
         await user.api.adapters.delete(adapter.id)
         kit.reload()
 
-    def ask() -> None:
-        detail = "Its images stay. This cannot be undone."
-        kit.confirm(f"Delete version {adapter.version}?", detail, "Delete the version", delete)
-
     if user.may_write:
-        button = kit.button("Delete", ask, kind="quiet")
-        button.props(f'aria-label="Delete version {adapter.version}"')
+        kit.delete_button(f"version {adapter.version}", "Delete the version", "Its images stay.", delete)
 
 
 def _older(user: User, domain: Domain, adapters: list[Adapter]) -> None:
