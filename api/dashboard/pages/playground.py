@@ -90,7 +90,7 @@ class _Playground:
             self.seed = kit.number("First seed", 1, least=0, most=2**31)
             self.steps = kit.number("Steps", _DEFAULTS.steps, least=1, most=1000)
             self.guidance = kit.number("Guidance", _DEFAULTS.guidance_scale, least=0, most=50, step=0.5, whole=False)
-            self.guide = kit.choice("Guide against", _GUIDES, 1.0)
+        self.guide = kit.choice("Guide against", _GUIDES, 1.0)
         self.sampler = kit.choice("Sampler", list(get_args(Sampler)), _DEFAULTS.sampler)
         self.spacing = kit.choice("Timesteps", list(get_args(TimestepSpacing)), "trailing")
         Form(adapter_id=self.adapter).keep()
