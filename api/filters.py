@@ -8,7 +8,9 @@ from fastapi import Depends, Query
 from pydantic import AwareDatetime, BeforeValidator
 
 from api.schemas.common import WHOLE, ClassName, Identifier, Label, Name
+from core.service.adapters import AdapterFilter
 from core.service.datasets.service import DatasetFilter
+from core.service.finetunes.service import FinetuneFilter
 from core.service.generations import GenerationFilter
 from core.service.images import ImageFilter
 
@@ -43,6 +45,37 @@ async def get_dataset_filter(
 
 
 DatasetFilterDep = Annotated[DatasetFilter, Depends(get_dataset_filter)]
+
+
+async def get_finetune_filter(
+    dataset_id: Annotated[Identifier | None, Query(description="Only fine-tunes on this data set.")] = None,
+    from_adapter_id: Annotated[
+        Identifier | None, Query(description="Only fine-tunes that continue from this version.")
+    ] = None,
+    created_after: Annotated[Moment | None, Query(description="Only fine-tunes created after this time.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Only fine-tunes created before this time.")] = None,
+) -> FinetuneFilter:
+    return FinetuneFilter(
+        dataset_id=dataset_id,
+        from_adapter_id=from_adapter_id,
+        created_after=created_after,
+        created_before=created_before,
+    )
+
+
+FinetuneFilterDep = Annotated[FinetuneFilter, Depends(get_finetune_filter)]
+
+
+async def get_adapter_filter(
+    name: Annotated[Name | None, Query(description="Only versions whose name contains this text, in any case.")] = None,
+    class_name: Annotated[ClassName | None, Query(description="Only versions with a class of this name.")] = None,
+    created_after: Annotated[Moment | None, Query(description="Only versions created after this time.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Only versions created before this time.")] = None,
+) -> AdapterFilter:
+    return AdapterFilter(name=name, class_name=class_name, created_after=created_after, created_before=created_before)
+
+
+AdapterFilterDep = Annotated[AdapterFilter, Depends(get_adapter_filter)]
 
 
 async def get_generation_filter(

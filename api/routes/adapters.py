@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from api.auth import ReaderDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
+from api.filters import AdapterFilterDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
 from api.routes.covers import with_cover
@@ -33,11 +34,26 @@ def list_adapters(
     database: DatabaseDep,
     scope: ReaderDep,
     page: PageDep,
+    wanted: AdapterFilterDep,
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> Listing[AdapterOut]:
     """List a domain's adapter versions, newest first."""
     with database.session(scope) as session:
-        rows = adapters.page(session, id, replace(page, status=status))
+        rows = adapters.page(session, replace(wanted, domain_id=id), replace(page, status=status))
+        return listing(rows, AdapterOut.model_validate)
+
+
+@router.get("/adapters", operation_id="list_owned_adapters")
+def list_owned_adapters(
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    wanted: AdapterFilterDep,
+    status: Annotated[AdapterStatus | None, OF_STATUS] = None,
+) -> Listing[AdapterOut]:
+    """List the adapter versions of all your domains, newest first."""
+    with database.session(scope) as session:
+        rows = adapters.page(session, wanted, replace(page, status=status))
         return listing(rows, AdapterOut.model_validate)
 
 

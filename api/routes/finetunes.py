@@ -14,6 +14,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import ServiceBusy, TooManyStreams
+from api.filters import FinetuneFilterDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
 from api.pngs import IMAGE, OPTIONAL_KEY, UNCHANGED, png
@@ -92,12 +93,26 @@ def list_finetunes(
     database: DatabaseDep,
     scope: ReaderDep,
     page: PageDep,
+    wanted: FinetuneFilterDep,
     status: Annotated[JobStatus | None, OF_STATUS] = None,
 ) -> Listing[FinetuneOut]:
     """List a domain's fine-tunes, newest first."""
     with database.session(scope) as session:
-        rows = finetunes.page(session, id, replace(page, status=status))
+        rows = finetunes.page(session, replace(wanted, domain_id=id), replace(page, status=status))
         return listing(rows, FinetuneOut.of)
+
+
+@router.get("/finetunes", operation_id="list_all_finetunes")
+def list_all_finetunes(
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    wanted: FinetuneFilterDep,
+    status: Annotated[JobStatus | None, OF_STATUS] = None,
+) -> Listing[FinetuneOut]:
+    """List the fine-tunes of all your domains, newest first."""
+    with database.session(scope) as session:
+        return listing(finetunes.page(session, wanted, replace(page, status=status)), FinetuneOut.of)
 
 
 @router.get("/finetunes/{id}", operation_id="get_finetune", responses=problems(NotFound))

@@ -1,11 +1,12 @@
 """Stored adapters: the versions of a domain, published by fine-tunes or uploaded by tenants. One version is active."""
 
+import datetime
 import unicodedata
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import IO, Any, TypeVar
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import ColumnElement, Select, String, column, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
@@ -15,7 +16,7 @@ from core.service import audit, deletions, domains, fleet, idempotency, metering
 from core.service.db.base import new_id
 from core.service.db.lookup import find, require
 from core.service.db.models import Adapter, Deletion, Domain, Finetune, Generation
-from core.service.db.paging import Page, PageRequest, fetch_page
+from core.service.db.paging import Page, PageRequest, created_between, fetch_page
 from core.service.db.session import database_now
 from core.service.errors import AdapterActive, AdapterInUse, AdapterQuarantined
 from core.service.quotas import Quotas
@@ -54,10 +55,32 @@ def download(session: Session, id: str) -> Adapter:
     return adapter
 
 
-def page(session: Session, domain_id: str, request: PageRequest) -> Page[Adapter]:
-    """Returns a page of a domain's adapters, newest first. Raises NotFound, InvalidCursor."""
-    domains.get(session, domain_id)
-    return fetch_page(session, select(Adapter).where(Adapter.domain_id == domain_id), Adapter.id, request)
+@dataclass(frozen=True, kw_only=True)
+class AdapterFilter:
+    """Selection of adapters. None selects all."""
+
+    domain_id: str | None = None
+    name: str | None = None
+    """Text that the name contains, in any case."""
+    class_name: str | None = None
+    """Current name of one of the adapter's classes."""
+    created_after: datetime.datetime | None = None
+    created_before: datetime.datetime | None = None
+
+
+def page(session: Session, wanted: AdapterFilter, request: PageRequest) -> Page[Adapter]:
+    """Returns a page of the tenant's adapters that `wanted` selects, newest first. Raises NotFound for a domain that
+    does not exist, InvalidCursor."""
+    statement = select(Adapter)
+    if wanted.domain_id is not None:
+        domains.get(session, wanted.domain_id)
+        statement = statement.where(Adapter.domain_id == wanted.domain_id)
+    if wanted.name is not None:
+        statement = statement.where(Adapter.name.icontains(wanted.name, autoescape=True))
+    if wanted.class_name is not None:
+        statement = statement.where(_has_class(session, _composed(wanted.class_name)))
+    created = created_between(Adapter, Adapter.id, wanted.created_after, wanted.created_before)
+    return fetch_page(session, statement.where(*created), Adapter.id, request)
 
 
 @dataclass(frozen=True)
@@ -252,6 +275,13 @@ def deleted(session: Session, digests: Collection[str]) -> set[str]:
     The session must be a worker's, which sees every tenant's rows."""
     stored = select(Adapter.sha256).where(Adapter.sha256.in_(digests)).distinct()
     return set(digests) - set(session.scalars(stored))
+
+
+def _has_class(session: Session, name: str) -> ColumnElement[bool]:
+    """Returns the SQL condition that an adapter has a class with this name."""
+    elements = "jsonb_array_elements_text" if session.get_bind().dialect.name == "postgresql" else "json_each"
+    names = getattr(func, elements)(Adapter.class_names).table_valued(column("value", String))
+    return exists().where(names.c.value == name)
 
 
 def _unfinished_jobs(session: Session, id: str) -> list[str]:

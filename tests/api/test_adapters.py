@@ -105,3 +105,27 @@ def test_version_is_named_noted_and_its_classes_are_renamed(
     for names in ({"pear": "quince"}, {"pear": " "}, {"pear": "x" * 101}):
         problem(tenant.patch(path, {"class_names": names}), 422, "invalid_request")
     problem(other.patch(path, body), 404, "not_found")
+
+
+def test_versions_of_all_domains_are_listed_by_filters(
+    tenant: Client, other: Client, domain: str, adapter: str
+) -> None:
+    second = tenant.made("/v1/domains", {"name": "second"})["id"]
+    body = {"file": ("a", adapter_file(("café", "tea")))}
+    uploaded = tenant.made(f"/v1/domains/{second}/adapters", files=body)
+    tenant.patch(f"/v1/adapters/{uploaded['id']}", {"name": "Night 50 %", "class_names": {"tea": "mint"}})
+
+    def listed(**filters: str) -> list[str]:
+        return [row["id"] for row in tenant.read("/v1/adapters", params=filters)["data"]]
+
+    assert listed() == [uploaded["id"], adapter]
+    assert [row["id"] for row in tenant.read(f"/v1/domains/{domain}/adapters")["data"]] == [adapter]
+    assert listed(class_name="apple") == [adapter]
+    assert listed(class_name="cafe\u0301") == listed(class_name="mint") == listed(name="night") == [uploaded["id"]]
+    assert listed(class_name="tea") == listed(name="%%") == listed(status="quarantined") == []
+    assert listed(created_after="2020-01-01T00:00:00Z", limit="1") == [uploaded["id"]]
+    assert listed(created_before="2020-01-01T00:00:00Z") == []
+    assert other.read("/v1/adapters")["data"] == []
+    problem(tenant.get("/v1/adapters", params={"created_after": "yesterday"}), 422, "invalid_request")
+    problem(tenant.get("/v1/adapters", params={"class": "apple"}), 422, "invalid_request")
+    problem(tenant.get("/v1/adapters", params={"cursor": "garbage"}), 422, "invalid_cursor")

@@ -292,3 +292,24 @@ def test_version_of_another_tenant_or_base_is_not_continued(
         session.get_one(Adapter, adapter).base_digest = "c" * 64
     body = {"dataset_id": dataset, "from_adapter_id": adapter}
     problem(tenant.post(f"/v1/domains/{domain}/finetunes", body), 409, "base_mismatch")
+
+
+def test_fine_tunes_of_all_domains_are_listed_by_filters(
+    tenant: Client, other: Client, domain: str, dataset: str, adapter: str
+) -> None:
+    path = f"/v1/domains/{domain}/finetunes"
+    more = tenant.made(path, {"dataset_id": dataset, "from_adapter_id": adapter})["id"]
+    first = tenant.read(f"/v1/adapters/{adapter}")["finetune_id"]
+
+    def listed(**filters: str) -> list[str]:
+        rows = tenant.read("/v1/finetunes", params=filters)["data"]
+        assert rows == tenant.read(path, params=filters)["data"]
+        return [row["id"] for row in rows]
+
+    assert listed() == listed(dataset_id=dataset) == [more, first]
+    assert listed(from_adapter_id=adapter) == listed(status="queued") == [more]
+    assert listed(dataset_id="ds_nothing") == listed(created_before="2020-01-01T00:00:00Z") == []
+    assert listed(created_after="2020-01-01T00:00:00Z", status="succeeded") == [first]
+    assert other.read("/v1/finetunes")["data"] == []
+    problem(tenant.get("/v1/finetunes", params={"dataset": dataset}), 422, "invalid_request")
+    problem(tenant.get("/v1/finetunes", params={"cursor": "garbage"}), 422, "invalid_cursor")

@@ -168,6 +168,10 @@ def test_version_is_continued_named_and_its_class_renamed(shell: Shell, drawable
     changed = shell.json("adapters", "update", id, "--name", "Second", "--note", "more", "--rename", "fruit=food")
     assert (changed["name"], changed["note"], changed["class_names"]) == ("Second", "more", ["food", "smiling-face"])
     assert "Second" in shell.text("adapters", "list", drawable.name)
+    filters = ("--class", "food", "--name", "second", "--after", "2020-01-01")
+    assert [row["id"] for row in shell.json("adapters", "list", *filters)] == [id]
+    assert shell.json("finetunes", "list", "--before", "2020-01-01") == []
+    assert finetune["id"] in [row["id"] for row in shell.json("finetunes", "list", "--status", "succeeded")]
     assert "is not of the form OLD=NEW" in shell.run("adapters", "update", id, "--rename", "fruit").output
     drawn = shell.json("generate", drawable.id, "food", "--adapter", id, "--steps", 1)
     assert drawn["class_name"] == "food"

@@ -1,8 +1,26 @@
-"""Filters of `generations.list` and `images.list`, which images and generations they return."""
+"""Filters of the `list` calls of fine-tunes, adapters, generations and images: which of them they return."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypedDict
+
+
+class FinetuneFilters(TypedDict, total=False):
+    dataset_id: str | None
+    from_adapter_id: str | None
+    """Id of a version that they continue from."""
+    created_after: datetime | None
+    """A time without a zone is local."""
+    created_before: datetime | None
+
+
+class AdapterFilters(TypedDict, total=False):
+    name: str | None
+    """Text that the name must contain, in upper or lower case."""
+    class_name: str | None
+    created_after: datetime | None
+    """A time without a zone is local."""
+    created_before: datetime | None
 
 
 class GenerationFilters(TypedDict, total=False):

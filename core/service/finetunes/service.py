@@ -22,7 +22,7 @@ from core.service.datasets import service as datasets
 from core.service.db.base import new_id
 from core.service.db.lookup import require
 from core.service.db.models import Dataset, Deletion, Finetune, FinetuneEvent
-from core.service.db.paging import Page, PageRequest, fetch_page
+from core.service.db.paging import Page, PageRequest, created_between, fetch_page
 from core.service.db.session import database_now
 from core.service.errors import (
     DatasetNotReady,
@@ -210,10 +210,26 @@ def get(session: Session, id: str) -> Finetune:
     return require(session, Finetune, "finetune", id)
 
 
-def page(session: Session, domain_id: str, request: PageRequest) -> Page[Finetune]:
-    """Returns a page of a domain's fine-tunes, newest first. Raises NotFound, InvalidCursor."""
-    domains.get(session, domain_id)
-    return fetch_page(session, select(Finetune).where(Finetune.domain_id == domain_id), Finetune.id, request)
+@dataclass(frozen=True, kw_only=True)
+class FinetuneFilter:
+    """Selection of fine-tunes. None selects all."""
+
+    domain_id: str | None = None
+    dataset_id: str | None = None
+    from_adapter_id: str | None = None
+    created_after: datetime.datetime | None = None
+    created_before: datetime.datetime | None = None
+
+
+def page(session: Session, wanted: FinetuneFilter, request: PageRequest) -> Page[Finetune]:
+    """Returns a page of the tenant's fine-tunes that `wanted` selects, newest first. Raises NotFound for a domain that
+    does not exist, InvalidCursor."""
+    if wanted.domain_id is not None:
+        domains.get(session, wanted.domain_id)
+    columns = (Finetune.domain_id, Finetune.dataset_id, Finetune.from_adapter_id)
+    equal = [column == value for column in columns if (value := getattr(wanted, column.key)) is not None]
+    created = created_between(Finetune, Finetune.id, wanted.created_after, wanted.created_before)
+    return fetch_page(session, select(Finetune).where(*equal, *created), Finetune.id, request)
 
 
 def events_after(session: Session, id: str, last_id: int) -> Sequence[FinetuneEvent]:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from difffit._async.backend import opened
 from difffit._async.session import AsyncPages, AsyncSession, given, receipt
 from difffit.archives import open_archive
 from difffit.errors import BadDownload
+from difffit.filters import AdapterFilters, query
 from difffit.models import Adapter, AdapterList, Domain
 
 
@@ -16,10 +17,20 @@ class AsyncAdapters:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Adapter]:
-        """Yields the domain's adapters, newest first. With `status`, yields only adapters with this status."""
-        path = "/v1/domains/{id}/adapters"
-        return self._session.pages(path, AdapterList, limit, {"status": status}, id=domain_id)
+    def list(
+        self,
+        domain_id: str | None = None,
+        limit: int | None = None,
+        *,
+        status: str | None = None,
+        **filters: Unpack[AdapterFilters],
+    ) -> AsyncPages[Adapter]:
+        """Yields the adapters of a domain, or of all your domains if `domain_id` is None, newest first. `status` and
+        the filters select some of them."""
+        wanted = {"status": status, **query(filters)}
+        if domain_id is None:
+            return self._session.pages("/v1/adapters", AdapterList, limit, wanted)
+        return self._session.pages("/v1/domains/{id}/adapters", AdapterList, limit, wanted, id=domain_id)
 
     async def get(self, id: str) -> Adapter:
         return await self._session.call("GET", "/v1/adapters/{id}", Adapter, id=id)

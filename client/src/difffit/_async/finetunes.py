@@ -11,6 +11,7 @@ from difffit._async.session import AsyncPages, AsyncSession, receipt
 from difffit._async.waiting import ended
 from difffit.errors import ApiError, UnexpectedAnswer
 from difffit.events import Event, EventStream
+from difffit.filters import FinetuneFilters, query
 from difffit.models import Estimate, Finetune, FinetuneList, Metrics
 from difffit.requests import FinetuneSettings
 from difffit.retries import Retries
@@ -31,10 +32,20 @@ class AsyncFinetunes:
         body = {"dataset_id": dataset_id, **settings, "dry_run": True}
         return await self._session.call("POST", "/v1/domains/{id}/finetunes", Estimate, body=body, id=domain_id)
 
-    def list(self, domain_id: str, limit: int | None = None, *, status: str | None = None) -> AsyncPages[Finetune]:
-        """Yields the domain's fine-tunes, newest first. With `status`, yields only fine-tunes with this status."""
-        path = "/v1/domains/{id}/finetunes"
-        return self._session.pages(path, FinetuneList, limit, {"status": status}, id=domain_id)
+    def list(
+        self,
+        domain_id: str | None = None,
+        limit: int | None = None,
+        *,
+        status: str | None = None,
+        **filters: Unpack[FinetuneFilters],
+    ) -> AsyncPages[Finetune]:
+        """Yields the fine-tunes of a domain, or of all your domains if `domain_id` is None, newest first. `status` and
+        the filters select some of them."""
+        wanted = {"status": status, **query(filters)}
+        if domain_id is None:
+            return self._session.pages("/v1/finetunes", FinetuneList, limit, wanted)
+        return self._session.pages("/v1/domains/{id}/finetunes", FinetuneList, limit, wanted, id=domain_id)
 
     async def get(self, id: str) -> Finetune:
         return await self._session.call("GET", "/v1/finetunes/{id}", Finetune, id=id)

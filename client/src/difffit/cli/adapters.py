@@ -5,9 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from difffit.cli.arguments import DomainArgument, LimitOption, YesOption, confirm, domain_id
+from difffit.cli.arguments import (
+    AfterOption,
+    BeforeOption,
+    DomainArgument,
+    LimitOption,
+    OptionalDomainArgument,
+    YesOption,
+    confirm,
+    domain_id,
+)
 from difffit.cli.base import State, command
 from difffit.cli.views import record, short, show_deleted, size, table
+from difffit.filters import AdapterFilters
 
 if TYPE_CHECKING:
     from difffit.models import Adapter
@@ -32,17 +42,27 @@ _FIELDS = (
 @command(app, "list")
 def list_adapters(
     state: State,
-    domain: DomainArgument,
+    domain: OptionalDomainArgument = None,
     status: Annotated[
         Literal["ready", "quarantined"] | None, typer.Option(help="List only adapters with this status.")
     ] = None,
+    name: Annotated[str | None, typer.Option(help="List only versions whose name contains this text.")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="List only versions with this class.")] = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
     limit: LimitOption = None,
 ) -> None:
-    """List the adapters (versions) of a domain, newest first. An asterisk marks the active version."""
-    owner = state.client.domains.get(domain_id(state.client, domain))
-    versions = list(state.client.adapters.list(owner.id, limit, status=status))
+    """List the adapters (versions) of a domain, or of all your domains, newest first. An asterisk marks the active
+    version of a domain."""
+    client = state.client
+    owner = None if domain is None else domain_id(client, domain)
+    owners = client.domains.list() if owner is None else [client.domains.get(owner)]
+    active = {each.active_adapter_id for each in owners}
+    filters: AdapterFilters = {"name": name, "class_name": class_name}
+    filters |= {"created_after": after, "created_before": before}
+    versions = list(client.adapters.list(owner, limit, status=status, **filters))
     columns = {
-        "": lambda adapter: "*" if adapter.id == owner.active_adapter_id else "",
+        "": lambda adapter: "*" if adapter.id in active else "",
         "version": lambda adapter: adapter.version,
         "name": lambda adapter: adapter.name,
         "id": lambda adapter: adapter.id,

@@ -8,7 +8,9 @@ import typer
 from rich.console import Group
 
 from difffit.cli.arguments import (
+    AfterOption,
     BatchSizeOption,
+    BeforeOption,
     DomainArgument,
     EarlyStoppingOption,
     EvaluateEveryOption,
@@ -17,6 +19,7 @@ from difffit.cli.arguments import (
     KeepOption,
     LearningRateOption,
     LimitOption,
+    OptionalDomainArgument,
     SamplingOption,
     SeedOption,
     StepsOption,
@@ -26,6 +29,7 @@ from difffit.cli.arguments import (
 )
 from difffit.cli.base import State, command
 from difffit.cli.views import record, show_deleted, steps_bar, table
+from difffit.filters import FinetuneFilters
 from difffit.requests import FinetuneSettings, Method, Preset
 
 if TYPE_CHECKING:
@@ -118,10 +122,17 @@ def events(
 
 @command(app, "list")
 def list_finetunes(
-    state: State, domain: DomainArgument, status: JobStatusOption = None, limit: LimitOption = None
+    state: State,
+    domain: OptionalDomainArgument = None,
+    status: JobStatusOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
+    limit: LimitOption = None,
 ) -> None:
-    """List a domain's fine-tunes, newest first."""
-    finetunes = list(state.client.finetunes.list(domain_id(state.client, domain), limit, status=status))
+    """List the fine-tunes of a domain, or of all your domains, newest first."""
+    owner = None if domain is None else domain_id(state.client, domain)
+    filters: FinetuneFilters = {"created_after": after, "created_before": before}
+    finetunes = list(state.client.finetunes.list(owner, limit, status=status, **filters))
     columns = {
         "id": lambda finetune: finetune.id,
         "status": lambda finetune: finetune.status,

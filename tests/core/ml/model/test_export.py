@@ -1,14 +1,19 @@
 """A domain exported as plain weights, which compute what the base computes with the adapter."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel
+from diffusers import DiTPipeline, DiTTransformer2DModel
 
+from benchmarks.baselines.diffusers_model import ddim
 from core.artifact.base import BaseConfig
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import base_shapes
+from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.model.adapter import TensorAdapter
+from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.checkpoint import check_tensors, load_base, save_base
 from core.ml.model.export import domain_dit, export_diffusers, fold_into_weights
 from tests.core.ml.model.small import (
@@ -89,6 +94,40 @@ def test_diffusers_loads_a_domain_and_computes_the_same(tmp_path: Path) -> None:
     assert difference(output, dit(x, t, y, TensorAdapter(tensors))) < 1e-5
 
 
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_diffusers_own_pipeline_draws_an_exported_domain_as_we_do(tmp_path: Path, guidance_scale: float) -> None:
+    """Guides all channels, as the pipeline does. Its null label is 1000, for which the test puts that of the domain."""
+    dit = random_dit(BaseConfig(**{**CONFIG.to_json(), "timestep_convention": "diffusers", "mlp_norm_eps": 1e-5}))
+    tensors = random_tensors(dit, "every site")
+    domain = domain_dit(dit, tensors)
+    export_diffusers(domain, tmp_path / "domain")
+    network = DiTTransformer2DModel.from_pretrained(tmp_path / "domain").eval()
+    null = domain.config.num_classes
+    network.register_forward_pre_hook(lambda _, args, named: (args, _with_null(named, null)), with_kwargs=True)
+    coder = Autoencoder.load(autoencoder_folder(tmp_path / "vae"))
+    pipeline: Any = DiTPipeline(network, coder.network, ddim())
+    pipeline.set_progress_bar_config(disable=True)
+    seeds, classes, steps = [10, 11], [1, 2], 4
+    theirs = pipeline(
+        class_labels=classes,
+        guidance_scale=guidance_scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        num_inference_steps=steps,
+        output_type="pt",
+    ).images
+    latents = sample(
+        lambda x, t, y: dit(x, t, y, TensorAdapter(tensors)),
+        seeded_noise(seeds, (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)),
+        torch.tensor(classes),
+        null,
+        SamplingSettings(steps=steps, guidance_scale=guidance_scale),
+        channels=CONFIG.in_channels,
+    )
+    ours = (coder.decode(latents) / 2 + 0.5).clamp(0, 1)
+    assert difference(theirs, ours) < 1e-3
+    assert len(ours.unique()) > 10
+
+
 def test_position_scale_cannot_be_exported_to_diffusers(tmp_path: Path) -> None:
     dit = random_dit(BaseConfig(**{**CONFIG.to_json(), "position_scale": 0.5}))
     with pytest.raises(ValueError, match="no position scale"):
@@ -99,3 +138,7 @@ def _saved(folder: Path, dit: torch.nn.Module) -> Path:
     """Completes a folder in diffusers' format; its transformer does not matter."""
     export_diffusers(random_dit(), folder / "transformer")
     return folder
+
+
+def _with_null(named: dict[str, Any], null: int) -> dict[str, Any]:
+    return named | {"class_labels": named["class_labels"].clamp(max=null)}
