@@ -10,12 +10,13 @@ from api.dashboard.drawing import Drawing
 from api.dashboard.forms import Form
 from api.dashboard.frame import page
 from api.dashboard.user import MOST, TenantUser, User
-from core.artifact.sampling import SamplingSettings
 from difffit.errors import NotFound
 from difffit.models import Adapter, Domain, Generation
 from difffit.requests import GenerationSettings, Sampler, TimestepSpacing
 
-_DEFAULTS = SamplingSettings.completed({})
+_SAMPLER: Sampler = "dpmpp_2m"
+_STEPS, _GUIDANCE = 20, 4.0
+"""Settings of a new form, which are the API's defaults."""
 _PREVIEWS = 3
 _EARLIER = 12
 _GUIDES = {1.0: "The version itself", 0.75: "Weaker: 75 %", 0.5: "Weaker: 50 %", 0.25: "Weaker: 25 %", 0.0: "The base"}
@@ -88,10 +89,10 @@ class _Playground:
         with kit.box("fields two"):
             self.count = kit.number("Images", 4, least=1, most=64)
             self.seed = kit.number("First seed", 1, least=0, most=2**31)
-            self.steps = kit.number("Steps", _DEFAULTS.steps, least=1, most=1000)
-            self.guidance = kit.number("Guidance", _DEFAULTS.guidance_scale, least=0, most=50, step=0.5, whole=False)
+            self.steps = kit.number("Steps", _STEPS, least=1, most=1000)
+            self.guidance = kit.number("Guidance", _GUIDANCE, least=0, most=50, step=0.5, whole=False)
         self.guide = kit.choice("Guide against", _GUIDES, 1.0)
-        self.sampler = kit.choice("Sampler", list(get_args(Sampler)), _DEFAULTS.sampler)
+        self.sampler = kit.choice("Sampler", list(get_args(Sampler)), _SAMPLER)
         self.spacing = kit.choice("Timesteps", list(get_args(TimestepSpacing)), "trailing")
         Form(adapter_id=self.adapter).keep()
         self._offer_classes()
