@@ -2,7 +2,19 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.common import Digest, Identifier, Input, Integer, Name, Output, SignedUrl, Time, listing, optional
+from api.schemas.common import (
+    ClassName,
+    Digest,
+    Identifier,
+    Input,
+    Integer,
+    Name,
+    Output,
+    SignedUrl,
+    Time,
+    listing,
+    optional,
+)
 from core.service.datasets.contents import Entry
 from core.service.datasets.report import Member
 from core.service.datasets.uploads import MOST_PARTS
@@ -111,11 +123,14 @@ class DatasetOut(Output):
     id: str = Field(examples=["ds_01m84b6j3wmxg6fxz5yqv3ce5r"])
     domain_id: str
     name: str | None = Field(examples=["Icons, first batch"])
+    parent_id: str | None = Field(description="Id of the data set that this one is a version or copy of.")
     status: DatasetStatus
-    classes: list[ClassOut] = Field(description="Empty until the data set is ready.")
+    classes: list[ClassOut] = Field(description="Empty until an uploaded data set is ready.")
     images: int = Field(description="Number of accepted images.")
     report: ReportOut
-    size_bytes: int = Field(description="Size of the zip.")
+    size_bytes: int = Field(
+        description="Size of the zips with its images. Versions share zips, which are stored and counted once."
+    )
     digest: Digest | None = Field(
         description="Digest of the accepted images and their classes. The same content gives the same digest."
     )
@@ -126,11 +141,38 @@ class DatasetOut(Output):
     @classmethod
     def of(cls, row: Dataset, signed: SignedUrl) -> "DatasetOut":
         dataset = cls.model_validate(row)
+        dataset.size_bytes += sum(zip["size_bytes"] for zip in row.sources)
         having = {entry["id"] for entry in row.classes if entry.get("has_example")}
         for entry in dataset.classes:
             if entry.id in having:
                 entry.example_url = signed(f"/v1/datasets/{row.id}/classes/{entry.id}/example")
         return dataset
+
+
+class DatasetEdit(Input):
+    """Changes that make a new version, in the order of these fields."""
+
+    add_dataset_ids: list[Identifier] = Field(
+        [], fail_fast=True, max_length=100, description="Data sets of the same domain whose images are added."
+    )
+    remove_images: list[Integer] = Field(
+        [], fail_fast=True, max_length=100_000, description="Numbers of images of the edited data set."
+    )
+    drop_classes: list[ClassName] = Field(
+        [], fail_fast=True, max_length=10_000, description="Names of classes whose images are left out."
+    )
+    rename_classes: dict[ClassName, ClassName] = Field(
+        {},
+        max_length=10_000,
+        description="New names of classes by their old names. Classes with the same new name are merged.",
+        examples=[{"fruit": "food"}],
+    )
+    name: Name | None = Field(None, description="Name of the version.")
+
+
+class DatasetCopy(Input):
+    dataset_id: Identifier = Field(description="Data set of another of your domains.")
+    name: Name | None = Field(None, description="Name of the copy; that of the original by default.")
 
 
 class DatasetChange(Input):

@@ -35,6 +35,7 @@ from core.service.db.models import (
     Webhook,
     WebhookDelivery,
 )
+from core.service.db.models.datasets import thumbnails_key
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import Database, database_now
 from core.service.storage import ObjectStore
@@ -157,8 +158,10 @@ def _advance(database: Database, store: ObjectStore, id: str, prefix: str, *, is
         if time.monotonic() > until:
             return
     store.drop_parts(prefix, older_than_seconds=-_CLAIM.total_seconds())
-    removed = 0
-    while page := store.page(prefix, "", _PAGE):
+    removed, last, kept = 0, "", _kept(database, id)
+    while page := store.page(prefix, last, _PAGE):
+        last = page[-1].key
+        page = [item for item in page if item.key not in kept]
         store.delete([item.key for item in page])
         removed += len(page)
         with database.session(SYSTEM) as session:
@@ -178,6 +181,17 @@ def _advance(database: Database, store: ObjectStore, id: str, prefix: str, *, is
             row.emptied_at = now
         elif not fleet.some_worker_may_hold(session, row.emptied_at):
             row.done_at = now
+
+
+def _kept(database: Database, id: str) -> set[str]:
+    """Returns the storage keys of zips and thumbnails that versions of a deleted data set may still need."""
+    with database.session(SYSTEM) as session:
+        deletion = find(session, Deletion, id)
+        if deletion is None or deletion.kind != "dataset":
+            return set()
+        sources = session.scalars(select(Dataset.sources).where(Dataset.tenant_id == deletion.tenant_id))
+        keys = {zip["key"] for zips in sources for zip in zips}
+    return keys | {thumbnails_key(key) for key in keys}
 
 
 def _step(database: Database, id: str) -> bool:

@@ -139,6 +139,13 @@ class AdapterInUse(CoreError):
         super().__init__(f"'{id}' is needed by {', '.join(jobs)}. Wait until they end or cancel them, then delete it.")
 
 
+class EditInvalid(CoreError):
+    code, status, title = "edit_invalid", 422, "The data set cannot be changed like this"
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}", errors=[{"field": f"body.{field}", "detail": reason}])
+
+
 class DatasetInUse(CoreError):
     code, status, title = "dataset_in_use", 409, "Data set in use"
 

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from core.service.datasets import thumbnails
 from core.service.db.models import Adapter, Dataset, DatasetUpload, Finetune, GenerationImage, GenerationPreview
+from core.service.db.models.datasets import thumbnails_key
 from core.service.db.session import Database
 from core.service.storage import ObjectStore
 from core.service.tenancy import SYSTEM
@@ -65,6 +65,8 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
         referenced = {
             key for key, owner, ids in columns if ids for key in session.scalars(select(key).where(owner.in_(ids)))
         }
+        sources = session.scalars(select(Dataset.sources).where(Dataset.domain_id.in_(domains)))
+        referenced |= {zip["key"] for zips in sources for zip in zips}
         uploads = select(DatasetUpload.object_key).where(DatasetUpload.domain_id.in_(domains))
         coming = set(session.scalars(uploads.where(DatasetUpload.status == "open")))
         # Only events reference sample images, so all samples are kept as long as their fine-tune's row exists.
@@ -74,7 +76,7 @@ def _spoken_of(database: Database, keys: Sequence[str]) -> set[str]:
     patterns = (_SAMPLE, _EXAMPLE)
     samples = {key for key in keys for each in patterns if (match := each.search(key)) and match.group(1) in alive}
     parts = {key for key in keys if (match := _UPLOAD.match(key)) and match.group(1) in coming}
-    return referenced | samples | parts | coming | {thumbnails.key_of(key) for key in referenced}
+    return referenced | samples | parts | coming | {thumbnails_key(key) for key in referenced}
 
 
 def _ids(pattern: re.Pattern[str], keys: Sequence[str]) -> set[str]:

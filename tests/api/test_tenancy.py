@@ -22,6 +22,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "change_image": {"json": {"favourite": True}},
     "change_adapter": {"json": {"note": "mine"}},
     "change_domain": {"json": {"name": "Mine now"}},
+    "create_dataset_version": {"json": {}},
     "change_dataset": {"json": {"name": "Mine now"}},
     "change_webhook": {"json": {"enabled": False}},
     "rotate_webhook": {"json": {}},
@@ -88,7 +89,7 @@ def test_every_route_with_anothers_id_is_not_found(tenant: Client, other: Client
     assert len(routes) >= 20
     for method, path, operation in sorted(routes):
         options = BODIES.get(operation, {})
-        if operation == "create_finetune":
+        if operation in ("create_finetune", "copy_dataset"):
             options = {"json": {"dataset_id": ids["datasets"]}}
         url = filled(path, ids)
         problem(other.request(method, url, **options), 404, "not_found")

@@ -111,6 +111,14 @@ def test_dataset_with_a_broken_file_is_uploaded(shell: Shell, name: str, drawing
     assert shell.json("datasets", "update", dataset["id"], "--name", renamed)["name"] == renamed
     assert [row["id"] for row in shell.json("datasets", "list", "--name", renamed)] == [dataset["id"]]
     assert shell.json("datasets", "list", "--created-after", "2999-01-01") == []
+    renamed = ("--rename-class", "fruit=food", "--rename-class", "smiling-face=face", "--remove", images[0]["number"])
+    edited = shell.json("datasets", "edit", dataset["id"], *renamed, "--name", "Edited")
+    assert [(row["name"], row["images"]) for row in edited["classes"]] == [("face", 4), ("food", 3)]
+    assert edited["parent_id"] == dataset["id"]
+    assert shell.run("datasets", "edit", dataset["id"], "--rename-class", "fruit").exit_code == 6
+    assert shell.run("datasets", "edit", dataset["id"], "--drop-class", "tree").exit_code == 6
+    target = shell.json("domains", "create", f"{name}, copies")["id"]
+    assert shell.json("datasets", "copy", edited["id"], target)["images"] == 7
     assert shell.json("datasets", "delete", dataset["id"], "--yes")["deleted"] == dataset["id"]
     assert shell.run("datasets", "get", dataset["id"]).exit_code == 4
     assert shell.json("datasets", "upload", name, drawings, "--no-wait")["status"] in {"validating", "ready"}

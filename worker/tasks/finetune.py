@@ -31,13 +31,13 @@ from core.ml.tuning.plan import (
     StartingPoint,
 )
 from core.service import jobs
-from core.service.datasets import archive
 from core.service.datasets import service as datasets
+from core.service.datasets.reading import read_stored
 from core.service.db.lookup import require
 from core.service.db.models import Adapter, Dataset, Finetune
 from core.service.finetunes import service
 from core.service.jobs import Claim
-from core.service.storage import StoredObject, file_digest, verify
+from core.service.storage import StoredObject
 from worker.context import Context
 from worker.runner import Attempt
 
@@ -60,8 +60,7 @@ class _Job:
     """Inputs of a fine-tune, copied from the database as plain values, so that training needs no database session."""
 
     plan: FinetunePlan
-    archive_key: str
-    archive_sha256: str
+    zips: list[dict[str, Any]]
     members: list[dict[str, Any]]
     checkpoints: list[tuple[str, str]]
     """Storage key and SHA-256 of each checkpoint, newest first."""
@@ -115,13 +114,8 @@ class FinetuneRun(Attempt[Finetune]):
         return self._follow(job, work)
 
     def _images(self, job: _Job) -> Iterator[tuple[int, Image.Image]]:
-        """Yields (class id, image) pairs from the stored archive, without downloading the whole archive. Checks the
-        SHA-256 of each image. Data sets of earlier releases have only a SHA-256 of the archive, which is checked
-        instead."""
-        with self.context.store.open(job.archive_key) as file:
-            if not all(member.get("sha256") for member in job.members):
-                verify(job.archive_key, file_digest(file)[0], job.archive_sha256)
-            yield from archive.read_images(file, job.members, datasets.limits(self.context.settings))
+        """Yields (class id, image) pairs from the stored zips, without downloading the whole zips."""
+        return read_stored(self.context.store, job.zips, job.members, datasets.limits(self.context.settings))
 
     def _state(self, job: _Job) -> Mapping[str, Tensor] | None:
         """Returns the trainer's state from the newest usable checkpoint, or None to start from scratch. Records in the
@@ -213,8 +207,7 @@ def _load(context: Context, session: Session, row: Finetune) -> _Job:
     )
     return _Job(
         plan=plan,
-        archive_key=dataset.archive_key,
-        archive_sha256=dataset.archive_sha256,
+        zips=dataset.zips,
         members=dataset.members,
         checkpoints=service.checkpoints(row),
         start=_start(session, row.from_adapter_id),

@@ -4,7 +4,7 @@
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel, StringConstraints
 
 
 class Adapter(BaseModel):
@@ -96,6 +96,66 @@ class Class(BaseModel):
 
 
 class Name(RootModel[str]):
+    root: Annotated[
+        str,
+        Field(
+            max_length=200,
+            min_length=1,
+            pattern="^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$",
+        ),
+    ]
+    """Name of the copy; that of the original by default."""
+
+
+class DatasetCopy(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    dataset_id: Annotated[str, Field(max_length=100, pattern="^[^\\u0000]*$")]
+    """Data set of another of your domains."""
+    name: Name | None = None
+    """Name of the copy; that of the original by default."""
+
+
+class AddDatasetId(RootModel[str]):
+    root: Annotated[str, Field(max_length=100, pattern="^[^\\u0000]*$")]
+
+
+class DropClass(RootModel[str]):
+    root: Annotated[str, Field(max_length=400, pattern="^[^\\u0000]*$")]
+
+
+class Name1(RootModel[str]):
+    root: Annotated[
+        str,
+        Field(
+            max_length=200,
+            min_length=1,
+            pattern="^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$",
+        ),
+    ]
+    """Name of the version."""
+
+
+class DatasetEdit(BaseModel):
+    """Changes that make a new version, in the order of these fields."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    add_dataset_ids: Annotated[list[AddDatasetId], Field(max_length=100, validate_default=True)] = []
+    """Data sets of the same domain whose images are added."""
+    remove_images: Annotated[list[int], Field(max_length=100000)] = []
+    """Numbers of images of the edited data set."""
+    drop_classes: Annotated[list[DropClass], Field(max_length=10000, validate_default=True)] = []
+    """Names of classes whose images are left out."""
+    rename_classes: dict[Annotated[str, StringConstraints(pattern=r"^[^\u0000]*$", max_length=400)], str] = {}
+    """New names of classes by their old names. Classes with the same new name are merged."""
+    name: Name1 | None = None
+    """Name of the version."""
+
+
+class Name2(RootModel[str]):
     root: Annotated[
         str,
         Field(
@@ -649,14 +709,16 @@ class Dataset(BaseModel):
     id: str
     domain_id: str
     name: str | None
+    parent_id: str | None
+    """Id of the data set that this one is a version or copy of."""
     status: Literal["validating", "ready", "rejected"]
     classes: list[Class]
-    """Empty until the data set is ready."""
+    """Empty until an uploaded data set is ready."""
     images: int
     """Number of accepted images."""
     report: Report
     size_bytes: int
-    """Size of the zip."""
+    """Size of the zips with its images. Versions share zips, which are stored and counted once."""
     digest: str | None
     """Digest of the accepted images and their classes. The same content gives the same digest."""
     error: JobError | None
@@ -672,7 +734,7 @@ class DatasetUploadComplete(BaseModel):
     )
     parts: Annotated[list[UploadedPart], Field(max_length=1000)]
     """All parts."""
-    name: Name | None = None
+    name: Name2 | None = None
     """Name of the data set."""
 
 

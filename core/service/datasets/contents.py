@@ -8,10 +8,10 @@ from sqlalchemy import ColumnElement, Integer, Select, column, func, select, tru
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.artifact.errors import NotFound
-from core.service.datasets import thumbnails
 from core.service.datasets.service import get
 from core.service.db.base import Json
 from core.service.db.models import Dataset
+from core.service.db.models.datasets import thumbnails_key
 from core.service.db.paging import Page, PageRequest, number_of, page_of
 from core.service.storage import ObjectStore
 
@@ -75,7 +75,8 @@ def thumbnail(session: Session, id: str, number: int) -> StoredThumbnail:
     row = session.execute(statement.where(position == number)).one_or_none()
     if row is None or row.value.get("thumbnail") is None:
         raise NotFound("thumbnail", f"{id}/{number}")
-    return StoredThumbnail(thumbnails.key_of(dataset.archive_key), *row.value["thumbnail"])
+    zip = dataset.zips[row.value.get("zip", 0)]
+    return StoredThumbnail(thumbnails_key(zip["key"]), *row.value["thumbnail"])
 
 
 def _entries(

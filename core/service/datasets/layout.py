@@ -122,7 +122,7 @@ def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> 
         raise Refused("no_class_folder", "It is not in a class folder. Move it into one.")
     if len(parts) > depth + 2:
         raise Refused("no_class_folder", "It is in a folder inside a class folder. Move it into the class folder.")
-    name = _class_name(parts[depth])
+    name = class_name(parts[depth])
     if info.flag_bits & _ENCRYPTED_FLAG or info.compress_type == _AES:
         raise Refused("encrypted", "It is encrypted. Create the zip without a password.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -137,7 +137,7 @@ def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> 
     return name
 
 
-def _class_name(folder: str) -> str:
+def class_name(folder: str) -> str:
     """Returns the class name for a folder's name: NFC-normalized, with every kind of space replaced by a plain space.
     Raises Refused for a name that is too long, blank, or contains control characters."""
     spaced = "".join(" " if unicodedata.category(character) == "Zs" else character for character in folder)

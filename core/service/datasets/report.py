@@ -25,6 +25,9 @@ class Member:
     thumbnail: tuple[int, int] | None = None
     """Offset and size in bytes of the thumbnail in the object with all thumbnails of the zip."""
 
+    zip: int = 0
+    """Index of the image's zip in the data set's `zips`."""
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

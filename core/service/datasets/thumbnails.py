@@ -28,8 +28,3 @@ class Thumbnails:
         center_crop(square, SIDE).save(buffer, "JPEG", quality=_QUALITY)
         with writing_scratch():
             return self.file.tell(), self.file.write(buffer.getvalue())
-
-
-def key_of(archive_key: str) -> str:
-    """Returns the storage key of the thumbnails of a zip, from the zip's storage key."""
-    return f"{archive_key.removesuffix('.zip')}.thumbnails"

@@ -43,6 +43,7 @@ SYSTEM = {
     "core/service/orphans.py:_spoken_of": "an object of any tenant is none of the orphans",
     "core/service/deletions.py:advance": "a worker's, of every tenant",
     "core/service/deletions.py:_advance": "a worker's, of every tenant",
+    "core/service/deletions.py:_kept": "a worker's, of every tenant",
     "core/service/deletions.py:_step": "a worker's, of every tenant",
     "core/service/deletions.py:_let_go": "a worker's, of every tenant",
     "api/app.py:prepare": "the first administrator's key, at the start",

@@ -1,5 +1,6 @@
 """Client calls for data sets: training images in one folder per class."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from difffit._async.backend import opened
@@ -62,6 +63,35 @@ class AsyncDatasets:
     async def update(self, id: str, *, name: str | None) -> Dataset:
         """Renames a data set. None removes the name."""
         return await self._session.call("PATCH", "/v1/datasets/{id}", Dataset, body={"name": name}, id=id)
+
+    async def edit(
+        self,
+        id: str,
+        *,
+        add: Sequence[str] = (),
+        remove: Sequence[int] = (),
+        drop_classes: Sequence[str] = (),
+        rename_classes: Mapping[str, str] | None = None,
+        name: str | None = None,
+    ) -> Dataset:
+        """Creates a version of a data set, which itself does not change, and returns the version.
+
+        `add` has ids of data sets of the same domain whose images are added, and `remove` the numbers of images that
+        are left out. Classes that are renamed to the same name are merged. Raises InvalidRequest, Conflict.
+        """
+        body = {
+            "add_dataset_ids": [*add],
+            "remove_images": [*remove],
+            "drop_classes": [*drop_classes],
+            "rename_classes": {**(rename_classes or {})},
+            "name": name,
+        }
+        return await self._session.call("POST", "/v1/datasets/{id}/versions", Dataset, body=body, id=id)
+
+    async def copy(self, id: str, domain_id: str, *, name: str | None = None) -> Dataset:
+        """Copies a data set to another of your domains, and returns the copy. Raises InvalidRequest, Conflict."""
+        path = "/v1/domains/{id}/datasets/copies"
+        return await self._session.call("POST", path, Dataset, body={"dataset_id": id, "name": name}, id=domain_id)
 
     async def delete(self, id: str) -> str | None:
         """Deletes a data set with its images. Raises Conflict while an unfinished fine-tune needs it.

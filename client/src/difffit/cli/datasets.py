@@ -146,6 +146,46 @@ def update(
 
 
 @command(app)
+def edit(
+    state: State,
+    dataset: DatasetArgument,
+    add: Annotated[list[str] | None, typer.Option(help="Id of a data set whose images are added.")] = None,
+    remove: Annotated[list[int] | None, typer.Option(help="Number of an image to leave out.")] = None,
+    drop_class: Annotated[list[str] | None, typer.Option(help="Class to leave out.")] = None,
+    rename_class: Annotated[
+        list[str] | None, typer.Option(metavar="OLD=NEW", help="New name of a class. Equal names are merged.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the version.")] = None,
+    wait: WaitOption = True,
+) -> None:
+    """Create a version of a data set with other images or classes. Options can be repeated."""
+    version = state.client.datasets.edit(
+        dataset,
+        add=add or [],
+        remove=remove or [],
+        drop_classes=drop_class or [],
+        rename_classes=dict(_renamed(text) for text in rename_class or []),
+        name=name,
+    )
+    version = _checked(state, version.id) if wait else version
+    state.show(version, _view(version))
+
+
+@command(app)
+def copy(
+    state: State,
+    dataset: DatasetArgument,
+    domain: DomainArgument,
+    name: Annotated[str | None, typer.Option(help="Name of the copy.")] = None,
+    wait: WaitOption = True,
+) -> None:
+    """Copy a data set to another domain."""
+    copied = state.client.datasets.copy(dataset, domain_id(state.client, domain), name=name)
+    copied = _checked(state, copied.id) if wait else copied
+    state.show(copied, _view(copied))
+
+
+@command(app)
 def delete(state: State, dataset: DatasetArgument, yes: YesOption = False) -> None:
     """Delete a data set with its images. Versions that were trained on it stay."""
     confirm(f"Delete {dataset} with its images?", yes=yes)
@@ -157,6 +197,16 @@ def report(state: State, dataset: DatasetArgument, limit: LimitOption = None) ->
     """List the rejected files of a data set, with the reasons."""
     files = list(state.client.datasets.rejected(dataset, limit))
     state.show(files, table(files, _REFUSED))
+
+
+def _renamed(text: str) -> tuple[str, str]:
+    """Splits `OLD=NEW`. Raises InvalidInput."""
+    from difffit.errors import InvalidInput
+
+    old, separator, new = text.partition("=")
+    if not separator:
+        raise InvalidInput(f"'{text}' is not of the form OLD=NEW.")
+    return old, new
 
 
 def _class_id(dataset: "Dataset", name: str) -> int:

@@ -10,6 +10,11 @@ from core.service.db.base import Base, Created, DomainId, Id, TenantOwned
 from core.service.db.models.jobs import JobColumns, lease_index
 
 
+def thumbnails_key(zip_key: str) -> str:
+    """Returns the storage key of the thumbnails of a zip's images, from the zip's storage key."""
+    return f"{zip_key.removesuffix('.zip')}.thumbnails"
+
+
 class Dataset(JobColumns, Base):
     __tablename__ = "datasets"
     __table_args__ = (lease_index("datasets"),)
@@ -22,6 +27,13 @@ class Dataset(JobColumns, Base):
     again after retention has deleted the zip."""
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     """Size of the zip, in bytes."""
+    parent_id: Mapped[str | None] = mapped_column(String(40))
+    """Id of the data set that this one is a version or copy of. Not a foreign key, since that data set may be
+    deleted."""
+    sources: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    """Zips of other data sets that this version's images are in: [{key, sha256, size_bytes}]. A zip is deleted with the
+    last data set that needs it. Until a copy from another domain is ready, its entries also have `copy_of`, the storage
+    key from which a worker copies the zip."""
     digest: Mapped[str | None] = mapped_column(String(64))
     """Digest of the accepted images and their class names. The same content gives the same digest, whatever the order
     of files or the folders around the class folders in the zip."""
@@ -36,6 +48,13 @@ class Dataset(JobColumns, Base):
     """Counts and warnings of the validation: {accepted, ignored, rejected_count, warnings: [{file, code, detail}]}."""
     rejected: Mapped[list[Any]] = mapped_column(default=list, deferred=True, server_default="[]")
     """Rejected files of the zip, with the reasons: [{file, code, detail}]."""
+
+    @property
+    def zips(self) -> list[dict[str, Any]]:
+        """All zips with the data set's images, as {key, sha256, size_bytes}: its own, if it has one, then
+        `sources`."""
+        own = {"key": self.archive_key, "sha256": self.archive_sha256, "size_bytes": self.size_bytes}
+        return [own] * bool(self.archive_key) + self.sources
 
 
 class DatasetUpload(TenantOwned, Base):

@@ -1,0 +1,50 @@
+"""Routes that make data sets from data sets: versions with other images or classes, and copies in other domains."""
+
+from fastapi import APIRouter, Request
+
+from api.auth import WriterDep
+from api.deps import DatabaseDep, ServicesDep
+from api.idempotency import IdempotentRoute
+from api.openapi import problems
+from api.schemas.datasets import DatasetCopy, DatasetEdit, DatasetOut
+from api.signing import signer
+from core.artifact.errors import NotFound
+from core.service.datasets import versions
+from core.service.datasets.versions import Edit
+from core.service.errors import DatasetNotReady, EditInvalid, QuotaExceeded, StorageQuotaExceeded
+
+router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
+
+
+@router.post(
+    "/datasets/{id}/versions",
+    status_code=202,
+    operation_id="create_dataset_version",
+    responses=problems(NotFound, DatasetNotReady, EditInvalid, QuotaExceeded, StorageQuotaExceeded),
+)
+def create_dataset_version(
+    id: str, body: DatasetEdit, request: Request, database: DatabaseDep, scope: WriterDep, services: ServicesDep
+) -> DatasetOut:
+    """Create a data set with other images or classes from this one, which does not change. To add new images, upload
+    them as a data set, and name it in `add_dataset_ids`; you may delete it afterwards.
+
+    No image is stored again. Copies of an image in the same class are left out. The version is `ready` after its images
+    have been compared with each other.
+    """
+    with database.session(scope) as session:
+        return DatasetOut.of(versions.create(session, services, id, Edit(**body.model_dump())), signer(request))
+
+
+@router.post(
+    "/domains/{id}/datasets/copies",
+    status_code=202,
+    operation_id="copy_dataset",
+    responses=problems(NotFound, DatasetNotReady, EditInvalid, QuotaExceeded, StorageQuotaExceeded),
+)
+def copy_dataset(
+    id: str, body: DatasetCopy, request: Request, database: DatabaseDep, scope: WriterDep, services: ServicesDep
+) -> DatasetOut:
+    """Copy a data set of another of your domains to this one. The copy is stored separately, so that each domain can be
+    deleted."""
+    with database.session(scope) as session:
+        return DatasetOut.of(versions.copy(session, services, id, body.dataset_id, body.name), signer(request))
