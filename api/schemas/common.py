@@ -56,6 +56,12 @@ _STORABLE = (AfterValidator(_storable), _Documented(r"^[^\u0000]*$"))
 _ONE_LINE = (AfterValidator(_one_line), _Documented(rf"^{_SHOWN}*[^\s\u0000-\u001f\u007f-\u009f]{_SHOWN}*$"))
 Name = Annotated[str, Field(min_length=1, max_length=200, examples=["Product icons"]), *_ONE_LINE]
 Description = Annotated[str, Field(max_length=2000, examples=["Flat icons with one accent colour"]), *_STORABLE]
+KeptDays = Annotated[int, Field(ge=1, le=36_500, examples=[90]), WHOLE]
+KEPT_DAYS = (
+    "Days after which images are deleted, counted from the end of their generation; null for none of its own. A "
+    "domain's days come before its tenant's, and the service's own limit, if it has any, applies in any case."
+)
+KEPT_FAVOURITES = "Whether favourites stay when these days have passed."
 Label = Annotated[str, Field(min_length=1, max_length=200, examples=["cover, second try"]), *_ONE_LINE]
 Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
 ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]

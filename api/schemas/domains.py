@@ -1,6 +1,6 @@
 from pydantic import Field
 
-from api.schemas.common import Description, Input, Name, Output, Time, optional
+from api.schemas.common import KEPT_DAYS, KEPT_FAVOURITES, Description, Input, KeptDays, Name, Output, Time, optional
 
 
 class DomainCreate(Input):
@@ -13,6 +13,8 @@ class DomainChange(Input):
 
     name: Name = optional("Unique among your domains.")
     description: Description = optional()
+    keep_image_days: KeptDays | None = optional(KEPT_DAYS)
+    keep_favourites: bool = optional(KEPT_FAVOURITES)
 
 
 class DomainOut(Output):
@@ -23,6 +25,8 @@ class DomainOut(Output):
     active_adapter_id: str | None = Field(
         description="Adapter of generations that name none. Null until the first fine-tune succeeds."
     )
+    keep_image_days: int | None = Field(description=KEPT_DAYS)
+    keep_favourites: bool = Field(description=KEPT_FAVOURITES)
     cover_url: str | None = Field(
         None, description="URL of its latest generated image: absolute, signed, expires. Null while there is none."
     )

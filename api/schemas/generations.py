@@ -183,7 +183,9 @@ class GenerationOut(Output):
     adapter_id: str | None = Field(
         description="Version used, which may have been deleted since; null for the base itself."
     )
-    images: list[ImageOut] = Field(description="Empty until the generation succeeds, and after the images expire.")
+    images: list[ImageOut] = Field(
+        description="Empty until the generation succeeds. Favourites may be left after it expires."
+    )
     previews: list[PreviewOut] = Field(
         description="Previews so far, ordered by step. Stored for some days after the end."
     )
@@ -194,7 +196,8 @@ class GenerationOut(Output):
     cancel_requested_at: Time | None = Field(description="Time of the first request to cancel it.")
     finished_at: Time | None
     expired_at: Time | None = Field(
-        description="Time when images and previews expired. Since then their URLs return 410 `image_expired`."
+        description="Time when previews and images expired, apart from favourites that are kept. Since then their URLs "
+        "return 410 `image_expired`."
     )
 
     @classmethod
@@ -202,7 +205,7 @@ class GenerationOut(Output):
         facts = {name: getattr(row, name) for name in cls.model_fields.keys() - _SAMPLING - {"images", "previews"}}
         path = f"/v1/generations/{row.id}"
         # These conditions avoid queries that cannot return any rows.
-        images = row.images if row.status == "succeeded" and row.expired_at is None else []
+        images = row.images if row.status == "succeeded" else []  # after it has expired, the favourites that are kept
         previews = row.previews if row.preview_count and row.expired_at is None else []
         return cls.model_validate(
             {

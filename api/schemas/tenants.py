@@ -2,7 +2,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.schemas.common import WHOLE, Input, Integer, Name, Output, Time, optional
+from api.schemas.common import KEPT_DAYS, KEPT_FAVOURITES, WHOLE, Input, Integer, KeptDays, Name, Output, Time, optional
 from core.service.quotas import QuotaName
 
 Quotas = Annotated[
@@ -31,6 +31,8 @@ class TenantChange(Input):
     name: Name = optional("Unique among tenants.")
     weight: Weight = optional()
     quotas: Quotas = optional()
+    keep_image_days: KeptDays | None = optional(KEPT_DAYS)
+    keep_favourites: bool = optional(KEPT_FAVOURITES)
 
 
 class TenantOut(Output):
@@ -40,6 +42,8 @@ class TenantOut(Output):
         description="Weight of the tenant's share of the device, relative to other tenants. 1 by default."
     )
     quotas: dict[str, int]
+    keep_image_days: int | None = Field(description=KEPT_DAYS)
+    keep_favourites: bool = Field(description=KEPT_FAVOURITES)
     created_at: Time
 
 

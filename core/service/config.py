@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     keep_image_days: int | None = Field(default=None, ge=1)
     """Days to keep the images of a generation, from the generation's end on. `none` means forever, here and in the
     other `keep_…` settings; it is the default here, since tenants rely on their images."""
+    expire_favourites: bool = False
+    """Whether favourites are deleted with other images after `keep_image_days`."""
     keep_generation_days: int | None = Field(default=None, ge=1)
     """Days to keep the database rows of ended generations; their images are deleted with them."""
     keep_preview_days: int | None = Field(default=7, ge=1)

@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, case, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core.service import discards
@@ -19,16 +19,19 @@ from core.service.db.models import (
     AuditEntry,
     Dataset,
     Deletion,
+    Domain,
     Finetune,
     FinetuneEvent,
     Generation,
     GenerationImage,
     GenerationPreview,
     IdempotencyKey,
+    Tenant,
     UsageDay,
     WebhookDelivery,
     Worker,
 )
+from core.service.db.paging import created_between
 from core.service.db.session import database_now
 
 Time = datetime.datetime
@@ -36,17 +39,39 @@ _POINTS = 200
 """Approximate number of points of a loss curve that stay when a fine-tune's progress events are thinned."""
 
 
-def images(session: Session, before: Time, limit: int) -> int:
-    """Deletes the images and previews of generations that ended before `before`. The rows of the generations stay,
-    marked as expired."""
+def images(session: Session, before: Time, limit: int, *, keep_favourites: bool = False) -> int:
+    """Deletes the images and previews of generations that ended before `before`; favourites are kept with
+    `keep_favourites`. The rows of the generations stay, marked as expired."""
     due = select(Generation.id, Generation.domain_id).where(
         Generation.expired_at.is_(None), Generation.finished_at < before
     )
     rows = _oldest(session, due, Generation.finished_at, limit, Generation)
-    ids = [row.id for row in rows]
-    session.execute(update(Generation).where(Generation.id.in_(ids)).values(expired_at=Now()))
-    _remove_pictures(session, {row.id: row.domain_id for row in rows})  # last: it locks the domain's count of bytes
+    _expire(session, {row.id: row.domain_id for row in rows}, keep_favourites=keep_favourites)
     return len(rows)
+
+
+def images_of_domains(session: Session, now: Time, limit: int) -> int:
+    """Does what `images` does for domains with a retention period of their own or of their tenant, counted back from
+    `now`. Returns `limit` if there may be more."""
+    days = func.coalesce(Domain.keep_image_days, Tenant.keep_image_days)
+    keeps = case((Domain.keep_image_days.is_not(None), Domain.keep_favourites), else_=Tenant.keep_favourites)
+    rules = select(days, keeps).join(Tenant, Tenant.id == Domain.tenant_id).where(days.is_not(None)).distinct()
+    handled = 0
+    for period, keep_favourites in session.execute(rules).all():
+        before = now - datetime.timedelta(days=period)
+        ruled = select(Domain.id).join(Tenant, Tenant.id == Domain.tenant_id)
+        # The condition on the creation time makes this a search in the index (domain_id, id) of unexpired generations.
+        due = select(Generation.id, Generation.domain_id).where(
+            Generation.domain_id.in_(ruled.where(days == period, keeps == keep_favourites)),
+            Generation.expired_at.is_(None),
+            Generation.finished_at < before,
+            *created_between(Generation, Generation.id, None, before),
+        )
+        locked = due.limit(limit - handled).with_for_update(of=Generation, skip_locked=True)
+        rows = session.execute(locked).all()
+        _expire(session, {row.id: row.domain_id for row in rows}, keep_favourites=keep_favourites)
+        handled += len(rows)
+    return handled
 
 
 def generations(session: Session, before: Time, limit: int) -> int:
@@ -198,11 +223,21 @@ def _remove(
     return len(rows)
 
 
-def _remove_pictures(session: Session, domains: Mapping[str, str]) -> None:
-    """Deletes all images and previews of generations. `domains` maps each generation's id to the id of its domain."""
+def _expire(session: Session, domains: Mapping[str, str], *, keep_favourites: bool) -> None:
+    """Marks generations as expired, and deletes their images and previews. `domains` maps each generation's id to the
+    id of its domain."""
+    session.execute(update(Generation).where(Generation.id.in_(domains)).values(expired_at=Now()))
+    _remove_pictures(session, domains, keep_favourites=keep_favourites)  # last: it locks the domain's count of bytes
+
+
+def _remove_pictures(session: Session, domains: Mapping[str, str], *, keep_favourites: bool = False) -> None:
+    """Deletes all images and previews of generations, apart from favourites with `keep_favourites`. `domains` maps each
+    generation's id to the id of its domain."""
     gone: list[tuple[str, str, str, int]] = []
     for model in (GenerationImage, GenerationPreview):
         removed = delete(model).where(model.generation_id.in_(domains))
+        if keep_favourites and model is GenerationImage:
+            removed = removed.where(GenerationImage.favourite_since.is_(None))
         columns = (model.generation_id, model.tenant_id, model.object_key, model.size_bytes)
         rows = session.execute(removed.returning(*columns))
         gone += [(domains[id], tenant, key, size) for id, tenant, key, size in rows]

@@ -78,6 +78,7 @@ def change(session: Session, generation_id: str, index: int, changes: dict[str, 
     image = generations.image(session, generation_id, index, lock=True)
     if "favourite" in changes and bool(changes["favourite"]) != image.favourite:
         image.favourite_since = database_now(session) if changes["favourite"] else None
+        image.generation.expired_at = None  # retention decides again, now that the image has or lacks this mark
     if "label" in changes:
         image.label = None if changes["label"] is None else str(changes["label"])
     session.flush()

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy.orm import Session
 
@@ -79,7 +80,8 @@ class Retention:
 def _rules(settings: Settings) -> list[_Rule]:
     """Returns the retention rules, except those that are turned off because their setting is None."""
     days: list[tuple[str, Step, float | None]] = [
-        ("images", expiry.images, settings.keep_image_days),
+        ("images", partial(expiry.images, keep_favourites=not settings.expire_favourites), settings.keep_image_days),
+        ("images of domains", expiry.images_of_domains, 0),
         ("generations", expiry.generations, settings.keep_generation_days),
         ("previews", expiry.previews, settings.keep_preview_days),
         ("samples", expiry.samples, settings.keep_sample_days),

@@ -266,6 +266,10 @@ class Domain(BaseModel):
     """Base of the service when the domain was created."""
     active_adapter_id: str | None
     """Adapter of generations that name none. Null until the first fine-tune succeeds."""
+    keep_image_days: int | None
+    """Days after which images are deleted, counted from the end of their generation; null for none of its own. A domain's days come before its tenant's, and the service's own limit, if it has any, applies in any case."""
+    keep_favourites: bool
+    """Whether favourites stay when these days have passed."""
     cover_url: str | None
     """URL of its latest generated image: absolute, signed, expires. Null while there is none."""
     created_at: AwareDatetime
@@ -547,6 +551,10 @@ class Tenant(BaseModel):
     weight: float
     """Weight of the tenant's share of the device, relative to other tenants. 1 by default."""
     quotas: dict[str, int]
+    keep_image_days: int | None
+    """Days after which images are deleted, counted from the end of their generation; null for none of its own. A domain's days come before its tenant's, and the service's own limit, if it has any, applies in any case."""
+    keep_favourites: bool
+    """Whether favourites stay when these days have passed."""
     created_at: AwareDatetime
 
 
@@ -872,7 +880,7 @@ class Generation(BaseModel):
     adapter_id: str | None
     """Version used, which may have been deleted since; null for the base itself."""
     images: list[Image]
-    """Empty until the generation succeeds, and after the images expire."""
+    """Empty until the generation succeeds. Favourites may be left after it expires."""
     previews: list[Preview]
     """Previews so far, ordered by step. Stored for some days after the end."""
     timings: Timings
@@ -884,7 +892,7 @@ class Generation(BaseModel):
     """Time of the first request to cancel it."""
     finished_at: AwareDatetime | None
     expired_at: AwareDatetime | None
-    """Time when images and previews expired. Since then their URLs return 410 `image_expired`."""
+    """Time when previews and images expired, apart from favourites that are kept. Since then their URLs return 410 `image_expired`."""
 
 
 class KeyList(BaseModel):

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from core.artifact.errors import NotFound
 from core.artifact.training import TrainingSettings
-from core.service import discards, domains, generations, jobs, quotas
+from core.service import discards, domains, expiry, generations, images, jobs, quotas, tenants
 from core.service.config import Settings
 from core.service.db.models import (
     AuditEntry,
@@ -35,7 +35,7 @@ from core.service.generations import DrawnImage
 from core.service.retention import Retention
 from core.service.storage import FolderStore, StoredObject
 from core.service.storage.errors import StorageUnavailable
-from core.service.tenancy import Scope
+from core.service.tenancy import SYSTEM, Scope
 from tests.core.service.rows import (
     acting,
     add_dataset,
@@ -363,3 +363,77 @@ def make_old(database: Database) -> None:
         days = session.execute(select(UsageDay)).scalars().all()
         for day in days:
             day.day = day.day - datetime.timedelta(days=730)
+
+
+def test_domains_and_tenants_have_their_own_retention_of_images(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    scope, first = owner
+    with database.session(scope) as session:
+        second = domains.create(session, "second", "", "mini").id
+    kept, ruled = (drawn(database, objects, (scope, domain), days_ago=0) for domain in (first, second))
+    foreign = drawn(database, objects, tenant_with_domain(database, "foreign"), days_ago=0)
+
+    def expire(days: float) -> set[str]:
+        """Runs the rule of domains as if so many days had passed, and returns the ids of all expired generations."""
+        with database.session() as session:
+            expiry.images_of_domains(session, ago(session, -days), 100)
+            return set(session.scalars(select(Generation.id).where(Generation.expired_at.is_not(None))))
+
+    assert expire(10_000) == set(), "without a rule nothing is deleted"
+    with database.session(scope) as session:
+        domains.change(session, second, {"keep_image_days": 10})
+    assert expire(9) == set()
+    assert expire(11) == {ruled}
+    with database.session() as session:
+        tenants.change(acting(session, SYSTEM), scope.tenant, {"keep_image_days": 20})
+    assert expire(19) == {ruled}
+    with database.session(scope) as session:
+        domains.change(session, first, {"keep_image_days": 30})
+    assert expire(21) == {ruled}, "the domain's own days come first"
+    assert expire(31) == {kept, ruled}
+    assert stored(database, scope) == 0
+    assert foreign not in expire(10_000)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_favourites_outlast_retention_if_they_are_to_be_kept(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str], keeps: bool
+) -> None:
+    scope, domain = owner
+    id = drawn(database, objects, owner, days_ago=31)
+    with database.session(scope) as session:
+        images.change(session, id, 1, {"favourite": True})
+        domains.change(session, domain, {"keep_image_days": 10, "keep_favourites": keeps})
+    with database.session() as session:
+        expiry.images_of_domains(session, ago(session, -11), 100)
+    assert stored(database, scope) == (10 if keeps else 0)
+    with database.session(scope) as session:
+        assert [image.index for image in generations.get(session, id).images] == ([1] if keeps else [])
+        with pytest.raises(ImageExpired):
+            generations.image(session, id, 0)
+    if not keeps:
+        return
+    with database.session() as session:
+        assert expiry.images_of_domains(session, ago(session, -11), 100) == 0, "each generation is handled once"
+    with database.session(scope) as session:
+        images.change(session, id, 1, {"favourite": False})
+    with database.session() as session:
+        assert expiry.images_of_domains(session, ago(session, -11), 100) == 1
+    assert stored(database, scope) == 0
+
+
+def test_setting_decides_whether_the_services_limit_spares_favourites(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    spared, gone = (drawn(database, objects, owner, days_ago=31) for _ in range(2))
+    with database.session(owner[0]) as session:
+        images.change(session, spared, 0, {"favourite": True})
+    sweep(database, objects, keep_image_days=30)
+    assert stored(database, owner[0]) == 10
+    with database.session(owner[0]) as session:
+        assert [image.index for image in generations.get(session, spared).images] == [0]
+        session.get_one(Generation, spared).expired_at = None
+        assert generations.get(session, gone).images == []
+    sweep(database, objects, keep_image_days=30, expire_favourites=True)
+    assert stored(database, owner[0]) == 0

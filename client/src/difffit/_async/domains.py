@@ -21,9 +21,20 @@ class AsyncDomains:
     async def get(self, id: str) -> Domain:
         return await self._session.call("GET", "/v1/domains/{id}", Domain, id=id)
 
-    async def update(self, id: str, *, name: str | None = None, description: str | None = None) -> Domain:
-        """Changes the domain's name or description. None keeps the current value. Raises NameTaken."""
-        body = given({"name": name, "description": description})
+    async def update(
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        keep_image_days: int | None = None,
+        keep_favourites: bool | None = None,
+    ) -> Domain:
+        """Changes the domain's name, description or retention of images: days until they are deleted, and whether
+        favourites stay then. None keeps the current value, 0 days remove the domain's own retention. Raises
+        NameTaken."""
+        body = given({"name": name, "description": description, "keep_favourites": keep_favourites})
+        body |= {} if keep_image_days is None else {"keep_image_days": keep_image_days or None}
         return await self._session.call("PATCH", "/v1/domains/{id}", Domain, body=body, id=id)
 
     async def delete(self, id: str) -> str | None:

@@ -44,10 +44,19 @@ class Tenants:
         return self._session.call("GET", "/v1/admin/tenants/{id}", Tenant, id=id)
 
     def update(
-        self, id: str, *, name: str | None = None, weight: float | None = None, quotas: Mapping[str, int] | None = None
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        weight: float | None = None,
+        quotas: Mapping[str, int] | None = None,
+        keep_image_days: int | None = None,
+        keep_favourites: bool | None = None,
     ) -> Tenant:
-        """Changes the tenant's fields that are given (not None). `quotas` replaces all quotas. Raises NameTaken."""
-        body = given({"name": name, "weight": weight, "quotas": quotas})
+        """Changes the tenant's fields that are given (not None). `quotas` replaces all quotas. 0 for `keep_image_days`
+        removes the tenant's own retention of images. Raises NameTaken."""
+        body = given({"name": name, "weight": weight, "quotas": quotas, "keep_favourites": keep_favourites})
+        body |= {} if keep_image_days is None else {"keep_image_days": keep_image_days or None}
         return self._session.call("PATCH", "/v1/admin/tenants/{id}", Tenant, body=body, id=id)
 
     def delete(self, id: str) -> str | None:

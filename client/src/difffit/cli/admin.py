@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from difffit.cli.arguments import DAY, HOUR, LimitOption, YesOption, confirm, in_seconds
+from difffit.cli.arguments import (
+    DAY,
+    HOUR,
+    KeepFavouritesOption,
+    KeepImageDaysOption,
+    LimitOption,
+    YesOption,
+    confirm,
+    in_seconds,
+)
 from difffit.cli.base import State, command
 from difffit.cli.deletions import view as deletions_view
 from difffit.cli.views import record, short, size, table
@@ -23,7 +32,7 @@ LifetimeOption = Annotated[
     int | None, typer.Option("--expires-in-days", min=1, help="Days until the key expires. Never, when omitted.")
 ]
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="List only this tenant, by id.")]
-_TENANT = ("id", "name", "weight", "quotas", "created_at")
+_TENANT = ("id", "name", "weight", "quotas", "keep_image_days", "created_at")
 
 
 @command(tenants, "create")
@@ -66,10 +75,19 @@ def update_tenant(
     quota: Annotated[
         list[str] | None, typer.Option(help="A limit, such as images_per_day=1000. Repeatable. Replaces all quotas.")
     ] = None,
+    keep_image_days: KeepImageDaysOption = None,
+    keep_favourites: KeepFavouritesOption = None,
 ) -> None:
-    """Change a tenant's name, weight or quotas."""
+    """Change a tenant's name, weight, quotas or retention of images."""
     quotas = dict(_quota(text) for text in quota) if quota else None
-    changed = state.client.admin.tenants.update(tenant, name=name, weight=weight, quotas=quotas)
+    changed = state.client.admin.tenants.update(
+        tenant,
+        name=name,
+        weight=weight,
+        quotas=quotas,
+        keep_image_days=keep_image_days,
+        keep_favourites=keep_favourites,
+    )
     state.show(changed, record(changed, *_TENANT))
 
 

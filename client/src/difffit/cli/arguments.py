@@ -34,6 +34,13 @@ AfterOption = Annotated[
 BeforeOption = Annotated[
     datetime | None, typer.Option("--before", formats=_TIMES, help="List only those created before this local time.")
 ]
+KeepImageDaysOption = Annotated[
+    int | None,
+    typer.Option("--keep-image-days", min=0, help="Days until images are deleted. 0 removes this limit."),
+]
+KeepFavouritesOption = Annotated[
+    bool | None, typer.Option("--keep-favourites/--expire-favourites", help="Whether favourites stay then.")
+]
 StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps.")]
 BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per step.")]
 LearningRateOption = Annotated[

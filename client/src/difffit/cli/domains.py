@@ -4,12 +4,20 @@ from typing import Annotated
 
 import typer
 
-from difffit.cli.arguments import DomainArgument, LimitOption, YesOption, confirm, domain_id
+from difffit.cli.arguments import (
+    DomainArgument,
+    KeepFavouritesOption,
+    KeepImageDaysOption,
+    LimitOption,
+    YesOption,
+    confirm,
+    domain_id,
+)
 from difffit.cli.base import State, command
 from difffit.cli.views import record, show_deleted, table
 
 app = typer.Typer(help="Manage domains: image styles on which the base is fine-tuned.", no_args_is_help=True)
-_FIELDS = ("id", "name", "description", "base_model", "active_adapter_id", "created_at")
+_FIELDS = ("id", "name", "description", "base_model", "active_adapter_id", "keep_image_days", "created_at")
 
 
 @command(app)
@@ -49,9 +57,17 @@ def update(
     domain: DomainArgument,
     name: Annotated[str | None, typer.Option(help="New name.")] = None,
     description: Annotated[str | None, typer.Option(help="New description.")] = None,
+    keep_image_days: KeepImageDaysOption = None,
+    keep_favourites: KeepFavouritesOption = None,
 ) -> None:
-    """Change a domain's name or description."""
-    changed = state.client.domains.update(domain_id(state.client, domain), name=name, description=description)
+    """Change a domain's name, description or retention of images."""
+    changed = state.client.domains.update(
+        domain_id(state.client, domain),
+        name=name,
+        description=description,
+        keep_image_days=keep_image_days,
+        keep_favourites=keep_favourites,
+    )
     state.show(changed, record(changed, *_FIELDS))
 
 

@@ -2,7 +2,7 @@
 
 import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.service.db.base import Base, Created, Id, Now, TenantOwned
@@ -20,6 +20,10 @@ class Domain(TenantOwned, Base):
     """Id of the promoted adapter, which generations use by default. Not a foreign key, since adapters have a foreign
     key to their domain, and a cycle of foreign keys would complicate inserts and deletions."""
     next_version: Mapped[int] = mapped_column(default=1)
+    keep_image_days: Mapped[int | None]
+    """Days to keep images, from the end of their generation on. None means as long as the tenant does."""
+    keep_favourites: Mapped[bool] = mapped_column(default=True, server_default=true())
+    """Whether favourites are kept when `keep_image_days` have passed."""
     deleted_at: Mapped[datetime.datetime | None]
     """Time when the domain was deleted. Since then look-ups do not return it, and workers delete its rows step by
     step."""

@@ -42,7 +42,7 @@ class Generation(JobColumns, Base):
     model_evaluations: Mapped[int] = mapped_column(default=0)
     timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     expired_at: Mapped[datetime.datetime | None]
-    """Time when retention deleted the generation's images and previews."""
+    """Time when retention deleted the generation's images, apart from favourites that are kept, and previews."""
     images: Mapped[list["GenerationImage"]] = relationship(
         order_by="GenerationImage.index", passive_deletes=True, back_populates="generation"
     )

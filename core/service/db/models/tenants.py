@@ -3,7 +3,7 @@
 import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, String, true
 from sqlalchemy.orm import Mapped, mapped_column, synonym
 
 from core.service.db.base import Base, Created, Id, TenantOwned
@@ -18,6 +18,10 @@ class Tenant(TenantOwned, Base):
     weight: Mapped[float] = mapped_column(default=1.0)
     """Weight of the tenant's share of device time, relative to other tenants."""
     quotas: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    keep_image_days: Mapped[int | None]
+    """Days to keep images, from the end of their generation on. None means as long as the service does."""
+    keep_favourites: Mapped[bool] = mapped_column(default=True, server_default=true())
+    """Whether favourites are kept when `keep_image_days` have passed."""
     deleted_at: Mapped[datetime.datetime | None]
     """Time when the tenant was deleted. Since then look-ups do not return it, and workers delete its rows step by
     step."""
