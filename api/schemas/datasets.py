@@ -156,14 +156,14 @@ class DatasetEdit(Input):
         [], fail_fast=True, max_length=100, description="Data sets of the same domain whose images are added."
     )
     remove_images: list[Integer] = Field(
-        [], fail_fast=True, max_length=100_000, description="Numbers of images of the edited data set."
+        [], fail_fast=True, max_length=20_000, description="Numbers of images of the edited data set."
     )
     drop_classes: list[ClassName] = Field(
-        [], fail_fast=True, max_length=10_000, description="Names of classes whose images are left out."
+        [], fail_fast=True, max_length=1000, description="Names of classes whose images are left out."
     )
     rename_classes: dict[ClassName, ClassName] = Field(
         {},
-        max_length=10_000,
+        max_length=1000,
         description="New names of classes by their old names. Classes with the same new name are merged.",
         examples=[{"fruit": "food"}],
     )

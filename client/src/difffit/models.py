@@ -145,9 +145,9 @@ class DatasetEdit(BaseModel):
     )
     add_dataset_ids: Annotated[list[AddDatasetId], Field(max_length=100, validate_default=True)] = []
     """Data sets of the same domain whose images are added."""
-    remove_images: Annotated[list[int], Field(max_length=100000)] = []
+    remove_images: Annotated[list[int], Field(max_length=20000)] = []
     """Numbers of images of the edited data set."""
-    drop_classes: Annotated[list[DropClass], Field(max_length=10000, validate_default=True)] = []
+    drop_classes: Annotated[list[DropClass], Field(max_length=1000, validate_default=True)] = []
     """Names of classes whose images are left out."""
     rename_classes: dict[Annotated[str, StringConstraints(pattern=r"^[^\u0000]*$", max_length=400)], str] = {}
     """New names of classes by their old names. Classes with the same new name are merged."""
