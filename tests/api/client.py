@@ -28,7 +28,7 @@ from core.service.datasets import validation
 from core.service.db.models import Dataset, Finetune, Generation
 from core.service.db.session import Database
 from core.service.errors import ArchiveInvalid
-from core.service.finetunes import service as finetunes
+from core.service.finetunes import recording
 from core.service.generations import DrawnImage
 from core.service.jobs import Claim
 from core.service.tenancy import SYSTEM
@@ -218,12 +218,12 @@ def start_finetunes(services: Services) -> list[Claim]:
     for claim in started:
         with services.database.session() as session:
             row = session.get_one(Finetune, claim.id)
-            finetunes.record_start(session, row, 0.5, 1234, 0)
-            finetunes.record_progress(session, row, 5, loss=0.4, gradient_norm=0.2, seconds=1.5)
-            finetunes.record_evaluation(session, row, 5, 0.25, 5)
+            recording.record_start(session, row, 0.5, 1234, 0)
+            recording.record_progress(session, row, 5, loss=0.4, gradient_norm=0.2, seconds=1.5)
+            recording.record_evaluation(session, row, 5, 0.25, 5)
             stored = services.store.put(f"tenants/{row.tenant_id}/samples/{row.id}.png", png(9))
             jobs.report(session, row, "sample", {"step": 5, "key": stored.key})
-            finetunes.record_progress(session, row, 10, loss=0.3, gradient_norm=0.1, seconds=1.5)
+            recording.record_progress(session, row, 10, loss=0.3, gradient_norm=0.1, seconds=1.5)
     return started
 
 
@@ -236,9 +236,9 @@ def finish_finetune(services: Services, claim: Claim, seed: int = 0) -> None:
     data = adapter_file(names, seed, digest)
     stored = services.store.put(f"tenants/{row.tenant_id}/domains/{row.domain_id}/{claim.id}.safetensors", data)
     losses = {"base": 0.5, "adapter": 0.2, "adapter_null": float("nan")}
-    result = finetunes.Result(losses=losses, adapter_step=5, stop_reason="early_stopping")
+    result = recording.Result(losses=losses, adapter_step=5, stop_reason="early_stopping")
     with services.database.session() as session:
-        assert finetunes.publish(session, claim, decode(data), stored, result)
+        assert recording.publish(session, claim, decode(data), stored, result)
 
 
 def draw_generations(services: Services) -> None:

@@ -4,6 +4,7 @@ from api.deps import Services
 from core.service import deletions, jobs
 from core.service.datasets import service as datasets
 from core.service.db.models import Adapter, Dataset, Finetune
+from core.service.finetunes import recording
 from core.service.finetunes import service as finetunes
 from tests.api.client import Client, adapter_file, claims, draw_generations, problem, validate_datasets, zip_of
 from tests.api.conftest import finetuned
@@ -103,8 +104,8 @@ def test_cancelled_fine_tunes_objects_are_removed_and_no_longer_counted(
         prefix = f"{finetunes.folder(row)}/"
         for step in (50, 100):
             key = f"{prefix}attempts/1/checkpoint-{step}"
-            finetunes.record_checkpoint(session, row, step, services.store.put(key, b"state"))
-        finetunes.add_sample(session, row, 100, services.store.put(f"{prefix}samples/100.png", b"sample"))
+            recording.record_checkpoint(session, row, step, services.store.put(key, b"state"))
+        recording.add_sample(session, row, 100, services.store.put(f"{prefix}samples/100.png", b"sample"))
     problem(tenant.delete(f"/v1/finetunes/{id}"), 409, "not_ended")
     asked = tenant.made(f"/v1/finetunes/{id}/cancel")
     assert (asked["status"], asked["cancel_requested_at"] is None) == ("running", False)

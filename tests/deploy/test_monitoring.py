@@ -17,7 +17,7 @@ from api import middleware
 from core.service import jobs
 from core.service.db.models import Finetune, Generation
 from core.service.db.session import Database, database_now
-from core.service.finetunes import service as finetunes
+from core.service.finetunes import recording
 from core.service.jobs import ladder
 from core.service.storage import FolderStore, objects
 from core.service.storage.errors import StorageUnavailable
@@ -115,7 +115,7 @@ def test_metric_shows_the_time_since_the_last_checkpoint(database: Database) -> 
     assert 600 <= unkept(database) < 660
     with database.session() as session:
         stored = objects.StoredObject("checkpoint", "0" * 64, 1)
-        finetunes.record_checkpoint(session, session.get_one(Finetune, row), 50, stored)
+        recording.record_checkpoint(session, session.get_one(Finetune, row), 50, stored)
     assert unkept(database) < 60
 
 

@@ -35,7 +35,7 @@ from core.service.datasets import service as datasets
 from core.service.datasets.reading import read_stored
 from core.service.db.lookup import require
 from core.service.db.models import Adapter, Dataset, Finetune
-from core.service.finetunes import service
+from core.service.finetunes import recording, service
 from core.service.jobs import Claim
 from core.service.storage import StoredObject
 from worker.context import Context
@@ -78,7 +78,7 @@ class FinetuneRun(Attempt[Finetune]):
 
     def load(self, session: Session, row: Finetune) -> None:
         self.job = _load(self.context, session, row)
-        service.record_claim(session, row)
+        recording.record_claim(session, row)
 
     def work(self) -> None:
         if (start := self.job.start) is not None:
@@ -94,10 +94,10 @@ class FinetuneRun(Attempt[Finetune]):
 
     def publish(self, session: Session) -> None:
         outcome = self.outcome
-        result = service.Result(
+        result = recording.Result(
             losses=outcome.losses, adapter_step=outcome.adapter_step, stop_reason=outcome.stop_reason
         )
-        service.publish(session, self.claim, self.artifact, self.stored, result)
+        recording.publish(session, self.claim, self.artifact, self.stored, result)
 
     def on_end(self, how: str) -> None:
         if how != "returned":
@@ -127,7 +127,7 @@ class FinetuneRun(Attempt[Finetune]):
             logger.warning("%s restarts from step %d: %s", self.claim.id, checkpoint.step, reason)
             with self.context.database.session() as session:
                 if (row := jobs.guarded(session, Finetune, self.claim)) is not None:
-                    service.record_restart(session, row, checkpoint.step, checkpoint.checkpoint, reason)
+                    recording.record_restart(session, row, checkpoint.step, checkpoint.checkpoint, reason)
         return checkpoint.state
 
     def _follow(self, job: _Job, work: Any) -> Outcome:
@@ -180,15 +180,15 @@ def _record(session: Session, row: Finetune, event: Any, stored: StoredObject | 
         case Encoding(done=done):
             jobs.report(session, row, "status", {"status": "running", "encoded_images": done})
         case Started():
-            service.record_start(session, row, event.held_out_loss_base, event.trainable_parameters, event.step)
+            recording.record_start(session, row, event.held_out_loss_base, event.trainable_parameters, event.step)
         case Progress(step=step, loss=loss, gradient_norm=norm, seconds=seconds):
-            service.record_progress(session, row, step=step, loss=loss, gradient_norm=norm, seconds=seconds)
+            recording.record_progress(session, row, step=step, loss=loss, gradient_norm=norm, seconds=seconds)
         case Evaluation():
-            service.record_evaluation(session, row, event.step, event.held_out_loss, event.best_step)
+            recording.record_evaluation(session, row, event.step, event.held_out_loss, event.best_step)
         case Checkpoint(step=step) if stored is not None:
-            service.record_checkpoint(session, row, step, stored)
+            recording.record_checkpoint(session, row, step, stored)
         case Sample(step=step) if stored is not None:
-            service.add_sample(session, row, step, stored)
+            recording.add_sample(session, row, step, stored)
         case SampleSkipped(step=step):
             jobs.report(session, row, "status", {"status": "running", "skipped_sample": step})
 
@@ -209,7 +209,7 @@ def _load(context: Context, session: Session, row: Finetune) -> _Job:
         plan=plan,
         zips=dataset.zips,
         members=dataset.members,
-        checkpoints=service.checkpoints(row),
+        checkpoints=recording.checkpoints(row),
         start=_start(session, row.from_adapter_id),
         folder=service.folder(row),
     )

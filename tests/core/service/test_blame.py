@@ -11,7 +11,7 @@ from core.service import fleet, jobs
 from core.service.db.models import Dataset, Finetune, FinetuneEvent, Generation
 from core.service.db.session import Database, database_now
 from core.service.errors import DatabaseUnavailable
-from core.service.finetunes import service as finetunes
+from core.service.finetunes import recording
 from core.service.jobs import Claim
 from core.service.storage import StoredObject
 from core.service.storage.errors import StorageUnavailable
@@ -102,7 +102,7 @@ def test_repeated_waits_are_one_event_and_a_checkpoint_resets_the_delay(database
     for _ in range(5):
         held = claimed(database, Finetune)
         with database.session() as session:
-            finetunes.record_claim(session, session.get_one(Finetune, id))
+            recording.record_claim(session, session.get_one(Finetune, id))
         settle(database, Finetune, held, StorageUnavailable("refused"))
         change(database, Finetune, id, not_before=None)
     assert [(event.type, event.data.get("code")) for event in events(database, id)] == [
@@ -112,7 +112,7 @@ def test_repeated_waits_are_one_event_and_a_checkpoint_resets_the_delay(database
     ]
     claimed(database, Finetune)
     with database.session() as session:
-        finetunes.record_checkpoint(session, session.get_one(Finetune, id), 50, StoredObject("k", "0" * 64, 1))
+        recording.record_checkpoint(session, session.get_one(Finetune, id), 50, StoredObject("k", "0" * 64, 1))
     assert row(database, Finetune, id).requeues == 0
 
 

@@ -23,6 +23,7 @@ from core.service.errors import (
     NoActiveAdapter,
     Unauthenticated,
 )
+from core.service.finetunes import recording
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
 from core.service.generations import GenerationFilter, GenerationRequest
@@ -231,8 +232,8 @@ def test_events_resume_where_a_client_left(database: Database) -> None:
     with database.session(scope) as session:
         dataset = add_dataset(session, scope, domain_id).id
         finetune = finetunes.create(session, Sent(), domain_id, FinetuneRequest(dataset_id=dataset))
-        finetunes.record_progress(session, finetune, 10, loss=0.5, gradient_norm=1.0, seconds=2.0)
-        finetunes.record_progress(session, finetune, 20, loss=0.4, gradient_norm=1.0, seconds=2.0)
+        recording.record_progress(session, finetune, 10, loss=0.5, gradient_norm=1.0, seconds=2.0)
+        recording.record_progress(session, finetune, 20, loss=0.4, gradient_norm=1.0, seconds=2.0)
     with database.session(scope) as session:
         events = finetunes.events_after(session, finetune.id, 0)
         assert [event.type for event in events] == ["status", "progress", "progress"]

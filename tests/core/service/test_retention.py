@@ -30,6 +30,7 @@ from core.service.db.models import (
 )
 from core.service.db.session import Database, database_now
 from core.service.errors import ImageExpired
+from core.service.finetunes import recording
 from core.service.finetunes import service as finetunes
 from core.service.generations import DrawnImage
 from core.service.retention import Retention
@@ -262,9 +263,9 @@ def test_samples_and_checkpoints_of_ended_finetunes_are_deleted(
         ids = [add_finetune(session, scope, domain) for _ in range(2)]
         for id, days in zip(ids, (91, 0), strict=True):
             row = session.get_one(Finetune, id)
-            finetunes.add_sample(session, row, 50, objects.put(f"{folder}/{id}/samples/50.png", b"12345"))
-            finetunes.record_checkpoint(session, row, 50, objects.put(f"{folder}/{id}/checkpoint-50", b"12"))
-            finetunes.record_checkpoint(session, row, 100, objects.put(f"{folder}/{id}/checkpoint-100", b"12345"))
+            recording.add_sample(session, row, 50, objects.put(f"{folder}/{id}/samples/50.png", b"12345"))
+            recording.record_checkpoint(session, row, 50, objects.put(f"{folder}/{id}/checkpoint-50", b"12"))
+            recording.record_checkpoint(session, row, 100, objects.put(f"{folder}/{id}/checkpoint-100", b"12345"))
             if days:
                 row.status, row.finished_at = "succeeded", ago(session, days)
     assert stored(database, scope) == 24, "data sets that tests insert are not counted"
@@ -283,11 +284,11 @@ def test_checkpoint_replaced_twice_is_deleted_an_hour_later(
 ) -> None:
     with database.session() as session:
         row = session.get_one(Finetune, add_finetune(session, *owner))
-        finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
-        finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
-        finetunes.record_checkpoint(session, row, 100, StoredObject("tenants/b", "0" * 64, 30))
+        recording.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
+        recording.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
+        recording.record_checkpoint(session, row, 100, StoredObject("tenants/b", "0" * 64, 30))
         assert not session.execute(select(DiscardedObject)).scalars().all(), "the previous checkpoint must stay"
-        finetunes.record_checkpoint(session, row, 150, StoredObject("tenants/c", "0" * 64, 30))
+        recording.record_checkpoint(session, row, 150, StoredObject("tenants/c", "0" * 64, 30))
         [replaced] = session.execute(select(DiscardedObject)).scalars()
         wait = replaced.due_at - database_now(session)
     assert replaced.object_key == "tenants/a"
@@ -302,9 +303,9 @@ def test_checkpoints_that_cannot_be_read_are_not_counted(
 ) -> None:
     with database.session() as session:
         row = session.get_one(Finetune, add_finetune(session, *owner))
-        finetunes.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
-        finetunes.record_checkpoint(session, row, 100, StoredObject("tenants/b", "0" * 64, 30))
-        finetunes.record_restart(session, row, 50, kept, "unreadable")
+        recording.record_checkpoint(session, row, 50, StoredObject("tenants/a", "0" * 64, 10))
+        recording.record_checkpoint(session, row, 100, StoredObject("tenants/b", "0" * 64, 30))
+        recording.record_restart(session, row, 50, kept, "unreadable")
     assert stored(database, owner[0]) == left
 
 
