@@ -29,6 +29,13 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
+def request_of(operation: str, ids: dict[str, str]) -> dict[str, Any]:
+    """Returns the body of an operation's request, as arguments of httpx. `ids` are ids by path."""
+    if operation in ("create_finetune", "copy_dataset"):
+        return {"json": {"dataset_id": ids["datasets"]}}
+    return BODIES.get(operation, {})
+
+
 @pytest.fixture
 def ids(tenant: Client, domain: str, dataset: str, adapter: str, services: Services) -> dict[str, str]:
     """Returns one id of every resource that a tenant owns, by the path that contains it."""
@@ -88,11 +95,8 @@ def test_every_route_with_anothers_id_is_not_found(tenant: Client, other: Client
     routes = operations(document)
     assert len(routes) >= 20
     for method, path, operation in sorted(routes):
-        options = BODIES.get(operation, {})
-        if operation in ("create_finetune", "copy_dataset"):
-            options = {"json": {"dataset_id": ids["datasets"]}}
         url = filled(path, ids)
-        problem(other.request(method, url, **options), 404, "not_found")
+        problem(other.request(method, url, **request_of(operation, ids)), 404, "not_found")
         if method == "GET":
             assert tenant.get(url).status_code == 200, "its owner must find it"
     assert tenant.read(f"/v1/domains/{ids['domains']}") == before

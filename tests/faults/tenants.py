@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from tests.api.test_tenancy import BODIES, filled, operations
+from tests.api.test_tenancy import filled, operations, request_of
 from tests.faults.stack import Outcome, Stack, until
 from tests.faults.workers import ended, prepared, start_finetune
 from tests.processes import Caller
@@ -104,10 +104,7 @@ def _is_refused_by_route(document: dict[str, Any], stranger: Caller, ids: dict[s
             answer = stranger.send(method, path.replace("{id}", "x"), json={})
             is_refused[f"{method} {path}"] = answer.status_code == 403
             continue
-        options = BODIES.get(operation, {})
-        if operation == "create_finetune":
-            options = {"json": {"dataset_id": ids["datasets"]}}
-        answer = stranger.send(method, filled(path, ids), **options)
+        answer = stranger.send(method, filled(path, ids), **request_of(operation, ids))
         is_refused[f"{method} {path}"] = answer.status_code == 404 and answer.json()["code"] == "not_found"
     return is_refused
 
