@@ -199,7 +199,8 @@ class LocalError(DiffFitError):
 
     def __init__(self, error: Any) -> None:
         super().__init__(error.detail)
-        self.title, self.code, self.errors, self.status = error.title, error.code, error.errors, error.status
+        self.title, self.code, self.errors = error.title, error.code, error.errors
+        self.status: int = error.status if error.status < 500 else 0  # no server is at fault here: the work failed
 
 
 def _incomplete(error: ModuleNotFoundError) -> NotConfigured:

@@ -82,7 +82,8 @@ class Run:
             plan = self._plan(request, report, base)
             members = [member.to_json() for member in report.members]
             pictures = archive.read_images(packed.file, members, limits)
-            work = finetune(base, plan, pictures, self._state(plan, base), self.processes)
+            plan, checkpoint = self._resumed(plan, base)
+            work = finetune(base, plan, pictures, checkpoint, self.processes)
             with steps_bar(state, "Training") as bar:
                 outcome = self._follow(work, bar, plan.training.steps, len(members))
         return self._publish(outcome, plan, base)
@@ -133,16 +134,22 @@ class Run:
             preset=request.preset if sites == PRESETS[request.preset] else None,
         )
 
-    def _state(self, plan: FinetunePlan, base: LoadedBase) -> Mapping[str, Tensor] | None:
-        """Returns the trainer's state from the checkpoint of an interrupted run; None if there is no checkpoint, or
-        with `restart`. Raises CheckpointInvalid."""
+    def _resumed(self, plan: FinetunePlan, base: LoadedBase) -> tuple[FinetunePlan, Mapping[str, Tensor] | None]:
+        """Returns the plan, and the trainer's state from the checkpoint of an interrupted run; None if there is no
+        checkpoint, or with `restart`. A checkpoint of a release without evaluations continues without them, unless the
+        command asks for them. Raises CheckpointInvalid."""
         if self.restart or not self.checkpoint_path.is_file():
-            return None
-        try:
-            return unpack(self.checkpoint_path.read_bytes(), plan.about(base.description.digest), ABOUT_DEFAULTS)
-        except CheckpointInvalid as error:
-            detail = f"{self.checkpoint_path}: {error.detail} Use `--restart` to start from scratch."
-            raise CheckpointInvalid(detail) from error
+            return plan, None
+        data, plans = self.checkpoint_path.read_bytes(), [plan]
+        if not self.asked.keys() & {"evaluate_every", "keep", "early_stopping"}:
+            plans.append(replace(plan, training=replace(plan.training, evaluate_every=0, keep="last")))
+        problems = []
+        for candidate in plans:
+            try:
+                return candidate, unpack(data, candidate.about(base.description.digest), ABOUT_DEFAULTS)
+            except CheckpointInvalid as error:
+                problems.append(error.detail)
+        raise CheckpointInvalid(f"{self.checkpoint_path}: {problems[0]} Use `--restart` to start from scratch.")
 
     def _follow(self, work: Generator[Any, None, Outcome], bar: Bar, steps: int, images: int) -> Outcome:
         task = bar.add_task("", total=steps, note="loading")

@@ -109,7 +109,8 @@ def finetune(caller: Caller, domain_id: str, dataset_id: str) -> dict[str, Any]:
     events = caller.send("GET", f"/v1/finetunes/{started['id']}/events").text
     assert "event: progress" in events
     last = [line.removeprefix("data: ") for line in events.splitlines() if line.startswith("data: ")][-1]
-    assert json.loads(last) == {"status": "succeeded", "adapter_id": ended["adapter_id"]}
+    details = {name: ended[name] for name in ("adapter_id", "adapter_step", "stop_reason")}
+    assert json.loads(last) == {"status": "succeeded", **details}
     return ended
 
 

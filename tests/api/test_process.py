@@ -149,7 +149,7 @@ def test_main_job_works_over_real_connections(tmp_path: Path) -> None:
                 lines = stream.iter_lines()
                 assert next_event(lines)[1:] == ("status", {"status": "queued"})
                 (claim,) = start_finetunes(worker)  # while the stream is open
-                assert [next_event(lines)[1] for _ in range(2)] == ["status", "progress"]
+                assert [next_event(lines)[1] for _ in range(3)] == ["status", "progress", "evaluation"]
                 number, type, sample = next_event(lines)
                 assert type == "sample"
             assert httpx.get(sample["url"]).content.startswith(PNG_START)

@@ -184,7 +184,7 @@ def test_interrupted_training_resumes_from_its_checkpoint(drawings: Path, tmp_pa
         process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     assert not (tmp_path / "adapter.safetensors").exists()
-    refused = run_here(*words, "--seed", 1, folder=tmp_path, code=6)
+    refused = run_here(*words, "--seed", 1, folder=tmp_path, code=1)
     assert (refused["code"], "--restart" in refused["detail"]) == ("checkpoint_invalid", True)
     result = run_here(*words, folder=tmp_path)
     assert 1 <= result["started_at_step"] < result["steps"] == 60
@@ -205,21 +205,21 @@ def test_sample_without_adapter_uses_the_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("words", "code", "exit_code"),
     [
-        (["sample", "{adapter}", "--class", "lion"], "unknown_class"),
-        (["sample", "{adapter}", "--base", "no such base"], "base_missing"),
-        (["sample", "{drawings}/notes.txt"], "artifact_invalid"),
-        (["train", "{drawings}/notes.txt"], "not_a_zip"),
-        (["train", "{drawings}", "--preset", "other"], "invalid_request"),
-        (["train", "{drawings}", "--image-size", "96"], "invalid_request"),
+        (["sample", "{adapter}", "--class", "lion"], "unknown_class", 6),
+        (["sample", "{adapter}", "--base", "no such base"], "base_missing", 1),
+        (["sample", "{drawings}/notes.txt"], "artifact_invalid", 6),
+        (["train", "{drawings}/notes.txt"], "not_a_zip", 6),
+        (["train", "{drawings}", "--preset", "other"], "invalid_request", 6),
+        (["train", "{drawings}", "--image-size", "96"], "invalid_request", 6),
     ],
 )
 def test_invalid_input_is_reported_with_its_error_code(
-    adapter: Path, drawings: Path, tmp_path: Path, words: list[str], code: str
+    adapter: Path, drawings: Path, tmp_path: Path, words: list[str], code: str, exit_code: int
 ) -> None:
     filled = [word.format(adapter=adapter, drawings=drawings) for word in words]
-    assert run_here(*filled, folder=tmp_path, code=6)["code"] == code
+    assert run_here(*filled, folder=tmp_path, code=exit_code)["code"] == code
 
 
 def test_local_commands_are_listed_without_importing_torch(tmp_path: Path) -> None:

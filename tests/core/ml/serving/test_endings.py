@@ -72,7 +72,7 @@ def test_lost_device_fails_every_future_with_device_lost(
     started.wait()
     deaths.futures = [long, training.future]
 
-    def lost(*_: object) -> None:
+    def lost(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(*PLACES[place](mortal), lost)
@@ -167,11 +167,11 @@ def test_temporary_out_of_memory_fails_no_request(engine: Engine, monkeypatch: p
     holder, name = PLACES[place](engine)
     plain, left = getattr(holder, name), [2]
 
-    def scarce(*arguments: Any) -> Any:
+    def scarce(*arguments: Any, **named: Any) -> Any:
         if left[0]:
             left[0] -= 1
             out_of_memory()
-        return plain(*arguments)
+        return plain(*arguments, **named)
 
     monkeypatch.setattr(holder, name, scarce)
     images = result(engine, request("scarce", **settings)).images
