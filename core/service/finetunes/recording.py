@@ -1,4 +1,4 @@
-"""What workers record of a fine-tune while it runs: progress, checkpoints, samples and the trained adapter."""
+"""Progress, checkpoints, samples and trained adapters of fine-tunes, as workers record them."""
 
 import datetime
 import math
