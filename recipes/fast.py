@@ -6,6 +6,7 @@ own pass in fp32.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -103,7 +104,7 @@ def fast_trainer(dit: DiT, tensors: Mapping[str, Tensor], latents: Latents, sett
     trainer = Trainer(dit, tensors, latents, settings)
     route: Route = CompiledRoute(dit)
     trainer.route = route
-    object.__setattr__(trainer.learner, "route", route)
+    trainer.learner = replace(trainer.learner, route=route)
     trainer.optimizer = Muon(trainer.parameters, trainer.learner.shapes, settings.learning_rate)
     return trainer
 

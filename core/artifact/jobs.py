@@ -3,5 +3,7 @@
 from typing import Literal, get_args
 
 EndedStatus = Literal["succeeded", "failed", "cancelled"]
-JobStatus = Literal["queued", "running", EndedStatus]
+UnfinishedStatus = Literal["queued", "running"]
+JobStatus = Literal[UnfinishedStatus, EndedStatus]
 ENDED: tuple[EndedStatus, ...] = get_args(EndedStatus)
+UNFINISHED: tuple[UnfinishedStatus, ...] = get_args(UnfinishedStatus)

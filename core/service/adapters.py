@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from core.artifact.base import BaseDescription
 from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, UnknownClass
 from core.artifact.file import Artifact, check_against, decode
+from core.artifact.jobs import UNFINISHED
 from core.service import audit, deletions, domains, fleet, idempotency, metering
 from core.service.db.base import new_id
 from core.service.db.lookup import find, require
@@ -25,7 +26,6 @@ from core.service.storage import StoredObject
 from core.service.tenancy import Scope
 from core.service.webhooks import events
 
-_UNFINISHED = ("queued", "running")
 _NAMED_JOBS = 5
 """Max jobs of each kind that the error of an adapter in use names."""
 Statement = TypeVar("Statement", bound=Select[*tuple[Any, ...]])
@@ -286,8 +286,8 @@ def _has_class(session: Session, name: str) -> ColumnElement[bool]:
 
 def _unfinished_jobs(session: Session, id: str) -> list[str]:
     """Returns the ids of unfinished generations and fine-tunes that need an adapter, up to `_NAMED_JOBS` of each."""
-    generations = select(Generation.id).where(Generation.adapter_id == id, Generation.status.in_(_UNFINISHED))
-    finetunes = select(Finetune.id).where(Finetune.from_adapter_id == id, Finetune.status.in_(_UNFINISHED))
+    generations = select(Generation.id).where(Generation.adapter_id == id, Generation.status.in_(UNFINISHED))
+    finetunes = select(Finetune.id).where(Finetune.from_adapter_id == id, Finetune.status.in_(UNFINISHED))
     return [job for jobs in (generations, finetunes) for job in session.scalars(jobs.limit(_NAMED_JOBS))]
 
 

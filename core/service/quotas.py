@@ -13,6 +13,7 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core.artifact.jobs import UNFINISHED
 from core.service.config import Settings
 from core.service.db.isolation import scope_of
 from core.service.db.lookup import find
@@ -143,7 +144,7 @@ def queued_generations(session: Session) -> int:
 def active_finetunes(session: Session) -> int:
     """Counts the tenant's queued and running fine-tunes."""
     statement = select(func.count()).select_from(Finetune)
-    return session.execute(statement.where(Finetune.status.in_(("queued", "running")))).scalar_one()
+    return session.execute(statement.where(Finetune.status.in_(UNFINISHED))).scalar_one()
 
 
 def validating_datasets(session: Session) -> int:
@@ -159,7 +160,7 @@ def images_today(session: Session) -> int:
     today = database_now(session).date()
     drawn = select(func.sum(UsageDay.images)).where(UsageDay.day == today)
     coming = select(func.sum(Generation.count))
-    coming = coming.where(Generation.status.in_(("queued", "running")))
+    coming = coming.where(Generation.status.in_(UNFINISHED))
     return sum(int(session.execute(statement).scalar_one() or 0) for statement in (drawn, coming))
 
 

@@ -16,7 +16,7 @@ from difffit.cli.arguments import (
 )
 from difffit.cli.base import State, command
 from difffit.cli.deletions import view as deletions_view
-from difffit.cli.views import record, short, size, table
+from difffit.cli.views import record, short, show_deleted, size, table
 
 app = typer.Typer(
     help="Manage tenants, keys, adapters and workers. Needs an administrator's key.", no_args_is_help=True
@@ -96,11 +96,7 @@ def delete_tenant(state: State, tenant: TenantArgument, yes: YesOption = False) 
     """Delete a tenant and everything it owns."""
     details = state.client.admin.tenants.get(tenant)
     confirm(f"Delete the tenant '{details.name}' and everything it owns?", yes=yes)
-    receipt = state.client.admin.tenants.delete(tenant)
-    state.show(
-        {"deleted": tenant, "receipt": receipt},
-        f"Deleted {tenant}. Its files are being removed{f': see {receipt}' if receipt else ''}.",
-    )
+    show_deleted(state, tenant, state.client.admin.tenants.delete(tenant))
 
 
 @command(keys, "create")

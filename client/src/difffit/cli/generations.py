@@ -191,7 +191,6 @@ def _is_file(output: Path) -> bool:
 
 
 def _save(state: State, generation: "Generation", output: Path) -> None:
-    _check_output(output, generation.count)
     paths = [picture.save(output) for picture in state.client.generations.pictures(generation)]
     shown: dict[str, Any] = generation.model_dump(mode="json")
     for image, path in zip(shown["images"], paths, strict=True):
