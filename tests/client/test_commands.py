@@ -167,7 +167,7 @@ def test_adapter_is_downloaded_uploaded_and_promoted(shell: Shell, drawable: Dra
     assert uploaded["id"] not in shell.text("adapters", "list", drawable.name)
 
 
-def test_version_is_continued_named_and_its_class_renamed(shell: Shell, drawable: Drawable) -> None:
+def test_version_is_continued_named_and_its_class_renamed(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
     options = ("--from", drawable.adapter_id, "--steps", 2, "--batch-size", 2, "--watch")
     finetune = shell.json("finetunes", "start", drawable.name, "--dataset", drawable.dataset_id, *options)
     id = finetune["adapter_id"]
@@ -181,7 +181,7 @@ def test_version_is_continued_named_and_its_class_renamed(shell: Shell, drawable
     assert shell.json("finetunes", "list", "--before", "2020-01-01") == []
     assert finetune["id"] in [row["id"] for row in shell.json("finetunes", "list", "--status", "succeeded")]
     assert "is not of the form OLD=NEW" in shell.run("adapters", "update", id, "--rename", "fruit").output
-    drawn = shell.json("generate", drawable.id, "food", "--adapter", id, "--steps", 1)
+    drawn = shell.json("generate", drawable.id, "food", "--adapter", id, "--steps", 1, "-o", tmp_path)
     assert drawn["class_name"] == "food"
     assert shell.json("adapters", "update", id, "--name", "")["name"] is None
 
