@@ -1,4 +1,5 @@
-"""Cover images of domains, which are their latest generated images, for all routes that return domains."""
+"""Cover images of domains, which are the latest images of their active versions, for all routes that return
+domains."""
 
 from collections.abc import Sequence
 

@@ -28,7 +28,9 @@ class DomainOut(Output):
     keep_image_days: int | None = Field(description=KEPT_DAYS)
     keep_favourites: bool = Field(description=KEPT_FAVOURITES)
     cover_url: str | None = Field(
-        None, description="URL of its latest generated image: absolute, signed, expires. Null while there is none."
+        None,
+        description="URL of the latest generated image of its active version: absolute, signed, expires. Null while "
+        "there is none.",
     )
     created_at: Time
     updated_at: Time

@@ -11,8 +11,8 @@ _PREFIX = f"tenants/{TENANT}/domains/{DOMAIN}"
 _STATEMENTS: Mapping[str, str] = {
     "tenants": f"INSERT INTO tenants (id, name, weight, quotas) VALUES ('{TENANT}', 'old', 1, '{{}}')",
     "domains": (
-        "INSERT INTO domains (id, tenant_id, name, description, base_model, next_version) "
-        f"SELECT id, '{TENANT}', id, '', 'mini', 1 FROM unnest(ARRAY['{DOMAIN}', '{OTHER}']) AS id"
+        "INSERT INTO domains (id, tenant_id, name, description, base_model, next_version, active_adapter_id) "
+        f"SELECT id, '{TENANT}', id, '', 'mini', 1, 'adp_old' FROM unnest(ARRAY['{DOMAIN}', '{OTHER}']) AS id"
     ),
     "stored_bytes": f"INSERT INTO stored_bytes VALUES ('{DOMAIN}', '{TENANT}', 100000 * $generations::bigint), "
     f"('{OTHER}', '{TENANT}', 0)",

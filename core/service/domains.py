@@ -43,17 +43,17 @@ def page(session: Session, request: PageRequest, name: str | None = None) -> Pag
 
 
 def covers(session: Session, ids: Sequence[str]) -> dict[str, str]:
-    """Returns, by domain id, the id of the domain's newest successful generation with an adapter and its first image,
-    which is the domain's cover. Leaves out domains without such a generation."""
-    # Compares with a range of the index (domain_id, id) instead of `domain_id = …`: with equality PostgreSQL may scan
-    # the generations of all domains by their id until it meets one of this domain.
-    position = tuple_(Generation.domain_id, Generation.id)
+    """Returns, by domain id, the id of the newest successful generation of the domain's active version that still has
+    its first image, which is the domain's cover. Leaves out domains without such a generation."""
+    # Compares with a range of the index (adapter_id, id) instead of `adapter_id = …`: with equality PostgreSQL may scan
+    # the generations of all adapters by their id until it meets one of this adapter.
+    position, active = tuple_(Generation.adapter_id, Generation.id), Domain.active_adapter_id
     newest = (
         select(Generation.id)
-        .where(position > tuple_(Domain.id, ""), position < tuple_(Domain.id, "h"), Generation.expired_at.is_(None))
-        .where(Generation.status == "succeeded", Generation.adapter_id.is_not(None))
+        .where(position > tuple_(active, ""), position < tuple_(active, "h"), Generation.expired_at.is_(None))
+        .where(Generation.status == "succeeded")
         .where(exists().where(GenerationImage.generation_id == Generation.id, GenerationImage.index == 0))
-        .order_by(Generation.domain_id.desc(), Generation.id.desc())
+        .order_by(Generation.adapter_id.desc(), Generation.id.desc())
         .limit(1)
         .scalar_subquery()
     )

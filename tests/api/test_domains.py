@@ -2,6 +2,7 @@ import pytest
 
 from api.deps import Services
 from tests.api.client import PNG_START, Client, draw_generations, problem
+from tests.api.conftest import finetuned
 
 
 def test_domain_is_created_read_changed_and_deleted(tenant: Client) -> None:
@@ -94,14 +95,20 @@ def test_change_to_null_is_rejected(tenant: Client, domain: str, body: object) -
     problem(tenant.patch(f"/v1/domains/{domain}", body), 422, "invalid_request")
 
 
-def test_latest_image_is_the_cover(
-    api_client: Client, tenant: Client, domain: str, adapter: str, services: Services
+def test_latest_image_of_the_active_version_is_the_cover(
+    api_client: Client, tenant: Client, domain: str, dataset: str, adapter: str, services: Services
 ) -> None:
     assert tenant.read(f"/v1/domains/{domain}")["cover_url"] is None
-    for body in ({"class_id": 0, "seed": 7}, {"class_id": 1}, {"class_id": 1, "adapter_id": "base"}):
-        drawn = tenant.made(f"/v1/domains/{domain}/generations", {**body, "count": 1})["id"]
+    second = finetuned(tenant, domain, dataset, services, seed=1)
+    bodies = ({"class_id": 0}, {"class_id": 1}, {"class_id": 1, "adapter_id": "base"}, {"adapter_id": second})
+    drawn = []
+    for body in bodies:
+        generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, **body, "count": 1})
+        drawn.append(generation["id"])
         draw_generations(services)
     cover_url = tenant.read("/v1/domains")["data"][0]["cover_url"]
     assert cover_url == tenant.read(f"/v1/domains/{domain}")["cover_url"]
-    assert drawn not in cover_url, "images of the base must not be the cover"
+    assert drawn[1] in cover_url
     assert api_client.get(cover_url).content.startswith(PNG_START)
+    tenant.made(f"/v1/domains/{domain}/adapters/{second}/promote")
+    assert drawn[3] in tenant.read(f"/v1/domains/{domain}")["cover_url"]

@@ -271,7 +271,7 @@ class Domain(BaseModel):
     keep_favourites: bool
     """Whether favourites stay when these days have passed."""
     cover_url: str | None
-    """URL of its latest generated image: absolute, signed, expires. Null while there is none."""
+    """URL of the latest generated image of its active version: absolute, signed, expires. Null while there is none."""
     created_at: AwareDatetime
     updated_at: AwareDatetime
 

@@ -24,6 +24,7 @@ class Generation(JobColumns, Base):
         Index(None, "adapter_id", "id"),
         Index(None, "finished_at"),
         partial_index("ix_generations_pictured", "expired_at IS NULL", "domain_id", "id"),
+        partial_index("ix_generations_covers", "expired_at IS NULL", "adapter_id", "id"),
         partial_index("ix_generations_unexpired", "expired_at IS NULL", "finished_at"),
     )
 
