@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from api.auth import AdminDep, get_admin
-from api.deps import OF_NAME, OF_STATUS, DatabaseDep, PageDep
+from api.deps import OF_STATUS, DatabaseDep, PageDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
 from api.schemas.adapters import AdapterStatus, AdapterTotals, AdminAdapterOut
-from api.schemas.common import Identifier, Listing, changes, listing
+from api.schemas.common import Identifier, Listing, Name, changes, listing
 from api.schemas.deletions import DeletionOut, DeletionReceiptOut
 from api.schemas.tenants import (
     KeyChange,
@@ -23,8 +23,9 @@ from api.schemas.tenants import (
 )
 from api.schemas.usage import AuditOut, QueueOut, TenantUsageDayOut, WorkerOut
 from core.artifact.errors import NotFound
-from core.service import adapters, audit, deletions, fleet, keys, metering, queues, tenants
+from core.service import adapters, audit, deletions, domains, fleet, keys, metering, queues, tenants
 from core.service.adapters import Filters
+from core.service.db.models import Adapter, AuditEntry, UsageDay
 from core.service.db.paging import number_of, page_of
 from core.service.errors import KeyRevoked, LastAdminKey, NameTaken
 from core.service.keys import IssuedKey
@@ -41,7 +42,12 @@ def create_tenant(body: TenantCreate, database: DatabaseDep, admin: AdminDep) ->
 
 
 @router.get("/tenants", operation_id="list_tenants")
-def list_tenants(database: DatabaseDep, admin: AdminDep, page: PageDep, name: OF_NAME = None) -> Listing[TenantOut]:
+def list_tenants(
+    database: DatabaseDep,
+    admin: AdminDep,
+    page: PageDep,
+    name: Annotated[Name | None, Query(description="Only tenants whose name contains this text, in any case.")] = None,
+) -> Listing[TenantOut]:
     """List all tenants, newest first."""
     with database.session(admin) as session:
         return listing(tenants.page(session, page, name), TenantOut.model_validate)
@@ -122,7 +128,15 @@ def list_all_adapters(
         filters = Filters(tenant_id, domain_id, base_digest, status)
         rows = adapters.page_of_all(session, filters, page)
         holders = fleet.residency(session)
-        return listing(rows, lambda row: AdminAdapterOut.of(row, holders.get(row.sha256, [])))
+        tenant_names = tenants.names(session, {row.tenant_id for row in rows.data})
+        domain_names = domains.names(session, {row.domain_id for row in rows.data})
+
+        def rendered(row: Adapter) -> AdminAdapterOut:
+            names = {"tenant_name": tenant_names.get(row.tenant_id), "domain_name": domain_names.get(row.domain_id)}
+            held = {"resident_on": holders.get(row.sha256, [])}
+            return AdminAdapterOut.model_validate(row).model_copy(update=names | held)
+
+        return listing(rows, rendered)
 
 
 @router.get("/adapters/totals", operation_id="get_adapter_totals")
@@ -162,14 +176,30 @@ def list_usage(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing
     """List the images, model evaluations and training seconds per tenant and day, for the last 30 days, newest
     first."""
     with database.session(admin) as session:
-        return listing(metering.days_page(session, page), TenantUsageDayOut.model_validate)
+        days = metering.days_page(session, page)
+        names = tenants.names(session, {day.tenant_id for day in days.data})
+
+        def rendered(day: UsageDay) -> TenantUsageDayOut:
+            name = names.get(day.tenant_id)
+            return TenantUsageDayOut.model_validate(day).model_copy(update={"tenant_name": name})
+
+        return listing(days, rendered)
 
 
 @router.get("/audit", operation_id="list_audit")
 def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
     """List the entries of the audit log, newest first."""
     with database.session(admin) as session:
-        return listing(audit.page(session, tenant_id, page), AuditOut.model_validate)
+        entries = audit.page(session, tenant_id, page)
+        targets = {entry.target for entry in entries.data}
+        owners = {entry.tenant_id for entry in entries.data if entry.tenant_id}
+        names = tenants.names(session, owners | targets) | domains.names(session, targets)
+
+        def rendered(entry: AuditEntry) -> AuditOut:
+            named = {"tenant_name": names.get(entry.tenant_id or ""), "target_name": names.get(entry.target)}
+            return AuditOut.model_validate(entry).model_copy(update=named)
+
+        return listing(entries, rendered)
 
 
 @router.get("/deletions", operation_id="list_all_deletions")

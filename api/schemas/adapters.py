@@ -2,8 +2,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from api.schemas.common import ClassName, Description, Digest, Input, Name, NewClassName, Output, Time, optional
-from core.service.db.models import Adapter
+from api.schemas.common import (
+    TENANT_NAME,
+    ClassName,
+    Description,
+    Digest,
+    Input,
+    Name,
+    NewClassName,
+    Output,
+    Time,
+    optional,
+)
 
 AdapterStatus = Literal["ready", "quarantined"]
 
@@ -47,8 +57,6 @@ class AdapterTotals(Output):
 
 class AdminAdapterOut(AdapterOut):
     tenant_id: str
+    tenant_name: str | None = Field(None, description=TENANT_NAME)
+    domain_name: str | None = Field(None, description="Null if the domain was deleted a moment ago.")
     resident_on: list[str] = Field([], description="Workers that have it in device memory.")
-
-    @classmethod
-    def of(cls, row: Adapter, resident_on: list[str]) -> "AdminAdapterOut":
-        return cls.model_validate(row).model_copy(update={"resident_on": resident_on})

@@ -69,6 +69,7 @@ ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE
 here, since a request may have the name in decomposed form, which has more characters."""
 NewClassName = Annotated[str, Field(min_length=1, max_length=100, examples=["apple"]), *_ONE_LINE]
 Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
+TENANT_NAME = "Null if the tenant was deleted."
 SignedUrl = Callable[[str], str]
 """Function that returns the signed URL of a path."""
 Digest = Annotated[str, Field(examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])]

@@ -3,7 +3,7 @@ from typing import Any
 
 from pydantic import Field
 
-from api.schemas.common import Digest, Output, Time
+from api.schemas.common import TENANT_NAME, Digest, Output, Time
 from core.service.quotas import QuotaName
 
 
@@ -19,6 +19,7 @@ class UsageDayOut(Consumption):
 
 class TenantUsageDayOut(UsageDayOut):
     tenant_id: str
+    tenant_name: str | None = Field(None, description=TENANT_NAME)
 
 
 class QuotaOut(Output):
@@ -58,9 +59,13 @@ class QueueOut(Output):
 class AuditOut(Output):
     id: int
     tenant_id: str | None
+    tenant_name: str | None = Field(None, description=TENANT_NAME)
     actor_key_id: str | None = Field(description="Null for actions of the service itself.")
     action: str = Field(examples=["adapter.promote"])
     target: str = Field(examples=["adp_01m84b6j6k1yq7c2b7m4z5d3xw"])
+    target_name: str | None = Field(
+        None, description="Name of the target, if it is a tenant or a domain that was not deleted."
+    )
     detail: dict[str, Any]
     address: str | None = Field(description="Address of the client. Null for actions of the service itself.")
     request_id: str | None = Field(description="`X-Request-ID` of the request, or of the request that caused the job.")

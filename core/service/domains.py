@@ -1,6 +1,6 @@
 """Domains of a tenant. A domain is an image style, with the data sets, fine-tunes, adapters and generations for it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import exists, select, tuple_
 from sqlalchemy.orm import Session
@@ -40,6 +40,11 @@ def page(session: Session, request: PageRequest, name: str | None = None) -> Pag
     if name is not None:
         statement = statement.where(Domain.name == name)
     return fetch_page(session, statement, Domain.id, request)
+
+
+def names(session: Session, ids: Collection[str]) -> dict[str, str]:
+    """Returns the names of domains by their ids. Leaves out domains that do not exist."""
+    return dict(session.execute(select(Domain.id, Domain.name).where(Domain.id.in_(ids))).all())
 
 
 def covers(session: Session, ids: Sequence[str]) -> dict[str, str]:

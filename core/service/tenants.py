@@ -1,5 +1,7 @@
 """Tenants, which administrators create, change and delete."""
 
+from collections.abc import Collection
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -28,11 +30,17 @@ def get(session: Session, id: str) -> Tenant:
     return require(session, Tenant, "tenant", id)
 
 
+def names(session: Session, ids: Collection[str]) -> dict[str, str]:
+    """Returns the names of tenants by their ids. Leaves out tenants that do not exist."""
+    return dict(session.execute(select(Tenant.id, Tenant.name).where(Tenant.id.in_(ids))).all())
+
+
 def page(session: Session, request: PageRequest, name: str | None = None) -> Page[Tenant]:
-    """Returns a page of tenants, newest first; with `name`, only the tenant with this name. Raises InvalidCursor."""
+    """Returns a page of tenants, newest first; with `name`, only tenants whose name contains this text, in upper or
+    lower case. Raises InvalidCursor."""
     statement = select(Tenant).where(Tenant.deleted_at.is_(None))
     if name is not None:
-        statement = statement.where(Tenant.name == name)
+        statement = statement.where(Tenant.name.icontains(name, autoescape=True))
     return fetch_page(session, statement, Tenant.id, request)
 
 

@@ -31,6 +31,14 @@ def test_tenant_is_created_changed_and_deleted(admin: Client, name: str) -> None
         problem(answer, 404, "not_found")
 
 
+def test_tenants_are_searched_by_a_part_of_their_name(admin: Client, name: str) -> None:
+    tenant = admin.made("/v1/admin/tenants", {"name": f"{name} 100%"})
+    for part in (name, name[7:].upper(), "100%"):
+        assert tenant in admin.read("/v1/admin/tenants", params={"name": part})["data"]
+    for other in (f"{name}!", "1_0%"):
+        assert admin.read("/v1/admin/tenants", params={"name": other})["data"] == []
+
+
 @pytest.mark.parametrize(
     "body",
     [{"weight": 0}, {"weight": -1}, {"weight": None}, {"quotas": {"stored_bytes": -1}}, {"quotas": None},
@@ -81,7 +89,9 @@ def test_adapters_are_listed_with_the_workers_that_have_them(
         fleet.report_worker(session, "wrk_1", "machine", 7, report)
     filters = {"domain_id": domain, "base_digest": mine["base_digest"], "status": "ready"}
     (adapter,) = admin.read("/v1/admin/adapters", params=filters)["data"]
-    assert adapter == {**mine, "tenant_id": adapter["tenant_id"], "resident_on": ["wrk_1"]}
+    owner = {"tenant_id": adapter["tenant_id"], "tenant_name": tenant.read("/v1/key")["tenant_name"]}
+    names = {**owner, "domain_name": tenant.read(f"/v1/domains/{domain}")["name"]}
+    assert adapter == {**mine, **names, "resident_on": ["wrk_1"]}
     assert admin.read("/v1/admin/adapters", params={"tenant_id": adapter["tenant_id"]})["data"] == [adapter]
     for nothing in ({"status": "quarantined"}, {"base_digest": "0"}, {"tenant_id": "ten_x"}):
         assert admin.read("/v1/admin/adapters", params={"domain_id": domain, **nothing})["data"] == []
@@ -96,7 +106,10 @@ def test_usage_and_audit_cover_all_tenants(admin: Client, tenant: Client, domain
     listed = admin.read("/v1/admin/adapters", params={"domain_id": domain})["data"][0]
     usage_days = admin.read("/v1/admin/usage", params={"limit": 100})["data"]
     days = [day for day in usage_days if day["tenant_id"] == listed["tenant_id"]]
-    assert [day["training_seconds"] for day in days] == [3.0]
+    assert [(day["training_seconds"], day["tenant_name"]) for day in days] == [(3.0, listed["tenant_name"])]
+    recorded = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "limit": 100})["data"]
+    targets = {entry["target"]: entry["target_name"] for entry in recorded if entry["target_name"]}
+    assert targets == {listed["tenant_id"]: listed["tenant_name"], domain: "Fruit"}
     tenant.delete(f"/v1/domains/{domain}")
     entries = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "limit": 100})["data"]
     actions = [entry["action"] for entry in entries]
@@ -105,6 +118,7 @@ def test_usage_and_audit_cover_all_tenants(admin: Client, tenant: Client, domain
         "key.create", "tenant.create",
     ]  # fmt: skip
     assert entries[0]["target"] == domain
+    assert {entry["tenant_name"] for entry in entries} == {tenant.read("/v1/key")["tenant_name"]}
     assert entries[0]["actor_key_id"] == f"key_{tenant.headers['Authorization'].split('_')[1]}"
     page = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "limit": 4})
     rest = admin.read("/v1/admin/audit", params={"tenant_id": listed["tenant_id"], "cursor": page["next_cursor"]})

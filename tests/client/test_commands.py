@@ -325,6 +325,7 @@ def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> N
     assert admin_shell.json("admin", "keys", "revoke", rotated["id"], "--yes") == {"revoked": rotated["id"]}
     assert tenant["id"] in admin_shell.text("admin", "tenants", "list")
     assert len(admin_shell.json("admin", "tenants", "list")) >= 2
+    assert [row["id"] for row in admin_shell.json("admin", "tenants", "list", "--name", "Y COMM")] == [tenant["id"]]
     deleted = admin_shell.json("admin", "tenants", "delete", tenant["id"], "--yes")
     assert deleted["deleted"] == tenant["id"]
     assert deleted["receipt"] in {row["id"] for row in admin_shell.json("admin", "deletions")}

@@ -67,6 +67,10 @@ class AdminAdapter(BaseModel):
     created_at: AwareDatetime
     last_used_at: AwareDatetime | None
     tenant_id: str
+    tenant_name: str | None
+    """Null if the tenant was deleted."""
+    domain_name: str | None
+    """Null if the domain was deleted a moment ago."""
     resident_on: list[str]
     """Workers that have it in device memory."""
 
@@ -74,10 +78,14 @@ class AdminAdapter(BaseModel):
 class Audit(BaseModel):
     id: int
     tenant_id: str | None
+    tenant_name: str | None
+    """Null if the tenant was deleted."""
     actor_key_id: str | None
     """Null for actions of the service itself."""
     action: str
     target: str
+    target_name: str | None
+    """Name of the target, if it is a tenant or a domain that was not deleted."""
     detail: dict[str, Any]
     address: str | None
     """Address of the client. Null for actions of the service itself."""
@@ -567,6 +575,8 @@ class TenantUsageDay(BaseModel):
     day: date
     """Day in UTC."""
     tenant_id: str
+    tenant_name: str | None
+    """Null if the tenant was deleted."""
 
 
 class Timings(BaseModel):

@@ -35,9 +35,10 @@ class AsyncTenants:
         """Creates a tenant. Raises NameTaken."""
         return await self._session.call("POST", "/v1/admin/tenants", Tenant, body={"name": name})
 
-    def list(self, limit: int | None = None) -> AsyncPages[Tenant]:
-        """Yields all tenants, newest first."""
-        return self._session.pages("/v1/admin/tenants", TenantList, limit)
+    def list(self, limit: int | None = None, *, name: str | None = None) -> AsyncPages[Tenant]:
+        """Yields all tenants, newest first. With `name`, yields only those whose name contains this text, in upper or
+        lower case."""
+        return self._session.pages("/v1/admin/tenants", TenantList, limit, {"name": name})
 
     async def get(self, id: str) -> Tenant:
         return await self._session.call("GET", "/v1/admin/tenants/{id}", Tenant, id=id)

@@ -36,9 +36,10 @@ class Tenants:
         """Creates a tenant. Raises NameTaken."""
         return self._session.call("POST", "/v1/admin/tenants", Tenant, body={"name": name})
 
-    def list(self, limit: int | None = None) -> Pages[Tenant]:
-        """Yields all tenants, newest first."""
-        return self._session.pages("/v1/admin/tenants", TenantList, limit)
+    def list(self, limit: int | None = None, *, name: str | None = None) -> Pages[Tenant]:
+        """Yields all tenants, newest first. With `name`, yields only those whose name contains this text, in upper or
+        lower case."""
+        return self._session.pages("/v1/admin/tenants", TenantList, limit, {"name": name})
 
     def get(self, id: str) -> Tenant:
         return self._session.call("GET", "/v1/admin/tenants/{id}", Tenant, id=id)

@@ -45,9 +45,13 @@ def create_tenant(
 
 
 @command(tenants, "list")
-def list_tenants(state: State, limit: LimitOption = None) -> None:
+def list_tenants(
+    state: State,
+    limit: LimitOption = None,
+    name: Annotated[str | None, typer.Option(help="List only tenants whose name contains this text.")] = None,
+) -> None:
     """List all tenants, newest first."""
-    rows = list(state.client.admin.tenants.list(limit))
+    rows = list(state.client.admin.tenants.list(limit, name=name))
     columns = {
         "id": lambda tenant: tenant.id,
         "name": lambda tenant: tenant.name,
