@@ -268,7 +268,7 @@ class StorageQuotaExceeded(CoreError):
     def __init__(self, limit: int, used: int, more: int) -> None:
         super().__init__(
             f"{used:,} of {limit:,} bytes are used, and this needs {more:,} more. "
-            "Delete a domain, abort unneeded uploads, or ask the operator for more."
+            "Delete data sets, versions or images, abort unneeded uploads, or ask the operator for more."
         )
 
 
