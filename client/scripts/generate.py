@@ -100,7 +100,7 @@ def _models(schemas: Schemas) -> str:
 
 def _requests(schemas: Schemas) -> str:
     """Returns the source of `requests.py`: the settings of `finetunes.start` and `generations.create`, which have many,
-    as keyword arguments. Only the server checks their values."""
+    as keyword arguments, and their defaults. Only the server checks their values."""
     asked = {f"{name}Settings": schemas[f"{name}Create"] for name in ("Finetune", "Generation")}
     for schema in asked.values():
         for rule in ("additionalProperties", "oneOf", "anyOf"):  # a TypedDict cannot express these rules
@@ -122,7 +122,17 @@ def _requests(schemas: Schemas) -> str:
         for schema in (described, *described.get("anyOf", ()))  # a setting that may be null describes its values there
         if "enum" in schema
     )
-    return f"{text}\n\n{choices}"
+    return _formatted(f"{text}\n\n{choices}{''.join(map(_defaults, asked, asked.values()))}")
+
+
+def _defaults(name: str, schema: dict[str, Any]) -> str:
+    """Returns the source of a constant with the defaults of a request's settings."""
+    defaults = {
+        field: described["default"] for field, described in schema["properties"].items() if "default" in described
+    }
+    values = {field: tuple(value) if isinstance(value, list) else value for field, value in defaults.items()}
+    constant = f"{name.removesuffix('Settings').upper()}_DEFAULTS"
+    return f'{constant}: {name} = {values!r}\n"""Values that the server takes for omitted settings."""\n'
 
 
 def _generated(title: str, schemas: Schemas, *options: str) -> str:

@@ -75,3 +75,28 @@ Sampling = Literal["shuffled", "balanced"]
 Keep = Literal["last", "best"]
 Sampler = Literal["ddim", "ddpm", "dpmpp_2m"]
 TimestepSpacing = Literal["trailing", "dit"]
+FINETUNE_DEFAULTS: FinetuneSettings = {
+    "method": "difffit",
+    "preset": "paper",
+    "steps": 400,
+    "batch_size": 32,
+    "learning_rate": 0.001,
+    "seed": 0,
+    "sampling": "shuffled",
+    "evaluate_every": 25,
+    "keep": "best",
+    "auto_promote": False,
+}
+"""Values that the server takes for omitted settings."""
+GENERATION_DEFAULTS: GenerationSettings = {
+    "count": 1,
+    "adapter_scale": 1.0,
+    "guidance_scale": 4.0,
+    "guidance_adapter_scale": 1.0,
+    "guidance_interval": (0, 999),
+    "eta": 0.0,
+    "timestep_spacing": "trailing",
+    "priority": 0,
+    "previews": 0,
+}
+"""Values that the server takes for omitted settings."""
