@@ -21,10 +21,10 @@ class Form:
         self.controls = controls
 
     def is_valid(self) -> bool:
-        """Returns whether all values are valid. Otherwise, moves the focus to the first invalid control; each invalid
-        control shows its error."""
+        """Returns whether all values of visible controls are valid. Otherwise, moves the focus to the first invalid
+        control; each invalid control shows its error."""
         checked = [control for control in self.controls.values() if isinstance(control, ValidationElement)]
-        wrong = [control for control in checked if not control.validate()]
+        wrong = [control for control in checked if control.visible and not control.validate()]
         if wrong:
             wrong[0].run_method("focus")
         return not wrong
@@ -78,6 +78,11 @@ def form_dialog(title: str, verb: str, submit: kit.Handler) -> Iterator[ui.dialo
     asked.props("persistent")
     form.on("keydown.escape", lambda: None if changed else asked.close())
     asked.open()
+
+
+def text_of(control: ui.input | ui.textarea) -> str | None:
+    """Returns the text of a field without spaces at its ends, or None if the field is empty."""
+    return (control.value or "").strip() or None
 
 
 def press_on_enter(control: ui.input, submitter: ui.button) -> None:

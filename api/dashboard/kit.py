@@ -92,11 +92,22 @@ def field(
 
 
 def number(
-    label: str, value: float, *, least: float, most: float, step: float = 1, whole: bool = True, hint: str = ""
+    label: str,
+    value: float | None,
+    *,
+    least: float,
+    most: float,
+    step: float = 1,
+    whole: bool = True,
+    may_be_empty: bool = False,
+    hint: str = "",
 ) -> ui.number:
-    """Adds a field for a number, which must be from `least` to `most`, and without a fraction if `whole`."""
+    """Adds a field for a number, which must be from `least` to `most`, and without a fraction if `whole`. An empty
+    field has the value None, which is an error unless the field `may_be_empty`."""
 
     def problem(entered: float | None) -> str | None:
+        if entered is None and may_be_empty:
+            return None
         if entered is None or not least <= entered <= most:
             return f"Enter a number from {least:,} to {most:,}."
         return "Enter a whole number." if whole and entered != int(entered) else None
@@ -199,7 +210,8 @@ def bar(label: str, fraction: float, *, may_be_full: bool = False) -> ui.element
 
 @contextmanager
 def dialog(title: str) -> Iterator[ui.dialog]:
-    with ui.dialog().props(f'aria-label="{title}"') as element, box("dialog"):
+    with ui.dialog() as element, box("dialog"):
+        element.props["aria-label"] = title
         write(title, "h2")
         yield element
 

@@ -5,6 +5,8 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
+from api.dashboard.drafts import Draft
+
 COOKIE = "difffit_session"
 COOKIE_SECONDS = 7 * 86_400
 IDLE_SECONDS = 12 * 3600
@@ -20,6 +22,8 @@ class Session:
     is_admin: bool
     may_write: bool
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    drafts: dict[str, Draft] = field(default_factory=dict)
+    """Unsaved changes of data sets, by the data set's id."""
     used_at: float = field(default_factory=time.monotonic)
 
 

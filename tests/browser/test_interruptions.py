@@ -230,6 +230,8 @@ def test_data_set_and_fine_tune_are_deleted(dashboard: Dashboard, domain: str, v
     expect(ready).to_have_count(2)
     ready.first.get_by_role("button", name="Delete Data set of").click()
     page.get_by_role("button", name="Delete the data set").click()
+    expect(page.get_by_role("dialog", name="Deleted")).to_contain_text("del_")
+    page.get_by_role("button", name="Close").click()
     expect(ready).to_have_count(1)
     finetunes = visitor.caller.get(f"/v1/domains/{domain}/finetunes")["data"]
     page.goto(f"{dashboard.url}/finetunes/{finetunes[0]['id']}")

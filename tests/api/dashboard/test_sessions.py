@@ -20,7 +20,8 @@ from tests.api.dashboard.conftest import Browser
 
 URL = "http://pages.test"
 STEPS = ("images", "training", "versions", "playground")
-TENANT_PAGES = ("/domains", "/usage", "/finetunes/ft_none", *(f"/domains/dom_none/{step}" for step in STEPS))
+DOMAIN_PAGES = (*STEPS, "datasets/ds_none")
+TENANT_PAGES = ("/domains", "/usage", "/finetunes/ft_none", *(f"/domains/dom_none/{path}" for path in DOMAIN_PAGES))
 ADMIN_PAGES = ("/tenants", "/tenants/ten_none", "/adapters", "/fleet", "/audit")
 
 

@@ -1,0 +1,182 @@
+"""Page of one data set: its images with their warnings, its versions, and an editor that makes new versions."""
+
+from collections.abc import Sequence
+
+from nicegui import ui
+
+from api.dashboard import datasets, kit, words
+from api.dashboard.domain import domain_frame, find
+from api.dashboard.editor import Editor
+from api.dashboard.forms import Form, form_dialog, text_of
+from api.dashboard.frame import page
+from api.dashboard.user import MOST, TenantUser, User
+from difffit.models import Dataset
+
+_SHOWN = 48
+"""Number of images per page."""
+_WARNINGS = {
+    "": "All images",
+    "near_duplicate": "Near-duplicates",
+    "tiny": "Tiny images",
+    "blank": "Blank images",
+    "extreme_aspect": "Very long images",
+    "colours_converted": "Images with converted colours",
+}
+
+
+@page("/domains/{id}/datasets/{dataset_id}")
+async def dataset(
+    user: TenantUser, id: str, dataset_id: str, class_id: str = "", warning: str = "", cursor: str = ""
+) -> None:
+    domain = await find(user, id)
+    if domain is None:
+        return
+    with domain_frame(user, domain, "Images"):
+        shown = await user.api.datasets.get(dataset_id)
+        if shown.domain_id != domain.id:
+            ui.navigate.to(datasets.path_of(shown))
+            return
+        _header(user, shown)
+        if shown.status == "ready":
+            await _contents(user, shown, class_id, warning, cursor)
+
+
+def _header(user: User, dataset: Dataset) -> None:
+    with kit.card() as card:
+        with kit.box("row spread"):
+            with kit.box("row"):
+                kit.write(datasets.name_of(dataset), "h2")
+                kit.badge(dataset.status)
+            if dataset.status != "validating" and user.may_write:
+                with kit.box("row"):
+                    _actions(user, dataset)
+        if dataset.status == "validating":
+            datasets.reload_when_checked(user, dataset)
+        else:
+            datasets.summary(dataset)
+            datasets.rejected_files(user, dataset)
+    card.props(f'data-status="{dataset.status}"')
+
+
+def _actions(user: User, dataset: Dataset) -> None:
+    def leave() -> None:
+        ui.navigate.to(f"/domains/{dataset.domain_id}/images")
+
+    kit.button("Rename", lambda: _ask_for_name(user, dataset), kind="quiet")
+    datasets.delete_button(user, dataset, leave)
+    if dataset.status == "ready":
+        kit.button("Copy to another domain", lambda: _ask_for_domain(user, dataset), kind="quiet")
+        datasets.train_button(dataset)
+
+
+def _ask_for_name(user: User, dataset: Dataset) -> None:
+    async def rename() -> None:
+        form = Form(name=name)
+        if not form.is_valid():
+            return
+        with form.showing_problems():
+            await user.api.datasets.update(dataset.id, name=text_of(name))
+            kit.reload()
+
+    with form_dialog("Rename the data set", "Save", rename):
+        name = kit.field("Name", dataset.name or "", most=datasets.NAME_LENGTH).props("autofocus")
+
+
+async def _ask_for_domain(user: User, dataset: Dataset) -> None:
+    domains = [domain async for domain in user.api.domains.list(MOST)]
+    names = {domain.id: domain.name for domain in domains if domain.id != dataset.domain_id}
+    if not names:
+        kit.refused("No other domain", "Create a domain first, then copy the data set to it.")
+        return
+
+    async def copy() -> None:
+        form = Form(name=name)
+        if not form.is_valid():
+            return
+        with form.showing_problems():
+            copied = await user.api.datasets.copy(dataset.id, target.value, name=text_of(name))
+            ui.navigate.to(datasets.path_of(copied))
+
+    with form_dialog("Copy to another domain", "Copy", copy):
+        hint = "The copy is stored separately, so that each domain can be deleted."
+        target = kit.choice("Domain", names, next(iter(names)), hint=hint)
+        name = kit.field("Name of the copy", dataset.name or "", most=datasets.NAME_LENGTH)
+
+
+async def _contents(user: User, dataset: Dataset, class_id: str, warning: str, cursor: str) -> None:
+    """Adds the images that match the filters, the unsaved changes, and the versions."""
+    if class_id not in {str(label.id) for label in dataset.classes}:
+        class_id = ""
+    if warning not in _WARNINGS:
+        warning = ""
+    number = int(class_id) if class_id else None
+    images = user.api.datasets.images(dataset.id, _SHOWN, class_id=number, warning=warning or None)
+    listed = await images.page(cursor or None)
+    editor = Editor(user, dataset, listed.data)
+    hint = "Press an image to remove it. Changes make a new version; this one stays as it is."
+    with kit.card("Images", hint if editor.may_edit else ""):
+        _filters(dataset, class_id, warning)
+        if not listed.data:
+            kit.muted("No image matches.")
+        editor.build()
+        path, chosen = datasets.path_of(dataset), {"class_id": class_id, "warning": warning}
+        with kit.box("row"):
+            if cursor:
+                kit.link_button("First images", kit.with_query(path, chosen))
+            if listed.next_cursor:
+                kit.link_button("More images", kit.with_query(path, {**chosen, "cursor": listed.next_cursor}))
+    await _versions(user, dataset)
+    editor.build_changes()
+
+
+def _filters(dataset: Dataset, class_id: str, warning: str) -> None:
+    """Adds the choices of a class and of a warning, which lead to the images that match."""
+    classes = {"": f"All classes, {words.several(dataset.images, 'image')}"}
+    classes |= {str(label.id): f"{label.name}, {words.several(label.images, 'image')}" for label in dataset.classes}
+    with kit.box("fields"):
+        chosen = kit.choice("Class", classes, class_id)
+        only = kit.choice("Show", _WARNINGS, warning)
+
+    def show() -> None:
+        ui.navigate.to(kit.with_query(datasets.path_of(dataset), {"class_id": chosen.value, "warning": only.value}))
+
+    chosen.on_value_change(show)
+    only.on_value_change(show)
+
+
+async def _versions(user: User, dataset: Dataset) -> None:
+    """Adds a table of the data sets of the domain that were edited from the same upload, if there are several."""
+    listed = [each async for each in user.api.datasets.list(dataset.domain_id, MOST) if each.id != dataset.id]
+    related = _related(dataset, [dataset, *listed])
+    if len(related) == 1 and dataset.parent_id is None:
+        return
+    related.sort(key=lambda version: version.created_at, reverse=True)
+    names = {version.id: datasets.name_of(version) for version in related}
+
+    def row(version: Dataset) -> list[kit.Cell]:
+        def name() -> None:
+            if version.id == dataset.id:
+                kit.write(f"{names[version.id]} (this one)", "span")
+            else:
+                ui.link(names[version.id], datasets.path_of(version))
+
+        parent = names.get(version.parent_id or "", "a deleted data set, or one of another domain")
+        origin = "an upload" if version.parent_id is None else parent
+        return [name, words.moment(version.created_at), words.count(version.images), origin]
+
+    with kit.card("Versions", "Data sets that were made from the same one."):
+        columns = ("Data set", "Created", "Images", "Made from")
+        kit.table("Versions of the data set, newest first", columns, [row(version) for version in related])
+
+
+def _related(dataset: Dataset, listed: Sequence[Dataset]) -> list[Dataset]:
+    """Returns those of the listed data sets that have the same first ancestor as `dataset`, which may be a deleted data
+    set or one of another domain."""
+    parents = {each.id: each.parent_id for each in listed}
+
+    def ancestor(id: str) -> str:
+        while (parent := parents.get(id)) is not None:
+            id = parent
+        return id
+
+    return [each for each in listed if ancestor(each.id) == ancestor(dataset.id)]
