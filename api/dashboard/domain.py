@@ -9,9 +9,10 @@ from nicegui import ui
 from api.dashboard import kit
 from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, show_problem
-from api.dashboard.user import User
+from api.dashboard.user import MOST, User
 from difffit import DiffFitError
-from difffit.models import Domain
+from difffit.errors import NotFound
+from difffit.models import Adapter, Domain
 
 _NAME_LENGTH, _DESCRIPTION_LENGTH = 200, 2000
 STEPS = {"Images": "images", "Training": "training", "Versions": "versions", "Playground": "playground"}
@@ -26,6 +27,22 @@ async def find(user: User, id: str) -> Domain | None:
         with frame(user, "Domain", section="Domains", crumbs={"Domains": "/domains"}):
             show_problem(error)
         return None
+
+
+async def usable_versions(user: User, domain: Domain, chosen_id: str) -> dict[str, Adapter]:
+    """Returns the domain's newest versions that can be used, by id, with the active one and the chosen one even if they
+    are older."""
+    newest = [version async for version in user.api.adapters.list(domain.id, MOST, status="ready")]
+    versions = {version.id: version for version in newest}
+    for id in filter(None, (domain.active_adapter_id, chosen_id)):
+        if id not in versions:
+            try:
+                version = await user.api.adapters.get(id)
+            except NotFound:
+                continue
+            if version.domain_id == domain.id and version.status == "ready":
+                versions[id] = version
+    return versions
 
 
 @contextmanager

@@ -156,7 +156,8 @@ def show_settings(generation: Generation, image: Image, version: str) -> None:
     with kit.dialog("Image details") as shown:
         kit.picture(image.url, generation.class_name, "picture large")
         facts = {"Class": generation.class_name, "Seed": str(image.seed), "Steps": str(generation.steps)}
-        facts |= {"Guidance": f"{generation.guidance_scale:g}", "Sampler": generation.sampler}
+        facts |= {"Strength": f"{generation.adapter_scale:g}", "Guidance": f"{generation.guidance_scale:g}"}
+        facts |= {"Sampler": generation.sampler}
         facts |= {"Size": f"{image.width} × {image.height}", "Generated": words.moment(generation.finished_at)}
         kit.facts(facts | {"Version": version, "SHA-256": image.sha256})
         with kit.box("row end"):

@@ -8,6 +8,10 @@ from nicegui import ui
 ZONE_COOKIE = "difffit_zone"
 """Cookie with the name of the browser's time zone. A script of every page sets it."""
 
+SAMPLING = {"shuffled": "Every image", "balanced": "Every class"}
+KEPT = {"best": "The best step", "last": "The last step"}
+"""Words for the values of a fine-tune's `sampling` and `keep`."""
+
 
 def count(number: float) -> str:
     return f"{number:,.0f}"

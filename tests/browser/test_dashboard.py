@@ -67,7 +67,7 @@ def test_folder_becomes_a_domain_that_generates_images(dashboard: Dashboard, fol
     page.get_by_role("link", name="Train on it").click()
     expect(page.get_by_text("shows it each image")).to_be_visible()
     page.get_by_text("More settings").click()
-    page.get_by_label("Steps (overrides the length)").fill("160")
+    page.get_by_label("Steps", exact=True).fill("160")
     page.get_by_label("Batch size").fill("8")
     expect(page.get_by_text("each image about 21 times")).to_be_visible()
     dashboard.keep("training")

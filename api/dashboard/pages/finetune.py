@@ -7,6 +7,7 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.chart import LossCurve
 from api.dashboard.domain import domain_frame, find
+from api.dashboard.drawing import version_name
 from api.dashboard.frame import frame, page, show_problem
 from api.dashboard.user import TenantUser, User
 from difffit import DiffFitError
@@ -28,7 +29,7 @@ async def finetune(user: TenantUser, id: str) -> None:
         return
     with domain_frame(user, domain, "Training"):
         watch = _Watch(user, details, domain.name)
-        watch.build()
+        watch.build(await version_name(user, details.from_adapter_id))
     kit.in_background(watch.follow())
 
 
@@ -40,7 +41,7 @@ class _Watch:
         self.is_cancelling = finetune.status in ACTIVE and finetune.cancel_requested_at is not None
         self.client = ui.context.client
 
-    def build(self) -> None:
+    def build(self, origin: str) -> None:
         with kit.card() as card:
             with kit.box("row spread"):
                 kit.write(f"Fine-tune of {words.moment(self.finetune.created_at)}", "h2")
@@ -54,17 +55,7 @@ class _Watch:
             self.none_yet = kit.muted("No samples yet.")
             self.samples = ui.element("div").classes("samples")
         with kit.card("Settings"):
-            finetune = self.finetune
-            facts = {"Method": finetune.method, "Preset": finetune.preset or "", "Batch size": str(finetune.batch_size)}
-            facts |= {"Learning rate": f"{finetune.learning_rate:g}", "Seed": str(finetune.seed)}
-            if finetune.trainable_parameters:
-                facts["Trained parameters"] = words.count(finetune.trainable_parameters)
-            if finetune.held_out_loss_base and finetune.held_out_loss_adapter:
-                better = 1 - finetune.held_out_loss_adapter / finetune.held_out_loss_base
-                facts["Loss on held-out images"] = f"{better:.0%} below the base's"
-            if finetune.adapter_step is not None:
-                facts["Version of step"] = f"{finetune.adapter_step:,}"
-            kit.facts(facts)
+            kit.facts(_settings(self.finetune, origin))
 
     async def follow(self) -> None:
         """Shows the fine-tune's events until it ends. If it ended while the page was open, reloads the page to show the
@@ -127,8 +118,12 @@ class _Watch:
             kit.delete_button("this fine-tune", "Delete the fine-tune", detail, self._delete)
         if self.finetune.status == "succeeded":
             kit.link_button("Compare versions", f"/domains/{self.finetune.domain_id}/versions")
-            playground = f"/domains/{self.finetune.domain_id}/playground?adapter_id={self.finetune.adapter_id}"
-            kit.link_button("Generate with it", playground, kind="primary")
+        if self.finetune.adapter_id is not None:
+            domain, version = f"/domains/{self.finetune.domain_id}", self.finetune.adapter_id
+            if self.user.may_write:
+                query = {"from_adapter_id": version, "dataset_id": self.finetune.dataset_id}
+                kit.link_button("Continue from it", kit.with_query(f"{domain}/training", query))
+            kit.link_button("Generate with it", f"{domain}/playground?adapter_id={version}", kind="primary")
 
     async def _delete(self) -> None:
         await self.user.api.finetunes.delete(self.finetune.id)
@@ -139,6 +134,24 @@ class _Watch:
         self.is_cancelling = True
         self.status_line.text = "Cancelling after the current step."
         self._show_actions()
+
+
+def _settings(finetune: Finetune, origin: str) -> dict[str, str]:
+    """Returns the settings of a fine-tune, and its results if it has any, in words."""
+    facts = {"Started from": origin, "Method": finetune.method, "Preset": finetune.preset or ""}
+    facts |= {"Batch size": str(finetune.batch_size), "Learning rate": f"{finetune.learning_rate:g}"}
+    facts |= {"Seed": str(finetune.seed), "Shown equally often": words.SAMPLING.get(finetune.sampling, "")}
+    facts["Kept"] = words.KEPT.get(finetune.keep, "")
+    if finetune.early_stopping is not None:
+        facts["Stops early after"] = f"{words.several(finetune.early_stopping, 'test')} without improvement"
+    if finetune.trainable_parameters:
+        facts["Trained parameters"] = words.count(finetune.trainable_parameters)
+    if finetune.held_out_loss_base and finetune.held_out_loss_adapter:
+        better = 1 - finetune.held_out_loss_adapter / finetune.held_out_loss_base
+        facts["Loss on held-out images"] = f"{better:.0%} below the base's"
+    if finetune.adapter_step is not None:
+        facts["Version of step"] = f"{finetune.adapter_step:,}"
+    return facts
 
 
 def _progress(finetune: Finetune) -> str:

@@ -5,18 +5,20 @@ from typing import get_args
 from nicegui import ui
 
 from api.dashboard import drawing, kit
-from api.dashboard.domain import domain_frame, find
+from api.dashboard.domain import domain_frame, find, usable_versions
 from api.dashboard.drawing import Drawing
 from api.dashboard.forms import Form
 from api.dashboard.frame import page
-from api.dashboard.user import MOST, TenantUser, User
-from difffit.errors import NotFound
+from api.dashboard.user import TenantUser, User
 from difffit.models import Adapter, Domain, Generation
-from difffit.requests import GenerationSettings, Sampler, TimestepSpacing
+from difffit.requests import GENERATION_DEFAULTS, GenerationSettings, Sampler, TimestepSpacing
 
 _SAMPLER: Sampler = "dpmpp_2m"
-_STEPS, _GUIDANCE = 20, 4.0
-"""Settings of a new form, which are the API's defaults."""
+_STEPS = 20
+"""The API's defaults, which its schema does not have, since they depend on other settings."""
+_NOISY_SAMPLER: Sampler = "ddim"
+"""Sampler that takes `eta`."""
+_MAX_STRENGTH, _MAX_SEED = 1.5, 2**53 - 1
 _PREVIEWS = 3
 _EARLIER = 12
 _GUIDES = {1.0: "The version itself", 0.75: "Weaker: 75 %", 0.5: "Weaker: 50 %", 0.25: "Weaker: 25 %", 0.0: "The base"}
@@ -29,29 +31,13 @@ async def playground(user: TenantUser, id: str, adapter_id: str = "") -> None:
     if domain is None:
         return
     with domain_frame(user, domain, "Playground"):
-        versions = await _versions(user, domain, adapter_id)
+        versions = await usable_versions(user, domain, adapter_id)
         if not versions:
             kit.empty("No version yet", "Upload images, then train on them.")
             return
         earlier = [generation async for generation in user.api.generations.list(id, _EARLIER)]
         with kit.box("columns aside"):
             _Playground(user, domain, versions).build(earlier)
-
-
-async def _versions(user: User, domain: Domain, chosen_id: str) -> dict[str, Adapter]:
-    """Returns the domain's newest versions that can be used, by id, with the active one and the chosen one even if they
-    are older."""
-    newest = [version async for version in user.api.adapters.list(domain.id, MOST, status="ready")]
-    versions = {version.id: version for version in newest}
-    for id in filter(None, (domain.active_adapter_id, chosen_id)):
-        if id not in versions:
-            try:
-                version = await user.api.adapters.get(id)
-            except NotFound:
-                continue
-            if version.domain_id == domain.id and version.status == "ready":
-                versions[id] = version
-    return versions
 
 
 class _Playground:
@@ -86,14 +72,7 @@ class _Playground:
             names = {"": f"Active (version {active.version})", **names}
         self.adapter = kit.choice("Version", names, next(iter(names)))
         self.class_name = kit.choice("Class", [], None)
-        with kit.box("fields two"):
-            self.count = kit.number("Images", 4, least=1, most=64)
-            self.seed = kit.number("First seed", 1, least=0, most=2**31)
-            self.steps = kit.number("Steps", _STEPS, least=1, most=1000)
-            self.guidance = kit.number("Guidance", _GUIDANCE, least=0, most=50, step=0.5, whole=False)
-        self.guide = kit.choice("Guide against", _GUIDES, 1.0)
-        self.sampler = kit.choice("Sampler", list(get_args(Sampler)), _SAMPLER)
-        self.spacing = kit.choice("Timesteps", list(get_args(TimestepSpacing)), "trailing")
+        self._fields()
         Form(adapter_id=self.adapter).keep()
         self._offer_classes()
         self.adapter.on_value_change(self._offer_classes)
@@ -102,12 +81,32 @@ class _Playground:
             count=self.count,
             seed=self.seed,
             steps=self.steps,
+            adapter_scale=self.strength,
             guidance_scale=self.guidance,
             guidance_adapter_scale=self.guide,
             sampler=self.sampler,
+            eta=self.noise,
             timestep_spacing=self.spacing,
         )
         self.form.keep()
+
+    def _fields(self) -> None:
+        defaults = GENERATION_DEFAULTS
+        with kit.box("fields two"):
+            self.count = kit.number("Images", 4, least=1, most=64)
+            hint = "Empty: a random seed."
+            self.seed = kit.number("First seed", None, least=0, most=_MAX_SEED, may_be_empty=True, hint=hint)
+            self.steps = kit.number("Steps", _STEPS, least=1, most=1000)
+            self.guidance = kit.number("Guidance", defaults["guidance_scale"], least=0, most=50, step=0.5, whole=False)
+        hint = "0 is the base, 1 the version; more exaggerates its style."
+        strength, most = defaults["adapter_scale"], _MAX_STRENGTH
+        self.strength = kit.number("Strength", strength, least=0, most=most, step=0.1, whole=False, hint=hint)
+        self.guide = kit.choice("Guide against", _GUIDES, defaults["guidance_adapter_scale"])
+        self.sampler = kit.choice("Sampler", list(get_args(Sampler)), _SAMPLER)
+        hint = "0 adds none, 1 as much as ddpm."
+        self.noise = kit.number("Noise", defaults["eta"], least=0, most=1, step=0.1, whole=False, hint=hint)
+        self.noise.bind_visibility_from(self.sampler, "value", value=_NOISY_SAMPLER)
+        self.spacing = kit.choice("Timesteps", list(get_args(TimestepSpacing)), defaults["timestep_spacing"])
 
     def _offer_classes(self) -> None:
         """Offers the classes of the chosen version, since versions may have different ones."""
@@ -120,14 +119,20 @@ class _Playground:
         body: GenerationSettings = {
             "class_name": self.class_name.value,
             "count": int(self.count.value),
-            "seed": int(self.seed.value),
             "steps": int(self.steps.value),
+            "adapter_scale": float(self.strength.value),
             "guidance_scale": float(self.guidance.value),
             "guidance_adapter_scale": self.guide.value,
             "sampler": self.sampler.value,
             "timestep_spacing": self.spacing.value,
         }
-        return {**body, "adapter_id": self.adapter.value} if self.adapter.value else body
+        if self.sampler.value == _NOISY_SAMPLER:
+            body["eta"] = float(self.noise.value)
+        if self.seed.value is not None:
+            body["seed"] = int(self.seed.value)
+        if self.adapter.value:
+            body["adapter_id"] = self.adapter.value
+        return body
 
     async def generate(self) -> None:
         if not self.form.is_valid():
@@ -150,15 +155,22 @@ class _Playground:
                 settings = [f"version {version.version}"] if version else []
                 settings += [f"seed {generation.seed}", f"{generation.steps} steps"]
                 settings += [f"guidance {generation.guidance_scale:g}", generation.sampler]
+                if generation.adapter_scale != GENERATION_DEFAULTS["adapter_scale"]:
+                    settings.append(f"strength {generation.adapter_scale:g}")
                 kit.write(", ".join(settings), "span", "small")
             drawn = Drawing(self.user, generation)
             if self.user.may_write:
                 with kit.box("row end") as ended:
+                    kit.button("Use this seed", lambda: self._use_seed(generation.seed), kind="quiet")
                     self._delete_button(generation, card)
                 ended.bind_visibility_from(drawn.state, "visible", backward=lambda is_active: not is_active)
         if drawn.is_active:
             kit.in_background(drawn.follow())
         return card
+
+    def _use_seed(self, seed: int) -> None:
+        self.seed.value = seed
+        kit.said(f"The next images use the seed {seed}.")
 
     def _delete_button(self, generation: Generation, card: ui.element) -> None:
         async def delete() -> None:

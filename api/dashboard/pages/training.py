@@ -2,24 +2,23 @@
 
 from nicegui import ui
 
-from api.dashboard import kit, words
-from api.dashboard.domain import domain_frame, find
+from api.dashboard import datasets, kit, words
+from api.dashboard.domain import domain_frame, find, usable_versions
 from api.dashboard.forms import Form
 from api.dashboard.frame import page
 from api.dashboard.user import MOST, TenantUser, User
 from difffit.events import ACTIVE
-from difffit.models import Dataset, Finetune
-from difffit.requests import FinetuneSettings
+from difffit.models import Adapter, Dataset, Finetune
+from difffit.requests import FINETUNE_DEFAULTS, FinetuneSettings
 
-_LENGTHS = {100: "Quick look, 100 steps", 400: "Standard, 400 steps", 1500: "Thorough, 1,500 steps"}
-_SITES = {
+_PRESETS = {
     "paper": "Table 1 of the paper, with norms",
     "literal": "Algorithms of the paper, without norms",
 }
 
 
 @page("/domains/{id}/training")
-async def training(user: TenantUser, id: str, dataset_id: str = "") -> None:
+async def training(user: TenantUser, id: str, dataset_id: str = "", from_adapter_id: str = "") -> None:
     domain = await find(user, id)
     if domain is None:
         return
@@ -30,7 +29,8 @@ async def training(user: TenantUser, id: str, dataset_id: str = "") -> None:
             kit.empty("No images to train on yet", "Upload images first.")
             kit.link_button("Upload images", f"/domains/{id}/images", kind="primary")
         elif user.may_write:
-            _Form(user, id, ready, dataset_id).build()
+            versions = await usable_versions(user, domain, from_adapter_id)
+            _Form(user, id, ready, versions).build(dataset_id)
         if finetunes:
             with kit.card("Fine-tunes"):
                 columns = ("Started", "State", "Steps", "Loss", "Device time", "")
@@ -51,58 +51,90 @@ def _row(finetune: Finetune) -> list[kit.Cell]:
 class _Form:
     """Form that starts a fine-tune. It shows an estimate of the cost, updated with each change of the settings."""
 
-    def __init__(self, user: User, domain_id: str, datasets: list[Dataset], chosen: str) -> None:
+    def __init__(self, user: User, domain_id: str, ready: list[Dataset], versions: dict[str, Adapter]) -> None:
         self.user, self.domain_id = user, domain_id
-        self.datasets = {
-            dataset.id: f"{dataset.name or words.moment(dataset.created_at)}, {words.several(dataset.images, 'image')}"
-            for dataset in datasets
-        }
-        self.chosen = chosen if chosen in self.datasets else datasets[0].id
+        self.datasets = {dataset.id: datasets.label_of(dataset) for dataset in ready}
+        numbered = {id: f"Version {version.version}" for id, version in versions.items()}
+        self.origins = {"": "The base model", **numbered}
+        self.suggested_steps = 0
 
-    def build(self) -> None:
+    def build(self, dataset_id: str) -> None:
         with kit.card("Start a fine-tune", "The base model learns your images. You can keep generating meanwhile."):
             with kit.box("fields"):
-                self.dataset = kit.choice("Images", self.datasets, self.chosen)
-                self.length = kit.choice("Length", _LENGTHS, 400)
-                self.batch = kit.number("Batch size", 32, least=1, most=1024)
+                self._main_fields(dataset_id if dataset_id in self.datasets else next(iter(self.datasets)))
             with ui.element("details").classes("more"):
                 kit.write("More settings", "summary")
                 with kit.box("fields"):
-                    self.preset = kit.choice("Preset", _SITES, "paper")
-                    self.steps = kit.number("Steps (overrides the length)", 0, least=0, most=100_000)
-                    self.rate = kit.number("Learning rate", 0.001, least=0.000001, most=1, step=0.0001, whole=False)
-                    self.seed = kit.number("Seed", 0, least=0, most=2**31)
-                self.promote = ui.checkbox("Make the new version active")
+                    self._more_fields()
+                self.promote = ui.checkbox("Make the new version active", value=FINETUNE_DEFAULTS["auto_promote"])
             self.estimate = kit.muted("").props("role=status")
             with kit.box("row"):
                 kit.button("Start training", self.start, kind="primary")
+                self.suggestion = kit.button("", self.use_suggestion)
+                self.suggestion.visible = False
         self.form = Form(
             dataset_id=self.dataset,
-            length=self.length,
+            from_adapter_id=self.origin,
+            steps=self.steps,
             batch_size=self.batch,
             preset=self.preset,
-            steps=self.steps,
             learning_rate=self.rate,
             seed=self.seed,
+            sampling=self.sampling,
+            evaluate_every=self.every,
+            keep=self.kept,
+            early_stopping=self.patience,
             auto_promote=self.promote,
         )
         self.form.keep()
-        for control in (self.dataset, self.length, self.batch, self.preset, self.steps):
+        for control in (self.dataset, self.origin, self.steps, self.batch, self.preset):
             control.on_value_change(self.show_estimate)
         ui.timer(0.1, self.show_estimate, once=True)
 
+    def _main_fields(self, dataset_id: str) -> None:
+        self.dataset = kit.choice("Images", self.datasets, dataset_id)
+        hint = "A version continues to learn. Its classes are matched with these images by name."
+        self.origin = kit.choice("Start from", self.origins, "", hint=hint)
+        hint = "One step learns from one batch."
+        self.steps = kit.number("Steps", FINETUNE_DEFAULTS["steps"], least=1, most=100_000, hint=hint)
+        hint = "Images per step."
+        self.batch = kit.number("Batch size", FINETUNE_DEFAULTS["batch_size"], least=1, most=1024, hint=hint)
+
+    def _more_fields(self) -> None:
+        defaults = FINETUNE_DEFAULTS
+        hint = "Every class suits classes of very different size."
+        self.sampling = kit.choice("Equally often", words.SAMPLING, defaults["sampling"], hint=hint)
+        hint = "Steps between two tests on images that are held out of the training."
+        self.every = kit.number("Test every", defaults["evaluate_every"], least=1, most=100_000, hint=hint)
+        hint = "The best has the lowest loss in these tests."
+        self.kept = kit.choice("Keep", words.KEPT, defaults["keep"], hint=hint)
+        hint = "Tests without improvement after which training ends, and keeps the best. Empty: never."
+        self.patience = kit.number("Stop early after", None, least=1, most=1000, may_be_empty=True, hint=hint)
+        rate = defaults["learning_rate"]
+        self.rate = kit.number("Learning rate", rate, least=0.000001, most=1, step=0.0001, whole=False)
+        self.seed = kit.number("Seed", defaults["seed"], least=0, most=2**53 - 1)
+        self.preset = kit.choice("Preset", _PRESETS, defaults["preset"])
+        self.preset.bind_visibility_from(self.origin, "value", backward=lambda origin: not origin)
+
     def settings(self) -> FinetuneSettings:
-        return {
-            "preset": self.preset.value,
-            "steps": int(self.steps.value or self.length.value),
+        settings: FinetuneSettings = {
+            "steps": int(self.steps.value),
             "batch_size": int(self.batch.value),
             "learning_rate": float(self.rate.value),
             "seed": int(self.seed.value),
+            "sampling": self.sampling.value,
+            "evaluate_every": int(self.every.value),
+            "keep": self.kept.value,
+            "early_stopping": None if self.patience.value is None else int(self.patience.value),
             "auto_promote": bool(self.promote.value),
         }
+        if self.origin.value:
+            return {**settings, "from_adapter_id": self.origin.value}
+        return {**settings, "preset": self.preset.value}  # a version has its own
 
     async def show_estimate(self) -> None:
         self.estimate.text = ""
+        self.suggestion.visible = False
         if not self.form.is_valid():
             return
         with self.form.showing_problems():
@@ -115,6 +147,12 @@ class _Form:
                 f"{words.several(round(estimate.epochs), 'time')}. "
                 f"The version takes about {words.size(estimate.adapter_bytes)}."
             )
+            self.suggested_steps = estimate.suggested_steps
+            self.suggestion.text = f"Use the suggested {words.several(estimate.suggested_steps, 'step')}"
+            self.suggestion.visible = estimate.suggested_steps != self.steps.value
+
+    def use_suggestion(self) -> None:
+        self.steps.value = self.suggested_steps
 
     async def start(self) -> None:
         if not self.form.is_valid():
