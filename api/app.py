@@ -21,6 +21,7 @@ from api.refused_keys import RefusedKeys
 from api.routes import (
     adapters,
     admin,
+    base,
     dataset_images,
     dataset_uploads,
     dataset_versions,
@@ -81,7 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         adapters,
         webhooks,
     )
-    for module in (*tenant_routes, usage, keys, deletions, admin, health):
+    for module in (*tenant_routes, base, usage, keys, deletions, admin, health):
         app.include_router(module.router)
     add_openapi(app)
     add_documentation(app)

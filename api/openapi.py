@@ -58,6 +58,7 @@ TAGS = [
         "2xx within 10 s; otherwise the event is sent again, 10 times within about a day, with growing pauses. A "
         "webhook that fails for that long, or responds with 410, is disabled.",
     },
+    {"name": "base", "description": "The base model, with the defaults and limits of settings."},
     {"name": "usage", "description": "Your usage, and the key of the request."},
     {"name": "deletions", "description": "Receipts of deletions."},
     {"name": "admin", "description": "Tenants, keys, stored adapters, workers. Needs an administrator's key."},

@@ -48,10 +48,8 @@ class GenerationCreate(Input):
     seed: Annotated[int, Field(ge=0, lt=MAX_SEED), WHOLE] | None = Field(
         None, description="Image k uses seed + k. Random by default; the response has the seed."
     )
-    steps: Integer | None = Field(
+    steps: Annotated[int, Field(ge=1, le=TIMESTEPS), WHOLE] | None = Field(
         None,
-        ge=1,
-        le=TIMESTEPS,
         description=f"Sampling steps. Default: {RECOMMENDED_STEPS['dpmpp_2m']} with `dpmpp_2m`, "
         f"{RECOMMENDED_STEPS['ddim']} with the other samplers.",
     )

@@ -52,6 +52,7 @@ POST /v1/domains/{id}/generations 202
 GET /v1/generations/{id} 200
 GET /v1/generations/{id}/images/{index} 200
 POST /v1/generations/{id}/cancel 202
+GET /v1/base 200
 GET /v1/usage 200
 POST /v1/webhooks 201
 GET /v1/webhooks 200

@@ -225,12 +225,24 @@ def test_images_are_found_marked_and_deleted(shell: Shell, drawable: Drawable, t
     assert drawn["id"] not in shell.text("generations", "list", drawable.id)
 
 
-def test_status_and_usage_are_shown(shell: Shell) -> None:
+def test_status_and_key_are_shown(shell: Shell) -> None:
     assert shell.json("status")["workers"] == 1
     assert shell.json("status")["api_key"] == "accepted"
     assert "ready" in shell.text("status")
     assert shell.json("whoami")["tenant_name"] == "Client"
     assert "Client" in shell.text("whoami")
+
+
+def test_base_and_its_settings_are_shown(shell: Shell) -> None:
+    base = shell.json("base")
+    assert shell.json("base", "--classes") == {"class_names": base["class_names"]}
+    assert shell.text("base", "--classes").split("\n")[:-1] == base["class_names"]
+    shown = shell.text("base")
+    assert base["digest"] in shown
+    assert {"sampler", "dpmpp_2m", "learning_rate"} <= set(shown.replace(",", " ").split())
+
+
+def test_usage_is_shown(shell: Shell) -> None:
     assert shell.json("usage")["images"] >= 0
     assert "model evaluations" in shell.text("usage")
 

@@ -525,6 +525,18 @@ class Report(BaseModel):
     warnings: Annotated[list[DatasetWarning], Field(validate_default=True)] = []
 
 
+class Setting(BaseModel):
+    """Default and limits of a setting, which is a field of a request."""
+
+    default: Any
+    """Value in a request without this field; null for a random one or none."""
+    minimum: int | float | None
+    """Lowest value; `learning_rate` and `deadline_seconds` exceed it."""
+    maximum: int | float | None
+    choices: list[str] | None
+    """Possible values of a setting that is a word."""
+
+
 class StoredImage(BaseModel):
     """Generated image, with what is needed to find it and to generate it again."""
 
@@ -701,6 +713,24 @@ class AuditList(BaseModel):
     """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` to get the next page. Null on the last page."""
+
+
+class Base(BaseModel):
+    """Base model that the service serves, with the settings of requests."""
+
+    name: str
+    digest: str
+    licence: str
+    """Licence of the base's weights, which also applies to adapters trained on it."""
+    parameters: int
+    image_sizes: list[int]
+    """Values of `image_size` of a fine-tune, in pixels. The first is the base's own, and the default."""
+    class_names: list[str]
+    """Classes of the base itself (`"adapter_id": "base"`), by `class_id`. Empty if it names none."""
+    generation_settings: dict[str, Setting]
+    """Settings of generations, by field name."""
+    finetune_settings: dict[str, Setting]
+    """Settings of fine-tunes, by field name."""
 
 
 class DatasetImage(BaseModel):

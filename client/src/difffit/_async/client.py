@@ -16,7 +16,7 @@ from difffit._async.images import AsyncImages
 from difffit._async.session import AsyncSession, parsed
 from difffit._async.webhooks import AsyncWebhooks
 from difffit.errors import NotConfigured
-from difffit.models import OwnKey, Readiness, Usage
+from difffit.models import Base, OwnKey, Readiness, Usage
 from difffit.pictures import Picture
 from difffit.requests import GenerationSettings
 from difffit.settings import resolve
@@ -79,6 +79,11 @@ class AsyncClient:
         """
         started = await self.generations.create(domain_id, prefer_wait=_FIRST_WAIT, **settings)
         return await self.generations.pictures(await self.generations.wait(started.id))
+
+    async def base(self) -> Base:
+        """Returns the server's base model with its classes, and the defaults and limits of settings. Raises ServerError
+        until a worker has loaded the base model."""
+        return await self._session.call("GET", "/v1/base", Base)
 
     async def usage(self) -> Usage:
         """Returns the usage of your tenant: generated images, model evaluations, training seconds, stored bytes."""

@@ -17,7 +17,7 @@ from difffit._sync.images import Images
 from difffit._sync.session import Session, parsed
 from difffit._sync.webhooks import Webhooks
 from difffit.errors import NotConfigured
-from difffit.models import OwnKey, Readiness, Usage
+from difffit.models import Base, OwnKey, Readiness, Usage
 from difffit.pictures import Picture
 from difffit.requests import GenerationSettings
 from difffit.settings import resolve
@@ -80,6 +80,11 @@ class Client:
         """
         started = self.generations.create(domain_id, prefer_wait=_FIRST_WAIT, **settings)
         return self.generations.pictures(self.generations.wait(started.id))
+
+    def base(self) -> Base:
+        """Returns the server's base model with its classes, and the defaults and limits of settings. Raises ServerError
+        until a worker has loaded the base model."""
+        return self._session.call("GET", "/v1/base", Base)
 
     def usage(self) -> Usage:
         """Returns the usage of your tenant: generated images, model evaluations, training seconds, stored bytes."""

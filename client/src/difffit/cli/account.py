@@ -1,4 +1,4 @@
-"""Commands `difffit login`, `logout`, `status`, `usage` and `inspect`."""
+"""Commands `difffit login`, `logout`, `status`, `whoami`, `base`, `usage` and `inspect`."""
 
 import json
 import sys
@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 
 from difffit.cli.base import State
-from difffit.cli.views import record, size
+from difffit.cli.views import record, size, table
 from difffit.settings import (
     DEFAULT_URL,
     Settings,
@@ -77,6 +78,30 @@ def whoami(state: State) -> None:
     """Show the tenant, scopes and expiry date of your API key."""
     key = state.client.key()
     state.show(key, record(key, "id", "name", "tenant_name", "scopes", "expires_at", url=state.client.url))
+
+
+def base(
+    state: State,
+    classes: Annotated[bool, typer.Option("--classes", help="Show only the names of its classes.")] = False,
+) -> None:
+    """Show the server's base model, and the defaults and limits of the settings of generations and fine-tunes."""
+    served = state.client.base()
+    if classes:
+        state.show({"class_names": served.class_names}, "\n".join(served.class_names))
+        return
+    facts = record(
+        served, "name", "digest", "licence", "parameters", "image_sizes", classes=f"{len(served.class_names):,}"
+    )
+    columns = {
+        "setting": lambda named: named[0],
+        "default": lambda named: named[1].default,
+        "minimum": lambda named: named[1].minimum,
+        "maximum": lambda named: named[1].maximum,
+        "choices": lambda named: named[1].choices,
+    }
+    settings = (served.generation_settings, served.finetune_settings)
+    generations, finetunes = (table(named.items(), columns) for named in settings)
+    state.show(served, Group(facts, "\nGenerations", generations, "Fine-tunes", finetunes))
 
 
 def usage(state: State) -> None:
