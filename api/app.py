@@ -8,6 +8,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import start_http_server
 
 from api.bodies import BodyLimitMiddleware
+from api.cross_origin import add_cross_origin
 from api.deps import Services
 from api.headers import SecurityHeadersMiddleware
 from api.limits import RequestLimits
@@ -69,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_error_handlers(app)
     app.add_middleware(BodyLimitMiddleware, settings=settings)
     app.add_middleware(RequestMiddleware)
+    add_cross_origin(app, settings)  # outside the former, so that pages can read its responses to unexpected errors
     app.add_middleware(SecurityHeadersMiddleware, settings=settings)
     tenant_routes = (
         domains,

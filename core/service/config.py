@@ -6,6 +6,7 @@ import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -65,6 +66,9 @@ class Settings(BaseSettings):
     port: int = 8000
     public_url: str | None = None
     """URL at which clients reach the API, for absolute image URLs. None means the URL of each request."""
+    cors_origins: str = ""
+    """Origins of web pages that may call the API from a browser, such as `https://app.example.com`, separated by
+    commas; `*` for all. Empty means none."""
     dashboard: bool = True
     """Whether the API process also serves the dashboard's web pages at `/dashboard`."""
     admin_key: SecretStr | None = None
@@ -256,6 +260,18 @@ class Settings(BaseSettings):
         which uvicorn would silently take for a host name."""
         networks = (ipaddress.ip_network(proxy.strip(), strict=False) for proxy in proxies.split(",") if proxy.strip())
         return ",".join(map(str, networks))
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: str) -> str:
+        """Returns the origins as browsers send them, separated by commas. Raises ValueError for any other address."""
+        names = [origin.strip().lower() for origin in origins.split(",") if origin.strip()]
+        for name in names:
+            parts = urlsplit(name)
+            is_origin = parts.scheme in ("http", "https") and name == f"{parts.scheme}://{parts.netloc}"
+            if name != "*" and not (is_origin and parts.netloc and "@" not in parts.netloc):
+                raise ValueError("must be `*`, or origins without a path, such as https://app.example.com")
+        return ",".join(names)
 
     @model_validator(mode="after")
     def _room_for_two_uploads(self) -> "Settings":

@@ -50,6 +50,15 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert configured.max_upload_bytes == settings(max_upload_bytes="536870912").max_upload_bytes
 
 
+def test_origins_of_pages_are_named_as_browsers_send_them() -> None:
+    assert settings(cors_origins=" https://App.example.com , http://[::1]:3000").cors_origins == (
+        "https://app.example.com,http://[::1]:3000"
+    )
+    for wrong in ("app.example.com", "https://app.example.com/", "https://a@b.example", "ftp://a.example", "https://"):
+        with pytest.raises(ValidationError, match="origins without a path"):
+            settings(cors_origins=f"https://good.example,{wrong}")
+
+
 def test_removed_setting_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     settings()
     assert not caplog.records
