@@ -22,6 +22,11 @@ def _storable(text: str) -> str:
     return text
 
 
+def _composed(text: str) -> str:
+    """Returns the text in composed form (NFC), in which data sets and adapters have the names of their classes."""
+    return unicodedata.normalize("NFC", text)
+
+
 def _one_line(text: str) -> str:
     """Returns the text in composed form (NFC), in which names that look alike are equal. Raises ValueError for control
     characters and blank text."""
@@ -29,7 +34,7 @@ def _one_line(text: str) -> str:
         raise ValueError("must not contain control characters")
     if not text.strip():
         raise ValueError("must not be blank")
-    return unicodedata.normalize("NFC", _storable(text)).strip()
+    return _composed(_storable(text)).strip()
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,9 @@ KEPT_DAYS = (
 KEPT_FAVOURITES = "Whether favourites stay when these days have passed."
 Label = Annotated[str, Field(min_length=1, max_length=200, examples=["cover, second try"]), *_ONE_LINE]
 Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
-ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE]
-"""Name of a class. A data set's class names have at most 100 characters in composed form (NFC). The limit is higher
-here, since a request may have the name in decomposed form, which has more characters."""
+ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE, AfterValidator(_composed)]
+"""Name of a class, which is converted to composed form (NFC). A data set's class names have at most 100 characters in
+this form. The limit is higher here, since a request may have the name in decomposed form, which has more characters."""
 NewClassName = Annotated[str, Field(min_length=1, max_length=100, examples=["apple"]), *_ONE_LINE]
 Time = Annotated[datetime, Field(examples=["2026-11-23T13:58:16.885Z"])]
 TENANT_NAME = "Null if the tenant was deleted."

@@ -1,7 +1,6 @@
 """Stored adapters: the versions of a domain, published by fine-tunes or uploaded by tenants. One version is active."""
 
 import datetime
-import unicodedata
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import IO, Any, TypeVar
@@ -78,7 +77,7 @@ def page(session: Session, wanted: AdapterFilter, request: PageRequest) -> Page[
     if wanted.name is not None:
         statement = statement.where(Adapter.name.icontains(wanted.name, autoescape=True))
     if wanted.class_name is not None:
-        statement = statement.where(_has_class(session, _composed(wanted.class_name)))
+        statement = statement.where(_has_class(session, wanted.class_name))
     created = created_between(Adapter, Adapter.id, wanted.created_after, wanted.created_before)
     return fetch_page(session, statement.where(*created), Adapter.id, request)
 
@@ -197,7 +196,7 @@ def change(session: Session, id: str, changes: dict[str, Any]) -> Adapter:
     new ones. The stored file keeps its names. Raises NotFound, UnknownClass, InvalidRequest if two classes would have
     the same name."""
     adapter = require(session, Adapter, "adapter", id, lock=True)
-    renamed = {_composed(old): _composed(new) for old, new in (changes.get("class_names") or {}).items()}
+    renamed = changes.get("class_names") or {}
     for old in renamed:
         if old not in adapter.class_names:
             raise UnknownClass(old, adapter.class_names)
@@ -289,8 +288,3 @@ def _unfinished_jobs(session: Session, id: str) -> list[str]:
     generations = select(Generation.id).where(Generation.adapter_id == id, Generation.status.in_(UNFINISHED))
     finetunes = select(Finetune.id).where(Finetune.from_adapter_id == id, Finetune.status.in_(UNFINISHED))
     return [job for jobs in (generations, finetunes) for job in session.scalars(jobs.limit(_NAMED_JOBS))]
-
-
-def _composed(name: str) -> str:
-    """Returns a class name in composed form (NFC), as data sets have their names."""
-    return unicodedata.normalize("NFC", name)

@@ -1,7 +1,6 @@
 """Generations: jobs that generate images with an adapter. Tenants create and cancel them; workers record results."""
 
 import datetime
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +63,7 @@ class GenerationFilter:
         if self.domain_id is not None:
             conditions.append(domain_id == self.domain_id)
         if self.class_name is not None:
-            conditions.append(Generation.class_name == unicodedata.normalize("NFC", self.class_name))
+            conditions.append(Generation.class_name == self.class_name)
         if self.adapter_id is not None:
             conditions.append(Generation.adapter_id == (None if self.adapter_id == BASE else self.adapter_id))
         return conditions
@@ -279,10 +278,9 @@ def _adapter(session: Session, domain: Domain, adapter_id: str | None, base: Bas
 
 def _class_id(request: GenerationRequest, known: list[str]) -> int:
     if request.class_name is not None:
-        name = unicodedata.normalize("NFC", request.class_name)  # the names of a data set's class folders are NFC too
-        if name not in known:
+        if request.class_name not in known:
             raise UnknownClass(request.class_name, known)
-        return known.index(name)
+        return known.index(request.class_name)
     if request.class_id is None:
         raise InvalidRequest("class_name", "give class_name or class_id")
     if not 0 <= request.class_id < len(known):

@@ -65,6 +65,17 @@ def forget_deleted(services: Services) -> None:
     discards.remove_page(services.database, services.store)
 
 
+def test_classes_are_named_in_either_unicode_form(tenant: Client, domain: str, services: Services) -> None:
+    files = {
+        f"{name}/{number}.png": png(number + place)
+        for place, name in enumerate(("crème", "café"))
+        for number in (9, 99)
+    }
+    id = uploaded(tenant, domain, files, services)
+    version = made(tenant, id, services, drop_classes=["cre\u0300me"], rename_classes={"cafe\u0301": "the\u0301"})
+    assert [row["name"] for row in version["classes"]] == ["thé"]
+
+
 def test_one_request_adds_removes_drops_renames_and_merges(
     tenant: Client, domain: str, first: str, second: str, services: Services
 ) -> None:

@@ -10,16 +10,13 @@ from PIL import Image
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from core.artifact.errors import Cancelled
-from core.service import audit, generations, tenants
+from core.service import audit, tenants
 from core.service.datasets.archive import inspect, read_images, validate
-from core.service.db.models import Generation
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database
 from core.service.errors import ArchiveInvalid, DatabaseUnavailable, InvalidCursor
-from core.service.generations import GenerationRequest
 from core.service.storage import S3Store
 from core.service.storage.errors import StorageUnavailable
-from tests.core.service.rows import BASE, Sent, add_adapter, tenant_with_domain
 from tests.core.service.zips import GOOD, LIMITS, picture, zipped
 
 
@@ -132,15 +129,6 @@ def test_out_of_range_cursors_are_rejected(database: Database, value: str) -> No
     if value == "\0":
         with pytest.raises(InvalidCursor), database.session() as session:
             tenants.page(session, PageRequest(cursor=value))
-
-
-def test_class_is_found_by_either_unicode_form_of_its_name(database: Database) -> None:
-    scope, domain_id = tenant_with_domain(database)
-    with database.session(scope) as session:
-        adapter = add_adapter(session, scope, domain_id, 1)
-        request = GenerationRequest(class_name="cafe\u0301", adapter_id=adapter.id)
-        generation: Generation = generations.create(session, Sent(), domain_id, request, BASE, most_waiting=10)
-        assert generation.class_id == 0
 
 
 def test_exhausted_connection_pool_is_database_unavailable(database: Database) -> None:
