@@ -40,8 +40,9 @@ async def get_dataset_filter(
         Name | None, Query(description="Only data sets whose name contains this text, in any case.")
     ] = None,
     created_after: Annotated[Moment | None, Query(description="Only data sets created after this time.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Only data sets created before this time.")] = None,
 ) -> DatasetFilter:
-    return DatasetFilter(name=name, created_after=created_after)
+    return DatasetFilter(name=name, created_after=created_after, created_before=created_before)
 
 
 DatasetFilterDep = Annotated[DatasetFilter, Depends(get_dataset_filter)]

@@ -122,6 +122,7 @@ def test_lists_of_datasets_are_filtered(tenant: Client, other: Client, domain: s
     assert unnamed not in ids("/v1/datasets", created_after=times[unnamed])
     assert ids("/v1/datasets", created_after="2020-01-01T00:00:00+02:00") == [unnamed, photos, old, icons]
     assert ids("/v1/datasets", created_after="9999-12-31T23:59:59-14:00") == []
+    assert ids("/v1/datasets", created_before="2020-01-01T00:00:00Z") == []
     assert len(ids("/v1/datasets", created_after="0001-01-01T00:00:00+14:00")) == 4
     for wrong in ("2020-01-01T00:00:00", "2020-01-01", "1600000000", "2020-13-01T00:00:00Z"):
         problem(tenant.get(f"/v1/datasets?created_after={wrong}"), 422, "invalid_request")

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from core.artifact.file import decode
 from difffit import Client, read_settings
 from difffit.cli.app import app
+from difffit.models import Readiness
 from tests import services
 from tests.client.conftest import Drawable, Server
 from tests.processes import ADMIN
@@ -110,7 +111,7 @@ def test_dataset_with_a_broken_file_is_uploaded(shell: Shell, name: str, drawing
     renamed = f"{name}, renamed"
     assert shell.json("datasets", "update", dataset["id"], "--name", renamed)["name"] == renamed
     assert [row["id"] for row in shell.json("datasets", "list", "--name", renamed)] == [dataset["id"]]
-    assert shell.json("datasets", "list", "--created-after", "2999-01-01") == []
+    assert shell.json("datasets", "list", "--after", "2999-01-01") == []
     renamed = ("--rename-class", "fruit=food", "--rename-class", "smiling-face=face", "--remove", images[0]["number"])
     edited = shell.json("datasets", "edit", dataset["id"], *renamed, "--name", "Edited")
     assert [(row["name"], row["images"]) for row in edited["classes"]] == [("face", 4), ("food", 3)]
@@ -251,6 +252,16 @@ def test_status_shows_a_rejected_or_missing_key(server: Server) -> None:
     wrong = Shell(server.url, "dfk_wrong").run("status", "--json")
     assert (wrong.exit_code, json.loads(wrong.stdout)["api_key"]) == (3, "rejected")
     assert Shell(server.url, None).json("status")["api_key"] == "none"
+
+
+def test_status_of_a_server_with_a_problem_says_nothing_of_the_key(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = {"database": "It does not respond."}
+    down = Readiness(status="unavailable", problems=problems, warnings={}, workers=0)
+    monkeypatch.setattr(Client, "ready", lambda client: down)
+    done = shell.run("status", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["api_key"]) == (7, "not checked")
 
 
 def test_generate_writes_one_file_or_starts_without_waiting(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:

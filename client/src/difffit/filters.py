@@ -1,8 +1,16 @@
-"""Filters of the `list` calls of fine-tunes, adapters, generations and images: which of them they return."""
+"""Filters of the `list` calls of data sets, fine-tunes, adapters, generations and images: which of them they return."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypedDict
+
+
+class DatasetFilters(TypedDict, total=False):
+    name: str | None
+    """Text that the name must contain, in upper or lower case."""
+    created_after: datetime | None
+    """A time without a zone is local."""
+    created_before: datetime | None
 
 
 class FinetuneFilters(TypedDict, total=False):

@@ -109,6 +109,7 @@ class DatasetFilter:
     name: str | None = None
     """Text that the name contains, in any case."""
     created_after: datetime.datetime | None = None
+    created_before: datetime.datetime | None = None
 
 
 def page(session: Session, request: PageRequest, only: DatasetFilter) -> Page[Dataset]:
@@ -120,7 +121,7 @@ def page(session: Session, request: PageRequest, only: DatasetFilter) -> Page[Da
         statement = statement.where(Dataset.domain_id == only.domain_id)
     if only.name is not None:
         statement = statement.where(Dataset.name.icontains(only.name, autoescape=True))
-    statement = statement.where(*created_between(Dataset, Dataset.id, only.created_after, None))
+    statement = statement.where(*created_between(Dataset, Dataset.id, only.created_after, only.created_before))
     return fetch_page(session, statement, Dataset.id, request)
 
 

@@ -2,13 +2,14 @@
 """Client calls for data sets: training images in one folder per class."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from typing import Unpack
 
 from difffit._sync.backend import opened
 from difffit._sync.session import Pages, Session, receipt
 from difffit._sync.uploads import Uploads
 from difffit._sync.waiting import ended
 from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive
+from difffit.filters import DatasetFilters, query
 from difffit.models import Dataset, DatasetImage, DatasetImageList, DatasetList, RejectedFile, RejectedFileList
 
 
@@ -48,15 +49,14 @@ class Datasets:
         limit: int | None = None,
         *,
         status: str | None = None,
-        name: str | None = None,
-        created_after: datetime | None = None,
+        **filters: Unpack[DatasetFilters],
     ) -> Pages[Dataset]:
         """Yields data sets, newest first, without their lists of rejected files: of one domain, or of all your domains
-        if `domain_id` is None. The other arguments filter by status, by text in the name, and by time."""
-        query = {"status": status, "name": name, "created_after": created_after and created_after.isoformat()}
+        if `domain_id` is None. `status` and the filters select some of them."""
+        wanted = {"status": status, **query(filters)}
         if domain_id is None:
-            return self._session.pages("/v1/datasets", DatasetList, limit, query)
-        return self._session.pages("/v1/domains/{id}/datasets", DatasetList, limit, query, id=domain_id)
+            return self._session.pages("/v1/datasets", DatasetList, limit, wanted)
+        return self._session.pages("/v1/domains/{id}/datasets", DatasetList, limit, wanted, id=domain_id)
 
     def get(self, id: str) -> Dataset:
         return self._session.call("GET", "/v1/datasets/{id}", Dataset, id=id)
@@ -107,8 +107,8 @@ class Datasets:
     ) -> Pages[DatasetImage]:
         """Yields the accepted images of a data set, in their order in the zip: those of one class, or those with one
         warning, such as `near_duplicate`."""
-        query = {"class_id": class_id, "warning": warning}
-        return self._session.pages("/v1/datasets/{id}/images", DatasetImageList, limit, query, id=id)
+        wanted = {"class_id": class_id, "warning": warning}
+        return self._session.pages("/v1/datasets/{id}/images", DatasetImageList, limit, wanted, id=id)
 
     def thumbnail(self, id: str, number: int) -> bytes:
         """Returns a JPEG of an image's centered square, which is what training sees."""

@@ -58,10 +58,11 @@ def status(state: State) -> None:
 
     client = state.client
     ready = client.ready()
-    key = "none" if resolve(profile=state.profile).api_key is None else "accepted"
+    key = "none" if resolve(profile=state.profile).api_key is None else "not checked"
     if key != "none" and not ready.problems:
         try:
             client.key()
+            key = "accepted"
         except Unauthenticated:
             key = "rejected"
     trouble = {**ready.problems, **ready.warnings}

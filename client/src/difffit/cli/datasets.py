@@ -1,6 +1,5 @@
 """Commands of `difffit datasets`, for training images."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,9 +7,20 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from difffit.cli.arguments import DomainArgument, LimitOption, WaitOption, YesOption, confirm, domain_id
+from difffit.cli.arguments import (
+    AfterOption,
+    BeforeOption,
+    DomainArgument,
+    LimitOption,
+    OptionalDomainArgument,
+    WaitOption,
+    YesOption,
+    confirm,
+    domain_id,
+)
 from difffit.cli.base import State, command
 from difffit.cli.views import bytes_bar, record, show_deleted, size, table
+from difffit.filters import DatasetFilters
 
 if TYPE_CHECKING:
     from difffit.models import Dataset
@@ -53,22 +63,19 @@ def upload(
 @command(app, "list")
 def list_datasets(
     state: State,
-    domain: Annotated[
-        str | None, typer.Argument(metavar="[DOMAIN]", help="Name or id of a domain; all domains by default.")
-    ] = None,
+    domain: OptionalDomainArgument = None,
     status: Annotated[
         Literal["validating", "ready", "rejected"] | None, typer.Option(help="List only data sets with this status.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="List only data sets whose name contains this text.")] = None,
-    created_after: Annotated[
-        datetime | None, typer.Option(help="List only data sets created after this time, UTC.")
-    ] = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
     limit: LimitOption = None,
 ) -> None:
     """List data sets, newest first."""
     owner = None if domain is None else domain_id(state.client, domain)
-    after = created_after and created_after.replace(tzinfo=UTC)
-    datasets = list(state.client.datasets.list(owner, limit, status=status, name=name, created_after=after))
+    filters: DatasetFilters = {"name": name, "created_after": after, "created_before": before}
+    datasets = list(state.client.datasets.list(owner, limit, status=status, **filters))
     columns = {
         "id": lambda dataset: dataset.id,
         "name": lambda dataset: dataset.name,
