@@ -1,7 +1,10 @@
-"""Routes of generations: create, list, get, cancel, delete."""
+"""Routes of generations: create one or a batch, list, get, cancel, delete."""
 
+import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
@@ -14,7 +17,7 @@ from api.filters import GenerationFilterDep, OwnedGenerationFilterDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
 from api.schemas.common import Listing, SignedUrl, listing
-from api.schemas.generations import GenerationCreate, GenerationOut
+from api.schemas.generations import GenerationBatchCreate, GenerationBatchOut, GenerationCreate, GenerationOut
 from api.signing import signer
 from api.waiting import LONGEST_WAIT, preferred_wait
 from core.artifact.errors import BaseMismatch, NotFound, QueueFull, UnknownClass
@@ -27,29 +30,36 @@ from core.service.errors import (
     NoActiveAdapter,
     NotEnded,
     QuotaExceeded,
+    WebhookDisabled,
+    WebhookQuotaExceeded,
+    WebhookUrlRefused,
 )
+from core.service.generations import GenerationRequest
 from core.service.tenancy import Scope
 
 router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRoute)
+
+
+_ERRORS = (
+    *(NotFound, NoActiveAdapter, BaseMismatch, AdapterQuarantined, UnknownClass),
+    *(WebhookDisabled, WebhookUrlRefused, WebhookQuotaExceeded, QueueFull, QuotaExceeded, BaseNotLoaded),
+)
+_ENDED = "Ended within the preferred wait."
+Prefer = Annotated[
+    str | None,
+    Header(
+        description="`wait=30` responds when all images are finished, or after 30 seconds; at most "
+        f"{LONGEST_WAIT}. `Preference-Applied` reports the wait that was used.",
+        examples=["wait=30"],
+    ),
+]
 
 
 @router.post(
     "/domains/{id}/generations",
     status_code=202,
     operation_id="create_generation",
-    responses={
-        200: {"model": GenerationOut, "description": "Ended within the preferred wait."},
-        **problems(
-            NotFound,
-            NoActiveAdapter,
-            BaseMismatch,
-            AdapterQuarantined,
-            UnknownClass,
-            QueueFull,
-            QuotaExceeded,
-            BaseNotLoaded,
-        ),
-    },
+    responses={200: {"model": GenerationOut, "description": _ENDED}, **problems(*_ERRORS)},
 )
 async def create_generation(
     id: str,
@@ -58,26 +68,32 @@ async def create_generation(
     scope: WriterDep,
     services: ServicesDep,
     response: Response,
-    prefer: Annotated[
-        str | None,
-        Header(
-            description="`wait=30` responds when the generation has ended, or after 30 seconds; at most "
-            f"{LONGEST_WAIT}. "
-            "`Preference-Applied` reports the wait that was used.",
-            examples=["wait=30"],
-        ),
-    ] = None,
+    prefer: Prefer = None,
 ) -> GenerationOut:
     """Generate images of one of the domain's classes."""
-    signed = signer(request)
-    result = await run_in_threadpool(_create, services, scope, id, body, signed)
-    if seconds := preferred_wait(prefer):
-        with suppress(TooManyStreams, ServiceBusy), services.limits.waits.take(scope.tenant):
-            response.headers["Preference-Applied"] = f"wait={seconds}"
-            result = await _wait(services, scope, result, seconds, signed)
-    if result.status in ENDED:
-        response.status_code = 200
-    return result
+    create = partial(_create, services, scope, id, [body.to_request()], signer(request))
+    return (await _start(create, request, scope, services, response, prefer))[0]
+
+
+@router.post(
+    "/domains/{id}/generations/batches",
+    status_code=202,
+    operation_id="create_generation_batch",
+    responses={200: {"model": GenerationBatchOut, "description": _ENDED}, **problems(*_ERRORS)},
+)
+async def create_generation_batch(
+    id: str,
+    body: GenerationBatchCreate,
+    request: Request,
+    scope: WriterDep,
+    services: ServicesDep,
+    response: Response,
+    prefer: Prefer = None,
+) -> GenerationBatchOut:
+    """Generate images of several of the domain's classes: one generation for each class, or none if one of them is
+    rejected. Image k of every class uses seed + k."""
+    create = partial(_create, services, scope, id, body.to_requests(), signer(request))
+    return GenerationBatchOut.of(await _start(create, request, scope, services, response, prefer))
 
 
 @router.get("/generations", operation_id="list_all_generations", responses=problems(NotFound))
@@ -143,13 +159,36 @@ def delete_generation(id: str, response: Response, database: DatabaseDep, scope:
     response.headers["Location"] = f"/v1/deletions/{deletion.id}"
 
 
-def _create(services: Services, scope: Scope, id: str, body: GenerationCreate, signed: SignedUrl) -> GenerationOut:
+def _create(
+    services: Services, scope: Scope, id: str, requests: Sequence[GenerationRequest], signed: SignedUrl
+) -> list[GenerationOut]:
     with services.database.session(scope) as session:
-        return GenerationOut.of(generations.submit(session, services, id, body.to_request()), signed)
+        return [GenerationOut.of(row, signed) for row in generations.submit(session, services, id, requests)]
+
+
+async def _start(
+    create: Callable[[], list[GenerationOut]],
+    request: Request,
+    scope: Scope,
+    services: Services,
+    response: Response,
+    prefer: str | None,
+) -> list[GenerationOut]:
+    """Creates generations, and waits for them as the client prefers. Sets the status and headers of the response."""
+    results = await run_in_threadpool(create)
+    if seconds := preferred_wait(prefer):
+        with suppress(TooManyStreams, ServiceBusy), services.limits.waits.take(scope.tenant):
+            response.headers["Preference-Applied"] = f"wait={seconds}"
+            loop, signed = asyncio.get_running_loop(), signer(request)
+            end = loop.time() + seconds
+            results = [await _wait(services, scope, result, end - loop.time(), signed) for result in results]
+    if all(result.status in ENDED for result in results):
+        response.status_code = 200
+    return results
 
 
 async def _wait(
-    services: Services, scope: Scope, result: GenerationOut, seconds: int, signed: SignedUrl
+    services: Services, scope: Scope, result: GenerationOut, seconds: float, signed: SignedUrl
 ) -> GenerationOut:
     """Waits until the generation has ended, for at most `seconds`, and returns its latest state."""
     async with aclosing(services.notifier.changes(result.id, scope.key, seconds)) as changes:

@@ -5,6 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, Output, SignedUrl, Time
 from api.schemas.datasets import JobError
+from api.schemas.webhooks import Url
 from core.artifact.jobs import JobStatus
 from core.artifact.sampling import (
     MAX_ADAPTER_SCALE,
@@ -16,7 +17,7 @@ from core.artifact.sampling import (
     SamplingSettings,
     TimestepSpacing,
 )
-from core.artifact.seeds import MAX_SEED
+from core.artifact.seeds import MAX_SEED, random_seed
 from core.service.db.models import Generation, GenerationImage
 from core.service.generations import GenerationRequest
 
@@ -33,18 +34,33 @@ _NOISE_OF_DDIM: list[JsonValue] = [
     {"properties": {"sampler": {"enum": ["ddim", None]}}},
     {"properties": {"eta": {"const": 0}}},
 ]
+_URL_OF_A_WEBHOOK: list[JsonValue] = [
+    {"properties": {"webhook_url": {"type": "null"}}},
+    {"required": ["webhook_id"], "properties": {"webhook_id": {"type": "string"}}},
+]
+_RULES: dict[str, JsonValue] = {"allOf": [{"anyOf": _NOISE_OF_DDIM}, {"anyOf": _URL_OF_A_WEBHOOK}]}
+_MOST_IMAGES, _MOST_CLASSES = 64, 64
 
 
-class GenerationCreate(Input):
-    """Settings of a generation. Give either `class_name` or `class_id`."""
-
-    model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_CLASS, "anyOf": _NOISE_OF_DDIM})
+class _OneClass(Input):
+    """Class of images, by its name or its id."""
 
     class_name: ClassName | None = Field(None, description="Name of one of the adapter's classes.")
     class_id: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = Field(
         None, description="Index of the class, instead of its name."
     )
-    count: Integer = Field(_DEFAULTS.count, ge=1, le=64, description="Number of images.")
+
+    @model_validator(mode="after")
+    def _one_class(self) -> Self:
+        if (self.class_name is None) == (self.class_id is None):
+            raise ValueError("give either class_name or class_id")
+        return self
+
+
+class _Settings(Input):
+    """Settings of a generation, apart from its class."""
+
+    count: Integer = Field(_DEFAULTS.count, ge=1, le=_MOST_IMAGES, description="Number of images.")
     seed: Annotated[int, Field(ge=0, lt=MAX_SEED), WHOLE] | None = Field(
         None, description="Image k uses seed + k. Random by default; the response has the seed."
     )
@@ -107,23 +123,70 @@ class GenerationCreate(Input):
     previews: Integer = Field(
         _DEFAULTS.previews, ge=0, le=10, description="Number of evenly spaced previews per image."
     )
-
-    @model_validator(mode="after")
-    def _one_class(self) -> Self:
-        if (self.class_name is None) == (self.class_id is None):
-            raise ValueError("give either class_name or class_id")
-        return self
+    webhook_id: Identifier | None = Field(
+        None,
+        description="One of your webhooks, which is sent the end of this generation, whatever its `events` are. A "
+        "webhook whose `events` are empty is sent nothing else.",
+    )
+    webhook_url: Url | None = Field(
+        None,
+        description="URL to which it is sent instead of the webhook's own, signed with the webhook's secret. Starts "
+        "with https:// and resolves to a public address. Needs `webhook_id`.",
+    )
 
     @model_validator(mode="after")
     def _settings_that_fit(self) -> Self:
         SamplingSettings.completed(self._sampling())
+        if self.webhook_url is not None and self.webhook_id is None:
+            raise ValueError("webhook_url needs webhook_id, the webhook whose secret signs the event")
         return self
+
+    def _sampling(self) -> dict[str, Any]:
+        return self.model_dump(include=_SAMPLING, exclude_none=True)
+
+
+class GenerationCreate(_Settings, _OneClass):
+    """Settings of a generation. Give either `class_name` or `class_id`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_CLASS, **_RULES})
 
     def to_request(self) -> GenerationRequest:
         return GenerationRequest(**self.model_dump(exclude=_SAMPLING), sampling=self._sampling())
 
-    def _sampling(self) -> dict[str, Any]:
-        return self.model_dump(include=_SAMPLING, exclude_none=True)
+
+class BatchClassCreate(_OneClass):
+    """Class of a batch. Give either `class_name` or `class_id`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_CLASS})
+
+    count: Annotated[int, Field(ge=1, le=_MOST_IMAGES), WHOLE] | None = Field(
+        None, description="Number of images of this class."
+    )
+
+
+class GenerationBatchCreate(_Settings):
+    """Settings of a batch: one generation for each class. All get the same seed, so that image k of every class uses
+    seed + k, as in separate requests with this seed."""
+
+    model_config = ConfigDict(json_schema_extra=_RULES)
+
+    count: Integer = Field(
+        _DEFAULTS.count, ge=1, le=_MOST_IMAGES, description="Number of images of each class without its own `count`."
+    )
+    classes: list[BatchClassCreate] = Field(
+        fail_fast=True,
+        min_length=1,
+        max_length=_MOST_CLASSES,
+        description="Classes, in the order of the response.",
+        examples=[[{"class_name": "fruit", "count": 4}, {"class_name": "heart"}]],
+    )
+
+    def to_requests(self) -> list[GenerationRequest]:
+        """Returns the request for each class. A batch without a seed gets a random one."""
+        shared = self.model_dump(exclude={"classes", *_SAMPLING}) | {"sampling": self._sampling()}
+        shared["seed"] = random_seed() if self.seed is None else self.seed
+        own = (each.model_dump(exclude_none=True) for each in self.classes)
+        return [GenerationRequest(**shared | values) for values in own]
 
 
 class ImageOut(BaseModel):
@@ -178,6 +241,8 @@ class GenerationOut(Output):
     eta: float
     timestep_spacing: str
     priority: int
+    webhook_id: str | None
+    webhook_url: str | None
     adapter_id: str | None = Field(
         description="Version used, which may have been deleted since; null for the base itself."
     )
@@ -220,6 +285,18 @@ class GenerationOut(Output):
                 ],
             }
         )
+
+
+class GenerationBatchOut(BaseModel):
+    """Generations of a batch."""
+
+    domain_id: str
+    seed: int = Field(description="Seed of the first image of every class.")
+    data: list[GenerationOut] = Field(description="One generation for each class of the request, in its order.")
+
+    @classmethod
+    def of(cls, rows: list[GenerationOut]) -> "GenerationBatchOut":
+        return cls(domain_id=rows[0].domain_id, seed=rows[0].seed, data=rows)
 
 
 def rendered_image(image: GenerationImage, signed: SignedUrl) -> dict[str, object]:

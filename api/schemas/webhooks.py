@@ -8,16 +8,18 @@ from core.service.db.models import WebhookDelivery
 from core.service.webhooks.events import EventType
 
 Url = Annotated[str, Field(min_length=1, max_length=2000, pattern="^[!-~]+$", examples=["https://example.com/hooks"])]
-Events = Annotated[
-    list[EventType], Field(fail_fast=True, min_length=1, max_length=50, examples=[["finetune.succeeded"]])
-]
+Events = Annotated[list[EventType], Field(fail_fast=True, max_length=50, examples=[["finetune.succeeded"]])]
 WebhookStatus = Literal["enabled", "disabled"]
 DeliveryStatus = Literal["pending", "succeeded", "failed"]
 
 
 class WebhookCreate(Input):
     url: Url = Field(description="Starts with https:// and resolves to a public address.")
-    events: Events | None = Field(None, description="Event types to send. All by default.")
+    events: Events | None = Field(
+        None,
+        description="Event types to send. All by default. With an empty list, only the ends of generations whose "
+        "`webhook_id` names this webhook.",
+    )
     description: Description = Field("", description="Free text.")
 
 
@@ -25,7 +27,7 @@ class WebhookChange(Input):
     """Changes of a webhook. Omitted fields do not change."""
 
     url: Url = optional("Starts with https:// and resolves to a public address.")
-    events: Events | None = optional("Event types to send; null means all.")
+    events: Events | None = optional("Event types to send; null means all. An empty list is as in a new webhook.")
     description: Description = optional("Free text.")
     enabled: bool = optional("Whether events are sent. Pending deliveries are stored for 30 days.")
 
@@ -72,6 +74,7 @@ class DeliveryAttemptOut(Output):
 class DeliveryOut(Output):
     id: str = Field(description="Sent as `webhook-id` with every attempt.", examples=["msg_01m84b6j6k1yq7c2b7m4z5d3xw"])
     webhook_id: str
+    url: str | None = Field(description="URL of the generation's own, which is used instead of the webhook's; or null.")
     type: str = Field(examples=["finetune.succeeded"])
     status: DeliveryStatus
     attempts: list[DeliveryAttemptOut] = Field(description="The last 20 attempts, oldest first.")

@@ -104,7 +104,7 @@ def _requests(schemas: Schemas) -> str:
     as keyword arguments, and their defaults. Only the server checks their values."""
     asked = {f"{name}Settings": schemas[f"{name}Create"] for name in ("Finetune", "Generation")}
     for schema in asked.values():
-        for rule in ("additionalProperties", "oneOf", "anyOf"):  # a TypedDict cannot express these rules
+        for rule in ("additionalProperties", "oneOf", "allOf"):  # a TypedDict cannot express these rules
             schema.pop(rule, None)
         schema["required"] = []
         schema["properties"] = {

@@ -285,8 +285,10 @@ class WebhookQuotaExceeded(CoreError):
 class WebhookUrlRefused(CoreError):
     code, status, title = "webhook_url_refused", 422, "Webhook URL refused"
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"The URL {reason}.", errors=[{"field": "body.url", "detail": reason}])
+    def __init__(self, reason: str, field: str = "url") -> None:
+        """`field` is the field of the request's body that has the URL."""
+        super().__init__(f"The URL {reason}.", errors=[{"field": f"body.{field}", "detail": reason}])
+        self.reason = reason
 
 
 class WebhookDisabled(CoreError):

@@ -23,6 +23,7 @@ from core.service.errors import ImageExpired, JobFinished, NoActiveAdapter
 from core.service.jobs import Claim, Dispatcher
 from core.service.resources import Resources
 from core.service.storage import StoredObject
+from core.service.webhooks import service as webhooks
 
 BASE = "base"
 """Value of `adapter_id` that generates with the base model alone, for comparison with an adapter."""
@@ -43,6 +44,10 @@ class GenerationRequest:
     priority: int = 0
     deadline_seconds: float | None = None
     previews: int = 0
+    webhook_id: str | None = None
+    """Id of a webhook that is sent the end of the generation, whatever events it is for."""
+    webhook_url: str | None = None
+    """URL to which it is sent; None means the webhook's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +85,23 @@ class DrawnImage:
     height: int
 
 
-def submit(session: Session, resources: Resources, domain_id: str, request: GenerationRequest) -> Generation:
-    """Creates a generation if the tenant's quotas allow it. Raises BaseNotLoaded, QuotaExceeded, and the errors of
-    `create`."""
-    settings = resources.settings
+def submit(
+    session: Session, resources: Resources, domain_id: str, requests: Sequence[GenerationRequest]
+) -> list[Generation]:
+    """Creates a generation for each request, if the tenant's quotas allow all of them. Raises BaseNotLoaded,
+    QuotaExceeded, WebhookQuotaExceeded, WebhookDisabled, WebhookUrlRefused, and the errors of `create`."""
+    settings, limits = resources.settings, quotas.Quotas(session, resources.settings)
     domains.get(session, domain_id)  # first, so that another tenant's domain raises NotFound, never BaseNotLoaded
     base = fleet.served_base(session, settings.base_model)
-    most_waiting = quotas.Quotas(session, settings).admit_generation(request.count)
-    return create(session, resources.dispatcher, domain_id, request, base, most_waiting=most_waiting)
+    for id, url in {(request.webhook_id, request.webhook_url) for request in requests}:
+        if id is not None:
+            limits.allow_webhooks()
+            webhooks.check(session, id, url, allow_private=settings.webhooks_allow_private)
+    most_waiting = limits.admit_generation(sum(request.count for request in requests))
+    return [
+        create(session, resources.dispatcher, domain_id, request, base, most_waiting=most_waiting)
+        for request in requests
+    ]
 
 
 def create(
@@ -128,6 +142,8 @@ def create(
         sampling=sampling,
         preview_count=request.previews,
         priority=request.priority,
+        webhook_id=request.webhook_id,
+        webhook_url=request.webhook_url,
         deadline_at=None if deadline is None else database_now(session) + datetime.timedelta(seconds=deadline),
         images=[],
         previews=[],

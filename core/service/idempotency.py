@@ -68,9 +68,10 @@ def abandon(session: Session, key: str) -> None:
 
 def forget(session: Session, tenant_id: str, id: str) -> None:
     """Deletes the idempotency keys of a tenant whose stored responses contain the object with this id, such as a
-    domain, which is being deleted."""
+    domain, which is being deleted: as their object, its domain, or one of their list."""
     body = IdempotencyKey.body
-    contains_it = or_(body["id"].as_string() == id, body["domain_id"].as_string() == id)
+    is_listed = body["data"].as_string().contains(f'"{id}"', autoescape=True)
+    contains_it = or_(body["id"].as_string() == id, body["domain_id"].as_string() == id, is_listed)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.tenant_id == tenant_id, contains_it))
 
 

@@ -111,6 +111,11 @@ class Quotas:
         if limit is not None and self._used("webhooks") >= limit:
             raise WebhookQuotaExceeded(limit)
 
+    def allow_webhooks(self) -> None:
+        """Checks that the tenant may use webhooks at all. Raises WebhookQuotaExceeded."""
+        if self.limits["webhooks"] == 0:
+            raise WebhookQuotaExceeded(0)
+
     def admit_bytes(self, size_bytes: int) -> None:
         """Checks that the tenant may store `size_bytes` more. Raises StorageQuotaExceeded."""
         self.hold()

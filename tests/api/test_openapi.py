@@ -49,6 +49,7 @@ GET /v1/adapters/{id} 200
 GET /v1/adapters/{id}/download 200
 POST /v1/domains/{id}/adapters/{adapter_id}/promote 200
 POST /v1/domains/{id}/generations 202
+POST /v1/domains/{id}/generations/batches 202
 GET /v1/generations/{id} 200
 GET /v1/generations/{id}/images/{index} 200
 POST /v1/generations/{id}/cancel 202

@@ -19,6 +19,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "complete_dataset_upload": {"json": {"parts": []}},
     "put_dataset_part": {"content": b"12345"},
     "create_generation": {"json": {"class_id": 0}},
+    "create_generation_batch": {"json": {"classes": [{"class_id": 0}]}},
     "change_image": {"json": {"favourite": True}},
     "change_adapter": {"json": {"note": "mine"}},
     "change_domain": {"json": {"name": "Mine now"}},

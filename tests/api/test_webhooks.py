@@ -61,7 +61,7 @@ def test_webhook_is_changed_enabled_and_disabled(tenant: Client, webhook: str) -
 @pytest.mark.parametrize(
     "body",
     [
-        {}, {"url": URL, "events": []}, {"url": URL, "events": ["finetune.started"]},
+        {}, {"url": URL, "events": ["finetune.started"]},
         {"url": URL, "secret": "whsec_mine"},
         {"url": "https://" + "a" * 2000}, {"url": "https://a\0.com"}, {"url": URL, "events": None, "enabled": True},
     ],

@@ -15,7 +15,8 @@ _replayed: set[str] = set()
 @schemathesis.hook
 def after_call(context: HookContext, case: Case, response: Response) -> None:
     if REPLAYED.lower() in response.headers:
-        _replayed.add(response.json().get("id"))
+        body = response.json()
+        _replayed.update(row["id"] for row in (body, *body.get("data", ())) if "id" in row)
 
 
 @schemathesis.hook

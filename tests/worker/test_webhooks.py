@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
 from core.service import domains, generations, tenants
 from core.service.config import Settings
-from core.service.db.models import WebhookDelivery
+from core.service.db.models import Webhook, WebhookDelivery
 from core.service.db.schema import upgrade
 from core.service.db.session import database_now
 from core.service.tenancy import SYSTEM, Scope
@@ -63,6 +64,25 @@ def test_event_is_signed_with_every_valid_secret(context: Context, receiver: Rec
     event = json.loads(body)
     assert event["data"]["id"] == generation.id
     assert (event["data"]["status"], headers["content-type"]) == ("cancelled", "application/json")
+
+
+def test_own_url_of_a_generation_gets_its_end_with_the_webhooks_signature(context: Context, receiver: Receiver) -> None:
+    paths: list[str] = []
+    receiver.answer = lambda request: (paths.append(request.path), status(204)(request))[1]
+    _, secret, scope = listening(context, receiver)
+    with context.database.session(scope) as session:
+        (webhook,) = session.scalars(select(Webhook)).all()
+        service.change(session, webhook.id, {"events": []}, allow_private=True)
+        domain = domains.create(session, "d", "", "mini").id
+        own = f"http://127.0.0.1:{receiver.port}/once"
+        for url in (own, None):
+            named = add_generation(session, scope, domain, webhook_id=webhook.id, webhook_url=url)
+            generations.cancel(session, named.id)
+        generations.cancel(session, add_generation(session, scope, domain).id)
+    Webhooks(context)._work()
+    assert sorted(paths) == ["/hooks?a=b", "/once"]
+    for headers, body in receiver.received:
+        assert Verifier(secret).verify(body, headers)["type"] == "generation.cancelled"
 
 
 def test_no_session_is_held_while_waiting_for_a_response(context: Context, receiver: Receiver) -> None:

@@ -240,6 +240,8 @@ class DeliveryDetail(BaseModel):
     id: str
     """Sent as `webhook-id` with every attempt."""
     webhook_id: str
+    url: str | None
+    """URL of the generation's own, which is used instead of the webhook's; or null."""
     type: str
     status: Literal["pending", "succeeded", "failed"]
     attempts: list[DeliveryAttempt]
@@ -256,6 +258,8 @@ class Delivery(BaseModel):
     id: str
     """Sent as `webhook-id` with every attempt."""
     webhook_id: str
+    url: str | None
+    """URL of the generation's own, which is used instead of the webhook's; or null."""
     type: str
     status: Literal["pending", "succeeded", "failed"]
     attempts: list[DeliveryAttempt]
@@ -917,6 +921,8 @@ class Generation(BaseModel):
     eta: float
     timestep_spacing: str
     priority: int
+    webhook_id: str | None
+    webhook_url: str | None
     adapter_id: str | None
     """Version used, which may have been deleted since; null for the base itself."""
     images: list[Image]
@@ -1033,6 +1039,16 @@ class FinetuneList(BaseModel):
     """Up to `limit` items and about 1 MiB."""
     next_cursor: str | None
     """Pass it as `cursor` to get the next page. Null on the last page."""
+
+
+class GenerationBatch(BaseModel):
+    """Generations of a batch."""
+
+    domain_id: str
+    seed: int
+    """Seed of the first image of every class."""
+    data: list[Generation]
+    """One generation for each class of the request, in its order."""
 
 
 class GenerationList(BaseModel):

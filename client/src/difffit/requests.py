@@ -67,6 +67,10 @@ class GenerationSettings(TypedDict):
     """Seconds until the request fails with `deadline_exceeded` if unfinished."""
     previews: NotRequired[int]
     """Number of evenly spaced previews per image."""
+    webhook_id: NotRequired[str | None]
+    """One of your webhooks, which is sent the end of this generation, whatever its `events` are. A webhook whose `events` are empty is sent nothing else."""
+    webhook_url: NotRequired[str | None]
+    """URL to which it is sent instead of the webhook's own, signed with the webhook's secret. Starts with https:// and resolves to a public address. Needs `webhook_id`."""
 
 
 Method = Literal["difffit", "bitfit"]

@@ -114,7 +114,7 @@ def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
         id=row.id,
         webhook_id=webhook.id,
         number=row.attempt,
-        url=webhook.url,
+        url=row.url or webhook.url,
         body=row.body,
         secrets=secrets,
         tenant_id=row.tenant_id,
@@ -141,29 +141,29 @@ def settle(session: Session, attempt: Attempt, outcome: Outcome, *, is_ours: boo
     row.lease_expires_at = None
     row.attempts = [*row.attempts, _entry(now, outcome)][-2 * MOST_ATTEMPTS :]
     if outcome.succeeded:
-        webhook.last_success_at = now
         _finish(row, "succeeded", now)
-        return True
-    row.failures += not is_ours
-    pause = pause_seconds(max(1, row.failures))
-    if outcome.response_status == _GONE:
-        _finish(row, "failed", now)
-        _disable(
-            session,
-            webhook,
-            "gone",
-            "The receiver answered 410, so no more events are sent. Enable the webhook to resume.",
-        )
-    elif pause is not None:
-        row.next_attempt_at = now + datetime.timedelta(seconds=pause)
     else:
-        _finish(row, "failed", now)
-        if webhook.last_success_at is None or webhook.last_success_at < row.created_at:
-            detail = (
-                f"Every delivery failed since {row.created_at:%Y-%m-%d %H:%M} UTC. The latest reason: {outcome.detail}"
-            )
-            _disable(session, webhook, "failing", detail)
+        row.failures += not is_ours
+        pause = pause_seconds(max(1, row.failures))
+        if pause is None or outcome.response_status == _GONE:
+            _finish(row, "failed", now)
+        else:
+            row.next_attempt_at = now + datetime.timedelta(seconds=pause)
+    if row.url is None:  # the URL of a single generation says nothing about the webhook's own
+        _judge(session, webhook, row, outcome, now)
     return True
+
+
+def _judge(session: Session, webhook: Webhook, row: WebhookDelivery, outcome: Outcome, now: datetime.datetime) -> None:
+    """Notes the success of an attempt in the webhook's row, or disables a webhook that is gone or fails for long."""
+    if outcome.succeeded:
+        webhook.last_success_at = now
+    elif outcome.response_status == _GONE:
+        detail = "The receiver answered 410, so no more events are sent. Enable the webhook to resume."
+        _disable(session, webhook, "gone", detail)
+    elif row.status == "failed" and (webhook.last_success_at is None or webhook.last_success_at < row.created_at):
+        detail = f"Every delivery failed since {row.created_at:%Y-%m-%d %H:%M} UTC. The latest reason: {outcome.detail}"
+        _disable(session, webhook, "failing", detail)
 
 
 def _finish(row: WebhookDelivery, status: str, now: datetime.datetime) -> None:

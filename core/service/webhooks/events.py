@@ -25,6 +25,9 @@ EventType = Literal[
     "adapter.quarantined",
 ]
 TEST = "webhook.test"
+Asked = tuple[str | None, str | None]
+"""Id of the webhook that a job asked for, and the URL to use instead of the webhook's own."""
+_NONE: Asked = (None, None)
 _SUBSCRIBED = frozenset(get_args(EventType))
 
 
@@ -41,7 +44,8 @@ def job_ended(session: Session, job: Dataset | Finetune | Generation) -> None:
         case Generation():
             kind, details = "generation", {"adapter_id": job.adapter_id, "count": job.count}
     common = {"id": job.id, "domain_id": job.domain_id, "status": job.status}
-    _emit(session, job.tenant_id, f"{kind}.{job.status}", {**common, **details, "error": job.error})
+    asked = (job.webhook_id, job.webhook_url) if isinstance(job, Generation) else _NONE
+    _emit(session, job.tenant_id, f"{kind}.{job.status}", {**common, **details, "error": job.error}, asked)
 
 
 def adapter(session: Session, row: Adapter, what: Literal["created", "promoted", "quarantined"]) -> None:
@@ -49,14 +53,17 @@ def adapter(session: Session, row: Adapter, what: Literal["created", "promoted",
     _emit(session, row.tenant_id, f"adapter.{what}", {**data, "status": row.status})
 
 
-def deliver(session: Session, webhook: Webhook, type: str, data: dict[str, Any]) -> WebhookDelivery:
-    """Adds and returns a delivery of one event to one webhook, due at once."""
+def deliver(
+    session: Session, webhook: Webhook, type: str, data: dict[str, Any], url: str | None = None
+) -> WebhookDelivery:
+    """Adds and returns a delivery of one event to one webhook, due at once. `url` replaces the webhook's own URL."""
     now = database_now(session)
     body = json.dumps({"type": type, "timestamp": _rfc3339(now), "data": data}, separators=(",", ":"))
     row = WebhookDelivery(
         id=new_id("msg"),
         tenant_id=webhook.tenant_id,
         webhook_id=webhook.id,
+        url=url,
         type=type,
         body=body,
         status="pending",
@@ -67,15 +74,20 @@ def deliver(session: Session, webhook: Webhook, type: str, data: dict[str, Any])
     return row
 
 
-def _emit(session: Session, tenant_id: str, type: str, data: dict[str, Any]) -> None:
+def _emit(session: Session, tenant_id: str, type: str, data: dict[str, Any], asked: Asked = _NONE) -> None:
+    """Adds a delivery of an event to each webhook that is for events of its type, and to the one that the event's job
+    asked for."""
     if type not in _SUBSCRIBED:
         return
     enabled = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.status == "enabled").order_by(Webhook.id)
     # Locks the webhooks until the transaction ends: if one were deleted meanwhile, the insert of its delivery would
     # fail.
     for webhook in session.scalars(enabled.with_for_update(read=True, key_share=True)).all():
-        if webhook.events is None or type in webhook.events:
-            deliver(session, webhook, type, data)
+        urls: list[str | None] = [None] if webhook.events is None or type in webhook.events else []
+        if webhook.id == asked[0] and asked[1] not in urls:
+            urls.append(asked[1])
+        for url in urls:
+            deliver(session, webhook, type, data, url)
 
 
 def _rfc3339(time: datetime.datetime) -> str:

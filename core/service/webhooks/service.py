@@ -15,7 +15,7 @@ from core.service.db.lookup import find, require
 from core.service.db.models import Webhook, WebhookDelivery
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
-from core.service.errors import WebhookDisabled
+from core.service.errors import WebhookDisabled, WebhookUrlRefused
 from core.service.webhooks import events
 from core.service.webhooks.addresses import parse
 from core.service.webhooks.signing import new_secret
@@ -127,6 +127,17 @@ def deliveries(session: Session, id: str, request: PageRequest) -> Page[WebhookD
     get(session, id)
     statement = select(WebhookDelivery).where(WebhookDelivery.webhook_id == id)
     return fetch_page(session, statement, WebhookDelivery.id, request)
+
+
+def check(session: Session, id: str, url: str | None, *, allow_private: bool) -> None:
+    """Checks that a webhook can be sent the end of a job, at `url` if it is given. Raises NotFound, WebhookDisabled,
+    WebhookUrlRefused."""
+    _enabled(session, id)
+    try:
+        if url is not None:
+            parse(url, allow_private=allow_private)
+    except WebhookUrlRefused as refused:
+        raise WebhookUrlRefused(refused.reason, "webhook_url") from refused
 
 
 def delivery(session: Session, id: str, delivery_id: str, *, lock: bool = False) -> WebhookDelivery:

@@ -1,17 +1,17 @@
 """Client calls for generations, the jobs that generate images with a domain's adapter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from difffit._async.backend import away
-from difffit._async.session import AsyncPages, AsyncSession, receipt
+from difffit._async.session import AsyncPages, AsyncSession, Model, given, receipt
 from difffit._async.waiting import MAX_SECONDS, ended
 from difffit.archives import save_file
 from difffit.errors import BadDownload
 from difffit.filters import GenerationFilters, query
-from difffit.models import Generation, GenerationList, Image
+from difffit.models import Generation, GenerationBatch, GenerationList, Image
 from difffit.pictures import Picture
 from difffit.requests import GenerationSettings
 
@@ -31,12 +31,27 @@ class AsyncGenerations:
 
         Raises NoActiveAdapter, BaseMismatch, InvalidRequest, TooManyRequests.
         """
-        path = "/v1/domains/{id}/generations"
-        headers = {"Prefer": f"wait={prefer_wait}"} if prefer_wait else {}
-        timeout = _READ_SECONDS + prefer_wait
-        return await self._session.call(
-            "POST", path, Generation, body=settings, headers=headers, timeout=timeout, id=domain_id
-        )
+        return await self._create(domain_id, "/v1/domains/{id}/generations", Generation, settings, prefer_wait)
+
+    async def create_batch(
+        self,
+        domain_id: str,
+        classes: Mapping[str, int] | Sequence[str],
+        *,
+        prefer_wait: int = 0,
+        **settings: Unpack[GenerationSettings],
+    ) -> tuple[Generation, ...]:
+        """Starts a generation for each of several classes in one request, or none if one of them is rejected, and
+        returns their states. `classes` has the class names, or the number of images of each. All classes get the same
+        seeds. The settings are those of `create`.
+
+        Raises NoActiveAdapter, BaseMismatch, InvalidRequest, TooManyRequests.
+        """
+        counts = classes if isinstance(classes, Mapping) else dict.fromkeys(classes)
+        asked = [given({"class_name": name, "count": count}) for name, count in counts.items()]
+        body = {**settings, "classes": asked}
+        path = "/v1/domains/{id}/generations/batches"
+        return tuple((await self._create(domain_id, path, GenerationBatch, body, prefer_wait)).data)
 
     def list(
         self,
@@ -97,6 +112,13 @@ class AsyncGenerations:
         sampling steps. The generation's field `previews` lists the available previews."""
         path = "/v1/generations/{id}/previews/{index}/{step}"
         return (await self._session.send("GET", path, id=id, index=index, step=step)).content
+
+    async def _create(
+        self, domain_id: str, path: str, model: type[Model], body: Mapping[str, Any], prefer_wait: int
+    ) -> Model:
+        headers = {"Prefer": f"wait={prefer_wait}"} if prefer_wait else {}
+        timeout = _READ_SECONDS + prefer_wait
+        return await self._session.call("POST", path, model, body=body, headers=headers, timeout=timeout, id=domain_id)
 
     async def _picture(self, generation: Generation, image: Image) -> Picture:
         path = "/v1/generations/{id}/images/{index}"

@@ -1,12 +1,16 @@
 """Commands of `difffit webhooks`, with which the server sends events to a URL of yours."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import RenderableType
 
 from difffit.cli.arguments import HOUR, LimitOption, YesOption, confirm, in_seconds
 from difffit.cli.base import State, command
 from difffit.cli.views import record, table
+
+if TYPE_CHECKING:
+    from difffit.models import Webhook, WebhookIssued
 
 app = typer.Typer(help="Send events to a URL of yours.", no_args_is_help=True)
 WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Id of the webhook.")]
@@ -14,8 +18,11 @@ DeliveryArgument = Annotated[str, typer.Argument(metavar="DELIVERY", help="Id of
 EventOption = Annotated[
     list[str] | None, typer.Option("--event", help="Event type, such as finetune.succeeded. Repeatable.")
 ]
-_FIELDS = ("id", "url", "events", "description", "status", "disabled_reason", "last_success_at", "created_at")
-_DELIVERY = ("id", "webhook_id", "type", "status", "next_attempt_at", "created_at", "finished_at")
+NoEventsOption = Annotated[
+    bool, typer.Option("--no-events", help="Send only the ends of generations that name this webhook.")
+]
+_FIELDS = ("id", "url", "description", "status", "disabled_reason", "last_success_at", "created_at")
+_DELIVERY = ("id", "webhook_id", "url", "type", "status", "next_attempt_at", "created_at", "finished_at")
 
 
 @command(app)
@@ -23,11 +30,13 @@ def create(
     state: State,
     url: Annotated[str, typer.Argument(metavar="URL", help="URL that starts with https://.")],
     event: EventOption = None,
+    no_events: NoEventsOption = False,
     description: Annotated[str | None, typer.Option(help="Free text.")] = None,
 ) -> None:
-    """Create a webhook, for all events unless `--event` is given. Its signing secret is shown only now."""
-    issued = state.client.webhooks.create(url, event, description)
-    state.show(issued, record(issued, "id", "url", "events", "secret"))
+    """Create a webhook, for all events unless `--event` or `--no-events` is given. Its signing secret is shown only
+    now."""
+    issued = state.client.webhooks.create(url, [] if no_events else event, description)
+    state.show(issued, record(issued, "id", "url", "secret", events=_events(issued)))
 
 
 @command(app, "list")
@@ -37,7 +46,7 @@ def list_webhooks(state: State, limit: LimitOption = None) -> None:
     columns = {
         "id": lambda webhook: webhook.id,
         "url": lambda webhook: webhook.url,
-        "events": lambda webhook: webhook.events or "all",
+        "events": _events,
         "status": lambda webhook: webhook.status,
         "last success": lambda webhook: webhook.last_success_at,
     }
@@ -48,7 +57,7 @@ def list_webhooks(state: State, limit: LimitOption = None) -> None:
 def get(state: State, webhook: WebhookArgument) -> None:
     """Show one webhook and, if it is disabled, the reason."""
     details = state.client.webhooks.get(webhook)
-    state.show(details, record(details, *_FIELDS))
+    state.show(details, _view(details))
 
 
 @command(app)
@@ -58,14 +67,14 @@ def update(
     url: Annotated[str | None, typer.Option(help="New URL.")] = None,
     event: EventOption = None,
     all_events: Annotated[bool, typer.Option("--all-events", help="Send all events.")] = False,
+    no_events: NoEventsOption = False,
     description: Annotated[str | None, typer.Option(help="New description.")] = None,
     enabled: Annotated[bool | None, typer.Option("--enable/--disable", help="Resume or stop sending events.")] = None,
 ) -> None:
     """Change a webhook, or enable or disable it."""
-    changed = state.client.webhooks.update(
-        webhook, url=url, events="all" if all_events else event, description=description, enabled=enabled
-    )
-    state.show(changed, record(changed, *_FIELDS))
+    events = "all" if all_events else [] if no_events else event
+    changed = state.client.webhooks.update(webhook, url=url, events=events, description=description, enabled=enabled)
+    state.show(changed, _view(changed))
 
 
 @command(app)
@@ -124,3 +133,11 @@ def redeliver(state: State, webhook: WebhookArgument, delivery: DeliveryArgument
     """Send the event of a delivery again."""
     sent = state.client.webhooks.redeliver(webhook, delivery)
     state.show(sent, record(sent, *_DELIVERY))
+
+
+def _view(webhook: "Webhook") -> RenderableType:
+    return record(webhook, *_FIELDS, events=_events(webhook))
+
+
+def _events(webhook: "Webhook | WebhookIssued") -> str:
+    return "all" if webhook.events is None else ", ".join(webhook.events) or "none"

@@ -39,6 +39,11 @@ class Generation(JobColumns, Base):
     preview_count: Mapped[int] = mapped_column(default=0)
     """Number of previews requested for each image."""
     deadline_at: Mapped[datetime.datetime | None]
+    webhook_id: Mapped[str | None] = mapped_column(String(40))
+    """Id of a webhook that is sent the end of this generation, whatever events it is for. Not a foreign key, since the
+    webhook may be deleted before."""
+    webhook_url: Mapped[str | None] = mapped_column(String(2000))
+    """URL to which it is sent; None means the webhook's own."""
     progress: Mapped[float] = mapped_column(default=0.0)
     model_evaluations: Mapped[int] = mapped_column(default=0)
     timings: Mapped[dict[str, Any]] = mapped_column(default=dict)

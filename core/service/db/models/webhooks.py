@@ -16,7 +16,8 @@ class Webhook(TenantOwned, Base):
     url: Mapped[str] = mapped_column(String(2000))
     description: Mapped[str] = mapped_column(Text, default="")
     events: Mapped[list[Any] | None] = mapped_column(Json)
-    """Event types to deliver. None means every type, including those added in future."""
+    """Event types to deliver. None means every type, including those added in future. A webhook of an empty list is
+    sent only the ends of generations that name it."""
     secret: Mapped[str] = mapped_column(String(100))
     """Signing secret, in plain text, since the service signs with it. Database roles and row-level security protect it.
     Only the responses that create the webhook or rotate its secret contain it."""
@@ -50,6 +51,8 @@ class WebhookDelivery(TenantOwned, Base):
     id: Mapped[Id]
     """Id of the delivery, sent in the `webhook-id` header of every attempt."""
     webhook_id: Mapped[str] = mapped_column(String(40), ForeignKey("webhooks.id", ondelete="CASCADE"))
+    url: Mapped[str | None] = mapped_column(String(2000))
+    """URL of this delivery, if a generation asked for another one than the webhook's."""
     type: Mapped[str] = mapped_column(String(60))
     body: Mapped[str] = mapped_column(Text)
     """JSON text that is signed and sent, unchanged."""

@@ -263,3 +263,21 @@ def test_webhooks_are_deleted_with_their_tenant(database: Database, owner: tuple
     with database.session() as session:
         for table in ("webhooks", "webhook_deliveries"):
             assert session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
+
+
+@pytest.mark.parametrize("outcome", [OK, Outcome(0.1, 410, "refused", "It answered 410.")])
+def test_own_url_of_a_generation_says_nothing_about_the_webhook(
+    database: Database, owner: tuple[Scope, str], webhook: str, outcome: Outcome
+) -> None:
+    scope, domain = owner
+    with database.session(scope) as session:
+        service.change(session, webhook, {"events": []}, allow_private=False)
+        named = {"webhook_id": webhook, "webhook_url": "https://example.com/once"}
+        generations.cancel(session, add_generation(session, scope, domain, **named).id)
+    attempt = claimed(database)
+    assert (attempt.webhook_id, attempt.url) == (webhook, "https://example.com/once")
+    assert settle(database, attempt, outcome)
+    assert row(database, attempt.id).status == ("succeeded" if outcome is OK else "failed")
+    with database.session() as session:
+        unchanged = session.get_one(Webhook, webhook)
+        assert (unchanged.status, unchanged.last_success_at) == ("enabled", None)
