@@ -40,6 +40,19 @@ def test_generation_is_delivered_to_its_webhook(shell: Shell, drawable: Drawable
     shell.json("webhooks", "delete", webhook["id"], "--yes")
 
 
+def test_generation_names_a_webhook_without_events(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
+    with receiving() as receiver:
+        webhook = shell.json("webhooks", "create", receiver.url, "--no-events")
+        words = ("generate", drawable.id, "fruit", "--steps", 1, "-o", tmp_path)
+        shell.json(*words)
+        named = shell.json(*words, "--webhook", webhook["id"])
+        while not receiver.received:
+            time.sleep(0.05)
+        (headers, body), *others = receiver.received
+        assert (Verifier(webhook["secret"]).verify(body, headers)["data"]["id"], others) == (named["id"], [])
+    shell.json("webhooks", "delete", webhook["id"], "--yes")
+
+
 def _check_verification(secret: str, headers: dict[str, str], body: bytes) -> None:
     """Checks that the SDK accepts a delivered event, and no other secret, body or time."""
     titled = {name.title(): value for name, value in headers.items()}
@@ -64,6 +77,8 @@ def test_webhook_is_created_updated_rotated_and_deleted(shell: Shell) -> None:
     assert shell.run("webhooks", "test", webhook["id"]).exit_code == 5
     assert shell.json("webhooks", "update", webhook["id"], "--all-events", "--enable")["events"] is None
     assert "Ours" in shell.text("webhooks", "get", webhook["id"])
+    assert shell.json("webhooks", "update", webhook["id"], "--no-events")["events"] == []
+    assert "none" in shell.text("webhooks", "list")
     rotated = shell.json("webhooks", "rotate", webhook["id"], "--overlap", 1)
     assert rotated["secret"] not in {None, webhook["secret"]}
     sent = shell.json("webhooks", "test", webhook["id"])

@@ -1,5 +1,6 @@
 """Command `difffit generate`, and commands of `difffit generations`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,9 +40,11 @@ _FIELDS = ("id", "status", "class_name", "count", "seed", "steps", "guidance_sca
 def generate(
     state: State,
     domain: DomainArgument,
-    class_name: Annotated[str | None, typer.Argument(metavar="CLASS", help="One of the adapter's classes.")] = None,
+    class_names: Annotated[
+        list[str] | None, typer.Argument(metavar="[CLASS]…", help="Classes of the adapter, each with the same seeds.")
+    ] = None,
     class_id: Annotated[int | None, typer.Option(help="Index of the class, instead of its name.")] = None,
-    count: Annotated[int | None, typer.Option("--count", "-n", help="Number of images.")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", help="Number of images of each class.")] = None,
     seed: Annotated[int | None, typer.Option(help="Image k uses seed + k. Random by default.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     adapter_scale: Annotated[
@@ -70,12 +73,27 @@ def generate(
         float | None, typer.Option("--deadline", help="Seconds until the request expires.")
     ] = None,
     previews: Annotated[int | None, typer.Option(min=0, max=10, help="Previews to store per image.")] = None,
+    webhook_id: Annotated[
+        str | None, typer.Option("--webhook", help="Id of a webhook to which the end is sent.")
+    ] = None,
+    webhook_url: Annotated[str | None, typer.Option(help="URL to use instead of the webhook's own.")] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="File with one request per line: CSV with a header, or JSON lines. Its columns are `name`, for the "
+            "file of the image, and settings such as class_name, count and seed; options apply to lines without them.",
+        ),
+    ] = None,
     wait: WaitOption = True,
     output: OutputOption = Path(),
 ) -> None:
-    """Generate images of one class and save them as PNGs, which contain the settings used."""
+    """Generate images and save them as PNGs, which contain the settings used.
+
+    After an interruption, the same command with `--batch` continues where it stopped.
+    """
     asked = {
-        "class_name": class_name,
         "class_id": class_id,
         "count": count,
         "seed": seed,
@@ -91,17 +109,29 @@ def generate(
         "priority": priority,
         "deadline_seconds": deadline_seconds,
         "previews": previews,
+        "webhook_id": webhook_id,
+        "webhook_url": webhook_url,
     }
     settings: GenerationSettings = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
+    classes = class_names or []
+    if len(classes) == 1:
+        settings["class_name"] = classes[0]
+    if batch is not None:
+        _run_batch(state, domain, batch, settings, output, can_run=wait and len(classes) < 2)
+        return
     if wait:
-        _check_output(output, count or 1)
-    owner = domain_id(state.client, domain)
-    started = state.client.generations.create(owner, prefer_wait=1 if wait else 0, **settings)
-    if wait:
-        _save(state, _wait(state, started.id), output)
+        _check_output(output, (count or 1) * max(1, len(classes)))
+    owner, prefer_wait = domain_id(state.client, domain), 1 if wait else 0
+    if len(classes) > 1:
+        started = state.client.generations.create_batch(owner, classes, prefer_wait=prefer_wait, **settings)
     else:
-        state.show(started, record(started, *_FIELDS))
-        state.note(f"Save its images with `difffit generations download {started.id}`.")
+        started = (state.client.generations.create(owner, prefer_wait=prefer_wait, **settings),)
+    if wait:
+        _save(state, _wait(state, [generation.id for generation in started]), output)
+        return
+    state.show(_one_or_all(started), Group(*(record(generation, *_FIELDS) for generation in started)))
+    for generation in started:
+        state.note(f"Save its images with `difffit generations download {generation.id}`.")
 
 
 @command(app, "list")
@@ -150,7 +180,7 @@ def cancel(state: State, generation: GenerationArgument) -> None:
 def download(state: State, generation: GenerationArgument, output: OutputOption = Path()) -> None:
     """Save a generation's images as PNGs. Waits until they are finished."""
     _check_output(output, state.client.generations.get(generation).count)
-    _save(state, _wait(state, generation), output)
+    _save(state, _wait(state, [generation]), output)
 
 
 @command(app)
@@ -160,20 +190,42 @@ def delete(state: State, generation: GenerationArgument, yes: YesOption = False)
     show_deleted(state, generation, state.client.generations.delete(generation))
 
 
-def _wait(state: State, id: str) -> "Generation":
-    """Shows a progress bar and returns the generation once it has succeeded. Raises JobFailed."""
+def _run_batch(
+    state: State, domain: str, file: Path, settings: GenerationSettings, output: Path, *, can_run: bool
+) -> None:
+    from difffit.batches import read_batch
+    from difffit.cli.batches import Batch
+    from difffit.errors import InvalidInput
+
+    if not can_run:
+        raise InvalidInput("--batch takes at most one CLASS, for lines that name none, and no --no-wait.")
+    requests = read_batch(file, settings)
+    Batch(state, domain_id(state.client, domain), output).run(requests)
+
+
+def _wait(state: State, ids: Sequence[str]) -> "list[Generation]":
+    """Shows a progress bar and returns the generations once all have succeeded. Raises JobFailed."""
+    done: list[Generation] = []
     try:
         with steps_bar(state, "Generating") as bar:
             task = bar.add_task("", total=100, note="%")
-            return state.client.generations.wait(
-                id, on_change=lambda generation: bar.update(task, completed=round(100 * generation.progress))
-            )
+            for id in ids:
+                done.append(
+                    state.client.generations.wait(
+                        id,
+                        on_change=lambda generation: bar.update(
+                            task, completed=round(100 * (len(done) + generation.progress) / len(ids))
+                        ),
+                    )
+                )
     except KeyboardInterrupt:
-        state.note(
-            f"{id} continues. Save its images with `difffit generations download {id}`, or end it with "
-            f"`difffit generations cancel {id}`."
-        )
+        for id in ids[len(done) :]:
+            state.note(
+                f"{id} continues. Save its images with `difffit generations download {id}`, or end it with "
+                f"`difffit generations cancel {id}`."
+            )
         raise
+    return done
 
 
 def _check_output(output: Path, count: int) -> None:
@@ -190,9 +242,17 @@ def _is_file(output: Path) -> bool:
     return output.suffix.lower() == ".png" and not output.is_dir()
 
 
-def _save(state: State, generation: "Generation", output: Path) -> None:
-    paths = [picture.save(output) for picture in state.client.generations.pictures(generation)]
-    shown: dict[str, Any] = generation.model_dump(mode="json")
-    for image, path in zip(shown["images"], paths, strict=True):
-        image["path"] = str(path)
-    state.show(shown, Group(*(str(path) for path in paths)))
+def _save(state: State, generations: "Sequence[Generation]", output: Path) -> None:
+    shown: list[dict[str, Any]] = []
+    for generation in generations:
+        pictures = state.client.generations.pictures(generation)
+        shown.append(generation.model_dump(mode="json"))
+        for image, picture in zip(shown[-1]["images"], pictures, strict=True):
+            image["path"] = str(picture.save(output))
+    paths = [image["path"] for each in shown for image in each["images"]]
+    state.show(_one_or_all(shown), Group(*paths))
+
+
+def _one_or_all(values: Sequence[Any]) -> Any:
+    """Returns the only value, or a list of several, as commands print them with `--json`."""
+    return values[0] if len(values) == 1 else list(values)
