@@ -1,8 +1,9 @@
-"""Zip files of images, written while they are sent, with one image in memory at a time."""
+"""Zip files, written while they are sent, with one file in memory at a time."""
 
 import json
 import zipfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import IO, Any, cast
 
 from api.threads import STORE, run_in
@@ -34,18 +35,41 @@ class _Sink:
         return data
 
 
-async def zipped(store: ObjectStore, images: Sequence[GenerationImage]) -> AsyncIterator[bytes]:
-    """Yields a zip of the images' PNG files, which are stored without further compression, and of their metadata, piece
-    by piece. Raises NotFound, ChecksumMismatch, StorageUnavailable."""
+def zip_response(description: str) -> dict[str, Any]:
+    """Returns the OpenAPI document's description of a response with a zip."""
+    schema = {"type": "string", "format": "binary"}
+    return {"content": {"application/zip": {"schema": schema}}, "description": description}
+
+
+async def zipped(files: AsyncIterator[tuple[str, bytes]]) -> AsyncIterator[bytes]:
+    """Yields a zip of files, each a path and its bytes, piece by piece. They are stored without compression, since
+    images are compressed already. Raises the errors of `files`."""
     sink = _Sink()
     with zipfile.ZipFile(cast(IO[bytes], sink), "w") as packed:  # zipfile needs only write and flush
-        for image in images:
-            data = await run_in(STORE, store.get, image.object_key, image.sha256)
-            packed.writestr(zipfile.ZipInfo(_name(image), _EPOCH), data)
+        async for path, data in files:
+            packed.writestr(zipfile.ZipInfo(path, _EPOCH), data)
             yield sink.take()
-        lines = [json.dumps(_metadata(image), ensure_ascii=False) + "\n" for image in images]
-        packed.writestr(zipfile.ZipInfo(METADATA, _EPOCH), "".join(lines))
     yield sink.take()
+
+
+async def image_files(store: ObjectStore, images: Sequence[GenerationImage]) -> AsyncIterator[tuple[str, bytes]]:
+    """Yields the PNG files of images, and then the file with their metadata. Raises NotFound, ChecksumMismatch,
+    StorageUnavailable."""
+    for image in images:
+        yield _name(image), await run_in(STORE, store.get, image.object_key, image.sha256)
+    lines = [json.dumps(_metadata(image), ensure_ascii=False) + "\n" for image in images]
+    yield METADATA, "".join(lines).encode()
+
+
+async def in_threads(files: Generator[tuple[str, bytes]]) -> AsyncIterator[tuple[str, bytes]]:
+    """Yields what a blocking generator yields, which runs in the threads that read from the object store."""
+    with closing(files):
+        while (file := await run_in(STORE, _next, files)) is not None:
+            yield file
+
+
+def _next(files: Iterator[tuple[str, bytes]]) -> tuple[str, bytes] | None:
+    return next(files, None)
 
 
 def _name(image: GenerationImage) -> str:

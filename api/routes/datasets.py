@@ -1,13 +1,15 @@
-"""Routes of data sets: upload, list, rename, delete, report of rejected files, examples of classes."""
+"""Routes of data sets: upload, list, rename, download, delete, report of rejected files, examples of classes."""
 
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Path, Request, Response, UploadFile
+from fastapi.concurrency import run_in_threadpool
 
+from api.archives import in_threads, zip_response, zipped
 from api.auth import ReaderDep, ViewerDep, WriterDep
-from api.deps import OF_STATUS, DatabaseDep, PageDep, ServicesDep
+from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import PayloadTooLarge, ServiceBusy, TooManyTransfers
 from api.filters import DatasetFilterDep
 from api.idempotency import IdempotentRoute
@@ -16,14 +18,16 @@ from api.pngs import IMAGE, OPTIONAL_KEY, UNCHANGED, png
 from api.schemas.common import Listing, Name, changes, listing
 from api.schemas.datasets import DatasetChange, DatasetOut, DatasetStatus, RejectedFile, first_rejected
 from api.signing import signer
+from api.streams import ArchiveStream
 from api.threads import STORE, UPLOADS, runs_in
-from core.artifact.errors import NotFound
-from core.service.datasets import contents, removal
+from core.artifact.errors import ChecksumMismatch, NotFound
+from core.service.datasets import contents, downloads, removal
 from core.service.datasets import service as datasets
 from core.service.db.models import Dataset
 from core.service.db.paging import Page, PageRequest
-from core.service.errors import ArchiveInvalid, DatasetInUse, QuotaExceeded, StorageQuotaExceeded
+from core.service.errors import ArchiveInvalid, DatasetInUse, DatasetNotReady, QuotaExceeded, StorageQuotaExceeded
 from core.service.storage.errors import StorageUnavailable
+from core.service.tenancy import Scope
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 
@@ -103,6 +107,31 @@ def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderD
         return rendered
 
 
+@router.get(
+    "/datasets/{id}/download",
+    operation_id="download_dataset",
+    response_class=Response,
+    responses={
+        200: zip_response("The images, as they were uploaded, in one folder per class."),
+        **problems(
+            NotFound,
+            DatasetNotReady,
+            ArchiveInvalid,
+            StorageUnavailable,
+            ChecksumMismatch,
+            TooManyTransfers,
+            ServiceBusy,
+        ),
+    },
+)
+async def download_dataset(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
+    """Download the accepted images of a data set as a zip, which can be uploaded again."""
+    contents = await run_in_threadpool(_contents, services, scope, id)
+    files = downloads.files(services.store, contents, datasets.limits(services.settings))
+    place = services.limits.transfers.count.take(scope.tenant)
+    return await ArchiveStream.of(zipped(in_threads(files)), place, f"{id}.zip")
+
+
 @router.patch("/datasets/{id}", operation_id="change_dataset", responses=problems(NotFound))
 def change_dataset(
     id: str, body: DatasetChange, request: Request, database: DatabaseDep, scope: WriterDep
@@ -149,6 +178,11 @@ def get_class_example(
     with services.database.session(scope) as session:
         key = datasets.example(session, id, class_id)
     return png(request, partial(services.store.get, key))
+
+
+def _contents(services: Services, scope: Scope, id: str) -> downloads.Contents:
+    with services.database.session(scope) as session:
+        return downloads.contents(session, id)
 
 
 def _listed(request: Request, page: Page[Dataset]) -> Listing[DatasetOut]:

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api.archives import zipped
+from api.archives import image_files, zip_response, zipped
 from api.auth import ReaderDep, ViewerDep, WriterDep
 from api.deps import DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import ServiceBusy, TooManyTransfers
@@ -30,10 +30,7 @@ from core.service.tenancy import Scope
 router = APIRouter(prefix="/v1", tags=["images"], route_class=IdempotentRoute)
 IMAGE_PATH = "/generations/{id}/images/{index}"
 PREVIEW_PATH = "/generations/{id}/previews/{index}/{step}"
-ZIP: dict[str, Any] = {
-    "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-    "description": "PNG files, and `metadata.jsonl` with a line of JSON for each.",
-}
+ZIP = zip_response("PNG files, and `metadata.jsonl` with a line of JSON for each.")
 Index = Annotated[int, Path(ge=0, lt=2**31)]
 
 
@@ -164,4 +161,4 @@ async def _zip(services: Services, scope: Scope, rows: list[GenerationImage], na
     """Returns a response with the images as a zip. Reads the first image before the response starts, so that an object
     store that does not respond gives an error response."""
     place = services.limits.transfers.count.take(scope.tenant)
-    return await ArchiveStream.of(zipped(services.store, rows), place, f"{name}.zip")
+    return await ArchiveStream.of(zipped(image_files(services.store, rows)), place, f"{name}.zip")

@@ -38,6 +38,7 @@ DELETE /v1/domains/{id}/datasets/uploads/{upload_id} 204
 GET /v1/domains/{id}/finetunes 200
 GET /v1/domains/{id}/generations 200
 GET /v1/datasets/{id} 200
+GET /v1/datasets/{id}/download 200
 POST /v1/domains/{id}/finetunes 202
 GET /v1/finetunes/{id} 200
 GET /v1/finetunes/{id}/events 200

@@ -108,6 +108,10 @@ def test_dataset_with_a_broken_file_is_uploaded(shell: Shell, name: str, drawing
     assert images[0]["file"] in shell.text("datasets", "images", dataset["id"])
     assert shell.json("datasets", "images", dataset["id"], "--warning", "blank") == []
     assert shell.run("datasets", "images", dataset["id"], "--class", "tree").exit_code == 6
+    packed = shell.text("datasets", "download", dataset["id"], "-o", tmp_path).strip()
+    assert Path(packed) == tmp_path / f"{dataset['id']}.zip"
+    assert len(zipfile.ZipFile(packed).namelist()) == 8
+    assert [path.name for path in tmp_path.glob("*.part")] == []
     renamed = f"{name}, renamed"
     assert shell.json("datasets", "update", dataset["id"], "--name", renamed)["name"] == renamed
     assert [row["id"] for row in shell.json("datasets", "list", "--name", renamed)] == [dataset["id"]]

@@ -143,6 +143,15 @@ def test_upload_is_repeated_from_its_start(shaky: Client, proxy: Proxy, drawings
     assert shaky.datasets.wait(dataset.id).images == 8
 
 
+def test_broken_download_leaves_no_file(shaky: Client, proxy: Proxy, drawable: Drawable, tmp_path: Path) -> None:
+    proxy.faults = [1000]
+    with pytest.raises((errors.BadDownload, errors.ConnectionFailed)):
+        shaky.datasets.download(drawable.dataset_id, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    path = shaky.datasets.download(drawable.dataset_id, tmp_path / "mine.zip")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_broken_stream_resumes_after_the_last_event(shaky: Client, proxy: Proxy, drawable: Drawable) -> None:
     whole = list(shaky.finetunes.events(drawable.finetune_id))
     length = sum(len(event.model_dump_json()) for event in whole)

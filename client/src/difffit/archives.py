@@ -142,7 +142,12 @@ def _is_image(path: Path) -> bool:
 
 
 def save_file(data: bytes, path: Path, name: str) -> Path:
-    """Writes a downloaded file and returns its path: `path`, or the file `name` in the folder `path`."""
-    target = path / name if path.is_dir() else path
+    """Writes a downloaded file and returns its path, as `place` chooses it."""
+    target = place(path, name)
     target.write_bytes(data)
     return target
+
+
+def place(path: Path, name: str) -> Path:
+    """Returns the path of a downloaded file: `path`, or the file `name` in the folder `path`."""
+    return path / name if path.is_dir() else path

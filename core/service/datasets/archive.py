@@ -4,6 +4,7 @@ zip's index, their bytes are counted while inflating, and nothing is extracted t
 import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
@@ -108,6 +109,17 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
 
     Raises ArchiveInvalid, which names the file, if a file is missing from the zip, has changed, or is rejected.
     """
+    for member, data in read_files(file, members, limits):
+        with _naming(member):
+            image = read_image(data, limits.pixels)
+        yield member["class_id"], image
+
+
+def read_files(
+    file: IO[bytes], members: list[dict[str, Any]], limits: Limits
+) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yields (member, bytes) for each accepted image of a validated zip, in the order of `read_images`. Raises
+    ArchiveInvalid, which names the file, if a file is missing from the zip or has changed."""
     with open_zip(file, limits.members) as archive:
         infos: dict[str, zipfile.ZipInfo] = {}
         for entry in archive.infolist():
@@ -115,16 +127,22 @@ def read_images(file: IO[bytes], members: list[dict[str, Any]], limits: Limits) 
         for member in sorted(members, key=lambda member: (member["class_id"], member["file"])):
             # Data sets of earlier releases stored the path as zipfile decodes it, and no SHA-256.
             info = infos.get(member["file"]) or archive.NameToInfo.get(member["file"])
-            try:
+            with _naming(member):
                 if info is None:
                     raise Refused("missing", "It is no longer in the zip.")
                 data, _ = inflate(archive, info, limits.image_bytes)
                 if data is None or member.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
                     raise Refused("changed", "It differs from the file that was accepted.")
-                image = read_image(data, limits.pixels)
-            except Refused as refused:
-                raise ArchiveInvalid(refused.code, f"{member['file']}: {refused.detail}") from refused
-            yield member["class_id"], image
+            yield member, data
+
+
+@contextmanager
+def _naming(member: dict[str, Any]) -> Iterator[None]:
+    """Converts Refused to ArchiveInvalid, which names the member's file."""
+    try:
+        yield
+    except Refused as refused:
+        raise ArchiveInvalid(refused.code, f"{member['file']}: {refused.detail}") from refused
 
 
 def _check_reason(good: int, rejected: list[Remark]) -> None:

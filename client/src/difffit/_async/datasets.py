@@ -1,13 +1,14 @@
 """Client calls for data sets: training images in one folder per class."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Unpack
 
 from difffit._async.backend import opened
 from difffit._async.session import AsyncPages, AsyncSession, receipt
 from difffit._async.uploads import AsyncUploads
 from difffit._async.waiting import ended
-from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive
+from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive, place
 from difffit.filters import DatasetFilters, query
 from difffit.models import Dataset, DatasetImage, DatasetImageList, DatasetList, RejectedFile, RejectedFileList
 
@@ -92,6 +93,14 @@ class AsyncDatasets:
         """Copies a data set to another of your domains, and returns the copy. Raises InvalidRequest, Conflict."""
         path = "/v1/domains/{id}/datasets/copies"
         return await self._session.call("POST", path, Dataset, body={"dataset_id": id, "name": name}, id=domain_id)
+
+    async def download(self, id: str, path: str | Path) -> Path:
+        """Downloads the accepted images of a data set as a zip with one folder per class, which can be uploaded again.
+        Returns the file's path; in a folder it is named after the data set's id. Raises NotFound, ConnectionFailed,
+        BadDownload, and Conflict if the data set is not ready."""
+        target = place(Path(path), f"{id}.zip")
+        await self._session.save_zip("/v1/datasets/{id}/download", target, id=id)
+        return target
 
     async def delete(self, id: str) -> str | None:
         """Deletes a data set with its images. Raises Conflict while an unfinished fine-tune needs it.

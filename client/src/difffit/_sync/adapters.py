@@ -6,9 +6,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Unpack
 
-from difffit._sync.backend import opened
+from difffit._sync.backend import away, opened
 from difffit._sync.session import Pages, Session, given, receipt
-from difffit.archives import open_archive
+from difffit.archives import open_archive, save_file
 from difffit.errors import BadDownload
 from difffit.filters import AdapterFilters, query
 from difffit.models import Adapter, AdapterList, Domain
@@ -65,9 +65,7 @@ class Adapters:
         data = (self._session.send("GET", "/v1/adapters/{id}/download", id=id)).content
         if sha256(data).hexdigest() != adapter.sha256:
             raise BadDownload(id)
-        target = Path(path) / f"{id}.safetensors" if Path(path).is_dir() else Path(path)
-        target.write_bytes(data)
-        return target
+        return away(save_file, data, Path(path), f"{id}.safetensors")
 
     def promote(self, domain_id: str, adapter_id: str) -> Domain:
         """Makes an adapter the domain's active version, which generations use by default. To roll back, promote an

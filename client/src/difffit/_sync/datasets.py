@@ -2,13 +2,14 @@
 """Client calls for data sets: training images in one folder per class."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Unpack
 
 from difffit._sync.backend import opened
 from difffit._sync.session import Pages, Session, receipt
 from difffit._sync.uploads import Uploads
 from difffit._sync.waiting import ended
-from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive
+from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive, place
 from difffit.filters import DatasetFilters, query
 from difffit.models import Dataset, DatasetImage, DatasetImageList, DatasetList, RejectedFile, RejectedFileList
 
@@ -93,6 +94,14 @@ class Datasets:
         """Copies a data set to another of your domains, and returns the copy. Raises InvalidRequest, Conflict."""
         path = "/v1/domains/{id}/datasets/copies"
         return self._session.call("POST", path, Dataset, body={"dataset_id": id, "name": name}, id=domain_id)
+
+    def download(self, id: str, path: str | Path) -> Path:
+        """Downloads the accepted images of a data set as a zip with one folder per class, which can be uploaded again.
+        Returns the file's path; in a folder it is named after the data set's id. Raises NotFound, ConnectionFailed,
+        BadDownload, and Conflict if the data set is not ready."""
+        target = place(Path(path), f"{id}.zip")
+        self._session.save_zip("/v1/datasets/{id}/download", target, id=id)
+        return target
 
     def delete(self, id: str) -> str | None:
         """Deletes a data set with its images. Raises Conflict while an unfinished fine-tune needs it.

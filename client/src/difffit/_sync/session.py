@@ -3,16 +3,18 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import quote
 from uuid import uuid4
+from zipfile import is_zipfile
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from difffit._sync.backend import sleep
+from difffit._sync.backend import away, sleep
 from difffit.archives import Archive, Counted, OnProgress
-from difffit.errors import InvalidInput, NotConfigured, UnexpectedAnswer, error_of
+from difffit.errors import BadDownload, InvalidInput, NotConfigured, UnexpectedAnswer, error_of
 from difffit.retries import Retries, retry_after
 from difffit.settings import Settings
 
@@ -114,6 +116,22 @@ class Session:
                 raise error_of(response, retry_after(response))
             yield response
 
+    def save_zip(self, path: str, target: Path, **ids: str) -> None:
+        """Writes the zip that a GET request returns to a file, piece by piece. The file appears when it is complete.
+        Raises ApiError, ConnectionFailed, BadDownload."""
+        part = target.with_name(f"{target.name}.part")
+        try:
+            with self.open(path, {}, **ids) as response:
+                _write_body(response, part)
+            if not away(is_zipfile, part):  # a proxy may end a response without an error
+                raise BadDownload(target.name)
+            part.replace(target)
+        except httpx.TransportError as error:
+            Retries(0).after_error(error)
+            raise
+        finally:
+            part.unlink(missing_ok=True)
+
     def probe(self, path: str) -> httpx.Response:
         """Sends a GET request without API key and without retries, and returns the response, whatever its status.
         Raises ConnectionFailed."""
@@ -177,6 +195,12 @@ def filled(path: str, ids: Mapping[str, str | int]) -> str:
         if not id.strip(".") or "/" in id:
             raise InvalidInput(f"'{id}' is not a valid id. Ids are not empty and contain no slash.")
     return path.format(**{name: quote(str(id), safe="") for name, id in ids.items()})
+
+
+def _write_body(response: httpx.Response, path: Path) -> None:
+    with path.open("wb") as file:
+        for piece in response.iter_bytes():
+            away(file.write, piece)
 
 
 def receipt(response: httpx.Response) -> str | None:

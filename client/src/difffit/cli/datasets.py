@@ -193,6 +193,17 @@ def copy(
 
 
 @command(app)
+def download(
+    state: State,
+    dataset: DatasetArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Zip file, or folder for it.")] = Path(),
+) -> None:
+    """Save the accepted images of a data set as a zip with one folder per class, which can be uploaded again."""
+    path = state.client.datasets.download(dataset, output)
+    state.show({"path": str(path)}, str(path))
+
+
+@command(app)
 def delete(state: State, dataset: DatasetArgument, yes: YesOption = False) -> None:
     """Delete a data set with its images. Versions that were trained on it stay."""
     confirm(f"Delete {dataset} with its images?", yes=yes)
