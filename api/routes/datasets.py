@@ -49,7 +49,7 @@ router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 @runs_in(UPLOADS)
 def create_dataset(
     id: str,
-    file: Annotated[UploadFile, File(description="A zip with one folder of images per class.")],
+    file: Annotated[UploadFile, File(description="A zip with one folder of images per class, or with a `labels.csv`.")],
     request: Request,
     scope: WriterDep,
     services: ServicesDep,

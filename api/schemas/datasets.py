@@ -51,7 +51,7 @@ class DatasetWarning(BaseModel):
     """Possible mistake in the data set. No file is rejected because of it."""
 
     file: str | None = Field(None, description="First file concerned.", examples=["labels.csv"])
-    code: str = Field(examples=["few_images", "unbalanced_classes", "in_several_classes", "labels_not_read"])
+    code: str = Field(examples=["few_images", "unbalanced_classes", "labels_read", "labels_not_read"])
     detail: str
 
 

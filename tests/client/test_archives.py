@@ -12,14 +12,25 @@ from difffit.errors import InvalidInput
 
 
 def test_note_names_the_files_that_pack_skips(tmp_path: Path) -> None:
-    for name in ("cat/1.png", "cat/.hidden.png", "cat/1.txt", "labels.csv", ".DS_Store"):
+    for name in ("cat/1.png", "cat/.hidden.png", "cat/1.txt", "classes.csv", ".DS_Store"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     packed = io.BytesIO()
     pack(tmp_path, packed)
     assert zipfile.ZipFile(packed).namelist() == ["cat/1.png"]
-    assert left_out(tmp_path) == [Path("cat/1.txt"), Path("labels.csv")]
-    assert (left_out_note(tmp_path) or "").splitlines()[1:] == ["  cat/1.txt", "  labels.csv"]
+    assert left_out(tmp_path) == [Path("cat/1.txt"), Path("classes.csv")]
+    first, *files, captions = (left_out_note(tmp_path) or "").splitlines()
+    assert (files, "labels.csv" in first, captions[:1]) == (["  cat/1.txt", "  classes.csv"], True, "1")
+
+
+def test_folder_with_labels_may_contain_its_images_itself(tmp_path: Path) -> None:
+    for name in ("1.png", "deep/2.png", "Labels.csv", "deep/metadata.jsonl", ".labels.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    packed = io.BytesIO()
+    pack(tmp_path, packed)
+    assert zipfile.ZipFile(packed).namelist() == ["1.png", "Labels.csv", "deep/2.png", "deep/metadata.jsonl"]
+    assert left_out(tmp_path) == []
 
 
 def test_linked_class_folders_are_packed_and_circles_end(tmp_path: Path) -> None:

@@ -445,6 +445,20 @@ def test_hint_names_the_next_command(shell: Shell, name: str) -> None:
     assert "difffit datasets upload" in done.stderr
 
 
+def test_folder_with_a_label_file_becomes_a_dataset(shell: Shell, name: str, drawings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    lines = ["file_name,label"]
+    for path in drawings.rglob("*.png"):
+        shutil.copy(path, folder / f"{path.parent.name}-{path.name}")
+        lines.append(f"{path.parent.name}-{path.name},{path.parent.name}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    shell.text("domains", "create", name)
+    dataset = shell.json("datasets", "upload", name, folder)
+    assert [(row["name"], row["images"]) for row in dataset["classes"]] == [("fruit", 4), ("smiling-face", 4)]
+    assert "labels_read" in [warning["code"] for warning in dataset["report"]["warnings"]]
+
+
 def test_rejected_dataset_fails_and_lists_each_file(shell: Shell, name: str, tmp_path: Path) -> None:
     (tmp_path / "set" / "class").mkdir(parents=True)
     for number in range(2):

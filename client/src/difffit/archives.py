@@ -14,6 +14,9 @@ from typing import IO
 from difffit.errors import InvalidInput
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+LABELS = {"labels.csv", "metadata.csv", "metadata.jsonl"}
+"""Names of files from which the server reads the classes of images, instead of from folders."""
+_CAPTIONS = {".txt", ".caption"}
 OnProgress = Callable[[int, int], None]
 """Callback, called with the number of bytes sent so far and the total. The first number decreases when lost bytes are
 sent again."""
@@ -75,22 +78,23 @@ def open_archive(source: Source) -> Iterator[Archive]:
 
 
 def pack(folder: Path, file: IO[bytes]) -> None:
-    """Writes all images of a folder to a zip, under their relative paths. The same images and names give the same
-    bytes, because an interrupted upload is resumed by the zip's SHA-256. Raises InvalidInput."""
-    images = sorted(path for path in _files(folder) if _is_image(path.relative_to(folder)))
+    """Writes all images of a folder, and the files with their labels, to a zip, under their relative paths. The same
+    files give the same bytes, because an interrupted upload is resumed by the zip's SHA-256. Raises InvalidInput."""
+    files = sorted(path for path in _files(folder) if _is_sent(path.relative_to(folder)))
+    images = [path for path in files if path.name.lower() not in LABELS]
     if not images:
         others = left_out(folder)
         unread = f" Files such as {others[0]} cannot be read: convert them to JPEG or PNG." if others else ""
         raise InvalidInput(
             f"There are no images in {folder}. It must contain one folder of images for each class.{unread}"
         )
-    if all(path.parent == folder for path in images):
+    if len(files) == len(images) and all(path.parent == folder for path in images):
         raise InvalidInput(
             f"{folder} contains images itself, so they have no class. Move them into a folder in it that is named "
-            f"after their class, or pass the folder above it."
+            "after their class, pass the folder above it, or add a labels.csv with the columns file_name and class_name."
         )
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # images are compressed already
-        for path in images:
+        for path in files:
             info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _LONG_AGO)
             info.file_size = path.stat().st_size
             with path.open("rb") as source, archive.open(info, "w") as target:
@@ -102,7 +106,7 @@ def left_out(source: Path) -> list[Path]:
     """Returns the relative paths of a folder's files that `pack` skips, without hidden files. Returns an empty list for
     a zip."""
     paths = (path.relative_to(source) for path in _files(source)) if source.is_dir() else ()
-    return sorted(path for path in paths if not _is_image(path) and not any(part[0] == "." for part in path.parts))
+    return sorted(path for path in paths if not _is_sent(path) and not any(part[0] == "." for part in path.parts))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -125,7 +129,14 @@ def left_out_note(source: Path) -> str | None:
     shown = "".join(f"\n  {path}" for path in files[:_SHOWN])
     more = f"\n  and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-    return f"Not used, because only images ({kinds}) are sent:{shown}{more}"
+    captions = sum(_is_caption(source / file) for file in files)
+    note = f"\n{captions} of them are captions of images: training uses only the classes." if captions else ""
+    return f"Not used, because only images ({kinds}) and {', '.join(sorted(LABELS))} are sent:{shown}{more}{note}"
+
+
+def _is_caption(path: Path) -> bool:
+    """Returns whether a text file lies next to an image of the same name."""
+    return path.suffix.lower() in _CAPTIONS and any(path.with_suffix(suffix).is_file() for suffix in SUFFIXES)
 
 
 def digest(file: IO[bytes]) -> str:
@@ -137,8 +148,11 @@ def digest(file: IO[bytes]) -> str:
     return hasher.hexdigest()
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+def _is_sent(path: Path) -> bool:
+    """Returns whether a file is sent, by its path relative to the folder: it is an image or has labels, and is not
+    hidden."""
+    is_used = path.suffix.lower() in SUFFIXES or path.name.lower() in LABELS
+    return is_used and not any(part.startswith(".") for part in path.parts)
 
 
 def save_file(data: bytes, path: Path, name: str) -> Path:

@@ -1,5 +1,5 @@
-"""Reader of zips that untrusted users upload, with one folder of images per class label. Files are read through the
-zip's index, their bytes are counted while inflating, and nothing is extracted to disk."""
+"""Reader of zips that untrusted users upload, with one folder of images per class label or a file with the labels.
+Files are read through the zip's index, their bytes are counted while inflating, and nothing is extracted to disk."""
 
 import hashlib
 import zipfile
@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from core.artifact.errors import Cancelled
 from core.service.datasets.images import Picture, Refused, read_image, read_picture
-from core.service.datasets.layout import Candidate, Layout, arrange, entry_path
-from core.service.datasets.opening import inflate, open_zip
+from core.service.datasets.layout import Candidate, Layout, arrange, check_packing, entry_path
+from core.service.datasets.opening import inflate, open_zip, read_plain
 from core.service.datasets.report import Member, Remark, Report
 from core.service.datasets.thumbnails import Thumbnails
 from core.service.errors import ArchiveInvalid
@@ -43,8 +43,8 @@ class Limits:
 
 
 def inspect(file: IO[bytes], limits: Limits) -> None:
-    """Checks a zip by its index alone (number of files, declared sizes, class folders), without inflating any file.
-    Raises ArchiveInvalid if the zip cannot become a data set."""
+    """Checks a zip by its index and its label files (number of files, declared sizes, classes), without inflating any
+    image. Raises ArchiveInvalid if the zip cannot become a data set."""
     with open_zip(file, limits.members) as archive:
         candidates = _arrange(archive, limits).candidates
     # Declared sizes may be too small, since the sender writes them, but a sum above the limit is reason to reject.
@@ -61,7 +61,8 @@ def inspect(file: IO[bytes], limits: Limits) -> None:
             is_deep = any(candidate.path.count("/") > 1 for candidate in candidates)
             deep = " Its images are in nested folders." if is_deep else ""
             detail = (
-                f"The zip has no class folders.{deep} Put the images of each class into a folder named after the class."
+                f"The zip has no class folders.{deep} Put the images of each class into a folder named after the "
+                "class, or add a labels.csv with the columns file_name and class_name."
             )
             raise ArchiveInvalid("no_class_folders", detail)
         raise ArchiveInvalid(
@@ -162,7 +163,12 @@ def _rejected(candidate: Candidate, refused: Refused) -> Remark:
 def _arrange(archive: zipfile.ZipFile, limits: Limits) -> Layout:
     """Returns the files of a zip, assigned to classes. Raises ArchiveInvalid if there are more than
     `limits.members`."""
-    layout = arrange(archive.infolist())
+
+    def read(info: zipfile.ZipInfo) -> bytes:
+        check_packing(info)
+        return read_plain(archive, info)
+
+    layout = arrange(archive.infolist(), read)
     if (count := len(layout.candidates)) > limits.members:
         raise ArchiveInvalid(
             "too_many_files", f"The zip has {count} files; at most {limits.members} are allowed. Send fewer files."

@@ -11,9 +11,10 @@ from pathlib import PurePosixPath
 
 from core.artifact.manifest import is_text
 from core.service.datasets.images import Refused
+from core.service.datasets.labels import Labels, Read, read_labels
 from core.service.datasets.report import Remark
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 LABEL_SUFFIXES = {".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".parquet"}
 _NOTE_SUFFIXES = {".txt", ".md", ".rst", ".toml", ".ini", ".db", ".log", ".caption", ".xmp", ".aae", ".url", ".lnk"}
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "readme", "license", "icon\r"}
@@ -53,8 +54,9 @@ def entry_path(info: zipfile.ZipInfo) -> str:
     return name.replace("\\", "/")
 
 
-def arrange(infos: Iterable[zipfile.ZipInfo]) -> Layout:
-    """Assigns each file of a zip to a class by its class folder, or rejects the file with a reason.
+def arrange(infos: Iterable[zipfile.ZipInfo], read: Read) -> Layout:
+    """Assigns each file of a zip to a class by its class folder or, where a label file names images, by that file, or
+    rejects the file with a reason. `read` reads label files.
 
     Folders around all class folders are skipped, and split folders such as train and val are merged. The paths of image
     files decide, by majority, at which level the class folders are, so that notes and a few misplaced images do not
@@ -62,14 +64,16 @@ def arrange(infos: Iterable[zipfile.ZipInfo]) -> Layout:
     """
     files = [(info, path) for info in infos if not (path := entry_path(info)).endswith("/")]
     kept = [(info, path) for info, path in files if _is_unsafe(path) or not _is_ignored(path)]
-    safe = [PurePosixPath(path).parts for _, path in kept if not _is_unsafe(path)]
+    usable = [path for _, path in kept if not _is_unsafe(path)]
+    labels = read_labels([file for file in files if not _is_clutter(file[1])], usable, read)
+    safe = [PurePosixPath(path).parts for path in usable if not labels.covers(path)]
     meant = [parts for parts in safe if PurePosixPath(parts[-1]).suffix.lower() in IMAGE_SUFFIXES] or safe
     depth, splits = _depth(meant)
     candidates: list[Candidate] = []
     paths: set[str] = set()
     for info, path in kept:
         try:
-            name = _class_of(info, path, depth, paths)
+            name = _class_of(info, path, depth, labels, paths)
         except Refused as refused:
             # PostgreSQL cannot store NUL, and the path of a rejected file is only displayed.
             candidates.append(Candidate(info, path.replace("\0", "\N{REPLACEMENT CHARACTER}"), problem=refused))
@@ -77,7 +81,7 @@ def arrange(infos: Iterable[zipfile.ZipInfo]) -> Layout:
             candidates.append(Candidate(info, path, name))
     kept_paths = {path for _, path in kept}
     ignored = [path for _, path in files if path not in kept_paths]
-    return Layout(candidates, len(ignored), _warnings(ignored, kept_paths, splits))
+    return Layout(candidates, len(ignored), _warnings(ignored, kept_paths, splits, labels))
 
 
 def _is_unsafe(path: str) -> bool:
@@ -86,11 +90,11 @@ def _is_unsafe(path: str) -> bool:
 
 
 def _is_ignored(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return (
-        any(part.startswith(".") or part.lower() in _CLUTTER for part in parts)
-        or PurePosixPath(path).suffix.lower() in _NOTE_SUFFIXES | LABEL_SUFFIXES
-    )
+    return _is_clutter(path) or PurePosixPath(path).suffix.lower() in _NOTE_SUFFIXES | LABEL_SUFFIXES
+
+
+def _is_clutter(path: str) -> bool:
+    return any(part.startswith(".") or part.lower() in _CLUTTER for part in PurePosixPath(path).parts)
 
 
 def _depth(paths: Sequence[tuple[str, ...]]) -> tuple[int, list[str]]:
@@ -109,20 +113,39 @@ def _depth(paths: Sequence[tuple[str, ...]]) -> tuple[int, list[str]]:
         depth += 1
 
 
-def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> str:
-    """Returns the name of the class that a file belongs to, from the folder at level `depth` of its path. Adds the path
-    to `paths`. Raises Refused for an unsafe or repeated path, a link, a file that is not directly in a class folder, an
-    encrypted file, and an unsupported compression."""
+def _class_of(info: zipfile.ZipInfo, path: str, depth: int, labels: Labels, paths: set[str]) -> str:
+    """Returns the name of the class that a file belongs to, from a label file or the folder at level `depth` of its
+    path. Adds the path to `paths`. Raises Refused for an unsafe or repeated path, a link, a file without a label or not
+    directly in a class folder, an encrypted file, and an unsupported compression."""
     if _is_unsafe(path):
         raise Refused("unsafe_path", "Its path leads outside the zip. Create the zip again with relative paths.")
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         raise Refused("link", "It is a link or a device, not a regular file.")
+    name = class_name(_labelled(path, labels) if labels.covers(path) else _folder(path, depth))
+    check_packing(info)
+    if path in paths:
+        raise Refused("duplicate_name", "Another file in the zip has the same path.")
+    paths.add(path)
+    return name
+
+
+def _labelled(path: str, labels: Labels) -> str:
+    if path not in labels.class_names:
+        raise Refused("no_label", "The file with the classes does not name it. Add a line for it.")
+    return labels.class_names[path]
+
+
+def _folder(path: str, depth: int) -> str:
     parts = PurePosixPath(path).parts
     if len(parts) < depth + 2:
         raise Refused("no_class_folder", "It is not in a class folder. Move it into one.")
     if len(parts) > depth + 2:
         raise Refused("no_class_folder", "It is in a folder inside a class folder. Move it into the class folder.")
-    name = class_name(parts[depth])
+    return parts[depth]
+
+
+def check_packing(info: zipfile.ZipInfo) -> None:
+    """Raises Refused for an entry of a zip that is encrypted, or compressed by an unsupported method."""
     if info.flag_bits & _ENCRYPTED_FLAG or info.compress_type == _AES:
         raise Refused("encrypted", "It is encrypted. Create the zip without a password.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -131,39 +154,45 @@ def _class_of(info: zipfile.ZipInfo, path: str, depth: int, paths: set[str]) -> 
         raise Refused(
             "compression", f"It is compressed with {method}, which is not supported. Use deflate, the usual method."
         )
-    if path in paths:
-        raise Refused("duplicate_name", "Another file in the zip has the same path.")
-    paths.add(path)
-    return name
 
 
-def class_name(folder: str) -> str:
-    """Returns the class name for a folder's name: NFC-normalized, with every kind of space replaced by a plain space.
-    Raises Refused for a name that is too long, blank, or contains control characters."""
-    spaced = "".join(" " if unicodedata.category(character) == "Zs" else character for character in folder)
+def class_name(text: str) -> str:
+    """Returns the class name for the name of a folder or for a label: NFC-normalized, with every kind of space replaced
+    by a plain space. Raises Refused for a name that is too long or blank, contains control characters, or cannot be the
+    name of a folder."""
+    spaced = "".join(" " if unicodedata.category(character) == "Zs" else character for character in text)
     name = unicodedata.normalize("NFC", spaced).strip()
     if len(name) > _NAME_LENGTH:
-        detail = f"Its class name has {len(name)} characters; at most {_NAME_LENGTH} are allowed. Rename the folder."
+        detail = f"Its class name has {len(name)} characters; at most {_NAME_LENGTH} are allowed. Rename the class."
         raise Refused("class_name_too_long", detail)
     if not name:
-        raise Refused("class_name", "Its class name is blank. Rename the folder.")
+        raise Refused("class_name", "Its class name is blank. Rename the class.")
     if not is_text(name):
         hidden = next(character for character in name if not is_text(character))
-        detail = f"Its class name contains the character U+{ord(hidden):04X}, which is not allowed. Rename the folder."
+        detail = f"Its class name contains the character U+{ord(hidden):04X}, which is not allowed. Rename the class."
         raise Refused("class_name", detail)
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise Refused("class_name", f"'{name}' cannot be the name of a folder. Rename the class.")
     return name
 
 
-def _warnings(ignored: Sequence[str], kept: Iterable[str], splits: Sequence[str]) -> list[Remark]:
+def _warnings(ignored: Sequence[str], kept: Iterable[str], splits: Sequence[str], labels: Labels) -> list[Remark]:
     warnings: list[Remark] = []
+    if labels.used:
+        first, *others = labels.used
+        files = f"this file and {len(others)} more" if others else "this file"
+        detail = f"The classes of {len(labels.class_names)} images come from {files}, whatever their folders are."
+        warnings.append(Remark(first[:500], "labels_read", detail))
     if splits:
         detail = f"The folders {', '.join(splits)} were merged: the folders inside them are the classes."
         warnings.append(Remark(None, "splits_joined", detail))
     visible = [path for path in ignored if not any(part.startswith((".", "__")) for part in path.split("/"))]
-    labels = [path for path in visible if PurePosixPath(path).suffix.lower() in LABEL_SUFFIXES]
-    if labels:
-        detail = "It is ignored. Class names come from folders: put the images of each class into a folder of its name."
-        warnings.append(Remark(labels[0][:500], "labels_not_read", detail))
+    unread = [path for path in visible if PurePosixPath(path).suffix.lower() in LABEL_SUFFIXES]
+    unread = [path for path in unread if path not in labels.used]
+    if unread:
+        reason = labels.problems.get(unread[0], "")
+        detail = "It is ignored. Classes come from folders, or from a labels.csv with `file_name` and `class_name`."
+        warnings.append(Remark(unread[0][:500], "labels_not_read", f"{reason} {detail}".strip()))
     stems = {str(PurePosixPath(path).with_suffix("")) for path in kept if PurePosixPath(path).name}
     notes = [path for path in visible if PurePosixPath(path).suffix.lower() in {".txt", ".caption"}]
     captions = [path for path in notes if str(PurePosixPath(path).with_suffix("")) in stems]

@@ -46,6 +46,18 @@ def inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> tupl
     return (None if len(data) > limit else data), len(data)
 
 
+def read_plain(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Returns the inflated bytes of a file in the zip that is no image: at most as many as the zip's index declares.
+    Raises Refused for a file that is corrupt."""
+    try:
+        with archive.open(info) as member:
+            return member.read(info.file_size)
+    except CoreError:  # an error of the object store is not the file's fault
+        raise
+    except Exception as error:  # zipfile raises nearly everything on hostile input
+        raise Refused("corrupt", "It cannot be read from the zip. Create the zip again.") from error
+
+
 class _Guarded:
     """File wrapper that limits the size of the index that zipfile reads. zipfile reads the whole index and builds
     objects that take ten times its memory. The wrapper rejects a too large index before that, by its actual size and

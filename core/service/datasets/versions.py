@@ -147,12 +147,9 @@ def _check(values: Any, allowed: Any, field: str, noun: str) -> None:
 
 def _new_name(text: str) -> str:
     try:
-        name = class_name(text)
+        return class_name(text)
     except Refused as refused:
         raise EditInvalid("rename_classes", refused.detail) from refused
-    if "/" in name or "\\" in name or name.startswith("."):
-        raise EditInvalid("rename_classes", f"'{name}' cannot be the name of a folder. Choose another name.")
-    return name
 
 
 def _check_size(resources: Resources, images: Sequence[Image]) -> None:

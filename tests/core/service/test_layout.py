@@ -138,6 +138,103 @@ def test_nested_folders_are_rejected_with_the_reason() -> None:
     assert caught.value.code == "no_class_folders"
 
 
+def labelled(name: str, *lines: str, around: str = "", **files: bytes) -> Report:
+    """Returns the report on a zip with a label file and images, in a folder `around` them."""
+    pictures = {"1.png": picture(1), "2.png": picture(2), "deep/3.png": picture(3)}
+    text = "\n".join(lines).encode()
+    return checked({f"{around}{path}": data for path, data in {name: text, **pictures, **files}.items()})
+
+
+def classes(report: Report) -> dict[str, str]:
+    return {member.file: report.class_names[member.class_id] for member in report.members}
+
+
+@pytest.mark.parametrize("around", ["", "set/", "home/my set/"])
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("labels.csv", ["file_name,class_name", "1.png,cat", "./2.png,dog", "deep\\3.png,cat"]),
+        ("Labels.CSV", ["\ufeffFilename; Label ", "1.png;cat", "2.png;dog", "deep/3.png;cat", "gone.png;owl"]),
+        ("metadata.csv", ["label,text,file_name", 'cat,"a, b",1.png', "dog,,2.png", "cat,,3.png"]),
+        (
+            "metadata.jsonl",
+            [
+                '{"file_name": "1.png", "class_name": "cat", "label": "the cover"}', "",
+                '{"file_name": "2.png", "class_name": "dog", "label": null}',
+                '{"file_name": "deep/3.png", "class_name": "cat", "favourite": true}',
+            ],
+        ),
+    ],
+    ids=["labels", "semicolons", "metadata", "jsonl"],
+)  # fmt: skip
+def test_classes_are_read_from_a_label_file(around: str, name: str, lines: list[str]) -> None:
+    report = labelled(name, *lines, around=around)
+    expected = {"1.png": "cat", "2.png": "dog", "deep/3.png": "cat"}
+    assert classes(report) == {f"{around}{path}": name for path, name in expected.items()}
+    assert [(warning.code, warning.file) for warning in report.warnings] == [("labels_read", f"{around}{name}")]
+    assert (report.rejected, report.ignored) == ([], 1)
+
+
+def test_numbers_are_class_names_too() -> None:
+    lines = [f'{{"file_name": "{file}", "label": {label}}}' for file, label in (("1.png", 0), ("2.png", 1))]
+    assert classes(labelled("metadata.jsonl", *lines, '{"file_name": "deep/3.png", "label": 1}')) == {
+        "1.png": "0", "2.png": "1", "deep/3.png": "1"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "reason"),
+    [
+        ("labels.csv", ["file_name,class_name", "1.png,cat"], "names 1 of the 3 images"),
+        ("labels.csv", ["file_name,class_name", "a.png,cat"], "names 0 of the 3 images"),
+        ("labels.csv", ["name,kind", "1.png,cat", "2.png,cat"], "has no columns"),
+        ("metadata.jsonl", ['{"file_name": "1.png", "text": "a cat"}'], "has no columns"),
+        ("metadata.jsonl", ["[" * 100_000], "cannot be read"),
+        ("metadata.jsonl", ["[]"], "cannot be read"),
+        ("labels.csv", ['file_name,class_name\n"' + "x" * 200_000], "cannot be read"),
+    ],
+)
+def test_label_file_that_does_not_fit_is_ignored_with_the_reason(name: str, lines: list[str], reason: str) -> None:
+    text = "\n".join(lines).encode()
+    report = checked({name: text, "cat/1.png": picture(1), "cat/2.png": picture(2), "dog/3.png": picture(3)})
+    assert report.class_names == ["cat", "dog"]
+    (warning,) = report.warnings
+    assert (warning.code, warning.file) == ("labels_not_read", name)
+    assert reason in warning.detail
+
+
+def test_labels_are_checked_like_folders_and_decide_within_theirs() -> None:
+    files = {
+        "train/metadata.jsonl": b'{"file_name": "1.png", "label": "owl"}\n{"file_name": "2.png", "label": "a/b"}',
+        "train/1.png": picture(1),
+        "train/2.png": picture(2),
+        "train/3.png": picture(3),
+        "val/metadata.csv": b"file_name,label\n4.png,owl\n",
+        "val/4.png": picture(4),
+    }
+    report = checked(files)
+    assert classes(report) == {"train/1.png": "owl", "val/4.png": "owl"}
+    assert {rejected.file: rejected.code for rejected in report.rejected} == {
+        "train/2.png": "class_name", "train/3.png": "no_label"
+    }  # fmt: skip
+    (warning,) = report.warnings
+    assert "3 images come from this file and 1 more" in warning.detail
+
+
+def test_name_without_a_folder_stands_for_one_image_only() -> None:
+    lines = ["file_name,label", "1.png,cat", "2.png,cat", "3.png,dog"]
+    report = labelled("labels.csv", *lines, **{"other/3.png": picture(9)})
+    assert classes(report) == {"1.png": "cat", "2.png": "cat"}
+    assert {rejected.code for rejected in report.rejected} == {"no_label"}
+
+
+def test_large_label_files_are_not_inflated() -> None:
+    text = b"file_name,class_name\n1.png,cat\n2.png,cat\n" + b"\n" * 2**23
+    with pytest.raises(ArchiveInvalid) as caught:
+        inspect(zipped({"labels.csv": text, "1.png": picture(1), "2.png": picture(2)}), LIMITS)
+    assert caught.value.code == "no_class_folders"
+
+
 def test_labels_and_captions_are_warned_about() -> None:
     files = {"images/1.png": picture(1), "images/2.png": picture(2), "labels.csv": b"x", "images/1.txt": b"a cat"}
     report = checked(files)
@@ -210,6 +307,6 @@ def test_total_pixels_of_a_zip_are_limited(monkeypatch: pytest.MonkeyPatch) -> N
 def test_rejected_path_with_a_nul_can_be_stored() -> None:
     info = zipfile.ZipInfo("cat/a.png")
     info.orig_filename = "cat/a.png\0.exe"
-    (candidate,) = arrange([info]).candidates
+    (candidate,) = arrange([info], lambda _: b"").candidates
     assert candidate.problem is not None
     assert (candidate.problem.code, candidate.path) == ("unsafe_path", "cat/a.png\N{REPLACEMENT CHARACTER}.exe")
