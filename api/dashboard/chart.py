@@ -1,8 +1,11 @@
-"""Chart of the losses of a fine-tune in the theme's colours, drawn by ECharts, which NiceGUI contains."""
+"""Charts of the losses of fine-tunes in the theme's colours, drawn by ECharts, which NiceGUI contains."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from nicegui import ui
+
+from difffit.models import Metrics
 
 _QUIET = {"color": "var(--muted)"}
 _FORMATTER = (
@@ -10,6 +13,7 @@ _FORMATTER = (
     " + points.map(point => `<br>${point.seriesName}: ${point.value[1].toFixed(4)}`).join('')"
 )
 """JavaScript that renders the tooltip from the points under the mouse."""
+_COLORS = ("var(--accent)", "var(--busy)")
 _TOOLTIP = {
     "trigger": "axis",
     "backgroundColor": "var(--surface)",
@@ -20,11 +24,34 @@ _TOOLTIP = {
 }
 
 
+def compared_losses(runs: Mapping[str, Metrics]) -> None:
+    """Adds a chart with the training and held-out losses of two fine-tunes, by their names."""
+    series: list[dict[str, Any]] = []
+    last: list[str] = []
+    for color, (name, metrics) in zip(_COLORS, runs.items(), strict=False):
+        training = [[point.step, round(point.loss, 5)] for point in metrics.data]
+        held_out = [[point.step, round(point.held_out_loss, 5)] for point in metrics.evaluations]
+        thin = {"lineStyle": {"color": color, "width": 1, "type": "dashed"}, "showSymbol": len(training) == 1}
+        series.append({**_series(f"{name}: training", color), **thin, "data": training})
+        series.append({**_series(f"{name}: held-out", color), "symbolSize": 5, "data": held_out})
+        if points := held_out or training:
+            last.append(f"{name} {points[-1][1]:.4f} at step {points[-1][0]}")
+    options = _options(series)
+    options["grid"]["top"] = 64
+    options["legend"] |= {"left": 0, "right": 0}
+    chart = ui.echart(options, renderer="svg").classes("chart tall", remove="nicegui-echart").props("role=img")
+    chart.props["aria-label"] = f"Losses by step: {', '.join(last)}"
+
+
 class LossCurve:
     def __init__(self) -> None:
         self.points: list[list[float]] = []
         self.held_out: list[list[float]] = []
-        self.chart = ui.echart(_options(), renderer="svg").classes("chart", remove="nicegui-echart")
+        series = [
+            {**_series("training", "var(--accent)"), "showSymbol": False},
+            {**_series("held-out", "var(--ink)"), "symbolSize": 5},
+        ]
+        self.chart = ui.echart(_options(series), renderer="svg").classes("chart", remove="nicegui-echart")
         self.chart.props('role=img aria-label="Loss by step"')
 
     def add(self, step: int, loss: float) -> None:
@@ -44,20 +71,17 @@ class LossCurve:
         self.chart.props(f'aria-label="Loss by step: {last} at step {step}"')
 
 
-def _options() -> dict[str, Any]:
+def _options(series: list[dict[str, Any]]) -> dict[str, Any]:
     lines = {"lineStyle": {"color": "var(--line)"}}
     axis = {"type": "value", "axisLabel": _QUIET, "nameTextStyle": _QUIET, "splitLine": lines, "axisLine": lines}
     return {
         "animation": False,
         "grid": {"left": 56, "right": 20, "top": 28, "bottom": 40},
         "tooltip": _TOOLTIP,
-        "legend": {"data": ["training", "held-out"], "top": 0, "right": 20, "textStyle": _QUIET},
+        "legend": {"top": 0, "right": 20, "textStyle": _QUIET},
         "xAxis": {**axis, "name": "step", "nameLocation": "middle", "nameGap": 26, "splitLine": {"show": False}},
         "yAxis": {**axis, "name": "loss", "scale": True},
-        "series": [
-            {**_series("training", "var(--accent)"), "showSymbol": False},
-            {**_series("held-out", "var(--ink)"), "symbolSize": 5},
-        ],
+        "series": series,
     }
 
 

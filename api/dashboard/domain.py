@@ -1,5 +1,5 @@
-"""Parts that all pages of a domain share: the header with links to the four pages (Images, Training, Versions,
-Playground), and the edit and delete buttons."""
+"""Parts that all pages of a domain share: the header with links to its pages (`STEPS`), the edit and delete
+buttons, and the used storage."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,47 +8,43 @@ from nicegui import ui
 
 from api.dashboard import kit
 from api.dashboard.forms import Form, form_dialog
-from api.dashboard.frame import frame, show_problem
-from api.dashboard.user import MOST, User
-from difffit import DiffFitError
-from difffit.errors import NotFound
+from api.dashboard.frame import frame, load
+from api.dashboard.storage import show_storage
+from api.dashboard.user import MOST, User, or_none
 from difffit.models import Adapter, Domain
 
+_CRUMBS = {"Domains": "/domains"}
 _NAME_LENGTH, _DESCRIPTION_LENGTH = 200, 2000
-STEPS = {"Images": "images", "Training": "training", "Versions": "versions", "Playground": "playground"}
+STEPS = {
+    "Images": "images",
+    "Training": "training",
+    "Versions": "versions",
+    "Playground": "playground",
+    "Gallery": "gallery",
+}
 
 
 async def find(user: User, id: str) -> Domain | None:
     """Returns the domain with this id. If the API responds with an error, shows a page with the error and returns
     None."""
-    try:
-        return await user.api.domains.get(id)
-    except DiffFitError as error:
-        with frame(user, "Domain", section="Domains", crumbs={"Domains": "/domains"}):
-            show_problem(error)
-        return None
+    return await load(user, user.api.domains.get(id), "Domain", section="Domains", crumbs=_CRUMBS)
 
 
-async def usable_versions(user: User, domain: Domain, chosen_id: str) -> dict[str, Adapter]:
-    """Returns the domain's newest versions that can be used, by id, with the active one and the chosen one even if they
-    are older."""
-    newest = [version async for version in user.api.adapters.list(domain.id, MOST, status="ready")]
-    versions = {version.id: version for version in newest}
-    for id in filter(None, (domain.active_adapter_id, chosen_id)):
-        if id not in versions:
-            try:
-                version = await user.api.adapters.get(id)
-            except NotFound:
-                continue
-            if version.domain_id == domain.id and version.status == "ready":
-                versions[id] = version
+async def usable_versions(user: User, domain: Domain, *chosen_ids: str) -> dict[str, Adapter]:
+    """Returns the domain's newest versions that can be used, by id, with the active one and the chosen ones even if
+    they are older."""
+    versions = {version.id: version async for version in user.api.adapters.list(domain.id, MOST, status="ready")}
+    for id in filter(None, (domain.active_adapter_id, *chosen_ids)):
+        version = versions.get(id) or await or_none(user.api.adapters.get(id))
+        if version is not None and version.domain_id == domain.id and version.status == "ready":
+            versions[id] = version
     return versions
 
 
 @contextmanager
 def domain_frame(user: User, domain: Domain, step: str) -> Iterator[None]:
-    crumbs, tab = {"Domains": "/domains"}, f"{step} · {domain.name}"
-    with frame(user, domain.name, section="Domains", crumbs=crumbs, hint=domain.description, tab=tab):
+    tab = f"{step} · {domain.name}"
+    with frame(user, domain.name, section="Domains", crumbs=_CRUMBS, hint=domain.description, tab=tab):
         with kit.box("row spread"):
             with kit.box("steps", "nav") as navigation:
                 navigation.props('aria-label="Steps of the domain"')
@@ -60,6 +56,7 @@ def domain_frame(user: User, domain: Domain, step: str) -> Iterator[None]:
                 with kit.box("row"):
                     kit.button("Edit", lambda: _edit(user, domain), kind="quiet")
                     _delete_button(user, domain)
+        kit.in_background(show_storage(user, ui.element("div").classes("storage")))
         yield
 
 

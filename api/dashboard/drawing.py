@@ -1,23 +1,21 @@
-"""View of a generation: its images as they arrive, a dialog with the settings of an image, and the request as code."""
+"""View of a generation: its images as they arrive, and the request as code."""
 
 import asyncio
 import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi.responses import RedirectResponse
-from nicegui import app, ui
+from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.frame import show_problem
-from api.dashboard.user import MOST, User, get_tenant
+from api.dashboard.user import MOST, User
+from api.dashboard.viewer import Viewer
 from difffit import DiffFitError
-from difffit.errors import Conflict, NotFound, TooManyRequests
+from difffit.errors import Conflict, TooManyRequests
 from difffit.events import ACTIVE
-from difffit.models import Generation, Image
+from difffit.models import Generation
 from difffit.requests import GenerationSettings
 
 Render = Callable[[str, str, GenerationSettings], str]
@@ -136,46 +134,10 @@ class Drawing:
             kit.picture(url, description).props(remove="loading")
 
     async def _show_settings(self, index: int) -> None:
-        image = next((candidate for candidate in self.generation.images if candidate.index == index), None)
-        if image is not None:
-            version = await version_name(self.user, self.generation.adapter_id)
-            show_settings(self.generation, image, version)
-
-
-async def version_name(user: User, adapter_id: str | None) -> str:
-    """Returns the name of the version that a generation used. A deleted version is named by its id."""
-    if adapter_id is None:
-        return "Base model"
-    try:
-        return f"Version {(await user.api.adapters.get(adapter_id)).version}"
-    except NotFound:
-        return adapter_id
-
-
-def show_settings(generation: Generation, image: Image, version: str) -> None:
-    with kit.dialog("Image details") as shown:
-        kit.picture(image.url, generation.class_name, "picture large")
-        facts = {"Class": generation.class_name, "Seed": str(image.seed), "Steps": str(generation.steps)}
-        facts |= {"Strength": f"{generation.adapter_scale:g}", "Guidance": f"{generation.guidance_scale:g}"}
-        facts |= {"Sampler": generation.sampler}
-        facts |= {"Size": f"{image.width} × {image.height}", "Generated": words.moment(generation.finished_at)}
-        kit.facts(facts | {"Version": version, "SHA-256": image.sha256})
-        with kit.box("row end"):
-            address = f"/images/{generation.id}/{image.index}"
-            ui.link("Open the PNG", address, new_tab=True).classes("button link-button", remove="nicegui-link")
-            kit.button("Close", shown.close, kind="primary")
-    shown.open()
-
-
-@app.get("/images/{id}/{index}", include_in_schema=False)
-async def image(request: Request, id: str, index: int, user: Annotated[User, Depends(get_tenant)]) -> RedirectResponse:
-    """Redirects to a signed URL of an image. Signed URLs expire, while a page with links may stay open for longer."""
-    try:
-        images = (await user.api.generations.get(id)).images
-    except NotFound:
-        images = []
-    url = next((image.url for image in images if image.index == index), None)
-    return RedirectResponse(url or f"{request.scope['root_path']}/missing-image", 303)
+        ids = [image.id for image in self.generation.images]
+        place = next((place for place, image in enumerate(self.generation.images) if image.index == index), None)
+        if place is not None:
+            await Viewer(self.user, ids).open(place)
 
 
 def as_curl(base: str, domain_id: str, body: GenerationSettings) -> str:

@@ -55,7 +55,7 @@ class Form:
 
 def keep(values: dict[str, Any]) -> None:
     """Writes values into the page's address. None and an empty text remove the value."""
-    texts = {name: _text(value) for name, value in values.items()}
+    texts = {name: address_text(value) for name, value in values.items()}
     ui.run_javascript(f"difffit.keep({json.dumps(texts)})")
 
 
@@ -72,7 +72,7 @@ def form_dialog(title: str, verb: str, submit: kit.Handler) -> Iterator[ui.dialo
     for control in form.descendants():
         if isinstance(control, ValueElement):
             control.on_value_change(lambda event: changed.add(event.sender.id))
-        if isinstance(control, ui.input):
+        if isinstance(control, ui.input | ui.number):
             press_on_enter(control, submitter)
     # Quasar closes a dialog in the browser, before the server knows of a change, so Escape is handled here instead.
     asked.props("persistent")
@@ -85,29 +85,46 @@ def text_of(control: ui.input | ui.textarea) -> str | None:
     return (control.value or "").strip() or None
 
 
-def press_on_enter(control: ui.input, submitter: ui.button) -> None:
+def show_secret(title: str, secret: str) -> None:
+    """Opens a dialog with a secret that cannot be shown again. Closing it reloads the page."""
+    with kit.dialog(title) as shown:
+        kit.write("Copy it now. It is not shown again.")
+        kit.code(secret)
+        with kit.box("row end"):
+            kit.button("Done", kit.reload, kind="primary")
+    shown.props("persistent")
+    shown.open()
+
+
+def press_on_enter(control: ui.input | ui.number, submitter: ui.button) -> None:
     """Lets the Enter key in a field press a button."""
     control.on("keydown.enter", js_handler=f"() => getHtmlElement({submitter.id}).click()")
 
 
-def _text(value: Any) -> str:
+def address_text(value: Any) -> str:
+    """Returns the value of a control as it is written in the page's address; None is an empty text."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.15g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return f"{value:.16g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def _parsed(control: ValueElement[Any], text: str | None) -> Any:
-    """Returns the value that a control has if the page's address contains `text`, or None if it has no such value."""
-    if text is None:
+def _parsed(control: ValueElement[Any], written: str | None) -> Any:
+    """Returns the value that a control has if the page's address contains `written`; None if it has no such value."""
+    if written is None:
         return None
     if isinstance(control, ui.select):
-        return next((option for option in control.options if _text(option) == text), None)
+        return next((option for option in control.options if address_text(option) == written), None)
     if isinstance(control, ui.checkbox):
-        return text == "true"
-    if isinstance(control, ui.number):
-        try:
-            number = float(text)
-        except ValueError:
-            return None
-        return number if math.isfinite(number) else None
-    return text
+        return written == "true"
+    return number_of(written) if isinstance(control, ui.number) else written
+
+
+def number_of(written: str) -> float | None:
+    """Returns the number that a text contains; None if it contains no finite number."""
+    try:
+        number = float(written)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

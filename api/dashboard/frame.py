@@ -1,17 +1,17 @@
 """Frame of every page: header, navigation, error messages."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
 from nicegui import ui
 
 from api.dashboard import kit, words
-from api.dashboard.user import User
+from api.dashboard.user import Answer, User
 from difffit import DiffFitError
 from difffit.errors import ApiError, Unauthenticated
 
-TENANT_PAGES = {"Domains": "/domains", "Usage": "/usage"}
+TENANT_PAGES = {"Domains": "/domains", "Gallery": "/gallery", "Usage": "/usage", "Webhooks": "/webhooks"}
 ADMIN_PAGES = {"Tenants": "/tenants", "Adapters": "/adapters", "Fleet": "/fleet", "Audit": "/audit"}
 _RECONNECT_SECONDS = 600
 """Seconds for which the server keeps an open page whose browser is out of reach, such as a laptop with a closed lid."""
@@ -58,6 +58,19 @@ def frame(
             yield
         kit.write(f"Times are in {words.zone()}.", "p", "foot")
     ui.skip_link("Skip to the content", target=main)
+
+
+async def load(
+    user: User, answer: Awaitable[Answer], title: str, *, section: str, crumbs: dict[str, str]
+) -> Answer | None:
+    """Returns an answer of the API that a page needs. If it is an error, shows a page with the error and returns
+    None."""
+    try:
+        return await answer
+    except DiffFitError as error:
+        with frame(user, title, section=section, crumbs=crumbs):
+            show_problem(error)
+        return None
 
 
 def look(title: str, theme: str) -> None:

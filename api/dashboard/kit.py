@@ -45,17 +45,23 @@ def card(title: str = "", hint: str = "") -> Iterator[ui.element]:
 
 
 def button(label: str, on_click: Handler | None = None, *, kind: str = "plain", icon: str | None = None) -> ui.button:
-    """Adds a button, which is disabled while its handler runs. `kind` is its style: primary (at most one per section),
-    plain, quiet (without a border) or danger."""
+    """Adds a button, which ignores presses while its handler runs. `kind` is its style: primary (at most one per
+    section), plain, quiet (without a border) or danger."""
+    is_running = False
 
     async def pressed() -> None:
+        nonlocal is_running
         assert on_click is not None
-        element.disable()
+        if is_running:
+            return
+        is_running = True
+        element.props("aria-disabled=true")  # unlike a disabled button, it keeps the keyboard's focus
         try:
             await _done(on_click)
         finally:
+            is_running = False
             if not element.is_deleted:
-                element.enable()
+                element.props(remove="aria-disabled")
 
     element = ui.button(label, on_click=pressed if on_click else None, color=None, icon=icon)
     return element.props("unelevated no-caps").classes(f"button {kind}")
@@ -113,7 +119,7 @@ def number(
         return "Enter a whole number." if whole and entered != int(entered) else None
 
     # The limits are only told to the browser: NiceGUI's own limits would silently change what the user enters.
-    element = ui.number(label, value=value, step=step, format="%.15g", validation=problem)
+    element = ui.number(label, value=value, step=step, format="%.16g", validation=problem)
     return _as_field(element.props(f":min={least} :max={most}"), hint)
 
 
@@ -188,16 +194,8 @@ def _cell(column: str, cell: Cell) -> None:
             cell()
 
 
-def pager(noun: str, path: str, cursor: str, next_cursor: str | None, **filters: str) -> None:
-    """Adds links to the next page of a list that is ordered from newest to oldest, and back to its first page."""
-    with box("row"):
-        if cursor:
-            link_button(f"Newest {noun}", with_query(path, filters))
-        if next_cursor:
-            link_button(f"Older {noun}", with_query(path, {**filters, "cursor": next_cursor}))
-
-
 def with_query(path: str, query: dict[str, str]) -> str:
+    """Returns a path with a query of the values that are not empty."""
     return f"{path}?{urlencode({name: value for name, value in query.items() if value})}".removesuffix("?")
 
 
@@ -286,7 +284,7 @@ NO_WORKER = "In the queue. No worker is running; ask your administrator to start
 _LONG = 24
 """Number of characters from which `facts` shows a value without spaces, such as an id or a digest, on its own line."""
 _TONES = {
-    **dict.fromkeys(("ready", "succeeded", "active", "alive"), "good"),
-    **dict.fromkeys(("running", "validating", "queued", "cancelling"), "busy"),
+    **dict.fromkeys(("ready", "succeeded", "active", "alive", "enabled"), "good"),
+    **dict.fromkeys(("running", "validating", "queued", "cancelling", "pending"), "busy"),
     **dict.fromkeys(("failed", "rejected", "quarantined", "revoked", "expired"), "bad"),
 }

@@ -1,7 +1,8 @@
 """FastAPI dependencies of the dashboard's pages: the signed-in user, with a client of the API."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -10,7 +11,9 @@ from fastapi import Depends, HTTPException, Request
 from api.dashboard.sessions import Session, Sessions
 from api.dashboard.transport import AppTransport
 from difffit import AsyncClient
+from difffit.errors import NotFound
 
+Answer = TypeVar("Answer")
 sessions = Sessions()
 MOST = 100
 """Maximum number of items in a list that is shown on one page."""
@@ -72,6 +75,14 @@ def get_administrator(request: Request) -> User:
 
 TenantUser = Annotated[User, Depends(get_tenant)]
 AdminUser = Annotated[User, Depends(get_administrator)]
+
+
+async def or_none(answer: Awaitable[Answer]) -> Answer | None:
+    """Awaits an answer of the API. Returns None if the object does not exist, such as a version that was deleted."""
+    try:
+        return await answer
+    except NotFound:
+        return None
 
 
 def redirect(request: Request, path: str) -> HTTPException:

@@ -1,10 +1,24 @@
 """Functions that format numbers, times and ids for the dashboard."""
 
 import datetime
+from collections.abc import Mapping
 from zoneinfo import ZoneInfo
 
+from fastapi import Request
 from nicegui import ui
 
+from difffit.models import Adapter, AdminAdapter
+
+LIMITS = {
+    "images_per_day": "Images per day",
+    "stored_bytes": "Storage",
+    "queued_generations": "Queued generations",
+    "active_finetunes": "Fine-tunes at once",
+    "validating_datasets": "Data sets checked at once",
+    "webhooks": "Webhooks",
+    "requests_per_minute": "Requests per minute",
+}
+"""Names of the quotas that an administrator can set for a tenant."""
 ZONE_COOKIE = "difffit_zone"
 """Cookie with the name of the browser's time zone. A script of every page sets it."""
 
@@ -35,14 +49,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def limits(quotas: Mapping[str, int]) -> dict[str, str]:
+    """Returns the values of a tenant's own quotas as texts, by the names of `LIMITS`."""
+    return {
+        LIMITS.get(name, name): size(limit) if name == "stored_bytes" else count(limit)
+        for name, limit in quotas.items()
+    }
+
+
 def moment(time: datetime.datetime | None, never: str = "never") -> str:
     return time.astimezone(zone()).strftime("%d %b %Y, %H:%M") if time else never
 
 
-def zone() -> datetime.tzinfo:
-    """Returns the time zone of the page's browser, or UTC if it is unknown."""
+def zone(request: Request | None = None) -> datetime.tzinfo:
+    """Returns the time zone of the browser that sent the request, by default that of the page; UTC if it is unknown."""
+    request = request or ui.context.client.request
     try:
-        return ZoneInfo(ui.context.client.request.cookies.get(ZONE_COOKIE, ""))
+        return ZoneInfo(request.cookies.get(ZONE_COOKIE, ""))
     except (KeyError, ValueError, OSError):
         return datetime.UTC
 
@@ -50,6 +73,10 @@ def zone() -> datetime.tzinfo:
 def several(number: int, word: str, words: str = "") -> str:
     """Returns a number with its noun in the singular or plural: `1 image`, `2 images`."""
     return f"{number:,} {word if number == 1 else words or word + 's'}"
+
+
+def version(adapter: Adapter | AdminAdapter) -> str:
+    return f"Version {adapter.version}" + (f", {adapter.name}" if adapter.name else "")
 
 
 def short(identifier: str) -> str:

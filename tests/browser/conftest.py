@@ -2,16 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
+from core.ml.bundled import sample_domain_folder
 from tests import processes
+from tests.api.client import zip_of
 from tests.processes import ADMIN, Caller
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -51,6 +54,24 @@ class Visitor:
         """Returns the id of the newest domain."""
         id: str = self.caller.get("/v1/domains")["data"][0]["id"]
         return id
+
+
+def trained(visitor: Visitor, domain: str, classes: Sequence[str], **settings: Any) -> str:
+    """Trains a version on four drawings of each class, for two steps unless `settings` has others. Returns its id."""
+    files = {
+        f"{name}/{path.name}": path.read_bytes()
+        for name in classes
+        for path in sorted((sample_domain_folder() / name).glob("*.png"))[:4]
+    }
+    sent = visitor.caller.send("POST", f"/v1/domains/{domain}/datasets", files={"file": ("a.zip", zip_of(files))})
+    dataset = sent.raise_for_status().json()["id"]
+    assert visitor.caller.wait(f"/v1/datasets/{dataset}", "validating")["status"] == "ready"
+    body = {"dataset_id": dataset, "steps": 2, "batch_size": 2, **settings}
+    started = visitor.caller.post(f"/v1/domains/{domain}/finetunes", body)["id"]
+    finetune = visitor.caller.wait(f"/v1/finetunes/{started}", "queued", "running")
+    assert finetune["status"] == "succeeded"
+    adapter: str = finetune["adapter_id"]
+    return adapter
 
 
 @dataclass
@@ -116,7 +137,8 @@ class Dashboard:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     shutil.rmtree(SCREENSHOTS, ignore_errors=True)
-    with processes.running({"DIFFFIT_DATA_DIR": str(folder / "data")}, folder) as url:
+    environment = {"DIFFFIT_DATA_DIR": str(folder / "data"), "DIFFFIT_WEBHOOKS_ALLOW_PRIVATE": "true"}
+    with processes.running(environment, folder) as url:
         yield Server(url)
 
 

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from core.ml.bundled import sample_domain_folder
-from tests.api.client import zip_of
-from tests.browser.conftest import LONG, ZONE, Dashboard, Visitor
+from tests.browser.conftest import LONG, ZONE, Dashboard, Visitor, trained
 
 CLASSES = ("fruit", "heart")
 LONG_URL = "https://example.com/" + "a-long-path-without-a-space" * 10
@@ -22,17 +20,7 @@ def domain(visitor: Visitor) -> Iterator[str]:
     """Yields the id of a domain with two versions: the first, which is active, knows one class more than the second."""
     created = visitor.caller.post("/v1/domains", {"name": "Interrupted", "description": LONG_URL})["id"]
     for classes in (CLASSES, CLASSES[:1]):
-        files = {
-            f"{name}/{path.name}": path.read_bytes()
-            for name in classes
-            for path in sorted((sample_domain_folder() / name).glob("*.png"))[:4]
-        }
-        sent = visitor.caller.send("POST", f"/v1/domains/{created}/datasets", files={"file": ("a.zip", zip_of(files))})
-        dataset = sent.raise_for_status().json()["id"]
-        assert visitor.caller.wait(f"/v1/datasets/{dataset}", "validating")["status"] == "ready"
-        body = {"dataset_id": dataset, "steps": 2, "batch_size": 2}
-        finetune = visitor.caller.post(f"/v1/domains/{created}/finetunes", body)["id"]
-        assert visitor.caller.wait(f"/v1/finetunes/{finetune}", "queued", "running")["status"] == "succeeded"
+        trained(visitor, created, classes)
     yield created
     visitor.caller.send("DELETE", f"/v1/domains/{created}").raise_for_status()
 

@@ -3,12 +3,15 @@
 from nicegui import ui
 
 from api.dashboard import kit, words
-from api.dashboard.forms import press_on_enter
 from api.dashboard.frame import frame, page
+from api.dashboard.lists import pager
+from api.dashboard.tenant_filter import filter_by_tenant
 from api.dashboard.user import AdminUser
 from difffit.models import AdminAdapter
 
 _PAGE = 50
+_STATES = {"": "Any", "ready": "ready", "quarantined": "quarantined"}
+_COLUMNS = ("Version", "Tenant", "Domain", "State", "Size", "Base", "Created", "Last used", "In memory of")
 
 
 @page("/adapters")
@@ -20,67 +23,57 @@ async def adapters(
     status: str = "",
     cursor: str = "",
 ) -> None:
-    filters = {"tenant_id": tenant_id, "domain_id": domain_id, "base_digest": base_digest, "status": status}
     with frame(user, "Adapters", section="Adapters"):
-        with kit.card():
-            _filters(filters)
-        chosen = {name: value for name, value in filters.items() if value}
-        totals = await user.api.admin.adapter_totals(**chosen)
-        listed = await user.api.admin.adapters(_PAGE, **chosen).page(cursor or None)
+        tenant = await filter_by_tenant(
+            user,
+            "/adapters",
+            tenant_id.strip(),
+            lambda: {"status": kit.choice("State", _STATES, status if status in _STATES else "")},
+        )
+        if tenant is None:
+            return
+        filters = {"tenant_id": tenant, "domain_id": domain_id, "base_digest": base_digest, "status": status}
+        filters = {name: value for name, value in filters.items() if value}
+        totals = await user.api.admin.adapter_totals(**filters)
+        listed = await user.api.admin.adapters(_PAGE, **filters).page(cursor or None)
         with kit.card():
             facts = {"Adapters": words.count(totals.adapters), "Tenants": words.count(totals.tenants)}
             kit.facts(facts | {"Domains": words.count(totals.domains), "Stored": words.size(totals.size_bytes)})
+            if domain_id:
+                name = next((adapter.domain_name for adapter in listed.data), None)
+                _chosen(f"Only the domain {name or domain_id}.", filters, "domain_id")
+            if base_digest:
+                _chosen(f"Only the base {words.short(base_digest)}.", filters, "base_digest")
             if listed.data:
-                columns = (
-                    "Version",
-                    "Tenant",
-                    "Domain",
-                    "State",
-                    "Size",
-                    "Base",
-                    "Created",
-                    "Last used",
-                    "In memory of",
-                )
-                kit.table("Stored adapters, newest first", columns, [_row(adapter) for adapter in listed.data])
+                rows = [_row(adapter, filters) for adapter in listed.data]
+                kit.table("Stored adapters, newest first", _COLUMNS, rows)
             else:
-                kit.muted("No adapter matches." if chosen else "No adapters yet.")
-        kit.pager("adapters", "/adapters", cursor, listed.next_cursor, **filters)
+                kit.muted("No adapter matches." if filters else "No adapters yet.")
+        pager("adapters", "/adapters", listed.next_cursor, filters)
 
 
-def _filters(filters: dict[str, str]) -> None:
-    with kit.box("fields"):
-        tenant = kit.field("Tenant's id", filters["tenant_id"])
-        domain = kit.field("Domain's id", filters["domain_id"])
-        base = kit.field("Base's digest", filters["base_digest"])
-        states = {"": "any", "ready": "ready", "quarantined": "quarantined"}
-        status = kit.choice("State", states, filters["status"] if filters["status"] in states else "")
-
-    def show() -> None:
-        chosen = {"tenant_id": tenant.value, "domain_id": domain.value, "base_digest": base.value}
-        ui.navigate.to(kit.with_query("/adapters", {**chosen, "status": status.value}))
-
+def _chosen(line: str, filters: dict[str, str], name: str) -> None:
+    """Adds a line about a filter that was chosen in the table, with a link that removes it."""
+    others = {other: value for other, value in filters.items() if other != name}
     with kit.box("row"):
-        submitter = kit.button("Show", show, kind="primary")
-        kit.link_button("All", "/adapters")
-    for field in (tenant, domain, base):
-        press_on_enter(field, submitter)
+        kit.muted(line)
+        ui.link("Remove", kit.with_query("/adapters", others)).props["aria-label"] = f"Remove the filter: {line}"
 
 
-def _row(adapter: AdminAdapter) -> list[kit.Cell]:
+def _row(adapter: AdminAdapter, filters: dict[str, str]) -> list[kit.Cell]:
     return [
-        lambda: (kit.write(f"Version {adapter.version}", "span"), kit.write(adapter.id, "div", "mono small")),
-        lambda: ui.link(words.tail(adapter.tenant_id), f"/tenants/{adapter.tenant_id}").classes("mono"),
-        lambda: _link(words.tail(adapter.domain_id), domain_id=adapter.domain_id),
+        lambda: (kit.write(words.version(adapter), "span"), kit.write(adapter.id, "div", "mono small")),
+        lambda: ui.link(adapter.tenant_name or words.tail(adapter.tenant_id), f"/tenants/{adapter.tenant_id}"),
+        lambda: _link(adapter.domain_name or words.tail(adapter.domain_id), filters, domain_id=adapter.domain_id),
         lambda: kit.badge(adapter.status),
         words.size(adapter.size_bytes),
-        lambda: _link(words.short(adapter.base_digest), base_digest=adapter.base_digest),
+        lambda: _link(words.short(adapter.base_digest), filters, base_digest=adapter.base_digest).classes("mono"),
         words.moment(adapter.created_at),
         words.moment(adapter.last_used_at),
         words.several(len(adapter.resident_on), "worker") if adapter.resident_on else "none",
     ]
 
 
-def _link(text: str, **filters: str) -> None:
-    """Adds a link that shows only the adapters that match the filters."""
-    ui.link(text, kit.with_query("/adapters", filters)).classes("mono")
+def _link(text: str, filters: dict[str, str], **chosen: str) -> ui.link:
+    """Adds a link to the adapters that also match the chosen filter."""
+    return ui.link(text, kit.with_query("/adapters", filters | chosen))

@@ -1,4 +1,4 @@
-"""Page that lists a tenant's domains, each with its latest generated image."""
+"""Page that lists a tenant's domains, each with the latest image of its active version."""
 
 from nicegui import ui
 
@@ -6,6 +6,7 @@ from api.dashboard import kit, words
 from api.dashboard.domain import name_fields
 from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, page
+from api.dashboard.lists import pager
 from api.dashboard.user import TenantUser, User
 from difffit.models import Domain
 
@@ -23,7 +24,7 @@ async def domains(user: TenantUser, cursor: str = "") -> None:
         with kit.box("tiles", "ul"):
             for domain in listed.data:
                 _tile(domain)
-        kit.pager("domains", "/domains", cursor, listed.next_cursor)
+        pager("domains", "/domains", listed.next_cursor)
 
 
 def _tile(domain: Domain) -> None:

@@ -7,9 +7,9 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.chart import LossCurve
 from api.dashboard.domain import domain_frame, find
-from api.dashboard.drawing import version_name
 from api.dashboard.frame import frame, page, show_problem
 from api.dashboard.user import TenantUser, User
+from api.dashboard.viewer import version_name
 from difffit import DiffFitError
 from difffit.errors import ConnectionFailed
 from difffit.events import ACTIVE, Evaluation, Event, Failure, Progress, Sample, Status

@@ -19,9 +19,11 @@ from tests.api.client import ADMIN_KEY, Api, Client, images_zip
 from tests.api.dashboard.conftest import Browser
 
 URL = "http://pages.test"
-STEPS = ("images", "training", "versions", "playground")
-DOMAIN_PAGES = (*STEPS, "datasets/ds_none")
-TENANT_PAGES = ("/domains", "/usage", "/finetunes/ft_none", *(f"/domains/dom_none/{path}" for path in DOMAIN_PAGES))
+STEPS = ("images", "training", "versions", "playground", "gallery", "compare")
+TENANT_PAGES = (
+    *("/domains", "/usage", "/finetunes/ft_none", "/gallery", "/gallery/zip", "/webhooks", "/webhooks/wh_none"),
+    *(f"/domains/dom_none/{path}" for path in (*STEPS, "datasets/ds_none")),
+)
 ADMIN_PAGES = ("/tenants", "/tenants/ten_none", "/adapters", "/fleet", "/audit")
 
 

@@ -1,0 +1,54 @@
+"""Parts of pages that show a list: filters above it, and links to its other pages below it."""
+
+from typing import Any
+
+from nicegui import ui
+from nicegui.elements.mixins.value_element import ValueElement
+
+from api.dashboard import kit
+from api.dashboard.forms import Form, address_text, press_on_enter
+
+_FIRST = "-"
+"""Stands for the first page, which has no cursor, in a trail of cursors."""
+_MAX_TRAIL = 50
+
+
+def filter_buttons(path: str, **controls: ValueElement[Any]) -> None:
+    """Adds buttons below the filters of a list. One shows the list at `path` with the filters' values in the address,
+    by their names, as Enter in a field does; the other shows the list without filters."""
+
+    def show() -> None:
+        if Form(**controls).is_valid():
+            ui.navigate.to(
+                kit.with_query(path, {name: address_text(control.value) for name, control in controls.items()})
+            )
+
+    with kit.box("row"):
+        submitter = kit.button("Show", show, kind="primary")
+        kit.link_button("Show all", path)
+    for control in controls.values():
+        if isinstance(control, ui.input | ui.number):
+            press_on_enter(control, submitter)
+
+
+def pager(noun: str, path: str, next_cursor: str | None, filters: dict[str, str] | None = None) -> None:
+    """Adds links from a page of a list, which is ordered from newest to oldest, to the older page, the newer page and
+    the first page. The API lists only forwards, so the address has the cursors of the newer pages, in `trail`."""
+    query = ui.context.client.request.query_params
+    cursor = query.get("cursor", "")
+    trail = [place for place in query.get("trail", "").split(",") if place]
+    shown = {name: value for name, value in (filters or {}).items() if value}
+    links = {}
+    if cursor and trail != [_FIRST]:
+        links[f"Newest {noun}"] = shown
+    if trail:
+        newer = "" if trail[-1] == _FIRST else trail[-1]
+        links[f"Newer {noun}"] = {**shown, "cursor": newer, "trail": ",".join(trail[:-1])}
+    if next_cursor:
+        older = [*trail, cursor or _FIRST][-_MAX_TRAIL:]
+        links[f"Older {noun}"] = {**shown, "cursor": next_cursor, "trail": ",".join(older)}
+    if links:
+        with kit.box("row", "nav") as navigation:
+            navigation.props('aria-label="Pages of the list"')
+            for label, target in links.items():
+                kit.link_button(label, kit.with_query(path, target))

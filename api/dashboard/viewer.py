@@ -1,0 +1,106 @@
+"""Dialog that shows generated images one by one, each with its settings."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.responses import RedirectResponse
+from nicegui import app, ui
+
+from api.dashboard import kit, words
+from api.dashboard.forms import address_text
+from api.dashboard.user import User, get_tenant, or_none
+from difffit.models import Generation, Image
+
+_REUSED = (
+    *("class_name", "steps", "adapter_scale", "guidance_scale", "guidance_adapter_scale", "sampler", "eta"),
+    "timestep_spacing",
+)
+"""Settings of a generation that the playground takes from its address."""
+
+
+class Viewer:
+    """Dialog with one of several images, given by their ids. Buttons and the arrow keys show the image before or after
+    it."""
+
+    def __init__(self, user: User, ids: Sequence[str]) -> None:
+        self.user, self.ids = user, ids
+
+    async def open(self, index: int) -> None:
+        with kit.dialog("Image details") as shown, kit.box("stack") as element:
+            self.content = ui.element("div").classes("stack")
+            with kit.box("row") as self.links:
+                self.reuse = kit.link_button("Use these settings", "#")
+                self.png = ui.link("Open the PNG", "#", new_tab=True)
+                self.png.classes("button link-button", remove="nicegui-link")
+            with kit.box("row spread"):
+                self._neighbours(element)
+                kit.button("Close", shown.close, kind="primary").props("autofocus")
+        await self._show(index)
+        shown.open()
+
+    def _neighbours(self, element: ui.element) -> None:
+        with kit.box("row") as buttons:
+            for label, key, step in (("Previous", "left", -1), ("Next", "right", 1)):
+
+                async def move(step: int = step) -> None:
+                    await self._show((self.index + step) % len(self.ids))
+
+                kit.button(label, move)
+                element.on(f"keydown.{key}", move)
+        buttons.visible = len(self.ids) > 1
+
+    async def _show(self, index: int) -> None:
+        self.index = index
+        generation_id, _, number = self.ids[index].partition("/")
+        generation = await or_none(self.user.api.generations.get(generation_id))
+        images = generation.images if generation else []
+        image = next((image for image in images if str(image.index) == number), None)
+        version = await version_name(self.user, generation.adapter_id) if generation else ""
+        if self.index != index:
+            return  # the user has moved on meanwhile
+        self.content.clear()
+        self.links.visible = image is not None
+        with self.content:
+            kit.write(f"{index + 1} of {len(self.ids)}", "p", "small").props("role=status")
+            if generation is None or image is None:
+                kit.muted("This image has been deleted.")
+                return
+            _details(generation, image, version)
+            self.reuse.props["href"] = playground(generation, image)
+            self.png.props["href"] = f"/images/{generation.id}/{image.index}"
+
+
+def _details(generation: Generation, image: Image, version: str) -> None:
+    kit.picture(image.url, f"{generation.class_name}, seed {image.seed}", "picture large")
+    facts = {"Class": generation.class_name, "Seed": str(image.seed), "Steps": str(generation.steps)}
+    facts |= {"Strength": f"{generation.adapter_scale:g}", "Guidance": f"{generation.guidance_scale:g}"}
+    if generation.guidance_adapter_scale != 1:
+        facts["Guided against"] = f"{generation.guidance_adapter_scale:.0%}"
+    facts |= {"Sampler": generation.sampler, "Timesteps": generation.timestep_spacing}
+    facts |= {"Size": f"{image.width} × {image.height}", "Generated": words.moment(generation.finished_at)}
+    label = {"Label": image.label} if image.label else {}
+    kit.facts(facts | {"Version": version} | label | {"SHA-256": image.sha256})
+
+
+def playground(generation: Generation, image: Image) -> str:
+    """Returns the address of the playground whose form has the settings of an image."""
+    settings = {name: address_text(getattr(generation, name)) for name in _REUSED}
+    settings |= {"seed": str(image.seed), "count": "1", "adapter_id": generation.adapter_id or "base"}
+    return kit.with_query(f"/domains/{generation.domain_id}/playground", settings)
+
+
+async def version_name(user: User, adapter_id: str | None) -> str:
+    """Returns the name of the version that a generation used. A deleted version is named by its id."""
+    if adapter_id is None:
+        return "Base model"
+    adapter = await or_none(user.api.adapters.get(adapter_id))
+    return words.version(adapter) if adapter else adapter_id
+
+
+@app.get("/images/{id}/{index}", include_in_schema=False)
+async def image(request: Request, id: str, index: int, user: Annotated[User, Depends(get_tenant)]) -> RedirectResponse:
+    """Redirects to a signed URL of an image. Signed URLs expire, while a page with links may stay open for longer."""
+    generation = await or_none(user.api.generations.get(id))
+    url = next((image.url for image in generation.images if image.index == index), None) if generation else None
+    return RedirectResponse(url or f"{request.scope['root_path']}/missing-image", 303)
