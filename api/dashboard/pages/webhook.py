@@ -1,0 +1,134 @@
+"""Page of one webhook: its settings and its deliveries."""
+
+import json
+from typing import Literal
+
+from nicegui import ui
+
+from api.dashboard import kit, words
+from api.dashboard.forms import show_secret
+from api.dashboard.frame import frame, load, page
+from api.dashboard.lists import pager
+from api.dashboard.user import TenantUser, User
+from api.dashboard.webhook_form import WebhookForm
+from difffit.models import Delivery, Webhook
+
+_CRUMBS = {"Webhooks": "/webhooks"}
+_PAGE = 20
+_ASK_SECONDS = 2.0
+
+
+@page("/webhooks/{id}")
+async def webhook(user: TenantUser, id: str, cursor: str = "") -> None:
+    details = await load(user, user.api.webhooks.get(id), "Webhook", section="Webhooks", crumbs=_CRUMBS)
+    if details is None:
+        return
+    with frame(user, "Webhook", section="Webhooks", crumbs=_CRUMBS, hint=details.url):
+        with kit.card():
+            _settings(details)
+            if user.may_write:
+                _actions(user, details)
+        listed = await user.api.webhooks.deliveries(id, _PAGE).page(cursor or None)
+        with kit.card("Deliveries", "Events of the last 30 days. A failed delivery is repeated for about a day."):
+            if listed.data:
+                columns = ("Time", "Event", "State", "Attempts", "Last attempt", "Next attempt", "")
+                kit.table("Deliveries, newest first", columns, [_row(user, delivery) for delivery in listed.data])
+                if listed.data[0].status == "pending" and not listed.data[0].attempts:
+                    _reload_when_tried(user, listed.data[0])
+            else:
+                kit.muted("No deliveries yet. Send a test event to try the URL.")
+        pager("deliveries", f"/webhooks/{id}", listed.next_cursor)
+
+
+def _reload_when_tried(user: User, delivery: Delivery) -> None:
+    async def look() -> None:
+        if (await user.api.webhooks.delivery(delivery.webhook_id, delivery.id)).attempts:
+            waiting.cancel()
+            kit.reload()
+
+    waiting = ui.timer(_ASK_SECONDS, look)
+
+
+def _settings(webhook: Webhook) -> None:
+    with kit.box("row"):
+        kit.badge(webhook.status)
+        if webhook.disabled_reason:
+            kit.muted(webhook.disabled_reason.detail)
+    facts = {"Events": "all" if webhook.events is None else ", ".join(webhook.events)}
+    facts |= {"Description": webhook.description} if webhook.description else {}
+    facts |= {"Last success": words.moment(webhook.last_success_at), "Created": words.moment(webhook.created_at)}
+    kit.facts(facts)
+
+
+def _actions(user: User, webhook: Webhook) -> None:
+    is_enabled = webhook.status == "enabled"
+
+    async def test() -> None:
+        await user.api.webhooks.test(webhook.id)
+        kit.reload()
+
+    async def toggle() -> None:
+        await user.api.webhooks.update(webhook.id, enabled=not is_enabled)
+        kit.reload()
+
+    async def rotate() -> None:
+        issued = await user.api.webhooks.rotate(webhook.id)
+        show_secret("The new secret", issued.secret or "")
+
+    async def delete() -> None:
+        await user.api.webhooks.delete(webhook.id)
+        ui.navigate.to("/webhooks")
+
+    def ask_to_rotate() -> None:
+        detail = "A new secret replaces it. For a day, events are signed with both."
+        kit.confirm("Rotate the secret?", detail, "Rotate", rotate)
+
+    with kit.box("row"):
+        if is_enabled:
+            kit.button("Send a test event", test, kind="primary")
+        kit.button("Edit", lambda: _ask_to_edit(user, webhook))
+        kit.button("Disable" if is_enabled else "Enable", toggle)
+        kit.button("Rotate the secret", ask_to_rotate)
+        kit.delete_button("this webhook", "Delete the webhook", "Its deliveries are deleted too.", delete)
+
+
+def _ask_to_edit(user: User, webhook: Webhook) -> None:
+    async def change(form: WebhookForm) -> None:
+        events: list[str] | Literal["all"] = form.events or "all"
+        await user.api.webhooks.update(webhook.id, url=form.url, events=events, description=form.description)
+        kit.reload()
+
+    WebhookForm("Edit the webhook", "Save", change, webhook)
+
+
+def _row(user: User, delivery: Delivery) -> list[kit.Cell]:
+    last = delivery.attempts[-1] if delivery.attempts else None
+    outcome = "" if last is None else last.detail or f"Answered {last.response_status}"
+
+    async def repeat() -> None:
+        await user.api.webhooks.redeliver(delivery.webhook_id, delivery.id)
+        kit.reload()
+
+    async def show() -> None:
+        details = await user.api.webhooks.delivery(delivery.webhook_id, delivery.id)
+        with kit.dialog(f"Event {delivery.type}") as shown:
+            kit.code(json.dumps(details.payload, indent=2, ensure_ascii=False))
+            with kit.box("row end"):
+                kit.button("Close", shown.close, kind="primary").props("autofocus")
+        shown.open()
+
+    def actions() -> None:
+        with kit.box("row"):
+            kit.button("Show", show, kind="quiet").props["aria-label"] = f"Show the event {delivery.id}"
+            if user.may_write:
+                kit.button("Send again", repeat, kind="quiet").props["aria-label"] = f"Send {delivery.id} again"
+
+    return [
+        words.moment(delivery.created_at),
+        delivery.type,
+        lambda: kit.badge(delivery.status),
+        words.count(len(delivery.attempts)),
+        lambda: kit.write(outcome, "span", "long"),
+        words.moment(delivery.next_attempt_at, "none"),
+        actions,
+    ]
