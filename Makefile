@@ -106,8 +106,8 @@ lock: $(VENV)/.uv ## Pin what pyproject.toml asks for and is not pinned yet; all
 	$(COMPILE) $(SERVER) --all-extras $(UPGRADE) --output-file requirements.lock
 	$(COMPILE) $(SERVER) --extra dashboard --extra docs --extra servers --extra traces --constraint requirements.lock \
 		--output-file deploy/docker/api.lock
-	$(COMPILE) $(SERVER) client/pyproject.toml --extra worker --extra servers --extra traces --constraint requirements.lock \
-		--output-file deploy/docker/worker.lock
+	$(COMPILE) $(SERVER) client/pyproject.toml --extra worker --extra servers --extra traces --extra heic \
+		--constraint requirements.lock --output-file deploy/docker/worker.lock
 	$(COMPILE) --group uv $(UPGRADE) --output-file requirements-uv.lock
 
 clean: ## Remove what was installed and made

@@ -8,6 +8,7 @@ logger = logging.getLogger(__name__)
 _MODULES = {
     "dashboard": ("nicegui", "difffit", "httpx"),
     "docs": ("fastapi_swagger",),
+    "heic": ("pi_heif",),
     "servers": ("psycopg", "redis", "boto3"),
     "traces": ("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.instrumentation"),
 }

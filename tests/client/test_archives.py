@@ -45,7 +45,7 @@ def test_linked_class_folders_are_packed_and_circles_end(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("file", "reason"), [("1.png", "so they have no class"), ("cat/1.heic", "such as cat/1.heic cannot be read")]
+    ("file", "reason"), [("1.png", "so they have no class"), ("cat/1.cr2", "such as cat/1.cr2 cannot be read")]
 )
 def test_folders_without_usable_images_are_explained(tmp_path: Path, file: str, reason: str) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)

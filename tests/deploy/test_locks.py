@@ -35,7 +35,7 @@ WHOLE = pins("requirements.lock")
     ("lock", "requirements"),
     [
         ("requirements.lock", [*asked(*EXTRAS), *CLIENT["dependencies"]]),
-        ("deploy/docker/worker.lock", [*asked("worker", "servers", "traces"), *CLIENT["dependencies"]]),
+        ("deploy/docker/worker.lock", [*asked("worker", "servers", "traces", "heic"), *CLIENT["dependencies"]]),
         ("deploy/docker/api.lock", [*asked("dashboard", "docs", "servers", "traces"), *CLIENT["dependencies"]]),
     ],
 )

@@ -13,7 +13,10 @@ from typing import IO
 
 from difffit.errors import InvalidInput
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".heic", ".heif"),
+}
 LABELS = {"labels.csv", "metadata.csv", "metadata.jsonl"}
 """Names of files from which the server reads the classes of images, instead of from folders."""
 _CAPTIONS = {".txt", ".caption"}
@@ -91,7 +94,8 @@ def pack(folder: Path, file: IO[bytes]) -> None:
     if len(files) == len(images) and all(path.parent == folder for path in images):
         raise InvalidInput(
             f"{folder} contains images itself, so they have no class. Move them into a folder in it that is named "
-            "after their class, pass the folder above it, or add a labels.csv with the columns file_name and class_name."
+            "after their class, pass the folder above it, or add a labels.csv with the columns file_name and "
+            "class_name."
         )
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # images are compressed already
         for path in files:

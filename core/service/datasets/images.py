@@ -13,14 +13,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
+
+from core.service.extras import is_installed
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
     from core.artifact.pixels import Box
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+"""Formats that Pillow decodes by itself. The extra `heic` adds HEIC, which Pillow calls HEIF."""
 SIGNATURE_BYTES = 16
 MIN_SIDE = 8
 """Minimum length of an image's shorter side, in pixels."""
@@ -31,13 +35,23 @@ KEPT_SIDE = 1024
 """Min side, in pixels, to which `read_image` reduces a larger image: the largest image size that a base model trains
 at."""
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM", b"II", b"MM", b"GIF8")
+_CONTAINER = b"ftyp"
+"""Fifth to eighth byte of AVIF and HEIC files, whose common container begins with a list of brands."""
+_BRANDS_BYTES = 256
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DECODED_BYTES = 88_000_000
 """Max bytes of memory for decoding an image as a whole. Only PNGs without interlacing are decoded in bands instead."""
 _LARGE_BYTES = 16_000_000
 """Images that need more bytes of memory than this are decoded one at a time in each process."""
-_COPIES = {"WEBP": 4, "TIFF": 2}
+_COPIES = {"WEBP": 4, "TIFF": 2, "AVIF": 4, "HEIF": 4}
 """Number of copies of the whole image that a format's decoder holds in memory; 1 for all other formats."""
+_PHONE_BYTES = 400_000_000
+"""Max bytes of memory for decoding an AVIF or HEIC file instead of `_DECODED_BYTES`, since phones store photos of 24
+megapixels as HEIC."""
+_ALONE = ("AVIF", "HEIF")
+"""Formats that are decoded one at a time in each process, whatever size a file declares: the compressed stream may
+contain a larger image, which only the decoder notices."""
 _PIXEL_BYTES = 4
 """Bytes that a colour pixel takes in Pillow's memory."""
 _BAND_BYTES = 2**20
@@ -72,7 +86,7 @@ class Picture:
 def check_signature(start: bytes) -> None:
     """Raises Refused unless a file starts with the signature of an image format. Called before the rest of the file is
     inflated."""
-    if not start.startswith(_SIGNATURES):
+    if not start.startswith(_SIGNATURES) and start[4:8] != _CONTAINER:
         raise _not_an_image()
 
 
@@ -92,7 +106,7 @@ def read_picture(data: bytes, max_pixels: int, spend: Callable[[int], None] | No
 
     from core.service.datasets import colours
 
-    with _refusing(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with _refusing(data), Image.open(io.BytesIO(data), formats=_formats(data)) as image:
         _check_size(image, max_pixels)
         _check_kind(image)
         width, height = image.size
@@ -108,6 +122,34 @@ def read_picture(data: bytes, max_pixels: int, spend: Callable[[int], None] | No
         elif orientation in _SIDEWAYS:
             width, height = height, width
         return Picture(square, width, height, converted)
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Returns Pillow's names of the formats that a file may have. Raises Refused for a HEIC file if the extra that
+    decodes HEIC is not installed."""
+    if data[4:8] != _CONTAINER:
+        return FORMATS
+    if _HEIC_BRANDS.isdisjoint(_brands(data)):
+        return ("AVIF",)
+    if not is_installed("heic"):
+        raise Refused("heic_not_supported", "This service does not read HEIC. Convert the image to JPEG or PNG.")
+    _register_heic()
+    return ("HEIF",)
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """Returns the brands at the start of an AVIF or HEIC file, or nothing for other files."""
+    if data[4:8] != _CONTAINER:
+        return set()
+    end = min(int.from_bytes(data[:4], "big"), _BRANDS_BYTES)
+    return {data[place : place + 4] for place in range(8, end, 4)}
+
+
+@cache
+def _register_heic() -> None:
+    import pi_heif
+
+    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 class _Stopped(Exception):
@@ -134,7 +176,7 @@ def _refusing(data: bytes) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Refused("too_many_pixels", "It has too many pixels. Resize it.") from error
     except Exception as error:  # decoders raise nearly everything on hostile input
-        raise Refused("corrupt", "It cannot be decoded. Save it again.") from error
+        raise _corrupt() from error
 
 
 def _check_size(image: "Image.Image", max_pixels: int) -> None:
@@ -171,7 +213,8 @@ def _decode(image: "ImageFile.ImageFile", data: bytes, orientation: int) -> "Ima
     from core.service.datasets import colours
 
     is_streamed = image.format == "PNG" and not image.info.get("interlace")
-    with nullcontext() if is_streamed or _room(image) <= _LARGE_BYTES else _large:
+    is_small = is_streamed or (_room(image) <= _LARGE_BYTES and image.format not in _ALONE)
+    with nullcontext() if is_small else _large:
         if not is_streamed:
             image.load()
             if image.size != image.im.size:
@@ -253,7 +296,7 @@ def _room(image: "Image.Image") -> int:
         image.draft(None, (width // factor, height // factor))
     bytes_a_pixel = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, _PIXEL_BYTES)
     room = passes + image.width * image.height * bytes_a_pixel * _COPIES.get(image.format or "", 1)
-    if room > _DECODED_BYTES:
+    if room > (_PHONE_BYTES if image.format in _ALONE else _DECODED_BYTES):
         raise Refused(
             "too_many_pixels",
             f"It has {width}x{height} pixels, too many for its format. Resize it, or convert it to PNG or JPEG.",
@@ -262,10 +305,12 @@ def _room(image: "Image.Image") -> int:
 
 
 def _unidentified(data: bytes) -> Refused:
-    """Returns the Refused for a file that Pillow cannot identify: either a TIFF of an unsupported pixel format, or no
-    image."""
+    """Returns the Refused for a file that Pillow cannot identify: a TIFF of an unsupported pixel format, a broken AVIF
+    or HEIC file, or no image."""
     from PIL import TiffImagePlugin
 
+    if _brands(data) & {b"avif", *_HEIC_BRANDS}:
+        return _corrupt()
     if data.startswith(_TIFF_SIGNATURES):
         try:
             TiffImagePlugin.TiffImageFile(io.BytesIO(data))
@@ -277,6 +322,10 @@ def _unidentified(data: bytes) -> Refused:
     return _not_an_image()
 
 
+def _corrupt() -> Refused:
+    return Refused("corrupt", "It cannot be decoded. Save it again.")
+
+
 def _pixel_format(name: str) -> Refused:
     return Refused(
         "pixel_format", f"Its pixel format ({name}) is not supported. Save it with 8 or 16 bits per channel."
@@ -284,4 +333,5 @@ def _pixel_format(name: str) -> Refused:
 
 
 def _not_an_image() -> Refused:
-    return Refused("not_an_image", f"It is not in a supported format ({', '.join(FORMATS)}). Convert it.")
+    formats = ", ".join([*FORMATS, *(["HEIC"] if is_installed("heic") else [])])
+    return Refused("not_an_image", f"It is not in a supported format ({formats}). Convert it.")
