@@ -1,1 +1,1 @@
-"""Fine-tuning and image generation without a server: the `difffit train` and `difffit sample` commands."""
+"""Fine-tuning, image generation and export without a server: `difffit train`, `difffit sample`, `difffit export`."""

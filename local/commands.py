@@ -1,9 +1,10 @@
-"""The commands `difffit train` and `difffit sample`. They import torch only when they run, so that `--help` is fast."""
+"""The commands `difffit train`, `difffit sample` and `difffit export`. They import torch only when they run, so that
+`--help` is fast."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +27,7 @@ from difffit.errors import DiffFitError, NotConfigured
 
 train_app = typer.Typer()
 sample_app = typer.Typer()
+export_app = typer.Typer()
 PANEL = "Without a server"
 BaseOption = Annotated[
     str | None,
@@ -176,6 +178,29 @@ def sample(
         )
         paths = run.sample(state)
     state.show({"images": [str(path) for path in paths]}, "\n".join(str(path) for path in paths))
+
+
+@command(export_app, "export", rich_help_panel=PANEL)
+def export(
+    state: State,
+    adapter: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Adapter file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")] = Path("model"),
+    format: Annotated[
+        Literal["diffusers", "dit"],
+        typer.Option(help="`diffusers`: for its DiTPipeline. `dit`: weights under the original DiT's names."),
+    ] = "diffusers",
+    base: BaseOption = None,
+) -> None:
+    """Write a model with an adapter folded into its weights, which runs without this package.
+
+    diffusers' pipeline has its own timestep features and guides all latent channels, so that its images differ slightly
+    for most bases. A folder of the format `dit` is also a base for the other commands.
+    """
+    with _explained():
+        from local.export import Export
+
+        summary = Export(adapter, output, format, base).write()
+    state.show(summary, record(None, **summary))
 
 
 @contextmanager

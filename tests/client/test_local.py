@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DiTPipeline
 from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -36,14 +38,16 @@ def run(*words: object, folder: Path, code: int = 0) -> Any:
     return json.loads(done.stderr if code else done.stdout)
 
 
-def run_here(*words: object, folder: Path, code: int = 0) -> Any:
+def run_here(
+    *words: object, folder: Path, code: int = 0, options: tuple[str, ...] = ("--device", "cpu", "--json")
+) -> Any:
     """Runs a command in this process, where torch is loaded already. Uses one thread like the server: on some CPUs sums
     depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with contextlib.chdir(folder):
-            done = CliRunner().invoke(app, [str(word) for word in (*words, "--device", "cpu", "--json")])
+            done = CliRunner().invoke(app, [str(word) for word in (*words, *options)])
     finally:
         torch.set_num_threads(threads)
     assert done.exit_code == code, done.output
@@ -199,6 +203,34 @@ def test_restart_ignores_the_checkpoint(drawings: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "adapter.checkpoint").exists()
 
 
+def export(*words: object, folder: Path, code: int = 0) -> Any:
+    return run_here("export", *words, "-o", "model", folder=folder, code=code, options=("--json",))
+
+
+def test_exported_model_generates_the_adapters_images_as_a_base(adapter: Path, tmp_path: Path) -> None:
+    asked = ("--class", "fruit", "-n", 1, "--seed", 4, "--steps", 2)
+    (by_adapter,) = run_here("sample", adapter, *asked, "-o", "a", folder=tmp_path)["images"]
+    exported = export(adapter, "--format", "dit", folder=tmp_path)
+    manifest = decode(adapter.read_bytes()).manifest
+    assert (exported["licence"], exported["class_names"]) == (manifest.base_licence, list(CLASSES))
+    assert json.loads((tmp_path / "model" / "difffit.json").read_text())["adapter"] == exported["adapter"]
+    (by_model,) = run_here("sample", "--base", "model", *asked, "-o", "b", folder=tmp_path)["images"]
+    images = [np.asarray(Image.open(tmp_path / path)).astype(int) for path in (by_adapter, by_model)]
+    assert np.abs(images[0] - images[1]).max() <= 2
+    refused = export(adapter, folder=tmp_path, code=6)
+    assert "exists already" in refused["detail"]
+
+
+def test_diffusers_loads_an_exported_folder(adapter: Path, tmp_path: Path) -> None:
+    export(adapter, folder=tmp_path)
+    pipeline: Any = DiTPipeline.from_pretrained(tmp_path / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    labels = pipeline.get_label_ids(list(CLASSES))
+    images = pipeline(class_labels=labels, num_inference_steps=2, output_type="np").images
+    assert images.shape == (2, 64, 64, 3)
+    assert images.std() > 0.01
+
+
 def test_sample_without_adapter_uses_the_base(tmp_path: Path) -> None:
     (path,) = run_here("sample", "--class", "car", "-n", 1, "--steps", 1, folder=tmp_path)["images"]
     assert read_settings((tmp_path / path).read_bytes())["adapter"] == "base"
@@ -226,8 +258,7 @@ def test_local_commands_are_listed_without_importing_torch(tmp_path: Path) -> No
     command = [str(Path(sys.executable).parent / "difffit"), "--help"]
     listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     panel = listed[listed.index("Without a server") :]
-    assert "train" in panel
-    assert "sample" in panel
+    assert all(name in panel for name in ("train", "sample", "export"))
     code = "import sys, local.commands; sys.exit('torch' in sys.modules or 'sqlalchemy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

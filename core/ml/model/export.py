@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.artifact.sites import CLASS_TABLE
+from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.checkpoint import assemble
 from core.ml.model.diffusers_format import config_to_diffusers, to_diffusers
 from core.ml.model.dit import DiT
@@ -29,10 +30,16 @@ def fold_into_weights(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     return _Weights(dit, tensors).folded()
 
 
-def domain_dit(dit: DiT, tensors: Mapping[str, Tensor]) -> DiT:
+def domain_dit(dit: DiT, tensors: Mapping[str, Tensor], scale: int = 1) -> DiT:
     """Returns a separate frozen model with the adapter folded into its weights, for `save_base` and
-    `export_diffusers`."""
-    config = dataclasses.replace(dit.config, num_classes=tensors[CLASS_TABLE].shape[0] - 1)
+    `export_diffusers`. It generates images of `scale` times the base's image size. Raises ValueError for tensors of a
+    method that adds modules."""
+    config = dataclasses.replace(
+        dit.config,
+        num_classes=tensors[CLASS_TABLE].shape[0] - 1,
+        input_size=scale * dit.config.input_size,
+        position_scale=dit.config.position_scale / scale,
+    )
     return assemble(config, fold_into_weights(dit, tensors), dit.positions.device, dit.positions.dtype)
 
 
@@ -51,6 +58,52 @@ def export_diffusers(dit: DiT, folder: Path, dtype: torch.dtype = torch.float32)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(owned, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def export_pipeline(dit: DiT, autoencoder: Autoencoder, folder: Path, class_names: Sequence[str]) -> None:
+    """Writes a DiT with its autoencoder as a folder for diffusers' `DiTPipeline.from_pretrained`.
+
+    The pipeline's null label is always 1,000, so the class table is filled up with copies of the null row. The pipeline
+    guides all latent channels, and has the differences that `export_diffusers` describes.
+
+    Raises ValueError for more than 1,000 classes, and for a configuration that diffusers' DiT class cannot express.
+    """
+    export_diffusers(_with_pipeline_classes(dit), folder / "transformer")
+    autoencoder.save(folder / "vae", torch.float32)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    index = {"_class_name": "DiTPipeline", "id2label": dict(enumerate(class_names)), **_PARTS}
+    for path, content in (("model_index.json", index), ("scheduler/scheduler_config.json", _SCHEDULER)):
+        (folder / path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_PIPELINE_CLASSES = 1000
+_PARTS = {
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "transformer": ["diffusers", "DiTTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+_SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+}
+"""Noise schedule and timesteps of our DDIM sampler."""
+
+
+def _with_pipeline_classes(dit: DiT) -> DiT:
+    """Returns a copy of a model with 1,000 classes, of which the last ones are copies of the null label. Raises
+    ValueError for a model with more classes."""
+    missing = _PIPELINE_CLASSES - dit.config.num_classes
+    if missing < 0:
+        raise ValueError(f"diffusers' DiT pipeline takes at most {_PIPELINE_CLASSES:,} classes")
+    state = dict(dit.state_dict())
+    table = state[CLASS_TABLE]
+    state[CLASS_TABLE] = torch.cat([table, table[-1:].expand(missing, -1)])
+    config = dataclasses.replace(dit.config, num_classes=_PIPELINE_CLASSES)
+    return assemble(config, state, dit.positions.device, dit.positions.dtype)
 
 
 _FOLDS = re.compile(r"\.factor$|\.norm(1|2|_final)\.(weight|bias)$")

@@ -16,7 +16,7 @@ GROUP = "difffit.commands"
 imported only when the command is run or listed."""
 
 
-WITH_SERVER = ("train", "sample")
+WITH_SERVER = ("train", "sample", "export")
 """Commands that the server's package adds."""
 
 

@@ -15,7 +15,7 @@ from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.model.adapter import TensorAdapter
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.checkpoint import check_tensors, load_base, save_base
-from core.ml.model.export import domain_dit, export_diffusers, fold_into_weights
+from core.ml.model.export import domain_dit, export_diffusers, export_pipeline, fold_into_weights
 from tests.core.ml.model.small import (
     ADAPTERS,
     CONFIG,
@@ -126,6 +126,54 @@ def test_diffusers_own_pipeline_draws_an_exported_domain_as_we_do(tmp_path: Path
     ours = (coder.decode(latents) / 2 + 0.5).clamp(0, 1)
     assert difference(theirs, ours) < 1e-3
     assert len(ours.unique()) > 10
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_pipeline_loads_an_exported_folder_and_draws_as_we_do(tmp_path: Path, guidance_scale: float) -> None:
+    """Guides all channels, as the pipeline does."""
+    dit = random_dit(BaseConfig(**{**CONFIG.to_json(), "timestep_convention": "diffusers", "mlp_norm_eps": 1e-5}))
+    tensors = random_tensors(dit, "every site")
+    coder = Autoencoder.load(autoencoder_folder(tmp_path / "vae"))
+    export_pipeline(domain_dit(dit, tensors), coder, tmp_path / "domain", ["cat", "größer", "dog"])
+    pipeline: Any = DiTPipeline.from_pretrained(tmp_path / "domain")
+    pipeline.set_progress_bar_config(disable=True)
+    seeds, steps = [10, 11], 4
+    theirs = pipeline(
+        class_labels=pipeline.get_label_ids(["größer", "dog"]),
+        guidance_scale=guidance_scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        num_inference_steps=steps,
+        output_type="pt",
+    ).images
+    latents = sample(
+        lambda x, t, y: dit(x, t, y, TensorAdapter(tensors)),
+        seeded_noise(seeds, (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)),
+        torch.tensor([1, 2]),
+        3,
+        SamplingSettings(steps=steps, guidance_scale=guidance_scale),
+        channels=CONFIG.in_channels,
+    )
+    ours = (coder.decode(latents) / 2 + 0.5).clamp(0, 1)
+    assert difference(theirs, ours) < 1e-3
+    assert len(ours.unique()) > 10
+
+
+def test_pipeline_takes_at_most_a_thousand_classes(tmp_path: Path) -> None:
+    dit = random_dit()
+    tensors = random_tensors(dit, "paper", num_classes=1001)
+    coder = Autoencoder.load(autoencoder_folder(tmp_path / "vae"))
+    with pytest.raises(ValueError, match="at most 1,000 classes"):
+        export_pipeline(domain_dit(dit, tensors), coder, tmp_path / "domain", [])
+
+
+def test_domain_of_twice_the_size_computes_the_same() -> None:
+    dit = random_dit()
+    tensors = random_tensors(dit, "paper")
+    domain = domain_dit(dit, tensors, scale=2)
+    assert (domain.config.input_size, domain.config.position_scale) == (16, 0.5)
+    x = torch.randn(2, CONFIG.in_channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    t, y = torch.tensor([10, 900]), torch.tensor([0, 2])
+    assert difference(domain(x, t, y), dit(x, t, y, TensorAdapter(tensors))) < 1e-5
 
 
 def test_position_scale_cannot_be_exported_to_diffusers(tmp_path: Path) -> None:
