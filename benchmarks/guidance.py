@@ -22,7 +22,6 @@ from torch import Tensor
 
 from benchmarks.bundled_base.finetuning import fine_tuned
 from benchmarks.bundled_base.pictures import alike
-from benchmarks.bundled_base.yardsticks import DISTANCES, Judges, small
 from benchmarks.paper import domains
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.record import Record
@@ -31,6 +30,7 @@ from benchmarks.report import FOLDER, markdown_table, mean_text, write_markdown
 from core.artifact.sampling import EVERY_TIMESTEP, SamplerName, SamplingSettings
 from core.artifact.sites import PRESETS
 from core.artifact.training import TrainingSettings
+from core.ml.evaluation.yardsticks import DISTANCES, Judges, small
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.request import ImageRequest
 from core.ml.serving.resident import Resident

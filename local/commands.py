@@ -1,5 +1,7 @@
-"""The commands `difffit train`, `difffit sample` and `difffit export`. They import torch only when they run, so that
-`--help` is fast."""
+"""The commands `difffit train`, `difffit sample`, `difffit evaluate` and `difffit export`.
+
+They import torch only when they run, so that `--help` is fast.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from difffit.errors import DiffFitError, NotConfigured
 
 train_app = typer.Typer()
 sample_app = typer.Typer()
+evaluate_app = typer.Typer()
 export_app = typer.Typer()
 PANEL = "Without a server"
 BaseOption = Annotated[
@@ -178,6 +181,57 @@ def sample(
         )
         paths = run.sample(state)
     state.show({"images": [str(path) for path in paths]}, "\n".join(str(path) for path in paths))
+
+
+@command(evaluate_app, "evaluate", rich_help_panel=PANEL)
+def evaluate(
+    state: State,
+    generated: Annotated[
+        str,
+        typer.Argument(
+            metavar="DOMAIN", help="Name or id of a domain, whose images are generated, or a folder of them."
+        ),
+    ],
+    real: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REAL_FOLDER", exists=True, file_okay=False, help="Folder of real images, best by class."
+        ),
+    ],
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", min=4, help="Images to generate. As many as the real by default.")
+    ] = None,
+    adapter_id: Annotated[str | None, typer.Option("--adapter", help="Id of a version. Default: the active.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Image k of a class uses seed + k.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Guidance. 1 switches it off.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("evaluated"),
+    inception: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Inception's TorchScript weights, for the FID.")
+    ] = None,
+) -> None:
+    """Measure the distance of generated images to real ones.
+
+    Prints the Fréchet distance by each network at hand: the FID if Inception's weights are given, the ImageNet network
+    if the extra `benchmarks` is installed, and, for images of 64 pixels, the bundled classifier of drawings. The
+    distance between halves of the real images shows what chance alone causes. Compare only figures with equal numbers
+    of images.
+    """
+    asked = {"adapter_id": adapter_id, "steps": steps, "guidance_scale": guidance_scale}
+    with _explained():
+        from local.evaluate import Run
+
+        run = Run(
+            generated=generated,
+            real=real,
+            count=count,
+            seed=seed,
+            chosen=_given(asked),
+            output=output,
+            inception=inception,
+        )
+        summary = run.evaluate(state)
+    state.show(summary, record(None, **summary))
 
 
 @command(export_app, "export", rich_help_panel=PANEL)

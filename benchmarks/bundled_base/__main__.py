@@ -14,11 +14,11 @@ from benchmarks.bundled_base import quality
 from benchmarks.bundled_base.domain import Domain
 from benchmarks.bundled_base.pictures import Artist
 from benchmarks.bundled_base.quality import Quality
-from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.report import Measure, Table, hardware, show, write_json
 from core.ml.bundled import mini_base_folder
 from core.ml.evaluation.classifier import IMAGE_SIZE
 from core.ml.evaluation.drawings import read_drawings
+from core.ml.evaluation.yardsticks import Judges
 from core.ml.model.checkpoint import LoadedBase
 
 PARTS = ("cost", "quality", "domain")

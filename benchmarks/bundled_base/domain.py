@@ -17,13 +17,13 @@ from torch import Tensor
 from benchmarks.bundled_base.finetuning import fine_tuned, labelled
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.quality import copies
-from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.report import Measure
 from core.artifact.sites import PRESETS
 from core.artifact.training import TrainingSettings
 from core.ml.bundled import sample_domain_folder
 from core.ml.evaluation.classifier import IMAGE_SIZE, unit
 from core.ml.evaluation.drawings import Drawings, read_drawings
+from core.ml.evaluation.yardsticks import Judges
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.latents import image_grid, to_image
 from core.ml.tuning.plan import Event, Outcome, Progress

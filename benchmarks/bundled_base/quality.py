@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.bundled_base.pictures import Artist, alike
-from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.report import Measure
 from core.ml.bundled import sample_domain_folder
 from core.ml.evaluation.classifier import unit
 from core.ml.evaluation.drawings import Drawings
 from core.ml.evaluation.neighbours import nearest, sheet
+from core.ml.evaluation.yardsticks import Judges
 from core.ml.model.checkpoint import LoadedBase, load_base
 from core.ml.tuning.latents import image_grid, to_image
 

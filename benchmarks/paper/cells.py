@@ -9,11 +9,11 @@ from torch import Tensor
 
 from benchmarks.bundled_base.finetuning import fine_tuned
 from benchmarks.bundled_base.pictures import Artist, alike
-from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.systems import System
 from core.artifact.sites import Sites
 from core.artifact.training import TrainingSettings
+from core.ml.evaluation.yardsticks import Judges
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.methods import adapter_of
 from core.ml.tuning.plan import Event, Outcome, Progress, Started

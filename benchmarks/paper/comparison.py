@@ -19,7 +19,6 @@ import torch
 from rich.console import Console
 
 from benchmarks.bundled_base.pictures import Artist, alike
-from benchmarks.bundled_base.yardsticks import DISTANCES
 from benchmarks.paper import domains
 from benchmarks.paper.cells import Bench, Budget
 from benchmarks.paper.domains import Domain
@@ -27,6 +26,7 @@ from benchmarks.paper.record import Record
 from benchmarks.paper.settings import judges_of, loaded_base, parsed, parser_of
 from benchmarks.paper.systems import TABLES, System
 from benchmarks.report import markdown_table, mean_text, write_markdown
+from core.ml.evaluation.yardsticks import DISTANCES
 
 Cell = dict[str, Any]
 FULL = TABLES["1"][0].name

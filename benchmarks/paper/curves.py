@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.bundled_base.yardsticks import DISTANCES, Judges
 from benchmarks.paper.record import Record
 from benchmarks.paper.settings import parser_of
 from benchmarks.report import markdown_table, plot, write_markdown
+from core.ml.evaluation.yardsticks import DISTANCES, Judges
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.trainer import Trainer
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.bundled_base.pictures import Artist, alike
-from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper import domains
 from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
 from benchmarks.paper.domains import Domain
@@ -18,6 +17,7 @@ from benchmarks.paper.settings import judges_of, loaded_base, parsed
 from benchmarks.paper.systems import TABLE_1, System
 from core.artifact.sites import trainable_shapes
 from core.artifact.training import TrainingSettings
+from core.ml.evaluation.yardsticks import Judges
 from core.ml.tuning.latents import concatenate, encode_images
 from core.ml.tuning.methods import adapter_of
 from core.ml.tuning.start import start_tensors

@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.bundled_base.pictures import Artist, alike
-from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
 from benchmarks.paper.settings import judges_of, loaded_base, parsed
 from core.artifact.sites import PRESETS, trainable_shapes
 from core.artifact.training import PRETRAINING_RATE, TrainingSettings
 from core.ml.evaluation.drawings import is_held_out, to_bytes
+from core.ml.evaluation.yardsticks import Judges
 from core.ml.model.adapter import TensorAdapter
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.model.dit import DiT

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.bundled_base.yardsticks import Judges
 from benchmarks.report import FOLDER
+from core.ml.evaluation.yardsticks import Judges
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.resident import load_base_on
 

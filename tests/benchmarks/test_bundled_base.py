@@ -11,11 +11,11 @@ from torch import Tensor
 from benchmarks.bundled_base.domain import Domain, unseen_openmoji
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.quality import Quality, size
-from benchmarks.bundled_base.yardsticks import Judges, Yardstick
 from benchmarks.serving.subjects import random_autoencoder
 from core.artifact.base import BaseDescription
 from core.ml.bundled import mini_base_folder, sample_domain_folder
 from core.ml.evaluation.drawings import Drawings, is_held_out, read_drawings
+from core.ml.evaluation.yardsticks import Judges, Yardstick
 from core.ml.model.checkpoint import LoadedBase
 from tests.core.ml.model.small import CONFIG, random_dit
 

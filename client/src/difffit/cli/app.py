@@ -16,7 +16,7 @@ GROUP = "difffit.commands"
 imported only when the command is run or listed."""
 
 
-WITH_SERVER = ("train", "sample", "export")
+WITH_SERVER = ("train", "sample", "evaluate", "export")
 """Commands that the server's package adds."""
 
 

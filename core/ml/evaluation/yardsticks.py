@@ -33,14 +33,17 @@ class Yardstick:
     """Feature extractor: images [B, 3, S, S] uint8 -> [B, D]"""
     digest: str
     """Digest of the network's weights."""
-    cache: Path = Path("build/statistics")
+    cache: Path | None
+    """See `Judges.cache`."""
 
     def distance(self, pictures: Tensor, real: Tensor) -> float:
         return frechet_distance(Statistics.of(self.features(pictures)), self.of_real(real))
 
     def of_real(self, real: Tensor) -> Statistics:
-        """Returns the feature statistics of a set of real images. They are cached in files by the digests of the images
-        and of the network."""
+        """Returns the feature statistics of a set of real images, from the cache if they are there. The cache's keys
+        are the digests of the images and of the network."""
+        if self.cache is None:
+            return Statistics.of(self.features(real))
         shape = str(tuple(real.shape)).encode()
         digest = hashlib.sha256(self.digest.encode() + shape + real.contiguous().numpy().tobytes()).hexdigest()
         path = self.cache / f"{digest}.safetensors"
@@ -69,6 +72,8 @@ class Judges:
     folder: Path | None = None
     """Folder of the classifier; None takes the classifier that ships with the project."""
     inception: Path | None = None
+    cache: Path | None = Path("build/statistics")
+    """Folder with the feature statistics of real images; None computes them each time."""
     device: torch.device | None = None
     """Device of Inception, the CPU by default. The classifier is small and always runs on the CPU."""
 
@@ -91,11 +96,12 @@ class Judges:
     def yardsticks(self) -> list[Yardstick]:
         classifier, imagenet, inception = DISTANCES
         result = [Yardstick(classifier, lambda pictures: self.classifier.judge(small(pictures)).features,
-                           self.digest)]  # fmt: skip
+                           self.digest, self.cache)]  # fmt: skip
         if self.imagenet is not None:
-            result.append(Yardstick(imagenet, self.imagenet.features, self.imagenet.digest))
+            result.append(Yardstick(imagenet, self.imagenet.features, self.imagenet.digest, self.cache))
         if self.inception is not None and self.inception_digest is not None:
-            result.append(Yardstick(inception, Inception(self.inception, self.device).features, self.inception_digest))
+            features = Inception(self.inception, self.device).features
+            result.append(Yardstick(inception, features, self.inception_digest, self.cache))
         return result
 
     @cached_property
