@@ -77,6 +77,12 @@ class FinetuneCreate(Input):
         description="Side in pixels of training and generated images: the base's size (the default) or twice that, "
         "which costs four times as much. Both sizes are served at the same time.",
     )
+    train_class_table: bool = Field(
+        _DEFAULTS.train_class_table,
+        description="Whether to train the class embeddings. `false` keeps those of the base, which must then have all "
+        "classes of the data set by name, or those of the version to continue from. The paper does so where only the "
+        "image size changes.",
+    )
     from_adapter_id: Identifier | None = Field(
         _DEFAULTS.from_adapter_id,
         description="Version to continue from, of any of your domains and of the same base. `method`, `preset` and "
@@ -112,6 +118,7 @@ class FinetuneOut(Output):
     keep: str
     early_stopping: int | None
     image_size: int | None = Field(description="Side in pixels; null means the base's size.")
+    train_class_table: bool
     from_adapter_id: str | None = Field(
         description="Version that it continues from, which may have been deleted since; null for the base."
     )

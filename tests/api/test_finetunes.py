@@ -16,6 +16,7 @@ from tests.api.client import (
     images_zip,
     problem,
     start_finetunes,
+    validate_datasets,
 )
 from tests.api.conftest import finetuned
 
@@ -184,6 +185,26 @@ def test_image_size_must_be_the_bases_or_twice_that(tenant: Client, domain: str,
     assert tokens == [3 * 4, 3 * 16]
     for more in ({}, {"dry_run": True}):
         problem(tenant.post(path, body | {"image_size": 48} | more), 422, "image_size_unsupported")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_class_table_stays_frozen_only_for_classes_of_the_base(
+    tenant: Client, domain: str, dataset: str, services: Services, dry_run: bool
+) -> None:
+    path, body = f"/v1/domains/{domain}/finetunes", {"train_class_table": False, "dry_run": dry_run}
+    own = tenant.upload(f"/v1/domains/{domain}/datasets", images_zip(("circle", "square"))).json()["id"]
+    validate_datasets(services)
+    frozen = tenant.made(path, body | {"dataset_id": own})
+    trained = tenant.made(path, body | {"dataset_id": own, "train_class_table": True})
+    if dry_run:
+        table = 3 * BASE.config.hidden_size  # two classes and the null class
+        assert trained["trainable_parameters"] - frozen["trainable_parameters"] == table
+    else:
+        assert (frozen["train_class_table"], trained["train_class_table"]) == (False, True)
+    refused = problem(tenant.post(path, body | {"dataset_id": dataset}), 422, "invalid_request")
+    assert refused["errors"] == [
+        {"field": "body.train_class_table", "detail": "must be true: the base has no class apple, pear"}
+    ]
 
 
 def test_dataset_must_be_ready_and_belong_to_the_domain(

@@ -24,7 +24,7 @@ from core.artifact.file import decode
 from core.ml.model.checkpoint import load_base
 from difffit import Client, errors, read_settings
 from difffit.cli.app import app
-from difffit.requests import GenerationSettings
+from difffit.requests import FinetuneSettings, GenerationSettings
 from tests.client.conftest import CLASSES, Drawable
 
 STEPS = ("--steps", "3", "--batch-size", "2")
@@ -147,7 +147,10 @@ def test_both_image_sizes_match_the_server_in_one_batch(
         assert refusal.value.errors[0]["detail"] in refused["detail"]
 
 
-def test_keep_classes_leaves_the_bases_class_table_frozen(adapter: Path, drawings: Path, tmp_path: Path) -> None:
+def test_keep_classes_leaves_the_bases_class_table_frozen(
+    adapter: Path, drawings: Path, client: Client, drawable: Drawable, tmp_path: Path
+) -> None:
+    """Locally and on a server, with the same result."""
     words = ("train", drawings, *STEPS, "--image-size", 128, "--keep-classes")
     result = run_here(*words, folder=tmp_path)
     path = tmp_path / result["adapter"]
@@ -159,6 +162,9 @@ def test_keep_classes_leaves_the_bases_class_table_frozen(adapter: Path, drawing
     assert (trained != expected).any()
     assert decode(path.read_bytes()).manifest.training["train_class_table"] is False
     assert result["parameters"] == sum(tensor.size for tensor in load_file(path).values()) - kept.size
+    settings: FinetuneSettings = {"steps": 3, "batch_size": 2, "image_size": 128, "train_class_table": False}
+    served = client.finetunes.wait(client.finetunes.start(drawable.id, drawable.dataset_id, **settings).id)
+    assert client.adapters.get(served.adapter_id or "").sha256 == decode(path.read_bytes()).sha256
     shutil.copytree(drawings, tmp_path / "strange")
     (tmp_path / "strange" / CLASSES[0]).rename(tmp_path / "strange" / "unheard-of")
     refused = run_here("train", "strange", *STEPS, "--keep-classes", folder=tmp_path, code=6)

@@ -202,6 +202,7 @@ def _load(context: Context, session: Session, row: Finetune) -> _Job:
         dataset_digest=dataset.digest or "",
         training=replace(row.training, micro_batch_size=context.settings.micro_batch_size),
         image_size=row.image_size,
+        train_class_table=row.train_class_table,
         memory_bytes=context.gpu.training_memory_bytes,
         preset=row.preset,
     )

@@ -50,6 +50,8 @@ class FinetuneRequest:
     training: TrainingSettings = DEFAULT_TRAINING
     image_size: int | None = None
     """Side length in pixels: the base model's image size, or twice that. None means the base model's."""
+    train_class_table: bool = True
+    """False keeps the base model's class embeddings, as the paper does where only the image size changes."""
     from_adapter_id: str | None = None
     """Adapter to continue from. It determines method, sites and image size, so a request may only repeat them."""
     stated: frozenset[str] = frozenset()
@@ -85,11 +87,12 @@ class Estimate:
 
 def submit(session: Session, resources: Resources, domain_id: str, request: FinetuneRequest) -> Finetune:
     """Creates a fine-tune within the tenant's quota. Raises NotFound, BaseNotLoaded, ImageSizeUnsupported,
-    QuotaExceeded, DatasetNotReady, MethodNotServed, and the errors of `continued`."""
-    if request.image_size is not None or request.from_adapter_id is not None:
+    QuotaExceeded, DatasetNotReady, MethodNotServed, InvalidRequest, and the errors of `continued`."""
+    if request.image_size is not None or request.from_adapter_id is not None or not request.train_class_table:
         domains.get(session, domain_id)
         base = fleet.served_base(session, resources.settings.base_model)
         request = continued(session, checked_size(request, base), base)
+        _trained_classes(request, _ready_dataset(session, domain_id, request.dataset_id), base)
     Quotas(session, resources.settings).admit_finetune()
     return create(session, resources.dispatcher, domain_id, request)
 
@@ -112,6 +115,7 @@ def create(session: Session, dispatcher: Dispatcher, domain_id: str, request: Fi
         training=request.training,
         from_adapter_id=request.from_adapter_id,
         image_size=request.image_size,
+        train_class_table=request.train_class_table,
         auto_promote=request.auto_promote,
     )
     session.add(finetune)
@@ -140,7 +144,8 @@ def estimate(
     _require_served(request.method)
     domains.get(session, domain_id)
     dataset = _ready_dataset(session, domain_id, request.dataset_id)
-    shapes = trainable_shapes(base.config, request.method, request.trained_sites, len(dataset.classes))
+    classes = _trained_classes(request, dataset, base)
+    shapes = trainable_shapes(base.config, request.method, request.trained_sites, classes)
     parameters = count(shapes)
     batch_size = request.training.batch_size
     seen = request.training.steps * batch_size
@@ -274,6 +279,18 @@ def folder(row: Finetune) -> str:
 def _require_served(method: Method) -> None:
     if method not in METHODS:
         raise MethodNotServed(method, METHODS, [name for name in SITES if name not in METHODS])
+
+
+def _trained_classes(request: FinetuneRequest, dataset: Dataset, base: BaseDescription) -> int | None:
+    """Returns the number of classes whose embeddings are trained; None if the base's embeddings are kept. Raises
+    InvalidRequest if they are to be kept but the base lacks a class."""
+    names = [label["name"] for label in dataset.classes]
+    if request.train_class_table:
+        return len(names)
+    known = base.labels_of(names)
+    if unknown := [name for place, name in enumerate(names) if place not in known]:
+        raise InvalidRequest("body.train_class_table", f"must be true: the base has no class {', '.join(unknown[:5])}")
+    return None
 
 
 def _ready_dataset(session: Session, domain_id: str, id: str, *, lock: bool = False) -> Dataset:

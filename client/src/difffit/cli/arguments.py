@@ -49,6 +49,10 @@ LearningRateOption = Annotated[
 ImageSizeOption = Annotated[
     int | None, typer.Option("--image-size", help="Image side in pixels: the base's size, or twice that.")
 ]
+KeepClassesOption = Annotated[
+    bool,
+    typer.Option("--keep-classes", help="Freeze the base's class table. Class names must be known to the base."),
+]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="The same data, settings and seed give the same adapter.")
 ]

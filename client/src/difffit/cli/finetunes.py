@@ -16,6 +16,7 @@ from difffit.cli.arguments import (
     EvaluateEveryOption,
     ImageSizeOption,
     JobStatusOption,
+    KeepClassesOption,
     KeepOption,
     LearningRateOption,
     LimitOption,
@@ -64,6 +65,7 @@ def start(
     from_adapter_id: Annotated[
         str | None, typer.Option("--from", help="Id of a version to continue from. The base by default.")
     ] = None,
+    keep_classes: KeepClassesOption = False,
     auto_promote: Annotated[bool | None, typer.Option(help="Make the new version active at once.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only the estimated cost.")] = False,
     watch: Annotated[
@@ -86,6 +88,7 @@ def start(
         "evaluate_every": evaluate_every,
         "keep": keep,
         "early_stopping": early_stopping,
+        "train_class_table": False if keep_classes else None,
         "from_adapter_id": from_adapter_id,
         "auto_promote": auto_promote,
     }

@@ -32,6 +32,8 @@ class Finetune(JobColumns, Base):
     base."""
     image_size: Mapped[int | None]
     """Width and height of the training images, in pixels; None means the image size of the base model."""
+    train_class_table: Mapped[bool] = mapped_column(default=True)
+    """False keeps the base model's class embeddings."""
     auto_promote: Mapped[bool] = mapped_column(default=False)
     step: Mapped[int] = mapped_column(default=0)
     loss: Mapped[float | None]
