@@ -25,7 +25,6 @@ from benchmarks.bundled_base.pictures import alike
 from benchmarks.paper import domains
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.record import Record
-from benchmarks.paper.settings import loaded_base
 from benchmarks.report import FOLDER, markdown_table, mean_text, write_markdown
 from core.artifact.sampling import EVERY_TIMESTEP, SamplerName, SamplingSettings
 from core.artifact.sites import PRESETS
@@ -33,7 +32,7 @@ from core.artifact.training import TrainingSettings
 from core.ml.evaluation.yardsticks import DISTANCES, Judges, small
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.request import ImageRequest
-from core.ml.serving.resident import Resident
+from core.ml.serving.resident import Resident, load_base_on
 
 ADAPTER_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0)
@@ -136,7 +135,7 @@ def settings_of(part: str) -> Iterator[SamplingSettings]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    base = loaded_base(options)
+    base = load_base_on(options.device, "mini", threads=options.threads or 0)
     judges = Judges(device=torch.device(options.device))
     studio = Studio(base, judges, options.cache.parent / "guidance", options.training_steps, options.pictures)
     budget = {name: getattr(options, name) for name in ("training_steps", "pictures")}

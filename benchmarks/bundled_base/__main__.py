@@ -5,7 +5,9 @@ Run `python -m recipes.drawings` first. Generating images takes most of the time
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -15,6 +17,7 @@ from benchmarks.bundled_base.domain import Domain
 from benchmarks.bundled_base.pictures import Artist
 from benchmarks.bundled_base.quality import Quality
 from benchmarks.report import Measure, Table, hardware, show, write_json
+from core.artifact.sampling import SamplerName, SamplingSettings
 from core.ml.bundled import mini_base_folder
 from core.ml.evaluation.classifier import IMAGE_SIZE
 from core.ml.evaluation.drawings import read_drawings
@@ -42,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts = {
         "base": base.description.digest,
         "classifier": judges.digest,
-        "sampling_steps": options.sampling_steps,
-        "guidance_scale": options.guidance_scale,
+        "sampling": asdict(_sampling(options)),
         "hardware": hardware(),
     }
     write_json(options.output / "figures.json", {**facts, "figures": [figure.to_json() for figure in figures]})
@@ -51,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(options: argparse.Namespace, base: LoadedBase, loading: Measure, judges: Judges) -> Iterator[Measure]:
+    sampling = _sampling(options)
     if "cost" in options.only:
         yield quality.size(options.base)
         yield loading
-        yield quality.drawing(base)
-    artist = Artist.of_base(base, options.sampling_steps, options.guidance_scale)
+        yield quality.drawing(base, sampling)
+    artist = Artist.of_base(base, sampling)
     if "quality" in options.only:
         drawings = read_drawings(options.drawings, IMAGE_SIZE)
         yield from Quality(artist, judges, drawings, options.count, options.output).figures()
@@ -63,6 +66,11 @@ def _measure(options: argparse.Namespace, base: LoadedBase, loading: Measure, ju
         count, steps = options.domain_count, options.finetune_steps
         domain = Domain(artist, judges, options.openmoji, count=count, steps=steps, output=options.output)
         yield from domain.figures()
+
+
+def _sampling(options: argparse.Namespace) -> SamplingSettings:
+    chosen = {name: getattr(options, name) for name in ("sampler", "steps", "guidance_scale")}
+    return SamplingSettings.completed({name: value for name, value in chosen.items() if value is not None})
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -76,8 +84,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=512, help="pictures of the base")
     parser.add_argument("--domain-count", type=int, default=256, help="pictures of base and domain, of 8 classes")
     parser.add_argument("--finetune-steps", type=int, default=300, help="the demo's number")
-    parser.add_argument("--sampling-steps", type=int, default=25, help="half the demo's, to be done sooner")
-    parser.add_argument("--guidance-scale", type=float, default=4.0)
+    parser.add_argument("--sampler", choices=get_args(SamplerName), help="the default of requests when not given")
+    parser.add_argument("--steps", type=int, help="sampling steps; what the sampler needs when not given")
+    parser.add_argument("--guidance-scale", type=float)
     parser.add_argument("--drawings", type=Path, default=Path("build/drawings"))
     parser.add_argument("--openmoji", type=Path, default=Path("build/openmoji"))
     parser.add_argument("--classifier", type=Path, help="folder of another one than core/ml/evaluation has")

@@ -1,7 +1,7 @@
 """Generates many images in batches, with a progress bar, since some hundred images take minutes on a CPU."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.console import Console
@@ -9,7 +9,7 @@ from rich.progress import track
 from torch import Tensor
 
 from core.artifact.sampling import SamplingSettings
-from core.ml.diffusion.sampling import sample, seeded_noise
+from core.ml.diffusion.sampling import sample
 from core.ml.model.adapter import BASE, Adapter, TensorAdapter
 from core.ml.model.checkpoint import LoadedBase
 
@@ -21,36 +21,42 @@ class Artist:
     """Base, alone or with a domain's adapter, and the sampling settings for all images that it generates."""
 
     base: LoadedBase
-    steps: int
-    guidance_scale: float
+    sampling: SamplingSettings
     adapter: Adapter
     null_class: int
 
     @classmethod
-    def of_base(cls, base: LoadedBase, steps: int, guidance_scale: float) -> "Artist":
-        return cls(base, steps, guidance_scale, BASE, base.dit.config.null_class)
+    def of_base(cls, base: LoadedBase, sampling: SamplingSettings) -> "Artist":
+        return cls(base, sampling, BASE, base.dit.config.null_class)
 
     def with_domain(self, tensors: Mapping[str, Tensor], classes: int) -> "Artist":
-        return Artist(self.base, self.steps, self.guidance_scale, TensorAdapter(tensors), classes)
+        return replace(self, adapter=TensorAdapter(tensors), null_class=classes)
 
     def draw(self, labels: Tensor, what: str) -> Tensor:
         """Generates one image for each class id in `labels` [K], with seeds 0 to K - 1. Returns [K, 3, S, S] uint8, the
         values that a PNG would contain."""
         seeds = torch.arange(len(labels))
         batches = list(zip(labels.split(BATCH), seeds.split(BATCH), strict=True))
-        bar = track(batches, f"{what}: {len(labels)} pictures, {self.steps} steps", console=Console(stderr=True))
+        title = f"{what}: {len(labels)} pictures, {self.sampling.steps} steps"
+        bar = track(batches, title, console=Console(stderr=True))
         return torch.cat([self._batch(part, places.tolist()) for part, places in bar])
 
     def _batch(self, labels: Tensor, seeds: list[int]) -> Tensor:
         config, device = self.base.dit.config, self.base.dit.positions.device
-        noise = seeded_noise(seeds, (config.in_channels, config.input_size, config.input_size))
+        shape = (config.in_channels, config.input_size, config.input_size)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # one for each image, as in the engine
+
+        def noise() -> Tensor:
+            return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
         latents = sample(
             lambda x, t, y: self.base.dit(x, t, y, self.adapter),
-            noise.to(device),
+            noise().to(device),
             labels.to(device),
             self.null_class,
-            SamplingSettings(steps=self.steps, guidance_scale=self.guidance_scale),
+            self.sampling,
             channels=config.guidance_channels,
+            fresh=noise,
         )
         pixels = self.base.autoencoder.decode(latents).cpu()
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

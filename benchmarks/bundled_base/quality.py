@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.report import Measure
+from core.artifact.sampling import SamplingSettings
 from core.ml.bundled import sample_domain_folder
 from core.ml.evaluation.classifier import unit
 from core.ml.evaluation.drawings import Drawings
@@ -46,12 +47,12 @@ def loading(base_folder: Path) -> tuple[LoadedBase, Measure]:
     return base, Measure(name="loading", value=seconds, unit="s", note="with the import of diffusers")
 
 
-def drawing(base: LoadedBase) -> Measure:
+def drawing(base: LoadedBase, sampling: SamplingSettings) -> Measure:
     started = time.perf_counter()
-    Artist.of_base(base, steps=50, guidance_scale=4.0).draw(torch.arange(16), "time")
+    Artist.of_base(base, sampling).draw(torch.arange(16), "time")
     seconds = time.perf_counter() - started
     return Measure(
-        name="16 pictures, 50 steps, guidance 4",
+        name=f"16 pictures, {sampling.sampler} {sampling.steps} steps, guidance {sampling.guidance_scale:g}",
         value=seconds,
         unit="s",
         limit=DRAWING_LIMIT_SECONDS,

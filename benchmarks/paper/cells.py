@@ -11,6 +11,7 @@ from benchmarks.bundled_base.finetuning import fine_tuned
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.systems import System
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import Sites
 from core.artifact.training import TrainingSettings
 from core.ml.evaluation.yardsticks import Judges
@@ -28,8 +29,10 @@ class Budget:
     steps: int
     batch_size: int
     pictures: int
-    sampling_steps: int
-    guidance_scale: float
+    sampling: SamplingSettings
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"sampling": self.sampling.to_json()}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Bench:
     def identity(self) -> dict[str, Any]:
         """Returns the digests and settings that identify the setup. Cells with different identities are not
         comparable."""
-        return {"base": self.base.description.digest, **self.judges.digests, "budget": asdict(self.budget)}
+        return {"base": self.base.description.digest, **self.judges.digests, "budget": self.budget.to_json()}
 
     def run(self, system: System, domain: Domain, seed: int) -> dict[str, Any]:
         """Runs one cell. Returns the distances of generated images to the domain's held-out images, the number of
@@ -56,8 +59,7 @@ class Bench:
         tensors = {name: tensor.to(self.base.dit.positions.device) for name, tensor in outcome.tensors.items()}
         artist = Artist(
             self.base,
-            self.budget.sampling_steps,
-            self.budget.guidance_scale,
+            self.budget.sampling,
             adapter_of(system.sites, tensors),
             len(domain.class_names),
         )

@@ -4,9 +4,8 @@ Each cell is written as soon as it is done, and a repeated run continues after t
 paper's, as multiples of DiT's pre-training rate. In all systems, a class that the base knows by name starts from the
 base's embedding of that class; the paper's base knew none of its domains' classes.
 
-By default it uses the bundled base. For the paper's size, pass `--base facebook/DiT-XL-2-256 --data food-101/images
---device cuda --steps 24000 --batch-size 256 --micro-batch-size 64 --pictures 10000 --sampling-steps 50 --guidance-scale
-1.5 --inception inception-2015-12-05.pt`.
+By default it uses the bundled base. For the paper's size, pass `--size xl --data food-101/images --inception
+inception-2015-12-05.pt`; with `--dry-run` first, it prints the hours and the memory.
 """
 
 import argparse
@@ -22,8 +21,9 @@ from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.paper import domains
 from benchmarks.paper.cells import Bench, Budget
 from benchmarks.paper.domains import Domain
+from benchmarks.paper.plan import plan
 from benchmarks.paper.record import Record
-from benchmarks.paper.settings import judges_of, loaded_base, parsed, parser_of
+from benchmarks.paper.settings import described, judges_of, loaded_base, parsed, parser_of, sampling_of
 from benchmarks.paper.systems import TABLES, System
 from benchmarks.report import markdown_table, mean_text, write_markdown
 from core.ml.evaluation.yardsticks import DISTANCES
@@ -41,14 +41,17 @@ class Comparison:
 
     def main(self, arguments: Sequence[str] | None) -> None:
         options = _options(self, arguments)
-        base = loaded_base(options, options.base)
         budget = Budget(
             steps=options.steps,
             batch_size=options.batch_size,
             pictures=options.pictures,
-            sampling_steps=options.sampling_steps,
-            guidance_scale=options.guidance_scale,
+            sampling=sampling_of(options),
         )
+        if options.dry_run:
+            cells = options.seeds * len(options.data or options.domains)
+            print(plan(self.systems, budget, options.micro_batch_size or budget.batch_size, cells))
+            return
+        base = loaded_base(options)
         bench = Bench(base, judges_of(options), budget, options.micro_batch_size)
         record = Record(options.output / f"{self.name}.json", bench.identity, "cells", options.command)
         console = Console(stderr=True)
@@ -69,8 +72,8 @@ class Comparison:
         header, cells = record.write(), record.rows
         done = sum(cell["system"] != "the base" for cell in cells)
         text = (
-            f"{budget.steps} steps of {budget.batch_size}, then {budget.pictures} pictures of {budget.sampling_steps} "
-            f"steps with guidance {budget.guidance_scale}, for every cell; {done} of {max(done, wanted)} cells are "
+            f"{budget.steps} steps of {budget.batch_size}, then {budget.pictures} pictures of "
+            f"{described(budget.sampling)}, for every cell; {done} of {max(done, wanted)} cells are "
             "done. Scores are distances to images of the domain that no fine-tune has seen: means over the seeds, ± "
             "their standard deviation where there are several. All systems of a seed see the same images, timesteps "
             "and noise: chance is less between them than between seeds. The distances by the features of "
@@ -128,7 +131,7 @@ def _key(domain: Domain, seed: int, system: System) -> Cell:
 def _before(bench: Bench, loaded: Mapping[str, Domain], record: Record) -> Iterator[Cell]:
     """Yields the scores of the base without fine-tuning, for each domain whose classes are all known to the base."""
     config, names = bench.base.dit.config, bench.base.description.class_names
-    artist = Artist.of_base(bench.base, bench.budget.sampling_steps, bench.budget.guidance_scale)
+    artist = Artist.of_base(bench.base, bench.budget.sampling)
     for name, domain in loaded.items():
         key = {"domain": name, "seed": 0, "system": "the base"}
         if record.has(key) or not set(domain.class_names) <= set(names):
@@ -166,9 +169,9 @@ def _options(comparison: Comparison, arguments: Sequence[str] | None) -> argpars
     description = f"{comparison.title}. {__doc__}"
     parser = parser_of(comparison.name, description, seeds=3, pictures=192)
     domains.add_options(parser)
-    parser.add_argument("--base", default="mini", help="`mini`, a folder, a `.pt` or a hub id")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--micro-batch-size", type=int, help="images that pass at once; fewer need less memory")
+    parser.add_argument("--dry-run", action="store_true", help="only print what the cells would cost on a GPU")
     return parsed(parser, arguments)
 
 

@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.paper.record import Record
-from benchmarks.paper.settings import parser_of
+from benchmarks.paper.settings import described, parser_of, sampling_of
 from benchmarks.report import markdown_table, plot, write_markdown
 from core.ml.evaluation.yardsticks import DISTANCES, Judges
 from core.ml.model.checkpoint import LoadedBase
@@ -74,7 +74,7 @@ class Figure:
         header, points, path = record.write(), record.rows, record.path
         text = (
             f"Steps of {options.batch_size} images. At each point {options.pictures} pictures, of "
-            f"{options.sampling_steps} steps with guidance {options.guidance_scale}, by the moving average."
+            f"{described(sampling_of(options))}, by the moving average."
         )
         if len({point["seed"] for point in points}) > 1:
             text += " Means over the seeds, ± their standard deviation."
@@ -121,8 +121,8 @@ def options_of(name: str, description: str | None) -> argparse.ArgumentParser:
 
 def identity_of(base: LoadedBase, judges: Judges, options: argparse.Namespace) -> dict[str, Any]:
     """Returns the digests and settings that identify a figure. Points with different identities are not comparable."""
-    names = ("at", "batch_size", "pictures", "sampling_steps", "guidance_scale")
-    budget = {name: getattr(options, name) for name in names}
+    budget = {name: getattr(options, name) for name in ("at", "batch_size", "pictures")}
+    budget["sampling"] = sampling_of(options).to_json()
     return {"base": base.description.digest, **judges.digests, "budget": budget}
 
 

@@ -13,7 +13,7 @@ from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.paper import domains
 from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
 from benchmarks.paper.domains import Domain
-from benchmarks.paper.settings import judges_of, loaded_base, parsed
+from benchmarks.paper.settings import judges_of, loaded_base, parsed, sampling_of
 from benchmarks.paper.systems import TABLE_1, System
 from core.artifact.sites import trainable_shapes
 from core.artifact.training import TrainingSettings
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     domains.add_options(parser)
     options = parsed(parser, arguments)
     base = loaded_base(options)
-    artist = Artist.of_base(base, options.sampling_steps, options.guidance_scale)
+    artist = Artist.of_base(base, sampling_of(options))
     bench = Bench(artist, judges_of(options), options)
     loaded = domains.asked_for(options, base.description.image_size)
     systems = [system for system in TABLE_1 if system.name in METHODS]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.paper.curves import Figure, Line, Started, identity_of, options_of
-from benchmarks.paper.settings import judges_of, loaded_base, parsed
+from benchmarks.paper.settings import judges_of, loaded_base, parsed, sampling_of
 from core.artifact.sites import PRESETS, trainable_shapes
 from core.artifact.training import PRETRAINING_RATE, TrainingSettings
 from core.ml.evaluation.drawings import is_held_out, to_bytes
@@ -100,7 +100,7 @@ class Bench:
         trainer = Trainer(base.dit, start, self.seen, settings)
         trainer.held_out = self.unseen
         labels = alike(self.unseen.labels, options.pictures)
-        artist = Artist.of_base(base, options.sampling_steps, options.guidance_scale)
+        artist = Artist.of_base(base, sampling_of(options))
 
         def score(tensors: Mapping[str, Tensor]) -> Mapping[str, float]:
             pictures = replace(artist, adapter=TensorAdapter(tensors)).draw(labels, "drawing")

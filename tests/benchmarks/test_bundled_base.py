@@ -13,6 +13,7 @@ from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.bundled_base.quality import Quality, size
 from benchmarks.serving.subjects import random_autoencoder
 from core.artifact.base import BaseDescription
+from core.artifact.sampling import SamplingSettings
 from core.ml.bundled import mini_base_folder, sample_domain_folder
 from core.ml.evaluation.drawings import Drawings, is_held_out, read_drawings
 from core.ml.evaluation.yardsticks import Judges, Yardstick
@@ -30,7 +31,7 @@ def artist() -> Artist:
     description = BaseDescription(
         name="small", digest="0" * 64, config=config, image_size=64, licence="none", parameters=1, class_names=CLASSES
     )
-    return Artist.of_base(LoadedBase(random_dit(config), coder, description), steps=2, guidance_scale=4.0)
+    return Artist.of_base(LoadedBase(random_dit(config), coder, description), SamplingSettings(steps=2))
 
 
 def as_base_drawings() -> Drawings:

@@ -1,5 +1,7 @@
 """Comparisons of methods: the paper's depths on another base, and the resulting tables."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from benchmarks.paper.record import Record
 from benchmarks.paper.settings import parsed, parser_of
 from benchmarks.paper.systems import TABLE_1, TABLE_4A, TABLE_4B
 from core.artifact.sites import Sites
+from core.ml.bundled import sample_domain_folder
 from core.ml.evaluation.drawings import is_held_out
 
 
@@ -80,6 +83,33 @@ def test_recorded_command_leaves_out_local_paths() -> None:
     options = parsed(parser, ["--seeds", "2", "--output", "elsewhere", "--threads", "1", "--cache=there"])
     assert options.command == "python -m benchmarks.paper table1 --seeds 2 --threads 1"
     assert str(options.output) == "elsewhere"
+
+
+def test_dry_run_of_the_papers_size_prints_hours_and_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """Needs neither the weights nor the data. A DiffFit step of 32 images takes 43 ms by the recorded figures."""
+    COMPARISONS["table1"].main(["--size", "xl", "--dry-run", "--data", "food-101", "birds"])
+    text = capsys.readouterr().out
+    assert "24,000 steps of 256 images, 64 at once, then 10,000 images of 50 steps" in text
+    hours = {line.split(" | ")[0].strip("| "): line.split(" | ")[1] for line in text.splitlines() if " | " in line}
+    assert float(hours["DiffFit"]) == pytest.approx(24_000 * 256 / 32 * 0.043 / 3600, rel=0.05)
+    assert len([name for name in hours if name in {system.name for system in TABLE_1}]) == len(TABLE_1)
+    assert "2 cells of each system" in text
+
+
+def test_papers_setup_runs_to_its_end_at_a_tiny_size(tmp_path: Path) -> None:
+    """With the paper's sampler, spacing and guidance; only the base, the steps and the counts are smaller."""
+    for name in ("fruit", "heart"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for path in sorted((sample_domain_folder() / name).glob("*.png")):
+            shutil.copy(path, tmp_path / "data" / name)
+    small = "--base mini --device cpu --steps 2 --batch-size 2 --micro-batch-size 1 --pictures 4 --sampling-steps 2"
+    words = ["--size", "xl", *small.split(), "--data", str(tmp_path / "data"), "--output", str(tmp_path)]
+    COMPARISONS["table1"].main(words)
+    result = json.loads((tmp_path / "table1.json").read_text())
+    assert {cell["system"] for cell in result["cells"]} == {"the base", *(system.name for system in TABLE_1)}
+    sampling = result["budget"]["sampling"]
+    assert (sampling["sampler"], sampling["timestep_spacing"], sampling["guidance_scale"]) == ("ddpm", "dit", 1.5)
+    assert "8 of 8 cells are done" in (tmp_path / "table1.md").read_text()
 
 
 def test_folder_of_images_loads_as_a_domain(tmp_path: Path) -> None:

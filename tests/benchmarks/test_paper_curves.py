@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.paper.curves import Figure, Line, Started
+from benchmarks.paper.curves import Figure, Line, Started, options_of
+from benchmarks.paper.settings import parsed
 from core.artifact.training import TrainingSettings
 from core.ml.tuning.latents import Latents
 from core.ml.tuning.trainer import Trainer
@@ -35,8 +36,10 @@ def start(seed: int, started: list[int]) -> Started:
 
 @pytest.fixture
 def options(tmp_path: Path) -> argparse.Namespace:
-    values = {"at": [2, 1], "batch_size": 2, "pictures": 2, "sampling_steps": 1, "guidance_scale": 1.0}
-    return argparse.Namespace(**values, output=tmp_path, command="python -m benchmarks.paper figure --seeds 2")
+    words = "--at 2 1 --batch-size 2 --pictures 2 --sampling-steps 1 --output"
+    options = parsed(options_of("figure", None), [*words.split(), str(tmp_path)])
+    options.command = "python -m benchmarks.paper figure --seeds 2"
+    return options
 
 
 def test_run_continues_after_the_last_line_and_shows_the_spread(options: argparse.Namespace) -> None:
