@@ -3,6 +3,7 @@
 It runs the tuning method "full" on a freshly initialized transformer, with the trainer that fine-tunes domains, made
 faster by `recipes.fast`. Run it again after an interruption: it continues from its last checkpoint. The learning rate
 is constant until the last `--decay-steps`: a run with more `--steps` can continue from a checkpoint before them.
+`torchrun --nproc-per-node 2 -m recipes.base` trains on two CPU cores or GPUs.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,9 +27,11 @@ from core.ml.model.checkpoint import save_base
 from core.ml.model.dit import DiT, initialize
 from core.ml.tuning.checkpoint import pack, unpack, write_file
 from core.ml.tuning.latents import Latents, concatenate, encode_batch, image_grid, to_image
+from core.ml.tuning.parallel import started_processes
 from core.ml.tuning.start import start_tensors
 from core.ml.tuning.trainer import Trainer
-from recipes.autoencoder import Augmentation, augment, is_held_out, read_pictures, unit
+from recipes.augmentation import Augmentation, augment
+from recipes.autoencoder import is_held_out, read_pictures, unit
 from recipes.drawings import read_paths
 from recipes.fast import fast_trainer
 
@@ -47,7 +51,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     autoencoder = Autoencoder.load(options.autoencoder)
-    class_names, latents, held_out = _latents(options, autoencoder)
+    processes = started_processes()
+    with PartialState().main_process_first():
+        class_names, latents, held_out = _latents(options, autoencoder)
     channels = latents.mean.shape[2]
     config = BaseConfig(
         input_size=IMAGE_SIZE // autoencoder.factor,
@@ -61,11 +67,12 @@ def main() -> None:
     dit = DiT(config)
     initialize(dit, torch.Generator().manual_seed(options.seed))
     dit.to(options.device)
-    trainer = fast_trainer(dit, _start(dit), latents, _settings(options))
+    trainer = fast_trainer(dit, _start(dit), latents, _settings(options), processes)
     trainer.held_out = held_out
     print(f"{count(trainer.learner.shapes):,} parameters, {len(trainer.latents)} drawings, {len(class_names)} classes")
     _train(trainer, autoencoder, options.output, options.minutes)
-    _finish(trainer, autoencoder, class_names, options.output)
+    if processes.index == 0:
+        _finish(trainer, autoencoder, class_names, options.output)
 
 
 def _options() -> argparse.Namespace:
@@ -74,10 +81,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--autoencoder", type=Path, default=Path("core/ml/bundled/mini/vae"))
     parser.add_argument("--output", type=Path, default=Path("build/base"))
     parser.add_argument("--copies", type=int, default=3, help="changed copies of each drawing")
-    parser.add_argument("--steps", type=int, default=40_000)
-    parser.add_argument("--decay-steps", type=int, default=6_000, help="last steps over which the rate falls to zero")
+    parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--decay-steps", type=int, default=2_500, help="last steps over which the rate falls to zero")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=2.5e-3)
     parser.add_argument("--minutes", type=float, help="stop after this long; the next run continues")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -93,6 +100,7 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
         warmup_steps=200,
         decay_steps=options.decay_steps,
         gradient_clip=1.0,
+        ema_decay=0.9995,
         minimum_snr_gamma=5.0,
         timesteps="focused",
         sampling="balanced",
@@ -142,17 +150,26 @@ def _train(trainer: Trainer, autoencoder: Autoencoder, output: Path, minutes: fl
         trainer.restore(unpack(checkpoint.read_bytes(), description))
     started, losses = time.monotonic(), []
     bar = tqdm(total=trainer.settings.steps, initial=trainer.steps_done, desc="training", mininterval=30)
-    while not trainer.done and (minutes is None or time.monotonic() - started < 60 * minutes):
+    while not trainer.done and not _is_time_up(trainer, started, minutes):
         losses.append(trainer.step().mse)
+        if trainer.processes.index:
+            continue
         bar.update()
         if trainer.steps_done % 100 == 0:
             write_file(checkpoint, pack(trainer.state(), description))
             bar.set_postfix(mse=sum(losses[-100:]) / len(losses[-100:]))
-        if trainer.steps_done % 500 == 0:
+        if trainer.steps_done % 1000 == 0:
             held_out = trainer.held_out_loss(trainer.averaged, repeats=16)
             tqdm.write(f"step {trainer.steps_done}: held-out loss {held_out:.4f}")
             _grid(trainer, autoencoder).save(output / f"samples-{trainer.steps_done:06}.png")
-    write_file(checkpoint, pack(trainer.state(), description))
+    if trainer.processes.index == 0:
+        write_file(checkpoint, pack(trainer.state(), description))
+
+
+def _is_time_up(trainer: Trainer, started: float, minutes: float | None) -> bool:
+    """Whether `minutes` have passed, as a mean over the processes, so that all of them stop at the same step."""
+    passed = trainer.processes.summed(torch.tensor(time.monotonic() - started)).item() / trainer.processes.count
+    return minutes is not None and passed > 60 * minutes
 
 
 def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
