@@ -14,6 +14,7 @@ from core.artifact.sampling import SamplerName, TimestepSpacing
 from core.artifact.sites import Method
 from difffit.cli.arguments import (
     BatchSizeOption,
+    DistillGuidanceOption,
     EarlyStoppingOption,
     EvaluateEveryOption,
     ImageSizeOption,
@@ -66,6 +67,7 @@ def train(
     evaluate_every: EvaluateEveryOption = None,
     keep: KeepOption = None,
     early_stopping: EarlyStoppingOption = None,
+    distill_guidance: DistillGuidanceOption = None,
     keep_classes: KeepClassesOption = False,
     device: DeviceOption = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
@@ -97,6 +99,7 @@ def train(
         "evaluate_every": evaluate_every,
         "keep": keep,
         "early_stopping": early_stopping,
+        "distill_guidance": distill_guidance,
     }
     with _explained():
         from core.ml.tuning.parallel import ALONE, started_processes

@@ -52,7 +52,7 @@ class Run:
             known = artifact.manifest.class_names if artifact else resident.base.description.class_names
             classes = [_class_id(name, known) for name in self.class_names] or list(range(len(known)))
             scale = resident.base.description.scale_of(artifact.manifest.image_size) if artifact else 1
-            sampling = _sampling(self.chosen, scale)
+            sampling = _sampling(self.chosen, scale, artifact.manifest.learned_guidance if artifact else None)
             with steps_bar(state, "Generating") as bar:
                 task = bar.add_task("", total=self.count * len(classes), note="images")
                 paths = []
@@ -131,11 +131,11 @@ class Run:
         return resident.engine.submit(request, load).result().images
 
 
-def _sampling(chosen: Mapping[str, Any], scale: int) -> SamplingSettings:
+def _sampling(chosen: Mapping[str, Any], scale: int, learned_guidance: float | None) -> SamplingSettings:
     """Returns the chosen sampling settings for images of `scale` times the base's size, completed as the server
     completes them. Raises InvalidRequest."""
     try:
-        sampling = SamplingSettings.completed(chosen)
+        sampling = SamplingSettings.completed(chosen, learned_guidance)
     except ValueError as error:
         raise InvalidRequest("sampling", str(error)) from error
     sampling.check_size(scale)

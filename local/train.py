@@ -111,7 +111,9 @@ class Run:
     def _plan(self, request: FinetuneRequest, report: Report, base: LoadedBase) -> FinetunePlan:
         try:
             sites = _sites(request, self.site)
-            trainable_shapes(base.description.config, request.method, sites, len(report.class_names))
+            guidance = request.training.distill_guidance is not None
+            names, config = report.class_names, base.description.config
+            trainable_shapes(config, request.method, sites, len(names), guidance=guidance)
         except ValueError as error:
             raise InvalidRequest("--site", str(error)) from error
         try:

@@ -43,6 +43,10 @@ class AdapterOut(Output):
     parameters: int
     base_digest: Digest = Field(description="Digest of the base that it was trained on. Only that base can serve it.")
     sha256: Digest = Field(description="SHA-256 of the bytes that the download returns.")
+    learned_guidance: float | None = Field(
+        description="Highest guidance scale that the version has learned, at which it needs one model evaluation per "
+        "image and step instead of two. Null without learned guidance."
+    )
     manifest: dict[str, Any] = Field(description="Metadata stored in the file: classes, sites, data set, training.")
     created_at: Time
     last_used_at: Time | None

@@ -81,7 +81,7 @@ class _Settings(Input):
         ge=0,
         le=MAX_GUIDANCE_SCALE,
         description="Guidance: how far images move away from what the adapter draws without a class. 1 switches it off "
-        "and halves the cost.",
+        "and halves the cost. A version with learned guidance takes scales up to `learned_guidance`, at half the cost.",
     )
     guidance_adapter_scale: float = Field(
         _STORED.guidance_adapter_scale,
@@ -142,7 +142,7 @@ class _Settings(Input):
         return self
 
     def _sampling(self) -> dict[str, Any]:
-        return self.model_dump(include=_SAMPLING, exclude_none=True)
+        return self.model_dump(include=_SAMPLING, exclude_none=True, exclude_unset=True)
 
 
 class GenerationCreate(_Settings, _OneClass):
@@ -240,6 +240,7 @@ class GenerationOut(Output):
     sampler: str
     eta: float
     timestep_spacing: str
+    learned_guidance: bool = Field(description="Whether the version itself has learned guidance.")
     priority: int
     webhook_id: str | None
     webhook_url: str | None

@@ -92,7 +92,13 @@ def check_fits(artifact: Artifact, base: BaseDescription) -> None:
     except ValueError as error:
         raise ArtifactInvalid(f"The adapter is for images of {manifest.image_size} pixels, but {error}.") from error
     try:
-        expected = trainable_shapes(base.config, manifest.method, manifest.sites, len(manifest.class_names))
+        expected = trainable_shapes(
+            base.config,
+            manifest.method,
+            manifest.sites,
+            len(manifest.class_names),
+            guidance=manifest.learned_guidance is not None,
+        )
     except ValueError as error:
         raise ArtifactInvalid(f"The sites do not match the base: {error}.") from error
     shapes = {name: array.shape for name, array in artifact.tensors.items()}

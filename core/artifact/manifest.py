@@ -3,6 +3,7 @@ and no times, so that equal training gives equal bytes."""
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, get_args
 
@@ -30,6 +31,11 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     image_size: int | None = None
     """Side of the images in pixels. None, which the file omits, means the base's own image size."""
+
+    @property
+    def learned_guidance(self) -> float | None:
+        """Highest guidance scale that the adapter has learned; None if it has learned none."""
+        return learned_guidance(self.training)
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if (name, value) != ("image_size", None)}
@@ -60,6 +66,13 @@ class Manifest:
         return cls(**{**values, "class_names": tuple(names), "sites": sites, "training": training})
 
 
+def learned_guidance(training: Mapping[str, Any]) -> float | None:
+    """Returns the highest guidance scale that an adapter has learned, from its manifest's training settings; None if it
+    has learned none."""
+    value = training.get("distill_guidance")
+    return float(value) if _is_number(value) and value > 1 else None
+
+
 def is_text(value: Any) -> bool:
     """Returns whether a value is a short text without control characters and unpaired surrogates, which databases and
     terminals reject. Allows the invisible joiners of emoji and of Indic and Persian script, and the tag characters of
@@ -78,4 +91,5 @@ def _training(values: Any) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return (isinstance(value, int) and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return (is_integer and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))

@@ -47,6 +47,9 @@ class SamplingSettings:
     eta: float = 0.0
     """Noise level of DDIM: 0 is deterministic, 1 adds as much noise as DDPM."""
     timestep_spacing: TimestepSpacing = "trailing"
+    learned_guidance: bool = False
+    """Whether the adapter itself predicts the guided noise, in one model evaluation: see
+    `TrainingSettings.distill_guidance`."""
 
     def __post_init__(self) -> None:
         lowest, highest = sorted(self.guidance_interval)
@@ -100,14 +103,26 @@ class SamplingSettings:
         return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
     @classmethod
-    def completed(cls, chosen: Mapping[str, Any]) -> Self:
+    def completed(cls, chosen: Mapping[str, Any], learned_guidance: float | None = None) -> Self:
         """Returns the settings of a request that chooses only some of them. Without a sampler, the request gets the
         recommended one (DDIM if it chooses an eta), and without a number of steps, what the sampler needs.
+        `learned_guidance` is the highest guidance scale of an adapter that has learned guidance.
 
-        Raises ValueError if the chosen values are not valid sampling settings.
+        Raises ValueError if the chosen values are not valid sampling settings, or not available for the adapter.
         """
         sampler = chosen.get("sampler", "ddim" if chosen.get("eta") else RECOMMENDED_SAMPLER)
-        return cls(**{"sampler": sampler, "steps": RECOMMENDED_STEPS.get(sampler, cls.steps), **chosen})
+        values = {"sampler": sampler, "steps": RECOMMENDED_STEPS.get(sampler, cls.steps)}
+        if learned_guidance is None:
+            return cls(**values | chosen)
+        scale = min(cls.guidance_scale, learned_guidance)
+        settings = cls(**values | {"guidance_scale": scale, **chosen, "learned_guidance": True})
+        if settings.guidance_adapter_scale != 1 or settings.guidance_interval != EVERY_TIMESTEP:
+            raise ValueError(
+                "guidance_adapter_scale and guidance_interval do not apply to this version, which has learned guidance"
+            )
+        if not 1 <= settings.guidance_scale <= learned_guidance:
+            raise ValueError(f"guidance_scale must be within 1..{learned_guidance:g}, which this version has learned")
+        return settings
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

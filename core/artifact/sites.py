@@ -20,6 +20,9 @@ METHODS: tuple[Method, ...] = ("difffit", "bitfit")
 one batch."""
 
 CLASS_TABLE = "y_embedder.embedding_table.weight"
+GUIDANCE = "y_embedder.guidance"
+"""Name of the embedding [d] of learned guidance. It is added to the class embedding, multiplied by the guidance scale
+minus 1 (see `TrainingSettings.distill_guidance`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,24 +100,31 @@ def sites_of(method: Method, values: Any) -> MethodSites:
     return kind(**values)
 
 
-def trainable_shapes(config: BaseConfig, method: Method, sites: MethodSites, num_classes: int | None) -> Shapes:
-    """Returns the name and shape of every tensor that a method trains, the class table last.
+def trainable_shapes(
+    config: BaseConfig, method: Method, sites: MethodSites, num_classes: int | None, *, guidance: bool = False
+) -> Shapes:
+    """Returns the name and shape of every tensor that a method trains, the class table and the embedding of learned
+    guidance last.
 
     `num_classes` is the number of the domain's classes; the class table has one row more, for the null class. None
     keeps the base's classes and does not train a class table, as in the paper's fine-tunes that change only the
-    resolution (section 4.3). Raises ValueError if the sites belong to another method or do not fit the base.
+    resolution (section 4.3). Raises ValueError if the sites belong to another method or do not fit the base, or if the
+    method cannot learn guidance.
     """
+    if guidance and method not in METHODS:
+        raise ValueError(f"the method '{method}' cannot learn guidance")
     if type(sites) is not SITES[method]:
         raise ValueError(f"{type(sites).__name__} does not describe what is trained by the method '{method}'")
     table = {} if num_classes is None else {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
-    return _trained_of_base(config, method) | _added(config, method, sites) | table
+    embedding = {GUIDANCE: (config.hidden_size,)} if guidance else {}
+    return _trained_of_base(config, method) | _added(config, method, sites) | table | embedding
 
 
 def folds(config: BaseConfig, names: Iterable[str]) -> bool:
     """Returns whether tensors of these names can be folded into vectors, one row per image: whether DiffFit, with all
     of its sites in use, has tensors of all these names."""
     everywhere = Sites(patch=True, time=True, last_block=config.depth)
-    return trainable_shapes(config, "difffit", everywhere, 1).keys() >= set(names)
+    return trainable_shapes(config, "difffit", everywhere, 1, guidance=True).keys() >= set(names)
 
 
 def base_shapes(config: BaseConfig) -> Shapes:

@@ -1,6 +1,6 @@
 """Settings of a training run, as plain values."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 StopReason = Literal["all_steps", "early_stopping"]
@@ -56,6 +56,43 @@ class TrainingSettings:
     early_stopping: int | None = None
     """Number of consecutive evaluations without a lower held-out loss after which training ends. The best moving
     average then becomes the adapter, whatever `keep` is. None trains all steps."""
+
+    distill_guidance: float | None = None
+    """Highest guidance scale that the adapter learns in the last steps, so that a single model evaluation predicts the
+    guided noise at each scale from 1 up to this one (guidance distillation, arXiv 2210.03142). None learns no
+    guidance."""
+    distill_steps: int = 150
+    """Number of steps that learn guidance, at most half of all steps."""
+    distill_adapter_scale: float = 1.0
+    """Scale of the adapter in the unconditional prediction from which the learned guidance leads away: see
+    `SamplingSettings.guidance_adapter_scale`."""
+
+    @property
+    def before_distillation(self) -> "TrainingSettings":
+        """Settings of the steps before guidance is learned: these settings if none is."""
+        if self.distill_guidance is None:
+            return self
+        return replace(self, steps=self.steps - self.distillation.steps, distill_guidance=None)
+
+    @property
+    def distillation(self) -> "TrainingSettings":
+        """Settings of the steps that learn guidance. Every image keeps its label, timesteps are stratified, and the
+        rate falls over the last two fifths; the moving average is short, since the steps are few."""
+        steps = min(self.distill_steps, self.steps // 2)
+        return replace(
+            self,
+            steps=steps,
+            warmup_steps=10,
+            decay_steps=2 * steps // 5,
+            label_dropout=0.0,
+            ema_decay=0.98,
+            gradient_clip=1.0,
+            minimum_snr_gamma=None,
+            timesteps="stratified",
+            evaluate_every=0,
+            keep="last",
+            early_stopping=None,
+        )
 
     @property
     def keeps_best(self) -> bool:

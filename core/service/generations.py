@@ -124,7 +124,7 @@ def create(
     if waiting >= most_waiting:
         raise QueueFull(waiting, most_waiting)
     adapter = _adapter(session, domain, request.adapter_id, base)
-    sampling = SamplingSettings.completed(request.sampling)
+    sampling = _sampling(request, adapter)
     sampling.check_size(1 if adapter is None else base.scale_of(adapter.manifest.get("image_size")))
     known = list(base.class_names if adapter is None else adapter.class_names)
     class_id = _class_id(request, known)
@@ -155,6 +155,14 @@ def create(
     jobs.dispatch(session, dispatcher, generation)
     audit.record(session, "generation.create", generation.id)
     return generation
+
+
+def _sampling(request: GenerationRequest, adapter: Adapter | None) -> SamplingSettings:
+    """Returns the sampling settings of a request. Raises InvalidRequest if the adapter does not allow them."""
+    try:
+        return SamplingSettings.completed(request.sampling, adapter.learned_guidance if adapter else None)
+    except ValueError as error:
+        raise InvalidRequest("body", str(error)) from error
 
 
 def get(session: Session, id: str) -> Generation:

@@ -159,10 +159,15 @@ def images_zip(classes: tuple[str, ...] = ("apple", "pear"), each: int = 2) -> b
     return zip_of({f"{name}/{k}.png": png(40 * k + number) for number, name in enumerate(classes) for k in range(each)})
 
 
-def adapter_file(class_names: tuple[str, ...] = ("apple", "pear"), seed: int = 0, digest: str = BASE.digest) -> bytes:
+def adapter_file(
+    class_names: tuple[str, ...] = ("apple", "pear"),
+    seed: int = 0,
+    digest: str = BASE.digest,
+    distill_guidance: float | None = None,
+) -> bytes:
     """Returns an adapter file with random values, in the form that fine-tunes publish."""
-    generator = np.random.default_rng(seed)
-    shapes = trainable_shapes(BASE.config, "difffit", PRESETS["paper"], len(class_names))
+    generator, guidance = np.random.default_rng(seed), distill_guidance is not None
+    shapes = trainable_shapes(BASE.config, "difffit", PRESETS["paper"], len(class_names), guidance=guidance)
     tensors = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
     manifest = Manifest(
         method="difffit",
@@ -173,7 +178,7 @@ def adapter_file(class_names: tuple[str, ...] = ("apple", "pear"), seed: int = 0
         base_digest=digest,
         base_licence=BASE.licence,
         dataset_digest="da7a" * 16,
-        training={"seed": seed},
+        training={"seed": seed} | ({"distill_guidance": distill_guidance} if guidance else {}),
     )
     return encode(manifest, tensors)
 

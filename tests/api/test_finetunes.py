@@ -268,6 +268,21 @@ def test_largest_seed_is_stored_exactly(tenant: Client, domain: str, dataset: st
     tenant.made(f"/v1/finetunes/{finetune['id']}/cancel")
 
 
+def test_learned_guidance_is_stored_and_estimated(
+    tenant: Client, domain: str, dataset: str, services: Services
+) -> None:
+    path, body = f"/v1/domains/{domain}/finetunes", {"dataset_id": dataset, "steps": 40}
+    plain, learning = tenant.made(path, body), tenant.made(path, body | {"distill_guidance": 3, "distill_steps": 15})
+    assert (plain["distill_guidance"], learning["distill_guidance"], learning["distill_steps"]) == (None, 3, 15)
+    with services.database.session() as session:
+        training = session.get_one(Finetune, learning["id"]).training
+    assert (training.before_distillation.steps, training.distillation.steps) == (25, 15)
+    costs = [tenant.made(path, body | {"dry_run": True} | more) for more in ({}, {"distill_guidance": 3})]
+    assert costs[1]["trainable_parameters"] - costs[0]["trainable_parameters"] == BASE.config.hidden_size
+    for scale in (1, 11):
+        problem(tenant.post(path, body | {"distill_guidance": scale}), 422, "invalid_request")
+
+
 def test_estimate_has_a_time_after_the_first_finetune(
     tenant: Client, domain: str, dataset: str, services: Services
 ) -> None:

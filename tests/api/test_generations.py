@@ -215,6 +215,26 @@ def test_invalid_generation_settings_are_rejected(
     problem(tenant.post(f"/v1/domains/{domain}/generations", body), 422, code)
 
 
+def test_learned_guidance_is_used_within_what_the_version_has_learned(tenant: Client, domain: str) -> None:
+    """A version with learned guidance has its own default, and no other kind of guidance."""
+    file = {"file": ("a", adapter_file(distill_guidance=3.0))}
+    version = tenant.made(f"/v1/domains/{domain}/adapters", files=file)
+    assert version["learned_guidance"] == 3.0
+    plain = tenant.made(f"/v1/domains/{domain}/adapters", files={"file": ("a", adapter_file(seed=1))})
+    assert plain["learned_guidance"] is None
+    path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": version["id"]}
+    settings = [
+        tenant.made(path, body | chosen) for chosen in ({}, {"guidance_scale": 1.5}, {"adapter_id": plain["id"]})
+    ]
+    assert [(each["guidance_scale"], each["learned_guidance"]) for each in settings] == [
+        (3.0, True),
+        (1.5, True),
+        (4.0, False),
+    ]
+    for chosen in ({"guidance_scale": 4.0}, {"guidance_adapter_scale": 0.5}, {"guidance_interval": [200, 800]}):
+        problem(tenant.post(path, body | chosen), 422, "invalid_request")
+
+
 def test_adapter_of_an_earlier_base_is_rejected(tenant: Client, domain: str, adapter: str, services: Services) -> None:
     with services.database.session() as session:
         fleet.register_base(session, services.settings.base_model, replace(BASE, digest="0" * 64))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.artifact.sites import CLASS_TABLE
+from core.artifact.sites import CLASS_TABLE, GUIDANCE
 from core.ml.model.device import pinned
 from core.ml.model.dit import DiT
 from core.ml.model.folding import VectorLayout, fold
@@ -27,6 +27,8 @@ class FoldedAdapter:
     """[P] the vectors that `core.ml.model.folding.fold` computes"""
     classes: Tensor
     """[classes + 1, D] the class table, with the null class last"""
+    guidance: Tensor | None = None
+    """[D] the embedding of learned guidance; None without"""
     scale: float = 1.0
     """Strength of the adapter: 0 is the base, 1 the adapter, and other values interpolate or extrapolate linearly."""
 
@@ -76,7 +78,7 @@ class AdapterBank:
             on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
             vectors = fold(self.dit, on_device).to(self.dtype).cpu()
         classes = tensors[CLASS_TABLE].to(self.dtype).cpu()
-        return FoldedAdapter(digest, pinned(vectors, self.device), pinned(classes, self.device))
+        return FoldedAdapter(digest, pinned(vectors, self.device), pinned(classes, self.device), tensors.get(GUIDANCE))
 
     def activate(self, adapters: Sequence[FoldedAdapter | None]) -> list[int]:
         """Returns the table slots of the adapters in one step, after copying the missing adapters into the table; None
@@ -112,13 +114,15 @@ class AdapterBank:
         scale: float = 1.0,
         null_scale: float = 1.0,
         base_class: int | None = None,
+        learned_guidance: float | None = None,
     ) -> Tensor:
         """Returns the embeddings of a class and of the null class, [2, D] on the device. An adapter of None is the
         base.
 
         `scale` interpolates the class's embedding between the base's (0) and the adapter's (1), `null_scale` that of
         the null class. `base_class` is the base's class of the same name; None takes the base's null class instead.
-        Raises IndexError if the adapter has no such class.
+        `learned_guidance` is a guidance scale for an adapter that has learned guidance. Raises IndexError if the
+        adapter has no such class.
         """
         base = self._base_classes
         table = base if adapter is None else adapter.classes
@@ -132,6 +136,9 @@ class AdapterBank:
             rows[0] = _between(base[-1 if base_class is None else base_class], rows[0], scale)
         if null_scale != 1.0:
             rows[1] = _between(base[-1], rows[1], null_scale)
+        if learned_guidance is not None and adapter.guidance is not None:
+            shift = scale * (learned_guidance - 1) * adapter.guidance.to(self.device)
+            rows[0] = (rows[0].float() + shift).to(rows.dtype)
         return rows
 
     def forget(self, digest: str) -> None:

@@ -51,10 +51,12 @@ class Row:
 
     @property
     def guided(self) -> bool:
-        """Whether the next step needs an unconditional row too. It does unless the guidance scale is 1 or the timestep
-        is outside the guidance interval."""
-        lowest, highest = self.request.sampling.guidance_interval
-        return self.request.sampling.guidance_scale != 1.0 and lowest <= self.timestep <= highest
+        """Whether the next step needs an unconditional row too. It does unless the guidance scale is 1, the timestep is
+        outside the guidance interval, or the adapter has learned guidance."""
+        sampling = self.request.sampling
+        lowest, highest = sampling.guidance_interval
+        without = sampling.guidance_scale == 1.0 or sampling.learned_guidance
+        return not without and lowest <= self.timestep <= highest
 
     @property
     def cost(self) -> int:

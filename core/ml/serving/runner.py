@@ -83,10 +83,15 @@ class Runner:
     @torch.inference_mode()
     def _state(self, row: Row, adapter: FoldedAdapter | None) -> RowState:
         request, table = row.request, self.table(row.request.scale)
-        scale = request.sampling.adapter_scale
-        guide_scale = scale * request.sampling.guidance_adapter_scale
+        sampling, scale = request.sampling, request.sampling.adapter_scale
+        guide_scale = scale * sampling.guidance_adapter_scale
         classes = self.bank.classes(
-            adapter, request.class_id, scale=scale, null_scale=guide_scale, base_class=request.base_class
+            adapter,
+            request.class_id,
+            scale=scale,
+            null_scale=guide_scale,
+            base_class=request.base_class,
+            learned_guidance=sampling.guidance_scale if sampling.learned_guidance else None,
         )
         generator = torch.Generator().manual_seed(row.seed)
         noise = torch.randn(table.shape, generator=generator)
@@ -95,7 +100,7 @@ class Runner:
             self.forwards.reset()
         slot = table.add(pinned(noise, self.device), classes)
         scaled, guide = (adapter and adapter.at(scale) for scale in (scale, guide_scale))
-        return RowState(scaled, guide, table, slot, coefficients(request.sampling).numpy(), generator)
+        return RowState(scaled, guide, table, slot, coefficients(sampling).numpy(), generator)
 
     def is_started(self, row: Row) -> bool:
         return row in self._states

@@ -28,6 +28,8 @@ class Rows(NamedTuple):
     """[B, C, H, W] noise that is added to the latents"""
     weights: Tensor
     """[B] weight of each row's squared error in the loss"""
+    scales: Tensor
+    """[B] guidance scale that each row learns; 1 if none is learned"""
     fractions: Tensor
     """[B] 1 / size of the whole batch, so that the losses of a batch's parts add up to the batch's mean loss"""
 
@@ -89,8 +91,8 @@ class Batches:
         labels = labels.masked_fill(dropped, self.null_class)  # one random number per training image
         t = self._timesteps(len(indices))
         noise = torch.randn(x0.shape, generator=self.generator)
-        weights, fractions = self._weights(t), torch.full((len(t),), 1 / len(t))
-        rows = Rows(x0=x0, labels=labels, t=t, noise=noise, weights=weights, fractions=fractions)
+        weights, fractions, scales = self._weights(t), torch.full((len(t),), 1 / len(t)), self._scales(len(t))
+        rows = Rows(x0=x0, labels=labels, t=t, noise=noise, weights=weights, scales=scales, fractions=fractions)
         return Rows(*(tensor.pin_memory() for tensor in rows)) if self.pinned else rows
 
     def _next_indices(self) -> Tensor:
@@ -110,6 +112,10 @@ class Batches:
         if self.settings.timesteps == "focused":
             places = torch.where(places < 0.85, places / 0.85 * 0.6, 0.6 + (places - 0.85) / 0.15 * 0.4)
         return (places * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
+
+    def _scales(self, count: int) -> Tensor:
+        highest = self.settings.distill_guidance
+        return torch.ones(count) if highest is None else 1 + (highest - 1) * torch.rand(count, generator=self.generator)
 
     def _weights(self, t: Tensor) -> Tensor:
         gamma = self.settings.minimum_snr_gamma

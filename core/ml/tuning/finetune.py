@@ -19,13 +19,13 @@ from torch import Tensor
 
 from core.artifact.errors import EngineStopped
 from core.artifact.footprint import Footprint
-from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import CLASS_TABLE, trainable_shapes
 from core.ml.diffusion.sampling import sample_steps, seeded_noise
 from core.ml.errors import TrainingOutOfMemory
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.model.device import is_out_of_memory, release_memory
 from core.ml.tuning.checkpoint import pack
+from core.ml.tuning.distillation import BEFORE, TAUGHT, GuidanceTrainer, taught_by
 from core.ml.tuning.latents import Encode, Latents, concatenate, encode_batch, image_grid, prepare_images, to_image
 from core.ml.tuning.methods import adapter_of
 from core.ml.tuning.parallel import ALONE, Processes
@@ -116,27 +116,35 @@ def _finetune(
     size = base.description.image_size * base.description.scale_of(plan.image_size)
     latents = yield from _encoded(images, base.autoencoder.encode, size, read_ahead)
     make_adapter = partial(adapter_of, plan.sites)
-    trainer = Trainer(
-        dit, start, latents, plan.training, make_adapter, processes=processes, frozen=frozen, max_rows=max_rows
-    )
+    settings, shared = plan.training, {"processes": processes, "frozen": frozen, "max_rows": max_rows}
+    trainer = Trainer(dit, start, latents, settings.before_distillation, make_adapter, **shared)
     # Without gradients an image takes a fraction of the memory and half of the time, so batches can be larger.
     rows = min(32, 2 * (plan.training.micro_batch_size or 1))
     loss_base = yield from trainer.held_out_parts({}, dit.config.null_class, batch_size=rows)
-    if state is not None:
+    state = state or {}
+    if state and TAUGHT not in state:
         trainer.restore(state)
-    yield Started(loss_base, trainer.parameters.numel(), trainer.steps_done)
-    try:
-        yield from _steps(trainer, plan, base, description, rows)
-    except EngineStopped:
-        if not trainer.done:  # when it is done, a resume has to yield the last events again
-            yield Checkpoint(trainer.steps_done, pack(trainer.state(), description))
-        raise
+    parameters = trainer.parameters.numel() + (dit.config.hidden_size if settings.distill_guidance else 0)
+    yield Started(loss_base, parameters, int(state.get("steps_done", 0)) + int(state.get(BEFORE, 0)))
+    if TAUGHT in state:
+        steps_before, tensors = taught_by(state, trainer)
+        adapter_step = steps_before
+    else:
+        yield from _trained(trainer, plan, base, description, rows)
+        steps_before = trainer.steps_done
+        adapter_step, tensors = trainer.result()
     losses = {"base": loss_base}
-    adapter_step, tensors = trainer.result()
     for name, label in (("adapter", None), ("adapter_null", trainer.null_class)):
         losses[name] = yield from trainer.held_out_parts(tensors, label, batch_size=rows)
+    if settings.distill_guidance is not None:
+        guidance = GuidanceTrainer(dit, tensors, latents, settings, steps_before, **shared)
+        if TAUGHT in state:
+            guidance.restore(state)
+        yield from _trained(guidance, plan, base, description, rows)
+        adapter_step, tensors = steps_before + guidance.steps_done, guidance.averaged
+    stopped_early = steps_before < settings.before_distillation.steps
     copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-    return Outcome(copies, losses, adapter_step, "early_stopping" if trainer.stopped_early else "all_steps")
+    return Outcome(copies, losses, adapter_step, "early_stopping" if stopped_early else "all_steps")
 
 
 def _encoded(
@@ -169,6 +177,18 @@ def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dic
     return tensors, {CLASS_TABLE: tensors.pop(CLASS_TABLE)}
 
 
+def _trained(
+    trainer: Trainer, plan: FinetunePlan, base: LoadedBase, description: dict[str, Any], rows: int
+) -> Generator[Event | MicroBatch | None, None, None]:
+    """Makes the trainer's steps. If the engine stops, yields a last checkpoint."""
+    try:
+        yield from _steps(trainer, plan, base, description, rows)
+    except EngineStopped:
+        if not trainer.done:  # when it is done, a resume has to yield the last events again
+            yield Checkpoint(trainer.steps_before + trainer.steps_done, pack(trainer.state(), description))
+        raise
+
+
 def _steps(
     trainer: Trainer, plan: FinetunePlan, base: LoadedBase, description: dict[str, Any], rows: int
 ) -> Generator[Event | MicroBatch | None, None, None]:
@@ -178,7 +198,7 @@ def _steps(
     while not trainer.done:
         report, seconds = yield from _step(trainer, seconds)
         losses.append(report.loss)
-        step = report.step
+        step = trainer.steps_before + report.step
         yield from _evaluated(trainer, rows)
         if step % plan.progress_every == 0 or trainer.done:
             yield Progress(step, sum(losses) / len(losses), report.gradient_norm, seconds)
@@ -186,7 +206,7 @@ def _steps(
         if step % plan.checkpoint_every == 0 and not trainer.done:
             yield Checkpoint(step, pack(trainer.state(), description))
         if step % plan.samples_every == 0 or trainer.done:
-            yield from _sampled(trainer, base)
+            yield from _sampled(trainer, base, step)
 
 
 def _step(trainer: Trainer, seconds: float) -> Generator[MicroBatch, None, tuple[StepReport, float]]:
@@ -212,12 +232,12 @@ def _evaluated(trainer: Trainer, rows: int) -> Generator[Evaluation | None, None
         yield Evaluation(trainer.steps_done, loss, trainer.best.step)
 
 
-def _sampled(trainer: Trainer, base: LoadedBase) -> Generator[Sample | SampleSkipped | None, None, None]:
+def _sampled(trainer: Trainer, base: LoadedBase, step: int) -> Generator[Sample | SampleSkipped | None, None, None]:
     """Generates and yields one sample event. When memory runs out, generates fewer images at once, and finally skips
     the sample, so that training does not fail because of it."""
     while True:
         try:
-            yield Sample(trainer.steps_done, (yield from _samples(trainer, base)))
+            yield Sample(step, (yield from _samples(trainer, base)))
             return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -225,7 +245,7 @@ def _sampled(trainer: Trainer, base: LoadedBase) -> Generator[Sample | SampleSki
         release_memory()
         sizes = trainer.sizes.in_use
         if len(sizes) == 1:
-            yield SampleSkipped(trainer.steps_done)
+            yield SampleSkipped(step)
             return
         trainer.sizes.shrink_to(len(sizes) - 1)
 
@@ -234,7 +254,7 @@ def _samples(trainer: Trainer, base: LoadedBase, most: int = 8) -> Generator[Non
     config = base.dit.config
     labels = torch.arange(min(trainer.null_class, most))
     noise = seeded_noise(range(len(labels)), tuple(trainer.latents.mean.shape[2:]))
-    model, device = trainer.route.model(trainer.tensors()), trainer.device
+    (model, sampling), device = trainer.sampled(), trainer.device
     images: list[Image.Image] = []
     yield  # ends the slice of the training step before
     for part in torch.arange(len(labels)).split(trainer.sizes.in_use[-1]):
@@ -243,7 +263,7 @@ def _samples(trainer: Trainer, base: LoadedBase, most: int = 8) -> Generator[Non
             noise[part].to(device),
             labels[part].to(device),
             trainer.null_class,
-            SamplingSettings(steps=20),
+            sampling,
             channels=config.guidance_channels,
         )
         for latent in latents:

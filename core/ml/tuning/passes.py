@@ -26,6 +26,7 @@ from core.ml.diffusion.schedule import schedule_on
 from core.ml.slices import Joint
 from core.ml.tuning.batches import Rows
 from core.ml.tuning.capture import Replayed, capture_for
+from core.ml.tuning.guidance import Teacher
 from core.ml.tuning.routes import Route
 
 KEPT_PASSES = 12
@@ -54,6 +55,8 @@ class Learner:
     parameters: torch.nn.Parameter
     shapes: Shapes
     frozen: Mapping[str, Tensor]
+    teacher: Teacher | None = None
+    """Teacher whose guided predictions the tensors learn; None learns from the images."""
     number: int = field(default_factory=itertools.count().__next__)
     """Creation order. Passes sort their trainers by it, so that the same trainers always share one CUDA graph."""
 
@@ -107,7 +110,8 @@ class MicroBatch(Joint):
     def _matches(self, other: "MicroBatch") -> bool:
         route, theirs = self.learner.route, other.learner.route
         same = self.rows.x0.shape[1:] == other.rows.x0.shape[1:]
-        return route.shares and theirs.shares and route.dit is theirs.dit and same
+        from_images = self.learner.teacher is None and other.learner.teacher is None
+        return route.shares and theirs.shares and route.dit is theirs.dit and same and from_images
 
 
 def _compute(batches: Sequence[MicroBatch]) -> list[Gradient]:
@@ -139,9 +143,12 @@ class Pass:
 
     def _gradients(self) -> tuple[Sequence[Tensor], Tensor]:
         adapters = [(learner.tensors(), count) for learner, count in zip(self.learners, self.counts, strict=True)]
-        model = self.learners[0].route.joint_model(adapters)
-        rows = self.buffers
-        mse, bound = row_losses(model, rows.x0, rows.labels, rows.t, rows.noise)
+        rows, teacher = self.buffers, self.learners[0].teacher
+        if teacher is None:
+            model = self.learners[0].route.joint_model(adapters)
+            mse, bound = row_losses(model, rows.x0, rows.labels, rows.t, rows.noise)
+        else:
+            mse, bound = teacher.losses(adapters[0][0], rows)
         parameters = [learner.parameters for learner in self.learners]
         gradients = torch.autograd.grad(mse * rows.weights + bound, parameters, grad_outputs=rows.fractions)
         terms = [(values.detach() * rows.fractions).split(self.counts) for values in (mse, bound)]

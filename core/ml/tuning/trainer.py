@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from core.artifact.additions import Shapes
+from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import CLASS_TABLE
 from core.artifact.training import TrainingSettings
 from core.ml import slices
+from core.ml.diffusion.sampling import Model
 from core.ml.errors import TrainingDiverged, TrainingOutOfMemory
 from core.ml.model.adapter import TensorAdapter
 from core.ml.model.device import is_out_of_memory, release_memory
@@ -85,6 +87,8 @@ class Trainer:
             **({"fused": True} if on_gpu else {"foreach": True}),
         )
         self.steps_done, self.best = 0, Best()
+        self.steps_before = 0
+        """Steps of the fine-tune that other trainers made before this one."""
         self.sizes = BatchSizes(_halves(settings.micro_batch_size or settings.batch_size))
         """Micro-batch sizes: the max images that pass at once. Smaller for a while after memory ran out."""
         self.max_rows = max_rows or self.sizes.all[-1]
@@ -133,6 +137,10 @@ class Trainer:
     def averaged(self) -> dict[str, Tensor]:
         """The same tensors as `tensors()` returns, but as views, which change with the next training step."""
         return self.learner.tensors(self.average)
+
+    def sampled(self) -> tuple[Model, SamplingSettings]:
+        """Returns the model with the latest moving average, and the sampling settings, for sample images."""
+        return self.route.model(self.tensors()), SamplingSettings(steps=20)
 
     def result(self) -> tuple[int, dict[str, Tensor]]:
         """Returns the training step that the adapter is of, and the adapter's tensors by name: those of the best moving

@@ -145,7 +145,8 @@ def estimate(
     domains.get(session, domain_id)
     dataset = _ready_dataset(session, domain_id, request.dataset_id)
     classes = _trained_classes(request, dataset, base)
-    shapes = trainable_shapes(base.config, request.method, request.trained_sites, classes)
+    guidance = request.training.distill_guidance is not None
+    shapes = trainable_shapes(base.config, request.method, request.trained_sites, classes, guidance=guidance)
     parameters = count(shapes)
     batch_size = request.training.batch_size
     seen = request.training.steps * batch_size

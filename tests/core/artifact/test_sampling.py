@@ -37,6 +37,21 @@ def test_interval_may_be_given_in_any_order() -> None:
     assert SamplingSettings(guidance_interval=(800, 200)) == SamplingSettings(guidance_interval=(200, 800))
 
 
+def test_learned_guidance_has_a_default_and_limits_of_its_own() -> None:
+    completed = SamplingSettings.completed
+    assert [completed({}, highest).guidance_scale for highest in (3.0, 6.0)] == [3.0, 4.0]
+    settings = completed({"guidance_scale": 1.5}, 3.0)
+    assert settings.learned_guidance
+    assert SamplingSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    assert "learned_guidance" not in completed({}).to_json()
+    for chosen in ({"guidance_scale": 3.5}, {"guidance_scale": 0.5}):
+        with pytest.raises(ValueError, match=r"guidance_scale must be within 1\.\.3, which this version has learned"):
+            completed(chosen, 3.0)
+    for chosen in ({"guidance_adapter_scale": 0.5}, {"guidance_interval": (200, 800)}):
+        with pytest.raises(ValueError, match="do not apply to this version"):
+            completed(chosen, 3.0)
+
+
 def respaced(timesteps: int, count: int) -> list[int]:
     """Returns DiT's respacing of one section as described: evenly spaced with both ends included, rounded."""
     chosen, position = [], 0.0

@@ -49,6 +49,10 @@ LearningRateOption = Annotated[
 ImageSizeOption = Annotated[
     int | None, typer.Option("--image-size", help="Image side in pixels: the base's size, or twice that.")
 ]
+DistillGuidanceOption = Annotated[
+    float | None,
+    typer.Option("--distill-guidance", help="Highest guidance scale to learn, which halves the cost of images."),
+]
 KeepClassesOption = Annotated[
     bool,
     typer.Option("--keep-classes", help="Freeze the base's class table. Class names must be known to the base."),

@@ -11,6 +11,7 @@ from difffit.cli.arguments import (
     AfterOption,
     BatchSizeOption,
     BeforeOption,
+    DistillGuidanceOption,
     DomainArgument,
     EarlyStoppingOption,
     EvaluateEveryOption,
@@ -62,6 +63,7 @@ def start(
     evaluate_every: EvaluateEveryOption = None,
     keep: KeepOption = None,
     early_stopping: EarlyStoppingOption = None,
+    distill_guidance: DistillGuidanceOption = None,
     from_adapter_id: Annotated[
         str | None, typer.Option("--from", help="Id of a version to continue from. The base by default.")
     ] = None,
@@ -88,6 +90,7 @@ def start(
         "evaluate_every": evaluate_every,
         "keep": keep,
         "early_stopping": early_stopping,
+        "distill_guidance": distill_guidance,
         "train_class_table": False if keep_classes else None,
         "from_adapter_id": from_adapter_id,
         "auto_promote": auto_promote,

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from core.artifact.manifest import learned_guidance
 from core.service.db.base import Base, Created, DomainId, Id, TenantOwned
 
 
@@ -34,3 +35,8 @@ class Adapter(TenantOwned, Base):
     note: Mapped[str] = mapped_column(Text, default="")
     created_at: Mapped[Created]
     last_used_at: Mapped[datetime.datetime | None]
+
+    @property
+    def learned_guidance(self) -> float | None:
+        """Highest guidance scale that the adapter has learned; None if it has learned none."""
+        return learned_guidance(self.manifest.get("training", {}))

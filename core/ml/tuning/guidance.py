@@ -1,0 +1,63 @@
+"""Learned guidance: the last steps of a fine-tune, in which the adapter learns to predict guided noise in one model
+evaluation, at any guidance scale up to a limit (guidance distillation, arXiv 2210.03142).
+
+The guidance scale is an input of the model as a shift of the class embedding. The teacher is the adapter as it was
+before these steps: it evaluates the model twice, for the conditional and the unconditional prediction.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.artifact.sites import CLASS_TABLE, GUIDANCE
+from core.ml.diffusion.samplers import guided_noise
+from core.ml.diffusion.sampling import Model
+from core.ml.diffusion.schedule import schedule_on
+from core.ml.model.dit import DiT
+from core.ml.model.folding import fold, folded_forward
+from core.ml.tuning.batches import Rows
+
+
+class Teacher:
+    """Trained adapter whose guided predictions a fine-tune learns.
+
+    Letters in shapes: B rows, C latent channels, H and W latent height and width, D hidden size, P folded values.
+    """
+
+    def __init__(self, dit: DiT, tensors: Mapping[str, Tensor], adapter_scale: float) -> None:
+        """`tensors` are those of the adapter, with its class table. `adapter_scale` is the adapter's scale in the
+        unconditional prediction."""
+        self.dit, self.channels = dit, dit.config.guidance_channels
+        with torch.no_grad():
+            base, own = fold(dit, {}), fold(dit, tensors)
+            self.vectors = torch.stack([own, torch.lerp(base, own, adapter_scale)])  # [2, P]
+            self.table = tensors[CLASS_TABLE].detach().clone()
+            self.null = torch.lerp(dit.y_embedder.embedding_table.weight[-1].float(), self.table[-1], adapter_scale)
+
+    def losses(self, tensors: Mapping[str, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
+        """Returns each row's mean squared differences from the teacher, [B] each: of the predicted noise from the
+        guided noise, and of the interpolated variance from the conditional prediction's. Gradients flow to
+        `tensors`."""
+        x = schedule_on(rows.x0.device).add_noise(rows.x0, rows.noise, rows.t)
+        with torch.no_grad():
+            classes = torch.cat([F.embedding(rows.labels, self.table), self.null.expand(len(x), -1)])
+            vectors = self.vectors.repeat_interleave(len(x), 0)
+            outputs = folded_forward(self.dit, torch.cat([x, x]), rows.t.repeat(2), classes, vectors).float()
+            (conditional, unconditional), variance = outputs[:, : x.shape[1]].chunk(2), outputs[: len(x), x.shape[1] :]
+            target = guided_noise(conditional, unconditional, rows.scales, self.channels)
+        output = student(self.dit, tensors, rows.scales)(x, rows.t, rows.labels).float()
+        noise, own_variance = output.chunk(2, dim=1)
+        return (noise - target).square().mean((1, 2, 3)), (own_variance - variance).square().mean((1, 2, 3))
+
+
+def student(dit: DiT, tensors: Mapping[str, Tensor], scales: Tensor) -> Model:
+    """Returns the base with an adapter of learned guidance as a function of x, t and y. `scales` are the guidance
+    scales of the rows, [B] or a single value."""
+
+    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        classes = F.embedding(y, tensors[CLASS_TABLE]) + (scales - 1).view(-1, 1) * tensors[GUIDANCE]
+        return folded_forward(dit, x, t, classes, fold(dit, tensors).expand(len(x), -1))
+
+    return model

@@ -1,0 +1,131 @@
+"""Learned guidance: the teacher's targets, and fine-tunes whose last steps learn them."""
+
+from dataclasses import replace
+
+import torch
+
+from core.artifact.errors import EngineStopped
+from core.artifact.file import check_fits, decode, encode
+from core.artifact.sites import CLASS_TABLE, GUIDANCE
+from core.artifact.training import TrainingSettings
+from core.ml.diffusion.schedule import schedule_on
+from core.ml.model.adapter import TensorAdapter
+from core.ml.model.checkpoint import LoadedBase
+from core.ml.tuning.batches import Rows
+from core.ml.tuning.checkpoint import unpack
+from core.ml.tuning.finetune import finetune
+from core.ml.tuning.guidance import Teacher, student
+from core.ml.tuning.plan import ABOUT_DEFAULTS, Checkpoint, Progress
+from tests.core.ml.model.small import batch, difference, random_dit, random_tensors
+from tests.core.ml.tuning.test_finetune import PLAN, base, images, of_kind, run
+
+__all__ = ["base"]  # the fixture
+LEARNING = replace(
+    PLAN, training=TrainingSettings(steps=9, batch_size=4, held_out_fraction=0.2, distill_guidance=3.0, distill_steps=4)
+)
+
+
+def rows() -> Rows:
+    x, t, _ = batch()
+    one = torch.ones(3)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(8))
+    scales = torch.tensor([1.0, 2.5, 4.0])
+    return Rows(x0=x, labels=torch.tensor([0, 2, 1]), t=t, noise=noise, weights=one, scales=scales, fractions=one / 3)
+
+
+def test_target_is_the_guided_prediction_of_the_reference_forward() -> None:
+    """At an adapter scale of 1, which is classifier-free guidance, against the forward pass that mirrors the paper."""
+    dit, here = random_dit(), rows()
+    taught = random_tensors(dit, "paper")
+    learning = random_tensors(dit, "paper", seed=5) | {GUIDANCE: torch.linspace(-1, 1, dit.config.hidden_size)}
+    mse, bound = Teacher(dit, taught, 1.0).losses(learning, here)
+
+    x = schedule_on(here.x0.device).add_noise(here.x0, here.noise, here.t)
+    null = torch.full_like(here.labels, len(taught[CLASS_TABLE]) - 1)
+    conditional, unconditional = (dit(x, here.t, y, TensorAdapter(taught)) for y in (here.labels, null))
+    channels, guided = dit.config.in_channels, dit.config.guidance_channels
+    target = conditional[:, :channels].clone()
+    scale = here.scales.view(-1, 1, 1, 1)
+    target[:, :guided] = unconditional[:, :guided] + scale * (conditional - unconditional)[:, :guided]
+    for index in range(3):  # the reference forward takes the embedding of a class from the table
+        table = learning[CLASS_TABLE] + (here.scales[index] - 1) * learning[GUIDANCE]
+        own = dit(x, here.t, here.labels, TensorAdapter(learning | {CLASS_TABLE: table}))[index]
+        expected = (own[:channels] - target[index]).square().mean()
+        assert torch.isclose(mse[index], expected, rtol=1e-4)
+        assert torch.isclose(bound[index], (own[channels:] - conditional[index, channels:]).square().mean(), rtol=1e-4)
+
+
+def test_weaker_adapter_gives_the_unconditional_prediction() -> None:
+    """At an adapter scale of 0, the base with the base's null class."""
+    dit, here = random_dit(), rows()
+    taught = random_tensors(dit, "paper")
+    equal = taught | {GUIDANCE: torch.zeros(dit.config.hidden_size)}
+    mse, _ = Teacher(dit, taught, 0.0).losses(equal, here)
+    x = schedule_on(here.x0.device).add_noise(here.x0, here.noise, here.t)
+    conditional = dit(x, here.t, here.labels, TensorAdapter(taught))
+    unconditional = dit(x, here.t, torch.full_like(here.labels, dit.config.null_class), TensorAdapter({}))
+    guided = dit.config.guidance_channels
+    moved = (here.scales.view(-1, 1, 1, 1) - 1) * (conditional - unconditional)[:, :guided]
+    share = guided / dit.config.in_channels
+    torch.testing.assert_close(mse, share * moved.square().mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
+    assert mse[0] < 1e-9, "a scale of 1 must leave the prediction unchanged"
+
+
+def test_student_at_a_scale_of_one_is_the_plain_adapter() -> None:
+    dit, (x, t, y) = random_dit(), batch()
+    tensors = random_tensors(dit, "every site") | {GUIDANCE: torch.ones(dit.config.hidden_size)}
+    plain = dit(x, t, y, TensorAdapter({name: tensor for name, tensor in tensors.items() if name != GUIDANCE}))
+    assert difference(student(dit, tensors, torch.tensor(1.0))(x, t, y), plain) < 1e-4
+    assert difference(student(dit, tensors, torch.tensor(2.0))(x, t, y), plain) > 1e-2
+
+
+def test_last_steps_learn_guidance(base: LoadedBase) -> None:
+    events, outcome = run(base, LEARNING)
+    assert outcome.tensors[GUIDANCE].shape == (base.dit.config.hidden_size,)
+    assert outcome.tensors[GUIDANCE].abs().max() > 0
+    assert outcome.adapter_step == 9
+    assert [event.step for event in of_kind(events, Progress)][-1] == 9
+    plain = replace(PLAN, training=TrainingSettings(steps=5, batch_size=4, held_out_fraction=0.2))
+    _, taught = run(base, plain)
+    assert outcome.losses == taught.losses, "the steps before must be those of an ordinary fine-tune"
+    data = encode(LEARNING.manifest(base.description), {n: t.numpy() for n, t in outcome.tensors.items()})
+    artifact = decode(data)
+    check_fits(artifact, base.description)
+    assert artifact.manifest.learned_guidance == 3.0
+
+
+def test_resumed_fine_tune_learns_the_same_guidance(base: LoadedBase) -> None:
+    """From a checkpoint of each part: of the ordinary steps, and of the steps that learn guidance."""
+    events, whole = run(base, LEARNING)
+    checkpoints = of_kind(events, Checkpoint)
+    assert [checkpoint.step for checkpoint in checkpoints] == [2, 4, 6, 8]
+    for checkpoint in checkpoints[1:3]:
+        later, resumed = run(base, LEARNING, checkpoint.data)
+        assert of_kind(later, Progress)[-1].step == 9
+        assert resumed.losses == whole.losses
+        assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_stopped_while_learning_guidance_continues_from_its_last_step(base: LoadedBase) -> None:
+    _, whole = run(base, LEARNING)
+    work = finetune(base, LEARNING, images())
+    last = None
+    for event in work:
+        if isinstance(event, Progress) and event.step > 5:
+            last = work.throw(EngineStopped())
+            break
+    assert isinstance(last, Checkpoint)
+    unpack(last.data, LEARNING.about(base.description.digest), ABOUT_DEFAULTS)
+    _, resumed = run(base, LEARNING, last.data)
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_learning_brings_the_student_nearer_to_the_teacher(base: LoadedBase) -> None:
+    training = TrainingSettings(
+        steps=80, batch_size=8, held_out_fraction=0, distill_guidance=4.0, distill_steps=40, learning_rate=1e-2
+    )
+    events, _ = run(
+        base, replace(PLAN, training=training, progress_every=10, checkpoint_every=1000, samples_every=1000)
+    )
+    losses = [event.loss for event in of_kind(events, Progress) if event.step > 40]
+    assert losses[-1] < 0.8 * losses[0]
