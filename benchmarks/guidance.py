@@ -9,7 +9,7 @@ after the last cell.
 import argparse
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -46,9 +46,15 @@ SAMPLERS: tuple[tuple[SamplerName, int], ...] = (
     ("dpmpp_2m", 15),
     ("dpmpp_2m", 10),
 )
-PARTS = ("guidance", "samplers")
+PARTS = ("guidance", "samplers", "learned")
+TAUGHT_BY = (1.0, 0.75)
+"""Scales of the adapter in the unconditional prediction of the teacher, for learned guidance."""
+HIGHEST, DISTILL_STEPS = 4.0, 150
+"""Highest learned guidance scale, and the number of steps that learn it, after the other training steps."""
 
 Cell = dict[str, Any]
+Setting = tuple[SamplingSettings, float | None]
+"""Sampling settings, and the teacher of learned guidance (one of `TAUGHT_BY`); None without learned guidance."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +68,23 @@ class Studio:
     steps: int
     pictures: int
 
-    def adapter(self, domain: Domain, seed: int) -> dict[str, Tensor]:
-        """Returns the adapter tensors of a domain's fine-tune with a seed. The fine-tune runs only if the folder does
-        not contain its adapter yet."""
-        digest = self.base.description.digest[:12]
-        path = self.folder / f"{digest}-{domain.name.replace(' ', '-')}-{self.steps}-{seed}.safetensors"
+    def adapter(self, domain: Domain, seed: int, taught_by: float | None) -> dict[str, Tensor]:
+        """Returns the adapter tensors of a domain's fine-tune with a seed, with learned guidance if `taught_by` is
+        given. The fine-tune runs only if the folder does not contain its adapter yet."""
+        digest, kind = self.base.description.digest[:12], "" if taught_by is None else f"-learned-{taught_by:g}"
+        path = self.folder / f"{digest}-{domain.name.replace(' ', '-')}-{self.steps}-{seed}{kind}.safetensors"
         if not path.is_file():
             settings = TrainingSettings(
                 steps=self.steps, batch_size=32, learning_rate=1e-3, seed=seed, gradient_clip=1.0
             )
+            if taught_by is not None:
+                settings = replace(
+                    settings,
+                    steps=self.steps + DISTILL_STEPS,
+                    distill_guidance=HIGHEST,
+                    distill_steps=DISTILL_STEPS,
+                    distill_adapter_scale=taught_by,
+                )
             outcome = fine_tuned(
                 self.base,
                 domain.class_names,
@@ -84,12 +98,13 @@ class Studio:
             save_file({name: tensor.contiguous() for name, tensor in outcome.tensors.items()}, path)
         return load_file(path)
 
-    def score(self, resident: Resident, domain: Domain, seed: int, sampling: SamplingSettings) -> Cell:
+    def score(self, resident: Resident, domain: Domain, seed: int, setting: Setting) -> Cell:
         """Generates images of the domain's classes with the sampling settings. Returns the distances to held-out
         images, the fraction of images that the classifier assigns to their class, and the model evaluations per
         image."""
         labels = alike(domain.held_out.labels, self.pictures)
-        key, load = f"{domain.name}-{seed}", partial(self.adapter, domain, seed)
+        sampling, taught_by = setting
+        key, load = f"{domain.name}-{seed}-{taught_by}", partial(self.adapter, domain, seed, taught_by)
         futures = [
             resident.engine.submit(
                 ImageRequest(
@@ -116,21 +131,25 @@ class Studio:
         }
 
 
-def settings_of(part: str) -> Iterator[SamplingSettings]:
+def settings_of(part: str) -> Iterator[Setting]:
     """Yields the sampling settings that a part of the benchmark compares.
 
     "guidance": no guidance, then each guidance scale with each adapter scale, at all timesteps and at the middle ones.
     "samplers": each sampler and number of steps, with classifier-free guidance and against a weaker version.
+    "learned": each guidance scale, in one model evaluation, learned from each of the teachers.
     """
+    if part == "learned":
+        for taught_by, scale in product(TAUGHT_BY, GUIDANCE_SCALES):
+            yield SamplingSettings.completed({"guidance_scale": scale}, HIGHEST), taught_by
+        return
     if part == "samplers":
         for (sampler, steps), guidance in product(SAMPLERS, ({}, AUTOGUIDANCE)):
-            yield SamplingSettings(sampler=sampler, steps=steps, **guidance)
+            yield SamplingSettings(sampler=sampler, steps=steps, **guidance), None
         return
-    yield SamplingSettings.completed({"guidance_scale": 1.0})
+    yield SamplingSettings.completed({"guidance_scale": 1.0}), None
     for interval, adapter_scale, scale in product((EVERY_TIMESTEP, MIDDLE), ADAPTER_SCALES, GUIDANCE_SCALES):
-        yield SamplingSettings.completed(
-            {"guidance_scale": scale, "guidance_adapter_scale": adapter_scale, "guidance_interval": interval}
-        )
+        chosen = {"guidance_scale": scale, "guidance_adapter_scale": adapter_scale, "guidance_interval": interval}
+        yield SamplingSettings.completed(chosen), None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -153,14 +172,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         training_share=0.0,
     )
     try:
-        settings = [sampling for part in options.parts for sampling in settings_of(part)]
+        settings = [setting for part in options.parts for setting in settings_of(part)]
         cells = list(product(range(options.seeds), loaded, settings))
-        for index, (seed, domain, sampling) in enumerate(cells, 1):
-            key = {"domain": domain.name, "seed": seed, **asdict(sampling)}
+        for index, (seed, domain, setting) in enumerate(cells, 1):
+            sampling, taught_by = setting
+            key = {"domain": domain.name, "seed": seed, **asdict(sampling), "taught_by": taught_by}
             key["guidance_interval"] = list(sampling.guidance_interval)
             if not record.has(key):
                 console.print(f"{index} of {len(cells)}: {domain.name}, seed {seed}, {_name(key)}")
-                record.add([key | studio.score(resident, domain, seed, sampling)])
+                record.add([key | studio.score(resident, domain, seed, setting)])
                 header = record.write()
                 write_markdown(record.path.with_suffix(".md"), "Guidance", header, page(record.rows, budget))
     finally:
@@ -194,13 +214,16 @@ def page(cells: Sequence[Cell], budget: dict[str, int]) -> list[str]:
         "the seeds, ± their standard deviation. Agreement is the fraction of images that the classifier assigns to "
         "their class; evaluations are model evaluations per image. The first column gives the scale of the adapter "
         "in the unconditional prediction (1 is classifier-free guidance, 0 the base), the guidance scale, the guided "
-        "timesteps where they are not all, and the sampler with its steps."
+        "timesteps where they are not all, and the sampler with its steps. Learned guidance has a teacher with that "
+        f"scale and takes {DISTILL_STEPS} more training steps."
     )
     return [text, markdown_table((*head, "agreement", "evaluations"), rows)]
 
 
 def _name(cell: Cell) -> str:
     sampler = f"{cell['sampler']} {cell['steps']}"
+    if cell["learned_guidance"]:
+        return f"learned from {cell['taught_by']:g}, {cell['guidance_scale']:g}, {sampler}"
     if cell["guidance_scale"] == 1:
         return f"no guidance, {sampler}"
     interval = (
