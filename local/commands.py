@@ -15,15 +15,16 @@ from core.artifact.sites import Method
 from difffit.cli.arguments import (
     BatchSizeOption,
     DistillGuidanceOption,
+    DistillStepsOption,
     EarlyStoppingOption,
     EvaluateEveryOption,
     ImageSizeOption,
-    KeepClassesOption,
     KeepOption,
     LearningRateOption,
     SamplingOption,
     SeedOption,
     StepsOption,
+    TrainClassTableOption,
 )
 from difffit.cli.base import State, command
 from difffit.cli.views import record
@@ -68,7 +69,8 @@ def train(
     keep: KeepOption = None,
     early_stopping: EarlyStoppingOption = None,
     distill_guidance: DistillGuidanceOption = None,
-    keep_classes: KeepClassesOption = False,
+    distill_steps: DistillStepsOption = None,
+    train_class_table: TrainClassTableOption = None,
     device: DeviceOption = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
     samples_every: Annotated[int, typer.Option(min=1, help="Steps between sample images.")] = 100,
@@ -100,6 +102,7 @@ def train(
         "keep": keep,
         "early_stopping": early_stopping,
         "distill_guidance": distill_guidance,
+        "distill_steps": distill_steps,
     }
     with _explained():
         from core.ml.tuning.parallel import ALONE, started_processes
@@ -108,8 +111,8 @@ def train(
         processes = started_processes() if distributed else ALONE
         run = Run(
             images=images, output=output, base=base, device=device, asked=_given(asked), site=site or [],
-            checkpoint_every=checkpoint_every, samples_every=samples_every, restart=restart, keep_classes=keep_classes,
-            micro_batch_size=micro_batch_size, processes=processes, image_size=image_size,
+            checkpoint_every=checkpoint_every, samples_every=samples_every, restart=restart,
+            keep_classes=train_class_table is False, micro_batch_size=micro_batch_size, processes=processes, image_size=image_size,
         )  # fmt: skip
         summary = run.train(state)
     if run.writes:

@@ -28,6 +28,8 @@ class Adapter(BaseModel):
     """Digest of the base that it was trained on. Only that base can serve it."""
     sha256: str
     """SHA-256 of the bytes that the download returns."""
+    learned_guidance: float | None
+    """Highest guidance scale that the version has learned, at which it needs one model evaluation per image and step instead of two. Null without learned guidance."""
     manifest: dict[str, Any]
     """Metadata stored in the file: classes, sites, data set, training."""
     created_at: AwareDatetime
@@ -62,6 +64,8 @@ class AdminAdapter(BaseModel):
     """Digest of the base that it was trained on. Only that base can serve it."""
     sha256: str
     """SHA-256 of the bytes that the download returns."""
+    learned_guidance: float | None
+    """Highest guidance scale that the version has learned, at which it needs one model evaluation per image and step instead of two. Null without learned guidance."""
     manifest: dict[str, Any]
     """Metadata stored in the file: classes, sites, data set, training."""
     created_at: AwareDatetime
@@ -866,8 +870,11 @@ class Finetune(BaseModel):
     """0 for fine-tunes of earlier releases, which were not evaluated."""
     keep: str
     early_stopping: int | None
+    distill_guidance: float | None
+    distill_steps: int
     image_size: int | None
     """Side in pixels; null means the base's size."""
+    train_class_table: bool
     from_adapter_id: str | None
     """Version that it continues from, which may have been deleted since; null for the base."""
     auto_promote: bool
@@ -920,6 +927,8 @@ class Generation(BaseModel):
     sampler: str
     eta: float
     timestep_spacing: str
+    learned_guidance: bool
+    """Whether the version itself has learned guidance."""
     priority: int
     webhook_id: str | None
     webhook_url: str | None

@@ -24,8 +24,14 @@ class FinetuneSettings(TypedDict):
     """Adapter that becomes the new version: that of the last step, or that of the evaluation with the lowest held-out loss."""
     early_stopping: NotRequired[int | None]
     """Number of evaluations without a lower held-out loss after which training ends early, and succeeds. The new version is then the best, whatever `keep` is. By default all steps are trained."""
+    distill_guidance: NotRequired[float | None]
+    """Highest guidance scale that the version learns. It then generates guided images in one model evaluation per step instead of two, at about the same quality, and takes no other kind of guidance."""
+    distill_steps: NotRequired[int]
+    """Number of the last steps that learn guidance, at most half of all. Each takes about twice the time."""
     image_size: NotRequired[int | None]
     """Side in pixels of training and generated images: the base's size (the default) or twice that, which costs four times as much. Both sizes are served at the same time."""
+    train_class_table: NotRequired[bool]
+    """Whether to train the class embeddings. `false` keeps those of the base, which must then have all classes of the data set by name, or those of the version to continue from. The paper does so where only the image size changes."""
     from_adapter_id: NotRequired[str | None]
     """Version to continue from, of any of your domains and of the same base. `method`, `preset` and `image_size` are those of the version. Classes are matched by name; new classes start as without a version."""
     auto_promote: NotRequired[bool]
@@ -48,7 +54,7 @@ class GenerationSettings(TypedDict):
     adapter_scale: NotRequired[float]
     """Strength of the adapter: 0 is the base, 1 the adapter; values between are weaker, values above 1 exaggerate. Costs the same."""
     guidance_scale: NotRequired[float]
-    """Guidance: how far images move away from what the adapter draws without a class. 1 switches it off and halves the cost."""
+    """Guidance: how far images move away from what the adapter draws without a class. 1 switches it off and halves the cost. A version with learned guidance takes scales up to `learned_guidance`, at half the cost."""
     guidance_adapter_scale: NotRequired[float]
     """Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free guidance), 0 for the base, values between for a weaker version of the adapter. Multiplies `adapter_scale`. Costs the same."""
     guidance_interval: NotRequired[tuple[int, int]]
@@ -89,6 +95,8 @@ FINETUNE_DEFAULTS: FinetuneSettings = {
     "sampling": "shuffled",
     "evaluate_every": 25,
     "keep": "best",
+    "distill_steps": 150,
+    "train_class_table": True,
     "auto_promote": False,
 }
 """Values that the server takes for omitted settings."""

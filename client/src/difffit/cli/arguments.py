@@ -53,9 +53,15 @@ DistillGuidanceOption = Annotated[
     float | None,
     typer.Option("--distill-guidance", help="Highest guidance scale to learn, which halves the cost of images."),
 ]
-KeepClassesOption = Annotated[
-    bool,
-    typer.Option("--keep-classes", help="Freeze the base's class table. Class names must be known to the base."),
+DistillStepsOption = Annotated[
+    int | None, typer.Option("--distill-steps", min=1, help="Number of the last steps that learn guidance.")
+]
+TrainClassTableOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--train-classes/--keep-classes",
+        help="Whether to train class embeddings, or to keep the base's. Then the base must know all class names.",
+    ),
 ]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="The same data, settings and seed give the same adapter.")
