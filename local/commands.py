@@ -112,7 +112,8 @@ def train(
         run = Run(
             images=images, output=output, base=base, device=device, asked=_given(asked), site=site or [],
             checkpoint_every=checkpoint_every, samples_every=samples_every, restart=restart,
-            keep_classes=train_class_table is False, micro_batch_size=micro_batch_size, processes=processes, image_size=image_size,
+            keep_classes=train_class_table is False, micro_batch_size=micro_batch_size, processes=processes,
+            image_size=image_size,
         )  # fmt: skip
         summary = run.train(state)
     if run.writes:

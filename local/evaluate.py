@@ -76,8 +76,8 @@ class Run:
         client = state.client
         domain = domain_id(client, self.generated)
         names = [path.parent.name for path in _files(self.real)]
-        known = _class_names(client, domain, self.chosen.get("adapter_id"))
-        labels = [name for name in names if name in known] or list(known)
+        classes = _class_names(client, domain, self.chosen.get("adapter_id"))
+        labels = [name for name in names if name in classes] or list(classes)
         total = self.count or len(names)
         wanted = Counter(labels[index * len(labels) // total] for index in range(total))
         with steps_bar(state, "Generating") as bar:

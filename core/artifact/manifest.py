@@ -69,7 +69,7 @@ class Manifest:
 def learned_guidance(training: Mapping[str, Any]) -> float | None:
     """Returns the highest guidance scale that an adapter has learned, from its manifest's training settings; None if it
     has learned none."""
-    value = training.get("distill_guidance")
+    value: Any = training.get("distill_guidance")
     return float(value) if _is_number(value) and value > 1 else None
 
 

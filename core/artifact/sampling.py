@@ -113,9 +113,9 @@ class SamplingSettings:
         sampler = chosen.get("sampler", "ddim" if chosen.get("eta") else RECOMMENDED_SAMPLER)
         values = {"sampler": sampler, "steps": RECOMMENDED_STEPS.get(sampler, cls.steps)}
         if learned_guidance is None:
-            return cls(**values | chosen)
+            return cls(**{**values, **chosen})
         scale = min(cls.guidance_scale, learned_guidance)
-        settings = cls(**values | {"guidance_scale": scale, **chosen, "learned_guidance": True})
+        settings = cls(**{**values, "guidance_scale": scale, **chosen, "learned_guidance": True})
         if settings.guidance_adapter_scale != 1 or settings.guidance_interval != EVERY_TIMESTEP:
             raise ValueError(
                 "guidance_adapter_scale and guidance_interval do not apply to this version, which has learned guidance"

@@ -116,7 +116,8 @@ def _finetune(
     size = base.description.image_size * base.description.scale_of(plan.image_size)
     latents = yield from _encoded(images, base.autoencoder.encode, size, read_ahead)
     make_adapter = partial(adapter_of, plan.sites)
-    settings, shared = plan.training, {"processes": processes, "frozen": frozen, "max_rows": max_rows}
+    settings = plan.training
+    shared: dict[str, Any] = {"processes": processes, "frozen": frozen, "max_rows": max_rows}
     trainer = Trainer(dit, start, latents, settings.before_distillation, make_adapter, **shared)
     # Without gradients an image takes a fraction of the memory and half of the time, so batches can be larger.
     rows = min(32, 2 * (plan.training.micro_batch_size or 1))

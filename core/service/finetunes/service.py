@@ -288,8 +288,7 @@ def _trained_classes(request: FinetuneRequest, dataset: Dataset, base: BaseDescr
     names = [label["name"] for label in dataset.classes]
     if request.train_class_table:
         return len(names)
-    known = base.labels_of(names)
-    if unknown := [name for place, name in enumerate(names) if place not in known]:
+    if unknown := [name for name in names if name not in base.class_names]:
         raise InvalidRequest("body.train_class_table", f"must be true: the base has no class {', '.join(unknown[:5])}")
     return None
 

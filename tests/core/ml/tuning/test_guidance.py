@@ -27,10 +27,10 @@ LEARNING = replace(
 
 def rows() -> Rows:
     x, t, _ = batch()
-    one = torch.ones(3)
+    ones = torch.ones(3)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(8))
     scales = torch.tensor([1.0, 2.5, 4.0])
-    return Rows(x0=x, labels=torch.tensor([0, 2, 1]), t=t, noise=noise, weights=one, scales=scales, fractions=one / 3)
+    return Rows(x0=x, labels=torch.tensor([0, 2, 1]), t=t, noise=noise, weights=ones, scales=scales, fractions=ones / 3)
 
 
 def test_target_is_the_guided_prediction_of_the_reference_forward() -> None:
