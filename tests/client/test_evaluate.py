@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from core.artifact.pixels import center_crop, on_white
 from core.ml.bundled import sample_domain_folder
 from core.ml.evaluation.drawings import read_drawings, to_bytes
 from core.ml.evaluation.frechet import Statistics, frechet_distance
@@ -16,12 +17,13 @@ from tests.client.test_local import run_here
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Returns two folders with different drawings of the same classes."""
+    """Returns two folders with different drawings of the same classes, at the base's size."""
     folder = tmp_path_factory.mktemp("halves")
     for place, path in enumerate(sorted(sample_domain_folder().glob("*/*.png"))[:40]):
         target = folder / str(place % 2) / path.parent.name
         target.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+        with Image.open(path) as image:
+            center_crop(on_white(image), 64).save(target / path.name)
     return folder / "0", folder / "1"
 
 
