@@ -1,4 +1,4 @@
-"""Downloads of generated images, as a zip, and of versions."""
+"""Downloads of generated images and of data sets, as zips, and of versions."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -42,6 +42,12 @@ async def images(
 async def version(request: Request, user: Tenant, id: str) -> Response:
     """Sends the file of a version."""
     return await _passed_on(request, user, "GET", f"adapters/{quote(id, safe='')}/download")
+
+
+@app.get("/datasets/{id}/zip", include_in_schema=False)
+async def dataset(request: Request, user: Tenant, id: str) -> Response:
+    """Sends a zip of the images of a data set."""
+    return await _passed_on(request, user, "GET", f"datasets/{quote(id, safe='')}/download")
 
 
 async def _passed_on(request: Request, user: User, method: str, path: str, **options: Any) -> Response:

@@ -37,11 +37,19 @@ def classes(visitor: Visitor, id: str) -> dict[str, int]:
     return {label["name"]: label["images"] for label in visitor.caller.get(f"/v1/datasets/{id}")["classes"]}
 
 
-@pytest.fixture
-def domain(visitor: Visitor) -> Iterator[str]:
-    created = visitor.caller.post("/v1/domains", {"name": "Edited"})["id"]
+@pytest.fixture(scope="module")
+def domains(visitor: Visitor) -> Iterator[list[str]]:
+    """Yields a list of domains that are deleted after the last test, when no open page loads their images."""
+    created: list[str] = []
     yield created
-    visitor.caller.send("DELETE", f"/v1/domains/{created}").raise_for_status()
+    for id in created:
+        visitor.caller.send("DELETE", f"/v1/domains/{id}").raise_for_status()
+
+
+@pytest.fixture
+def domain(visitor: Visitor, domains: list[str]) -> str:
+    domains.append(visitor.caller.post("/v1/domains", {"name": f"Edited {len(domains)}"})["id"])
+    return domains[-1]
 
 
 @pytest.fixture
@@ -175,33 +183,31 @@ def test_changes_survive_a_lost_connection(dashboard: Dashboard, editor: Page) -
 
 
 def test_data_set_is_renamed_copied_and_deleted(
-    dashboard: Dashboard, editor: Page, visitor: Visitor, domain: str, dataset: str
+    dashboard: Dashboard, editor: Page, visitor: Visitor, domains: list[str], dataset: str
 ) -> None:
     press(editor, "Rename")
     editor.get_by_label("Name", exact=True).fill('Cover "art"')
     editor.keyboard.press("Enter")
     expect(editor.get_by_role("heading", name='Cover "art"')).to_be_visible()
     other = visitor.caller.post("/v1/domains", {"name": "Other style"})["id"]
-    try:
-        press(editor, "Copy to another domain")
-        dialog = editor.get_by_role("dialog")
-        expect(dialog.get_by_label("Domain", exact=True)).to_have_value("Other style")
-        press(dialog, "Copy")
-        editor.wait_for_url(f"**/domains/{other}/datasets/*")
-        expect(editor.locator("[data-status=ready]")).to_be_visible(timeout=LONG)
-        expect(editor.get_by_role("heading", name='Cover "art"')).to_be_visible()
+    domains.append(other)
+    press(editor, "Copy to another domain")
+    dialog = editor.get_by_role("dialog")
+    expect(dialog.get_by_label("Domain", exact=True)).to_have_value("Other style")
+    press(dialog, "Copy")
+    editor.wait_for_url(f"**/domains/{other}/datasets/*")
+    expect(editor.locator("[data-status=ready]")).to_be_visible(timeout=LONG)
+    expect(editor.get_by_role("heading", name='Cover "art"')).to_be_visible()
 
-        dashboard.expects_failures = True  # thumbnails of the deleted data set that the browser loads late
-        press(editor, 'Delete Cover "art"')
-        press(dialog, "Delete the data set")
-        receipt = editor.get_by_role("dialog", name="Deleted")
-        expect(receipt).to_contain_text("del_")
-        expect(dialog).to_have_count(1)
-        expect(receipt).to_contain_text(re.compile("so far|Everything was deleted"))
-        dashboard.keep("receipt")
-        press(receipt, "Close")
-        editor.wait_for_url(f"**/domains/{other}/images")
-        assert visitor.caller.get(f"/v1/domains/{other}/datasets")["data"] == []
-        assert visitor.caller.get(f"/v1/datasets/{dataset}")["name"] == 'Cover "art"'
-    finally:
-        visitor.caller.send("DELETE", f"/v1/domains/{other}").raise_for_status()
+    dashboard.expects_failures = True  # thumbnails of the deleted data set that the browser loads late
+    press(editor, 'Delete Cover "art"')
+    press(dialog, "Delete the data set")
+    receipt = editor.get_by_role("dialog", name="Deleted")
+    expect(receipt).to_contain_text("del_")
+    expect(dialog).to_have_count(1)
+    expect(receipt).to_contain_text(re.compile("so far|Everything was deleted"))
+    dashboard.keep("receipt")
+    press(receipt, "Close")
+    editor.wait_for_url(f"**/domains/{other}/images")
+    assert visitor.caller.get(f"/v1/domains/{other}/datasets")["data"] == []
+    assert visitor.caller.get(f"/v1/datasets/{dataset}")["name"] == 'Cover "art"'

@@ -47,7 +47,7 @@ def _header(user: User, dataset: Dataset) -> None:
             with kit.box("row"):
                 kit.write(datasets.name_of(dataset), "h2")
                 kit.badge(dataset.status)
-            if dataset.status != "validating" and user.may_write:
+            if dataset.status != "validating":
                 with kit.box("row"):
                     _actions(user, dataset)
         if dataset.status == "validating":
@@ -62,9 +62,12 @@ def _actions(user: User, dataset: Dataset) -> None:
     def leave() -> None:
         ui.navigate.to(f"/domains/{dataset.domain_id}/images")
 
-    kit.button("Rename", lambda: _ask_for_name(user, dataset), kind="quiet")
-    datasets.delete_button(user, dataset, leave)
+    if user.may_write:
+        kit.button("Rename", lambda: _ask_for_name(user, dataset), kind="quiet")
+        datasets.delete_button(user, dataset, leave)
     if dataset.status == "ready":
+        kit.link_button("Download", f"/datasets/{dataset.id}/zip", kind="quiet").props("download")
+    if dataset.status == "ready" and user.may_write:
         kit.button("Copy to another domain", lambda: _ask_for_domain(user, dataset), kind="quiet")
         datasets.train_button(dataset)
 

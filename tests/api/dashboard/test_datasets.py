@@ -1,6 +1,8 @@
 """The page of a data set, as the server sends it: images, warnings, versions, and who may edit."""
 
+import io
 import time
+import zipfile
 
 import pytest
 
@@ -111,6 +113,22 @@ def test_reader_sees_images_without_an_editor(
     text = text_of(browser, f"/domains/{domain}/datasets/{dataset}")
     assert "2.png" in text
     assert not [word for word in EDITING if word in text]
+
+
+def test_images_are_downloaded_as_a_zip(
+    browser: Browser, pages: Api, tenant: Client, domain: str, dataset: str
+) -> None:
+    browser.sign_in(key_of(tenant))
+    path = f"/datasets/{dataset}/zip"
+    assert path in text_of(browser, f"/domains/{domain}/datasets/{dataset}")
+    sent = browser.get(f"/dashboard{path}")
+    assert sent.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(sent.content)) as packed:
+        assert {name: packed.read(name) for name in packed.namelist()} == {
+            file: png(colour) for file, colour in COLOURS.items()
+        }
+    browser.sign_in(key_of(pages.tenant(f"Other {time.monotonic_ns()}")))
+    assert browser.get(f"/dashboard{path}").headers["location"] == "/dashboard/missing-file"
 
 
 def test_another_tenants_data_set_is_not_found(browser: Browser, pages: Api, domain: str, dataset: str) -> None:
