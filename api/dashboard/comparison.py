@@ -9,6 +9,7 @@ from api.dashboard import kit, words
 from api.dashboard.drawing import Drawing
 from api.dashboard.forms import Form, form_dialog, keep
 from api.dashboard.frame import showing_problems
+from api.dashboard.receipts import show_receipt
 from api.dashboard.user import User, or_none
 from difffit.models import Adapter, Domain, Generation
 
@@ -118,8 +119,7 @@ def promote_button(user: User, domain: Domain, adapter: Adapter) -> None:
 
 def delete_button(user: User, adapter: Adapter) -> None:
     async def delete() -> None:
-        await user.api.adapters.delete(adapter.id)
-        kit.reload()
+        show_receipt(user, await user.api.adapters.delete(adapter.id), kit.reload)
 
     if user.may_write:
         kit.delete_button(f"version {adapter.version}", "Delete the version", "Its images stay.", delete)

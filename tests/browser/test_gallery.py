@@ -216,3 +216,16 @@ def test_two_versions_are_compared_in_one_view(dashboard: Dashboard, visitor: Vi
     covering = visitor.caller.get(f"/v1/generations/{re.findall('gen_[0-9a-z]+', cover)[0]}")
     assert covering["adapter_id"] == first["id"]
     assert newest["class_name"] == covering["class_name"] == "heart"
+
+
+def test_version_is_deleted_with_a_receipt(dashboard: Dashboard, visitor: Visitor, versions: str) -> None:
+    id = trained(visitor, versions, ("fruit",))
+    number = visitor.caller.get(f"/v1/adapters/{id}")["version"]
+    page = dashboard.sign_in()
+    page.goto(f"{dashboard.url}/domains/{versions}/versions")
+    page.get_by_role("button", name=f"Delete version {number}").click()
+    page.get_by_role("button", name="Delete the version").click()
+    expect(page.get_by_role("dialog", name="Deleted")).to_contain_text("del_")
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator(f"[data-version='{number}']")).to_have_count(0)
+    assert visitor.caller.send("GET", f"/v1/adapters/{id}").status_code == 404
