@@ -12,7 +12,8 @@ from torch import Tensor
 from core.artifact.errors import InvalidRequest
 from core.ml.evaluation.classifier import IMAGE_SIZE
 from core.ml.evaluation.drawings import to_bytes
-from core.ml.evaluation.yardsticks import Judges
+from core.ml.evaluation.frechet import Statistics, frechet_distance
+from core.ml.evaluation.yardsticks import Judges, between_halves
 from core.service.config import get_settings
 from core.service.datasets.images import Refused, read_image
 from difffit import Client
@@ -54,16 +55,21 @@ class Run:
         generated = _pixels(state, folder)
         size = generated.shape[-1]
         real = _pixels(state, self.real, size)
-        judges = Judges(inception=self.inception, cache=None)
+        judges = Judges(inception=self.inception)
         yardsticks = judges.yardsticks if size == IMAGE_SIZE else judges.yardsticks[1:]  # the first knows drawings only
         if not yardsticks:
             raise InvalidRequest("--inception", f"is needed for images of {size} pixels: no other network is installed")
+        distances, halves = {}, {}
+        for yardstick in yardsticks:
+            features = yardstick.features(real)
+            distance = frechet_distance(Statistics.of(yardstick.features(generated)), Statistics.of(features))
+            distances[yardstick.name], halves[yardstick.name] = round(distance, 3), round(between_halves(features), 3)
         return {
             "generated": len(generated),
             "real": len(real),
             "image_size": size,
-            "distances": {each.name: round(each.distance(generated, real), 3) for each in yardsticks},
-            "between_halves_of_the_real": {each.name: round(each.between_halves(real), 3) for each in yardsticks},
+            "distances": distances,
+            "between_halves_of_the_real": halves,
             "settings": _settings(folder),
             "folder": str(folder),
         }

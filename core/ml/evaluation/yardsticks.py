@@ -33,17 +33,14 @@ class Yardstick:
     """Feature extractor: images [B, 3, S, S] uint8 -> [B, D]"""
     digest: str
     """Digest of the network's weights."""
-    cache: Path | None
-    """See `Judges.cache`."""
+    cache: Path = Path("build/statistics")
 
     def distance(self, pictures: Tensor, real: Tensor) -> float:
         return frechet_distance(Statistics.of(self.features(pictures)), self.of_real(real))
 
     def of_real(self, real: Tensor) -> Statistics:
-        """Returns the feature statistics of a set of real images, from the cache if they are there. The cache's keys
-        are the digests of the images and of the network."""
-        if self.cache is None:
-            return Statistics.of(self.features(real))
+        """Returns the feature statistics of a set of real images. They are cached in files by the digests of the images
+        and of the network."""
         shape = str(tuple(real.shape)).encode()
         digest = hashlib.sha256(self.digest.encode() + shape + real.contiguous().numpy().tobytes()).hexdigest()
         path = self.cache / f"{digest}.safetensors"
@@ -54,14 +51,17 @@ class Yardstick:
         return statistics
 
     def between_halves(self, real: Tensor) -> float:
-        """Returns the distance between random halves of the real images, which shows how large a distance chance alone
-        causes in sets this small."""
-        features, generator = self.features(real), torch.Generator().manual_seed(0)
-        distances = []
-        for _ in range(SHUFFLES):
-            first, second = features[torch.randperm(len(features), generator=generator)].tensor_split(2)
-            distances.append(frechet_distance(Statistics.of(first), Statistics.of(second)))
-        return sum(distances) / SHUFFLES
+        return between_halves(self.features(real))
+
+
+def between_halves(features: Tensor) -> float:
+    """Returns the distance between random halves of the features [N, D] of real images, which shows how large a
+    distance chance alone causes in sets this small."""
+    generator, distances = torch.Generator().manual_seed(0), []
+    for _ in range(SHUFFLES):
+        first, second = features[torch.randperm(len(features), generator=generator)].tensor_split(2)
+        distances.append(frechet_distance(Statistics.of(first), Statistics.of(second)))
+    return sum(distances) / SHUFFLES
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,6 @@ class Judges:
     folder: Path | None = None
     """Folder of the classifier; None takes the classifier that ships with the project."""
     inception: Path | None = None
-    cache: Path | None = Path("build/statistics")
-    """Folder with the feature statistics of real images; None computes them each time."""
     device: torch.device | None = None
     """Device of Inception, the CPU by default. The classifier is small and always runs on the CPU."""
 
@@ -96,12 +94,12 @@ class Judges:
     def yardsticks(self) -> list[Yardstick]:
         classifier, imagenet, inception = DISTANCES
         result = [Yardstick(classifier, lambda pictures: self.classifier.judge(small(pictures)).features,
-                           self.digest, self.cache)]  # fmt: skip
+                           self.digest)]  # fmt: skip
         if self.imagenet is not None:
-            result.append(Yardstick(imagenet, self.imagenet.features, self.imagenet.digest, self.cache))
+            result.append(Yardstick(imagenet, self.imagenet.features, self.imagenet.digest))
         if self.inception is not None and self.inception_digest is not None:
             features = Inception(self.inception, self.device).features
-            result.append(Yardstick(inception, features, self.inception_digest, self.cache))
+            result.append(Yardstick(inception, features, self.inception_digest))
         return result
 
     @cached_property
