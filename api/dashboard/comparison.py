@@ -63,6 +63,8 @@ class Comparison:
             self.places[adapter.id] = ui.element("div").classes("stack")
             origin = f"{adapter.method}, {words.size(adapter.size_bytes)}, {words.moment(adapter.created_at)}"
             kit.write(origin, "p", "small")
+            if adapter.learned_guidance is not None:
+                kit.muted(f"Learned guidance up to {adapter.learned_guidance:g}: images take half the time.")
             if adapter.note:
                 kit.muted(adapter.note)
             with kit.box("row"):

@@ -110,7 +110,23 @@ def number(
 ) -> ui.number:
     """Adds a field for a number, which must be from `least` to `most`, and without a fraction if `whole`. An empty
     field has the value None, which is an error unless the field `may_be_empty`."""
+    # The limits are only told to the browser: NiceGUI's own limits would silently change what the user enters.
+    validation = _within(least, most, whole=whole, may_be_empty=may_be_empty)
+    element = ui.number(label, value=value, step=step, format="%.16g", validation=validation)
+    return _as_field(element.props(f":min={least} :max={most}"), hint)
 
+
+def limit(element: ui.number, least: float, most: float) -> None:
+    """Changes the limits of a field for a number with a fraction. A number outside them becomes the nearest limit."""
+    if element.value is not None:
+        element.value = min(max(element.value, least), most)
+    element.props(f":min={least} :max={most}")
+    element.validation = _within(least, most, whole=False)
+
+
+def _within(
+    least: float, most: float, *, whole: bool, may_be_empty: bool = False
+) -> Callable[[float | None], str | None]:
     def problem(entered: float | None) -> str | None:
         if entered is None and may_be_empty:
             return None
@@ -118,9 +134,7 @@ def number(
             return f"Enter a number from {least:,} to {most:,}."
         return "Enter a whole number." if whole and entered != int(entered) else None
 
-    # The limits are only told to the browser: NiceGUI's own limits would silently change what the user enters.
-    element = ui.number(label, value=value, step=step, format="%.16g", validation=problem)
-    return _as_field(element.props(f":min={least} :max={most}"), hint)
+    return problem
 
 
 def choice(label: str, options: dict[Any, str] | list[str], value: Any, *, hint: str = "") -> ui.select:

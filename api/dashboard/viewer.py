@@ -74,7 +74,7 @@ class Viewer:
 def _details(generation: Generation, image: Image, version: str) -> None:
     kit.picture(image.url, f"{generation.class_name}, seed {image.seed}", "picture large")
     facts = {"Class": generation.class_name, "Seed": str(image.seed), "Steps": str(generation.steps)}
-    facts |= {"Strength": f"{generation.adapter_scale:g}", "Guidance": f"{generation.guidance_scale:g}"}
+    facts |= {"Strength": f"{generation.adapter_scale:g}", "Guidance": words.guidance(generation)}
     if generation.guidance_adapter_scale != 1:
         facts["Guided against"] = f"{generation.guidance_adapter_scale:.0%}"
     facts |= {"Sampler": generation.sampler, "Timesteps": generation.timestep_spacing}

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from fastapi import Request
 from nicegui import ui
 
-from difffit.models import Adapter, AdminAdapter
+from difffit.models import Adapter, AdminAdapter, Finetune, Generation
 
 LIMITS = {
     "images_per_day": "Images per day",
@@ -24,7 +24,8 @@ ZONE_COOKIE = "difffit_zone"
 
 SAMPLING = {"shuffled": "Every image", "balanced": "Every class"}
 KEPT = {"best": "The best step", "last": "The last step"}
-"""Words for the values of a fine-tune's `sampling` and `keep`."""
+CLASS_TABLE = {True: "trained", False: "kept"}
+"""Words for the values of a fine-tune's `sampling`, `keep` and `train_class_table`."""
 
 
 def count(number: float) -> str:
@@ -73,6 +74,19 @@ def zone(request: Request | None = None) -> datetime.tzinfo:
 def several(number: int, word: str, words: str = "") -> str:
     """Returns a number with its noun in the singular or plural: `1 image`, `2 images`."""
     return f"{number:,} {word if number == 1 else words or word + 's'}"
+
+
+def guidance(generation: Generation) -> str:
+    """Returns the guidance scale of a generation, with a note if its version has learned guidance."""
+    return f"{generation.guidance_scale:g}" + (", learned" if generation.learned_guidance else "")
+
+
+def learned_guidance(finetune: Finetune) -> str:
+    """Returns the highest guidance scale that a fine-tune teaches, and the number of steps; `none` without any."""
+    if finetune.distill_guidance is None:
+        return "none"
+    steps = min(finetune.distill_steps, finetune.steps // 2)
+    return f"up to {finetune.distill_guidance:g}, in the last {several(steps, 'step')}"
 
 
 def version(adapter: Adapter | AdminAdapter) -> str:

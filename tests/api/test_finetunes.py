@@ -294,6 +294,8 @@ def test_estimate_has_a_time_after_the_first_finetune(
     assert took["seconds"] == 3.0
     images = took["steps"] * took["batch_size"]
     assert tenant.made(path, {**body, "steps": 40})["seconds"] == pytest.approx(3.0 / images * 40 * 8)
+    learning = {**body, "steps": 40, "distill_guidance": 2, "distill_steps": 15}
+    assert tenant.made(path, learning)["seconds"] == pytest.approx(3.0 / images * (40 + 15) * 8)
 
 
 def test_fine_tune_continues_from_a_version_with_its_method_and_size(

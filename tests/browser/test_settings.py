@@ -143,3 +143,45 @@ def test_noise_is_asked_of_the_sampler_that_takes_it(dashboard: Dashboard, visit
     expect(cards).to_have_count(count + 2)
     assert newest(visitor, domain, "generations")["eta"] == 0
     expect(cards.first.locator("img[src*='/images/']")).to_be_visible(timeout=LONG)
+
+
+def test_learned_guidance_is_trained_shown_and_used(dashboard: Dashboard, visitor: Visitor, domain: str) -> None:
+    page = dashboard.sign_in()
+    page.goto(f"{dashboard.url}/domains/{domain}/training?steps=4&batch_size=2&train_class_table=false")
+    page.get_by_text("More settings").click()
+    expect(field(page, "Guidance steps")).to_be_hidden()
+    expect(page.get_by_role("checkbox", name="Train the class embeddings")).not_to_be_checked()
+    field(page, "Learn guidance up to").fill("3")
+    field(page, "Guidance steps").fill("2")
+    dashboard.keep("training-guidance")
+    page.get_by_role("button", name="Start training").click()
+    page.wait_for_url("**/finetunes/**")
+    started = newest(visitor, domain, "finetunes")
+    expected = {"distill_guidance": 3, "distill_steps": 2, "train_class_table": False}
+    assert {name: started[name] for name in expected} == expected
+    expect(page.get_by_text("up to 3, in the last 2 steps")).to_be_visible()
+    page.get_by_role("link", name="Generate with it").click(timeout=LONG)
+
+    expect(page.get_by_role("status").filter(has_text="learned guidance up to 3")).to_be_visible()
+    expect(field(page, "Guide against")).to_be_hidden()
+    expect(field(page, "Guidance")).to_have_value("3")
+    field(page, "Guidance").fill("3.5")
+    expect(page.get_by_text("Enter a number from 1 to 3.")).to_be_visible()
+    field(page, "Guidance").fill("2")
+    field(page, "Steps").fill("2")
+    field(page, "Images").fill("1")
+    dashboard.keep("playground-guidance")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    card = page.locator("[data-generation]").first
+    expect(card).to_contain_text("guidance 2, learned")
+    expect(card.locator("img[src*='/images/']")).to_be_visible(timeout=LONG)
+    card.get_by_role("button", name="Settings of image 1").click()
+    page.get_by_role("link", name="Use these settings").click()
+    expect(field(page, "First seed")).not_to_have_value("")
+    expect(field(page, "Guidance")).to_have_value("2")
+    choose(page, "Version", "Active (version 1)")
+    expect(field(page, "Guide against")).to_be_visible()
+    field(page, "Guidance").fill("7")
+    expect(page.get_by_text("Enter a number from")).to_have_count(0)
+    page.goto(f"{dashboard.url}/domains/{domain}/versions")
+    expect(page.get_by_text("Learned guidance up to 3")).to_be_visible()

@@ -125,6 +125,8 @@ def _settings(finetune: Finetune, dataset: Dataset | None) -> dict[str, str]:
         "Learning rate": f"{finetune.learning_rate:g}",
         "Seed": str(finetune.seed),
         "Sampling": finetune.sampling,
+        "Learned guidance": words.learned_guidance(finetune),
+        "Class embeddings": words.CLASS_TABLE[finetune.train_class_table],
         "Continued from a version": "yes" if finetune.from_adapter_id else "no",
         "Device time": words.duration(finetune.seconds),
     }

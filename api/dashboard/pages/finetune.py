@@ -141,7 +141,8 @@ def _settings(finetune: Finetune, origin: str) -> dict[str, str]:
     facts = {"Started from": origin, "Method": finetune.method, "Preset": finetune.preset or ""}
     facts |= {"Batch size": str(finetune.batch_size), "Learning rate": f"{finetune.learning_rate:g}"}
     facts |= {"Seed": str(finetune.seed), "Shown equally often": words.SAMPLING.get(finetune.sampling, "")}
-    facts["Kept"] = words.KEPT.get(finetune.keep, "")
+    facts |= {"Kept": words.KEPT.get(finetune.keep, ""), "Learned guidance": words.learned_guidance(finetune)}
+    facts["Class embeddings"] = words.CLASS_TABLE[finetune.train_class_table]
     if finetune.early_stopping is not None:
         facts["Stops early after"] = f"{words.several(finetune.early_stopping, 'test')} without improvement"
     if finetune.trainable_parameters:

@@ -4,7 +4,7 @@ from typing import get_args
 
 from nicegui import ui
 
-from api.dashboard import drawing, kit
+from api.dashboard import drawing, kit, words
 from api.dashboard.domain import domain_frame, find, usable_versions
 from api.dashboard.drawing import Drawing
 from api.dashboard.forms import Form
@@ -18,7 +18,7 @@ _STEPS = 20
 """The API's defaults, which its schema does not have, since they depend on other settings."""
 _NOISY_SAMPLER: Sampler = "ddim"
 """Sampler that takes `eta`."""
-_MAX_STRENGTH, _MAX_SEED = 1.5, 2**53 - 1
+_MAX_STRENGTH, _MAX_GUIDANCE, _MAX_SEED = 1.5, 50, 2**53 - 1
 _PREVIEWS = 3
 _EARLIER = 12
 _GUIDES = {1.0: "The version itself", 0.75: "Weaker: 75 %", 0.5: "Weaker: 50 %", 0.25: "Weaker: 25 %", 0.0: "The base"}
@@ -74,8 +74,8 @@ class _Playground:
         self.class_name = kit.choice("Class", [], None)
         self._fields()
         Form(adapter_id=self.adapter).keep()
-        self._offer_classes()
-        self.adapter.on_value_change(self._offer_classes)
+        self._suit_version()
+        self.adapter.on_value_change(self._suit_version)
         self.form = Form(
             class_name=self.class_name,
             count=self.count,
@@ -89,6 +89,7 @@ class _Playground:
             timestep_spacing=self.spacing,
         )
         self.form.keep()
+        self._limit_guidance()  # the address may have a scale for another version
 
     def _fields(self) -> None:
         defaults = GENERATION_DEFAULTS
@@ -97,7 +98,10 @@ class _Playground:
             hint = "Empty: a random seed."
             self.seed = kit.number("First seed", None, least=0, most=_MAX_SEED, may_be_empty=True, hint=hint)
             self.steps = kit.number("Steps", _STEPS, least=1, most=1000)
-            self.guidance = kit.number("Guidance", defaults["guidance_scale"], least=0, most=50, step=0.5, whole=False)
+            self.guidance = kit.number(
+                "Guidance", defaults["guidance_scale"], least=0, most=_MAX_GUIDANCE, step=0.5, whole=False
+            )
+        self.learned = kit.muted("").props("role=status")
         hint = "0 is the base, 1 the version; more exaggerates its style."
         strength, most = defaults["adapter_scale"], _MAX_STRENGTH
         self.strength = kit.number("Strength", strength, least=0, most=most, step=0.1, whole=False, hint=hint)
@@ -108,12 +112,29 @@ class _Playground:
         self.noise.bind_visibility_from(self.sampler, "value", value=_NOISY_SAMPLER)
         self.spacing = kit.choice("Timesteps", list(get_args(TimestepSpacing)), defaults["timestep_spacing"])
 
-    def _offer_classes(self) -> None:
-        """Offers the classes of the chosen version, since versions may have different ones."""
-        version = self.versions[self.adapter.value or self.domain.active_adapter_id or ""]
-        classes = list(version.class_names)
+    @property
+    def version(self) -> Adapter:
+        return self.versions[self.adapter.value or self.domain.active_adapter_id or ""]
+
+    def _suit_version(self) -> None:
+        """Offers the classes and the guidance of the chosen version, since versions may have different ones."""
+        classes = list(self.version.class_names)
         chosen = self.class_name.value
         self.class_name.set_options(classes, value=chosen if chosen in classes else classes[0])
+        self._limit_guidance()
+
+    def _limit_guidance(self) -> None:
+        learned = self.version.learned_guidance
+        self.guide.visible = learned is None
+        self.learned.visible = learned is not None
+        if learned is None:
+            kit.limit(self.guidance, 0, _MAX_GUIDANCE)
+            return
+        self.learned.text = (
+            f"This version has learned guidance up to {learned:g}: its images take half the time, and it cannot guide "
+            "against the base or a weaker version."
+        )
+        kit.limit(self.guidance, 1, learned)
 
     def body(self) -> GenerationSettings:
         body: GenerationSettings = {
@@ -122,10 +143,11 @@ class _Playground:
             "steps": int(self.steps.value),
             "adapter_scale": float(self.strength.value),
             "guidance_scale": float(self.guidance.value),
-            "guidance_adapter_scale": self.guide.value,
             "sampler": self.sampler.value,
             "timestep_spacing": self.spacing.value,
         }
+        if self.version.learned_guidance is None:
+            body["guidance_adapter_scale"] = self.guide.value
         if self.sampler.value == _NOISY_SAMPLER:
             body["eta"] = float(self.noise.value)
         if self.seed.value is not None:
@@ -154,7 +176,7 @@ class _Playground:
                 version = self.versions.get(generation.adapter_id or "")
                 settings = [f"version {version.version}"] if version else []
                 settings += [f"seed {generation.seed}", f"{generation.steps} steps"]
-                settings += [f"guidance {generation.guidance_scale:g}", generation.sampler]
+                settings += [f"guidance {words.guidance(generation)}", generation.sampler]
                 if generation.adapter_scale != GENERATION_DEFAULTS["adapter_scale"]:
                     settings.append(f"strength {generation.adapter_scale:g}")
                 kit.write(", ".join(settings), "span", "small")

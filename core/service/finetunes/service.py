@@ -145,14 +145,15 @@ def estimate(
     domains.get(session, domain_id)
     dataset = _ready_dataset(session, domain_id, request.dataset_id)
     classes = _trained_classes(request, dataset, base)
-    guidance = request.training.distill_guidance is not None
+    training, guidance = request.training, request.training.distill_guidance is not None
     shapes = trainable_shapes(base.config, request.method, request.trained_sites, classes, guidance=guidance)
     parameters = count(shapes)
-    batch_size = request.training.batch_size
-    seen = request.training.steps * batch_size
+    batch_size = training.batch_size
+    seen = training.steps * batch_size
     tokens = batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
     rate = repository.seconds_per_image(session, request.method, request.image_size, base.digest)
-    seconds = None if rate is None else rate * seen
+    timed = seen + training.distillation.steps * batch_size if guidance else seen  # those steps take twice the time
+    seconds = None if rate is None else rate * timed
     holders = [worker for worker in fleet.workers(session) if worker.base_digest == base.digest]
     device = "cuda" if any(worker.device.startswith("cuda") for worker in holders) else "cpu"
     footprint = Footprint.of(base.config, request.method, base.scale_of(request.image_size), device)

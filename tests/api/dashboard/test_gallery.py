@@ -70,6 +70,16 @@ def test_file_of_a_version_is_downloaded(browser: Browser, pages: Api, tenant: C
     assert browser.get("/dashboard/versions/adp_none/file").headers["location"] == "/dashboard/missing-file"
 
 
+def test_pages_of_a_version_tell_its_learned_guidance(browser: Browser, tenant: Client, domain: str) -> None:
+    pages = [f"/dashboard/domains/{domain}/{step}" for step in ("versions", "playground")]
+    tenant.upload(f"/v1/domains/{domain}/adapters", adapter_file())
+    assert not any("earned guidance up to" in browser.get(page).text for page in pages)
+    tenant.upload(f"/v1/domains/{domain}/adapters", adapter_file(distill_guidance=2.5))
+    assert all("earned guidance up to 2.5" in browser.get(f"{page}").text for page in pages[:1])
+    second = tenant.read(f"/v1/domains/{domain}/adapters")["data"][0]["id"]
+    assert "earned guidance up to 2.5" in browser.get(f"{pages[1]}?adapter_id={second}").text
+
+
 @pytest.mark.parametrize("query", ["", "?class_name=star", "?domain_id=dom_none", "?id=nonsense", "?id=%00"])
 def test_zip_of_no_image_is_no_page(browser: Browser, domain: str, query: str) -> None:
     answer = browser.get(f"/dashboard/gallery/zip{query}")
