@@ -34,6 +34,9 @@ class Export:
         bf16 on a GPU would lose digits. Raises ArtifactInvalid, BaseMismatch, BaseMissing, InvalidRequest."""
         data = self.adapter.read_bytes()
         artifact = decode(data, limit_bytes=len(data))
+        if artifact.manifest.learned_guidance is not None:
+            reason = "it has learned guidance, which other programs cannot apply. Export a version without it"
+            raise InvalidRequest("ADAPTER", reason)
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise InvalidRequest("--output", f"{self.output} exists already; name a new folder")
         base = load(get_settings(), self.base, "cpu")

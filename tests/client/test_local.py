@@ -25,6 +25,7 @@ from core.ml.model.checkpoint import load_base
 from difffit import Client, errors, read_settings
 from difffit.cli.app import app
 from difffit.requests import FinetuneSettings, GenerationSettings
+from tests.api.client import adapter_file
 from tests.client.conftest import CLASSES, Drawable
 
 STEPS = ("--steps", "3", "--batch-size", "2")
@@ -225,6 +226,13 @@ def test_exported_model_generates_the_adapters_images_as_a_base(adapter: Path, t
     assert np.abs(images[0] - images[1]).max() <= 2
     refused = export(adapter, folder=tmp_path, code=6)
     assert "exists already" in refused["detail"]
+
+
+def test_export_refuses_an_adapter_with_learned_guidance(tmp_path: Path) -> None:
+    (tmp_path / "guided.safetensors").write_bytes(adapter_file(distill_guidance=3))
+    refused = export("guided.safetensors", folder=tmp_path, code=6)
+    assert "ADAPTER: it has learned guidance" in refused["detail"]
+    assert not (tmp_path / "model").exists()
 
 
 def test_diffusers_loads_an_exported_folder(adapter: Path, tmp_path: Path) -> None:
