@@ -28,4 +28,5 @@ async def show_storage(user: User, place: ui.element) -> None:
                 is_full = quota.used >= quota.limit
                 kit.write("Storage is full" if is_full else "Storage is nearly full", "p", "problem-title")
                 advice = "Delete data sets, versions or images, or ask your administrator for more."
-                kit.write(f"{used} Uploads that need more are refused. {advice}")
+                refused = "New uploads, fine-tunes and images are" if is_full else "Uploads that need more are"
+                kit.write(f"{used} {refused} refused. {advice}")

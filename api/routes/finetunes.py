@@ -37,6 +37,7 @@ from core.service.errors import (
     MethodNotServed,
     NotEnded,
     QuotaExceeded,
+    StorageQuotaExceeded,
 )
 from core.service.finetunes import service as finetunes
 from core.service.storage.errors import StorageUnavailable
@@ -70,6 +71,7 @@ EventId = Annotated[int, Path(ge=1, lt=2**53)]
             BaseMismatch,
             AdapterQuarantined,
             QuotaExceeded,
+            StorageQuotaExceeded,
             MethodNotServed,
             ImageSizeUnsupported,
         ),

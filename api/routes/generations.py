@@ -30,6 +30,7 @@ from core.service.errors import (
     NoActiveAdapter,
     NotEnded,
     QuotaExceeded,
+    StorageQuotaExceeded,
     WebhookDisabled,
     WebhookQuotaExceeded,
     WebhookUrlRefused,
@@ -42,7 +43,8 @@ router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRou
 
 _ERRORS = (
     *(NotFound, NoActiveAdapter, BaseMismatch, AdapterQuarantined, UnknownClass),
-    *(WebhookDisabled, WebhookUrlRefused, WebhookQuotaExceeded, QueueFull, QuotaExceeded, BaseNotLoaded),
+    *(WebhookDisabled, WebhookUrlRefused, WebhookQuotaExceeded),
+    *(QueueFull, QuotaExceeded, StorageQuotaExceeded, BaseNotLoaded),
 )
 _ENDED = "Ended within the preferred wait."
 Prefer = Annotated[

@@ -265,9 +265,10 @@ class StorageQuotaExceeded(CoreError):
 
     code, status, title = "storage_quota_exceeded", 403, "Storage quota exceeded"
 
-    def __init__(self, limit: int, used: int, more: int) -> None:
+    def __init__(self, limit: int, used: int, more: int = 0) -> None:
+        needed = f", and this needs {more:,} more" if more else ""
         super().__init__(
-            f"{used:,} of {limit:,} bytes are used, and this needs {more:,} more. "
+            f"{used:,} of {limit:,} bytes are used{needed}. "
             "Delete data sets, versions or images, abort unneeded uploads, or ask the operator for more."
         )
 

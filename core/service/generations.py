@@ -89,7 +89,8 @@ def submit(
     session: Session, resources: Resources, domain_id: str, requests: Sequence[GenerationRequest]
 ) -> list[Generation]:
     """Creates a generation for each request, if the tenant's quotas allow all of them. Raises BaseNotLoaded,
-    QuotaExceeded, WebhookQuotaExceeded, WebhookDisabled, WebhookUrlRefused, and the errors of `create`."""
+    QuotaExceeded, StorageQuotaExceeded, WebhookQuotaExceeded, WebhookDisabled, WebhookUrlRefused, and the errors of
+    `create`."""
     settings, limits = resources.settings, quotas.Quotas(session, resources.settings)
     domains.get(session, domain_id)  # first, so that another tenant's domain raises NotFound, never BaseNotLoaded
     base = fleet.served_base(session, settings.base_model)

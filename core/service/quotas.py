@@ -76,8 +76,9 @@ class Quotas:
     def admit_generation(self, images: int) -> int:
         """Checks that a generation of `images` images fits into the quota of images per day, which includes the images
         of unfinished generations. Returns the max number of queued generations, for the caller to check. Raises
-        QuotaExceeded."""
+        QuotaExceeded, StorageQuotaExceeded."""
         self.hold()
+        self._admit_results()
         now = database_now(self.session)
         midnight = datetime.datetime.combine(now.date() + _DAY, datetime.time(), now.tzinfo)
         self._admit("images_per_day", images, int((midnight - now).total_seconds()) + 1)
@@ -86,8 +87,10 @@ class Quotas:
         return limit
 
     def admit_finetune(self) -> None:
-        """Checks that the tenant may have another queued or running fine-tune. Raises QuotaExceeded."""
+        """Checks that the tenant may have another queued or running fine-tune. Raises QuotaExceeded,
+        StorageQuotaExceeded."""
         self.hold()
+        self._admit_results()
         self._admit("active_finetunes", 1, _BUSY_SECONDS)
 
     def admit_dataset(self, size_bytes: int) -> None:
@@ -128,6 +131,13 @@ class Quotas:
         used = self._used(name)
         if used + added > limit:
             raise QuotaExceeded(name, limit, used, added, retry_after)
+
+    def _admit_results(self) -> None:
+        """Raises StorageQuotaExceeded if the tenant's storage is full, before a worker computes results to store. Their
+        size is not known yet, so that the results of accepted jobs may exceed the quota."""
+        limit = self.limits["stored_bytes"]
+        if limit is not None and (used := self._used("stored_bytes")) >= limit:
+            raise StorageQuotaExceeded(limit, used)
 
     def _admit_bytes(self, size_bytes: int) -> None:
         limit = self.limits["stored_bytes"]

@@ -94,6 +94,21 @@ def test_datasets_and_stored_bytes_are_limited(tenant: Client, domain: str, give
     assert used(tenant, "stored_bytes") == (len(ARCHIVE) + 100, len(ARCHIVE))
 
 
+def test_full_storage_refuses_jobs_that_would_store_more(tenant: Client, domain: str, dataset: str, give: Any) -> None:
+    _, stored = used(tenant, "stored_bytes")
+    generations, finetunes = f"/v1/domains/{domain}/generations", f"/v1/domains/{domain}/finetunes"
+    jobs = ((generations, {"class_id": 0, "adapter_id": "base"}), (finetunes, {"dataset_id": dataset}))
+    give(stored_bytes=stored + 1)
+    for path, body in jobs:
+        tenant.made(path, body)
+    give(stored_bytes=stored)
+    for path, body in jobs:
+        refused = problem(tenant.post(path, body), 403, "storage_quota_exceeded")
+        assert f"{stored:,} of {stored:,} bytes are used. Delete" in refused["detail"]
+        assert len(tenant.read(path)["data"]) == 1
+    tenant.made(finetunes, {"dataset_id": dataset, "dry_run": True})
+
+
 def test_tenant_has_the_services_quotas_by_default(tenant: Client) -> None:
     assert used(tenant, "queued_generations") == (500, 0)
     assert used(tenant, "images_per_day") == (100_000, 0)

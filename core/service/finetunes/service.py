@@ -87,7 +87,8 @@ class Estimate:
 
 def submit(session: Session, resources: Resources, domain_id: str, request: FinetuneRequest) -> Finetune:
     """Creates a fine-tune within the tenant's quota. Raises NotFound, BaseNotLoaded, ImageSizeUnsupported,
-    QuotaExceeded, DatasetNotReady, MethodNotServed, InvalidRequest, and the errors of `continued`."""
+    QuotaExceeded, StorageQuotaExceeded, DatasetNotReady, MethodNotServed, InvalidRequest, and the errors of
+    `continued`."""
     if request.image_size is not None or request.from_adapter_id is not None or not request.train_class_table:
         domains.get(session, domain_id)
         base = fleet.served_base(session, resources.settings.base_model)
