@@ -91,6 +91,11 @@ def cases() -> Iterator[Case]:
         ("hidden", "hidden", "hidden"),
     )
     yield Case(
+        "scale, shift of a part, backward",
+        lambda k, o: k.query_backward(o["grad"], o["x"], o["y"], o["qkv"], o["scale"]),
+        ("qkv", "qkv", "x"),
+    )
+    yield Case(
         "scale, shift, backward", lambda k, o: k.affine_backward(o["grad"], o["x"], o["scale"]), ("grad", "x", "x")
     )
 

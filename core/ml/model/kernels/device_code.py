@@ -62,10 +62,10 @@ def gated_norm_backward(
     columns = tl.arange(0, BLOCK)
     inside = columns < D
     scale = _vector(scale_at, image, scale_stride, columns, inside)
-    sum_shift = tl.zeros([ROWS, BLOCK], tl.float32)
-    sum_scale = tl.zeros([ROWS, BLOCK], tl.float32)
-    sum_along = tl.zeros([ROWS, BLOCK], tl.float32)
-    sum_grad = tl.zeros([ROWS, BLOCK], tl.float32)
+    sum_shift = tl.zeros([BLOCK], tl.float32)
+    sum_scale = tl.zeros([BLOCK], tl.float32)
+    sum_along = tl.zeros([BLOCK], tl.float32)
+    sum_grad = tl.zeros([BLOCK], tl.float32)
     if GATED:
         gate = _vector(gate_at, image, gate_stride, columns, inside)
         bias = _vector(bias_at, image, bias_stride, columns, inside)
@@ -81,8 +81,8 @@ def gated_norm_backward(
                 moved += gate[None, :] * (y + bias[None, :])
                 moved = moved.to(saved_at.dtype.element_ty).to(tl.float32)  # as the forward pass stored it
         normal, inverse = _normalized(moved, inside[None, :], D, eps)
-        sum_shift += grad
-        sum_scale += grad * normal
+        sum_shift += tl.sum(grad, 0)
+        sum_scale += tl.sum(grad * normal, 0)
         grad *= scale[None, :]
         # Gradient of LayerNorm: `grad` minus its mean and minus its projection onto the normalized x
         along = tl.sum(grad * normal, 1) / D
@@ -92,15 +92,15 @@ def gated_norm_backward(
         grad = tl.where(mask, grad, 0.0)
         tl.store(grad_x_at + at, grad, mask=mask)
         if GATED:
-            sum_along += grad * y
-            sum_grad += grad
+            sum_along += tl.sum(grad * y, 0)
+            sum_grad += tl.sum(grad, 0)
             tl.store(grad_y_at + at, grad * gate[None, :], mask=mask)
     into = sums_at + (image * tl.num_programs(0) + part) * 4 * D + columns
-    tl.store(into, tl.sum(sum_shift, 0), mask=inside)
-    tl.store(into + D, tl.sum(sum_scale, 0), mask=inside)
+    tl.store(into, sum_shift, mask=inside)
+    tl.store(into + D, sum_scale, mask=inside)
     if GATED:
-        tl.store(into + 2 * D, tl.sum(sum_along, 0), mask=inside)
-        tl.store(into + 3 * D, tl.sum(sum_grad, 0), mask=inside)
+        tl.store(into + 2 * D, sum_along, mask=inside)
+        tl.store(into + 3 * D, sum_grad, mask=inside)
 
 
 @triton.jit
@@ -166,8 +166,9 @@ def affine(
 
 @triton.jit
 def affine_backward(
-    grad_at, x_at, scale_at, grad_x_at, sums_at, tokens, x_stride, grad_x_stride, scale_stride,
-    D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
+    grad_at, grad_key_at, grad_value_at, x_at, scale_at, grad_x_at, sums_at,
+    tokens, x_stride, grad_x_stride, scale_stride,
+    D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, IS_QUERY: tl.constexpr,
 ):  # fmt: skip
     part, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -179,11 +180,18 @@ def affine_backward(
         rows = part * TOKENS + start + tl.arange(0, ROWS)
         mask = (rows < tokens)[:, None] & inside[None, :]
         lines = (image * tokens + rows)[:, None]
+        at = lines * D + columns[None, :]
+        into = lines * grad_x_stride + columns[None, :]
         x = tl.load(x_at + lines * x_stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
-        grad = tl.load(grad_at + lines * D + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+        grad = tl.load(grad_at + at, mask=mask, other=0.0).to(tl.float32)
+        if IS_QUERY:  # the gradients of key and value are copied to where they follow that of the query
+            grad_key = tl.load(grad_key_at + at, mask=mask, other=0.0)
+            grad_value = tl.load(grad_value_at + at, mask=mask, other=0.0)
+            tl.store(grad_x_at + into + D, grad_key, mask=mask)
+            tl.store(grad_x_at + into + 2 * D, grad_value, mask=mask)
         sum_scale += grad * x
         sum_shift += grad
-        tl.store(grad_x_at + lines * grad_x_stride + columns[None, :], grad * scale[None, :], mask=mask)
-    into = sums_at + (image * tl.num_programs(1) + part) * 2 * D + columns
-    tl.store(into, tl.sum(sum_scale, 0), mask=inside)
-    tl.store(into + D, tl.sum(sum_shift, 0), mask=inside)
+        tl.store(grad_x_at + into, grad * scale[None, :], mask=mask)
+    sums_into = sums_at + (image * tl.num_programs(1) + part) * 2 * D + columns
+    tl.store(sums_into, tl.sum(sum_scale, 0), mask=inside)
+    tl.store(sums_into + D, tl.sum(sum_shift, 0), mask=inside)

@@ -167,12 +167,8 @@ class _QueryKeyValue(Function):
     @once_differentiable
     def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         qkv, scale = ctx.saved_tensors
-        grad_qkv = torch.empty_like(qkv)
-        q, (into_q, into_k, into_v) = qkv.chunk(3, dim=-1)[0], grad_qkv.chunk(3, dim=-1)
-        _, grad_scale, grad_shift = _kernels(qkv).affine_backward(grad_q.contiguous(), q, scale, out=into_q)
-        into_k.copy_(grad_k)
-        into_v.copy_(grad_v)
-        return grad_qkv, grad_scale, grad_shift
+        grads = (grad.contiguous() for grad in (grad_q, grad_k, grad_v))
+        return _kernels(qkv).query_backward(*grads, qkv, scale)  # type: ignore[no-any-return]
 
 
 class _Affine(Function):

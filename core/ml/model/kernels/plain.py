@@ -124,7 +124,9 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -
     return torch.addcmul(wide(shift, x), x, wide(scale, x))
 
 
-def affine_backward(grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, ...]:
+def affine_backward(
+    grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of x [B, N, D], scale and shift [B, D]. x may be a slice of a wider tensor, and so may
     `out`, into which the gradient of x is written."""
     grad_x, sums = torch.empty_like(grad) if out is None else out, []
@@ -134,6 +136,19 @@ def affine_backward(grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | Non
         grad_x[part] = grad[part] * wide_scale[part]
     grad_scale, grad_shift = (torch.cat(kind) for kind in zip(*sums, strict=True))
     return grad_x, grad_scale, grad_shift
+
+
+def query_backward(
+    grad_query: Tensor, grad_key: Tensor, grad_value: Tensor, qkv: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of qkv [B, N, 3 D], and of the query's scale and shift [B, D], from the gradients of the
+    scaled and shifted query, the key and the value [B, N, D]."""
+    grad_qkv = torch.empty_like(qkv)
+    into_query, into_key, into_value = grad_qkv.chunk(3, dim=-1)
+    _, grad_scale, grad_shift = affine_backward(grad_query, qkv.chunk(3, dim=-1)[0], scale, out=into_query)
+    into_key.copy_(grad_key)
+    into_value.copy_(grad_value)
+    return grad_qkv, grad_scale, grad_shift
 
 
 def _norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -119,14 +119,28 @@ def affine(x: Tensor, scale: Tensor, shift: Tensor, *, in_place: bool = False) -
     return result
 
 
-def affine_backward(grad: Tensor, x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Returns the gradients of x [B, N, D], scale and shift [B, D]. x may be a slice of a wider tensor, and so may
-    `out`, into which the gradient of x is written."""
-    grad_x, sums = torch.empty_like(grad) if out is None else out, _sums(grad, 2)
+def affine_backward(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of x [B, N, D], scale and shift [B, D]. x may be a slice of a wider tensor."""
+    return _affine_backward((grad, grad, grad), x, scale, torch.empty_like(grad), is_query=False)
+
+
+def query_backward(
+    grad_query: Tensor, grad_key: Tensor, grad_value: Tensor, qkv: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of qkv [B, N, 3 D], and of the query's scale and shift [B, D], from the gradients of the
+    scaled and shifted query, the key and the value [B, N, D]."""
+    x = qkv.chunk(3, dim=-1)[0]
+    return _affine_backward((grad_query, grad_key, grad_value), x, scale, torch.empty_like(qkv), is_query=True)
+
+
+def _affine_backward(
+    grads: tuple[Tensor, Tensor, Tensor], x: Tensor, scale: Tensor, grad_x: Tensor, *, is_query: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    sums = _sums(grads[0], 2)
     grid, tile = _columns(x, _TILE // 2, SUMMED_TOKENS)
     device_code.affine_backward[grid](
-        grad, x, scale, grad_x, sums, x.shape[1], x.stride(1), grad_x.stride(1), *_strides(scale),
-        TOKENS=SUMMED_TOKENS, **tile,
+        *grads, x, scale, grad_x, sums, x.shape[1], x.stride(1), grad_x.stride(1), *_strides(scale),
+        TOKENS=SUMMED_TOKENS, IS_QUERY=is_query, **tile,
     )  # fmt: skip
     grad_scale, grad_shift = sums.sum(1).unbind(1)
     return grad_x, grad_scale, grad_shift

@@ -90,10 +90,19 @@ def test_affine_changes_only_its_part_of_a_tensor(triton_kernels: ModuleType, sh
     changed = wide.clone()
     triton_kernels.affine(changed[..., :d], scale, shift, in_place=True)
     assert_close(changed, torch.cat([plain.affine(part, scale, shift), wide[..., d:]], -1))
-    wide_grad, expected_wide_grad = torch.zeros_like(wide), torch.zeros_like(wide)
-    grads = triton_kernels.affine_backward(grad, part, scale, out=wide_grad[..., :d])
-    assert_close(grads, plain.affine_backward(grad, part, scale, out=expected_wide_grad[..., :d]))
-    assert_close(wide_grad, expected_wide_grad)
+    assert_close(triton_kernels.affine_backward(grad, part, scale), plain.affine_backward(grad, part, scale))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_of_query_key_and_value_get_into_one_tensor(
+    triton_kernels: ModuleType, shape: tuple[int, int, int]
+) -> None:
+    batch, tokens, d = shape
+    qkv, (scale, _) = numbers(batch, tokens, 3 * d), vectors(shape, 2)
+    grads = [numbers(*shape, seed=seed) for seed in (7, 8, 9)]
+    grad_qkv, grad_scale, grad_shift = triton_kernels.query_backward(*grads, qkv, scale)
+    assert_close((grad_qkv, grad_scale, grad_shift), plain.query_backward(*grads, qkv, scale))
+    assert torch.equal(grad_qkv[..., d:], torch.cat(grads[1:], -1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
