@@ -118,12 +118,16 @@ def trainer_of(
     classes = min(CLASSES, dit.config.num_classes)
     shapes = trainable_shapes(dit.config, method, sites, classes)
     start = start_tensors(dit, shapes, torch.Generator().manual_seed(seed))
-    config, count = dit.config, 4 * batch
-    generator = torch.Generator().manual_seed(seed)
-    mean = torch.randn(2, count, config.in_channels, config.input_size, config.input_size, generator=generator)
-    latents = Latents(mean, torch.ones_like(mean) / 10, torch.arange(count) % classes)
+    latents = random_latents(dit.config, 4 * batch, classes, seed)
     settings = TrainingSettings(steps=10**6, batch_size=batch, held_out_fraction=0, seed=seed)
     return Trainer(dit, start, latents, settings, partial(adapter_of, sites), max_rows=max_rows)
+
+
+def random_latents(config: BaseConfig, count: int, classes: int, seed: int) -> Latents:
+    """Returns random latents of `count` training images, evenly spread over `classes` class labels."""
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.randn(2, count, config.in_channels, config.input_size, config.input_size, generator=generator)
+    return Latents(mean, torch.ones_like(mean) / 10, torch.arange(count) % classes)
 
 
 def full_by_diffusers(dit: DiT) -> Any:

@@ -82,6 +82,18 @@ GOALS = (
     Goal(
         "latents in fp32, largest difference / rms", 1e-4, lambda phases: _relative(phases, "float32"), is_least=False
     ),
+    Goal(
+        "all kinds of images in exact mode, largest difference",
+        0,
+        lambda phases: float(phases["kinds"]["exact"]["largest_difference"]),
+        is_least=False,
+    ),
+    Goal(
+        "all kinds of images in bf16, largest difference / rms",
+        2e-2,
+        lambda phases: max(phases["kinds"]["default"]["relative"].values()),
+        is_least=False,
+    ),
 )
 
 

@@ -37,6 +37,8 @@ class Size:
     images: int
     """Number of images that the engine generates, each with a separate adapter."""
     steps: tuple[int, ...]
+    decoded: tuple[int, ...]
+    """Numbers of latents that are decoded at once."""
     neighbours: int
     neighbour_steps: int
     seconds: float
@@ -55,6 +57,7 @@ FULL = Size(
     training_steps=10,
     images=64,
     steps=(20, 50),
+    decoded=(16, 64),
     neighbours=8,
     neighbour_steps=20,
     seconds=0.2,
@@ -71,6 +74,7 @@ MINI = Size(
     training_steps=2,
     images=4,
     steps=(2,),
+    decoded=(2,),
     neighbours=2,
     neighbour_steps=2,
     seconds=0.0,

@@ -35,6 +35,8 @@ def parts(values: Mapping[str, Any]) -> list[str]:
         "training": _training,
         "full": _full,
         "engine": _engine,
+        "decoder": _decoder,
+        "kinds": _kinds,
         "start": _start,
         "together": _together,
         "fused": _fused,
@@ -156,6 +158,36 @@ def _engine(result: Result) -> str:
         "Pixels by diffusers' autoencoder." if result["decodes"] else "Without an autoencoder: diffusers was missing."
     )
     return f"{table}\n\n{pixels}"
+
+
+def _decoder(result: Result) -> str:
+    return "\n\n".join(
+        _table(
+            run["forms"],
+            (f"decoding {run['latents']} latents ({_number(run['served_ms'])} ms as served)", "form"),
+            ("ms", "ms"),
+            ("images/s", "images_a_second"),
+            ("largest difference from fp32, of 255", "levels"),
+        )
+        for run in result["runs"]
+    )
+
+
+def _kinds(result: Result) -> str:
+    exact, default, learning, graphs = (result[name] for name in ("exact", "default", "learning", "graphs"))
+    rows = [
+        {"name": name, "exact": exact["relative"][name], "default": difference}
+        for name, difference in default["relative"].items()
+    ]
+    head = f"latents after {result['steps']} steps, all in one batch against alone, / rms"
+    text = (
+        f"In exact mode {exact['equal_images']} of {len(rows)} images of the engine are equal. Losses of "
+        f"{len(learning['eager'])} steps of learned guidance, as a CUDA graph against eager, differ by "
+        f"{_number(learning['largest_relative_difference'])} of their size. Of {graphs['captures']} graphs, captured "
+        f"one after another in {_number(max(graphs['reserved_mb']))} MB, {graphs['equal']} have equal outputs; "
+        f"captured beside other work on the device, {graphs['equal_beside_work']}."
+    )
+    return f"{_table(rows, (head, 'name'), ('exact', 'exact'), ('default', 'default'))}\n\n{text}"
 
 
 def _start(result: Result) -> str:

@@ -1,7 +1,19 @@
 """All phases of the GPU benchmark, with time limits in seconds that suit an H100. The most important come first, so
 that an interrupted run has measured them."""
 
-from benchmarks.gpu import ceilings, forwards, fp8, fused, independence, profiling, serving, together, training
+from benchmarks.gpu import (
+    ceilings,
+    decoding,
+    forwards,
+    fp8,
+    fused,
+    independence,
+    kinds,
+    profiling,
+    serving,
+    together,
+    training,
+)
 from benchmarks.gpu.session import Phase
 
 PHASES = {
@@ -10,6 +22,8 @@ PHASES = {
     "training": Phase(training.measure, 50),
     "full": Phase(training.measure_full, 30),
     "engine": Phase(serving.measure, 60),
+    "decoder": Phase(decoding.measure, 20),
+    "kinds": Phase(kinds.measure, 40),
     "together": Phase(together.measure, 30),
     "start": Phase(serving.measure_start, 20),
     "fused": Phase(fused.measure, 30),

@@ -82,7 +82,7 @@ def test_every_phase_runs_with_only_torch_triton_numpy_and_safetensors(tmp_path:
         assert len(page.parts({**written, "phases": {**written["phases"], name: {}}})) < len(page.parts(written))
 
 
-@pytest.mark.parametrize("phase", ["engine", "full"])
+@pytest.mark.parametrize("phase", ["engine", "full", "decoder"])
 def test_phases_use_diffusers_where_it_is_installed(phase: str) -> None:
     result: dict[str, Any] = {}
     PHASES[phase].measure(mini_lab(), result)
@@ -92,11 +92,15 @@ def test_phases_use_diffusers_where_it_is_installed(phase: str) -> None:
 
 def test_mini_size_keeps_the_goals_that_do_not_depend_on_speed() -> None:
     lab = mini_lab()
-    for name in ("equality", "independence", "fp8"):
+    for name in ("equality", "independence", "kinds", "fp8"):
         lab.results[name] = result = {}
         PHASES[name].measure(lab, result)
     assert lab.results["equality"]["float32"]["relative_error_from_reference"] < 1e-5
     assert lab.results["independence"]["exact"]["largest_difference"] == 0
+    kinds = lab.results["kinds"]
+    assert kinds["exact"]["largest_difference"] == 0
+    assert kinds["exact"]["equal_images"] == len(kinds["default"]["relative"])
+    assert kinds["learning"]["largest_relative_difference"] == 0
     assert all(0 < layer["fp8_relative_error"] < 0.06 for layer in lab.results["fp8"]["layers"])
 
 
