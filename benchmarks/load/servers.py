@@ -1,23 +1,17 @@
 """Starts the two servers that the load benchmark compares, each in a separate process on the same PostgreSQL."""
 
-import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import httpx
-import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from benchmarks.processes import Server, free_port, post, start
 from core.artifact.base import BaseConfig, BaseDescription
 from core.service import fleet
 from core.service.db.schema import upgrade
@@ -38,31 +32,20 @@ BASE = BaseDescription(
 benchmark."""
 
 
-@dataclass(frozen=True)
-class Server:
-    port: int
-    process: psutil.Process
-
-    @property
-    def memory(self) -> int:
-        """Resident memory of the process in bytes."""
-        return int(self.process.memory_info().rss)
-
-
 def prepared(exits: ExitStack, domains: int) -> tuple[Server, Server, str, list[str], str]:
     """Starts both servers. Returns the API, the server of the bare route, a tenant's API key, the ids of the tenant's
     domains, and the id of a generation that stays queued."""
     folder = Path(exits.enter_context(tempfile.TemporaryDirectory()))
     url = database(exits)
     service = api(exits, url, folder)
-    bare_port = _free_port()
+    bare_port = free_port()
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TABLE bare_items (id int PRIMARY KEY, name text NOT NULL)")
         connection.execute("INSERT INTO bare_items VALUES (1, 'one')")
     bare = {"BARE_DATABASE_URL": url.replace("postgresql://", "postgresql+psycopg://", 1)}
     options = ["--port", str(bare_port), "--no-access-log", "--log-level", "warning"]
     command = [sys.executable, "-m", "uvicorn", "benchmarks.load.bare:app", *options]
-    yardstick = _start(exits, command, bare, port=bare_port, path="/items/1", log=folder / "bare.log")
+    yardstick = start(exits, command, bare, port=bare_port, path="/items/1", log=folder / "bare.log")
     return service, yardstick, *_rows(f"http://127.0.0.1:{service.port}", domains)
 
 
@@ -73,7 +56,7 @@ def api(exits: ExitStack, url: str, folder: Path) -> Server:
     with database.session() as session:
         fleet.register_base(session, "mini", BASE)
     database.dispose()
-    port = _free_port()
+    port = free_port()
     environment = {
         "DIFFFIT_DATABASE_URL": url,
         "DIFFFIT_DATA_DIR": str(folder),
@@ -83,14 +66,7 @@ def api(exits: ExitStack, url: str, folder: Path) -> Server:
         "DIFFFIT_LOG_LEVEL": "INFO",
         "DIFFFIT_MAX_REQUESTS_PER_MINUTE": "none",  # no rate limit: one tenant sends all of the load
     }
-    return _start(exits, [sys.executable, "-m", "api"], environment, port=port, path="/livez", log=folder / "api.log")
-
-
-def post(url: str, path: str, key: str, body: dict[str, object]) -> dict[str, str]:
-    """Posts `body` as JSON to the API and returns the JSON of the response. Raises httpx.HTTPError."""
-    answer = httpx.post(f"{url}{path}", headers={"Authorization": f"Bearer {key}"}, json=body)
-    created: dict[str, str] = answer.raise_for_status().json()
-    return created
+    return start(exits, [sys.executable, "-m", "api"], environment, port=port, path="/livez", log=folder / "api.log")
 
 
 def _rows(url: str, domains: int) -> tuple[str, list[str], str]:
@@ -117,30 +93,3 @@ def database(exits: ExitStack) -> str:
         connection.execute("CREATE DATABASE load OWNER load")
     host = str(conninfo_to_dict(server.get_uri())["host"])
     return f"postgresql://load@/load?host={quote(host, safe='')}"
-
-
-def _start(
-    exits: ExitStack, command: list[str], environment: dict[str, str], port: int, path: str, log: Path
-) -> Server:
-    output = exits.enter_context(log.open("w"))
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
-    exits.callback(process.wait)
-    exits.callback(process.terminate)
-    while not _answers(port, path):
-        if process.poll() is not None:
-            raise RuntimeError(f"{' '.join(command)} has ended:\n{log.read_text()}")
-        time.sleep(0.1)
-    return Server(port, psutil.Process(process.pid))
-
-
-def _answers(port: int, path: str) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.load import generator, servers
 from benchmarks.load.generator import Load
+from benchmarks.processes import Server, post
 from benchmarks.report import Part, Table, facts, show, write_json, write_markdown
 from benchmarks.retention import rows
 from benchmarks.retention.queries import measure
@@ -75,9 +76,7 @@ def main() -> None:
     raise SystemExit(not _holds(result))
 
 
-def _turns(
-    exits: ExitStack, server: servers.Server, url: str, folder: Path, options: argparse.Namespace
-) -> dict[str, Any]:
+def _turns(exits: ExitStack, server: Server, url: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     requests = _requests(f"http://127.0.0.1:{server.port}", options.generations)
     command = [sys.executable, "-m", "benchmarks.retention.sweeper", url, str(folder / "objects")]
     sweeper = exits.enter_context(
@@ -118,8 +117,8 @@ def _turns(
 def _requests(url: str, generations: int) -> tuple[Any, Any]:
     """Returns two functions that build the next read request and the next write request, as the tenant with the old
     rows."""
-    key = servers.post(url, f"/v1/admin/tenants/{rows.TENANT}/keys", servers.ADMIN_KEY, {"name": "load"})["key"]
-    ids = [servers.post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(CLIENTS)]
+    key = post(url, f"/v1/admin/tenants/{rows.TENANT}/keys", servers.ADMIN_KEY, {"name": "load"})["key"]
+    ids = [post(url, "/v1/domains", key, {"name": f"load {number}"})["id"] for number in range(CLIENTS)]
     numbers, changes = itertools.count(1), itertools.count()
 
     def read() -> bytes:
@@ -136,7 +135,7 @@ def _requests(url: str, generations: int) -> tuple[Any, Any]:
     return read, write
 
 
-def _beside(server: servers.Server, requests: tuple[Any, Any], seconds: float) -> tuple[Load, Load]:
+def _beside(server: Server, requests: tuple[Any, Any], seconds: float) -> tuple[Load, Load]:
     """Sends reads and writes at the same time, each with half of the clients. Returns the load of the reads and the
     load of the writes."""
     loads: list[Load] = [Load(), Load()]
