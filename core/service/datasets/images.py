@@ -9,6 +9,7 @@ Only functions that decode import Pillow: the API imports this module, but reads
 """
 
 import io
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from core.service.datasets.confined import Confined
 from core.service.extras import is_installed
 
 if TYPE_CHECKING:
@@ -49,9 +51,11 @@ _COPIES = {"WEBP": 4, "TIFF": 2, "AVIF": 4, "HEIF": 4}
 _PHONE_BYTES = 400_000_000
 """Max bytes of memory for decoding an AVIF or HEIC file instead of `_DECODED_BYTES`, since phones store photos of 24
 megapixels as HEIC."""
-_ALONE = ("AVIF", "HEIF")
-"""Formats that are decoded one at a time in each process, whatever size a file declares: the compressed stream may
-contain a larger image, which only the decoder notices."""
+_CONFINED = ("AVIF", "HEIF")
+"""Formats that are decoded in a child process, which has no more memory than the declared size needs: the compressed
+stream may contain a larger image, which only the decoder notices."""
+_SPARE_BYTES = 64_000_000
+"""Bytes of memory that a child process has for its other work, such as the returned square."""
 _PIXEL_BYTES = 4
 """Bytes that a colour pixel takes in Pillow's memory."""
 _BAND_BYTES = 2**20
@@ -61,6 +65,8 @@ _SIDEWAYS = (5, 6, 7, 8)
 _FORMAT_NAMES = {"I": "32-bit integers", "F": "floating point numbers"}
 
 _large = threading.Lock()
+_confined = Confined("core.service.datasets.images:confined_decoder")
+"""Child process that decodes images. Threads call it one after the other, with `_large` locked."""
 
 
 class Refused(Exception):
@@ -116,12 +122,52 @@ def read_picture(data: bytes, max_pixels: int, spend: Callable[[int], None] | No
             except Exception as error:
                 raise _Stopped(error) from error
         orientation, converted = _orientation(image, data), colours.converted(image)
-        square = _decode(image, data, orientation)
+        is_confined = image.format in _CONFINED
+        square = _decode_confined(image, data) if is_confined else _decode(image, data, orientation)
         if image.format == "TIFF":  # Pillow itself has turned it upright
             width, height = image.size
         elif orientation in _SIDEWAYS:
             width, height = height, width
         return Picture(square, width, height, converted)
+
+
+def confined_decoder() -> Callable[[bytes], bytes]:
+    """Returns the function that the child process calls: see `_decode_confined`. Prepares all decoders, since imports
+    may need more memory than a call has."""
+    from PIL import AvifImagePlugin, Image
+
+    from core.service.datasets import colours  # noqa: F401  # imported for `_decode`
+
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each further thread takes memory of its own
+    if is_installed("heic"):
+        _register_heic()
+
+    def decode(data: bytes) -> bytes:
+        try:
+            with _refusing(data), Image.open(io.BytesIO(data), formats=_formats(data)) as image:
+                square = _decode(image, data, _orientation(image, data))
+        except Refused as refused:
+            return json.dumps([refused.code, refused.detail]).encode()
+        return json.dumps(square.width).encode() + b"\n" + square.tobytes()
+
+    return decode
+
+
+def _decode_confined(image: "Image.Image", data: bytes) -> "Image.Image":
+    """Returns what `_decode` returns, but decodes in the child process. Its answer is a line of JSON, the square's
+    side, followed by the pixels, or the code and the sentence of a Refused."""
+    from PIL import Image
+
+    with _large:
+        try:
+            answer = _confined.call(data, _room(image) + _SPARE_BYTES)
+        except OSError as error:  # this host cannot start a process, which is not the file's fault
+            raise _Stopped(error) from error
+    line, _, pixels = answer.partition(b"\n")
+    side = json.loads(line)
+    if isinstance(side, list):
+        raise Refused(*side)
+    return Image.frombytes("RGB", (side, side), pixels)
 
 
 def _formats(data: bytes) -> tuple[str, ...]:
@@ -213,7 +259,7 @@ def _decode(image: "ImageFile.ImageFile", data: bytes, orientation: int) -> "Ima
     from core.service.datasets import colours
 
     is_streamed = image.format == "PNG" and not image.info.get("interlace")
-    is_small = is_streamed or (_room(image) <= _LARGE_BYTES and image.format not in _ALONE)
+    is_small = is_streamed or _room(image) <= _LARGE_BYTES
     with nullcontext() if is_small else _large:
         if not is_streamed:
             image.load()
@@ -296,7 +342,7 @@ def _room(image: "Image.Image") -> int:
         image.draft(None, (width // factor, height // factor))
     bytes_a_pixel = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, _PIXEL_BYTES)
     room = passes + image.width * image.height * bytes_a_pixel * _COPIES.get(image.format or "", 1)
-    if room > (_PHONE_BYTES if image.format in _ALONE else _DECODED_BYTES):
+    if room > (_PHONE_BYTES if image.format in _CONFINED else _DECODED_BYTES):
         raise Refused(
             "too_many_pixels",
             f"It has {width}x{height} pixels, too many for its format. Resize it, or convert it to PNG or JPEG.",

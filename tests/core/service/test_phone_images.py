@@ -1,6 +1,7 @@
 """AVIF and HEIC images, which phones store."""
 
 import io
+import sys
 import threading
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from core.service.datasets import images
 from core.service.datasets.archive import validate
+from core.service.datasets.confined import Confined
 from core.service.datasets.images import Refused, read_image, read_picture
 from tests.core.service.test_images import MAX_PIXELS, RED, encoded, noise, refusal, swapped_profile
 from tests.core.service.zips import LIMITS, zipped
@@ -81,6 +83,27 @@ def test_heic_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (refused.code, "JPEG or PNG" in refused.detail) == ("heic_not_supported", True)
     assert read_image(AVIF, MAX_PIXELS).size == (32, 32)
     assert "HEIC" not in refusal(VIDEO).detail
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory by RLIMIT_DATA")
+def test_stream_that_is_larger_than_declared_gets_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.new("RGB", (5000, 5000), RED), "AVIF", speed=10)
+    place = data.index(b"ispe") + 8
+    assert data[place : place + 8] == (5000).to_bytes(4) * 2
+    data = data[:place] + (64).to_bytes(4) * 2 + data[place + 8 :]
+    monkeypatch.setattr(images, "_SPARE_BYTES", 20_000_000)
+    assert refusal(data).code == "corrupt"
+    assert read_image(AVIF, MAX_PIXELS).size == (32, 32)
+    monkeypatch.setattr(images, "_SPARE_BYTES", 200_000_000)
+    assert read_image(data, MAX_PIXELS).size == (64, 64)
+
+
+def test_host_without_processes_is_not_the_photos_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    confined = Confined("core.service.datasets.images:confined_decoder")
+    monkeypatch.setattr(images, "_confined", confined)
+    monkeypatch.setattr(sys, "executable", "/nothing/here")
+    with pytest.raises(FileNotFoundError):
+        read_image(AVIF, MAX_PIXELS)
 
 
 def test_large_avif_is_reduced() -> None:
