@@ -44,6 +44,7 @@ def main() -> None:
             folder / "base", lab.dit, lab.autoencoder, name=NAME, licence=LICENCE, class_names=(), dtype=lab.dtype
         )
         service = Service(exits, folder, lab)
+        exits.push(service.show_log)
         rows = result["rows"] = 2 * lab.size.main_rows
         bare = result["bare_evaluations_a_second"] = _bare(lab, rows)
         started = time.perf_counter()
@@ -108,6 +109,11 @@ class Service:
             data = encode(manifest, {name: tensor.numpy() for name, tensor in tensors.items()})
             uploaded = self.client.post(f"/v1/domains/{domain}/adapters", files={"file": data}).raise_for_status()
             self.versions.append((domain, uploaded.json()["id"]))
+
+    def show_log(self, error: type[BaseException] | None, *_: object) -> None:
+        """Prints the end of the worker's log after an error."""
+        if error is not None:
+            print((self.folder / "worker.log").read_text()[-4000:], flush=True)
 
     def seconds(self, images: int, steps: int) -> float:
         """Returns the seconds from the first request until all images are stored. The domains' requests are sent at
