@@ -25,19 +25,19 @@ class Augmentation:
 
 def augment(pictures: Tensor, generator: torch.Generator, changes: Augmentation) -> Tensor:
     """Augments images, uint8 (batch, 3, 64, 64), and returns them in [-1, 1]: flipped, shifted, scaled, tinted and
-    outlined at random, on white.
+    outlined at random, on white. `generator` is on the images' device.
 
     Black outlines prepare for line art, which only one of the base's training sets has.
     """
-    count = len(pictures)
+    count, device = len(pictures), pictures.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(count, *shape, generator=generator)
+        return low + (high - low) * torch.rand(count, *shape, generator=generator, device=device)
 
     ink = 1 - pictures.float() / 255
     flip = torch.where(uniform(0, 1) < changes.flipped, -1.0, 1.0)
     scale = torch.where(uniform(0, 1) < changes.resized, uniform(*changes.sizes), 1.0)
-    zero = torch.zeros(count)
+    zero = torch.zeros(count, device=device)
     shift = changes.shift
     rows = [flip * scale, zero, uniform(-shift, shift), zero, scale, uniform(-shift, shift)]
     grid = functional.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(ink.shape), align_corners=False)

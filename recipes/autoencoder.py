@@ -9,8 +9,10 @@ import argparse
 import copy
 import json
 import math
+import random
 import time
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from core.ml.tuning.capture import Replayed, capture_for
 from recipes.augmentation import Augmentation, augment
 
 HELD_OUT_EVERY = 50  # one emoji in fifty is held out from training, in all sets
+IMAGE_SIZE = 64
 LATENT_CHANNELS = 8
+CHANNELS = (24, 32, 64)
+"""Channels at each resolution, from the image's to the latents'."""
 LATENT_NOISE = 0.1  # standard deviation, relative to that of the latents
 KL_WEIGHT = 1e-6
 SQUARED_WEIGHT = 2.0
@@ -72,15 +78,14 @@ def main() -> None:
 
 
 def new_autoencoder() -> AutoencoderKL:
-    channels = (24, 32, 64)
     model: AutoencoderKL = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(channels),
-        up_block_types=("UpDecoderBlock2D",) * len(channels),
-        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(CHANNELS),
+        up_block_types=("UpDecoderBlock2D",) * len(CHANNELS),
+        block_out_channels=CHANNELS,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=1,  # one group: groups of three channels would wash out colours
-        sample_size=64,
+        sample_size=IMAGE_SIZE,
         mid_block_add_attention=False,
     )
     # The posterior starts narrow: at unit variance the decoder would first learn to ignore some latent channels.
@@ -113,17 +118,27 @@ def read_pictures(paths: list[Path]) -> Tensor:
 
 
 class Training:
-    """Training state: model, moving average and optimizer, with the number of steps and seconds over all runs."""
+    """Training state: model, moving average and optimizer, with the number of steps and seconds over all runs. On a
+    GPU, a step is one CUDA graph over fixed buffers."""
 
-    def __init__(self, learning_rate: float, device: torch.device) -> None:
+    def __init__(self, learning_rate: float, batch_size: int, device: torch.device, precision: torch.dtype) -> None:
         with device:
             self.model = new_autoencoder().train()
+            self.pictures = torch.empty(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)
+            side = IMAGE_SIZE // 2 ** (len(CHANNELS) - 1)
+            self.noise = torch.empty(2, batch_size, LATENT_CHANNELS, side, side)
+            self.rate, self.decay = torch.tensor(learning_rate), torch.tensor(0.0)
+        self.pictures = self.pictures.contiguous(memory_format=torch.channels_last)
         for parameter in self.model.parameters():
             if parameter.ndim == 4:  # with this layout, convolutions are faster on a CPU
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), learning_rate, (0.9, 0.99))
+        on_gpu = device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), self.rate, (0.9, 0.99), capturable=on_gpu)
+        self.optimizer.param_groups[0]["lr"] = self.rate
         self.step, self.seconds = 0, 0.0
+        self._precision = precision
+        self._steps = {scale: Replayed(partial(self._step, scale), capture_for(device)) for scale in set(SCALES)}
 
     def save(self, path: Path) -> None:
         """Replaces the checkpoint atomically, so that an interrupted run leaves the previous checkpoint complete."""
@@ -132,10 +147,34 @@ class Training:
         path.with_suffix(".new").replace(path)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=next(self.model.parameters()).device, weights_only=True)
+        state = torch.load(path, map_location=self.rate.device, weights_only=True)
         for name in ("model", "averaged", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
+        self.optimizer.param_groups[0]["lr"] = self.rate
         self.step, self.seconds = state["step"], state["seconds"]
+
+    def learn(self, pictures: Tensor, learning_rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Makes one training step on images (batch, 3, 64, 64) in [-1, 1]. Returns the loss, and the mean squared error
+        of the pixels; both are valid until the next step."""
+        scale = random.Random(self.step).choice(SCALES)
+        self.step += 1
+        self.pictures.copy_(pictures)
+        torch.randn(self.noise.shape, generator=generator, out=self.noise)
+        self.rate.fill_(learning_rate)
+        self.decay.fill_(min(AVERAGE_DECAY, self.step / (self.step + 10)))
+        return self._steps[scale]()
+
+    def _step(self, scale: float) -> tuple[Tensor, Tensor]:
+        parameters = list(self.model.parameters())
+        with torch.autocast(self.rate.device.type, self._precision, enabled=self._precision != torch.float32):
+            loss, error = reconstruction_loss(self.model, self.pictures, self.noise, scale)
+        # A graph needs gradients of its own: `backward` would add to those of an earlier step.
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.optimizer.step()
+        follow(self.averaged, self.model, self.decay)
+        return loss.detach(), error
 
 
 def train(
@@ -149,16 +188,16 @@ def train(
 ) -> Training:
     """Trains until step `steps`, from the checkpoint if it exists, otherwise from scratch."""
     torch.manual_seed(0)
-    training = Training(learning_rate, device)
+    training = Training(learning_rate, batch_size, device, precision)
     if checkpoint.exists():
         training.load(checkpoint)
-    generator = torch.Generator().manual_seed(training.step)
+    generator = torch.Generator(device).manual_seed(training.step)
+    drawings = drawings.to(device)
     last = saved = time.monotonic()
     while training.step < steps:
-        chosen = torch.randint(len(drawings), (batch_size,), generator=generator)
+        chosen = torch.randint(len(drawings), (batch_size,), generator=generator, device=device)
         rate = learning_rate * warm_cosine(training.step, steps)
-        pictures = augment(drawings[chosen], generator, Augmentation()).to(device)
-        loss, error = train_step(training, pictures, rate, generator, precision)
+        loss, error = training.learn(augment(drawings[chosen], generator, Augmentation()), rate, generator)
         now = time.monotonic()
         training.seconds += now - last
         last = now
@@ -171,41 +210,22 @@ def train(
     return training
 
 
-def train_step(
-    training: Training, pictures: Tensor, learning_rate: float, generator: torch.Generator, precision: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    for group in training.optimizer.param_groups:
-        group["lr"] = learning_rate
-    with torch.autocast(pictures.device.type, precision, enabled=precision != torch.float32):
-        loss, error = reconstruction_loss(training.model, pictures, generator)
-    training.optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(training.model.parameters(), 1.0)
-    training.optimizer.step()
-    training.step += 1
-    follow(training.averaged, training.model, min(AVERAGE_DECAY, training.step / (training.step + 10)))
-    return loss, error
-
-
 def warm_cosine(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def reconstruction_loss(model: AutoencoderKL, pictures: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def reconstruction_loss(model: AutoencoderKL, pictures: Tensor, normal: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Returns the loss, and the mean squared error of the pixels in [-1, 1] units.
 
     The loss is the sum of absolute and squared errors of the pixels, absolute errors of their differences to right and
     lower neighbours, which keep edges sharp, and the KL divergence of the posterior from the unit normal. Latents get a
     little noise, so that the decoder tolerates the transformer's errors. Downscaled latents must decode to the
     downscaled image: such latents are smoother, and a transformer learns them faster (EQ-VAE, arXiv 2502.09509).
+    `normal` (2, batch, channels, 16, 16) is unit noise, `scale` the factor of the downscaling.
     """
     posterior = model.encode(pictures).latent_dist
-    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(
-        pictures.device
-    )
-    noise = torch.randn(latents.shape, generator=generator).to(pictures.device)
-    noise = noise * LATENT_NOISE * posterior.mean.detach().std()
-    scale = SCALES[int(torch.randint(len(SCALES), (), generator=generator))]
+    latents = posterior.mean + posterior.std * normal[0]
+    noise = normal[1] * LATENT_NOISE * posterior.mean.detach().std()
     if scale != 1:
         latents, pictures, noise = (resized(part, scale) for part in (latents, pictures, noise))
     difference = model.decode(latents + noise).sample - pictures
@@ -221,7 +241,7 @@ def resized(batch: Tensor, scale: float) -> Tensor:
 
 
 @torch.no_grad()
-def follow(averaged: AutoencoderKL, model: AutoencoderKL, decay: float) -> None:
+def follow(averaged: AutoencoderKL, model: AutoencoderKL, decay: Tensor) -> None:
     for slow, fast in zip(averaged.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
 

@@ -36,6 +36,9 @@ from recipes.drawings import read_paths
 from recipes.fast import fast_trainer
 
 IMAGE_SIZE = 64
+ENCODED_AT_ONCE = 32
+"""Drawings in a batch for the autoencoder, without their copies."""
+CHECKPOINT_SECONDS = 60.0
 LICENCE = (
     "Apache-2.0 (weights; trained on Noto Emoji and FxEmojis Apache-2.0, Fluent Emoji MIT, Twemoji and Streamline "
     "Emojis CC BY 4.0)"
@@ -50,7 +53,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
-    autoencoder = Autoencoder.load(options.autoencoder)
+    autoencoder = Autoencoder.load(options.autoencoder, device=torch.device(options.device))
     processes = started_processes()
     with PartialState().main_process_first():
         class_names, latents, held_out = _latents(options, autoencoder)
@@ -70,7 +73,7 @@ def main() -> None:
     trainer = fast_trainer(dit, _start(dit), latents, _settings(options), processes)
     trainer.held_out = held_out
     print(f"{count(trainer.learner.shapes):,} parameters, {len(trainer.latents)} drawings, {len(class_names)} classes")
-    _train(trainer, autoencoder, options.output, options.minutes)
+    _train(trainer, autoencoder, options)
     if processes.index == 0:
         _finish(trainer, autoencoder, class_names, options.output)
 
@@ -84,6 +87,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8_000)
     parser.add_argument("--decay-steps", type=int, default=2_500, help="last steps over which the rate falls to zero")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--moving-average", type=float, default=0.9995, help="decay of the averaged weights")
+    parser.add_argument("--evaluate-every", type=int, default=1_000, help="steps between sample images and losses")
     parser.add_argument("--learning-rate", type=float, default=2.5e-3)
     parser.add_argument("--minutes", type=float, help="stop after this long; the next run continues")
     parser.add_argument("--device", default="cpu")
@@ -100,7 +105,7 @@ def _settings(options: argparse.Namespace) -> TrainingSettings:
         warmup_steps=200,
         decay_steps=options.decay_steps,
         gradient_clip=1.0,
-        ema_decay=0.9995,
+        ema_decay=options.moving_average,
         minimum_snr_gamma=5.0,
         timesteps="focused",
         sampling="balanced",
@@ -115,18 +120,12 @@ def _latents(options: argparse.Namespace, autoencoder: Autoencoder) -> tuple[lis
     class_names, paths = read_paths(options.drawings)
     cache = options.output / "latents.safetensors"
     if not cache.exists():
-        generator = torch.Generator().manual_seed(options.seed)
-        parts: dict[str, list[Latents]] = {"seen": [], "unseen": []}
-        for label, path in tqdm(paths, desc="encoding"):
-            drawing = read_pictures([path])
-            if is_held_out(path):
-                parts["unseen"].append(_encoded(autoencoder, label, unit(drawing)))
-            else:
-                copies = augment(drawing.expand(options.copies, -1, -1, -1), generator, CHANGES)
-                parts["seen"].append(_encoded(autoencoder, label, torch.cat([unit(drawing), copies])))
-        joined = {name: concatenate(latents) for name, latents in parts.items()}
+        parts = {
+            "seen": _encoded([entry for entry in paths if not is_held_out(entry[1])], options, autoencoder),
+            "unseen": _encoded([entry for entry in paths if is_held_out(entry[1])], options, autoencoder, copies=0),
+        }
         save_file(
-            {f"{name}.{field}": tensor for name, each in joined.items() for field, tensor in vars(each).items()}, cache
+            {f"{name}.{field}": tensor for name, part in parts.items() for field, tensor in vars(part).items()}, cache
         )
     tensors = load_file(cache)
     fields = ("mean", "deviation", "labels")
@@ -134,8 +133,20 @@ def _latents(options: argparse.Namespace, autoencoder: Autoencoder) -> tuple[lis
     return class_names, seen, unseen
 
 
-def _encoded(autoencoder: Autoencoder, label: int, pixels: Tensor) -> Latents:
-    return encode_batch((torch.full((len(pixels),), label), pixels), autoencoder.encode)
+def _encoded(
+    paths: list[tuple[int, Path]], options: argparse.Namespace, autoencoder: Autoencoder, copies: int | None = None
+) -> Latents:
+    """Encodes drawings, each followed by changed copies (by default as many as the options give)."""
+    generator = torch.Generator(options.device).manual_seed(options.seed)
+    copies = options.copies if copies is None else copies
+    encoded = []
+    for start in tqdm(range(0, len(paths), ENCODED_AT_ONCE), desc="encoding"):
+        chunk = paths[start : start + ENCODED_AT_ONCE]
+        drawings = read_pictures([path for _, path in chunk]).to(options.device)
+        pixels = torch.cat([unit(drawings), *(augment(drawings, generator, CHANGES) for _ in range(copies))])
+        labels = torch.tensor([label for label, _ in chunk]).repeat(1 + copies)
+        encoded.append(encode_batch((labels, pixels), autoencoder.encode))
+    return concatenate(encoded)
 
 
 def _start(dit: DiT) -> dict[str, Tensor]:
@@ -143,24 +154,28 @@ def _start(dit: DiT) -> dict[str, Tensor]:
     return start_tensors(dit, shapes, torch.Generator(), keep_classes=True)
 
 
-def _train(trainer: Trainer, autoencoder: Autoencoder, output: Path, minutes: float | None) -> None:
+def _train(trainer: Trainer, autoencoder: Autoencoder, options: argparse.Namespace) -> None:
+    output = options.output
     checkpoint = output / "checkpoint.safetensors"
     description = {"config": trainer.dit.config.to_json()}
     if checkpoint.exists():
         trainer.restore(unpack(checkpoint.read_bytes(), description))
-    started, losses = time.monotonic(), []
+    started = saved = time.monotonic()
+    losses: list[float] = []
     bar = tqdm(total=trainer.settings.steps, initial=trainer.steps_done, desc="training", mininterval=30)
-    while not trainer.done and not _is_time_up(trainer, started, minutes):
+    while not trainer.done and not _is_time_up(trainer, started, options.minutes):
         losses.append(trainer.step().mse)
         if trainer.processes.index:
             continue
         bar.update()
-        if trainer.steps_done % 100 == 0:
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
             write_file(checkpoint, pack(trainer.state(), description))
-            bar.set_postfix(mse=sum(losses[-100:]) / len(losses[-100:]))
-        if trainer.steps_done % 1000 == 0:
-            held_out = trainer.held_out_loss(trainer.averaged, repeats=16)
-            tqdm.write(f"step {trainer.steps_done}: held-out loss {held_out:.4f}")
+            saved = time.monotonic()
+        if trainer.steps_done % options.evaluate_every == 0:
+            held_out = trainer.held_out_loss(trainer.averaged, repeats=16, batch_size=256)
+            error = sum(losses) / len(losses)
+            losses.clear()
+            tqdm.write(f"step {trainer.steps_done}: squared error {error:.4f}, held-out loss {held_out:.4f}")
             _grid(trainer, autoencoder).save(output / f"samples-{trainer.steps_done:06}.png")
     if trainer.processes.index == 0:
         write_file(checkpoint, pack(trainer.state(), description))

@@ -18,6 +18,8 @@ from core.artifact.training import TrainingSettings
 from core.ml.diffusion.sampling import Model
 from core.ml.model.adapter import TensorAdapter
 from core.ml.model.dit import DiT
+from core.ml.tuning.batches import Batches
+from core.ml.tuning.capture import Replayed, capture_for
 from core.ml.tuning.latents import Latents
 from core.ml.tuning.parallel import Processes
 from core.ml.tuning.routes import ReferenceRoute, Route
@@ -31,8 +33,8 @@ BETAS = (0.9, 0.999)
 
 
 class CompiledRoute(ReferenceRoute):
-    """Route that computes the model in bf16, compiled by Inductor. On a CPU, attention is computed as plain matrix
-    products, since the backward pass of PyTorch's CPU kernel is eight times slower in bf16."""
+    """Route that computes the model in bf16; for training, compiled by Inductor. On a CPU, attention is computed as
+    plain matrix products, since the backward pass of PyTorch's CPU kernel is eight times slower in bf16."""
 
     def __init__(self, dit: DiT) -> None:
         super().__init__(dit, TensorAdapter)
@@ -42,8 +44,10 @@ class CompiledRoute(ReferenceRoute):
         ((tensors, _),) = adapters
 
         def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            # Batches that are not for training have other sizes, and compiling for these would not pay.
+            forward = self._forward if torch.is_grad_enabled() else self._output
             with torch.autocast(x.device.type, torch.bfloat16), sdpa_kernel(self._backends(x)):
-                output: Tensor = self._forward(tensors, x, t, y)
+                output: Tensor = forward(tensors, x, t, y)
             return output.float()
 
         return model
@@ -59,7 +63,8 @@ class CompiledRoute(ReferenceRoute):
 
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al., 2024) for the weight matrices of the blocks, with updates of Adam's size (arXiv 2502.16982),
-    and Adam for all other tensors, over one flat parameter vector. Its state has the names of AdamW's."""
+    and Adam for all other tensors, over one flat parameter vector. Its state has the names of AdamW's. On a GPU, a step
+    is one CUDA graph."""
 
     def __init__(
         self, parameters: torch.nn.Parameter, shapes: Shapes, learning_rate: float, processes: Processes
@@ -76,18 +81,28 @@ class Muon(torch.optim.Optimizer):
                 self._averaging[start:end] = 1 - MOMENTUM
             start = end
         self._adam = (self._averaging == 1 - BETAS[0]).nonzero().flatten()
+        self._gradient = torch.zeros_like(parameters.data)
+        self._rate = torch.zeros((), device=parameters.device)
+        alone = processes.count == 1
+        self._replayed = Replayed(self._update, capture_for(parameters.device) if alone else None)
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        flat, grad, rate = self._parameters.data, self._parameters.grad, self.param_groups[0]["lr"]
+        grad, state = self._parameters.grad, self.state[self._parameters]
         assert grad is not None
-        state = self.state[self._parameters]
         if not state:
-            state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(flat), exp_avg_sq=torch.zeros_like(flat))
+            moments = {name: torch.zeros_like(grad) for name in ("exp_avg", "exp_avg_sq")}
+            state.update(step=torch.zeros((), device=grad.device), **moments)
+        self._gradient.copy_(grad)
+        self._rate.fill_(self.param_groups[0]["lr"])
+        self._replayed()
+
+    def _update(self) -> None:
+        flat, grad, state = self._parameters.data, self._gradient, self.state[self._parameters]
         state["step"] += 1
         state["exp_avg"].lerp_(grad, self._averaging)
-        flat.sub_(self._matrix_updates(grad.lerp(state["exp_avg"], MOMENTUM)), alpha=rate)
-        self._adam_step(flat, grad, rate, state)
+        flat.addcmul_(self._matrix_updates(grad.lerp(state["exp_avg"], MOMENTUM)), self._rate, value=-1)
+        self._adam_step(flat, grad, state)
 
     def _matrix_updates(self, directions: Tensor) -> Tensor:
         """Returns the updates of the weight matrices as a flat vector, zero elsewhere. Each process computes its share
@@ -100,18 +115,21 @@ class Muon(torch.optim.Optimizer):
                 updates[start:end] = update.flatten() * (0.2 * max(shape) ** 0.5)
         return self._processes.summed(updates)
 
-    def _adam_step(self, flat: Tensor, grad: Tensor, rate: float, state: dict[str, Tensor]) -> None:
-        step, which = float(state["step"]), self._adam
+    def _adam_step(self, flat: Tensor, grad: Tensor, state: dict[str, Tensor]) -> None:
+        step, which = state["step"], self._adam
         second = state["exp_avg_sq"][which].lerp_(grad[which].square(), 1 - BETAS[1])
         state["exp_avg_sq"][which] = second
         first, deviation = state["exp_avg"][which] / (1 - BETAS[0] ** step), (second / (1 - BETAS[1] ** step)).sqrt()
-        flat[which] -= rate * first / (deviation + 1e-8)
+        flat[which] -= self._rate * first / (deviation + 1e-8)
 
 
 def fast_trainer(
     dit: DiT, tensors: Mapping[str, Tensor], latents: Latents, settings: TrainingSettings, processes: Processes
 ) -> Trainer:
     trainer = Trainer(dit, tensors, latents, settings, processes=processes)
+    # Batches are drawn on the device: a GPU would wait for the host's random numbers.
+    generator = torch.Generator(trainer.device).manual_seed(settings.seed)
+    trainer.batches = Batches(latents.to(trainer.device), settings, trainer.null_class, generator)
     route: Route = CompiledRoute(dit)
     trainer.route = route
     trainer.learner = replace(trainer.learner, route=route)

@@ -38,8 +38,9 @@ class Rows(NamedTuple):
 
 
 class Batches:
-    """Draws one training batch after another. All random choices come from `generator`, so the same generator state
-    gives the same batches. `null_class` is the label that replaces dropped labels."""
+    """Draws one training batch after another, on the device of the latents and the generator. All random choices come
+    from `generator`, so the same generator state gives the same batches. `null_class` is the label that replaces
+    dropped labels."""
 
     def __init__(
         self,
@@ -55,7 +56,9 @@ class Batches:
         self.pinned = pinned
         self._order = torch.empty(0, dtype=torch.long)
         self._ahead: tuple[dict[str, Tensor], Rows] | None = None
-        self._snr = SCHEDULE.signal_to_noise.float()
+        self._snr = SCHEDULE.signal_to_noise.float().to(generator.device)
+        self._balance = 1.0 / latents.labels.bincount().float()[latents.labels]
+        """[K] weight of each image in balanced sampling"""
 
     def state(self) -> dict[str, Tensor]:
         """Returns the state that determines all following batches, for a checkpoint. If a batch was drawn ahead, this
@@ -87,11 +90,12 @@ class Batches:
     def _next(self) -> Rows:
         indices = self._next_indices()
         x0, labels = self._samples(indices)
-        dropped = torch.rand(len(indices), generator=self.generator) < self.settings.label_dropout
+        dropped = self._uniform(len(indices)) < self.settings.label_dropout
         labels = labels.masked_fill(dropped, self.null_class)  # one random number per training image
         t = self._timesteps(len(indices))
-        noise = torch.randn(x0.shape, generator=self.generator)
-        weights, fractions, scales = self._weights(t), torch.full((len(t),), 1 / len(t)), self._scales(len(t))
+        noise = self._normal(x0.shape)
+        weights, scales = self._weights(t), self._scales(len(t))
+        fractions = torch.full_like(weights, 1 / len(t))
         rows = Rows(x0=x0, labels=labels, t=t, noise=noise, weights=weights, scales=scales, fractions=fractions)
         return Rows(*(tensor.pin_memory() for tensor in rows)) if self.pinned else rows
 
@@ -106,31 +110,40 @@ class Batches:
 
     def _timesteps(self, count: int) -> Tensor:
         if self.settings.timesteps == "independent":
-            return torch.randint(0, TIMESTEPS, (count,), generator=self.generator)
+            return self._integers(TIMESTEPS, count)
         # Timestep k comes from the k-th of `count` equal parts. The images are shuffled, so the parts need not be.
-        places = (torch.arange(count) + torch.rand(count, generator=self.generator)) / count
+        drawn = self._uniform(count)
+        places = (torch.arange(count, device=drawn.device) + drawn) / count
         if self.settings.timesteps == "focused":
             places = torch.where(places < 0.85, places / 0.85 * 0.6, 0.6 + (places - 0.85) / 0.15 * 0.4)
         return (places * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
 
     def _scales(self, count: int) -> Tensor:
         highest = self.settings.distill_guidance
-        return torch.ones(count) if highest is None else 1 + (highest - 1) * torch.rand(count, generator=self.generator)
+        if highest is None:
+            return torch.ones(count, device=self.generator.device)
+        return 1 + (highest - 1) * self._uniform(count)
 
     def _weights(self, t: Tensor) -> Tensor:
         gamma = self.settings.minimum_snr_gamma
         snr = self._snr[t]
-        return torch.ones(len(t)) if gamma is None else snr.clamp(max=gamma) / snr
+        return torch.ones_like(snr) if gamma is None else snr.clamp(max=gamma) / snr
 
     def _balanced_indices(self) -> Tensor:
-        labels = self.latents.labels
-        weights = 1.0 / labels.bincount().float()[labels]
-        return torch.multinomial(weights, self.settings.batch_size, replacement=True, generator=self.generator)
+        return torch.multinomial(self._balance, self.settings.batch_size, replacement=True, generator=self.generator)
 
     def _samples(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Returns latents and labels of the images at `indices`. Each latent is a fresh sample of the autoencoder's
         posterior of the image or, with probability 1/2, of its mirror image."""
-        flipped = torch.randint(0, 2, (len(indices),), generator=self.generator)
+        flipped = self._integers(2, len(indices))
         mean, deviation = self.latents.mean[flipped, indices], self.latents.deviation[flipped, indices]
-        noise = torch.randn(mean.shape, generator=self.generator)
-        return mean + deviation * noise, self.latents.labels[indices]
+        return mean + deviation * self._normal(mean.shape), self.latents.labels[indices]
+
+    def _uniform(self, count: int) -> Tensor:
+        return torch.rand(count, generator=self.generator, device=self.generator.device)
+
+    def _normal(self, shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.generator.device)
+
+    def _integers(self, end: int, count: int) -> Tensor:
+        return torch.randint(0, end, (count,), generator=self.generator, device=self.generator.device)

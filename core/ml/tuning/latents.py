@@ -35,6 +35,9 @@ class Latents:
     def subset(self, indices: Tensor) -> "Latents":
         return Latents(self.mean[:, indices], self.deviation[:, indices], self.labels[indices])
 
+    def to(self, device: torch.device) -> "Latents":
+        return Latents(self.mean.to(device), self.deviation.to(device), self.labels.to(device))
+
     def split(self, held_out_fraction: float, generator: torch.Generator) -> tuple["Latents", "Latents"]:
         """Splits the images into a training part and a held-out part. `held_out_fraction` of each class is held out,
         rounded down, so that a class of few images keeps all of them. If that holds out nothing, one image of the
