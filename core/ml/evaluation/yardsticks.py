@@ -73,7 +73,8 @@ class Judges:
     """Folder of the classifier; None takes the classifier that ships with the project."""
     inception: Path | None = None
     device: torch.device | None = None
-    """Device of Inception, the CPU by default. The classifier is small and always runs on the CPU."""
+    """Device of Inception and of the ImageNet network, the CPU by default. The classifier is small and always runs on
+    the CPU."""
 
     @cached_property
     def loaded(self) -> tuple[Classifier, dict[str, Any]]:
@@ -106,7 +107,7 @@ class Judges:
     def imagenet(self) -> ImageNet | None:
         """Returns the ImageNet network, or None if its packages are not installed."""
         try:
-            return ImageNet()
+            return ImageNet(self.device)
         except ModuleNotFoundError:
             return None
 
