@@ -173,6 +173,9 @@ class StandIn:
 
     factor = 8
 
+    def in_dtype(self, _: torch.dtype) -> "StandIn":
+        return self
+
     def decode(self, latents: Tensor) -> Tensor:
         """Returns pixels [B, 3, 8H, 8W] in fp32 for latents [B, C, H, W]."""
         return torch.nn.functional.interpolate(latents[:, :3].float().tanh(), scale_factor=self.factor)

@@ -75,6 +75,13 @@ class Autoencoder:
             network.to(dtype)
         return autoencoder
 
+    def in_dtype(self, dtype: torch.dtype) -> Self:
+        """Returns a copy with weights in `dtype`, which computes in that dtype."""
+        other = copy.copy(self)
+        other.network = copy.deepcopy(self.network)
+        other.network.to(dtype)
+        return other
+
     @property
     def factor(self) -> int:
         """Number of pixels along one side of a latent position."""

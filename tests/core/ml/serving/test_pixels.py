@@ -15,7 +15,7 @@ def test_pixels_in_half_precision_are_close_to_full_precision(autoencoder: Autoe
     decoder = PixelDecoder(autoencoder, torch.device("cpu"))
     latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
     expected = decoder.decode(latents)
-    decoder.precision = torch.bfloat16
+    decoder.reduced = autoencoder.in_dtype(torch.bfloat16)
     difference = torch.stack(decoder.decode(latents)).int() - torch.stack(expected).int()
     assert 0 < difference.abs().max() <= 8
 
@@ -26,13 +26,9 @@ def test_pixels_that_overflow_half_precision_are_decoded_in_full_precision(
     decoder = PixelDecoder(autoencoder, torch.device("cpu"))
     latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
     expected = decoder.decode(latents)
-    decode = autoencoder.decode
-
-    def overflowing(batch: Tensor) -> Tensor:
-        return decode(batch) * (torch.inf if torch.is_autocast_enabled("cpu") else 1)
-
-    monkeypatch.setattr(autoencoder, "decode", overflowing)
-    decoder.precision = torch.bfloat16
+    decoder.reduced = reduced = autoencoder.in_dtype(torch.bfloat16)
+    decode = reduced.decode
+    monkeypatch.setattr(reduced, "decode", lambda batch: decode(batch) * torch.inf)
     assert_equal(decoder.decode(latents), expected)
     latents[1] = torch.full_like(latents[1], torch.nan)
     with pytest.raises(DrawingDiverged):
@@ -45,18 +41,17 @@ def test_pixels_do_not_depend_on_a_neighbour_that_overflows_half_precision(
     decoder = PixelDecoder(autoencoder, torch.device("cpu"))
     latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
     decoder.sizes = (4,)
-    full, decode = decoder.decode(latents), autoencoder.decode
-    decoder.precision = torch.bfloat16
-    reduced = decoder.decode(latents)
+    full = decoder.decode(latents)
+    decoder.reduced = coder = autoencoder.in_dtype(torch.bfloat16)
+    decode, reduced = coder.decode, decoder.decode(latents)
     assert not torch.equal(full[2], reduced[2])
 
     def overflowing(batch: Tensor) -> Tensor:
         pixels = decode(batch)
-        if torch.is_autocast_enabled("cpu"):
-            pixels[1] = torch.inf
+        pixels[1] = torch.inf
         return pixels
 
-    monkeypatch.setattr(autoencoder, "decode", overflowing)
+    monkeypatch.setattr(coder, "decode", overflowing)
     assert_equal(decoder.decode(latents), [reduced[0], full[1], reduced[2]])
 
 
