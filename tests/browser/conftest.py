@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,17 +56,31 @@ class Visitor:
         return id
 
 
-def trained(visitor: Visitor, domain: str, classes: Sequence[str], **settings: Any) -> str:
-    """Trains a version on four drawings of each class, for two steps unless `settings` has others. Returns its id."""
-    files = {
-        f"{name}/{path.name}": path.read_bytes()
-        for name in classes
-        for path in sorted((sample_domain_folder() / name).glob("*.png"))[:4]
+def upload(
+    visitor: Visitor, domain: str, images: Mapping[str, int], name: str = "", extra: Mapping[str, bytes] | None = None
+) -> str:
+    """Uploads a data set with so many drawings of each class, and returns its id when it is ready. `extra` has further
+    files by their names in the zip."""
+    drawings = {
+        f"{label}/{path.name}": path.read_bytes()
+        for label, count in images.items()
+        for path in sorted((sample_domain_folder() / label).glob("*.png"))[:count]
     }
-    sent = visitor.caller.send("POST", f"/v1/domains/{domain}/datasets", files={"file": ("a.zip", zip_of(files))})
-    dataset = sent.raise_for_status().json()["id"]
-    assert visitor.caller.wait(f"/v1/datasets/{dataset}", "validating")["status"] == "ready"
-    body = {"dataset_id": dataset, "steps": 2, "batch_size": 2, **settings}
+    sent = visitor.caller.send(
+        "POST",
+        f"/v1/domains/{domain}/datasets",
+        files={"file": ("a.zip", zip_of({**drawings, **(extra or {})}))},
+        data={"name": name} if name else {},
+    )
+    id: str = sent.raise_for_status().json()["id"]
+    assert visitor.caller.wait(f"/v1/datasets/{id}", "validating")["status"] == "ready"
+    return id
+
+
+def trained(visitor: Visitor, domain: str, images: Mapping[str, int], **settings: Any) -> str:
+    """Trains a version on so many drawings of each class, for two steps unless `settings` has others. Returns its
+    id."""
+    body = {"dataset_id": upload(visitor, domain, images), "steps": 2, "batch_size": 2, **settings}
     started = visitor.caller.post(f"/v1/domains/{domain}/finetunes", body)["id"]
     finetune = visitor.caller.wait(f"/v1/finetunes/{started}", "queued", "running")
     assert finetune["status"] == "succeeded"

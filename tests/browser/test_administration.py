@@ -26,7 +26,7 @@ def studio(server: Server) -> Iterator[Visitor]:
         tenant = admin.post("/v1/admin/tenants", {"name": NAME})["id"]
         studio = Visitor(NAME, Caller(http, admin.post(f"/v1/admin/tenants/{tenant}/keys", {"name": "desk"})["key"]))
         studio.caller.post("/v1/domains", {"name": "Woodcuts"})
-        trained(studio, studio.domain(), ("fruit",))
+        trained(studio, studio.domain(), {"fruit": 4})
         yield studio
         admin.send("DELETE", f"/v1/admin/tenants/{tenant}").raise_for_status()
 

@@ -6,30 +6,11 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from core.ml.bundled import sample_domain_folder
-from tests.api.client import png, zip_of
-from tests.browser.conftest import LONG, Dashboard, Visitor
+from tests.api.client import png
+from tests.browser.conftest import LONG, Dashboard, Visitor, upload
 
 ORIGINAL = {"fruit": 5, "heart": 4, "car": 2}
 TINY = {"heart/tiny.png": png(10), "heart/small.png": png(200)}
-
-
-def upload(visitor: Visitor, domain: str, name: str, images: dict[str, int], extra: dict[str, bytes]) -> str:
-    """Uploads a data set with so many drawings of each class, and returns its id when it is ready."""
-    drawings = {
-        f"{label}/{path.name}": path.read_bytes()
-        for label, count in images.items()
-        for path in sorted((sample_domain_folder() / label).glob("*.png"))[:count]
-    }
-    sent = visitor.caller.send(
-        "POST",
-        f"/v1/domains/{domain}/datasets",
-        files={"file": ("a.zip", zip_of({**drawings, **extra}))},
-        data={"name": name},
-    )
-    id: str = sent.raise_for_status().json()["id"]
-    assert visitor.caller.wait(f"/v1/datasets/{id}", "validating")["status"] == "ready"
-    return id
 
 
 def classes(visitor: Visitor, id: str) -> dict[str, int]:
@@ -54,7 +35,7 @@ def domain(visitor: Visitor, domains: list[str]) -> str:
 
 @pytest.fixture
 def dataset(visitor: Visitor, domain: str) -> str:
-    return upload(visitor, domain, "Original", ORIGINAL, TINY)
+    return upload(visitor, domain, ORIGINAL, "Original", TINY)
 
 
 @pytest.fixture
@@ -72,7 +53,7 @@ def press(place: Page | Locator, name: str) -> None:
 def test_changes_survive_a_reload_and_become_one_version(
     dashboard: Dashboard, visitor: Visitor, domain: str, dataset: str
 ) -> None:
-    upload(visitor, domain, "More cars", {"car": 6}, {})
+    upload(visitor, domain, {"car": 6}, "More cars")
     page = dashboard.sign_in()
     page.goto(f"{dashboard.url}/domains/{domain}/images")
     page.get_by_role("link", name="Original").click()

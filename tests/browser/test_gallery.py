@@ -22,7 +22,7 @@ def versions(visitor: Visitor) -> Iterator[str]:
     """Yields the id of a domain with two versions, of which the first is active."""
     id = visitor.caller.post("/v1/domains", {"name": "Pictured"})["id"]
     for count in (2, 3):
-        trained(visitor, id, ("fruit", "heart"), steps=count, batch_size=count)
+        trained(visitor, id, {"fruit": 4, "heart": 4}, steps=count, batch_size=count)
     yield id
     visitor.caller.send("DELETE", f"/v1/domains/{id}").raise_for_status()
 
@@ -219,7 +219,7 @@ def test_two_versions_are_compared_in_one_view(dashboard: Dashboard, visitor: Vi
 
 
 def test_version_is_deleted_with_a_receipt(dashboard: Dashboard, visitor: Visitor, versions: str) -> None:
-    id = trained(visitor, versions, ("fruit",))
+    id = trained(visitor, versions, {"fruit": 4})
     number = visitor.caller.get(f"/v1/adapters/{id}")["version"]
     page = dashboard.sign_in()
     page.goto(f"{dashboard.url}/domains/{versions}/versions")

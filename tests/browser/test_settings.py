@@ -7,18 +7,14 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from difffit.requests import FINETUNE_DEFAULTS
-from tests.browser.conftest import LONG, Dashboard, Visitor
-from tests.browser.test_datasets import upload
+from tests.browser.conftest import LONG, Dashboard, Visitor, trained
 
 
 @pytest.fixture(scope="module")
 def domain(visitor: Visitor) -> Iterator[str]:
     """Yields the id of a domain with a version."""
     created = visitor.caller.post("/v1/domains", {"name": "Settings"})["id"]
-    dataset = upload(visitor, created, "Drawings", {"fruit": 8, "heart": 4}, {})
-    body = {"dataset_id": dataset, "steps": 2, "batch_size": 2}
-    finetune = visitor.caller.post(f"/v1/domains/{created}/finetunes", body)["id"]
-    assert visitor.caller.wait(f"/v1/finetunes/{finetune}", "queued", "running")["status"] == "succeeded"
+    trained(visitor, created, {"fruit": 8, "heart": 4})
     yield created
     visitor.caller.send("DELETE", f"/v1/domains/{created}").raise_for_status()
 

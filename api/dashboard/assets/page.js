@@ -41,10 +41,12 @@
     ended(message) {
       if (!document.hidden) return;
       const link = document.querySelector("link[rel~=icon]");
-      const before = [document.title, link.href];
+      if (link.href !== icon) {
+        const before = [document.title, link.href];
+        shown(() => ([document.title, link.href] = before));
+      }
       document.title = `● ${message}`;
       link.href = icon;
-      shown(() => ([document.title, link.href] = before));
       if (window.Notification?.permission === "granted") new Notification("DiffFit", { body: message });
     },
     async allowNotifications() {
