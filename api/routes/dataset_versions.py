@@ -1,4 +1,5 @@
-"""Routes that make data sets from data sets: versions with other images or classes, and copies in other domains."""
+"""Routes that make data sets without an upload: versions with other images or classes, copies in other domains, and
+sample data."""
 
 from fastapi import APIRouter, Request
 
@@ -9,7 +10,7 @@ from api.openapi import problems
 from api.schemas.datasets import DatasetCopy, DatasetEdit, DatasetOut
 from api.signing import signer
 from core.artifact.errors import NotFound
-from core.service.datasets import versions
+from core.service.datasets import samples, versions
 from core.service.datasets.versions import Edit
 from core.service.errors import DatasetNotReady, EditInvalid, QuotaExceeded, StorageQuotaExceeded
 
@@ -48,3 +49,18 @@ def copy_dataset(
     deleted."""
     with database.session(scope) as session:
         return DatasetOut.of(versions.copy(session, services, id, body.dataset_id, body.name), signer(request))
+
+
+@router.post(
+    "/domains/{id}/datasets/sample",
+    status_code=202,
+    operation_id="create_sample_dataset",
+    responses=problems(NotFound, QuotaExceeded, StorageQuotaExceeded),
+)
+def create_sample_dataset(
+    id: str, request: Request, database: DatabaseDep, scope: WriterDep, services: ServicesDep
+) -> DatasetOut:
+    """Create a data set of sample data, to try the service without images of your own: 160 drawings of
+    [OpenMoji](https://openmoji.org) in 8 classes, under CC BY-SA 4.0."""
+    with database.session(scope) as session:
+        return DatasetOut.of(samples.create(session, services, id), signer(request))

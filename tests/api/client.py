@@ -21,10 +21,11 @@ from core.artifact.base import BaseConfig, BaseDescription
 from core.artifact.file import decode, encode
 from core.artifact.manifest import Manifest
 from core.artifact.sites import PRESETS, Sites, trainable_shapes
+from core.ml.bundled import sample_domain_folder
 from core.service import fleet, generations, jobs
 from core.service.config import Settings
+from core.service.datasets import samples, validation
 from core.service.datasets import service as datasets
-from core.service.datasets import validation
 from core.service.db.models import Dataset, Finetune, Generation
 from core.service.db.session import Database
 from core.service.errors import ArchiveInvalid
@@ -205,6 +206,8 @@ def validate_datasets(services: Services) -> None:
     for claim in claims(services, Dataset):
         with services.database.session() as session:
             archive = validation.StoredArchive.of(session.get_one(Dataset, claim.id))
+        if samples.is_sample(archive.key):
+            samples.store_zip(services.store, archive.key, sample_domain_folder())
         try:
             validated = validation.validate_archive(services.store, archive, datasets.limits(services.settings))
         except ArchiveInvalid as error:

@@ -34,6 +34,13 @@ def test_upload_is_validated_and_every_file_is_reported(tenant: Client, domain: 
     assert tenant.read(f"/v1/domains/{domain}/datasets")["data"] == [listed]
 
 
+def test_sample_data_waits_for_a_worker(tenant: Client, other: Client, domain: str) -> None:
+    dataset = tenant.made(f"/v1/domains/{domain}/datasets/sample")
+    assert (dataset["status"], dataset["size_bytes"]) == ("validating", 0)
+    assert "CC BY-SA" in dataset["name"]
+    problem(other.post(f"/v1/domains/{domain}/datasets/sample"), 404, "not_found")
+
+
 def test_dataset_with_undecodable_images_is_rejected(tenant: Client, domain: str, services: Services) -> None:
     sent = tenant.upload(f"/v1/domains/{domain}/datasets", zip_of({"a/1.png": b"x", "a/2.png": b"y"})).json()
     validate_datasets(services)

@@ -91,6 +91,19 @@ def test_main_job_runs_from_the_shell(shell: Shell, name: str, drawings: Path, t
     assert "fruit" in shell.text("inspect", paths[0])
 
 
+def test_sample_data_is_stored_by_a_worker(shell: Shell, name: str) -> None:
+    shell.text("domains", "create", name)
+    first, second = (shell.json("datasets", "sample", name) for _ in range(2))
+    assert (first["status"], first["images"], len(first["classes"])) == ("ready", 160, 8)
+    assert first["size_bytes"] > 100_000
+    names = ("digest", "size_bytes", "name")
+    assert [first[name] for name in names] == [second[name] for name in names]
+    edited = shell.json("datasets", "edit", first["id"], "--drop-class", "heart")
+    assert edited["images"] == 140
+    for dataset in (edited, first, second):
+        shell.json("datasets", "delete", dataset["id"], "--yes")
+
+
 def test_dataset_with_a_broken_file_is_uploaded(shell: Shell, name: str, drawings: Path, tmp_path: Path) -> None:
     folder = tmp_path / "with a broken one"
     shutil.copytree(drawings, folder)

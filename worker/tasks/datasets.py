@@ -5,7 +5,8 @@ import threading
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import CoreError
-from core.service.datasets import validation
+from core.ml.bundled import sample_domain_folder
+from core.service.datasets import samples, validation
 from core.service.datasets.service import limits
 from core.service.db.models import Dataset
 from core.service.errors import ArchiveInvalid
@@ -27,10 +28,14 @@ class Validation(Attempt[Dataset]):
     def work(self) -> None:
         context = self.context
         bounds = limits(context.settings)
+        self.stored_bytes = 0
+        if samples.is_sample(self.archive.key):
+            self.stored_bytes = samples.store_zip(context.store, self.archive.key, sample_domain_folder()).size
         self.validated = validation.validate_archive(context.store, self.archive, bounds, self._goes_on)
 
     def publish(self, session: Session) -> None:
-        validation.succeed(session, self.claim, self.validated)
+        if validation.succeed(session, self.claim, self.validated) and self.stored_bytes:
+            samples.record_size(session, self.claim.id, self.stored_bytes)
 
     def stop(self) -> None:
         self._stopped.set()

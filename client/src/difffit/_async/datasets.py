@@ -94,6 +94,11 @@ class AsyncDatasets:
         path = "/v1/domains/{id}/datasets/copies"
         return await self._session.call("POST", path, Dataset, body={"dataset_id": id, "name": name}, id=domain_id)
 
+    async def sample(self, domain_id: str) -> Dataset:
+        """Creates a data set of sample data in a domain, and returns it: 160 drawings of OpenMoji in 8 classes, under
+        CC BY-SA 4.0. Raises NotFound, Forbidden, TooManyRequests."""
+        return await self._session.call("POST", "/v1/domains/{id}/datasets/sample", Dataset, id=domain_id)
+
     async def download(self, id: str, path: str | Path) -> Path:
         """Downloads the accepted images of a data set as a zip with one folder per class, which can be uploaded again.
         Returns the file's path; in a folder it is named after the data set's id. Raises NotFound, ConnectionFailed,

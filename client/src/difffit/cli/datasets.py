@@ -193,6 +193,14 @@ def copy(
 
 
 @command(app)
+def sample(state: State, domain: DomainArgument, wait: WaitOption = True) -> None:
+    """Add sample data to a domain: 160 drawings of OpenMoji in 8 classes, under CC BY-SA 4.0."""
+    dataset = state.client.datasets.sample(domain_id(state.client, domain))
+    dataset = _checked(state, dataset.id) if wait else dataset
+    state.show(dataset, _view(dataset))
+
+
+@command(app)
 def download(
     state: State,
     dataset: DatasetArgument,
