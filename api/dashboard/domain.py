@@ -10,6 +10,7 @@ from api.dashboard import kit
 from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, load
 from api.dashboard.storage import show_storage
+from api.dashboard.tour import show_tour
 from api.dashboard.user import MOST, User, or_none
 from difffit.models import Adapter, Domain
 
@@ -57,6 +58,7 @@ def domain_frame(user: User, domain: Domain, step: str) -> Iterator[None]:
                     kit.button("Edit", lambda: _edit(user, domain), kind="quiet")
                     _delete_button(user, domain)
         kit.in_background(show_storage(user, ui.element("div").classes("storage")))
+        show_tour(user, domain)
         yield
 
 

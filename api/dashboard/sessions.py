@@ -24,6 +24,8 @@ class Session:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     drafts: dict[str, Draft] = field(default_factory=dict)
     """Unsaved changes of data sets, by the data set's id."""
+    tours: dict[str, bool] = field(default_factory=dict)
+    """Whether the tour of the first steps is open, by the id of the domain that it is in."""
     used_at: float = field(default_factory=time.monotonic)
 
 

@@ -7,6 +7,7 @@ from api.dashboard.domain import name_fields
 from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, page
 from api.dashboard.lists import pager
+from api.dashboard.tour import begin
 from api.dashboard.user import TenantUser, User
 from difffit.models import Domain
 
@@ -16,15 +17,21 @@ async def domains(user: TenantUser, cursor: str = "") -> None:
     hint = "A domain is one image style, with its training images, versions and generated images."
     with frame(user, "Domains", section="Domains", hint=hint):
         listed = await user.api.domains.list(24).page(cursor or None)
+        is_new = not listed.data and not cursor
         if user.may_write:
             with kit.box("row"):
                 kit.button("New domain", lambda: _ask_for_domain(user), kind="primary")
-        if not listed.data and not cursor:
+                if is_new:
+                    kit.button("Try with sample data", lambda: begin(user))
+        if is_new:
             kit.empty("No domains yet", "Create one, then upload a folder of images for each class.")
         with kit.box("tiles", "ul"):
             for domain in listed.data:
                 _tile(domain)
         pager("domains", "/domains", listed.next_cursor)
+        if user.may_write and not is_new:
+            with kit.box("row"):
+                kit.button("First steps with sample data", lambda: begin(user), kind="quiet")
 
 
 def _tile(domain: Domain) -> None:
