@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, Self, TypedDict
+
+from pydantic import TypeAdapter, ValidationError
 
 from api.dashboard import words
 
@@ -27,8 +29,8 @@ class Edit(TypedDict):
 
 @dataclass
 class Draft:
-    """Unsaved changes of one data set, which are saved together as a new version. The user's session holds them, so
-    they survive reloads and lost connections, and end with the session."""
+    """Unsaved changes of one data set, which are saved together as a new version. The user's session holds them, and so
+    does the browser's tab, for a session that ends, as all do when the API restarts."""
 
     removed: dict[int, str] = field(default_factory=dict)
     """Class names of the removed images, by the image's number."""
@@ -38,6 +40,17 @@ class Draft:
     """New names of classes, by their present names."""
     added: dict[str, str] = field(default_factory=dict)
     """Names of the data sets whose images are added, by id."""
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Returns the draft that a browser has kept as `to_text`; an empty one if the text is broken."""
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError:
+            return cls()
+
+    def to_text(self) -> str:
+        return "" if self.is_empty else TypeAdapter(Draft).dump_json(self).decode()
 
     @property
     def is_empty(self) -> bool:

@@ -1,6 +1,8 @@
 """Editor of a data set's images and classes. It collects changes, shows them, and saves them as one new version."""
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
@@ -15,6 +17,7 @@ from api.dashboard.user import MOST, User
 from difffit.models import Dataset, DatasetImage
 
 _CLASS_NAME_LENGTH = 100
+_BROWSER_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Editor:
     def __init__(self, user: User, dataset: Dataset, images: Sequence[DatasetImage]) -> None:
         self.user, self.dataset, self.images = user, dataset, images
         self.counts = {label.name: label.images for label in dataset.classes}
-        self.draft = user.session.drafts.setdefault(dataset.id, Draft())
+        self.draft = user.session.drafts.get(dataset.id, Draft())
         self.may_edit = user.may_write and dataset.status == "ready"
         self.tiles: list[_Tile] = []
         self.notes: dict[str, TextElement] = {}
@@ -55,10 +58,25 @@ class Editor:
             with kit.box("row") as self.actions:
                 kit.button("Discard", self._ask_to_discard, kind="quiet").props('aria-label="Discard the changes"')
                 kit.button("Review and save", self._review, kind="primary")
-        self.show()
+        self._update()
+        if self.dataset.id not in self.user.session.drafts:
+            ui.timer(0, self._restore, once=True)
 
     def show(self) -> None:
-        """Updates the page to the draft."""
+        """Updates the page to the changed draft, and keeps the draft in the session and in the browser's tab."""
+        self.user.session.drafts[self.dataset.id] = self.draft
+        ui.run_javascript(f"difffit.keepDraft({json.dumps(self.dataset.id)}, {json.dumps(self.draft.to_text())})")
+        self._update()
+
+    async def _restore(self) -> None:
+        """Takes over the draft that the browser's tab has kept from an earlier session."""
+        with suppress(TimeoutError):  # of a browser that does not answer
+            kept = await ui.run_javascript(f"difffit.draft({json.dumps(self.dataset.id)})", timeout=_BROWSER_SECONDS)
+            if kept and self.draft.is_empty:
+                self.draft = Draft.from_text(kept)
+                self.show()
+
+    def _update(self) -> None:
         for tile in self.tiles:
             is_dropped = tile.image.class_name in self.draft.dropped
             is_removed = is_dropped or tile.image.number in self.draft.removed
@@ -162,6 +180,7 @@ class Editor:
                 edit = self.draft.edit()
                 version = await self.user.api.datasets.edit(self.dataset.id, name=text_of(name), **edit)
                 self.draft.clear()
+                self.show()
                 ui.navigate.to(datasets.path_of(version))
 
         with form_dialog("Save as a new version", "Save", save) as asked:

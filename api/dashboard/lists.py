@@ -31,22 +31,30 @@ def filter_buttons(path: str, **controls: ValueElement[Any]) -> None:
             press_on_enter(control, submitter)
 
 
-def pager(noun: str, path: str, next_cursor: str | None, filters: dict[str, str] | None = None) -> None:
-    """Adds links from a page of a list, which is ordered from newest to oldest, to the older page, the newer page and
-    the first page. The API lists only forwards, so the address has the cursors of the newer pages, in `trail`."""
+def pager(
+    noun: str,
+    path: str,
+    next_cursor: str | None,
+    filters: dict[str, str] | None = None,
+    names: tuple[str, str, str] = ("Newest", "Newer", "Older"),
+) -> None:
+    """Adds links from a page of a list to its first page, the page before and the next page, which are labelled with
+    `names` and the noun. The API lists only forwards, so the address has the cursors of the pages before, in
+    `trail`."""
+    first, before, after = names
     query = ui.context.client.request.query_params
     cursor = query.get("cursor", "")
     trail = [place for place in query.get("trail", "").split(",") if place]
     shown = {name: value for name, value in (filters or {}).items() if value}
     links = {}
     if cursor and trail != [_FIRST]:
-        links[f"Newest {noun}"] = shown
+        links[f"{first} {noun}"] = shown
     if trail:
-        newer = "" if trail[-1] == _FIRST else trail[-1]
-        links[f"Newer {noun}"] = {**shown, "cursor": newer, "trail": ",".join(trail[:-1])}
+        previous = "" if trail[-1] == _FIRST else trail[-1]
+        links[f"{before} {noun}"] = {**shown, "cursor": previous, "trail": ",".join(trail[:-1])}
     if next_cursor:
-        older = [*trail, cursor or _FIRST][-_MAX_TRAIL:]
-        links[f"Older {noun}"] = {**shown, "cursor": next_cursor, "trail": ",".join(older)}
+        passed = [*trail, cursor or _FIRST][-_MAX_TRAIL:]
+        links[f"{after} {noun}"] = {**shown, "cursor": next_cursor, "trail": ",".join(passed)}
     if links:
         with kit.box("row", "nav") as navigation:
             navigation.props('aria-label="Pages of the list"')

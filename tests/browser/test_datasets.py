@@ -98,6 +98,25 @@ def test_changes_survive_a_reload_and_become_one_version(
     assert classes(visitor, dataset) == {**ORIGINAL, "heart": 6}
 
 
+def test_changes_survive_the_end_of_the_session(dashboard: Dashboard, editor: Page, dataset: str) -> None:
+    press(editor, "Remove class heart")
+    editor.get_by_role("button", name="Remove car/").first.click()
+    expect(editor.get_by_text("2 unsaved changes.")).to_be_visible()
+    editor.context.clear_cookies()  # as after a restart of the API, no session belongs to the browser
+    editor.reload()
+    editor.get_by_label("API key").fill(dashboard.key)
+    editor.keyboard.press("Enter")
+    expect(editor.get_by_text("2 unsaved changes.")).to_be_visible()
+    expect(editor.get_by_text("Will be removed")).to_have_count(ORIGINAL["heart"] + len(TINY) + 2)
+    editor.get_by_role("button", name="Remove car/").first.click()
+    press(editor, "Review and save")
+    press(editor.get_by_role("dialog"), "Save")
+    editor.wait_for_url(lambda url: dataset not in url)
+    expect(editor.locator("[data-status=ready]")).to_be_visible(timeout=LONG)
+    kept = "Object.keys(sessionStorage).filter(name => name.startsWith('difffit_draft'))"
+    assert editor.evaluate(kept) == []
+
+
 def test_images_with_a_warning_are_removed_together(editor: Page) -> None:
     editor.get_by_label("Show", exact=True).click()
     editor.get_by_role("option", name="Tiny images").click()

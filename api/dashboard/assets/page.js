@@ -37,6 +37,14 @@
         else url.searchParams.set(name, value);
       history.replaceState(history.state, "", url);
     },
+    // Keeps the unsaved changes of a data set as long as the tab is open. An empty text removes them.
+    keepDraft(id, text) {
+      if (text) sessionStorage.setItem(`difffit_draft_${id}`, text);
+      else sessionStorage.removeItem(`difffit_draft_${id}`);
+    },
+    draft(id) {
+      return sessionStorage.getItem(`difffit_draft_${id}`);
+    },
     // Tells a user who looks at another tab that a job has ended.
     ended(message) {
       if (!document.hidden) return;

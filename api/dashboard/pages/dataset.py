@@ -9,6 +9,7 @@ from api.dashboard.domain import domain_frame, find
 from api.dashboard.editor import Editor
 from api.dashboard.forms import Form, form_dialog, text_of
 from api.dashboard.frame import page
+from api.dashboard.lists import pager
 from api.dashboard.user import MOST, TenantUser, User
 from difffit.models import Dataset
 
@@ -122,12 +123,8 @@ async def _contents(user: User, dataset: Dataset, class_id: str, warning: str, c
         if not listed.data:
             kit.muted("No image matches.")
         editor.build()
-        path, chosen = datasets.path_of(dataset), {"class_id": class_id, "warning": warning}
-        with kit.box("row"):
-            if cursor:
-                kit.link_button("First images", kit.with_query(path, chosen))
-            if listed.next_cursor:
-                kit.link_button("More images", kit.with_query(path, {**chosen, "cursor": listed.next_cursor}))
+        chosen = {"class_id": class_id, "warning": warning}
+        pager("images", datasets.path_of(dataset), listed.next_cursor, chosen, ("First", "Previous", "More"))
     await _versions(user, dataset)
     editor.build_changes()
 

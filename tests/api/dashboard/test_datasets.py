@@ -81,6 +81,9 @@ def test_images_are_paged(browser: Browser, pages: Api, tenant: Client, domain: 
     assert (rest.count("Remove b/"), "Remove a/" in rest) == (12, False)
     assert "First images" in rest
     assert "More images" not in rest
+    linked = text_of(browser, f"{path}?cursor={cursor}&trail=-")  # the address of the link on the first page
+    assert "trail=-" in first
+    assert ("Previous images" in linked, "First images" in linked) == (True, False)
 
 
 def test_versions_of_a_data_set_are_listed_with_their_origin(

@@ -1,5 +1,7 @@
 """Unsaved changes of a data set: how they are described, taken back, and sent."""
 
+import pytest
+
 from api.dashboard.drafts import Draft
 
 IMAGES = {"car": 4, "fruit": 20, "heart": 1}
@@ -78,3 +80,18 @@ def test_name_of_a_class_that_stays_merges_the_two() -> None:
     draft.rename("car", "fruit")
     draft.rename("fruit", "food")
     assert described(draft) == ["Rename “car” to “fruit”.", "Rename “fruit” to “food”."]
+
+
+def test_draft_is_kept_as_text() -> None:
+    draft = Draft()
+    assert (draft.to_text(), Draft.from_text("")) == ("", draft)
+    draft.toggle(7, "fruit")
+    draft.added["ds_2"] = "Cars"
+    draft.drop("heart")
+    draft.rename("car", "food")
+    assert Draft.from_text(draft.to_text()) == draft
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"removed": {"x": "fruit"}}', '{"dropped": [1]}'])
+def test_broken_text_of_a_browser_is_no_draft(text: str) -> None:
+    assert Draft.from_text(text).is_empty
