@@ -1,18 +1,15 @@
 """Charts of the losses of fine-tunes in the theme's colours, drawn by ECharts, which NiceGUI contains."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from nicegui import ui
 
+from api.dashboard.texts import current, number, tr
 from difffit.models import Metrics
 
 _QUIET = {"color": "var(--muted)"}
-_FORMATTER = (
-    "points => `Step ${points[0].value[0].toLocaleString('en')}`"
-    " + points.map(point => `<br>${point.seriesName}: ${point.value[1].toFixed(4)}`).join('')"
-)
-"""JavaScript that renders the tooltip from the points under the mouse."""
 _COLORS = ("var(--accent)", "var(--busy)")
 _TOOLTIP = {
     "trigger": "axis",
@@ -20,7 +17,6 @@ _TOOLTIP = {
     "borderColor": "var(--line)",
     "textStyle": {"color": "var(--ink)"},
     "axisPointer": {"lineStyle": _QUIET},
-    ":formatter": _FORMATTER,
 }
 
 
@@ -32,15 +28,15 @@ def compared_losses(runs: Mapping[str, Metrics]) -> None:
         training = [[point.step, round(point.loss, 5)] for point in metrics.data]
         held_out = [[point.step, round(point.held_out_loss, 5)] for point in metrics.evaluations]
         thin = {"lineStyle": {"color": color, "width": 1, "type": "dashed"}, "showSymbol": len(training) == 1}
-        series.append({**_series(f"{name}: training", color), **thin, "data": training})
-        series.append({**_series(f"{name}: held-out", color), "symbolSize": 5, "data": held_out})
+        series.append({**_series(tr("{name}: training", name=name), color), **thin, "data": training})
+        series.append({**_series(tr("{name}: held-out", name=name), color), "symbolSize": 5, "data": held_out})
         if points := held_out or training:
-            last.append(f"{name} {points[-1][1]:.4f} at step {points[-1][0]}")
+            last.append(tr("{name} {loss:.4f} at step {step:,}", name=name, loss=points[-1][1], step=points[-1][0]))
     options = _options(series)
     options["grid"]["top"] = 64
     options["legend"] |= {"left": 0, "right": 0}
     chart = ui.echart(options, renderer="svg").classes("chart tall", remove="nicegui-echart").props("role=img")
-    chart.props["aria-label"] = f"Losses by step: {', '.join(last)}"
+    chart.props["aria-label"] = tr("Losses by step: {losses}", losses=", ".join(last))
 
 
 class LossCurve:
@@ -48,11 +44,12 @@ class LossCurve:
         self.points: list[list[float]] = []
         self.held_out: list[list[float]] = []
         series = [
-            {**_series("training", "var(--accent)"), "showSymbol": False},
-            {**_series("held-out", "var(--ink)"), "symbolSize": 5},
+            {**_series(tr("training"), "var(--accent)"), "showSymbol": False},
+            {**_series(tr("held-out"), "var(--ink)"), "symbolSize": 5},
         ]
         self.chart = ui.echart(_options(series), renderer="svg").classes("chart", remove="nicegui-echart")
-        self.chart.props('role=img aria-label="Loss by step"')
+        self.chart.props("role=img")
+        self.chart.props["aria-label"] = tr("Loss by step")
 
     def add(self, step: int, loss: float) -> None:
         self.points.append([step, round(loss, 5)])
@@ -66,9 +63,9 @@ class LossCurve:
         self._describe(step)
 
     def _describe(self, step: int) -> None:
-        series = {"loss": self.points, "held-out loss": self.held_out}
-        last = ", ".join(f"{name} {points[-1][1]:.4f}" for name, points in series.items() if points)
-        self.chart.props(f'aria-label="Loss by step: {last} at step {step}"')
+        series = {tr("loss"): self.points, tr("held-out loss"): self.held_out}
+        last = ", ".join(f"{name} {number(points[-1][1], '.4f')}" for name, points in series.items() if points)
+        self.chart.props["aria-label"] = tr("Loss by step: {losses} at step {step:,}", losses=last, step=step)
 
 
 def _options(series: list[dict[str, Any]]) -> dict[str, Any]:
@@ -77,12 +74,22 @@ def _options(series: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "animation": False,
         "grid": {"left": 56, "right": 20, "top": 28, "bottom": 40},
-        "tooltip": _TOOLTIP,
+        "tooltip": {**_TOOLTIP, ":formatter": _formatter()},
         "legend": {"top": 0, "right": 20, "textStyle": _QUIET},
-        "xAxis": {**axis, "name": "step", "nameLocation": "middle", "nameGap": 26, "splitLine": {"show": False}},
-        "yAxis": {**axis, "name": "loss", "scale": True},
+        "xAxis": {**axis, "name": tr("step"), "nameLocation": "middle", "nameGap": 26, "splitLine": {"show": False}},
+        "yAxis": {**axis, "name": tr("loss"), "scale": True},
         "series": series,
     }
+
+
+def _formatter() -> str:
+    """Returns JavaScript that renders the tooltip from the points under the mouse."""
+    language, digits = json.dumps(current().quasar), "{minimumFractionDigits: 4, maximumFractionDigits: 4}"
+    value = f"point.value[1].toLocaleString({language}, {digits})"
+    return (
+        f"points => {json.dumps(tr('Step {step}', step=''))} + points[0].value[0].toLocaleString({language})"
+        f" + points.map(point => `<br>${{point.seriesName}}: ${{{value}}}`).join('')"
+    )
 
 
 def _series(name: str, color: str) -> dict[str, Any]:

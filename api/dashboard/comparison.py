@@ -10,6 +10,7 @@ from api.dashboard.drawing import Drawing
 from api.dashboard.forms import Form, form_dialog, keep
 from api.dashboard.frame import showing_problems
 from api.dashboard.receipts import show_receipt
+from api.dashboard.texts import tr
 from api.dashboard.user import User, or_none
 from difffit.models import Adapter, Domain, Generation
 
@@ -28,15 +29,15 @@ class Comparison:
 
     def build(self) -> None:
         classes = list(dict.fromkeys(name for adapter in self.adapters for name in adapter.class_names))
-        with kit.card("Side by side", "The same class and seeds with every version."):
+        with kit.card(tr("Side by side"), tr("The same class and seeds with every version.")):
             if self.user.may_write:
                 with kit.box("fields"):
-                    self.class_name = kit.choice("Class", classes, classes[0])
-                    self.seed = kit.number("First seed", 1, least=0, most=2**31)
+                    self.class_name = kit.choice(tr("Class"), classes, classes[0])
+                    self.seed = kit.number(tr("First seed"), 1, least=0, most=2**31)
                 self.form = Form(class_name=self.class_name, seed=self.seed)
                 self.form.keep()
                 with kit.box("row"):
-                    kit.button("Generate all", self._generate, kind="primary")
+                    kit.button(tr("Generate all"), self._generate, kind="primary")
             with kit.box("versions"):
                 for adapter in self.adapters:
                     self._version(adapter)
@@ -50,7 +51,7 @@ class Comparison:
 
     def _version(self, adapter: Adapter) -> None:
         is_active = adapter.id == self.domain.active_adapter_id
-        with kit.box(f"version {'now' if is_active else ''}") as element:
+        with kit.box("version now" if is_active else "version") as element:
             element.props(f"data-version={adapter.version}")
             with kit.box("row spread"):
                 kit.write(words.version(adapter), "h3")
@@ -64,20 +65,25 @@ class Comparison:
             origin = f"{adapter.method}, {words.size(adapter.size_bytes)}, {words.moment(adapter.created_at)}"
             kit.write(origin, "p", "small")
             if adapter.learned_guidance is not None:
-                kit.muted(f"Learned guidance up to {adapter.learned_guidance:g}: images take half the time.")
+                kit.muted(
+                    tr(
+                        "Learned guidance up to {scale:g}: images take half the time.",
+                        scale=adapter.learned_guidance,
+                    )
+                )
             if adapter.note:
                 kit.muted(adapter.note)
             with kit.box("row"):
                 if adapter.finetune_id:
-                    ui.link("Training details", f"/finetunes/{adapter.finetune_id}")
+                    ui.link(tr("Training details"), f"/finetunes/{adapter.finetune_id}")
                 if adapter.status == "ready":
-                    ui.link("Generate with it", f"/domains/{self.domain.id}/playground?adapter_id={adapter.id}")
-                name = f"version {adapter.version}"
-                download = ui.link("Download", f"/versions/{adapter.id}/file")
-                download.props("download").props["aria-label"] = f"Download {name}"
+                    ui.link(tr("Generate with it"), f"/domains/{self.domain.id}/playground?adapter_id={adapter.id}")
+                name = tr("version {version}", version=adapter.version)
+                download = ui.link(tr("Download"), f"/versions/{adapter.id}/file")
+                download.props("download").props["aria-label"] = tr("Download {name}", name=name)
                 if self.user.may_write:
-                    edit = kit.button("Edit", partial(_ask_to_edit, self.user, adapter), kind="quiet")
-                    edit.props["aria-label"] = f"Edit {name}"
+                    edit = kit.button(tr("Edit"), partial(_ask_to_edit, self.user, adapter), kind="quiet")
+                    edit.props["aria-label"] = tr("Edit {name}", name=name)
                 if not is_active:
                     delete_button(self.user, adapter)
 
@@ -95,7 +101,7 @@ class Comparison:
         name = self.class_name.value
         with place, showing_problems():
             if name not in adapter.class_names:
-                kit.muted(f"It has no class “{name}”.")
+                kit.muted(tr("It has no class “{name}”.", name=name))
                 return None
             settings = {"class_name": name, "seed": int(self.seed.value), "adapter_id": adapter.id}
             generation = await self.user.api.generations.create(self.domain.id, count=_EACH, steps=_STEPS, **settings)
@@ -115,8 +121,8 @@ def promote_button(user: User, domain: Domain, adapter: Adapter) -> None:
         kit.reload()
 
     if user.may_write:
-        button = kit.button("Make active", promote)
-        button.props(f'aria-label="Make version {adapter.version} active"')
+        button = kit.button(tr("Make active"), promote)
+        button.props["aria-label"] = tr("Make version {version} active", version=adapter.version)
 
 
 def delete_button(user: User, adapter: Adapter) -> None:
@@ -124,7 +130,9 @@ def delete_button(user: User, adapter: Adapter) -> None:
         show_receipt(user, await user.api.adapters.delete(adapter.id), kit.reload)
 
     if user.may_write:
-        kit.delete_button(f"version {adapter.version}", "Delete the version", "Its images stay.", delete)
+        kit.delete_button(
+            tr("version {version}", version=adapter.version), tr("Delete the version"), tr("Its images stay."), delete
+        )
 
 
 def _ask_to_edit(user: User, adapter: Adapter) -> None:
@@ -136,6 +144,6 @@ def _ask_to_edit(user: User, adapter: Adapter) -> None:
             await user.api.adapters.update(adapter.id, name=(name.value or "").strip(), note=note.value or "")
             kit.reload()
 
-    with form_dialog(f"Edit version {adapter.version}", "Save", change):
-        name = kit.field("Name", adapter.name or "", most=_NAME_LENGTH).props("autofocus")
-        note = kit.field("Note", adapter.note, lines=2, most=_NOTE_LENGTH)
+    with form_dialog(tr("Edit version {version}", version=adapter.version), tr("Save"), change):
+        name = kit.field(tr("Name"), adapter.name or "", most=_NAME_LENGTH).props("autofocus")
+        note = kit.field(tr("Note"), adapter.note, lines=2, most=_NOTE_LENGTH)

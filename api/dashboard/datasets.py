@@ -6,6 +6,7 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.receipts import show_receipt
+from api.dashboard.texts import tr
 from api.dashboard.user import MOST, User
 from difffit.models import Dataset
 
@@ -19,7 +20,7 @@ def path_of(dataset: Dataset) -> str:
 
 
 def name_of(dataset: Dataset) -> str:
-    return dataset.name or f"Data set of {words.moment(dataset.created_at)}"
+    return dataset.name or tr("Data set of {created_at}", created_at=words.moment(dataset.created_at))
 
 
 def label_of(dataset: Dataset) -> str:
@@ -29,7 +30,7 @@ def label_of(dataset: Dataset) -> str:
 
 def train_button(dataset: Dataset) -> None:
     target = f"/domains/{dataset.domain_id}/training?dataset_id={dataset.id}"
-    kit.link_button("Train on it", target, kind="primary")
+    kit.link_button(tr("Train on it"), target, kind="primary")
 
 
 def delete_button(user: User, dataset: Dataset, leave: Callable[[], None]) -> None:
@@ -38,21 +39,21 @@ def delete_button(user: User, dataset: Dataset, leave: Callable[[], None]) -> No
     async def delete() -> None:
         show_receipt(user, await user.api.datasets.delete(dataset.id), leave)
 
-    kit.delete_button(name_of(dataset), "Delete the data set", "Versions that were trained on it stay.", delete)
+    kit.delete_button(name_of(dataset), tr("Delete the data set"), tr("Versions that were trained on it stay."), delete)
 
 
 def reload_when_checked(user: User, dataset: Dataset) -> None:
     """Adds a line about the check of a data set, and reloads the page when the check has ended."""
-    status_line = kit.muted("Checking your images…").props("role=status")
+    status_line = kit.muted(tr("Checking your images…")).props("role=status")
 
     async def look() -> None:
         status = (await user.api.datasets.get(dataset.id)).status
         if status != "validating":
             waiting.cancel()
-            kit.ended(f"Data set {status}")
+            kit.ended(tr("Data set {status}", status=tr(status)))
             kit.reload()
         elif (await user.api.ready()).workers == 0:
-            status_line.text = kit.NO_WORKER
+            status_line.text = tr(kit.NO_WORKER)
 
     waiting = ui.timer(2.0, look)
 
@@ -60,11 +61,11 @@ def reload_when_checked(user: User, dataset: Dataset) -> None:
 def summary(dataset: Dataset) -> None:
     """Adds the numbers of the check, its error and its warnings."""
     facts = {
-        "Images used": words.count(dataset.images),
-        "Classes": words.count(len(dataset.classes)),
-        "Files rejected": words.count(dataset.report.rejected_count),
-        "Files ignored": words.count(dataset.report.ignored),
-        "Size of the zip": words.size(dataset.size_bytes),
+        tr("Images used"): words.count(dataset.images),
+        tr("Classes"): words.count(len(dataset.classes)),
+        tr("Files rejected"): words.count(dataset.report.rejected_count),
+        tr("Files ignored"): words.count(dataset.report.ignored),
+        tr("Size of the zip"): words.size(dataset.size_bytes),
     }
     kit.facts(facts)
     if dataset.error:
@@ -84,12 +85,12 @@ def rejected_files(user: User, dataset: Dataset) -> None:
         files = [file async for file in user.api.datasets.rejected(dataset.id, MOST)]
         with details:
             rows = [(_long(rejected.file), _long(rejected.detail)) for rejected in files]
-            kit.table("Rejected files", ("File", "Reason"), rows)
+            kit.table(tr("Rejected files"), (tr("File"), tr("Reason")), rows)
             if len(files) < count:
-                kit.muted(f"The first {len(files)} of {count:,}. The API lists all.")
+                kit.muted(tr("The first {shown} of {count:,}. The API lists all.", shown=len(files), count=count))
 
     with ui.element("details").classes("more") as details:
-        opener = kit.write(words.several(count, "file was", "files were") + " rejected", "summary")
+        opener = kit.write(tr("{files} rejected", files=words.several(count, "file was", "files were")), "summary")
     opener.on("click.once", show)
 
 

@@ -10,6 +10,7 @@ from api.dashboard import kit
 from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, load
 from api.dashboard.storage import show_storage
+from api.dashboard.texts import tr
 from api.dashboard.tour import show_tour
 from api.dashboard.user import MOST, User, or_none
 from difffit.models import Adapter, Domain
@@ -28,7 +29,7 @@ STEPS = {
 async def find(user: User, id: str) -> Domain | None:
     """Returns the domain with this id. If the API responds with an error, shows a page with the error and returns
     None."""
-    return await load(user, user.api.domains.get(id), "Domain", section="Domains", crumbs=_CRUMBS)
+    return await load(user, user.api.domains.get(id), tr("Domain"), section="Domains", crumbs=_CRUMBS)
 
 
 async def usable_versions(user: User, domain: Domain, *chosen_ids: str) -> dict[str, Adapter]:
@@ -44,18 +45,18 @@ async def usable_versions(user: User, domain: Domain, *chosen_ids: str) -> dict[
 
 @contextmanager
 def domain_frame(user: User, domain: Domain, step: str) -> Iterator[None]:
-    tab = f"{step} · {domain.name}"
+    tab = f"{tr(step)} · {domain.name}"
     with frame(user, domain.name, section="Domains", crumbs=_CRUMBS, hint=domain.description, tab=tab):
         with kit.box("row spread"):
             with kit.box("steps", "nav") as navigation:
-                navigation.props('aria-label="Steps of the domain"')
+                navigation.props["aria-label"] = tr("Steps of the domain")
                 for name, path in STEPS.items():
-                    link = ui.link(name, f"/domains/{domain.id}/{path}").classes("step", remove="nicegui-link")
+                    link = ui.link(tr(name), f"/domains/{domain.id}/{path}").classes("step", remove="nicegui-link")
                     if name == step:
                         link.props("aria-current=page")
             if user.may_write:
                 with kit.box("row"):
-                    kit.button("Edit", lambda: _edit(user, domain), kind="quiet")
+                    kit.button(tr("Edit"), lambda: _edit(user, domain), kind="quiet")
                     _delete_button(user, domain)
         kit.in_background(show_storage(user, ui.element("div").classes("storage")))
         show_tour(user, domain)
@@ -71,15 +72,15 @@ def _edit(user: User, domain: Domain) -> None:
             await user.api.domains.update(domain.id, name=name.value, description=description.value or "")
             kit.reload()
 
-    with form_dialog("Edit the domain", "Save", change):
+    with form_dialog(tr("Edit the domain"), tr("Save"), change):
         name, description = name_fields(domain.name, domain.description)
 
 
 def name_fields(name: str = "", description: str = "") -> tuple[ui.input | ui.textarea, ui.input | ui.textarea]:
     """Adds the fields for a domain's name and description."""
-    named = kit.field("Name", name, placeholder="Line drawings", needed="Enter a name.", most=_NAME_LENGTH)
-    hint = "A note for people; it does not affect the images."
-    described = kit.field("Description", description, lines=2, hint=hint, most=_DESCRIPTION_LENGTH)
+    named = kit.field(tr("Name"), name, placeholder=tr("Line drawings"), needed=tr("Enter a name."), most=_NAME_LENGTH)
+    hint = tr("A note for people; it does not affect the images.")
+    described = kit.field(tr("Description"), description, lines=2, hint=hint, most=_DESCRIPTION_LENGTH)
     return named.props("autofocus"), described
 
 
@@ -88,5 +89,5 @@ def _delete_button(user: User, domain: Domain) -> None:
         await user.api.domains.delete(domain.id)
         ui.navigate.to("/domains")
 
-    detail = "Its training images, versions and generated images are deleted too."
-    kit.delete_button(domain.name, "Delete the domain", detail, delete)
+    detail = tr("Its training images, versions and generated images are deleted too.")
+    kit.delete_button(domain.name, tr("Delete the domain"), detail, delete)

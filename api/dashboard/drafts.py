@@ -9,6 +9,7 @@ from typing import NamedTuple, Self, TypedDict
 from pydantic import TypeAdapter, ValidationError
 
 from api.dashboard import words
+from api.dashboard.texts import tr
 
 
 class Change(NamedTuple):
@@ -87,16 +88,23 @@ class Draft:
         counts = sorted(Counter(self.removed.values()).items())
         return [
             *(
-                Change(f"Remove {words.several(count, 'image')} of “{name}”.", partial(self.keep_images, name))
+                Change(
+                    tr("Remove {images} of “{name}”.", images=words.several(count, "image"), name=name),
+                    partial(self.keep_images, name),
+                )
                 for name, count in counts
             ),
             *(
-                Change(f"Add the images of “{name}”.", partial(self.added.pop, id, None))
+                Change(tr("Add the images of “{name}”.", name=name), partial(self.added.pop, id, None))
                 for id, name in self.added.items()
             ),
             *(
                 Change(
-                    f"Remove the class “{name}” with {words.several(images.get(name, 0), 'image')}.",
+                    tr(
+                        "Remove the class “{name}” with {images}.",
+                        name=name,
+                        images=words.several(images.get(name, 0), "image"),
+                    ),
                     partial(self.dropped.discard, name),
                 )
                 for name in sorted(self.dropped)
@@ -110,8 +118,8 @@ class Draft:
     def note(self, class_name: str) -> str:
         """Returns what happens to a class as a whole; an empty text if nothing does."""
         if class_name in self.dropped:
-            return "Will be removed"
-        return f"Will become “{self.renamed[class_name]}”" if class_name in self.renamed else ""
+            return tr("Will be removed")
+        return tr("Will become “{new}”", new=self.renamed[class_name]) if class_name in self.renamed else ""
 
     def edit(self) -> Edit:
         return {
@@ -123,4 +131,8 @@ class Draft:
 
     def _renaming(self, old: str, new: str, images: Mapping[str, int]) -> str:
         others = {self.renamed.get(name, name) for name in images if name != old and name not in self.dropped}
-        return f"Merge “{old}” into “{new}”." if new in others else f"Rename “{old}” to “{new}”."
+        return (
+            tr("Merge “{old}” into “{new}”.", old=old, new=new)
+            if new in others
+            else tr("Rename “{old}” to “{new}”.", old=old, new=new)
+        )

@@ -10,6 +10,7 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.frame import show_problem
+from api.dashboard.texts import tr
 from api.dashboard.user import MOST, User
 from api.dashboard.viewer import Viewer
 from difffit import DiffFitError
@@ -38,7 +39,7 @@ class Drawing:
         with kit.box("row") as self.state:
             self.line = kit.muted("").props("role=status")
             if user.may_write:
-                self.cancel_button = kit.button("Cancel", self._cancel)
+                self.cancel_button = kit.button(tr("Cancel"), self._cancel)
         self.problem = ui.element("div")
         self.show(generation)
 
@@ -65,18 +66,26 @@ class Drawing:
             self.show(generation, queue)
             if not self.is_active:
                 with self.client:
-                    kit.ended(f"{generation.class_name}: {generation.status}")
+                    kit.ended(f"{generation.class_name}: {tr(generation.status)}")
 
     def show(self, generation: Generation, queue: str = "") -> None:
         self.generation = generation
         for preview in generation.previews:  # ordered by step, so that the latest replaces earlier ones
-            self._fill(preview.index, preview.url, f"{generation.class_name} at step {preview.step}")
+            self._fill(
+                preview.index,
+                preview.url,
+                tr("{class_name} at step {step}", class_name=generation.class_name, step=preview.step),
+            )
         for image in generation.images:
-            self._fill(image.index, image.url, f"{generation.class_name}, seed {image.seed}")
+            self._fill(
+                image.index,
+                image.url,
+                tr("{class_name}, seed {seed}", class_name=generation.class_name, seed=image.seed),
+            )
         self.state.visible = self.is_active
         if self.is_active:
             is_cancelling = generation.cancel_requested_at is not None
-            self.line.text = "Cancelling after the current step." if is_cancelling else queue or self._progress()
+            self.line.text = tr("Cancelling after the current step.") if is_cancelling else queue or self._progress()
             return
         self.grid.visible = bool(generation.images or generation.previews)
         self.problem.clear()
@@ -86,31 +95,37 @@ class Drawing:
                     problem.props("role=alert")
                     kit.write(generation.error.detail)
             elif generation.expired_at:
-                kit.muted(f"The images were kept until {words.moment(generation.expired_at)}.")
+                kit.muted(
+                    tr("The images were kept until {expired_at}.", expired_at=words.moment(generation.expired_at))
+                )
             elif generation.status != "succeeded":
-                kit.muted(f"{generation.status.capitalize()}.")
+                kit.muted(f"{tr(generation.status).capitalize()}.")
 
     def _progress(self) -> str:
         """Returns the finished percentage, with an estimate of the remaining time from the progress since the first
         poll of the running generation."""
         progress = self.generation.progress
         if self.generation.status == "queued":
-            return "In the queue."
+            return tr("In the queue.")
         now = time.monotonic()
         since, at_first = self.running_since = self.running_since or (now, progress)
         if progress <= at_first:
-            return f"{progress:.0%} done"
+            return tr("{progress:.0%} done", progress=progress)
         left = (1 - progress) * (now - since) / (progress - at_first)
-        return f"{progress:.0%} done, about {words.duration(left)} left"
+        return tr("{progress:.0%} done, about {left} left", progress=progress, left=words.duration(left))
 
     async def _queue(self, pause: float) -> str:
         """Returns the place in the domain's queue. If the generation has been waiting for long, also whether a worker
         runs at all."""
         if pause == _MAX_ASK_SECONDS and (await self.user.api.ready()).workers == 0:
-            return kit.NO_WORKER
+            return tr(kit.NO_WORKER)
         queued = self.user.api.generations.list(self.generation.domain_id, MOST, status="queued")
         ahead = sum([other.created_at < self.generation.created_at async for other in queued])
-        return f"In the queue: {words.several(ahead, 'request')} of this domain ahead." if ahead else "In the queue."
+        return (
+            tr("In the queue: {requests} of this domain ahead.", requests=words.several(ahead, "request"))
+            if ahead
+            else tr("In the queue.")
+        )
 
     async def _cancel(self) -> None:
         with suppress(Conflict):  # it has ended meanwhile, which the next poll shows
@@ -119,7 +134,9 @@ class Drawing:
     def _place(self, index: int) -> ui.element:
         with ui.element("button").classes("shot") as button:
             button.props("type=button")
-            button.props["aria-label"] = f"Settings of image {index + 1}, {self.generation.class_name}"
+            button.props["aria-label"] = tr(
+                "Settings of image {index}, {class_name}", index=index + 1, class_name=self.generation.class_name
+            )
             with kit.box("picture waiting"):
                 pass
         button.on("click", lambda: self._show_settings(index))

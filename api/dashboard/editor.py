@@ -13,6 +13,7 @@ from nicegui.elements.mixins.text_element import TextElement
 from api.dashboard import datasets, kit, words
 from api.dashboard.drafts import Change, Draft
 from api.dashboard.forms import Form, form_dialog, text_of
+from api.dashboard.texts import tr
 from api.dashboard.user import MOST, User
 from difffit.models import Dataset, DatasetImage
 
@@ -43,9 +44,9 @@ class Editor:
         """Adds the images, by class."""
         if self.may_edit:
             with kit.box("row"):
-                kit.button("Add images of another data set", self._ask_for_dataset)
+                kit.button(tr("Add images of another data set"), self._ask_for_dataset)
                 if self.images:
-                    kit.button("Remove all images on this page", self._remove_all, kind="quiet")
+                    kit.button(tr("Remove all images on this page"), self._remove_all, kind="quiet")
         for name, images in groupby(sorted(self.images, key=_class_of), _class_of):
             self._class(name, list(images))
 
@@ -56,8 +57,9 @@ class Editor:
         with kit.box("pending row spread") as self.bar:
             self.line = kit.write("").props("role=status")
             with kit.box("row") as self.actions:
-                kit.button("Discard", self._ask_to_discard, kind="quiet").props('aria-label="Discard the changes"')
-                kit.button("Review and save", self._review, kind="primary")
+                discard = kit.button(tr("Discard"), self._ask_to_discard, kind="quiet")
+                discard.props["aria-label"] = tr("Discard the changes")
+                kit.button(tr("Review and save"), self._review, kind="primary")
         self._update()
         if self.dataset.id not in self.user.session.drafts:
             ui.timer(0, self._restore, once=True)
@@ -82,12 +84,12 @@ class Editor:
             is_removed = is_dropped or tile.image.number in self.draft.removed
             tile.button.props["disabled"] = is_dropped
             tile.button.props["aria-pressed"] = "true" if is_removed else "false"
-            tile.state.text = "Will be removed" if is_removed else ""
+            tile.state.text = tr("Will be removed") if is_removed else ""
             _mark(tile.element, "removed", when=is_removed)
         for name, note in self.notes.items():
             note.text = self.draft.note(name)
         count = len(self.draft.changes(self.counts))
-        self.line.text = f"{words.several(count, 'unsaved change')}." if count else "No unsaved changes."
+        self.line.text = f"{words.several(count, 'unsaved change')}." if count else tr("No unsaved changes.")
         self.actions.visible = count > 0
         _mark(self.bar, "some", when=count > 0)
 
@@ -99,10 +101,10 @@ class Editor:
                 self.notes[name] = kit.write("", "span", "note")
             if self.may_edit:
                 with kit.box("row"):
-                    rename = kit.button("Rename or merge", lambda: self._ask_for_name(name), kind="quiet")
-                    rename.props["aria-label"] = f"Rename or merge {name}"
-                    remove = kit.button("Remove class", lambda: self._drop(name), kind="quiet")
-                    remove.props["aria-label"] = f"Remove class {name}"
+                    rename = kit.button(tr("Rename or merge"), lambda: self._ask_for_name(name), kind="quiet")
+                    rename.props["aria-label"] = tr("Rename or merge {name}", name=name)
+                    remove = kit.button(tr("Remove class"), lambda: self._drop(name), kind="quiet")
+                    remove.props["aria-label"] = tr("Remove class {name}", name=name)
         with kit.box("training-images", "ul"):
             for image in images:
                 self._tile(image)
@@ -112,7 +114,7 @@ class Editor:
             with kit.box("shot", "button" if self.may_edit else "div") as button:
                 if self.may_edit:
                     button.props("type=button")
-                    button.props["aria-label"] = f"Remove {image.file}"
+                    button.props["aria-label"] = tr("Remove {file}", file=image.file)
                     button.on("click", lambda: self._toggle(image))
                 _thumbnail(image, "" if self.may_edit else image.file)
             kit.write(PurePosixPath(image.file).name, "span", "small")
@@ -142,10 +144,10 @@ class Editor:
                 asked.close()
                 self.show()
 
-        with form_dialog(f"Rename or merge “{old}”", "Change", rename) as asked:
-            hint = "With the name of another class, the two become one."
+        with form_dialog(tr("Rename or merge “{old}”", old=old), tr("Change"), rename) as asked:
+            hint = tr("With the name of another class, the two become one.")
             present = self.draft.renamed.get(old, old)
-            name = kit.field("New name", present, needed="Enter a name.", most=_CLASS_NAME_LENGTH, hint=hint)
+            name = kit.field(tr("New name"), present, needed=tr("Enter a name."), most=_CLASS_NAME_LENGTH, hint=hint)
             name.props("autofocus")
 
     async def _ask_for_dataset(self) -> None:
@@ -153,7 +155,9 @@ class Editor:
         taken = {self.dataset.id, *self.draft.added}
         names = {dataset.id: datasets.label_of(dataset) for dataset in ready if dataset.id not in taken}
         if not names:
-            kit.refused("No other images", "This domain has no other data set to add. Upload one, or copy one to it.")
+            kit.refused(
+                tr("No other images"), tr("This domain has no other data set to add. Upload one, or copy one to it.")
+            )
             return
 
         def add() -> None:
@@ -161,15 +165,17 @@ class Editor:
             asked.close()
             self.show()
 
-        with form_dialog("Add images of another data set", "Add", add) as asked:
-            chosen = kit.choice("Data set", names, next(iter(names)), hint="Classes of the same name become one.")
+        with form_dialog(tr("Add images of another data set"), tr("Add"), add) as asked:
+            chosen = kit.choice(
+                tr("Data set"), names, next(iter(names)), hint=tr("Classes of the same name become one.")
+            )
 
     def _ask_to_discard(self) -> None:
         def discard() -> None:
             self.draft.clear()
             self.show()
 
-        kit.confirm("Discard all changes?", "The data set stays as it is.", "Discard all changes", discard)
+        kit.confirm(tr("Discard all changes?"), tr("The data set stays as it is."), tr("Discard all changes"), discard)
 
     def _review(self) -> None:
         async def save() -> None:
@@ -183,12 +189,12 @@ class Editor:
                 self.show()
                 ui.navigate.to(datasets.path_of(version))
 
-        with form_dialog("Save as a new version", "Save", save) as asked:
-            kit.muted("This data set stays as it is, and no image is stored twice.")
+        with form_dialog(tr("Save as a new version"), tr("Save"), save) as asked:
+            kit.muted(tr("This data set stays as it is, and no image is stored twice."))
             with kit.box("changes", "ul"):
                 for change in self.draft.changes(self.counts):
                     self._change(change, asked)
-            name = kit.field("Name of the version", self.dataset.name or "", most=datasets.NAME_LENGTH)
+            name = kit.field(tr("Name of the version"), self.dataset.name or "", most=datasets.NAME_LENGTH)
 
     def _change(self, change: Change, asked: ui.dialog) -> None:
         """Adds a change to the dialog, with a button that takes it back."""
@@ -202,7 +208,7 @@ class Editor:
 
         with kit.box("row spread no-wrap", "li") as row:
             kit.write(change.text, "span")
-            kit.button("Undo", undo, kind="quiet").props["aria-label"] = f"Undo: {change.text}"
+            kit.button(tr("Undo"), undo, kind="quiet").props["aria-label"] = tr("Undo: {text}", text=change.text)
 
 
 def _class_of(image: DatasetImage) -> str:

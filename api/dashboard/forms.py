@@ -11,6 +11,7 @@ from nicegui.elements.mixins.validation_element import ValidationElement
 from nicegui.elements.mixins.value_element import ValueElement
 
 from api.dashboard import kit
+from api.dashboard.texts import tr
 from difffit.errors import InvalidRequest, NameTaken
 
 
@@ -67,7 +68,7 @@ def form_dialog(title: str, verb: str, submit: kit.Handler) -> Iterator[ui.dialo
     with kit.dialog(title) as asked, kit.box("form") as form:
         yield asked
         with kit.box("row end"):
-            kit.button("Cancel", asked.close)
+            kit.button(tr("Cancel"), asked.close)
             submitter = kit.button(verb, submit, kind="primary")
     for control in form.descendants():
         if isinstance(control, ValueElement):
@@ -88,10 +89,10 @@ def text_of(control: ui.input | ui.textarea) -> str | None:
 def show_secret(title: str, secret: str) -> None:
     """Opens a dialog with a secret that cannot be shown again. Closing it reloads the page."""
     with kit.dialog(title) as shown:
-        kit.write("Copy it now. It is not shown again.")
+        kit.write(tr("Copy it now. It is not shown again."))
         kit.code(secret)
         with kit.box("row end"):
-            kit.button("Done", kit.reload, kind="primary")
+            kit.button(tr("Done"), kit.reload, kind="primary")
     shown.props("persistent")
     shown.open()
 

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from copy import copy
 
 from nicegui import ui
 
 from api.dashboard import kit, words
+from api.dashboard.texts import current, tr
 from api.dashboard.user import Answer, User
 from difffit import DiffFitError
 from difffit.errors import ApiError, Unauthenticated
@@ -39,25 +41,25 @@ def frame(
     of the browser's tab, if it is not `title`."""
     look(tab or title, user.theme)
     with kit.box("top", "header"), kit.box("top-row"):
-        ui.link("", "/").classes("brand", remove="nicegui-link").props('aria-label="DiffFit, start page"')
+        ui.link("", "/").classes("brand", remove="nicegui-link").props["aria-label"] = tr("DiffFit, start page")
         _navigation(ADMIN_PAGES if user.is_admin else TENANT_PAGES, section)
         with kit.box("account"):
-            kit.write(user.name, "span", "who")
+            kit.write(tr("Administrator") if user.is_admin else user.name, "span", "who")
             _theme_switch(user.theme)
             with ui.element("form").props("method=post") as form:
                 form.props["action"] = _address("/sign-out")
-                kit.button("Sign out", kind="quiet").props("type=submit")
+                kit.button(tr("Sign out"), kind="quiet").props("type=submit")
     with kit.box("content") as main:  # NiceGUI's layout has the page's only <main>
         with kit.box("title"):
             for name, target in (crumbs or {}).items():
-                ui.link(name, target).classes("crumb", remove="nicegui-link")
+                ui.link(tr(name), target).classes("crumb", remove="nicegui-link")
             kit.write(title, "h1")
             if hint:
                 kit.muted(hint)
         with showing_problems():
             yield
-        kit.write(f"Times are in {words.zone()}.", "p", "foot")
-    ui.skip_link("Skip to the content", target=main)
+        kit.write(tr("Times are in {zone}.", zone=words.zone()), "p", "foot")
+    ui.skip_link(tr("Skip to the content"), target=main)
 
 
 async def load(
@@ -74,8 +76,11 @@ async def load(
 
 
 def look(title: str, theme: str) -> None:
-    """Sets a page's title and colours, and shows errors of its event handlers as notifications. The sign-in page, which
-    has no frame, calls it too."""
+    """Sets a page's title, language and colours, and shows errors of its event handlers as notifications. The sign-in
+    page, which has no frame, calls it too."""
+    client = ui.context.client
+    client.page = copy(client.page)  # of this browser alone
+    client.page.language = current().quasar
     ui.page_title(f"{title} · DiffFit")
     ui.add_head_html(f'<link rel="stylesheet" href="{_address("/assets/theme.css")}">')
     nonce = ui.context.client.request.state.nonce
@@ -104,9 +109,9 @@ def show_problem(error: DiffFitError) -> None:
                 if line != error.detail:
                     kit.write(line, "p", "muted")
             if isinstance(error, Unauthenticated):
-                kit.button("Sign in again", _sign_in_again)
+                kit.button(tr("Sign in again"), _sign_in_again)
             if error.request_id:
-                kit.write(f"Request {error.request_id}", "p", "small")
+                kit.write(tr("Request {request_id}", request_id=error.request_id), "p", "small")
 
 
 def _notify(error: Exception) -> None:
@@ -124,9 +129,9 @@ def _sign_in_again() -> None:
 
 def _navigation(pages: dict[str, str], current: str) -> None:
     with kit.box("pages", "nav") as navigation:
-        navigation.props('aria-label="Pages"')
+        navigation.props["aria-label"] = tr("Pages")
         for name, target in pages.items():
-            link = ui.link(name, target).classes("page-link", remove="nicegui-link")
+            link = ui.link(tr(name), target).classes("page-link", remove="nicegui-link")
             if name == current:
                 link.props("aria-current=page")
 
@@ -138,12 +143,15 @@ def _theme_switch(theme: str) -> None:
     def switch() -> None:
         now = chosen["now"] = _NEXT[chosen["now"]]
         mode.value = _THEMES[now]
-        icon, label = _SHOWN[now]
-        button.props(f'icon={icon} aria-label="{label}" title="{label}"')
+        show(*_SHOWN[now])
         ui.run_javascript(f"document.cookie = 'difffit_theme={now}; path=/; max-age=31536000; samesite=lax'")
 
-    icon, label = _SHOWN[theme]
-    button = kit.button("", switch, kind="quiet", icon=icon).props(f'aria-label="{label}" title="{label}"')
+    def show(icon: str, label: str) -> None:
+        button.props(f"icon={icon}")
+        button.props["aria-label"] = button.props["title"] = tr(label)
+
+    button = kit.button("", switch, kind="quiet")
+    show(*_SHOWN[theme])
 
 
 def _address(path: str) -> str:

@@ -10,6 +10,7 @@ from nicegui.elements.mixins.value_element import ValueElement
 from api.dashboard import kit, words
 from api.dashboard.forms import number_of
 from api.dashboard.lists import filter_buttons
+from api.dashboard.texts import tr, tr_all
 from difffit.filters import ImageFilters
 from difffit.models import Adapter
 
@@ -66,17 +67,17 @@ def filter_fields(path: str, filters: dict[str, str], adapters: list[Adapter], d
     controls: dict[str, ValueElement[Any]] = {}
     with kit.box("fields compact"):
         if domains is not None:
-            controls["domain_id"] = _choice("Domain", domains, "")
+            controls["domain_id"] = _choice(tr("Domain"), domains, "")
         names = sorted({name for adapter in adapters for name in adapter.class_names})
-        controls["class_name"] = _choice("Class", {name: name for name in names}, filters.get("class_name", ""))
-        versions["base"] = "Base model"
-        controls["adapter_id"] = _choice("Version", versions, filters.get("adapter_id", ""))
-        controls["marked"] = kit.choice("Favourites", _MARKED, marked if marked in _MARKED else "")
-        controls["since"] = _day("From", filters.get("since", ""))
-        controls["until"] = _day("Until", filters.get("until", ""))
+        controls["class_name"] = _choice(tr("Class"), {name: name for name in names}, filters.get("class_name", ""))
+        versions["base"] = tr("Base model")
+        controls["adapter_id"] = _choice(tr("Version"), versions, filters.get("adapter_id", ""))
+        controls["marked"] = kit.choice(tr("Favourites"), tr_all(_MARKED), marked if marked in _MARKED else "")
+        controls["since"] = _day(tr("From"), filters.get("since", ""))
+        controls["until"] = _day(tr("Until"), filters.get("until", ""))
         seed = number_of(filters.get("seed", ""))
-        controls["seed"] = kit.number("Seed", seed, least=0, most=_MAX_SEED, may_be_empty=True)
-        controls["label"] = kit.field("Label contains", filters.get("label", ""), most=_LABEL_LENGTH)
+        controls["seed"] = kit.number(tr("Seed"), seed, least=0, most=_MAX_SEED, may_be_empty=True)
+        controls["label"] = kit.field(tr("Label contains"), filters.get("label", ""), most=_LABEL_LENGTH)
     filter_buttons(path, **controls)
 
 
@@ -84,7 +85,7 @@ def _choice(label: str, options: dict[str, str], chosen: str) -> ui.select:
     """Adds a choice of one option or of any. A chosen value that is no option, such as a version that was deleted,
     stays chosen."""
     kept = {chosen: chosen} if chosen and chosen not in options else {}
-    return kit.choice(label, {"": "Any", **options, **kept}, chosen)
+    return kit.choice(label, {"": tr("Any"), **options, **kept}, chosen)
 
 
 def _day(label: str, value: str) -> ui.input | ui.textarea:

@@ -10,6 +10,8 @@ from urllib.parse import urlencode
 from nicegui import background_tasks, ui
 from nicegui.elements.mixins.text_element import TextElement
 
+from api.dashboard.texts import tr
+
 Control = TypeVar("Control", bound=ui.element)
 Handler = Callable[[], object]
 """Function that a button calls. A coroutine that it returns is awaited, but no other awaitable, since awaiting a
@@ -88,7 +90,7 @@ def field(
     def problem(text: str | None) -> str | None:
         if needed and not (text or "").strip():
             return needed
-        return f"At most {most:,} characters." if most and len(text or "") > most else None
+        return tr("At most {most:,} characters.", most=most) if most and len(text or "") > most else None
 
     if lines == 1:
         element: ui.input | ui.textarea = ui.input(label, value=value, password=password, validation=problem)
@@ -131,8 +133,8 @@ def _within(
         if entered is None and may_be_empty:
             return None
         if entered is None or not least <= entered <= most:
-            return f"Enter a number from {least:,} to {most:,}."
-        return "Enter a whole number." if whole and entered != int(entered) else None
+            return tr("Enter a number from {least:,} to {most:,}.", least=least, most=most)
+        return tr("Enter a whole number.") if whole and entered != int(entered) else None
 
     return problem
 
@@ -147,8 +149,8 @@ def _as_field(element: Control, hint: str) -> Control:
 
 
 def badge(word: str) -> TextElement:
-    """Adds a status such as `ready`, in the colour that belongs to it."""
-    return write(word, "span", f"badge {_TONES.get(word, '')}")
+    """Adds a status such as `ready`, in the page's language and in the colour that belongs to it."""
+    return write(tr(word), "span", f"badge {_TONES.get(word, '')}")
 
 
 def facts(pairs: dict[str, str]) -> None:
@@ -172,16 +174,16 @@ def picture(url: str, description: str, classes: str = "picture") -> ui.element:
     return element
 
 
-def code(content: str, label: str = "Copy") -> None:
+def code(content: str) -> None:
     """Adds preformatted text with a button that copies the text to the clipboard."""
 
     def copy() -> None:
         ui.clipboard.write(content)
-        said("Copied.")
+        said(tr("Copied."))
 
     with box("code"):
         write(content, "pre").props("tabindex=0")
-        button(label, copy, kind="quiet", icon="content_copy")
+        button(tr("Copy"), copy, kind="quiet", icon="content_copy")
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -191,7 +193,7 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) 
         with ui.element("thead"), ui.element("tr"):
             for column in columns:
                 with ui.element("th").props("scope=col"):
-                    write(column or "Actions", "span", "" if column else "visually-hidden")
+                    write(column or tr("Actions"), "span", "" if column else "visually-hidden")
         with ui.element("tbody"):
             for row in rows:
                 with ui.element("tr"):
@@ -231,9 +233,9 @@ def dialog(title: str) -> Iterator[ui.dialog]:
 def delete_button(name: str, verb: str, detail: str, delete: Handler) -> ui.button:
     """Adds a button that deletes something after the user has confirmed it. `name` says what, such as `version 2`,
     `detail` what else is affected, and `verb` labels the button that confirms."""
-    detail = f"{detail} This cannot be undone."
-    element = button("Delete", lambda: confirm(f"Delete {name}?", detail, verb, delete), kind="quiet")
-    element.props["aria-label"] = f"Delete {name}"
+    detail = tr("{detail} This cannot be undone.", detail=detail)
+    element = button(tr("Delete"), lambda: confirm(tr("Delete {name}?", name=name), detail, verb, delete), kind="quiet")
+    element.props["aria-label"] = tr("Delete {name}", name=name)
     return element
 
 
@@ -247,7 +249,7 @@ def confirm(title: str, detail: str, verb: str, action: Handler) -> None:
     with dialog(title) as asked:
         write(detail)
         with box("row end"):
-            button("Cancel", asked.close)
+            button(tr("Cancel"), asked.close)
             button(verb, confirmed, kind="danger")
     asked.open()
 
@@ -261,7 +263,13 @@ def refused(title: str, detail: str) -> None:
     """Shows a notification that an action has failed, in place of the previous such notification. It stays until it is
     closed."""
     ui.notify(
-        title, caption=detail, position="bottom", classes="refused", group="refused", close_button="Close", timeout=0
+        title,
+        caption=detail,
+        position="bottom",
+        classes="refused",
+        group="refused",
+        close_button=tr("Close"),
+        timeout=0,
     )
 
 
@@ -278,14 +286,20 @@ def ended(message: str) -> None:
 
 def notifications_button() -> None:
     """Adds a button that asks the browser for notifications. It is hidden if the user has already decided."""
-    element = button("Notify me when it ends", kind="quiet", icon="notifications").classes("allow-notifications")
+    element = button(tr("Notify me when it ends"), kind="quiet", icon="notifications").classes("allow-notifications")
     element.on("click", js_handler="() => difffit.allowNotifications()")
 
 
 def in_background(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a coroutine until it ends or its page is closed."""
-    task = background_tasks.create(work)
-    ui.context.client.on_delete(lambda: task.cancel() and None)
+    """Runs a coroutine until it ends or its page is closed, in the page's language."""
+    client = ui.context.client
+
+    async def run() -> None:
+        with client:
+            await work
+
+    task = background_tasks.create(run())
+    client.on_delete(lambda: task.cancel() and None)
 
 
 async def _done(handler: Handler) -> None:

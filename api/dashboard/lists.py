@@ -7,6 +7,7 @@ from nicegui.elements.mixins.value_element import ValueElement
 
 from api.dashboard import kit
 from api.dashboard.forms import Form, address_text, press_on_enter
+from api.dashboard.texts import tr
 
 _FIRST = "-"
 """Stands for the first page, which has no cursor, in a trail of cursors."""
@@ -24,8 +25,8 @@ def filter_buttons(path: str, **controls: ValueElement[Any]) -> None:
             )
 
     with kit.box("row"):
-        submitter = kit.button("Show", show, kind="primary")
-        kit.link_button("Show all", path)
+        submitter = kit.button(tr("Show"), show, kind="primary")
+        kit.link_button(tr("Show all"), path)
     for control in controls.values():
         if isinstance(control, ui.input | ui.number):
             press_on_enter(control, submitter)
@@ -36,10 +37,10 @@ def pager(
     path: str,
     next_cursor: str | None,
     filters: dict[str, str] | None = None,
-    names: tuple[str, str, str] = ("Newest", "Newer", "Older"),
+    names: tuple[str, str, str] = ("Newest {noun}", "Newer {noun}", "Older {noun}"),
 ) -> None:
     """Adds links from a page of a list to its first page, the page before and the next page, which are labelled with
-    `names` and the noun. The API lists only forwards, so the address has the cursors of the pages before, in
+    `names`. The API lists only forwards, so the address has the cursors of the pages before, in
     `trail`."""
     first, before, after = names
     query = ui.context.client.request.query_params
@@ -48,15 +49,15 @@ def pager(
     shown = {name: value for name, value in (filters or {}).items() if value}
     links = {}
     if cursor and trail != [_FIRST]:
-        links[f"{first} {noun}"] = shown
+        links[tr(first, noun=tr(noun))] = shown
     if trail:
         previous = "" if trail[-1] == _FIRST else trail[-1]
-        links[f"{before} {noun}"] = {**shown, "cursor": previous, "trail": ",".join(trail[:-1])}
+        links[tr(before, noun=tr(noun))] = {**shown, "cursor": previous, "trail": ",".join(trail[:-1])}
     if next_cursor:
         passed = [*trail, cursor or _FIRST][-_MAX_TRAIL:]
-        links[f"{after} {noun}"] = {**shown, "cursor": next_cursor, "trail": ",".join(passed)}
+        links[tr(after, noun=tr(noun))] = {**shown, "cursor": next_cursor, "trail": ",".join(passed)}
     if links:
         with kit.box("row", "nav") as navigation:
-            navigation.props('aria-label="Pages of the list"')
+            navigation.props["aria-label"] = tr("Pages of the list")
             for label, target in links.items():
                 kit.link_button(label, kit.with_query(path, target))

@@ -16,6 +16,7 @@ from nicegui.client import templates
 from api.dashboard import kit
 from api.dashboard.frame import look
 from api.dashboard.sessions import COOKIE, COOKIE_SECONDS
+from api.dashboard.texts import tr
 from api.dashboard.user import theme_of
 from api.deps import Services
 
@@ -65,11 +66,11 @@ def _replace_missing_page() -> None:
         if request.scope.get("endpoint") not in (None, pages):  # an endpoint that is not a page
             return await http_exception_handler(request, error)
         with Client(ui.page(""), request=request) as client:
-            look("Not found", theme_of(request))
+            look(tr("Not found"), theme_of(request))
             with kit.box("gate"):
-                kit.write("Page not found", "h1")
-                kit.muted("There is no page at this address. It may have been deleted, or the link is incomplete.")
-                kit.link_button("To the start page", "/", kind="primary")
+                kit.write(tr("Page not found"), "h1")
+                kit.muted(tr("There is no page at this address. It may have been deleted, or the link is incomplete."))
+                kit.link_button(tr("To the start page"), "/", kind="primary")
         return client.build_response(request, 404)
 
 

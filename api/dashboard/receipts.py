@@ -5,6 +5,7 @@ from collections.abc import Callable
 from nicegui import ui
 
 from api.dashboard import kit, words
+from api.dashboard.texts import tr
 from api.dashboard.user import User
 
 _ASK_SECONDS = 2.0
@@ -21,16 +22,16 @@ def show_receipt(user: User, id: str | None, leave: Callable[[], None]) -> None:
         receipt = await user.api.deletions.get(id)
         files = f"{words.several(receipt.objects, 'file')}, {words.size(receipt.bytes)}"
         if receipt.done_at is None:
-            line.text = f"The stored files are being deleted: {files} so far."
+            line.text = tr("The stored files are being deleted: {files} so far.", files=files)
         else:
             waiting.cancel()
-            line.text = f"Everything was deleted: {files}."
+            line.text = tr("Everything was deleted: {files}.", files=files)
 
-    with kit.dialog("Deleted") as shown:
+    with kit.dialog(tr("Deleted")) as shown:
         shown.props("persistent")  # closing it otherwise would skip `leave`
         line = kit.write("").props("role=status")
-        kit.facts({"Receipt": id})
+        kit.facts({tr("Receipt"): id})
         waiting = ui.timer(_ASK_SECONDS, update)
         with kit.box("row end"):
-            kit.button("Close", leave, kind="primary").props("autofocus")
+            kit.button(tr("Close"), leave, kind="primary").props("autofocus")
     shown.open()

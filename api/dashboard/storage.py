@@ -5,6 +5,7 @@ from contextlib import suppress
 from nicegui import ui
 
 from api.dashboard import kit, words
+from api.dashboard.texts import tr
 from api.dashboard.user import User
 from difffit import DiffFitError
 
@@ -18,7 +19,7 @@ async def show_storage(user: User, place: ui.element) -> None:
         quota = (await user.api.usage()).quotas["stored_bytes"]
         if quota.limit is None or place.is_deleted:
             return
-        used = f"{words.size(quota.used)} of {words.size(quota.limit)} of storage used."
+        used = tr("{used} of {limit} of storage used.", used=words.size(quota.used), limit=words.size(quota.limit))
         with place:
             if quota.used < _NEARLY_FULL * quota.limit:
                 kit.write(used, "p", "small")
@@ -26,7 +27,11 @@ async def show_storage(user: User, place: ui.element) -> None:
             with kit.box("problem") as problem:
                 problem.props("role=status")
                 is_full = quota.used >= quota.limit
-                kit.write("Storage is full" if is_full else "Storage is nearly full", "p", "problem-title")
-                advice = "Delete data sets, versions or images, or ask your administrator for more."
-                refused = "New uploads, fine-tunes and images are" if is_full else "Uploads that need more are"
-                kit.write(f"{used} {refused} refused. {advice}")
+                kit.write(tr("Storage is full") if is_full else tr("Storage is nearly full"), "p", "problem-title")
+                advice = tr("Delete data sets, versions or images, or ask your administrator for more.")
+                refused = (
+                    tr("New uploads, fine-tunes and images are refused.")
+                    if is_full
+                    else tr("Uploads that need more are refused.")
+                )
+                kit.write(f"{used} {refused} {advice}")

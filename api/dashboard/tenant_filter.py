@@ -9,6 +9,7 @@ from nicegui.elements.mixins.value_element import ValueElement
 from api.dashboard import kit
 from api.dashboard.lists import filter_buttons
 from api.dashboard.tenant_form import NAME_LENGTH
+from api.dashboard.texts import tr
 from api.dashboard.user import MOST, User, or_none
 
 _ID = "ten_"
@@ -25,11 +26,15 @@ async def filter_by_tenant(
     shown = next(iter(matches.values())) if is_clear else asked
     with kit.card():
         with kit.box("fields"):
-            tenant = kit.field("Tenant", shown, placeholder="Name or id", most=NAME_LENGTH)
+            tenant = kit.field(tr("Tenant"), shown, placeholder=tr("Name or id"), most=NAME_LENGTH)
             controls = others()
         filter_buttons(path, tenant_id=tenant, **controls)
         if not is_clear:
-            kit.muted(f"Several tenants match “{asked}”:" if matches else f"No tenant matches “{asked}”.")
+            kit.muted(
+                tr("Several tenants match “{asked}”:", asked=asked)
+                if matches
+                else tr("No tenant matches “{asked}”.", asked=asked)
+            )
             with kit.box("row"):
                 for id, name in matches.items():
                     ui.link(name, kit.with_query(path, {"tenant_id": id}))

@@ -4,6 +4,7 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.forms import Form, form_dialog
+from api.dashboard.texts import tr
 from api.dashboard.user import User
 from difffit.models import Tenant
 
@@ -30,22 +31,24 @@ def ask_to_edit(user: User, tenant: Tenant) -> None:
             )
             kit.reload()
 
-    with form_dialog(f"Edit {tenant.name}", "Save", change):
-        name = kit.field("Name", tenant.name, needed="Enter a name.", most=NAME_LENGTH).props("autofocus")
-        hint = "Relative to other tenants, which have 1 by default."
+    with form_dialog(tr("Edit {name}", name=tenant.name), tr("Save"), change):
+        name = kit.field(tr("Name"), tenant.name, needed=tr("Enter a name."), most=NAME_LENGTH).props("autofocus")
+        hint = tr("Relative to other tenants, which have 1 by default.")
         least, most = _MIN_WEIGHT, _MAX_WEIGHT
-        weight = kit.number("Share of the device", tenant.weight, least=least, most=most, whole=False, hint=hint)
-        kit.muted("Limits. An empty one is the service's own.")
+        weight = kit.number(tr("Share of the device"), tenant.weight, least=least, most=most, whole=False, hint=hint)
+        kit.muted(tr("Limits. An empty one is the service's own."))
         with kit.box("fields two"):
             limits = {key: _limit(key, tenant.quotas.get(key)) for key in words.LIMITS}
-            days = kit.number("Keep images (days)", tenant.keep_image_days, least=1, most=_MAX_DAYS, may_be_empty=True)
-        favourites = ui.checkbox("Keep favourites longer", value=tenant.keep_favourites)
+            days = kit.number(
+                tr("Keep images (days)"), tenant.keep_image_days, least=1, most=_MAX_DAYS, may_be_empty=True
+            )
+        favourites = ui.checkbox(tr("Keep favourites longer"), value=tenant.keep_favourites)
 
 
 def _limit(key: str, value: int | None) -> ui.number:
     """Adds the field of a limit. Storage is entered in megabytes."""
     unit = _unit(key)
-    label = words.LIMITS[key] + (" (MB)" if unit > 1 else "")
+    label = tr(words.LIMITS[key]) + (" (MB)" if unit > 1 else "")
     shown = None if value is None else value / unit
     return kit.number(label, shown, least=0, most=_MAX_LIMIT // unit, whole=unit == 1, may_be_empty=True)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nicegui import ui
 
 from api.dashboard import kit
+from api.dashboard.texts import tr
 from api.dashboard.user import User
 from difffit import DiffFitError
 from difffit.events import ACTIVE
@@ -55,15 +56,15 @@ class _Tour:
         request = ui.context.client.request
         self.path = request.url.path.removeprefix(request.scope["root_path"])
         with kit.box("tour", "section") as self.panel:
-            self.panel.props('aria-label="First steps"')
+            self.panel.props["aria-label"] = tr("First steps")
             with kit.box("row spread"):
-                kit.write("First steps", "h2")
-                self.dismiss = kit.button("Dismiss", lambda: self._open(False), kind="quiet")
+                kit.write(tr("First steps"), "h2")
+                self.dismiss = kit.button(tr("Dismiss"), lambda: self._open(False), kind="quiet")
             with kit.box("tour-steps", "ol"):
-                self.steps = [kit.write(name, "li") for name in _STEPS]
+                self.steps = [kit.write(tr(name), "li") for name in _STEPS]
             self.line = kit.muted("").props("role=status")
             self.link = kit.link_button("", "#", kind="primary")
-        self.reopen = kit.button("Show the first steps", lambda: self._open(True), kind="quiet")
+        self.reopen = kit.button(tr("Show the first steps"), lambda: self._open(True), kind="quiet")
         self._show_panel()
 
     async def follow(self) -> None:
@@ -79,21 +80,26 @@ class _Tour:
         api, id, path = self.user.api, self.domain_id, f"/domains/{self.domain_id}"
         dataset = await anext(api.datasets.list(id, 1), None)
         if dataset is None or dataset.status != "ready":
-            return _Place(0, "The service checks 160 drawings in 8 classes.", "Go to the images", f"{path}/images")
+            return _Place(
+                0,
+                tr("The service checks 160 drawings in 8 classes."),
+                tr("Go to the images"),
+                f"{path}/images",
+            )
         if await anext(api.adapters.list(id, 1, status="ready"), None) is None:
             finetune = await anext(api.finetunes.list(id, 1), None)
             if finetune is not None and finetune.status in ACTIVE:
-                text = "The base model learns the drawings. Without a GPU, this takes some minutes."
-                return _Place(1, text, "Watch the training", f"/finetunes/{finetune.id}")
+                text = tr("The base model learns the drawings. Without a GPU, this takes some minutes.")
+                return _Place(1, text, tr("Watch the training"), f"/finetunes/{finetune.id}")
             training = kit.with_query(f"{path}/training", {"dataset_id": dataset.id, **_TRAINING})
             return _Place(
-                1, "Let the base model learn the drawings: start the training.", "Go to the training", training
+                1, tr("Let the base model learn the drawings: start the training."), tr("Go to the training"), training
             )
         if await anext(api.generations.list(id, 1, status="succeeded"), None) is None:
-            text = "The version draws in the style that it has learned. Choose a class, then press Generate."
-            return _Place(2, text, "Go to the playground", f"{path}/playground")
-        text = "Your first images are there. Continue with a domain of your own images."
-        return _Place(3, text, "Go to the domains", "/domains")
+            text = tr("The version draws in the style that it has learned. Choose a class, then press Generate.")
+            return _Place(2, text, tr("Go to the playground"), f"{path}/playground")
+        text = tr("Your first images are there. Continue with a domain of your own images.")
+        return _Place(3, text, tr("Go to the domains"), "/domains")
 
     def _show(self, place: _Place) -> None:
         for index, step in enumerate(self.steps):

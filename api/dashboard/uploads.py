@@ -13,6 +13,7 @@ from nicegui.element import Element
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from api.dashboard.texts import tr_all
 from api.dashboard.user import User, get_tenant, in_process
 
 _FILES = 50_000
@@ -20,6 +21,30 @@ _FILES = 50_000
 error message for too many files."""
 _HEADER_BYTES = 2**13
 """Maximum size of a header in the form. The header of a file contains its path."""
+
+_TEXTS = {
+    "drop": "Drop a folder or a zip here",
+    "classes": "One folder of images for each class.",
+    "chooseFolder": "Choose a folder",
+    "chooseZip": "Choose a zip",
+    "folder": "A folder of images",
+    "zip": "A zip of images",
+    "upload": "Upload",
+    "cancel": "Cancel the upload",
+    "again": "Try again",
+    "wrong": "Not a folder and not a zip",
+    "wrongDetail": "Drop a folder that contains one folder per class, or one zip of such a folder.",
+    "sending": "Sending",
+    "sent": "% sent",
+    "checking": "Sent; checking",
+    "rejected": "Upload rejected",
+    "rejectedDetail": "The server did not accept the upload.",
+    "interrupted": "Upload interrupted",
+    "interruptedDetail": "The connection broke before all files were sent. Check it, then try again.",
+    "cancelled": "Upload cancelled",
+    "cancelledDetail": "Nothing was stored.",
+}
+"""Texts of the area, by the names that its script has for them."""
 
 
 class Upload(Element, component="assets/upload.js"):
@@ -29,6 +54,7 @@ class Upload(Element, component="assets/upload.js"):
     def __init__(self, domain_id: str) -> None:
         super().__init__()
         self._props["url"] = f"/upload/{domain_id}"
+        self._props["texts"] = tr_all(_TEXTS)
 
 
 @app.post("/upload/{id}", include_in_schema=False)

@@ -9,6 +9,7 @@ from nicegui import app, ui
 
 from api.dashboard import kit, words
 from api.dashboard.forms import address_text
+from api.dashboard.texts import tr
 from api.dashboard.user import User, get_tenant, or_none
 from difffit.models import Generation, Image
 
@@ -27,21 +28,21 @@ class Viewer:
         self.user, self.ids = user, ids
 
     async def open(self, index: int) -> None:
-        with kit.dialog("Image details") as shown, kit.box("stack") as element:
+        with kit.dialog(tr("Image details")) as shown, kit.box("stack") as element:
             self.content = ui.element("div").classes("stack")
             with kit.box("row") as self.links:
-                self.reuse = kit.link_button("Use these settings", "#")
-                self.png = ui.link("Open the PNG", "#", new_tab=True)
+                self.reuse = kit.link_button(tr("Use these settings"), "#")
+                self.png = ui.link(tr("Open the PNG"), "#", new_tab=True)
                 self.png.classes("button link-button", remove="nicegui-link")
             with kit.box("row spread"):
                 self._neighbours(element)
-                kit.button("Close", shown.close, kind="primary").props("autofocus")
+                kit.button(tr("Close"), shown.close, kind="primary").props("autofocus")
         await self._show(index)
         shown.open()
 
     def _neighbours(self, element: ui.element) -> None:
         with kit.box("row") as buttons:
-            for label, key, step in (("Previous", "left", -1), ("Next", "right", 1)):
+            for label, key, step in ((tr("Previous"), "left", -1), (tr("Next"), "right", 1)):
 
                 async def move(step: int = step) -> None:
                     await self._show((self.index + step) % len(self.ids))
@@ -62,9 +63,9 @@ class Viewer:
         self.content.clear()
         self.links.visible = image is not None
         with self.content:
-            kit.write(f"{index + 1} of {len(self.ids)}", "p", "small").props("role=status")
+            kit.write(tr("{index} of {count}", index=index + 1, count=len(self.ids)), "p", "small").props("role=status")
             if generation is None or image is None:
-                kit.muted("This image has been deleted.")
+                kit.muted(tr("This image has been deleted."))
                 return
             _details(generation, image, version)
             self.reuse.props["href"] = playground(generation, image)
@@ -72,15 +73,17 @@ class Viewer:
 
 
 def _details(generation: Generation, image: Image, version: str) -> None:
-    kit.picture(image.url, f"{generation.class_name}, seed {image.seed}", "picture large")
-    facts = {"Class": generation.class_name, "Seed": str(image.seed), "Steps": str(generation.steps)}
-    facts |= {"Strength": f"{generation.adapter_scale:g}", "Guidance": words.guidance(generation)}
+    kit.picture(
+        image.url, tr("{class_name}, seed {seed}", class_name=generation.class_name, seed=image.seed), "picture large"
+    )
+    facts = {tr("Class"): generation.class_name, tr("Seed"): str(image.seed), tr("Steps"): str(generation.steps)}
+    facts |= {tr("Strength"): f"{generation.adapter_scale:g}", tr("Guidance"): words.guidance(generation)}
     if generation.guidance_adapter_scale != 1:
-        facts["Guided against"] = f"{generation.guidance_adapter_scale:.0%}"
-    facts |= {"Sampler": generation.sampler, "Timesteps": generation.timestep_spacing}
-    facts |= {"Size": f"{image.width} × {image.height}", "Generated": words.moment(generation.finished_at)}
-    label = {"Label": image.label} if image.label else {}
-    kit.facts(facts | {"Version": version} | label | {"SHA-256": image.sha256})
+        facts[tr("Guided against")] = f"{generation.guidance_adapter_scale:.0%}"
+    facts |= {tr("Sampler"): generation.sampler, tr("Timesteps"): generation.timestep_spacing}
+    facts |= {tr("Size"): f"{image.width} × {image.height}", tr("Generated"): words.moment(generation.finished_at)}
+    label = {tr("Label"): image.label} if image.label else {}
+    kit.facts(facts | {tr("Version"): version} | label | {"SHA-256": image.sha256})
 
 
 def playground(generation: Generation, image: Image) -> str:
@@ -93,7 +96,7 @@ def playground(generation: Generation, image: Image) -> str:
 async def version_name(user: User, adapter_id: str | None) -> str:
     """Returns the name of the version that a generation used. A deleted version is named by its id."""
     if adapter_id is None:
-        return "Base model"
+        return tr("Base model")
     adapter = await or_none(user.api.adapters.get(adapter_id))
     return words.version(adapter) if adapter else adapter_id
 

@@ -6,6 +6,7 @@ from nicegui import ui
 
 from api.dashboard import kit
 from api.dashboard.forms import Form, form_dialog
+from api.dashboard.texts import tr
 from difffit.models import Webhook
 
 EVENTS = (
@@ -36,15 +37,15 @@ class WebhookForm:
                 "URL",
                 webhook.url if webhook else "",
                 placeholder="https://example.com/hooks",
-                hint="Starts with https:// and leads to a public address.",
-                needed="Enter a URL.",
+                hint=tr("Starts with https:// and leads to a public address."),
+                needed=tr("Enter a URL."),
                 most=_URL_LENGTH,
             ).props("autofocus")
             description = webhook.description if webhook else ""
-            self._description = kit.field("Description", description, most=_DESCRIPTION_LENGTH)
+            self._description = kit.field(tr("Description"), description, most=_DESCRIPTION_LENGTH)
             with kit.box("choices", "fieldset"):
-                kit.write("Events", "legend")
-                kit.muted("None chosen: all events, also those of later releases.")
+                kit.write(tr("Events"), "legend")
+                kit.muted(tr("None chosen: all events, also those of later releases."))
                 self._events = {name: ui.checkbox(name, value=name in (chosen or ())) for name in EVENTS}
 
     @property

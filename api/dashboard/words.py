@@ -1,4 +1,4 @@
-"""Functions that format numbers, times and ids for the dashboard."""
+"""Functions that format numbers, times and ids for the dashboard, in the page's language."""
 
 import datetime
 from collections.abc import Mapping
@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 from fastapi import Request
 from nicegui import ui
 
+from api.dashboard import texts
+from api.dashboard.texts import tr
 from difffit.models import Adapter, AdminAdapter, Finetune, Generation
 
 LIMITS = {
@@ -29,37 +31,37 @@ CLASS_TABLE = {True: "trained", False: "kept"}
 
 
 def count(number: float) -> str:
-    return f"{number:,.0f}"
+    return texts.number(number, ",.0f")
 
 
 def size(number: float) -> str:
     for unit in ("B", "KB", "MB", "GB"):
         if number < 1000:
-            return f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.1f} {unit}"
+            return f"{texts.number(number, ',.0f' if unit == 'B' else ',.1f')} {unit}"
         number /= 1000
-    return f"{number:,.1f} TB"
+    return f"{texts.number(number, ',.1f')} TB"
 
 
 def duration(seconds: float) -> str:
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{texts.number(seconds, '.1f')} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{texts.number(seconds / 3600, '.1f')} h"
 
 
 def limits(quotas: Mapping[str, int]) -> dict[str, str]:
     """Returns the values of a tenant's own quotas as texts, by the names of `LIMITS`."""
     return {
-        LIMITS.get(name, name): size(limit) if name == "stored_bytes" else count(limit)
+        tr(LIMITS.get(name, name)): size(limit) if name == "stored_bytes" else count(limit)
         for name, limit in quotas.items()
     }
 
 
 def moment(time: datetime.datetime | None, never: str = "never") -> str:
-    return time.astimezone(zone()).strftime("%d %b %Y, %H:%M") if time else never
+    return time.astimezone(zone()).strftime(texts.current().moment) if time else tr(never)
 
 
 def zone(request: Request | None = None) -> datetime.tzinfo:
@@ -73,24 +75,29 @@ def zone(request: Request | None = None) -> datetime.tzinfo:
 
 def several(number: int, word: str, words: str = "") -> str:
     """Returns a number with its noun in the singular or plural: `1 image`, `2 images`."""
-    return f"{number:,} {word if number == 1 else words or word + 's'}"
+    return f"{texts.number(number, ',')} {tr(word if number == 1 else words or word + 's')}"
 
 
 def guidance(generation: Generation) -> str:
     """Returns the guidance scale of a generation, with a note if its version has learned guidance."""
-    return f"{generation.guidance_scale:g}" + (", learned" if generation.learned_guidance else "")
+    scale = texts.number(generation.guidance_scale, "g")
+    return tr("{scale}, learned", scale=scale) if generation.learned_guidance else scale
 
 
 def learned_guidance(finetune: Finetune) -> str:
     """Returns the highest guidance scale that a fine-tune teaches, and the number of steps; `none` without any."""
     if finetune.distill_guidance is None:
-        return "none"
+        return tr("none")
     steps = min(finetune.distill_steps, finetune.steps // 2)
-    return f"up to {finetune.distill_guidance:g}, in the last {several(steps, 'step')}"
+    return tr(
+        "up to {scale:g}, in the last {steps}",
+        scale=finetune.distill_guidance,
+        steps=several(steps, "step"),
+    )
 
 
 def version(adapter: Adapter | AdminAdapter) -> str:
-    return f"Version {adapter.version}" + (f", {adapter.name}" if adapter.name else "")
+    return tr("Version {version}", version=adapter.version) + (f", {adapter.name}" if adapter.name else "")
 
 
 def short(identifier: str) -> str:

@@ -175,12 +175,12 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def window(chromium: Browser, server: Server) -> Iterator[Callable[[str], Dashboard]]:
+def window(chromium: Browser, server: Server) -> Iterator[Callable[..., Dashboard]]:
     opened: list[tuple[BrowserContext, Dashboard]] = []
 
-    def open_window(key: str) -> Dashboard:
+    def open_window(key: str, locale: str = "en-US") -> Dashboard:
         context = chromium.new_context(
-            viewport=DESK, color_scheme="light", reduced_motion="reduce", timezone_id=ZONE, locale="en-US"
+            viewport=DESK, color_scheme="light", reduced_motion="reduce", timezone_id=ZONE, locale=locale
         )
         context.set_default_timeout(30_000)
         dashboard = Dashboard(f"{server.url}/dashboard", key, context.new_page())

@@ -4,26 +4,26 @@
 export default {
   template: `
     <div class="drop" :class="{ over }" @dragover.prevent="over = true" @dragleave="over = false" @drop.prevent="drop">
-      <p class="empty-title">Drop a folder or a zip here</p>
-      <p class="muted">One folder of images for each class.</p>
+      <p class="empty-title">{{ texts.drop }}</p>
+      <p class="muted">{{ texts.classes }}</p>
       <div class="row">
-        <button type="button" class="button" :disabled="busy" @click="$refs.folder.click()">Choose a folder</button>
-        <button type="button" class="button" :disabled="busy" @click="$refs.zip.click()">Choose a zip</button>
+        <button type="button" class="button" :disabled="busy" @click="$refs.folder.click()">{{ texts.chooseFolder }}</button>
+        <button type="button" class="button" :disabled="busy" @click="$refs.zip.click()">{{ texts.chooseZip }}</button>
       </div>
-      <input ref="folder" type="file" webkitdirectory multiple hidden aria-label="A folder of images" @change="chosen" />
-      <input ref="zip" type="file" accept=".zip,application/zip" hidden aria-label="A zip of images" @change="chosen" />
+      <input ref="folder" type="file" webkitdirectory multiple hidden :aria-label="texts.folder" @change="chosen" />
+      <input ref="zip" type="file" accept=".zip,application/zip" hidden :aria-label="texts.zip" @change="chosen" />
       <template v-if="busy">
-        <progress class="bar" max="1" :value="fraction" aria-label="Upload"></progress>
+        <progress class="bar" max="1" :value="fraction" :aria-label="texts.upload"></progress>
         <p class="small" role="status">{{ note }}</p>
-        <button type="button" class="button" @click="request.abort()">Cancel the upload</button>
+        <button type="button" class="button" @click="request.abort()">{{ texts.cancel }}</button>
       </template>
       <div v-if="problem" class="problem" role="alert">
         <p class="problem-title">{{ problem.title }}</p>
         <p>{{ problem.detail }}</p>
-        <button v-if="problem.again" type="button" class="button" @click="send(files)">Try again</button>
+        <button v-if="problem.again" type="button" class="button" @click="send(files)">{{ texts.again }}</button>
       </div>
     </div>`,
-  props: { url: String },
+  props: { url: String, texts: Object },
   data: () => ({ over: false, busy: false, fraction: 0, note: "", problem: null, files: [] }),
   mounted() {
     addEventListener("beforeunload", this.warn);
@@ -63,8 +63,7 @@ export default {
       if (!files.length || this.busy) return;
       const isZip = files.length === 1 && /\.zip$/i.test(files[0][0]);
       if (!isZip && !files.some(([path]) => path.includes("/"))) {
-        const detail = "Drop a folder that contains one folder per class, or one zip of such a folder.";
-        this.problem = { title: "Not a folder and not a zip", detail };
+        this.problem = { title: this.texts.wrong, detail: this.texts.wrongDetail };
         return;
       }
       const form = new FormData();
@@ -72,7 +71,7 @@ export default {
       const request = new XMLHttpRequest();
       request.upload.onprogress = (event) => {
         this.fraction = event.loaded / event.total;
-        this.note = this.fraction < 1 ? `${Math.round(100 * this.fraction)} % sent` : "Sent; checking";
+        this.note = this.fraction < 1 ? `${Math.round(100 * this.fraction)} ${this.texts.sent}` : this.texts.checking;
       };
       request.onload = () => {
         this.busy = false;
@@ -80,21 +79,20 @@ export default {
           difffit.reload();
           return;
         }
-        this.problem = { title: "Upload rejected", detail: "The server did not accept the upload.", again: true };
+        this.problem = { title: this.texts.rejected, detail: this.texts.rejectedDetail, again: true };
         try {
           this.problem = JSON.parse(request.responseText);
         } catch {}
       };
       request.onerror = () => {
         this.busy = false;
-        const detail = "The connection broke before all files were sent. Check it, then try again.";
-        this.problem = { title: "Upload interrupted", detail, again: true };
+        this.problem = { title: this.texts.interrupted, detail: this.texts.interruptedDetail, again: true };
       };
       request.onabort = () => {
         this.busy = false;
-        this.problem = { title: "Upload cancelled", detail: "Nothing was stored.", again: true };
+        this.problem = { title: this.texts.cancelled, detail: this.texts.cancelledDetail, again: true };
       };
-      Object.assign(this, { files, request, problem: null, busy: true, fraction: 0, note: "Sending" });
+      Object.assign(this, { files, request, problem: null, busy: true, fraction: 0, note: this.texts.sending });
       request.open("POST", window.path_prefix + this.url);
       request.send(form);
     },

@@ -6,6 +6,7 @@ from api.dashboard import kit, words
 from api.dashboard.frame import frame, page
 from api.dashboard.lists import pager
 from api.dashboard.tenant_filter import filter_by_tenant
+from api.dashboard.texts import tr, tr_all
 from api.dashboard.user import AdminUser
 from difffit.models import AdminAdapter
 
@@ -23,12 +24,12 @@ async def adapters(
     status: str = "",
     cursor: str = "",
 ) -> None:
-    with frame(user, "Adapters", section="Adapters"):
+    with frame(user, tr("Adapters"), section="Adapters"):
         tenant = await filter_by_tenant(
             user,
             "/adapters",
             tenant_id.strip(),
-            lambda: {"status": kit.choice("State", _STATES, status if status in _STATES else "")},
+            lambda: {"status": kit.choice(tr("State"), tr_all(_STATES), status if status in _STATES else "")},
         )
         if tenant is None:
             return
@@ -37,18 +38,18 @@ async def adapters(
         totals = await user.api.admin.adapter_totals(**filters)
         listed = await user.api.admin.adapters(_PAGE, **filters).page(cursor or None)
         with kit.card():
-            facts = {"Adapters": words.count(totals.adapters), "Tenants": words.count(totals.tenants)}
-            kit.facts(facts | {"Domains": words.count(totals.domains), "Stored": words.size(totals.size_bytes)})
+            facts = {tr("Adapters"): words.count(totals.adapters), tr("Tenants"): words.count(totals.tenants)}
+            kit.facts(facts | {tr("Domains"): words.count(totals.domains), tr("Stored"): words.size(totals.size_bytes)})
             if domain_id:
                 name = next((adapter.domain_name for adapter in listed.data), None)
-                _chosen(f"Only the domain {name or domain_id}.", filters, "domain_id")
+                _chosen(tr("Only the domain {name}.", name=name or domain_id), filters, "domain_id")
             if base_digest:
-                _chosen(f"Only the base {words.short(base_digest)}.", filters, "base_digest")
+                _chosen(tr("Only the base {digest}.", digest=words.short(base_digest)), filters, "base_digest")
             if listed.data:
                 rows = [_row(adapter, filters) for adapter in listed.data]
-                kit.table("Stored adapters, newest first", _COLUMNS, rows)
+                kit.table(tr("Stored adapters, newest first"), [tr(name) for name in _COLUMNS], rows)
             else:
-                kit.muted("No adapter matches." if filters else "No adapters yet.")
+                kit.muted(tr("No adapter matches.") if filters else tr("No adapters yet."))
         pager("adapters", "/adapters", listed.next_cursor, filters)
 
 
@@ -57,7 +58,9 @@ def _chosen(line: str, filters: dict[str, str], name: str) -> None:
     others = {other: value for other, value in filters.items() if other != name}
     with kit.box("row"):
         kit.muted(line)
-        ui.link("Remove", kit.with_query("/adapters", others)).props["aria-label"] = f"Remove the filter: {line}"
+        ui.link(tr("Remove"), kit.with_query("/adapters", others)).props["aria-label"] = tr(
+            "Remove the filter: {line}", line=line
+        )
 
 
 def _row(adapter: AdminAdapter, filters: dict[str, str]) -> list[kit.Cell]:
@@ -70,7 +73,7 @@ def _row(adapter: AdminAdapter, filters: dict[str, str]) -> list[kit.Cell]:
         lambda: _link(words.short(adapter.base_digest), filters, base_digest=adapter.base_digest).classes("mono"),
         words.moment(adapter.created_at),
         words.moment(adapter.last_used_at),
-        words.several(len(adapter.resident_on), "worker") if adapter.resident_on else "none",
+        words.several(len(adapter.resident_on), "worker") if adapter.resident_on else tr("none"),
     ]
 
 

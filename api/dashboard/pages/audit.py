@@ -8,6 +8,7 @@ from api.dashboard import kit, words
 from api.dashboard.frame import frame, page
 from api.dashboard.lists import pager
 from api.dashboard.tenant_filter import filter_by_tenant
+from api.dashboard.texts import tr
 from api.dashboard.user import AdminUser
 from difffit.models import Audit
 
@@ -16,17 +17,17 @@ _PAGE = 50
 
 @page("/audit")
 async def audit(user: AdminUser, tenant_id: str = "", cursor: str = "") -> None:
-    with frame(user, "Audit", section="Audit"):
+    with frame(user, tr("Audit"), section="Audit"):
         tenant = await filter_by_tenant(user, "/audit", tenant_id.strip())
         if tenant is None:
             return
         listed = await user.api.admin.audit(_PAGE, tenant_id=tenant or None).page(cursor or None)
         with kit.card():
-            columns = ("Time", "Tenant", "Action", "Target", "Key", "Address", "Details")
+            columns = (tr("Time"), tr("Tenant"), tr("Action"), tr("Target"), tr("Key"), tr("Address"), tr("Details"))
             if listed.data:
-                kit.table("Changes, newest first", columns, [_row(entry) for entry in listed.data])
+                kit.table(tr("Changes, newest first"), columns, [_row(entry) for entry in listed.data])
             else:
-                kit.muted("No entries yet.")
+                kit.muted(tr("No entries yet."))
         pager("entries", "/audit", listed.next_cursor, {"tenant_id": tenant})
 
 
@@ -36,7 +37,7 @@ def _row(entry: Audit) -> list[kit.Cell]:
         lambda: _tenant(entry),
         entry.action,
         lambda: _target(entry),
-        lambda: kit.write(entry.actor_key_id or "the service itself", "span", "mono"),
+        lambda: kit.write(entry.actor_key_id or tr("the service itself"), "span", "mono"),
         entry.address or "",
         lambda: kit.write(json.dumps(entry.detail, ensure_ascii=False) if entry.detail else "", "span", "small long"),
     ]
@@ -46,7 +47,7 @@ def _tenant(entry: Audit) -> None:
     if entry.tenant_name:
         ui.link(entry.tenant_name, f"/tenants/{entry.tenant_id}")
     elif entry.tenant_id:
-        kit.write(f"deleted {words.tail(entry.tenant_id)}", "span")
+        kit.write(tr("deleted {id}", id=words.tail(entry.tenant_id)), "span")
 
 
 def _target(entry: Audit) -> None:

@@ -11,6 +11,7 @@ from api.dashboard.chart import compared_losses
 from api.dashboard.comparison import Comparison
 from api.dashboard.domain import domain_frame, find, usable_versions
 from api.dashboard.frame import page
+from api.dashboard.texts import number, tr
 from api.dashboard.user import TenantUser, User, or_none
 from difffit.models import Adapter, Dataset, Domain, Finetune, Metrics
 
@@ -25,7 +26,7 @@ async def compare(user: TenantUser, id: str, left: str = "", right: str = "", dr
     with domain_frame(user, domain, "Versions"):
         versions = await usable_versions(user, domain, left, right)
         if len(versions) < 2:
-            kit.empty("Nothing to compare yet", "A comparison needs two versions. Every fine-tune creates one.")
+            kit.empty(tr("Nothing to compare yet"), tr("A comparison needs two versions. Every fine-tune creates one."))
             return
         first = versions.get(left) or versions.get(domain.active_adapter_id or "") or next(iter(versions.values()))
         others = [version for version in versions.values() if version is not first]
@@ -40,19 +41,19 @@ async def compare(user: TenantUser, id: str, left: str = "", right: str = "", dr
 def _choices(domain: Domain, versions: dict[str, Adapter], first: Adapter, second: Adapter) -> None:
     names = {id: words.version(version) for id, version in versions.items()}
     if domain.active_adapter_id in names:
-        names[domain.active_adapter_id] += " (active)"
-    with kit.card("Compare two versions"):
+        names[domain.active_adapter_id] = tr("{version} (active)", version=names[domain.active_adapter_id])
+    with kit.card(tr("Compare two versions")):
         with kit.box("fields"):
-            left = kit.choice("First version", names, first.id)
-            right = kit.choice("Second version", names, second.id)
+            left = kit.choice(tr("First version"), names, first.id)
+            right = kit.choice(tr("Second version"), names, second.id)
 
         def show() -> None:
             path = f"/domains/{domain.id}/compare"
             ui.navigate.to(kit.with_query(path, {"left": left.value, "right": right.value}))
 
         with kit.box("row"):
-            kit.button("Compare", show, kind="primary")
-            kit.link_button("All versions", f"/domains/{domain.id}/versions")
+            kit.button(tr("Compare"), show, kind="primary")
+            kit.link_button(tr("All versions"), f"/domains/{domain.id}/versions")
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ def _show_trainings(trainings: Sequence[_Training]) -> None:
     names = [words.version(training.version) for training in trainings]
     columns = [_properties(training) for training in trainings]
     properties = dict.fromkeys(name for column in columns for name in column)
-    with kit.card("Results and settings", "Values that differ are bold."):
+    with kit.card(tr("Results and settings"), tr("Values that differ are bold.")):
         rows = [_row(name, [column.get(name, _UNKNOWN) for column in columns]) for name in properties]
-        kit.table("Results and settings of both versions", ("Property", *names), rows)
+        kit.table(tr("Results and settings of both versions"), (tr("Property"), *names), rows)
         if len({training.finetune and training.finetune.dataset_id for training in trainings}) > 1:
-            kit.muted("Held-out losses can be compared only between versions of the same data set.")
+            kit.muted(tr("Held-out losses can be compared only between versions of the same data set."))
     curves = {name: training.metrics for name, training in zip(names, trainings, strict=True) if training.metrics}
     if curves:
-        with kit.card("Losses during training"):
+        with kit.card(tr("Losses during training")):
             compared_losses(curves)
 
 
@@ -107,40 +108,40 @@ def _properties(training: _Training) -> dict[str, str]:
 def _results(finetune: Finetune) -> dict[str, str]:
     base, loss = finetune.held_out_loss_base, finetune.held_out_loss_adapter
     return {
-        "Held-out loss": _loss(loss),
-        "Held-out loss of the base": _loss(base),
-        "Lower than the base's by": f"{1 - loss / base:.0%}" if loss is not None and base else _UNKNOWN,
-        "Held-out loss without a class": _loss(finetune.held_out_loss_adapter_null),
-        "Training loss at the end": _loss(finetune.loss),
+        tr("Held-out loss"): _loss(loss),
+        tr("Held-out loss of the base"): _loss(base),
+        tr("Lower than the base's by"): number(1 - loss / base, ".0%") if loss is not None and base else _UNKNOWN,
+        tr("Held-out loss without a class"): _loss(finetune.held_out_loss_adapter_null),
+        tr("Training loss at the end"): _loss(finetune.loss),
     }
 
 
 def _settings(finetune: Finetune, dataset: Dataset | None) -> dict[str, str]:
     step = finetune.steps if finetune.adapter_step is None else finetune.adapter_step
     return {
-        "Data set": (dataset.name or words.moment(dataset.created_at)) if dataset else "deleted",
-        "Training images": words.count(dataset.images) if dataset else _UNKNOWN,
-        "Step of the version": f"{step:,} of {finetune.steps:,}",
-        "Batch size": words.count(finetune.batch_size),
-        "Learning rate": f"{finetune.learning_rate:g}",
-        "Seed": str(finetune.seed),
-        "Sampling": finetune.sampling,
-        "Learned guidance": words.learned_guidance(finetune),
-        "Class embeddings": words.CLASS_TABLE[finetune.train_class_table],
-        "Continued from a version": "yes" if finetune.from_adapter_id else "no",
-        "Device time": words.duration(finetune.seconds),
+        tr("Data set"): (dataset.name or words.moment(dataset.created_at)) if dataset else tr("deleted"),
+        tr("Training images"): words.count(dataset.images) if dataset else _UNKNOWN,
+        tr("Step of the version"): tr("{step:,} of {steps:,}", step=step, steps=finetune.steps),
+        tr("Batch size"): words.count(finetune.batch_size),
+        tr("Learning rate"): number(finetune.learning_rate, "g"),
+        tr("Seed"): str(finetune.seed),
+        tr("Sampling"): finetune.sampling,
+        tr("Learned guidance"): words.learned_guidance(finetune),
+        tr("Class embeddings"): tr(words.CLASS_TABLE[finetune.train_class_table]),
+        tr("Continued from a version"): tr("yes") if finetune.from_adapter_id else tr("no"),
+        tr("Device time"): words.duration(finetune.seconds),
     }
 
 
 def _contents(version: Adapter) -> dict[str, str]:
     return {
-        "Classes": ", ".join(version.class_names),
-        "Method": f"{version.method}, {version.preset}" if version.preset else version.method,
-        "Trained parameters": words.count(version.parameters),
-        "Size": words.size(version.size_bytes),
-        "Created": words.moment(version.created_at),
+        tr("Classes"): ", ".join(version.class_names),
+        tr("Method"): f"{version.method}, {version.preset}" if version.preset else version.method,
+        tr("Trained parameters"): words.count(version.parameters),
+        tr("Size"): words.size(version.size_bytes),
+        tr("Created"): words.moment(version.created_at),
     }
 
 
 def _loss(value: float | None) -> str:
-    return _UNKNOWN if value is None else f"{value:.4f}"
+    return _UNKNOWN if value is None else number(value, ".4f")

@@ -10,6 +10,7 @@ from api.dashboard.editor import Editor
 from api.dashboard.forms import Form, form_dialog, text_of
 from api.dashboard.frame import page
 from api.dashboard.lists import pager
+from api.dashboard.texts import tr, tr_all
 from api.dashboard.user import MOST, TenantUser, User
 from difffit.models import Dataset
 
@@ -64,12 +65,12 @@ def _actions(user: User, dataset: Dataset) -> None:
         ui.navigate.to(f"/domains/{dataset.domain_id}/images")
 
     if user.may_write:
-        kit.button("Rename", lambda: _ask_for_name(user, dataset), kind="quiet")
+        kit.button(tr("Rename"), lambda: _ask_for_name(user, dataset), kind="quiet")
         datasets.delete_button(user, dataset, leave)
     if dataset.status == "ready":
-        kit.link_button("Download", f"/datasets/{dataset.id}/zip", kind="quiet").props("download")
+        kit.link_button(tr("Download"), f"/datasets/{dataset.id}/zip", kind="quiet").props("download")
     if dataset.status == "ready" and user.may_write:
-        kit.button("Copy to another domain", lambda: _ask_for_domain(user, dataset), kind="quiet")
+        kit.button(tr("Copy to another domain"), lambda: _ask_for_domain(user, dataset), kind="quiet")
         datasets.train_button(dataset)
 
 
@@ -82,15 +83,15 @@ def _ask_for_name(user: User, dataset: Dataset) -> None:
             await user.api.datasets.update(dataset.id, name=text_of(name))
             kit.reload()
 
-    with form_dialog("Rename the data set", "Save", rename):
-        name = kit.field("Name", dataset.name or "", most=datasets.NAME_LENGTH).props("autofocus")
+    with form_dialog(tr("Rename the data set"), tr("Save"), rename):
+        name = kit.field(tr("Name"), dataset.name or "", most=datasets.NAME_LENGTH).props("autofocus")
 
 
 async def _ask_for_domain(user: User, dataset: Dataset) -> None:
     domains = [domain async for domain in user.api.domains.list(MOST)]
     names = {domain.id: domain.name for domain in domains if domain.id != dataset.domain_id}
     if not names:
-        kit.refused("No other domain", "Create a domain first, then copy the data set to it.")
+        kit.refused(tr("No other domain"), tr("Create a domain first, then copy the data set to it."))
         return
 
     async def copy() -> None:
@@ -101,10 +102,10 @@ async def _ask_for_domain(user: User, dataset: Dataset) -> None:
             copied = await user.api.datasets.copy(dataset.id, target.value, name=text_of(name))
             ui.navigate.to(datasets.path_of(copied))
 
-    with form_dialog("Copy to another domain", "Copy", copy):
-        hint = "The copy is stored separately, so that each domain can be deleted."
-        target = kit.choice("Domain", names, next(iter(names)), hint=hint)
-        name = kit.field("Name of the copy", dataset.name or "", most=datasets.NAME_LENGTH)
+    with form_dialog(tr("Copy to another domain"), tr("Copy"), copy):
+        hint = tr("The copy is stored separately, so that each domain can be deleted.")
+        target = kit.choice(tr("Domain"), names, next(iter(names)), hint=hint)
+        name = kit.field(tr("Name of the copy"), dataset.name or "", most=datasets.NAME_LENGTH)
 
 
 async def _contents(user: User, dataset: Dataset, class_id: str, warning: str, cursor: str) -> None:
@@ -117,25 +118,31 @@ async def _contents(user: User, dataset: Dataset, class_id: str, warning: str, c
     images = user.api.datasets.images(dataset.id, _SHOWN, class_id=number, warning=warning or None)
     listed = await images.page(cursor or None)
     editor = Editor(user, dataset, listed.data)
-    hint = "Press an image to remove it. Changes make a new version; this one stays as it is."
-    with kit.card("Images", hint if editor.may_edit else ""):
+    hint = tr("Press an image to remove it. Changes make a new version; this one stays as it is.")
+    with kit.card(tr("Images"), hint if editor.may_edit else ""):
         _filters(dataset, class_id, warning)
         if not listed.data:
-            kit.muted("No image matches.")
+            kit.muted(tr("No image matches."))
         editor.build()
         chosen = {"class_id": class_id, "warning": warning}
-        pager("images", datasets.path_of(dataset), listed.next_cursor, chosen, ("First", "Previous", "More"))
+        pager(
+            "images",
+            datasets.path_of(dataset),
+            listed.next_cursor,
+            chosen,
+            ("First {noun}", "Previous {noun}", "More {noun}"),
+        )
     await _versions(user, dataset)
     editor.build_changes()
 
 
 def _filters(dataset: Dataset, class_id: str, warning: str) -> None:
     """Adds the choices of a class and of a warning, which lead to the images that match."""
-    classes = {"": f"All classes, {words.several(dataset.images, 'image')}"}
+    classes = {"": tr("All classes, {images}", images=words.several(dataset.images, "image"))}
     classes |= {str(label.id): f"{label.name}, {words.several(label.images, 'image')}" for label in dataset.classes}
     with kit.box("fields"):
-        chosen = kit.choice("Class", classes, class_id)
-        only = kit.choice("Show", _WARNINGS, warning)
+        chosen = kit.choice(tr("Class"), classes, class_id)
+        only = kit.choice(tr("Show"), tr_all(_WARNINGS), warning)
 
     def show() -> None:
         ui.navigate.to(kit.with_query(datasets.path_of(dataset), {"class_id": chosen.value, "warning": only.value}))
@@ -156,17 +163,17 @@ async def _versions(user: User, dataset: Dataset) -> None:
     def row(version: Dataset) -> list[kit.Cell]:
         def name() -> None:
             if version.id == dataset.id:
-                kit.write(f"{names[version.id]} (this one)", "span")
+                kit.write(tr("{name} (this one)", name=names[version.id]), "span")
             else:
                 ui.link(names[version.id], datasets.path_of(version))
 
-        parent = names.get(version.parent_id or "", "a deleted data set, or one of another domain")
-        origin = "an upload" if version.parent_id is None else parent
+        parent = names.get(version.parent_id or "", tr("a deleted data set, or one of another domain"))
+        origin = tr("an upload") if version.parent_id is None else parent
         return [name, words.moment(version.created_at), words.count(version.images), origin]
 
-    with kit.card("Versions", "Data sets that were made from the same one."):
-        columns = ("Data set", "Created", "Images", "Made from")
-        kit.table("Versions of the data set, newest first", columns, [row(version) for version in related])
+    with kit.card(tr("Versions"), tr("Data sets that were made from the same one.")):
+        columns = (tr("Data set"), tr("Created"), tr("Images"), tr("Made from"))
+        kit.table(tr("Versions of the data set, newest first"), columns, [row(version) for version in related])
 
 
 def _related(dataset: Dataset, listed: Sequence[Dataset]) -> list[Dataset]:

@@ -7,6 +7,7 @@ from api.dashboard.domain import name_fields
 from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, page
 from api.dashboard.lists import pager
+from api.dashboard.texts import tr
 from api.dashboard.tour import begin
 from api.dashboard.user import TenantUser, User
 from difffit.models import Domain
@@ -14,24 +15,24 @@ from difffit.models import Domain
 
 @page("/domains")
 async def domains(user: TenantUser, cursor: str = "") -> None:
-    hint = "A domain is one image style, with its training images, versions and generated images."
-    with frame(user, "Domains", section="Domains", hint=hint):
+    hint = tr("A domain is one image style, with its training images, versions and generated images.")
+    with frame(user, tr("Domains"), section="Domains", hint=hint):
         listed = await user.api.domains.list(24).page(cursor or None)
         is_new = not listed.data and not cursor
         if user.may_write:
             with kit.box("row"):
-                kit.button("New domain", lambda: _ask_for_domain(user), kind="primary")
+                kit.button(tr("New domain"), lambda: _ask_for_domain(user), kind="primary")
                 if is_new:
-                    kit.button("Try with sample data", lambda: begin(user))
+                    kit.button(tr("Try with sample data"), lambda: begin(user))
         if is_new:
-            kit.empty("No domains yet", "Create one, then upload a folder of images for each class.")
+            kit.empty(tr("No domains yet"), tr("Create one, then upload a folder of images for each class."))
         with kit.box("tiles", "ul"):
             for domain in listed.data:
                 _tile(domain)
         pager("domains", "/domains", listed.next_cursor)
         if user.may_write and not is_new:
             with kit.box("row"):
-                kit.button("First steps with sample data", lambda: begin(user), kind="quiet")
+                kit.button(tr("First steps with sample data"), lambda: begin(user), kind="quiet")
 
 
 def _tile(domain: Domain) -> None:
@@ -42,7 +43,9 @@ def _tile(domain: Domain) -> None:
             with kit.box("cover blank"):
                 kit.write(domain.name[:1].upper(), "span")
         kit.write(domain.name, "h2")
-        kit.write(domain.description or f"Created {words.moment(domain.created_at)}", "p", "small")
+        kit.write(
+            domain.description or tr("Created {created_at}", created_at=words.moment(domain.created_at)), "p", "small"
+        )
 
 
 def _ask_for_domain(user: User) -> None:
@@ -54,5 +57,5 @@ def _ask_for_domain(user: User) -> None:
             domain = await user.api.domains.create(name.value, description.value)
             ui.navigate.to(f"/domains/{domain.id}")
 
-    with form_dialog("New domain", "Create", make):
+    with form_dialog(tr("New domain"), tr("Create"), make):
         name, description = name_fields()

@@ -6,6 +6,7 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.frame import frame, page
+from api.dashboard.texts import tr
 from api.dashboard.user import AdminUser
 from difffit.models import Queue, Worker
 
@@ -14,26 +15,36 @@ _QUEUES = {"datasets": "Data sets", "finetune": "Fine-tunes", "generate": "Gener
 
 @page("/fleet")
 async def fleet(user: AdminUser) -> None:
-    with frame(user, "Fleet", section="Fleet"):
+    with frame(user, tr("Fleet"), section="Fleet"):
         queues = [queue async for queue in user.api.admin.queues()]
         workers = [worker async for worker in user.api.admin.workers()]
         readiness = await user.api.ready()
         for warning in readiness.warnings.values():
             kit.write(warning, "p", "problem").props("role=alert")
-        with kit.card("Queues"):
+        with kit.card(tr("Queues")):
             kit.table(
-                "Queues", ("Queue", "Waiting", "Running", "Oldest waiting since"), [_queue(item) for item in queues]
+                tr("Queues"),
+                (tr("Queue"), tr("Waiting"), tr("Running"), tr("Oldest waiting since")),
+                [_queue(item) for item in queues],
             )
-        with kit.card("Workers", f"{words.several(len(workers), 'worker')} alive."):
+        with kit.card(tr("Workers"), tr("{workers} alive.", workers=words.several(len(workers), "worker"))):
             if not workers:
-                kit.muted("Jobs wait until a worker starts. Start one with: python -m worker")
-            columns = ("Worker", "Device", "Queues", "Base", "Adapters in memory", "Started", "Last heartbeat")
+                kit.muted(tr("Jobs wait until a worker starts. Start one with: python -m worker"))
+            columns = (
+                tr("Worker"),
+                tr("Device"),
+                tr("Queues"),
+                tr("Base"),
+                tr("Adapters in memory"),
+                tr("Started"),
+                tr("Last heartbeat"),
+            )
             if workers:
-                kit.table("Live workers", columns, [_worker(item) for item in workers])
+                kit.table(tr("Live workers"), columns, [_worker(item) for item in workers])
 
 
 def _queue(queue: Queue) -> list[kit.Cell]:
-    name = _QUEUES.get(queue.queue, queue.queue)
+    name = tr(_QUEUES.get(queue.queue, queue.queue))
     oldest = words.moment(queue.oldest_waiting_at, "none waiting")
     return [name, words.count(queue.waiting), words.count(queue.running), oldest]
 
@@ -41,7 +52,7 @@ def _queue(queue: Queue) -> list[kit.Cell]:
 def _worker(worker: Worker) -> list[kit.Cell]:
     def held() -> None:
         if not worker.resident:
-            kit.write("none", "span")
+            kit.write(tr("none"), "span")
             return
         with ui.element("details").classes("more"):
             kit.write(words.several(len(worker.resident), "adapter"), "summary")
@@ -50,18 +61,18 @@ def _worker(worker: Worker) -> list[kit.Cell]:
 
     def name() -> None:
         kit.write(worker.hostname, "span")
-        kit.write(f"process {worker.pid}", "div", "small")
+        kit.write(tr("process {pid}", pid=worker.pid), "div", "small")
         if not worker.healthy:
-            kit.write(worker.problem or "Not healthy.", "div", "problem small")
+            kit.write(worker.problem or tr("Not healthy."), "div", "problem small")
 
     return [
         name,
         worker.device,
         ", ".join(worker.queues),
-        lambda: kit.write(words.short(worker.base_digest or "none"), "span", "mono"),
+        lambda: kit.write(words.short(worker.base_digest or tr("none")), "span", "mono"),
         held,
         words.moment(worker.started_at),
-        f"{words.duration(_seconds_since(worker.heartbeat_at))} ago",
+        tr("{duration} ago", duration=words.duration(_seconds_since(worker.heartbeat_at))),
     ]
 
 

@@ -13,6 +13,7 @@ from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, page
 from api.dashboard.image_filters import Filters, filter_fields, selected
 from api.dashboard.lists import pager
+from api.dashboard.texts import tr
 from api.dashboard.user import MOST, TenantUser, User
 from api.dashboard.viewer import Viewer
 from difffit.models import StoredImage
@@ -26,7 +27,7 @@ async def gallery(user: TenantUser, request: Request, filters: Filters, cursor: 
     if domain_id := filters.pop("domain_id", ""):
         path = kit.with_query(f"/domains/{quote(domain_id, safe='')}/gallery", filters)
         return RedirectResponse(f"{request.scope['root_path']}{path}", 303)
-    with frame(user, "Gallery", section="Gallery", hint="Generated images of all your domains."):
+    with frame(user, tr("Gallery"), section="Gallery", hint=tr("Generated images of all your domains.")):
         domains = {domain.id: domain.name async for domain in user.api.domains.list(MOST)}
         await _show(user, request, filters, cursor, None, domains)
     return None
@@ -55,12 +56,12 @@ async def _show(
     with kit.card():
         filter_fields(path, filters, adapters, domains)
         if domain_id is not None:
-            ui.link("Images of all domains", "/gallery")
+            ui.link(tr("Images of all domains"), "/gallery")
     listed = await user.api.images.list(domain_id, _PAGE, **selected(filters, request)).page(cursor or None)
     if not listed.data and filters:
-        kit.empty("No image matches", "Change the filters, or show all images.")
+        kit.empty(tr("No image matches"), tr("Change the filters, or show all images."))
     elif not listed.data:
-        kit.empty("No images yet", "Images that you generate appear here.")
+        kit.empty(tr("No images yet"), tr("Images that you generate appear here."))
     else:
         everything = downloads.address({**filters, "domain_id": domain_id or ""})
         _Grid(user, listed.data, domains or {}).build(everything)
@@ -80,16 +81,16 @@ class _Grid:
         all images that match the filters."""
         with kit.box("row spread"):
             with kit.box("row"):
-                self.all = kit.button("Select all", self._select_all, kind="quiet")
+                self.all = kit.button(tr("Select all"), self._select_all, kind="quiet")
                 self.line = kit.muted("").props("role=status")
                 with kit.box("row") as self.actions:
-                    kit.button("Download", self._download).props('aria-label="Download the selected images"')
+                    download = kit.button(tr("Download"), self._download)
+                    download.props["aria-label"] = tr("Download the selected images")
                     if self.user.may_write:
-                        delete = kit.button("Delete", self._ask_to_delete, kind="danger")
-                        delete.props('aria-label="Delete the selected images"')
-            ui.link("Download all as zip", everything).classes("button link-button", remove="nicegui-link").props(
-                f'download=images.zip title="The newest {downloads.MOST_IMAGES} images that match"'
-            )
+                        delete = kit.button(tr("Delete"), self._ask_to_delete, kind="danger")
+                        delete.props["aria-label"] = tr("Delete the selected images")
+            zipped = kit.link_button(tr("Download all as zip"), everything).props("download=images.zip")
+            zipped.props["title"] = tr("The newest {count:,} images that match", count=downloads.MOST_IMAGES)
         with kit.box("gallery", "ul") as self.list:
             for image in self.images.values():
                 self.tiles[image.id] = _Tile(self, image)
@@ -98,8 +99,8 @@ class _Grid:
     def count(self) -> None:
         """Shows how many images are selected, and the actions on them."""
         selected = len(self._selected())
-        self.line.text = f"{selected} of {len(self.tiles)} selected"
-        self.all.text = "Select none" if selected == len(self.tiles) else "Select all"
+        self.line.text = tr("{selected} of {count} selected", selected=selected, count=len(self.tiles))
+        self.all.text = tr("Select none") if selected == len(self.tiles) else tr("Select all")
         self.actions.visible = selected > 0
 
     async def view(self, id: str) -> None:
@@ -127,12 +128,14 @@ class _Grid:
             for id in ids:
                 self.tiles.pop(id).element.delete()
             self.count()
-            kit.said(f"{words.several(len(deleted), 'image')} deleted, {words.size(size)}.")
+            kit.said(
+                tr("{images} deleted, {size}.", images=words.several(len(deleted), "image"), size=words.size(size))
+            )
             if not self.tiles:
                 kit.reload()
 
-        detail = "Links to them stop working. This cannot be undone."
-        kit.confirm(f"Delete {images}?", detail, f"Delete {images}", delete)
+        detail = tr("Links to them stop working. This cannot be undone.")
+        kit.confirm(tr("Delete {images}?", images=images), detail, tr("Delete {images}", images=images), delete)
 
 
 class _Tile:
@@ -140,18 +143,18 @@ class _Tile:
 
     def __init__(self, grid: _Grid, image: StoredImage) -> None:
         self.grid, self.user, self.image = grid, grid.user, image
-        self.name = f"{image.class_name}, seed {image.seed}"
+        self.name = tr("{class_name}, seed {seed}", class_name=image.class_name, seed=image.seed)
         with kit.box("gallery-tile", "li") as self.element:
             with kit.box("row spread no-wrap"):
                 self.checkbox = ui.checkbox(on_change=grid.count)
-                self.checkbox.props["aria-label"] = f"Select {self.name}"
+                self.checkbox.props["aria-label"] = tr("Select {name}", name=self.name)
                 if self.user.may_write:
                     self.star = kit.button("", self._toggle, kind="quiet", icon="star_border")
                 elif image.favourite:
                     kit.badge("Favourite")
             with ui.element("button").classes("shot") as opener:
                 opener.props("type=button")
-                opener.props["aria-label"] = f"Details of {self.name}"
+                opener.props["aria-label"] = tr("Details of {name}", name=self.name)
                 kit.picture(image.url, "")
             opener.on("click", lambda: grid.view(image.id))
             kit.write(self.name, "p", "small")
@@ -177,15 +180,15 @@ class _Tile:
                 asked.close()
                 self._show_marks()
 
-        with form_dialog(f"Label of {self.name}", "Save", save) as asked:
-            hint = "A text to find the image by. Leave it empty to remove it."
-            label = kit.field("Label", self.image.label or "", most=_LABEL_LENGTH, hint=hint).props("autofocus")
+        with form_dialog(tr("Label of {name}", name=self.name), tr("Save"), save) as asked:
+            hint = tr("A text to find the image by. Leave it empty to remove it.")
+            label = kit.field(tr("Label"), self.image.label or "", most=_LABEL_LENGTH, hint=hint).props("autofocus")
 
     def _show_marks(self) -> None:
         if not self.user.may_write:
             return
         is_favourite = self.image.favourite
         self.star.props(f"icon={'star' if is_favourite else 'star_border'} aria-pressed={str(is_favourite).lower()}")
-        self.star.props["aria-label"] = f"Favourite: {self.name}"
-        self.label.text = self.image.label or "Add label"
-        self.label.props["aria-label"] = f"{self.label.text}, label of {self.name}"
+        self.star.props["aria-label"] = tr("Favourite: {name}", name=self.name)
+        self.label.text = self.image.label or tr("Add label")
+        self.label.props["aria-label"] = tr("{text}, label of {name}", text=self.label.text, name=self.name)

@@ -6,6 +6,7 @@ from api.dashboard import datasets, kit, words
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.drafts import Draft
 from api.dashboard.frame import page
+from api.dashboard.texts import tr
 from api.dashboard.uploads import Upload
 from api.dashboard.user import MOST, TenantUser, User
 from difffit.models import Dataset
@@ -19,10 +20,10 @@ async def images(user: TenantUser, id: str) -> None:
     with domain_frame(user, domain, "Images"):
         listed = [dataset async for dataset in user.api.datasets.list(id, MOST)]
         if user.may_write:
-            with kit.card("Upload images", "The service checks every file and lists those that it rejects."):
+            with kit.card(tr("Upload images"), tr("The service checks every file and lists those that it rejects.")):
                 Upload(id)
         if not listed:
-            kit.empty("No images yet", "Ten to twenty images per class are enough to start.")
+            kit.empty(tr("No images yet"), tr("Ten to twenty images per class are enough to start."))
         for dataset in listed:
             _dataset(user, dataset)
 
@@ -60,4 +61,4 @@ def _classes(dataset: Dataset) -> None:
                     kit.write(label.name, "h3")
                     kit.write(words.several(label.images, "image"), "span", "small")
                 if label.example_url:
-                    kit.picture(label.example_url, f"The first images of {label.name}", "strip")
+                    kit.picture(label.example_url, tr("The first images of {name}", name=label.name), "strip")

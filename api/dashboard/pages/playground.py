@@ -9,6 +9,7 @@ from api.dashboard.domain import domain_frame, find, usable_versions
 from api.dashboard.drawing import Drawing
 from api.dashboard.forms import Form
 from api.dashboard.frame import page
+from api.dashboard.texts import tr, tr_all
 from api.dashboard.user import TenantUser, User
 from difffit.models import Adapter, Domain, Generation
 from difffit.requests import GENERATION_DEFAULTS, GenerationSettings, Sampler, TimestepSpacing
@@ -33,7 +34,7 @@ async def playground(user: TenantUser, id: str, adapter_id: str = "") -> None:
     with domain_frame(user, domain, "Playground"):
         versions = await usable_versions(user, domain, adapter_id)
         if not versions:
-            kit.empty("No version yet", "Upload images, then train on them.")
+            kit.empty(tr("No version yet"), tr("Upload images, then train on them."))
             return
         earlier = [generation async for generation in user.api.generations.list(id, _EARLIER)]
         with kit.box("columns aside"):
@@ -45,15 +46,15 @@ class _Playground:
         self.user, self.domain, self.versions = user, domain, versions
 
     def build(self, earlier: list[Generation]) -> None:
-        with kit.card("Generate"):
+        with kit.card(tr("Generate")):
             self._form()
             if self.user.may_write:
-                kit.button("Generate", self.generate, kind="primary")
+                kit.button(tr("Generate"), self.generate, kind="primary")
             else:
-                kit.muted("Your API key is read-only: it shows images, but cannot generate any.")
+                kit.muted(tr("Your API key is read-only: it shows images, but cannot generate any."))
             with kit.box("row"):
-                kit.button("As curl", lambda: self.show_code("curl", drawing.as_curl), kind="quiet")
-                kit.button("As Python", lambda: self.show_code("Python", drawing.as_python), kind="quiet")
+                kit.button(tr("As curl"), lambda: self.show_code("curl", drawing.as_curl), kind="quiet")
+                kit.button(tr("As Python"), lambda: self.show_code("Python", drawing.as_python), kind="quiet")
                 kit.notifications_button()
         with kit.box("stack"):
             self.results = ui.element("div").classes("stack").props('aria-live="polite"')
@@ -63,15 +64,15 @@ class _Playground:
             self.hint = ui.element("div")
             if not earlier:
                 with self.hint:
-                    kit.empty("Your images appear here", "Choose a class, then press Generate.")
+                    kit.empty(tr("Your images appear here"), tr("Choose a class, then press Generate."))
 
     def _form(self) -> None:
         active = self.versions.get(self.domain.active_adapter_id or "")
-        names = {version.id: f"Version {version.version}" for version in self.versions.values()}
+        names = {version.id: tr("Version {version}", version=version.version) for version in self.versions.values()}
         if active is not None:
-            names = {"": f"Active (version {active.version})", **names}
-        self.adapter = kit.choice("Version", names, next(iter(names)))
-        self.class_name = kit.choice("Class", [], None)
+            names = {"": tr("Active (version {version})", version=active.version), **names}
+        self.adapter = kit.choice(tr("Version"), names, next(iter(names)))
+        self.class_name = kit.choice(tr("Class"), [], None)
         self._fields()
         Form(adapter_id=self.adapter).keep()
         self._suit_version()
@@ -94,23 +95,23 @@ class _Playground:
     def _fields(self) -> None:
         defaults = GENERATION_DEFAULTS
         with kit.box("fields two"):
-            self.count = kit.number("Images", 4, least=1, most=64)
-            hint = "Empty: a random seed."
-            self.seed = kit.number("First seed", None, least=0, most=_MAX_SEED, may_be_empty=True, hint=hint)
-            self.steps = kit.number("Steps", _STEPS, least=1, most=1000)
+            self.count = kit.number(tr("Images"), 4, least=1, most=64)
+            hint = tr("Empty: a random seed.")
+            self.seed = kit.number(tr("First seed"), None, least=0, most=_MAX_SEED, may_be_empty=True, hint=hint)
+            self.steps = kit.number(tr("Steps"), _STEPS, least=1, most=1000)
             self.guidance = kit.number(
-                "Guidance", defaults["guidance_scale"], least=0, most=_MAX_GUIDANCE, step=0.5, whole=False
+                tr("Guidance"), defaults["guidance_scale"], least=0, most=_MAX_GUIDANCE, step=0.5, whole=False
             )
         self.learned = kit.muted("").props("role=status")
-        hint = "0 is the base, 1 the version; more exaggerates its style."
+        hint = tr("0 is the base, 1 the version; more exaggerates its style.")
         strength, most = defaults["adapter_scale"], _MAX_STRENGTH
-        self.strength = kit.number("Strength", strength, least=0, most=most, step=0.1, whole=False, hint=hint)
-        self.guide = kit.choice("Guide against", _GUIDES, defaults["guidance_adapter_scale"])
-        self.sampler = kit.choice("Sampler", list(get_args(Sampler)), _SAMPLER)
-        hint = "0 adds none, 1 as much as ddpm."
-        self.noise = kit.number("Noise", defaults["eta"], least=0, most=1, step=0.1, whole=False, hint=hint)
+        self.strength = kit.number(tr("Strength"), strength, least=0, most=most, step=0.1, whole=False, hint=hint)
+        self.guide = kit.choice(tr("Guide against"), tr_all(_GUIDES), defaults["guidance_adapter_scale"])
+        self.sampler = kit.choice(tr("Sampler"), list(get_args(Sampler)), _SAMPLER)
+        hint = tr("0 adds none, 1 as much as ddpm.")
+        self.noise = kit.number(tr("Noise"), defaults["eta"], least=0, most=1, step=0.1, whole=False, hint=hint)
         self.noise.bind_visibility_from(self.sampler, "value", value=_NOISY_SAMPLER)
-        self.spacing = kit.choice("Timesteps", list(get_args(TimestepSpacing)), defaults["timestep_spacing"])
+        self.spacing = kit.choice(tr("Timesteps"), list(get_args(TimestepSpacing)), defaults["timestep_spacing"])
 
     @property
     def version(self) -> Adapter:
@@ -130,9 +131,10 @@ class _Playground:
         if learned is None:
             kit.limit(self.guidance, 0, _MAX_GUIDANCE)
             return
-        self.learned.text = (
-            f"This version has learned guidance up to {learned:g}: its images take half the time, and it cannot guide "
-            "against the base or a weaker version."
+        self.learned.text = tr(
+            "This version has learned guidance up to {scale:g}: its images take half the time, and it cannot guide "
+            "against the base or a weaker version.",
+            scale=learned,
         )
         kit.limit(self.guidance, 1, learned)
 
@@ -174,16 +176,16 @@ class _Playground:
             with kit.box("row spread"):
                 kit.write(generation.class_name, "h2")
                 version = self.versions.get(generation.adapter_id or "")
-                settings = [f"version {version.version}"] if version else []
-                settings += [f"seed {generation.seed}", f"{generation.steps} steps"]
-                settings += [f"guidance {words.guidance(generation)}", generation.sampler]
+                settings = [tr("version {version}", version=version.version)] if version else []
+                settings += [tr("seed {seed}", seed=generation.seed), tr("{steps} steps", steps=generation.steps)]
+                settings += [tr("guidance {guidance}", guidance=words.guidance(generation)), generation.sampler]
                 if generation.adapter_scale != GENERATION_DEFAULTS["adapter_scale"]:
-                    settings.append(f"strength {generation.adapter_scale:g}")
+                    settings.append(tr("strength {scale:g}", scale=generation.adapter_scale))
                 kit.write(", ".join(settings), "span", "small")
             drawn = Drawing(self.user, generation)
             if self.user.may_write:
                 with kit.box("row end") as ended:
-                    kit.button("Use this seed", lambda: self._use_seed(generation.seed), kind="quiet")
+                    kit.button(tr("Use this seed"), lambda: self._use_seed(generation.seed), kind="quiet")
                     self._delete_button(generation, card)
                 ended.bind_visibility_from(drawn.state, "visible", backward=lambda is_active: not is_active)
         if drawn.is_active:
@@ -192,21 +194,21 @@ class _Playground:
 
     def _use_seed(self, seed: int) -> None:
         self.seed.value = seed
-        kit.said(f"The next images use the seed {seed}.")
+        kit.said(tr("The next images use the seed {seed}.", seed=seed))
 
     def _delete_button(self, generation: Generation, card: ui.element) -> None:
         async def delete() -> None:
             await self.user.api.generations.delete(generation.id)
             card.delete()
 
-        name = f"the images of {generation.class_name}, seed {generation.seed}"
-        kit.delete_button(name, "Delete the images", "Links to them stop working.", delete)
+        name = tr("the images of {class_name}, seed {seed}", class_name=generation.class_name, seed=generation.seed)
+        kit.delete_button(name, tr("Delete the images"), tr("Links to them stop working."), delete)
 
     def show_code(self, name: str, render: drawing.Render) -> None:
         if not self.form.is_valid():
             return
-        with kit.dialog(f"The same request as {name}") as shown:
+        with kit.dialog(tr("The same request as {name}", name=name)) as shown:
             kit.code(render(self.user.api.url, self.domain.id, self.body()))
             with kit.box("row end"):
-                kit.button("Close", shown.close, kind="primary")
+                kit.button(tr("Close"), shown.close, kind="primary")
         shown.open()

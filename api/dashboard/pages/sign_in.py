@@ -10,6 +10,7 @@ from nicegui import app, ui
 from api.dashboard import kit
 from api.dashboard.frame import look, page
 from api.dashboard.sessions import Session
+from api.dashboard.texts import tr
 from api.dashboard.user import TOKEN, client_of, in_process, redirect, sessions, theme_of
 from difffit.errors import ApiError
 
@@ -34,23 +35,23 @@ def sign_in(request: Request, problem: str = "", next: str = "") -> RedirectResp
     """Page with the form. `next` is the path of the page to show after signing in."""
     if not problem and sessions.find(request.session.get(TOKEN)) is not None:
         return RedirectResponse(f"{request.scope['root_path']}/", 303)
-    look("Sign in", theme_of(request))
+    look(tr("Sign in"), theme_of(request))
     with kit.box("gate", "main"):
         kit.picture(f"{request.scope['root_path']}/assets/icon.svg", "", "mark")
         kit.write("DiffFit", "h1")
-        kit.muted("Teach the service an image style, then generate images with it. Sign in with your API key.")
+        kit.muted(tr("Teach the service an image style, then generate images with it. Sign in with your API key."))
         if problem:
-            message = _WRONG.get(problem, "The key cannot be checked now. Try again in a moment.")
+            message = tr(_WRONG.get(problem, "The key cannot be checked now. Try again in a moment."))
             kit.write(message, "p", "problem").props("role=alert")
         with ui.element("form").props("method=post") as form:
             form.props["action"] = f"{request.scope['root_path']}/session"
-            kit.field("API key", password=True, placeholder="dfk_…").props(
+            kit.field(tr("API key"), password=True, placeholder="dfk_…").props(
                 'name=key autocomplete="current-password" autofocus required'
             )
             hidden = ui.element("input").props("type=hidden name=next")
             hidden.props["value"] = next
-            kit.button("Sign in", kind="primary").props("type=submit")
-        kit.write("The key is only kept in the server's memory. Administrators issue keys.", "p", "small")
+            kit.button(tr("Sign in"), kind="primary").props("type=submit")
+        kit.write(tr("The key is only kept in the server's memory. Administrators issue keys."), "p", "small")
     return None
 
 

@@ -9,6 +9,7 @@ from api.dashboard import kit, words
 from api.dashboard.forms import Form, form_dialog, show_secret
 from api.dashboard.frame import frame, load, page
 from api.dashboard.tenant_form import NAME_LENGTH, ask_to_edit
+from api.dashboard.texts import number, tr, tr_all
 from api.dashboard.user import MOST, AdminUser, User
 from difffit.models import Key, Tenant
 
@@ -19,43 +20,49 @@ _OVERLAPS = {0: "Stops immediately", 3600: "Works for an hour", 86_400: "Works f
 
 @page("/tenants/{id}")
 async def tenant(user: AdminUser, id: str) -> None:
-    details = await load(user, user.api.admin.tenants.get(id), "Tenant", section="Tenants", crumbs=_CRUMBS)
+    details = await load(user, user.api.admin.tenants.get(id), tr("Tenant"), section="Tenants", crumbs=_CRUMBS)
     if details is None:
         return
     with frame(user, details.name, section="Tenants", crumbs=_CRUMBS):
         keys = [key async for key in user.api.admin.keys.list(id, MOST)]
         with kit.card():
-            kept = "as by default" if details.keep_image_days is None else words.several(details.keep_image_days, "day")
-            facts = {"Share of the device": f"{details.weight:g}", "Images are kept": kept}
-            facts |= {"Created": words.moment(details.created_at), "Id": details.id}
+            kept = (
+                tr("as by default")
+                if details.keep_image_days is None
+                else words.several(details.keep_image_days, "day")
+            )
+            facts = {tr("Share of the device"): number(details.weight, "g"), tr("Images are kept"): kept}
+            facts |= {tr("Created"): words.moment(details.created_at), "Id": details.id}
             kit.facts(facts | words.limits(details.quotas))
             with kit.box("row"):
-                kit.button("Edit", lambda: ask_to_edit(user, details))
-                ui.link("Show adapters", f"/adapters?tenant_id={details.id}").classes("button link-button")
-                ui.link("Show audit log", f"/audit?tenant_id={details.id}").classes("button link-button")
-                kit.button("Delete the tenant", lambda: _delete(user, details), kind="danger")
-        with kit.card("Keys", "A key is shown only once, when it is created."):
+                kit.button(tr("Edit"), lambda: ask_to_edit(user, details))
+                ui.link(tr("Show adapters"), f"/adapters?tenant_id={details.id}").classes("button link-button")
+                ui.link(tr("Show audit log"), f"/audit?tenant_id={details.id}").classes("button link-button")
+                kit.button(tr("Delete the tenant"), lambda: _delete(user, details), kind="danger")
+        with kit.card(tr("Keys"), tr("A key is shown only once, when it is created.")):
             if keys:
-                columns = ("Name", "Id", "Scopes", "State", "Last used", "")
-                kit.table("Keys of the tenant", columns, [_key_row(user, key) for key in keys])
+                columns = (tr("Name"), "Id", tr("Scopes"), tr("State"), tr("Last used"), "")
+                kit.table(tr("Keys of the tenant"), columns, [_key_row(user, key) for key in keys])
             with kit.box("row"):
-                kit.button("Issue a key", lambda: _ask_for_key(user, details), kind="primary")
+                kit.button(tr("Issue a key"), lambda: _ask_for_key(user, details), kind="primary")
 
 
 def _key_row(user: User, key: Key) -> list[kit.Cell]:
     def actions() -> None:
         with kit.box("row"):
-            kit.button("Rotate", lambda: _ask_to_rotate(user, key), kind="quiet")
-            kit.button("Revoke", lambda: _ask_to_revoke(user, key), kind="quiet")
+            kit.button(tr("Rotate"), lambda: _ask_to_rotate(user, key), kind="quiet")
+            kit.button(tr("Revoke"), lambda: _ask_to_revoke(user, key), kind="quiet")
 
     is_expired = key.expires_at is not None and key.expires_at <= datetime.datetime.now(datetime.UTC)
     state = "revoked" if key.revoked_at else "expired" if is_expired else "active"
-    since = "since" if is_expired else "until"
-    ends = f" {since} {words.moment(key.expires_at)}" if key.expires_at and not key.revoked_at else ""
+    ends = ""
+    if key.expires_at and not key.revoked_at:
+        time = words.moment(key.expires_at)
+        ends = f" {tr('since {time}', time=time) if is_expired else tr('until {time}', time=time)}"
     return [
         key.name,
         lambda: kit.write(key.id, "span", "mono"),
-        " and ".join(key.scopes),
+        ", ".join(key.scopes),
         lambda: (kit.badge(state), kit.write(ends, "span", "small")),
         words.moment(key.last_used_at),
         "" if key.revoked_at else actions,
@@ -72,26 +79,30 @@ def _ask_for_key(user: User, tenant: Tenant) -> None:
         with form.showing_problems():
             issued = await user.api.admin.keys.create(tenant.id, name.value, scopes, seconds)
             asked.close()
-            show_secret("The new key", issued.key or "")
+            show_secret(tr("The new key"), issued.key or "")
 
-    with form_dialog("Issue a key", "Issue", issue) as asked:
+    with form_dialog(tr("Issue a key"), tr("Issue"), issue) as asked:
         name = kit.field(
-            "Name", placeholder="Web shop", hint="Label of the key.", needed="Enter a name.", most=NAME_LENGTH
+            tr("Name"),
+            placeholder=tr("Web shop"),
+            hint=tr("Label of the key."),
+            needed=tr("Enter a name."),
+            most=NAME_LENGTH,
         )
         name.props("autofocus")
-        lifetime = kit.choice("Expires in", _LIFETIMES, 0)
-        only_reading = ui.checkbox("Read-only")
+        lifetime = kit.choice(tr("Expires in"), tr_all(_LIFETIMES), 0)
+        only_reading = ui.checkbox(tr("Read-only"))
 
 
 def _ask_to_rotate(user: User, key: Key) -> None:
     async def rotate() -> None:
         issued = await user.api.admin.keys.rotate(key.id, overlap_seconds=overlap.value)
         asked.close()
-        show_secret("The new key", issued.key or "")
+        show_secret(tr("The new key"), issued.key or "")
 
-    with form_dialog(f"Rotate {key.name}", "Rotate", rotate) as asked:
-        kit.write("A new key with the same name and scopes replaces it.")
-        overlap = kit.choice("The old key", _OVERLAPS, 86_400)
+    with form_dialog(tr("Rotate {name}", name=key.name), tr("Rotate"), rotate) as asked:
+        kit.write(tr("A new key with the same name and scopes replaces it."))
+        overlap = kit.choice(tr("The old key"), tr_all(_OVERLAPS), 86_400)
 
 
 def _ask_to_revoke(user: User, key: Key) -> None:
@@ -99,7 +110,12 @@ def _ask_to_revoke(user: User, key: Key) -> None:
         await user.api.admin.keys.revoke(key.id)
         kit.reload()
 
-    kit.confirm(f"Revoke {key.name}?", "It stops working immediately. This cannot be undone.", "Revoke the key", revoke)
+    kit.confirm(
+        tr("Revoke {name}?", name=key.name),
+        tr("It stops working immediately. This cannot be undone."),
+        tr("Revoke the key"),
+        revoke,
+    )
 
 
 def _delete(user: User, tenant: Tenant) -> None:
@@ -107,5 +123,5 @@ def _delete(user: User, tenant: Tenant) -> None:
         await user.api.admin.tenants.delete(tenant.id)
         ui.navigate.to("/tenants")
 
-    detail = "Its keys, domains, images and versions are deleted too. This cannot be undone."
-    kit.confirm(f"Delete {tenant.name}?", detail, "Delete the tenant", delete)
+    detail = tr("Its keys, domains, images and versions are deleted too. This cannot be undone.")
+    kit.confirm(tr("Delete {name}?", name=tenant.name), detail, tr("Delete the tenant"), delete)

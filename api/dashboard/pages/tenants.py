@@ -7,6 +7,7 @@ from api.dashboard.forms import Form, form_dialog
 from api.dashboard.frame import frame, page
 from api.dashboard.lists import filter_buttons, pager
 from api.dashboard.tenant_form import NAME_LENGTH
+from api.dashboard.texts import number, tr
 from api.dashboard.user import AdminUser, User
 from difffit.models import Tenant
 
@@ -15,20 +16,20 @@ _PAGE = 50
 
 @page("/tenants")
 async def tenants(user: AdminUser, name: str = "", cursor: str = "") -> None:
-    with frame(user, "Tenants", section="Tenants"):
+    with frame(user, tr("Tenants"), section="Tenants"):
         with kit.box("row"):
-            kit.button("New tenant", lambda: _ask_for_tenant(user), kind="primary")
+            kit.button(tr("New tenant"), lambda: _ask_for_tenant(user), kind="primary")
         with kit.card():
-            filter_buttons("/tenants", name=kit.field("Name contains", name, most=NAME_LENGTH))
+            filter_buttons("/tenants", name=kit.field(tr("Name contains"), name, most=NAME_LENGTH))
         listed = await user.api.admin.tenants.list(_PAGE, name=name.strip() or None).page(cursor or None)
         if listed.data:
             with kit.card():
-                columns = ("Tenant", "Id", "Share of the device", "Own limits", "Created")
-                kit.table("All tenants", columns, [_row(tenant) for tenant in listed.data])
+                columns = (tr("Tenant"), "Id", tr("Share of the device"), tr("Own limits"), tr("Created"))
+                kit.table(tr("All tenants"), columns, [_row(tenant) for tenant in listed.data])
         elif name:
-            kit.empty("No tenant matches", "Search for another part of the name.")
+            kit.empty(tr("No tenant matches"), tr("Search for another part of the name."))
         else:
-            kit.empty("No tenants yet", "Create one, then issue a key for it.")
+            kit.empty(tr("No tenants yet"), tr("Create one, then issue a key for it."))
         pager("tenants", "/tenants", listed.next_cursor, {"name": name})
 
 
@@ -36,8 +37,8 @@ def _row(tenant: Tenant) -> list[kit.Cell]:
     return [
         lambda: ui.link(tenant.name, f"/tenants/{tenant.id}"),
         lambda: kit.write(tenant.id, "span", "mono"),
-        f"{tenant.weight:g}",
-        ", ".join(f"{name}: {limit}" for name, limit in words.limits(tenant.quotas).items()) or "defaults",
+        number(tenant.weight, "g"),
+        ", ".join(f"{name}: {limit}" for name, limit in words.limits(tenant.quotas).items()) or tr("defaults"),
         words.moment(tenant.created_at),
     ]
 
@@ -51,5 +52,7 @@ def _ask_for_tenant(user: User) -> None:
             tenant = await user.api.admin.tenants.create(name.value)
             ui.navigate.to(f"/tenants/{tenant.id}")
 
-    with form_dialog("New tenant", "Create", make):
-        name = kit.field("Name", placeholder="Acme Studio", needed="Enter a name.", most=NAME_LENGTH).props("autofocus")
+    with form_dialog(tr("New tenant"), tr("Create"), make):
+        name = kit.field(tr("Name"), placeholder="Acme Studio", needed=tr("Enter a name."), most=NAME_LENGTH).props(
+            "autofocus"
+        )

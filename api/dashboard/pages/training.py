@@ -6,6 +6,7 @@ from api.dashboard import datasets, kit, words
 from api.dashboard.domain import domain_frame, find, usable_versions
 from api.dashboard.forms import Form
 from api.dashboard.frame import page
+from api.dashboard.texts import number, tr, tr_all
 from api.dashboard.user import MOST, TenantUser, User
 from difffit.events import ACTIVE
 from difffit.models import Adapter, Dataset, Finetune
@@ -26,25 +27,25 @@ async def training(user: TenantUser, id: str, dataset_id: str = "", from_adapter
         ready = [dataset async for dataset in user.api.datasets.list(id, MOST, status="ready")]
         finetunes = [finetune async for finetune in user.api.finetunes.list(id, MOST)]
         if not ready:
-            kit.empty("No images to train on yet", "Upload images first.")
-            kit.link_button("Upload images", f"/domains/{id}/images", kind="primary")
+            kit.empty(tr("No images to train on yet"), tr("Upload images first."))
+            kit.link_button(tr("Upload images"), f"/domains/{id}/images", kind="primary")
         elif user.may_write:
             versions = await usable_versions(user, domain, from_adapter_id)
             _Form(user, id, ready, versions).build(dataset_id)
         if finetunes:
-            with kit.card("Fine-tunes"):
-                columns = ("Started", "State", "Steps", "Loss", "Device time", "")
-                kit.table("Fine-tunes, newest first", columns, [_row(finetune) for finetune in finetunes])
+            with kit.card(tr("Fine-tunes")):
+                columns = (tr("Started"), tr("State"), tr("Steps"), tr("Loss"), tr("Device time"), "")
+                kit.table(tr("Fine-tunes, newest first"), columns, [_row(finetune) for finetune in finetunes])
 
 
 def _row(finetune: Finetune) -> list[kit.Cell]:
     return [
         words.moment(finetune.created_at),
         lambda: kit.badge(finetune.status),
-        f"{finetune.step:,} of {finetune.steps:,}",
-        "" if finetune.loss is None else f"{finetune.loss:.4f}",
+        tr("{step:,} of {steps:,}", step=finetune.step, steps=finetune.steps),
+        "" if finetune.loss is None else number(finetune.loss, ".4f"),
         words.duration(finetune.seconds),
-        lambda: ui.link("Watch" if finetune.status in ACTIVE else "View", f"/finetunes/{finetune.id}"),
+        lambda: ui.link(tr("Watch") if finetune.status in ACTIVE else tr("View"), f"/finetunes/{finetune.id}"),
     ]
 
 
@@ -54,18 +55,20 @@ class _Form:
     def __init__(self, user: User, domain_id: str, ready: list[Dataset], versions: dict[str, Adapter]) -> None:
         self.user, self.domain_id = user, domain_id
         self.datasets = {dataset.id: datasets.label_of(dataset) for dataset in ready}
-        numbered = {id: f"Version {version.version}" for id, version in versions.items()}
-        self.origins = {"": "The base model", **numbered}
+        numbered = {id: tr("Version {version}", version=version.version) for id, version in versions.items()}
+        self.origins = {"": tr("The base model"), **numbered}
         self.suggested_steps = 0
 
     def build(self, dataset_id: str) -> None:
-        with kit.card("Start a fine-tune", "The base model learns your images. You can keep generating meanwhile."):
+        with kit.card(
+            tr("Start a fine-tune"), tr("The base model learns your images. You can keep generating meanwhile.")
+        ):
             with kit.box("fields"):
                 self._main_fields(dataset_id if dataset_id in self.datasets else next(iter(self.datasets)))
             self._more()
             self.estimate = kit.muted("").props("role=status")
             with kit.box("row"):
-                kit.button("Start training", self.start, kind="primary")
+                kit.button(tr("Start training"), self.start, kind="primary")
                 self.suggestion = kit.button("", self.use_suggestion)
                 self.suggestion.visible = False
         self.form = Form(
@@ -92,53 +95,55 @@ class _Form:
         ui.timer(0.1, self.show_estimate, once=True)
 
     def _main_fields(self, dataset_id: str) -> None:
-        self.dataset = kit.choice("Images", self.datasets, dataset_id)
-        hint = "A version continues to learn. Its classes are matched with these images by name."
-        self.origin = kit.choice("Start from", self.origins, "", hint=hint)
-        hint = "One step learns from one batch."
-        self.steps = kit.number("Steps", FINETUNE_DEFAULTS["steps"], least=1, most=100_000, hint=hint)
-        hint = "Images per step."
-        self.batch = kit.number("Batch size", FINETUNE_DEFAULTS["batch_size"], least=1, most=1024, hint=hint)
+        self.dataset = kit.choice(tr("Images"), self.datasets, dataset_id)
+        hint = tr("A version continues to learn. Its classes are matched with these images by name.")
+        self.origin = kit.choice(tr("Start from"), self.origins, "", hint=hint)
+        hint = tr("One step learns from one batch.")
+        self.steps = kit.number(tr("Steps"), FINETUNE_DEFAULTS["steps"], least=1, most=100_000, hint=hint)
+        hint = tr("Images per step.")
+        self.batch = kit.number(tr("Batch size"), FINETUNE_DEFAULTS["batch_size"], least=1, most=1024, hint=hint)
 
     def _more(self) -> None:
         defaults = FINETUNE_DEFAULTS
         with ui.element("details").classes("more"):
-            kit.write("More settings", "summary")
+            kit.write(tr("More settings"), "summary")
             with kit.box("fields"):
                 self._more_fields()
             kit.muted(
-                "With learned guidance, images of the version take half the time at about the same quality. The "
-                "steps that learn it take about twice as long, and other kinds of guidance no longer apply."
+                tr(
+                    "With learned guidance, images of the version take half the time at about the same quality. The "
+                    "steps that learn it take about twice as long, and other kinds of guidance no longer apply."
+                )
             )
-            label = "Train the class embeddings. Without, the base must know all classes by name."
+            label = tr("Train the class embeddings. Without, the base must know all classes by name.")
             self.class_table = ui.checkbox(label, value=defaults["train_class_table"])
-            self.promote = ui.checkbox("Make the new version active", value=defaults["auto_promote"])
+            self.promote = ui.checkbox(tr("Make the new version active"), value=defaults["auto_promote"])
 
     def _more_fields(self) -> None:
         defaults = FINETUNE_DEFAULTS
-        hint = "Every class suits classes of very different size."
-        self.sampling = kit.choice("Equally often", words.SAMPLING, defaults["sampling"], hint=hint)
-        hint = "Steps between two tests on images that are held out of the training."
-        self.every = kit.number("Test every", defaults["evaluate_every"], least=1, most=100_000, hint=hint)
-        hint = "The best has the lowest loss in these tests."
-        self.kept = kit.choice("Keep", words.KEPT, defaults["keep"], hint=hint)
-        hint = "Tests without improvement after which training ends, and keeps the best. Empty: never."
-        self.patience = kit.number("Stop early after", None, least=1, most=1000, may_be_empty=True, hint=hint)
+        hint = tr("Every class suits classes of very different size.")
+        self.sampling = kit.choice(tr("Equally often"), tr_all(words.SAMPLING), defaults["sampling"], hint=hint)
+        hint = tr("Steps between two tests on images that are held out of the training.")
+        self.every = kit.number(tr("Test every"), defaults["evaluate_every"], least=1, most=100_000, hint=hint)
+        hint = tr("The best has the lowest loss in these tests.")
+        self.kept = kit.choice(tr("Keep"), tr_all(words.KEPT), defaults["keep"], hint=hint)
+        hint = tr("Tests without improvement after which training ends, and keeps the best. Empty: never.")
+        self.patience = kit.number(tr("Stop early after"), None, least=1, most=1000, may_be_empty=True, hint=hint)
         self._guidance_fields()
         rate = defaults["learning_rate"]
-        self.rate = kit.number("Learning rate", rate, least=0.000001, most=1, step=0.0001, whole=False)
-        self.seed = kit.number("Seed", defaults["seed"], least=0, most=2**53 - 1)
-        self.preset = kit.choice("Preset", _PRESETS, defaults["preset"])
+        self.rate = kit.number(tr("Learning rate"), rate, least=0.000001, most=1, step=0.0001, whole=False)
+        self.seed = kit.number(tr("Seed"), defaults["seed"], least=0, most=2**53 - 1)
+        self.preset = kit.choice(tr("Preset"), tr_all(_PRESETS), defaults["preset"])
         self.preset.bind_visibility_from(self.origin, "value", backward=lambda origin: not origin)
 
     def _guidance_fields(self) -> None:
-        hint = "Highest guidance scale. Empty: none."
+        hint = tr("Highest guidance scale. Empty: none.")
         self.guidance = kit.number(
-            "Learn guidance up to", None, least=1.1, most=10, step=0.5, whole=False, may_be_empty=True, hint=hint
+            tr("Learn guidance up to"), None, least=1.1, most=10, step=0.5, whole=False, may_be_empty=True, hint=hint
         )
-        hint = "Last steps, which learn guidance. At most half of all."
+        hint = tr("Last steps, which learn guidance. At most half of all.")
         steps = FINETUNE_DEFAULTS["distill_steps"]
-        self.guidance_steps = kit.number("Guidance steps", steps, least=1, most=100_000, hint=hint)
+        self.guidance_steps = kit.number(tr("Guidance steps"), steps, least=1, most=100_000, hint=hint)
         self.guidance_steps.bind_visibility_from(self.guidance, "value", backward=lambda scale: scale is not None)
 
     def settings(self) -> FinetuneSettings:
@@ -169,15 +174,24 @@ class _Form:
         with self.form.showing_problems():
             estimate = await self.user.api.finetunes.estimate(self.domain_id, self.dataset.value, **self.settings())
             seconds = estimate.seconds
-            time = "unknown until your first training here" if seconds is None else f"about {words.duration(seconds)}"
-            self.estimate.text = (
-                f"Time: {time}. Trains {estimate.trainable_parameters:,} parameters "
-                f"({estimate.trainable_fraction:.2%} of the base model) and shows it each image about "
-                f"{words.several(round(estimate.epochs), 'time')}. "
-                f"The version takes about {words.size(estimate.adapter_bytes)}."
+            time = (
+                tr("unknown until your first training here")
+                if seconds is None
+                else tr("about {time}", time=words.duration(seconds))
+            )
+            self.estimate.text = tr(
+                "Time: {time}. Trains {parameters:,} parameters ({fraction:.2%} of the base model) and shows it each "
+                "image about {times}. The version takes about {size}.",
+                time=time,
+                parameters=estimate.trainable_parameters,
+                fraction=estimate.trainable_fraction,
+                times=words.several(round(estimate.epochs), "time"),
+                size=words.size(estimate.adapter_bytes),
             )
             self.suggested_steps = estimate.suggested_steps
-            self.suggestion.text = f"Use the suggested {words.several(estimate.suggested_steps, 'step')}"
+            self.suggestion.text = tr(
+                "Use the suggested {steps}", steps=words.several(estimate.suggested_steps, "step")
+            )
             self.suggestion.visible = estimate.suggested_steps != self.steps.value
 
     def use_suggestion(self) -> None:

@@ -1,7 +1,8 @@
 """Page of a tenant's usage and quotas."""
 
-from api.dashboard import kit, words
+from api.dashboard import kit, texts, words
 from api.dashboard.frame import frame, page
+from api.dashboard.texts import tr
 from api.dashboard.user import TenantUser
 from difffit.models import Quota
 
@@ -18,29 +19,37 @@ _QUOTAS = {
 
 @page("/usage")
 async def usage(user: TenantUser) -> None:
-    with frame(user, "Usage", section="Usage"):
+    with frame(user, tr("Usage"), section="Usage"):
         totals = await user.api.usage()
-        with kit.card("Total"):
-            facts = {"Images": words.count(totals.images), "Model evaluations": words.count(totals.model_evaluations)}
-            facts |= {"Training": words.duration(totals.training_seconds), "Stored": words.size(totals.stored_bytes)}
+        with kit.card(tr("Total")):
+            facts = {
+                tr("Images"): words.count(totals.images),
+                tr("Model evaluations"): words.count(totals.model_evaluations),
+            }
+            facts |= {
+                tr("Training"): words.duration(totals.training_seconds),
+                tr("Stored"): words.size(totals.stored_bytes),
+            }
             kit.facts(facts)
-        with kit.card("Limits", "An administrator can change them."), kit.box("quotas"):
+        with kit.card(tr("Limits"), tr("An administrator can change them.")), kit.box("quotas"):
             for name, quota in totals.quotas.items():
-                _quota(_QUOTAS.get(name, name.replace("_", " ")), quota, is_size=name == "stored_bytes")
-        with kit.card("The last 30 days"):
+                _quota(tr(_QUOTAS.get(name, name.replace("_", " "))), quota, is_size=name == "stored_bytes")
+        with kit.card(tr("The last 30 days")):
             if not totals.days:
-                kit.muted("No usage yet.")
+                kit.muted(tr("No usage yet."))
                 return
             rows = [
                 (
-                    f"{day.day:%d %b %Y}",
+                    texts.day(day.day),
                     words.count(day.images),
                     words.count(day.model_evaluations),
                     words.duration(day.training_seconds),
                 )
                 for day in totals.days
             ]
-            kit.table("Days, newest first", ("Day", "Images", "Model evaluations", "Training"), rows)
+            kit.table(
+                tr("Days, newest first"), (tr("Day"), tr("Images"), tr("Model evaluations"), tr("Training")), rows
+            )
 
 
 def _quota(name: str, quota: Quota, *, is_size: bool) -> None:
@@ -48,7 +57,9 @@ def _quota(name: str, quota: Quota, *, is_size: bool) -> None:
     with kit.box("quota"):
         with kit.box("row spread"):
             kit.write(name, "span")
-            limit = ", no limit" if quota.limit is None else f" of {shown(quota.limit)}"
-            kit.write(f"{shown(quota.used)}{limit}", "span", "small")
+            used = shown(quota.used)
+            unlimited = tr("{used}, no limit", used=used)
+            line = unlimited if quota.limit is None else tr("{used} of {limit}", used=used, limit=shown(quota.limit))
+            kit.write(line, "span", "small")
         if quota.limit:
-            kit.bar(f"{name} used", quota.used / quota.limit, may_be_full=True)
+            kit.bar(tr("{name} used", name=name), quota.used / quota.limit, may_be_full=True)

@@ -7,6 +7,7 @@ from api.dashboard.comparison import MOST_COMPARED, Comparison, delete_button, p
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.frame import page
 from api.dashboard.lists import pager
+from api.dashboard.texts import tr
 from api.dashboard.user import MOST, TenantUser, User
 from difffit.models import Adapter, Domain
 
@@ -20,7 +21,7 @@ async def versions(user: TenantUser, id: str, cursor: str = "", drawn: str = "")
         listed = await user.api.adapters.list(id, MOST).page(cursor or None)
         adapters = listed.data
         if not adapters:
-            kit.empty("No versions yet", "Every successful fine-tune creates one.")
+            kit.empty(tr("No versions yet"), tr("Every successful fine-tune creates one."))
             return
         active_id = domain.active_adapter_id
         if active_id is not None and active_id not in {adapter.id for adapter in adapters[:MOST_COMPARED]}:
@@ -28,7 +29,7 @@ async def versions(user: TenantUser, id: str, cursor: str = "", drawn: str = "")
             adapters.insert(0, await user.api.adapters.get(active_id))
         if len(adapters) > 1:
             with kit.box("row"):
-                kit.link_button("Compare two versions", f"/domains/{id}/compare")
+                kit.link_button(tr("Compare two versions"), f"/domains/{id}/compare")
         comparison = Comparison(user, domain, adapters[:MOST_COMPARED])
         comparison.build()
         await comparison.restore(drawn)
@@ -42,7 +43,7 @@ def _older(user: User, domain: Domain, adapters: list[Adapter]) -> None:
         def state() -> None:
             with kit.box("row"):
                 if adapter.status == "ready":
-                    ui.link("Generate with it", f"/domains/{domain.id}/playground?adapter_id={adapter.id}")
+                    ui.link(tr("Generate with it"), f"/domains/{domain.id}/playground?adapter_id={adapter.id}")
                     promote_button(user, domain, adapter)
                 else:
                     kit.badge(adapter.status)
@@ -50,5 +51,5 @@ def _older(user: User, domain: Domain, adapters: list[Adapter]) -> None:
 
         return [words.version(adapter), words.moment(adapter.created_at), state]
 
-    with kit.card("Older versions"):
-        kit.table("Older versions", ("Version", "Created", ""), [row(version) for version in adapters])
+    with kit.card(tr("Older versions")):
+        kit.table(tr("Older versions"), (tr("Version"), tr("Created"), ""), [row(version) for version in adapters])

@@ -5,6 +5,7 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.forms import show_secret
 from api.dashboard.frame import frame, page
+from api.dashboard.texts import tr
 from api.dashboard.user import MOST, TenantUser, User
 from api.dashboard.webhook_form import WebhookForm
 from difffit.models import Webhook
@@ -12,18 +13,18 @@ from difffit.models import Webhook
 
 @page("/webhooks")
 async def webhooks(user: TenantUser) -> None:
-    hint = "The service sends events, such as the end of a fine-tune, to a URL of yours."
-    with frame(user, "Webhooks", section="Webhooks", hint=hint):
+    hint = tr("The service sends events, such as the end of a fine-tune, to a URL of yours.")
+    with frame(user, tr("Webhooks"), section="Webhooks", hint=hint):
         listed = [webhook async for webhook in user.api.webhooks.list(MOST)]
         if user.may_write:
             with kit.box("row"):
-                kit.button("New webhook", lambda: _ask_for_webhook(user), kind="primary")
+                kit.button(tr("New webhook"), lambda: _ask_for_webhook(user), kind="primary")
         if listed:
             with kit.card():
-                columns = ("URL", "Events", "State", "Last success", "Created")
-                kit.table("Webhooks, newest first", columns, [_row(webhook) for webhook in listed])
+                columns = ("URL", tr("Events"), tr("State"), tr("Last success"), tr("Created"))
+                kit.table(tr("Webhooks, newest first"), columns, [_row(webhook) for webhook in listed])
         else:
-            kit.empty("No webhooks yet", "Create one to be told when something ends.")
+            kit.empty(tr("No webhooks yet"), tr("Create one to be told when something ends."))
 
 
 def _row(webhook: Webhook) -> list[kit.Cell]:
@@ -35,7 +36,7 @@ def _row(webhook: Webhook) -> list[kit.Cell]:
 
     return [
         url,
-        "all" if webhook.events is None else words.several(len(webhook.events), "type"),
+        tr("all") if webhook.events is None else words.several(len(webhook.events), "type"),
         lambda: kit.badge(webhook.status),
         words.moment(webhook.last_success_at),
         words.moment(webhook.created_at),
@@ -46,6 +47,6 @@ def _ask_for_webhook(user: User) -> None:
     async def create(form: WebhookForm) -> None:
         issued = await user.api.webhooks.create(form.url, form.events, form.description)
         form.close()
-        show_secret("The secret that verifies the events", issued.secret or "")
+        show_secret(tr("The secret that verifies the events"), issued.secret or "")
 
-    WebhookForm("New webhook", "Create", create)
+    WebhookForm(tr("New webhook"), tr("Create"), create)
