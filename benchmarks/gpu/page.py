@@ -50,7 +50,7 @@ def parts(values: Mapping[str, Any]) -> list[str]:
     for name, table in tables.items():
         if name in phases and (text := _text(table, phases[name])):
             sections.append(text)
-    return [*sections, *_errors(phases)]
+    return [*sections, *_errors(phases), *_earlier(values)]
 
 
 def _text(table: Callable[[Result], str], result: Result) -> str:
@@ -59,6 +59,13 @@ def _text(table: Callable[[Result], str], result: Result) -> str:
         return table(result)
     except (KeyError, IndexError):
         return ""
+
+
+def _earlier(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a sentence about the phases that the JSON keeps from a run on another day."""
+    dates = {name: result.get("date", values["date"]) for name, result in values["phases"].items()}
+    if earlier := [f"{name} ({date})" for name, date in dates.items() if date != values["date"]]:
+        yield f"From an earlier run: {', '.join(earlier)}."
 
 
 def _errors(phases: Mapping[str, Result]) -> Iterator[str]:

@@ -80,9 +80,10 @@ def described(error: Exception) -> str:
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Returns the results of an earlier run by phase, without phases that had no time left."""
-    phases: dict[str, dict[str, Any]] = json.loads(path.read_text())["phases"] if path.is_file() else {}
-    return {name: result for name, result in phases.items() if "seconds" in result}
+    """Returns the results of an earlier run by phase, each with its date, without phases that had no time left."""
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"phases": {}}
+    measured = {name: result for name, result in stored["phases"].items() if "seconds" in result}
+    return {name: {"date": stored["date"], **result} for name, result in measured.items()}
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
