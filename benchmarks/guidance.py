@@ -8,7 +8,7 @@ after the last cell.
 
 import argparse
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.bundled_base.finetuning import fine_tuned
-from benchmarks.bundled_base.pictures import alike
+from benchmarks.bundled_base.pictures import alike, served, serving
 from benchmarks.paper import domains
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.record import Record
@@ -31,7 +31,6 @@ from core.artifact.sites import PRESETS
 from core.artifact.training import TrainingSettings
 from core.ml.evaluation.yardsticks import DISTANCES, Judges, small
 from core.ml.model.checkpoint import LoadedBase
-from core.ml.serving.request import ImageRequest
 from core.ml.serving.resident import Resident, load_base_on
 
 ADAPTER_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -47,7 +46,7 @@ SAMPLERS: tuple[tuple[SamplerName, int], ...] = (
     ("dpmpp_2m", 10),
 )
 PARTS = ("guidance", "samplers", "learned")
-TAUGHT_BY = (1.0, 0.75)
+TAUGHT_BY = (0.75, 1.0)
 """Scales of the adapter in the unconditional prediction of the teacher, for learned guidance."""
 HIGHEST, DISTILL_STEPS = 4.0, 150
 """Highest learned guidance scale, and the number of steps that learn it, after the other training steps."""
@@ -104,30 +103,15 @@ class Studio:
         image."""
         labels = alike(domain.held_out.labels, self.pictures)
         sampling, taught_by = setting
-        key, load = f"{domain.name}-{seed}-{taught_by}", partial(self.adapter, domain, seed, taught_by)
-        futures = [
-            resident.engine.submit(
-                ImageRequest(
-                    id=f"image-{index}",
-                    tenant="benchmark",
-                    adapter=key,
-                    class_id=label,
-                    seeds=(10_000 * seed + index,),
-                    sampling=sampling,
-                ),
-                load,
-            )
-            for index, label in enumerate(labels.tolist())
-        ]
-        drawn = [future.result() for future in futures]
-        pixels = torch.stack([image for result in drawn for image in result.images]).permute(0, 3, 1, 2)
+        adapter = f"{domain.name}-{seed}-{taught_by}", partial(self.adapter, domain, seed, taught_by)
+        pixels, evaluations = served(resident, labels, sampling, adapter, first_seed=10_000 * seed)
         classes = self.judges.classifier.class_names
         expected = torch.tensor([classes.index(domain.class_names[label]) for label in labels.tolist()])
         judged = self.judges.classifier.judge(small(pixels)).classes
         return {
             **{each.name: each.distance(pixels, domain.held_out.pixels) for each in self.judges.yardsticks},
             "agreement": (judged == expected).float().mean().item(),
-            "evaluations": sum(result.model_evaluations for result in drawn) / len(drawn),
+            "evaluations": evaluations,
         }
 
 
@@ -146,7 +130,7 @@ def settings_of(part: str) -> Iterator[Setting]:
         for (sampler, steps), guidance in product(SAMPLERS, ({}, AUTOGUIDANCE)):
             yield SamplingSettings(sampler=sampler, steps=steps, **guidance), None
         return
-    yield SamplingSettings.completed({"guidance_scale": 1.0}), None
+    yield SamplingSettings.completed({"guidance_scale": 1.0}, interpolates=False), None
     for interval, adapter_scale, scale in product((EVERY_TIMESTEP, MIDDLE), ADAPTER_SCALES, GUIDANCE_SCALES):
         chosen = {"guidance_scale": scale, "guidance_adapter_scale": adapter_scale, "guidance_interval": interval}
         yield SamplingSettings.completed(chosen), None
@@ -162,18 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = Record(options.output / "guidance.json", identity, "cells", "python -m benchmarks.guidance")
     loaded = [domains.load(name, options.cache) for name in options.domains]
     console = Console(stderr=True)
-    resident = Resident(
-        base,
-        adapter_slots=16,
-        max_rows=None,
-        exact=False,
-        host_cache_bytes=2**30,
-        max_waiting=10_000,
-        training_share=0.0,
-    )
-    try:
-        settings = [setting for part in options.parts for setting in settings_of(part)]
-        cells = list(product(range(options.seeds), loaded, settings))
+    settings = [setting for part in options.parts for setting in settings_of(part)]
+    cells = list(product(range(options.seeds), loaded, settings))
+    with serving(base) as resident:
         for index, (seed, domain, setting) in enumerate(cells, 1):
             sampling, taught_by = setting
             key = {"domain": domain.name, "seed": seed, **asdict(sampling), "taught_by": taught_by}
@@ -183,8 +158,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 record.add([key | studio.score(resident, domain, seed, setting)])
                 header = record.write()
                 write_markdown(record.path.with_suffix(".md"), "Guidance", header, page(record.rows, budget))
-    finally:
-        resident.engine.stop()
     console.print(f"{record.path}, {record.path.with_suffix('.md')}")
 
 
@@ -217,7 +190,24 @@ def page(cells: Sequence[Cell], budget: dict[str, int]) -> list[str]:
         "timesteps where they are not all, and the sampler with its steps. Learned guidance has a teacher with that "
         f"scale and takes {DISTILL_STEPS} more training steps."
     )
-    return [text, markdown_table((*head, "agreement", "evaluations"), rows)]
+    return [text, *_of_default(groups, yardsticks), markdown_table((*head, "agreement", "evaluations"), rows)]
+
+
+def _of_default(groups: Mapping[str, Sequence[Cell]], yardsticks: Sequence[str]) -> Iterator[str]:
+    """Yields a sentence that compares the default of requests with classifier-free guidance at all timesteps."""
+    plain = replace(SamplingSettings.completed({}), guidance_adapter_scale=1.0, guidance_interval=EVERY_TIMESTEP)
+    default, before = (groups.get(_name(asdict(sampling)), []) for sampling in (SamplingSettings.completed({}), plain))
+    if default and before:
+        nearer = [f"{_mean(default, name) / _mean(before, name):.2f} times the {name}" for name in yardsticks]
+        default_cost, cost = (_mean(group, "evaluations") for group in (default, before))
+        yield (
+            f"The default of requests, {_name(default[0])}, leaves {' and '.join(nearer)} of classifier-free guidance "
+            f"with the same scale at all timesteps, with {default_cost:.0f} instead of {cost:.0f} evaluations."
+        )
+
+
+def _mean(cells: Sequence[Cell], name: str) -> float:
+    return statistics.mean(cell[name] for cell in cells)
 
 
 def _name(cell: Cell) -> str:

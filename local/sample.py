@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from core.artifact.base import BaseDescription
 from core.artifact.errors import InvalidRequest, UnknownClass
 from core.artifact.file import Artifact, check_fits, decode
+from core.artifact.manifest import Manifest
 from core.artifact.png import encode_png, image_settings
 from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import METHODS
@@ -51,8 +53,7 @@ class Run:
         try:
             known = artifact.manifest.class_names if artifact else resident.base.description.class_names
             classes = [_class_id(name, known) for name in self.class_names] or list(range(len(known)))
-            scale = resident.base.description.scale_of(artifact.manifest.image_size) if artifact else 1
-            sampling = _sampling(self.chosen, scale, artifact.manifest.learned_guidance if artifact else None)
+            sampling = _sampling(self.chosen, artifact.manifest if artifact else None, resident.base.description)
             with steps_bar(state, "Generating") as bar:
                 task = bar.add_task("", total=self.count * len(classes), note="images")
                 paths = []
@@ -131,11 +132,14 @@ class Run:
         return resident.engine.submit(request, load).result().images
 
 
-def _sampling(chosen: Mapping[str, Any], scale: int, learned_guidance: float | None) -> SamplingSettings:
-    """Returns the chosen sampling settings for images of `scale` times the base's size, completed as the server
-    completes them. Raises InvalidRequest."""
+def _sampling(chosen: Mapping[str, Any], manifest: Manifest | None, base: BaseDescription) -> SamplingSettings:
+    """Returns the chosen sampling settings for images of an adapter, or of the base if there is no manifest, completed
+    as the server completes them. Raises InvalidRequest."""
+    scale = base.scale_of(manifest.image_size) if manifest else 1
+    interpolates = scale == 1 and (manifest is None or manifest.method in METHODS)
+    learned = manifest.learned_guidance if manifest else None
     try:
-        sampling = SamplingSettings.completed(chosen, learned_guidance)
+        sampling = SamplingSettings.completed(chosen, learned, interpolates=interpolates)
     except ValueError as error:
         raise InvalidRequest("sampling", str(error)) from error
     sampling.check_size(scale)

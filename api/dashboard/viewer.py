@@ -78,7 +78,7 @@ def _details(generation: Generation, image: Image, version: str) -> None:
     )
     facts = {tr("Class"): generation.class_name, tr("Seed"): str(image.seed), tr("Steps"): str(generation.steps)}
     facts |= {tr("Strength"): f"{generation.adapter_scale:g}", tr("Guidance"): words.guidance(generation)}
-    if generation.guidance_adapter_scale != 1:
+    if generation.guidance_scale != 1 and generation.guidance_adapter_scale != 1:
         facts[tr("Guided against")] = f"{generation.guidance_adapter_scale:.0%}"
     facts |= {tr("Sampler"): generation.sampler, tr("Timesteps"): generation.timestep_spacing}
     facts |= {tr("Size"): f"{image.width} × {image.height}", tr("Generated"): words.moment(generation.finished_at)}

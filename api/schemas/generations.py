@@ -10,6 +10,7 @@ from core.artifact.jobs import JobStatus
 from core.artifact.sampling import (
     MAX_ADAPTER_SCALE,
     MAX_GUIDANCE_SCALE,
+    RECOMMENDED_GUIDANCE,
     RECOMMENDED_SAMPLER,
     RECOMMENDED_STEPS,
     TIMESTEPS,
@@ -83,19 +84,18 @@ class _Settings(Input):
         description="Guidance: how far images move away from what the adapter draws without a class. 1 switches it off "
         "and halves the cost. A version with learned guidance takes scales up to `learned_guidance`, at half the cost.",
     )
-    guidance_adapter_scale: float = Field(
-        _STORED.guidance_adapter_scale,
-        ge=0,
-        le=1,
+    guidance_adapter_scale: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
         description="Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free "
         "guidance), 0 for the base, values between for a weaker version of the adapter. Multiplies `adapter_scale`. "
-        "Costs the same.",
+        f"Costs the same. Default: {RECOMMENDED_GUIDANCE['guidance_adapter_scale']:g}, or 1 for images of twice the "
+        "base's size.",
     )
-    guidance_interval: tuple[Timestep, Timestep] = Field(
-        _STORED.guidance_interval,
-        strict=False,  # JSON has no tuples
+    guidance_interval: Annotated[tuple[Timestep, Timestep], Field(strict=False)] | None = Field(
+        None,
         description="Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs "
-        "less and gives more varied images.",
+        "less and gives more varied images. Default: {} to {}, or all levels for images of twice the base's "
+        "size.".format(*RECOMMENDED_GUIDANCE["guidance_interval"]),
         examples=[[200, 800]],
     )
     sampler: SamplerName | None = Field(

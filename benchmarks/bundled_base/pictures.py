@@ -1,7 +1,8 @@
 """Generates many images in batches, with a progress bar, since some hundred images take minutes on a CPU."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from core.artifact.sampling import SamplingSettings
 from core.ml.diffusion.sampling import sample
-from core.ml.model.adapter import BASE, Adapter, TensorAdapter
+from core.ml.model.adapter import BASE, Adapter
 from core.ml.model.checkpoint import LoadedBase
+from core.ml.serving.request import ImageRequest
+from core.ml.serving.resident import Resident
 
 BATCH = 32
 
@@ -28,9 +31,6 @@ class Artist:
     @classmethod
     def of_base(cls, base: LoadedBase, sampling: SamplingSettings) -> "Artist":
         return cls(base, sampling, BASE, base.dit.config.null_class)
-
-    def with_domain(self, tensors: Mapping[str, Tensor], classes: int) -> "Artist":
-        return replace(self, adapter=TensorAdapter(tensors), null_class=classes)
 
     def draw(self, labels: Tensor, what: str) -> Tensor:
         """Generates one image for each class id in `labels` [K], with seeds 0 to K - 1. Returns [K, 3, S, S] uint8, the
@@ -60,6 +60,55 @@ class Artist:
         )
         pixels = self.base.autoencoder.decode(latents).cpu()
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+@contextmanager
+def serving(base: LoadedBase) -> Iterator[Resident]:
+    """Serves the base with the engine of a worker, until the block ends."""
+    resident = Resident(
+        base,
+        adapter_slots=16,
+        max_rows=None,
+        exact=False,
+        host_cache_bytes=2**30,
+        max_waiting=10_000,
+        training_share=0.0,
+    )
+    try:
+        yield resident
+    finally:
+        resident.engine.stop()
+
+
+def served(
+    resident: Resident,
+    labels: Tensor,
+    sampling: SamplingSettings,
+    adapter: tuple[str, Callable[[], Mapping[str, Tensor]]] | None = None,
+    *,
+    first_seed: int = 0,
+) -> tuple[Tensor, float]:
+    """Generates one image for each class id in `labels` [K] as a worker does, with successive seeds. `adapter` is a
+    name and a function that loads the tensors; None is the base. Returns the images [K, 3, S, S] uint8, and the mean
+    number of model evaluations for an image."""
+    name, load = adapter or (None, None)
+    futures = [
+        resident.engine.submit(
+            ImageRequest(
+                id=f"image-{index}",
+                tenant="benchmark",
+                adapter=name,
+                class_id=label,
+                seeds=(first_seed + index,),
+                sampling=sampling,
+            ),
+            load,
+        )
+        for index, label in enumerate(labels.tolist())
+    ]
+    drawn = [future.result() for future in futures]
+    pixels = torch.stack([image for result in drawn for image in result.images]).permute(0, 3, 1, 2)
+    return pixels, sum(result.model_evaluations for result in drawn) / len(drawn)
 
 
 def alike(labels: Tensor, count: int) -> Tensor:

@@ -77,7 +77,8 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
 def sampling_of(options: argparse.Namespace) -> SamplingSettings:
     chosen = {name: getattr(options, name) for name in ("sampler", "timestep_spacing", "guidance_scale")}
     steps = {} if options.sampling_steps is None else {"steps": options.sampling_steps}
-    return SamplingSettings.completed(chosen | steps)
+    # The paper's systems are guided by their own unconditional prediction, at every timestep.
+    return SamplingSettings.completed(chosen | steps, interpolates=False)
 
 
 def described(sampling: SamplingSettings) -> str:

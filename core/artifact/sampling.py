@@ -17,6 +17,7 @@ SamplerName = Literal["ddim", "ddpm", "dpmpp_2m"]
 DPM-Solver++."""
 RECOMMENDED_SAMPLER: SamplerName = "dpmpp_2m"
 RECOMMENDED_STEPS: dict[SamplerName, int] = {"ddim": 50, "ddpm": 50, "dpmpp_2m": 20}
+RECOMMENDED_GUIDANCE: dict[str, Any] = {"guidance_adapter_scale": 0.75, "guidance_interval": (200, 800)}
 """Defaults for requests that leave these settings out. `python -m benchmarks.guidance` compares them with others."""
 TimestepSpacing = Literal["trailing", "dit"]
 _ALWAYS_STORED = ("steps", "guidance_scale", "guidance_interval", "sampler", "eta")
@@ -103,17 +104,22 @@ class SamplingSettings:
         return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
     @classmethod
-    def completed(cls, chosen: Mapping[str, Any], learned_guidance: float | None = None) -> Self:
+    def completed(
+        cls, chosen: Mapping[str, Any], learned_guidance: float | None = None, *, interpolates: bool = True
+    ) -> Self:
         """Returns the settings of a request that chooses only some of them. Without a sampler, the request gets the
-        recommended one (DDIM if it chooses an eta), and without a number of steps, what the sampler needs.
-        `learned_guidance` is the highest guidance scale of an adapter that has learned guidance.
+        recommended one (DDIM if it chooses an eta), and without a number of steps, what the sampler needs. Without
+        guidance settings it gets the recommended guidance, or classifier-free guidance if the adapter cannot be
+        interpolated with the base (`interpolates` is False). `learned_guidance` is the highest guidance scale of an
+        adapter that has learned guidance.
 
         Raises ValueError if the chosen values are not valid sampling settings, or not available for the adapter.
         """
         sampler = chosen.get("sampler", "ddim" if chosen.get("eta") else RECOMMENDED_SAMPLER)
         values = {"sampler": sampler, "steps": RECOMMENDED_STEPS.get(sampler, cls.steps)}
         if learned_guidance is None:
-            return cls(**{**values, **chosen})
+            guidance = RECOMMENDED_GUIDANCE if interpolates else {}
+            return cls(**{**values, **guidance, **chosen})
         scale = min(cls.guidance_scale, learned_guidance)
         settings = cls(**{**values, "guidance_scale": scale, **chosen, "learned_guidance": True})
         if settings.guidance_adapter_scale != 1 or settings.guidance_interval != EVERY_TIMESTEP:

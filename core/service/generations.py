@@ -125,8 +125,7 @@ def create(
     if waiting >= most_waiting:
         raise QueueFull(waiting, most_waiting)
     adapter = _adapter(session, domain, request.adapter_id, base)
-    sampling = _sampling(request, adapter)
-    sampling.check_size(1 if adapter is None else base.scale_of(adapter.manifest.get("image_size")))
+    sampling = _sampling(request, adapter, base)
     known = list(base.class_names if adapter is None else adapter.class_names)
     class_id = _class_id(request, known)
     deadline = request.deadline_seconds
@@ -158,12 +157,16 @@ def create(
     return generation
 
 
-def _sampling(request: GenerationRequest, adapter: Adapter | None) -> SamplingSettings:
+def _sampling(request: GenerationRequest, adapter: Adapter | None, base: BaseDescription) -> SamplingSettings:
     """Returns the sampling settings of a request. Raises InvalidRequest if the adapter does not allow them."""
+    learned = adapter.learned_guidance if adapter else None
+    scale = base.scale_of(adapter.manifest.get("image_size")) if adapter else 1
     try:
-        return SamplingSettings.completed(request.sampling, adapter.learned_guidance if adapter else None)
+        sampling = SamplingSettings.completed(request.sampling, learned, interpolates=scale == 1)
     except ValueError as error:
         raise InvalidRequest("body", str(error)) from error
+    sampling.check_size(scale)
+    return sampling
 
 
 def get(session: Session, id: str) -> Generation:

@@ -22,6 +22,8 @@ from tests.processes import ADMIN, Caller, running
 from tests.receiver import Receiver, receiving
 from tests.upgrade.release import Release, differing
 
+DEFAULTS = {"sampler": "ddim", "guidance_adapter_scale": 1.0, "guidance_interval": [0, 999]}
+"""Sampling settings of the release's requests that gave none."""
 SOON = {"DIFFFIT_LEASE_SECONDS": "4", "DIFFFIT_HEARTBEAT_SECONDS": "1", "DIFFFIT_REAPER_SECONDS": "1"}
 
 
@@ -84,11 +86,12 @@ def complete_upload(caller: Caller, facts: dict[str, Any], last: Path) -> None:
 
 
 def check_images(caller: Caller, facts: dict[str, Any], folder: Path) -> None:
-    """Checks that the release's images are unchanged to the byte, and that the same requests, with the sampler that was
-    the default then, generate them again within rounding. How sums are rounded may differ between releases."""
+    """Checks that the release's images are unchanged to the byte, and that the same requests, with the sampler and the
+    guidance that were the default then, generate them again within rounding. How sums are rounded may differ between
+    releases."""
     generations = f"/v1/domains/{facts['domain']}/generations"
     for name, expected in facts["generations"].items():
-        body = {"adapter_id": facts["finished"]["adapter"], "sampler": "ddim"} | expected["asked"]
+        body = {"adapter_id": facts["finished"]["adapter"], **DEFAULTS} | expected["asked"]
         again = caller.post(generations, body)["id"]
         ids = {expected["id"], again} | ({facts["waiting_generation"]} if name == "adapter" else set())
         for id in ids:

@@ -22,8 +22,15 @@ _NOISY_SAMPLER: Sampler = "ddim"
 _MAX_STRENGTH, _MAX_GUIDANCE, _MAX_SEED = 1.5, 50, 2**53 - 1
 _PREVIEWS = 3
 _EARLIER = 12
-_GUIDES = {1.0: "The version itself", 0.75: "Weaker: 75 %", 0.5: "Weaker: 50 %", 0.25: "Weaker: 25 %", 0.0: "The base"}
-"""Scales of the adapter in the unconditional prediction, with their labels."""
+_GUIDES = {
+    "": "As recommended",
+    1.0: "The version itself",
+    0.75: "Weaker: 75 %",
+    0.5: "Weaker: 50 %",
+    0.25: "Weaker: 25 %",
+    0.0: "The base",
+}
+"""Scales of the adapter in the unconditional prediction, with their labels. Without one, the API chooses it."""
 
 
 @page("/domains/{id}/playground")
@@ -106,7 +113,7 @@ class _Playground:
         hint = tr("0 is the base, 1 the version; more exaggerates its style.")
         strength, most = defaults["adapter_scale"], _MAX_STRENGTH
         self.strength = kit.number(tr("Strength"), strength, least=0, most=most, step=0.1, whole=False, hint=hint)
-        self.guide = kit.choice(tr("Guide against"), tr_all(_GUIDES), defaults["guidance_adapter_scale"])
+        self.guide = kit.choice(tr("Guide against"), tr_all(_GUIDES), "")
         self.sampler = kit.choice(tr("Sampler"), list(get_args(Sampler)), _SAMPLER)
         hint = tr("0 adds none, 1 as much as ddpm.")
         self.noise = kit.number(tr("Noise"), defaults["eta"], least=0, most=1, step=0.1, whole=False, hint=hint)
@@ -148,7 +155,7 @@ class _Playground:
             "sampler": self.sampler.value,
             "timestep_spacing": self.spacing.value,
         }
-        if self.version.learned_guidance is None:
+        if self.version.learned_guidance is None and self.guide.value != "":
             body["guidance_adapter_scale"] = self.guide.value
         if self.sampler.value == _NOISY_SAMPLER:
             body["eta"] = float(self.noise.value)

@@ -55,10 +55,10 @@ class GenerationSettings(TypedDict):
     """Strength of the adapter: 0 is the base, 1 the adapter; values between are weaker, values above 1 exaggerate. Costs the same."""
     guidance_scale: NotRequired[float]
     """Guidance: how far images move away from what the adapter draws without a class. 1 switches it off and halves the cost. A version with learned guidance takes scales up to `learned_guidance`, at half the cost."""
-    guidance_adapter_scale: NotRequired[float]
-    """Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free guidance), 0 for the base, values between for a weaker version of the adapter. Multiplies `adapter_scale`. Costs the same."""
-    guidance_interval: NotRequired[tuple[int, int]]
-    """Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs less and gives more varied images."""
+    guidance_adapter_scale: NotRequired[float | None]
+    """Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free guidance), 0 for the base, values between for a weaker version of the adapter. Multiplies `adapter_scale`. Costs the same. Default: 0.75, or 1 for images of twice the base's size."""
+    guidance_interval: NotRequired[tuple[int, int] | None]
+    """Lowest and highest noise level (of 1,000) with guidance. Guiding only the middle levels costs less and gives more varied images. Default: 200 to 800, or all levels for images of twice the base's size."""
     sampler: NotRequired[Literal["ddim", "ddpm", "dpmpp_2m"] | None]
     """`dpmpp_2m` needs the fewest steps; `ddpm` adds fresh noise at every step, and so does `ddim` with `eta`. Default: `dpmpp_2m`, or `ddim` if `eta` is given."""
     eta: NotRequired[float]
@@ -104,8 +104,6 @@ GENERATION_DEFAULTS: GenerationSettings = {
     "count": 1,
     "adapter_scale": 1.0,
     "guidance_scale": 4.0,
-    "guidance_adapter_scale": 1.0,
-    "guidance_interval": (0, 999),
     "eta": 0.0,
     "timestep_spacing": "trailing",
     "priority": 0,

@@ -107,10 +107,19 @@ def test_png_text_is_byte_identical_to_that_of_earlier_releases() -> None:
 
 
 def test_chosen_settings_stay_and_the_others_get_defaults() -> None:
-    assert SamplingSettings.completed({}) == SamplingSettings(steps=20, sampler="dpmpp_2m")
-    assert SamplingSettings.completed({"sampler": "ddim"}) == SamplingSettings()
-    assert SamplingSettings.completed({"eta": 1.0}) == SamplingSettings(eta=1.0)
+    completed: Any = SamplingSettings.completed
+    guidance: Any = {"guidance_adapter_scale": 0.75, "guidance_interval": (200, 800)}
+    assert completed({}) == SamplingSettings(steps=20, sampler="dpmpp_2m", **guidance)
+    assert completed({"sampler": "ddim"}) == SamplingSettings(**guidance)
+    assert completed({"eta": 1.0}) == SamplingSettings(eta=1.0, **guidance)
+    assert completed({"guidance_scale": 2.0}).guidance_adapter_scale == 0.75
     chosen = SamplingSettings(steps=7, sampler="ddpm", guidance_scale=1.0, guidance_interval=(1, 2))
-    assert SamplingSettings.completed(vars(chosen)) == chosen
+    assert completed(vars(chosen)) == chosen
     with pytest.raises(ValueError, match="eta belongs to the sampler ddim"):
-        SamplingSettings.completed({"eta": 1.0, "sampler": "ddpm"})
+        completed({"eta": 1.0, "sampler": "ddpm"})
+
+
+def test_adapters_that_cannot_be_interpolated_get_classifier_free_guidance() -> None:
+    larger = SamplingSettings.completed({}, interpolates=False)
+    assert (larger.guidance_adapter_scale, larger.guidance_interval) == (1.0, (0, 999))
+    larger.check_size(2)
