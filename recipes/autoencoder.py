@@ -1,8 +1,7 @@
 """Trains the mini base's autoencoder, 64x64 RGB <-> 16x16x8 latents: `python -m recipes.autoencoder`.
 
 Resumes from `<output>/training.pt` if that file exists. Writes an AutoencoderKL in diffusers' format to `<output>`,
-with `figures.json` and `reconstructions.png` (each row of drawings above a row of their reconstructions). With
-`--ship`, it writes a copy in half precision to the given folder.
+with `figures.json` and `reconstructions.png` (each row of drawings above a row of their reconstructions).
 """
 
 import argparse
@@ -46,7 +45,6 @@ def main() -> None:
     parser.add_argument("--drawings", type=Path, default=Path("build/drawings"))
     parser.add_argument("--openmoji", type=Path, default=Path("build/openmoji"))
     parser.add_argument("--output", type=Path, default=Path("build/vae"))
-    parser.add_argument("--ship", type=Path, help="folder for a copy in half precision")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -73,8 +71,6 @@ def main() -> None:
     print(json.dumps(figures, indent=2))
     shown = torch.cat([sample(unseen), sample(openmoji)])
     save_reconstructions(model, shown, arguments.output / "reconstructions.png")
-    if arguments.ship:
-        model.half().save_pretrained(arguments.ship)
 
 
 def new_autoencoder() -> AutoencoderKL:

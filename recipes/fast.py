@@ -1,8 +1,9 @@
 """A faster trainer for pre-training on a CPU or GPU: a compiled forward pass in bf16, and Muon for the weight matrices
 of the blocks.
 
-Measured on one core of an Intel Xeon with AMX, 32 images per step: 0.26 s compiled in bf16, 0.73 s with the trainer's
-own pass in fp32. Of 250 steps of 64 images, learning rates of 1e-3 and 2.5e-3 left held-out losses of 0.158 and 0.135.
+Measured on one H200, 256 images per step: 157 steps a second, with each part of a step as a CUDA graph. On one core of
+an Intel Xeon with AMX, 32 images per step: 0.26 s compiled in bf16, 0.73 s with the trainer's own pass in fp32. Of 250
+steps of 64 images, learning rates of 1e-3 and 2.5e-3 left held-out losses of 0.158 and 0.135.
 """
 
 from collections.abc import Mapping

@@ -4,6 +4,8 @@
     cd ../release
     PYTHONPATH=$PWD python THIS_FILE OUTPUT_FOLDER
 
+If the bundled base has changed since, first copy today's base over the release's, since adapters of another base are
+rejected.
 Runs in the release's tree, whose `tests.processes` starts its API and its worker on SQLite and a folder. Writes
 `OUTPUT_FOLDER/release.tar.xz` (the data folder, the same rows as a PostgreSQL dump, images, a local run's checkpoint)
 and `OUTPUT_FOLDER/release.json` (keys, ids, digests, and the processor that the images were computed on).
