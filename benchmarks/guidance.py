@@ -207,7 +207,7 @@ def _of_default(groups: Mapping[str, Sequence[Cell]], yardsticks: Sequence[str])
 
 
 def _mean(cells: Sequence[Cell], name: str) -> float:
-    return statistics.mean(cell[name] for cell in cells)
+    return float(statistics.mean(cell[name] for cell in cells))
 
 
 def _name(cell: Cell) -> str:

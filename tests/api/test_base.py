@@ -15,7 +15,7 @@ def test_base_is_described_with_its_classes_and_settings(tenant: Client, admin: 
     drawing, training = base["generation_settings"], base["finetune_settings"]
     assert drawing["steps"] == {"default": 20, "minimum": 1, "maximum": 1000, "choices": None}
     assert (drawing["sampler"]["default"], drawing["sampler"]["choices"]) == ("dpmpp_2m", ["ddim", "ddpm", "dpmpp_2m"])
-    interval = {"default": [0, 999], "minimum": 0, "maximum": 999, "choices": None}
+    interval = {"default": [200, 800], "minimum": 0, "maximum": 999, "choices": None}
     assert (drawing["guidance_interval"], drawing["seed"]["default"]) == (interval, None)
     assert training["steps"] == {"default": 400, "minimum": 1, "maximum": 100_000, "choices": None}
     assert training["method"]["choices"] == ["difffit", "bitfit"]

@@ -186,6 +186,7 @@ def test_pictures_contain_their_settings_and_overwrite_no_other(
         "seed": 7,
         "steps": 2,
         "guidance_scale": 4.0,
+        "guidance_adapter_scale": 0.75,
         "guidance_interval": [200, 800],
         "sampler": "dpmpp_2m",
         "eta": 0.0,

@@ -15,7 +15,13 @@ _NAME = "name"
 """Column with the name of a line's images. All other columns are settings of `generations.create`."""
 _JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 _TYPES = get_type_hints(GenerationSettings)
-_NUMBERS = {name for name, hint in _TYPES.items() if {int, float} & {hint, *get_args(hint)}}
+
+
+def _has_numbers(hint: Any) -> bool:
+    return hint in {int, float} or any(map(_has_numbers, get_args(hint)))
+
+
+_NUMBERS = {name for name, hint in _TYPES.items() if _has_numbers(hint)}
 """Settings whose text in a CSV is a number or a JSON list of numbers."""
 _CLASS = {"class_name", "class_id"}
 
