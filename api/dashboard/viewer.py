@@ -80,6 +80,8 @@ def _details(generation: Generation, image: Image, version: str) -> None:
     facts |= {tr("Strength"): f"{generation.adapter_scale:g}", tr("Guidance"): words.guidance(generation)}
     if generation.guidance_scale != 1 and generation.guidance_adapter_scale != 1:
         facts[tr("Guided against")] = f"{generation.guidance_adapter_scale:.0%}"
+    if generation.guidance_scale != 1:
+        facts[tr("Guided noise levels")] = "{} - {}".format(*generation.guidance_interval)
     facts |= {tr("Sampler"): generation.sampler, tr("Timesteps"): generation.timestep_spacing}
     facts |= {tr("Size"): f"{image.width} × {image.height}", tr("Generated"): words.moment(generation.finished_at)}
     label = {tr("Label"): image.label} if image.label else {}
@@ -89,6 +91,8 @@ def _details(generation: Generation, image: Image, version: str) -> None:
 def playground(generation: Generation, image: Image) -> str:
     """Returns the address of the playground whose form has the settings of an image."""
     settings = {name: address_text(getattr(generation, name)) for name in _REUSED}
+    low, high = map(str, generation.guidance_interval)
+    settings |= {"guided_from": low, "guided_to": high}
     settings |= {"seed": str(image.seed), "count": "1", "adapter_id": generation.adapter_id or "base"}
     return kit.with_query(f"/domains/{generation.domain_id}/playground", settings)
 

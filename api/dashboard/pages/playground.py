@@ -20,6 +20,7 @@ _STEPS = 20
 _NOISY_SAMPLER: Sampler = "ddim"
 """Sampler that takes `eta`."""
 _MAX_STRENGTH, _MAX_GUIDANCE, _MAX_SEED = 1.5, 50, 2**53 - 1
+_HIGHEST_LEVEL = 999
 _PREVIEWS = 3
 _EARLIER = 12
 _GUIDES = {
@@ -92,6 +93,8 @@ class _Playground:
             adapter_scale=self.strength,
             guidance_scale=self.guidance,
             guidance_adapter_scale=self.guide,
+            guided_from=self.lowest,
+            guided_to=self.highest,
             sampler=self.sampler,
             eta=self.noise,
             timestep_spacing=self.spacing,
@@ -114,6 +117,11 @@ class _Playground:
         strength, most = defaults["adapter_scale"], _MAX_STRENGTH
         self.strength = kit.number(tr("Strength"), strength, least=0, most=most, step=0.1, whole=False, hint=hint)
         self.guide = kit.choice(tr("Guide against"), tr_all(_GUIDES), "")
+        with kit.box("fields two") as self.levels:
+            least, most, hint = 0, _HIGHEST_LEVEL, tr("Empty: as recommended.")
+            low, high = tr("Guided from noise level"), tr("Guided up to noise level")
+            self.lowest = kit.number(low, None, least=least, most=most, may_be_empty=True, hint=hint)
+            self.highest = kit.number(high, None, least=least, most=most, may_be_empty=True, hint=hint)
         self.sampler = kit.choice(tr("Sampler"), list(get_args(Sampler)), _SAMPLER)
         hint = tr("0 adds none, 1 as much as ddpm.")
         self.noise = kit.number(tr("Noise"), defaults["eta"], least=0, most=1, step=0.1, whole=False, hint=hint)
@@ -133,7 +141,7 @@ class _Playground:
 
     def _limit_guidance(self) -> None:
         learned = self.version.learned_guidance
-        self.guide.visible = learned is None
+        self.guide.visible = self.levels.visible = learned is None
         self.learned.visible = learned is not None
         if learned is None:
             kit.limit(self.guidance, 0, _MAX_GUIDANCE)
@@ -155,8 +163,12 @@ class _Playground:
             "sampler": self.sampler.value,
             "timestep_spacing": self.spacing.value,
         }
-        if self.version.learned_guidance is None and self.guide.value != "":
-            body["guidance_adapter_scale"] = self.guide.value
+        if self.version.learned_guidance is None:
+            if self.guide.value != "":
+                body["guidance_adapter_scale"] = self.guide.value
+            low, high = self.lowest.value, self.highest.value
+            if low is not None or high is not None:
+                body["guidance_interval"] = int(low or 0), int(_HIGHEST_LEVEL if high is None else high)
         if self.sampler.value == _NOISY_SAMPLER:
             body["eta"] = float(self.noise.value)
         if self.seed.value is not None:
