@@ -165,8 +165,8 @@ def test_phase_without_time_left_is_not_started(tmp_path: Path) -> None:
 
 def test_phases_of_an_earlier_run_are_kept_except_those_without_time(tmp_path: Path) -> None:
     phases = {"old": {"seconds": 1.0, "value": 1}, "late": {"error": "no time"}}
-    session.write(tmp_path / "gpu.json", {"phases": phases})
-    assert session.read(tmp_path / "gpu.json") == {"old": phases["old"]}
+    session.write(tmp_path / "gpu.json", {"date": "2026-12-01", "phases": phases})
+    assert session.read(tmp_path / "gpu.json") == {"old": {"date": "2026-12-01", **phases["old"]}}
     assert session.read(tmp_path / "none.json") == {}
 
 
