@@ -176,8 +176,8 @@ def test_picture_and_its_settings_are_shown_by_keyboard(dashboard: Dashboard, ga
     expect(gallery.get_by_label("First seed")).to_have_value("119")
     expect(gallery.get_by_label("Steps", exact=True)).to_have_value("2")
     expect(gallery.get_by_label("Guidance", exact=True)).to_have_value("1")
-    expect(gallery.get_by_label("Guided from noise level")).to_have_value("200")
-    expect(gallery.get_by_label("Guided up to noise level")).to_have_value("800")
+    expect(gallery.get_by_label("Guided from")).to_have_value("200")
+    expect(gallery.get_by_label("Guided to")).to_have_value("800")
     expect(gallery.get_by_label("Class")).to_have_value("heart")
     expect(gallery.get_by_label("Version")).to_have_value("Version 1")
 

@@ -118,8 +118,8 @@ class _Playground:
         self.strength = kit.number(tr("Strength"), strength, least=0, most=most, step=0.1, whole=False, hint=hint)
         self.guide = kit.choice(tr("Guide against"), tr_all(_GUIDES), "")
         with kit.box("fields two") as self.levels:
-            least, most, hint = 0, _HIGHEST_LEVEL, tr("Empty: as recommended.")
-            low, high = tr("Guided from noise level"), tr("Guided up to noise level")
+            least, most, hint = 0, _HIGHEST_LEVEL, tr("Noise level. Empty: as recommended.")
+            low, high = tr("Guided from"), tr("Guided to")
             self.lowest = kit.number(low, None, least=least, most=most, may_be_empty=True, hint=hint)
             self.highest = kit.number(high, None, least=least, most=most, may_be_empty=True, hint=hint)
         self.sampler = kit.choice(tr("Sampler"), list(get_args(Sampler)), _SAMPLER)
