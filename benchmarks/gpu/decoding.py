@@ -60,9 +60,8 @@ def _forms(lab: Lab) -> dict[str, Decode]:
     forms: dict[str, Decode] = {}
     half = torch.float16 if lab.device.type == "cuda" else torch.bfloat16
     for name, memory_format in FORMATS.items():
-        coder = _copy(lab.autoencoder, memory_format)
-        forms[f"autocast, {name}"] = partial(_decode_by_autocast, coder, half)
-        forms[f"half precision, {name}"] = coder.in_dtype(half).decode
+        forms[f"autocast, {name}"] = partial(_decode_by_autocast, _copy(lab.autoencoder, memory_format), half)
+        forms[f"half precision, {name}"] = _copy(lab.autoencoder.in_dtype(half), memory_format).decode
     return forms
 
 

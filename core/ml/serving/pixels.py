@@ -49,9 +49,8 @@ class PixelDecoder:
         batch = torch.stack([*latents, *[latents[0]] * padding])
         pixels = (self.reduced or self.autoencoder).decode(batch)[:count]
         is_finite = _finite_images(pixels)
-        if (
-            self.reduced is not None and not is_finite.all()
-        ):  # only these, so that an image does not depend on its batch
+        if self.reduced is not None and not is_finite.all():
+            # Only these images, so that an image does not depend on its batch.
             pixels[~is_finite] = self.autoencoder.decode(batch)[:count][~is_finite]
             is_finite = _finite_images(pixels)
         if not is_finite.all():
