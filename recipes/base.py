@@ -31,14 +31,12 @@ from core.ml.tuning.parallel import started_processes
 from core.ml.tuning.start import start_tensors
 from core.ml.tuning.trainer import Trainer
 from recipes.augmentation import Augmentation, augment
-from recipes.autoencoder import is_held_out, read_pictures, unit
+from recipes.autoencoder import CHECKPOINT_SECONDS, IMAGE_SIZE, is_held_out, read_pictures, unit
 from recipes.drawings import read_paths
 from recipes.fast import fast_trainer
 
-IMAGE_SIZE = 64
 ENCODED_AT_ONCE = 32
 """Drawings in a batch for the autoencoder, without their copies."""
-CHECKPOINT_SECONDS = 60.0
 LICENCE = (
     "Apache-2.0 (weights; trained on Noto Emoji and FxEmojis Apache-2.0, Fluent Emoji MIT, Twemoji and Streamline "
     "Emojis CC BY 4.0)"

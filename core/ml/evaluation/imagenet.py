@@ -41,8 +41,7 @@ class ImageNet:
         return torch.cat([self._pooled(batch) for batch in pixels.split(batch_size)])
 
     def _pooled(self, pixels: Tensor) -> Tensor:
-        enlarged = F.interpolate(pixels.to(self.device).float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp(
-            0, 255
-        )
+        pixels = pixels.to(self.device).float()
+        enlarged = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         pooled: Tensor = self.network.extract_features((enlarged - 127) / 128).mean((2, 3))
         return pooled.cpu()
