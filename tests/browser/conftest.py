@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,15 @@ def trained(visitor: Visitor, domain: str, images: Mapping[str, int], **settings
     assert finetune["status"] == "succeeded"
     adapter: str = finetune["adapter_id"]
     return adapter
+
+
+@contextmanager
+def domain_with_version(visitor: Visitor, name: str, images: Mapping[str, int]) -> Iterator[str]:
+    """Yields the id of a domain with a version, which is deleted afterwards."""
+    created: str = visitor.caller.post("/v1/domains", {"name": name})["id"]
+    trained(visitor, created, images)
+    yield created
+    visitor.caller.send("DELETE", f"/v1/domains/{created}").raise_for_status()
 
 
 @dataclass

@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import LONG, Dashboard, Visitor, trained
+from tests.browser.conftest import LONG, Dashboard, Visitor, domain_with_version
 
 
 @pytest.fixture(scope="module")
 def domain(visitor: Visitor) -> Iterator[str]:
     """Yields the id of a domain with a version, and with a class whose name is also a word of the pages."""
-    created = visitor.caller.post("/v1/domains", {"name": "Images"})["id"]
-    trained(visitor, created, {"fruit": 8, "heart": 4})
-    yield created
-    visitor.caller.send("DELETE", f"/v1/domains/{created}").raise_for_status()
+    with domain_with_version(visitor, "Images", {"fruit": 8, "heart": 4}) as created:
+        yield created
 
 
 @pytest.fixture

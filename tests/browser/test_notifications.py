@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import LONG, Dashboard, Visitor, trained
+from tests.browser.conftest import LONG, Dashboard, Visitor, domain_with_version
 
 _OTHER_TAB = """
     let isHidden = false;
@@ -33,10 +33,8 @@ ever hidden, and that records notifications, which a page cannot list."""
 @pytest.fixture(scope="module")
 def domain(visitor: Visitor) -> Iterator[str]:
     """Yields the id of a domain with a version."""
-    created = visitor.caller.post("/v1/domains", {"name": "Watched"})["id"]
-    trained(visitor, created, {"fruit": 4, "heart": 4})
-    yield created
-    visitor.caller.send("DELETE", f"/v1/domains/{created}").raise_for_status()
+    with domain_with_version(visitor, "Watched", {"fruit": 4, "heart": 4}) as created:
+        yield created
 
 
 @pytest.fixture

@@ -7,16 +7,14 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from difffit.requests import FINETUNE_DEFAULTS
-from tests.browser.conftest import LONG, Dashboard, Visitor, trained
+from tests.browser.conftest import LONG, Dashboard, Visitor, domain_with_version
 
 
 @pytest.fixture(scope="module")
 def domain(visitor: Visitor) -> Iterator[str]:
     """Yields the id of a domain with a version."""
-    created = visitor.caller.post("/v1/domains", {"name": "Settings"})["id"]
-    trained(visitor, created, {"fruit": 8, "heart": 4})
-    yield created
-    visitor.caller.send("DELETE", f"/v1/domains/{created}").raise_for_status()
+    with domain_with_version(visitor, "Settings", {"fruit": 8, "heart": 4}) as created:
+        yield created
 
 
 def newest(visitor: Visitor, domain: str, noun: str) -> dict[str, object]:
