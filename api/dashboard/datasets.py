@@ -6,7 +6,7 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.receipts import show_receipt
-from api.dashboard.texts import tr
+from api.dashboard.texts import problem, tr
 from api.dashboard.user import MOST, User
 from difffit.models import Dataset
 
@@ -70,9 +70,12 @@ def summary(dataset: Dataset) -> None:
     kit.facts(facts)
     if dataset.error:
         with kit.box("problem"):
-            kit.write(dataset.error.detail, "p")
+            kit.write(problem(dataset.error.code, dataset.error.detail))
+            kit.original(dataset.error.code, dataset.error.detail)
     for warning in dataset.report.warnings:
-        kit.muted(f"{warning.file}: {warning.detail}" if warning.file else warning.detail)
+        told = problem(warning.code, warning.detail)
+        kit.muted(f"{warning.file}: {told}" if warning.file else told)
+        kit.original(warning.code, warning.detail)
 
 
 def rejected_files(user: User, dataset: Dataset) -> None:
@@ -84,7 +87,7 @@ def rejected_files(user: User, dataset: Dataset) -> None:
     async def show() -> None:
         files = [file async for file in user.api.datasets.rejected(dataset.id, MOST)]
         with details:
-            rows = [(_long(rejected.file), _long(rejected.detail)) for rejected in files]
+            rows = [(_long(rejected.file), _long(problem(rejected.code, rejected.detail))) for rejected in files]
             kit.table(tr("Rejected files"), (tr("File"), tr("Reason")), rows)
             if len(files) < count:
                 kit.muted(tr("The first {shown} of {count:,}. The API lists all.", shown=len(files), count=count))

@@ -10,7 +10,7 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.frame import show_problem
-from api.dashboard.texts import tr
+from api.dashboard.texts import problem, tr
 from api.dashboard.user import MOST, User
 from api.dashboard.viewer import Viewer
 from difffit import DiffFitError
@@ -91,9 +91,11 @@ class Drawing:
         self.problem.clear()
         with self.problem:
             if generation.error:
-                with kit.box("problem") as problem:
-                    problem.props("role=alert")
-                    kit.write(generation.error.detail)
+                code, detail = generation.error.code, generation.error.detail
+                with kit.box("problem") as element:
+                    element.props("role=alert")
+                    kit.write(problem(code, detail))
+                    kit.original(code, detail)
             elif generation.expired_at:
                 kit.muted(
                     tr("The images were kept until {expired_at}.", expired_at=words.moment(generation.expired_at))

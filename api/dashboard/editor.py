@@ -13,7 +13,7 @@ from nicegui.elements.mixins.text_element import TextElement
 from api.dashboard import datasets, kit, words
 from api.dashboard.drafts import Change, Draft
 from api.dashboard.forms import Form, form_dialog, text_of
-from api.dashboard.texts import tr
+from api.dashboard.texts import problem, tr
 from api.dashboard.user import MOST, User
 from difffit.models import Dataset, DatasetImage
 
@@ -121,7 +121,7 @@ class Editor:
             if image.width and image.height and image.size_bytes:
                 kit.write(f"{image.width} × {image.height}, {words.size(image.size_bytes)}", "span", "small")
             for warning in image.warnings:
-                kit.write(warning.detail, "span", "warning")
+                kit.write(problem(warning.code, warning.detail), "span", "warning")
             self.tiles.append(_Tile(image, element, button, kit.write("", "span", "note")))
 
     def _toggle(self, image: DatasetImage) -> None:

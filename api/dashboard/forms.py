@@ -11,7 +11,7 @@ from nicegui.elements.mixins.validation_element import ValidationElement
 from nicegui.elements.mixins.value_element import ValueElement
 
 from api.dashboard import kit
-from api.dashboard.texts import tr
+from api.dashboard.texts import problem, tr
 from difffit.errors import InvalidRequest, NameTaken
 
 
@@ -37,7 +37,12 @@ class Form:
             yield
         except (InvalidRequest, NameTaken) as error:
             entries = error.errors or [{"field": "name", "detail": error.detail}]
-            named = {str(entry.get("field", "")).rpartition(".")[2]: str(entry.get("detail", "")) for entry in entries}
+            named = {
+                str(entry.get("field", "")).rpartition(".")[2]: problem(
+                    str(entry.get("code", error.code)), str(entry.get("detail", ""))
+                )
+                for entry in entries
+            }
             controls = {name: self.controls.get(name) for name in named}
             if not all(isinstance(control, ValidationElement) for control in controls.values()):
                 raise

@@ -8,7 +8,7 @@ from copy import copy
 from nicegui import ui
 
 from api.dashboard import kit, words
-from api.dashboard.texts import current, tr
+from api.dashboard.texts import current, problem, tr
 from api.dashboard.user import Answer, User
 from difffit import DiffFitError
 from difffit.errors import ApiError, Unauthenticated
@@ -99,12 +99,15 @@ def showing_problems() -> Iterator[None]:
 
 def show_problem(error: DiffFitError) -> None:
     """Adds an error of the API to the page, with its explanation and invalid fields."""
+    title, detail = _told(error)
     with kit.box("problem") as element:
         element.props("role=alert")
-        kit.write(error.title, "p", "problem-title")
-        kit.write(error.detail)
+        kit.write(title, "p", "problem-title")
+        if detail:
+            kit.write(detail)
+        kit.original(_code(error), error.detail)
         if isinstance(error, ApiError):
-            for wrong in error.errors:
+            for wrong in error.errors if detail else ():
                 line = f"{wrong.get('field', wrong.get('file', ''))}: {wrong.get('detail', '')}"
                 if line != error.detail:
                     kit.write(line, "p", "muted")
@@ -120,7 +123,18 @@ def _notify(error: Exception) -> None:
     if isinstance(error, Unauthenticated):
         _sign_in_again()
     elif isinstance(error, DiffFitError):
-        kit.refused(error.title, error.detail)
+        kit.refused(*_told(error))
+
+
+def _told(error: DiffFitError) -> tuple[str, str]:
+    """Returns the title and the explanation of an error. In other languages than the API's, one sentence is both."""
+    told = problem(_code(error), error.detail)
+    return (error.title, told) if told == error.detail else (told, "")
+
+
+def _code(error: DiffFitError) -> str:
+    """Returns the code of an error of the API; empty for an error of the SDK itself."""
+    return str(getattr(error, "code", ""))
 
 
 def _sign_in_again() -> None:

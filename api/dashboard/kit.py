@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from nicegui import background_tasks, ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from api.dashboard.texts import tr
+from api.dashboard.texts import problem, tr
 
 Control = TypeVar("Control", bound=ui.element)
 Handler = Callable[[], object]
@@ -27,6 +27,15 @@ def write(content: str, tag: str = "p", classes: str = "") -> TextElement:
 
 def muted(content: str) -> TextElement:
     return write(content, classes="muted")
+
+
+def original(code: str, detail: str) -> None:
+    """Adds a message of the API in its own words, which the user can open, if the page shows a sentence without them
+    instead."""
+    if detail not in problem(code, detail):
+        with box("more", "details"):
+            write(tr("Details"), "summary")
+            muted(detail).props("lang=en")
 
 
 @contextmanager

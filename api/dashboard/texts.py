@@ -1,5 +1,5 @@
-"""Texts of the pages in the language of the browser. The code has them in English; a file in `languages/` has them, and
-the forms of numbers and times, in another language."""
+"""Texts of the pages in the language of the browser. The code has them in English; a file in `languages/` has them, the
+API's messages, and the forms of numbers and times, in another language."""
 
 import datetime
 import string
@@ -34,10 +34,16 @@ class Catalogue:
     day: str = "%d %b %Y"
     texts: Mapping[str, str] = field(default_factory=dict)
     """Texts by their English texts."""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """Sentences for the API's messages, by their codes. `{detail}` stands for the message itself, which is English."""
 
     def number(self, value: float, spec: str = "") -> str:
         """Returns a number in the format `spec`, with the language's signs."""
         return format(value, spec).translate(str.maketrans(".,", self.decimal + self.thousands))
+
+    def problem(self, code: str, detail: str) -> str:
+        """Returns the message `detail` of the API in this language, or unchanged if its code has no sentence here."""
+        return self.problems.get(code, "{detail}").replace("{detail}", detail)
 
 
 class _Formatter(string.Formatter):
@@ -68,6 +74,11 @@ def number(value: float, spec: str = "") -> str:
 
 def day(date: datetime.date) -> str:
     return date.strftime(current().day)
+
+
+def problem(code: str, detail: str) -> str:
+    """Returns the message `detail` of the API in the page's language, as far as it has a sentence for the code."""
+    return current().problem(code, detail)
 
 
 def current() -> Catalogue:

@@ -8,12 +8,13 @@ from typing import IO, Annotated
 from urllib.parse import quote
 
 from fastapi import Depends, Request, Response
+from fastapi.responses import JSONResponse
 from nicegui import app
 from nicegui.element import Element
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from api.dashboard.texts import tr_all
+from api.dashboard.texts import of_request, tr_all
 from api.dashboard.user import User, get_tenant, in_process
 
 _FILES = 50_000
@@ -72,8 +73,13 @@ async def upload(request: Request, id: str, user: Annotated[User, Depends(get_te
     url = f"{user.api.url}/v1/domains/{quote(id, safe='')}/datasets"
     async with in_process(request, body_bytes=request.state.body_bytes) as http:
         answer = await http.post(url, content=_as_form(_packed(request), boundary), headers=headers)
-    status = 200 if answer.is_success else answer.status_code
-    return Response(answer.content, status, media_type=answer.headers["content-type"])
+    if answer.is_success:
+        return Response(answer.content, media_type=answer.headers["content-type"])
+    problem, language = answer.json(), of_request(request)
+    told = language.problem(problem["code"], problem["detail"])
+    if told != problem["detail"]:
+        problem |= {"title": language.texts[_TEXTS["rejected"]], "detail": told}
+    return JSONResponse(problem, answer.status_code)
 
 
 async def _as_form(file: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import LONG, Dashboard, Visitor, domain_with_version
+from tests.browser.conftest import LONG, Dashboard, Visitor, domain_with_version, trained
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,33 @@ def test_images_are_generated_in_german(german: Dashboard, page: Page, domain: s
     page.goto(f"{german.url}/domains/{domain}/gallery")
     expect(page.get_by_text("0 von 2 ausgewählt")).to_be_visible()
     german.keep("de-gallery")
+
+
+def test_errors_are_german_in_toasts_and_at_fields(
+    german: Dashboard, page: Page, visitor: Visitor, domain: str
+) -> None:
+    second = trained(visitor, domain, {"fruit": 4})
+    page.goto(f"{german.url}/domains/{domain}/versions")
+    page.get_by_role("button", name="Version 2 löschen").click()
+    visitor.caller.post(f"/v1/domains/{domain}/adapters/{second}/promote", {})
+    page.get_by_role("button", name="Version löschen", exact=True).click()
+    toast = page.locator(".q-notification")
+    expect(toast).to_contain_text("Diese Version ist aktiv.")
+    german.keep("de-toast")
+    toast.get_by_role("button", name="Schließen").click()
+    expect(toast).to_have_count(0)
+    page.goto(f"{german.url}/domains")
+    page.get_by_role("button", name="Neue Domäne").click()
+    page.get_by_label("Name").fill("Images")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog").get_by_text("Diesen Namen gibt es schon.")).to_be_visible()
+    page.goto(f"{german.url}/domains/dom_none/images")
+    problem = page.get_by_role("alert")
+    expect(problem).to_contain_text("Das gibt es nicht")
+    expect(problem.get_by_text("There is no domain")).to_be_hidden()
+    problem.get_by_text("Einzelheiten").click()
+    expect(problem.get_by_text("There is no domain")).to_be_visible()
+    german.keep("de-problem")
 
 
 def test_texts_of_nicegui_are_german(page: Page) -> None:

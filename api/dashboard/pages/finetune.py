@@ -8,7 +8,7 @@ from api.dashboard import kit, words
 from api.dashboard.chart import LossCurve
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.frame import frame, page, show_problem
-from api.dashboard.texts import number, tr
+from api.dashboard.texts import number, problem, tr
 from api.dashboard.user import TenantUser, User
 from api.dashboard.viewer import version_name
 from difffit import DiffFitError
@@ -50,6 +50,8 @@ class _Watch:
                     self._actions()
             self.bar = kit.bar(tr("Steps done"), self.finetune.step / self.finetune.steps)
             self.status_line = kit.muted(_progress(self.finetune)).props("role=status")
+            if self.finetune.error:
+                kit.original(self.finetune.error.code, self.finetune.error.detail)
             self.curve = LossCurve()
         card.props("data-finetune")
         with kit.card(tr("Sample images"), tr("Generated from the same seeds as training progresses.")):
@@ -100,7 +102,7 @@ class _Watch:
                 self.finetune.status = "running"
                 self._show_actions()
             case Failure() if is_active:
-                self.status_line.text = event.detail
+                self.status_line.text = problem(event.code, event.detail)
 
     def _step(self, event: Progress) -> str:
         if self.is_cancelling:
@@ -175,7 +177,7 @@ def _settings(finetune: Finetune, origin: str) -> dict[str, str]:
 
 def _progress(finetune: Finetune) -> str:
     if finetune.error:
-        return finetune.error.detail
+        return problem(finetune.error.code, finetune.error.detail)
     if finetune.status == "queued":
         return tr("In the queue: waiting for a free worker.")
     text = tr(

@@ -6,7 +6,7 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.frame import frame, page
-from api.dashboard.texts import tr
+from api.dashboard.texts import problem, tr
 from api.dashboard.user import AdminUser
 from difffit.models import Queue, Worker
 
@@ -19,8 +19,8 @@ async def fleet(user: AdminUser) -> None:
         queues = [queue async for queue in user.api.admin.queues()]
         workers = [worker async for worker in user.api.admin.workers()]
         readiness = await user.api.ready()
-        for warning in readiness.warnings.values():
-            kit.write(warning, "p", "problem").props("role=alert")
+        for name, warning in readiness.warnings.items():
+            kit.write(problem(f"without_{name}", warning), "p", "problem").props("role=alert")
         with kit.card(tr("Queues")):
             kit.table(
                 tr("Queues"),

@@ -9,7 +9,7 @@ from api.dashboard import kit, words
 from api.dashboard.forms import show_secret
 from api.dashboard.frame import frame, load, page
 from api.dashboard.lists import pager
-from api.dashboard.texts import tr
+from api.dashboard.texts import problem, tr
 from api.dashboard.user import TenantUser, User
 from api.dashboard.webhook_form import WebhookForm
 from difffit.models import Delivery, Webhook
@@ -64,7 +64,7 @@ def _settings(webhook: Webhook) -> None:
     with kit.box("row"):
         kit.badge(webhook.status)
         if webhook.disabled_reason:
-            kit.muted(webhook.disabled_reason.detail)
+            kit.muted(problem(webhook.disabled_reason.code, webhook.disabled_reason.detail))
     facts = {tr("Events"): tr("all") if webhook.events is None else ", ".join(webhook.events)}
     facts |= {tr("Description"): webhook.description} if webhook.description else {}
     facts |= {
@@ -117,7 +117,11 @@ def _ask_to_edit(user: User, webhook: Webhook) -> None:
 
 def _row(user: User, delivery: Delivery) -> list[kit.Cell]:
     last = delivery.attempts[-1] if delivery.attempts else None
-    outcome = "" if last is None else last.detail or tr("Answered {status}", status=last.response_status)
+    outcome = ""
+    if last is not None and last.response_status is not None:
+        outcome = tr("Answered {status}", status=last.response_status)
+    elif last is not None:
+        outcome = problem(last.code or "", last.detail or "")
 
     async def repeat() -> None:
         await user.api.webhooks.redeliver(delivery.webhook_id, delivery.id)

@@ -11,8 +11,21 @@ import pytest
 from starlette.requests import Request
 
 import api.dashboard
+import core
 from api.dashboard.texts import catalogues, of_request, tr
-from tests.api.client import ADMIN_KEY, Api, Client, adapter_file, draw_generations, images_zip, validate_datasets
+from core.service.datasets.checks import WARNINGS
+from tests.api.client import (
+    ADMIN_KEY,
+    PNG_START,
+    Api,
+    Client,
+    adapter_file,
+    draw_generations,
+    images_zip,
+    png,
+    validate_datasets,
+    zip_of,
+)
 from tests.api.dashboard.conftest import Browser
 
 GERMAN = {"Accept-Language": "de-DE,de;q=0.9,en;q=0.8"}
@@ -24,6 +37,17 @@ SHOWN = {
 UNTRANSLATED = {"", "#", "DiffFit", "URL", "Id"}
 PLURALS = {"files", "requests", "workers", "tests", "times", "days", "types"}
 """Texts that `words.several` makes."""
+CODED = {"Refused": 0, "ArchiveInvalid": 0, "DeliveryFailed": 0, "Remark": 1}
+"""Classes of messages with codes, and the positions of the codes among the arguments."""
+OTHER_CODES = {"internal_error", "bad_request", "value_error", "gone", "failing"}
+"""Codes of unexpected errors, of invalid requests, and of webhooks that the service has disabled."""
+WITHOUT = {f"without_{name}" for name in ("base", "broker", "storage", "worker")}
+"""Warnings of `/readyz`."""
+NOT_SHOWN = {
+    *("backup_failed", "base_missing", "checkpoint_invalid", "database_role_unfit", "scratch_too_small"),
+    *("idempotency_conflict", "idempotency_mismatch", "parts_missing", "upload_ended", "unsupported_media_type"),
+}
+"""Codes of errors at the start of a process, and of requests that pages do not send."""
 
 
 def modules() -> Iterator[ast.Module]:
@@ -49,6 +73,29 @@ def constants() -> Iterator[tuple[str, ast.expr]]:
     for node in (node for module in modules() for node in module.body):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and isinstance(node.targets[0], ast.Name):
             yield from ((node.targets[0].id, value) for value in node.value.values)
+
+
+def codes() -> set[str]:
+    """Returns the codes of all messages of the API that a page may show."""
+    raised: set[str] = set()
+    root = Path(core.__file__).parents[1]
+    for path in (*root.glob("core/**/*.py"), *root.glob("api/*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and name_of(node) in CODED:
+                raised |= literals(node.args[CODED[name_of(node)]])
+            elif isinstance(node, ast.ClassDef):
+                raised |= {code for statement in node.body for code in assigned_codes(statement)}
+    return (raised | {*WARNINGS} | OTHER_CODES | WITHOUT) - NOT_SHOWN - {""}
+
+
+def assigned_codes(statement: ast.stmt) -> set[str]:
+    """Returns the text that a statement such as `code, status = "conflict", 409` assigns to `code`."""
+    if not isinstance(statement, ast.Assign):
+        return set()
+    target, value = statement.targets[0], statement.value
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        target, value = target.elts[0], value.elts[0]
+    return literals(value) if ast.unparse(target) == "code" else set()
 
 
 def fields(text: str) -> set[str]:
@@ -96,6 +143,19 @@ def test_numbers_are_written_as_the_language_does() -> None:
     assert tr("{step:,} of {steps:,}", step=1000, steps=20) == "1,000 of 20"
 
 
+@pytest.mark.parametrize("code", catalogues())
+def test_catalogue_has_a_sentence_for_every_code_of_the_api_and_no_other(code: str) -> None:
+    problems = catalogues()[code].problems
+    assert set(problems) == codes()
+    assert {field for text in problems.values() for field in fields(text)} <= {"detail"}
+
+
+def test_message_without_a_sentence_stays_as_it_is() -> None:
+    german = catalogues()["de"]
+    assert german.problem("from_the_future", "It is so.") == "It is so."
+    assert german.problem("invalid_request", "x: {y}") == "Ungültige Angabe. x: {y}"
+
+
 @pytest.fixture
 def tenant(pages: Api, browser: Browser, request: pytest.FixtureRequest) -> Client:
     tenant = pages.tenant(f"Zoë {request.node.name}")
@@ -133,6 +193,22 @@ def test_pages_of_a_tenant_are_german(browser: Browser, pages: Api, tenant: Clie
     for path in paths:
         check(browser.get(f"/dashboard{path}"))
     assert "Köpfe" in browser.get("/dashboard/domains").text
+
+
+def test_errors_of_the_api_are_german(browser: Browser, pages: Api, tenant: Client) -> None:
+    missing = browser.get("/dashboard/domains/dom_none/images").text
+    assert ("Das gibt es nicht" in missing, "There is no domain 'dom_none'" in missing) == (True, True)
+    assert "Not found" not in missing
+    domain = tenant.made("/v1/domains", {"name": "Köpfe"})["id"]
+    sent = {"files": ("a.zip", b"no zip", "application/zip")}
+    answer = browser.api.portal.call(lambda: browser.http.post(f"/dashboard/upload/{domain}", files=sent))
+    assert answer.json()["title"] == "Upload abgelehnt"
+    assert answer.json()["detail"].startswith("Das ist kein lesbares Zip.")
+    files = {f"apple/{index}.png": png(index) for index in range(2)} | {"apple/torn.png": PNG_START}
+    tenant.upload(f"/v1/domains/{domain}/datasets", zip_of(files))
+    validate_datasets(pages.services)
+    shown = browser.get(f"/dashboard/domains/{domain}/images").text
+    assert "Klassen mit weniger als 5 Bildern" in shown
 
 
 def test_pages_of_an_administrator_are_german(browser: Browser, pages: Api, tenant: Client) -> None:
