@@ -9,15 +9,16 @@ import io
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import resvg_py
-from PIL import Image
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageDraw, ImageFont
 
-from recipes.packages import EMOJI_NAMES, OPENMOJI, TRAINING_SETS, Package, read_images, read_json
+from recipes.packages import EMOJI_NAMES, OPENMOJI, TRAINING_SETS, Package, read_files, read_json
 
 CLASS_TABLE = Path(__file__).with_name("classes.toml")
 RENDERED = 384  # pixels along the longer side, before the image is cropped and scaled down
@@ -29,6 +30,9 @@ class Emoji:
     name: str  # CLDR name: lower case, hyphens
     code: str  # code points in hexadecimal, joined by hyphens, without variation selectors
     subgroup: str  # Unicode subgroup
+
+
+Find = Callable[[Emoji], Image.Image | None]
 
 
 def main() -> None:
@@ -116,23 +120,65 @@ def plain_code(code: str) -> str:
 def render_set(
     package: Package, classes: dict[str, list[Emoji]], cache: Path, size: int
 ) -> Iterator[tuple[str, str, Image.Image]]:
-    """Yields (class, emoji name, image) for each emoji of the classes that the set contains. An emoji is looked up in
-    the set by its code points, or by its name, with or without hyphens, if the set does not list them."""
+    """Yields (class, emoji name, image) for each emoji of the classes that the set contains."""
     if package.images:
-        files = {plain_code(code): data for code, data in read_images(package, cache).items()}
-        for label, members in classes.items():
-            for emoji in members:
-                if emoji.code in files:
-                    yield label, emoji.name, framed(Image.open(io.BytesIO(files[emoji.code])), size)
-        return
+        find = find_image(package, cache)
+    elif package.fonts:
+        find = find_glyph(package, cache)
+    else:
+        find = find_icon(package, cache)
+    for label, members in classes.items():
+        for emoji in members:
+            picture = find(emoji)
+            if picture is not None:
+                yield label, emoji.name, framed(picture, size)
+
+
+def find_image(package: Package, cache: Path) -> Find:
+    """Returns a function that finds an emoji's image by its code points in a set of image files."""
+    files = {plain_code(name): data for name, data in read_files(package, cache, f"{package.images}/*").items()}
+
+    def find(emoji: Emoji) -> Image.Image | None:
+        data = files.get(emoji.code)
+        if data is None:
+            return None
+        return render(data.decode()) if data.lstrip().startswith(b"<") else Image.open(io.BytesIO(data))
+
+    return find
+
+
+def find_glyph(package: Package, cache: Path) -> Find:
+    """Returns a function that draws an emoji of one code point with the set's fonts."""
+    fonts = {
+        code: data
+        for data in read_files(package, cache, package.fonts or "").values()
+        for code in TTFont(io.BytesIO(data)).getBestCmap()
+    }
+
+    def find(emoji: Emoji) -> Image.Image | None:
+        data = None if "-" in emoji.code else fonts.get(int(emoji.code, 16))
+        if data is None:
+            return None
+        picture = Image.new("RGBA", (2 * RENDERED, 2 * RENDERED))
+        font = ImageFont.truetype(io.BytesIO(data), RENDERED)
+        ImageDraw.Draw(picture).text((RENDERED, RENDERED), chr(int(emoji.code, 16)), "black", font, "mm")
+        return picture
+
+    return find
+
+
+def find_icon(package: Package, cache: Path) -> Find:
+    """Returns a function that finds an emoji in a set in Iconify's format, by its code points, or by its name, with or
+    without hyphens, if the set does not list them."""
     icons = read_json(package, cache, "icons.json")
     codes = {plain_code(code): name for code, name in read_json(package, cache, "chars.json").items()}
     names = {name.replace("-", ""): name for name in (*icons.get("aliases", {}), *icons["icons"])}
-    for label, members in classes.items():
-        for emoji in members:
-            name = codes.get(emoji.code) or names.get(emoji.name.replace("-", ""))
-            if name is not None:
-                yield label, emoji.name, render(svg(icons, name), size)
+
+    def find(emoji: Emoji) -> Image.Image | None:
+        name = codes.get(emoji.code) or names.get(emoji.name.replace("-", ""))
+        return None if name is None else render(svg(icons, name))
+
+    return find
 
 
 def svg(icons: dict[str, Any], name: str) -> str:
@@ -149,10 +195,10 @@ def svg(icons: dict[str, Any], name: str) -> str:
     )
 
 
-def render(markup: str, size: int) -> Image.Image:
-    """Renders an SVG as `framed` returns it."""
+def render(markup: str) -> Image.Image:
+    """Renders an SVG on a transparent background."""
     png = resvg_py.svg_to_bytes(svg_string=markup, width=RENDERED, height=RENDERED, skip_system_fonts=True)
-    return framed(Image.open(io.BytesIO(bytes(png))), size)
+    return Image.open(io.BytesIO(bytes(png)))
 
 
 def framed(picture: Image.Image, size: int) -> Image.Image:

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 
@@ -17,7 +17,10 @@ class Package:
     version: str
     sha256: str
     images: str | None = None
-    """Folder with one image per emoji, named by its code points; None for a set in Iconify's format."""
+    """Folder with one image per emoji, PNG, WebP or SVG, named by its code points. Without it and `fonts`, the set is
+    in Iconify's format."""
+    fonts: str | None = None
+    """Pattern of the font files that have the emoji as glyphs, each file some of them."""
 
     @property
     def archive(self) -> str:
@@ -82,9 +85,13 @@ def read_json(package: Package, cache: Path, member: str) -> Any:
         return json.load(file)
 
 
-def read_images(package: Package, cache: Path) -> dict[str, bytes]:
-    """Returns the image files of a package by their names without suffix. Raises the errors of `opened`."""
+def read_files(package: Package, cache: Path, pattern: str) -> dict[str, bytes]:
+    """Returns the package's files that match the pattern, by their names without suffix. Raises the errors of
+    `opened`."""
     with opened(package, cache) as tar:
-        members = [member for member in tar if Path(member.name).parent == Path("package") / (package.images or "")]
-        files = {Path(member.name).stem: tar.extractfile(member) for member in members}
+        files = {
+            Path(member.name).stem: tar.extractfile(member)
+            for member in tar
+            if PurePosixPath(member.name).match(f"package/{pattern}")
+        }
         return {name: file.read() for name, file in files.items() if file is not None}

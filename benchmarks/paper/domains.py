@@ -2,10 +2,11 @@
 
 The emoji sets are fetched from npm in pinned versions and rendered here; only a sample of OpenMoji ships with the
 project. The bundled base was not trained on them; `Fluent 3D` shows the objects of Fluent Emoji, which it was trained
-on, as shaded renderings. A fine-tune trains on four in five emoji of the sample domain. Its images are scored against
-the other emoji of the same classes, which no fine-tune sees: the held-out fifth, and the emoji that the sample domain
-leaves out. (The classifier that scores them was trained on OpenMoji, also without one emoji in five.) Of a folder's
-images, one in five is held out, chosen by its file name.
+on, as shaded renderings. Some sets share their shapes: the line art of OpenMoji, EmojiOne in one colour. A fine-tune
+trains on four in five emoji of the sample domain. Its images are scored against the other emoji of the same classes,
+which no fine-tune sees: the held-out fifth, and the emoji that the sample domain leaves out. (The classifier that
+scores them was trained on OpenMoji, also without one emoji in five.) Of a folder's images, one in five is held out,
+chosen by its file name.
 """
 
 import argparse
@@ -42,8 +43,24 @@ SETS = {
         "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
         images="assets",
     ),
+    "EmojiOne monotone": Package(
+        "@iconify-json/emojione-monotone", "1.2.1", "40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e"
+    ),
+    "OpenMoji outlines": Package(
+        "openmoji",
+        "17.0.0",
+        "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+        images="black/svg",
+    ),
+    "Noto Emoji font": Package(
+        "@fontsource/noto-emoji",
+        "5.3.2",
+        "1fe49bb2cf7c2d78f93c0a69b6a431dcfd0d585b7831eba87fae6888ccf8d373",
+        fonts="files/noto-emoji-*-400-normal.woff",
+    ),
 }
-"""Emoji sets by name. Their licences, in order: CC BY-SA 4.0, CC BY 4.0, MIT, CC BY-SA 4.0 and MIT."""
+"""Emoji sets by name. Their licences, in order: CC BY-SA 4.0, CC BY 4.0, MIT, CC BY-SA 4.0, MIT, CC BY 4.0,
+CC BY-SA 4.0 and SIL OFL 1.1."""
 
 
 @dataclass(frozen=True)
