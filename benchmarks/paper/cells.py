@@ -2,13 +2,14 @@
 domain, and the images that it then generates are scored."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from benchmarks.bundled_base.finetuning import fine_tuned
-from benchmarks.bundled_base.pictures import Artist, alike
+from benchmarks.bundled_base.pictures import Artist, alike, served, serving
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.systems import System
 from core.artifact.sampling import SamplingSettings
@@ -50,26 +51,30 @@ class Bench:
         comparable."""
         return {"base": self.base.description.digest, **self.judges.digests, "budget": self.budget.to_json()}
 
-    def run(self, system: System, domain: Domain, seed: int) -> dict[str, Any]:
-        """Runs one cell. Returns the distances of generated images to the domain's held-out images, the number of
-        trainable parameters, the held-out loss, and the seconds of the training steps: processor time on a CPU, since
-        on a busy machine it describes a method better than clock time."""
-        system = fitted(system, self.base.dit.config.depth)
-        outcome, seconds = self._train(system, domain, seed)
+    def run(self, system: System, domain: Domain, seed: int) -> Iterator[dict[str, Any]]:
+        """Runs one cell. Yields its row: the distances of generated images to the domain's held-out images, the number
+        of trainable parameters, the held-out loss, and the seconds of the training steps: processor time on a CPU,
+        since on a busy machine it describes a method better than clock time. Then yields the row with recommended
+        guidance, if the system has one."""
+        fits = fitted(system, self.base.dit.config.depth)
+        outcome, seconds = self._train(fits, domain, seed)
         tensors = {name: tensor.to(self.base.dit.positions.device) for name, tensor in outcome.tensors.items()}
-        artist = Artist(
-            self.base,
-            self.budget.sampling,
-            adapter_of(system.sites, tensors),
-            len(domain.class_names),
-        )
-        pictures = artist.draw(alike(domain.held_out.labels, self.budget.pictures), "drawing")
-        return {
-            "trainable": sum(tensor.numel() for tensor in outcome.tensors.values()),
+        labels = alike(domain.held_out.labels, self.budget.pictures)
+        artist = Artist(self.base, self.budget.sampling, adapter_of(fits.sites, tensors), len(domain.class_names))
+        row = {
+            "domain": domain.name,
+            "seed": seed,
+            "system": system.name,
+            "trainable": sum(tensor.numel() for tensor in tensors.values()),
             "seconds": seconds,
             "held_out_loss": outcome.losses["adapter"],
-            **self.scores(pictures, domain),
         }
+        yield row | self.scores(artist.draw(labels, "drawing"), domain)
+        if system.recommended is not None:
+            own = {name: getattr(self.budget.sampling, name) for name in ("sampler", "steps", "timestep_spacing")}
+            with serving(self.base) as resident:
+                pictures, _ = served(resident, labels, SamplingSettings.completed(own), ("adapter", lambda: tensors))
+            yield row | {"system": system.recommended} | self.scores(pictures, domain)
 
     def scores(self, pictures: Tensor, domain: Domain) -> dict[str, float]:
         return {each.name: each.distance(pictures, domain.held_out.pixels) for each in self.judges.yardsticks}

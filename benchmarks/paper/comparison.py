@@ -26,6 +26,7 @@ from benchmarks.paper.record import Record
 from benchmarks.paper.settings import described, judges_of, loaded_base, parsed, parser_of, sampling_of
 from benchmarks.paper.systems import TABLES, System
 from benchmarks.report import markdown_table, mean_text, write_markdown
+from core.artifact.sampling import SamplingSettings
 from core.ml.evaluation.yardsticks import DISTANCES
 
 Cell = dict[str, Any]
@@ -64,13 +65,13 @@ class Comparison:
         self._write(record, bench.budget, len(cells))
         for place, (domain, seed, system) in enumerate(wanted, 1):
             console.print(f"{place} of {len(wanted)}: {system.name}, {domain.name}, seed {seed}")
-            record.add([_key(domain, seed, system) | bench.run(system, domain, seed)])
+            record.add(bench.run(system, domain, seed))
             self._write(record, bench.budget, len(cells))
         console.print(f"{record.path}, {record.path.with_suffix('.md')}")
 
     def _write(self, record: Record, budget: Budget, wanted: int) -> None:
         header, cells = record.write(), record.rows
-        done = sum(cell["system"] != "the base" for cell in cells)
+        done = sum(cell["system"] in {system.name for system in self.systems} for cell in cells)
         text = (
             f"{budget.steps} steps of {budget.batch_size}, then {budget.pictures} pictures of "
             f"{described(budget.sampling)}, for every cell; {done} of {max(done, wanted)} cells are "
@@ -81,19 +82,32 @@ class Comparison:
         )
         names = list(dict.fromkeys(cell["domain"] for cell in cells))
         yardsticks = [name for name in DISTANCES if any(name in cell for cell in cells)]
+        if any(system.recommended for system in self.systems):
+            default = SamplingSettings.completed({})
+            text += (
+                " The row with recommended guidance has the same fine-tunes, guided as requests are by default: with "
+                f"scale {default.guidance_scale:g}, against {100 * default.guidance_adapter_scale:g} % of the adapter, "
+                f"at timesteps {default.guidance_interval[0]} to {default.guidance_interval[1]}."
+            )
         tables = [
             f"{yardstick}:\n\n{self._table(cells, names, yardstick)}\n\n{self._nearest(cells, names, yardstick)}"
             for yardstick in yardsticks
         ]
         write_markdown(record.path.with_suffix(".md"), self.title, header, [text, *tables, *_of_time(cells)])
 
+    def _rows(self) -> Iterator[tuple[str, float | None]]:
+        """Yields the name and the paper's FID of each row of the table."""
+        for system in self.systems:
+            yield system.name, system.fid
+            if system.recommended is not None:
+                yield system.recommended, None
+
     def _nearest(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
         """Returns a sentence that names, for each domain, the system with the least mean distance over the seeds."""
         distances = {
-            system.name: [statistics.mean(values) for name in names
-                          if (values := _values(cells, system.name, name, yardstick))]
-            for system in self.systems
-        }  # fmt: skip
+            row: [statistics.mean(values) for name in names if (values := _values(cells, row, name, yardstick))]
+            for row, _ in self._rows()
+        }
         whole = {name: means for name, means in distances.items() if len(means) == len(names)}
         if not whole:
             return "No system has been measured on all domains yet."
@@ -109,16 +123,16 @@ class Comparison:
         no_time = ("",) if timed else ()
         rows = [("the base", "0", *(mean_text(values) for values in untrained), _over(untrained), *no_time, "")]
         rows = rows if any(untrained) else []
-        for system in self.systems:
-            values = [_values(cells, system.name, name, yardstick) for name in names]
-            counts = [cell["trainable"] for cell in cells if cell["system"] == system.name]
+        for row, fid in self._rows():
+            values = [_values(cells, row, name, yardstick) for name in names]
+            counts = [cell["trainable"] for cell in cells if cell["system"] == row]
             rows.append((
-                system.name,
+                row,
                 f"{counts[0]:,}" if counts else "",
                 *(mean_text(some) for some in values),
                 _over(values),
-                *((_relative_time(cells, system.name),) if timed else ()),
-                "" if system.fid is None else f"{system.fid:.2f}",
+                *((_relative_time(cells, row),) if timed else ()),
+                "" if fid is None else f"{fid:.2f}",
             ))  # fmt: skip
         time = ("time",) if timed else ()
         return markdown_table(("system", "trains", *names, "mean", *time, "the paper's FID"), rows)

@@ -25,6 +25,8 @@ class System:
     """Number of trainable parameters that the paper prints, in millions, with the paper's digits."""
     percent: str | None = None
     """Percentage of full fine-tuning's parameters that the paper prints."""
+    recommended: str | None = None
+    """Name of a second row for the same fine-tune, with images guided as the service recommends."""
 
     @property
     def learning_rate(self) -> float:
@@ -48,7 +50,8 @@ TABLE_1 = (
     System(name="VPT-Deep", method="vpt", sites=Prompts(), parameters="2.81", percent="0.42", fid=26.80),
     System(name="LoRA-R8", method="lora", sites=Lora(rank=8), parameters="1.15", percent="0.17", fid=81.25),
     System(name="LoRA-R16", method="lora", sites=Lora(rank=16), parameters="2.18", percent="0.32", fid=81.31),
-    System(name="DiffFit", method="difffit", sites=PRESETS["paper"], parameters="0.83", percent="0.12", fid=15.39),
+    System(name="DiffFit", method="difffit", sites=PRESETS["paper"], parameters="0.83", percent="0.12", fid=15.39,
+           recommended="DiffFit, recommended guidance"),
 )  # fmt: skip
 
 

@@ -106,7 +106,11 @@ def test_papers_setup_runs_to_its_end_at_a_tiny_size(tmp_path: Path) -> None:
     words = ["--size", "xl", *small.split(), "--data", str(tmp_path / "data"), "--output", str(tmp_path)]
     COMPARISONS["table1"].main(words)
     result = json.loads((tmp_path / "table1.json").read_text())
-    assert {cell["system"] for cell in result["cells"]} == {"the base", *(system.name for system in TABLE_1)}
+    rows = [name for system in TABLE_1 for name in (system.name, system.recommended) if name]
+    assert [cell["system"] for cell in result["cells"]] == ["the base", *rows]
+    own, recommended = result["cells"][-2:]
+    assert own["held_out_loss"] == recommended["held_out_loss"]
+    assert own["feature distance"] != recommended["feature distance"]
     sampling = result["budget"]["sampling"]
     assert (sampling["sampler"], sampling["timestep_spacing"], sampling["guidance_scale"]) == ("ddpm", "dit", 1.5)
     assert "8 of 8 cells are done" in (tmp_path / "table1.md").read_text()
