@@ -13,6 +13,7 @@ IMAGE: dict[str, Any] = {
     "headers": {
         "ETag": {"description": "Digest of the image, for `If-None-Match`.", "schema": {"type": "string"}},
         "Cache-Control": {"description": "At most until the signed URL expires.", "schema": {"type": "string"}},
+        "Content-Disposition": {"description": "Name of the file, if it is saved.", "schema": {"type": "string"}},
     },
 }
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The image matches `If-None-Match`."}}
@@ -26,13 +27,16 @@ def png(
     sha256: str | None = None,
     size_bytes: int = 0,
     media_type: str = "image/png",
+    name: str = "",
 ) -> Response:
     """Returns a response with the image that `read` returns, or 304 if the client has cached it. If the caller passes
     the image's `sha256`, a 304 needs no read from the object store, and with `size_bytes` neither does a HEAD
-    request."""
+    request. A browser saves the image under `name`, which must be ASCII."""
     data = None if sha256 else read()
     etag = f'"{sha256 or hashlib.sha256(data or b"").hexdigest()}"'
     headers = {"Cache-Control": _caching(request), "ETag": etag}
+    if name:
+        headers["Content-Disposition"] = f'inline; filename="{name}"'
     if _knows(request, etag):
         return Response(status_code=304, headers=headers)
     if request.method == "HEAD" and sha256 and size_bytes:

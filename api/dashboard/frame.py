@@ -58,7 +58,9 @@ def frame(
                 kit.muted(hint)
         with showing_problems():
             yield
-        kit.write(tr("Times are in {zone}.", zone=words.zone()), "p", "foot")
+        with kit.box("foot row spread"):
+            kit.write(tr("Times are in {zone}.", zone=words.zone()), "span")
+            ui.link(tr("API documentation"), f"{user.api.url}/docs", new_tab=True)
     ui.skip_link(tr("Skip to the content"), target=main)
 
 

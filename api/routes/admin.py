@@ -172,11 +172,13 @@ def list_workers(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listi
 
 
 @router.get("/usage", operation_id="list_usage")
-def list_usage(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[TenantUsageDayOut]:
+def list_usage(
+    database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None
+) -> Listing[TenantUsageDayOut]:
     """List the images, model evaluations and training seconds per tenant and day, for the last 30 days, newest
     first."""
     with database.session(admin) as session:
-        days = metering.days_page(session, page)
+        days = metering.days_page(session, page, tenant_id)
         names = tenants.names(session, {day.tenant_id for day in days.data})
 
         def rendered(day: UsageDay) -> TenantUsageDayOut:

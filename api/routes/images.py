@@ -103,7 +103,8 @@ def get_image(id: str, index: Index, request: Request, scope: ViewerDep, service
     """Get an image of a generation as PNG. Needs an API key or a signed URL."""
     with services.database.session(scope) as session:
         image = generations.image(session, id, index)
-    return png(request, partial(services.store.get, image.object_key, image.sha256), image.sha256, image.size_bytes)
+    read = partial(services.store.get, image.object_key, image.sha256)
+    return png(request, read, image.sha256, image.size_bytes, name=f"{id}-{index}.png")
 
 
 @router.head(PREVIEW_PATH, include_in_schema=False)

@@ -173,7 +173,7 @@ class EstimateOut(Output):
 
     trainable_parameters: int
     trainable_fraction: float = Field(description="Fraction of the base's parameters.")
-    adapter_bytes: int
+    adapter_bytes: int = Field(description="Size of the adapter's file, apart from its manifest of about a kilobyte.")
     images_seen: int = Field(description="steps x batch_size.")
     epochs: float = Field(description="Number of times each image of the data set is seen.")
     suggested_steps: int = Field(

@@ -6,6 +6,7 @@ Every part is checked as untrusted input, since tenants may upload adapter files
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from core.artifact.base import BaseDescription, canonical_json
 from core.artifact.errors import ArtifactInvalid, BaseMismatch
 from core.artifact.manifest import Manifest
-from core.artifact.sites import METHODS, trainable_shapes
+from core.artifact.sites import METHODS, Shapes, trainable_shapes
 
 # The API imports this module when it starts, but numpy only when the first adapter is uploaded.
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ def encode(manifest: Manifest, tensors: Mapping[str, Array]) -> bytes:
 
     arrays = {name: np.ascontiguousarray(array, dtype="<f4") for name, array in sorted(tensors.items())}
     return save(arrays, metadata={"manifest": canonical_json(manifest.to_json()).decode()})
+
+
+def size_without_manifest(shapes: Shapes) -> int:
+    """Returns the size in bytes of an adapter file with tensors of these shapes, apart from its manifest."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    return 8 + len(json.dumps(header, separators=(",", ":"))) + end
 
 
 def decode(data: bytes, limit_bytes: int = DEFAULT_LIMIT) -> Artifact:

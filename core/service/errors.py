@@ -296,7 +296,7 @@ class WebhookDisabled(CoreError):
     code, status, title = "webhook_disabled", 409, "Webhook disabled"
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"The webhook '{id}' is disabled; see `disabled_reason`. Enable it first.")
+        super().__init__(f"The webhook '{id}' is disabled. Enable it first.")
 
 
 class DatabaseUnavailable(CoreError):

@@ -77,10 +77,12 @@ def usage(session: Session, settings: Settings, *, requests: int = 0) -> Usage:
     )
 
 
-def days_page(session: Session, request: PageRequest) -> Page[UsageDay]:
-    """Returns a page of every tenant's daily usage, the newest day first, for an administrator. Raises
+def days_page(session: Session, request: PageRequest, tenant_id: str | None = None) -> Page[UsageDay]:
+    """Returns a page of the daily usage of one tenant or of all, the newest day first, for an administrator. Raises
     InvalidCursor."""
     statement = select(UsageDay).where(UsageDay.day >= _first_shown(session))
+    if tenant_id is not None:
+        statement = statement.where(UsageDay.tenant_id == tenant_id)
     if request.cursor is not None:
         day, tenant_id = _day_and_tenant(request.cursor)
         statement = statement.where(or_(UsageDay.day < day, and_(UsageDay.day == day, UsageDay.tenant_id > tenant_id)))

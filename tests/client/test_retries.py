@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
 from difffit import AsyncClient, Client, errors
+from difffit.retries import Retries
 from tests import services
 from tests.client.conftest import Drawable, Server
 from tests.client.proxy import Proxy, proxied
@@ -94,6 +96,14 @@ def test_closed_port_raises_connection_failed() -> None:
         for call in (client.usage, client.ready):
             with pytest.raises(errors.ConnectionFailed, match=url):
                 call()
+
+
+@pytest.mark.parametrize(
+    ("status", "is_repeated"),
+    [(408, True), (429, True), (500, True), (502, True), (520, True), (400, False), (409, False), (501, False)],
+)
+def test_only_temporary_problems_are_worth_a_retry(status: int, is_repeated: bool) -> None:
+    assert (Retries(2).after_answer(httpx.Response(status)) is not None) == is_repeated
 
 
 def test_rejected_request_is_not_repeated(shaky: Client, proxy: Proxy) -> None:

@@ -5,17 +5,22 @@ import datetime
 from nicegui import ui
 
 from api.dashboard import kit, words
+from api.dashboard.forms import Form
 from api.dashboard.frame import frame, page
 from api.dashboard.texts import problem, tr
 from api.dashboard.user import AdminUser
 from difffit.models import Queue, Worker
 
+_REFRESH_SECONDS = 10
 _QUEUES = {"datasets": "Data sets", "finetune": "Fine-tunes", "generate": "Generations"}
 
 
 @page("/fleet")
 async def fleet(user: AdminUser) -> None:
     with frame(user, tr("Fleet"), section="Fleet"):
+        is_live = ui.checkbox(tr("Refresh every {seconds} seconds", seconds=_REFRESH_SECONDS))
+        Form(refresh=is_live).keep()
+        ui.timer(_REFRESH_SECONDS, lambda: kit.reload() if is_live.value else None)
         queues = [queue async for queue in user.api.admin.queues()]
         workers = [worker async for worker in user.api.admin.workers()]
         readiness = await user.api.ready()

@@ -36,7 +36,7 @@ def sign_in(request: Request, problem: str = "", next: str = "") -> RedirectResp
     if not problem and sessions.find(request.session.get(TOKEN)) is not None:
         return RedirectResponse(f"{request.scope['root_path']}/", 303)
     look(tr("Sign in"), theme_of(request))
-    with kit.box("gate", "main"):
+    with kit.box("gate"):
         kit.picture(f"{request.scope['root_path']}/assets/icon.svg", "", "mark")
         kit.write("DiffFit", "h1")
         kit.muted(tr("Teach the service an image style, then generate images with it. Sign in with your API key."))

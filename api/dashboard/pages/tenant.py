@@ -6,6 +6,7 @@ from typing import Literal
 from nicegui import ui
 
 from api.dashboard import kit, words
+from api.dashboard.days import days_card
 from api.dashboard.forms import Form, form_dialog, show_secret
 from api.dashboard.frame import frame, load, page
 from api.dashboard.tenant_form import NAME_LENGTH, ask_to_edit
@@ -25,6 +26,7 @@ async def tenant(user: AdminUser, id: str) -> None:
         return
     with frame(user, details.name, section="Tenants", crumbs=_CRUMBS):
         keys = [key async for key in user.api.admin.keys.list(id, MOST)]
+        days = [day async for day in user.api.admin.usage(tenant_id=id)]
         with kit.card():
             kept = (
                 tr("as by default")
@@ -45,6 +47,7 @@ async def tenant(user: AdminUser, id: str) -> None:
                 kit.table(tr("Keys of the tenant"), columns, [_key_row(user, key) for key in keys])
             with kit.box("row"):
                 kit.button(tr("Issue a key"), lambda: _ask_for_key(user, details), kind="primary")
+        days_card(days)
 
 
 def _key_row(user: User, key: Key) -> list[kit.Cell]:

@@ -1,6 +1,7 @@
 """Page of a tenant's usage and quotas."""
 
-from api.dashboard import kit, texts, words
+from api.dashboard import kit, words
+from api.dashboard.days import days_card
 from api.dashboard.frame import frame, page
 from api.dashboard.texts import tr
 from api.dashboard.user import TenantUser
@@ -34,22 +35,7 @@ async def usage(user: TenantUser) -> None:
         with kit.card(tr("Limits"), tr("An administrator can change them.")), kit.box("quotas"):
             for name, quota in totals.quotas.items():
                 _quota(tr(_QUOTAS.get(name, name.replace("_", " "))), quota, is_size=name == "stored_bytes")
-        with kit.card(tr("The last 30 days")):
-            if not totals.days:
-                kit.muted(tr("No usage yet."))
-                return
-            rows = [
-                (
-                    texts.day(day.day),
-                    words.count(day.images),
-                    words.count(day.model_evaluations),
-                    words.duration(day.training_seconds),
-                )
-                for day in totals.days
-            ]
-            kit.table(
-                tr("Days, newest first"), (tr("Day"), tr("Images"), tr("Model evaluations"), tr("Training")), rows
-            )
+        days_card(totals.days)
 
 
 def _quota(name: str, quota: Quota, *, is_size: bool) -> None:

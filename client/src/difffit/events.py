@@ -17,6 +17,10 @@ class _Event(BaseModel):
     id: int
     """Number of the event, which increases along the stream. A stream can be resumed after any event."""
 
+    def __str__(self) -> str:
+        """Returns the event with its kind, which pydantic's own text leaves out."""
+        return repr(self)
+
 
 class Status(_Event):
     status: str

@@ -299,6 +299,7 @@ class Estimate(BaseModel):
     trainable_fraction: float
     """Fraction of the base's parameters."""
     adapter_bytes: int
+    """Size of the adapter's file, apart from its manifest of about a kilobyte."""
     images_seen: int
     """steps x batch_size."""
     epochs: float

@@ -12,7 +12,6 @@ from difffit.errors import ApiError, ConnectionFailed
 
 logger = logging.getLogger("difffit")
 
-_TRANSIENT = {429, 502, 503, 504}
 _FIRST_SECONDS, _MAX_SECONDS = 0.5, 8.0
 _LONGEST_ASKED = 60.0
 """Maximum `Retry-After` in seconds. If the server asks for a longer wait, the request is not retried."""
@@ -49,7 +48,7 @@ class Retries:
         server's error response. Raises ConnectionFailed or ApiError if no tries are left or trying again is useless."""
         if isinstance(error, httpx.TransportError):
             return self.after_error(error)
-        if error.status not in _TRANSIENT or self.count == self.limit or (error.retry_after or 0) > _LONGEST_ASKED:
+        if not _is_transient(error.status) or self.count == self.limit or (error.retry_after or 0) > _LONGEST_ASKED:
             raise error
         return self._next(f"{error.status} {error.title}", error.retry_after)
 
@@ -59,7 +58,7 @@ class Retries:
         asked = retry_after(response)
         if self.count and _still_runs(response) and time.monotonic() - self._started < _FIRST_TRY_LIVES:
             self.count = min(self.count, self.limit - 1)  # the first try still runs: always leave one more try
-        elif response.status_code not in _TRANSIENT or self.count >= self.limit or (asked or 0) > _LONGEST_ASKED:
+        elif not _is_transient(response.status_code) or self.count >= self.limit or (asked or 0) > _LONGEST_ASKED:
             return None
         return self._next(f"{response.status_code} {response.reason_phrase}", asked)
 
@@ -83,6 +82,11 @@ def retry_after(response: httpx.Response) -> float | None:
         return None
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
+
+
+def _is_transient(status: int) -> bool:
+    """Returns whether the same request may succeed later. 501 means that the server lacks a part that it never gets."""
+    return status in (408, 429) or (status >= 500 and status != 501)
 
 
 def _still_runs(response: httpx.Response) -> bool:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
 from core.artifact.errors import InvalidRequest, NotFound
+from core.artifact.file import size_without_manifest
 from core.artifact.footprint import Footprint
 from core.artifact.jobs import ENDED
 from core.artifact.sites import METHODS, PRESETS, SITES, Method, MethodSites, count, sites_of, trainable_shapes
@@ -162,7 +163,7 @@ def estimate(
     return Estimate(
         trainable_parameters=parameters,
         trainable_fraction=parameters / base.parameters,
-        adapter_bytes=4 * parameters,
+        adapter_bytes=size_without_manifest(shapes),
         images_seen=seen,
         epochs=seen / dataset.images,
         suggested_steps=suggested_steps(dataset.images, batch_size),

@@ -162,9 +162,9 @@ class AsyncAdmin:
         """Yields the live workers. Each worker lists the adapters that it has in memory."""
         return self._session.pages("/v1/admin/workers", WorkerList, None)
 
-    def usage(self) -> AsyncPages[TenantUsageDay]:
-        """Yields one entry per tenant and day with the usage of that day, for the last 30 days."""
-        return self._session.pages("/v1/admin/usage", TenantUsageDayList, None)
+    def usage(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[TenantUsageDay]:
+        """Yields one entry per tenant and day with the usage of that day, for the last 30 days, newest first."""
+        return self._session.pages("/v1/admin/usage", TenantUsageDayList, limit, {"tenant_id": tenant_id})
 
     def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[Audit]:
         """Yields the entries of the audit log, newest first."""

@@ -161,9 +161,9 @@ class Admin:
         """Yields the live workers. Each worker lists the adapters that it has in memory."""
         return self._session.pages("/v1/admin/workers", WorkerList, None)
 
-    def usage(self) -> Pages[TenantUsageDay]:
-        """Yields one entry per tenant and day with the usage of that day, for the last 30 days."""
-        return self._session.pages("/v1/admin/usage", TenantUsageDayList, None)
+    def usage(self, limit: int | None = None, *, tenant_id: str | None = None) -> Pages[TenantUsageDay]:
+        """Yields one entry per tenant and day with the usage of that day, for the last 30 days, newest first."""
+        return self._session.pages("/v1/admin/usage", TenantUsageDayList, limit, {"tenant_id": tenant_id})
 
     def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> Pages[Audit]:
         """Yields the entries of the audit log, newest first."""

@@ -227,9 +227,9 @@ def workers(state: State) -> None:
 
 
 @command(app)
-def usage(state: State) -> None:
+def usage(state: State, tenant: TenantOption = None) -> None:
     """Show the usage of each tenant per day, for the last 30 days."""
-    rows = list(state.client.admin.usage())
+    rows = list(state.client.admin.usage(tenant_id=tenant))
     columns = {
         "day": lambda day: day.day,
         "tenant": lambda day: day.tenant_id,
