@@ -133,11 +133,12 @@ class Dashboard:
                 masked = [self.page.locator(hide)] if hide else []
                 path = SCREENSHOTS / f"{name}-{size['width']}-{theme}.png"
                 self.page.screenshot(path=path, full_page=not self.page.get_by_role("dialog").count(), mask=masked)
-                self._check(f"{name}, {width}, {theme}")
+                self.check(f"{name}, {width}, {theme}")
         self.page.emulate_media(color_scheme="light")
         self.page.set_viewport_size(DESK)
 
-    def _check(self, where: str) -> None:
+    def check(self, where: str) -> None:
+        """Checks that axe finds nothing serious in the page, or in its dialog if one is open."""
         arranged = self.page.add_style_tag(content=_FOR_AXE)
         dialog = "[role=dialog]"  # the page under a dialog is checked without the dialog
         within = dialog if self.page.locator(dialog).count() else None

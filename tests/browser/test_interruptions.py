@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import LONG, ZONE, Dashboard, Visitor, trained
+from tests.api.client import png
+from tests.browser.conftest import LONG, ZONE, Dashboard, Visitor, trained, upload
 
 CLASSES = ("fruit", "heart")
 LONG_URL = "https://example.com/" + "a-long-path-without-a-space" * 10
@@ -111,15 +112,64 @@ def test_each_version_offers_its_own_classes(playground: Page) -> None:
     expect(playground.get_by_role("option")).to_have_count(1)
 
 
+def test_comparison_names_the_version_without_the_class(dashboard: Dashboard, playground: Page, domain: str) -> None:
+    playground.goto(f"{dashboard.url}/domains/{domain}/versions")
+    field(playground, "Class").click()
+    playground.get_by_role("option", name="heart").click()
+    playground.get_by_role("button", name="Generate all").click()
+    expect(playground.locator("[data-version='2']")).to_contain_text("It has no class “heart”.")
+    expect(playground.locator("[data-version='1'] img[src*='/images/']")).to_have_count(4, timeout=LONG)
+    expect(playground.locator(".q-notification")).to_have_count(0)
+
+
+def test_long_names_and_descriptions_stay_within_the_page(dashboard: Dashboard, visitor: Visitor) -> None:
+    domain = visitor.caller.post("/v1/domains", {"name": "N" * 200, "description": LONG_URL})["id"]
+    files = {f"{'w' * 100}/{'f' * 100}{index}.png": png(index) for index in range(2)}
+    dataset = upload(visitor, domain, {"fruit": 2}, extra={**files, f"{'w' * 100}/{'g' * 100}.png": b"torn"})
+    page = dashboard.sign_in()
+    dashboard.keep("long-names")
+    for path in ("images", f"datasets/{dataset}"):
+        page.goto(f"{dashboard.url}/domains/{domain}/{path}")
+        page.get_by_text("1 file was rejected").click()
+        expect(page.get_by_role("cell", name="g" * 100)).to_be_visible()
+        dashboard.keep(f"long-names-{path.partition('/')[0]}")
+    visitor.caller.send("DELETE", f"/v1/domains/{domain}").raise_for_status()
+
+
+def test_reload_by_the_page_does_not_stop_the_user_from_leaving(dashboard: Dashboard) -> None:
+    page = dashboard.sign_in()
+    page.route("**/usage", lambda route: (page.wait_for_timeout(500), route.continue_()))
+    page.evaluate("document.querySelector('a[href$=\"/usage\"]').click(); setTimeout(() => difffit.reload(), 100)")
+    page.wait_for_url("**/usage")
+    expect(page.get_by_role("heading", name="Usage")).to_be_visible()
+
+
+def test_file_that_is_dropped_beside_the_area_does_not_replace_the_page(dashboard: Dashboard) -> None:
+    page = dashboard.sign_in()
+    dropped = """() => {
+        const files = new DataTransfer();
+        files.items.add(new File(["x"], "a.png"));
+        const event = new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true });
+        document.body.dispatchEvent(event);
+        return event.defaultPrevented;
+    }"""
+    assert page.evaluate(dropped)
+
+
 def test_toast_can_be_read_and_closed(dashboard: Dashboard, playground: Page, visitor: Visitor, domain: str) -> None:
     visitor.caller.send("PATCH", f"/v1/domains/{domain}", json={"name": "Renamed"}).raise_for_status()
     playground.evaluate("navigator.clipboard.writeText = async () => {}")
-    playground.get_by_role("button", name="As curl").click()
-    playground.get_by_role("button", name="Copy").click()
     toast = playground.locator(".q-notification")
-    expect(toast).to_contain_text("Copied.")
-    playground.get_by_role("button", name="Close").click()
-    expect(toast).to_have_count(0, timeout=10_000)
+    for theme in ("light", "dark"):
+        playground.emulate_media(color_scheme=theme)  # type: ignore[arg-type]  # a Literal
+        playground.get_by_role("button", name="As curl").click()
+        playground.get_by_role("button", name="Copy").click()
+        expect(toast).to_contain_text("Copied.")
+        playground.get_by_role("button", name="Close").click()
+        expect(playground.get_by_role("dialog")).to_have_count(0)
+        dashboard.check(f"a notification of success, {theme}")
+        expect(toast).to_have_count(0, timeout=10_000)
+    playground.emulate_media(color_scheme="light")
     playground.goto(f"{dashboard.url}/domains/{domain}/versions")
     playground.get_by_role("button", name="Delete version 2").click()
     (second,) = (row for row in visitor.caller.get(f"/v1/domains/{domain}/adapters")["data"] if row["version"] == 2)
