@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from core.artifact.additions import Shapes
 from core.artifact.base import BaseDescription, canonical_json
 from core.artifact.errors import ArtifactInvalid, BaseMismatch
 from core.artifact.manifest import Manifest
-from core.artifact.sites import METHODS, Shapes, trainable_shapes
+from core.artifact.sites import METHODS, trainable_shapes
 
 # The API imports this module when it starts, but numpy only when the first adapter is uploaded.
 if TYPE_CHECKING:
