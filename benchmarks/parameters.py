@@ -10,7 +10,7 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.controlnet import ControlNetCounts, controlnet_counts
+from benchmarks.controlnet.counts import ControlNetCounts, controlnet_counts
 from benchmarks.paper.systems import TABLE_1, TABLES, System
 from benchmarks.report import FOLDER, Part, Table, show, write_json
 from core.artifact.base import BaseConfig

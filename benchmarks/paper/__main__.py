@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Sequence
 
-from benchmarks.paper import figure6, highres, theorem2
+from benchmarks.paper import controlnet, figure6, highres, theorem2
 from benchmarks.paper.comparison import COMPARISONS
 
 EXPERIMENTS = {
     "theorem2": ("error of the recovered factors against the bound of Theorem 2", theorem2.main),
     "highres": (highres.FIGURE.title, highres.main),
+    "controlnet": (controlnet.TITLE, controlnet.main),
     "figure6": (figure6.FIGURE.title, figure6.main),
     **{name: (comparison.title, comparison.main) for name, comparison in COMPARISONS.items()},
 }

@@ -1,92 +1,173 @@
-"""Counts the parameters that DiffFit would train on a ControlNet of Stable Diffusion's size (section 6 of arXiv
-2304.06648).
+"""Runs section 6 of the DiffFit paper at a small size: ControlNet with full training, with DiffFit and with LoRA.
 
-ControlNet's copy of the encoder is frozen; the copy's scale factors, all biases and the zero convolutions train. The
-network is built on the meta device, so that it needs neither memory nor weights.
+The hints are edge maps of drawings. All systems control the same frozen UNet, which `python -m recipes.unet` trains on
+four in five of the emoji; images are generated for the edges of the others. Each cell is written as soon as it is done,
+and a repeated run continues after the last one. Parameters at Stable Diffusion's size are counted without weights;
+`python -m benchmarks.controlnet.smoke` loads and trains that size.
 """
 
-from dataclasses import dataclass
+import argparse
+import shlex
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel
-from torch import nn
+from rich.console import Console
 
-ZERO_CONVOLUTIONS = ("controlnet_down_blocks", "controlnet_mid_block")
-HINT = "controlnet_cond_embedding"
-HINT_ZERO = f"{HINT}.conv_out"
+from benchmarks.controlnet.bench import Bench, Budget, Model, System
+from benchmarks.controlnet.counts import controlnet_counts
+from benchmarks.controlnet.edges import edge_maps
+from benchmarks.paper.record import Record
+from benchmarks.paper.settings import described
+from benchmarks.report import FOLDER, markdown_table, write_markdown
+from core.artifact.sampling import SamplingSettings
+from core.ml.evaluation.yardsticks import DISTANCES
+from core.ml.tuning.latents import image_grid, to_image
+from recipes.autoencoder import unit
 
-
-@dataclass(frozen=True)
-class ControlNetCounts:
-    total: int
-    """Number of parameters of the whole ControlNet, which all train without DiffFit."""
-    zero_convolutions: int
-    """Number of parameters of the 13 zero convolutions, with their biases."""
-    hint_zero_convolution: int
-    """Number of parameters of the last convolution of the hint network."""
-    biases: int
-    """Number of biases outside of the zero convolutions and the hint network's last convolution."""
-    branch_factors: int
-    """Number of factors on the output of each ResNet block, attention and feed-forward, as DiffFit has them in DiT."""
-    attention_factors: int
-    """Number of factors on query, key, value and the projection of each attention."""
-    layer_factors: int
-    """Number of factors if every output of every linear layer and convolution of the copy has one ("a scale factor in
-    each layer"), instead of `branch_factors` and `attention_factors`."""
-
-    @property
-    def trainable(self) -> int:
-        """Number of trainable parameters with factors on branches and attention, where DiffFit has them in DiT."""
-        return self._without_factors + self.branch_factors + self.attention_factors
-
-    @property
-    def trainable_each_layer(self) -> int:
-        return self._without_factors + self.layer_factors
-
-    @property
-    def _without_factors(self) -> int:
-        return self.zero_convolutions + self.hint_zero_convolution + self.biases
+SYSTEMS = (
+    System("ControlNet", "full", 1e-3),
+    System("ControlNet + DiffFit", "difffit", 1e-2),
+    System("ControlNet + LoRA", "lora", 1e-2),
+)
+TITLE = "Section 6: ControlNet with full training, DiffFit and LoRA"
+EDGES = "edge F-score"
+IN_GRID = 12
+"""Number of hints in the grid."""
 
 
-def controlnet_counts() -> ControlNetCounts:
-    """Counts the parameters of Stable Diffusion 1.x's ControlNet: diffusers' defaults, with text features of width
-    768."""
-    with torch.device("meta"):
-        network: Any = ControlNetModel(cross_attention_dim=768)
-    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    zero = {name: size for name, size in sizes.items() if name.startswith(ZERO_CONVOLUTIONS)}
-    hint = {name: size for name, size in sizes.items() if name.startswith(HINT_ZERO)}
-    branches, attention = _factors(network)
-    return ControlNetCounts(
-        total=sum(sizes.values()),
-        zero_convolutions=sum(zero.values()),
-        hint_zero_convolution=sum(hint.values()),
-        biases=sum(size for name, size in sizes.items() if name.endswith(".bias") and name not in zero | hint),
-        branch_factors=branches,
-        attention_factors=attention,
-        layer_factors=sum(_outputs(layer) for name, layer in network.named_modules() if _is_layer_of_copy(name, layer)),
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    if not (options.unet / "prompts.safetensors").is_file():
+        raise SystemExit(f"There is no UNet in {options.unet}. Run python -m recipes.drawings and python -m "
+                         "recipes.unet first.")  # fmt: skip
+    torch.set_num_threads(options.threads)
+    sampling = SamplingSettings(steps=options.sampling_steps, sampler="dpmpp_2m", guidance_scale=options.guidance_scale)
+    budget = Budget(options.steps, options.batch_size, options.pictures, sampling)
+    bench = Bench.of(Model.load(options.unet, options.autoencoder), options.drawings, budget, options.adapters)
+    record = Record(options.output / "controlnet.json", bench.identity, "cells", options.command)
+    console = Console(stderr=True)
+    if not record.rows:
+        record.add(bench.references())
+    wanted = [(system, seed) for seed in range(options.seeds) for system in SYSTEMS
+              if not record.has({"system": system.name, "seed": seed})]  # fmt: skip
+    console.print(f"{len(wanted)} of {options.seeds * len(SYSTEMS)} cells are not measured yet.")
+    for place, (system, seed) in enumerate(wanted, 1):
+        console.print(f"{place} of {len(wanted)}: {system.name}, seed {seed}")
+        record.add([{"system": system.name, "seed": seed, **bench.run(system, seed)}])
+        write(record, bench)
+    write(record, bench)
+    draw_grid(bench, options.output / "controlnet.png")
+    console.print(f"{record.path}, {record.path.with_suffix('.md')}, {record.path.with_suffix('.png')}")
+
+
+def write(record: Record, bench: Bench) -> None:
+    header, cells, budget = record.write(), record.rows, bench.budget
+    text = (
+        f"The UNet is frozen. {budget.steps} steps of {budget.batch_size} training drawings with their edge maps, then "
+        f"{len(bench.wanted)} images of {described(budget.sampling)} for the edges of drawings that neither the UNet "
+        "nor a ControlNet has seen. The edge F-score compares the edges of an image with the hint, with a tolerance of "
+        "one pixel; 1 is best. Distances compare the images with all unseen drawings; they are no FIDs. Means over the "
+        "seeds, ± their standard deviation. Seconds are the processor's, of the training steps. Megabytes are what a "
+        "step saves for its backward pass, the gradients and AdamW's moments; without weights."
+    )
+    parts = [
+        text,
+        _table(cells),
+        *_comparison(cells),
+        f"![hints and generated images]({record.path.stem}.png)",
+        f"Columns, three times: {', '.join(_columns())}; all of seed 0.",
+        "## At Stable Diffusion's size",
+        _counted(),
+    ]
+    write_markdown(record.path.with_suffix(".md"), TITLE, header, parts)
+
+
+def draw_grid(bench: Bench, path: Path) -> None:
+    """Draws the hints, the images without a hint, and those of each system's first adapter."""
+    wanted = bench.wanted
+    wanted = wanted.subset(((torch.arange(IN_GRID) + 0.5) * len(wanted) / IN_GRID).long())
+    hints = edge_maps(wanted.pixels)
+    networks = [None, *(bench.loaded(system, 0) for system in SYSTEMS)]
+    drawn = [bench.model.draw(network, wanted.labels, hints, bench.budget.sampling, "grid") for network in networks]
+    columns = [(~hints).expand(-1, 3, -1, -1) * 255, wanted.pixels, *drawn]
+    rows = torch.stack([unit(column) for column in columns], 1).flatten(0, 1)
+    image_grid([to_image(pixels) for pixels in rows], columns=3 * len(columns)).save(path)
+
+
+def _columns() -> list[str]:
+    return ["hint", "its drawing", "no hint", *(system.name for system in SYSTEMS)]
+
+
+def _table(cells: Sequence[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(cell["system"] for cell in cells))
+    scores = [name for name in (EDGES, *DISTANCES) if any(name in cell for cell in cells)]
+    full = _values(cells, SYSTEMS[0].name, "trainable")
+    rows = []
+    for name in names:
+        trains, seconds, megabytes = (_values(cells, name, key) for key in ("trainable", "seconds", "megabytes"))
+        rows.append((
+            name,
+            f"{trains[0]:,}" if trains else "",
+            f"{trains[0] / full[0]:.1%}" if trains and full else "",
+            *(_mean(_values(cells, name, score), 3 if score == EDGES else 2) for score in scores),
+            f"{statistics.mean(seconds):.0f}" if seconds else "",
+            f"{megabytes[0]:.0f}" if megabytes else "",
+        ))  # fmt: skip
+    return markdown_table(("", "trains", "of full", *scores, "seconds", "MB"), rows)
+
+
+def _comparison(cells: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yields a sentence that compares the adapters' edge scores with full training's, as soon as all have one."""
+    full, *others = ((system.name, _values(cells, system.name, EDGES)) for system in SYSTEMS)
+    if full[1] and all(values for _, values in others):
+        ratios = [f"{name} {statistics.mean(values) / statistics.mean(full[1]):.0%}" for name, values in others]
+        yield f"Edge F-score relative to full training: {', '.join(ratios)}."
+
+
+def _counted() -> str:
+    counts = controlnet_counts()
+    return (
+        f"ControlNet has {counts.total:,} parameters; DiffFit trains {counts.trainable:,} "
+        f"({counts.trainable / counts.total:.2%}), {counts.zero_convolutions:,} of them in the 13 zero convolutions. "
+        "The paper's Table 5 prints 361 M and 11.2 M ([parameters](parameters.md))."
     )
 
 
-def _factors(network: Any) -> tuple[int, int]:
-    branches = attention = 0
-    for module in network.modules():
-        match type(module).__name__:
-            case "ResnetBlock2D":
-                branches += module.conv2.out_channels
-            case "FeedForward":
-                branches += module.net[-1].out_features
-            case "Attention":
-                projection = module.to_out[0].out_features
-                branches += projection
-                attention += projection + sum(layer.out_features for layer in (module.to_q, module.to_k, module.to_v))
-    return branches, attention
+def _values(cells: Sequence[dict[str, Any]], system: str, key: str) -> list[Any]:
+    return [cell[key] for cell in cells if cell["system"] == system and key in cell]
 
 
-def _is_layer_of_copy(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv2d) and not name.startswith((*ZERO_CONVOLUTIONS, HINT))
+def _mean(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def _outputs(layer: nn.Module) -> int:
-    return int(layer.get_parameter("weight").shape[0])
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper controlnet",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--unet", type=Path, default=Path("build/unet"), help="folder that recipes.unet wrote")
+    parser.add_argument("--drawings", type=Path, default=Path("build/drawings"))
+    parser.add_argument("--autoencoder", type=Path, default=Path("core/ml/bundled/mini/vae"))
+    parser.add_argument("--adapters", type=Path, default=Path("build/controlnet"), help="where adapters are saved")
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--pictures", type=int, default=192)
+    parser.add_argument("--sampling-steps", type=int, default=12)
+    parser.add_argument("--guidance-scale", type=float, default=2.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args(arguments)
+    measured = ("seeds", "steps", "batch_size", "pictures", "sampling_steps", "guidance_scale")
+    words = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in measured
+             if getattr(options, name) != parser.get_default(name)]  # fmt: skip
+    options.command = shlex.join([*parser.prog.split(), *words])
+    return options

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import parameters
-from benchmarks.paper.controlnet import ControlNetCounts, controlnet_counts
+from benchmarks.controlnet.counts import ControlNetCounts, controlnet_counts
 from benchmarks.paper.systems import TABLE_1, TABLE_4A, TABLE_4B, TABLE_4C, TABLE_4D, System
 
 
