@@ -1,4 +1,4 @@
-"""A receiver of webhooks in a separate thread, which responds as a test wants."""
+"""A receiver of webhooks and server of files in a separate thread, which responds as a test wants."""
 
 import ssl
 import threading
@@ -33,12 +33,26 @@ def status(code: int, **headers: str) -> Answer:
     return answer
 
 
+def content(data: bytes, code: int = 200, length: int | None = None) -> Answer:
+    """Returns an answer with a body, whose announced length may be wrong."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        status(code, **{"Content-Length": str(len(data) if length is None else length)})(request)
+        request.wfile.write(data)
+
+    return answer
+
+
 @contextmanager
 def receiving(answer: Answer | None = None, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             receiver.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            receiver.answer(self)
+
+        def do_GET(self) -> None:
+            receiver.received.append(({"path": self.path, "host": self.headers["Host"]}, b""))
             receiver.answer(self)
 
         def log_message(self, *_: object) -> None:

@@ -1,5 +1,5 @@
-"""Routes that make data sets without an upload: versions with other images or classes, copies in other domains, and
-sample data."""
+"""Routes that make data sets without an upload: versions with other images or classes, copies in other domains,
+sample data, and imports from other hosts."""
 
 from fastapi import APIRouter, Request
 
@@ -7,12 +7,19 @@ from api.auth import WriterDep
 from api.deps import DatabaseDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import problems
-from api.schemas.datasets import DatasetCopy, DatasetEdit, DatasetOut
+from api.schemas.datasets import DatasetCopy, DatasetEdit, DatasetImport, DatasetOut
 from api.signing import signer
 from core.artifact.errors import NotFound
-from core.service.datasets import samples, versions
+from core.service.datasets import imports, samples, versions
 from core.service.datasets.versions import Edit
-from core.service.errors import DatasetNotReady, EditInvalid, QuotaExceeded, StorageQuotaExceeded
+from core.service.errors import (
+    DatasetNotReady,
+    EditInvalid,
+    ImportRefused,
+    ImportsOff,
+    QuotaExceeded,
+    StorageQuotaExceeded,
+)
 
 router = APIRouter(prefix="/v1", tags=["datasets"], route_class=IdempotentRoute)
 
@@ -64,3 +71,23 @@ def create_sample_dataset(
     [OpenMoji](https://openmoji.org) in 8 classes, under CC BY-SA 4.0."""
     with database.session(scope) as session:
         return DatasetOut.of(samples.create(session, services, id), signer(request))
+
+
+@router.post(
+    "/domains/{id}/datasets/imports",
+    status_code=202,
+    operation_id="import_dataset",
+    responses=problems(NotFound, ImportsOff, ImportRefused, QuotaExceeded, StorageQuotaExceeded),
+)
+def import_dataset(
+    id: str, body: DatasetImport, request: Request, database: DatabaseDep, scope: WriterDep, services: ServicesDep
+) -> DatasetOut:
+    """Create a data set of images that the service fetches, by their URLs or from a public bucket. Only hosts that the
+    operator allows are asked, by default none; URLs must start with https:// and lead to public addresses.
+
+    The images are fetched and checked in the background; the report lists the files that cannot be fetched. The service
+    takes no credentials of buckets: for a private bucket, send signed URLs of its images.
+    """
+    source = body.model_dump(include={"images", "bucket"}, exclude_none=True)
+    with database.session(scope) as session:
+        return DatasetOut.of(imports.create(session, services, id, source, body.name), signer(request))

@@ -69,6 +69,7 @@ KEPT_DAYS = (
 KEPT_FAVOURITES = "Whether favourites stay when these days have passed."
 Label = Annotated[str, Field(min_length=1, max_length=200, examples=["cover, second try"]), *_ONE_LINE]
 Identifier = Annotated[str, Field(max_length=100), *_STORABLE]
+KeyPrefix = Annotated[str, Field(max_length=1000, examples=["drawings/"]), *_STORABLE]
 ClassName = Annotated[str, Field(max_length=400, examples=["fruit"]), *_STORABLE, AfterValidator(_composed)]
 """Name of a class, which is converted to composed form (NFC). A data set's class names have at most 100 characters in
 this form. The limit is higher here, since a request may have the name in decomposed form, which has more characters."""

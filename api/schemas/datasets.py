@@ -1,6 +1,6 @@
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from api.schemas.common import (
     ClassName,
@@ -8,6 +8,7 @@ from api.schemas.common import (
     Identifier,
     Input,
     Integer,
+    KeyPrefix,
     Name,
     Output,
     SignedUrl,
@@ -25,6 +26,9 @@ DatasetStatus = Literal["validating", "ready", "rejected"]
 UploadStatus = Literal["open", "completed", "failed"]
 ImageWarningCode = Literal["near_duplicate", "tiny", "blank", "extreme_aspect", "colours_converted"]
 _REPORT_BYTES = 2**16
+_ImportUrl = Annotated[
+    str, Field(min_length=1, max_length=4000, pattern="^[!-~]+$", examples=["https://images.example.com/apple.png"])
+]
 
 
 class ClassOut(BaseModel):
@@ -173,6 +177,32 @@ class DatasetEdit(Input):
 class DatasetCopy(Input):
     dataset_id: Identifier = Field(description="Data set of another of your domains.")
     name: Name | None = Field(None, description="Name of the copy; that of the original by default.")
+
+
+class ImportedImage(Input):
+    url: _ImportUrl = Field(description="Redirects are followed. It may be signed: it is deleted after the import.")
+    class_name: ClassName
+
+
+class ImportedBucket(Input):
+    """Public bucket of an S3-compatible store, which can be listed without credentials."""
+
+    url: _ImportUrl = Field(examples=["https://drawings.s3.eu-central-1.amazonaws.com"])
+    prefix: KeyPrefix = Field("", description="Folder in the bucket. The folders in it are the classes, as in a zip.")
+
+
+class DatasetImport(Input):
+    """Places of the images: give either `images` or `bucket`."""
+
+    images: list[ImportedImage] | None = Field(None, fail_fast=True, min_length=1, max_length=1000)
+    bucket: ImportedBucket | None = None
+    name: Name | None = Field(None, description="Name of the data set.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.images is None) == (self.bucket is None):
+            raise ValueError("give either images or bucket")
+        return self
 
 
 class DatasetChange(Input):

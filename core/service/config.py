@@ -168,6 +168,13 @@ class Settings(BaseSettings):
     """Max pixels of all images of one zip together. A small zip has a lower limit: see docs/operations.md."""
     max_classes: int = 1000
     max_adapter_bytes: int = 32 * 2**20
+    dataset_import_hosts: str = ""
+    """Hosts from which tenants may import data sets, such as `images.example.com,*.s3.amazonaws.com`, separated by
+    commas; `*` for all. Empty means that imports are refused."""
+    dataset_imports_allow_private: bool = False
+    """Allows imports with http, and from addresses in private networks. The hosts must be allowed nevertheless."""
+    dataset_import_seconds: float = Field(default=3600, gt=0)
+    """Max time for fetching the images of one import."""
 
     max_batch_rows: int | None = Field(default=None, ge=2)
     """Max batch rows of one forward pass; an image with classifier-free guidance takes two rows. None means 32, 64 or
@@ -260,6 +267,15 @@ class Settings(BaseSettings):
         which uvicorn would silently take for a host name."""
         networks = (ipaddress.ip_network(proxy.strip(), strict=False) for proxy in proxies.split(",") if proxy.strip())
         return ",".join(map(str, networks))
+
+    @field_validator("dataset_import_hosts")
+    @classmethod
+    def _hosts(cls, hosts: str) -> str:
+        """Returns the patterns of hosts in lower case, separated by commas. Raises ValueError for a URL or a port."""
+        names = [host.strip().lower() for host in hosts.split(",") if host.strip()]
+        if any("/" in name or ":" in name for name in names):
+            raise ValueError("must be hosts without a scheme, port or path, such as images.example.com")
+        return ",".join(names)
 
     @field_validator("cors_origins")
     @classmethod

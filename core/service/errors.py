@@ -146,6 +146,25 @@ class EditInvalid(CoreError):
         super().__init__(f"{field}: {reason}", errors=[{"field": f"body.{field}", "detail": reason}])
 
 
+class ImportsOff(CoreError):
+    code, status, title = "imports_off", 403, "Imports are switched off"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This service fetches no images from other hosts. Upload them, or ask the operator to set "
+            "DIFFFIT_DATASET_IMPORT_HOSTS."
+        )
+
+
+class ImportRefused(CoreError):
+    """Raised for an entry of an import that would certainly fail, before any image is fetched."""
+
+    code, status, title = "import_refused", 422, "Import refused"
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}", errors=[{"field": f"body.{field}", "detail": reason}])
+
+
 class DatasetInUse(CoreError):
     code, status, title = "dataset_in_use", 409, "Data set in use"
 

@@ -162,7 +162,12 @@ class Dashboard:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     shutil.rmtree(SCREENSHOTS, ignore_errors=True)
-    environment = {"DIFFFIT_DATA_DIR": str(folder / "data"), "DIFFFIT_WEBHOOKS_ALLOW_PRIVATE": "true"}
+    environment = {
+        "DIFFFIT_DATA_DIR": str(folder / "data"),
+        "DIFFFIT_WEBHOOKS_ALLOW_PRIVATE": "true",
+        "DIFFFIT_DATASET_IMPORT_HOSTS": "127.0.0.1",
+        "DIFFFIT_DATASET_IMPORTS_ALLOW_PRIVATE": "true",
+    }
     with processes.running(environment, folder) as url:
         yield Server(url)
 

@@ -8,6 +8,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.api.client import png
 from tests.browser.conftest import LONG, Dashboard, Visitor, upload
+from tests.receiver import content, receiving
 
 ORIGINAL = {"fruit": 5, "heart": 4, "car": 2}
 TINY = {"heart/tiny.png": png(10), "heart/small.png": png(200)}
@@ -211,3 +212,28 @@ def test_data_set_is_renamed_copied_and_deleted(
     editor.wait_for_url(f"**/domains/{other}/images")
     assert visitor.caller.get(f"/v1/domains/{other}/datasets")["data"] == []
     assert visitor.caller.get(f"/v1/datasets/{dataset}")["name"] == 'Cover "art"'
+
+
+def test_images_are_imported_from_other_hosts(dashboard: Dashboard, visitor: Visitor, domain: str) -> None:
+    page = dashboard.sign_in()
+    page.goto(f"{dashboard.url}/domains/{domain}/images")
+    press(page, "Import from other hosts")
+    dialog = page.get_by_role("dialog")
+    with receiving(lambda request: content(png(int(request.path[1:])))(request)) as server:
+        at = f"http://127.0.0.1:{server.port}"
+        dialog.get_by_label("Images", exact=True).fill(f"fruit {at}/10\nfresh fruit {at}/20\n{at}/30")
+        press(dialog, "Import")
+        expect(dialog.get_by_text("needs a class, a space and a URL")).to_be_visible()
+        dialog.get_by_label("Images", exact=True).fill(f"fruit {at}/10\n\nfresh fruit {at}/20\nfruit {at}/30")
+        dashboard.keep("import")
+        press(dialog, "Import")
+        expect(page.locator("[data-status=ready]")).to_be_visible(timeout=LONG)
+    assert classes(visitor, page.url.rpartition("/")[2]) == {"fresh fruit": 1, "fruit": 2}
+    page.goto(f"{dashboard.url}/domains/{domain}/images")
+    press(page, "Import from other hosts")
+    page.get_by_label("Source").click()
+    page.get_by_role("option", name="A public S3 bucket").click()
+    page.get_by_label("URL of the bucket").fill("http://other.test/bucket")
+    press(dialog, "Import")
+    expect(dialog.get_by_text("imports nothing from other.test")).to_be_visible()
+    expect(dialog.get_by_label("Images", exact=True)).to_be_hidden()

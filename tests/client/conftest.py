@@ -45,6 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             "DIFFFIT_BROKER_URL": redis_url,
             "DIFFFIT_TORCH_THREADS": "1",
             "DIFFFIT_WEBHOOKS_ALLOW_PRIVATE": "true",
+            "DIFFFIT_DATASET_IMPORT_HOSTS": "127.0.0.1",
+            "DIFFFIT_DATASET_IMPORTS_ALLOW_PRIVATE": "true",
             "DIFFFIT_MAX_UPLOAD_BYTES": str(3 * 2**20),
             "DIFFFIT_UPLOAD_PART_BYTES": str(5 * 2**20),
         }

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -21,8 +22,10 @@ from difffit import Client, read_settings
 from difffit.cli.app import app
 from difffit.models import Readiness
 from tests import services
+from tests.api.client import png
 from tests.client.conftest import Drawable, Server
 from tests.processes import ADMIN
+from tests.receiver import content, receiving
 
 
 class Shell:
@@ -102,6 +105,34 @@ def test_sample_data_is_stored_by_a_worker(shell: Shell, name: str) -> None:
     assert edited["images"] == 140
     for dataset in (edited, first, second):
         shell.json("datasets", "delete", dataset["id"], "--yes")
+
+
+def test_images_are_imported_by_their_urls(shell: Shell, name: str, tmp_path: Path) -> None:
+    shell.text("domains", "create", name)
+    with receiving(lambda request: content(png(int(request.path[1:])))(request)) as server:
+        at = f"http://127.0.0.1:{server.port}"
+        urls = tmp_path / "urls.csv"
+        urls.write_text(f"url,class_name\n{at}/1,fruit\n{at}/2,fruit\n{at}/x,pear\n{at}/4,pear\n")
+        dataset = shell.json("datasets", "import", name, urls, "--name", "Imported")
+    assert (dataset["status"], dataset["images"], dataset["name"]) == ("ready", 3, "Imported")
+    assert [(rejected["file"], rejected["code"]) for rejected in dataset["report"]["rejected"]] == [
+        (f"{at}/x", "connection_failed")
+    ]
+    assert shell.run("datasets", "import", name).exit_code == 6
+    assert shell.run("datasets", "import", name, urls, "--bucket", at).exit_code == 6
+    assert shell.run("datasets", "import", name, "--bucket", "http://other.test").exit_code == 6
+    urls.write_text("url\nhttps://a\n")
+    assert "Line 2 needs the columns url and class_name" in shell.run("datasets", "import", name, urls).stderr
+
+
+def test_bucket_is_imported(shell: Shell, name: str, s3_endpoint: str) -> None:
+    client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket="imported", ACL="public-read")
+    for number in range(4):
+        client.put_object(Bucket="imported", Key=f"set/{number % 2}/{number}.png", Body=png(50 * number))
+    shell.text("domains", "create", name)
+    dataset = shell.json("datasets", "import", name, "--bucket", f"{s3_endpoint}/imported", "--prefix", "set")
+    assert [(row["name"], row["images"]) for row in dataset["classes"]] == [("0", 2), ("1", 2)]
 
 
 def test_dataset_with_a_broken_file_is_uploaded(shell: Shell, name: str, drawings: Path, tmp_path: Path) -> None:

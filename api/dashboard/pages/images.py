@@ -6,6 +6,7 @@ from api.dashboard import datasets, kit, words
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.drafts import Draft
 from api.dashboard.frame import page
+from api.dashboard.imports import import_button
 from api.dashboard.texts import tr
 from api.dashboard.uploads import Upload
 from api.dashboard.user import MOST, TenantUser, User
@@ -22,6 +23,7 @@ async def images(user: TenantUser, id: str) -> None:
         if user.may_write:
             with kit.card(tr("Upload images"), tr("The service checks every file and lists those that it rejects.")):
                 Upload(id)
+                import_button(user, id)
         if not listed:
             kit.empty(tr("No images yet"), tr("Ten to twenty images per class are enough to start."))
         for dataset in listed:

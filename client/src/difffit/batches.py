@@ -1,4 +1,4 @@
-"""Files with many requests for images: CSV with a header, or JSON lines. Each line is one generation."""
+"""Files with many requests for images, or with the URLs of many images: CSV with a header, or JSON lines."""
 
 import csv
 import io
@@ -24,6 +24,7 @@ def _has_numbers(hint: Any) -> bool:
 _NUMBERS = {name for name, hint in _TYPES.items() if _has_numbers(hint)}
 """Settings whose text in a CSV is a number or a JSON list of numbers."""
 _CLASS = {"class_name", "class_id"}
+_IMAGE = ("url", "class_name")
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,27 @@ class BatchRequest:
 def read_batch(file: Path, common: Mapping[str, Any]) -> list[BatchRequest]:
     """Reads a file with one request per line. `common` has settings for lines that have none of their own. A line
     without a name is named after its number, such as `0007`. Raises InvalidInput, which names the line."""
-    text = file.read_bytes().decode("utf-8-sig", errors="replace")
-    rows = _json_rows(text) if file.suffix.lower() in _JSON_SUFFIXES else _csv_rows(text)
-    requests = [_request(line, row, common) for line, row in rows]
+    requests = [_request(line, row, common) for line, row in _rows(file)]
     if not requests:
         raise InvalidInput(f"{file} has no requests. Write one per line: CSV with a header, or JSON objects.")
     _check_files(requests)
     return requests
+
+
+def read_images(file: Path) -> list[tuple[str, str]]:
+    """Reads a file with the `url` and `class_name` of one image per line, as `datasets.import_images` takes them.
+    Raises InvalidInput, which names the line."""
+    images = []
+    for line, row in _rows(file):
+        if not all(isinstance(row.get(column), str) for column in _IMAGE):
+            raise InvalidInput(f"Line {line} needs the columns {' and '.join(_IMAGE)}.")
+        images.append((row["url"], row["class_name"]))
+    return images
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    text = file.read_bytes().decode("utf-8-sig", errors="replace")
+    return _json_rows(text) if file.suffix.lower() in _JSON_SUFFIXES else _csv_rows(text)
 
 
 def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:

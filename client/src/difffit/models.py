@@ -368,6 +368,26 @@ class ImagesDeleted(BaseModel):
     """Ids of the deleted images. Ids of no image are left out."""
 
 
+class ImportedBucket(BaseModel):
+    """Public bucket of an S3-compatible store, which can be listed without credentials."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    url: Annotated[str, Field(max_length=4000, min_length=1, pattern="^[!-~]+$")]
+    prefix: Annotated[str, Field(max_length=1000, pattern="^[^\\u0000]*$")] = ""
+    """Folder in the bucket. The folders in it are the classes, as in a zip."""
+
+
+class ImportedImage(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    url: Annotated[str, Field(max_length=4000, min_length=1, pattern="^[!-~]+$")]
+    """Redirects are followed. It may be signed: it is deleted after the import."""
+    class_name: Annotated[str, Field(max_length=400, pattern="^[^\\u0000]*$")]
+
+
 class JobError(BaseModel):
     """Reason why a data set was rejected, or why a multipart upload, fine-tune or generation failed."""
 
@@ -760,6 +780,22 @@ class DatasetImage(BaseModel):
     thumbnail_url: str | None
     """A JPEG of what training sees. The URL is absolute, signed and expires. Null for data sets of earlier releases."""
     warnings: list[ImageWarning]
+
+
+class Images(RootModel[list[ImportedImage]]):
+    root: Annotated[list[ImportedImage], Field(max_length=1000, min_length=1)]
+
+
+class DatasetImport(BaseModel):
+    """Places of the images: give either `images` or `bucket`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    images: Images | None = None
+    bucket: ImportedBucket | None = None
+    name: Name2 | None = None
+    """Name of the data set."""
 
 
 class Dataset(BaseModel):

@@ -98,6 +98,8 @@ def finish(session: Session, job: JobRow, status: str, **details: Any) -> None:
     are added to the data of this event."""
     job.status = status
     job.lease_expires_at = job.not_before = None
+    if isinstance(job, Dataset):
+        job.to_fetch = None  # its URLs may be signed
     job.finished_at = database_now(session)
     events.job_ended(session, job)
     report(session, job, "status", {"status": status, **details})

@@ -1,8 +1,9 @@
-"""Sending of one POST request to a URL that a tenant chose, and that may try to reach private addresses.
+"""Requests to URLs that a tenant chose, and that may try to reach private addresses: webhooks and, with `connected`,
+imports of data sets.
 
 This module looks up the host, checks every address, and connects to a checked address, so that a later change of the
 DNS record has no effect. The standard library's client is sufficient: it follows no redirects, uses no proxy, and
-accepts a socket that is already connected. The response's body is not read.
+accepts a socket that is already connected. The body of a webhook's response is not read.
 """
 
 import http.client
@@ -37,15 +38,24 @@ def post(url: str, headers: Mapping[str, str], body: bytes, *, tenant: str, allo
     """Sends a POST request, and returns the response's status code. Takes at most `seconds`. DNS look-ups count towards
     the limit of `tenant`. Raises DeliveryFailed, WebhookUrlRefused."""
     target = parse(url, allow_private=allow_private)
+    with connected(target, tenant, allow_private=allow_private, seconds=seconds) as connection:
+        connection.request("POST", target.path, body, {"Host": target.authority, **headers})
+        return connection.getresponse().status
+
+
+@contextmanager
+def connected(
+    target: Target, tenant: str, *, allow_private: bool, seconds: float
+) -> Iterator[http.client.HTTPConnection]:
+    """Opens an HTTP connection to a checked address of the target, for one request that takes at most `seconds`. Raises
+    DeliveryFailed, also for errors of the connection while the caller uses it."""
     deadline = time.monotonic() + seconds
     addresses = _checked(target, tenant, allow_private, deadline)
     try:
         with _connected(target, addresses, deadline) as connection:
-            connection.request("POST", target.path, body, {"Host": target.authority, **headers})
-            status = connection.getresponse().status
+            yield connection
             if time.monotonic() >= deadline:
                 raise TimeoutError  # the response was cut off at the deadline
-            return status
     except ssl.SSLCertVerificationError as error:
         raise DeliveryFailed("tls_failed", f"The certificate is not valid: {error.verify_message}.") from error
     except (OSError, http.client.HTTPException) as error:

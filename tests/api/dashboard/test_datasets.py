@@ -69,6 +69,16 @@ def test_page_shows_images_with_their_warnings(browser: Browser, tenant: Client,
     assert path in text_of(browser, f"/domains/{domain}/images")
 
 
+def test_imports_are_offered_where_they_are_allowed(
+    browser: Browser, pages: Api, tenant: Client, domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser.sign_in(key_of(tenant))
+    path = f"/domains/{domain}/images"
+    assert "Import from other hosts" not in text_of(browser, path)
+    monkeypatch.setattr(pages.app.state.services.settings, "dataset_import_hosts", "*")
+    assert "Import from other hosts" in text_of(browser, path)
+
+
 def test_images_are_paged(browser: Browser, pages: Api, tenant: Client, domain: str) -> None:
     id = uploaded(pages, tenant, domain, {f"{name}/{k}.png": png(2 * k) for name in ("a", "b") for k in range(30)})
     browser.sign_in(key_of(tenant))

@@ -1,16 +1,18 @@
 """Client calls for data sets: training images in one folder per class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
 from difffit._async.backend import opened
-from difffit._async.session import AsyncPages, AsyncSession, receipt
+from difffit._async.session import AsyncPages, AsyncSession, given, receipt
 from difffit._async.uploads import AsyncUploads
 from difffit._async.waiting import ended
 from difffit.archives import LARGE_BYTES, OnProgress, Source, open_archive, place
 from difffit.filters import DatasetFilters, query
 from difffit.models import Dataset, DatasetImage, DatasetImageList, DatasetList, RejectedFile, RejectedFileList
+
+_IMPORTS = "/v1/domains/{id}/datasets/imports"
 
 
 class AsyncDatasets:
@@ -98,6 +100,21 @@ class AsyncDatasets:
         """Creates a data set of sample data in a domain, and returns it: 160 drawings of OpenMoji in 8 classes, under
         CC BY-SA 4.0. Raises NotFound, Forbidden, TooManyRequests."""
         return await self._session.call("POST", "/v1/domains/{id}/datasets/sample", Dataset, id=domain_id)
+
+    async def import_images(
+        self, domain_id: str, images: Iterable[tuple[str, str]], *, name: str | None = None
+    ) -> Dataset:
+        """Creates a data set of images that the server fetches from other hosts, and returns it. `images` has the URL
+        and the class name of each image; the URLs may be signed. Raises InvalidRequest, and Forbidden if the server
+        imports nothing."""
+        body = {"images": [{"url": url, "class_name": label} for url, label in images], "name": name}
+        return await self._session.call("POST", _IMPORTS, Dataset, body=given(body), id=domain_id)
+
+    async def import_bucket(self, domain_id: str, url: str, prefix: str = "", *, name: str | None = None) -> Dataset:
+        """Creates a data set of the images in a public S3 bucket, which the server fetches, and returns it. The folders
+        under `prefix` are the classes. Raises InvalidRequest, and Forbidden if the server imports nothing."""
+        body = {"bucket": {"url": url, "prefix": prefix}, "name": name}
+        return await self._session.call("POST", _IMPORTS, Dataset, body=given(body), id=domain_id)
 
     async def download(self, id: str, path: str | Path) -> Path:
         """Downloads the accepted images of a data set as a zip with one folder per class, which can be uploaded again.

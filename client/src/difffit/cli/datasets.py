@@ -200,6 +200,37 @@ def sample(state: State, domain: DomainArgument, wait: WaitOption = True) -> Non
     state.show(dataset, _view(dataset))
 
 
+@command(app, "import")
+def import_dataset(
+    state: State,
+    domain: DomainArgument,
+    images: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="CSV or JSON lines with url and class_name."),
+    ] = None,
+    bucket: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Public S3 bucket, such as https://drawings.s3.eu-central-1.amazonaws.com."),
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Folder in the bucket that contains the folders of the classes.")] = "",
+    name: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
+    wait: WaitOption = True,
+) -> None:
+    """Let the server fetch training images from other hosts, if it allows that: by a file of URLs, or from a bucket."""
+    from difffit.batches import read_images
+    from difffit.errors import InvalidInput
+
+    if (images is None) == (bucket is None):
+        raise InvalidInput("Give either a file of URLs or --bucket.")
+    owner = domain_id(state.client, domain)
+    if bucket is not None:
+        dataset = state.client.datasets.import_bucket(owner, bucket, prefix, name=name)
+    elif images is not None:
+        dataset = state.client.datasets.import_images(owner, read_images(images), name=name)
+    dataset = _checked(state, dataset.id) if wait else dataset
+    state.show(dataset, _view(dataset))
+
+
 @command(app)
 def download(
     state: State,

@@ -34,6 +34,9 @@ class Dataset(JobColumns, Base):
     """Zips of other data sets that this version's images are in: [{key, sha256, size_bytes}]. A zip is deleted with the
     last data set that needs it. Until a copy from another domain is ready, its entries also have `copy_of`, the storage
     key from which a worker copies the zip."""
+    to_fetch: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    """Places from which a worker fetches the images of an import: {images: [{url, class_name}]} or {bucket: {url,
+    prefix}}. None for other data sets, and after the import has ended, since signed URLs are secrets."""
     digest: Mapped[str | None] = mapped_column(String(64))
     """Digest of the accepted images and their class names. The same content gives the same digest, whatever the order
     of files or the folders around the class folders in the zip."""
