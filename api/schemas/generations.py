@@ -39,7 +39,11 @@ _URL_OF_A_WEBHOOK: list[JsonValue] = [
     {"properties": {"webhook_url": {"type": "null"}}},
     {"required": ["webhook_id"], "properties": {"webhook_id": {"type": "string"}}},
 ]
-_RULES: dict[str, JsonValue] = {"allOf": [{"anyOf": _NOISE_OF_DDIM}, {"anyOf": _URL_OF_A_WEBHOOK}]}
+_MIX_OF_TWO: list[JsonValue] = [
+    {"properties": {"mix_adapter_id": {"type": "null"}, "mix_weight": {"const": 0}}},
+    {"required": ["mix_adapter_id", "mix_weight"], "properties": {"mix_adapter_id": {"type": "string"}}},
+]
+_RULES: dict[str, JsonValue] = {"allOf": [{"anyOf": rule} for rule in (_NOISE_OF_DDIM, _URL_OF_A_WEBHOOK, _MIX_OF_TWO)]}
 _MOST_IMAGES, _MOST_CLASSES = 64, 64
 
 
@@ -114,6 +118,19 @@ class _Settings(Input):
     adapter_id: Identifier | None = Field(
         None, description="Id of a version of the domain, or `base` for the base itself. The active version by default."
     )
+    mix_adapter_id: Identifier | None = Field(
+        None,
+        description="Another version, of any of your domains and of the same base, that is mixed into the first with "
+        "the weight `mix_weight`. Classes are matched by name. Costs the same. Versions with learned guidance or for "
+        "images of twice the base's size cannot be mixed.",
+    )
+    mix_weight: float = Field(
+        _STORED.mix_weight,
+        ge=0,
+        le=1,
+        description="Weight of `mix_adapter_id`: 0 is the first version, 1 the other, values between mix them. "
+        "`adapter_scale` is then the strength of the mix. Needs `mix_adapter_id`.",
+    )
     priority: Integer = Field(
         _DEFAULTS.priority, ge=-10, le=10, description="Priority among your own requests; higher runs first."
     )
@@ -139,6 +156,10 @@ class _Settings(Input):
         SamplingSettings.completed(self._sampling())
         if self.webhook_url is not None and self.webhook_id is None:
             raise ValueError("webhook_url needs webhook_id, the webhook whose secret signs the event")
+        if self.mix_adapter_id is None and self.mix_weight:
+            raise ValueError("mix_weight needs mix_adapter_id, the version to mix")
+        if self.mix_adapter_id is not None and "mix_weight" not in self.model_fields_set:
+            raise ValueError("mix_adapter_id needs mix_weight, the weight of that version")
         return self
 
     def _sampling(self) -> dict[str, Any]:
@@ -234,6 +255,7 @@ class GenerationOut(Output):
     seed: int = Field(description="Seed of the first image, random if the request had none.")
     steps: int
     adapter_scale: float
+    mix_weight: float
     guidance_scale: float
     guidance_adapter_scale: float
     guidance_interval: tuple[int, int]
@@ -246,6 +268,9 @@ class GenerationOut(Output):
     webhook_url: str | None
     adapter_id: str | None = Field(
         description="Version used, which may have been deleted since; null for the base itself."
+    )
+    mix_adapter_id: str | None = Field(
+        description="Version that was mixed into it, which may have been deleted since; null for none."
     )
     images: list[ImageOut] = Field(
         description="Empty until the generation succeeds. Favourites may be left after it expires."

@@ -11,12 +11,20 @@ from core.artifact.sampling import SamplingSettings
 
 
 def image_settings(
-    sampling: SamplingSettings, *, adapter: str | None, base: str, class_name: str, seed: int
+    sampling: SamplingSettings,
+    *,
+    adapter: str | None,
+    base: str,
+    class_name: str,
+    seed: int,
+    mix_adapter: str | None = None,
 ) -> dict[str, Any]:
-    """Returns the settings that determine a generated image, in the form that its PNG file stores. `adapter` and `base`
-    are digests; `adapter` None means the base without an adapter."""
+    """Returns the settings that determine a generated image, in the form that its PNG file stores. `adapter`, `base`
+    and `mix_adapter`, an adapter that is mixed into the first, are digests; `adapter` None means the base without an
+    adapter. A mix with the weight 0 is left out, since the image is that of `adapter`."""
     image = {"adapter": adapter or "base", "base": base, "class": class_name, "seed": seed}
-    return image | sampling.to_json()
+    mix = {"mix_adapter": mix_adapter} if mix_adapter and sampling.mix_weight else {}
+    return image | mix | sampling.to_json()
 
 
 def encode_png(image: Image.Image, settings: dict[str, Any] | None = None) -> bytes:

@@ -21,12 +21,19 @@ RECOMMENDED_GUIDANCE: dict[str, Any] = {"guidance_adapter_scale": 0.75, "guidanc
 """Defaults for requests that leave these settings out. `python -m benchmarks.guidance` compares them with others."""
 TimestepSpacing = Literal["trailing", "dit"]
 _ALWAYS_STORED = ("steps", "guidance_scale", "guidance_interval", "sampler", "eta")
-_FLOATS = ("adapter_scale", "guidance_scale", "guidance_adapter_scale", "eta")
+_FLOATS = {
+    "adapter_scale": MAX_ADAPTER_SCALE,
+    "mix_weight": 1.0,
+    "guidance_scale": MAX_GUIDANCE_SCALE,
+    "guidance_adapter_scale": 1.0,
+    "eta": 1.0,
+}
+"""Settings that are numbers from 0, with their max."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """Settings of a sampling run. Together with an adapter, a class and a seed they determine an image.
+    """Settings of a sampling run. Together with the adapters, a class and a seed they determine an image.
 
     Raises ValueError, with a sentence for the user, for a setting outside its limits. The default of a new setting must
     give the same images as before the setting existed, since database rows and PNG files of earlier releases lack it.
@@ -35,6 +42,8 @@ class SamplingSettings:
     steps: int = 50
     adapter_scale: float = 1.0
     """Strength of the adapter: 0 is the base, 1 the adapter. Values between interpolate, values above 1 extrapolate."""
+    mix_weight: float = 0.0
+    """Weight of a second adapter that is mixed into the first: 0 is the first, 1 the second."""
     guidance_scale: float = 4.0
     """Scale of the extrapolation away from the unconditional prediction. At 1 the model runs without guidance, at half
     the cost."""
@@ -57,18 +66,13 @@ class SamplingSettings:
         object.__setattr__(self, "guidance_interval", (lowest, highest))
         if not 1 <= self.steps <= TIMESTEPS:
             raise ValueError(f"steps must be within 1..{TIMESTEPS}, not {self.steps}")
-        if not 0 <= self.adapter_scale <= MAX_ADAPTER_SCALE:
-            raise ValueError(f"adapter_scale must be within 0..{MAX_ADAPTER_SCALE:g}, not {self.adapter_scale}")
-        if not 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
-            raise ValueError(f"guidance_scale must be within 0..{MAX_GUIDANCE_SCALE:g}, not {self.guidance_scale}")
-        if not 0 <= self.guidance_adapter_scale <= 1:
-            raise ValueError(f"guidance_adapter_scale must be within 0..1, not {self.guidance_adapter_scale}")
+        for name, most in _FLOATS.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be within 0..{most:g}, not {getattr(self, name)}")
         if not 0 <= lowest <= highest < TIMESTEPS:
             raise ValueError(f"guidance_interval must be within 0..{TIMESTEPS - 1}, not {lowest}..{highest}")
         if self.sampler not in get_args(SamplerName):
             raise ValueError(f"sampler must be one of {', '.join(get_args(SamplerName))}, not {self.sampler}")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must be within 0..1, not {self.eta}")
         if self.eta and self.sampler != "ddim":
             raise ValueError("eta belongs to the sampler ddim")
         if self.timestep_spacing not in get_args(TimestepSpacing):

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import IO, Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, String, column, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, String, column, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseDescription
@@ -285,6 +285,7 @@ def _has_class(session: Session, name: str) -> ColumnElement[bool]:
 
 def _unfinished_jobs(session: Session, id: str) -> list[str]:
     """Returns the ids of unfinished generations and fine-tunes that need an adapter, up to `_NAMED_JOBS` of each."""
-    generations = select(Generation.id).where(Generation.adapter_id == id, Generation.status.in_(UNFINISHED))
+    needs = or_(Generation.adapter_id == id, Generation.mix_adapter_id == id)
+    generations = select(Generation.id).where(needs, Generation.status.in_(UNFINISHED))
     finetunes = select(Finetune.id).where(Finetune.from_adapter_id == id, Finetune.status.in_(UNFINISHED))
     return [job for jobs in (generations, finetunes) for job in session.scalars(jobs.limit(_NAMED_JOBS))]

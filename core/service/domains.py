@@ -5,11 +5,13 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import exists, select, tuple_
 from sqlalchemy.orm import Session
 
-from core.service import audit, deletions, etags, idempotency
+from core.artifact.errors import NotFound
+from core.artifact.jobs import UNFINISHED
+from core.service import audit, deletions, etags, idempotency, jobs
 from core.service.db.base import new_id
 from core.service.db.isolation import scope_of
 from core.service.db.lookup import require
-from core.service.db.models import Deletion, Domain, Generation, GenerationImage, StoredBytes
+from core.service.db.models import Adapter, Deletion, Domain, Generation, GenerationImage, StoredBytes
 from core.service.db.names import named_once
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.errors import NameTaken
@@ -87,8 +89,10 @@ def change(session: Session, id: str, changes: dict[str, object], seen: str | No
 def delete(session: Session, id: str) -> Deletion:
     """Deletes a domain with all it owns, and returns the receipt of the deletion. Also deletes the responses stored for
     idempotency keys that contain the domain. Workers delete the domain's stored objects later, and its rows too if
-    there are very many. Running jobs stop, since their rows are gone. Raises NotFound."""
+    there are very many. Running jobs stop, since their rows are gone. Generations of other domains that mix a version
+    of this domain into theirs fail. Raises NotFound."""
     domain = get(session, id, lock=True)
+    _fail_mixes(session, id)
     deletion = deletions.record(session, domain, folder(domain.tenant_id, id))
     idempotency.forget(session, domain.tenant_id, id)
     deletions.remove(session, deletion, domain)
@@ -99,6 +103,15 @@ def delete(session: Session, id: str) -> Deletion:
 def folder(tenant_id: str, domain_id: str) -> str:
     """Returns the storage key prefix of all objects that belong to a domain."""
     return f"tenants/{tenant_id}/domains/{domain_id}/"
+
+
+def _fail_mixes(session: Session, id: str) -> None:
+    """Fails the unfinished generations of other domains that need a version of this domain. A worker that runs one of
+    them stops, since it loses its claim."""
+    versions = select(Adapter.id).where(Adapter.domain_id == id)
+    statement = select(Generation).where(Generation.mix_adapter_id.in_(versions), Generation.domain_id != id)
+    for generation in session.scalars(statement.where(Generation.status.in_(UNFINISHED)).with_for_update()):
+        jobs.fail(session, generation, NotFound("adapter", str(generation.mix_adapter_id)))
 
 
 def _check_free(session: Session, name: str) -> None:

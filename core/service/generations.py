@@ -41,6 +41,8 @@ class GenerationRequest:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """The sampling settings that the request chooses. The others get the defaults of `SamplingSettings.completed`."""
     adapter_id: str | None = None
+    mix_adapter_id: str | None = None
+    """Id of an adapter of any of the tenant's domains that is mixed into it, with the weight `mix_weight`."""
     priority: int = 0
     deadline_seconds: float | None = None
     previews: int = 0
@@ -128,12 +130,15 @@ def create(
     sampling = _sampling(request, adapter, base)
     known = list(base.class_names if adapter is None else adapter.class_names)
     class_id = _class_id(request, known)
+    mix, mix_class_id = _mix(session, request, adapter, known[class_id], base)
     deadline = request.deadline_seconds
     generation = Generation(
         id=new_id("gen"),
         tenant_id=domain.tenant_id,
         domain_id=domain.id,
         adapter_id=adapter.id if adapter else None,
+        mix_adapter_id=mix.id if mix else None,
+        mix_class_id=mix_class_id,
         status="queued",
         class_id=class_id,
         class_name=known[class_id],
@@ -245,8 +250,9 @@ def succeed(
     generation.progress, generation.model_evaluations, generation.timings = 1.0, model_evaluations, timings
     jobs.finish(session, generation, "succeeded")
     metering.meter(session, generation.tenant_id, images=len(images), model_evaluations=model_evaluations)
-    if generation.adapter_id is not None:
-        adapters.used(session, generation.adapter_id)
+    for id in (generation.adapter_id, generation.mix_adapter_id):
+        if id is not None:
+            adapters.used(session, id)
     metering.add_stored_bytes(session, generation.domain_id, sum(drawn.stored.size for drawn in images))
     return True
 
@@ -302,6 +308,32 @@ def _adapter(session: Session, domain: Domain, adapter_id: str | None, base: Bas
     if adapters.get(session, id).domain_id != domain.id:
         raise NotFound("adapter", id)
     return adapters.usable(session, id, base)
+
+
+def _mix(
+    session: Session, request: GenerationRequest, adapter: Adapter | None, class_name: str, base: BaseDescription
+) -> tuple[Adapter | None, int | None]:
+    """Returns the adapter that a request mixes into `adapter`, and the index of the class in it; None for a request
+    without a mix. Raises NotFound, BaseMismatch, AdapterQuarantined, and InvalidRequest if the two cannot be mixed."""
+    if request.mix_adapter_id is None:
+        return None, None
+    field = "body.mix_adapter_id"
+    if adapter is None:
+        raise InvalidRequest(field, "the base cannot be mixed; a version's adapter_scale moves it towards the base")
+    # Locked, so that a deletion of the version or its domain either comes first or finds this generation.
+    domains.get(session, adapters.get(session, request.mix_adapter_id).domain_id, lock=True)
+    mix = adapters.usable(session, request.mix_adapter_id, base)
+    for version in (adapter, mix):
+        if version.learned_guidance is not None:
+            raise InvalidRequest(field, f"'{version.id}' has learned guidance and cannot be mixed")
+        if base.scale_of(version.manifest.get("image_size")) != 1:
+            raise InvalidRequest(field, f"'{version.id}' is for images of twice the base's size and cannot be mixed")
+    if class_name not in mix.class_names:
+        both = [name for name in adapter.class_names if name in mix.class_names]
+        some = ", ".join(both[:20]) + (", …" if len(both) > 20 else "")
+        classes = f"Classes of both versions: {some}" if both else "The versions have no class in common"
+        raise InvalidRequest(field, f"'{mix.id}' has no class '{class_name}'. {classes}")
+    return mix, mix.class_names.index(class_name)
 
 
 def _class_id(request: GenerationRequest, known: list[str]) -> int:

@@ -165,6 +165,7 @@ def adapter_file(
     seed: int = 0,
     digest: str = BASE.digest,
     distill_guidance: float | None = None,
+    image_size: int | None = None,
 ) -> bytes:
     """Returns an adapter file with random values, in the form that fine-tunes publish."""
     generator, guidance = np.random.default_rng(seed), distill_guidance is not None
@@ -179,6 +180,7 @@ def adapter_file(
         base_digest=digest,
         base_licence=BASE.licence,
         dataset_digest="da7a" * 16,
+        image_size=image_size,
         training={"seed": seed} | ({"distill_guidance": distill_guidance} if guidance else {}),
     )
     return encode(manifest, tensors)

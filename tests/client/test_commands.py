@@ -252,6 +252,20 @@ def test_generation_is_saved_listed_and_downloaded_again(shell: Shell, drawable:
     assert base["adapter_id"] is None
 
 
+def test_mix_of_two_versions_is_generated(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
+    """By options, and by the columns of a batch file."""
+    file = shell.text("adapters", "download", drawable.adapter_id, "-o", tmp_path).strip()
+    other = shell.json("adapters", "upload", drawable.id, file)["id"]
+    options = ("fruit", "--seed", 4, "--steps", 1, "--mix-adapter", other)
+    drawn = shell.json("generate", drawable.id, *options, "--mix-weight", 0.25, "-o", tmp_path / "mix")
+    assert (drawn["mix_adapter_id"], drawn["mix_weight"]) == (other, 0.25)
+    (tmp_path / "batch.csv").write_text(f"name,class_name,mix_adapter_id,mix_weight\nfirst,fruit,{other},0.25\n")
+    batch = ("--batch", tmp_path / "batch.csv", "--seed", 4, "--steps", 1, "-o", tmp_path)
+    assert shell.run("generate", drawable.id, *batch).exit_code == 0
+    assert (tmp_path / "first.png").read_bytes() == Path(drawn["images"][0]["path"]).read_bytes()
+    assert "mix_adapter_id needs mix_weight" in shell.run("generate", drawable.id, *options, "-o", tmp_path).output
+
+
 def test_images_are_found_marked_and_deleted(shell: Shell, drawable: Drawable, tmp_path: Path) -> None:
     drawn = shell.json("generate", drawable.id, "fruit", "-n", 2, "--seed", 5, "--steps", 1, "-o", tmp_path)
     first, second = (image["id"] for image in drawn["images"])

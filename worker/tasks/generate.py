@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from PIL import Image
 from sqlalchemy.orm import Session
@@ -16,7 +17,7 @@ from core.artifact.errors import ArtifactInvalid, ChecksumMismatch, CoreError, E
 from core.artifact.png import encode_png, image_settings
 from core.ml.serving.request import Drawn, ImageRequest
 from core.service import adapters, domains, generations
-from core.service.db.lookup import require
+from core.service.db.lookup import find, require
 from core.service.db.models import Adapter, Generation, Tenant
 from core.service.db.session import database_now
 from core.service.errors import DatabaseUnavailable
@@ -40,7 +41,8 @@ class _Job:
 
     request: ImageRequest
     class_name: str
-    adapter_key: str
+    adapter_keys: dict[str, str]
+    """Storage keys of the request's adapters, by digest."""
     folder: str
 
 
@@ -65,8 +67,12 @@ class Drawing(Attempt[Generation]):
             self.context.gpu.engine.cancel(_engine_id(self.claim))
 
     def on_failure(self, session: Session, row: Generation, error: CoreError) -> None:
-        if row.adapter_id is not None and isinstance(error, (ChecksumMismatch, ArtifactInvalid, NotFound)):
-            adapters.quarantine(session, row.adapter_id)
+        if not isinstance(error, (ChecksumMismatch, ArtifactInvalid, NotFound)):
+            return
+        for id in (row.adapter_id, row.mix_adapter_id):
+            adapter = find(session, Adapter, id) if id is not None else None
+            if adapter is not None and self.context.gpu.engine.cache.is_broken(adapter.sha256):
+                adapters.quarantine(session, adapter.id)
 
     def on_end(self, how: str) -> None:
         metrics.ended(how, self.drawn.timings if self.drawn and how == "succeeded" else None)
@@ -76,9 +82,10 @@ class Drawing(Attempt[Generation]):
         meanwhile, and skips them while the database is unavailable. Raises the error of the engine's future."""
         share, written, written_at = [0.0], 0.0, time.monotonic()
         previews: queue.SimpleQueue[tuple[int, int, Tensor]] = queue.SimpleQueue()
+        request = self.job.request
         future = self.context.gpu.engine.submit(
-            self.job.request,
-            self._load_adapter,
+            request,
+            *(partial(self._load_adapter, digest) for digest in request.adapters),
             on_step=lambda done: share.__setitem__(0, done),
             on_preview=lambda *seen: previews.put(seen),
         )
@@ -108,16 +115,20 @@ class Drawing(Attempt[Generation]):
             with self.context.database.session() as session:
                 generations.add_preview(session, self.claim, index, step, stored)
 
-    def _load_adapter(self) -> Mapping[str, Tensor]:
-        digest = self.job.request.adapter or ""
-        return self.context.gpu.tensors(digest, self.context.store.get(self.job.adapter_key, digest))
+    def _load_adapter(self, digest: str) -> Mapping[str, Tensor]:
+        return self.context.gpu.tensors(digest, self.context.store.get(self.job.adapter_keys[digest], digest))
 
     def _store(self, drawn: Drawn) -> list[DrawnImage]:
         request, base, images = self.job.request, self.context.gpu.base.description.digest, []
         for index, (seed, pixels) in enumerate(zip(request.seeds, drawn.images, strict=True)):
             image = Image.fromarray(pixels.numpy())
             settings = image_settings(
-                request.sampling, adapter=request.adapter, base=base, class_name=self.job.class_name, seed=seed
+                request.sampling,
+                adapter=request.adapter,
+                mix_adapter=request.mix_adapter,
+                base=base,
+                class_name=self.job.class_name,
+                seed=seed,
             )
             stored = self.context.put(f"{self.job.folder}/{index}.png", encode_png(image, settings))
             images.append(DrawnImage(index, seed, stored, image.width, image.height))
@@ -136,7 +147,9 @@ def _engine_id(claim: Claim) -> str:
 
 
 def _load(context: Context, claim: Claim, session: Session, row: Generation) -> _Job:
-    adapter = require(session, Adapter, "adapter", row.adapter_id) if row.adapter_id else None
+    adapter, mix = (
+        require(session, Adapter, "adapter", id) if id else None for id in (row.adapter_id, row.mix_adapter_id)
+    )
     tenant = session.get_one(Tenant, row.tenant_id)
     left = None if row.deadline_at is None else (row.deadline_at - database_now(session)).total_seconds()
     request = ImageRequest(
@@ -145,6 +158,8 @@ def _load(context: Context, claim: Claim, session: Session, row: Generation) -> 
         adapter=adapter.sha256 if adapter else None,
         class_id=row.class_id,
         base_class=_base_class(context, adapter, row.class_id),
+        mix_adapter=mix.sha256 if mix else None,
+        mix_class=row.mix_class_id or 0,
         seeds=tuple(row.seed + index for index in range(row.count)),
         sampling=row.sampling,
         scale=_scale(context, adapter),
@@ -154,7 +169,8 @@ def _load(context: Context, claim: Claim, session: Session, row: Generation) -> 
         deadline=None if left is None else time.monotonic() + left,
     )
     folder = f"{domains.folder(row.tenant_id, row.domain_id)}generations/{row.id}/{claim.attempt}"
-    return _Job(request, row.class_name, adapter.object_key if adapter else "", folder)
+    keys = {version.sha256: version.object_key for version in (adapter, mix) if version is not None}
+    return _Job(request, row.class_name, keys, folder)
 
 
 def _base_class(context: Context, adapter: Adapter | None, class_id: int) -> int | None:

@@ -958,6 +958,7 @@ class Generation(BaseModel):
     """Seed of the first image, random if the request had none."""
     steps: int
     adapter_scale: float
+    mix_weight: float
     guidance_scale: float
     guidance_adapter_scale: float
     guidance_interval: tuple[int, int]
@@ -971,6 +972,8 @@ class Generation(BaseModel):
     webhook_url: str | None
     adapter_id: str | None
     """Version used, which may have been deleted since; null for the base itself."""
+    mix_adapter_id: str | None
+    """Version that was mixed into it, which may have been deleted since; null for none."""
     images: list[Image]
     """Empty until the generation succeeds. Favourites may be left after it expires."""
     previews: list[Preview]

@@ -67,6 +67,10 @@ class GenerationSettings(TypedDict):
     """Noise levels of the steps: `trailing` starts at the highest and spaces the rest evenly; `dit` includes the lowest too, as DiT's own sampling does."""
     adapter_id: NotRequired[str | None]
     """Id of a version of the domain, or `base` for the base itself. The active version by default."""
+    mix_adapter_id: NotRequired[str | None]
+    """Another version, of any of your domains and of the same base, that is mixed into the first with the weight `mix_weight`. Classes are matched by name. Costs the same. Versions with learned guidance or for images of twice the base's size cannot be mixed."""
+    mix_weight: NotRequired[float]
+    """Weight of `mix_adapter_id`: 0 is the first version, 1 the other, values between mix them. `adapter_scale` is then the strength of the mix. Needs `mix_adapter_id`."""
     priority: NotRequired[int]
     """Priority among your own requests; higher runs first."""
     deadline_seconds: NotRequired[float | None]
@@ -106,6 +110,7 @@ GENERATION_DEFAULTS: GenerationSettings = {
     "guidance_scale": 4.0,
     "eta": 0.0,
     "timestep_spacing": "trailing",
+    "mix_weight": 0.0,
     "priority": 0,
     "previews": 0,
 }

@@ -16,6 +16,8 @@ from core.ml.model.dit import DiT
 from core.ml.model.folding import VectorLayout, fold
 
 BASE_SLOT = 0
+Key = tuple[tuple[str, ...], float, float]
+"""Digests of one or two adapters, weight of the second, and scale: what determines the vectors in a slot."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +33,25 @@ class FoldedAdapter:
     """[D] the embedding of learned guidance; None without"""
     scale: float = 1.0
     """Strength of the adapter: 0 is the base, 1 the adapter, and other values interpolate or extrapolate linearly."""
+    other: "FoldedAdapter | None" = None
+    """Adapter that is mixed into this one; None for none."""
+    weight: float = 0.0
+    """Weight of `other`: 0 is this adapter, 1 the other, and values between interpolate linearly."""
 
     def at(self, scale: float) -> "FoldedAdapter | None":
         """Returns this adapter at another scale, with the same tensors. Returns None, which stands for the base, at a
         scale of 0."""
         return replace(self, scale=scale) if scale else None
 
+    def mixed(self, other: "FoldedAdapter", weight: float) -> "FoldedAdapter":
+        """Returns this adapter mixed with another one. The bank computes the mix when it fills a slot."""
+        return replace(self, other=other, weight=weight) if weight else self
+
     @property
-    def key(self) -> tuple[str, float]:
-        """Key of the adapter's slot in the bank: each scale of an adapter has its own slot."""
-        return self.digest, self.scale
+    def key(self) -> Key:
+        """Key of the adapter's slot in the bank: each scale of an adapter and each mix has its own slot."""
+        digests = (self.digest,) if self.other is None else (self.digest, self.other.digest)
+        return digests, self.weight, self.scale
 
     @property
     def size(self) -> int:
@@ -59,7 +70,7 @@ class AdapterBank:
         self.table[BASE_SLOT] = fold(dit, {})
         self.copies = 0
         self._base_classes = dit.y_embedder.embedding_table.weight.detach()
-        self._resident: OrderedDict[tuple[str, float], int] = OrderedDict()  # least recently used first
+        self._resident: OrderedDict[Key, int] = OrderedDict()  # least recently used first
         self._free = list(range(slots, 0, -1))
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         """CUDA stream for folding. On the stream of the sampling steps, each of an adapter's hundreds of tensors would
@@ -69,7 +80,7 @@ class AdapterBank:
     @property
     def resident(self) -> list[str]:
         """Digests of the adapters in the device table, least recently used first."""
-        return list(dict.fromkeys(digest for digest, _ in self._resident))
+        return list(dict.fromkeys(digest for digests, _, _ in self._resident for digest in digests))
 
     def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
         """Combines an adapter's tensors with the base's into vectors, on the device, and copies the vectors to the
@@ -102,15 +113,20 @@ class AdapterBank:
         return [BASE_SLOT if adapter is None else self._resident[adapter.key] for adapter in adapters]
 
     def _write(self, slot: int, adapter: FoldedAdapter) -> None:
-        row = self.table[slot].copy_(adapter.vectors, non_blocking=True)
+        row = vectors = self.table[slot].copy_(adapter.vectors, non_blocking=True)
+        if adapter.other is not None:
+            other = adapter.other.vectors.to(self.device, non_blocking=True)
+            vectors = _between(vectors, other, adapter.weight)
         if adapter.scale != 1.0:
-            row.copy_(_between(self.table[BASE_SLOT], row, adapter.scale))
+            vectors = _between(self.table[BASE_SLOT], vectors, adapter.scale)
+        row.copy_(vectors)
 
     def classes(
         self,
         adapter: FoldedAdapter | None,
         class_id: int,
         *,
+        other_class: int = 0,
         scale: float = 1.0,
         null_scale: float = 1.0,
         base_class: int | None = None,
@@ -119,19 +135,17 @@ class AdapterBank:
         """Returns the embeddings of a class and of the null class, [2, D] on the device. An adapter of None is the
         base.
 
-        `scale` interpolates the class's embedding between the base's (0) and the adapter's (1), `null_scale` that of
-        the null class. `base_class` is the base's class of the same name; None takes the base's null class instead.
-        `learned_guidance` is a guidance scale for an adapter that has learned guidance. Raises IndexError if the
-        adapter has no such class.
+        `other_class` is the class of the same name in the adapter that is mixed into this one. `scale` interpolates the
+        class's embedding between the base's (0) and the adapter's (1), `null_scale` that of the null class.
+        `base_class` is the base's class of the same name; None takes the base's null class instead. `learned_guidance`
+        is a guidance scale for an adapter that has learned guidance. Raises IndexError if an adapter has no such class.
         """
         base = self._base_classes
-        table = base if adapter is None else adapter.classes
-        if not 0 <= class_id < len(table) - 1:
-            raise IndexError(f"class {class_id} of {len(table) - 1}")
-        rows = table[[class_id, len(table) - 1]]
         if adapter is None:
-            return rows
-        rows = pinned(rows, self.device).to(self.device, non_blocking=True)
+            return _class_rows(base, class_id)
+        rows = self._on_device(_class_rows(adapter.classes, class_id))
+        if adapter.other is not None:
+            rows = _between(rows, self._on_device(_class_rows(adapter.other.classes, other_class)), adapter.weight)
         if scale != 1.0:
             rows[0] = _between(base[-1 if base_class is None else base_class], rows[0], scale)
         if null_scale != 1.0:
@@ -139,13 +153,23 @@ class AdapterBank:
         if learned_guidance is not None and adapter.guidance is not None:
             shift = scale * (learned_guidance - 1) * adapter.guidance.to(self.device)
             rows[0] = (rows[0].float() + shift).to(rows.dtype)
-        return rows
+        return rows.to(self.dtype)
+
+    def _on_device(self, rows: Tensor) -> Tensor:
+        return pinned(rows, self.device).to(self.device, non_blocking=True)
 
     def forget(self, digest: str) -> None:
-        """Frees the slots of a deleted adapter, at all scales, and overwrites them with zeros."""
-        for key in [key for key in self._resident if key[0] == digest]:
+        """Frees the slots of a deleted adapter, at all scales and in all mixes, and overwrites them with zeros."""
+        for key in [key for key in self._resident if digest in key[0]]:
             self.table[self._resident[key]].zero_()
             self._free.append(self._resident.pop(key))
+
+
+def _class_rows(table: Tensor, class_id: int) -> Tensor:
+    """Returns the rows of a class and of the null class, [2, D]. Raises IndexError if the table has no such class."""
+    if not 0 <= class_id < len(table) - 1:
+        raise IndexError(f"class {class_id} of {len(table) - 1}")
+    return table[[class_id, len(table) - 1]]
 
 
 def _between(base: Tensor, adapted: Tensor, scale: float) -> Tensor:

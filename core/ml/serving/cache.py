@@ -69,6 +69,12 @@ class AdapterCache:
                 self._loading[digest] = self._pool.submit(self._load, digest, load)
             return self._loading[digest]
 
+    def is_broken(self, digest: str) -> bool:
+        """Returns whether the latest load of the adapter with this digest failed in a way that a retry would not
+        fix."""
+        with self._lock:
+            return digest in self._broken
+
     def forget(self, digest: str) -> None:
         """Removes a deleted adapter from the cache. Images that are being generated with it keep their own reference to
         it."""

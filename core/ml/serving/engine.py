@@ -95,25 +95,25 @@ class Engine:
     def submit(
         self,
         request: ImageRequest,
-        load: Load | None = None,
-        *,
+        *loads: Load | None,
         on_step: Callable[[float], None] = lambda _: None,
         on_preview: Callable[[int, int, Any], None] = lambda *_: None,
     ) -> "Future[Drawn]":
-        """Submits a request and returns a future of its images. `load` fetches the request's adapter if the host cache
-        does not have it; it runs on a thread of the cache while the request waits. `on_step` is called with the
-        fraction of steps that are done, `on_preview` with an image's index, the steps it has made, and its preview's
-        pixels.
+        """Submits a request and returns a future of its images. `loads` fetch the request's adapters, in the order of
+        `ImageRequest.adapters`, if the host cache does not have them; they run on threads of the cache while the
+        request waits. A request without adapters ignores them. `on_step` is called with the fraction of steps that are
+        done, `on_preview` with an image's index, the steps it has made, and its preview's pixels.
 
-        The future fails with an exception that `load` or one of the callbacks raised, with QueueFull, DeadlineExceeded,
-        IndexError (the adapter has no such class), DrawingDiverged, Cancelled, EngineStopped or DeviceLost. `submit`
+        The future fails with an exception that a load or one of the callbacks raised, with QueueFull, DeadlineExceeded,
+        IndexError (an adapter has no such class), DrawingDiverged, Cancelled, EngineStopped or DeviceLost. `submit`
         itself raises EngineStopped or DeviceLost after the engine's end, and ValueError for a request that names an
-        adapter but comes without `load`.
+        adapter but comes without its load.
         """
-        if request.adapter is not None and load is None:
-            raise ValueError("a request with an adapter needs a way to load it")
+        given = [load for load in loads[: len(request.adapters)] if load is not None]
+        if len(given) < len(request.adapters):
+            raise ValueError("a request with adapters needs a way to load each of them")
         ticket = Ticket(request, on_step, on_preview)
-        self._inbox.post(partial(self.generations.accept, ticket, load), partial(self.generations.end, ticket))
+        self._inbox.post(partial(self.generations.accept, ticket, given), partial(self.generations.end, ticket))
         return ticket.future
 
     def cancel(self, request_id: str) -> None:

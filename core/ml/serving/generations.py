@@ -2,7 +2,7 @@
 other requests, and delivers the decoded images."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -43,18 +43,13 @@ class Generations:
         """Latents of the current step that are to be decoded once the device has computed them, each with the function
         that receives its pixels."""
 
-    def accept(self, ticket: Ticket, load: Load | None) -> None:
-        """Accepts a request: queues it for sampling, or first starts loading its adapter. Raises ValueError when its id
-        is in use or it has no seeds, QueueFull, and the earlier error of an adapter that is known to be broken."""
+    def accept(self, ticket: Ticket, loads: Sequence[Load]) -> None:
+        """Accepts a request: queues it for sampling, or first starts loading its adapters, for each of which `loads`
+        has a function. Raises ValueError when its id is in use or it has no seeds, QueueFull, and the earlier error of
+        an adapter that is known to be broken."""
         self.tickets.add(ticket)
-        if ticket.request.adapter is None or load is None:
-            self._enqueue(ticket)
-            return
-        loading = self.cache.get(ticket.request.adapter, load)
-        if loading.done():
-            self._on_loaded(ticket, loading)
-        else:
-            loading.add_done_callback(lambda done: self._post(ticket, partial(self._on_loaded, ticket, done)))
+        pairs = zip(ticket.request.adapters, loads, strict=True)
+        self._on_loaded(ticket, [self.cache.get(digest, load) for digest, load in pairs])
 
     def cancel(self, request_id: str) -> None:
         if ticket := self.tickets.by_id.get(request_id):
@@ -139,17 +134,23 @@ class Generations:
         if row.previewed:
             self._to_decode.append((self.runner.x0(row), partial(_on_preview, ticket, row.index, row.position)))
 
-    def _on_loaded(self, ticket: Ticket, loading: "Future[FoldedAdapter]") -> None:
-        """Queues a request whose adapter was loaded for sampling. Raises the error with which loading failed."""
+    def _on_loaded(self, ticket: Ticket, loading: "Sequence[Future[FoldedAdapter]]") -> None:
+        """Queues a request for sampling, once all its adapters are loaded. Raises the error with which loading
+        failed."""
         if ticket not in self.tickets:  # it has ended meanwhile
             return
-        error = loading.exception()
-        if isinstance(error, CoreError):
-            raise own_copy(error)
-        ticket.adapter = loading.result()
-        self._enqueue(ticket)
-
-    def _enqueue(self, ticket: Ticket) -> None:
+        for load in loading:
+            if not load.done():
+                load.add_done_callback(lambda _: self._post(ticket, partial(self._on_loaded, ticket, loading)))
+                return
+            error = load.exception()
+            if isinstance(error, CoreError):
+                raise own_copy(error)
+        match [load.result() for load in loading]:
+            case [adapter]:
+                ticket.adapter = adapter
+            case [adapter, other]:
+                ticket.adapter = adapter.mixed(other, ticket.request.sampling.mix_weight)
         ticket.reached("loading")
         self.scheduler.add(ticket.request)
 

@@ -18,6 +18,10 @@ class ImageRequest:
     class_id: int
     base_class: int | None = None
     """Index of the base's class of the same name, from which `adapter_scale` starts; None if the base has none."""
+    mix_adapter: str | None = None
+    """Digest of an adapter that is mixed into `adapter`, with the weight `mix_weight` of the sampling settings."""
+    mix_class: int = 0
+    """Index of the class of the same name in `mix_adapter`."""
     seeds: tuple[int, ...]
     sampling: SamplingSettings
     scale: int = 1
@@ -30,6 +34,11 @@ class ImageRequest:
     """Time after which the request fails, on the clock of time.monotonic(); None for no deadline."""
     previews: int = 0
     """Number of evenly spaced previews per image."""
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Digests of the adapter files that the request needs: none, `adapter`, or also `mix_adapter`."""
+        return tuple(digest for digest in (self.adapter, self.mix_adapter) if digest is not None)
 
 
 @dataclass(eq=False)

@@ -88,6 +88,7 @@ class Runner:
         classes = self.bank.classes(
             adapter,
             request.class_id,
+            other_class=request.mix_class,
             scale=scale,
             null_scale=guide_scale,
             base_class=request.base_class,

@@ -68,6 +68,13 @@ def generate(
     adapter_id: Annotated[
         str | None, typer.Option("--adapter", help="Id of a version, or `base`. The active version by default.")
     ] = None,
+    mix_adapter_id: Annotated[
+        str | None,
+        typer.Option("--mix-adapter", help="Id of another version, of any of your domains, to mix in."),
+    ] = None,
+    mix_weight: Annotated[
+        float | None, typer.Option(help="Weight of that version: 0 is the first version, 1 the other.")
+    ] = None,
     priority: Annotated[int | None, typer.Option(help="Priority among your own requests.")] = None,
     deadline_seconds: Annotated[
         float | None, typer.Option("--deadline", help="Seconds until the request expires.")
@@ -106,6 +113,8 @@ def generate(
         "eta": eta,
         "timestep_spacing": timestep_spacing,
         "adapter_id": adapter_id,
+        "mix_adapter_id": mix_adapter_id,
+        "mix_weight": mix_weight,
         "priority": priority,
         "deadline_seconds": deadline_seconds,
         "previews": previews,

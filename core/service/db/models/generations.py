@@ -31,6 +31,10 @@ class Generation(JobColumns, Base):
     domain_id: Mapped[str] = mapped_column(String(40), ForeignKey("domains.id", ondelete="CASCADE"))
     adapter_id: Mapped[str | None] = mapped_column(String(40))
     """Id of the adapter that generates the images; None means the base model without an adapter."""
+    mix_adapter_id: Mapped[str | None] = mapped_column(String(40))
+    """Id of an adapter of the same tenant that is mixed into it; None means none."""
+    mix_class_id: Mapped[int | None]
+    """Index of the class in that adapter."""
     class_id: Mapped[int]
     class_name: Mapped[str] = mapped_column(String(200))
     count: Mapped[int]
