@@ -124,7 +124,7 @@ def _parsed(control: ValueElement[Any], written: str | None) -> Any:
         return next((option for option in control.options if address_text(option) == written), None)
     if isinstance(control, ui.checkbox):
         return written == "true"
-    return number_of(written) if isinstance(control, ui.number) else written
+    return number_of(written) if isinstance(control, ui.number | ui.slider) else written
 
 
 def number_of(written: str) -> float | None:

@@ -127,6 +127,14 @@ def number(
     return _as_field(element.props(f":min={least} :max={most}"), hint)
 
 
+def fraction(label: str, value: float, *, step: float = 0.05) -> ui.slider:
+    """Adds a slider for a number from 0 to 1, with its label and its value in percent above it."""
+    text = write("", "span", "small")
+    element = ui.slider(min=0, max=1, step=step, value=value).props(f'aria-label="{label}"')
+    text.bind_text_from(element, "value", lambda value: f"{label}: {value:.0%}")
+    return element
+
+
 def limit(element: ui.number, least: float, most: float) -> None:
     """Changes the limits of a field for a number with a fraction. A number outside them becomes the nearest limit."""
     if element.value is not None:

@@ -57,7 +57,7 @@ class Viewer:
         generation = await or_none(self.user.api.generations.get(generation_id))
         images = generation.images if generation else []
         image = next((image for image in images if str(image.index) == number), None)
-        version = await version_name(self.user, generation.adapter_id) if generation else ""
+        version = await _versions(self.user, generation) if generation else ""
         if self.index != index:
             return  # the user has moved on meanwhile
         self.content.clear()
@@ -94,15 +94,31 @@ def playground(generation: Generation, image: Image) -> str:
     low, high = map(str, generation.guidance_interval)
     settings |= {"guided_from": low, "guided_to": high}
     settings |= {"seed": str(image.seed), "count": "1", "adapter_id": generation.adapter_id or "base"}
+    if generation.mix_adapter_id is not None:
+        weight = address_text(generation.mix_weight)
+        settings |= {"mix_adapter_id": generation.mix_adapter_id, "mix_weight": weight}
     return kit.with_query(f"/domains/{generation.domain_id}/playground", settings)
 
 
-async def version_name(user: User, adapter_id: str | None) -> str:
-    """Returns the name of the version that a generation used. A deleted version is named by its id."""
+async def version_name(user: User, adapter_id: str | None, domain_id: str | None = None) -> str:
+    """Returns the name of the version that a generation used. A deleted version is named by its id, and a version of
+    another domain than `domain_id`, if given, also by its domain."""
     if adapter_id is None:
         return tr("Base model")
     adapter = await or_none(user.api.adapters.get(adapter_id))
-    return words.version(adapter) if adapter else adapter_id
+    if adapter is None or domain_id in (None, adapter.domain_id):
+        return words.version(adapter) if adapter else adapter_id
+    domain = await or_none(user.api.domains.get(adapter.domain_id))
+    return words.version(adapter, domain.name if domain else "")
+
+
+async def _versions(user: User, generation: Generation) -> str:
+    """Returns the name of the version that a generation used, with that of the version that was mixed into it."""
+    version = await version_name(user, generation.adapter_id)
+    if generation.mix_adapter_id is None:
+        return version
+    other = await version_name(user, generation.mix_adapter_id, generation.domain_id)
+    return f"{version}, {words.mix(generation, other)}"
 
 
 @app.get("/images/{id}/{index}", include_in_schema=False)

@@ -96,8 +96,15 @@ def learned_guidance(finetune: Finetune) -> str:
     )
 
 
-def version(adapter: Adapter | AdminAdapter) -> str:
-    return tr("Version {version}", version=adapter.version) + (f", {adapter.name}" if adapter.name else "")
+def version(adapter: Adapter | AdminAdapter, domain: str = "") -> str:
+    """Returns the name of a version, with that of its domain if given."""
+    name = tr("Version {version}", version=adapter.version) + (f", {adapter.name}" if adapter.name else "")
+    return f"{domain}: {name}" if domain else name
+
+
+def mix(generation: Generation, other: str) -> str:
+    """Returns the mix of a generation, which mixes the version named `other` into its own."""
+    return tr("mixed with {weight:.0%} of {other}", weight=generation.mix_weight, other=other)
 
 
 def short(identifier: str) -> str:

@@ -114,6 +114,40 @@ def test_seed_is_random_until_it_is_chosen(dashboard: Dashboard, visitor: Visito
     expect(page.get_by_role("dialog")).to_contain_text("Strength")
 
 
+def test_two_versions_are_mixed(dashboard: Dashboard, visitor: Visitor, domain: str) -> None:
+    """The other version belongs to another domain. The settings of the image fill the form again."""
+    with domain_with_version(visitor, "Mixed in", {"fruit": 2, "star": 2}) as other:
+        mixed = newest(visitor, other, "adapters")
+        page = dashboard.sign_in()
+        page.goto(f"{dashboard.url}/domains/{domain}/playground")
+        choose(page, "Class", "heart")
+        expect(field(page, "Mix with")).to_be_hidden()
+        choose(page, "Class", "fruit")
+        field(page, "Steps").fill("2")
+        field(page, "Images").fill("1")
+        weight = page.get_by_role("slider", name="Weight of the other version")
+        expect(weight).to_be_hidden()
+        choose(page, "Mix with", "Mixed in: Version 1")
+        expect(page.get_by_text("Weight of the other version: 50%")).to_be_visible()
+        weight.locator("[tabindex]").press("ArrowRight")
+        expect(page.get_by_text("Weight of the other version: 55%")).to_be_visible()
+        expect(page).to_have_url(re.compile("mix_weight=0.55"))
+        page.get_by_role("button", name="Generate", exact=True).click()
+        card = page.locator("[data-generation]").first
+        expect(card).to_contain_text("mixed with 55% of Mixed in: Version 1")
+        generation = newest(visitor, domain, "generations")
+        assert (generation["mix_adapter_id"], generation["mix_weight"]) == (mixed["id"], 0.55)
+        expect(card.locator("img[src*='/images/']")).to_be_visible(timeout=LONG)
+        dashboard.keep("mix")
+        card.get_by_role("button", name="Settings of image 1").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text("Version 1, mixed with 55% of Mixed in: Version 1")
+        dialog.get_by_role("link", name="Use these settings").click()
+        page.wait_for_url("**mix_adapter_id=**")
+        expect(field(page, "Mix with")).to_have_value("Mixed in: Version 1")
+        expect(page.get_by_text("Weight of the other version: 55%")).to_be_visible()
+
+
 def test_noise_is_asked_of_the_sampler_that_takes_it(dashboard: Dashboard, visitor: Visitor, domain: str) -> None:
     page = dashboard.sign_in()
     page.goto(f"{dashboard.url}/domains/{domain}/playground")

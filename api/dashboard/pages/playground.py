@@ -10,7 +10,7 @@ from api.dashboard.drawing import Drawing
 from api.dashboard.forms import Form
 from api.dashboard.frame import page
 from api.dashboard.texts import tr, tr_all
-from api.dashboard.user import TenantUser, User
+from api.dashboard.user import MOST, TenantUser, User, or_none
 from difffit.models import Adapter, Domain, Generation
 from difffit.requests import GENERATION_DEFAULTS, GenerationSettings, Sampler, TimestepSpacing
 
@@ -21,6 +21,7 @@ _NOISY_SAMPLER: Sampler = "ddim"
 """Sampler that takes `eta`."""
 _MAX_STRENGTH, _MAX_GUIDANCE, _MAX_SEED = 1.5, 50, 2**53 - 1
 _HIGHEST_LEVEL = 999
+_WEIGHT = 0.5
 _PREVIEWS = 3
 _EARLIER = 12
 _GUIDES = {
@@ -35,7 +36,7 @@ _GUIDES = {
 
 
 @page("/domains/{id}/playground")
-async def playground(user: TenantUser, id: str, adapter_id: str = "") -> None:
+async def playground(user: TenantUser, id: str, adapter_id: str = "", mix_adapter_id: str = "") -> None:
     domain = await find(user, id)
     if domain is None:
         return
@@ -45,13 +46,36 @@ async def playground(user: TenantUser, id: str, adapter_id: str = "") -> None:
             kit.empty(tr("No version yet"), tr("Upload images, then train on them."))
             return
         earlier = [generation async for generation in user.api.generations.list(id, _EARLIER)]
+        mixable = await _mixable(user, domain, versions, mix_adapter_id)
         with kit.box("columns aside"):
-            _Playground(user, domain, versions).build(earlier)
+            _Playground(user, domain, versions, mixable).build(earlier)
+
+
+async def _mixable(
+    user: User, domain: Domain, versions: dict[str, Adapter], chosen_id: str
+) -> dict[str, tuple[Adapter, str]]:
+    """Returns the versions that can be mixed with another one, and their names, by id: those of the domain, the newest
+    of other domains, and the chosen one even if it is older."""
+    names = {other.id: other.name async for other in user.api.domains.list(MOST)} | {domain.id: ""}
+    newest = [version async for version in user.api.adapters.list(limit=MOST, status="ready")]
+    chosen = await or_none(user.api.adapters.get(chosen_id)) if chosen_id else None
+    listed = {version.id: version for version in (*versions.values(), *newest, chosen) if version is not None}
+    return {
+        id: (version, words.version(version, names.get(version.domain_id, words.tail(version.domain_id))))
+        for id, version in listed.items()
+        if _can_be_mixed(version)
+    }
+
+
+def _can_be_mixed(version: Adapter) -> bool:
+    return version.learned_guidance is None and not version.manifest.get("image_size")
 
 
 class _Playground:
-    def __init__(self, user: User, domain: Domain, versions: dict[str, Adapter]) -> None:
-        self.user, self.domain, self.versions = user, domain, versions
+    def __init__(
+        self, user: User, domain: Domain, versions: dict[str, Adapter], mixable: dict[str, tuple[Adapter, str]]
+    ) -> None:
+        self.user, self.domain, self.versions, self.mixable = user, domain, versions, mixable
 
     def build(self, earlier: list[Generation]) -> None:
         with kit.card(tr("Generate")):
@@ -85,12 +109,15 @@ class _Playground:
         Form(adapter_id=self.adapter).keep()
         self._suit_version()
         self.adapter.on_value_change(self._suit_version)
+        self.class_name.on_value_change(self._suit_mix)
         self.form = Form(
             class_name=self.class_name,
             count=self.count,
             seed=self.seed,
             steps=self.steps,
             adapter_scale=self.strength,
+            mix_adapter_id=self.mix,
+            mix_weight=self.weight,
             guidance_scale=self.guidance,
             guidance_adapter_scale=self.guide,
             guided_from=self.lowest,
@@ -116,6 +143,10 @@ class _Playground:
         hint = tr("0 is the base, 1 the version; more exaggerates its style.")
         strength, most = defaults["adapter_scale"], _MAX_STRENGTH
         self.strength = kit.number(tr("Strength"), strength, least=0, most=most, step=0.1, whole=False, hint=hint)
+        self.mix = kit.choice(tr("Mix with"), {"": ""}, "", hint=tr("Another version that has this class."))
+        with kit.box("stack") as weight:
+            self.weight = kit.fraction(tr("Weight of the other version"), _WEIGHT)
+        weight.bind_visibility_from(self.mix, "value", backward=bool)
         self.guide = kit.choice(tr("Guide against"), tr_all(_GUIDES), "")
         with kit.box("fields two") as self.levels:
             least, most, hint = 0, _HIGHEST_LEVEL, tr("Noise level. Empty: as recommended.")
@@ -137,7 +168,19 @@ class _Playground:
         classes = list(self.version.class_names)
         chosen = self.class_name.value
         self.class_name.set_options(classes, value=chosen if chosen in classes else classes[0])
+        self._suit_mix()
         self._limit_guidance()
+
+    def _suit_mix(self) -> None:
+        """Offers the versions that can be mixed with the chosen version, which have the chosen class too."""
+        names = {
+            id: name
+            for id, (version, name) in self.mixable.items()
+            if self.class_name.value in version.class_names and id != self.version.id and _can_be_mixed(self.version)
+        }
+        chosen = self.mix.value
+        self.mix.set_options({"": tr("No other version"), **names}, value=chosen if chosen in names else "")
+        self.mix.visible = bool(names)
 
     def _limit_guidance(self) -> None:
         learned = self.version.learned_guidance
@@ -175,6 +218,8 @@ class _Playground:
             body["seed"] = int(self.seed.value)
         if self.adapter.value:
             body["adapter_id"] = self.adapter.value
+        if self.mix.value:
+            body |= {"mix_adapter_id": self.mix.value, "mix_weight": float(self.weight.value)}
         return body
 
     async def generate(self) -> None:
@@ -200,6 +245,9 @@ class _Playground:
                 settings += [tr("guidance {guidance}", guidance=words.guidance(generation)), generation.sampler]
                 if generation.adapter_scale != GENERATION_DEFAULTS["adapter_scale"]:
                     settings.append(tr("strength {scale:g}", scale=generation.adapter_scale))
+                if other_id := generation.mix_adapter_id:
+                    _, other = self.mixable.get(other_id, (None, other_id))
+                    settings.append(words.mix(generation, other))
                 kit.write(", ".join(settings), "span", "small")
             drawn = Drawing(self.user, generation)
             if self.user.may_write:

@@ -30,7 +30,21 @@ from tests.api.dashboard.conftest import Browser
 
 GERMAN = {"Accept-Language": "de-DE,de;q=0.9,en;q=0.8"}
 SHOWN = {
-    *("badge", "button", "link_button", "write", "muted", "empty", "card", "field", "number", "choice", "said", "bar"),
+    *(
+        "badge",
+        "button",
+        "link_button",
+        "write",
+        "muted",
+        "empty",
+        "card",
+        "field",
+        "number",
+        "fraction",
+        "choice",
+        "said",
+        "bar",
+    ),
     *("dialog", "form_dialog", "confirm", "refused", "delete_button", "table", "link", "checkbox", "skip_link"),
 }
 """Functions that show their first arguments to the user."""
